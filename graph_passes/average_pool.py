@@ -1,0 +1,48 @@
+"""Replace max-pooling by average-pooling (Algorithm 1, line 4)."""
+
+import onnx_graphsurgeon as gs
+
+from .editing import tidy
+from .errors import Refusal
+
+_CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
+
+
+def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
+    """MaxPool -> AveragePool with the same window; GlobalMaxPool -> GlobalAveragePool.
+
+    Kernel, strides, pads, auto_pad and ceil_mode stay; ``count_include_pad`` is 0, so
+    padding counts in neither the maximum nor the mean. This changes the network's
+    function: it is exact only for a network that was trained with average pooling.
+    Reasons for a node that stays are appended to ``declined``.
+    """
+    changed = False
+    for node in graph.nodes:
+        if node.domain or node.op not in ("MaxPool", "GlobalMaxPool"):
+            continue
+        reason = _replace(node, graph.opset)
+        changed |= reason is None
+        if reason is not None and declined is not None:
+            declined.append(Refusal(node.name, node.op, reason))
+    tidy(graph)
+    return changed
+
+
+def _replace(node: gs.Node, opset: int) -> str | None:
+    """Replace one node; the reason if it cannot be."""
+    if node.op == "GlobalMaxPool":
+        node.op = "GlobalAveragePool"
+        return None
+    if len(node.outputs) > 1 and node.outputs[1].outputs:
+        return "its second output, the indices, is used; an average has no such thing"
+    dilations = node.attrs.get("dilations", [1])
+    if set(dilations) != {1} and opset < 19:
+        return "it is dilated, and AveragePool has dilations since opset 19 only"
+    attributes = {name: node.attrs[name] for name in _CARRIED if name in node.attrs}
+    if set(dilations) != {1}:
+        attributes["dilations"] = dilations
+    node.op = "AveragePool"
+    node.attrs.clear()
+    node.attrs.update(attributes | {"count_include_pad": 0})
+    node.outputs = list(node.outputs[:1])
+    return None

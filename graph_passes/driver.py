@@ -1,0 +1,109 @@
+"""Run passes in order, and hold the graph to its rules after each."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .errors import Onnx2SnnError, PassError
+
+Pass = Callable[[gs.Graph], bool]
+"""A pass edits a graph in place and says whether it changed anything; what else it needs
+is bound with ``functools.partial``."""
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass did: its name, whether it changed the graph, and the node counts."""
+
+    name: str
+    changed: bool
+    nodes_before: int
+    nodes_after: int
+
+
+def pass_name(function: Pass) -> str:
+    """The name of a pass, also when arguments are bound to it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", repr(function))
+
+
+def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
+    """Run ``passes`` on ``graph`` in order and verify the graph after each.
+
+    Returns one report a pass. An ``Onnx2SnnError`` of a pass goes through as it is. Any
+    other exception, and a graph that breaks a rule of ``verify``, becomes a ``PassError``
+    that names the pass and those that ran before it.
+    """
+    reports: list[PassReport] = []
+    for function in passes:
+        name, before = pass_name(function), len(graph.nodes)
+        after_which = f" (after {', '.join(r.name for r in reports)})" if reports else ""
+        try:
+            changed = function(graph)
+            verify(graph)
+        except PassError as error:
+            raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
+        except Onnx2SnnError:
+            raise
+        except Exception as error:
+            raise PassError(
+                f"pass {name}{after_which} failed with {type(error).__name__}: {error}"
+            ) from error
+        reports.append(PassReport(name, changed, before, len(graph.nodes)))
+    return reports
+
+
+def verify(graph: gs.Graph) -> None:
+    """Raise ``PassError`` unless the graph keeps these rules.
+
+    Tensor names and node names are unique; each tensor that is read has a producer, is a
+    constant or is an input of the graph; nodes are in topological order; every output is
+    produced; stateful nodes are known ones, and their states are paired as graph input
+    ``v/<name>`` and output ``v_next/<name>``.
+    """
+    owners: dict[str, gs.Tensor] = {}
+    available = {tensor.name for tensor in graph.inputs}
+    names: set[str] = set()
+    for node in graph.nodes:
+        if not node.name or node.name in names:
+            raise PassError(f"{node.op} has no name of its own: '{node.name}'")
+        names.add(node.name)
+        for tensor in (*node.inputs, *node.outputs):
+            if not tensor.is_empty() and owners.setdefault(tensor.name, tensor) is not tensor:
+                raise PassError(f"two tensors are named '{tensor.name}'")
+        for tensor in node.inputs:
+            given = isinstance(tensor, gs.Constant) or tensor.is_empty()
+            if not given and tensor.name not in available:
+                raise PassError(
+                    f"{node.op} '{node.name}' reads '{tensor.name}', which nothing before it makes"
+                )
+        for tensor in node.outputs:
+            if not tensor.is_empty() and tensor.name in available:
+                raise PassError(f"'{tensor.name}' is made twice, the second time by '{node.name}'")
+            available.add(tensor.name)
+    for tensor in graph.outputs:
+        if tensor.name not in available and not isinstance(tensor, gs.Constant):
+            raise PassError(f"nothing makes the graph's output '{tensor.name}'")
+    _verify_states(graph)
+
+
+def _verify_states(graph: gs.Graph) -> None:
+    reads, writes = set(), set()
+    for node in neurons.stateful_nodes(graph):
+        expected = neurons.ATTRIBUTES.get(node.op)
+        if expected is None:
+            raise PassError(f"there is no stateful operator '{node.op}' ('{node.name}')")
+        if set(node.attrs) != expected:
+            raise PassError(f"{node.op} '{node.name}' has attributes {sorted(node.attrs)}")
+        read, written = neurons.state_names(node.name)
+        if node.inputs[-1].name != read or node.outputs[-1].name != written:
+            raise PassError(f"{node.op} '{node.name}' does not keep its state in '{read}'")
+        reads.add(read)
+        writes.add(written)
+    missing = reads - {t.name for t in graph.inputs} | writes - {t.name for t in graph.outputs}
+    if missing:
+        raise PassError(f"states that are no inputs and outputs of the graph: {sorted(missing)}")

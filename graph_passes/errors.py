@@ -1,0 +1,56 @@
+"""Every error that a user can cause, in one small hierarchy.
+
+The command line prints the message of an ``Onnx2SnnError`` and exits with 1; anything
+else that escapes is a bug of this package and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Onnx2SnnError(Exception):
+    """Base of all errors that this package raises for bad input or a bad environment."""
+
+
+class ModelError(Onnx2SnnError):
+    """A file is no ONNX model, is damaged, or is not of the kind that was expected."""
+
+
+class DataError(Onnx2SnnError):
+    """Input data is missing, empty, of a wrong shape or type, or not finite."""
+
+
+class OutputError(Onnx2SnnError):
+    """A result cannot be written; what stood there before is untouched."""
+
+
+class ProviderError(Onnx2SnnError):
+    """ONNX Runtime is missing, or cannot use the device that was asked for."""
+
+
+class PassError(Onnx2SnnError):
+    """A pass left a graph that is not valid; the message names it and those before it."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One node that stands in the way: which, and why, with what to do about it."""
+
+    node: str
+    op: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op} '{self.node}': {self.reason}"
+
+
+class UnsupportedModelError(ModelError):
+    """Nodes that no pass can convert; ``refusals`` lists all of them."""
+
+    def __init__(self, heading: str, refusals: Sequence[Refusal]) -> None:
+        super().__init__("\n".join([heading, *(f"  {refusal}" for refusal in refusals)]))
+        self.refusals = tuple(refusals)
+
+
+class MissingThresholdError(UnsupportedModelError):
+    """Neurons whose threshold is not known without calibration data."""

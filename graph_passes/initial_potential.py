@@ -1,0 +1,67 @@
+"""Set the membrane potential at which every neuron starts."""
+
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .errors import Refusal, UnsupportedModelError
+from .io import infer_shapes
+from .neurons import attribute_tensor, initial_potential_of, stateful_nodes, threshold_of
+
+InitialPotential = float | Literal["uniform", "normal"]
+"""A fraction of V_th (0.5 is optimal, Theorem 1), or a distribution over the neurons:
+uniform on [0, V_th], or normal with mean V_th / 2 and standard deviation V_th / 6."""
+
+
+def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed: int = 0) -> bool:
+    """v(0) of every IF neuron := v_init V_th, or drawn anew for each neuron from ``seed``.
+
+    Half the threshold minimises the expected squared conversion error and makes the
+    expected error 0 (Bu et al., AAAI 2022, Theorem 1). A draw is the same for every
+    sample and every run. Raises ``UnsupportedModelError`` if a draw needs the size of a
+    layer that shape inference cannot tell.
+    """
+    nodes = [node for node in stateful_nodes(graph) if node.op == "IF"]
+    if isinstance(v_init, str):
+        _require_sizes(graph, nodes)
+    generator = np.random.default_rng(seed)
+    changed = False
+    for node in nodes:
+        threshold = threshold_of(node)
+        fraction: float | np.ndarray
+        if isinstance(v_init, str):
+            shape = tuple(node.outputs[0].shape[1:])
+            if v_init == "uniform":
+                fraction = generator.uniform(0.0, 1.0, shape)
+            else:
+                fraction = generator.normal(0.5, 1 / 6, shape)
+        else:
+            fraction = v_init
+        # An array even where both are scalars.
+        value = np.asarray(threshold * fraction).astype(threshold.dtype)
+        if not np.array_equal(value, initial_potential_of(node)):
+            node.attrs["v_init"] = attribute_tensor(value)
+            changed = True
+    return changed
+
+
+def _require_sizes(graph: gs.Graph, nodes: list[gs.Node]) -> None:
+    def unknown() -> list[gs.Node]:
+        return [
+            node
+            for node in nodes
+            if node.outputs[0].shape is None
+            or any(not isinstance(size, int) for size in node.outputs[0].shape[1:])
+        ]
+
+    if unknown():
+        infer_shapes(graph)
+    if unknown():
+        raise UnsupportedModelError(
+            "a random v(0) needs the size of every layer, which these do not tell:",
+            [
+                Refusal(node.name, node.op, "export the model with a fixed image size")
+                for node in unknown()
+            ],
+        )

@@ -1,0 +1,135 @@
+"""Which operators a mean over time-steps passes through, and how a graph divides.
+
+A rate-coded network is its ANN on average only where every operator between spikes and
+the next neuron, or the output, is affine in the spikes: then mean(f(x(t))) = f(mean(x(t))).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from .errors import Refusal
+from .neurons import is_stateful
+
+# Affine in all their inputs together.
+_AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
+
+# Affine in the first input; the others (weights, shapes, indices) must not be spikes.
+_AFFINE_IN_FIRST = {
+    "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "Div",
+    "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "Pad", "ReduceMean",
+    "ReduceSum", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
+
+# Affine in one factor as long as the other is a constant.
+_PRODUCTS = {"Gemm": 2, "MatMul": 2, "Mul": 2}
+
+# Their output depends on the shape of the input only.
+_SHAPE_OPS = {"Shape", "Size"}
+
+_ADVICE = {
+    "MaxPool": "the largest spike is not the largest rate: replace max-pooling by average "
+    "pooling (--maxpool average, pass max_to_average_pool)",
+    "GlobalMaxPool": "the largest spike is not the largest rate: replace max-pooling by "
+    "average pooling (--maxpool average, pass max_to_average_pool)",
+    "Softmax": "not linear in the spikes: at the end of a classifier, cut it off (the class "
+    "stays the same) and convert the network up to its logits",
+    "LogSoftmax": "not linear in the spikes: at the end of a classifier, cut it off (the class "
+    "stays the same) and convert the network up to its logits",
+}
+_NO_ACTIVATION = (
+    "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
+    "network with ReLU or a clip in its place"
+)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A spiking graph in three parts, each a list of nodes in graph order.
+
+    ``prologue``: fed by no neuron, so constant in time under a constant input.
+    ``core``: the neurons and what lies between them.
+    ``epilogue``: feeds no neuron: the read-out.
+    """
+
+    prologue: list[gs.Node]
+    core: list[gs.Node]
+    epilogue: list[gs.Node]
+
+
+def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> set[str]:
+    """Names of all tensors whose values depend on the values of ``tensors``.
+
+    Shape and Size cut a dependency. The graph must be in topological order.
+    """
+    names = {tensor.name for tensor in tensors}
+    for node in graph.nodes:
+        if node.op not in _SHAPE_OPS and any(tensor.name in names for tensor in node.inputs):
+            names.update(tensor.name for tensor in node.outputs)
+    return names
+
+
+def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
+    """Divide a graph, in topological order, by where its neurons are."""
+    neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
+    after = downstream(graph, [node.outputs[0] for node in neuron_nodes])
+    needed = {tensor.name for node in neuron_nodes for tensor in node.inputs}
+    for node in reversed(graph.nodes):
+        if any(tensor.name in needed for tensor in node.outputs):
+            needed.update(tensor.name for tensor in node.inputs)
+    parts = Regions([], [], [])
+    for node in graph.nodes:
+        feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
+        if is_neuron(node):
+            parts.core.append(node)
+        elif not any(tensor.name in after for tensor in node.inputs):
+            parts.prologue.append(node)
+        else:
+            (parts.core if feeds_neuron else parts.epilogue).append(node)
+    return parts
+
+
+def nonlinear_nodes(
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful
+) -> list[Refusal]:
+    """Every node that spikes reach and that is not affine in them, with the reason."""
+    spikes = downstream(graph, [n.outputs[0] for n in graph.nodes if is_neuron(n)])
+    varying = downstream(graph, graph.inputs) | spikes
+    refusals = []
+    for node in graph.nodes:
+        if is_neuron(node) or not any(tensor.name in spikes for tensor in node.inputs):
+            continue
+        reason = _why_not_affine(node, spikes, varying)
+        if reason is not None:
+            refusals.append(Refusal(node.name, node.op, reason))
+    return refusals
+
+
+def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
+    if node.domain:
+        return f"an operator of the domain '{node.domain}', of which nothing is known here"
+    if node.op in _SHAPE_OPS or node.op in _AFFINE_IN_ALL:
+        return None
+    if node.op in _PRODUCTS:
+        factors = [tensor.name in varying for tensor in node.inputs[: _PRODUCTS[node.op]]]
+        return None if sum(factors) < 2 else "the product of two activations is not linear"
+    if node.op in ("Resize", "Upsample"):
+        linear = node.attrs.get("mode", "nearest") in ("nearest", "linear")
+        return None if linear else f"resizing by '{node.attrs['mode']}' is not linear here"
+    if node.op == "Cast":
+        floating = node.attrs["to"] in _FLOATING_TYPES
+        return None if floating else "casting spikes to a type that is not floating rounds them"
+    if node.op in _AFFINE_IN_FIRST:
+        if any(tensor.name in varying for tensor in node.inputs[1:]):
+            return "its second operand depends on the input: that is a product of two activations"
+        return None
+    return _ADVICE.get(node.op, _NO_ACTIVATION)
+
+
+_FLOATING_TYPES = {
+    onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+}  # fmt: skip

@@ -1,0 +1,105 @@
+"""Turn bounded activations into integrate-and-fire neurons."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .editing import disconnect, tidy
+from .errors import MissingThresholdError, ModelError, Refusal, UnsupportedModelError
+from .io import infer_shapes
+from .linear import nonlinear_nodes
+from .thresholds import bounded_activations, relu_of_min, unbounded_activations
+
+
+def activations_to_neurons(graph: gs.Graph) -> bool:
+    """Clip(x, 0, theta) -> IF(x, v/name) with V_th = theta, and its state in and out.
+
+        Clip(x, 0, theta)       (x_out, v_next/name) = IF(x, v/name)
+        Min(Relu(x), theta)  -> the same, with V_th of shape (C, 1, 1)
+
+    All activations of the graph, in canonical form (pass ``canonicalise``), become
+    neurons; v(0) is 0 until ``set_initial_potential`` sets it. Raises
+    ``MissingThresholdError`` listing every Relu without a bound, and
+    ``UnsupportedModelError`` listing every node that spikes would reach and that is not
+    affine, and every bound that is not positive. The graph is then as it was.
+    """
+    require_convertible(graph)
+    missing = [
+        Refusal(node.name, node.op, "no upper bound, so its threshold needs calibration data")
+        for node in unbounded_activations(graph)
+    ]
+    if missing:
+        raise MissingThresholdError(
+            f"{len(missing)} activations need calibration data (--calibration DATA):", missing
+        )
+    bounds = bounded_activations(graph)
+    activations = [node for node in graph.nodes if node.name in bounds]
+    if not activations:
+        return False
+
+    if any(node.outputs[0].shape is None for node in activations):
+        infer_shapes(graph)
+    unknown = [node for node in activations if node.outputs[0].shape is None]
+    if unknown:
+        raise UnsupportedModelError(
+            "the number of axes of these activations cannot be inferred:",
+            [
+                Refusal(node.name, node.op, "declare the shape of the model's input")
+                for node in unknown
+            ],
+        )
+    for node in activations:
+        _to_neuron(graph, node, bounds[node.name])
+    tidy(graph)
+    return True
+
+
+def require_convertible(graph: gs.Graph) -> None:
+    """Raise ``UnsupportedModelError``, listing every node in the way of a spiking network.
+
+    Such are nodes that spikes would reach and that are not affine, and activations whose
+    upper bound is not positive. A Relu without a bound is none: data can tell its threshold.
+    """
+    unbounded = unbounded_activations(graph)
+    bounds = bounded_activations(graph)
+    bounded = [node for node in graph.nodes if node.name in bounds]
+    relus = [relu_of_min(graph, node) for node in bounded]
+    activations = {id(node) for node in (*unbounded, *bounded, *relus)}
+    refusals = nonlinear_nodes(
+        graph, lambda node: neurons.is_stateful(node) or id(node) in activations
+    )
+    for node in bounded:
+        bound = bounds[node.name]
+        if not np.all(bound > 0):
+            refusals.append(
+                Refusal(node.name, node.op, f"its upper bound, {np.min(bound)}, is not positive")
+            )
+    if refusals:
+        raise UnsupportedModelError(
+            "these nodes cannot become part of a spiking network:", refusals
+        )
+
+
+def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray) -> None:
+    relu = relu_of_min(graph, node)
+    current = (relu or node).inputs[0]
+    result = node.outputs[0]
+    rank = len(result.shape)
+    dtype = result.dtype if current.dtype is None else current.dtype
+    if dtype is None:
+        raise ModelError(f"{node.op} '{node.name}': the type of its tensor cannot be inferred")
+    read, written = neurons.state_names(node.name)
+    # Symbols of its own in every axis: the default v(0) broadcasts, so its dimensions
+    # differ from those of the states that come after it.
+    shape = [f"{read}.{axis}" for axis in range(rank)]
+    state, next_state = gs.Variable(read, dtype, shape), gs.Variable(written, dtype, shape)
+    graph.inputs.append(state)
+    graph.outputs.append(next_state)
+    if relu is not None:
+        disconnect(relu)
+    threshold = np.asarray(bound, dtype)
+    node.op, node.domain = "IF", neurons.DOMAIN
+    node.inputs, node.outputs = [current, state], [result, next_state]
+    node.attrs.clear()
+    node.attrs["v_threshold"] = neurons.attribute_tensor(threshold)
+    node.attrs["v_init"] = neurons.attribute_tensor(np.zeros_like(threshold))

@@ -1,0 +1,91 @@
+"""Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import new_constant, only_consumer, replace_node, tidy
+from .errors import Refusal, UnsupportedModelError
+
+
+def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
+    """The bound theta of each canonical activation that has one, by its last node's name."""
+    bounds = {node.name: _upper_bound(graph, node) for node in graph.nodes}
+    return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
+    """The bound theta of a canonical activation that ends in ``node``; None if it has none.
+
+    ``node`` is Clip(x, 0, theta) with a constant theta, or the Min of Min(Relu(x), theta).
+    """
+    if node.op == "Clip" and not node.domain:
+        low, high = _clip_bounds(node)
+        return high if low == 0 and np.isfinite(high) else None
+    if node.op == "Min" and relu_of_min(graph, node) is not None:
+        return np.asarray(next(t.values for t in node.inputs if isinstance(t, gs.Constant)))
+    return None
+
+
+def _clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
+    bounds = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
+    for index, tensor in enumerate(node.inputs[1:3]):
+        if not tensor.is_empty():
+            bounds[index] = tensor.values if isinstance(tensor, gs.Constant) else np.nan
+    low, high = (np.asarray(bound).reshape(()) for bound in bounds)
+    return low, high
+
+
+def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
+    """The Relu of Min(Relu(x), constant), if only that Min reads it."""
+    variables = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+    if node.domain or node.op != "Min" or len(variables) != 1 or len(node.inputs) != 2:
+        return None
+    before = variables[0].inputs[0] if variables[0].inputs else None
+    if before is None or before.op != "Relu" or only_consumer(graph, variables[0]) is not node:
+        return None
+    return before
+
+
+def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
+    """The Relu nodes that no Min bounds: those whose threshold only data can tell."""
+    bounded = {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
+    return [n for n in graph.nodes if n.op == "Relu" and not n.domain and id(n) not in bounded]
+
+
+def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> bool:
+    """Relu(x) -> Clip(x, 0, V_th), or Min(Relu(x), V_th) where V_th differs by channel.
+
+    ``thresholds`` maps names of Relu nodes to V_th: a positive scalar, or an array that
+    broadcasts against one sample of x, such as (C, 1, 1). The result is still an ANN, so
+    what the bounds cost can be measured by running it. Raises ``UnsupportedModelError``
+    for thresholds that are not positive and finite.
+    """
+    changed = False
+    for node in unbounded_activations(graph):
+        if node.name not in thresholds:
+            continue
+        source = node.inputs[0]
+        bound = np.asarray(thresholds[node.name])
+        if not np.all(np.isfinite(bound) & (bound > 0)):
+            raise UnsupportedModelError(
+                "thresholds must be positive and finite:",
+                [Refusal(node.name, node.op, f"got {bound.min()} to {bound.max()}")],
+            )
+        bound = bound.astype(np.float32 if source.dtype is None else source.dtype)
+        name = node.name
+        if bound.ndim == 0:
+            low = new_constant(graph, f"{name}/min", np.zeros((), bound.dtype))
+            replace_node(node, "Clip", [source, low, new_constant(graph, f"{name}/max", bound)])
+        else:
+            # The last node of an activation gives the neuron its name.
+            node.name = f"{name}/relu"
+            result = node.outputs[0]
+            positive = gs.Variable(node.name, result.dtype, result.shape)
+            node.outputs = [positive]
+            inputs = [positive, new_constant(graph, f"{name}/max", bound)]
+            graph.nodes.append(gs.Node("Min", name, {}, inputs, [result]))
+        changed = True
+    tidy(graph)
+    return changed

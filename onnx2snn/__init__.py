@@ -1,0 +1,37 @@
+"""Convert trained ONNX networks into spiking neural networks, and run them.
+
+from onnx2snn import SpikingSession, convert, open_data, write_model
+
+conversion = convert("ann.onnx", calibration=open_data("calibration.npz"))
+write_model(conversion.model, "snn.onnx")
+result = SpikingSession("snn.onnx").run(images, timesteps=32)
+"""
+
+from onnx2snn.graph_passes import Onnx2SnnError, read_model, write_model
+from onnx2snn.runtime import ReadOut, SpikingResult, SpikingSession
+
+from .conversion import Agreement, Conversion, NeuronReport, convert
+from .data import Data, from_arrays, open_data
+from .evaluation import evaluate
+from .statistics import Statistic, parse_statistic
+from .version import __version__
+
+__all__ = [
+    "Agreement",
+    "Conversion",
+    "Data",
+    "NeuronReport",
+    "Onnx2SnnError",
+    "ReadOut",
+    "SpikingResult",
+    "SpikingSession",
+    "Statistic",
+    "__version__",
+    "convert",
+    "evaluate",
+    "from_arrays",
+    "open_data",
+    "parse_statistic",
+    "read_model",
+    "write_model",
+]

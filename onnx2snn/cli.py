@@ -1,0 +1,533 @@
+"""The command line: ``onnx2snn convert | run | evaluate | inspect | demo``."""
+
+import functools
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.io import read_model, write_bytes, write_model
+from onnx2snn.runtime.coding import Coding
+
+from . import tables
+from .calibration import no_progress
+from .data import DATASETS, Data, open_data
+from .version import __version__
+
+# Modules that bring ONNX Runtime's session or matplotlib are imported by the commands that
+# need them, so that --help and usage errors come at once.
+
+
+class TimestepsType(click.ParamType):
+    """Time-steps as ``8,16,32``: positive integers."""
+
+    name = "T,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """A list of the integers; a usage error for anything else."""
+        if isinstance(value, list):
+            return value
+        try:
+            times = [int(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"'{value}' is not a list of integers such as 8,16,32", param, ctx)
+        if min(times) < 1:
+            self.fail("time-steps start at 1", param, ctx)
+        return sorted(set(times))
+
+
+class InitialPotentialType(click.ParamType):
+    """v(0): half, zero, uniform, normal, or a fraction of the threshold."""
+
+    name = "half|zero|FRACTION|uniform|normal"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> InitialPotential:
+        """The fraction or the name of the distribution; a usage error for anything else."""
+        named: dict[str, InitialPotential] = {
+            "half": 0.5, "zero": 0.0, "uniform": "uniform", "normal": "normal",
+        }  # fmt: skip
+        if value in named:
+            return named[value]
+        try:
+            fraction = float(value)
+        except ValueError:
+            fraction = np.nan
+        if not np.isfinite(fraction):
+            self.fail(f"'{value}' is none of half, zero, uniform, normal or a number", param, ctx)
+        return fraction
+
+
+def examples(text: str) -> Callable[[Any], Any]:
+    """Add examples to a command's help, unwrapped."""
+
+    def decorate(command: click.Command) -> click.Command:
+        command.epilog = "\b\nExamples:\n" + text
+        return command
+
+    return decorate
+
+
+def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
+    """Print an ``Onnx2SnnError`` as one message and exit with 1, without a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except Onnx2SnnError as error:
+            raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException("out of memory: try a smaller --batch-size") from error
+
+    return wrapper
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+batch_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Samples at a time.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "auto"]),
+    default="cpu",
+    show_default=True,
+    help="Where to run; auto takes CUDA where it starts.",
+)
+threads_option = click.option("--threads", type=click.IntRange(1), help="CPU threads to use.")
+root_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder of a data set that is given by name.",
+)
+samples_option = click.option("--samples", type=click.IntRange(1), help="Use the first so many.")
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="onnx2snn")
+def main() -> None:
+    """Convert trained ONNX networks into spiking neural networks, and run them."""
+
+
+def _require_folder(path: Path | None) -> None:
+    """Fail before the work, not after it, where a result cannot be written."""
+    if path is None:
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist")
+    if path.is_dir():
+        raise OutputError(f"cannot write '{path}': it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write '{path}': no permission to write in '{folder}'")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value))
+
+
+@examples(
+    "  onnx2snn convert ann.onnx -o snn.onnx\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration fashion-mnist --samples 512 \\\n"
+    "      --threshold max --per-channel --explain"
+)
+@main.command()
+@model_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="SNN file.")
+@click.option(
+    "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
+)
+@click.option(
+    "--threshold",
+    default="percentile=99.9",
+    show_default=True,
+    metavar="max|percentile=Q|nonzero-percentile=Q",
+    help="V_th of a ReLU: the largest activation, or a percentile of all activations, "
+    "or of those above 0. A clip keeps its bound.",
+)
+@click.option("--per-channel", is_flag=True, help="One threshold per channel for each ReLU.")
+@click.option(
+    "--maxpool",
+    type=click.Choice(["average"]),
+    default="average",
+    show_default=True,
+    help="What becomes of max-pooling.",
+)
+@click.option(
+    "--v-init",
+    type=InitialPotentialType(),
+    default="half",
+    show_default=True,
+    help="v(0): half the threshold is optimal; a number is a fraction of it.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For uniform and normal.")
+@click.option("--explain", is_flag=True, help="List what each pass declined to do, and why.")
+@root_option
+@samples_option
+@batch_option
+@device_option
+@json_option
+@reports_errors
+def convert(
+    model: Path,
+    output: Path,
+    calibration: str | None,
+    threshold: str,
+    per_channel: bool,
+    maxpool: str,
+    v_init: InitialPotential,
+    seed: int,
+    explain: bool,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Convert the ANN in MODEL into a spiking network.
+
+    Clip(0, theta) gives a threshold without data; a ReLU needs --calibration.
+    """
+    from .conversion import convert as convert_model
+    from .statistics import parse_statistic
+
+    _require_folder(output)
+    data = None
+    if calibration is not None:
+        data = open_data(calibration, data_root, train=True, samples=samples)
+    result = convert_model(
+        model,
+        calibration=data,
+        threshold=parse_statistic(threshold),
+        per_channel=per_channel,
+        maxpool=maxpool,
+        v_init=v_init,
+        seed=seed,
+        batch_size=batch_size,
+        providers=device,
+        track=no_progress if as_json else tables.track,
+    )
+    write_model(result.model, output)
+    warnings = tables.advice(result.agreements)
+    if as_json:
+        _print_json(
+            {
+                "output": str(output),
+                "neurons": [
+                    {
+                        "name": neuron.name,
+                        "shape": list(neuron.shape),
+                        "threshold": neuron.threshold.tolist(),
+                        "source": neuron.source,
+                    }
+                    for neuron in result.neurons
+                ],
+                "passes": [vars(report) for report in result.passes],
+                "declined": [vars(refusal) for refusal in result.declined],
+                "agreements": [vars(row) for row in result.agreements],
+                "warnings": warnings,
+            }
+        )
+        return
+    console = tables.console()
+    console.print(tables.neuron_table(result.neurons))
+    console.print(tables.pass_table(result))
+    if result.agreements:
+        console.print(tables.agreement_table(result.agreements))
+    for line in warnings:
+        console.print(f"Warning: {line}", style="bold red", markup=False)
+    if explain:
+        console.print("Declined:" if result.declined else "No pass declined anything.")
+        for refusal in result.declined:
+            console.print(f"  {refusal}", markup=False)
+    console.print(f"Wrote {output}: {len(result.neurons)} layers of neurons.", markup=False)
+
+
+@examples(
+    "  onnx2snn run snn.onnx --input images.npy -T 32 -o out.npz\n"
+    "  onnx2snn run snn.onnx --input images.npz -T 32 --readout 8,16 --coding poisson --seed 1"
+)
+@main.command()
+@model_argument
+@click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
+@click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
+@click.option("--readout", type=TimestepsType(), help="Further time-steps to read the output at.")
+@click.option(
+    "--coding",
+    type=click.Choice(["constant", "poisson"]),
+    default="constant",
+    show_default=True,
+    help="Input at each time-step: itself, or random spikes with it as probability.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For Poisson coding.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="An .npz for output [N, ...], output_T at further read-outs, and firing rates.",
+)
+@root_option
+@samples_option
+@batch_option
+@device_option
+@threads_option
+@json_option
+@reports_errors
+def run(
+    model: Path,
+    source: str,
+    timesteps: int,
+    readout: list[int] | None,
+    coding: Coding,
+    seed: int,
+    output: Path | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Run the spiking network in MODEL on DATA.
+
+    DATA of the network's input shape is shown at every time-step; with one axis more, in
+    front, it holds T inputs, one for each.
+    """
+    from onnx2snn.runtime import SpikingSession
+
+    from .inference import run_batches
+
+    _require_folder(output)
+    session = SpikingSession(model, device, threads)
+    data = open_data(source, data_root, samples=samples)
+    if samples is not None and len(data.shape) == len(session.input_shape) + 1:
+        raise DataError("--samples counts samples, and the first axis of this DATA is time")
+    outputs, rates, count = run_batches(
+        session,
+        data,
+        timesteps,
+        readout,
+        coding=coding,
+        seed=seed,
+        batch_size=batch_size,
+        track=no_progress if as_json else tables.track,
+    )
+    if output is not None:
+        arrays = {"output": outputs[timesteps]}
+        arrays |= {f"output_{t}": value for t, value in outputs.items() if t != timesteps}
+        arrays |= {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        write_bytes(output, content.getvalue())
+    final = outputs[timesteps]
+    classes = final.argmax(1).tolist() if final.ndim == 2 else None
+    if as_json:
+        _print_json(
+            {
+                "samples": count,
+                "timesteps": timesteps,
+                "device": session.providers[0],
+                "classes": classes,
+                "firing_rates": rates,
+                "output": None if output is None else str(output),
+            }
+        )
+        return
+    console = tables.console()
+    console.print(tables.rates_table(rates))
+    console.print(f"{count} samples, {timesteps} time-steps, on {session.providers[0]}.")
+    if classes is not None:
+        shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        console.print(f"Classes: {shown}")
+    if output is not None:
+        console.print(f"Wrote {output}.", markup=False)
+
+
+@examples(
+    "  onnx2snn evaluate snn.onnx --data fashion-mnist -T 8,16,32 --ann ann.onnx\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 8,16,32 --plot curve.png\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json"
+)
+@main.command()
+@model_argument
+@click.option("--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}.")
+@click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
+@click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
+@root_option
+@samples_option
+@batch_option
+@device_option
+@threads_option
+@json_option
+@reports_errors
+def evaluate(
+    model: Path,
+    source: str,
+    timesteps: list[int],
+    ann: Path | None,
+    plot: Path | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure accuracy and activity of the spiking network in MODEL.
+
+    Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
+    per sample, each spike times its fan-out.
+    """
+    from .evaluation import evaluate as evaluate_model
+
+    _require_folder(plot)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
+    snn = read_model(model)
+    reference = None if ann is None else read_model(ann)
+    data = open_data(source, data_root, samples=samples)
+    report = evaluate_model(
+        snn,
+        data,
+        timesteps,
+        ann=reference,
+        batch_size=batch_size,
+        providers=device,
+        threads=threads,
+        track=no_progress if as_json else tables.track,
+    )
+    if plot is not None:
+        _plot_evaluation(plot, report, data)
+    if as_json:
+        _print_json(report)
+        return
+    console = tables.console()
+    console.print(tables.evaluation_table(report))
+    if plot is not None:
+        console.print(f"Drew {plot}.", markup=False)
+
+
+def _plot_evaluation(path: Path, report: dict[str, Any], data: Data) -> None:
+    from .plot import accuracy_plot
+
+    kind = "accuracy" if data.labels is not None else "agreement"
+    values = [row[kind] for row in report["snn"]]
+    if values[0] is None:
+        raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
+    ann = None
+    if report["ann"] is not None:
+        ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
+    times = [row["timesteps"] for row in report["snn"]]
+    what = "accuracy (%)" if kind == "accuracy" else "same class as the ANN (%)"
+    accuracy_plot(path, times, {"SNN": values}, ann, f"{data.name}, {data.samples} samples", what)
+
+
+@examples("  onnx2snn inspect snn.onnx\n  onnx2snn inspect snn.onnx --json")
+@main.command()
+@model_argument
+@json_option
+@reports_errors
+def inspect(model: Path, as_json: bool) -> None:
+    """Show the neurons of the spiking network in MODEL and how it was made."""
+    from onnx2snn.runtime.plan import build_plan
+
+    snn = read_model(model)
+    plan = build_plan(snn)
+    metadata = {
+        entry.key.removeprefix("onnx2snn."): entry.value
+        for entry in snn.metadata_props
+        if entry.key.startswith("onnx2snn.")
+    }
+    sources = json.loads(metadata.pop("thresholds", "{}"))
+    recipe = json.loads(metadata.pop("recipe", "{}"))
+    input_text = f"{plan.input.name} {tables.shape_text(tuple(plan.input.shape))}"
+    if as_json:
+        _print_json(
+            {
+                "input": {"name": plan.input.name, "shape": list(plan.input.shape)},
+                "output": plan.output,
+                "neurons": [
+                    {
+                        "name": neuron.name,
+                        "shape": list(neuron.shape),
+                        "threshold": neuron.threshold.tolist(),
+                        "v_init": neuron.v_init.tolist(),
+                        "source": sources.get(neuron.name),
+                    }
+                    for neuron in plan.neurons
+                ],
+                "recipe": recipe,
+                **metadata,
+            }
+        )
+        return
+    console = tables.console()
+    console.print(tables.session_table(plan.neurons, sources))
+    console.print(f"input {input_text}, output {plan.output}", markup=False)
+    for key, value in {**recipe, **metadata}.items():
+        console.print(f"{key}: {value}", markup=False)
+
+
+@examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")
+@main.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="demo-out",
+    show_default=True,
+    help="Folder for the networks and the plot; made if it is not there.",
+)
+@samples_option
+@json_option
+@reports_errors
+def demo(output: Path, samples: int | None, as_json: bool) -> None:
+    """Convert the ResNet-20 that ships with the tool and classify real images with it.
+
+    Shows the accuracy of the ANN and of the spiking network at T = 4, 8, 16, 32, started
+    at half the threshold and at zero.
+    """
+    from .demo import TIMESTEPS, run_demo
+    from .plot import accuracy_plot, pyplot
+
+    pyplot()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{output}': {error.strerror}") from error
+    found = run_demo(samples, no_progress if as_json else tables.track)
+    for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
+        write_model(conversion.model, output / f"snn-{name}.onnx")
+    title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
+    accuracy_plot(output / "accuracy.png", TIMESTEPS, found.accuracies, found.ann, title)
+    if as_json:
+        _print_json(
+            {
+                "samples": found.samples,
+                "timesteps": TIMESTEPS,
+                "ann": found.ann,
+                "snn": found.accuracies,
+            }
+        )
+        return
+    console = tables.console()
+    console.print(
+        f"{title}; the network was trained with clips, so no data was needed to convert it."
+    )
+    console.print(tables.demo_table(TIMESTEPS, found.ann, found.accuracies))
+    console.print(f"Wrote snn-half.onnx, snn-zero.onnx and accuracy.png to {output}/", markup=False)

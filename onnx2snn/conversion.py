@@ -1,0 +1,241 @@
+"""``convert``: a trained ANN in, a spiking network out."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes import (
+    ModelError,
+    PassReport,
+    Refusal,
+    activations_to_neurons,
+    bound_activations,
+    canonicalise,
+    fold_batch_normalization,
+    infer_shapes,
+    max_to_average_pool,
+    read_model,
+    run_passes,
+    set_initial_potential,
+    stateful_nodes,
+    threshold_of,
+    to_graph,
+    to_model,
+    unbounded_activations,
+    upgrade_opset,
+)
+from onnx2snn.graph_passes.driver import Pass
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.io import check_model
+from onnx2snn.graph_passes.spiking import require_convertible
+from onnx2snn.runtime.providers import Providers
+
+from .calibration import Ann, Track, batches_of, calibrate, no_progress
+from .data import Data
+from .statistics import DEFAULT_STATISTIC, Statistic
+from .version import __version__
+
+
+@dataclass(frozen=True)
+class NeuronReport:
+    """One layer of neurons: the shape of a sample, V_th, and where V_th came from."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    threshold: np.ndarray
+    source: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the ANN after a change agrees with the ANN before it, on the calibration data.
+
+    ``top1``: percent of samples with the same class (None unless the output is [N, classes]).
+    ``accuracy_before`` and ``accuracy_after``: percent, None without labels. ``error``:
+    root mean square of the difference, relative to that of the output before.
+    """
+
+    change: str
+    top1: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    error: float
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted network and what was done to make it."""
+
+    model: onnx.ModelProto
+    neurons: list[NeuronReport]
+    passes: list[PassReport]
+    declined: list[Refusal]
+    agreements: list[Agreement] = field(default_factory=list)
+
+
+def convert(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    calibration: Data | None = None,
+    threshold: Statistic = DEFAULT_STATISTIC,
+    per_channel: bool = False,
+    maxpool: str = "average",
+    v_init: InitialPotential = 0.5,
+    seed: int = 0,
+    batch_size: int = 100,
+    providers: Providers = None,
+    track: Track = no_progress,
+) -> Conversion:
+    """Convert a trained ANN into a spiking network of one time-step.
+
+    Each Relu or Clip becomes an IF neuron. A clip's bound is its threshold; a Relu's comes
+    from ``calibration`` data by the statistic ``threshold``, for the whole layer or per
+    channel. ``maxpool="average"`` replaces max-pooling by average-pooling, before the
+    thresholds are measured. ``v_init`` is v(0) as a fraction of V_th, or "uniform" or
+    "normal", drawn from ``seed``. The input model is left as it was.
+
+    Raises ``ModelError`` (no ONNX, no activations, several inputs or outputs),
+    ``UnsupportedModelError`` (listing all nodes in the way), ``MissingThresholdError``
+    (listing the neurons that need data) and ``DataError`` (data that does not fit).
+    """
+    if maxpool != "average":
+        raise ValueError(f"maxpool must be 'average', not {maxpool!r}")
+    if isinstance(model, onnx.ModelProto):
+        check_model(model, "the model")
+        digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    else:
+        path, model = Path(model), read_model(model)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    graph = to_graph(upgrade_opset(model))
+    graph.toposort()
+    _require_plain_ann(graph)
+    infer_shapes(graph)
+
+    declined: list[Refusal] = []
+    reports: list[PassReport] = []
+    agreements: list[Agreement] = []
+    current = to_model(graph)
+
+    def apply(function: Pass, change: str) -> None:
+        """Run one pass; with data, compare the ANN after it with the one before."""
+        nonlocal current
+        (report,) = run_passes(graph, [function])
+        reports.append(report)
+        if report.changed:
+            before, current = current, to_model(graph)
+            if calibration is not None:
+                agreements.append(
+                    _compare(change, before, current, calibration, batch_size, providers, track)
+                )
+
+    apply(canonicalise, "canonical form")
+    apply(partial(fold_batch_normalization, declined=declined), "batch normalization folded")
+    apply(partial(max_to_average_pool, declined=declined), "max-pooling -> average-pooling")
+    require_convertible(graph)
+
+    sources: dict[str, str] = {}
+    unbounded = unbounded_activations(graph)
+    if unbounded and calibration is not None:
+        watched = {node.name: node.outputs[0].name for node in unbounded}
+        thresholds = calibrate(
+            current, watched, calibration, threshold, per_channel, batch_size, providers, track
+        )
+        how = "per channel" if per_channel else "per layer"
+        for name in thresholds:
+            sources[name] = f"{threshold.describe()}, {how}, {calibration.samples} samples"
+        apply(partial(bound_activations, thresholds=thresholds), "activations clipped at V_th")
+    reports += run_passes(
+        graph,
+        [activations_to_neurons, partial(set_initial_potential, v_init=v_init, seed=seed)],
+    )
+    if not stateful_nodes(graph):
+        raise ModelError("the model has no ReLU or clip that could become a spiking neuron")
+    infer_shapes(graph)
+    neurons = [
+        NeuronReport(
+            node.name,
+            tuple(node.outputs[0].shape[1:]),
+            threshold_of(node),
+            sources.get(node.name, "bound of the clip"),
+        )
+        for node in stateful_nodes(graph)
+    ]
+    result = to_model(graph, like=model)
+    recipe = {
+        "threshold": str(threshold),
+        "per_channel": per_channel,
+        "maxpool": maxpool,
+        "v_init": v_init,
+        "seed": seed,
+        "passes": [report.name for report in reports],
+    }
+    _write_metadata(result, digest, recipe, neurons)
+    return Conversion(result, neurons, reports, declined, agreements)
+
+
+def _require_plain_ann(graph: gs.Graph) -> None:
+    if stateful_nodes(graph):
+        raise ModelError("the model is a spiking network already")
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        names = ", ".join(tensor.name for tensor in (*graph.inputs, *graph.outputs))
+        raise ModelError(
+            f"the model has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs ({names}); "
+            "networks with one of each can be converted so far"
+        )
+
+
+def _write_metadata(
+    model: onnx.ModelProto, digest: str, recipe: dict[str, Any], neurons: list[NeuronReport]
+) -> None:
+    entries = {
+        "onnx2snn.version": __version__,
+        "onnx2snn.onnx_version": onnx.__version__,
+        "onnx2snn.source_sha256": digest,
+        "onnx2snn.recipe": json.dumps(recipe),
+        "onnx2snn.thresholds": json.dumps({neuron.name: neuron.source for neuron in neurons}),
+    }
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | entries)
+
+
+def _compare(
+    change: str,
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    data: Data,
+    batch_size: int,
+    providers: Providers,
+    track: Track,
+) -> Agreement:
+    """Run both ANNs on all the data; memory for one batch."""
+    anns = Ann(before, providers), Ann(after, providers)
+    same = right_before = right_after = 0
+    difference = power = 0.0
+    classes = False
+    for x, y in batches_of(data, batch_size, f"checking: {change}", track):
+        (a,), (b,) = anns[0].run(x), anns[1].run(x)
+        difference += float(np.square(a.astype(np.float64) - b).sum())
+        power += float(np.square(a, dtype=np.float64).sum())
+        classes = a.ndim == 2 and a.shape[1] > 1
+        if classes:
+            chosen_a, chosen_b = a.argmax(1), b.argmax(1)
+            same += int((chosen_a == chosen_b).sum())
+            if y is not None:
+                right_before += int((chosen_a == y).sum())
+                right_after += int((chosen_b == y).sum())
+    labelled = classes and data.labels is not None
+    return Agreement(
+        change,
+        100 * same / data.samples if classes else None,
+        100 * right_before / data.samples if labelled else None,
+        100 * right_after / data.samples if labelled else None,
+        float(np.sqrt(difference / power)) if power else float(np.sqrt(difference)),
+    )

@@ -1,0 +1,202 @@
+"""Data as the command line names it: an .npz or .npy file, or a data set by name.
+
+Files are read in batches, never whole where the format allows: an .npy is mapped, an .npz
+is read as a stream. Nothing is ever unpickled.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.models.datasets import fashion_mnist
+
+Batch = tuple[np.ndarray, np.ndarray | None]
+"""Inputs [n, ...] and labels int64 [n], or None without labels."""
+
+DATASETS = ("fashion-mnist",)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs, and labels if there are any, read in batches.
+
+    ``shape`` and ``dtype`` are those of all inputs together, samples on the first axis.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    labels: np.ndarray | None
+    read: Callable[[int], Iterator[np.ndarray]]
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return self.shape[0]
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the samples in order, ``batch_size`` at a time, the last batch what is left."""
+        start = 0
+        for x in self.read(batch_size):
+            stop = start + len(x)
+            yield x, None if self.labels is None else self.labels[start:stop]
+            start = stop
+
+
+def from_arrays(x: np.ndarray, y: np.ndarray | None = None, name: str = "data") -> Data:
+    """Data that is in memory: x [N, ...], and integer labels y [N] if there are any.
+
+    Raises ``DataError`` if x is empty or y does not fit it.
+    """
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(x), batch_size):
+            yield x[start : start + batch_size]
+
+    return _checked(Data(name, x.shape, x.dtype, None, read), y)
+
+
+def open_data(
+    source: str, root: Path | None = None, train: bool = False, samples: int | None = None
+) -> Data:
+    """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, or a data set's name.
+
+    root: the folder of a named data set. train: its training images instead of its test
+    images. samples: only the first so many. Raises ``DataError`` if it is not there, is
+    empty, is damaged, holds pickled objects, or labels do not fit.
+    """
+    if source in DATASETS:
+        data = _open_fashion_mnist(root, train)
+    elif source.endswith(".npz"):
+        data = _open_npz(Path(source))
+    elif source.endswith(".npy"):
+        data = _open_npy(Path(source))
+    else:
+        raise DataError(
+            f"'{source}' is no data: give an .npz with x (and y), an .npy, "
+            f"or one of {', '.join(DATASETS)}"
+        )
+    return data if samples is None else _first(data, samples)
+
+
+def _first(data: Data, samples: int) -> Data:
+    kept = min(samples, data.samples)
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        left = kept
+        for x in data.read(batch_size):
+            yield x[:left]
+            left -= len(x[:left])
+            if not left:
+                return
+
+    labels = None if data.labels is None else data.labels[:kept]
+    return Data(data.name, (kept, *data.shape[1:]), data.dtype, labels, read)
+
+
+def _checked(data: Data, y: np.ndarray | None) -> Data:
+    if not data.shape or 0 in data.shape:
+        raise DataError(f"'{data.name}' holds no samples: x has shape {list(data.shape)}")
+    if y is None:
+        return data
+    if y.shape != (data.samples,) or y.dtype.kind not in "iu":
+        raise DataError(
+            f"'{data.name}': y must hold one integer label for each of {data.samples} samples, "
+            f"not {y.dtype} of shape {list(y.shape)}"
+        )
+    return Data(data.name, data.shape, data.dtype, y.astype(np.int64), data.read)
+
+
+def _open_fashion_mnist(root: Path | None, train: bool) -> Data:
+    try:
+        images, labels = fashion_mnist(root, train)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"fashion-mnist: {error}") from error
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(images), batch_size):
+            yield pixels_to_input(images[start : start + batch_size])
+
+    shape = (len(images), 1, *images.shape[1:])
+    name = f"fashion-mnist ({'training' if train else 'test'} images)"
+    return _checked(Data(name, shape, np.dtype(np.float32), None, read), labels)
+
+
+def pixels_to_input(images: np.ndarray) -> np.ndarray:
+    """Grey images uint8 [N, H, W] to float32 [N, 1, H, W] in [0, 1]."""
+    return images[:, None].astype(np.float32) / np.float32(255)
+
+
+def _open_npy(path: Path) -> Data:
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+    return from_arrays(x, None, str(path))
+
+
+def _open_npz(path: Path) -> Data:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
+            if "x" not in names:
+                raise DataError(f"'{path}' holds no array x, only: {', '.join(sorted(names))}")
+            with archive.open("x.npy") as file:
+                shape, in_columns, dtype = _read_header(file)
+            y = None
+            if "y" in names:
+                with archive.open("y.npy") as file:
+                    y = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
+                if in_columns:
+                    # Stored column by column, a sample is nowhere in one piece.
+                    x = np.lib.format.read_array(file, allow_pickle=False)
+                    yield from from_arrays(x).read(batch_size)
+                    return
+                _read_header(file)
+                for start in range(0, shape[0], batch_size):
+                    yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+
+    return _checked(Data(str(path), shape, dtype, None, read), y)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    reader: Any = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise ValueError(f"unknown .npy version {version}")
+    shape, in_columns, dtype = reader(file)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are never loaded")
+    return shape, in_columns and len(shape) > 1, dtype
+
+
+def _read_rows(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    content = file.read(size)
+    if len(content) != size:
+        raise EOFError("the file ends before its data does")
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "allow_pickle" in str(error):
+        return "it holds pickled objects, which are never loaded"
+    return str(error) or type(error).__name__

@@ -1,0 +1,60 @@
+"""The demo: a real network becomes a spiking one and classifies real images."""
+
+import importlib.resources
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes import read_model
+
+from .calibration import Track, no_progress
+from .conversion import Conversion, convert
+from .data import Data, from_arrays, pixels_to_input
+from .evaluation import evaluate
+
+NETWORK = "resnet20-fashion-mnist.onnx"
+IMAGES = "fashion-mnist-2000.npz"
+TIMESTEPS = [4, 8, 16, 32]
+POTENTIALS = {"v(0) = V_th/2": 0.5, "v(0) = 0": 0.0}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found: accuracies in percent, and the converted networks by v(0)."""
+
+    samples: int
+    ann: float
+    accuracies: dict[str, list[float]]
+    conversions: dict[str, Conversion]
+
+
+def demo_network() -> onnx.ModelProto:
+    """The trained ResNet-20 that ships with the package."""
+    file = importlib.resources.files("onnx2snn.models") / NETWORK
+    with importlib.resources.as_file(file) as path:
+        model: onnx.ModelProto = read_model(path)
+    return model
+
+
+def demo_images(samples: int | None = None) -> Data:
+    """The first of the 2,000 Fashion-MNIST test images that ship with the package."""
+    file = importlib.resources.files("onnx2snn.models") / IMAGES
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+        x, y = arrays["x"][:samples], arrays["y"][:samples]
+    return from_arrays(pixels_to_input(x), y.astype(np.int64), "Fashion-MNIST test images")
+
+
+def run_demo(samples: int | None = None, track: Track = no_progress) -> Demo:
+    """Convert the network with either initial potential and evaluate both."""
+    ann, data = demo_network(), demo_images(samples)
+    accuracies: dict[str, list[float]] = {}
+    conversions = {}
+    ann_accuracy = 0.0
+    for name, v_init in POTENTIALS.items():
+        conversions[name] = convert(ann, v_init=v_init)
+        report = evaluate(conversions[name].model, data, TIMESTEPS, ann=ann, track=track)
+        accuracies[name] = [row["accuracy"] for row in report["snn"]]
+        ann_accuracy = report["ann"]["accuracy"]
+    return Demo(data.samples, ann_accuracy, accuracies, conversions)

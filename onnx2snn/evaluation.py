@@ -1,0 +1,97 @@
+"""``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.session import SpikingSession
+
+from .calibration import Ann, Track, batches_of, no_progress
+from .data import Data
+from .synapses import SynapseCounter, macs
+
+
+def evaluate(
+    model: onnx.ModelProto,
+    data: Data,
+    timesteps: Sequence[int],
+    *,
+    ann: onnx.ModelProto | None = None,
+    batch_size: int = 100,
+    providers: Providers = None,
+    threads: int | None = None,
+    track: Track = no_progress,
+) -> dict[str, Any]:
+    """Accuracy, agreement with the ANN, and activity of an SNN, each at several time-steps.
+
+    One run of max(timesteps) steps a batch. Returns what ``onnx2snn evaluate --json`` prints:
+
+        {"samples": int, "macs": int, "ann": {"accuracy": float} or None without an ANN,
+         "snn": [{"timesteps": int, "accuracy": float, "agreement": float,
+                  "firing_rate": float, "sops": float}, ...]}
+
+    accuracy: percent with the right top-1 class, None without labels. agreement: percent
+    with the ANN's top-1 class, None without an ANN. firing_rate: spikes per neuron and
+    time-step. sops: synaptic operations per sample, each spike times its fan-out; macs: the
+    ANN's multiply-accumulates per sample. Raises ``DataError`` if the data does not fit the
+    network, a label is none of its classes, or the output is not [N, classes].
+    """
+    times = sorted(set(timesteps))
+    if not times:
+        raise DataError("no time-steps to evaluate at")
+    session = SpikingSession(model, providers, threads)
+    reference = None if ann is None else Ann(ann, providers, threads)
+    ann_right = 0
+    right, agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
+    spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
+    for x, y in batches_of(data, batch_size, "evaluating", track):
+        result = session.run(x, times[-1], times)
+        _check_classes(result.output, y, data.name)
+        chosen = None if reference is None else reference.run(x)[0].argmax(1)
+        if y is not None and chosen is not None:
+            ann_right += int((chosen == y).sum())
+        for t in times:
+            classes = result.outputs[t].argmax(1)
+            right[t] += 0 if y is None else int((classes == y).sum())
+            agree[t] += 0 if chosen is None else int((classes == chosen).sum())
+            for name, counts in result.readouts[t].spike_counts.items():
+                spikes[t][name] = spikes[t].get(name, 0) + counts.sum(axis=0)
+    samples, labelled = data.samples, data.labels is not None
+    counter = SynapseCounter(model)
+    neurons = sum(total.size for total in spikes[times[0]].values())
+    return {
+        "samples": samples,
+        "macs": macs(model, tuple(data.shape[1:])),
+        "ann": None
+        if ann is None
+        else {"accuracy": 100 * ann_right / samples if labelled else None},
+        "snn": [
+            {
+                "timesteps": t,
+                "accuracy": 100 * right[t] / samples if labelled else None,
+                "agreement": None if ann is None else 100 * agree[t] / samples,
+                "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
+                / (neurons * samples * t),
+                "sops": sum(
+                    counter.layers({n: s / samples for n, s in spikes[t].items()}).values()
+                ),
+            }
+            for t in times
+        ],
+    }
+
+
+def _check_classes(output: np.ndarray, y: np.ndarray | None, name: str) -> None:
+    if output.ndim != 2:
+        raise DataError(
+            f"evaluation needs a network with the output [N, classes], not {list(output.shape)}"
+        )
+    if y is not None and (y.min() < 0 or y.max() >= output.shape[1]):
+        raise DataError(
+            f"'{name}' holds labels from {y.min()} to {y.max()}; "
+            f"the network has the classes 0 to {output.shape[1] - 1}"
+        )

@@ -1,0 +1,114 @@
+"""Activation statistics in one pass over any number of batches, in bounded memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError
+
+BINS = 2048
+"""Bins of a histogram; a percentile is right to within 1/1024 of the largest activation."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How a threshold follows from a layer's activations.
+
+    ``kind`` "max": the largest. "percentile": ``q`` percent of all activations lie at or
+    below it, zeros counted. "nonzero-percentile": the same of the activations above zero.
+    """
+
+    kind: str
+    q: float = 100.0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "max" else f"{self.kind}={self.q:g}"
+
+    def describe(self) -> str:
+        """The statistic in words, saying which activations count."""
+        which = {"percentile": "all activations", "nonzero-percentile": "activations above 0"}
+        return "max" if self.kind == "max" else f"{self.q:g} % of {which[self.kind]}"
+
+
+DEFAULT_STATISTIC = Statistic("percentile", 99.9)
+"""Robust normalization (Rueckauer et al. 2017)."""
+
+
+def parse_statistic(text: str) -> Statistic:
+    """``max``, ``percentile=99.9`` or ``nonzero-percentile=99`` as a ``Statistic``.
+
+    Raises ``DataError`` for anything else, and for percentiles outside (0, 100].
+    """
+    kind, _, number = text.partition("=")
+    if text == "max":
+        return Statistic("max", 100.0)
+    try:
+        q = float(number)
+    except ValueError:
+        q = np.nan
+    if kind in ("percentile", "nonzero-percentile") and 0 < q <= 100:
+        return Statistic(kind, q)
+    raise DataError(
+        f"'{text}' is no threshold: use max, percentile=Q or nonzero-percentile=Q with 0 < Q <= 100"
+    )
+
+
+class ActivationHistogram:
+    """The distribution of a layer's activations, for the whole tensor or per channel.
+
+    Each histogram covers [0, 2^e) in ``BINS`` equal bins. Where an activation is larger, e
+    grows and neighbouring bins merge; widths are powers of two, so the result does not
+    depend on the order of the batches. Memory: BINS int64 a channel.
+    """
+
+    def __init__(self, per_channel: bool) -> None:
+        self._per_channel = per_channel
+        self._counts = np.zeros((0, BINS), np.int64)
+
+    def update(self, activations: np.ndarray) -> None:
+        """Add a batch [N, C, ...]; negative values count as 0, which is what ReLU makes them."""
+        channels = activations.shape[1] if self._per_channel else 1
+        rows = np.moveaxis(activations, 1, 0) if self._per_channel else activations
+        rows = rows.reshape(channels, -1)
+        if not len(self._counts):
+            self._counts = np.zeros((channels, BINS), np.int64)
+            self._exponents = np.full(channels, -126)
+            self._total = np.int64(0)
+            self._max = np.zeros(channels)
+        largest = rows.max(axis=1).astype(np.float64)
+        # frexp: largest = f 2^e with f < 1, so largest < 2^e.
+        self._widen(np.where(largest > 0, np.frexp(largest)[1], -126))
+        self._max = np.maximum(self._max, largest)
+        self._total += rows.shape[1]
+        channel, position = np.nonzero(rows > 0)
+        scale = np.ldexp(float(BINS), -self._exponents)[channel]
+        bins = (rows[channel, position] * scale).astype(np.int64)
+        flat = np.bincount(channel * BINS + bins, minlength=channels * BINS)
+        self._counts += flat.reshape(channels, BINS)
+
+    def _widen(self, exponents: np.ndarray) -> None:
+        shifts = np.maximum(exponents - self._exponents, 0)
+        for shift in np.unique(shifts[shifts > 0]):
+            rows = shifts == shift
+            merged = min(2 ** int(shift), BINS)
+            sums = self._counts[rows].reshape(-1, BINS // merged, merged).sum(axis=2)
+            self._counts[rows] = 0
+            self._counts[rows, : BINS // merged] = sums
+        self._exponents += shifts
+
+    def value(self, statistic: Statistic) -> np.ndarray:
+        """The statistic: float64 [C], or [1] for the whole tensor; 0 where nothing is above 0."""
+        if statistic.kind == "max":
+            return self._max.copy()
+        above = self._counts.sum(axis=1)
+        zeros = self._total - above if statistic.kind == "percentile" else np.zeros_like(above)
+        wanted = statistic.q / 100 * (above + zeros) - zeros
+        cumulative = self._counts.cumsum(axis=1)
+        index = np.minimum((cumulative < wanted[:, None]).sum(axis=1), BINS - 1)
+        channel = np.arange(len(index))
+        inside = self._counts[channel, index]
+        before = cumulative[channel, index] - inside
+        part = np.where(inside > 0, (wanted - before) / np.maximum(inside, 1), 0)
+        widths = np.ldexp(1.0 / BINS, self._exponents)
+        result = np.minimum((index + part) * widths, self._max)
+        return np.where(wanted > 0, result, 0.0)

@@ -1,0 +1,188 @@
+"""What the command line shows: tables, progress bars, and the same as JSON values."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from onnx2snn.runtime.plan import Neuron
+
+from .conversion import Agreement, Conversion, NeuronReport
+
+LOW_AGREEMENT = 90.0
+"""Percent: below this, a change is shown in red, with what to do about it."""
+
+
+def console() -> Console:
+    """Where tables go: standard output, as wide as they need where it is no terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
+    """Show a progress bar on standard error while the batches are worked through."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield from progress.track(batches, how_many, description=what)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose columns that begin with '>' are aligned to the right."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left")
+    return table
+
+
+def shape_text(shape: tuple[int | str, ...]) -> str:
+    """A shape as 16x28x28; '?' for sizes that are not fixed."""
+    return "x".join(str(size) if isinstance(size, int) else "?" for size in shape) or "()"
+
+
+def values_text(values: np.ndarray) -> str:
+    """One number, or the range of many."""
+    low, high = float(np.min(values)), float(np.max(values))
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def percent_text(value: float | None) -> str:
+    """A percentage, or '-' for None."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def neuron_table(neurons: list[NeuronReport]) -> Table:
+    """The neurons of a conversion and their thresholds."""
+    table = _table("Neurons", "layer", ">shape", ">V_th", "threshold from")
+    for neuron in neurons:
+        table.add_row(
+            neuron.name, shape_text(neuron.shape), values_text(neuron.threshold), neuron.source
+        )
+    return table
+
+
+def pass_table(conversion: Conversion) -> Table:
+    """What each pass did."""
+    table = _table("Passes", "pass", "changed", ">nodes before", ">after")
+    for report in conversion.passes:
+        table.add_row(
+            report.name,
+            "yes" if report.changed else "no",
+            str(report.nodes_before),
+            str(report.nodes_after),
+        )
+    return table
+
+
+def agreement_table(agreements: list[Agreement]) -> Table:
+    """How the ANN after each change agrees with the ANN before it."""
+    table = _table(
+        "The ANN after each change, against the ANN before it (calibration data)",
+        "change", ">same class %", ">accuracy before %", ">after %", ">relative error",
+    )  # fmt: skip
+    for row in agreements:
+        low = row.top1 is not None and row.top1 < LOW_AGREEMENT
+        table.add_row(
+            row.change,
+            percent_text(row.top1),
+            percent_text(row.accuracy_before),
+            percent_text(row.accuracy_after),
+            f"{row.error:.1e}",
+            style="bold red" if low else None,
+        )
+    return table
+
+
+def advice(agreements: list[Agreement]) -> list[str]:
+    """What to do about each change that the network did not stand."""
+    lines = []
+    for row in agreements:
+        if row.top1 is None or row.top1 >= LOW_AGREEMENT:
+            continue
+        cure = {
+            "max-pooling -> average-pooling": "train the network with average pooling in place "
+            "of max-pooling (a few epochs from its weights are often enough), then convert that",
+            "activations clipped at V_th": "take higher thresholds (--threshold max), thresholds "
+            "per channel (--per-channel), or more calibration data",
+        }.get(row.change, "this change should be exact: please report it, with the model")
+        lines.append(
+            f"'{row.change}' changed the class of {100 - row.top1:.1f} % of the samples: {cure}."
+        )
+    return lines
+
+
+def evaluation_table(report: dict[str, Any]) -> Table:
+    """Accuracy, agreement and activity by time-steps, the ANN in the last row."""
+    table = _table(
+        f"{report['samples']} samples",
+        "network", ">T", ">accuracy %", ">same class as ANN %",
+        ">firing rate", ">SOPs", ">SOPs/MACs",
+    )  # fmt: skip
+    for row in report["snn"]:
+        table.add_row(
+            "SNN",
+            str(row["timesteps"]),
+            percent_text(row["accuracy"]),
+            percent_text(row["agreement"]),
+            f"{row['firing_rate']:.4f}",
+            f"{row['sops']:.3g}",
+            f"{row['sops'] / report['macs']:.2f}" if report["macs"] else "-",
+        )
+    if report["ann"] is not None:
+        table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
+    table.caption = f"ANN: {report['macs']:.3g} MACs per sample"
+    table.caption_justify = "left"
+    return table
+
+
+def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:
+    """The neurons of an SNN file."""
+    table = _table(
+        "Neurons", "layer", ">shape", ">neurons", ">V_th", ">v(0)/V_th", "threshold from"
+    )
+    for neuron in neurons:
+        sizes = [size for size in neuron.shape if isinstance(size, int)]
+        fixed = len(sizes) == len(neuron.shape)
+        table.add_row(
+            neuron.name,
+            shape_text(neuron.shape),
+            str(int(np.prod(sizes))) if fixed else "?",
+            values_text(neuron.threshold),
+            values_text(neuron.v_init / neuron.threshold),
+            sources.get(neuron.name, "unknown"),
+        )
+    return table
+
+
+def rates_table(rates: dict[str, float]) -> Table:
+    """Firing rate by layer."""
+    table = _table("Firing rates", "layer", ">spikes per neuron and time-step")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:.4f}")
+    return table
+
+
+def demo_table(times: list[int], ann: float, rows: dict[str, list[float]]) -> Table:
+    """Accuracies side by side: the ANN, and the SNN at each T for each v(0)."""
+    table = _table("Accuracy in percent", "network", *(f">T={t}" for t in times))
+    table.add_row("ANN", *(f"{ann:.2f}" for _ in times))
+    for name, accuracies in rows.items():
+        table.add_row(name, *(f"{value:.2f}" for value in accuracies))
+    return table

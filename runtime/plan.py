@@ -1,0 +1,233 @@
+"""Cut an SNN into the three graphs that a session runs.
+
+    prologue   what no neuron feeds; under a constant input, run once
+    step       the neurons and what lies between them; run once a time-step
+    epilogue   the read-out; run on sums over time, when a read-out is wanted
+
+The step also adds up, over time, the postsynaptic potential of every neuron (from which
+spike counts follow) and whatever else the epilogue reads.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
+from onnx2snn.graph_passes.io import infer_shapes, opset_of, to_graph, to_model
+from onnx2snn.graph_passes.linear import nonlinear_nodes, regions
+from onnx2snn.graph_passes.neurons import (
+    initial_potential_of,
+    is_stateful,
+    state_names,
+    stateful_nodes,
+    threshold_of,
+    with_batch_axis,
+)
+
+from .kernels import lower_if
+
+SUM_PREFIX = "sum/"
+NEXT_SUM_PREFIX = "sum_next/"
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """One layer of neurons.
+
+    ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
+    and ``v_init`` broadcast against it. ``spikes`` names the tensor of postsynaptic
+    potentials x = s V_th.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    threshold: np.ndarray
+    v_init: np.ndarray
+    spikes: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that the step reads and writes anew; ``start`` broadcasts to its shape."""
+
+    read: str
+    written: str
+    start: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The graphs of one SNN and the tensors that pass between them.
+
+    ``step_inputs`` are what the step reads from the prologue or from the input itself;
+    ``potentials`` the membrane potentials, in the order of ``neurons``; ``sums`` the sums
+    over time, by the name of what is summed; ``readout_tensors`` those of them that the
+    epilogue reads.
+    """
+
+    input: gs.Variable
+    output: str
+    prologue: onnx.ModelProto | None
+    step: onnx.ModelProto
+    epilogue: onnx.ModelProto
+    step_inputs: tuple[str, ...]
+    readout_tensors: tuple[str, ...]
+    neurons: tuple[Neuron, ...]
+    potentials: tuple[State, ...]
+    sums: dict[str, State]
+
+
+def build_plan(model: onnx.ModelProto) -> Plan:
+    """Make the plan of an SNN.
+
+    Raises ``ModelError`` if the model has no neurons, or several inputs or outputs, and
+    ``UnsupportedModelError`` if a node after a neuron is not affine.
+    """
+    graph = to_graph(model)
+    graph.toposort()
+    if not stateful_nodes(graph):
+        raise ModelError(
+            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
+        )
+    refusals = nonlinear_nodes(graph)
+    if refusals:
+        raise UnsupportedModelError("not a rate-coded spiking network:", refusals)
+    infer_shapes(graph)
+    states = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
+    inputs = [tensor for tensor in graph.inputs if tensor.name not in states]
+    outputs = [tensor for tensor in graph.outputs if tensor.name not in states]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            f"the model has {len(inputs)} inputs and {len(outputs)} outputs; "
+            "spiking networks with one of each can be run so far"
+        )
+    (source,), (result,) = inputs, outputs
+
+    neurons = tuple(_neuron(node) for node in stateful_nodes(graph))
+    potentials = tuple(_potential(node) for node in stateful_nodes(graph))
+    parts = regions(graph)
+    core_reads = _reads(parts.core, {source.name, *_made(parts.prologue)})
+    epilogue_reads = _reads(parts.epilogue, {source.name, *_made(parts.prologue + parts.core)})
+    if result.name not in _made(parts.epilogue):
+        # The output is a neuron's, say: the read-out is the mean of just that tensor.
+        epilogue_reads.setdefault(result.name, result)
+    summed = {n.outputs[0].name: n.outputs[0] for n in stateful_nodes(graph)} | epilogue_reads
+    step_reads = core_reads | {
+        name: tensor for name, tensor in epilogue_reads.items() if name not in _made(parts.core)
+    }
+    prologue_makes = [t for name, t in step_reads.items() if name in _made(parts.prologue)]
+
+    return Plan(
+        input=source,
+        output=result.name,
+        prologue=_model(graph, parts.prologue, [source], prologue_makes, model)
+        if prologue_makes
+        else None,
+        step=_step_model(graph, parts.core, step_reads, summed, epilogue_reads, model),
+        epilogue=_epilogue_model(graph, parts.epilogue, epilogue_reads, result, model),
+        step_inputs=tuple(step_reads),
+        readout_tensors=tuple(epilogue_reads),
+        neurons=neurons,
+        potentials=potentials,
+        sums={name: _sum_state(tensor) for name, tensor in summed.items()},
+    )
+
+
+def _neuron(node: gs.Node) -> Neuron:
+    x = node.outputs[0]
+    shape = tuple(x.shape[1:]) if x.shape is not None else ()
+    return Neuron(node.name, shape, threshold_of(node), initial_potential_of(node), x.name)
+
+
+def _potential(node: gs.Node) -> State:
+    read, written = state_names(node.name)
+    start = with_batch_axis(initial_potential_of(node), len(node.inputs[-1].shape))
+    return State(read, written, start)
+
+
+def _sum_state(tensor: gs.Variable) -> State:
+    if tensor.shape is None or tensor.dtype is None:
+        raise ModelError(f"the number of axes of '{tensor.name}' cannot be inferred")
+    start = np.zeros((1,) * len(tensor.shape), tensor.dtype)
+    return State(SUM_PREFIX + tensor.name, NEXT_SUM_PREFIX + tensor.name, start)
+
+
+def _made(nodes: list[gs.Node]) -> set[str]:
+    return {tensor.name for node in nodes for tensor in node.outputs}
+
+
+def _reads(nodes: list[gs.Node], available: set[str]) -> dict[str, gs.Variable]:
+    """What ``nodes`` read of ``available``, by name, in the order of first use."""
+    return {t.name: t for node in nodes for t in node.inputs if t.name in available}
+
+
+def _model(
+    graph: gs.Graph,
+    nodes: list[gs.Node],
+    inputs: list[gs.Variable],
+    outputs: list[gs.Variable],
+    like: onnx.ModelProto,
+) -> onnx.ModelProto:
+    part = gs.Graph(
+        nodes=list(nodes),
+        inputs=list(inputs),
+        outputs=list(outputs),
+        opset=opset_of(like),
+        import_domains=graph.import_domains,
+        functions=graph.functions,
+        name="plan",
+    )
+    model = to_model(part)
+    # Shapes of the whole graph do not belong to a part of it: only ranks and types do.
+    del model.graph.value_info[:]
+    for info in (*model.graph.input, *model.graph.output):
+        for axis, dimension in enumerate(info.type.tensor_type.shape.dim):
+            dimension.dim_param = f"{info.name}.{axis}"
+    return model
+
+
+def _step_model(
+    graph: gs.Graph,
+    core: list[gs.Node],
+    reads: dict[str, gs.Variable],
+    summed: dict[str, gs.Variable],
+    readout: dict[str, gs.Variable],
+    like: onnx.ModelProto,
+) -> onnx.ModelProto:
+    states_in = [node.inputs[-1] for node in core if is_stateful(node)]
+    states_out = [node.outputs[-1] for node in core if is_stateful(node)]
+    step = gs.Graph(nodes=[node for node in core if not is_stateful(node)])
+    for node in core:
+        if is_stateful(node):
+            lower_if(step, node)
+    sums_in, sums_out = [], []
+    for name, tensor in summed.items():
+        sums_in.append(gs.Variable(SUM_PREFIX + name, tensor.dtype, tensor.shape))
+        sums_out.append(gs.Variable(NEXT_SUM_PREFIX + name, tensor.dtype, tensor.shape))
+        operands = [sums_in[-1], tensor]
+        step.nodes.append(gs.Node("Add", NEXT_SUM_PREFIX + name, {}, operands, [sums_out[-1]]))
+    step.toposort()
+    now = [tensor for name, tensor in readout.items() if name not in reads]
+    return _model(
+        graph,
+        step.nodes,
+        [*reads.values(), *states_in, *sums_in],
+        [*now, *states_out, *sums_out],
+        like,
+    )
+
+
+def _epilogue_model(
+    graph: gs.Graph,
+    epilogue: list[gs.Node],
+    reads: dict[str, gs.Variable],
+    result: gs.Variable,
+    like: onnx.ModelProto,
+) -> onnx.ModelProto:
+    nodes = list(epilogue)
+    output = result
+    if result.name in reads:
+        output = gs.Variable("output/" + result.name, result.dtype, result.shape)
+        nodes.append(gs.Node("Identity", output.name, {}, [result], [output]))
+    return _model(graph, nodes, list(reads.values()), [output], like)

@@ -1,0 +1,101 @@
+"""ONNX Runtime sessions: which device they run on, said plainly and never changed silently."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.io import first_line
+
+logger = logging.getLogger("onnx2snn")
+
+Providers = str | Sequence[str | tuple[str, dict[str, Any]]] | None
+"""``None`` or "cpu"; "cuda"; "auto" (CUDA if it starts, else the CPU); or ONNX Runtime's own
+list of execution provider names, with options as ``(name, options)``."""
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+_SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
+
+
+def onnxruntime() -> Any:
+    """The module ``onnxruntime``; ``ProviderError`` says which extra brings it if missing."""
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        raise ProviderError(
+            "ONNX Runtime is not installed: run pip install 'onnx2snn[cpu]', "
+            "or pip install 'onnx2snn[gpu]' for CUDA"
+        ) from error
+    return module
+
+
+def resolve_providers(providers: Providers) -> list[Any]:
+    """ONNX Runtime's provider list for what a user asked for.
+
+    Raises ``ProviderError`` if a provider is not in the installed ONNX Runtime, or cannot
+    be started. "auto" takes CUDA where it starts, and logs which device it took.
+    """
+    ort = onnxruntime()
+    if providers == "auto":
+        try:
+            chosen = resolve_providers("cuda")
+            _try_to_start(chosen)
+        except ProviderError as error:
+            logger.info("device: CPU (%s)", error)
+            return [CPU]
+        logger.info("device: CUDA")
+        return chosen
+    if isinstance(providers, str) and providers.lower() in _SHORT_NAMES:
+        chosen = list(_SHORT_NAMES[providers.lower()])
+    elif isinstance(providers, str):
+        chosen = [providers]
+    else:
+        chosen = [CPU] if providers is None else list(providers)
+    names = [entry if isinstance(entry, str) else entry[0] for entry in chosen]
+    available = ort.get_available_providers()
+    missing = [name for name in names if name not in available]
+    if missing or not names:
+        advice = "; for CUDA, pip install 'onnx2snn[gpu]'" if CUDA in missing else ""
+        raise ProviderError(
+            f"{', '.join(missing) or 'no provider'} is not in the installed ONNX Runtime, "
+            f"which has {', '.join(available)}{advice}"
+        )
+    if CUDA in names and hasattr(ort, "preload_dlls"):
+        # Finds the CUDA and cuDNN libraries that the [gpu] extra installs with pip.
+        ort.preload_dlls()
+    return chosen
+
+
+def _try_to_start(providers: list[Any]) -> None:
+    identity = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
+    )
+    create_session(identity, providers)
+
+
+def create_session(model: onnx.ModelProto, providers: list[Any], threads: int | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
+
+    ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
+    Raises ``ProviderError`` if that provider does not start, where ONNX Runtime itself
+    would go on with the next one, and ``ModelError`` if it cannot load the model.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception as error:  # onnxruntime raises types of its own, with no common base.
+        raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(
+            f"ONNX Runtime could not start {wanted} and would use {session.get_providers()[0]}: "
+            "check the driver and the CUDA and cuDNN libraries"
+        )
+    return session

@@ -1,0 +1,80 @@
+"""What a run returns."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .plan import Neuron
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """The network's output and activity after ``timesteps`` time-steps.
+
+    ``output``: mean over time of the last linear layer, with the ANN output's shape and
+    dtype. ``potential_sums``: for each layer of neurons, its postsynaptic potentials
+    x = s V_th summed over time, [N, ...] float64.
+    """
+
+    timesteps: int
+    output: np.ndarray
+    potential_sums: dict[str, np.ndarray]
+    neurons: tuple[Neuron, ...]
+
+    @cached_property
+    def spike_counts(self) -> dict[str, np.ndarray]:
+        """Spikes of each neuron by layer: int64, [N, ...] in the layer's shape."""
+        return {
+            neuron.name: np.rint(self.potential_sums[neuron.name] / neuron.threshold).astype(
+                np.int64
+            )
+            for neuron in self.neurons
+        }
+
+    @cached_property
+    def firing_rates(self) -> dict[str, float]:
+        """Spikes per neuron and time-step by layer, the mean over samples, in [0, 1]."""
+        return {
+            name: float(counts.mean()) / self.timesteps
+            for name, counts in self.spike_counts.items()
+        }
+
+    @cached_property
+    def firing_rate(self) -> float:
+        """Spikes per neuron and time-step over all layers, in [0, 1]."""
+        counts = self.spike_counts.values()
+        return sum(int(c.sum()) for c in counts) / (sum(c.size for c in counts) * self.timesteps)
+
+
+@dataclass(frozen=True)
+class SpikingResult:
+    """The read-outs of one run, by time-step; that at T is also at hand directly."""
+
+    timesteps: int
+    readouts: dict[int, ReadOut]
+
+    @property
+    def output(self) -> np.ndarray:
+        """The read-out at T: mean over T of the last linear layer, in the ANN output's shape."""
+        return self.readouts[self.timesteps].output
+
+    @property
+    def outputs(self) -> dict[int, np.ndarray]:
+        """The output at each time-step that was asked for, T among them."""
+        return {t: readout.output for t, readout in self.readouts.items()}
+
+    @property
+    def spike_counts(self) -> dict[str, np.ndarray]:
+        """Spikes of each neuron in T time-steps, by layer: int64 [N, ...]."""
+        return self.readouts[self.timesteps].spike_counts
+
+    @property
+    def firing_rates(self) -> dict[str, float]:
+        """Spikes per neuron and time-step, by layer."""
+        return self.readouts[self.timesteps].firing_rates
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes per neuron and time-step, over all layers."""
+        return self.readouts[self.timesteps].firing_rate

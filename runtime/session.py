@@ -1,0 +1,253 @@
+"""``SpikingSession``: a spiking network, run over time."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.io import check_model, read_model
+
+from .coding import Coding, encode
+from .plan import Neuron, build_plan
+from .providers import CUDA, Providers, create_session, resolve_providers
+from .result import ReadOut, SpikingResult
+from .states import DeviceStates
+
+# Sums of k equal float32 terms are off by less than half a term up to k = 4096, so that
+# spike counts are exact; longer runs move them to float64 in between.
+_MOST_STEPS_A_SUM = 4096
+
+
+class SpikingSession:
+    """A spiking network that ``onnx2snn convert`` made, ready to run over time.
+
+        session = SpikingSession("snn.onnx")
+        result = session.run(images, timesteps=32, readout=[8, 16])
+        result.output.argmax(1), result.outputs[8], result.firing_rates
+
+    model: an SNN file's path, or its ``onnx.ModelProto``.
+    providers: None or "cpu"; "cuda", which fails if CUDA is absent; "auto"; or a list of
+    ONNX Runtime's provider names. ``session.providers`` says what is used.
+    threads: threads within an operator; None for ONNX Runtime's choice.
+
+    Raises ``ModelError`` for a file that is no SNN and ``ProviderError`` for a device that
+    is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | onnx.ModelProto,
+        providers: Providers = None,
+        threads: int | None = None,
+    ) -> None:
+        if isinstance(model, onnx.ModelProto):
+            check_model(model, "the model")
+        else:
+            model = read_model(model)
+        self._plan = plan = build_plan(model)
+        chosen = resolve_providers(providers)
+        self._prologue = create_session(plan.prologue, chosen, threads) if plan.prologue else None
+        step = create_session(plan.step, chosen, threads)
+        self._epilogue = create_session(plan.epilogue, chosen, threads)
+        self.providers: list[str] = step.get_providers()
+        device = "cuda" if self.providers[0] == CUDA else "cpu"
+        states = [*plan.potentials, *plan.sums.values()]
+        self._states = DeviceStates(step, states, plan.step_inputs, device)
+        self._silence: dict[tuple, np.ndarray] = {}
+        self.reset()
+
+    @property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """The layers of neurons, in graph order."""
+        return self._plan.neurons
+
+    @property
+    def input_shape(self) -> tuple[int | str, ...]:
+        """Shape of the input, the batch axis first; sizes that are not fixed are names."""
+        return tuple(self._plan.input.shape)
+
+    @property
+    def input_dtype(self) -> np.dtype:
+        """Type of the input's elements."""
+        dtype: np.dtype = np.dtype(self._plan.input.dtype)
+        return dtype
+
+    def run(
+        self,
+        x: np.ndarray,
+        timesteps: int,
+        readout: Sequence[int] | None = None,
+        *,
+        coding: Coding = "constant",
+        seed: int = 0,
+    ) -> SpikingResult:
+        """Run ``timesteps`` time-steps from v(0); the session's state is then v(T).
+
+        x: the input, [N, ...] in the network's input shape, the same at every time-step;
+        or [T, N, ...], one for each. N may change from run to run.
+        readout: further time-steps, each from 1 to T, at which to read the output.
+        coding: "constant", or "poisson" for random spikes with probability x, drawn from
+        ``seed``.
+
+        Nothing of an earlier run or ``step`` remains. Memory does not grow with T. Raises
+        ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
+        for time-steps that are not positive integers.
+        """
+        wanted = _readout_times(timesteps, readout)
+        x, varies = self._check_input(x, timesteps)
+        self.reset()
+        readouts = {}
+        for t, now in enumerate(encode(x, timesteps, coding, varies, seed), start=1):
+            if now is not None:
+                self._states.set_inputs(self._step_inputs(now))
+            self._states.advance()
+            self._summed += 1
+            if self._summed == _MOST_STEPS_A_SUM:
+                self._move_sums()
+            if t in wanted:
+                readouts[t] = self._read_out(t)
+        return SpikingResult(timesteps, readouts)
+
+    def step(self, x_t: np.ndarray) -> np.ndarray:
+        """Run one time-step from the current state, on the input x_t [N, ...].
+
+        Returns the output of this time-step alone, as the file's own output would be: the
+        read-out of T steps is the mean of T such outputs. Raises ``DataError`` like ``run``,
+        and if N is not that of the state: call ``reset()`` first.
+        """
+        x_t, varies = self._check_input(x_t, None)
+        if varies:
+            raise DataError("step() takes the input of one time-step, [N, ...]")
+        values = self._step_inputs(x_t)
+        if not self._states.has_room_for(values):
+            raise DataError("x_t has another shape than the state; call reset() first")
+        self._states.set_inputs(values)
+        made = tuple(name for name in self._plan.readout_tensors if name not in values)
+        now = dict(zip(made, self._states.advance(made), strict=True)) | {
+            name: values[name] for name in self._plan.readout_tensors if name in values
+        }
+        return self._run_epilogue(now)
+
+    def reset(self) -> None:
+        """Set every membrane potential to v(0), as in the file."""
+        self._states.reset()
+        self._summed = 0
+        self._moved: dict[str, np.ndarray] = {}
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """The membrane potentials by state name ``v/<neuron>``, as copies.
+
+        Each is [N, ...] after a step, or v(0), of a shape that broadcasts, before the first.
+        Set it (a dict of the same form, or a part of one) to let ``step`` go on from there;
+        ``run`` starts at v(0) regardless.
+        """
+        return {state.read: self._states.get(state.read) for state in self._plan.potentials}
+
+    @state.setter
+    def state(self, values: Mapping[str, np.ndarray]) -> None:
+        unknown = set(values) - {state.read for state in self._plan.potentials}
+        if unknown:
+            raise DataError(f"the network has no state {sorted(unknown)}")
+        self._states.put(dict(values))
+
+    def _check_input(self, x: np.ndarray, timesteps: int | None) -> tuple[np.ndarray, bool]:
+        """The input in the network's type, and whether it has a leading time axis."""
+        x, shape = np.asarray(x), self.input_shape
+        varies = x.ndim == len(shape) + 1
+        sample = x[0] if varies and len(x) else x
+        check_array(sample, shape, self.input_dtype, "x")
+        if varies:
+            check_finite(x, "x")
+            if timesteps is not None and len(x) != timesteps:
+                raise DataError(f"x has {len(x)} time-steps on its first axis, not {timesteps}")
+        return np.ascontiguousarray(x, self.input_dtype), varies
+
+    def _step_inputs(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What the step reads: the prologue's results, and the input if it reads that."""
+        names = self._plan.step_inputs
+        values = {name: x for name in names if name == self._plan.input.name}
+        if self._prologue is not None:
+            made = [output.name for output in self._prologue.get_outputs()]
+            values |= zip(made, self._prologue.run(made, {self._plan.input.name: x}), strict=True)
+        return values
+
+    def _sum(self, name: str) -> np.ndarray:
+        """A sum over time, float64."""
+        return self._moved.get(name, 0.0) + self._states.get(self._plan.sums[name].read).astype(
+            np.float64
+        )
+
+    def _move_sums(self) -> None:
+        self._moved = {name: self._sum(name) for name in self._plan.sums}
+        self._states.put(
+            {s.read: np.zeros_like(self._states.get(s.read)) for s in self._plan.sums.values()}
+        )
+        self._summed = 0
+
+    def _read_out(self, t: int) -> ReadOut:
+        """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
+
+        g is affine and S the sum of what it reads, so the numerator is the sum of its
+        outputs; each enters once, and the one rounding is that of the division.
+        """
+        sums = {name: self._sum(name) for name in self._plan.sums}
+        shapes = tuple(sums[name].shape for name in self._plan.readout_tensors)
+        if shapes not in self._silence:
+            zeros = zip(self._plan.readout_tensors, map(np.zeros, shapes), strict=True)
+            self._silence = {shapes: self._run_epilogue(dict(zeros))}
+        total = self._run_epilogue({name: sums[name] for name in self._plan.readout_tensors})
+        mean = (total.astype(np.float64) + (t - 1) * self._silence[shapes].astype(np.float64)) / t
+        return ReadOut(
+            timesteps=t,
+            output=mean.astype(total.dtype),
+            potential_sums={neuron.name: sums[neuron.spikes] for neuron in self.neurons},
+            neurons=self.neurons,
+        )
+
+    def _run_epilogue(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        feed = {n: np.asarray(v, self._plan.sums[n].start.dtype) for n, v in values.items()}
+        output: np.ndarray = self._epilogue.run(None, feed)[0]
+        return output
+
+
+def _readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
+    wanted = [timesteps, *(readout if readout is not None else [])]
+    for t in wanted:
+        if isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 1:
+            raise DataError(f"time-steps must be positive integers, not {t!r}")
+        if t > timesteps:
+            raise DataError(f"cannot read out at time-step {t} of {timesteps}")
+    return {int(t) for t in wanted}
+
+
+def check_array(
+    x: np.ndarray, shape: Sequence[int | str | None], dtype: np.dtype, what: str
+) -> None:
+    """Raise ``DataError`` unless x can be an input of this shape and type.
+
+    Names and None in ``shape`` stand for any size. Floating-point types are cast to
+    ``dtype``; integers and others are refused, since a network knows no pixel values.
+    """
+    expected = ", ".join(str(size) if isinstance(size, int) else "*" for size in shape)
+    fits = x.ndim == len(shape) and all(
+        not isinstance(want, int) or want == have for want, have in zip(shape, x.shape, strict=True)
+    )
+    if not fits:
+        raise DataError(f"{what} has shape {list(x.shape)}, the network needs [{expected}]")
+    if not np.issubdtype(x.dtype, np.floating):
+        raise DataError(
+            f"{what} has type {x.dtype}, the network needs {np.dtype(dtype)}: "
+            "scale it as the network's training did"
+        )
+    if x.size == 0:
+        raise DataError(f"{what} is empty: its shape is {list(x.shape)}")
+    check_finite(x, what)
+
+
+def check_finite(x: np.ndarray, what: str) -> None:
+    """Raise ``DataError`` if x holds NaN or infinity."""
+    if not np.all(np.isfinite(x)):
+        bad = np.argwhere(~np.isfinite(x))[0]
+        raise DataError(f"{what} holds NaN or infinity, first at {bad.tolist()}")

@@ -1,0 +1,127 @@
+"""The states of a step graph, on the device, from one time-step to the next."""
+
+from typing import Any
+
+import numpy as np
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.io import first_line
+
+from .plan import State
+from .providers import onnxruntime
+
+
+class DeviceStates:
+    """Runs a step graph again and again, feeding what it wrote back to what it reads.
+
+    The first time-step reads the states' small, broadcastable starts. Later ones read one
+    of two sets of buffers and write the other, so that nothing is allocated or copied
+    within a run; a buffer is never read and written in the same time-step.
+    """
+
+    def __init__(self, session: Any, states: list[State], inputs: tuple[str, ...], device: str):
+        self._session, self._states, self._device = session, states, device
+        self._starts = {state.read: self._to_device(state.start) for state in states}
+        self._inputs: dict[str, Any] = dict.fromkeys(inputs)
+        self._forget_buffers()
+
+    def _forget_buffers(self) -> None:
+        self._buffers: list[dict[str, Any]] = []
+        self._bindings: dict[tuple[int | None, int], Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again: the next time-step reads the starts."""
+        self._current: dict[str, Any] = self._starts
+        self._current_index: int | None = None  # Of the buffers; None for the starts.
+
+    def _to_device(self, array: np.ndarray) -> Any:
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+    def set_inputs(self, values: dict[str, np.ndarray]) -> None:
+        """Give what the step reads besides its states; new shapes mean a new start."""
+        for name, value in values.items():
+            held = self._inputs[name]
+            if held is not None and held.shape() == list(value.shape):
+                held.update_inplace(np.ascontiguousarray(value))
+                continue
+            self._inputs[name] = self._to_device(value)
+            if held is not None:
+                self._forget_buffers()
+
+    def has_room_for(self, values: dict[str, np.ndarray]) -> bool:
+        """Whether the states belong to inputs of these shapes, or have no shape yet."""
+        return self._current_index is None or all(
+            self._inputs[name] is not None and self._inputs[name].shape() == list(value.shape)
+            for name, value in values.items()
+        )
+
+    def advance(self, fetch: tuple[str, ...] = ()) -> list[np.ndarray]:
+        """Run one time-step; returns the outputs named in ``fetch``."""
+        target = 1 if self._current_index == 0 else 0
+        key = (self._current_index, target)
+        held = self._current is (self._starts if key[0] is None else self._buffers[key[0]])
+        binding = self._bindings.get(key) if held and not fetch else None
+        if binding is None:
+            binding = self._bind(target, fetch)
+            if held and not fetch and len(self._buffers) == 2:
+                self._bindings[key] = binding
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime raises types of its own, with no common base.
+            raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
+        outputs = binding.get_outputs()
+        if not self._buffers:
+            written = dict(
+                zip((s.written for s in self._states), outputs[len(fetch) :], strict=True)
+            )
+            self._buffers = [self._as_read(written), self._as_read(self._like(written))]
+        self._current, self._current_index = self._buffers[target], target
+        return [value.numpy() for value in outputs[: len(fetch)]]
+
+    def _bind(self, target: int, fetch: tuple[str, ...]) -> Any:
+        binding = self._session.io_binding()
+        for name, value in self._inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in self._current.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in fetch:
+            binding.bind_output(name, "cpu")
+        for state in self._states:
+            if self._buffers:
+                binding.bind_ortvalue_output(state.written, self._buffers[target][state.read])
+            else:
+                binding.bind_output(state.written, self._device)
+        return binding
+
+    def _as_read(self, written: dict[str, Any]) -> dict[str, Any]:
+        return {state.read: written[state.written] for state in self._states}
+
+    def _like(self, values: dict[str, Any]) -> dict[str, Any]:
+        make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        return {
+            name: make(value.shape(), value.element_type(), self._device, 0)
+            for name, value in values.items()
+        }
+
+    def get(self, name: str) -> np.ndarray:
+        """A copy of a state as it is now."""
+        return np.array(self._current[name].numpy())
+
+    def put(self, values: dict[str, np.ndarray]) -> None:
+        """Replace states; the next time-step reads these."""
+        known = {state.read: state.start for state in self._states}
+        replaced = dict(self._current)
+        for name, value in values.items():
+            value = np.asarray(value)
+            start, held = known[name], replaced[name]
+            if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value)):
+                raise DataError(f"the state '{name}' must hold finite numbers")
+            if value.ndim != start.ndim or (
+                self._current_index is not None and list(value.shape) != held.shape()
+            ):
+                raise DataError(
+                    f"the state '{name}' has shape {value.shape}, not {tuple(held.shape())}"
+                )
+            replaced[name] = self._to_device(value.astype(start.dtype))
+        self._current = replaced
