@@ -40,7 +40,7 @@ def _fold(graph: gs.Graph, node: gs.Node) -> str | None:
         return "its parameters are not constant"
     if node.attrs.get("training_mode", 0) or any(t.outputs for t in node.outputs[1:]):
         return "it is in training mode: export the network in evaluation mode"
-    linear: gs.Node = producer(node.inputs[0])
+    linear = producer(node.inputs[0])
     if linear is None:
         return "it comes first in the network; it stays as a scale and shift"
     if linear.domain or linear.op not in _OUTPUT_AXIS:
