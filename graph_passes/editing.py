@@ -6,7 +6,6 @@ then cleaned up, never by ``list.remove``.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,7 +23,7 @@ def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     return tensor.outputs[0]
 
 
-def producer(tensor: gs.Tensor) -> Any:
+def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a tensor, or None for inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None
 

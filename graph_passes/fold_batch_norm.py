@@ -45,7 +45,7 @@ def _fold(graph: gs.Graph, node: gs.Node) -> str | None:
         return "it comes first in the network; it stays as a scale and shift"
     if linear.domain or linear.op not in _OUTPUT_AXIS:
         return "no Conv, Gemm or MatMul comes before it; it stays as a scale and shift"
-    if only_consumer(graph, node.inputs[0]) is not node:
+    if only_consumer(graph, node.inputs[0]) is None:
         return f"the output of {linear.op} '{linear.name}' is used elsewhere too"
     weight = constant_value(linear.inputs[1])
     bias = constant_value(linear.inputs[2]) if len(linear.inputs) > 2 else np.float64(0)
