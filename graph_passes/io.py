@@ -239,11 +239,12 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
             [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
         )
     model = _copy_model(model)
+    defaults = {tensor.name: tensor for tensor in model.graph.initializer}
     states = set()
     for node in model.graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
         if node.domain == neurons.DOMAIN:
-            _check_stateful(node)
+            _check_stateful(node, defaults)
             states.add(node.input[-1])
     for entry in model.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -259,7 +260,7 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
-def _check_stateful(node: onnx.NodeProto) -> None:
+def _check_stateful(node: onnx.NodeProto, defaults: dict[str, onnx.TensorProto]) -> None:
     expected = neurons.ATTRIBUTES.get(node.op_type)
     if expected is None:
         raise ModelError(f"node '{node.name}': this version knows no neuron '{node.op_type}'")
@@ -272,6 +273,15 @@ def _check_stateful(node: onnx.NodeProto) -> None:
     names = neurons.state_names(node.name)
     if (node.input[-1], node.output[-1]) != names:
         raise ModelError(f"{node.op_type} '{node.name}' must keep its state in {names}")
+    v_init = next(onnx.numpy_helper.to_array(a.t) for a in node.attribute if a.name == "v_init")
+    default = defaults.get(names[0])
+    if default is None or not np.array_equal(
+        np.ravel(onnx.numpy_helper.to_array(default)), np.ravel(v_init)
+    ):
+        raise ModelError(
+            f"{node.op_type} '{node.name}': the default of its state '{names[0]}' is not its "
+            "v_init, so runtimes would disagree about v(0); convert the network again"
+        )
 
 
 def _name_nodes(graph: gs.Graph) -> None:

@@ -7,7 +7,19 @@ write_model(conversion.model, "snn.onnx")
 result = SpikingSession("snn.onnx").run(images, timesteps=32)
 """
 
-from onnx2snn.graph_passes import Onnx2SnnError, read_model, write_model
+from onnx2snn.graph_passes import (
+    DataError,
+    MissingThresholdError,
+    ModelError,
+    Onnx2SnnError,
+    OutputError,
+    PassError,
+    ProviderError,
+    Refusal,
+    UnsupportedModelError,
+    read_model,
+    write_model,
+)
 from onnx2snn.runtime import ReadOut, SpikingResult, SpikingSession
 
 from .conversion import Agreement, Conversion, NeuronReport, convert
@@ -20,12 +32,20 @@ __all__ = [
     "Agreement",
     "Conversion",
     "Data",
+    "DataError",
+    "MissingThresholdError",
+    "ModelError",
     "NeuronReport",
     "Onnx2SnnError",
+    "OutputError",
+    "PassError",
+    "ProviderError",
     "ReadOut",
+    "Refusal",
     "SpikingResult",
     "SpikingSession",
     "Statistic",
+    "UnsupportedModelError",
     "__version__",
     "convert",
     "evaluate",

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
+from onnx2snn.graph_passes.driver import verify
+from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError
 from onnx2snn.graph_passes.io import infer_shapes, opset_of, to_graph, to_model
 from onnx2snn.graph_passes.linear import nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
@@ -90,6 +91,10 @@ def build_plan(model: onnx.ModelProto) -> Plan:
         raise ModelError(
             "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
         )
+    try:
+        verify(graph)
+    except PassError as error:
+        raise ModelError(f"not a valid spiking network: {error}") from error
     refusals = nonlinear_nodes(graph)
     if refusals:
         raise UnsupportedModelError("not a rate-coded spiking network:", refusals)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from onnx2snn.graph_passes import max_to_average_pool
+from onnx_text import changes_once, graph, ops, run
+
+SIGNATURE = "g (float[N, 2, 7, 7] x) => (float[N, 2, a, b] y)"
+X = np.random.default_rng(0).normal(size=(2, 2, 7, 7)).astype(np.float32)
+
+
+def windows(x, kernel, stride, pads, height, width):
+    """Means of the pixels within each window, padding not counted."""
+    x = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2] + 9), (pads[1], pads[3] + 9)),
+               constant_values=np.nan)  # fmt: skip
+    return np.stack(
+        [
+            np.stack(
+                [
+                    np.nanmean(
+                        x[:, :, i * stride : i * stride + kernel, j * stride : j * stride + kernel],
+                        axis=(2, 3),
+                    )
+                    for j in range(width)
+                ],
+                axis=-1,
+            )
+            for i in range(height)
+        ],
+        axis=-2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "pads"),
+    [
+        ("", (0, 0, 0, 0)),
+        (", pads = [1, 1, 1, 1]", (1, 1, 1, 1)),
+        (", pads = [1, 0, 0, 1]", (1, 0, 0, 1)),
+        (", ceil_mode = 1", (0, 0, 0, 0)),
+    ],
+)
+def test_same_windows_other_reduction(attributes, pads):
+    g = graph(
+        f"{SIGNATURE} {{ y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]{attributes}>(x) }}"
+    )
+    shape = run(g, X).shape
+    changes_once(max_to_average_pool, g)
+    (node,) = g.nodes
+    assert node.op == "AveragePool"
+    assert node.attrs["count_include_pad"] == 0
+    result = run(g, X)
+    assert result.shape == shape
+    np.testing.assert_allclose(result, windows(X, 2, 2, pads, *shape[2:]), rtol=1e-5, atol=1e-6)
+
+
+def test_global():
+    g = graph(f"{SIGNATURE} {{ y = GlobalMaxPool(x) }}")
+    changes_once(max_to_average_pool, g)
+    assert ops(g) == ["GlobalAveragePool"]
+
+
+def test_unused_indices_go_used_ones_stay():
+    text = "y, i = MaxPool<kernel_shape = [2, 2]>(x)"
+    g = graph(f"{SIGNATURE} {{ {text} }}")
+    changes_once(max_to_average_pool, g)
+    declined = []
+    g = graph(f"{SIGNATURE} {{ {text} f = Cast<to = 1>(i) z = Add(y, f) }}".replace(" y)", " z)"))
+    assert not max_to_average_pool(g, declined)
+    assert "indices" in declined[0].reason
+
+
+def test_dilations_need_a_newer_opset():
+    text = f"{SIGNATURE} {{ y = MaxPool<kernel_shape = [2, 2], dilations = [2, 2]>(x) }}"
+    declined = []
+    assert not max_to_average_pool(graph(text), declined)
+    assert "opset 19" in declined[0].reason
+    g = graph(text, opset=19)
+    shape = run(g, X).shape
+    changes_once(max_to_average_pool, g)
+    assert run(g, X).shape == shape

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+from onnx2snn.graph_passes import canonicalise, fold_constants, remove_no_ops, unify_clips
+from onnx_text import changes_once, graph, ops, run
+
+X = np.linspace(-9, 9, 24, dtype=np.float32).reshape(2, 3, 4)
+SIGNATURE = "g (float[N, 3, 4] x) => (float[N, 3, 4] y)"
+PER_CHANNEL = {"t": np.array([1, 2, 4], np.float32).reshape(3, 1)}
+
+CLIPS = {
+    "relu then clip": ("r = Relu(x) y = Clip(r, zero, six)", ["Clip"]),
+    "clip then relu": ("r = Clip(x, minus, six) y = Relu(r)", ["Clip"]),
+    "clip without minimum, then relu": ("r = Clip(x, , six) y = Relu(r)", ["Clip"]),
+    "relu then min": ("r = Relu(x) y = Min(r, six)", ["Clip"]),
+    "min then relu": ("r = Min(six, x) y = Relu(r)", ["Clip"]),
+    "max then min": ("r = Max(x, zero) y = Min(r, six)", ["Clip"]),
+    "min then max": ("r = Min(x, six) y = Max(zero, r)", ["Clip"]),
+    "max with zero": ("y = Max(x, zero)", ["Relu"]),
+    "clip without maximum": ("y = Clip(x, zero)", ["Relu"]),
+    "clip to the largest number": ("y = Clip(x, zero, huge)", ["Relu"]),
+    "clip to nothing": ("r = Relu(x) y = Clip(r)", ["Relu"]),
+    "two clips": ("r = Clip(x, zero, six) y = Clip(r, zero, two)", ["Clip"]),
+    "relu of relu": ("r = Relu(x) y = Relu(r)", ["Relu"]),
+    "min of several": ("r = Relu(x) y = Min(r, six, two)", ["Clip"]),
+    "three in a row": ("a = Relu(x) b = Min(a, six) y = Clip(b, minus, two)", ["Clip"]),
+    "a vector of equal bounds": ("r = Relu(x) y = Min(r, sixes)", ["Clip"]),
+}  # fmt: skip
+WEIGHTS = {
+    "zero": np.float32(0), "six": np.float32(6), "two": np.float32(2), "minus": np.float32(-1),
+    "huge": np.finfo(np.float32).max, "sixes": np.full((3, 1), 6, np.float32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_spellings_of_a_clip_become_one(name):
+    body, wanted = CLIPS[name]
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+    before = run(g, X)
+    changes_once(unify_clips, g)
+    assert ops(g) == wanted
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize("body", ["y = Relu(x)", "y = Clip(x, zero, six)"])
+def test_canonical_clips_stay(body):
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+    assert not canonicalise(g)
+
+
+def test_clip_with_attributes():
+    g = graph(f"{SIGNATURE} {{ r = Relu(x) y = Clip<min = 0.0, max = 6.0>(r) }}", opset=10)
+    before = run(g, X)
+    changes_once(unify_clips, g)
+    assert ops(g) == ["Clip"]
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize(
+    "body", ["r = Min(x, t) y = Relu(r)", "r = Max(x, zero) y = Min(r, t)", "y = Clip(x, zero)"]
+)
+def test_bounds_per_channel(body):
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | PER_CHANNEL)
+    before = run(g, X)
+    changes_once(unify_clips, g)
+    assert ops(g) == (["Relu", "Min"] if "Min" in body else ["Relu"])
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+def test_bounds_that_someone_else_reads_between_are_kept_apart():
+    g = graph(
+        "g (float[N, 3, 4] x) => (float[N, 3, 4] y, float[N, 3, 4] r) "
+        "{ r = Relu(x) y = Min(r, six) }",
+        WEIGHTS,
+    )
+    before = run(g, X)
+    unify_clips(g)
+    assert sorted(ops(g)) == ["Clip", "Relu"]
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+def test_a_bound_that_changes_the_shape_is_no_clip():
+    weights = {"t": np.full((2, 2, 3, 4), 5, np.float32)}
+    g = graph(
+        "g (float[N, 3, 4] x) => (float[2, 2, 3, 4] y) { r = Relu(x) y = Min(r, t) }", weights
+    )
+    assert not unify_clips(g)
+
+
+def test_fold_constants():
+    g = graph(
+        f"{SIGNATURE} {{ a = Constant<value_float = 2.0>() b = Add(a, a) y = Mul(x, b) }}",
+    )
+    changes_once(fold_constants, g)
+    assert ops(g) == ["Mul"]
+    np.testing.assert_array_equal(run(g, X), 4 * X)
+
+
+def test_fold_constants_keeps_random_numbers():
+    g = graph(f"{SIGNATURE} {{ r = RandomNormal<shape = [3, 4]>() y = Add(x, r) }}")
+    assert not fold_constants(g)
+
+
+NO_OPS = {
+    "identity": "r = Identity(x) y = Neg(r)",
+    "at the output": "r = Neg(x) y = Identity(r)",
+    "dropout": "r = Dropout(x) y = Neg(r)",
+    "cast": "r = Cast<to = 1>(x) y = Neg(r)",
+    "transpose": "r = Transpose<perm = [0, 1, 2]>(x) y = Neg(r)",
+    "concat": "r = Concat<axis = 1>(x) y = Neg(r)",
+    "pad": "r = Pad(x, zeros) y = Neg(r)",
+}
+
+
+@pytest.mark.parametrize("name", NO_OPS)
+def test_remove_no_ops(name):
+    g = graph(f"{SIGNATURE} {{ {NO_OPS[name]} }}", {"zeros": np.zeros(6, np.int64)})
+    changes_once(remove_no_ops, g)
+    assert ops(g) == ["Neg"]
+    assert [tensor.name for tensor in g.outputs] == ["y"]
+    np.testing.assert_array_equal(run(g, X), -X)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Identity(x)",
+        "r = Cast<to = 11>(x) y = Cast<to = 1>(r)",
+        "y = Transpose<perm=[0,1,2]>(x)",
+    ],
+)
+def test_what_must_stay_stays(body):
+    g = graph(f"{SIGNATURE} {{ {body} }}")
+    assert not remove_no_ops(g)
+    np.testing.assert_array_equal(run(g, X), X)

@@ -1,0 +1,74 @@
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from onnx2snn.graph_passes import PassError, canonicalise, run_passes, verify
+from onnx_text import graph
+
+SIGNATURE = "g (float[N, 3] x) => (float[N, 3] y)"
+
+
+def small():
+    return graph(f"{SIGNATURE} {{ a = Identity(x) b = Neg(a) y = Relu(b) }}")
+
+
+def test_reports_what_each_pass_did():
+    reports = run_passes(small(), [canonicalise, canonicalise])
+    assert [(r.name, r.changed, r.nodes_before, r.nodes_after) for r in reports] == [
+        ("canonicalise", True, 3, 2),
+        ("canonicalise", False, 2, 2),
+    ]
+
+
+def test_names_the_pass_that_raises_and_those_before():
+    def breaks(graph):
+        raise KeyError("oops")
+
+    with pytest.raises(PassError, match=r"pass breaks \(after canonicalise\) failed with KeyError"):
+        run_passes(small(), [canonicalise, breaks])
+
+
+def dangling(graph):
+    graph.nodes[-1].inputs = [gs.Variable("nothing", np.float32)]
+    return True
+
+
+def same_name(graph):
+    graph.nodes[-1].inputs = [gs.Constant("x", np.zeros(3, np.float32))]
+    return True
+
+
+def made_twice(graph):
+    graph.nodes.append(gs.Node("Neg", "more", {}, [graph.inputs[0]], [graph.outputs[0]]))
+    return True
+
+
+def no_output(graph):
+    graph.outputs.append(gs.Variable("nothing", np.float32))
+    return True
+
+
+def unordered(graph):
+    graph.nodes.reverse()
+    return True
+
+
+def unnamed(graph):
+    graph.nodes[0].name = ""
+    return True
+
+
+def lost_state(graph):
+    node = graph.nodes[-1]
+    node.op, node.domain = "IF", "onnx2snn"
+    node.attrs.update(v_threshold=gs.Constant("", np.ones(())), v_init=gs.Constant("", np.ones(())))
+    return True
+
+
+@pytest.mark.parametrize(
+    "breaks", [dangling, same_name, made_twice, no_output, unordered, unnamed, lost_state]
+)
+def test_a_broken_graph_is_found_and_the_pass_named(breaks):
+    g = small()
+    verify(g)
+    with pytest.raises(PassError, match=f"pass {breaks.__name__} left a broken graph"):
+        run_passes(g, [breaks])

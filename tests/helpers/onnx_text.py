@@ -1,0 +1,50 @@
+"""Small ONNX models from text, and what ONNX Runtime computes for them."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+from onnx2snn.graph_passes import infer_shapes, to_graph, to_model, verify
+
+
+def model(text, weights=None, opset=17):
+    """A model from ONNX text ``name (inputs) => (outputs) {nodes}``; weights by name."""
+    parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
+    for name, value in (weights or {}).items():
+        parsed.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    onnx.checker.check_model(parsed)
+    return parsed
+
+
+def graph(text, weights=None, opset=17):
+    """The same as an onnx-graphsurgeon graph with inferred shapes."""
+    result = to_graph(model(text, weights, opset))
+    infer_shapes(result)
+    return result
+
+
+def ops(graph):
+    """The operators of a graph, in order."""
+    return [node.op for node in graph.nodes]
+
+
+def run(graph_or_model, *inputs):
+    """The first output on ONNX Runtime."""
+    proto = graph_or_model
+    if not isinstance(proto, onnx.ModelProto):
+        verify(proto)
+        proto = to_model(proto)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [source.name for source in session.get_inputs()]
+    return session.run(None, dict(zip(names, inputs, strict=False)))[0]
+
+
+def changes_once(function, graph):
+    """Run a pass twice: it must say that it changed something, then that it did not."""
+    assert function(graph) is True
+    verify(graph)
+    before = to_model(graph)
+    assert function(graph) is False
+    assert to_model(graph) == before

@@ -1,0 +1,344 @@
+"""The command line, through click's runner and once as a process of the installed package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx_text import model
+
+from onnx2snn.cli import main
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w": RNG.normal(size=(4, 1, 3, 3)).astype(np.float32),
+    "v": RNG.normal(size=(4, 3)).astype(np.float32),
+    "zero": np.float32(0), "one": np.float32(1), "two": np.float32(2),
+}  # fmt: skip
+SIGNATURE = "net (float[N, 1, 6, 6] x) => (float[N, 3] y)"
+TAIL = "g = GlobalAveragePool(p) f = Flatten(g) y = MatMul(f, v)"
+CLIPPED = f"{SIGNATURE} {{ c = Conv(x, w) p = Clip(c, zero, two) {TAIL} }}"
+MAX_POOLED = (
+    f"{SIGNATURE} {{ c = Conv(x, w) r = Relu(c) p = MaxPool<kernel_shape = [2, 2]>(r) {TAIL} }}"
+)
+X = RNG.normal(size=(20, 1, 6, 6)).astype(np.float32)
+Y = RNG.integers(0, 3, 20)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(model(CLIPPED, WEIGHTS), "ann.onnx")
+    onnx.save(model(MAX_POOLED, WEIGHTS), "relu.onnx")
+    np.savez("data.npz", x=X, y=Y)
+    np.save("data.npy", X)
+    return tmp_path
+
+
+def invoke(*words, code=0):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    if code:
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def as_json(*words):
+    return json.loads(invoke(*words, "--json").stdout)
+
+
+@pytest.fixture
+def snn(folder):
+    invoke("convert", "ann.onnx", "-o", "snn.onnx")
+    return "snn.onnx"
+
+
+def test_convert_prints_neurons_and_passes():
+    output = invoke("convert", "ann.onnx", "-o", "snn.onnx", "--explain").output
+    assert "bound of the clip" in output
+    assert "4x4x4" in output
+    assert "activations_to_neurons" in output
+    assert "No pass declined anything" in output
+    onnx.checker.check_model("snn.onnx", full_check=True)
+
+
+def test_convert_with_data_shows_what_each_change_cost():
+    output = invoke(
+        "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", "data.npz", "--per-channel",
+        "--threshold", "max", "--batch-size", "7", "--v-init", "0.3", "--samples", "15",
+    ).output  # fmt: skip
+    assert "max-pooling -> average-pooling" in output
+    assert "max, per channel, 15 samples" in output
+    report = as_json("inspect", "snn.onnx")
+    (neuron,) = report["neurons"]
+    np.testing.assert_allclose(neuron["v_init"], np.multiply(neuron["threshold"], 0.3), rtol=1e-6)
+    assert report["recipe"]["threshold"] == "max"
+
+
+def test_convert_warns_where_pooling_ruined_the_network():
+    # One pixel's maximum over a window is much above its mean, that of a blur is less so.
+    w = np.zeros((4, 1, 3, 3), np.float32)
+    w[0, 0, 1, 1], w[1] = 1, 1 / 3
+    weights = WEIGHTS | {"w": w, "v": np.diag([1, 1.2, 0, 0]).astype(np.float32)[:, :3]}
+    onnx.save(model(MAX_POOLED, weights), "bad.onnx")
+    result = as_json("convert", "bad.onnx", "-o", "snn.onnx", "--calibration", "data.npz")
+    (pooled,) = [a for a in result["agreements"] if a["change"].startswith("max-pooling")]
+    assert pooled["top1"] < 90
+    assert "train the network with average pooling" in result["warnings"][0]
+
+
+def test_convert_json():
+    report = as_json("convert", "ann.onnx", "-o", "snn.onnx")
+    assert report["neurons"] == [
+        {"name": "p", "shape": [4, 4, 4], "threshold": 2.0, "source": "bound of the clip"}
+    ]
+    assert [p["name"] for p in report["passes"]][-1] == "set_initial_potential"
+
+
+@pytest.mark.parametrize("v_init", ["half", "zero", "0.3", "uniform", "normal"])
+def test_v_init(v_init):
+    invoke("convert", "ann.onnx", "-o", "snn.onnx", "--v-init", v_init, "--seed", 3)
+    onnx.checker.check_model("snn.onnx", full_check=True)
+    assert as_json("run", "snn.onnx", "--input", "data.npy", "-T", 4)["samples"] == 20
+
+
+def test_run(snn):
+    output = invoke("run", snn, "--input", "data.npz", "-T", "8", "-o", "out.npz").output
+    assert "20 samples, 8 time-steps, on CPUExecutionProvider" in output
+    report = as_json(
+        "run", snn, "--input", "data.npy", "-T", "8", "--readout", "2,4", "-o", "out.npz",
+        "--batch-size", "6",
+    )  # fmt: skip
+    with np.load("out.npz", allow_pickle=False) as arrays:
+        assert arrays["output"].shape == arrays["output_2"].shape == (20, 3)
+        assert report["classes"] == arrays["output"].argmax(1).tolist()
+        assert report["firing_rates"]["p"] == pytest.approx(float(arrays["firing_rate/p"]))
+
+
+def test_run_on_input_that_varies_in_time(snn):
+    np.save("video.npy", np.stack([X] * 5))
+    a = as_json("run", snn, "--input", "video.npy", "-T", 5, "--batch-size", 7, "-o", "a.npz")
+    b = as_json("run", snn, "--input", "data.npy", "-T", 5, "-o", "b.npz")
+    assert a["samples"] == b["samples"] == 20
+    np.testing.assert_array_equal(np.load("a.npz")["output"], np.load("b.npz")["output"])
+    assert "5 time-steps" in invoke("run", snn, "--input", "video.npy", "-T", 4, code=1).output
+
+
+def test_run_with_poisson_coding(snn):
+    np.save("pixels.npy", np.clip(np.abs(X), 0, 1))
+    options = ("run", snn, "--input", "pixels.npy", "-T", 4, "--coding", "poisson")
+    assert as_json(*options, "--seed", 1) == as_json(*options, "--seed", 1)
+    assert as_json(*options, "--seed", 1) != as_json(*options, "--seed", 2)
+
+
+def test_evaluate(snn):
+    options = ("evaluate", snn, "--data", "data.npz", "-T", "16,4,4", "--ann", "ann.onnx")
+    output = invoke(*options, "--plot", "curve.png").output
+    assert "SOPs" in output
+    assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
+    report = as_json(*options)
+    assert [row["timesteps"] for row in report["snn"]] == [4, 16]
+    assert set(report) == {"samples", "macs", "ann", "snn"}
+    assert set(report["snn"][0]) == {"timesteps", "accuracy", "agreement", "firing_rate", "sops"}
+
+
+def test_evaluate_without_labels(snn):
+    report = as_json("evaluate", snn, "--data", "data.npy", "-T", "4", "--ann", "ann.onnx")
+    assert report["ann"] == {"accuracy": None}
+    assert report["snn"][0]["accuracy"] is None
+    assert report["snn"][0]["agreement"] >= 0
+    invoke("evaluate", snn, "--data", "data.npy", "-T", "4")
+    message = invoke("evaluate", snn, "--data", "data.npy", "-T", "4", "--plot", "c.png", code=1)
+    assert "nothing to plot" in message.output
+
+
+def test_inspect(snn):
+    output = invoke("inspect", snn).output
+    assert "bound of the clip" in output
+    assert "v_init: 0.5" in output
+    assert "4x4x4" in output
+
+
+def test_demo():
+    output = invoke("demo", "--samples", "20", "--output", "results").output
+    assert "v(0) = V_th/2" in output
+    assert Path("results/accuracy.png").read_bytes().startswith(b"\x89PNG")
+    onnx.checker.check_model("results/snn-half.onnx", full_check=True)
+
+
+@pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect", "demo"])
+def test_help_shows_examples(command):
+    output = invoke(command, "--help").output
+    assert "Examples:" in output
+    assert f"onnx2snn {command}" in output
+
+
+BAD_MODELS = {
+    "missing.onnx": None,
+    "text.onnx": b"hello",
+    "empty.onnx": b"",
+    "cut.onnx": "ann.onnx",
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+@pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect"])
+def test_bad_models(name, command):
+    content = BAD_MODELS[name]
+    if content == "ann.onnx":
+        content = Path("ann.onnx").read_bytes()[:-40]
+    if content is not None:
+        Path(name).write_bytes(content)
+    options = {
+        "convert": ["-o", "out.onnx"],
+        "run": ["--input", "data.npy", "-T", "4"],
+        "evaluate": ["--data", "data.npz", "-T", "4"],
+        "inspect": [],
+    }[command]
+    output = invoke(command, name, *options, code=1).output
+    assert name in output
+    assert not Path("out.onnx").exists()
+
+
+def bad_data():
+    nan = X.copy()
+    nan[7, 0, 0, 0] = np.nan
+    return {
+        "nan": ({"x": nan}, "NaN"),
+        "shape": ({"x": X[:, :, :5]}, "shape"),
+        "rank": ({"x": X[:, 0, 0]}, "shape"),
+        "type": ({"x": (X * 9).astype(np.uint8)}, "type uint8"),
+        "text": ({"x": X.astype(str)}, "type <U"),
+        "empty": ({"x": X[:0]}, "no samples"),
+        "no x": ({"images": X}, "no array x"),
+        "pickle": ({"x": np.array([{"a": 1}], dtype=object)}, "pickled"),
+        "labels": ({"x": X, "y": Y[:5]}, "one integer label"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_data())
+def test_bad_data(snn, name):
+    arrays, message = bad_data()[name]
+    np.savez("bad.npz", **arrays)
+    for options in (
+        ("run", snn, "--input", "bad.npz", "-T", "4", "-o", "out.npz"),
+        ("evaluate", snn, "--data", "bad.npz", "-T", "4"),
+        ("convert", "relu.onnx", "--calibration", "bad.npz", "-o", "out.onnx"),
+    ):
+        assert message in invoke(*options, code=1).output
+    assert not Path("out.npz").exists()
+    assert not Path("out.onnx").exists()
+
+
+def test_labels_that_are_no_classes(snn):
+    np.savez("bad.npz", x=X, y=Y + 1)
+    message = invoke("evaluate", snn, "--data", "bad.npz", "-T", "4", code=1).output
+    assert "classes 0 to 2" in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["run", "snn.onnx", "--input", "data.npy", "-T", "0"],
+        ["run", "snn.onnx", "--input", "data.npy", "-T", "-3"],
+        ["evaluate", "snn.onnx", "--data", "data.npz", "-T", "8,0"],
+        ["evaluate", "snn.onnx", "--data", "data.npz", "-T", "eight"],
+        ["convert", "ann.onnx", "-o", "out.onnx", "--v-init", "quarter"],
+        ["convert", "ann.onnx", "-o", "out.onnx", "--v-init", "nan"],
+        ["convert", "ann.onnx", "-o", "out.onnx", "--maxpool", "exact?"],
+        ["convert", "ann.onnx"],
+        ["nothing"],
+    ],
+)
+def test_usage_errors(options):
+    assert "Usage:" in invoke(*options, code=2).output
+
+
+def test_unsupported_nodes_are_all_listed():
+    text = CLIPPED.replace("p = Clip(c, zero, two)", "r = Relu(c) a = Sigmoid(r) p = Mul(a, r)")
+    onnx.save(model(text.replace(TAIL, f"q = Relu(p) {TAIL}"), WEIGHTS), "odd.onnx")
+    output = invoke("convert", "odd.onnx", "-o", "out.onnx", code=1).output
+    assert "Sigmoid 'a'" in output
+    assert "Mul 'p': the product of two activations" in output
+
+
+def test_relu_needs_data():
+    output = invoke("convert", "relu.onnx", "-o", "out.onnx", code=1).output
+    assert "Relu 'r'" in output
+    assert "--calibration" in output
+
+
+def test_output_folders():
+    Path("folder").mkdir()
+    for output in ("no/out.onnx", "folder"):
+        message = invoke("convert", "ann.onnx", "-o", output, code=1).output
+        assert "cannot write" in message
+    assert list(Path("folder").iterdir()) == []
+
+
+def test_a_failure_leaves_an_existing_output_untouched(snn):
+    Path("out.onnx").write_bytes(b"precious")
+    Path("out.npz").write_bytes(b"precious")
+    np.savez("bad.npz", x=X * np.nan)
+    invoke("convert", "relu.onnx", "-o", "out.onnx", code=1)
+    invoke("run", snn, "--input", "bad.npz", "-T", "4", "-o", "out.npz", code=1)
+    assert Path("out.onnx").read_bytes() == Path("out.npz").read_bytes() == b"precious"
+
+
+def test_full_disk(snn, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = {path.name for path in Path().iterdir()}
+    for options in (
+        ("convert", "ann.onnx", "-o", "out.onnx"),
+        ("run", snn, "--input", "data.npy", "-T", "4", "-o", "out.npz"),
+        ("evaluate", snn, "--data", "data.npz", "-T", "4", "--plot", "out.png"),
+    ):
+        assert "No space left on device" in invoke(*options, code=1).output
+    assert {path.name for path in Path().iterdir()} == before
+
+
+def test_plots(snn, monkeypatch):
+    options = ("evaluate", snn, "--data", "data.npz", "-T", "4", "--plot")
+    assert "use one of" in invoke(*options, "curve.txt", code=1).output
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "onnx2snn[plot]" in invoke(*options, "curve.png", code=1).output
+
+
+def test_cuda_that_is_not_there(snn, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    message = invoke(
+        "run", snn, "--input", "data.npy", "-T", "4", "--device", "cuda", code=1
+    ).output
+    assert "CUDAExecutionProvider is not in the installed ONNX Runtime" in message
+
+
+def test_as_a_process(folder):
+    """As installed: the console script, from another folder, without a terminal."""
+    script = shutil.which("onnx2snn", path=str(Path(sys.executable).parent))
+    assert script is not None
+
+    def call(*words):
+        return subprocess.run([script, *words], capture_output=True, text=True, cwd=folder)
+
+    done = call("convert", "ann.onnx", "-o", "snn.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "bound of the clip" in done.stdout
+    done = call("evaluate", "snn.onnx", "--data", "data.npz", "-T", "2,4", "--json")
+    assert json.loads(done.stdout)["samples"] == 20
+    done = call("convert", "data.npz", "-o", "out.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: 'data.npz' is not an ONNX model")
+    assert done.stdout == ""
+    assert call("convert").returncode == 2

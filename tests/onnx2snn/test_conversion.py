@@ -1,0 +1,195 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx_text import model, run
+
+from onnx2snn import (
+    DataError,
+    MissingThresholdError,
+    ModelError,
+    SpikingSession,
+    Statistic,
+    UnsupportedModelError,
+    convert,
+    evaluate,
+    from_arrays,
+)
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
+    "v": RNG.normal(size=(36, 3)).astype(np.float32),
+    "scale": np.ones(4, np.float32), "shift": np.zeros(4, np.float32),
+    "mean": np.full(4, 0.1, np.float32), "var": np.full(4, 0.7, np.float32),
+}  # fmt: skip
+MAX_POOLED = (
+    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) { c = Conv(x, w) "
+    "b = BatchNormalization(c, scale, shift, mean, var) r = Relu(b) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) f = Flatten(p) y = MatMul(f, v) }"
+)
+X = RNG.normal(size=(50, 2, 8, 8)).astype(np.float32)
+Y = RNG.integers(0, 3, 50)
+DATA = from_arrays(X, Y)
+
+
+def test_from_file_and_proto_alike(tmp_path):
+    proto = model(MAX_POOLED, WEIGHTS)
+    before = proto.SerializeToString()
+    onnx.save(proto, tmp_path / "ann.onnx")
+    a = convert(proto, calibration=DATA).model
+    b = convert(tmp_path / "ann.onnx", calibration=DATA).model
+    assert proto.SerializeToString() == before
+    assert a.graph == b.graph
+    assert a.functions == b.functions
+
+
+def test_says_what_it_did():
+    result = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA)
+    assert [report.name for report in result.passes if report.changed] == [
+        "fold_batch_normalization",
+        "max_to_average_pool",
+        "bound_activations",
+        "activations_to_neurons",
+        "set_initial_potential",
+    ]
+    folded, pooled, clipped = result.agreements
+    assert folded.top1 == 100.0
+    assert folded.error < 1e-5
+    assert pooled.change == "max-pooling -> average-pooling"
+    assert pooled.error > 0.1
+    assert pooled.accuracy_before is not None
+    assert clipped.error < 0.1
+    (neuron,) = result.neurons
+    assert (neuron.name, neuron.shape) == ("r", (4, 6, 6))
+    assert "99.9 % of all activations, per layer, 50 samples" in neuron.source
+    metadata = {entry.key: entry.value for entry in result.model.metadata_props}
+    assert json.loads(metadata["onnx2snn.recipe"])["v_init"] == 0.5
+    assert json.loads(metadata["onnx2snn.thresholds"]) == {"r": neuron.source}
+
+
+def test_thresholds_are_measured_after_pooling_was_replaced():
+    text = (
+        "net (float[N, 1, 2, 2] x) => (float[N, 1, 1, 1] y) "
+        "{ p = MaxPool<kernel_shape = [2, 2]>(x) y = Relu(p) }"
+    )
+    x = np.array([[[[0, 4], [0, 0]]]], np.float32)
+    result = convert(model(text), calibration=from_arrays(x), threshold=Statistic("max"))
+    assert result.neurons[0].threshold == 1.0
+
+
+def test_thresholds_per_channel_equal_the_largest_activations():
+    result = convert(
+        model(MAX_POOLED, WEIGHTS),
+        calibration=DATA,
+        threshold=Statistic("max"),
+        per_channel=True,
+        batch_size=7,
+    )
+    text = MAX_POOLED.split(" p = ")[0].replace("float[N, 3] y", "float[N, 4, 6, 6] r") + " }"
+    largest = run(model(text, {k: v for k, v in WEIGHTS.items() if k != "v"}), X).max((0, 2, 3))
+    assert result.neurons[0].threshold.shape == (4, 1, 1)
+    np.testing.assert_allclose(result.neurons[0].threshold.ravel(), largest, rtol=1e-5)
+
+
+def test_silent_layers_and_channels_get_positive_thresholds():
+    dead = WEIGHTS | {"mean": np.array([0, 0, 0, 1e6], np.float32)}
+    result = convert(model(MAX_POOLED, dead), calibration=DATA, per_channel=True)
+    thresholds = result.neurons[0].threshold.ravel()
+    assert np.all(thresholds > 0)
+    assert thresholds[3] == thresholds.max()
+
+
+def test_relu_without_data_is_listed():
+    with pytest.raises(MissingThresholdError, match=r"(?s)1 activations need.*Relu 'r'"):
+        convert(model(MAX_POOLED, WEIGHTS))
+
+
+def test_clip_needs_no_data():
+    proto = model(
+        MAX_POOLED.replace("Relu(b)", "Clip(b, zero, six)"),
+        WEIGHTS | {"zero": np.float32(0), "six": np.float32(6)},
+    )
+    (neuron,) = convert(proto).neurons
+    assert neuron.threshold == 6
+    assert neuron.source == "bound of the clip"
+
+
+def test_the_rate_approaches_the_ann():
+    proto = model(MAX_POOLED.replace("MaxPool", "AveragePool"), WEIGHTS)
+    snn = convert(proto, calibration=DATA, threshold=Statistic("max")).model
+    result = SpikingSession(snn).run(X, 512, readout=[16, 128])
+    ann = run(proto, X)
+    errors = [np.abs(result.outputs[t] - ann).max() for t in (16, 128, 512)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.02 * np.abs(ann).max()
+
+
+@pytest.mark.parametrize("opset", [7, 11, 13, 17, 20, 23])
+def test_old_and_new_opsets(opset):
+    text = "net (float[N, 4] x) => (float[N, 4] y) { r = Relu(x) y = MatMul(r, m) }"
+    proto = model(text, {"m": np.eye(4, dtype=np.float32)}, opset)
+    x = np.abs(RNG.normal(size=(3, 4))).astype(np.float32)
+    snn = convert(proto, calibration=from_arrays(x), threshold=Statistic("max")).model
+    np.testing.assert_allclose(SpikingSession(snn).run(x, 256).output, x, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floating_types(dtype):
+    kind = {np.float16: "float16", np.float64: "double"}[dtype]
+    proto = model(
+        f"net ({kind}[N, 2] x) => ({kind}[N, 2] y) {{ y = Clip(x, zero, one) }}",
+        {"zero": dtype(0), "one": dtype(1)},
+    )
+    x = np.array([[0.25, 2.0]], dtype)
+    result = SpikingSession(convert(proto).model).run(x, 8)
+    assert result.output.dtype == dtype
+    np.testing.assert_array_equal(result.output, [[0.25, 1.0]])
+    assert result.spike_counts["y"].tolist() == [[2, 8]]
+
+
+def test_refusals():
+    snn = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA).model
+    with pytest.raises(ModelError, match="spiking network already"):
+        convert(snn)
+    with pytest.raises(ModelError, match="no ReLU or clip"):
+        convert(model("net (float[N] x) => (float[N] y) { y = Neg(x) }"))
+    with pytest.raises(ModelError, match="2 inputs"):
+        convert(model("n (float[N] x, float[N] z) => (float[N] y) { a = Add(x, z) y = Relu(a) }"))
+    with pytest.raises(UnsupportedModelError, match=r"(?s)Sigmoid.*Tanh"):
+        convert(
+            model(
+                "n (float[N] x) => (float[N] y) "
+                "{ a = Relu(x) b = Sigmoid(a) c = Tanh(b) y = Relu(c) }"
+            )
+        )
+    for bad, message in ((X[:, :1], "shape"), (X.astype(int), "type"), (X * np.nan, "NaN")):
+        with pytest.raises(DataError, match=message):
+            convert(model(MAX_POOLED, WEIGHTS), calibration=from_arrays(bad))
+
+
+def test_evaluate():
+    ann = model(MAX_POOLED.replace("MaxPool", "AveragePool"), WEIGHTS)
+    snn = convert(ann, calibration=DATA).model
+    classes = run(ann, X).argmax(1)
+    report = evaluate(snn, from_arrays(X, classes), [64, 4], ann=ann, batch_size=7)
+    assert report["samples"] == 50
+    assert report["ann"] == {"accuracy": 100.0}
+    assert [row["timesteps"] for row in report["snn"]] == [4, 64]
+    for row in report["snn"]:
+        session = SpikingSession(snn)
+        result = session.run(X, row["timesteps"])
+        accuracy = 100 * (result.output.argmax(1) == classes).mean()
+        assert row["accuracy"] == row["agreement"] == pytest.approx(accuracy)
+        assert row["firing_rate"] == pytest.approx(result.firing_rate)
+        spikes = sum(counts.sum() for counts in result.spike_counts.values())
+        # Each pixel of the 6x6 layer lies in one pooling window, which feeds 3 classes.
+        assert row["sops"] == pytest.approx(3 * spikes / 50)
+    assert report["macs"] == 36 * 9 * 2 * 4 + 36 * 3
+    unlabelled = evaluate(snn, from_arrays(X), [4])
+    assert unlabelled["ann"] is None
+    assert unlabelled["snn"][0]["accuracy"] is None
+    assert unlabelled["snn"][0]["agreement"] is None
+    with pytest.raises(DataError, match="labels from"):
+        evaluate(snn, from_arrays(X, Y + 3), [4])

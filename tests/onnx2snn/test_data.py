@@ -1,0 +1,159 @@
+import gzip
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from onnx2snn import DataError, from_arrays, open_data
+
+X = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
+Y = np.arange(23) % 5
+
+
+def together(data, batch_size):
+    parts = list(data.batches(batch_size))
+    assert all(len(x) == batch_size for x, _ in parts[:-1])
+    x = np.concatenate([x for x, _ in parts])
+    y = None if parts[0][1] is None else np.concatenate([y for _, y in parts])
+    return x, y
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
+def test_npz(tmp_path, save, order, batch_size):
+    save(tmp_path / "d.npz", x=np.asarray(X, order=order), y=Y.astype(np.uint8))
+    data = open_data(str(tmp_path / "d.npz"))
+    assert (data.samples, data.shape, data.dtype) == (23, X.shape, np.float32)
+    x, y = together(data, batch_size)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+    np.testing.assert_array_equal(together(data, 7)[0], X)
+
+
+def test_npz_without_labels_and_big_endian(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X.astype(">f4"))
+    x, y = together(open_data(str(tmp_path / "d.npz")), 4)
+    np.testing.assert_array_equal(x, X)
+    assert y is None
+
+
+def test_npy(tmp_path):
+    np.save(tmp_path / "d.npy", X)
+    x, y = together(open_data(str(tmp_path / "d.npy")), 4)
+    np.testing.assert_array_equal(x, X)
+    assert y is None
+
+
+@pytest.mark.parametrize("samples", [1, 10, 23, 1000])
+def test_first_samples(tmp_path, samples):
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+    data = open_data(str(tmp_path / "d.npz"), samples=samples)
+    assert data.samples == min(samples, 23)
+    x, y = together(data, 4)
+    np.testing.assert_array_equal(x, X[:samples])
+    np.testing.assert_array_equal(y, Y[:samples])
+
+
+def idx(path, array, opener=open):
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    with opener(path, "wb") as file:
+        file.write(header + array.tobytes())
+
+
+@pytest.mark.parametrize("opener", [open, gzip.open])
+def test_fashion_mnist(tmp_path, opener):
+    suffix = ".gz" if opener is gzip.open else ""
+    images = np.random.default_rng(0).integers(0, 256, (9, 28, 28), dtype=np.uint8)
+    for prefix in ("train", "t10k"):
+        idx(tmp_path / f"{prefix}-images-idx3-ubyte{suffix}", images, opener)
+        idx(tmp_path / f"{prefix}-labels-idx1-ubyte{suffix}", Y[:9].astype(np.uint8), opener)
+    for train in (False, True):
+        data = open_data("fashion-mnist", tmp_path, train)
+        x, y = together(data, 4)
+        assert data.shape == x.shape == (9, 1, 28, 28)
+        np.testing.assert_array_equal(x, images[:, None] / np.float32(255))
+        np.testing.assert_array_equal(y, Y[:9])
+
+
+def test_fashion_mnist_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="dataset-fashion-mnist"):
+        open_data("fashion-mnist", tmp_path)
+
+
+def test_fashion_mnist_that_is_damaged(tmp_path):
+    idx(tmp_path / "t10k-images-idx3-ubyte", np.zeros((9, 28, 28), np.uint8))
+    content = (tmp_path / "t10k-images-idx3-ubyte").read_bytes()
+    idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(9, np.uint8))
+    for broken in (content[:-1], content[:7], b"hello"):
+        (tmp_path / "t10k-images-idx3-ubyte").write_bytes(broken)
+        with pytest.raises(DataError, match="fashion-mnist"):
+            open_data("fashion-mnist", tmp_path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('unpickled')",)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    array = np.array([Malicious()], dtype=object)
+    np.savez(tmp_path / "x.npz", x=array)
+    np.savez(tmp_path / "y.npz", x=X[:1], y=array)
+    np.save(tmp_path / "x.npy", array)
+    (tmp_path / "raw.npy").write_bytes(pickle.dumps(Malicious()))
+    for name in ("x.npz", "y.npz", "x.npy", "raw.npy"):
+        with pytest.raises(DataError, match="pickled"):
+            open_data(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.npy"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
+def test_truncated(tmp_path, name, share):
+    path = tmp_path / name
+    np.savez(path, x=X) if name == "d.npz" else np.save(path, X)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DataError, match="cannot read"):
+        open_data(str(path))
+
+
+def test_damaged_inside(tmp_path):
+    np.savez_compressed(
+        tmp_path / "d.npz", x=np.zeros((1000, 100), np.float32), y=np.zeros(1000, int)
+    )
+    content = bytearray((tmp_path / "d.npz").read_bytes())
+    content[200:210] = b"\xff" * 10
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(DataError, match="cannot read"):
+        list(open_data(str(tmp_path / "d.npz")).batches(10))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": Y}, "no array x"),
+        ({"x": X[:0]}, "no samples"),
+        ({"x": np.float32(1)}, "no samples"),
+        ({"x": X, "y": Y[:3]}, "one integer label"),
+        ({"x": X, "y": Y.astype(float)}, "one integer label"),
+        ({"x": X, "y": Y[:, None]}, "one integer label"),
+    ],
+)
+def test_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        open_data(str(tmp_path / "d.npz"))
+
+
+@pytest.mark.parametrize("source", ["nothing.npz", "nothing.npy", "nothing", "data.csv"])
+def test_no_data(source):
+    with pytest.raises(DataError, match=r"cannot read|is no data"):
+        open_data(source)
+
+
+def test_from_arrays():
+    x, y = together(from_arrays(X, Y), 10)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)

@@ -1,0 +1,75 @@
+"""The documentation's examples run, and its tables say what the code says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx2snn.graph_passes import neurons
+from onnx_text import model, run
+
+ROOT = Path(__file__).parents[2]
+RNG = np.random.default_rng(0)
+
+
+def small_network():
+    weights = {
+        "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
+        **{n: RNG.uniform(0.5, 1, 4).astype(np.float32) for n in ("scale", "shift", "mean", "var")},
+    }
+    return model(
+        "net (float[N, 2, 8, 8] x) => (float[N, 4, 3, 3] y) { c = Conv(x, w) "
+        "i = Identity(c) b = BatchNormalization(i, scale, shift, mean, var) r = Relu(b) "
+        "y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) }",
+        weights,
+    )
+
+
+def test_three_passes(tmp_path):
+    onnx.save(small_network(), tmp_path / "ann.onnx")
+    result = subprocess.run(
+        [sys.executable, ROOT / "docs/examples/three_passes.py", "ann.onnx", "out.onnx"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.count("changed=True") == 3
+    ops = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert ops == ["Conv", "Relu", "AveragePool"]
+
+
+def test_the_example_in_the_guide_is_the_file():
+    code = (ROOT / "docs/examples/three_passes.py").read_text()
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/passes.md").read_text(), re.DOTALL)
+    body = code[code.index("    declined") : code.index("\n\nif __name__")]
+    lines = [line.strip() for line in body.strip().splitlines()]
+    assert [line for line in shown.strip().splitlines() if "import" not in line and line] == lines
+    assert len(lines) <= 10
+
+
+def test_neuron_table_lists_every_stateful_operator():
+    page = (ROOT / "docs/neurons.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", page, re.MULTILINE)
+    assert {name for name, _ in rows} == set(neurons.FUNCTIONS)
+    for name, row in rows:
+        for attribute in neurons.ATTRIBUTES[name]:
+            assert f"`{attribute}`" in row
+    code = neurons.FUNCTIONS["IF"]
+    shown = re.search(r"```\n(IF .*?)```", page, re.DOTALL)
+    assert shown is not None
+    squeeze = lambda text: re.sub(r"\s+", " ", text).strip()  # noqa: E731
+    assert squeeze(shown[1]) in squeeze(code)
+
+
+@pytest.mark.parametrize("weights", [None])
+def test_readme_python_example_runs(tmp_path, monkeypatch, weights):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    onnx.save(small_network(), tmp_path / "ann.onnx")
+    images = RNG.normal(size=(5, 2, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "calibration.npz", x=images)
+    monkeypatch.chdir(tmp_path)
+    scope = {"images": images}
+    exec(code, scope)
+    assert scope["result"].output.shape == (5, 4, 3, 3)
+    assert run(small_network(), images).shape == (5, 4, 3, 3)

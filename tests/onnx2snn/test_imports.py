@@ -1,0 +1,69 @@
+"""Imports point one way, and importing the package is quick and light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What each part may import of this package.
+ARROWS = {
+    "graph_passes": {"graph_passes"},
+    "runtime": {"graph_passes", "runtime"},
+    "models": {"models"},
+    "onnx2snn": {"graph_passes", "runtime", "models", "onnx2snn"},
+}
+
+
+def imported_parts(path, part):
+    """The parts of this package that a file imports, absolutely or relatively."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{path}: relative imports stay within a folder"
+            yield part
+            continue
+        names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            head, *rest = (name or "").split(".")
+            if head == "onnx2snn":
+                yield rest[0] if rest and rest[0] in ARROWS else "onnx2snn"
+
+
+@pytest.mark.parametrize("part", ARROWS)
+def test_arrows(part):
+    for path in (ROOT / part).glob("*.py"):
+        wrong = set(imported_parts(path, part)) - ARROWS[part]
+        assert not wrong, f"{path} imports {wrong}"
+
+
+def test_torch_is_imported_by_training_only():
+    for part in ARROWS:
+        for path in (ROOT / part).glob("*.py"):
+            if "torch" in path.read_text() and "import torch" in path.read_text():
+                assert path.name in ("networks.py", "train.py")
+
+
+def python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    ).stdout
+
+
+def test_import_is_light():
+    loaded = python("import sys, onnx2snn; print(*sys.modules)").split()
+    heavy = {"torch", "matplotlib", "ray", "onnxruntime", "onnxscript", "scipy", "pandas"}
+    assert not heavy & {name.split(".")[0] for name in loaded}
+
+
+def test_public_names_are_there():
+    import onnx2snn
+    from onnx2snn import graph_passes, runtime
+
+    for module in (onnx2snn, graph_passes, runtime):
+        assert sorted(module.__all__) == list(module.__all__)
+        for name in module.__all__:
+            assert getattr(module, name).__doc__ or name == "__version__"

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnx2snn import DataError, Statistic, parse_statistic
+from onnx2snn.statistics import ActivationHistogram
+
+
+def activations(seed, samples=400, channels=3):
+    rng = np.random.default_rng(seed)
+    scale = np.exp(rng.normal(0, 3, (1, channels, 1)))
+    return np.maximum(rng.normal(0, scale, (samples, channels, 5)), 0).astype(np.float32)
+
+
+def histogram(values, per_channel, cuts=()):
+    result = ActivationHistogram(per_channel)
+    for part in np.split(values, cuts):
+        if len(part):
+            result.update(part)
+    return result
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    cuts=st.lists(st.integers(1, 399), max_size=6).map(sorted),
+    per_channel=st.booleans(),
+    q=st.sampled_from([50.5, 90.0, 99.0, 99.9, 100.0]),
+)
+def test_percentiles_of_any_batches(seed, cuts, per_channel, q):
+    values = activations(seed)
+    found = histogram(values, per_channel, cuts)
+    rows = np.moveaxis(values, 1, 0).reshape(3, -1) if per_channel else values.reshape(1, -1)
+    np.testing.assert_array_equal(found.value(Statistic("max")), rows.max(1))
+    for row, all_of_them, above in zip(
+        rows,
+        found.value(Statistic("percentile", q)),
+        found.value(Statistic("nonzero-percentile", q)),
+        strict=True,
+    ):
+        # Half a bin at either side, and the gap between neighbouring samples.
+        slack = row.max() / 512
+        for value, sample in ((all_of_them, row), (above, row[row > 0])):
+            low, high = np.percentile(sample, [max(q - 0.3, 0), min(q + 0.3, 100)])
+            assert low - slack <= value <= high + slack
+
+
+def test_order_and_size_of_batches_do_not_matter():
+    values = activations(1)
+    results = [
+        histogram(values, True, cuts).value(Statistic("percentile", 99.0))
+        for cuts in ([], [1, 2, 3], list(range(1, 400)))
+    ]
+    results.append(histogram(values[::-1], True, [7]).value(Statistic("percentile", 99.0)))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_memory_does_not_grow():
+    found = ActivationHistogram(per_channel=True)
+    sizes = set()
+    for seed in range(5):
+        found.update(activations(seed))
+        sizes.add(found._counts.nbytes)
+    assert len(sizes) == 1
+
+
+def test_silent_channels_are_zero():
+    values = activations(0)
+    values[:, 1] = 0
+    found = histogram(values, True)
+    for kind in ("max", "percentile", "nonzero-percentile"):
+        assert found.value(Statistic(kind, 99.0))[1] == 0
+        assert found.value(Statistic(kind, 99.0))[0] > 0
+
+
+def test_mostly_zero_activations():
+    values = np.zeros((1000, 1), np.float32)
+    values[:5] = 3
+    found = histogram(values, False)
+    assert found.value(Statistic("percentile", 99.0)) == 0
+    assert found.value(Statistic("nonzero-percentile", 99.0)) == pytest.approx(3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("max", Statistic("max", 100.0)),
+        ("percentile=99.9", Statistic("percentile", 99.9)),
+        ("nonzero-percentile=50", Statistic("nonzero-percentile", 50.0)),
+    ],
+)
+def test_parse(text, wanted):
+    assert parse_statistic(text) == wanted
+    assert parse_statistic(str(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "min", "percentile", "percentile=0", "percentile=101", "max=3"]
+)
+def test_parse_refuses(text):
+    with pytest.raises(DataError, match="is no threshold"):
+        parse_statistic(text)

@@ -1,0 +1,228 @@
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx2snn.runtime import providers
+from onnx_text import model
+
+from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
+
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+TEXT = (
+    "net (float[N, 3] x) => (float[N, 2] y) "
+    "{ a = Mul(x, two) b = Clip(a, zero, one) y = Gemm(b, w, c) }"
+)
+WEIGHTS = {
+    "two": np.float32(2), "zero": np.float32(0), "one": np.float32(1),
+    "w": np.array([[1, 2], [3, 4], [5, 6]], np.float32), "c": np.array([0.5, -1], np.float32),
+}  # fmt: skip
+X = np.array([[0.125, 0.25, 0.5], [0.0, -1.0, 0.375]], np.float32)
+
+
+def snn():
+    return convert(model(TEXT, WEIGHTS)).model
+
+
+def test_from_path_and_proto(tmp_path):
+    write_model(snn(), tmp_path / "snn.onnx")
+    wanted = SpikingSession(snn()).run(X, 8).output
+    for path in (tmp_path / "snn.onnx", str(tmp_path / "snn.onnx")):
+        np.testing.assert_array_equal(SpikingSession(path).run(X, 8).output, wanted)
+
+
+def test_output_is_the_mean():
+    result = SpikingSession(snn()).run(X, 8)
+    assert result.output.dtype == np.float32
+    # Rates: 2 x, clipped to [0, 1]; multiples of 1/8 are reached exactly.
+    rates = np.clip(2 * X, 0, 1)
+    np.testing.assert_array_equal(result.spike_counts["b"], 8 * rates)
+    np.testing.assert_array_equal(result.output, rates @ WEIGHTS["w"] + WEIGHTS["c"])
+    assert result.firing_rates == {"b": rates.mean()}
+    assert result.firing_rate == rates.mean()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X[:, :2], r"shape \[2, 2\], the network needs \[\*, 3\]"),
+        (X[0], "shape"),
+        (X[:0], "empty"),
+        (X.astype(np.int64), "type int64"),
+        (X > 0, "type bool"),
+        (X.astype(complex), "type complex128"),
+        (np.array([["a", "b", "c"]]), "type <U1"),
+        (np.where(X > 0, np.nan, X), "NaN"),
+        (np.where(X > 0, np.inf, X), "infinity"),
+        (np.stack([X, np.full_like(X, np.nan)]), "NaN"),
+        (np.stack([X] * 3), "3 time-steps on its first axis, not 2"),
+        (np.zeros((2, 0, 3), np.float32), "empty"),
+        (np.zeros((0, 2, 3), np.float32), "shape|empty|time-steps"),
+    ],
+)
+def test_inputs_that_do_not_fit(x, message):
+    with pytest.raises(DataError, match=message):
+        SpikingSession(snn()).run(x, 2)
+
+
+def test_other_floating_types_are_cast():
+    session = SpikingSession(snn())
+    wanted = session.run(X, 4).output
+    np.testing.assert_array_equal(session.run(X.astype(np.float64), 4).output, wanted)
+    np.testing.assert_array_equal(session.run(np.asfortranarray(X), 4).output, wanted)
+    np.testing.assert_array_equal(session.run(X.astype(">f4"), 4).output, wanted)
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 1.5, "8", True, None])
+def test_timesteps_are_positive_integers(timesteps):
+    with pytest.raises(DataError, match="positive integers"):
+        SpikingSession(snn()).run(X, timesteps)
+
+
+@pytest.mark.parametrize("readout", [[0], [9], [-1], [1.0]])
+def test_readouts_lie_within_the_run(readout):
+    with pytest.raises(DataError, match=r"positive integers|cannot read out"):
+        SpikingSession(snn()).run(X, 8, readout)
+
+
+def test_numpy_integers_are_integers():
+    result = SpikingSession(snn()).run(X, np.int64(4), np.array([2]))
+    assert sorted(result.outputs) == [2, 4]
+
+
+def test_poisson_coding():
+    session = SpikingSession(snn())
+    x = np.abs(X) / 2
+    a, b = (
+        session.run(x, 400, coding="poisson", seed=1),
+        session.run(x, 400, coding="poisson", seed=1),
+    )
+    np.testing.assert_array_equal(a.output, b.output)
+    other = session.run(x, 400, coding="poisson", seed=2)
+    assert np.any(a.output != other.output)
+    # A spike at the input is 2 after the Mul, and 1 at most leaves the neuron each step.
+    assert a.firing_rates["b"] == pytest.approx(np.minimum(2 * x, 1).mean(), abs=0.05)
+    with pytest.raises(DataError, match=r"inputs in \[0, 1\]"):
+        session.run(X, 4, coding="poisson")
+    with pytest.raises(DataError, match="coding must be"):
+        session.run(x, 4, coding="rate")
+
+
+def test_state():
+    session = SpikingSession(snn())
+    np.testing.assert_array_equal(session.state["v/b"], [[0.5]])
+    session.step(X)
+    assert session.state["v/b"].shape == (2, 3)
+    with pytest.raises(DataError, match="no state"):
+        session.state = {"v/none": np.zeros((2, 3))}
+    for bad in (np.zeros((3, 3)), np.zeros(3), np.full((2, 3), np.nan), np.array([["a"] * 3] * 2)):
+        with pytest.raises(DataError, match="the state 'v/b'"):
+            session.state = {"v/b": bad}
+    with pytest.raises(DataError, match=r"call reset\(\)"):
+        session.step(X[:1])
+    session.reset()
+    assert session.step(X[:1]).shape == (1, 2)
+
+
+def test_a_state_for_another_batch_size_is_refused_at_the_step():
+    session = SpikingSession(snn())
+    session.state = {"v/b": np.zeros((5, 3), np.float32)}
+    with pytest.raises(DataError, match="cannot run on this input"):
+        session.step(X)
+
+
+def test_no_spiking_network():
+    with pytest.raises(ModelError, match="convert it first"):
+        SpikingSession(model(TEXT, WEIGHTS))
+
+
+def broken(change):
+    proto = snn()
+    change(proto)
+    return proto
+
+
+def misspell(proto):
+    next(a for n in proto.graph.node for a in n.attribute if a.name == "v_init").name = "v_int"
+
+
+def lose_state(proto):
+    del proto.graph.output[1]
+
+
+def unknown(proto):
+    next(n for n in proto.graph.node if n.domain).op_type = "LIF"
+
+
+def rename(proto):
+    next(n for n in proto.graph.node if n.domain).name = "other"
+
+
+def other_default(proto):
+    next(i for i in proto.graph.initializer if i.name == "v/b").CopyFrom(
+        onnx.numpy_helper.from_array(np.zeros((1, 1), np.float32), "v/b")
+    )
+
+
+@pytest.mark.parametrize("change", [misspell, lose_state, unknown, rename, other_default])
+def test_damaged_neurons_are_refused(change):
+    with pytest.raises(ModelError):
+        SpikingSession(broken(change))
+
+
+def test_cuda_must_be_there(monkeypatch, caplog):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider is not in the installed"):
+        SpikingSession(snn(), "cuda")
+    with pytest.raises(ProviderError, match="NoneExecutionProvider"):
+        SpikingSession(snn(), ["NoneExecutionProvider"])
+    with caplog.at_level(logging.INFO, "onnx2snn"):
+        session = SpikingSession(snn(), "auto")
+    assert session.providers == ["CPUExecutionProvider"]
+    assert "device: CPU" in caplog.text
+
+
+def test_a_provider_that_does_not_start_is_no_silent_fallback(monkeypatch):
+    real = onnxruntime.InferenceSession
+
+    def falls_back(content, options, providers):
+        return real(content, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )  # fmt: skip
+    with pytest.raises(ProviderError, match="could not start CUDAExecutionProvider"):
+        SpikingSession(snn(), "cuda")
+    assert SpikingSession(snn(), "auto").providers == ["CPUExecutionProvider"]
+
+
+def test_onnxruntime_must_be_there(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ProviderError, match=r"onnx2snn\[cpu\]"):
+        providers.onnxruntime()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_CUDA, reason="ONNX Runtime has no CUDA here")
+def test_cuda_equals_cpu():
+    cuda = SpikingSession(snn(), "cuda")
+    assert cuda.providers[0] == "CUDAExecutionProvider"
+    cpu = SpikingSession(snn())
+    for samples, timesteps in ((2, 8), (1, 5), (2, 64)):
+        a, b = cuda.run(X[:samples], timesteps, [3]), cpu.run(X[:samples], timesteps, [3])
+        np.testing.assert_array_equal(a.output, b.output)
+        np.testing.assert_array_equal(a.spike_counts["b"], b.spike_counts["b"])
+        np.testing.assert_array_equal(cuda.state["v/b"], cpu.state["v/b"])
+    state = cuda.state
+    output = cuda.step(X)
+    cuda.state = state
+    np.testing.assert_array_equal(cuda.step(X), output)
+
+
+def test_file_is_plain_onnx():
+    proto = snn()
+    onnx.checker.check_model(proto, full_check=True)
+    assert {f.name for f in proto.functions} == {"IF"}
