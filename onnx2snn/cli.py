@@ -134,6 +134,16 @@ def _require_folder(path: Path | None) -> None:
         raise OutputError(f"cannot write '{path}': no permission to write in '{folder}'")
 
 
+def _providers(device: str) -> list[Any]:
+    """ONNX Runtime's providers for a device; says on standard error what auto took."""
+    from onnx2snn.runtime.providers import resolve_providers
+
+    chosen = resolve_providers(device)
+    if device == "auto":
+        click.echo(f"Running on {chosen[0]}.", err=True)
+    return chosen
+
+
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value))
 
@@ -169,6 +179,7 @@ def _print_json(value: Any) -> None:
 @click.option(
     "--v-init",
     type=InitialPotentialType(),
+    metavar="half|zero|FRACTION|uniform|normal",
     default="half",
     show_default=True,
     help="v(0): half the threshold is optimal; a number is a fraction of it.",
@@ -217,7 +228,7 @@ def convert(
         v_init=v_init,
         seed=seed,
         batch_size=batch_size,
-        providers=device,
+        providers=_providers(device),
         track=no_progress if as_json else tables.track,
     )
     write_model(result.model, output)
@@ -311,7 +322,7 @@ def run(
     from .inference import run_batches
 
     _require_folder(output)
-    session = SpikingSession(model, device, threads)
+    session = SpikingSession(model, _providers(device), threads)
     data = open_data(source, data_root, samples=samples)
     if samples is not None and len(data.shape) == len(session.input_shape) + 1:
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
@@ -408,7 +419,7 @@ def evaluate(
         timesteps,
         ann=reference,
         batch_size=batch_size,
-        providers=device,
+        providers=_providers(device),
         threads=threads,
         track=no_progress if as_json else tables.track,
     )

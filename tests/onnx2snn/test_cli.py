@@ -322,6 +322,9 @@ def test_cuda_that_is_not_there(snn, monkeypatch):
         "run", snn, "--input", "data.npy", "-T", "4", "--device", "cuda", code=1
     ).output
     assert "CUDAExecutionProvider is not in the installed ONNX Runtime" in message
+    result = invoke(*options[:-1], "auto", "--json")
+    assert result.stderr == "Running on CPUExecutionProvider.\n"
+    assert json.loads(result.stdout)["device"] == "CPUExecutionProvider"
 
 
 def test_as_a_process(folder):
