@@ -2,7 +2,7 @@
 
 import onnx_graphsurgeon as gs
 
-from .editing import tidy
+from .editing import is_used, tidy
 from .errors import Refusal
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
@@ -20,7 +20,7 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     for node in graph.nodes:
         if node.domain or node.op not in ("MaxPool", "GlobalMaxPool"):
             continue
-        reason = _replace(node, graph.opset)
+        reason = _replace(graph, node)
         changed |= reason is None
         if reason is not None and declined is not None:
             declined.append(Refusal(node.name, node.op, reason))
@@ -28,15 +28,15 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     return changed
 
 
-def _replace(node: gs.Node, opset: int) -> str | None:
+def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     """Replace one node; the reason if it cannot be."""
     if node.op == "GlobalMaxPool":
         node.op = "GlobalAveragePool"
         return None
-    if len(node.outputs) > 1 and node.outputs[1].outputs:
+    if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; an average has no such thing"
     dilations = node.attrs.get("dilations", [1])
-    if set(dilations) != {1} and opset < 19:
+    if set(dilations) != {1} and graph.opset < 19:
         return "it is dilated, and AveragePool has dilations since opset 19 only"
     attributes = {name: node.attrs[name] for name in _CARRIED if name in node.attrs}
     if set(dilations) != {1}:

@@ -23,11 +23,14 @@ from .editing import (
     bypass,
     constant_value,
     disconnect,
+    is_floating,
+    is_used,
     new_constant,
     only_consumer,
     producer,
     replace_node,
     tidy,
+    unique_name,
 )
 
 
@@ -81,14 +84,14 @@ def remove_no_ops(graph: gs.Graph) -> bool:
     """
     changed = False
     for node in list(graph.nodes):
-        if _is_no_op(node):
+        if _is_no_op(graph, node):
             changed |= bypass(graph, node)
     tidy(graph)
     return changed
 
 
-def _is_no_op(node: gs.Node) -> bool:
-    if node.domain or not node.inputs:
+def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
+    if node.domain or not node.inputs or any(is_used(graph, t) for t in node.outputs[1:]):
         return False
     source = node.inputs[0]
     match node.op:
@@ -96,9 +99,7 @@ def _is_no_op(node: gs.Node) -> bool:
             return True
         case "Dropout":
             training = node.inputs[2] if len(node.inputs) > 2 else None
-            mask_used = len(node.outputs) > 1 and bool(node.outputs[1].outputs)
-            off = training is None or training.is_empty() or constant_value(training) == np.False_
-            return bool(off) and not mask_used
+            return training is None or training.is_empty() or constant_value(training) == np.False_
         case "Cast":
             return source.dtype is not None and _onnx_type(source.dtype) == node.attrs["to"]
         case "Transpose":
@@ -111,8 +112,7 @@ def _is_no_op(node: gs.Node) -> bool:
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":
             return (
-                len(node.outputs) == 1
-                and set(node.attrs["kernel_shape"]) == {1}
+                set(node.attrs["kernel_shape"]) == {1}
                 and set(node.attrs.get("strides", [1])) == {1}
                 and not any(node.attrs.get("pads", []))
             )
@@ -192,7 +192,7 @@ def _bounded_input(node: gs.Node) -> gs.Tensor:
 def _bounds_of(node: gs.Node) -> _Bounds | None:
     """What a node clips to; None if it is no clip of one tensor by constants."""
     variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
-    if node.domain or len(variables) != 1:
+    if node.domain or len(variables) != 1 or not is_floating(variables[0]):
         return None
     match node.op:
         case "Relu":
@@ -221,7 +221,8 @@ def _clip_bound(node: gs.Node, index: int, attribute: str, unbounded: float) -> 
         bound = constant_value(node.inputs[index])
     value = np.asarray(bound, np.float64).reshape(())
     # Exporters write "no bound" as the type's largest number.
-    return value if abs(value) < np.finfo(np.float32).max else np.array(unbounded)
+    dtype = bound.dtype if isinstance(bound, np.ndarray) else np.float32
+    return value if abs(value) < float(np.finfo(dtype).max) else np.array(unbounded)
 
 
 def _keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:
@@ -265,10 +266,12 @@ def _rewrite(graph: gs.Graph, chain: list[gs.Node], wanted: list[tuple]) -> bool
         disconnect(node)
     if not wanted:
         replace_node(last, "Identity", [source])
-        return bypass(graph, last)
+        bypass(graph, last)
+        return True
     if len(wanted) == 2:
-        positive = gs.Variable(f"{last.name}/relu", dtype, source.shape)
-        graph.nodes.append(gs.Node("Relu", f"{last.name}/relu", {}, [source], [positive]))
+        name = unique_name(graph, f"{last.name}/relu")
+        positive = gs.Variable(name, dtype, source.shape)
+        graph.nodes.append(gs.Node("Relu", name, {}, [source], [positive]))
         bound = new_constant(graph, f"{last.name}/max", np.asarray(wanted[1][2], dtype))
         replace_node(last, "Min", [positive, bound])
         return True

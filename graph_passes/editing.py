@@ -33,9 +33,21 @@ def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
 
 
-def unique_tensor_name(graph: gs.Graph, wanted: str) -> str:
-    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor of that name exists."""
-    taken = set(graph.tensors()) | {tensor.name for tensor in graph.inputs}
+def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a node reads a tensor, or it is an output of the graph."""
+    return bool(tensor.outputs) or is_graph_output(graph, tensor)
+
+
+def is_floating(tensor: gs.Tensor) -> bool:
+    """Whether a tensor holds floating-point numbers, as far as is known."""
+    if tensor.dtype is None:
+        return True
+    return not isinstance(tensor.dtype, int) and np.issubdtype(tensor.dtype, np.floating)
+
+
+def unique_name(graph: gs.Graph, wanted: str) -> str:
+    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
+    taken = {*graph.tensors(), *(t.name for t in graph.inputs), *(n.name for n in graph.nodes)}
     name, number = wanted, 2
     while name in taken:
         name, number = f"{wanted}_{number}", number + 1
@@ -44,7 +56,18 @@ def unique_tensor_name(graph: gs.Graph, wanted: str) -> str:
 
 def new_constant(graph: gs.Graph, wanted_name: str, values: np.ndarray) -> gs.Constant:
     """A new constant tensor under a name that no other has."""
-    return gs.Constant(unique_tensor_name(graph, wanted_name), np.asarray(values))
+    return gs.Constant(unique_name(graph, wanted_name), np.asarray(values))
+
+
+def operands(node: gs.Node) -> list[gs.Tensor]:
+    """All that a node reads: its inputs, and what its subgraphs (of If, Loop) capture."""
+    tensors = list(node.inputs)
+    for subgraph in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+        local = {tensor.name for tensor in subgraph.inputs}
+        local |= {tensor.name for inner in subgraph.nodes for tensor in inner.outputs}
+        read = [tensor for inner in subgraph.nodes for tensor in operands(inner)]
+        tensors += [t for t in (*read, *subgraph.outputs) if t.name not in local]
+    return tensors
 
 
 def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:

@@ -3,7 +3,15 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, new_constant, only_consumer, producer, tidy
+from .editing import (
+    bypass,
+    constant_value,
+    is_used,
+    new_constant,
+    only_consumer,
+    producer,
+    tidy,
+)
 from .errors import Refusal
 
 # Axis of the weights that counts the output channels.
@@ -38,7 +46,9 @@ def _fold(graph: gs.Graph, node: gs.Node) -> str | None:
     parameters = [value.astype(np.float64) for value in values if value is not None]
     if len(parameters) < 4:
         return "its parameters are not constant"
-    if node.attrs.get("training_mode", 0) or any(t.outputs for t in node.outputs[1:]):
+    if node.attrs.get("training_mode", 0) or any(
+        is_used(graph, tensor) for tensor in node.outputs[1:]
+    ):
         return "it is in training mode: export the network in evaluation mode"
     linear = producer(node.inputs[0])
     if linear is None:

@@ -348,8 +348,12 @@ def infer_shapes(graph: gs.Graph) -> None:
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor, kind = tensors.get(info.name), info.type.tensor_type
         if isinstance(tensor, gs.Variable) and kind.HasField("shape"):
-            tensor.shape = [
+            shape = [
                 d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
                 for d in kind.shape.dim
             ]
+            if tensor.shape is not None and len(tensor.shape) == len(shape):
+                pairs = zip(shape, tensor.shape, strict=True)
+                shape = [old if isinstance(new, str) else new for new, old in pairs]
+            tensor.shape = shape
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)

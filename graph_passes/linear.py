@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 
+from .editing import operands
 from .errors import Refusal
 from .neurons import is_stateful
 
@@ -67,7 +68,7 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> set[str]:
     """
     names = {tensor.name for tensor in tensors}
     for node in graph.nodes:
-        if node.op not in _SHAPE_OPS and any(tensor.name in names for tensor in node.inputs):
+        if node.op not in _SHAPE_OPS and any(tensor.name in names for tensor in operands(node)):
             names.update(tensor.name for tensor in node.outputs)
     return names
 
@@ -76,16 +77,16 @@ def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful)
     """Divide a graph, in topological order, by where its neurons are."""
     neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
     after = downstream(graph, [node.outputs[0] for node in neuron_nodes])
-    needed = {tensor.name for node in neuron_nodes for tensor in node.inputs}
+    needed = {tensor.name for node in neuron_nodes for tensor in operands(node)}
     for node in reversed(graph.nodes):
         if any(tensor.name in needed for tensor in node.outputs):
-            needed.update(tensor.name for tensor in node.inputs)
+            needed.update(tensor.name for tensor in operands(node))
     parts = Regions([], [], [])
     for node in graph.nodes:
         feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
         if is_neuron(node):
             parts.core.append(node)
-        elif not any(tensor.name in after for tensor in node.inputs):
+        elif not any(tensor.name in after for tensor in operands(node)):
             parts.prologue.append(node)
         else:
             (parts.core if feeds_neuron else parts.epilogue).append(node)
@@ -100,7 +101,7 @@ def nonlinear_nodes(
     varying = downstream(graph, graph.inputs) | spikes
     refusals = []
     for node in graph.nodes:
-        if is_neuron(node) or not any(tensor.name in spikes for tensor in node.inputs):
+        if is_neuron(node) or not any(tensor.name in spikes for tensor in operands(node)):
             continue
         reason = _why_not_affine(node, spikes, varying)
         if reason is not None:

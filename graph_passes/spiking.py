@@ -70,10 +70,11 @@ def require_convertible(graph: gs.Graph) -> None:
     )
     for node in bounded:
         bound = bounds[node.name]
-        if not np.all(bound > 0):
-            refusals.append(
-                Refusal(node.name, node.op, f"its upper bound, {np.min(bound)}, is not positive")
+        if not np.all((bound > 0) & np.isfinite(bound)):
+            text = (
+                f"its upper bound, {np.min(bound)} to {np.max(bound)}, is not positive and finite"
             )
+            refusals.append(Refusal(node.name, node.op, text))
     if refusals:
         raise UnsupportedModelError(
             "these nodes cannot become part of a spiking network:", refusals
@@ -88,6 +89,10 @@ def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray) -> None:
     dtype = result.dtype if current.dtype is None else current.dtype
     if dtype is None:
         raise ModelError(f"{node.op} '{node.name}': the type of its tensor cannot be inferred")
+    taken = {*graph.tensors(), *(tensor.name for tensor in graph.inputs)}
+    name, number = node.name, 2
+    while taken & set(neurons.state_names(node.name)):
+        node.name, number = f"{name}_{number}", number + 1
     read, written = neurons.state_names(node.name)
     # Symbols of its own in every axis: the default v(0) broadcasts, so its dimensions
     # differ from those of the states that come after it.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import new_constant, only_consumer, replace_node, tidy
+from .editing import is_floating, new_constant, only_consumer, replace_node, tidy, unique_name
 from .errors import Refusal, UnsupportedModelError
 
 
@@ -20,7 +20,7 @@ def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
 
     ``node`` is Clip(x, 0, theta) with a constant theta, or the Min of Min(Relu(x), theta).
     """
-    if node.op == "Clip" and not node.domain:
+    if node.op == "Clip" and not node.domain and is_floating(node.inputs[0]):
         low, high = _clip_bounds(node)
         return high if low == 0 and np.isfinite(high) else None
     if node.op == "Min" and relu_of_min(graph, node) is not None:
@@ -51,7 +51,14 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     """The Relu nodes that no Min bounds: those whose threshold only data can tell."""
     bounded = {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
-    return [n for n in graph.nodes if n.op == "Relu" and not n.domain and id(n) not in bounded]
+    return [
+        node
+        for node in graph.nodes
+        if node.op == "Relu"
+        and not node.domain
+        and id(node) not in bounded
+        and is_floating(node.inputs[0])
+    ]
 
 
 def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> bool:
@@ -80,7 +87,7 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
             replace_node(node, "Clip", [source, low, new_constant(graph, f"{name}/max", bound)])
         else:
             # The last node of an activation gives the neuron its name.
-            node.name = f"{name}/relu"
+            node.name = unique_name(graph, f"{name}/relu")
             result = node.outputs[0]
             positive = gs.Variable(node.name, result.dtype, result.shape)
             node.outputs = [positive]

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.runtime.providers import Providers, create_session, resolve_providers
+from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 from onnx2snn.runtime.session import check_array, check_finite
 
 from .data import Batch, Data
@@ -37,15 +36,7 @@ class Ann:
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """The model's outputs for inputs x [N, ...]; ``DataError`` if x does not fit."""
         check_array(x, self._shape, self._dtype, "x")
-        try:
-            outputs: list[np.ndarray] = self._session.run(
-                None, {self._name: np.ascontiguousarray(x, self._dtype)}
-            )
-        except Exception as error:  # onnxruntime raises types of its own, with no common base.
-            raise DataError(
-                f"the network cannot run on x of shape {list(x.shape)}: {error}"
-            ) from error
-        return outputs
+        return run_session(self._session, None, {self._name: np.ascontiguousarray(x, self._dtype)})
 
 
 def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:

@@ -61,7 +61,7 @@ def evaluate(
             for name, counts in result.readouts[t].spike_counts.items():
                 spikes[t][name] = spikes[t].get(name, 0) + counts.sum(axis=0)
     samples, labelled = data.samples, data.labels is not None
-    counter = SynapseCounter(model)
+    counter = SynapseCounter(model, tuple(data.shape[1:]))
     neurons = sum(total.size for total in spikes[times[0]].values())
     return {
         "samples": samples,

@@ -6,32 +6,78 @@ each non-zero weight that it meets: its fan-out. Summing spikes times fan-out gi
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
 Connections to padding count in neither.
 
-Both are computed by running a graph, the network with every weight replaced by 1 (0 where
-it is 0), biases by 0, and averages by sums: its weighted layers then add up events.
+Both are computed by running a graph on counts of events: the network in float32 with every
+weight 1 (0 where it is 0), biases and whatever carries no spikes 0, and averages as sums.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import constant_value, new_constant, tidy
+from onnx2snn.graph_passes.editing import constant_value, new_constant, tidy, unique_name
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.linear import downstream
 from onnx2snn.graph_passes.neurons import state_names, stateful_nodes
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU, create_session, run_session
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
-def synaptic_operations(model: onnx.ModelProto, spike_counts: Mapping[str, np.ndarray]) -> float:
-    """SOPs of one sample: each spike times its fan-out.
+class SynapseCounter:
+    """Counts the synaptic operations of a spiking network.
 
-    ``spike_counts``: by neuron layer, [C, H, W] or the layer's own shape, the (mean) number
-    of spikes of one sample in all its time-steps.
+    ``input_shape`` is that of one sample, without the batch axis.
     """
-    return sum(SynapseCounter(model).layers(spike_counts).values())
+
+    def __init__(self, model: onnx.ModelProto, input_shape: tuple[int, ...]) -> None:
+        graph = _float32_graph(model, input_shape)
+        neurons = stateful_nodes(graph)
+        spiking = downstream(graph, [node.outputs[0] for node in neurons])
+        spikes = {}
+        for node in neurons:
+            spikes[node.name] = node.outputs[0]
+            node.inputs.clear()
+            node.outputs.clear()
+        totals = {}
+        for node in list(graph.nodes):
+            if any(tensor.name in spiking for tensor in node.inputs):
+                if node.op not in _WEIGHTED:
+                    _pass_events_on(graph, node, spiking)
+                else:
+                    weights = 1 if node.inputs[0].name in spiking else 0
+                    totals[node.name] = _count_events(graph, node, weights)
+        self._layers = tuple(totals)
+        self._inputs = {name: tensor.name for name, tensor in spikes.items()}
+        self._image = (graph.inputs[0].name, np.zeros((1, *input_shape), np.float32))
+        graph.inputs += list(spikes.values())
+        self._session = _session(graph, list(totals.values())) if totals else None
+
+    def layers(self, spike_counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Synaptic operations of one sample, by weighted layer.
+
+        ``spike_counts``: by layer of neurons, in the layer's shape, the number of spikes of
+        one sample, or its mean over samples, in all time-steps.
+        """
+        if self._session is None:
+            return {}
+        feed = {
+            self._inputs[name]: np.asarray(counts, np.float32)[None]
+            for name, counts in spike_counts.items()
+        }
+        values = _run(self._session, feed | dict([self._image]))
+        return dict(zip(self._layers, values, strict=True))
+
+
+def synaptic_operations(
+    model: onnx.ModelProto,
+    spike_counts: Mapping[str, np.ndarray],
+    input_shape: tuple[int, ...],
+) -> float:
+    """SOPs of one sample: each spike times its fan-out; see ``SynapseCounter``."""
+    return sum(SynapseCounter(model, input_shape).layers(spike_counts).values())
 
 
 def macs(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> int:
@@ -39,154 +85,156 @@ def macs(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> int:
 
     ``input_shape`` is that of one sample, without the batch axis.
     """
+    graph = _float32_graph(model, input_shape)
+    for node in stateful_nodes(graph):
+        node.op, node.domain = "Identity", None
+        node.inputs, node.outputs = [node.inputs[0]], [node.outputs[0]]
+        node.attrs.clear()
+    totals = []
+    for node in [node for node in graph.nodes if node.op in _WEIGHTED and not node.domain]:
+        weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
+        node.inputs[1 - weights] = _filled_like(graph, node.inputs[1 - weights], 1.0)
+        totals.append(_count_events(graph, node, weights))
+    if not totals:
+        return 0
+    name = graph.inputs[0].name
+    return round(sum(_run(_session(graph, totals), {name: np.zeros((1, *input_shape))})))
+
+
+def _float32_graph(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> gs.Graph:
+    """An SNN without its states, in float32, for one sample of a known shape."""
     graph = to_graph(model)
     graph.toposort()
+    names = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
+    for tensor in graph.tensors().values():
+        if tensor.dtype in (np.float16, np.float64):
+            if isinstance(tensor, gs.Constant):
+                tensor.values = tensor.values.astype(np.float32)
+            elif tensor.name not in names:
+                tensor.dtype = np.dtype(np.float32)
+    for node in graph.nodes:
+        for name, value in node.attrs.items():
+            if isinstance(value, gs.Constant) and value.dtype in (np.float16, np.float64):
+                node.attrs[name] = gs.Constant(value.name, value.values.astype(np.float32))
+        if node.op == "Cast" and node.attrs["to"] in _OTHER_FLOATS:
+            node.attrs["to"] = int(onnx.TensorProto.FLOAT)
+    for tensor in graph.tensors().values():
+        if tensor.name in names:
+            tensor.dtype = np.dtype(np.float32)
+    (image,) = [tensor for tensor in graph.inputs if tensor.name not in names]
+    image.shape = [1, *input_shape]
     infer_shapes(graph)
-    _remove_states(graph)
-    for node in stateful_nodes(graph):
-        _become(node, "Identity", node.inputs[:1])
-    counted = []
-    for node in [node for node in graph.nodes if node.op in _WEIGHTED and not node.domain]:
-        variable = _varying_operand(node)
-        ones = _ones_like(graph, node.inputs[variable])
-        node.inputs[variable] = ones
-        counted.append(_count_events(graph, node, 1 - variable))
-    return round(sum(_run(graph, counted, {graph.inputs[0].name: np.zeros((1, *input_shape))})))
+    graph.inputs = [image]
+    graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]
+    return graph
 
 
-class SynapseCounter:
-    """The graph that counts a network's synaptic operations, ready to run."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = to_graph(model)
-        graph.toposort()
-        infer_shapes(graph)
-        _remove_states(graph)
-        neurons = stateful_nodes(graph)
-        spiking = downstream(graph, [node.outputs[0] for node in neurons])
-        self._inputs = {}
-        graph.inputs.clear()
-        for node in neurons:
-            x = node.outputs[0]
-            node.inputs.clear()
-            node.outputs.clear()
-            graph.inputs.append(x)
-            self._inputs[node.name] = x
-        self._counted = {}
-        for node in list(graph.nodes):
-            if any(tensor.name in spiking for tensor in node.inputs):
-                _pass_events_on(graph, node, spiking)
-                if node.op in _WEIGHTED:
-                    weights = 1 if node.inputs[0].name in spiking else 0
-                    self._counted[node.name] = _count_events(graph, node, weights)
-        self._graph = graph
-
-    def layers(self, spike_counts: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Synaptic operations of one sample by weighted layer."""
-        if not self._counted:
-            return {}
-        feed = {
-            tensor.name: np.asarray(spike_counts[name])[None]
-            for name, tensor in self._inputs.items()
-        }
-        values = _run(self._graph, list(self._counted.values()), feed)
-        return dict(zip(self._counted, values, strict=True))
+_OTHER_FLOATS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
 
 
-def _run(graph: gs.Graph, outputs: list[gs.Variable], feed: dict[str, np.ndarray]) -> list[float]:
+def _session(graph: gs.Graph, outputs: list[gs.Variable]) -> Any:
     graph.outputs = list(outputs)
     tidy(graph)
     model = to_model(graph)
+    # Shapes and types of before; all sizes follow from the inputs.
     del model.graph.value_info[:]
-    session = create_session(model, [CPU])
-    types = {tensor.name: tensor.dtype for tensor in graph.inputs}
-    needed = {source.name for source in session.get_inputs()}
-    values = session.run(
-        None, {name: value.astype(types[name]) for name, value in feed.items() if name in needed}
-    )
-    return [float(value) for value in values]
+    for info in model.graph.input:
+        del info.type.tensor_type.shape.dim[:]
+        info.type.tensor_type.ClearField("shape")
+    return create_session(model, [CPU])
 
 
-def _remove_states(graph: gs.Graph) -> None:
-    names = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
-    graph.inputs = [tensor for tensor in graph.inputs if tensor.name not in names]
-    graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]
+def _run(session: Any, feed: dict[str, np.ndarray]) -> list[float]:
+    types = {source.name for source in session.get_inputs()}
+    wanted = {name: value.astype(np.float32) for name, value in feed.items() if name in types}
+    return [float(value) for value in run_session(session, None, wanted)]
 
 
-def _become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:
-    node.op, node.domain = op, None
-    node.inputs, node.outputs = list(inputs), list(node.outputs[:1])
-    node.attrs.clear()
-    node.attrs.update(attrs or {})
-
-
-def _varying_operand(node: gs.Node) -> int:
-    return 0 if isinstance(node.inputs[1], gs.Constant) else 1
-
-
-def _ones_like(graph: gs.Graph, tensor: gs.Tensor) -> gs.Variable:
-    """1 + 0 x, of the tensor's shape."""
-    zeros = _zeros_like(graph, tensor)
-    ones = gs.Variable(f"{zeros.name}/ones", tensor.dtype)
-    one = new_constant(graph, f"{ones.name}/one", np.ones((), tensor.dtype))
-    graph.nodes.append(gs.Node("Add", ones.name, {}, [zeros, one], [ones]))
-    return ones
-
-
-def _zeros_like(graph: gs.Graph, tensor: gs.Tensor) -> gs.Variable:
-    number = len(graph.nodes)
-    zeros = gs.Variable(f"{tensor.name}/zeros_{number}", tensor.dtype)
-    zero = new_constant(graph, f"{zeros.name}/zero", np.zeros((), tensor.dtype))
-    graph.nodes.append(gs.Node("Mul", zeros.name, {}, [tensor, zero], [zeros]))
-    return zeros
+def _filled_like(graph: gs.Graph, tensor: gs.Tensor, value: float) -> gs.Tensor:
+    """A tensor of the same shape, filled with one value."""
+    if isinstance(tensor, gs.Constant):
+        return new_constant(graph, "filled", np.full(tensor.shape, value, np.float32))
+    name = unique_name(graph, f"{tensor.name}/filled")
+    shape, filled = gs.Variable(f"{name}/shape", np.int64), gs.Variable(name, np.float32)
+    graph.nodes.append(gs.Node("Shape", shape.name, {}, [tensor], [shape]))
+    fill = {"value": gs.Constant("", np.array([value], np.float32))}
+    graph.nodes.append(gs.Node("ConstantOfShape", name, fill, [shape], [filled]))
+    return filled
 
 
 def _count_events(graph: gs.Graph, node: gs.Node, weights: int) -> gs.Variable:
     """Make a weighted layer count: weights to 1, no bias; returns the sum of its output."""
     value = constant_value(node.inputs[weights])
     if value is not None:
-        ones = (value != 0).astype(value.dtype)
+        ones = (value != 0).astype(np.float32)
         node.inputs[weights] = new_constant(graph, f"{node.name}/synapses", ones)
     node.inputs = list(node.inputs[:2])
     if node.op == "Gemm":
         node.attrs["alpha"] = 1.0
-    total = gs.Variable(f"{node.name}/operations", node.outputs[0].dtype, [])
-    summing = gs.Node("ReduceSum", total.name, {"keepdims": 0}, [node.outputs[0]], [total])
-    graph.nodes.append(summing)
+    # In double, since a layer can have more than the 2^24 operations that float32 counts.
+    name = unique_name(graph, f"{node.name}/operations")
+    exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])
+    to_double = {"to": int(onnx.TensorProto.DOUBLE)}
+    graph.nodes.append(gs.Node("Cast", exact.name, to_double, [node.outputs[0]], [exact]))
+    graph.nodes.append(gs.Node("ReduceSum", name, {"keepdims": 0}, [exact], [total]))
     return total
+
+
+def _become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:
+    node.op = op
+    node.inputs, node.outputs = list(inputs), [node.outputs[0]]
+    node.attrs.clear()
+    node.attrs.update(attrs or {})
 
 
 def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
     """Let an operator between spikes and weights hand on events instead of potentials."""
     x = node.inputs[0]
+
+    def others_filled(value: float) -> list[gs.Tensor]:
+        """The operands, those without spikes filled: they still give the result its shape."""
+        return [t if t.name in spiking else _filled_like(graph, t, value) for t in node.inputs]
+
     match node.op:
         case "AveragePool":
             _sum_pool(graph, node)
         case "GlobalAveragePool":
-            rank = len(x.shape)
-            axes = new_constant(graph, f"{node.name}/axes", np.arange(2, rank))
+            axes = new_constant(graph, f"{node.name}/axes", np.arange(2, len(x.shape)))
             _become(node, "ReduceSum", [x, axes], {"keepdims": 1})
         case "ReduceMean":
             axes = list(node.inputs[1:])
             if "axes" in node.attrs:
                 axes = [new_constant(graph, f"{node.name}/axes", np.array(node.attrs["axes"]))]
             _become(node, "ReduceSum", [x, *axes], {"keepdims": node.attrs.get("keepdims", 1)})
-        case "BatchNormalization" | "Neg" | "Div":
+        case "BatchNormalization" | "Neg":
             _become(node, "Identity", [x])
-        case "Mul":
-            _become(node, "Identity", [next(t for t in node.inputs if t.name in spiking)])
+        case "Mul" | "Div":
+            _become(node, "Mul", others_filled(1.0))
         case "Add" | "Sub" | "Sum" | "Mean":
-            _become(node, "Sum", [t for t in node.inputs if t.name in spiking])
+            _become(node, "Sum", others_filled(0.0))
         case "Concat":
-            node.inputs = [t if t.name in spiking else _zeros_like(graph, t) for t in node.inputs]
+            node.inputs = others_filled(0.0)
+        case "Pad" if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+            node.inputs[2] = new_constant(graph, f"{node.name}/zero", np.zeros((), np.float32))
 
 
 def _sum_pool(graph: gs.Graph, node: gs.Node) -> None:
-    """Average over the whole window, padding included, times its size."""
-    node.attrs["count_include_pad"] = 1
-    size = float(np.prod(node.attrs["kernel_shape"]))
-    result = node.outputs[0]
-    average = gs.Variable(f"{node.name}/average", result.dtype, result.shape)
-    node.outputs = [average]
-    factor = new_constant(graph, f"{node.name}/size", np.array(size, result.dtype))
-    graph.nodes.append(gs.Node("Mul", f"{node.name}/sum", {}, [average, factor], [result]))
+    """AveragePool -> a convolution of each channel with ones, over the same windows."""
+    x, result, attrs = node.inputs[0], node.outputs[0], dict(node.attrs)
+    kernel = attrs["kernel_shape"]
+    attrs.pop("count_include_pad", None)
+    if attrs.pop("ceil_mode", 0):
+        # Conv rounds sizes down: pad the end by what the last windows reach beyond.
+        axes = len(kernel)
+        pads = list(attrs.get("pads", [0] * 2 * axes))
+        strides, dilations = (attrs.get(k, [1] * axes) for k in ("strides", "dilations"))
+        for axis in range(axes):
+            window = (kernel[axis] - 1) * dilations[axis] + 1
+            covered = (result.shape[2 + axis] - 1) * strides[axis] + window
+            padded = x.shape[2 + axis] + pads[axis] + pads[axes + axis]
+            pads[axes + axis] += max(covered - padded, 0)
+        attrs["pads"] = pads
+    channels = x.shape[1]
+    ones = np.ones((channels, 1, *kernel), np.float32)
+    weights = new_constant(graph, f"{node.name}/ones", ones)
+    _become(node, "Conv", [x, weights], attrs | {"group": channels})

@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.neurons import threshold_of
 _STEEP = 2.0**100
 
 
-def lower_if(graph: gs.Graph, node: gs.Node) -> None:
+def lower_if(graph: gs.Graph, node: gs.Node, prefix: str) -> None:
     """IF -> Add, [u > V_th], Mul, Sub, as standard operators in the same graph.
 
         u = v + current;  s = [u > V_th];  x = s V_th;  v_next = u - x
@@ -19,11 +19,12 @@ def lower_if(graph: gs.Graph, node: gs.Node) -> None:
     HardSigmoid(u) = max(0, min(1, a u - a V_th)) with a = 2^100. Scaling by a power of two
     is exact and the sign of a rounded difference is right, so it is 0 for u <= V_th, a
     tie included, and 1 above. Measured on ResNet-20 (N=1 and 16): 2 to 4 % of a step.
+    New names begin with ``prefix``.
     """
     current, state = node.inputs
     x, next_state = node.outputs
     threshold = threshold_of(node)
-    name, dtype = node.name, threshold.dtype
+    name, dtype = prefix + node.name, threshold.dtype
     node.inputs.clear()
     node.outputs.clear()
     level = gs.Constant(f"{name}/V_th", threshold)

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.driver import verify
+from onnx2snn.graph_passes.editing import operands
 from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError
 from onnx2snn.graph_passes.io import infer_shapes, opset_of, to_graph, to_model
-from onnx2snn.graph_passes.linear import nonlinear_nodes, regions
+from onnx2snn.graph_passes.linear import downstream, nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
     is_stateful,
@@ -27,9 +28,6 @@ from onnx2snn.graph_passes.neurons import (
 )
 
 from .kernels import lower_if
-
-SUM_PREFIX = "sum/"
-NEXT_SUM_PREFIX = "sum_next/"
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ class Plan:
 
     ``step_inputs`` are what the step reads from the prologue or from the input itself;
     ``potentials`` the membrane potentials, in the order of ``neurons``; ``sums`` the sums
-    over time, by the name of what is summed; ``readout_tensors`` those of them that the
-    epilogue reads.
+    over time, by the name of what is summed; ``readout_types`` the types of those of them
+    that the epilogue reads.
     """
 
     input: gs.Variable
@@ -73,7 +71,7 @@ class Plan:
     step: onnx.ModelProto
     epilogue: onnx.ModelProto
     step_inputs: tuple[str, ...]
-    readout_tensors: tuple[str, ...]
+    readout_types: dict[str, np.dtype]
     neurons: tuple[Neuron, ...]
     potentials: tuple[State, ...]
     sums: dict[str, State]
@@ -111,32 +109,68 @@ def build_plan(model: onnx.ModelProto) -> Plan:
 
     neurons = tuple(_neuron(node) for node in stateful_nodes(graph))
     potentials = tuple(_potential(node) for node in stateful_nodes(graph))
-    parts = regions(graph)
-    core_reads = _reads(parts.core, {source.name, *_made(parts.prologue)})
-    epilogue_reads = _reads(parts.epilogue, {source.name, *_made(parts.prologue + parts.core)})
-    if result.name not in _made(parts.epilogue):
+    prologue, core, epilogue = _parts(graph)
+    core_reads = _reads(core, {source.name, *_made(prologue)})
+    epilogue_reads = _reads(epilogue, {source.name, *_made(prologue + core)})
+    if result.name not in _made(epilogue):
         # The output is a neuron's, say: the read-out is the mean of just that tensor.
         epilogue_reads.setdefault(result.name, result)
     summed = {n.outputs[0].name: n.outputs[0] for n in stateful_nodes(graph)} | epilogue_reads
     step_reads = core_reads | {
-        name: tensor for name, tensor in epilogue_reads.items() if name not in _made(parts.core)
+        name: tensor for name, tensor in epilogue_reads.items() if name not in _made(core)
     }
-    prologue_makes = [t for name, t in step_reads.items() if name in _made(parts.prologue)]
+    prologue_makes = [t for name, t in step_reads.items() if name in _made(prologue)]
+    prefix = _unused_prefix(graph)
+    sums = {name: _sum_state(tensor, prefix) for name, tensor in summed.items()}
 
     return Plan(
         input=source,
         output=result.name,
-        prologue=_model(graph, parts.prologue, [source], prologue_makes, model)
+        prologue=_model(graph, prologue, [source], prologue_makes, model)
         if prologue_makes
         else None,
-        step=_step_model(graph, parts.core, step_reads, summed, epilogue_reads, model),
-        epilogue=_epilogue_model(graph, parts.epilogue, epilogue_reads, result, model),
+        epilogue=_epilogue_model(graph, epilogue, epilogue_reads, result, prefix, model),
+        # Last, since it rewrites the neurons.
+        step=_step_model(graph, core, step_reads, summed, sums, epilogue_reads, prefix, model),
         step_inputs=tuple(step_reads),
-        readout_tensors=tuple(epilogue_reads),
+        readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
         neurons=neurons,
         potentials=potentials,
-        sums={name: _sum_state(tensor) for name, tensor in summed.items()},
+        sums=sums,
     )
+
+
+def _parts(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node], list[gs.Node]]:
+    """Prologue, core and epilogue, each with the arithmetic on shapes that it needs.
+
+    What depends on shapes alone cannot pass from part to part as a sum over time, so each
+    part computes it anew from the shapes of its own tensors.
+    """
+    varying = downstream(graph, graph.inputs)
+    makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
+    order = {node.name: place for place, node in enumerate(graph.nodes)}
+
+    def complete(nodes: list[gs.Node]) -> list[gs.Node]:
+        part: dict[str, gs.Node] = {}
+        waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
+        while waiting:
+            node = waiting.pop()
+            part[node.name] = node
+            names = [tensor.name for tensor in operands(node)]
+            waiting += [makers[n] for n in names if n in makers and n not in varying]
+        return sorted(part.values(), key=lambda node: order[node.name])
+
+    parts = regions(graph)
+    return complete(parts.prologue), complete(parts.core), complete(parts.epilogue)
+
+
+def _unused_prefix(graph: gs.Graph) -> str:
+    """A prefix that no tensor or node of the graph has."""
+    names = [*graph.tensors(), *(node.name for node in graph.nodes)]
+    prefix = "plan/"
+    while any(name.startswith(prefix) for name in names):
+        prefix = "_" + prefix
+    return prefix
 
 
 def _neuron(node: gs.Node) -> Neuron:
@@ -151,11 +185,13 @@ def _potential(node: gs.Node) -> State:
     return State(read, written, start)
 
 
-def _sum_state(tensor: gs.Variable) -> State:
+def _sum_state(tensor: gs.Variable, prefix: str) -> State:
     if tensor.shape is None or tensor.dtype is None:
         raise ModelError(f"the number of axes of '{tensor.name}' cannot be inferred")
-    start = np.zeros((1,) * len(tensor.shape), tensor.dtype)
-    return State(SUM_PREFIX + tensor.name, NEXT_SUM_PREFIX + tensor.name, start)
+    # float16 holds no sums: above 2048 it cannot even count.
+    dtype = np.promote_types(tensor.dtype, np.float32)
+    start = np.zeros((1,) * len(tensor.shape), dtype)
+    return State(f"{prefix}sum/{tensor.name}", f"{prefix}sum_next/{tensor.name}", start)
 
 
 def _made(nodes: list[gs.Node]) -> set[str]:
@@ -164,7 +200,9 @@ def _made(nodes: list[gs.Node]) -> set[str]:
 
 def _reads(nodes: list[gs.Node], available: set[str]) -> dict[str, gs.Variable]:
     """What ``nodes`` read of ``available``, by name, in the order of first use."""
-    return {t.name: t for node in nodes for t in node.inputs if t.name in available}
+    made = _made(nodes)
+    read = {t.name: t for node in nodes for t in operands(node)}
+    return {name: t for name, t in read.items() if name in available and name not in made}
 
 
 def _model(
@@ -197,7 +235,9 @@ def _step_model(
     core: list[gs.Node],
     reads: dict[str, gs.Variable],
     summed: dict[str, gs.Variable],
+    sums: dict[str, State],
     readout: dict[str, gs.Variable],
+    prefix: str,
     like: onnx.ModelProto,
 ) -> onnx.ModelProto:
     states_in = [node.inputs[-1] for node in core if is_stateful(node)]
@@ -205,13 +245,17 @@ def _step_model(
     step = gs.Graph(nodes=[node for node in core if not is_stateful(node)])
     for node in core:
         if is_stateful(node):
-            lower_if(step, node)
+            lower_if(step, node, prefix)
     sums_in, sums_out = [], []
     for name, tensor in summed.items():
-        sums_in.append(gs.Variable(SUM_PREFIX + name, tensor.dtype, tensor.shape))
-        sums_out.append(gs.Variable(NEXT_SUM_PREFIX + name, tensor.dtype, tensor.shape))
-        operands = [sums_in[-1], tensor]
-        step.nodes.append(gs.Node("Add", NEXT_SUM_PREFIX + name, {}, operands, [sums_out[-1]]))
+        state, dtype = sums[name], sums[name].start.dtype
+        sums_in.append(gs.Variable(state.read, dtype, tensor.shape))
+        sums_out.append(gs.Variable(state.written, dtype, tensor.shape))
+        term = tensor
+        if tensor.dtype != dtype:
+            term = gs.Variable(f"{prefix}term/{name}", dtype)
+            step.nodes.append(gs.Node("CastLike", term.name, {}, [tensor, sums_in[-1]], [term]))
+        step.nodes.append(gs.Node("Add", state.written, {}, [sums_in[-1], term], [sums_out[-1]]))
     step.toposort()
     now = [tensor for name, tensor in readout.items() if name not in reads]
     return _model(
@@ -228,11 +272,12 @@ def _epilogue_model(
     epilogue: list[gs.Node],
     reads: dict[str, gs.Variable],
     result: gs.Variable,
+    prefix: str,
     like: onnx.ModelProto,
 ) -> onnx.ModelProto:
     nodes = list(epilogue)
     output = result
     if result.name in reads:
-        output = gs.Variable("output/" + result.name, result.dtype, result.shape)
+        output = gs.Variable(prefix + result.name, result.dtype, result.shape)
         nodes.append(gs.Node("Identity", output.name, {}, [result], [output]))
     return _model(graph, nodes, list(reads.values()), [output], like)

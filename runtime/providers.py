@@ -4,8 +4,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.io import first_line
 
 logger = logging.getLogger("onnx2snn")
@@ -99,3 +100,15 @@ def create_session(model: onnx.ModelProto, providers: list[Any], threads: int | 
             "check the driver and the CUDA and cuDNN libraries"
         )
     return session
+
+
+def run_session(
+    session: Any, outputs: list[str] | None, feed: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """``session.run``, with ``DataError`` where the network cannot run on these inputs."""
+    try:
+        values: list[np.ndarray] = session.run(outputs, feed)
+    except Exception as error:  # onnxruntime raises types of its own, with no common base.
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+        raise DataError(f"the network cannot run on {shapes}: {first_line(error)}") from error
+    return values

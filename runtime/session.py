@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.io import check_model, read_model
 
 from .coding import Coding, encode
 from .plan import Neuron, build_plan
-from .providers import CUDA, Providers, create_session, resolve_providers
+from .providers import CUDA, Providers, create_session, resolve_providers, run_session
 from .result import ReadOut, SpikingResult
 from .states import DeviceStates
 
@@ -123,9 +123,9 @@ class SpikingSession:
         if not self._states.has_room_for(values):
             raise DataError("x_t has another shape than the state; call reset() first")
         self._states.set_inputs(values)
-        made = tuple(name for name in self._plan.readout_tensors if name not in values)
+        made = tuple(name for name in self._plan.readout_types if name not in values)
         now = dict(zip(made, self._states.advance(made), strict=True)) | {
-            name: values[name] for name in self._plan.readout_tensors if name in values
+            name: values[name] for name in self._plan.readout_types if name in values
         }
         return self._run_epilogue(now)
 
@@ -170,7 +170,8 @@ class SpikingSession:
         values = {name: x for name in names if name == self._plan.input.name}
         if self._prologue is not None:
             made = [output.name for output in self._prologue.get_outputs()]
-            values |= zip(made, self._prologue.run(made, {self._plan.input.name: x}), strict=True)
+            results = run_session(self._prologue, made, {self._plan.input.name: x})
+            values |= zip(made, results, strict=True)
         return values
 
     def _sum(self, name: str) -> np.ndarray:
@@ -190,26 +191,32 @@ class SpikingSession:
         """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
 
         g is affine and S the sum of what it reads, so the numerator is the sum of its
-        outputs; each enters once, and the one rounding is that of the division.
+        outputs; each enters once, and the one rounding is that of the division. float16
+        cannot hold such sums: there it is g(S / t), the same to rounding.
         """
         sums = {name: self._sum(name) for name in self._plan.sums}
-        shapes = tuple(sums[name].shape for name in self._plan.readout_tensors)
-        if shapes not in self._silence:
-            zeros = zip(self._plan.readout_tensors, map(np.zeros, shapes), strict=True)
-            self._silence = {shapes: self._run_epilogue(dict(zeros))}
-        total = self._run_epilogue({name: sums[name] for name in self._plan.readout_tensors})
-        mean = (total.astype(np.float64) + (t - 1) * self._silence[shapes].astype(np.float64)) / t
+        read = {name: sums[name] for name in self._plan.readout_types}
+        if self.input_dtype == np.float16:
+            output = self._run_epilogue({name: value / t for name, value in read.items()})
+        else:
+            shapes = tuple(value.shape for value in read.values())
+            if shapes not in self._silence:
+                zeros = {name: np.zeros_like(value) for name, value in read.items()}
+                self._silence = {shapes: self._run_epilogue(zeros).astype(np.float64)}
+            total = self._run_epilogue(read)
+            mean = (total.astype(np.float64) + (t - 1) * self._silence[shapes]) / t
+            output = mean.astype(total.dtype)
         return ReadOut(
             timesteps=t,
-            output=mean.astype(total.dtype),
+            output=output,
             potential_sums={neuron.name: sums[neuron.spikes] for neuron in self.neurons},
             neurons=self.neurons,
         )
 
     def _run_epilogue(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        feed = {n: np.asarray(v, self._plan.sums[n].start.dtype) for n, v in values.items()}
-        output: np.ndarray = self._epilogue.run(None, feed)[0]
-        return output
+        types = self._plan.readout_types
+        feed = {name: np.asarray(value, types[name]) for name, value in values.items()}
+        return run_session(self._epilogue, None, feed)[0]
 
 
 def _readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:

@@ -23,11 +23,11 @@ class DeviceStates:
         self._starts = {state.read: self._to_device(state.start) for state in states}
         self._inputs: dict[str, Any] = dict.fromkeys(inputs)
         self._forget_buffers()
+        self.reset()
 
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
         self._bindings: dict[tuple[int | None, int], Any] = {}
-        self.reset()
 
     def reset(self) -> None:
         """Begin again: the next time-step reads the starts."""
@@ -35,11 +35,17 @@ class DeviceStates:
         self._current_index: int | None = None  # Of the buffers; None for the starts.
 
     def _to_device(self, array: np.ndarray) -> Any:
-        array = np.ascontiguousarray(array).reshape(np.shape(array))
-        return onnxruntime().OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        # A copy: on the CPU the value shares the array's memory, and is written to later.
+        return onnxruntime().OrtValue.ortvalue_from_numpy(
+            np.array(array, order="C"), self._device, 0
+        )
 
     def set_inputs(self, values: dict[str, np.ndarray]) -> None:
-        """Give what the step reads besides its states; new shapes mean a new start."""
+        """Give what the step reads besides its states.
+
+        Other shapes than before need other buffers: the states must then be at the start, or
+        have been put since. ``has_room_for`` tells.
+        """
         for name, value in values.items():
             held = self._inputs[name]
             if held is not None and held.shape() == list(value.shape):
@@ -50,8 +56,12 @@ class DeviceStates:
                 self._forget_buffers()
 
     def has_room_for(self, values: dict[str, np.ndarray]) -> bool:
-        """Whether the states belong to inputs of these shapes, or have no shape yet."""
-        return self._current_index is None or all(
+        """Whether the states can go on from here with inputs of these shapes."""
+        if self._current_index is None:
+            batch = {1, *(size for value in values.values() for size in value.shape[:1])}
+            sizes = (size for state in self._current.values() for size in state.shape()[:1])
+            return all(size in batch for size in sizes)
+        return all(
             self._inputs[name] is not None and self._inputs[name].shape() == list(value.shape)
             for name, value in values.items()
         )

@@ -318,11 +318,10 @@ def test_cuda_that_is_not_there(snn, monkeypatch):
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    message = invoke(
-        "run", snn, "--input", "data.npy", "-T", "4", "--device", "cuda", code=1
-    ).output
+    options = ("run", snn, "--input", "data.npy", "-T", "4", "--device")
+    message = invoke(*options, "cuda", code=1).output
     assert "CUDAExecutionProvider is not in the installed ONNX Runtime" in message
-    result = invoke(*options[:-1], "auto", "--json")
+    result = invoke(*options, "auto", "--json")
     assert result.stderr == "Running on CPUExecutionProvider.\n"
     assert json.loads(result.stdout)["device"] == "CPUExecutionProvider"
 

@@ -1,6 +1,7 @@
 """SOPs and MACs against counting synapse by synapse."""
 
 import numpy as np
+import pytest
 from onnx_text import model
 
 from onnx2snn import convert
@@ -36,7 +37,7 @@ def test_convolution_counts_no_padding():
     reached = conv_connections(8, 4, 3, 2, 1)
     fan_out = 5 * np.outer(reached, reached)
     counts = RNG.integers(0, 9, (3, 8, 8))
-    assert synaptic_operations(snn, {"s": counts}) == (counts * fan_out).sum()
+    assert synaptic_operations(snn, {"s": counts}, (2, 8, 8)) == (counts * fan_out).sum()
     first = conv_connections(8, 8, 3, 1, 1)
     in_first = 2 * 3 * np.outer(first, first).sum()
     assert macs(snn, (2, 8, 8)) == in_first + 3 * fan_out.sum()
@@ -48,7 +49,7 @@ def test_zero_weights_are_no_synapses():
         "g (float[N, 2] x) => (float[N, 3] y) { s = Clip(x, zero, one) y = MatMul(s, w) }", weights
     )
     snn = convert(proto).model
-    assert synaptic_operations(snn, {"s": np.array([10, 100])}) == 10 * 2 + 100 * 1
+    assert synaptic_operations(snn, {"s": np.array([10, 100])}, (2,)) == 10 * 2 + 100 * 1
     assert macs(snn, (2,)) == 3
 
 
@@ -63,7 +64,7 @@ def test_through_pooling_flatten_and_residual_add():
     )
     snn = convert(proto).model
     a, e = RNG.integers(0, 9, (2, 4, 4)), RNG.integers(0, 9, (2, 4, 4))
-    assert synaptic_operations(snn, {"a": a, "e": e}) == 2 * a.sum() + 3 * e.sum()
+    assert synaptic_operations(snn, {"a": a, "e": e}, (2, 4, 4)) == 2 * a.sum() + 3 * e.sum()
     assert macs(snn, (2, 4, 4)) == 16 * 4 + 8 * 3
 
 
@@ -75,4 +76,65 @@ def test_global_pooling_and_scales():
         weights,
     )
     counts = RNG.integers(0, 9, (2, 4, 4))
-    assert synaptic_operations(convert(proto).model, {"a": counts}) == 5 * counts.sum()
+    assert synaptic_operations(convert(proto).model, {"a": counts}, (2, 4, 4)) == 5 * counts.sum()
+
+
+def pooled_sops(body, weights, counts, output="[N, 3, a, b]"):
+    proto = model(
+        f"g (float[N, 2, 6, 6] x) => (float{output} y) {{ a = Clip(x, zero, one) {body} }}",
+        {"v": normal(3, 2, 1, 1), "zero": ZERO, "one": ONE} | weights,
+    )
+    return synaptic_operations(convert(proto).model, {"a": counts}, (2, 6, 6))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 2, 0), (3, 2, 1), (4, 3, 0), (2, 2, 0)])
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+def test_every_window_of_a_pool_counts_its_spikes(kernel, stride, pad, ceil_mode):
+    counts = RNG.integers(0, 9, (2, 6, 6))
+    size = (6 + 2 * pad - kernel + (stride - 1) * ceil_mode) // stride + 1
+    if ceil_mode and (size - 1) * stride >= 6 + pad:
+        size -= 1
+    reached = conv_connections(6, size, kernel, stride, pad)
+    body = (
+        f"p = AveragePool<kernel_shape = [{kernel}, {kernel}], strides = [{stride}, {stride}], "
+        f"pads = [{pad}, {pad}, {pad}, {pad}], ceil_mode = {ceil_mode}>(a) y = Conv(p, v)"
+    )
+    wanted = 3 * (counts * np.outer(reached, reached)).sum()
+    assert pooled_sops(body, {}, counts) == wanted
+
+
+def test_broadcasting_and_padding():
+    counts = RNG.integers(0, 9, (2, 6, 6))
+    plane = normal(1, 2, 3, 3)
+    for op in ("Add", "Mul"):
+        body = f"g = GlobalAveragePool(a) p = {op}(g, plane) y = Conv(p, v)"
+        assert pooled_sops(body, {"plane": plane}, counts) == 9 * 3 * counts.sum()
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    body = "p = Pad(a, pads, one) y = Conv(p, v)"
+    assert pooled_sops(body, {"pads": pads}, counts) == 3 * counts.sum()
+    body = "p = Concat<axis = 1>(x, a) y = Conv(p, u)"
+    assert pooled_sops(body, {"u": normal(3, 4, 1, 1)}, counts) == 3 * counts.sum()
+
+
+def test_half_precision_counts_exactly():
+    weights = {
+        "w": normal(64, 2, 3, 3).astype(np.float16),
+        "zero": np.float16(0),
+        "one": np.float16(1),
+    }
+    proto = model(
+        "g (float16[N, 2, 16, 16] x) => (float16[N, 64, 14, 14] y) "
+        "{ a = Clip(x, zero, one) y = Conv(a, w) }",
+        weights,
+    )
+    snn = convert(proto).model
+    assert macs(snn, (2, 16, 16)) == 64 * 2 * 9 * 14 * 14
+
+
+def test_prologues_that_are_not_finite_at_zero():
+    proto = model(
+        "g (float[N, 2] x) => (float[N, 3] y) "
+        "{ l = Log(x) a = Clip(l, zero, one) y = MatMul(a, w) }",
+        {"w": normal(2, 3), "zero": ZERO, "one": ONE},
+    )
+    assert macs(convert(proto).model, (2,)) == 6

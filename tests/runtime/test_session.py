@@ -18,6 +18,7 @@ WEIGHTS = {
     "two": np.float32(2), "zero": np.float32(0), "one": np.float32(1),
     "w": np.array([[1, 2], [3, 4], [5, 6]], np.float32), "c": np.array([0.5, -1], np.float32),
 }  # fmt: skip
+CLIP = "net (float[N, 3] x) => (float[N, 3] y) { y = Clip(x, zero, one) }"
 X = np.array([[0.125, 0.25, 0.5], [0.0, -1.0, 0.375]], np.float32)
 
 
@@ -127,9 +128,47 @@ def test_state():
 
 def test_a_state_for_another_batch_size_is_refused_at_the_step():
     session = SpikingSession(snn())
-    session.state = {"v/b": np.zeros((5, 3), np.float32)}
+    for samples in (5, 1):
+        session.state = {"v/b": np.zeros((5, 3), np.float32)}
+        with pytest.raises(DataError, match="another shape than the state"):
+            session.step(X[:samples] if samples == 1 else X)
+    session.reset()
+    session.state = {"v/b": np.zeros((2, 2), np.float32)}
     with pytest.raises(DataError, match="cannot run on this input"):
         session.step(X)
+
+
+def test_a_state_that_was_set_survives_another_batch_size():
+    session = SpikingSession(snn())
+    session.run(X, 4)
+    session.reset()
+    start = np.full((3, 3), 0.875, np.float32)
+    session.state = {"v/b": start}
+    session.step(np.full((3, 3), 0.125, np.float32))
+    # 0.875 + 0.25 > 1: every neuron fires.
+    np.testing.assert_array_equal(session.state["v/b"], start + 0.25 - 1)
+
+
+def test_the_callers_arrays_are_left_alone():
+    session = SpikingSession(
+        convert(model(CLIP, {"zero": np.float32(0), "one": np.float32(1)})).model
+    )
+    first, second = np.full((2, 3), 0.5, np.float32), np.full((2, 3), 0.25, np.float32)
+    for array in (first, second):
+        array.flags.writeable = False
+        session.run(array, 4)
+        session.step(array)
+    varying = np.stack([first, second, first, second])
+    before = varying.copy()
+    session.run(varying, 4)
+    np.testing.assert_array_equal(varying, before)
+    np.testing.assert_array_equal(first, np.full((2, 3), 0.5, np.float32))
+    state = {name: value.copy() for name, value in session.state.items()}
+    kept = state["v/y"].copy()
+    session.state = state
+    session.step(first)
+    session.step(second)
+    np.testing.assert_array_equal(state["v/y"], kept)
 
 
 def test_no_spiking_network():

@@ -1,0 +1,142 @@
+"""Graphs of unusual form, each against a plain loop of stock ONNX Runtime."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx_text import model
+
+from onnx2snn import SpikingSession, UnsupportedModelError, convert
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "lo": np.float32(0), "hi": np.float32(1), "two": np.float32(2),
+    "w": (RNG.integers(-4, 5, (8, 8)) / 8).astype(np.float32),
+    "k": (RNG.integers(-4, 5, (2, 2, 1, 1)) / 8).astype(np.float32),
+    "i0": np.array(0), "m1": np.array([-1]), "ax": np.array([0]), "minus": np.array([-1]),
+}  # fmt: skip
+IMAGE = "g (float[N, 2, 2, 2] x)"
+X = (RNG.integers(-8, 9, (3, 2, 2, 2)) / 8).astype(np.float32)
+RESHAPE = (
+    "s = Shape({0}) n = Gather(s, i0) u = Unsqueeze(n, ax) c = Concat<axis = 0>(u, m1) "
+    "r = Reshape({1}, c)"
+)
+
+CASES = {
+    "neuron on the input": "=> (float[N, 2, 2, 2] y) { z = Clip(x, lo, hi) y = Mul(z, two) }",
+    "neuron at the end": "=> (float[N, 2, 2, 2] y) { c = Conv(x, k) y = Clip(c, lo, hi) }",
+    "input added later": (
+        "=> (float[N, 2, 2, 2] y) { z = Clip(x, lo, hi) a = Add(z, x) q = Clip(a, lo, two) "
+        "y = Conv(q, k) }"
+    ),
+    "input straight to the output": (
+        "=> (float[N, 2, 2, 2] y) { c = Conv(x, k) z = Clip(c, lo, hi) y = Add(z, x) }"
+    ),
+    "input concatenated with spikes": (
+        "=> (float[N, 4, 2, 2] y) { z = Clip(x, lo, hi) y = Concat<axis = 1>(x, z) }"
+    ),
+    "two neurons in a row with a branch": (
+        "=> (float[N, 2, 2, 2] y) { a = Clip(x, lo, two) b = Clip(a, lo, hi) y = Add(a, b) }"
+    ),
+    "size from the spikes' shape": (
+        f"=> (float[N, 8] y) {{ z = Clip(x, lo, hi) {RESHAPE.format('z', 'z')} y = MatMul(r, w) }}"
+    ),
+    "size from the input's shape": (
+        f"=> (float[N, 8] y) {{ z = Clip(x, lo, hi) {RESHAPE.format('x', 'z')} y = MatMul(r, w) }}"
+    ),
+    "sizes from shapes before a further neuron": (
+        f"=> (float[N, 8] y) {{ z = Clip(x, lo, hi) {RESHAPE.format('z', 'z')} m = MatMul(r, w) "
+        "q = Clip(m, lo, hi) y = Reshape(q, c) }"
+    ),
+    "shape arithmetic with a Clip of integers": (
+        "=> (float[N, 8] y) { z = Clip(x, lo, hi) s = Shape(x) n = Gather(s, i0) "
+        "p = Clip(n, i0) u = Unsqueeze(p, ax) c = Concat<axis = 0>(u, m1) y = Reshape(z, c) }"
+    ),
+    "names that the plan might use": (
+        "=> (float[N, 2, 2, 2] y) { z = Clip(x, lo, hi) u = Mul(z, two) s = Add(u, z) "
+        "y = Clip(s, lo, two) }"
+    ),
+}
+
+
+def plain_loop(proto, x, timesteps):
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    state, total = {}, 0
+    for _ in range(timesteps):
+        values = dict(zip(names, session.run(None, {"x": x, **state}), strict=True))
+        total = total + values.pop("y")
+        state = {name.replace("v_next/", "v/"): value for name, value in values.items()}
+    return total / np.float32(timesteps), state
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_a_plain_loop(name):
+    snn = convert(model(f"{IMAGE} {CASES[name]}", WEIGHTS)).model
+    session = SpikingSession(snn)
+    for samples in (3, 1, 2):
+        wanted, state = plain_loop(snn, X[:samples], 16)
+        np.testing.assert_array_equal(session.run(X[:samples], 16).output, wanted)
+        for key, value in session.state.items():
+            np.testing.assert_array_equal(value, state[key])
+        session.reset()
+        steps = [session.step(X[:samples]) for _ in range(16)]
+        np.testing.assert_array_equal(sum(steps) / np.float32(16), wanted)
+
+
+def test_names_of_the_users_tensors_are_no_obstacle():
+    text = f"{IMAGE} => (float[N, 2, 2, 2] y) {{ z = Clip(x, lo, hi) q = Mul(z, two) y = Neg(q) }}"
+    for taken in ("v/z", "v_next/z", "plan/z/u", "plan/sum/z", "_plan/q"):
+        proto = model(text, WEIGHTS)
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [taken if name == "q" else name for name in names]
+        snn = convert(proto).model
+        np.testing.assert_array_equal(
+            SpikingSession(snn).run(X, 8).output, plain_loop(snn, X, 8)[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "threshold"), [(100, 0.1), (1000, 30), (3000, 1), (5000, 30)]
+)
+def test_half_precision_counts_every_spike(timesteps, threshold):
+    one, bound = np.float16(1), np.float16(threshold)
+    proto = model(
+        "g (float16[N, 3] x) => (float16[N, 3] y) { z = Clip(x, lo, hi) y = Mul(z, one) }",
+        {"lo": np.float16(0), "hi": bound, "one": one},
+    )
+    x = np.full((1, 3), 9 * bound, np.float16)
+    result = SpikingSession(convert(proto).model).run(x, timesteps)
+    np.testing.assert_array_equal(result.spike_counts["z"], timesteps)
+    np.testing.assert_array_equal(result.output, bound)
+
+
+def test_largest_number_of_half_precision_is_no_bound():
+    proto = model(
+        "g (float16[N, 3] x) => (float16[N, 3] y) { y = Clip(x, lo, hi) }",
+        {"lo": np.float16(0), "hi": np.float16(65504)},
+    )
+    with pytest.raises(UnsupportedModelError, match="calibration data"):
+        convert(proto)
+
+
+def test_a_bound_that_is_infinite_in_one_channel_is_refused():
+    proto = model(
+        "g (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Min(r, t) }",
+        {"t": np.array([1, np.inf, 2], np.float32)},
+    )
+    with pytest.raises(UnsupportedModelError, match="not positive and finite"):
+        convert(proto)
+
+
+def test_spikes_that_a_branch_captures_are_seen():
+    proto = model(
+        "g (float[N, 2] x) => (float[N, 2] y) { z = Clip(x, lo, hi) m = ReduceSum<keepdims = 0>(x) "
+        "q = Greater(m, lo) y = If(q) <then_branch = a () => (float[N, 2] t) { t = Neg(z) }, "
+        "else_branch = b () => (float[N, 2] e) { e = Mul(z, z) }> }",
+        {"lo": np.float32(0), "hi": np.float32(1)},
+    )
+    with pytest.raises(UnsupportedModelError, match="If"):
+        convert(proto)
