@@ -25,6 +25,7 @@ from .editing import (
     disconnect,
     is_floating,
     is_used,
+    name_nodes,
     new_constant,
     only_consumer,
     producer,
@@ -59,6 +60,8 @@ def fold_constants(graph: gs.Graph) -> bool:
         graph.fold_constants(
             should_exclude_node=lambda node: neurons.is_stateful(node) or node.op in _RANDOM_OPS
         )
+    # An If whose condition is constant is replaced by its branch, whose nodes have no names.
+    name_nodes(graph)
     tidy(graph)
     return len(graph.nodes) != before
 
@@ -199,7 +202,8 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
             return _Bounds(np.array(0.0), _UNBOUNDED.high)
         case "Clip":
             low, high = _clip_bound(node, 1, "min", -np.inf), _clip_bound(node, 2, "max", np.inf)
-            return _Bounds(low, high) if variables[0] is node.inputs[0] else None
+            usable = variables[0] is node.inputs[0] and not (np.isnan(low) or np.isnan(high))
+            return _Bounds(low, high) if usable else None
         case "Min" | "Max":
             values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
             if not values or not all(_keeps_shape(value, variables[0]) for value in values):
@@ -221,8 +225,9 @@ def _clip_bound(node: gs.Node, index: int, attribute: str, unbounded: float) -> 
         bound = constant_value(node.inputs[index])
     value = np.asarray(bound, np.float64).reshape(())
     # Exporters write "no bound" as the type's largest number.
-    dtype = bound.dtype if isinstance(bound, np.ndarray) else np.float32
-    return value if abs(value) < float(np.finfo(dtype).max) else np.array(unbounded)
+    largest = float(np.finfo(bound.dtype if isinstance(bound, np.ndarray) else np.float32).max)
+    beyond = value >= largest if unbounded > 0 else value <= -largest
+    return np.array(unbounded) if beyond else value
 
 
 def _keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:

@@ -114,6 +114,18 @@ def replace_node(
     node.attrs.update(attrs or {})
 
 
+def name_nodes(graph: gs.Graph) -> None:
+    """Give every node a unique name: its own, or its first output's, numbered if taken."""
+    taken: set[str] = set()
+    for node in graph.nodes:
+        base = node.name or (node.outputs[0].name if node.outputs else node.op)
+        name, number = base, 2
+        while name in taken:
+            name, number = f"{base}_{number}", number + 1
+        node.name = name
+        taken.add(name)
+
+
 def tidy(graph: gs.Graph) -> None:
     """Drop what contributes to no output, and put the nodes in topological order."""
     graph.cleanup().toposort()

@@ -39,7 +39,12 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
         else:
             fraction = v_init
         # An array even where both are scalars.
-        value = np.asarray(threshold * fraction).astype(threshold.dtype)
+        value = np.asarray(np.float64(threshold) * fraction).astype(threshold.dtype)
+        if not np.all(np.isfinite(value)):
+            raise UnsupportedModelError(
+                "v(0) must be finite:",
+                [Refusal(node.name, node.op, f"v_init {v_init} is too much")],
+            )
         if not np.array_equal(value, initial_potential_of(node)):
             node.attrs["v_init"] = attribute_tensor(value)
             changed = True

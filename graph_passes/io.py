@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
+from .editing import name_nodes
 from .errors import ModelError, OutputError, Refusal, UnsupportedModelError
 
 MAX_PROTO_BYTES = 2**31 - 2**20
@@ -52,10 +53,16 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model.ParseFromString(content)
     except google.protobuf.message.DecodeError as error:
-        raise ModelError(f"'{path}' is not an ONNX model, or is damaged") from error
+        raise ModelError(
+            f"'{path}' is not an ONNX model, or is damaged: export it again"
+        ) from error
     # Some files of other kinds, the empty one among them, parse as a protobuf message.
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it holds no graph")
+    try:
+        _touch_strings(model)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"'{path}' is damaged: a name in it is no text") from error
     for tensor in _stored_tensors(model.graph):
         if onnx.external_data_helper.uses_external_data(tensor):
             _load_external_data(tensor, path)
@@ -80,6 +87,28 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _touch_strings(model: onnx.ModelProto) -> None:
+    """Read every name, so that one that is no UTF-8 raises ``UnicodeDecodeError`` here."""
+    for entry in (*model.opset_import, *model.functions):
+        str(entry.domain)
+    for entry in model.metadata_props:
+        str(entry.key), str(entry.value)
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        for named in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+            str(named.name)
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            for dimension in info.type.tensor_type.shape.dim:
+                str(dimension.dim_param)
+        for node in graph.node:
+            list(node.input), list(node.output), str(node.name), str(node.op_type)
+            str(node.domain), str(node.doc_string)
+            for attribute in node.attribute:
+                str(attribute.name)
+                waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """All initializers and tensor attributes of a graph and of the graphs inside it."""
     yield from graph.initializer
@@ -97,17 +126,17 @@ def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _load_external_data(tensor: onnx.TensorProto, path: Path) -> None:
     folder = path.resolve().parent
-    location = onnx.external_data_helper.ExternalDataInfo(tensor).location
-    # Resolved, so that neither '..' nor a link leads out of the folder.
-    target = (folder / location).resolve()
+    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
     what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
-    if not target.is_relative_to(folder):
-        raise ModelError(
-            f"{what}, outside the model's folder: refused; put the data file beside the model"
-        )
-    if not target.is_file():
-        raise ModelError(f"{what}, which is not there")
     try:
+        # Resolved, so that neither '..' nor a link leads out of the folder.
+        target = (folder / location).resolve()
+        if not target.is_relative_to(folder):
+            raise ModelError(
+                f"{what}, outside the model's folder: refused; put the data file beside the model"
+            )
+        if not target.is_file():
+            raise ModelError(f"{what}, which is not there")
         onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
@@ -160,10 +189,9 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was."""
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write '{path}': the folder '{path.parent}' does not exist")
-    if path.is_dir():
-        raise OutputError(f"cannot write '{path}': it is a folder")
+    check_writable(path)
+    # Through a link, to the file that it names.
+    path = path.resolve()
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
@@ -183,6 +211,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise ``OutputError`` if a file cannot come to be, or be replaced, at ``path``."""
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write '{path}': the folder '{path.parent}' does not exist")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write '{path}': something else than a file is there")
+        if not os.access(path.resolve().parent, os.W_OK):
+            raise OutputError(f"cannot write '{path}': no permission to write in its folder")
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
 def _copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -239,6 +280,7 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
             [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
         )
     model = _copy_model(model)
+    _check_functions(model)
     defaults = {tensor.name: tensor for tensor in model.graph.initializer}
     states = set()
     for node in model.graph.node:
@@ -256,8 +298,25 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
     model.functions.extend(kept_functions)
     with G_LOGGER.suppress():
         graph = gs.import_onnx(model)
-    _name_nodes(graph)
+    name_nodes(graph)
     return graph
+
+
+def _check_functions(model: onnx.ModelProto) -> None:
+    """Hold the neurons' functions in a file to those that the runtime computes."""
+    functions = {f.name: f for f in model.functions if f.domain == neurons.DOMAIN}
+    for op in {node.op_type for node in model.graph.node if node.domain == neurons.DOMAIN}:
+        if op not in neurons.FUNCTIONS:
+            continue
+        expected, found = neurons.function_proto(op, 0), functions.get(op)
+        if found is None or any(
+            list(getattr(found, part)) != list(getattr(expected, part))
+            for part in ("input", "output", "node")
+        ):
+            raise ModelError(
+                f"the function of the neuron {op} in the file is missing or is not this "
+                "version's, so runtimes would disagree; convert the network again"
+            )
 
 
 def _check_stateful(node: onnx.NodeProto, defaults: dict[str, onnx.TensorProto]) -> None:
@@ -270,30 +329,30 @@ def _check_stateful(node: onnx.NodeProto, defaults: dict[str, onnx.TensorProto])
             f"{node.op_type} '{node.name}' must have the attributes {sorted(expected)}, "
             f"not {sorted(found)}"
         )
+    values = {}
+    for attribute in node.attribute:
+        value = np.empty(0)
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            value = onnx.numpy_helper.to_array(attribute.t)
+        floating = np.issubdtype(value.dtype, np.floating)
+        if not value.size or not floating or not np.all(np.isfinite(value)):
+            raise ModelError(
+                f"{node.op_type} '{node.name}': {attribute.name} must be a tensor of finite numbers"
+            )
+        values[attribute.name] = value
+    if not np.all(values["v_threshold"] > 0):
+        raise ModelError(f"{node.op_type} '{node.name}': V_th must be positive")
     names = neurons.state_names(node.name)
-    if (node.input[-1], node.output[-1]) != names:
+    if len(node.input) != 2 or (node.input[-1], *node.output[1:]) != names:
         raise ModelError(f"{node.op_type} '{node.name}' must keep its state in {names}")
-    v_init = next(onnx.numpy_helper.to_array(a.t) for a in node.attribute if a.name == "v_init")
     default = defaults.get(names[0])
     if default is None or not np.array_equal(
-        np.ravel(onnx.numpy_helper.to_array(default)), np.ravel(v_init)
+        np.ravel(onnx.numpy_helper.to_array(default)), np.ravel(values["v_init"])
     ):
         raise ModelError(
             f"{node.op_type} '{node.name}': the default of its state '{names[0]}' is not its "
             "v_init, so runtimes would disagree about v(0); convert the network again"
         )
-
-
-def _name_nodes(graph: gs.Graph) -> None:
-    """Give every node a unique name: its own, or its first output's, numbered if taken."""
-    taken: set[str] = set()
-    for node in graph.nodes:
-        base = node.name or (node.outputs[0].name if node.outputs else node.op)
-        name, number = base, 2
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
-        node.name = name
-        taken.add(name)
 
 
 def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.ModelProto:

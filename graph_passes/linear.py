@@ -41,6 +41,7 @@ _ADVICE = {
     "LogSoftmax": "not linear in the spikes: at the end of a classifier, cut it off (the class "
     "stays the same) and convert the network up to its logits",
 }
+_ADVICE["Clip"] = "not linear in the spikes: its bounds must be 0 and a positive constant"
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"

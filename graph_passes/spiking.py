@@ -44,7 +44,12 @@ def activations_to_neurons(graph: gs.Graph) -> bool:
         raise UnsupportedModelError(
             "the number of axes of these activations cannot be inferred:",
             [
-                Refusal(node.name, node.op, "declare the shape of the model's input")
+                Refusal(
+                    node.name,
+                    node.op,
+                    "declare the shape of the model's input; operators before it that ONNX has "
+                    "no shape inference for, such as custom ones, also hide it",
+                )
                 for node in unknown
             ],
         )

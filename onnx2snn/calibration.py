@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes import neurons
+from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
-from onnx2snn.runtime.session import check_array, check_finite
+from onnx2snn.runtime.session import as_input, check_finite
 
 from .data import Batch, Data
 from .statistics import ActivationHistogram, Statistic
@@ -22,21 +24,29 @@ def no_progress(batches: Iterable[Any], what: str, how_many: int) -> Iterable[An
 
 
 class Ann:
-    """An ANN in ONNX Runtime that takes one input, checked against what it declares."""
+    """An ANN in ONNX Runtime that takes one input, checked against what it declares.
+
+    Raises ``ModelError`` if the model has several inputs or neurons.
+    """
 
     def __init__(
         self, model: onnx.ModelProto, providers: Providers = None, threads: int | None = None
     ):
+        if any(node.domain == neurons.DOMAIN for node in model.graph.node):
+            raise ModelError("the model given as the ANN is a spiking network")
         self._session = create_session(model, resolve_providers(providers), threads)
-        (source,) = self._session.get_inputs()
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelError(f"the model given as the ANN has {len(inputs)} inputs, not one")
+        (source,) = inputs
         self._name, self._shape = source.name, source.shape
         kind = next(i.type.tensor_type.elem_type for i in model.graph.input if i.name == self._name)
         self._dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """The model's outputs for inputs x [N, ...]; ``DataError`` if x does not fit."""
-        check_array(x, self._shape, self._dtype, "x")
-        return run_session(self._session, None, {self._name: np.ascontiguousarray(x, self._dtype)})
+        value = as_input(x, self._shape, self._dtype, "the ANN")
+        return run_session(self._session, None, {self._name: value})
 
 
 def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.io import read_model, write_bytes, write_model
+from onnx2snn.graph_passes.io import check_writable, read_model, write_bytes, write_model
 from onnx2snn.runtime.coding import Coding
 
 from . import tables
@@ -85,6 +85,8 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(str(error)) from error
         except MemoryError as error:
             raise click.ClickException("out of memory: try a smaller --batch-size") from error
+        except OSError as error:
+            raise click.ClickException(error.strerror or str(error)) from error
 
     return wrapper
 
@@ -104,13 +106,16 @@ device_option = click.option(
     show_default=True,
     help="Where to run; auto takes CUDA where it starts.",
 )
-threads_option = click.option("--threads", type=click.IntRange(1), help="CPU threads to use.")
+threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to use.")
 root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path),
     help="Folder of a data set that is given by name.",
 )
 samples_option = click.option("--samples", type=click.IntRange(1), help="Use the first so many.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
+)
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
 
@@ -121,17 +126,15 @@ def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
 
 
-def _require_folder(path: Path | None) -> None:
-    """Fail before the work, not after it, where a result cannot be written."""
+def _require_output(path: Path | None, *inputs: Path | str | None) -> None:
+    """Fail before the work, not after it, where a result cannot or must not be written."""
     if path is None:
         return
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist")
-    if path.is_dir():
-        raise OutputError(f"cannot write '{path}': it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write '{path}': no permission to write in '{folder}'")
+    check_writable(path)
+    for source in inputs:
+        exist = source is not None and path.exists() and os.path.exists(source)
+        if exist and os.path.samefile(path, str(source)):
+            raise OutputError(f"'{path}' is an input too: write the result to another file")
 
 
 def _providers(device: str) -> list[Any]:
@@ -184,7 +187,9 @@ def _print_json(value: Any) -> None:
     show_default=True,
     help="v(0): half the threshold is optimal; a number is a fraction of it.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="For uniform and normal.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For uniform and normal."
+)
 @click.option("--explain", is_flag=True, help="List what each pass declined to do, and why.")
 @root_option
 @samples_option
@@ -215,7 +220,7 @@ def convert(
     from .conversion import convert as convert_model
     from .statistics import parse_statistic
 
-    _require_folder(output)
+    _require_output(output, model, calibration)
     data = None
     if calibration is not None:
         data = open_data(calibration, data_root, train=True, samples=samples)
@@ -248,6 +253,7 @@ def convert(
                 ],
                 "passes": [vars(report) for report in result.passes],
                 "declined": [vars(refusal) for refusal in result.declined],
+                "analog": [vars(refusal) for refusal in result.analog],
                 "agreements": [vars(row) for row in result.agreements],
                 "warnings": warnings,
             }
@@ -260,10 +266,14 @@ def convert(
         console.print(tables.agreement_table(result.agreements))
     for line in warnings:
         console.print(f"Warning: {line}", style="bold red", markup=False)
+    if result.analog:
+        console.print("These stay analog, as in the ANN, before the first neuron:")
+        for refusal in result.analog:
+            console.print(f"  {tables.printable(str(refusal))}", markup=False)
     if explain:
         console.print("Declined:" if result.declined else "No pass declined anything.")
         for refusal in result.declined:
-            console.print(f"  {refusal}", markup=False)
+            console.print(f"  {tables.printable(str(refusal))}", markup=False)
     console.print(f"Wrote {output}: {len(result.neurons)} layers of neurons.", markup=False)
 
 
@@ -283,7 +293,9 @@ def convert(
     show_default=True,
     help="Input at each time-step: itself, or random spikes with it as probability.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="For Poisson coding.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For Poisson coding."
+)
 @click.option(
     "-o",
     "--output",
@@ -321,9 +333,9 @@ def run(
 
     from .inference import run_batches
 
-    _require_folder(output)
+    _require_output(output, model, source)
     session = SpikingSession(model, _providers(device), threads)
-    data = open_data(source, data_root, samples=samples)
+    data = open_data(source, data_root, samples=samples, labels=False)
     if samples is not None and len(data.shape) == len(session.input_shape) + 1:
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
     outputs, rates, count = run_batches(
@@ -405,7 +417,7 @@ def evaluate(
     """
     from .evaluation import evaluate as evaluate_model
 
-    _require_folder(plot)
+    _require_output(plot, model, source, ann)
     if plot is not None:
         from .plot import check_format
 
@@ -465,8 +477,8 @@ def inspect(model: Path, as_json: bool) -> None:
         for entry in snn.metadata_props
         if entry.key.startswith("onnx2snn.")
     }
-    sources = json.loads(metadata.pop("thresholds", "{}"))
-    recipe = json.loads(metadata.pop("recipe", "{}"))
+    sources = _json_object(metadata.pop("thresholds", ""))
+    recipe = _json_object(metadata.pop("recipe", ""))
     input_text = f"{plan.input.name} {tables.shape_text(tuple(plan.input.shape))}"
     if as_json:
         _print_json(
@@ -484,15 +496,25 @@ def inspect(model: Path, as_json: bool) -> None:
                     for neuron in plan.neurons
                 ],
                 "recipe": recipe,
-                **metadata,
+                "metadata": metadata,
             }
         )
         return
     console = tables.console()
     console.print(tables.session_table(plan.neurons, sources))
-    console.print(f"input {input_text}, output {plan.output}", markup=False)
-    for key, value in {**recipe, **metadata}.items():
-        console.print(f"{key}: {value}", markup=False)
+    lines = [f"input {input_text}, output {plan.output}"]
+    lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
+    for line in lines:
+        console.print(tables.printable(line), markup=False)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """A JSON object from a file's metadata; empty if it is something else."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")

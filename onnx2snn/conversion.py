@@ -16,6 +16,7 @@ from onnx2snn.graph_passes import (
     ModelError,
     PassReport,
     Refusal,
+    UnsupportedModelError,
     activations_to_neurons,
     bound_activations,
     canonicalise,
@@ -33,13 +34,14 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
 )
 from onnx2snn.graph_passes.driver import Pass
+from onnx2snn.graph_passes.editing import constant_value, is_floating
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import check_model
 from onnx2snn.graph_passes.spiking import require_convertible
-from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.providers import CPU, Providers, create_session
 
 from .calibration import Ann, Track, batches_of, calibrate, no_progress
-from .data import Data
+from .data import Data, check_labels
 from .statistics import DEFAULT_STATISTIC, Statistic
 from .version import __version__
 
@@ -72,12 +74,17 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted network and what was done to make it."""
+    """A converted network and what was done to make it.
+
+    ``declined``: what passes left as it was, with reasons. ``analog``: activations before
+    the first neuron that are no clip, and so stay what they were in the ANN.
+    """
 
     model: onnx.ModelProto
     neurons: list[NeuronReport]
     passes: list[PassReport]
     declined: list[Refusal]
+    analog: list[Refusal]
     agreements: list[Agreement] = field(default_factory=list)
 
 
@@ -117,12 +124,13 @@ def convert(
     graph = to_graph(upgrade_opset(model))
     graph.toposort()
     _require_plain_ann(graph)
+    _require_finite_weights(graph)
     infer_shapes(graph)
 
     declined: list[Refusal] = []
     reports: list[PassReport] = []
     agreements: list[Agreement] = []
-    current = to_model(graph)
+    original = current = to_model(graph)
 
     def apply(function: Pass, change: str) -> None:
         """Run one pass; with data, compare the ANN after it with the one before."""
@@ -157,8 +165,18 @@ def convert(
         [activations_to_neurons, partial(set_initial_potential, v_init=v_init, seed=seed)],
     )
     if not stateful_nodes(graph):
-        raise ModelError("the model has no ReLU or clip that could become a spiking neuron")
+        found = analog_activations(graph)
+        raise UnsupportedModelError(
+            "the model has no ReLU, and no clip from 0 to a positive constant, that could become "
+            f"a spiking neuron; it has {'these activations:' if found else 'no activations'}",
+            found,
+        )
+    if calibration is not None:
+        agreements.append(
+            _compare("all together", original, current, calibration, batch_size, providers, track)
+        )
     infer_shapes(graph)
+    _require_sizes(graph)
     neurons = [
         NeuronReport(
             node.name,
@@ -178,18 +196,78 @@ def convert(
         "passes": [report.name for report in reports],
     }
     _write_metadata(result, digest, recipe, neurons)
-    return Conversion(result, neurons, reports, declined, agreements)
+    _require_loadable(result, original)
+    return Conversion(result, neurons, reports, declined, analog_activations(graph), agreements)
 
 
 def _require_plain_ann(graph: gs.Graph) -> None:
     if stateful_nodes(graph):
-        raise ModelError("the model is a spiking network already")
+        raise ModelError("the model is a spiking network already: use it with run or evaluate")
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         names = ", ".join(tensor.name for tensor in (*graph.inputs, *graph.outputs))
         raise ModelError(
             f"the model has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs ({names}); "
             "networks with one of each can be converted so far"
         )
+    dtype = graph.inputs[0].dtype
+    if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
+        raise ModelError(f"the model's input '{graph.inputs[0].name}' is no tensor of numbers")
+
+
+def _require_sizes(graph: gs.Graph) -> None:
+    """Refuse layers of no neurons, as where an image is smaller than a kernel."""
+    shapes = {node.name: node.outputs[0].shape[1:] for node in stateful_nodes(graph)}
+    empty = [
+        Refusal(name, "IF", f"its shape is {'x'.join(map(str, shape))}")
+        for name, shape in shapes.items()
+        if 0 in shape
+    ]
+    if empty:
+        raise UnsupportedModelError("these layers would hold no neurons:", empty)
+
+
+_ACTIVATIONS = {
+    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
+    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    "ThresholdedRelu",
+}  # fmt: skip
+
+
+def analog_activations(graph: gs.Graph) -> list[Refusal]:
+    """The activations that did not become neurons: none of them comes after a neuron."""
+    reason = "not a ReLU or a clip from 0 to a positive constant, and before the first neuron"
+    return [
+        Refusal(node.name, node.op, reason)
+        for node in graph.nodes
+        if node.op in _ACTIVATIONS and is_floating(node.inputs[0])
+    ]
+
+
+def _require_finite_weights(graph: gs.Graph) -> None:
+    """Refuse NaN anywhere, and infinity where it is no bound."""
+    bad = []
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            value = constant_value(tensor)
+            if value is None or not np.issubdtype(value.dtype, np.floating):
+                continue
+            bound = node.op in ("Clip", "Min", "Max") and not np.any(np.isnan(value))
+            if not bound and not np.all(np.isfinite(value)):
+                bad.append(Refusal(node.name, node.op, f"'{tensor.name}' holds NaN or infinity"))
+    if bad:
+        raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
+
+
+def _require_loadable(result: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Refuse to hand out what ONNX Runtime cannot load; the ANN itself may be at fault."""
+    try:
+        create_session(result, [CPU])
+    except ModelError as error:
+        try:
+            create_session(original, [CPU])
+        except ModelError as its_own:
+            raise ModelError(f"the ANN itself cannot run: {its_own}") from its_own
+        raise ModelError(f"the converted network cannot run: {error}") from error
 
 
 def _write_metadata(
@@ -226,6 +304,7 @@ def _compare(
         power += float(np.square(a, dtype=np.float64).sum())
         classes = a.ndim == 2 and a.shape[1] > 1
         if classes:
+            check_labels(y, a.shape[1], data.name)
             chosen_a, chosen_b = a.argmax(1), b.argmax(1)
             same += int((chosen_a == chosen_b).sum())
             if y is not None:

@@ -4,7 +4,9 @@ Files are read in batches, never whole where the format allows: an .npy is mappe
 is read as a stream. Nothing is ever unpickled.
 """
 
+import contextlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
 from onnx2snn.models.datasets import fashion_mnist
 
 Batch = tuple[np.ndarray, np.ndarray | None]
@@ -44,6 +46,10 @@ class Data:
         start = 0
         for x in self.read(batch_size):
             stop = start + len(x)
+            if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
+                first, *rest = np.argwhere(~np.isfinite(x))[0].tolist()
+                place = [start + first, *rest]
+                raise DataError(f"'{self.name}' holds NaN or infinity, first at x{place}")
             yield x, None if self.labels is None else self.labels[start:stop]
             start = stop
 
@@ -61,19 +67,33 @@ def from_arrays(x: np.ndarray, y: np.ndarray | None = None, name: str = "data") 
     return _checked(Data(name, x.shape, x.dtype, None, read), y)
 
 
+def check_labels(y: np.ndarray | None, classes: int, name: str) -> None:
+    """Raise ``DataError`` if a label is none of the network's classes."""
+    if y is not None and (y.min() < 0 or y.max() >= classes):
+        raise DataError(
+            f"'{name}' holds labels from {y.min()} to {y.max()}; "
+            f"the network has the classes 0 to {classes - 1}"
+        )
+
+
 def open_data(
-    source: str, root: Path | None = None, train: bool = False, samples: int | None = None
+    source: str,
+    root: Path | None = None,
+    train: bool = False,
+    samples: int | None = None,
+    labels: bool = True,
 ) -> Data:
     """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, or a data set's name.
 
     root: the folder of a named data set. train: its training images instead of its test
-    images. samples: only the first so many. Raises ``DataError`` if it is not there, is
-    empty, is damaged, holds pickled objects, or labels do not fit.
+    images. samples: only the first so many. labels: whether y is wanted at all. Raises
+    ``DataError`` if the data is not there, is empty, is damaged or holds pickled objects, or
+    if the labels do not fit.
     """
     if source in DATASETS:
         data = _open_fashion_mnist(root, train)
     elif source.endswith(".npz"):
-        data = _open_npz(Path(source))
+        data = _open_npz(Path(source), labels)
     elif source.endswith(".npy"):
         data = _open_npy(Path(source))
     else:
@@ -115,7 +135,7 @@ def _checked(data: Data, y: np.ndarray | None) -> Data:
 def _open_fashion_mnist(root: Path | None, train: bool) -> Data:
     try:
         images, labels = fashion_mnist(root, train)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(f"fashion-mnist: {error}") from error
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
@@ -133,46 +153,54 @@ def pixels_to_input(images: np.ndarray) -> np.ndarray:
 
 
 def _open_npy(path: Path) -> Data:
-    try:
+    with _reading(path):
+        with path.open("rb") as file:
+            _read_header(file)
         x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
     return from_arrays(x, None, str(path))
 
 
-def _open_npz(path: Path) -> Data:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
-            if "x" not in names:
-                raise DataError(f"'{path}' holds no array x, only: {', '.join(sorted(names))}")
-            with archive.open("x.npy") as file:
-                shape, in_columns, dtype = _read_header(file)
-            y = None
-            if "y" in names:
-                with archive.open("y.npy") as file:
-                    y = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+def _open_npz(path: Path, labels: bool) -> Data:
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if "x.npy" not in names:
+            held = ", ".join(sorted(name.removesuffix(".npy") for name in names)) or "nothing"
+            raise DataError(f"'{path}' holds no array x, only: {held}")
+        with archive.open("x.npy") as file:
+            shape, in_columns, dtype = _read_header(file)
+        y = None
+        if labels and "y.npy" in names:
+            with archive.open("y.npy") as file:
+                y = np.lib.format.read_array(file, allow_pickle=False)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
-                if in_columns:
-                    # Stored column by column, a sample is nowhere in one piece.
-                    x = np.lib.format.read_array(file, allow_pickle=False)
-                    yield from from_arrays(x).read(batch_size)
-                    return
-                _read_header(file)
-                for start in range(0, shape[0], batch_size):
-                    yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+        with _reading(path), zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
+            if in_columns:
+                # Stored column by column, a sample is nowhere in one piece.
+                x = np.lib.format.read_array(file, allow_pickle=False)
+                yield from from_arrays(x).read(batch_size)
+                return
+            _read_header(file)
+            for start in range(0, shape[0], batch_size):
+                yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
 
     return _checked(Data(str(path), shape, dtype, None, read), y)
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes zipfile, zlib and NumPy raise into ``DataError``."""
+    try:
+        yield
+    except Onnx2SnnError:
+        raise
+    except Exception as error:
+        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+
+
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    if file.peek(1)[:1] == b"\x80":  # type: ignore[attr-defined]
+        raise ValueError("it holds pickled objects, which are never loaded")
     version = np.lib.format.read_magic(file)
     reader: Any = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -180,9 +208,14 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     }.get(version)
     if reader is None:
         raise ValueError(f"unknown .npy version {version}")
-    shape, in_columns, dtype = reader(file)
+    try:
+        shape, in_columns, dtype = reader(file)
+    except Exception as error:
+        raise ValueError("its header is damaged") from error
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are never loaded")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"its header is damaged: shape {shape}")
     return shape, in_columns and len(shape) > 1, dtype
 
 

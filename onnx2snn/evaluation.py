@@ -11,7 +11,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
-from .data import Data
+from .data import Data, check_labels
 from .synapses import SynapseCounter, macs
 
 
@@ -44,14 +44,24 @@ def evaluate(
     if not times:
         raise DataError("no time-steps to evaluate at")
     session = SpikingSession(model, providers, threads)
+    if len(data.shape) != len(session.input_shape):
+        raise DataError(
+            f"'{data.name}' has the shape {list(data.shape)}, with {len(data.shape)} axes; "
+            f"the network's input has {len(session.input_shape)}"
+        )
     reference = None if ann is None else Ann(ann, providers, threads)
     ann_right = 0
     right, agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
     for x, y in batches_of(data, batch_size, "evaluating", track):
         result = session.run(x, times[-1], times)
-        _check_classes(result.output, y, data.name)
-        chosen = None if reference is None else reference.run(x)[0].argmax(1)
+        if result.output.ndim != 2:
+            raise DataError(
+                "evaluation needs a network with the output [N, classes], "
+                f"not {list(result.output.shape)}"
+            )
+        check_labels(y, result.output.shape[1], data.name)
+        chosen = None if reference is None else _classes(reference.run(x)[0], result.output)
         if y is not None and chosen is not None:
             ann_right += int((chosen == y).sum())
         for t in times:
@@ -85,13 +95,11 @@ def evaluate(
     }
 
 
-def _check_classes(output: np.ndarray, y: np.ndarray | None, name: str) -> None:
-    if output.ndim != 2:
+def _classes(ann: np.ndarray, snn: np.ndarray) -> np.ndarray:
+    """The ANN's classes, if its output has the shape of the spiking network's."""
+    if ann.shape != snn.shape:
         raise DataError(
-            f"evaluation needs a network with the output [N, classes], not {list(output.shape)}"
+            f"the ANN's output has shape {list(ann.shape)}, the spiking network's "
+            f"{list(snn.shape)}: they are not the same network"
         )
-    if y is not None and (y.min() < 0 or y.max() >= output.shape[1]):
-        raise DataError(
-            f"'{name}' holds labels from {y.min()} to {y.max()}; "
-            f"the network has the classes 0 to {output.shape[1] - 1}"
-        )
+    return ann.argmax(1)

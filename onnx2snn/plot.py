@@ -21,12 +21,14 @@ def pyplot() -> Any:
     return module
 
 
+FORMATS = (".png", ".pdf", ".svg", ".jpg")
+
+
 def check_format(path: Path) -> None:
-    """Raise ``Onnx2SnnError`` if matplotlib is missing or cannot write this kind of file."""
-    kinds = pyplot().figure().canvas.get_supported_filetypes()
-    pyplot().close("all")
-    if path.suffix.removeprefix(".").lower() not in kinds:
-        raise Onnx2SnnError(f"cannot draw to '{path}': use one of .{', .'.join(sorted(kinds))}")
+    """Raise ``Onnx2SnnError`` if matplotlib is missing or this is no kind of file for a plot."""
+    pyplot()
+    if path.suffix.lower() not in FORMATS:
+        raise Onnx2SnnError(f"cannot draw to '{path}': use one of {', '.join(FORMATS)}")
 
 
 def accuracy_plot(

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from onnx2snn.runtime.plan import Neuron
 
@@ -52,6 +53,16 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def printable(text: str) -> str:
+    """Text from a file without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _name(text: object) -> Text:
+    """A cell that shows a file's text as it is, which may look like markup."""
+    return Text(printable(str(text)))
+
+
 def shape_text(shape: tuple[int | str, ...]) -> str:
     """A shape as 16x28x28; '?' for sizes that are not fixed."""
     return "x".join(str(size) if isinstance(size, int) else "?" for size in shape) or "()"
@@ -73,7 +84,10 @@ def neuron_table(neurons: list[NeuronReport]) -> Table:
     table = _table("Neurons", "layer", ">shape", ">V_th", "threshold from")
     for neuron in neurons:
         table.add_row(
-            neuron.name, shape_text(neuron.shape), values_text(neuron.threshold), neuron.source
+            _name(neuron.name),
+            shape_text(neuron.shape),
+            values_text(neuron.threshold),
+            _name(neuron.source),
         )
     return table
 
@@ -161,12 +175,12 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
         sizes = [size for size in neuron.shape if isinstance(size, int)]
         fixed = len(sizes) == len(neuron.shape)
         table.add_row(
-            neuron.name,
+            _name(neuron.name),
             shape_text(neuron.shape),
             str(int(np.prod(sizes))) if fixed else "?",
             values_text(neuron.threshold),
             values_text(neuron.v_init / neuron.threshold),
-            sources.get(neuron.name, "unknown"),
+            _name(sources.get(neuron.name, "unknown")),
         )
     return table
 
@@ -175,7 +189,7 @@ def rates_table(rates: dict[str, float]) -> Table:
     """Firing rate by layer."""
     table = _table("Firing rates", "layer", ">spikes per neuron and time-step")
     for name, rate in rates.items():
-        table.add_row(name, f"{rate:.4f}")
+        table.add_row(_name(name), f"{rate:.4f}")
     return table
 
 

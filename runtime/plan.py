@@ -176,6 +176,14 @@ def _unused_prefix(graph: gs.Graph) -> str:
 def _neuron(node: gs.Node) -> Neuron:
     x = node.outputs[0]
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
+    for name in ("v_threshold", "v_init"):
+        own = node.attrs[name].shape
+        pairs = zip(own[::-1], shape[::-1], strict=False)
+        if len(own) > len(shape) or any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):
+            raise ModelError(
+                f"{node.op} '{node.name}': {name} has shape {list(own)}, "
+                f"which does not fit a sample of shape {list(shape)}"
+            )
     return Neuron(node.name, shape, threshold_of(node), initial_potential_of(node), x.name)
 
 

@@ -156,13 +156,10 @@ class SpikingSession:
         """The input in the network's type, and whether it has a leading time axis."""
         x, shape = np.asarray(x), self.input_shape
         varies = x.ndim == len(shape) + 1
-        sample = x[0] if varies and len(x) else x
-        check_array(sample, shape, self.input_dtype, "x")
-        if varies:
-            check_finite(x, "x")
-            if timesteps is not None and len(x) != timesteps:
-                raise DataError(f"x has {len(x)} time-steps on its first axis, not {timesteps}")
-        return np.ascontiguousarray(x, self.input_dtype), varies
+        if varies and timesteps is not None and len(x) != timesteps:
+            raise DataError(f"x has {len(x)} time-steps on its first axis, not {timesteps}")
+        expected = (timesteps, *shape) if varies else shape
+        return as_input(x, expected, self.input_dtype), varies
 
     def _step_inputs(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """What the step reads: the prologue's results, and the input if it reads that."""
@@ -206,6 +203,9 @@ class SpikingSession:
             total = self._run_epilogue(read)
             mean = (total.astype(np.float64) + (t - 1) * self._silence[shapes]) / t
             output = mean.astype(total.dtype)
+        check_finite(output, "the network's output")
+        for name, value in sums.items():
+            check_finite(value, f"the sum over time of '{name}'")
         return ReadOut(
             timesteps=t,
             output=output,
@@ -229,28 +229,36 @@ def _readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
     return {int(t) for t in wanted}
 
 
-def check_array(
-    x: np.ndarray, shape: Sequence[int | str | None], dtype: np.dtype, what: str
-) -> None:
-    """Raise ``DataError`` unless x can be an input of this shape and type.
+def as_input(
+    x: np.ndarray,
+    shape: Sequence[int | str | None],
+    dtype: np.dtype,
+    who: str = "the network",
+) -> np.ndarray:
+    """X as an input of this shape and type, or ``DataError`` if it cannot be one.
 
-    Names and None in ``shape`` stand for any size. Floating-point types are cast to
-    ``dtype``; integers and others are refused, since a network knows no pixel values.
+    Names and None in ``shape`` stand for any size. Floating-point types are cast to each
+    other; any other type must be the network's own, since pixel values of one type are no
+    intensities of another. ``who`` needs the input, for the message.
     """
     expected = ", ".join(str(size) if isinstance(size, int) else "*" for size in shape)
     fits = x.ndim == len(shape) and all(
         not isinstance(want, int) or want == have for want, have in zip(shape, x.shape, strict=True)
     )
     if not fits:
-        raise DataError(f"{what} has shape {list(x.shape)}, the network needs [{expected}]")
-    if not np.issubdtype(x.dtype, np.floating):
+        raise DataError(f"x has shape {list(x.shape)}, {who} needs [{expected}]")
+    floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
+    if not floating and x.dtype != dtype:
         raise DataError(
-            f"{what} has type {x.dtype}, the network needs {np.dtype(dtype)}: "
-            "scale it as the network's training did"
+            f"x has type {x.dtype}, {who} needs {np.dtype(dtype)}: "
+            "prepare it as for the network's training"
         )
     if x.size == 0:
-        raise DataError(f"{what} is empty: its shape is {list(x.shape)}")
-    check_finite(x, what)
+        raise DataError(f"x is empty: its shape is {list(x.shape)}")
+    with np.errstate(over="ignore"):
+        value = np.ascontiguousarray(x, dtype)
+    check_finite(value, "x")
+    return value
 
 
 def check_finite(x: np.ndarray, what: str) -> None:

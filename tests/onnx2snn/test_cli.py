@@ -227,11 +227,13 @@ def bad_data():
 def test_bad_data(snn, name):
     arrays, message = bad_data()[name]
     np.savez("bad.npz", **arrays)
-    for options in (
-        ("run", snn, "--input", "bad.npz", "-T", "4", "-o", "out.npz"),
+    uses_labels = [
         ("evaluate", snn, "--data", "bad.npz", "-T", "4"),
         ("convert", "relu.onnx", "--calibration", "bad.npz", "-o", "out.onnx"),
-    ):
+        ("convert", "ann.onnx", "--calibration", "bad.npz", "-o", "out.onnx"),
+    ]
+    run = ("run", snn, "--input", "bad.npz", "-T", "4", "-o", "out.npz")
+    for options in uses_labels if name == "labels" else [*uses_labels, run]:
         assert message in invoke(*options, code=1).output
     assert not Path("out.npz").exists()
     assert not Path("out.onnx").exists()
@@ -259,6 +261,116 @@ def test_labels_that_are_no_classes(snn):
 )
 def test_usage_errors(options):
     assert "Usage:" in invoke(*options, code=2).output
+
+
+def test_outputs_that_are_inputs_or_no_files(snn):
+    before = Path(snn).read_bytes()
+    for options in (
+        ("convert", "ann.onnx", "-o", "ann.onnx"),
+        ("run", snn, "--input", "data.npz", "-T", "2", "-o", snn),
+        ("run", snn, "--input", "data.npz", "-T", "2", "-o", "data.npz"),
+    ):
+        assert "is an input too" in invoke(*options, code=1).output
+    assert Path(snn).read_bytes() == before
+    os.mkfifo("pipe")
+    message = invoke("convert", "ann.onnx", "-o", "pipe", code=1).output
+    assert "something else than a file" in message
+    assert Path("pipe").is_fifo()
+    Path("link.onnx").symlink_to("target.onnx")
+    invoke("convert", "ann.onnx", "-o", "link.onnx")
+    assert Path("link.onnx").is_symlink()
+    onnx.checker.check_model("target.onnx")
+    long = "n" * 300 + ".onnx"
+    assert "cannot write" in invoke("convert", "ann.onnx", "-o", long, code=1).output
+
+
+def test_ann_of_another_network(snn):
+    other = {name: value for name, value in WEIGHTS.items() if name != "v"}
+    other["v"] = np.ones((4, 5), np.float32)
+    onnx.save(model(CLIPPED.replace("[N, 3]", "[N, 5]"), other), "five.onnx")
+    onnx.save(model("g (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { y = Neg(x) }"), "map.onnx")
+    two = "g (float[N, 3] x, float[N, 3] z) => (float[N, 3] y) { y = Add(x, z) }"
+    onnx.save(model(two), "two.onnx")
+    small = CLIPPED.replace("6, 6", "5, 5")
+    onnx.save(model(small, WEIGHTS), "small.onnx")
+    for ann, message in (
+        ("five.onnx", "not the same network"),
+        ("map.onnx", "not the same network"),
+        ("two.onnx", "2 inputs, not one"),
+        ("small.onnx", "the ANN needs"),
+        (snn, "is a spiking network"),
+    ):
+        options = ("evaluate", snn, "--data", "data.npz", "-T", "2", "--ann", ann)
+        assert message in invoke(*options, code=1).output
+
+
+def test_evaluate_takes_no_time_axis(snn):
+    np.save("video.npy", np.stack([X] * 4))
+    message = invoke("evaluate", snn, "--data", "video.npy", "-T", "4", code=1).output
+    assert "5 axes" in message
+
+
+def test_weights_that_are_not_finite():
+    for bad in (np.nan, np.inf):
+        weights = WEIGHTS | {"w": WEIGHTS["w"] * np.float32(bad)}
+        onnx.save(model(CLIPPED, weights), "bad.onnx")
+        message = invoke("convert", "bad.onnx", "-o", "out.onnx", code=1).output
+        assert "Conv 'c': 'w' holds NaN or infinity" in message
+    weights = WEIGHTS | {"two": np.float32(np.nan)}
+    onnx.save(model(CLIPPED, weights), "bad.onnx")
+    assert "'two' holds NaN" in invoke("convert", "bad.onnx", "-o", "out.onnx", code=1).output
+
+
+def test_networks_that_cannot_run_are_not_written():
+    onnx.save(model(CLIPPED, WEIGHTS | {"v": np.ones((5, 3), np.float32)}), "odd.onnx")
+    message = invoke("convert", "odd.onnx", "-o", "out.onnx", code=1).output
+    assert "the ANN itself cannot run" in message
+    onnx.save(model(CLIPPED.replace("6, 6", "2, 2"), WEIGHTS), "small.onnx")
+    message = invoke("convert", "small.onnx", "-o", "out.onnx", code=1).output
+    assert "IF 'p': its shape is 4x0x0" in message
+    assert not Path("out.onnx").exists()
+
+
+def test_integer_networks_take_their_own_type_only():
+    text = CLIPPED.replace("float[N, 1, 6, 6] x", "uint8[N, 1, 6, 6] x")
+    text = text.replace("Conv(x", "Conv(i").replace("{", "{ i = Cast<to = 1>(x)")
+    onnx.save(model(text, WEIGHTS), "u.onnx")
+    invoke("convert", "u.onnx", "-o", "snn.onnx")
+    np.save("u.npy", (np.abs(X) * 50).astype(np.uint8))
+    assert (
+        max(as_json("run", "snn.onnx", "--input", "u.npy", "-T", "2")["firing_rates"].values()) > 0
+    )
+    message = invoke("run", "snn.onnx", "--input", "data.npy", "-T", "2", code=1).output
+    assert "x has type float32, the network needs uint8" in message
+
+
+def test_activations_before_the_first_neuron_are_named():
+    text = CLIPPED.replace("c = Conv(x, w)", "t = Tanh(x) c = Conv(t, w)")
+    onnx.save(model(text, WEIGHTS), "tanh.onnx")
+    assert "Tanh 't'" in invoke("convert", "tanh.onnx", "-o", "snn.onnx").output
+
+
+def test_names_that_look_like_markup(snn):
+    proto = onnx.load("ann.onnx")
+    for node in proto.graph.node:
+        node.name = f"{node.op_type}[red]x[/y]\x1b[2J"
+    onnx.save(proto, "odd.onnx")
+    output = invoke("convert", "odd.onnx", "-o", "odd-snn.onnx").output
+    assert "Clip[red]x[/y]?[2J" in output
+    for words in (
+        ("inspect", "odd-snn.onnx"),
+        ("run", "odd-snn.onnx", "--input", "data.npy", "-T", 2),
+    ):
+        assert "\x1b" not in invoke(*words).output
+
+
+def test_inspect_stands_odd_metadata(snn):
+    for key, value in (("thresholds", "no json"), ("recipe", "[1, 2]"), ("recipe", '{"a": NaN}')):
+        proto = onnx.load(snn)
+        onnx.helper.set_model_props(proto, {f"onnx2snn.{key}": value})
+        onnx.save(proto, "odd.onnx")
+        invoke("inspect", "odd.onnx")
+        as_json("inspect", "odd.onnx")
 
 
 def test_unsupported_nodes_are_all_listed():

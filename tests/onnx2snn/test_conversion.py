@@ -54,13 +54,15 @@ def test_says_what_it_did():
         "activations_to_neurons",
         "set_initial_potential",
     ]
-    folded, pooled, clipped = result.agreements
+    folded, pooled, clipped, together = result.agreements
     assert folded.top1 == 100.0
     assert folded.error < 1e-5
     assert pooled.change == "max-pooling -> average-pooling"
     assert pooled.error > 0.1
     assert pooled.accuracy_before is not None
     assert clipped.error < 0.1
+    assert together.change == "all together"
+    assert together.error >= pooled.error - clipped.error
     (neuron,) = result.neurons
     assert (neuron.name, neuron.shape) == ("r", (4, 6, 6))
     assert "99.9 % of all activations, per layer, 50 samples" in neuron.source
@@ -153,7 +155,7 @@ def test_refusals():
     snn = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA).model
     with pytest.raises(ModelError, match="spiking network already"):
         convert(snn)
-    with pytest.raises(ModelError, match="no ReLU or clip"):
+    with pytest.raises(ModelError, match=r"no ReLU.*no activations"):
         convert(model("net (float[N] x) => (float[N] y) { y = Neg(x) }"))
     with pytest.raises(ModelError, match="2 inputs"):
         convert(model("n (float[N] x, float[N] z) => (float[N] y) { a = Add(x, z) y = Relu(a) }"))

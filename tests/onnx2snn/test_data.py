@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import pickle
 import struct
@@ -128,6 +129,28 @@ def test_damaged_inside(tmp_path):
     (tmp_path / "d.npz").write_bytes(content)
     with pytest.raises(DataError, match="cannot read"):
         list(open_data(str(tmp_path / "d.npz")).batches(10))
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.npy"])
+def test_any_damaged_byte_is_read_or_refused(tmp_path, name):
+    path = tmp_path / name
+    np.savez_compressed(path, x=X, y=Y) if name == "d.npz" else np.save(path, X)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, min(len(content), 1500), 300):
+        damaged = bytearray(content)
+        damaged[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            list(open_data(str(path)).batches(10))
+
+
+def test_nan_is_placed_in_the_whole_file(tmp_path):
+    x = X.copy()
+    x[13, 1, 2] = np.nan
+    np.savez(tmp_path / "d.npz", x=x)
+    with pytest.raises(DataError, match=r"d\.npz' holds NaN or infinity, first at x\[13, 1, 2\]"):
+        list(open_data(str(tmp_path / "d.npz")).batches(5))
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,35 @@ def other_default(proto):
     )
 
 
-@pytest.mark.parametrize("change", [misspell, lose_state, unknown, rename, other_default])
+def set_threshold(value):
+    def change(proto):
+        node = next(n for n in proto.graph.node if n.domain)
+        attribute = next(a for a in node.attribute if a.name == "v_threshold")
+        attribute.t.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value)))
+
+    return change
+
+
+def float_attribute(proto):
+    node = next(n for n in proto.graph.node if n.domain)
+    attribute = next(a for a in node.attribute if a.name == "v_threshold")
+    attribute.CopyFrom(onnx.helper.make_attribute("v_threshold", 1.0))
+
+
+def edit_function(proto):
+    proto.functions[0].node[2].op_type = "Sub"
+
+
+def lose_function(proto):
+    del proto.functions[:]
+
+
+DAMAGE = [misspell, lose_state, unknown, rename, other_default, float_attribute, edit_function]
+DAMAGE += [lose_function, *(set_threshold(np.float32(v)) for v in (0, -1, np.nan, np.inf))]
+DAMAGE += [set_threshold(np.ones((7, 1), np.float32)), set_threshold(np.array(1))]
+
+
+@pytest.mark.parametrize("change", DAMAGE)
 def test_damaged_neurons_are_refused(change):
     with pytest.raises(ModelError):
         SpikingSession(broken(change))
