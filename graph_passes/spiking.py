@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import disconnect, tidy
+from .editing import constant_value, disconnect, tidy
 from .errors import MissingThresholdError, ModelError, Refusal, UnsupportedModelError
 from .io import infer_shapes
 from .linear import nonlinear_nodes
@@ -84,6 +84,21 @@ def require_convertible(graph: gs.Graph) -> None:
         raise UnsupportedModelError(
             "these nodes cannot become part of a spiking network:", refusals
         )
+
+
+def require_finite_weights(graph: gs.Graph) -> None:
+    """Raise ``UnsupportedModelError`` for NaN anywhere, and infinity where it is no bound."""
+    bad = []
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            value = constant_value(tensor)
+            if value is None or not np.issubdtype(value.dtype, np.floating):
+                continue
+            bound = node.op in ("Clip", "Min", "Max") and not np.any(np.isnan(value))
+            if not bound and not np.all(np.isfinite(value)):
+                bad.append(Refusal(node.name, node.op, f"'{tensor.name}' holds NaN or infinity"))
+    if bad:
+        raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
 
 
 def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray) -> None:

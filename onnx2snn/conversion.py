@@ -34,10 +34,10 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
 )
 from onnx2snn.graph_passes.driver import Pass
-from onnx2snn.graph_passes.editing import constant_value, is_floating
+from onnx2snn.graph_passes.editing import is_floating
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import check_model
-from onnx2snn.graph_passes.spiking import require_convertible
+from onnx2snn.graph_passes.spiking import require_convertible, require_finite_weights
 from onnx2snn.runtime.providers import CPU, Providers, create_session
 
 from .calibration import Ann, Track, batches_of, calibrate, no_progress
@@ -124,7 +124,7 @@ def convert(
     graph = to_graph(upgrade_opset(model))
     graph.toposort()
     _require_plain_ann(graph)
-    _require_finite_weights(graph)
+    require_finite_weights(graph)
     infer_shapes(graph)
 
     declined: list[Refusal] = []
@@ -241,21 +241,6 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         for node in graph.nodes
         if node.op in _ACTIVATIONS and is_floating(node.inputs[0])
     ]
-
-
-def _require_finite_weights(graph: gs.Graph) -> None:
-    """Refuse NaN anywhere, and infinity where it is no bound."""
-    bad = []
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            value = constant_value(tensor)
-            if value is None or not np.issubdtype(value.dtype, np.floating):
-                continue
-            bound = node.op in ("Clip", "Min", "Max") and not np.any(np.isnan(value))
-            if not bound and not np.all(np.isfinite(value)):
-                bad.append(Refusal(node.name, node.op, f"'{tensor.name}' holds NaN or infinity"))
-    if bad:
-        raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
 
 
 def _require_loadable(result: onnx.ModelProto, original: onnx.ModelProto) -> None:

@@ -102,4 +102,5 @@ def _classes(ann: np.ndarray, snn: np.ndarray) -> np.ndarray:
             f"the ANN's output has shape {list(ann.shape)}, the spiking network's "
             f"{list(snn.shape)}: they are not the same network"
         )
-    return ann.argmax(1)
+    classes: np.ndarray = ann.argmax(1)
+    return classes

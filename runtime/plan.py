@@ -26,6 +26,7 @@ from onnx2snn.graph_passes.neurons import (
     threshold_of,
     with_batch_axis,
 )
+from onnx2snn.graph_passes.spiking import require_finite_weights
 
 from .kernels import lower_if
 
@@ -93,6 +94,7 @@ def build_plan(model: onnx.ModelProto) -> Plan:
         verify(graph)
     except PassError as error:
         raise ModelError(f"not a valid spiking network: {error}") from error
+    require_finite_weights(graph)
     refusals = nonlinear_nodes(graph)
     if refusals:
         raise UnsupportedModelError("not a rate-coded spiking network:", refusals)

@@ -14,7 +14,7 @@ class ReadOut:
 
     ``output``: mean over time of the last linear layer, with the ANN output's shape and
     dtype. ``potential_sums``: for each layer of neurons, its postsynaptic potentials
-    x = s V_th summed over time, [N, ...] float64.
+    x = s V_th summed over time, [N, ...].
     """
 
     timesteps: int
