@@ -19,9 +19,10 @@ from .errors import (
     Refusal,
     UnsupportedModelError,
 )
+from .files import read_model, write_model
 from .fold_batch_norm import fold_batch_normalization
 from .initial_potential import set_initial_potential
-from .io import infer_shapes, read_model, to_graph, to_model, upgrade_opset, write_model
+from .io import infer_shapes, to_graph, to_model, upgrade_opset
 from .neurons import initial_potential_of, stateful_nodes, threshold_of
 from .spiking import activations_to_neurons
 from .thresholds import bound_activations, unbounded_activations

@@ -35,8 +35,8 @@ from onnx2snn.graph_passes import (
 )
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.editing import is_floating
+from onnx2snn.graph_passes.files import check_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.io import check_model
 from onnx2snn.graph_passes.spiking import require_convertible, require_finite_weights
 from onnx2snn.runtime.providers import CPU, Providers, create_session
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx2snn.graph_passes.errors import Onnx2SnnError
-from onnx2snn.graph_passes.io import write_bytes
+from onnx2snn.graph_passes.files import write_bytes
 
 
 def pyplot() -> Any:

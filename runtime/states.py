@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.io import first_line
+from onnx2snn.graph_passes.files import first_line
 
 from .plan import State
 from .providers import onnxruntime

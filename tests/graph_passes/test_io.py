@@ -6,7 +6,7 @@ import pytest
 from onnx2snn.graph_passes import (
     ModelError,
     OutputError,
-    io,
+    files,
     read_model,
     to_graph,
     to_model,
@@ -96,13 +96,13 @@ def test_external_data_outside_the_folder_is_refused(tmp_path, how):
 
 def test_large_models_keep_their_weights_beside_them(tmp_path, monkeypatch):
     proto = read_model(saved(tmp_path))
-    monkeypatch.setattr(io, "MAX_PROTO_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_PROTO_BYTES", 1000)
     before = proto.SerializeToString()
     write_model(proto, tmp_path / "large.onnx")
     assert proto.SerializeToString() == before
-    files = sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("large"))
-    assert len(files) == 2
-    assert files[1].endswith(".data")
+    names = sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("large"))
+    assert len(names) == 2
+    assert names[1].endswith(".data")
     assert (tmp_path / "large.onnx").stat().st_size < 1000
     np.testing.assert_array_equal(
         onnx.numpy_helper.to_array(read_model(tmp_path / "large.onnx").graph.initializer[0]), WEIGHT

@@ -1,0 +1,132 @@
+"""The options that the commands share, and how they fail."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError
+from onnx2snn.graph_passes.files import check_writable
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+
+from .data import DATASETS
+
+
+class TimestepsType(click.ParamType):
+    """Time-steps as ``8,16,32``: positive integers."""
+
+    name = "T,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """A list of the integers; a usage error for anything else."""
+        if isinstance(value, list):
+            return value
+        try:
+            times = [int(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"'{value}' is not a list of integers such as 8,16,32", param, ctx)
+        if min(times) < 1:
+            self.fail("time-steps start at 1", param, ctx)
+        return sorted(set(times))
+
+
+class InitialPotentialType(click.ParamType):
+    """v(0): half, zero, uniform, normal, or a fraction of the threshold."""
+
+    name = "half|zero|FRACTION|uniform|normal"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> InitialPotential:
+        """The fraction or the name of the distribution; a usage error for anything else."""
+        named: dict[str, InitialPotential] = {
+            "half": 0.5, "zero": 0.0, "uniform": "uniform", "normal": "normal",
+        }  # fmt: skip
+        if value in named:
+            return named[value]
+        try:
+            fraction = float(value)
+        except ValueError:
+            fraction = np.nan
+        if not np.isfinite(fraction):
+            self.fail(f"'{value}' is none of half, zero, uniform, normal or a number", param, ctx)
+        return fraction
+
+
+def examples(text: str) -> Callable[[Any], Any]:
+    """Add examples to a command's help, unwrapped."""
+
+    def decorate(command: click.Command) -> click.Command:
+        command.epilog = "\b\nExamples:\n" + text
+        return command
+
+    return decorate
+
+
+def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
+    """Print an ``Onnx2SnnError`` as one message and exit with 1, without a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except Onnx2SnnError as error:
+            raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException("out of memory: try a smaller --batch-size") from error
+        except OSError as error:
+            raise click.ClickException(error.strerror or str(error)) from error
+
+    return wrapper
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+batch_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Samples at a time.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "auto"]),
+    default="cpu",
+    show_default=True,
+    help="Where to run; auto takes CUDA where it starts.",
+)
+threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to use.")
+root_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder of a data set that is given by name.",
+)
+samples_option = click.option("--samples", type=click.IntRange(1), help="Use the first so many.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
+)
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
+
+
+def require_output(path: Path | None, *inputs: Path | str | None) -> None:
+    """Fail before the work, not after it, where a result cannot or must not be written."""
+    if path is None:
+        return
+    check_writable(path)
+    for source in inputs:
+        exist = source is not None and path.exists() and os.path.exists(source)
+        if exist and os.path.samefile(path, str(source)):
+            raise OutputError(f"'{path}' is an input too: write the result to another file")
+
+
+def chosen_providers(device: str) -> list[Any]:
+    """ONNX Runtime's providers for a device; says on standard error what auto took."""
+    from onnx2snn.runtime.providers import resolve_providers
+
+    chosen = resolve_providers(device)
+    if device == "auto":
+        click.echo(f"Running on {chosen[0]}.", err=True)
+    return chosen
