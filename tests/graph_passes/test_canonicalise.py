@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx2snn.graph_passes import canonicalise, fold_constants, remove_no_ops, unify_clips
 from onnx_text import changes_once, graph, ops, run
 
@@ -132,3 +134,30 @@ def test_what_must_stay_stays(body):
     g = graph(f"{SIGNATURE} {{ {body} }}")
     assert not remove_no_ops(g)
     np.testing.assert_array_equal(run(g, X), X)
+
+
+LINKS = [
+    "Relu({0})", "Clip({0}, zero, six)", "Clip({0}, minus, two)", "Clip({0}, , six)",
+    "Clip({0}, zero)", "Clip({0})", "Min({0}, six)", "Min(two, {0})", "Max({0}, zero)",
+    "Max(minus, {0})", "Min({0}, t)", "Identity({0})", "Min({0}, six, two)",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(chain=st.lists(st.sampled_from(LINKS), min_size=1, max_size=5), read=st.integers(0, 4))
+def test_any_chain_keeps_its_values(chain, read):
+    """Also where another node reads what lies between."""
+    names = ["x", *(f"a{i}" for i in range(len(chain) - 1)), "y"]
+    body = " ".join(
+        f"{after} = {link.format(before)}"
+        for link, before, after in zip(chain, names[:-1], names[1:], strict=True)
+    )
+    inner = names[1:-1]
+    extra = f" z = Neg({inner[read]})" if read < len(inner) else ""
+    signature = f"{SIGNATURE[:-1]}, float[N, 3, 4] z)" if extra else SIGNATURE
+    g = graph(f"{signature} {{ {body}{extra} }}", WEIGHTS | PER_CHANNEL)
+    before = [run(g, X, output=i) for i in range(len(g.outputs))]
+    canonicalise(g)
+    for i, value in enumerate(before):
+        np.testing.assert_array_equal(run(g, X, output=i), value)
+    assert not canonicalise(g)

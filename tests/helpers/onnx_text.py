@@ -28,8 +28,8 @@ def ops(graph):
     return [node.op for node in graph.nodes]
 
 
-def run(graph_or_model, *inputs):
-    """The first output on ONNX Runtime."""
+def run(graph_or_model, *inputs, output=0):
+    """One of the outputs, the first if not said otherwise, on ONNX Runtime."""
     proto = graph_or_model
     if not isinstance(proto, onnx.ModelProto):
         verify(proto)
@@ -38,7 +38,7 @@ def run(graph_or_model, *inputs):
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     names = [source.name for source in session.get_inputs()]
-    return session.run(None, dict(zip(names, inputs, strict=False)))[0]
+    return session.run(None, dict(zip(names, inputs, strict=False)))[output]
 
 
 def changes_once(function, graph):
