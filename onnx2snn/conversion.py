@@ -45,6 +45,9 @@ from .data import Data, check_labels
 from .statistics import DEFAULT_STATISTIC, Statistic
 from .version import __version__
 
+TOGETHER = "all together"
+"""The name of all changes, as one, in the list of agreements."""
+
 
 @dataclass(frozen=True)
 class NeuronReport:
@@ -173,7 +176,7 @@ def convert(
         )
     if calibration is not None:
         agreements.append(
-            _compare("all together", original, current, calibration, batch_size, providers, track)
+            _compare(TOGETHER, original, current, calibration, batch_size, providers, track)
         )
     infer_shapes(graph)
     _require_sizes(graph)

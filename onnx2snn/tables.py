@@ -20,10 +20,13 @@ from rich.text import Text
 
 from onnx2snn.runtime.plan import Neuron
 
-from .conversion import Agreement, Conversion, NeuronReport
+from .conversion import TOGETHER, Agreement, Conversion, NeuronReport
 
-LOW_AGREEMENT = 90.0
-"""Percent: below this, a change is shown in red, with what to do about it."""
+LOW_AGREEMENT = 95.0
+LARGE_LOSS = 1.0
+LARGE_ERROR = 0.1
+"""A change that leaves fewer percent of the classes, costs more points of accuracy or, in a
+network without classes, has a larger relative error, is shown in red, with what to do."""
 
 
 def console() -> Console:
@@ -112,23 +115,32 @@ def agreement_table(agreements: list[Agreement]) -> Table:
         "change", ">same class %", ">accuracy before %", ">after %", ">relative error",
     )  # fmt: skip
     for row in agreements:
-        low = row.top1 is not None and row.top1 < LOW_AGREEMENT
         table.add_row(
             row.change,
             percent_text(row.top1),
             percent_text(row.accuracy_before),
             percent_text(row.accuracy_after),
             f"{row.error:.1e}",
-            style="bold red" if low else None,
+            style="bold red" if did_harm(row) else None,
         )
     return table
+
+
+def did_harm(row: Agreement) -> bool:
+    """Whether the network did not stand a change."""
+    if row.top1 is None:
+        return row.error > LARGE_ERROR
+    loss = 0.0
+    if row.accuracy_before is not None and row.accuracy_after is not None:
+        loss = row.accuracy_before - row.accuracy_after
+    return row.top1 < LOW_AGREEMENT or loss > LARGE_LOSS
 
 
 def advice(agreements: list[Agreement]) -> list[str]:
     """What to do about each change that the network did not stand."""
     lines = []
     for row in agreements:
-        if row.top1 is None or row.top1 >= LOW_AGREEMENT:
+        if row.change == TOGETHER or not did_harm(row):
             continue
         cure = {
             "max-pooling -> average-pooling": "train the network with average pooling in place "
@@ -136,9 +148,10 @@ def advice(agreements: list[Agreement]) -> list[str]:
             "activations clipped at V_th": "take higher thresholds (--threshold max), thresholds "
             "per channel (--per-channel), or more calibration data",
         }.get(row.change, "this change should be exact: please report it, with the model")
-        lines.append(
-            f"'{row.change}' changed the class of {100 - row.top1:.1f} % of the samples: {cure}."
-        )
+        harm = f"has a relative error of {row.error:.2f}"
+        if row.top1 is not None:
+            harm = f"changed the class of {100 - row.top1:.1f} % of the samples"
+        lines.append(f"'{row.change}' {harm}: {cure}.")
     return lines
 
 
