@@ -15,12 +15,12 @@ import statistics
 import time
 
 import numpy as np
-from onnx2snn.graph_passes import canonicalise, infer_shapes, to_graph, to_model
-from onnx2snn.runtime.providers import CPU, create_session
 
 from onnx2snn import SpikingSession
 from onnx2snn.conversion import convert
 from onnx2snn.demo import demo_images, demo_network
+from onnx2snn.graph_passes import canonicalise, infer_shapes, to_graph, to_model
+from onnx2snn.runtime.providers import CPU, create_session
 
 
 def canonical(model):

@@ -144,7 +144,7 @@ def advice(agreements: list[Agreement]) -> list[str]:
             continue
         cure = {
             "max-pooling -> average-pooling": "train the network with average pooling in place "
-            "of max-pooling (a few epochs from its weights are often enough), then convert that",
+            "of max-pooling, from its present weights if you like, then convert that",
             "activations clipped at V_th": "take higher thresholds (--threshold max), thresholds "
             "per channel (--per-channel), or more calibration data",
         }.get(row.change, "this change should be exact: please report it, with the model")

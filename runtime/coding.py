@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+
 from onnx2snn.graph_passes.errors import DataError
 
 Coding = Literal["constant", "poisson"]

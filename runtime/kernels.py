@@ -5,6 +5,7 @@ Each form computes exactly what the neuron's function in the file says.
 
 import numpy as np
 import onnx_graphsurgeon as gs
+
 from onnx2snn.graph_passes.neurons import threshold_of
 
 _STEEP = 2.0**100

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.editing import operands
 from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError

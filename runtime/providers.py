@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.files import first_line
 

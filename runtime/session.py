@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import check_model, read_model
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import first_line
 

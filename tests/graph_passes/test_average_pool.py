@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from onnx2snn.graph_passes import max_to_average_pool
 from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import max_to_average_pool
 
 SIGNATURE = "g (float[N, 2, 7, 7] x) => (float[N, 2, a, b] y)"
 X = np.random.default_rng(0).normal(size=(2, 2, 7, 7)).astype(np.float32)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx2snn.graph_passes import canonicalise, fold_constants, remove_no_ops, unify_clips
 from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import canonicalise, fold_constants, remove_no_ops, unify_clips
 
 X = np.linspace(-9, 9, 24, dtype=np.float32).reshape(2, 3, 4)
 SIGNATURE = "g (float[N, 3, 4] x) => (float[N, 3, 4] y)"

@@ -1,8 +1,9 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
-from onnx2snn.graph_passes import PassError, canonicalise, run_passes, verify
 from onnx_text import graph
+
+from onnx2snn.graph_passes import PassError, canonicalise, run_passes, verify
 
 SIGNATURE = "g (float[N, 3] x) => (float[N, 3] y)"
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from onnx2snn.graph_passes import fold_batch_normalization
 from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import fold_batch_normalization
 
 RNG = np.random.default_rng(0)
 

@@ -3,6 +3,8 @@ import os
 import numpy as np
 import onnx
 import pytest
+from onnx_text import graph, model, run
+
 from onnx2snn.graph_passes import (
     ModelError,
     OutputError,
@@ -13,7 +15,6 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
-from onnx_text import graph, model, run
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)

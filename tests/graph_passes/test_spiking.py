@@ -3,6 +3,8 @@
 import numpy as np
 import onnx
 import pytest
+from onnx_text import changes_once, graph, model, ops, run
+
 from onnx2snn.graph_passes import (
     MissingThresholdError,
     UnsupportedModelError,
@@ -15,7 +17,6 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
 )
-from onnx_text import changes_once, graph, model, ops, run
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 X = np.linspace(-2, 6, 12, dtype=np.float32).reshape(2, 2, 3)

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime
+
 from onnx2snn.graph_passes import infer_shapes, to_graph, to_model, verify
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx2snn.graph_passes import canonicalise, infer_shapes, to_graph
-from onnx2snn.models.datasets import FASHION_MNIST_ROOT, fashion_mnist
 
 from onnx2snn.demo import demo_images, demo_network
+from onnx2snn.graph_passes import canonicalise, infer_shapes, to_graph
+from onnx2snn.models.datasets import FASHION_MNIST_ROOT, fashion_mnist
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx2snn.graph_passes import neurons
 from onnx_text import model, run
+
+from onnx2snn.graph_passes import neurons
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)

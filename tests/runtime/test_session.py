@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx2snn.runtime import providers
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
+from onnx2snn.runtime import providers
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 TEXT = (
