@@ -130,6 +130,9 @@ def _load_external_data(tensor: onnx.TensorProto, path: Path) -> None:
         if not target.is_file():
             raise ModelError(f"{what}, which is not there")
         onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        # Older versions of onnx leave the tensor marked as external.
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.ClearField("external_data")
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
 

@@ -159,8 +159,9 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
         model.graph.initializer.append(
             onnx.numpy_helper.from_array(start.astype(state.dtype), state.name)
         )
-    # Model-local functions exist since IR version 8.
-    model.ir_version = max(8, model.ir_version, like.ir_version if like else 0)
+    # Model-local functions exist since IR version 8. No newer than need be, for older runtimes:
+    # onnx-graphsurgeon would take the newest that the installed onnx knows.
+    model.ir_version = max(8, graph.ir_version or 0, like.ir_version if like else 0)
     if like is not None:
         _restore_metadata(model, like)
     return model

@@ -230,6 +230,7 @@ def _model(
         opset=opset_of(like),
         import_domains=graph.import_domains,
         functions=graph.functions,
+        ir_version=graph.ir_version,
         name="plan",
     )
     model = to_model(part)

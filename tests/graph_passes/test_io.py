@@ -145,6 +145,15 @@ def test_metadata_survives_a_pass():
     assert result.graph.node[0].metadata_props[0].value == "1"
 
 
+def test_the_ir_version_is_no_newer_than_need_be():
+    proto = model(TEXT, {"w": WEIGHT})
+    for version in (8, 10):
+        proto.ir_version = version
+        assert to_model(to_graph(proto)).ir_version == version
+    proto.ir_version = 4
+    assert to_model(to_graph(proto)).ir_version == 8
+
+
 def test_nodes_get_unique_names():
     proto = model("g (float[N] x) => (float[N] y) { a = Neg(x) b = Neg(a) y = Neg(b) }")
     proto.graph.node[0].name = proto.graph.node[1].name = "same"
