@@ -212,9 +212,12 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
             bound = values[0].astype(np.float64)
             for value in values[1:]:
                 bound = combine(bound, value)
+            if np.any(np.isnan(bound)):
+                return None
+            largest = float(np.finfo(values[0].dtype).max)
             if node.op == "Min":
-                return _Bounds(_UNBOUNDED.low, bound)
-            return _Bounds(bound, _UNBOUNDED.high)
+                return _Bounds(_UNBOUNDED.low, np.where(bound >= largest, np.inf, bound))
+            return _Bounds(np.where(bound <= -largest, -np.inf, bound), _UNBOUNDED.high)
     return None
 
 
@@ -245,6 +248,8 @@ def _canonical_form(bounds: _Bounds) -> list[tuple] | None:
     low, high = _scalar(bounds.low), _scalar(bounds.high)
     if low is None:
         return None  # A lower bound per channel: no activation that has a spiking form.
+    if low == np.inf or np.any(bounds.high == -np.inf):
+        return None  # A constant in disguise.
     if high is None:
         return [("Relu", 0.0, np.inf), ("Min", -np.inf, bounds.high.tolist())] if low == 0 else None
     if (low, high) == (-np.inf, np.inf):

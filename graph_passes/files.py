@@ -52,7 +52,7 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it holds no graph")
     try:
-        _touch_strings(model)
+        _check_fields(model, path)
     except UnicodeDecodeError as error:
         raise ModelError(f"'{path}' is damaged: a name in it is no text") from error
     for tensor in stored_tensors(model.graph):
@@ -79,26 +79,42 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _touch_strings(model: onnx.ModelProto) -> None:
-    """Read every name, so that one that is no UTF-8 raises ``UnicodeDecodeError`` here."""
+def _check_fields(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse what only damage can put into a file: names that are no text, unknown types."""
+    texts: list[str] = []
     for entry in (*model.opset_import, *model.functions):
-        str(entry.domain)
+        texts.append(entry.domain)
     for entry in model.metadata_props:
-        str(entry.key), str(entry.value)
+        texts += [entry.key, entry.value]
     waiting = [model.graph]
     while waiting:
         graph = waiting.pop()
-        for named in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
-            str(named.name)
+        texts += [tensor.name for tensor in graph.initializer]
         for info in (*graph.input, *graph.output, *graph.value_info):
-            for dimension in info.type.tensor_type.shape.dim:
-                str(dimension.dim_param)
+            texts.append(info.name)
+            kind = info.type.WhichOneof("value")
+            if kind == "tensor_type":
+                texts += [dimension.dim_param for dimension in info.type.tensor_type.shape.dim]
+                _check_type(info.type.tensor_type.elem_type, info.name, path)
+            elif kind not in (None, "sequence_type"):
+                raise ModelError(f"'{path}': '{info.name}' is no tensor; it cannot be converted")
         for node in graph.node:
-            list(node.input), list(node.output), str(node.name), str(node.op_type)
-            str(node.domain), str(node.doc_string)
+            texts += [*node.input, *node.output, node.name, node.op_type, node.domain]
+            texts.append(node.doc_string)
             for attribute in node.attribute:
-                str(attribute.name)
+                texts.append(attribute.name)
                 waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+    # Protobuf hands out a string that is no UTF-8 as bytes, or raises, by its version.
+    if any(isinstance(text, bytes) for text in texts):
+        raise ModelError(f"'{path}' is damaged: a name in it is no text")
+
+
+def _check_type(kind: int, name: str, path: Path) -> None:
+    if kind not in UNSUPPORTED_TYPES and kind != onnx.TensorProto.STRING:
+        try:
+            onnx.helper.tensor_dtype_to_np_dtype(kind)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"'{path}': '{name}' has an unknown type, {kind}") from error
 
 
 def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -138,13 +154,11 @@ def _load_external_data(tensor: onnx.TensorProto, path: Path) -> None:
 
 
 def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
-    """Refuse raw data that is shorter or longer than the tensor's shape says."""
+    """Refuse an unknown type, and raw data shorter or longer than the tensor's shape says."""
+    _check_type(tensor.data_type, tensor.name, path)
     if not tensor.HasField("raw_data") or tensor.data_type in UNSUPPORTED_TYPES:
         return
-    try:
-        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except KeyError as error:
-        raise ModelError(f"'{path}': tensor '{tensor.name}' has an unknown type") from error
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     expected = int(np.prod(tensor.dims, dtype=np.int64)) * itemsize
     if len(tensor.raw_data) != expected:
         raise ModelError(
@@ -190,7 +204,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=path.parent, prefix=".onnx2snn-", delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(content)
@@ -211,14 +225,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def check_writable(path: Path) -> None:
     """Raise ``OutputError`` if a file cannot come to be, or be replaced, at ``path``."""
     try:
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write '{path}': the folder '{path.parent}' does not exist")
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist")
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write '{path}': something else than a file is there")
-        if not os.access(path.resolve().parent, os.W_OK):
+        if not os.access(folder, os.W_OK):
             raise OutputError(f"cannot write '{path}': no permission to write in its folder")
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # Python 3.11 raises the latter for link loops.
+        raise OutputError(
+            f"cannot write '{path}': {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:

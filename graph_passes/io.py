@@ -90,14 +90,20 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
 
 def _check_functions(model: onnx.ModelProto) -> None:
     """Hold the neurons' functions in a file to those that the runtime computes."""
-    functions = {f.name: f for f in model.functions if f.domain == neurons.DOMAIN}
+    own = [f for f in model.functions if f.domain == neurons.DOMAIN]
+    functions = {f.name: f for f in own}
+    overloaded = len(functions) < len(own) or any(
+        node.overload for node in model.graph.node if node.domain == neurons.DOMAIN
+    )
+    if overloaded:
+        raise ModelError("the file holds several functions for one neuron; convert again")
     for op in {node.op_type for node in model.graph.node if node.domain == neurons.DOMAIN}:
         if op not in neurons.FUNCTIONS:
             continue
         expected, found = neurons.function_proto(op, 0), functions.get(op)
         if found is None or any(
             list(getattr(found, part)) != list(getattr(expected, part))
-            for part in ("input", "output", "node")
+            for part in ("input", "output", "attribute", "node")
         ):
             raise ModelError(
                 f"the function of the neuron {op} in the file is missing or is not this "

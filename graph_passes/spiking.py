@@ -53,10 +53,25 @@ def activations_to_neurons(graph: gs.Graph) -> bool:
                 for node in unknown
             ],
         )
+    thresholds = {n.name: _per_sample(bounds[n.name], len(n.outputs[0].shape)) for n in activations}
+    refusals = [
+        Refusal(n.name, n.op, f"its upper bound of shape {bounds[n.name].shape} differs by sample")
+        for n in activations
+        if thresholds[n.name] is None
+    ]
+    if refusals:
+        raise UnsupportedModelError("a threshold cannot depend on the batch axis:", refusals)
     for node in activations:
-        _to_neuron(graph, node, bounds[node.name])
+        _to_neuron(graph, node, thresholds[node.name])
     tidy(graph)
     return True
+
+
+def _per_sample(bound: np.ndarray, rank: int) -> np.ndarray | None:
+    """A bound that broadcasts to [N, ...] without its batch axis; None if that is no 1."""
+    while bound.ndim >= rank and bound.ndim and bound.shape[0] == 1:
+        bound = bound[0]
+    return bound if bound.ndim < rank else None
 
 
 def require_convertible(graph: gs.Graph) -> None:
@@ -101,7 +116,7 @@ def require_finite_weights(graph: gs.Graph) -> None:
         raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
 
 
-def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray) -> None:
+def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None:
     relu = relu_of_min(graph, node)
     current = (relu or node).inputs[0]
     result = node.outputs[0]

@@ -51,7 +51,8 @@ class SynapseCounter:
                     totals[node.name] = _count_events(graph, node, weights)
         self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in spikes.items()}
-        self._image = (graph.inputs[0].name, np.zeros((1, *input_shape), np.float32))
+        self._batch = graph.inputs[0].shape[0]
+        self._image = (graph.inputs[0].name, np.zeros(graph.inputs[0].shape, np.float32))
         graph.inputs += list(spikes.values())
         self._session = _session(graph, list(totals.values())) if totals else None
 
@@ -64,11 +65,11 @@ class SynapseCounter:
         if self._session is None:
             return {}
         feed = {
-            self._inputs[name]: np.asarray(counts, np.float32)[None]
+            self._inputs[name]: np.repeat(np.asarray(counts, np.float32)[None], self._batch, 0)
             for name, counts in spike_counts.items()
         }
         values = _run(self._session, feed | dict([self._image]))
-        return dict(zip(self._layers, values, strict=True))
+        return {n: value / self._batch for n, value in zip(self._layers, values, strict=True)}
 
 
 def synaptic_operations(
@@ -97,8 +98,9 @@ def macs(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> int:
         totals.append(_count_events(graph, node, weights))
     if not totals:
         return 0
-    name = graph.inputs[0].name
-    return round(sum(_run(_session(graph, totals), {name: np.zeros((1, *input_shape))})))
+    image = graph.inputs[0]
+    counted = _run(_session(graph, totals), {image.name: np.zeros(image.shape)})
+    return round(sum(counted) / int(image.shape[0]))
 
 
 def _float32_graph(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> gs.Graph:
@@ -122,7 +124,9 @@ def _float32_graph(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> gs.G
         if tensor.name in names:
             tensor.dtype = np.dtype(np.float32)
     (image,) = [tensor for tensor in graph.inputs if tensor.name not in names]
-    image.shape = [1, *input_shape]
+    # A fixed batch size is kept: a network may hold it in its reshapes.
+    batch = image.shape[0] if image.shape and isinstance(image.shape[0], int) else 1
+    image.shape = [batch, *input_shape]
     infer_shapes(graph)
     graph.inputs = [image]
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]

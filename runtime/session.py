@@ -151,6 +151,14 @@ class SpikingSession:
         unknown = set(values) - {state.read for state in self._plan.potentials}
         if unknown:
             raise DataError(f"the network has no state {sorted(unknown)}")
+        for neuron, state in zip(self.neurons, self._plan.potentials, strict=True):
+            have = np.shape(values.get(state.read, state.start))[1:]
+            pairs = zip(have, neuron.shape, strict=False)
+            if any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):
+                raise DataError(
+                    f"the state '{state.read}' has shape {list(have)} for a sample, "
+                    f"its layer {list(neuron.shape)}"
+                )
         self._states.put(dict(values))
 
     def _check_input(self, x: np.ndarray, timesteps: int | None) -> tuple[np.ndarray, bool]:
@@ -244,7 +252,10 @@ def as_input(
         not isinstance(want, int) or want == have for want, have in zip(shape, x.shape, strict=True)
     )
     if not fits:
-        raise DataError(f"x has shape {list(x.shape)}, {who} needs [{expected}]")
+        hint = ""
+        if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
+            hint = f"; its batch size is fixed: use --batch-size {shape[0]}, or export it without"
+        raise DataError(f"x has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
     floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
     if not floating and x.dtype != dtype:
         raise DataError(

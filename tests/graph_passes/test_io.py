@@ -189,3 +189,19 @@ def test_weights_of_a_graph_are_not_shared_with_the_file(tmp_path):
     g.nodes[0].inputs[1].values[:] = 0
     assert np.any(onnx.numpy_helper.to_array(proto.graph.initializer[0]))
     assert graph(TEXT, {"w": WEIGHT}).nodes[0].op == "MatMul"
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = saved(tmp_path)
+    content = path.read_bytes().replace(b"MatMul", b"MatM\xff\xfe")
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged|valid"):
+        read_model(path)
+
+
+def test_a_type_that_does_not_exist(tmp_path):
+    proto = model(TEXT, {"w": WEIGHT})
+    proto.graph.input[0].type.tensor_type.elem_type = 65
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="unknown type"):
+        read_model(tmp_path / "model.onnx")

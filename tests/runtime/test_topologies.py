@@ -5,7 +5,14 @@ import onnxruntime
 import pytest
 from onnx_text import model
 
-from onnx2snn import SpikingSession, UnsupportedModelError, convert
+from onnx2snn import (
+    DataError,
+    SpikingSession,
+    UnsupportedModelError,
+    convert,
+    evaluate,
+    from_arrays,
+)
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -140,3 +147,42 @@ def test_spikes_that_a_branch_captures_are_seen():
     )
     with pytest.raises(UnsupportedModelError, match="If"):
         convert(proto)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 2, 1, 1)])
+def test_thresholds_per_channel_with_or_without_a_batch_axis(shape):
+    theta = np.array([1, 2], np.float32).reshape(shape)
+    text = f"{IMAGE} => (float[N, 2, 2, 2] y) {{ r = Relu(x) y = Min(r, theta) }}"
+    snn = convert(model(text, {"theta": theta})).model
+    session = SpikingSession(snn)
+    assert session.neurons[0].threshold.shape == (2, 1, 1)
+    np.testing.assert_array_equal(session.run(X, 8).output, plain_loop(snn, X, 8)[0])
+
+
+def test_a_threshold_per_sample_is_refused():
+    text = "g (float[2, 3] x) => (float[2, 3] y) { r = Relu(x) y = Min(r, theta) }"
+    theta = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    with pytest.raises(UnsupportedModelError, match="cannot depend on the batch axis"):
+        convert(model(text, {"theta": theta}))
+
+
+def test_the_largest_number_is_no_bound_in_a_min_either():
+    text = "g (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Min(r, huge) }"
+    with pytest.raises(UnsupportedModelError, match="calibration data"):
+        convert(model(text, {"huge": np.finfo(np.float32).max}))
+
+
+def test_a_fixed_batch_size():
+    text = (
+        "g (float[2, 1, 4, 4] x) => (float[2, 3] y) "
+        "{ d = Clip(x, lo, hi) f = Reshape(d, s) y = MatMul(f, v) }"
+    )
+    v = (RNG.integers(1, 5, (16, 3)) / 8).astype(np.float32)
+    weights = {"lo": np.float32(0), "hi": np.float32(1), "s": np.array([2, 16]), "v": v}
+    snn = convert(model(text, weights)).model
+    x = RNG.uniform(0, 1, (4, 1, 4, 4)).astype(np.float32)
+    report = evaluate(snn, from_arrays(x, np.zeros(4, int)), [8], batch_size=2)
+    assert report["macs"] == 48
+    assert report["snn"][0]["sops"] == pytest.approx(report["snn"][0]["firing_rate"] * 8 * 48)
+    with pytest.raises(DataError, match="use --batch-size 2"):
+        evaluate(snn, from_arrays(x), [8], batch_size=4)
