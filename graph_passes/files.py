@@ -103,7 +103,7 @@ def _check_fields(model: onnx.ModelProto, path: Path) -> None:
             texts.append(node.doc_string)
             for attribute in node.attribute:
                 texts.append(attribute.name)
-                waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+                waiting += _subgraphs(attribute)
     # Protobuf hands out a string that is no UTF-8 as bytes, or raises, by its version.
     if any(isinstance(text, bytes) for text in texts):
         raise ModelError(f"'{path}' is damaged: a name in it is no text")
@@ -117,6 +117,10 @@ def _check_type(kind: int, name: str, path: Path) -> None:
             raise ModelError(f"'{path}': '{name}' has an unknown type, {kind}") from error
 
 
+def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """All initializers and tensor attributes of a graph and of the graphs inside it."""
     yield from graph.initializer
@@ -125,10 +129,7 @@ def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for subgraph in (
-                *([attribute.g] if attribute.HasField("g") else []),
-                *attribute.graphs,
-            ):
+            for subgraph in _subgraphs(attribute):
                 yield from stored_tensors(subgraph)
 
 
