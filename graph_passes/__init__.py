@@ -5,8 +5,10 @@ says whether it changed anything; a second run returns False. ``to_graph`` and
 ``to_model`` get a model in and out, ``run_passes`` runs several and verifies each.
 """
 
+from .activations import decompose_activations
 from .average_pool import max_to_average_pool
-from .canonicalise import canonicalise, fold_constants, remove_no_ops, unify_clips
+from .canonicalise import canonicalise
+from .clips import unify_clips
 from .driver import PassReport, run_passes, verify
 from .errors import (
     DataError,
@@ -21,11 +23,19 @@ from .errors import (
 )
 from .files import read_model, write_model
 from .fold_batch_norm import fold_batch_normalization
+from .fold_constants import fold_constants
+from .fold_forward import fold_forward
 from .initial_potential import set_initial_potential
 from .io import infer_shapes, to_graph, to_model, upgrade_opset
-from .neurons import initial_potential_of, stateful_nodes, threshold_of
+from .linear_layers import unify_linear_layers
+from .neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
+from .no_ops import remove_no_ops
+from .pads import fold_pads
+from .read_out import average_before_read_out
 from .spiking import activations_to_neurons
+from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
 from .thresholds import bound_activations, unbounded_activations
+from .transposes import sink_transposes
 
 __all__ = [
     "DataError",
@@ -39,23 +49,32 @@ __all__ = [
     "Refusal",
     "UnsupportedModelError",
     "activations_to_neurons",
+    "average_before_read_out",
     "bound_activations",
     "canonicalise",
+    "decompose_activations",
     "fold_batch_normalization",
     "fold_constants",
+    "fold_forward",
+    "fold_pads",
     "infer_shapes",
     "initial_potential_of",
     "max_to_average_pool",
+    "max_to_spiking_pool",
+    "neuron_nodes",
     "read_model",
     "remove_no_ops",
     "run_passes",
     "set_initial_potential",
+    "sink_transposes",
     "stateful_nodes",
     "threshold_of",
+    "thresholds_to_spiking",
     "to_graph",
     "to_model",
     "unbounded_activations",
     "unify_clips",
+    "unify_linear_layers",
     "upgrade_opset",
     "verify",
     "write_model",

@@ -94,7 +94,7 @@ def verify(graph: gs.Graph) -> None:
 def _verify_states(graph: gs.Graph) -> None:
     reads, writes = set(), set()
     for node in neurons.stateful_nodes(graph):
-        expected = neurons.ATTRIBUTES.get(node.op)
+        expected = neurons.attributes_of(node.op) if node.op in neurons.FUNCTIONS else None
         if expected is None:
             raise PassError(f"there is no stateful operator '{node.op}' ('{node.name}')")
         if set(node.attrs) != expected:

@@ -5,10 +5,11 @@ tested here by identity or by name, and nodes leave a graph by being disconnecte
 then cleaned up, never by ``list.remove``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import ArrayLike
 
 
 def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
@@ -45,18 +46,45 @@ def is_floating(tensor: gs.Tensor) -> bool:
     return not isinstance(tensor.dtype, int) and np.issubdtype(tensor.dtype, np.floating)
 
 
-def unique_name(graph: gs.Graph, wanted: str) -> str:
-    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
-    taken = {*graph.tensors(), *(t.name for t in graph.inputs), *(n.name for n in graph.nodes)}
-    name, number = wanted, 2
-    while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
-    return name
+class Editor:
+    """Adds tensors and nodes to a graph under names that no other has.
 
+    The graph is scanned for names once, so a pass makes one editor and adds everything
+    through it.
+    """
 
-def new_constant(graph: gs.Graph, wanted_name: str, values: np.ndarray) -> gs.Constant:
-    """A new constant tensor under a name that no other has."""
-    return gs.Constant(unique_name(graph, wanted_name), np.asarray(values))
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self._taken = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+        for node in graph.nodes:
+            self._taken.add(node.name)
+            self._taken.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+
+    def name(self, wanted: str) -> str:
+        """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
+        name, number = wanted, 2
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def constant(self, wanted_name: str, values: ArrayLike) -> gs.Constant:
+        """A new constant tensor."""
+        return gs.Constant(self.name(wanted_name), np.asarray(values))
+
+    def node(
+        self,
+        op: str,
+        wanted_name: str,
+        inputs: Sequence[gs.Tensor],
+        attrs: dict | None = None,
+        like: gs.Tensor | None = None,
+    ) -> gs.Variable:
+        """Add a node; returns its one output, with the dtype and shape of ``like``."""
+        name = self.name(wanted_name)
+        result = gs.Variable(name) if like is None else gs.Variable(name, like.dtype, like.shape)
+        self.graph.nodes.append(gs.Node(op, name, attrs or {}, list(inputs), [result]))
+        return result
 
 
 def operands(node: gs.Node) -> list[gs.Tensor]:
@@ -127,5 +155,46 @@ def name_nodes(graph: gs.Graph) -> None:
 
 
 def tidy(graph: gs.Graph) -> None:
-    """Drop what contributes to no output, and put the nodes in topological order."""
-    graph.cleanup().toposort()
+    """Drop nodes that contribute to no output, and put the rest in topological order.
+
+    Nodes that are in order already keep it. Both take time linear in the graph, and no
+    recursion, which onnx-graphsurgeon's own ``cleanup`` and ``toposort`` do not promise.
+    """
+    makers = {id(tensor): node for node in graph.nodes for tensor in node.outputs}
+    by_name = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
+
+    def sources(node: gs.Node) -> Iterator[gs.Node]:
+        for tensor in operands(node):
+            maker = makers.get(id(tensor)) or by_name.get(tensor.name)
+            if maker is not None:
+                yield maker
+
+    useful: set[int] = set()
+    waiting = [makers[id(tensor)] for tensor in graph.outputs if id(tensor) in makers]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in useful:
+            useful.add(id(node))
+            waiting.extend(sources(node))
+    ordered: list[gs.Node] = []
+    done: set[int] = set()
+    for first in graph.nodes:
+        stack = [first] if id(first) in useful else []
+        entered: set[int] = set()
+        while stack:
+            node = stack[-1]
+            if id(node) in done:
+                stack.pop()
+                continue
+            before = [source for source in sources(node) if id(source) not in done]
+            if before and id(node) not in entered:
+                entered.add(id(node))
+                stack.extend(reversed(before))
+                continue
+            # A node that waits for itself stays where it is: ``verify`` names the cycle.
+            done.add(id(node))
+            ordered.append(stack.pop())
+    for node in graph.nodes:
+        if id(node) not in useful:
+            disconnect(node)
+    graph.nodes = ordered

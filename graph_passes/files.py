@@ -4,9 +4,11 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
 import hashlib
+import itertools
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -16,6 +18,7 @@ import onnx.checker
 import onnx.external_data_helper
 
 from .errors import ModelError, OutputError
+from .weights import STAYS_INLINE, ModelParts, attach, detach, fill, stub, with_weights_as_inputs
 
 MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
@@ -36,14 +39,40 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     Raises ``ModelError`` if the file cannot be read, is no ONNX model, is damaged, or
     keeps data outside its own folder.
     """
+    return attach(read_parts(path))
+
+
+def read_parts(path: str | os.PathLike[str]) -> ModelParts:
+    """Like ``read_model``, with the weights beside the structure; external data is mapped."""
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    model = _parse(path)
+    external: dict[str, np.ndarray] = {}
+    for tensor in stored_tensors(model.graph):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            _check_size(tensor, path)
+    for tensor in model.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(tensor):
+            values = _external_data(tensor, path)
+            if values.nbytes >= STAYS_INLINE:
+                external[tensor.name] = values
+                tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
+            else:
+                fill(tensor, values)
+    for tensor in itertools.islice(stored_tensors(model.graph), len(model.graph.initializer), None):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            fill(tensor, _external_data(tensor, path))
+    parts = detach(model)
+    parts.weights.update(external)
+    check_model(parts, f"'{path}'")
+    return parts
+
+
+def _parse(path: Path) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(content)
+        model.ParseFromString(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     except google.protobuf.message.DecodeError as error:
         raise ModelError(
             f"'{path}' is not an ONNX model, or is damaged: export it again"
@@ -55,20 +84,14 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
         _check_fields(model, path)
     except UnicodeDecodeError as error:
         raise ModelError(f"'{path}' is damaged: a name in it is no text") from error
-    for tensor in stored_tensors(model.graph):
-        if onnx.external_data_helper.uses_external_data(tensor):
-            _load_external_data(tensor, path)
-        _check_size(tensor, path)
-    check_model(model, f"'{path}'")
     return model
 
 
-def check_model(model: onnx.ModelProto, what: str) -> None:
+def check_model(model: onnx.ModelProto | ModelParts, what: str) -> None:
     """Raise ``ModelError``, beginning with ``what``, unless onnx's checker accepts the model."""
-    if model.ByteSize() > MAX_PROTO_BYTES:
-        return  # The checker takes larger models only as files, which this one may not be.
+    parts = model if isinstance(model, ModelParts) else detach(model)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(with_weights_as_inputs(parts.structure))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{what} is not a valid ONNX model: {first_line(error)}") from error
 
@@ -121,6 +144,15 @@ def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in _subgraphs(attribute):
+                yield from all_nodes(subgraph.node)
+
+
 def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """All initializers and tensor attributes of a graph and of the graphs inside it."""
     yield from graph.initializer
@@ -133,10 +165,15 @@ def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from stored_tensors(subgraph)
 
 
-def _load_external_data(tensor: onnx.TensorProto, path: Path) -> None:
+def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+    """What a tensor keeps in another file, mapped rather than read."""
     folder = path.resolve().parent
-    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
     what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
+    _check_type(tensor.data_type, tensor.name, path)
+    if tensor.data_type in UNSUPPORTED_TYPES:
+        return np.empty(0, np.uint8)  # Refused later, by its name.
     try:
         # Resolved, so that neither '..' nor a link leads out of the folder.
         target = (folder / location).resolve()
@@ -146,11 +183,20 @@ def _load_external_data(tensor: onnx.TensorProto, path: Path) -> None:
             )
         if not target.is_file():
             raise ModelError(f"{what}, which is not there")
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        # Older versions of onnx leave the tensor marked as external.
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        tensor.ClearField("external_data")
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", target.stat().st_size - offset))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        expected = math.prod(tensor.dims) * dtype.itemsize
+        if length != expected or not 0 <= offset <= target.stat().st_size - length:
+            raise ModelError(
+                f"{what}, {length} bytes at {offset}, but its shape {list(tensor.dims)} needs "
+                f"{expected}: the file or its data is damaged"
+            )
+        if not expected:
+            return np.empty(tensor.dims, dtype)
+        # Copied on write, so that nothing changes the file.
+        return np.memmap(target, dtype, "c", offset, tuple(tensor.dims))
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
 
 
@@ -160,7 +206,7 @@ def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
     if not tensor.HasField("raw_data") or tensor.data_type in UNSUPPORTED_TYPES:
         return
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected = int(np.prod(tensor.dims, dtype=np.int64)) * itemsize
+    expected = math.prod(tensor.dims) * itemsize
     if len(tensor.raw_data) != expected:
         raise ModelError(
             f"'{path}': tensor '{tensor.name}' holds {len(tensor.raw_data)} bytes where its "
@@ -168,7 +214,7 @@ def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
         )
 
 
-def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str]) -> None:
     """Write a model to ``path``, whole or not at all.
 
     The bytes go to a temporary file in the same folder, which then takes the name.
@@ -177,27 +223,95 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     that stood at ``path`` is then as it was.
     """
     path = Path(path)
-    if model.ByteSize() <= MAX_PROTO_BYTES:
-        write_bytes(path, model.SerializeToString())
+    parts = model if isinstance(model, ModelParts) else detach(model)
+    size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
+    if size <= MAX_PROTO_BYTES:
+        write_bytes(path, _serialised(parts))
         return
-    model = copy_model(model)
-    weights, blob = [t for t in model.graph.initializer if len(t.raw_data) >= 1024], bytearray()
-    for tensor in weights:
+    offset, digest = 0, hashlib.sha256()
+    structure = onnx.ModelProto()
+    structure.CopyFrom(parts.structure)
+    stubs = [tensor for tensor in structure.graph.initializer if tensor.name in parts.weights]
+    places = []
+    for tensor in stubs:
         # ONNX recommends offsets at page boundaries, so that runtimes can map the file.
-        blob.extend(b"\0" * (-len(blob) % 4096))
-        offset = len(blob)
-        blob.extend(tensor.raw_data)
-        onnx.external_data_helper.set_external_data(tensor, "", offset, len(tensor.raw_data))
-    data_name = f"{path.name}.{hashlib.sha256(blob).hexdigest()[:12]}.data"
-    for tensor in weights:
-        tensor.ClearField("raw_data")
-        tensor.external_data[0].value = data_name
+        offset += -offset % _PAGE
+        places.append(offset)
+        values = np.ascontiguousarray(parts.weights[tensor.name])
+        digest.update(values.reshape(-1).view(np.uint8).data)
+        offset += values.nbytes
+    data_name = f"{path.name}.{digest.hexdigest()[:12]}.data"
+    for tensor, place in zip(stubs, places, strict=True):
+        size = parts.weights[tensor.name].nbytes
+        del tensor.external_data[:]
+        for key, value in (("location", data_name), ("offset", place), ("length", size)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
     # The data first, under a name that its content gives: an older model's file keeps its own.
-    write_bytes(path.with_name(data_name), bytes(blob))
-    write_bytes(path, model.SerializeToString())
+    write_bytes(path.with_name(data_name), _pages(parts.weights[tensor.name] for tensor in stubs))
+    write_bytes(path, structure.SerializeToString())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def _serialised(parts: ModelParts) -> Iterator[bytes]:
+    """A model as protobuf, the weights one by one, so that no second copy of all is made.
+
+    The graph is one message: what the structure holds of it, then its further initializers.
+    """
+    structure = onnx.ModelProto()
+    structure.CopyFrom(parts.structure)
+    graph = onnx.GraphProto()
+    graph.CopyFrom(structure.graph)
+    structure.ClearField("graph")
+    stubs = [tensor for tensor in graph.initializer if tensor.name in parts.weights]
+    kept = [tensor for tensor in graph.initializer if tensor.name not in parts.weights]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    head = graph.SerializeToString()
+    length, headers = len(head), []
+    for tensor in stubs:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        size = parts.weights[tensor.name].nbytes
+        data_header = _RAW_DATA + _varint(size)
+        message = tensor.SerializeToString() + data_header
+        headers.append(_INITIALIZER + _varint(len(message) + size) + message)
+        length += len(headers[-1]) + size
+    yield structure.SerializeToString() + _GRAPH + _varint(length) + head
+    for tensor, header in zip(stubs, headers, strict=True):
+        yield header
+        yield parts.weights[tensor.name].tobytes()
+
+
+def _field_tag(message: type, name: str) -> bytes:
+    """The tag in protobuf of a field that has a length."""
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2)  # type: ignore[attr-defined]
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+_GRAPH = _field_tag(onnx.ModelProto, "graph")
+_INITIALIZER = _field_tag(onnx.GraphProto, "initializer")
+_RAW_DATA = _field_tag(onnx.TensorProto, "raw_data")
+
+_PAGE = 4096
+
+
+def _pages(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
+    """The data of each array, from a page boundary on."""
+    offset = 0
+    for values in arrays:
+        yield b"\0" * (-offset % _PAGE)
+        offset += -offset % _PAGE + values.nbytes
+        yield values.tobytes()
+
+
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was."""
     check_writable(path)
     # Through a link, to the file that it names.
@@ -208,7 +322,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             dir=path.parent, prefix=".onnx2snn-", delete=False
         ) as file:
             temporary = Path(file.name)
-            file.write(content)
+            for chunk in (content,) if isinstance(content, bytes) else content:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         # A temporary file is its owner's alone; the result gets what a new file would.

@@ -1,17 +1,10 @@
-"""Fold batch normalization into the linear operator before it."""
+"""Fold batch normalization, however it is spelled, into the linear operator before it."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import (
-    bypass,
-    constant_value,
-    is_used,
-    new_constant,
-    only_consumer,
-    producer,
-    tidy,
-)
+from .affine import AFFINE_OPS, Affine, affine_of, per_channel
+from .editing import Editor, bypass, constant_value, only_consumer, producer, replace_node, tidy
 from .errors import Refusal
 
 # Axis of the weights that counts the output channels.
@@ -24,70 +17,108 @@ def fold_batch_normalization(graph: gs.Graph, declined: list[Refusal] | None = N
         BN(y) = a y + c   with  a = scale / sqrt(var + epsilon),  c = bias - a mean
         W' = a W,  b' = a b + c,  per output channel, computed in float64
 
-    A MatMul becomes a Gemm, which has a place for b'. Exact up to the rounding of the new
+    The same for Mul, Div, Add, Sub and Neg by constants, as some exporters write it. A
+    MatMul becomes a Gemm, which has a place for b'. Exact up to the rounding of the new
     weights. Where it cannot be done the node stays, which is correct too: it is affine;
-    the reasons are appended to ``declined``.
+    the reasons are appended to ``declined`` for each BatchNormalization.
     """
-    changed = False
+    changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
-        if node.op != "BatchNormalization" or node.domain:
+        if node.op not in AFFINE_OPS or node.domain:
             continue
-        reason = _fold(graph, node)
+        reason = _fold(graph, editor, node)
         changed |= reason is None
-        if reason is not None and declined is not None:
+        if reason is not None and declined is not None and node.op == "BatchNormalization":
             declined.append(Refusal(node.name, node.op, reason))
     tidy(graph)
     return changed
 
 
-def _fold(graph: gs.Graph, node: gs.Node) -> str | None:
+def _fold(graph: gs.Graph, editor: Editor, node: gs.Node) -> str | None:
     """Fold one node; the reason if it cannot be."""
-    values = [constant_value(tensor) for tensor in node.inputs[1:5]]
-    parameters = [value.astype(np.float64) for value in values if value is not None]
-    if len(parameters) < 4:
-        return "its parameters are not constant"
-    if node.attrs.get("training_mode", 0) or any(
-        is_used(graph, tensor) for tensor in node.outputs[1:]
-    ):
-        return "it is in training mode: export the network in evaluation mode"
-    linear = producer(node.inputs[0])
+    affine = affine_of(graph, node)
+    if isinstance(affine, str):
+        return affine
+    linear = producer(affine.x)
+    if linear is not None and linear.op == "BatchNormalization" and not linear.domain:
+        return _into_batch_norm(graph, editor, node, linear, affine)
     if linear is None:
         return "it comes first in the network; it stays as a scale and shift"
     if linear.domain or linear.op not in _OUTPUT_AXIS:
         return "no Conv, Gemm or MatMul comes before it; it stays as a scale and shift"
-    if only_consumer(graph, node.inputs[0]) is None:
+    if only_consumer(graph, affine.x) is None:
         return f"the output of {linear.op} '{linear.name}' is used elsewhere too"
     weight = constant_value(linear.inputs[1])
-    bias = constant_value(linear.inputs[2]) if len(linear.inputs) > 2 else np.float64(0)
+    has_bias = len(linear.inputs) > 2 and not linear.inputs[2].is_empty()
+    bias = constant_value(linear.inputs[2]) if has_bias else np.float64(0)
     if weight is None or bias is None:
         return f"the weights of {linear.op} '{linear.name}' are not constant"
     if linear.op in ("MatMul", "Gemm") and weight.ndim != 2:
         return f"MatMul '{linear.name}' has weights of {weight.ndim} axes"
-    if linear.op == "MatMul" and (node.inputs[0].shape is None or len(node.inputs[0].shape) != 2):
+    if linear.op == "MatMul" and (affine.x.shape is None or len(affine.x.shape) != 2):
         return f"the output of MatMul '{linear.name}' is not known to be [N, channels]"
     if linear.op == "ConvTranspose" and linear.attrs.get("group", 1) != 1:
         return f"ConvTranspose '{linear.name}' is grouped"
+    return _scale_and_shift(editor, node, linear, affine, weight, np.asarray(bias))
 
-    scale, shift, mean, variance = parameters
-    a = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-    c = shift - a * mean
+
+def _into_batch_norm(
+    graph: gs.Graph, editor: Editor, node: gs.Node, norm: gs.Node, affine: Affine
+) -> str | None:
+    """A (BN(x)) + c -> BN(x) with the scale a s and the bias a b + c."""
+    scale, bias = (constant_value(tensor) for tensor in norm.inputs[1:3])
+    rank = None if affine.x.shape is None else len(affine.x.shape)
+    a = None if rank is None else per_channel(affine.scale, rank)
+    c = None if rank is None else per_channel(affine.shift, rank)
+    alone = only_consumer(graph, affine.x) is not None and len(norm.outputs) == 1
+    if scale is None or bias is None or a is None or c is None or not alone:
+        return f"it cannot join BatchNormalization '{norm.name}'; it stays as a scale and shift"
+    norm.inputs[1] = editor.constant(f"{norm.name}/scale", (a * scale).astype(scale.dtype))
+    norm.inputs[2] = editor.constant(f"{norm.name}/bias", (a * bias + c).astype(bias.dtype))
+    _leave_out(graph, node, affine.x)
+    return None
+
+
+def _leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
+    """Remove a scale and shift of x, whichever of its inputs that is."""
+    replace_node(node, "Identity", [x])
+    bypass(graph, node)
+
+
+def _scale_and_shift(
+    editor: Editor,
+    node: gs.Node,
+    linear: gs.Node,
+    affine: Affine,
+    weight: np.ndarray,
+    bias: np.ndarray,
+) -> str | None:
+    rank = weight.ndim
+    a, c = per_channel(affine.scale, rank), per_channel(affine.shift, rank)
+    if a is None or c is None:
+        return "its constants differ within a channel"
+    if linear.op == "Gemm" and bias.ndim == 2 and bias.shape[0] != 1:
+        return f"the bias of Gemm '{linear.name}' differs from sample to sample"
     axis = _OUTPUT_AXIS[linear.op]
     if linear.op == "Gemm" and linear.attrs.get("transB", 0):
         axis = 0
+    channels = weight.shape[axis]
+    a, c = np.broadcast_to(a, channels), np.broadcast_to(c, channels)
     beta = linear.attrs.get("beta", 1.0) if linear.op == "Gemm" else 1.0
-    new_weight = weight * a.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    new_bias = a * (beta * bias) + c
+    alpha = linear.attrs.get("alpha", 1.0) if linear.op == "Gemm" else 1.0
+    new_weight = weight * (alpha * a).reshape([-1 if i == axis else 1 for i in range(rank)])
+    new_bias = a * (beta * bias.reshape(-1)) + c
 
     # New tensors: another node may share the old ones.
     dtype = weight.dtype
     linear.inputs = [
         linear.inputs[0],
-        new_constant(graph, f"{linear.name}/weight", new_weight.astype(dtype)),
-        new_constant(graph, f"{linear.name}/bias", new_bias.astype(dtype)),
+        editor.constant(f"{linear.name}/weight", new_weight.astype(dtype)),
+        editor.constant(f"{linear.name}/bias", new_bias.astype(dtype)),
     ]
-    if linear.op == "Gemm":
-        linear.attrs["beta"] = 1.0
+    linear.attrs.pop("alpha", None)
+    linear.attrs.pop("beta", None)
     if linear.op == "MatMul":
         linear.op = "Gemm"
-    bypass(graph, node)
+    _leave_out(editor.graph, node, affine.x)
     return None

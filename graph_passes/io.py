@@ -4,18 +4,23 @@ It keeps what onnx-graphsurgeon would lose, and derives the state inputs' defaul
 from each neuron's ``v_init`` attribute, so that the two cannot disagree.
 """
 
+from typing import overload
+
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx.numpy_helper
 import onnx.shape_inference
 import onnx.version_converter
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
 from .editing import name_nodes
 from .errors import ModelError, Refusal, UnsupportedModelError
-from .files import UNSUPPORTED_TYPES, copy_model, first_line, stored_tensors
+from .files import UNSUPPORTED_TYPES, all_nodes, copy_model, first_line, stored_tensors
+from .weights import ModelParts, attach, detach, is_large, stub
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -26,19 +31,31 @@ def opset_of(model: onnx.ModelProto) -> int:
     return int(versions[0])
 
 
-def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+@overload
+def upgrade_opset(model: ModelParts) -> ModelParts: ...
+@overload
+def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto: ...
+def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | ModelParts:
     """A copy of an ANN in an opset that can hold neurons: at least ``neurons.MIN_OPSET``.
 
     Raises ``ModelError`` if onnx's version converter cannot do it.
     """
-    opset = opset_of(model)
-    if opset >= neurons.MIN_OPSET:
-        return copy_model(model)
+    parts = model if isinstance(model, ModelParts) else detach(model)
+    opset = opset_of(parts.structure)
+    if opset < neurons.MIN_OPSET:
+        structure = _with_constants_only(inline_functions(parts.structure))
+        parts = ModelParts(_convert_opset(structure, opset), parts.weights)
+    if isinstance(model, ModelParts):
+        return parts
+    return attach(parts)
+
+
+def _convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     advice = f"export it again with opset {neurons.MIN_OPSET} or newer"
-    if model.functions:
-        raise ModelError(f"the model has local functions and opset {opset}: {advice}")
+    # The first IR versions want every initializer to be an input as well.
+    structure.ir_version = max(structure.ir_version, 8)
     try:
-        return onnx.version_converter.convert_version(model, neurons.MIN_OPSET)
+        return onnx.version_converter.convert_version(structure, neurons.MIN_OPSET)
     except Exception as error:  # The converter raises RuntimeError and types of its own.
         raise ModelError(
             f"the model's opset {opset} cannot be brought to {neurons.MIN_OPSET}: "
@@ -46,17 +63,66 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def to_graph(model: onnx.ModelProto) -> gs.Graph:
+def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
+    """Take inputs with a default value, as old exporters declare all weights, for constants."""
+    states = {neurons.STATE_PREFIX + n.name for n in structure.graph.node if _is_neuron(n)}
+    constants = {tensor.name for tensor in structure.graph.initializer} - states
+    inputs = [info for info in structure.graph.input if info.name not in constants]
+    del structure.graph.input[:]
+    structure.graph.input.extend(inputs)
+    return structure
+
+
+def _is_neuron(node: onnx.NodeProto) -> bool:
+    return node.domain == neurons.DOMAIN
+
+
+def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace calls of a model's own functions by their bodies; neurons stay.
+
+    Raises ``ModelError`` for functions that call themselves.
+    """
+    own = {(f.domain, f.name): f for f in structure.functions if f.domain != neurons.DOMAIN}
+    if not own:
+        return structure
+    _require_no_recursion(own)
+    kept = [(f.domain, f.name) for f in structure.functions if f.domain == neurons.DOMAIN]
+    try:
+        return onnx.inliner.inline_selected_functions(structure, kept, exclude=True)
+    except Exception as error:  # Raises RuntimeError and types of its own.
+        raise ModelError(
+            f"the model's local functions cannot be inlined: {first_line(error)}"
+        ) from error
+
+
+def _require_no_recursion(functions: dict[tuple[str, str], onnx.FunctionProto]) -> None:
+    calls = {
+        key: {(node.domain, node.op_type) for node in all_nodes(function.node)} & set(functions)
+        for key, function in functions.items()
+    }
+    while calls:
+        leaves = {key for key, called in calls.items() if not called}
+        if not leaves:
+            raise ModelError(
+                "the model's local functions call themselves, so nothing can run them: "
+                + ", ".join(sorted(name for _, name in calls))
+            )
+        calls = {key: called - leaves for key, called in calls.items() if key not in leaves}
+
+
+def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     """A model as an onnx-graphsurgeon graph; the model is left as it was.
 
-    Every node gets a unique name. A neuron's state input ``v/<name>`` becomes a plain
-    input: its default lives in the neuron's ``v_init`` alone. Raises ``ModelError`` for
-    tensor types that onnx-graphsurgeon cannot hold and for stateful nodes of which this
-    version knows nothing.
+    Every node gets a unique name. Local functions are inlined. A neuron's state input
+    ``v/<name>`` becomes a plain input: its default lives in the neuron's ``v_init`` alone.
+    Inputs with a default value become constants. Raises ``ModelError`` for tensor types
+    that onnx-graphsurgeon cannot hold and for stateful nodes of which this version knows
+    nothing.
     """
+    parts = detach(model) if isinstance(model, onnx.ModelProto) else model
     refused = {
         (tensor.name, UNSUPPORTED_TYPES[tensor.data_type])
-        for tensor in stored_tensors(model.graph)
+        for tensor in stored_tensors(parts.structure.graph)
         if tensor.data_type in UNSUPPORTED_TYPES
     }
     if refused:
@@ -65,25 +131,29 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
             "export it with float32 weights:",
             [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
         )
-    model = copy_model(model)
-    _check_functions(model)
-    defaults = {tensor.name: tensor for tensor in model.graph.initializer}
-    states = set()
-    for node in model.graph.node:
+    structure = _with_constants_only(copy_model(parts.structure))
+    _check_functions(structure)
+    structure = inline_functions(structure)
+    defaults = {tensor.name: tensor for tensor in structure.graph.initializer}
+    starts = set()
+    for node in structure.graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
-        if node.domain == neurons.DOMAIN:
-            _check_stateful(node, defaults)
-            states.add(node.input[-1])
-    for entry in model.opset_import:
+        if _is_neuron(node):
+            _check_stateful(node, defaults, parts.weights)
+            starts.add(node.input[-1])
+    for entry in structure.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in states]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    kept_functions = [f for f in model.functions if f.domain != neurons.DOMAIN]
-    del model.functions[:]
-    model.functions.extend(kept_functions)
+    kept = [tensor for tensor in structure.graph.initializer if tensor.name not in starts]
+    del structure.graph.initializer[:]
+    structure.graph.initializer.extend(kept)
+    kept_functions = [f for f in structure.functions if f.domain != neurons.DOMAIN]
+    del structure.functions[:]
+    structure.functions.extend(kept_functions)
     with G_LOGGER.suppress():
-        graph = gs.import_onnx(model)
+        graph = gs.import_onnx(structure)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and tensor.name in parts.weights:
+            tensor.values, tensor.data_location = parts.weights[tensor.name], None
     name_nodes(graph)
     return graph
 
@@ -111,10 +181,14 @@ def _check_functions(model: onnx.ModelProto) -> None:
             )
 
 
-def _check_stateful(node: onnx.NodeProto, defaults: dict[str, onnx.TensorProto]) -> None:
-    expected = neurons.ATTRIBUTES.get(node.op_type)
-    if expected is None:
+def _check_stateful(
+    node: onnx.NodeProto,
+    defaults: dict[str, onnx.TensorProto],
+    weights: dict[str, np.ndarray],
+) -> None:
+    if node.op_type not in neurons.FUNCTIONS:
         raise ModelError(f"node '{node.name}': this version knows no neuron '{node.op_type}'")
+    expected = neurons.attributes_of(node.op_type)
     found = {attribute.name for attribute in node.attribute}
     if found != expected:
         raise ModelError(
@@ -123,6 +197,8 @@ def _check_stateful(node: onnx.NodeProto, defaults: dict[str, onnx.TensorProto])
         )
     values = {}
     for attribute in node.attribute:
+        if attribute.name not in neurons.TENSOR_ATTRIBUTES:
+            continue
         value = np.empty(0)
         if attribute.type == onnx.AttributeProto.TENSOR:
             value = onnx.numpy_helper.to_array(attribute.t)
@@ -132,18 +208,21 @@ def _check_stateful(node: onnx.NodeProto, defaults: dict[str, onnx.TensorProto])
                 f"{node.op_type} '{node.name}': {attribute.name} must be a tensor of finite numbers"
             )
         values[attribute.name] = value
-    if not np.all(values["v_threshold"] > 0):
+    if not np.all(values.get("v_threshold", np.ones(1)) > 0):
         raise ModelError(f"{node.op_type} '{node.name}': V_th must be positive")
     names = neurons.state_names(node.name)
-    if len(node.input) != 2 or (node.input[-1], *node.output[1:]) != names:
+    inputs = neurons.inputs_of(node.op_type)
+    if len(node.input) != inputs or (node.input[-1], *node.output[1:]) != names:
         raise ModelError(f"{node.op_type} '{node.name}' must keep its state in {names}")
+    start = values.get("v_init", np.zeros(1))
     default = defaults.get(names[0])
-    if default is None or not np.array_equal(
-        np.ravel(onnx.numpy_helper.to_array(default)), np.ravel(values["v_init"])
-    ):
+    held = weights.get(names[0])
+    if held is None and default is not None:
+        held = onnx.numpy_helper.to_array(default)
+    if held is None or not np.array_equal(np.ravel(held), np.ravel(start)):
         raise ModelError(
             f"{node.op_type} '{node.name}': the default of its state '{names[0]}' is not its "
-            "v_init, so runtimes would disagree about v(0); convert the network again"
+            "start, so runtimes would disagree about v(0); convert the network again"
         )
 
 
@@ -153,24 +232,46 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
     What onnx-graphsurgeon does not carry (metadata of the model and of its nodes, domain,
     version, documentation) is taken from ``like``, for nodes by name.
     """
-    with G_LOGGER.suppress():
-        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    return attach(to_parts(graph, like))
+
+
+def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts:
+    """Like ``to_model``, with the weights beside the structure: they are not copied."""
+    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    weights = {}
+    for tensor in constants:
+        data_type = onnx_type(tensor.dtype)
+        proto = onnx.TensorProto(data_type=data_type, dims=tensor.shape)
+        if is_large(proto) and tensor.export_dtype == tensor.dtype:
+            weights[tensor.name] = tensor.values
+            tensor.values = LazyValues(stub(tensor.name, data_type, tensor.shape))
+    try:
+        with G_LOGGER.suppress():
+            model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    finally:
+        for tensor in constants:
+            if tensor.name in weights:
+                tensor.values = weights[tensor.name]
     opset = opset_of(model)
     stateful = neurons.stateful_nodes(graph)
     for op in sorted({node.op for node in stateful}):
         model.functions.append(neurons.function_proto(op, opset))
     for node in stateful:
         state = node.inputs[-1]
-        start = neurons.with_batch_axis(neurons.initial_potential_of(node), len(state.shape))
         model.graph.initializer.append(
-            onnx.numpy_helper.from_array(start.astype(state.dtype), state.name)
+            onnx.numpy_helper.from_array(neurons.start_of(node), state.name)
         )
     # Model-local functions exist since IR version 8. No newer than need be, for older runtimes:
     # onnx-graphsurgeon would take the newest that the installed onnx knows.
     model.ir_version = max(8, graph.ir_version or 0, like.ir_version if like else 0)
     if like is not None:
         _restore_metadata(model, like)
-    return model
+    return ModelParts(model, weights)
+
+
+def onnx_type(dtype: np.dtype | int) -> int:
+    """ONNX's number of a tensor type."""
+    return dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(dtype)
 
 
 def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
@@ -193,7 +294,7 @@ def infer_shapes(graph: gs.Graph) -> None:
     cannot be inferred anew stays.
     """
     # Without value_info, so that shapes from before a rewrite do not contradict it.
-    model = to_model(graph)
+    model = to_parts(graph).structure
     del model.graph.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     tensors = graph.tensors()

@@ -4,7 +4,7 @@ A rate-coded network is its ANN on average only where every operator between spi
 the next neuron, or the output, is affine in the spikes: then mean(f(x(t))) = f(mean(x(t))).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import onnx
@@ -31,21 +31,79 @@ _PRODUCTS = {"Gemm": 2, "MatMul": 2, "Mul": 2}
 # Their output depends on the shape of the input only.
 _SHAPE_OPS = {"Shape", "Size"}
 
-_ADVICE = {
-    "MaxPool": "the largest spike is not the largest rate: replace max-pooling by average "
-    "pooling (--maxpool average, pass max_to_average_pool)",
-    "GlobalMaxPool": "the largest spike is not the largest rate: replace max-pooling by "
-    "average pooling (--maxpool average, pass max_to_average_pool)",
-    "Softmax": "not linear in the spikes: at the end of a classifier, cut it off (the class "
-    "stays the same) and convert the network up to its logits",
-    "LogSoftmax": "not linear in the spikes: at the end of a classifier, cut it off (the class "
-    "stays the same) and convert the network up to its logits",
-}
-_ADVICE["Clip"] = "not linear in the spikes: its bounds must be 0 and a positive constant"
+APPROXIMABLE = (
+    "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow", "Reciprocal",
+    "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
+)  # fmt: skip
+"""Scalar activations that a sum of clips can stand in for."""
+
+MAX_POOLS = ("MaxPool", "GlobalMaxPool")
+
+_MAX_POOL_ADVICE = (
+    "the largest spike is not the largest rate: replace max-pooling by average pooling "
+    "(--maxpool average, pass max_to_average_pool) or by one that counts (--maxpool exact, "
+    "pass max_to_spiking_pool)"
+)
+_NORMALISES = (
+    "it divides by the activity of other neurons, which is a product of activations: train the "
+    "network with batch normalization in its place"
+)
+_APPROXIMATE = (
+    "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
+    "clips approximate it (--approximate N)"
+)
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"
 )
+_ADVICE = {
+    **dict.fromkeys(MAX_POOLS, _MAX_POOL_ADVICE),
+    "LRN": "local response normalization: " + _NORMALISES,
+    **dict.fromkeys(
+        ("InstanceNormalization", "LayerNormalization", "GroupNormalization",
+         "LpNormalization", "MeanVarianceNormalization", "RMSNormalization"), _NORMALISES
+    ),
+    **dict.fromkeys(
+        ("Softmax", "LogSoftmax", "Hardmax"),
+        "not linear in the spikes: between neurons there is no spiking form of it (as the "
+        "read-out, after the last neuron, it may stay)",
+    ),
+    **dict.fromkeys(APPROXIMABLE, _APPROXIMATE),
+    "Clip": "not linear in the spikes: its bounds must be constants",
+    **dict.fromkeys(
+        ("QuantizeLinear", "DynamicQuantizeLinear"),
+        "it rounds activations: export the network before quantization, or fold the "
+        "quantization of activations away",
+    ),
+    **dict.fromkeys(
+        ("If", "Loop", "Scan"),
+        "control flow over spikes cannot be a spiking network: export the network without it",
+    ),
+    **dict.fromkeys(
+        ("LSTM", "GRU", "RNN"), "recurrent layers multiply activations by gates and keep states"
+    ),
+}  # fmt: skip
+
+
+_KEEP_CHANNELS = {
+    "Add", "BatchNormalization", "Cast", "Clip", "Div", "Identity", "Min", "Mul", "Neg", "Relu",
+    "Sub", "Sum", "IF",
+}  # fmt: skip
+
+
+def channel_axis(tensor: gs.Tensor) -> int:
+    """The axis that counts channels: 1, as for images, or the last one after a MatMul."""
+    rank = None if tensor.shape is None else len(tensor.shape)
+    while tensor.inputs and rank is not None and rank > 2:
+        node = tensor.inputs[0]
+        if node.op in ("MatMul", "Gemm"):
+            return rank - 1
+        if node.op not in _KEEP_CHANNELS:
+            break
+        tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
+        if tensor.shape is None or len(tensor.shape) != rank:
+            break
+    return 1
 
 
 @dataclass(frozen=True)
@@ -95,9 +153,14 @@ def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful)
 
 
 def nonlinear_nodes(
-    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful
+    graph: gs.Graph,
+    is_neuron: Callable[[gs.Node], bool] = is_stateful,
+    allowed: Collection[str] = (),
 ) -> list[Refusal]:
-    """Every node that spikes reach and that is not affine in them, with the reason."""
+    """Every node that spikes reach and that is not affine in them, with the reason.
+
+    ``allowed``: standard operators that pass nevertheless.
+    """
     spikes = downstream(graph, [n.outputs[0] for n in graph.nodes if is_neuron(n)])
     varying = downstream(graph, graph.inputs) | spikes
     refusals = []
@@ -105,7 +168,7 @@ def nonlinear_nodes(
         if is_neuron(node) or not any(tensor.name in spikes for tensor in operands(node)):
             continue
         reason = _why_not_affine(node, spikes, varying)
-        if reason is not None:
+        if reason is not None and (node.domain or node.op not in allowed):
             refusals.append(Refusal(node.name, node.op, reason))
     return refusals
 

@@ -1,5 +1,7 @@
 """Turn bounded activations into integrate-and-fire neurons."""
 
+from typing import Literal
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -7,11 +9,14 @@ from . import neurons
 from .editing import constant_value, disconnect, tidy
 from .errors import MissingThresholdError, ModelError, Refusal, UnsupportedModelError
 from .io import infer_shapes
-from .linear import nonlinear_nodes
+from .linear import MAX_POOLS, nonlinear_nodes, regions
 from .thresholds import bounded_activations, relu_of_min, unbounded_activations
 
+MaxPool = Literal["average", "exact", "keep"]
+"""What becomes of max-pooling between neurons."""
 
-def activations_to_neurons(graph: gs.Graph) -> bool:
+
+def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> bool:
     """Clip(x, 0, theta) -> IF(x, v/name) with V_th = theta, and its state in and out.
 
         Clip(x, 0, theta)       (x_out, v_next/name) = IF(x, v/name)
@@ -20,10 +25,11 @@ def activations_to_neurons(graph: gs.Graph) -> bool:
     All activations of the graph, in canonical form (pass ``canonicalise``), become
     neurons; v(0) is 0 until ``set_initial_potential`` sets it. Raises
     ``MissingThresholdError`` listing every Relu without a bound, and
-    ``UnsupportedModelError`` listing every node that spikes would reach and that is not
-    affine, and every bound that is not positive. The graph is then as it was.
+    ``UnsupportedModelError`` listing every node between neurons that is not affine, and
+    every bound that is not positive; ``maxpool`` other than "average" says that max-pools
+    between neurons are taken care of. The graph is then as it was.
     """
-    require_convertible(graph)
+    require_convertible(graph, maxpool)
     missing = [
         Refusal(node.name, node.op, "no upper bound, so its threshold needs calibration data")
         for node in unbounded_activations(graph)
@@ -37,22 +43,7 @@ def activations_to_neurons(graph: gs.Graph) -> bool:
     if not activations:
         return False
 
-    if any(node.outputs[0].shape is None for node in activations):
-        infer_shapes(graph)
-    unknown = [node for node in activations if node.outputs[0].shape is None]
-    if unknown:
-        raise UnsupportedModelError(
-            "the number of axes of these activations cannot be inferred:",
-            [
-                Refusal(
-                    node.name,
-                    node.op,
-                    "declare the shape of the model's input; operators before it that ONNX has "
-                    "no shape inference for, such as custom ones, also hide it",
-                )
-                for node in unknown
-            ],
-        )
+    require_ranks(graph, activations)
     thresholds = {n.name: _per_sample(bounds[n.name], len(n.outputs[0].shape)) for n in activations}
     refusals = [
         Refusal(n.name, n.op, f"its upper bound of shape {bounds[n.name].shape} differs by sample")
@@ -61,10 +52,56 @@ def activations_to_neurons(graph: gs.Graph) -> bool:
     ]
     if refusals:
         raise UnsupportedModelError("a threshold cannot depend on the batch axis:", refusals)
+    names = StateNames(graph)
     for node in activations:
-        _to_neuron(graph, node, thresholds[node.name])
+        threshold = thresholds[node.name]
+        names.settle(node)
+        _to_neuron(graph, node, threshold)
     tidy(graph)
     return True
+
+
+class StateNames:
+    """Renames nodes whose states would have names that the user's tensors have."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._taken = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+        self._nodes = {node.name for node in graph.nodes}
+        for node in graph.nodes:
+            self._taken.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+
+    def settle(self, node: gs.Node) -> None:
+        """Give a node that is to become stateful a name whose states' names are free."""
+        base, number = node.name, 2
+        while self._taken & set(neurons.state_names(node.name)):
+            node.name, number = f"{base}_{number}", number + 1
+            while node.name in self._nodes:
+                node.name, number = f"{base}_{number}", number + 1
+        self._nodes.add(node.name)
+        self._taken.update(neurons.state_names(node.name))
+
+
+def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:
+    """Raise ``UnsupportedModelError`` where the number of axes of an output is unknown."""
+
+    def unknown() -> list[gs.Node]:
+        return [node for node in nodes if node.outputs[0].shape is None]
+
+    if unknown():
+        infer_shapes(graph)
+    if unknown():
+        raise UnsupportedModelError(
+            "the number of axes of these tensors cannot be inferred:",
+            [
+                Refusal(
+                    node.name,
+                    node.op,
+                    "declare the shape of the model's input; operators before it that ONNX has "
+                    "no shape inference for, such as custom ones, also hide it",
+                )
+                for node in unknown()
+            ],
+        )
 
 
 def _per_sample(bound: np.ndarray, rank: int) -> np.ndarray | None:
@@ -74,27 +111,44 @@ def _per_sample(bound: np.ndarray, rank: int) -> np.ndarray | None:
     return bound if bound.ndim < rank else None
 
 
-def require_convertible(graph: gs.Graph) -> None:
-    """Raise ``UnsupportedModelError``, listing every node in the way of a spiking network.
-
-    Such are nodes that spikes would reach and that are not affine, and activations whose
-    upper bound is not positive. A Relu without a bound is none: data can tell its threshold.
-    """
+def activation_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes that make up the activations in canonical form, bounded or not."""
     unbounded = unbounded_activations(graph)
     bounds = bounded_activations(graph)
     bounded = [node for node in graph.nodes if node.name in bounds]
-    relus = [relu_of_min(graph, node) for node in bounded]
-    activations = {id(node) for node in (*unbounded, *bounded, *relus)}
-    refusals = nonlinear_nodes(
-        graph, lambda node: neurons.is_stateful(node) or id(node) in activations
-    )
-    for node in bounded:
-        bound = bounds[node.name]
-        if not np.all((bound > 0) & np.isfinite(bound)):
+    relus = [relu for node in bounded if (relu := relu_of_min(graph, node)) is not None]
+    return [*unbounded, *bounded, *relus]
+
+
+def obstacles(graph: gs.Graph, maxpool: MaxPool = "average") -> list[Refusal]:
+    """Every node in the way of a spiking network, with the reason.
+
+    Such are nodes between activations that are not affine, and activations whose upper
+    bound is not positive. A Relu without a bound is none: data can tell its threshold.
+    What comes after the last activation is the read-out and may be anything.
+    """
+    activations = {id(node) for node in activation_nodes(graph)}
+
+    def is_activation(node: gs.Node) -> bool:
+        return neurons.is_stateful(node) or id(node) in activations
+
+    found = nonlinear_nodes(graph, is_activation, () if maxpool == "average" else MAX_POOLS)
+    between = {node.name for node in regions(graph, is_activation).core}
+    refusals = [refusal for refusal in found if refusal.node in between]
+    bounds = bounded_activations(graph)
+    for node in graph.nodes:
+        bound = bounds.get(node.name)
+        if bound is not None and not np.all((bound > 0) & np.isfinite(bound)):
             text = (
                 f"its upper bound, {np.min(bound)} to {np.max(bound)}, is not positive and finite"
             )
             refusals.append(Refusal(node.name, node.op, text))
+    return refusals
+
+
+def require_convertible(graph: gs.Graph, maxpool: MaxPool = "average") -> None:
+    """Raise ``UnsupportedModelError``, listing all ``obstacles``, if there are any."""
+    refusals = obstacles(graph, maxpool)
     if refusals:
         raise UnsupportedModelError(
             "these nodes cannot become part of a spiking network:", refusals
@@ -120,26 +174,15 @@ def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None
     relu = relu_of_min(graph, node)
     current = (relu or node).inputs[0]
     result = node.outputs[0]
-    rank = len(result.shape)
     dtype = result.dtype if current.dtype is None else current.dtype
     if dtype is None:
         raise ModelError(f"{node.op} '{node.name}': the type of its tensor cannot be inferred")
-    taken = {*graph.tensors(), *(tensor.name for tensor in graph.inputs)}
-    name, number = node.name, 2
-    while taken & set(neurons.state_names(node.name)):
-        node.name, number = f"{name}_{number}", number + 1
-    read, written = neurons.state_names(node.name)
-    # Symbols of its own in every axis: the default v(0) broadcasts, so its dimensions
-    # differ from those of the states that come after it.
-    shape = [f"{read}.{axis}" for axis in range(rank)]
-    state, next_state = gs.Variable(read, dtype, shape), gs.Variable(written, dtype, shape)
-    graph.inputs.append(state)
-    graph.outputs.append(next_state)
     if relu is not None:
         disconnect(relu)
     threshold = np.asarray(bound, dtype)
     node.op, node.domain = "IF", neurons.DOMAIN
-    node.inputs, node.outputs = [current, state], [result, next_state]
+    node.inputs = [current]
     node.attrs.clear()
     node.attrs["v_threshold"] = neurons.attribute_tensor(threshold)
     node.attrs["v_init"] = neurons.attribute_tensor(np.zeros_like(threshold))
+    neurons.add_state(graph, node, len(result.shape), dtype)

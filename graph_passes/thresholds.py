@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import is_floating, new_constant, only_consumer, replace_node, tidy, unique_name
+from .clips import clip_bounds
+from .editing import Editor, is_floating, only_consumer, replace_node, tidy
 from .errors import Refusal, UnsupportedModelError
 
 
@@ -21,20 +22,11 @@ def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
     ``node`` is Clip(x, 0, theta) with a constant theta, or the Min of Min(Relu(x), theta).
     """
     if node.op == "Clip" and not node.domain and is_floating(node.inputs[0]):
-        low, high = _clip_bounds(node)
+        low, high = clip_bounds(node)
         return high if low == 0 and np.isfinite(high) else None
     if node.op == "Min" and relu_of_min(graph, node) is not None:
         return np.asarray(next(t.values for t in node.inputs if isinstance(t, gs.Constant)))
     return None
-
-
-def _clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
-    bounds = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
-    for index, tensor in enumerate(node.inputs[1:3]):
-        if not tensor.is_empty():
-            bounds[index] = tensor.values if isinstance(tensor, gs.Constant) else np.nan
-    low, high = (np.asarray(bound).reshape(()) for bound in bounds)
-    return low, high
 
 
 def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
@@ -64,35 +56,54 @@ def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
 def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> bool:
     """Relu(x) -> Clip(x, 0, V_th), or Min(Relu(x), V_th) where V_th differs by channel.
 
-    ``thresholds`` maps names of Relu nodes to V_th: a positive scalar, or an array that
-    broadcasts against one sample of x, such as (C, 1, 1). The result is still an ANN, so
-    what the bounds cost can be measured by running it. Raises ``UnsupportedModelError``
-    for thresholds that are not positive and finite.
+    ``thresholds`` maps names of activations to V_th: a positive scalar, or an array that
+    broadcasts against one sample of x, such as (C, 1, 1). An activation that is bounded
+    already keeps its bound where that is lower. The result is still an ANN, so what the
+    bounds cost can be measured by running it. Raises ``UnsupportedModelError`` for
+    thresholds that are not positive and finite.
     """
-    changed = False
-    for node in unbounded_activations(graph):
-        if node.name not in thresholds:
+    changed, editor = False, Editor(graph)
+    bounds = bounded_activations(graph)
+    named = {node.name: node for node in graph.nodes}
+    unbounded = [node.name for node in unbounded_activations(graph)]
+    for name in [*unbounded, *bounds]:
+        if name not in thresholds:
             continue
-        source = node.inputs[0]
-        bound = np.asarray(thresholds[node.name])
+        node, bound = named[name], np.asarray(thresholds[name])
         if not np.all(np.isfinite(bound) & (bound > 0)):
             raise UnsupportedModelError(
                 "thresholds must be positive and finite:",
                 [Refusal(node.name, node.op, f"got {bound.min()} to {bound.max()}")],
             )
-        bound = bound.astype(np.float32 if source.dtype is None else source.dtype)
-        name = node.name
-        if bound.ndim == 0:
-            low = new_constant(graph, f"{name}/min", np.zeros((), bound.dtype))
-            replace_node(node, "Clip", [source, low, new_constant(graph, f"{name}/max", bound)])
-        else:
-            # The last node of an activation gives the neuron its name.
-            node.name = unique_name(graph, f"{name}/relu")
-            result = node.outputs[0]
-            positive = gs.Variable(node.name, result.dtype, result.shape)
-            node.outputs = [positive]
-            inputs = [positive, new_constant(graph, f"{name}/max", bound)]
-            graph.nodes.append(gs.Node("Min", name, {}, inputs, [result]))
+        if name in bounds:
+            own = bounds[name]
+            bound = np.minimum(bound, own)
+            if np.all(bound == own):
+                continue
+            _unbound(graph, node)
+        _bound(graph, editor, node, bound)
         changed = True
     tidy(graph)
     return changed
+
+
+def _unbound(graph: gs.Graph, node: gs.Node) -> None:
+    """Make a bounded activation a Relu."""
+    relu = relu_of_min(graph, node)
+    replace_node(node, "Relu", [(relu or node).inputs[0]])
+
+
+def _bound(graph: gs.Graph, editor: Editor, node: gs.Node, bound: np.ndarray) -> None:
+    source, name = node.inputs[0], node.name
+    bound = bound.astype(np.float32 if source.dtype is None else source.dtype)
+    if bound.ndim == 0:
+        low = editor.constant(f"{name}/min", np.zeros((), bound.dtype))
+        replace_node(node, "Clip", [source, low, editor.constant(f"{name}/max", bound)])
+        return
+    # The last node of an activation gives the neuron its name.
+    node.name = editor.name(f"{name}/relu")
+    result = node.outputs[0]
+    positive = gs.Variable(node.name, result.dtype, result.shape)
+    node.outputs = [positive]
+    inputs = [positive, editor.constant(f"{name}/max", bound)]
+    graph.nodes.append(gs.Node("Min", name, {}, inputs, [result]))

@@ -22,9 +22,11 @@ from onnx2snn.graph_passes import (
 )
 from onnx2snn.runtime import ReadOut, SpikingResult, SpikingSession
 
-from .conversion import Agreement, Conversion, NeuronReport, convert
+from .checking import Agreement
+from .conversion import Conversion, NeuronReport, convert
 from .data import Data, from_arrays, open_data
 from .evaluation import evaluate
+from .readiness import NodeReport, Readiness, check
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 
@@ -36,17 +38,20 @@ __all__ = [
     "MissingThresholdError",
     "ModelError",
     "NeuronReport",
+    "NodeReport",
     "Onnx2SnnError",
     "OutputError",
     "PassError",
     "ProviderError",
     "ReadOut",
+    "Readiness",
     "Refusal",
     "SpikingResult",
     "SpikingSession",
     "Statistic",
     "UnsupportedModelError",
     "__version__",
+    "check",
     "convert",
     "evaluate",
     "from_arrays",

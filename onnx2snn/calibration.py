@@ -1,6 +1,7 @@
 """Thresholds from data: run the ANN, watch its activations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import onnx
 
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
-from onnx2snn.runtime.session import as_input, check_finite
+from onnx2snn.runtime.session import as_input, by_input_name, check_finite
 
 from .data import Batch, Data
 from .statistics import ActivationHistogram, Statistic
@@ -23,30 +25,73 @@ def no_progress(batches: Iterable[Any], what: str, how_many: int) -> Iterable[An
     return batches
 
 
-class Ann:
-    """An ANN in ONNX Runtime that takes one input, checked against what it declares.
+@dataclass(frozen=True)
+class Running:
+    """How networks are run over data: samples at a time, on what device, showing what."""
 
-    Raises ``ModelError`` if the model has several inputs or neurons.
+    batch_size: int = 100
+    providers: Providers = None
+    track: Track = no_progress
+
+    def batches(self, data: Data, what: str) -> Iterable[Batch]:
+        """The batches of ``data``, with progress."""
+        return batches_of(data, self.batch_size, what, self.track)
+
+
+class Ann:
+    """An ANN in ONNX Runtime, its inputs checked against what it declares.
+
+    ``outputs``: the names of its outputs. Raises ``ModelError`` if the model has neurons.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, providers: Providers = None, threads: int | None = None
+        self,
+        model: onnx.ModelProto | ModelParts,
+        providers: Providers = None,
+        threads: int | None = None,
+        once: bool = False,
     ):
-        if any(node.domain == neurons.DOMAIN for node in model.graph.node):
+        structure = model.structure if isinstance(model, ModelParts) else model
+        if any(node.domain == neurons.DOMAIN for node in structure.graph.node):
             raise ModelError("the model given as the ANN is a spiking network")
-        self._session = create_session(model, resolve_providers(providers), threads)
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise ModelError(f"the model given as the ANN has {len(inputs)} inputs, not one")
-        (source,) = inputs
-        self._name, self._shape = source.name, source.shape
-        kind = next(i.type.tensor_type.elem_type for i in model.graph.input if i.name == self._name)
-        self._dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        chosen = resolve_providers(providers)
+        self._session = create_session(model, chosen, threads, once)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}
+        self._inputs = {
+            source.name: (source.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[source.name]))
+            for source in self._session.get_inputs()
+        }
 
-    def run(self, x: np.ndarray) -> list[np.ndarray]:
-        """The model's outputs for inputs x [N, ...]; ``DataError`` if x does not fit."""
-        value = as_input(x, self._shape, self._dtype, "the ANN")
-        return run_session(self._session, None, {self._name: value})
+    def _fixed_batch(self) -> int | None:
+        """The number of samples that all inputs declare, if that is fixed."""
+        sizes = {shape[0] if shape else None for shape, _ in self._inputs.values()}
+        size = sizes.pop() if len(sizes) == 1 else None
+        return size if isinstance(size, int) and size > 0 else None
+
+    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The model's outputs for inputs x [N, ...]; ``DataError`` if x does not fit.
+
+        A model of a fixed batch size runs several times where N is a multiple of that.
+        """
+        given = by_input_name(x, list(self._inputs), "the ANN")
+        batch = self._fixed_batch()
+        samples = {len(value) for value in given.values() if np.ndim(value)}
+        if batch is not None and len(samples) == 1:
+            (size,) = samples
+            if size > batch and size % batch == 0:
+                parts = [
+                    self.run({name: v[start : start + batch] for name, v in given.items()})
+                    for start in range(0, size, batch)
+                ]
+                return [np.concatenate(values) for values in zip(*parts, strict=True)]
+        feed = {
+            name: as_input(
+                np.asarray(given[name]), shape, dtype, "the ANN", "x" if len(given) == 1 else name
+            )
+            for name, (shape, dtype) in self._inputs.items()
+        }
+        return run_session(self._session, None, feed)
 
 
 def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:
@@ -54,39 +99,57 @@ def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable
     return track(data.batches(batch_size), what, -(-data.samples // batch_size))
 
 
+def watch(
+    model: ModelParts,
+    tensors: dict[str, str],
+    data: Data,
+    running: Running,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Run an ANN over the data and yield, for each batch, the values of inner tensors.
+
+    ``tensors`` maps names of the caller's choice to tensors of the model. Raises
+    ``DataError`` if the data does not fit the model, or the values are not finite.
+    """
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model.structure)
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors.values())
+    ann = Ann(ModelParts(watched, model.weights), running.providers)
+    for x, _ in running.batches(data, "calibrating"):
+        values = dict(zip(tensors, ann.run(x), strict=True))
+        for name, value in values.items():
+            check_finite(value, f"the activation '{name}'")
+        yield values
+
+
 def calibrate(
-    model: onnx.ModelProto,
+    model: ModelParts,
     activations: dict[str, str],
     data: Data,
     statistic: Statistic,
-    per_channel: bool,
-    batch_size: int,
-    providers: Providers = None,
-    track: Track = no_progress,
+    channel_axes: dict[str, int] | None,
+    running: Running,
 ) -> dict[str, np.ndarray]:
     """Thresholds of activations, in one pass over the data.
 
-    ``activations`` maps names of neurons to the tensors that they watch. Returns V_th by
+    ``activations`` maps names of neurons to the tensors that they watch, ``channel_axes`` to
+    the axes that count their channels; None for one threshold a layer. Returns V_th by
     neuron: float32, () per tensor, or (C, 1, ...) per channel. Where a channel is never
     active, its threshold is the layer's largest; where a whole layer is, 1. Raises
     ``DataError`` if the data does not fit the model, or activations are not finite.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in activations.values())
-    ann = Ann(watched, providers)
+    per_channel = channel_axes is not None
     histograms = {name: ActivationHistogram(per_channel) for name in activations}
-    ranks = {}
-    for x, _ in batches_of(data, batch_size, "calibrating", track):
-        for name, values in zip(activations, ann.run(x), strict=True):
-            check_finite(values, f"the activation '{name}'")
-            ranks[name] = values.ndim
-            histograms[name].update(values)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for values in watch(model, activations, data, running):
+        for name, value in values.items():
+            axis = channel_axes[name] if channel_axes is not None else 0
+            histograms[name].update(np.moveaxis(value, axis, 1) if axis > 1 else value)
+            shapes[name] = (1,) * (axis - 1) + (-1,) + (1,) * (value.ndim - 1 - axis)
     thresholds = {}
     for name, histogram in histograms.items():
         value = histogram.value(statistic)
         value = np.where(value > 0, value, value.max() if value.max() > 0 else 1.0)
-        shape = (-1, *(1,) * (ranks[name] - 2)) if per_channel else ()
+        shape = shapes[name] if per_channel else ()
         thresholds[name] = value.astype(np.float32).reshape(shape)
     return thresholds

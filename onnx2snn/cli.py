@@ -1,7 +1,8 @@
-"""The command line: ``onnx2snn convert | run | evaluate | inspect | demo``."""
+"""The command line: ``onnx2snn check | convert | run | evaluate | inspect | demo``."""
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError, OutputError
 from onnx2snn.graph_passes.files import read_model, write_bytes, write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
 
 from . import tables
@@ -25,6 +27,7 @@ from .options import (
     device_option,
     examples,
     json_option,
+    maxpool_option,
     model_argument,
     reports_errors,
     require_output,
@@ -70,11 +73,16 @@ def _print_json(value: Any) -> None:
 )
 @click.option("--per-channel", is_flag=True, help="One threshold per channel for each ReLU.")
 @click.option(
-    "--maxpool",
-    type=click.Choice(["average"]),
-    default="average",
-    show_default=True,
-    help="What becomes of max-pooling.",
+    "--recalibrate",
+    is_flag=True,
+    help="Let data lower a clip's threshold below its bound, too.",
+)
+@maxpool_option
+@click.option(
+    "--approximate",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
 )
 @click.option(
     "--v-init",
@@ -100,7 +108,9 @@ def convert(
     calibration: str | None,
     threshold: str,
     per_channel: bool,
-    maxpool: str,
+    recalibrate: bool,
+    maxpool: MaxPool,
+    approximate: int | None,
     v_init: InitialPotential,
     seed: int,
     explain: bool,
@@ -126,14 +136,16 @@ def convert(
         calibration=data,
         threshold=parse_statistic(threshold),
         per_channel=per_channel,
+        recalibrate=recalibrate,
         maxpool=maxpool,
+        approximate=approximate,
         v_init=v_init,
         seed=seed,
         batch_size=batch_size,
         providers=chosen_providers(device),
         track=no_progress if as_json else tables.track,
     )
-    write_model(result.model, output)
+    write_model(result.parts, output)
     warnings = tables.advice(result.agreements)
     if as_json:
         _print_json(
@@ -151,6 +163,8 @@ def convert(
                 "passes": [vars(report) for report in result.passes],
                 "declined": [vars(refusal) for refusal in result.declined],
                 "analog": [vars(refusal) for refusal in result.analog],
+                "check": result.check,
+                "notes": result.notes,
                 "agreements": [vars(row) for row in result.agreements],
                 "warnings": warnings,
             }
@@ -161,8 +175,11 @@ def convert(
     console.print(tables.pass_table(result))
     if result.agreements:
         console.print(tables.agreement_table(result.agreements))
+    console.print(f"Exact rewriting checked: {result.check}.", markup=False)
     for line in warnings:
         console.print(f"Warning: {line}", style="bold red", markup=False)
+    for line in result.notes:
+        console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
     if result.analog:
         console.print("These stay analog, as in the ANN, before the first neuron:")
         for refusal in result.analog:
@@ -172,6 +189,45 @@ def convert(
         for refusal in result.declined:
             console.print(f"  {tables.printable(str(refusal))}", markup=False)
     console.print(f"Wrote {output}: {len(result.neurons)} layers of neurons.", markup=False)
+
+
+@examples(
+    "  onnx2snn check ann.onnx\n  onnx2snn check ann.onnx --maxpool exact --approximate --json"
+)
+@main.command()
+@model_argument
+@maxpool_option
+@click.option(
+    "--approximate", is_flag=True, help="Let clips stand in for Sigmoid, Tanh, SiLU, GELU, ..."
+)
+@json_option
+@reports_errors
+def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> None:
+    """Say what of the ANN in MODEL would convert, what would not, and why.
+
+    Exits with 0 if convert would succeed, with the options that it names; else with 1.
+    """
+    from .readiness import check as check_model
+
+    result = check_model(model, maxpool=maxpool, approximate=approximate)
+    if as_json:
+        _print_json(
+            {
+                "converts": result.converts,
+                "verdict": result.verdict,
+                "options": list(result.options),
+                "check": result.check,
+                "nodes": [vars(row) for row in result.nodes],
+            }
+        )
+    else:
+        console = tables.console()
+        console.print(tables.readiness_table(result.nodes))
+        console.print(f"Exact rewriting checked: {result.check}.", markup=False)
+        style = "bold green" if result.converts else "bold red"
+        console.print(result.verdict, style=style, markup=False)
+    if not result.converts:
+        sys.exit(1)
 
 
 @examples(
@@ -376,12 +432,14 @@ def inspect(model: Path, as_json: bool) -> None:
     }
     sources = _json_object(metadata.pop("thresholds", ""))
     recipe = _json_object(metadata.pop("recipe", ""))
-    input_text = f"{plan.input.name} {tables.shape_text(tuple(plan.input.shape))}"
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
     if as_json:
         _print_json(
             {
-                "input": {"name": plan.input.name, "shape": list(plan.input.shape)},
-                "output": plan.output,
+                "input": {"name": plan.inputs[0].name, "shape": list(plan.inputs[0].shape)},
+                "output": plan.outputs[0],
+                "inputs": [{"name": n, "shape": list(s)} for n, s in inputs.items()],
+                "outputs": list(plan.outputs),
                 "neurons": [
                     {
                         "name": neuron.name,
@@ -399,7 +457,8 @@ def inspect(model: Path, as_json: bool) -> None:
         return
     console = tables.console()
     console.print(tables.session_table(plan.neurons, sources))
-    lines = [f"input {input_text}, output {plan.output}"]
+    lines = [f"input {name} {tables.shape_text(shape)}" for name, shape in inputs.items()]
+    lines += [f"output {name}" for name in plan.outputs]
     lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
     for line in lines:
         console.print(tables.printable(line), markup=False)

@@ -4,49 +4,27 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes import (
-    ModelError,
-    PassReport,
-    Refusal,
-    UnsupportedModelError,
-    activations_to_neurons,
-    bound_activations,
-    canonicalise,
-    fold_batch_normalization,
-    infer_shapes,
-    max_to_average_pool,
-    read_model,
-    run_passes,
-    set_initial_potential,
-    stateful_nodes,
-    threshold_of,
-    to_graph,
-    to_model,
-    unbounded_activations,
-    upgrade_opset,
-)
-from onnx2snn.graph_passes.driver import Pass
-from onnx2snn.graph_passes.editing import is_floating
-from onnx2snn.graph_passes.files import check_model
+from onnx2snn.graph_passes import ModelError, PassReport, Refusal, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.files import check_model, read_parts
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.spiking import require_convertible, require_finite_weights
+from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
+from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.providers import CPU, Providers, create_session
 
-from .calibration import Ann, Track, batches_of, calibrate, no_progress
-from .data import Data, check_labels
+from .calibration import Running, Track, no_progress
+from .checking import Agreement
+from .data import Data
+from .network import Network, analog_activations
 from .statistics import DEFAULT_STATISTIC, Statistic
 from .version import __version__
-
-TOGETHER = "all together"
-"""The name of all changes, as one, in the list of agreements."""
 
 
 @dataclass(frozen=True)
@@ -60,35 +38,28 @@ class NeuronReport:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How the ANN after a change agrees with the ANN before it, on the calibration data.
-
-    ``top1``: percent of samples with the same class (None unless the output is [N, classes]).
-    ``accuracy_before`` and ``accuracy_after``: percent, None without labels. ``error``:
-    root mean square of the difference, relative to that of the output before.
-    """
-
-    change: str
-    top1: float | None
-    accuracy_before: float | None
-    accuracy_after: float | None
-    error: float
-
-
-@dataclass(frozen=True)
 class Conversion:
     """A converted network and what was done to make it.
 
     ``declined``: what passes left as it was, with reasons. ``analog``: activations before
-    the first neuron that are no clip, and so stay what they were in the ANN.
+    the first neuron that are no clip, and so stay what they were in the ANN. ``check``: how
+    the exact rewriting was checked. ``agreements``: what each change cost, on the
+    calibration data. ``notes``: what a user should know of the result.
     """
 
-    model: onnx.ModelProto
+    parts: ModelParts
     neurons: list[NeuronReport]
     passes: list[PassReport]
     declined: list[Refusal]
     analog: list[Refusal]
+    check: str
     agreements: list[Agreement] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The spiking network, of one time-step."""
+        return attach(self.parts)
 
 
 def convert(
@@ -97,7 +68,9 @@ def convert(
     calibration: Data | None = None,
     threshold: Statistic = DEFAULT_STATISTIC,
     per_channel: bool = False,
-    maxpool: str = "average",
+    recalibrate: bool = False,
+    maxpool: MaxPool = "average",
+    approximate: int | None = None,
     v_init: InitialPotential = 0.5,
     seed: int = 0,
     batch_size: int = 100,
@@ -106,80 +79,34 @@ def convert(
 ) -> Conversion:
     """Convert a trained ANN into a spiking network of one time-step.
 
-    Each Relu or Clip becomes an IF neuron. A clip's bound is its threshold; a Relu's comes
-    from ``calibration`` data by the statistic ``threshold``, for the whole layer or per
-    channel. ``maxpool="average"`` replaces max-pooling by average-pooling, before the
-    thresholds are measured. ``v_init`` is v(0) as a fraction of V_th, or "uniform" or
-    "normal", drawn from ``seed``. The input model is left as it was.
+    Each Relu or Clip becomes an IF neuron, and each other piecewise linear activation a sum
+    of them. A clip's bound is its threshold; a Relu's comes from ``calibration`` data by the
+    statistic ``threshold``, for the whole layer or per channel. With ``recalibrate`` a
+    clip's threshold comes from the data too, where that is lower than its bound.
+    ``maxpool``: "average" replaces max-pooling by average-pooling, before the thresholds are
+    measured; "exact" by pools that count spikes; "keep" leaves it between spikes.
+    ``approximate``: the number of clips that replace any other scalar activation, such as
+    Sigmoid, over the range that the data shows. ``v_init`` is v(0) as a fraction of V_th, or
+    "uniform" or "normal", drawn from ``seed``. The input model is left as it was.
 
-    Raises ``ModelError`` (no ONNX, no activations, several inputs or outputs),
-    ``UnsupportedModelError`` (listing all nodes in the way), ``MissingThresholdError``
-    (listing the neurons that need data) and ``DataError`` (data that does not fit).
+    The rewriting that should not change the network's function is checked by running both,
+    on the calibration data or else on seeded inputs of the declared shape.
+
+    Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
+    nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
+    ``DataError`` (data that does not fit) and ``PassError`` (a pass changed the function).
     """
-    if maxpool != "average":
-        raise ValueError(f"maxpool must be 'average', not {maxpool!r}")
-    if isinstance(model, onnx.ModelProto):
-        check_model(model, "the model")
-        digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    else:
-        path, model = Path(model), read_model(model)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    graph = to_graph(upgrade_opset(model))
-    graph.toposort()
-    _require_plain_ann(graph)
-    require_finite_weights(graph)
-    infer_shapes(graph)
-
-    declined: list[Refusal] = []
-    reports: list[PassReport] = []
-    agreements: list[Agreement] = []
-    original = current = to_model(graph)
-
-    def apply(function: Pass, change: str) -> None:
-        """Run one pass; with data, compare the ANN after it with the one before."""
-        nonlocal current
-        (report,) = run_passes(graph, [function])
-        reports.append(report)
-        if report.changed:
-            before, current = current, to_model(graph)
-            if calibration is not None:
-                agreements.append(
-                    _compare(change, before, current, calibration, batch_size, providers, track)
-                )
-
-    apply(canonicalise, "canonical form")
-    apply(partial(fold_batch_normalization, declined=declined), "batch normalization folded")
-    apply(partial(max_to_average_pool, declined=declined), "max-pooling -> average-pooling")
-    require_convertible(graph)
-
-    sources: dict[str, str] = {}
-    unbounded = unbounded_activations(graph)
-    if unbounded and calibration is not None:
-        watched = {node.name: node.outputs[0].name for node in unbounded}
-        thresholds = calibrate(
-            current, watched, calibration, threshold, per_channel, batch_size, providers, track
-        )
-        how = "per channel" if per_channel else "per layer"
-        for name in thresholds:
-            sources[name] = f"{threshold.describe()}, {how}, {calibration.samples} samples"
-        apply(partial(bound_activations, thresholds=thresholds), "activations clipped at V_th")
-    reports += run_passes(
-        graph,
-        [activations_to_neurons, partial(set_initial_potential, v_init=v_init, seed=seed)],
-    )
-    if not stateful_nodes(graph):
-        found = analog_activations(graph)
-        raise UnsupportedModelError(
-            "the model has no ReLU, and no clip from 0 to a positive constant, that could become "
-            f"a spiking neuron; it has {'these activations:' if found else 'no activations'}",
-            found,
-        )
-    if calibration is not None:
-        agreements.append(
-            _compare(TOGETHER, original, current, calibration, batch_size, providers, track)
-        )
-    infer_shapes(graph)
-    _require_sizes(graph)
+    if maxpool not in get_args(MaxPool):
+        raise ValueError(f"maxpool must be one of {get_args(MaxPool)}, not {maxpool!r}")
+    parts, digest = read_any(model)
+    network = Network(parts, calibration, maxpool, Running(batch_size, providers, track))
+    network.rewrite_exactly()
+    network.replace_pools()
+    if approximate is not None:
+        network.approximate(approximate)
+    require_convertible(network.graph, maxpool)
+    sources = network.bound(threshold, per_channel, recalibrate)
+    network.make_spiking(v_init, seed)
     neurons = [
         NeuronReport(
             node.name,
@@ -187,75 +114,48 @@ def convert(
             threshold_of(node),
             sources.get(node.name, "bound of the clip"),
         )
-        for node in stateful_nodes(graph)
+        for node in neuron_nodes(network.graph)
     ]
-    result = to_model(graph, like=model)
+    result = to_parts(network.graph, like=parts.structure)
     recipe = {
         "threshold": str(threshold),
         "per_channel": per_channel,
+        "recalibrate": recalibrate,
         "maxpool": maxpool,
+        "approximate": approximate,
         "v_init": v_init,
         "seed": seed,
-        "passes": [report.name for report in reports],
+        "passes": [report.name for report in network.reports],
     }
-    _write_metadata(result, digest, recipe, neurons)
-    _require_loadable(result, original)
-    return Conversion(result, neurons, reports, declined, analog_activations(graph), agreements)
-
-
-def _require_plain_ann(graph: gs.Graph) -> None:
-    if stateful_nodes(graph):
-        raise ModelError("the model is a spiking network already: use it with run or evaluate")
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        names = ", ".join(tensor.name for tensor in (*graph.inputs, *graph.outputs))
-        raise ModelError(
-            f"the model has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs ({names}); "
-            "networks with one of each can be converted so far"
-        )
-    dtype = graph.inputs[0].dtype
-    if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
-        raise ModelError(f"the model's input '{graph.inputs[0].name}' is no tensor of numbers")
-
-
-def _require_sizes(graph: gs.Graph) -> None:
-    """Refuse layers of no neurons, as where an image is smaller than a kernel."""
-    shapes = {node.name: node.outputs[0].shape[1:] for node in stateful_nodes(graph)}
-    empty = [
-        Refusal(name, "IF", f"its shape is {'x'.join(map(str, shape))}")
-        for name, shape in shapes.items()
-        if 0 in shape
-    ]
-    if empty:
-        raise UnsupportedModelError("these layers would hold no neurons:", empty)
-
-
-_ACTIVATIONS = {
-    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
-    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
-    "ThresholdedRelu",
-}  # fmt: skip
-
-
-def analog_activations(graph: gs.Graph) -> list[Refusal]:
-    """The activations that did not become neurons: none of them comes after a neuron."""
-    reason = "not a ReLU or a clip from 0 to a positive constant, and before the first neuron"
-    return [
-        Refusal(node.name, node.op, reason)
-        for node in graph.nodes
-        if node.op in _ACTIVATIONS and is_floating(node.inputs[0])
-    ]
-
-
-def _require_loadable(result: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Refuse to hand out what ONNX Runtime cannot load; the ANN itself may be at fault."""
+    _write_metadata(result.structure, digest, recipe, neurons)
     try:
-        create_session(result, [CPU])
+        create_session(result, [CPU], once=True)
     except ModelError as error:
-        try:
-            create_session(original, [CPU])
-        except ModelError as its_own:
-            raise ModelError(f"the ANN itself cannot run: {its_own}") from its_own
         raise ModelError(f"the converted network cannot run: {error}") from error
+    return Conversion(
+        result,
+        neurons,
+        network.reports,
+        network.declined,
+        analog_activations(network.graph),
+        network.check,
+        network.agreements,
+        network.notes,
+    )
+
+
+def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> tuple[ModelParts, str]:
+    """A model in parts, and the digest of its file."""
+    if isinstance(model, onnx.ModelProto):
+        parts = detach(model)
+        check_model(parts, "the model")
+        digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
+        for name in sorted(parts.weights):
+            digest.update(np.ascontiguousarray(parts.weights[name]).tobytes())
+        return parts, digest.hexdigest()
+    parts = read_parts(model)
+    with Path(model).open("rb") as file:
+        return parts, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_metadata(
@@ -270,39 +170,3 @@ def _write_metadata(
     }
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, kept | entries)
-
-
-def _compare(
-    change: str,
-    before: onnx.ModelProto,
-    after: onnx.ModelProto,
-    data: Data,
-    batch_size: int,
-    providers: Providers,
-    track: Track,
-) -> Agreement:
-    """Run both ANNs on all the data; memory for one batch."""
-    anns = Ann(before, providers), Ann(after, providers)
-    same = right_before = right_after = 0
-    difference = power = 0.0
-    classes = False
-    for x, y in batches_of(data, batch_size, f"checking: {change}", track):
-        (a,), (b,) = anns[0].run(x), anns[1].run(x)
-        difference += float(np.square(a.astype(np.float64) - b).sum())
-        power += float(np.square(a, dtype=np.float64).sum())
-        classes = a.ndim == 2 and a.shape[1] > 1
-        if classes:
-            check_labels(y, a.shape[1], data.name)
-            chosen_a, chosen_b = a.argmax(1), b.argmax(1)
-            same += int((chosen_a == chosen_b).sum())
-            if y is not None:
-                right_before += int((chosen_a == y).sum())
-                right_after += int((chosen_b == y).sum())
-    labelled = classes and data.labels is not None
-    return Agreement(
-        change,
-        100 * same / data.samples if classes else None,
-        100 * right_before / data.samples if labelled else None,
-        100 * right_after / data.samples if labelled else None,
-        float(np.sqrt(difference / power)) if power else float(np.sqrt(difference)),
-    )

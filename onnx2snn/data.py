@@ -5,9 +5,10 @@ is read as a stream. Nothing is ever unpickled.
 """
 
 import contextlib
+import dataclasses
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,10 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
 from onnx2snn.models.datasets import fashion_mnist
 
-Batch = tuple[np.ndarray, np.ndarray | None]
+Inputs = np.ndarray | dict[str, np.ndarray]
+"""A network's one input, or its several inputs by name."""
+
+Batch = tuple[Inputs, np.ndarray | None]
 """Inputs [n, ...] and labels int64 [n], or None without labels."""
 
 DATASETS = ("fashion-mnist",)
@@ -27,14 +31,16 @@ DATASETS = ("fashion-mnist",)
 class Data:
     """Inputs, and labels if there are any, read in batches.
 
-    ``shape`` and ``dtype`` are those of all inputs together, samples on the first axis.
+    ``shape`` and ``dtype`` are those of all samples together, on the first axis; for a
+    network with several inputs those of the first, and ``shapes`` has all, by name.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     labels: np.ndarray | None
-    read: Callable[[int], Iterator[np.ndarray]]
+    read: Callable[[int], Iterator[Inputs]]
+    shapes: dict[str, tuple[int, ...]] | None = None
 
     @property
     def samples(self) -> int:
@@ -45,26 +51,57 @@ class Data:
         """Yield the samples in order, ``batch_size`` at a time, the last batch what is left."""
         start = 0
         for x in self.read(batch_size):
-            stop = start + len(x)
-            if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
-                first, *rest = np.argwhere(~np.isfinite(x))[0].tolist()
-                place = [start + first, *rest]
-                raise DataError(f"'{self.name}' holds NaN or infinity, first at x{place}")
+            stop = start + number_of(x)
+            for name, values in x.items() if isinstance(x, dict) else (("x", x),):
+                if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
+                    first, *rest = np.argwhere(~np.isfinite(values))[0].tolist()
+                    place = [start + first, *rest]
+                    raise DataError(f"'{self.name}' holds NaN or infinity, first at {name}{place}")
             yield x, None if self.labels is None else self.labels[start:stop]
             start = stop
 
 
-def from_arrays(x: np.ndarray, y: np.ndarray | None = None, name: str = "data") -> Data:
+def number_of(x: Inputs) -> int:
+    """How many samples there are in a batch."""
+    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
+
+
+def from_arrays(
+    x: np.ndarray | Mapping[str, np.ndarray], y: np.ndarray | None = None, name: str = "data"
+) -> Data:
     """Data that is in memory: x [N, ...], and integer labels y [N] if there are any.
 
-    Raises ``DataError`` if x is empty or y does not fit it.
+    For a network with several inputs, x has each by its name. Raises ``DataError`` if x is
+    empty, its arrays are of different lengths, or y does not fit it.
     """
+    if isinstance(x, Mapping):
+        arrays = {key: np.asarray(value) for key, value in x.items()}
+        if not arrays:
+            raise DataError(f"'{name}' holds no arrays")
+        parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in arrays.items()}
+        return _checked(_together(name, parts), y)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(x), batch_size):
             yield x[start : start + batch_size]
 
     return _checked(Data(name, x.shape, x.dtype, None, read), y)
+
+
+def _together(name: str, parts: dict[str, Data]) -> Data:
+    """Several inputs as one data set."""
+    sizes = {key: part.samples for key, part in parts.items()}
+    if len(set(sizes.values())) > 1:
+        raise DataError(f"'{name}': its arrays hold different numbers of samples: {sizes}")
+
+    def read(batch_size: int) -> Iterator[Inputs]:
+        readers = {key: part.read(batch_size) for key, part in parts.items()}
+        for values in zip(*readers.values(), strict=True):
+            yield dict(zip(readers, values, strict=True))
+
+    first = next(iter(parts.values()))
+    shapes = {key: part.shape for key, part in parts.items()}
+    return Data(name, first.shape, first.dtype, None, read, shapes)
 
 
 def check_labels(y: np.ndarray | None, classes: int, name: str) -> None:
@@ -107,16 +144,19 @@ def open_data(
 def _first(data: Data, samples: int) -> Data:
     kept = min(samples, data.samples)
 
-    def read(batch_size: int) -> Iterator[np.ndarray]:
+    def read(batch_size: int) -> Iterator[Inputs]:
         left = kept
         for x in data.read(batch_size):
-            yield x[:left]
-            left -= len(x[:left])
+            yield {n: v[:left] for n, v in x.items()} if isinstance(x, dict) else x[:left]
+            left -= min(left, number_of(x))
             if not left:
                 return
 
     labels = None if data.labels is None else data.labels[:kept]
-    return Data(data.name, (kept, *data.shape[1:]), data.dtype, labels, read)
+    shapes = data.shapes
+    if shapes is not None:
+        shapes = {key: (kept, *shape[1:]) for key, shape in shapes.items()}
+    return Data(data.name, (kept, *data.shape[1:]), data.dtype, labels, read, shapes)
 
 
 def _checked(data: Data, y: np.ndarray | None) -> Data:
@@ -129,7 +169,7 @@ def _checked(data: Data, y: np.ndarray | None) -> Data:
             f"'{data.name}': y must hold one integer label for each of {data.samples} samples, "
             f"not {y.dtype} of shape {list(y.shape)}"
         )
-    return Data(data.name, data.shape, data.dtype, y.astype(np.int64), data.read)
+    return dataclasses.replace(data, labels=y.astype(np.int64))
 
 
 def _open_fashion_mnist(root: Path | None, train: bool) -> Data:
@@ -162,29 +202,52 @@ def _open_npy(path: Path) -> Data:
 
 def _open_npz(path: Path, labels: bool) -> Data:
     with _reading(path), zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if "x.npy" not in names:
-            held = ", ".join(sorted(name.removesuffix(".npy") for name in names)) or "nothing"
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        inputs = [name for name in names if name != "y"]
+        if "x" not in inputs and len(inputs) < 2:
+            held = ", ".join(sorted(names)) or "nothing"
             raise DataError(f"'{path}' holds no array x, only: {held}")
-        with archive.open("x.npy") as file:
-            shape, in_columns, dtype = _read_header(file)
         y = None
-        if labels and "y.npy" in names:
+        if labels and "y" in names:
             with archive.open("y.npy") as file:
                 y = np.lib.format.read_array(file, allow_pickle=False)
+        if "x" in inputs:
+            data = _open_member(path, archive, "x")
+            # What else is there may be further inputs, or has nothing to do with them.
+            inputs = [name for name in inputs if _length(archive, name) == data.samples]
+        if len(inputs) > 1:
+            parts = {name: _open_member(path, archive, name) for name in inputs}
+            data = _together(str(path), parts)
+    return _checked(data, y)
+
+
+def _length(archive: zipfile.ZipFile, name: str) -> int | None:
+    """The length of an array's first axis; None if it has none, or is no array of numbers."""
+    try:
+        with archive.open(f"{name}.npy") as file:
+            shape, _, dtype = _read_header(file)
+    except (KeyError, ValueError):
+        return None
+    return shape[0] if shape and dtype.kind in "fiub" else None
+
+
+def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> Data:
+    with archive.open(f"{name}.npy") as file:
+        shape, in_columns, dtype = _read_header(file)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
-        with _reading(path), zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
+        with _reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             if in_columns:
                 # Stored column by column, a sample is nowhere in one piece.
                 x = np.lib.format.read_array(file, allow_pickle=False)
-                yield from from_arrays(x).read(batch_size)
+                for start in range(0, len(x), batch_size):
+                    yield x[start : start + batch_size]
                 return
             _read_header(file)
             for start in range(0, shape[0], batch_size):
                 yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
 
-    return _checked(Data(str(path), shape, dtype, None, read), y)
+    return _checked(Data(str(path), shape, dtype, None, read), None)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
+from .checking import class_output
 from .data import Data, check_labels
 from .synapses import SynapseCounter, macs
 
@@ -44,7 +45,7 @@ def evaluate(
     if not times:
         raise DataError("no time-steps to evaluate at")
     session = SpikingSession(model, providers, threads)
-    if len(data.shape) != len(session.input_shape):
+    if data.shapes is None and len(data.shape) != len(session.input_shape):
         raise DataError(
             f"'{data.name}' has the shape {list(data.shape)}, with {len(data.shape)} axes; "
             f"the network's input has {len(session.input_shape)}"
@@ -55,27 +56,33 @@ def evaluate(
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
     for x, y in batches_of(data, batch_size, "evaluating", track):
         result = session.run(x, times[-1], times)
-        if result.output.ndim != 2:
-            raise DataError(
-                "evaluation needs a network with the output [N, classes], "
-                f"not {list(result.output.shape)}"
-            )
-        check_labels(y, result.output.shape[1], data.name)
-        chosen = None if reference is None else _classes(reference.run(x)[0], result.output)
+        scored = class_output(result.values)
+        if scored is None:
+            shapes = ", ".join(str(list(value.shape)) for value in result.values.values())
+            raise DataError(f"evaluation needs a network with an output [N, classes], not {shapes}")
+        output = result.values[scored]
+        check_labels(y, output.shape[1], data.name)
+        chosen = None
+        if reference is not None:
+            outputs = dict(zip(reference.outputs, reference.run(x), strict=True))
+            # The name of a lone output may differ.
+            own = outputs.get(scored, next(iter(outputs.values())))
+            chosen = _classes(own, output)
         if y is not None and chosen is not None:
             ann_right += int((chosen == y).sum())
         for t in times:
-            classes = result.outputs[t].argmax(1)
+            classes = result.readouts[t].values[scored].argmax(1)
             right[t] += 0 if y is None else int((classes == y).sum())
             agree[t] += 0 if chosen is None else int((classes == chosen).sum())
             for name, counts in result.readouts[t].spike_counts.items():
                 spikes[t][name] = spikes[t].get(name, 0) + counts.sum(axis=0)
     samples, labelled = data.samples, data.labels is not None
-    counter = SynapseCounter(model, tuple(data.shape[1:]))
+    sizes = _sample_shapes(session, data)
+    counter = SynapseCounter(model, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
     return {
         "samples": samples,
-        "macs": macs(model, tuple(data.shape[1:])),
+        "macs": macs(model, sizes),
         "ann": None
         if ann is None
         else {"accuracy": 100 * ann_right / samples if labelled else None},
@@ -92,6 +99,16 @@ def evaluate(
             }
             for t in times
         ],
+    }
+
+
+def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:
+    """The shape of one sample of each input."""
+    if data.shapes is None:
+        return {next(iter(session.inputs)): data.shape[1:]}
+    alone = len(session.inputs) == 1
+    return {
+        n: data.shapes["x" if alone and n not in data.shapes else n][1:] for n in session.inputs
     }
 
 

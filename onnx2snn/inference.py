@@ -9,7 +9,7 @@ from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
 from .calibration import Track, batches_of, no_progress
-from .data import Data, from_arrays
+from .data import Data, from_arrays, number_of
 
 
 def run_batches(
@@ -29,19 +29,19 @@ def run_batches(
     coding draws from ``seed`` plus the number of the batch. Returns the outputs [N, ...] by
     time-step, the firing rate by layer, and N. Raises ``DataError`` like ``session.run``.
     """
-    varies = len(data.shape) == len(session.input_shape) + 1
+    varies = data.shapes is None and len(data.shape) == len(session.input_shape) + 1
     if varies:
         if data.shape[0] != timesteps:
             raise DataError(f"x has {data.shape[0]} time-steps on its first axis, not {timesteps}")
         # Samples lie on the second axis here, so time has to be read whole.
-        whole = np.concatenate([x for x, _ in data.batches(1)])
+        whole = np.concatenate([np.asarray(x) for x, _ in data.batches(1)])
         data = from_arrays(np.moveaxis(whole, 1, 0), name=data.name)
     outputs: dict[int, list[np.ndarray]] = {}
     rates: dict[str, float] = {}
     for number, (x, _) in enumerate(batches_of(data, batch_size, "running", track)):
-        samples = len(x)
+        samples = number_of(x)
         result = session.run(
-            np.moveaxis(x, 0, 1) if varies else x,
+            np.moveaxis(np.asarray(x), 0, 1) if varies else x,
             timesteps,
             readout,
             coding=coding,

@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.spiking import MaxPool
 
 from .data import DATASETS
 
@@ -106,6 +107,14 @@ root_option = click.option(
 samples_option = click.option("--samples", type=click.IntRange(1), help="Use the first so many.")
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
+)
+maxpool_option = click.option(
+    "--maxpool",
+    type=click.Choice(get_args(MaxPool)),
+    default="average",
+    show_default=True,
+    help="What becomes of max-pooling: average-pooling (as in the paper); exact: a pool that "
+    "counts spikes; keep: nothing, which costs accuracy.",
 )
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"

@@ -17,11 +17,19 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import constant_value, new_constant, tidy, unique_name
+from onnx2snn.graph_passes.editing import Editor, constant_value, tidy
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.linear import downstream
-from onnx2snn.graph_passes.neurons import state_names, stateful_nodes
+from onnx2snn.graph_passes.neurons import (
+    is_neuron,
+    neuron_nodes,
+    state_names,
+    stateful_nodes,
+)
 from onnx2snn.runtime.providers import CPU, create_session, run_session
+
+InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
+"""Shape of one sample; of a network with several inputs, by name."""
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -29,12 +37,12 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 class SynapseCounter:
     """Counts the synaptic operations of a spiking network.
 
-    ``input_shape`` is that of one sample, without the batch axis.
+    ``input_shape`` is that of one sample, without the batch axis; of several inputs by name.
     """
 
-    def __init__(self, model: onnx.ModelProto, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, model: onnx.ModelProto, input_shape: InputShape) -> None:
         graph = _float32_graph(model, input_shape)
-        neurons = stateful_nodes(graph)
+        neurons = neuron_nodes(graph)
         spiking = downstream(graph, [node.outputs[0] for node in neurons])
         spikes = {}
         for node in neurons:
@@ -52,7 +60,7 @@ class SynapseCounter:
         self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in spikes.items()}
         self._batch = graph.inputs[0].shape[0]
-        self._image = (graph.inputs[0].name, np.zeros(graph.inputs[0].shape, np.float32))
+        self._silence = {t.name: np.zeros(t.shape, np.float32) for t in graph.inputs}
         graph.inputs += list(spikes.values())
         self._session = _session(graph, list(totals.values())) if totals else None
 
@@ -68,29 +76,28 @@ class SynapseCounter:
             self._inputs[name]: np.repeat(np.asarray(counts, np.float32)[None], self._batch, 0)
             for name, counts in spike_counts.items()
         }
-        values = _run(self._session, feed | dict([self._image]))
+        values = _run(self._session, feed | self._silence)
         return {n: value / self._batch for n, value in zip(self._layers, values, strict=True)}
 
 
 def synaptic_operations(
     model: onnx.ModelProto,
     spike_counts: Mapping[str, np.ndarray],
-    input_shape: tuple[int, ...],
+    input_shape: InputShape,
 ) -> float:
     """SOPs of one sample: each spike times its fan-out; see ``SynapseCounter``."""
     return sum(SynapseCounter(model, input_shape).layers(spike_counts).values())
 
 
-def macs(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> int:
+def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
     """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
 
     ``input_shape`` is that of one sample, without the batch axis.
     """
     graph = _float32_graph(model, input_shape)
-    for node in stateful_nodes(graph):
-        node.op, node.domain = "Identity", None
-        node.inputs, node.outputs = [node.inputs[0]], [node.outputs[0]]
-        node.attrs.clear()
+    for node in neuron_nodes(graph):
+        _become(node, "Identity", [node.inputs[0]])
+        node.domain = None
     totals = []
     for node in [node for node in graph.nodes if node.op in _WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
@@ -98,12 +105,12 @@ def macs(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> int:
         totals.append(_count_events(graph, node, weights))
     if not totals:
         return 0
-    image = graph.inputs[0]
-    counted = _run(_session(graph, totals), {image.name: np.zeros(image.shape)})
-    return round(sum(counted) / int(image.shape[0]))
+    silence = {t.name: np.zeros(t.shape) for t in graph.inputs}
+    counted = _run(_session(graph, totals), silence)
+    return round(sum(counted) / int(graph.inputs[0].shape[0]))
 
 
-def _float32_graph(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> gs.Graph:
+def _float32_graph(model: onnx.ModelProto, input_shape: InputShape) -> gs.Graph:
     """An SNN without its states, in float32, for one sample of a known shape."""
     graph = to_graph(model)
     graph.toposort()
@@ -123,14 +130,31 @@ def _float32_graph(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> gs.G
     for tensor in graph.tensors().values():
         if tensor.name in names:
             tensor.dtype = np.dtype(np.float32)
-    (image,) = [tensor for tensor in graph.inputs if tensor.name not in names]
-    # A fixed batch size is kept: a network may hold it in its reshapes.
-    batch = image.shape[0] if image.shape and isinstance(image.shape[0], int) else 1
-    image.shape = [batch, *input_shape]
+    inputs = [tensor for tensor in graph.inputs if tensor.name not in names]
+    for tensor in inputs:
+        # A fixed batch size is kept: a network may hold it in its reshapes.
+        batch = tensor.shape[0] if tensor.shape and isinstance(tensor.shape[0], int) else 1
+        sizes = input_shape if isinstance(input_shape, tuple) else input_shape[tensor.name]
+        tensor.shape = [batch, *sizes]
     infer_shapes(graph)
-    graph.inputs = [image]
+    _without_memory(graph)
+    graph.inputs = inputs
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]
     return graph
+
+
+def _without_memory(graph: gs.Graph) -> None:
+    """Let what counts spikes pass them on one by one: pools as they pool one time-step."""
+    for node in stateful_nodes(graph):
+        if is_neuron(node):
+            continue
+        x, attributes = node.inputs[0], dict(node.attrs)
+        op = {"SpikingMaxPool": "MaxPool", "SpikingGlobalMaxPool": "GlobalMaxPool"}.get(node.op)
+        if node.op == "Clock":
+            _become(node, "Constant", [], {"value": gs.Constant("", np.ones(1, np.float32))})
+        else:
+            _become(node, op or "Identity", [x], attributes if op == "MaxPool" else {})
+        node.domain = None
 
 
 _OTHER_FLOATS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
@@ -157,8 +181,8 @@ def _run(session: Any, feed: dict[str, np.ndarray]) -> list[float]:
 def _filled_like(graph: gs.Graph, tensor: gs.Tensor, value: float) -> gs.Tensor:
     """A tensor of the same shape, filled with one value."""
     if isinstance(tensor, gs.Constant):
-        return new_constant(graph, "filled", np.full(tensor.shape, value, np.float32))
-    name = unique_name(graph, f"{tensor.name}/filled")
+        return Editor(graph).constant("filled", np.full(tensor.shape, value, np.float32))
+    name = Editor(graph).name(f"{tensor.name}/filled")
     shape, filled = gs.Variable(f"{name}/shape", np.int64), gs.Variable(name, np.float32)
     graph.nodes.append(gs.Node("Shape", shape.name, {}, [tensor], [shape]))
     fill = {"value": gs.Constant("", np.array([value], np.float32))}
@@ -171,12 +195,12 @@ def _count_events(graph: gs.Graph, node: gs.Node, weights: int) -> gs.Variable:
     value = constant_value(node.inputs[weights])
     if value is not None:
         ones = (value != 0).astype(np.float32)
-        node.inputs[weights] = new_constant(graph, f"{node.name}/synapses", ones)
+        node.inputs[weights] = Editor(graph).constant(f"{node.name}/synapses", ones)
     node.inputs = list(node.inputs[:2])
     if node.op == "Gemm":
         node.attrs["alpha"] = 1.0
     # In double, since a layer can have more than the 2^24 operations that float32 counts.
-    name = unique_name(graph, f"{node.name}/operations")
+    name = Editor(graph).name(f"{node.name}/operations")
     exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])
     to_double = {"to": int(onnx.TensorProto.DOUBLE)}
     graph.nodes.append(gs.Node("Cast", exact.name, to_double, [node.outputs[0]], [exact]))
@@ -203,12 +227,12 @@ def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
         case "AveragePool":
             _sum_pool(graph, node)
         case "GlobalAveragePool":
-            axes = new_constant(graph, f"{node.name}/axes", np.arange(2, len(x.shape)))
+            axes = Editor(graph).constant(f"{node.name}/axes", np.arange(2, len(x.shape)))
             _become(node, "ReduceSum", [x, axes], {"keepdims": 1})
         case "ReduceMean":
             axes = list(node.inputs[1:])
             if "axes" in node.attrs:
-                axes = [new_constant(graph, f"{node.name}/axes", np.array(node.attrs["axes"]))]
+                axes = [Editor(graph).constant(f"{node.name}/axes", np.array(node.attrs["axes"]))]
             _become(node, "ReduceSum", [x, *axes], {"keepdims": node.attrs.get("keepdims", 1)})
         case "BatchNormalization" | "Neg":
             _become(node, "Identity", [x])
@@ -219,7 +243,7 @@ def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
         case "Concat":
             node.inputs = others_filled(0.0)
         case "Pad" if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-            node.inputs[2] = new_constant(graph, f"{node.name}/zero", np.zeros((), np.float32))
+            node.inputs[2] = Editor(graph).constant(f"{node.name}/zero", np.zeros((), np.float32))
 
 
 def _sum_pool(graph: gs.Graph, node: gs.Node) -> None:
@@ -240,5 +264,5 @@ def _sum_pool(graph: gs.Graph, node: gs.Node) -> None:
         attrs["pads"] = pads
     channels = x.shape[1]
     ones = np.ones((channels, 1, *kernel), np.float32)
-    weights = new_constant(graph, f"{node.name}/ones", ones)
+    weights = Editor(graph).constant(f"{node.name}/ones", ones)
     _become(node, "Conv", [x, weights], attrs | {"group": channels})

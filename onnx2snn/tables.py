@@ -20,7 +20,10 @@ from rich.text import Text
 
 from onnx2snn.runtime.plan import Neuron
 
-from .conversion import TOGETHER, Agreement, Conversion, NeuronReport
+from .checking import Agreement
+from .conversion import Conversion, NeuronReport
+from .network import EXACT, TOGETHER
+from .readiness import NodeReport
 
 LOW_AGREEMENT = 95.0
 LARGE_LOSS = 1.0
@@ -108,6 +111,24 @@ def pass_table(conversion: Conversion) -> Table:
     return table
 
 
+_ROLE_STYLES = {"obstacle": "bold red", "neuron": "green", "approximated": "yellow"}
+
+
+def readiness_table(rows: list[NodeReport]) -> Table:
+    """What each node of an ANN, in canonical form, would become."""
+    table = _table("Nodes, in canonical form", "node", "op", "becomes", "why", "option")
+    for row in rows:
+        table.add_row(
+            _name(row.node),
+            _name(row.op),
+            row.role,
+            _name(row.reason),
+            _name(row.option),
+            style=_ROLE_STYLES.get(row.role),
+        )
+    return table
+
+
 def agreement_table(agreements: list[Agreement]) -> Table:
     """How the ANN after each change agrees with the ANN before it."""
     table = _table(
@@ -140,14 +161,14 @@ def advice(agreements: list[Agreement]) -> list[str]:
     """What to do about each change that the network did not stand."""
     lines = []
     for row in agreements:
-        if row.change == TOGETHER or not did_harm(row):
+        if row.change in (EXACT, TOGETHER) or not did_harm(row):
             continue
         cure = {
-            "max-pooling -> average-pooling": "train the network with average pooling in place "
-            "of max-pooling, from its present weights if you like, then convert that",
+            "max-pooling -> average-pooling": "keep max-pooling as a pool that counts spikes "
+            "(--maxpool exact), or train the network with average pooling in its place",
             "activations clipped at V_th": "take higher thresholds (--threshold max), thresholds "
             "per channel (--per-channel), or more calibration data",
-        }.get(row.change, "this change should be exact: please report it, with the model")
+        }.get(row.change, "take more clips (--approximate N)")
         harm = f"has a relative error of {row.error:.2f}"
         if row.top1 is not None:
             harm = f"changed the class of {100 - row.top1:.1f} % of the samples"

@@ -11,27 +11,28 @@ Coding = Literal["constant", "poisson"]
 
 
 def encode(
-    x: np.ndarray, timesteps: int, coding: Coding, varies: bool, seed: int
-) -> Iterator[np.ndarray | None]:
-    """Yield the input of each of ``timesteps`` time-steps, or None where it stays the same.
+    inputs: dict[str, np.ndarray], timesteps: int, coding: Coding, varying: set[str], seed: int
+) -> Iterator[dict[str, np.ndarray] | None]:
+    """Yield the inputs of each of ``timesteps`` time-steps, or None where they stay the same.
 
-    constant: x itself, at every time-step (the paper's input).
+    constant: the inputs themselves, at every time-step (the paper's input).
     poisson: independent spikes, 1 with probability x, else 0; x must lie in [0, 1].
-    With ``varies``, x is [T, N, ...] and time-step t reads x[t - 1].
+    The inputs named in ``varying`` are [T, N, ...]; time-step t reads x[t - 1].
 
     Raises ``DataError`` for an unknown coding and for probabilities outside [0, 1].
     """
     if coding not in ("constant", "poisson"):
         raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")
-    if coding == "poisson" and (x.min() < 0 or x.max() > 1):
-        raise DataError(
-            f"Poisson coding needs inputs in [0, 1], as probabilities of a spike; "
-            f"these lie in [{x.min():g}, {x.max():g}]"
-        )
+    for x in inputs.values() if coding == "poisson" else ():
+        if x.min() < 0 or x.max() > 1:
+            raise DataError(
+                f"Poisson coding needs inputs in [0, 1], as probabilities of a spike; "
+                f"these lie in [{x.min():g}, {x.max():g}]"
+            )
     generator = np.random.default_rng(seed)
     for t in range(timesteps):
-        now = x[t] if varies else x
+        now = {name: x[t] if name in varying else x for name, x in inputs.items()}
         if coding == "poisson":
-            yield (generator.random(now.shape) < now).astype(x.dtype)
+            yield {n: (generator.random(x.shape) < x).astype(x.dtype) for n, x in now.items()}
         else:
-            yield now if varies or t == 0 else None
+            yield now if varying or t == 0 else None

@@ -1,8 +1,9 @@
-"""Cut an SNN into the three graphs that a session runs.
+"""Cut an SNN into the graphs that a session runs.
 
     prologue   what no neuron feeds; under a constant input, run once
     step       the neurons and what lies between them; run once a time-step
-    epilogue   the read-out; run on sums over time, when a read-out is wanted
+    epilogue   the affine part of the read-out; run on sums over time, when one is wanted
+    read-out   what is not affine, such as a Softmax, run on the averages over time
 
 The step also adds up, over time, the postsynaptic potential of every neuron (from which
 spike counts follow) and whatever else the epilogue reads.
@@ -15,17 +16,20 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
-from onnx2snn.graph_passes.editing import operands
+from onnx2snn.graph_passes.editing import operands, tidy
 from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError
 from onnx2snn.graph_passes.io import infer_shapes, opset_of, to_graph, to_model
-from onnx2snn.graph_passes.linear import downstream, nonlinear_nodes, regions
+from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
+    is_neuron,
     is_stateful,
+    neuron_nodes,
+    start_of,
     state_names,
     stateful_nodes,
+    sum_type,
     threshold_of,
-    with_batch_axis,
 )
 from onnx2snn.graph_passes.spiking import require_finite_weights
 
@@ -61,33 +65,37 @@ class State:
 class Plan:
     """The graphs of one SNN and the tensors that pass between them.
 
-    ``step_inputs`` are what the step reads from the prologue or from the input itself;
-    ``potentials`` the membrane potentials, in the order of ``neurons``; ``sums`` the sums
-    over time, by the name of what is summed; ``readout_types`` the types of those of them
-    that the epilogue reads.
+    ``step_inputs`` are what the step reads from the prologue or from the inputs themselves;
+    ``states`` what it reads and writes anew besides sums, the membrane potentials first, in
+    the order of ``neurons``; ``sums`` the sums over time, by the name of what is summed;
+    ``readout_types`` the types of those of them that the epilogue reads. ``averages`` names
+    what the epilogue computes, by the tensors that take its averages over time: outputs, or
+    inputs of ``read_out``, the part that is not affine.
     """
 
-    input: gs.Variable
-    output: str
+    inputs: tuple[gs.Variable, ...]
+    outputs: tuple[str, ...]
     prologue: onnx.ModelProto | None
     step: onnx.ModelProto
     epilogue: onnx.ModelProto
+    read_out: onnx.ModelProto | None
     step_inputs: tuple[str, ...]
     readout_types: dict[str, np.dtype]
+    averages: tuple[str, ...]
     neurons: tuple[Neuron, ...]
-    potentials: tuple[State, ...]
+    states: tuple[State, ...]
     sums: dict[str, State]
 
 
 def build_plan(model: onnx.ModelProto) -> Plan:
     """Make the plan of an SNN.
 
-    Raises ``ModelError`` if the model has no neurons, or several inputs or outputs, and
-    ``UnsupportedModelError`` if a node after a neuron is not affine.
+    Raises ``ModelError`` if the model has no neurons, and ``UnsupportedModelError`` if a
+    node between neurons, or in a read-out that is averaged over time, is not affine.
     """
     graph = to_graph(model)
-    graph.toposort()
-    if not stateful_nodes(graph):
+    tidy(graph)
+    if not neuron_nodes(graph):
         raise ModelError(
             "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
         )
@@ -96,55 +104,71 @@ def build_plan(model: onnx.ModelProto) -> Plan:
     except PassError as error:
         raise ModelError(f"not a valid spiking network: {error}") from error
     require_finite_weights(graph)
-    refusals = nonlinear_nodes(graph)
-    if refusals:
-        raise UnsupportedModelError("not a rate-coded spiking network:", refusals)
     infer_shapes(graph)
     states = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
     inputs = [tensor for tensor in graph.inputs if tensor.name not in states]
     outputs = [tensor for tensor in graph.outputs if tensor.name not in states]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(
-            f"the model has {len(inputs)} inputs and {len(outputs)} outputs; "
-            "spiking networks with one of each can be run so far"
-        )
-    (source,), (result,) = inputs, outputs
 
-    neurons = tuple(_neuron(node) for node in stateful_nodes(graph))
-    potentials = tuple(_potential(node) for node in stateful_nodes(graph))
-    prologue, core, epilogue = _parts(graph)
-    core_reads = _reads(core, {source.name, *_made(prologue)})
-    epilogue_reads = _reads(epilogue, {source.name, *_made(prologue + core)})
-    if result.name not in _made(epilogue):
-        # The output is a neuron's, say: the read-out is the mean of just that tensor.
-        epilogue_reads.setdefault(result.name, result)
-    summed = {n.outputs[0].name: n.outputs[0] for n in stateful_nodes(graph)} | epilogue_reads
+    parts = _parts(graph)
+    _require_affine(graph, parts)
+    stateful = [node for node in parts.core if is_stateful(node)]
+    neurons = [node for node in stateful if is_neuron(node)]
+    others = [node for node in stateful if not is_neuron(node)]
+    given = {tensor.name for tensor in inputs}
+    finals = _finals(parts, outputs)
+    core_reads = _reads(parts.core, {*given, *_made(parts.prologue)})
+    epilogue_reads = _reads(parts.epilogue, {*given, *_made(parts.prologue + parts.core)})
+    for tensor in finals.values():
+        if tensor.name not in _made(parts.epilogue):
+            # A neuron's output, say, is an output: its average is that of just this tensor.
+            epilogue_reads.setdefault(tensor.name, tensor)
+    summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
+    made_in_core = _made(parts.core)
     step_reads = core_reads | {
-        name: tensor for name, tensor in epilogue_reads.items() if name not in _made(core)
+        name: tensor for name, tensor in epilogue_reads.items() if name not in made_in_core
     }
-    prologue_makes = [t for name, t in step_reads.items() if name in _made(prologue)]
+    made_before = _made(parts.prologue)
+    prologue_makes = [tensor for name, tensor in step_reads.items() if name in made_before]
     prefix = _unused_prefix(graph)
     sums = {name: _sum_state(tensor, prefix) for name, tensor in summed.items()}
 
     return Plan(
-        input=source,
-        output=result.name,
-        prologue=_model(graph, prologue, [source], prologue_makes, model)
+        inputs=tuple(inputs),
+        outputs=tuple(tensor.name for tensor in outputs),
+        prologue=_model(graph, parts.prologue, inputs, prologue_makes, model)
         if prologue_makes
         else None,
-        epilogue=_epilogue_model(graph, epilogue, epilogue_reads, result, prefix, model),
-        # Last, since it rewrites the neurons.
-        step=_step_model(graph, core, step_reads, summed, sums, epilogue_reads, prefix, model),
-        step_inputs=tuple(step_reads),
+        epilogue=_epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix, model),
+        read_out=_read_out_model(graph, parts, finals, outputs, model),
         readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
-        neurons=neurons,
-        potentials=potentials,
+        averages=tuple(finals),
+        neurons=tuple(_neuron(node) for node in neurons),
+        states=tuple(_state(node) for node in neurons + others),
         sums=sums,
+        step_inputs=tuple(step_reads),
+        # Last, since it rewrites the neurons.
+        step=_step_model(
+            graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix, model
+        ),
     )
 
 
-def _parts(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node], list[gs.Node]]:
-    """Prologue, core and epilogue, each with the arithmetic on shapes that it needs.
+@dataclass(frozen=True)
+class _Parts:
+    """The nodes of a graph by part, each with the arithmetic on shapes that it needs.
+
+    ``means``: the RunningMeans, between ``epilogue`` and ``read_out``; no graph holds them.
+    """
+
+    prologue: list[gs.Node]
+    core: list[gs.Node]
+    epilogue: list[gs.Node]
+    means: list[gs.Node]
+    read_out: list[gs.Node]
+
+
+def _parts(graph: gs.Graph) -> _Parts:
+    """Divide a graph.
 
     What depends on shapes alone cannot pass from part to part as a sum over time, so each
     part computes it anew from the shapes of its own tensors.
@@ -163,8 +187,56 @@ def _parts(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node], list[gs.Node]
             waiting += [makers[n] for n in names if n in makers and n not in varying]
         return sorted(part.values(), key=lambda node: order[node.name])
 
-    parts = regions(graph)
-    return complete(parts.prologue), complete(parts.core), complete(parts.epilogue)
+    means = [node for node in graph.nodes if is_stateful(node) and node.op == "RunningMean"]
+    behind = downstream(graph, [node.outputs[0] for node in means])
+    read_out = [
+        node
+        for node in graph.nodes
+        if any(tensor.name in behind for tensor in node.outputs) and not is_stateful(node)
+    ]
+    # A clock that only these averages need has no place in a plan, which counts for itself.
+    idle = [
+        node
+        for node in _clocks(graph)
+        if all(reader.op == "RunningMean" for reader in node.outputs[0].outputs)
+    ]
+    apart = {id(node) for node in (*means, *read_out, *idle)}
+    found = regions(graph, lambda node: is_stateful(node) and id(node) not in apart)
+
+    def rest(nodes: list[gs.Node]) -> list[gs.Node]:
+        return complete([node for node in nodes if id(node) not in apart])
+
+    return _Parts(
+        rest(found.prologue), rest(found.core), rest(found.epilogue), means, complete(read_out)
+    )
+
+
+def _clocks(graph: gs.Graph) -> list[gs.Node]:
+    return [node for node in graph.nodes if is_stateful(node) and node.op == "Clock"]
+
+
+def _require_affine(graph: gs.Graph, parts: _Parts) -> None:
+    """Refuse what a mean over time does not pass through; max-pools between neurons may be."""
+    free = {node.name for node in parts.read_out}
+    core = {node.name for node in parts.core}
+    refusals = [
+        refusal
+        for refusal in nonlinear_nodes(graph)
+        if refusal.node not in free and not (refusal.op in MAX_POOLS and refusal.node in core)
+    ]
+    if refusals:
+        raise UnsupportedModelError("not a rate-coded spiking network:", refusals)
+
+
+def _finals(parts: _Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable]:
+    """The tensors whose averages over time are wanted, by the name of what takes them."""
+    finals = {node.outputs[0].name: node.inputs[0] for node in parts.means}
+    made = _made(parts.read_out) | set(finals)
+    for node in parts.read_out:
+        for tensor in operands(node):
+            if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in made:
+                finals[tensor.name] = tensor
+    return finals | {tensor.name: tensor for tensor in outputs if tensor.name not in made}
 
 
 def _unused_prefix(graph: gs.Graph) -> str:
@@ -190,17 +262,15 @@ def _neuron(node: gs.Node) -> Neuron:
     return Neuron(node.name, shape, threshold_of(node), initial_potential_of(node), x.name)
 
 
-def _potential(node: gs.Node) -> State:
+def _state(node: gs.Node) -> State:
     read, written = state_names(node.name)
-    start = with_batch_axis(initial_potential_of(node), len(node.inputs[-1].shape))
-    return State(read, written, start)
+    return State(read, written, start_of(node))
 
 
 def _sum_state(tensor: gs.Variable, prefix: str) -> State:
     if tensor.shape is None or tensor.dtype is None:
         raise ModelError(f"the number of axes of '{tensor.name}' cannot be inferred")
-    # float16 holds no sums: above 2048 it cannot even count.
-    dtype = np.promote_types(tensor.dtype, np.float32)
+    dtype = sum_type(np.dtype(tensor.dtype))
     start = np.zeros((1,) * len(tensor.shape), dtype)
     return State(f"{prefix}sum/{tensor.name}", f"{prefix}sum_next/{tensor.name}", start)
 
@@ -254,9 +324,9 @@ def _step_model(
 ) -> onnx.ModelProto:
     states_in = [node.inputs[-1] for node in core if is_stateful(node)]
     states_out = [node.outputs[-1] for node in core if is_stateful(node)]
-    step = gs.Graph(nodes=[node for node in core if not is_stateful(node)])
+    step = gs.Graph(nodes=[node for node in core if not is_neuron(node)])
     for node in core:
-        if is_stateful(node):
+        if is_neuron(node):
             lower_if(step, node, prefix)
     sums_in, sums_out = [], []
     for name, tensor in summed.items():
@@ -283,13 +353,34 @@ def _epilogue_model(
     graph: gs.Graph,
     epilogue: list[gs.Node],
     reads: dict[str, gs.Variable],
-    result: gs.Variable,
+    finals: dict[str, gs.Variable],
     prefix: str,
     like: onnx.ModelProto,
 ) -> onnx.ModelProto:
-    nodes = list(epilogue)
-    output = result
-    if result.name in reads:
-        output = gs.Variable(prefix + result.name, result.dtype, result.shape)
-        nodes.append(gs.Node("Identity", output.name, {}, [result], [output]))
-    return _model(graph, nodes, list(reads.values()), [output], like)
+    nodes, outputs = list(epilogue), []
+    taken: set[str] = set(reads)
+    for number, tensor in enumerate(finals.values()):
+        output = tensor
+        if tensor.name in taken:
+            output = gs.Variable(f"{prefix}{number}/{tensor.name}", tensor.dtype, tensor.shape)
+            nodes.append(gs.Node("Identity", output.name, {}, [tensor], [output]))
+        taken.add(output.name)
+        outputs.append(output)
+    return _model(graph, nodes, list(reads.values()), outputs, like)
+
+
+def _read_out_model(
+    graph: gs.Graph,
+    parts: _Parts,
+    finals: dict[str, gs.Variable],
+    outputs: list[gs.Variable],
+    like: onnx.ModelProto,
+) -> onnx.ModelProto | None:
+    made = _made(parts.read_out)
+    wanted = [tensor for tensor in outputs if tensor.name in made]
+    if not wanted:
+        return None
+    read = {tensor.name: tensor for node in parts.read_out for tensor in operands(node)}
+    means = {node.outputs[0].name: node.outputs[0] for node in parts.means}
+    inputs = [means.get(name, tensor) for name, tensor in finals.items() if name in read]
+    return _model(graph, parts.read_out, inputs, wanted, like)

@@ -9,6 +9,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.files import first_line
+from onnx2snn.graph_passes.weights import ModelParts
 
 logger = logging.getLogger("onnx2snn")
 
@@ -77,23 +78,43 @@ def _try_to_start(providers: list[Any]) -> None:
     create_session(identity, providers)
 
 
-def create_session(model: onnx.ModelProto, providers: list[Any], threads: int | None = None) -> Any:
+def create_session(
+    model: onnx.ModelProto | ModelParts,
+    providers: list[Any],
+    threads: int | None = None,
+    once: bool = False,
+) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
-    Raises ``ProviderError`` if that provider does not start, where ONNX Runtime itself
-    would go on with the next one, and ``ModelError`` if it cannot load the model.
+    Of ``ModelParts`` the session shares the weights. ``once``: for a few runs only, so that
+    ONNX Runtime neither optimises the graph nor makes copies of the weights in a layout of
+    its own. Raises ``ProviderError`` if that provider does not start, where ONNX Runtime
+    itself would go on with the next one, and ``ModelError`` if it cannot load the model.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if once:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    shared = {}
+    if isinstance(model, ModelParts):
+        shared = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
+            for name, values in model.weights.items()
+        }
+        options.add_external_initializers(list(shared), list(shared.values()))
+        model = model.structure
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
+    # The session reads this memory as long as it lives.
+    session.shared_weights = shared
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     if session.get_providers()[0] != wanted:
         raise ProviderError(

@@ -10,17 +10,23 @@ from .plan import Neuron
 
 @dataclass(frozen=True)
 class ReadOut:
-    """The network's output and activity after ``timesteps`` time-steps.
+    """The network's outputs and activity after ``timesteps`` time-steps.
 
-    ``output``: mean over time of the last linear layer, with the ANN output's shape and
-    dtype. ``potential_sums``: for each layer of neurons, its postsynaptic potentials
-    x = s V_th summed over time, [N, ...].
+    ``values``: each output by name, with the ANN output's shape and dtype: the mean over
+    time of the last linear layer, and what the ANN computes from it. ``potential_sums``:
+    for each layer of neurons, its postsynaptic potentials x = s V_th summed over time,
+    [N, ...].
     """
 
     timesteps: int
-    output: np.ndarray
+    values: dict[str, np.ndarray]
     potential_sums: dict[str, np.ndarray]
     neurons: tuple[Neuron, ...]
+
+    @property
+    def output(self) -> np.ndarray:
+        """The first output."""
+        return next(iter(self.values.values()))
 
     @cached_property
     def spike_counts(self) -> dict[str, np.ndarray]:
@@ -56,12 +62,17 @@ class SpikingResult:
 
     @property
     def output(self) -> np.ndarray:
-        """The read-out at T: mean over T of the last linear layer, in the ANN output's shape."""
+        """The first output at T: mean over T of the last linear layer, in the ANN's shape."""
         return self.readouts[self.timesteps].output
 
     @property
+    def values(self) -> dict[str, np.ndarray]:
+        """Every output at T, by name."""
+        return self.readouts[self.timesteps].values
+
+    @property
     def outputs(self) -> dict[int, np.ndarray]:
-        """The output at each time-step that was asked for, T among them."""
+        """The first output at each time-step that was asked for, T among them."""
         return {t: readout.output for t, readout in self.readouts.items()}
 
     @property

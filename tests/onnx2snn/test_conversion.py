@@ -157,8 +157,6 @@ def test_refusals():
         convert(snn)
     with pytest.raises(ModelError, match=r"no ReLU.*no activations"):
         convert(model("net (float[N] x) => (float[N] y) { y = Neg(x) }"))
-    with pytest.raises(ModelError, match="2 inputs"):
-        convert(model("n (float[N] x, float[N] z) => (float[N] y) { a = Add(x, z) y = Relu(a) }"))
     with pytest.raises(UnsupportedModelError, match=r"(?s)Sigmoid.*Tanh"):
         convert(
             model(

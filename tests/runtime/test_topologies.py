@@ -184,5 +184,14 @@ def test_a_fixed_batch_size():
     report = evaluate(snn, from_arrays(x, np.zeros(4, int)), [8], batch_size=2)
     assert report["macs"] == 48
     assert report["snn"][0]["sops"] == pytest.approx(report["snn"][0]["firing_rate"] * 8 * 48)
+    # Nothing mixes the samples, so that any number of them may come.
+    assert evaluate(snn, from_arrays(x, np.zeros(4, int)), [8], batch_size=3) == report
+
+
+def test_a_batch_size_that_is_part_of_the_network_stays():
+    text = "g (float[2, 3] x) => (float[2, 3] y) { d = Clip(x, lo, hi) y = MatMul(m, d) }"
+    mixing = np.array([[0.5, 0.25], [0.25, 1]], np.float32)
+    conversion = convert(model(text, {"lo": np.float32(0), "hi": np.float32(1), "m": mixing}))
+    assert "batch size stays fixed" in conversion.notes[0]
     with pytest.raises(DataError, match="use --batch-size 2"):
-        evaluate(snn, from_arrays(x), [8], batch_size=4)
+        evaluate(conversion.model, from_arrays(np.ones((4, 3), np.float32)), [8], batch_size=4)

@@ -1,0 +1,161 @@
+"""Write every piecewise linear activation as a sum of ReLUs and clips from 0."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .clips import clip_bounds, keeps_shape
+from .editing import Editor, constant_value, is_floating, replace_node, tidy
+from .thresholds import relu_of_min
+
+
+def decompose_activations(graph: gs.Graph) -> bool:
+    """Activations that are piecewise linear -> ReLU(x), clip(x; 0, theta), sums of them.
+
+        LeakyRelu, PRelu (slope a)   ->  ReLU(x) - a ReLU(-x)
+        Abs                          ->  ReLU(x) + ReLU(-x)
+        HardSigmoid (alpha, beta)    ->  clip(alpha x + beta; 0, 1)
+        clip(x; a, b), a < 0 < b     ->  clip(x; 0, b) - clip(-x; 0, -a)
+        clip(x; a, b), 0 <= a        ->  a + clip(x - a; 0, b - a)
+        clip(x; a, b), b <= 0        ->  b - clip(b - x; 0, b - a)
+        Max(x, a), Min(x, b)         ->  a + ReLU(x - a),  b - ReLU(b - x)
+        Max(x, y), Min(x, y)         ->  y + ReLU(x - y),  y - ReLU(y - x)
+        ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x))
+
+    An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
+    neurons; the last form lets spikes reach the ThresholdedRelu, which can count them.
+    """
+    editor = Editor(graph)
+    changed = False
+    for node in list(graph.nodes):
+        rewrite = _rewriting(graph, node)
+        if rewrite is not None:
+            rewrite(editor, node)
+            changed = True
+    tidy(graph)
+    return changed
+
+
+_Rewriting = Callable[[Editor, gs.Node], None]
+
+
+def _rewriting(graph: gs.Graph, node: gs.Node) -> _Rewriting | None:
+    """How to rewrite a node; None if it is no activation, or canonical already."""
+    if node.domain or not node.inputs or not all(is_floating(t) for t in node.inputs):
+        return None
+    match node.op:
+        case "LeakyRelu":
+            return lambda editor, node: _leaky(editor, node, node.attrs.get("alpha", 0.01))
+        case "PRelu":
+            slope = constant_value(node.inputs[1])
+            if slope is not None and keeps_shape(slope, node.inputs[0]):
+                return lambda editor, node: _leaky(editor, node, slope)
+        case "Abs":
+            return _absolute
+        case "HardSigmoid":
+            return _hard_sigmoid
+        case "Clip":
+            low, high = clip_bounds(node)
+            if low < high and not (low == 0 and np.isfinite(high)):
+                return lambda editor, node: _clip(editor, node, float(low), float(high))
+        case "Max" | "Min" if len(node.inputs) == 2:
+            constants = [constant_value(tensor) is not None for tensor in node.inputs]
+            if not all(constants) and relu_of_min(graph, node) is None:
+                return _maximum if node.op == "Max" else _minimum
+        case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) > 0:
+            if not node.inputs[0].inputs or node.inputs[0].inputs[0].op != "Relu":
+                return _thresholded
+    return None
+
+
+def _like(node: gs.Node) -> gs.Tensor:
+    """A stand-in for the dtype and shape of a node's result."""
+    result, source = node.outputs[0], node.inputs[0]
+    dtype = source.dtype if result.dtype is None else result.dtype
+    return gs.Variable("", np.float32 if dtype is None else dtype, result.shape)
+
+
+def _constant(editor: Editor, node: gs.Node, name: str, value: object) -> gs.Constant:
+    return editor.constant(f"{node.name}/{name}", np.asarray(value, _like(node).dtype))
+
+
+def _relu_or_clip(
+    editor: Editor, node: gs.Node, name: str, x: gs.Tensor, theta: float = np.inf
+) -> gs.Tensor:
+    if np.isinf(theta):
+        return editor.node("Relu", f"{node.name}/{name}", [x], like=_like(node))
+    bounds = [_constant(editor, node, f"{name}/{k}", v) for k, v in (("min", 0), ("max", theta))]
+    return editor.node("Clip", f"{node.name}/{name}", [x, *bounds], like=_like(node))
+
+
+def _leaky(editor: Editor, node: gs.Node, slope: float | np.ndarray) -> None:
+    x = node.inputs[0]
+    positive = _relu_or_clip(editor, node, "positive", x)
+    minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
+    negative = _relu_or_clip(editor, node, "negative", minus)
+    scale = _constant(editor, node, "slope", slope)
+    leak = editor.node("Mul", f"{node.name}/leak", [negative, scale], like=_like(node))
+    replace_node(node, "Sub", [positive, leak])
+
+
+def _absolute(editor: Editor, node: gs.Node) -> None:
+    x = node.inputs[0]
+    positive = _relu_or_clip(editor, node, "positive", x)
+    minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
+    replace_node(node, "Add", [positive, _relu_or_clip(editor, node, "negative", minus)])
+
+
+def _hard_sigmoid(editor: Editor, node: gs.Node) -> None:
+    alpha = _constant(editor, node, "alpha", node.attrs.get("alpha", 0.2))
+    beta = _constant(editor, node, "beta", node.attrs.get("beta", 0.5))
+    scaled = editor.node("Mul", f"{node.name}/scaled", [node.inputs[0], alpha], like=_like(node))
+    shifted = editor.node("Add", f"{node.name}/shifted", [scaled, beta], like=_like(node))
+    bounds = [_constant(editor, node, k, v) for k, v in (("min", 0), ("max", 1))]
+    replace_node(node, "Clip", [shifted, *bounds])
+
+
+def _clip(editor: Editor, node: gs.Node, low: float, high: float) -> None:
+    x = node.inputs[0]
+    if low < 0 < high:
+        positive = _relu_or_clip(editor, node, "positive", x, high)
+        minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
+        negative = _relu_or_clip(editor, node, "negative", minus, -low)
+        replace_node(node, "Sub", [positive, negative])
+    elif low >= 0:
+        _above(editor, node, x, _constant(editor, node, "low", low), high - low)
+    else:
+        _below(editor, node, x, _constant(editor, node, "high", high), high - low)
+
+
+def _above(
+    editor: Editor, node: gs.Node, x: gs.Tensor, low: gs.Tensor, theta: float = np.inf
+) -> None:
+    """Low + clip(x - low; 0, theta)."""
+    excess = editor.node("Sub", f"{node.name}/excess", [x, low], like=_like(node))
+    replace_node(node, "Add", [_relu_or_clip(editor, node, "above", excess, theta), low])
+
+
+def _below(
+    editor: Editor, node: gs.Node, x: gs.Tensor, high: gs.Tensor, theta: float = np.inf
+) -> None:
+    """High - clip(high - x; 0, theta)."""
+    missing = editor.node("Sub", f"{node.name}/missing", [high, x], like=_like(node))
+    replace_node(node, "Sub", [high, _relu_or_clip(editor, node, "below", missing, theta)])
+
+
+def _maximum(editor: Editor, node: gs.Node) -> None:
+    _above(editor, node, *_constant_last(node))
+
+
+def _minimum(editor: Editor, node: gs.Node) -> None:
+    _below(editor, node, *_constant_last(node))
+
+
+def _constant_last(node: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
+    a, b = node.inputs
+    return (b, a) if isinstance(a, gs.Constant) else (a, b)
+
+
+def _thresholded(editor: Editor, node: gs.Node) -> None:
+    node.inputs[0] = _relu_or_clip(editor, node, "positive", node.inputs[0])

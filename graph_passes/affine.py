@@ -1,0 +1,87 @@
+"""Scales and shifts: y = a x + c with constant a and c, in whichever operator they come."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .clips import keeps_shape
+from .editing import constant_value, is_floating, is_used
+
+AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub", "Neg")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = scale x + shift: float64 arrays that broadcast against one sample of x."""
+
+    x: gs.Tensor
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | str:
+    """What a node computes, if that is a scale and shift by constants; else why not."""
+    if node.domain or node.op not in AFFINE_OPS or not is_floating(node.inputs[0]):
+        return "no scale and shift"
+    if node.op == "BatchNormalization":
+        return _of_batch_norm(graph, node)
+    x = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
+    if node.op == "Neg":
+        return Affine(x, np.array(-1.0), np.array(0.0))
+    constants = [constant_value(tensor) for tensor in node.inputs if tensor is not x]
+    constant = constants[0] if len(constants) == 1 else None
+    if constant is None or not keeps_shape(constant, x) or not is_floating(x):
+        return "its operand is not a constant"
+    value = _per_sample(constant.astype(np.float64), x)
+    if value is None:
+        return "its constant differs from sample to sample"
+    first = node.inputs[0] is x
+    one, zero = np.array(1.0), np.array(0.0)
+    match node.op:
+        case "Mul":
+            return Affine(x, value, zero)
+        case "Div" if first and np.all(value != 0):
+            return Affine(x, 1 / value, zero)
+        case "Add":
+            return Affine(x, one, value)
+        case "Sub":
+            return Affine(x, one, -value) if first else Affine(x, -one, value)
+    return "it divides by its input"
+
+
+def _of_batch_norm(graph: gs.Graph, node: gs.Node) -> Affine | str:
+    values = [constant_value(tensor) for tensor in node.inputs[1:5]]
+    parameters = [value.astype(np.float64) for value in values if value is not None]
+    if len(parameters) < 4:
+        return "its parameters are not constant"
+    if node.attrs.get("training_mode", 0) or any(
+        is_used(graph, tensor) for tensor in node.outputs[1:]
+    ):
+        return "it is in training mode: export the network in evaluation mode"
+    shape = node.inputs[0].shape
+    scale, shift, mean, variance = parameters
+    a = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    c = shift - a * mean
+    if shape is None:
+        return "the number of axes of its input cannot be inferred"
+    per_channel = (-1, *(1,) * (len(shape) - 2))
+    return Affine(node.inputs[0], a.reshape(per_channel), c.reshape(per_channel))
+
+
+def _per_sample(value: np.ndarray, x: gs.Tensor) -> np.ndarray | None:
+    """A constant without its batch axis, of size 1."""
+    if x.shape is not None and value.ndim == len(x.shape) and value.ndim:
+        return value[0] if value.shape[0] == 1 else None
+    return value if x.shape is not None or value.ndim == 0 else None
+
+
+def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | None:
+    """The values of a per-sample array along one axis alone, or (1,); None if others vary.
+
+    ``rank`` and ``axis`` count the batch axis of the tensor that the array broadcasts to.
+    """
+    full = value.reshape((1,) * (rank - 1 - value.ndim) + value.shape)
+    if any(size != 1 for place, size in enumerate(full.shape, start=1) if place != axis):
+        return None
+    return full.reshape(-1)

@@ -1,0 +1,264 @@
+"""Let sums of clips stand in for scalar activations that are not piecewise linear."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from . import neurons
+from .editing import Editor, is_floating, replace_node, tidy
+from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes, regions
+from .spiking import MaxPool, activation_nodes
+
+_SCALAR = {
+    "Abs", "Add", "Cast", "Clip", "Div", "Identity", "HardSigmoid", "Max", "Min", "Mul", "Neg",
+    "Relu", "Sub", "Sum", *APPROXIMABLE,
+}  # fmt: skip
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_GRID = 1025
+
+
+@dataclass(frozen=True)
+class ScalarRegion:
+    """Nodes that together compute f(x) for each element x of ``source``, f no sum of clips."""
+
+    nodes: list[gs.Node]
+    source: gs.Tensor
+
+    @property
+    def last(self) -> gs.Node:
+        """The node that computes the result."""
+        return self.nodes[-1]
+
+    @property
+    def name(self) -> str:
+        """The name of the last node."""
+        name: str = self.last.name
+        return name
+
+    @property
+    def op(self) -> str:
+        """The operators, as in Sigmoid, Mul."""
+        return ", ".join(dict.fromkeys(node.op for node in self.nodes))
+
+
+def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> list[ScalarRegion]:
+    """The scalar functions before the last weighted layer that are no sums of clips.
+
+    Composites count as one, however an exporter spells them: x Sigmoid(x), or the parts of
+    GELU.
+    """
+    activations = {id(node) for node in activation_nodes(graph)}
+
+    def is_activation(node: gs.Node) -> bool:
+        standard = not node.domain and node.op in APPROXIMABLE
+        return standard or id(node) in activations or neurons.is_stateful(node)
+
+    curved = [n for n in graph.nodes if not n.domain and n.op in APPROXIMABLE]
+    refused = nonlinear_nodes(graph, is_activation, () if maxpool == "average" else MAX_POOLS)
+    between = {node.name for node in regions(graph, is_activation).core}
+    names = {refusal.node for refusal in refused} & between
+    seeds = [*curved, *(node for node in graph.nodes if node.name in names)]
+    hidden = _before_weights(graph)
+    place = {node.name: index for index, node in enumerate(graph.nodes)}
+    barred, free = _roots(graph, activations), _roots(graph, set())
+    found: list[ScalarRegion] = []
+    covered: set[str] = set()
+    for node in sorted(seeds, key=lambda node: place[node.name], reverse=True):
+        if node.name in covered or node.outputs[0].name not in hidden:
+            continue
+        root = barred.get(node.outputs[0].name) or free.get(node.outputs[0].name)
+        if root is None:
+            continue
+        inside = _between(root, node)
+        inside.sort(key=lambda node: place[node.name])
+        members = {id(member) for member in inside}
+        # What is read from outside as well needs a stand-in of its own.
+        covered |= {
+            member.name
+            for member in inside
+            if all(id(reader) in members for reader in member.outputs[0].outputs)
+        }
+        covered.add(node.name)
+        found.append(ScalarRegion(inside, root))
+    return found[::-1]
+
+
+def _before_weights(graph: gs.Graph) -> set[str]:
+    """Names of the tensors on which some weighted layer depends."""
+    needed: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.op in _WEIGHTED or any(tensor.name in needed for tensor in node.outputs):
+            needed.update(tensor.name for tensor in node.inputs)
+    return needed
+
+
+def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
+    """The tensor of which each tensor is an elementwise function, where there is just one."""
+    roots: dict[str, gs.Tensor] = {}
+    for node in graph.nodes:
+        if node.domain or node.op not in _SCALAR or len(node.outputs) != 1:
+            continue
+        if id(node) in barriers or not all(is_floating(t) for t in node.inputs):
+            continue
+        variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
+        constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
+        if any(np.asarray(tensor.values).size != 1 for tensor in constants):
+            continue
+        sources = {id(root): root for t in variables for root in [roots.get(t.name, t)]}
+        if len(sources) == 1:
+            (roots[node.outputs[0].name],) = sources.values()
+    return roots
+
+
+def _between(root: gs.Tensor, last: gs.Node) -> list[gs.Node]:
+    """The nodes on the ways from a tensor to a node, that node included."""
+    nodes: dict[int, gs.Node] = {}
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in nodes:
+            nodes[id(node)] = node
+            waiting += [t.inputs[0] for t in node.inputs if t is not root and t.inputs]
+    return list(nodes.values())
+
+
+def approximate_activations(
+    graph: gs.Graph,
+    samples: Mapping[str, np.ndarray],
+    clips: int,
+    found: list[str] | None = None,
+    maxpool: MaxPool = "average",
+) -> bool:
+    """f(x) -> y_0 + sum of s_i clip(x - k_i; 0, k_(i+1) - k_i), i = 1 to ``clips``.
+
+    The knots k and the slopes s minimise the squared error over ``samples``: values of x
+    from data, by the name of the region, as ``regions_to_approximate`` names it. Outside
+    the samples' range the result is constant. A line for each region that says its error
+    is appended to ``found``.
+    """
+    if clips < 1:
+        raise ValueError(f"the number of clips must be positive, not {clips}")
+    editor = Editor(graph)
+    wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
+    for region in wanted:
+        low, high = float(np.min(samples[region.name])), float(np.max(samples[region.name]))
+        high = high if high > low else low + 1.0
+        x = np.linspace(low, high, _GRID)
+        y = _evaluate(region, x)
+        weights = _weights(samples[region.name], x)
+        knots = _fit_knots(x, y, weights, clips)
+        values = _fit_values(x, y, weights, knots)
+        error = np.interp(x, knots, values) - y
+        if found is not None:
+            rms = float(np.sqrt((weights * error**2).sum()))
+            found.append(
+                f"{region.op} '{region.name}': {clips} clips over [{low:.4g}, {high:.4g}], "
+                f"RMS error {rms:.2g}, largest {np.abs(error).max():.2g}, "
+                f"of values from {y.min():.4g} to {y.max():.4g}"
+            )
+        _replace(editor, region, knots, values)
+    tidy(graph)
+    return bool(wanted)
+
+
+def _evaluate(region: ScalarRegion, x: np.ndarray) -> np.ndarray:
+    """F at the places x."""
+    dtype = np.dtype(np.float32 if region.source.dtype is None else region.source.dtype)
+    tensors: dict[str, gs.Tensor] = {region.source.name: gs.Constant("x", x.astype(dtype))}
+    nodes = []
+    for number, node in enumerate(region.nodes):
+        inputs = [tensors.get(tensor.name, tensor) for tensor in node.inputs]
+        copies = [
+            gs.Constant(f"c{number}.{i}", np.asarray(t.values))
+            if isinstance(t, gs.Constant) and t.name != "x"
+            else t
+            for i, t in enumerate(inputs)
+        ]
+        result = gs.Variable(f"t{number}", dtype)
+        nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), copies, [result]))
+        tensors[node.outputs[0].name] = result
+    part = gs.Graph(nodes, [], [result], opset=20)
+    with G_LOGGER.suppress():
+        part.fold_constants(fold_shapes=False)
+    values = np.asarray(part.outputs[0].values, np.float64).reshape(-1)
+    return values
+
+
+def _weights(samples: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """How much each place counts: as often as the data has it, and a little everywhere."""
+    counts, _ = np.histogram(samples, bins=np.append(x, x[-1] + (x[1] - x[0])))
+    share = counts / max(counts.sum(), 1)
+    return np.asarray(0.9 * share + 0.1 / len(x))
+
+
+def _fit_values(x: np.ndarray, y: np.ndarray, weights: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """The values at the knots of the piecewise linear function nearest to y."""
+    basis = np.stack([np.interp(x, knots, row) for row in np.eye(len(knots))], axis=1)
+    root = np.sqrt(weights)
+    return np.asarray(np.linalg.lstsq(basis * root[:, None], y * root, rcond=None)[0])
+
+
+def _fit_knots(x: np.ndarray, y: np.ndarray, weights: np.ndarray, clips: int) -> np.ndarray:
+    """Knots where the function bends, then moved while that lowers the squared error.
+
+    In the limit of many knots their best density is (weight |f''|^2)^(1/5).
+    """
+    bend = np.abs(np.gradient(np.gradient(y, x), x))
+    density = (weights * (bend**2 + 1e-6 * (bend.max() ** 2 + 1e-12))) ** 0.2
+    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    knots = np.interp(np.linspace(0, cumulative[-1], clips + 1), cumulative, x)
+
+    def error(candidate: np.ndarray) -> float:
+        values = _fit_values(x, y, weights, candidate)
+        return float((weights * (np.interp(x, candidate, values) - y) ** 2).sum())
+
+    best, step = error(knots), 0.5
+    while step > 0.02:
+        improved = False
+        for index in range(len(knots)):
+            for direction in (-1, 1):
+                moved = _moved(knots, index, direction * step, x[0], x[-1])
+                found = error(moved)
+                if found < best * (1 - 1e-6):
+                    knots, best, improved = moved, found, True
+        if not improved:
+            step /= 2
+    return np.asarray(knots)
+
+
+def _moved(knots: np.ndarray, index: int, share: float, low: float, high: float) -> np.ndarray:
+    """One knot moved by a share of the way to its neighbour or the end of the range."""
+    padded = np.concatenate([[low], knots, [high]])
+    neighbour = padded[index + 2] if share > 0 else padded[index]
+    moved = knots.copy()
+    moved[index] += abs(share) * 0.98 * (neighbour - knots[index])
+    return moved
+
+
+def _replace(editor: Editor, region: ScalarRegion, knots: np.ndarray, values: np.ndarray) -> None:
+    node, x = region.last, region.source
+    dtype = np.dtype(np.float32 if x.dtype is None else x.dtype)
+    result = node.outputs[0]
+    like = gs.Variable("", dtype, result.shape)
+    knots = knots.astype(dtype)
+    terms: list[gs.Tensor] = [editor.constant(f"{node.name}/start", values[0].astype(dtype))]
+    for number, (left, right) in enumerate(itertools.pairwise(knots)):
+        slope = dtype.type((values[number + 1] - values[number]) / float(right - left))
+        name = f"{node.name}/{number}"
+        knot = editor.constant(f"{name}/knot", left)
+        above = editor.node("Sub", f"{name}/above", [x, knot], like=like)
+        bounds = [
+            editor.constant(f"{name}/min", np.zeros((), dtype)),
+            editor.constant(f"{name}/max", np.asarray(right - left, dtype)),
+        ]
+        clip = editor.node("Clip", f"{name}/clip", [above, *bounds], like=like)
+        terms.append(
+            editor.node(
+                "Mul", f"{name}/term", [clip, editor.constant(f"{name}/slope", slope)], like=like
+            )
+        )
+    replace_node(node, "Sum", terms)

@@ -1,0 +1,45 @@
+"""Let a network that was exported for a fixed batch take any number of samples."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import Editor, constant_value, tidy
+from .io import infer_shapes
+
+
+def free_batch_axis(graph: gs.Graph) -> bool:
+    """Inputs [1, ...] -> [N, ...]; Reshape to [1, ...] -> [0, ...], which keeps N.
+
+    For a network whose inputs all have the same fixed number of samples, b. Where an inner
+    Reshape or Expand says b, it keeps its input's size instead. The result is the same for b
+    samples; that it treats samples apart is to be checked by running it, since a constant
+    may hold b too. False, and nothing changes, if the first axes are not one fixed size.
+    """
+    sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
+    batch = sizes.pop() if len(sizes) == 1 else None
+    if not isinstance(batch, int):
+        return False
+    editor = Editor(graph)
+    symbol = editor.name("N")
+    for node in graph.nodes:
+        if node.domain or node.op not in ("Reshape", "Expand"):
+            continue
+        shape, before = constant_value(node.inputs[1]), node.inputs[0].shape
+        if shape is None or not shape.size or shape[0] != batch or np.any(shape[1:] == 0):
+            continue
+        if node.op == "Reshape" and (before is None or not before or before[0] != batch):
+            continue
+        kept = np.array(shape)
+        # 0 copies a size in Reshape; 1 leaves it in Expand.
+        kept[0] = 0 if node.op == "Reshape" else 1
+        node.attrs.pop("allowzero", None)
+        node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
+    for tensor in graph.inputs:
+        tensor.shape = [symbol, *tensor.shape[1:]]
+    inner = [tensor for node in graph.nodes for tensor in node.outputs]
+    for tensor in (*inner, *graph.outputs):
+        if isinstance(tensor, gs.Variable) and tensor.shape and tensor.shape[0] == batch:
+            tensor.shape = [symbol, *tensor.shape[1:]]
+    tidy(graph)
+    infer_shapes(graph)
+    return True

@@ -1,0 +1,190 @@
+"""Bring every spelling of a clip into one form."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import (
+    Editor,
+    bypass,
+    constant_value,
+    disconnect,
+    is_floating,
+    only_consumer,
+    producer,
+    replace_node,
+    tidy,
+)
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """clip(x; low, high) = min(max(x, low), high); scalars, or arrays that broadcast to x."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def then(self, outer: "_Bounds") -> "_Bounds":
+        """clip(clip(x; a, b); c, d) = clip(x; clip(a; c, d), clip(b; c, d))."""
+        return _Bounds(
+            np.minimum(np.maximum(self.low, outer.low), outer.high),
+            np.minimum(np.maximum(self.high, outer.low), outer.high),
+        )
+
+
+_UNBOUNDED = _Bounds(np.array(-np.inf), np.array(np.inf))
+
+
+def unify_clips(graph: gs.Graph) -> bool:
+    """Every elementwise bound in one form, and a chain of bounds in one activation.
+
+        Max(x, 0), Clip(x, 0)                      ->  Relu(x)
+        Clip(x, 0, t), Min(Max(x, 0), t)           ->  Clip(x, 0, t)
+        Relu or Clip(0, t) after a bound, and back ->  one of these, by ``_Bounds.then``
+        the same with t per channel                ->  Min(Relu(x), t)
+
+    Chains are merged where nothing else reads what lies between.
+    """
+    changed, editor = False, Editor(graph)
+    for node in list(graph.nodes):
+        chain = _chain_of_bounds(graph, node)
+        if not chain:
+            continue
+        bounds = _UNBOUNDED
+        for link in chain:
+            bounds = bounds.then(_bounds_of(link) or _UNBOUNDED)
+        wanted = _canonical_form(bounds)
+        if wanted is not None and [_spelling(link) for link in chain] != wanted:
+            changed |= _rewrite(graph, editor, chain, wanted)
+    tidy(graph)
+    return changed
+
+
+def _chain_of_bounds(graph: gs.Graph, last: gs.Node) -> list[gs.Node]:
+    """The longest run of bounds that ends in ``last``; empty if another bound follows it."""
+    following = only_consumer(graph, last.outputs[0]) if last.outputs else None
+    if _bounds_of(last) is None or (following is not None and _bounds_of(following) is not None):
+        return []
+    chain = [last]
+    while True:
+        source = _bounded_input(chain[0])
+        before = producer(source)
+        if before is None or only_consumer(graph, source) is None or _bounds_of(before) is None:
+            return chain
+        chain.insert(0, before)
+
+
+def _bounded_input(node: gs.Node) -> gs.Tensor:
+    """The one input of Relu, Clip, Min or Max that is not a constant bound."""
+    return next(tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant))
+
+
+def _bounds_of(node: gs.Node) -> _Bounds | None:
+    """What a node clips to; None if it is no clip of one tensor by constants."""
+    variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+    if node.domain or len(variables) != 1 or not is_floating(variables[0]):
+        return None
+    match node.op:
+        case "Relu":
+            return _Bounds(np.array(0.0), _UNBOUNDED.high)
+        case "Clip":
+            low, high = clip_bounds(node)
+            usable = variables[0] is node.inputs[0] and not (np.isnan(low) or np.isnan(high))
+            return _Bounds(low, high) if usable else None
+        case "Min" | "Max":
+            values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
+            if not values or not all(keeps_shape(value, variables[0]) for value in values):
+                return None
+            combine = np.minimum if node.op == "Min" else np.maximum
+            bound = values[0].astype(np.float64)
+            for value in values[1:]:
+                bound = combine(bound, value)
+            if np.any(np.isnan(bound)):
+                return None
+            largest = float(np.finfo(values[0].dtype).max)
+            if node.op == "Min":
+                return _Bounds(_UNBOUNDED.low, np.where(bound >= largest, np.inf, bound))
+            return _Bounds(np.where(bound <= -largest, -np.inf, bound), _UNBOUNDED.high)
+    return None
+
+
+def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
+    """The scalar bounds of a Clip, infinite where there is none, NaN where not constant."""
+    return _clip_bound(node, 1, "min", -np.inf), _clip_bound(node, 2, "max", np.inf)
+
+
+def _clip_bound(node: gs.Node, index: int, attribute: str, unbounded: float) -> np.ndarray:
+    """A bound of Clip: an input since opset 11, an attribute before, or absent."""
+    bound: float | np.ndarray | None = node.attrs.get(attribute, unbounded)
+    if len(node.inputs) > index and not node.inputs[index].is_empty():
+        bound = constant_value(node.inputs[index])
+    value = np.asarray(bound, np.float64).reshape(())
+    # Exporters write "no bound" as the type's largest number.
+    largest = float(np.finfo(bound.dtype if isinstance(bound, np.ndarray) else np.float32).max)
+    beyond = value >= largest if unbounded > 0 else value <= -largest
+    return np.array(unbounded) if beyond else value
+
+
+def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:
+    """Whether a floating constant broadcasts to a tensor without changing the tensor's shape."""
+    if not np.issubdtype(bound.dtype, np.floating) or bound.ndim == 0:
+        return np.issubdtype(bound.dtype, np.floating)
+    if tensor.shape is None or bound.ndim > len(tensor.shape):
+        return False
+    dimensions = zip(bound.shape[::-1], tensor.shape[::-1], strict=False)
+    return all(size in (1, dimension) for size, dimension in dimensions)
+
+
+def _canonical_form(bounds: _Bounds) -> list[tuple] | None:
+    """The operations, each (op, low, high), that write these bounds; None: leave as they are."""
+    low, high = _scalar(bounds.low), _scalar(bounds.high)
+    if low is None:
+        return None  # A lower bound per channel: no activation that has a spiking form.
+    if low == np.inf or np.any(bounds.high == -np.inf):
+        return None  # A constant in disguise.
+    if high is None:
+        return [("Relu", 0.0, np.inf), ("Min", -np.inf, bounds.high.tolist())] if low == 0 else None
+    if (low, high) == (-np.inf, np.inf):
+        return []
+    return [("Relu" if (low, high) == (0, np.inf) else "Clip", low, high)]
+
+
+def _scalar(bound: np.ndarray) -> float | None:
+    """The one value of a bound, or None if it differs between channels."""
+    first = float(bound.flat[0])
+    return first if np.all(bound == first) else None
+
+
+def _spelling(node: gs.Node) -> tuple:
+    bounds = _bounds_of(node) or _UNBOUNDED
+    return node.op, bounds.low.tolist(), bounds.high.tolist()
+
+
+def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> bool:
+    """Let the last node of a chain, and one before it if need be, compute what is wanted."""
+    source, last = _bounded_input(chain[0]), chain[-1]
+    dtype = np.float32 if source.dtype is None else source.dtype
+    for node in chain[:-1]:
+        disconnect(node)
+    if not wanted:
+        replace_node(last, "Identity", [source])
+        bypass(graph, last)
+        return True
+    if len(wanted) == 2:
+        positive = editor.node("Relu", f"{last.name}/relu", [source], like=last.outputs[0])
+        bound = editor.constant(f"{last.name}/max", np.asarray(wanted[1][2], dtype))
+        replace_node(last, "Min", [positive, bound])
+        return True
+    op, low, high = wanted[0]
+    inputs: list[gs.Tensor] = [source]
+    attributes: dict[str, float] = {}
+    for name, value in (("min", low), ("max", high)) if op == "Clip" else ():
+        if graph.opset < 11:
+            attributes |= {name: value} if np.isfinite(value) else {}
+        elif np.isfinite(value):
+            inputs.append(editor.constant(f"{last.name}/{name}", np.array(value, dtype)))
+        else:
+            inputs.append(gs.Variable.empty())
+    replace_node(last, op, inputs, attributes)
+    return True

@@ -1,0 +1,263 @@
+"""Fold a scale and shift that comes after an activation into the linear operator behind."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from .affine import AFFINE_OPS, Affine, affine_of, per_channel
+from .editing import (
+    Editor,
+    bypass,
+    constant_value,
+    is_graph_output,
+    only_consumer,
+    replace_node,
+    tidy,
+)
+from .errors import Refusal
+from .linear import downstream
+
+_POOLS = ("AveragePool", "GlobalAveragePool")
+_LINEAR = ("Conv", "Gemm", "MatMul")
+_ACTIVATIONS = ("Relu", "Clip", "Min")
+
+
+def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
+    """L(a x + c) -> L'(x) + K, for what lies between an activation and the next weights.
+
+        L' = L diag(a),  K = L(c) - L(0)
+
+    L is Conv, Gemm or MatMul, after any number of AveragePool, GlobalAveragePool, Flatten,
+    Reshape to [N, features], Pad by 0 and Transpose. K goes into L's bias where it is the
+    same at every place; at a padded border it is not, and is added as a constant map, so
+    the rewriting is exact up to rounding. Where it cannot be done the scale and shift stays,
+    which is affine too; the reasons are appended to ``declined``.
+    """
+    changed, editor = False, Editor(graph)
+    after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in _ACTIVATIONS])
+    for node in list(graph.nodes):
+        if node.op not in AFFINE_OPS or node.domain:
+            continue
+        affine = affine_of(graph, node)
+        if isinstance(affine, str) or affine.x.name not in after:
+            continue
+        reason = _fold(graph, editor, node, affine)
+        changed |= reason is None
+        if reason is not None and declined is not None and node.op == "BatchNormalization":
+            declined.append(Refusal(node.name, node.op, reason))
+    tidy(graph)
+    return changed
+
+
+@dataclass
+class _Path:
+    """The nodes from a scale and shift to one linear operator, that operator last."""
+
+    nodes: list[gs.Node]
+
+    @property
+    def linear(self) -> gs.Node:
+        return self.nodes[-1]
+
+
+def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str | None:
+    """Fold one node into all that reads it; the reason if it cannot be."""
+    shape = node.outputs[0].shape
+    if is_graph_output(graph, node.outputs[0]) or shape is None:
+        return "its result is an output, or of unknown rank"
+    result = node.outputs[0]
+    paths = [_path(graph, result, consumer) for consumer in result.outputs]
+    folds = [None if p is None else _fold_of(p, affine, shape) for p in paths]
+    found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
+    if not found or len(found) < len(paths):
+        return "what reads it is not one linear operator with constant weights"
+    for path, (weight, shift) in found:
+        _apply(editor, path, weight, shift)
+    replace_node(node, "Identity", [affine.x])
+    bypass(graph, node)
+    return None
+
+
+def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> _Path | None:
+    """The way to the next linear operator; None if anything else lies on it or reads it."""
+    nodes = [first]
+    while True:
+        node = nodes[-1]
+        if node.domain or [tensor is source for tensor in node.inputs].index(True) != 0:
+            return None
+        if node.op in _LINEAR:
+            return _Path(nodes) if constant_value(node.inputs[1]) is not None else None
+        if not _passes_on(node):
+            return None
+        source = node.outputs[0]
+        following = only_consumer(graph, source)
+        if following is None:
+            return None
+        nodes.append(following)
+
+
+def _passes_on(node: gs.Node) -> bool:
+    """Whether an operator hands a scale and shift on to what comes after it."""
+    if node.op == "Reshape":
+        return constant_value(node.inputs[1]) is not None
+    if node.op == "Pad":
+        value = constant_value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(())
+        pads = constant_value(node.inputs[1])
+        zeros = value is not None and not np.any(value)
+        return zeros and pads is not None and node.attrs.get("mode", "constant") == "constant"
+    return node.op in (*_POOLS, "Flatten", "Transpose", "Identity")
+
+
+def _fold_of(
+    path: _Path, affine: Affine, shape: list[int | str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The new weight of a path's linear operator and the constant K; None if there is none."""
+    weight = _scaled_weight(path, affine.scale, shape)
+    if weight is None:
+        return None
+    if not np.any(affine.shift):
+        return weight, np.zeros(())
+    shift = _constant_through(path, affine.shift, shape)
+    return None if shift is None else (weight, shift)
+
+
+def _scaled_weight(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+    """W diag(a), where a reaches W as one factor for each input channel or feature."""
+    linear = path.linear
+    weight = np.asarray(linear.inputs[1].values)
+    if scale.size == 1:
+        return weight * float(scale.reshape(()))
+    factors = _factors(path, scale, shape)
+    if factors is None:
+        return None
+    if linear.op == "Conv":
+        groups = linear.attrs.get("group", 1)
+        per_group = factors.reshape(groups, -1)
+        rows = np.repeat(per_group, weight.shape[0] // groups, axis=0)
+        if rows.shape[1] != weight.shape[1]:
+            return None
+        return np.asarray(weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2)))
+    axis = 1 if linear.op == "Gemm" and linear.attrs.get("transB", 0) else 0
+    if weight.ndim != 2 or weight.shape[axis] != factors.size:
+        return None
+    return np.asarray(weight * (factors if axis else factors[:, None]))
+
+
+def _factors(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+    """The scale as the linear operator meets it: one factor a channel, or a feature."""
+    spread = [n for n in path.nodes[:-1] if n.op in ("Flatten", "Reshape", "Transpose")]
+    rank = len(shape)
+    if not spread:
+        axis = 1 if path.linear.op == "Conv" else rank - 1
+        factors = per_channel(scale, rank, axis)
+        size = shape[axis]
+        if factors is None or not isinstance(size, int):
+            return None
+        return np.broadcast_to(factors, size)
+    # Channels are spread over features: let the path itself spread their factors. A pool
+    # passes on a scale that is the same over its window, so per channel alone.
+    if per_channel(scale, rank) is None:
+        return None
+    pools = [node for node in path.nodes[:-1] if node.op in (*_POOLS, "Pad")]
+    result = _evaluate(path.nodes[:-1], scale, shape, without={id(n) for n in pools}, path=path)
+    return None if result is None or result.ndim != 2 else result[0]
+
+
+def _constant_through(path: _Path, shift: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+    """K = L(c) - L(0) of one sample; only its channels where the image's size is unknown."""
+    sizes = list(shape[1:])
+    if not all(isinstance(size, int) for size in sizes):
+        # Without padding K is the same everywhere, so any size of image tells it.
+        if any(_has_borders(node) for node in path.nodes) or not isinstance(sizes[0], int):
+            return None
+        sizes = [sizes[0], *(64 if isinstance(size, str) else size for size in sizes[1:])]
+    full = [1, *sizes]
+    with_shift = _evaluate(path.nodes, shift, full)
+    without = _evaluate(path.nodes, np.zeros(()), full)
+    if with_shift is None or without is None:
+        return None
+    constant = (with_shift.astype(np.float64) - without)[0]
+    places = constant.reshape(constant.shape[0], -1)
+    rounding = 1e-6 * np.abs(constant).max()
+    if constant.ndim == 1 or (
+        path.linear.op == "Conv" and np.ptp(places, axis=1).max() <= rounding
+    ):
+        return np.asarray(places[:, 0])
+    return constant if sizes == list(shape[1:]) else None
+
+
+def _has_borders(node: gs.Node) -> bool:
+    fixed = node.op in ("Flatten", "Reshape", "Pad")
+    padded = any(node.attrs.get("pads", [])) or node.attrs.get("ceil_mode", 0)
+    return fixed or padded or node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+
+
+def _evaluate(
+    nodes: list[gs.Node],
+    value: np.ndarray,
+    shape: list[int | str],
+    without: set[int] = frozenset(),  # type: ignore[assignment]
+    path: _Path | None = None,
+) -> np.ndarray | None:
+    """What a chain of nodes computes, in float32, for a constant of a sample's shape."""
+    sizes = [1, *shape[1:]]
+    if path is not None:
+        # The image that reaches the last node's reshaping, not the one before the pools.
+        reshaping = next(n for n in path.nodes if n.op in ("Flatten", "Reshape", "Transpose"))
+        held = reshaping.inputs[0].shape
+        sizes = [1, *(held[1:] if held is not None else shape[1:])]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    filled = np.broadcast_to(np.asarray(value, np.float32), tuple(map(int, sizes[1:])))[None]
+    tensor: gs.Tensor = gs.Constant("value", np.ascontiguousarray(filled))
+    copies = []
+    for number, node in enumerate(nodes):
+        if id(node) in without:
+            continue
+        inputs = [tensor, *(_single(t, number, i) for i, t in enumerate(node.inputs[1:]))]
+        result = gs.Variable(f"t{number}", np.float32)
+        copies.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
+        tensor = result
+    chain = gs.Graph(copies, [], [tensor], opset=17)
+    with G_LOGGER.suppress():
+        chain.fold_constants(fold_shapes=False)
+    (output,) = chain.outputs
+    return np.asarray(output.values) if isinstance(output, gs.Constant) else None
+
+
+def _single(tensor: gs.Tensor, number: int, index: int) -> gs.Tensor:
+    if not isinstance(tensor, gs.Constant):
+        return gs.Variable.empty()
+    value = np.asarray(tensor.values)
+    floating = np.issubdtype(value.dtype, np.floating)
+    return gs.Constant(f"c{number}.{index}", value.astype(np.float32) if floating else value)
+
+
+def _apply(editor: Editor, path: _Path, weight: np.ndarray, shift: np.ndarray) -> None:
+    linear = path.linear
+    dtype = np.asarray(linear.inputs[1].values).dtype
+    linear.inputs[1] = editor.constant(f"{linear.name}/weight", weight.astype(dtype))
+    if not np.any(shift):
+        return
+    has_bias = len(linear.inputs) > 2 and not linear.inputs[2].is_empty()
+    bias = constant_value(linear.inputs[2]) if has_bias else np.zeros(())
+    uniform = shift.ndim == 1
+    if (
+        uniform
+        and bias is not None
+        and linear.op in ("Conv", "Gemm")
+        and (linear.attrs.get("beta", 1.0) == 1.0)
+    ):
+        new = editor.constant(f"{linear.name}/bias", (bias + shift).astype(dtype))
+        linear.inputs = [*linear.inputs[:2], new]
+        return
+    result = linear.outputs[0]
+    if uniform and linear.op == "Conv":
+        shift = shift.reshape(-1, *(1,) * (weight.ndim - 2))
+    constant = editor.constant(f"{linear.name}/shift", shift.astype(dtype))
+    before = gs.Variable(editor.name(f"{linear.name}/unshifted"), result.dtype, result.shape)
+    linear.outputs = [before]
+    name = editor.name(f"{linear.name}/shifted")
+    editor.graph.nodes.append(gs.Node("Add", name, {}, [before, constant], [result]))

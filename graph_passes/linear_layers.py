@@ -1,0 +1,111 @@
+"""Bring the spellings of linear layers and of global pooling into one form."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import (
+    Editor,
+    bypass,
+    constant_value,
+    is_floating,
+    only_consumer,
+    replace_node,
+    tidy,
+)
+
+
+def unify_linear_layers(graph: gs.Graph) -> bool:
+    """One form for each linear layer; exact up to rounding.
+
+    Add(MatMul(x, W), b), x of [N, features]   ->  Gemm(x, W, b)
+    Gemm with alpha, beta                      ->  Gemm(x, alpha W, beta b)
+    Gemm with transA                           ->  Gemm(Transpose(x), W, b)
+    Sum(x, y)                                  ->  Add(x, y)
+    ReduceMean, ReduceMax over all of an image ->  GlobalAveragePool, GlobalMaxPool
+    """
+    editor = Editor(graph)
+    changed = False
+    for node in list(graph.nodes):
+        if node.domain or not node.inputs:
+            continue
+        match node.op:
+            case "MatMul":
+                changed |= _with_bias(graph, node)
+            case "Gemm":
+                changed |= _plain_gemm(editor, node)
+            case "Sum" if len(node.inputs) == 2:
+                node.op = "Add"
+                changed = True
+            case "ReduceMean" | "ReduceMax":
+                changed |= _global_pool(editor, node)
+    tidy(graph)
+    return changed
+
+
+def _with_bias(graph: gs.Graph, node: gs.Node) -> bool:
+    weight, add = constant_value(node.inputs[1]), only_consumer(graph, node.outputs[0])
+    shape = node.outputs[0].shape
+    if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
+        return False
+    if add is None or add.op != "Add" or add.domain:
+        return False
+    other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    bias = constant_value(other)
+    features = weight.shape[1]
+    if bias is None or bias.shape not in ((), (1,), (features,), (1, 1), (1, features)):
+        return False
+    x, w = node.inputs
+    replace_node(node, "Gemm", [x, w, other])
+    replace_node(add, "Identity", [node.outputs[0]])
+    bypass(graph, add)
+    return True
+
+
+def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
+    changed = False
+    for attribute, index in (("alpha", 1), ("beta", 2)):
+        factor = node.attrs.get(attribute, 1.0)
+        if factor == 1.0:
+            node.attrs.pop(attribute, None)
+            continue
+        held = len(node.inputs) > index and not node.inputs[index].is_empty()
+        value = constant_value(node.inputs[index]) if held else None
+        if held and value is None:
+            continue
+        if value is not None:
+            scaled = (value.astype(np.float64) * factor).astype(value.dtype)
+            node.inputs[index] = editor.constant(f"{node.name}/{attribute}", scaled)
+        del node.attrs[attribute]
+        changed = True
+    if node.attrs.get("transA", 0):
+        x = node.inputs[0]
+        shape = None if x.shape is None else list(x.shape)[::-1]
+        like = gs.Variable("", x.dtype, shape)
+        node.inputs[0] = editor.node(
+            "Transpose", f"{node.name}/transA", [x], {"perm": [1, 0]}, like
+        )
+        del node.attrs["transA"]
+        changed = True
+    return changed
+
+
+def _global_pool(editor: Editor, node: gs.Node) -> bool:
+    x = node.inputs[0]
+    axes = node.attrs.get("axes")
+    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
+        value = constant_value(node.inputs[1])
+        axes = None if value is None else value.tolist()
+    if axes is None or x.shape is None or len(x.shape) < 3 or not is_floating(x):
+        return False
+    rank = len(x.shape)
+    if sorted(axis % rank for axis in axes) != list(range(2, rank)):
+        return False
+    op = "GlobalAveragePool" if node.op == "ReduceMean" else "GlobalMaxPool"
+    if node.attrs.get("keepdims", 1):
+        replace_node(node, op, [x])
+        return True
+    like = gs.Variable("", x.dtype, [*x.shape[:2], *(1,) * (rank - 2)])
+    pooled = editor.node(op, f"{node.name}/pool", [x], like=like)
+    spatial = editor.constant(f"{node.name}/axes", np.arange(2, rank, dtype=np.int64))
+    replace_node(node, "Squeeze", [pooled, spatial])
+    return True

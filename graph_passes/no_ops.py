@@ -1,0 +1,50 @@
+"""Remove what computes nothing."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import bypass, constant_value, is_used, tidy
+from .io import onnx_type
+
+
+def remove_no_ops(graph: gs.Graph) -> bool:
+    """X -> f(x) = x: the nodes that compute nothing at inference are removed.
+
+    One whose output is the graph's output and whose input is the graph's input stays.
+    """
+    changed = False
+    for node in list(graph.nodes):
+        if _is_no_op(graph, node):
+            changed |= bypass(graph, node)
+    tidy(graph)
+    return changed
+
+
+def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
+    if node.domain or not node.inputs or any(is_used(graph, t) for t in node.outputs[1:]):
+        return False
+    source = node.inputs[0]
+    match node.op:
+        case "Identity":
+            return True
+        case "Dropout":
+            training = node.inputs[2] if len(node.inputs) > 2 else None
+            return training is None or training.is_empty() or constant_value(training) == np.False_
+        case "Cast":
+            return source.dtype is not None and onnx_type(source.dtype) == node.attrs["to"]
+        case "Transpose":
+            permutation = node.attrs.get("perm")
+            return permutation is not None and permutation == sorted(permutation)
+        case "Pad":
+            pads = constant_value(node.inputs[1]) if len(node.inputs) > 1 else node.attrs["pads"]
+            return pads is not None and not np.any(pads)
+        case "Concat" | "Sum" | "Min" | "Max" | "Mean":
+            return len(node.inputs) == 1
+        case "AveragePool" | "MaxPool":
+            return (
+                set(node.attrs["kernel_shape"]) == {1}
+                and set(node.attrs.get("strides", [1])) == {1}
+                and not any(node.attrs.get("pads", []))
+            )
+        case _:
+            return False

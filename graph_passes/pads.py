@@ -1,0 +1,108 @@
+"""Fold a Pad into the operator that it was written for."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import bypass, constant_value, only_consumer, producer, tidy
+
+_POOLS = ("AveragePool", "MaxPool")
+
+
+def fold_pads(graph: gs.Graph) -> bool:
+    """Pad(0) -> the pads of Conv or AveragePool; Pad(-infinity) -> those of MaxPool.
+
+    Zeros before a MaxPool are folded too where what they surround is never below 0. Only
+    constant, non-negative pads of an image's axes are folded; any other Pad stays, which is
+    affine as well. Exact.
+    """
+    changed = False
+    for node in list(graph.nodes):
+        if node.op == "Pad" and not node.domain:
+            changed |= _fold(graph, node)
+    tidy(graph)
+    return changed
+
+
+def _fold(graph: gs.Graph, node: gs.Node) -> bool:
+    following = only_consumer(graph, node.outputs[0])
+    pads = _spatial_pads(node)
+    if following is None or pads is None or following.domain:
+        return False
+    if following.op not in ("Conv", *_POOLS) or following.inputs[0] is not node.outputs[0]:
+        return False
+    attrs = following.attrs
+    own = attrs.get("pads", [0] * len(pads))
+    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or len(own) != len(pads):
+        return False
+    value = _value(node)
+    total = [a + b for a, b in zip(own, pads, strict=True)]
+    is_conv = following.op == "Conv"
+    if not (value == 0 if is_conv else _fits_pool(node, following, value, own, total)):
+        return False
+    attrs.pop("auto_pad", None)
+    attrs["pads"] = total
+    if following.op == "AveragePool":
+        attrs["count_include_pad"] = 1
+    bypass(graph, node)
+    return True
+
+
+def _fits_pool(pad: gs.Node, pool: gs.Node, value: float, own: list[int], total: list[int]) -> bool:
+    kernel = pool.attrs["kernel_shape"]
+    # ONNX Runtime refuses a pool that could see padding alone.
+    if pool.attrs.get("ceil_mode", 0) or any(
+        size >= kernel[axis % len(kernel)] for axis, size in enumerate(total)
+    ):
+        return False
+    if pool.op == "AveragePool":
+        counted = not any(own) or pool.attrs.get("count_include_pad", 0) == 1
+        return bool(value == 0 and counted)
+    if len(pool.outputs) > 1:
+        return False
+    dtype = np.dtype(np.float32 if pad.inputs[0].dtype is None else pad.inputs[0].dtype)
+    if value <= -float(np.finfo(dtype).max):
+        return True
+    before = producer(pad.inputs[0])
+    return bool(value == 0 and before is not None and _is_non_negative(before))
+
+
+def _is_non_negative(node: gs.Node) -> bool:
+    """Whether a node is a ReLU, or a clip from 0."""
+    if node.op == "Clip" and len(node.inputs) > 1:
+        low = constant_value(node.inputs[1])
+        return low is not None and float(low) >= 0
+    return str(node.op) == "Relu"
+
+
+def _value(node: gs.Node) -> float:
+    if len(node.inputs) < 3 or node.inputs[2].is_empty():
+        return 0.0
+    value = constant_value(node.inputs[2])
+    return np.nan if value is None else float(value.reshape(()))
+
+
+def _spatial_pads(node: gs.Node) -> list[int] | None:
+    """The pads of axes 2 and up in ONNX's order, begins then ends; None if not foldable."""
+    x = node.inputs[0]
+    pads = constant_value(node.inputs[1])
+    dtype = np.dtype(np.float32 if x.dtype is None or isinstance(x.dtype, int) else x.dtype)
+    if node.attrs.get("mode", "constant") != "constant" or pads is None or dtype.kind != "f":
+        return None
+    axes = None
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
+        axes = constant_value(node.inputs[3])
+        if axes is None:
+            return None
+    rank = None if x.shape is None else len(x.shape)
+    if axes is None:
+        rank, places = len(pads) // 2, list(range(len(pads) // 2))
+    elif rank is None:
+        return None
+    else:
+        places = [int(axis) % rank for axis in axes]
+    begins, ends = [0] * rank, [0] * rank
+    for place, begin, end in zip(places, pads[: len(places)], pads[len(places) :], strict=True):
+        begins[place], ends[place] = int(begin), int(end)
+    if any(begins[:2]) or any(ends[:2]) or min(*begins, *ends) < 0:
+        return None
+    return [*begins[2:], *ends[2:]]

@@ -1,0 +1,65 @@
+"""Average over time before a read-out that is not affine."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .editing import Editor, is_floating, operands, tidy
+from .errors import Refusal, UnsupportedModelError
+from .linear import downstream, nonlinear_nodes, regions
+from .spiking import StateNames, require_ranks
+from .spiking_pool import clock
+
+
+def average_before_read_out(graph: gs.Graph) -> bool:
+    """f(x) -> f(RunningMean(x)), for f that is not affine and comes after the last neuron.
+
+        RunningMean: S(t) = S(t - 1) + x(t),  mean = S(t) / t
+
+    A Softmax of one time-step's spikes is not the Softmax of their rates. What comes after
+    a RunningMean is the read-out of all time-steps so far, not that of one. Run it after
+    the passes that make neurons and pools.
+    """
+    read_out = {node.name for node in regions(graph).epilogue}
+    starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
+    behind = downstream(graph, [t for n in graph.nodes if n.name in starts for t in n.outputs])
+    behind -= {t.name for node in neurons.stateful_nodes(graph) for t in node.outputs}
+    varying = downstream(graph, graph.inputs)
+    readers = [
+        node
+        for node in graph.nodes
+        if any(t.name in behind for t in node.outputs) and not neurons.is_stateful(node)
+    ]
+    wanted = {
+        tensor.name: tensor
+        for node in readers
+        for tensor in operands(node)
+        if tensor.name in varying and tensor.name not in behind and is_floating(tensor)
+    }
+    captured = {
+        n.name: n for n in readers for t in operands(n)[len(n.inputs) :] if t.name in wanted
+    }
+    if captured:
+        reason = "its branches read activations, whose average over time they cannot be given"
+        raise UnsupportedModelError(
+            "these nodes cannot be part of a read-out:",
+            [Refusal(node.name, node.op, reason) for node in captured.values()],
+        )
+    makers = [t.inputs[0] for t in wanted.values() if t.inputs]
+    require_ranks(graph, makers)
+    editor, names = Editor(graph), StateNames(graph)
+    for tensor in wanted.values():
+        mean = gs.Variable(editor.name(f"{tensor.name}/mean"), tensor.dtype, tensor.shape)
+        for node in readers:
+            for index, read in enumerate(node.inputs):
+                if read is tensor:
+                    node.inputs[index] = mean
+        average = gs.Node(
+            "RunningMean", mean.name, {}, [tensor, clock(graph)], [mean], domain=neurons.DOMAIN
+        )
+        names.settle(average)
+        graph.nodes.append(average)
+        dtype = neurons.sum_type(np.dtype(tensor.dtype))
+        neurons.add_state(graph, average, len(tensor.shape), dtype)
+    tidy(graph)
+    return bool(wanted)

@@ -1,0 +1,147 @@
+"""Give max-pooling and thresholds between neurons a form that counts spikes."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .editing import Editor, constant_value, is_used, tidy
+from .errors import Refusal, UnsupportedModelError
+from .linear import MAX_POOLS, downstream
+from .spiking import StateNames, require_ranks
+
+
+def max_to_spiking_pool(graph: gs.Graph) -> bool:
+    """MaxPool -> SpikingMaxPool, GlobalMaxPool -> SpikingGlobalMaxPool, after neurons.
+
+        S(t) = S(t - 1) + x(t),   out(t) = max_pool(S(t)) - max_pool(S(t - 1))
+
+    The outputs add up to the maximum of the inputs' sums, so the mean over time is that of
+    max-pooling the rates, for any window, stride and padding; at most one spike leaves a
+    window in a time-step. Run it after ``activations_to_neurons``. Pools that no spikes
+    reach stay. Raises ``UnsupportedModelError`` for a pool whose indices are used, or whose
+    padding depends on the size of an image that is not fixed.
+    """
+    nodes = [node for node in _reached(graph) if node.op in MAX_POOLS]
+    require_ranks(graph, nodes)
+    refusals = [Refusal(n.name, n.op, why) for n in nodes if (why := _why_not(graph, n))]
+    if refusals:
+        raise UnsupportedModelError("these pools cannot count spikes:", refusals)
+    names = StateNames(graph)
+    for node in nodes:
+        names.settle(node)
+        attributes = _attributes(node) if node.op == "MaxPool" else {}
+        _to_stateful(graph, node, f"Spiking{node.op}", [node.inputs[0]], attributes)
+    tidy(graph)
+    return bool(nodes)
+
+
+def thresholds_to_spiking(graph: gs.Graph) -> bool:
+    """ThresholdedRelu -> SpikingThreshold, after neurons.
+
+        S(t) = S(t - 1) + x(t),   out(t) = f(S(t), t) - f(S(t - 1), t - 1)
+
+    with f(S, t) = S where S > alpha t, else 0: the outputs add up to the inputs' sum where
+    their mean is above alpha, and to 0 elsewhere.
+    """
+    nodes = [node for node in _reached(graph) if node.op == "ThresholdedRelu"]
+    require_ranks(graph, nodes)
+    names = StateNames(graph)
+    for node in nodes:
+        names.settle(node)
+        alpha = np.asarray(node.attrs.get("alpha", 1.0), node.inputs[0].dtype)
+        inputs = [node.inputs[0], clock(graph)]
+        attributes = {"alpha": neurons.attribute_tensor(alpha)}
+        _to_stateful(graph, node, "SpikingThreshold", inputs, attributes)
+    tidy(graph)
+    return bool(nodes)
+
+
+def clock(graph: gs.Graph) -> gs.Variable:
+    """The time-step t, counted by the graph's one Clock, which is added if there is none."""
+    for node in neurons.stateful_nodes(graph):
+        if node.op == "Clock":
+            result: gs.Variable = node.outputs[0]
+            return result
+    t = gs.Variable(Editor(graph).name("t"), np.float32, [1])
+    node = gs.Node("Clock", "clock", {}, [], [t], domain=neurons.DOMAIN)
+    StateNames(graph).settle(node)
+    graph.nodes.insert(0, node)
+    neurons.add_state(graph, node, 1, np.dtype(np.float32))
+    return t
+
+
+def _reached(graph: gs.Graph) -> list[gs.Node]:
+    """The standard nodes whose first input spikes reach."""
+    spikes = downstream(graph, [node.outputs[0] for node in neurons.stateful_nodes(graph)])
+    return [
+        node
+        for node in graph.nodes
+        if not node.domain and node.inputs and node.inputs[0].name in spikes
+    ]
+
+
+def _to_stateful(
+    graph: gs.Graph, node: gs.Node, op: str, inputs: list[gs.Tensor], attributes: dict
+) -> None:
+    result, dtype = node.outputs[0], node.inputs[0].dtype
+    node.op, node.domain = op, neurons.DOMAIN
+    node.inputs, node.outputs = inputs, [result]
+    node.attrs.clear()
+    node.attrs.update(attributes)
+    rank = len(result.shape)
+    neurons.add_state(graph, node, rank, neurons.sum_type(np.dtype(dtype)))
+
+
+def _why_not(graph: gs.Graph, node: gs.Node) -> str | None:
+    if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
+        return "its second output, the indices, is used; spikes have no such thing"
+    if node.op == "MaxPool" and _pads(node) is None:
+        return (
+            f"its padding, auto_pad {node.attrs['auto_pad']}, depends on the size of the image: "
+            "export the network with a fixed image size"
+        )
+    before = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+    if before is not None and before.op == "Pad" and not before.domain and _pads_lowest(before):
+        return "it is padded with -infinity by a Pad of its own, larger than its window"
+    return None
+
+
+def _pads_lowest(node: gs.Node) -> bool:
+    value = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    return value is not None and float(value.reshape(())) <= -60000.0
+
+
+def _attributes(node: gs.Node) -> dict:
+    """All attributes of a MaxPool, none left to its default."""
+    kernel = node.attrs["kernel_shape"]
+    ones = [1] * len(kernel)
+    return {
+        "kernel_shape": kernel,
+        "strides": node.attrs.get("strides", ones),
+        "pads": _pads(node),
+        "dilations": node.attrs.get("dilations", ones),
+        "ceil_mode": node.attrs.get("ceil_mode", 0),
+    }
+
+
+def _pads(node: gs.Node) -> list[int] | None:
+    """The pads of a MaxPool, begins then ends; None if they follow from unknown sizes."""
+    kernel = node.attrs["kernel_shape"]
+    ones = [1] * len(kernel)
+    how = node.attrs.get("auto_pad", "NOTSET")
+    if how == "NOTSET":
+        return list(node.attrs.get("pads", [0] * 2 * len(kernel)))
+    if how == "VALID":
+        return [0] * 2 * len(kernel)
+    sizes = (node.inputs[0].shape or [])[2:]
+    if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
+        return None
+    begins, ends = [], []
+    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
+    for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
+        total = max(reach - size, 0)
+        small, large = total // 2, total - total // 2
+        begins.append(small if how == "SAME_UPPER" else large)
+        ends.append(large if how == "SAME_UPPER" else small)
+    return begins + ends

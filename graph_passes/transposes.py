@@ -1,0 +1,143 @@
+"""Move Transposes down until they cancel, as in graphs whose channels come last."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import Editor, bypass, constant_value, producer, tidy
+
+_ELEMENTWISE = {
+    "Abs", "Add", "BitShift", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf",
+    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max",
+    "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
+    "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu",
+}  # fmt: skip
+_REDUCTIONS = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
+
+
+def sink_transposes(graph: gs.Graph) -> bool:
+    """f(Transpose(x), Transpose(y)) -> Transpose(f(x, y)); pairs that undo each other vanish.
+
+    f: elementwise operators, whose constants are permuted instead, Concat, and reductions.
+    A network that an exporter wrote with channels last, a pair of Transposes around every
+    convolution, keeps one at its input and perhaps one before a Reshape.
+    """
+    editor = Editor(graph)
+    changed = False
+    # A sunk Transpose comes after the node in the list, so one round in order moves each
+    # as far down as it can go.
+    waiting = list(graph.nodes)[::-1]
+    while waiting:
+        node = waiting.pop()
+        if not node.outputs:
+            continue
+        if node.op == "Transpose" and not node.domain:
+            changed |= _merge(graph, node)
+        else:
+            moved = _sink(graph, editor, node)
+            if moved is not None:
+                changed = True
+                waiting.append(moved)
+    tidy(graph)
+    return changed
+
+
+def _permutation(node: gs.Node | None) -> list[int] | None:
+    """The permutation of a Transpose; None for any other node."""
+    if node is None or node.op != "Transpose" or node.domain:
+        return None
+    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+    default = None if rank is None else list(range(rank))[::-1]
+    permutation: list[int] | None = node.attrs.get("perm", default)
+    return permutation
+
+
+def _merge(graph: gs.Graph, node: gs.Node) -> bool:
+    """Transpose(Transpose(x; p); q) -> Transpose(x; p[q]), or x."""
+    before = producer(node.inputs[0])
+    outer, inner = _permutation(node), _permutation(before)
+    if before is None or outer is None or inner is None:
+        return False
+    node.inputs = [before.inputs[0]]
+    node.attrs["perm"] = [inner[axis] for axis in outer]
+    if node.attrs["perm"] == sorted(node.attrs["perm"]):
+        bypass(graph, node)
+    return True
+
+
+def _sink(graph: gs.Graph, editor: Editor, node: gs.Node) -> gs.Node | None:
+    """Move the Transposes before a node behind it; returns what is to be looked at next.
+
+    That is the new Transpose, or the node itself where none is needed; None if nothing moved.
+    """
+    if node.domain or len(node.outputs) != 1:
+        return None
+    data = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+    if node.op in _REDUCTIONS or node.op == "PRelu":
+        data = data[:1]
+    permutations = [_permutation(producer(tensor)) for tensor in data]
+    permutation = permutations[0] if permutations else None
+    if permutation is None or any(p != permutation for p in permutations):
+        return None
+    below = _move(editor, node, permutation)
+    if below is None:
+        return None
+    for index, tensor in enumerate(node.inputs):
+        if any(tensor is moved for moved in data):
+            node.inputs[index] = tensor.inputs[0].inputs[0]
+    result = node.outputs[0]
+    if below == sorted(below):
+        return node
+    above = gs.Variable(editor.name(f"{node.name}/transposed"), result.dtype)
+    if result.shape is not None and len(result.shape) == len(below):
+        above.shape = [result.shape[below.index(axis)] for axis in range(len(below))]
+    name = editor.name(f"{node.name}/transpose")
+    node.outputs = [above]
+    transpose = gs.Node("Transpose", name, {"perm": below}, [above], [result])
+    graph.nodes.append(transpose)
+    return transpose
+
+
+def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
+    """Let a node work on permuted axes; returns the permutation of its result, None if it can't."""
+    rank = len(permutation)
+    if node.op in _ELEMENTWISE:
+        constants = {
+            index: np.asarray(tensor.values)
+            for index, tensor in enumerate(node.inputs)
+            if isinstance(tensor, gs.Constant)
+        }
+        if any(value.ndim > rank for value in constants.values()):
+            return None
+        for index, value in constants.items():
+            if value.ndim and not (node.op == "Clip" or node.op == "Dropout"):
+                full = value.reshape((1,) * (rank - value.ndim) + value.shape)
+                moved = np.ascontiguousarray(full.transpose(np.argsort(permutation)))
+                node.inputs[index] = editor.constant(f"{node.inputs[index].name}/moved", moved)
+        return permutation
+    if node.op == "Concat":
+        if any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            return None
+        node.attrs["axis"] = permutation[node.attrs["axis"] % rank]
+        return permutation
+    if node.op in _REDUCTIONS:
+        return _move_reduction(editor, node, permutation)
+    return None
+
+
+def _move_reduction(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
+    rank = len(permutation)
+    axes = node.attrs.get("axes")
+    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
+        value = constant_value(node.inputs[1])
+        axes = None if value is None else value.tolist()
+    if axes is None:
+        return None
+    moved = sorted(permutation[axis % rank] for axis in axes)
+    if "axes" in node.attrs:
+        node.attrs["axes"] = moved
+    else:
+        node.inputs[1] = editor.constant(f"{node.name}/axes", np.array(moved, np.int64))
+    if node.attrs.get("keepdims", 1):
+        return permutation
+    kept = [axis for axis in permutation if axis not in moved]
+    return [sorted(kept).index(axis) for axis in kept]

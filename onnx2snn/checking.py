@@ -1,0 +1,174 @@
+"""Compare an ANN after a rewriting with the ANN before it, by running both."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.providers import Providers
+
+from .calibration import Ann, Running
+from .data import Data, Inputs, check_labels
+
+TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-3}
+"""Largest relative error of outputs that counts as rounding, by the network's type."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the ANN after a change agrees with the ANN before it, on the calibration data.
+
+    ``top1``: percent of samples with the same class (None unless the output is [N, classes]).
+    ``accuracy_before`` and ``accuracy_after``: percent, None without labels. ``error``:
+    root mean square of the difference, relative to that of the output before; of several
+    outputs, the largest.
+    """
+
+    change: str
+    top1: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    error: float
+
+
+def compare(
+    change: str,
+    before: ModelParts,
+    after: ModelParts,
+    data: Data,
+    running: Running,
+) -> Agreement:
+    """Run both ANNs on all the data; memory for one batch. The first class output counts."""
+    anns = Ann(before, running.providers), Ann(after, running.providers)
+    sums = Differences()
+    same = right_before = right_after = 0
+    classes = False
+    for x, y in running.batches(data, f"checking: {change}"):
+        a, b = (dict(zip(ann.outputs, ann.run(x), strict=True)) for ann in anns)
+        sums.add(a, b)
+        name = class_output(a)
+        classes = name is not None
+        if name is not None:
+            check_labels(y, a[name].shape[1], data.name)
+            chosen_a, chosen_b = a[name].argmax(1), b[name].argmax(1)
+            same += int((chosen_a == chosen_b).sum())
+            if y is not None:
+                right_before += int((chosen_a == y).sum())
+                right_after += int((chosen_b == y).sum())
+    labelled = classes and data.labels is not None
+    return Agreement(
+        change,
+        100 * same / data.samples if classes else None,
+        100 * right_before / data.samples if labelled else None,
+        100 * right_after / data.samples if labelled else None,
+        sums.error(),
+    )
+
+
+def class_output(outputs: dict[str, np.ndarray]) -> str | None:
+    """The name of the first output of the form [N, classes], floating-point; None without."""
+    for name, value in outputs.items():
+        floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        if floating and value.ndim == 2 and value.shape[1] > 1:
+            return name
+    return None
+
+
+class Differences:
+    """Adds up how two networks' outputs differ."""
+
+    def __init__(self) -> None:
+        self._difference: dict[str, float] = {}
+        self._power: dict[str, float] = {}
+
+    def add(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> None:
+        """Add the floating-point outputs that both have, by name."""
+        for name, a in before.items():
+            b = after.get(name)
+            if b is None or not isinstance(a, np.ndarray) or a.dtype.kind != "f":
+                continue
+            a = a.astype(np.float64)
+            # Where the ANN itself overflows, so should the other.
+            known = np.isfinite(a)
+            if a.shape != b.shape or not np.array_equal(known, np.isfinite(b)):
+                gap = np.inf
+            else:
+                a = a[known]
+                gap = float(np.square(a - b[known]).sum())
+            self._difference[name] = self._difference.get(name, 0.0) + gap
+            self._power[name] = self._power.get(name, 0.0) + float(np.square(a).sum())
+
+    def error(self) -> float:
+        """The largest relative root mean square of a difference."""
+        errors = [
+            np.sqrt(gap / self._power[name]) if self._power[name] else np.sqrt(gap)
+            for name, gap in self._difference.items()
+        ]
+        return float(max(errors, default=0.0))
+
+
+def tolerance(graph: gs.Graph) -> float:
+    """The relative error that counts as rounding, by the narrowest type of the outputs."""
+    types = [np.dtype(t.dtype) for t in graph.outputs if t.dtype is not None]
+    return max((TOLERANCE.get(dtype, 0.0) for dtype in types), default=0.0) or 1e-3
+
+
+def seeded_inputs(graph: gs.Graph, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of the declared shapes, normally distributed; where sizes are open, several tries.
+
+    Open batch axes take 2 samples; other open axes one of some common sizes.
+    """
+    open_sizes = any(
+        not isinstance(size, int) for t in graph.inputs for size in (t.shape or ())[1:]
+    )
+    for size in (32, 64, 224, 16, 8, 128, 4) if open_sizes else (1,):
+        generator = np.random.default_rng(seed)
+        inputs = {}
+        for tensor in graph.inputs:
+            shape = [
+                length if isinstance(length, int) else 2 if axis == 0 else size
+                for axis, length in enumerate(tensor.shape or ())
+            ]
+            dtype = np.dtype(tensor.dtype)
+            if dtype.kind == "f":
+                inputs[tensor.name] = generator.standard_normal(shape).astype(dtype)
+            else:
+                inputs[tensor.name] = generator.integers(0, 2, shape).astype(dtype)
+        yield inputs
+
+
+def outputs_of(
+    model: ModelParts, inputs: Inputs, providers: Providers = None
+) -> dict[str, np.ndarray]:
+    """What an ANN computes for one batch, by name; for one run, without optimisations."""
+    ann = Ann(model, providers, once=True)
+    return dict(zip(ann.outputs, ann.run(inputs), strict=True))
+
+
+def relative_error(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
+    """The largest relative root mean square difference of outputs of the same name."""
+    sums = Differences()
+    sums.add(before, after)
+    return sums.error()
+
+
+def first_inputs_that_run(
+    model: ModelParts, graph: gs.Graph
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
+    """Seeded inputs on which an ANN runs, and its outputs; None if none of some sizes do.
+
+    Raises ``ModelError`` if ONNX Runtime cannot load the model at all.
+    """
+    try:
+        ann = Ann(model, once=True)
+    except ModelError as error:
+        raise ModelError(f"the ANN itself cannot run: {error}") from error
+    for inputs in seeded_inputs(graph):
+        try:
+            return inputs, dict(zip(ann.outputs, ann.run(inputs), strict=True))
+        except DataError:
+            continue
+    return None

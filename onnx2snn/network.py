@@ -1,0 +1,389 @@
+"""A network on its way from ANN to SNN, one change after another, each measured."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes import (
+    DataError,
+    MissingThresholdError,
+    ModelError,
+    PassError,
+    PassReport,
+    Refusal,
+    UnsupportedModelError,
+    activations_to_neurons,
+    average_before_read_out,
+    bound_activations,
+    fold_batch_normalization,
+    fold_forward,
+    infer_shapes,
+    max_to_average_pool,
+    max_to_spiking_pool,
+    neuron_nodes,
+    run_passes,
+    set_initial_potential,
+    stateful_nodes,
+    thresholds_to_spiking,
+    to_graph,
+    unbounded_activations,
+    upgrade_opset,
+)
+from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
+from onnx2snn.graph_passes.batch_axis import free_batch_axis
+from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
+from onnx2snn.graph_passes.driver import Pass, pass_name
+from onnx2snn.graph_passes.editing import is_floating, tidy
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.linear import channel_axis, downstream
+from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn
+from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
+from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.weights import ModelParts
+
+from .calibration import Running, calibrate, watch
+from .checking import (
+    Agreement,
+    compare,
+    first_inputs_that_run,
+    outputs_of,
+    relative_error,
+    tolerance,
+)
+from .data import Data, Inputs
+from .statistics import Statistic
+
+TOGETHER = "all together"
+"""The name of all changes, as one, in the list of agreements."""
+
+EXACT = "exact rewriting"
+"""The name of the passes that leave the network's function as it is, in the same list."""
+
+Sample = tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
+"""Inputs of an ANN and its outputs for them, by name."""
+
+
+class Network:
+    """A network on its way from ANN to SNN: its graph, and what was done and found so far."""
+
+    def __init__(
+        self,
+        parts: ModelParts,
+        calibration: Data | None,
+        maxpool: MaxPool,
+        running: Running,
+    ) -> None:
+        self.original = parts
+        self.calibration, self.maxpool = calibration, maxpool
+        self._running = running
+        self.reports: list[PassReport] = []
+        self.declined: list[Refusal] = []
+        self.agreements: list[Agreement] = []
+        self.notes: list[str] = []
+        self.check = "not needed: nothing was rewritten"
+        self.graph = _import(upgrade_opset(parts))
+        _require_ann(self.graph)
+        require_finite_weights(self.graph)
+        self.current = self.original
+
+    def _canonicalise(self) -> bool:
+        """Bring the graph into canonical form; a later round is reported where it found work."""
+        changed = self.run(CANONICAL_FORM)
+        while again := [r for r in run_passes(self.graph, CANONICAL_FORM) if r.changed]:
+            self.reports += again
+        return changed
+
+    def run(self, passes: Sequence[Pass]) -> bool:
+        """Run passes; whether any changed something."""
+        reports = run_passes(self.graph, passes)
+        self.reports += reports
+        return any(report.changed for report in reports)
+
+    def _compare(self, change: str, before: ModelParts) -> Agreement | None:
+        """With data, note how the ANN as it is now agrees with that before a change."""
+        self.current = to_parts(self.graph)
+        if self.calibration is None:
+            return None
+        agreement = compare(change, before, self.current, self.calibration, self._running)
+        self.agreements.append(agreement)
+        return agreement
+
+    def rewrite_exactly(self) -> None:
+        """Bring the network into canonical form and fold what can be folded; check it."""
+        folds: list[Pass] = [
+            partial(fold_batch_normalization, declined=self.declined),
+            partial(fold_forward, declined=[] if self.maxpool == "average" else self.declined),
+        ]
+        start = to_parts(self.graph)
+        sample = first_inputs_that_run(self.original, self.graph)
+        freed = sample is not None and self._free_batch_axis(start, *sample)
+        rewritten = [self._canonicalise(), self.run(folds), freed]
+        if any(rewritten):
+            passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
+            self._require_same(EXACT, self.original, passes, start, sample)
+        else:
+            self.current = to_parts(self.graph)
+
+    def _free_batch_axis(
+        self, start: ModelParts, inputs: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+    ) -> bool:
+        """Make a fixed batch dynamic, if samples then still do not depend on each other."""
+        report = run_passes(self.graph, [free_batch_axis])[0]
+        if not report.changed:
+            return False
+        size = len(next(iter(inputs.values())))
+        twice = {name: np.concatenate([x, -x[::-1]]) for name, x in inputs.items()}
+        try:
+            freed = to_parts(self.graph)
+            both = outputs_of(freed, twice)
+            parts = [
+                outputs_of(freed, {n: x[i : i + size] for n, x in twice.items()}) for i in (0, size)
+            ]
+            apart = {name: np.concatenate([p[name] for p in parts]) for name in both}
+            error = max(relative_error(wanted, parts[0]), relative_error(apart, both))
+        except (ModelError, DataError, ValueError) as failure:
+            error, why = np.inf, str(failure)
+        else:
+            why = "samples depend on each other"
+        if error <= tolerance(self.graph):
+            self.reports.append(report)
+            return True
+        self.graph = _import(start)
+        self.notes.append(f"the batch size stays fixed, as in the ANN: {why}")
+        return False
+
+    def _require_same(
+        self,
+        change: str,
+        before: ModelParts,
+        passes: Sequence[Pass],
+        start: ModelParts,
+        sample: Sample,
+    ) -> None:
+        """Raise ``PassError``, naming the pass, if the network's function has changed."""
+        limit = tolerance(self.graph)
+        if self.calibration is not None:
+            agreement = self._compare(change, before)
+            error = 0.0 if agreement is None else agreement.error
+            self.check = f"on {self.calibration.samples} samples of the calibration data"
+            if error > limit:
+                x, _ = next(iter(self.calibration.batches(self._running.batch_size)))
+                self._name_the_culprit(passes, start, before, x, error)
+        elif sample is None:
+            self.current = to_parts(self.graph)
+            self.check = "not made: the sizes of the inputs are open, and none of those tried runs"
+        else:
+            self.current = to_parts(self.graph)
+            inputs, wanted = sample
+            error = relative_error(wanted, outputs_of(self.current, inputs))
+            count = len(next(iter(inputs.values()), ()))
+            self.check = f"on {count} random inputs (seed 0) of the declared shape"
+            if error > limit:
+                self._name_the_culprit(passes, start, before, inputs, error)
+        self.check += f"; relative error {error:.1e}" if sample or self.calibration else ""
+
+    def _name_the_culprit(
+        self, passes: Sequence[Pass], start: ModelParts, before: ModelParts, x: Inputs, error: float
+    ) -> None:
+        graph, wanted = _import(start), outputs_of(before, x)
+        limit = tolerance(graph)
+        for function in passes:
+            run_passes(graph, [function])
+            found = relative_error(wanted, outputs_of(to_parts(graph), x))
+            if found > limit:
+                raise PassError(
+                    f"pass {pass_name(function)} should leave the network's function as it is, "
+                    f"but changed its output by {found:.1e} of its size: please report it, with "
+                    "the model"
+                )
+        raise PassError(
+            f"the passes {', '.join(map(pass_name, passes))} should leave the network's function "
+            f"as it is, but together changed its output by {error:.1e} of its size: please report "
+            "it, with the model"
+        )
+
+    def replace_pools(self) -> None:
+        """Replace max-pooling by average-pooling, if so wanted, and fold what that lets fold."""
+        if self.maxpool != "average":
+            return
+        before = self.current
+        if self.run([partial(max_to_average_pool, declined=self.declined)]):
+            self._compare("max-pooling -> average-pooling", before)
+            start, before = self.current, self.current
+            folding: list[Pass] = [partial(fold_forward, declined=self.declined)]
+            if self.run(folding):
+                sample = first_inputs_that_run(before, self.graph)
+                known = self.check
+                self._require_same("exact folding", before, folding, start, sample)
+                self.check = known
+
+    def approximate(self, clips: int) -> None:
+        """Let clips stand in for scalar activations between neurons."""
+        regions = regions_to_approximate(self.graph, self.maxpool)
+        if not regions:
+            return
+        if self.calibration is None:
+            raise MissingThresholdError(
+                "the range of these activations is needed to approximate them "
+                "(--calibration DATA):",
+                [Refusal(region.name, region.op, "no calibration data") for region in regions],
+            )
+        watched = {region.name: region.source.name for region in regions}
+        samples: dict[str, list[np.ndarray]] = {name: [] for name in watched}
+        for values in watch(self.current, watched, self.calibration, self._running):
+            for name, value in values.items():
+                samples[name].append(_thinned(value))
+        found: list[str] = []
+        pooled = {name: np.concatenate(parts) for name, parts in samples.items()}
+        before = self.current
+        self.run(
+            [
+                partial(
+                    approximate_activations,
+                    samples=pooled,
+                    clips=clips,
+                    found=found,
+                    maxpool=self.maxpool,
+                )
+            ]
+        )
+        self.notes += found
+        self._compare(f"activations approximated by {clips} clips", before)
+
+    def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
+        """Give activations thresholds from data; says for each where it came from."""
+        if self.calibration is None:
+            return {}
+        bounds = bounded_activations(self.graph)
+        wanted = unbounded_activations(self.graph)
+        if recalibrate:
+            wanted += [node for node in self.graph.nodes if node.name in bounds]
+        if not wanted:
+            return {}
+        watched = {node.name: node.outputs[0].name for node in wanted}
+        axes = {node.name: channel_axis(node.outputs[0]) for node in wanted}
+        thresholds = calibrate(
+            self.current,
+            watched,
+            self.calibration,
+            threshold,
+            axes if per_channel else None,
+            self._running,
+        )
+        how = "per channel" if per_channel else "per layer"
+        text = f"{threshold.describe()}, {how}, {self.calibration.samples} samples"
+        sources = {
+            name: text
+            for name, value in thresholds.items()
+            if name not in bounds or np.any(value < bounds[name])
+        }
+        before = self.current
+        if self.run([partial(bound_activations, thresholds=thresholds)]):
+            self._compare("activations clipped at V_th", before)
+        return sources
+
+    def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
+        """Turn activations into neurons, and what is left of the ANN into their company."""
+        passes: list[Pass] = [partial(activations_to_neurons, maxpool=self.maxpool)]
+        if self.maxpool == "exact":
+            passes.append(max_to_spiking_pool)
+        passes += [
+            thresholds_to_spiking,
+            average_before_read_out,
+            partial(set_initial_potential, v_init=v_init, seed=seed),
+        ]
+        self.run(passes)
+        if not neuron_nodes(self.graph):
+            found = analog_activations(self.graph)
+            raise UnsupportedModelError(
+                "the model has no ReLU, and no clip to a positive constant, that could become "
+                f"a spiking neuron; it has {'these activations:' if found else 'no activations'}",
+                found,
+            )
+        if self.calibration is not None:
+            last = self.current
+            self.agreements.append(
+                compare(TOGETHER, self.original, last, self.calibration, self._running)
+            )
+        if self.maxpool == "keep" and kept_max_pools(self.graph):
+            self.notes.append(
+                "max-pooling is kept between spikes, where it fires when any input does: "
+                "accuracy falls as T grows; take --maxpool exact for results that can be used"
+            )
+        infer_shapes(self.graph)
+        _require_sizes(self.graph)
+
+
+def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:
+    """At most so many values of an array, evenly spread, the extremes among them."""
+    flat = value.reshape(-1)
+    thin = flat[:: max(1, flat.size // most)]
+    return np.concatenate([thin, [flat.min(), flat.max()]])
+
+
+def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
+    """The max-pools that spikes reach and that do not count them."""
+    neurons = neuron_nodes(graph)
+    means = {t.name for n in stateful_nodes(graph) if n.op == "RunningMean" for t in n.outputs}
+    spikes = downstream(graph, [node.outputs[0] for node in neurons])
+    after_means = downstream(graph, [t for n in graph.nodes for t in n.outputs if t.name in means])
+    return [
+        node
+        for node in graph.nodes
+        if node.op in ("MaxPool", "GlobalMaxPool") and node.inputs[0].name in spikes - after_means
+    ]
+
+
+def _import(parts: ModelParts) -> gs.Graph:
+    """A model as a graph in order, with shapes, free of dictionaries."""
+    graph = to_graph(parts)
+    tidy(graph)
+    standardise_scikit_learn(graph)
+    infer_shapes(graph)
+    return graph
+
+
+def _require_ann(graph: gs.Graph) -> None:
+    if stateful_nodes(graph):
+        raise ModelError("the model is a spiking network already: use it with run or evaluate")
+    if not graph.inputs or not graph.outputs:
+        raise ModelError("the model has no inputs or no outputs: it computes a constant")
+    for tensor in graph.inputs:
+        dtype = tensor.dtype
+        if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
+            raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
+
+
+def _require_sizes(graph: gs.Graph) -> None:
+    """Refuse layers of no neurons, as where an image is smaller than a kernel."""
+    shapes = {node.name: node.outputs[0].shape[1:] for node in neuron_nodes(graph)}
+    empty = [
+        Refusal(name, "IF", f"its shape is {'x'.join(map(str, shape))}")
+        for name, shape in shapes.items()
+        if 0 in shape
+    ]
+    if empty:
+        raise UnsupportedModelError("these layers would hold no neurons:", empty)
+
+
+_ACTIVATIONS = {
+    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
+    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    "ThresholdedRelu",
+}  # fmt: skip
+
+
+def analog_activations(graph: gs.Graph) -> list[Refusal]:
+    """The activations before the first neuron that did not become neurons."""
+    reason = "not a ReLU or a clip, and before the first neuron"
+    spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
+    return [
+        Refusal(node.name, node.op, reason)
+        for node in graph.nodes
+        if node.op in _ACTIVATIONS
+        and is_floating(node.inputs[0])
+        and not any(tensor.name in spiking for tensor in node.inputs)
+    ]

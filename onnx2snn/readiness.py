@@ -1,0 +1,154 @@
+"""``check``: what of a network would convert, what would not, and why."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes import bound_activations, unbounded_activations
+from onnx2snn.graph_passes.approximate import regions_to_approximate
+from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
+from onnx2snn.graph_passes.linear import MAX_POOLS, regions
+from onnx2snn.graph_passes.spiking import MaxPool, activation_nodes, obstacles
+from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.runtime.providers import Providers
+
+from .calibration import Running
+from .conversion import read_any
+from .network import Network
+
+CALIBRATION = "--calibration DATA"
+APPROXIMATION = f"--approximate N {CALIBRATION}"
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One node in canonical form: what it would become, why not, and the option it needs.
+
+    ``role``: neuron, linear, approximated, before the neurons, read-out or obstacle.
+    """
+
+    node: str
+    op: str
+    role: str
+    reason: str = ""
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a network converts; ``options`` are those that it needs."""
+
+    converts: bool
+    verdict: str
+    options: tuple[str, ...]
+    nodes: list[NodeReport]
+    check: str
+
+
+def check(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    maxpool: MaxPool = "average",
+    approximate: bool = False,
+    providers: Providers = None,
+) -> Readiness:
+    """Say what ``convert`` would do with an ANN, without data, and what stands in its way.
+
+    ``approximate``: whether clips may stand in for scalar activations. Raises ``ModelError``
+    for files that are no ANN.
+    """
+    network = Network(read_any(model)[0], None, maxpool, Running(providers=providers))
+    network.rewrite_exactly()
+    pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
+    network.replace_pools()
+    graph = network.graph
+    curved = {
+        node.name for region in regions_to_approximate(graph, maxpool) for node in region.nodes
+    }
+    found = {refusal.node: refusal for refusal in obstacles(graph, maxpool)}
+    if activation_nodes(graph):
+        # What feeds no neuron may stay as it is.
+        curved &= set(found)
+    approximated = curved if approximate else set()
+    needs_data = bool(unbounded_activations(graph) or approximated)
+    rows = _rows(graph, found, curved, approximated, pools)
+    if not found and activation_nodes(graph):
+        found = {refusal.node: refusal for refusal in _dry_run(network)}
+        rows = [
+            NodeReport(row.node, row.op, "obstacle", found[row.node].reason)
+            if row.node in found
+            else row
+            for row in rows
+        ]
+    blocking = set(found) - approximated
+    options = []
+    if needs_data:
+        options.append(APPROXIMATION if approximated else CALIBRATION)
+    if maxpool != "average":
+        options.append(f"--maxpool {maxpool}")
+    converts = not blocking and any(row.role in ("neuron", "approximated") for row in rows)
+    return Readiness(
+        converts, _verdict(converts, blocking, curved, options), tuple(options), rows, network.check
+    )
+
+
+def _verdict(converts: bool, blocking: set[str], curved: set[str], options: list[str]) -> str:
+    if converts:
+        return f"Converts{' with ' + ' '.join(options) if options else ' as it is'}."
+    remedy = f"; with {APPROXIMATION} it would" if curved and blocking <= curved else ""
+    if not blocking:
+        return f"Does not convert: it has no ReLU and no clip{remedy}."
+    count = f"{len(blocking)} nodes stand" if len(blocking) > 1 else "1 node stands"
+    return f"Does not convert: {count} in the way{remedy}."
+
+
+def _rows(
+    graph: gs.Graph,
+    found: dict[str, Refusal],
+    curved: set[str],
+    approximated: set[str],
+    pools: set[str],
+) -> list[NodeReport]:
+    unbounded = {node.name for node in unbounded_activations(graph)}
+    bounded = bounded_activations(graph)
+    activations = {id(node) for node in activation_nodes(graph)}
+    parts = regions(graph, lambda node: id(node) in activations)
+    place = {node.name: "before the neurons" for node in parts.prologue}
+    place |= {node.name: "linear" for node in parts.core}
+    place |= {node.name: "read-out" for node in parts.epilogue}
+
+    def row(node: gs.Node) -> NodeReport:
+        name, op = node.name, node.op
+        if name in approximated:
+            return NodeReport(name, op, "approximated", "by a sum of clips", APPROXIMATION)
+        if name in found or name in curved:
+            reason = found[name].reason if name in found else "no ReLU and no clip"
+            option = APPROXIMATION if name in curved else ""
+            return NodeReport(name, op, "obstacle", reason, option)
+        if name in unbounded:
+            return NodeReport(name, op, "neuron", "threshold from data", CALIBRATION)
+        if name in bounded:
+            text = f"V_th = {np.min(bounded[name]):.4g}"
+            if np.ptp(bounded[name]):
+                text += f" to {np.max(bounded[name]):.4g}"
+            return NodeReport(name, op, "neuron", text)
+        if name in pools and op not in MAX_POOLS:
+            reason = "max-pooling becomes average-pooling; --maxpool exact keeps it"
+            return NodeReport(name, op, place[name], reason)
+        return NodeReport(name, op, place[name])
+
+    return [row(node) for node in graph.nodes]
+
+
+def _dry_run(network: Network) -> list[Refusal]:
+    """What else would stop the conversion once every threshold is known."""
+    ones = {node.name: np.ones(()) for node in unbounded_activations(network.graph)}
+    bound_activations(network.graph, ones)
+    try:
+        network.make_spiking(0.5, 0)
+    except UnsupportedModelError as error:
+        return list(error.refusals)
+    return []
