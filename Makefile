@@ -1,11 +1,15 @@
 # make demo   see a trained network become a spiking one (about two minutes)
 # make test   run the whole test suite, linters and type checks
+# make test-exporters  build small networks with PyTorch, Keras, JAX and scikit-learn, each in a
+#             virtual environment of its own (5 GB), and convert what they export
 # make clean  remove what these made
 
 PYTHON ?= python3
 SOURCES := pyproject.toml $(wildcard onnx2snn/*.py graph_passes/*.py runtime/*.py models/*)
 
-.PHONY: demo test clean
+EXPORTERS := torch keras jax sklearn
+
+.PHONY: demo test test-exporters clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/onnx2snn demo
@@ -15,6 +19,18 @@ test: .venv-test/installed
 	.venv-test/bin/ruff format --check .
 	cd .venv-test && bin/mypy --config-file ../pyproject.toml -p onnx2snn
 	.venv-test/bin/pytest
+
+# Models and samples come to a temporary folder; those in tests/exporters/models stay.
+test-exporters: .venv-test/installed $(EXPORTERS:%=.venv-exporter-%/installed)
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for name in $(EXPORTERS); do \
+		TF_CPP_MIN_LOG_LEVEL=3 .venv-exporter-$$name/bin/python \
+			tests/exporters/build_$$name.py "$$folder" || exit 1; \
+	done && ONNX2SNN_EXPORTERS="$$folder" .venv-test/bin/pytest -m exporters
+
+.venv-exporter-%/installed: tests/exporters/requirements-%.txt | .venv-test/installed
+	$(PYTHON) -m venv --clear .venv-exporter-$*
+	.venv-exporter-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 .venv-demo/installed: EXTRAS = cpu,plot
 .venv-test/installed: EXTRAS = cpu,plot,dev
@@ -30,4 +46,4 @@ test: .venv-test/installed
 	@touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test demo-out build *.egg-info
+	rm -rf .venv-demo .venv-test .venv-exporter-* demo-out build *.egg-info
