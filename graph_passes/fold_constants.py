@@ -16,6 +16,8 @@ _RANDOM_OPS = {
 def fold_constants(graph: gs.Graph) -> bool:
     """f(constants) -> its value. Random operators and neurons are never folded."""
     before = len(graph.nodes)
+    if not any(_may_fold(node) for node in graph.nodes):
+        return False
     for node in graph.nodes:
         if node.op == "Constant":
             _type_constant(node)
@@ -28,6 +30,15 @@ def fold_constants(graph: gs.Graph) -> bool:
     name_nodes(graph)
     tidy(graph)
     return len(graph.nodes) != before
+
+
+def _may_fold(node: gs.Node) -> bool:
+    """Whether onnx-graphsurgeon might find something in a node: it copies the whole graph first."""
+    if node.op in ("Constant", "Shape", "Size", "If", "Loop", "Scan"):
+        return True
+    return not neurons.is_stateful(node) and all(
+        isinstance(tensor, gs.Constant) or tensor.is_empty() for tensor in node.inputs
+    )
 
 
 def _type_constant(node: gs.Node) -> None:

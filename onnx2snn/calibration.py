@@ -61,6 +61,7 @@ class Ann:
         self._inputs = {
             source.name: (source.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[source.name]))
             for source in self._session.get_inputs()
+            if source.name in kinds
         }
 
     def _fixed_batch(self) -> int | None:

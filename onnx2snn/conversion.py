@@ -11,13 +11,13 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes import ModelError, PassReport, Refusal, neuron_nodes, threshold_of
+from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.files import check_model, read_parts
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
-from onnx2snn.runtime.providers import CPU, Providers, create_session
+from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
@@ -128,10 +128,7 @@ def convert(
         "passes": [report.name for report in network.reports],
     }
     _write_metadata(result.structure, digest, recipe, neurons)
-    try:
-        create_session(result, [CPU], once=True)
-    except ModelError as error:
-        raise ModelError(f"the converted network cannot run: {error}") from error
+    network.require_loadable()
     return Conversion(
         result,
         neurons,

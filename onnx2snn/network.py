@@ -43,6 +43,7 @@ from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn
 from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.providers import CPU, create_session
 
 from .calibration import Running, calibrate, watch
 from .checking import (
@@ -315,6 +316,39 @@ class Network:
             )
         infer_shapes(self.graph)
         _require_sizes(self.graph)
+
+    def require_loadable(self) -> None:
+        """Raise ``ModelError`` if ONNX Runtime cannot load the result.
+
+        The ANN in its last form and one stateful operator of each kind and type are loaded,
+        which is as good: ONNX Runtime's time for functions is quadratic in their number.
+        """
+        try:
+            create_session(self.current, [CPU], once=True)
+            for model in _one_of_each_kind(self.graph):
+                create_session(model, [CPU], once=True)
+        except ModelError as error:
+            raise ModelError(f"the converted network cannot run: {error}") from error
+
+
+def _one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
+    """A model of one node for each kind of stateful operator in a graph."""
+    kinds = {
+        (node.op, str(node.inputs[0].dtype), len(node.inputs[-1].shape)): node
+        for node in stateful_nodes(graph)
+    }
+    models = []
+    for node in kinds.values():
+        part = gs.Graph(
+            [node],
+            list(node.inputs),
+            list(node.outputs),
+            opset=graph.opset,
+            import_domains=graph.import_domains,
+            ir_version=graph.ir_version,
+        )
+        models.append(to_parts(part))
+    return models
 
 
 def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:

@@ -9,7 +9,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.files import first_line
-from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.graph_passes.weights import ModelParts, detach, with_weights_as_inputs
 
 logger = logging.getLogger("onnx2snn")
 
@@ -88,9 +88,10 @@ def create_session(
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
     Of ``ModelParts`` the session shares the weights. ``once``: for a few runs only, so that
-    ONNX Runtime neither optimises the graph nor makes copies of the weights in a layout of
-    its own. Raises ``ProviderError`` if that provider does not start, where ONNX Runtime
-    itself would go on with the next one, and ``ModelError`` if it cannot load the model.
+    ONNX Runtime neither optimises the graph nor, since the large weights are inputs, copies
+    them in a layout of its own; ``run_session`` feeds them. Raises ``ProviderError`` if that
+    provider does not start, where ONNX Runtime itself would go on with the next one, and
+    ``ModelError`` if it cannot load the model.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -98,11 +99,12 @@ def create_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    shared: dict[str, Any] = {}
     if once:
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        parts = model if isinstance(model, ModelParts) else detach(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    shared = {}
-    if isinstance(model, ModelParts):
+        model, shared = with_weights_as_inputs(parts.structure), dict(parts.weights)
+    elif isinstance(model, ModelParts):
         shared = {
             name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
             for name, values in model.weights.items()
@@ -113,8 +115,9 @@ def create_session(
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
-    # The session reads this memory as long as it lives.
+    # The session reads this memory as long as it lives, or is fed with it.
     session.shared_weights = shared
+    session.weight_feed = shared if once else {}
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     if session.get_providers()[0] != wanted:
         raise ProviderError(
@@ -129,7 +132,7 @@ def run_session(
 ) -> list[np.ndarray]:
     """``session.run``, with ``DataError`` where the network cannot run on these inputs."""
     try:
-        values: list[np.ndarray] = session.run(outputs, feed)
+        values: list[np.ndarray] = session.run(outputs, feed | session.weight_feed)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
         raise DataError(f"the network cannot run on {shapes}: {first_line(error)}") from error
