@@ -20,6 +20,8 @@ import onnx.external_data_helper
 from .errors import ModelError, OutputError
 from .weights import STAYS_INLINE, ModelParts, attach, detach, fill, stub, with_weights_as_inputs
 
+Content = bytes | memoryview
+
 MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
 
@@ -237,9 +239,8 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
         # ONNX recommends offsets at page boundaries, so that runtimes can map the file.
         offset += -offset % _PAGE
         places.append(offset)
-        values = np.ascontiguousarray(parts.weights[tensor.name])
-        digest.update(values.reshape(-1).view(np.uint8).data)
-        offset += values.nbytes
+        digest.update(_bytes_of(parts.weights[tensor.name]))
+        offset += parts.weights[tensor.name].nbytes
     data_name = f"{path.name}.{digest.hexdigest()[:12]}.data"
     for tensor, place in zip(stubs, places, strict=True):
         size = parts.weights[tensor.name].nbytes
@@ -252,7 +253,7 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
     write_bytes(path, structure.SerializeToString())
 
 
-def _serialised(parts: ModelParts) -> Iterator[bytes]:
+def _serialised(parts: ModelParts) -> Iterator[Content]:
     """A model as protobuf, the weights one by one, so that no second copy of all is made.
 
     The graph is one message: what the structure holds of it, then its further initializers.
@@ -279,7 +280,12 @@ def _serialised(parts: ModelParts) -> Iterator[bytes]:
     yield structure.SerializeToString() + _GRAPH + _varint(length) + head
     for tensor, header in zip(stubs, headers, strict=True):
         yield header
-        yield parts.weights[tensor.name].tobytes()
+        yield _bytes_of(parts.weights[tensor.name])
+
+
+def _bytes_of(values: np.ndarray) -> memoryview:
+    """The data of an array, without a copy of it."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def _field_tag(message: type, name: str) -> bytes:
@@ -302,16 +308,16 @@ _RAW_DATA = _field_tag(onnx.TensorProto, "raw_data")
 _PAGE = 4096
 
 
-def _pages(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
+def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
     """The data of each array, from a page boundary on."""
     offset = 0
     for values in arrays:
         yield b"\0" * (-offset % _PAGE)
         offset += -offset % _PAGE + values.nbytes
-        yield values.tobytes()
+        yield _bytes_of(values)
 
 
-def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_bytes(path: Path, content: bytes | Iterable[Content]) -> None:
     """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was."""
     check_writable(path)
     # Through a link, to the file that it names.
