@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .clips import clip_bounds, keeps_shape
-from .editing import Editor, constant_value, is_floating, replace_node, tidy
+from .editing import Editor, constant_value, is_floating, producer, replace_node, tidy
 from .thresholds import relu_of_min
 
 
@@ -21,7 +21,7 @@ def decompose_activations(graph: gs.Graph) -> bool:
         clip(x; a, b), b <= 0        ->  b - clip(b - x; 0, b - a)
         Max(x, a), Min(x, b)         ->  a + ReLU(x - a),  b - ReLU(b - x)
         Max(x, y), Min(x, y)         ->  y + ReLU(x - y),  y - ReLU(y - x)
-        ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x))
+        ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x)); ReLU(x) where alpha is 0
 
     An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
     neurons; the last form lets spikes reach the ThresholdedRelu, which can count them.
@@ -63,8 +63,11 @@ def _rewriting(graph: gs.Graph, node: gs.Node) -> _Rewriting | None:
             constants = [constant_value(tensor) is not None for tensor in node.inputs]
             if not all(constants) and relu_of_min(graph, node) is None:
                 return _maximum if node.op == "Max" else _minimum
+        case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
+            return lambda _, node: replace_node(node, "Relu", node.inputs)
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) > 0:
-            if not node.inputs[0].inputs or node.inputs[0].inputs[0].op != "Relu":
+            before = producer(node.inputs[0])
+            if before is None or before.op != "Relu":
                 return _thresholded
     return None
 

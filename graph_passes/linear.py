@@ -19,14 +19,15 @@ _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
 
 # Affine in the first input; the others (weights, shapes, indices) must not be spikes.
 _AFFINE_IN_FIRST = {
-    "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "Div",
-    "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "Pad", "ReduceMean",
-    "ReduceSum", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
-    "Unsqueeze",
+    "AveragePool", "BatchNormalization", "CenterCropPad", "Col2Im", "Compress", "Conv",
+    "ConvTranspose", "CumSum", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten", "Gather",
+    "GatherElements", "GatherND", "GlobalAveragePool", "GridSample", "Pad", "ReduceMean",
+    "ReduceSum", "Reshape", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip
 
 # Affine in one factor as long as the other is a constant.
-_PRODUCTS = {"Gemm": 2, "MatMul": 2, "Mul": 2}
+_PRODUCTS: dict[str, int | None] = {"Einsum": None, "Gemm": 2, "MatMul": 2, "Mul": 2}
 
 # Their output depends on the shape of the input only.
 _SHAPE_OPS = {"Shape", "Size"}
@@ -182,8 +183,11 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
         factors = [tensor.name in varying for tensor in node.inputs[: _PRODUCTS[node.op]]]
         return None if sum(factors) < 2 else "the product of two activations is not linear"
     if node.op in ("Resize", "Upsample"):
-        linear = node.attrs.get("mode", "nearest") in ("nearest", "linear")
-        return None if linear else f"resizing by '{node.attrs['mode']}' is not linear here"
+        sized = any(tensor.name in varying for tensor in node.inputs[1:])
+        return "its size depends on the values of the input" if sized else None
+    if node.op == "Where":
+        chosen = node.inputs[0].name in varying
+        return "which operand it takes depends on the input" if chosen else None
     if node.op == "Cast":
         floating = node.attrs["to"] in _FLOATING_TYPES
         return None if floating else "casting spikes to a type that is not floating rounds them"

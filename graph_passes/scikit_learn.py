@@ -1,28 +1,46 @@
 """Write what scikit-learn's exporter says in the domain ai.onnx.ml in standard operators."""
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, bypass, is_graph_output, replace_node, tidy
+from .editing import Editor, replace_node, tidy
 
 _DOMAIN = "ai.onnx.ml"
 
 
-def standardise_scikit_learn(graph: gs.Graph) -> bool:
-    """Scaler(x) -> (x - offset) scale, and ZipMap(p) -> p where it makes an output.
+def zip_maps_to_tensors(structure: onnx.ModelProto) -> onnx.ModelProto:
+    """ZipMap(p) -> p, where it makes an output; the model is left as it was.
 
     The output is then a tensor [N, classes] instead of a list of dictionaries.
     """
+    names = {output.name for output in structure.graph.output}
+    found = [n for n in structure.graph.node if _is_zip_map(n) and n.output[0] in names]
+    if not found:
+        return structure
+    changed = onnx.ModelProto()
+    changed.CopyFrom(structure)
+    for node in changed.graph.node:
+        if _is_zip_map(node) and node.output[0] in names:
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+    made = {node.output[0] for node in found}
+    for output in changed.graph.output:
+        if output.name in made:
+            tensor = onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, None)
+            output.type.CopyFrom(tensor.type)
+    return changed
+
+
+def _is_zip_map(node: onnx.NodeProto) -> bool:
+    return node.op_type == "ZipMap" and node.domain == _DOMAIN and len(node.output) == 1
+
+
+def standardise_scikit_learn(graph: gs.Graph) -> bool:
+    """Scaler(x) -> (x - offset) scale."""
     changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
-        if node.domain != _DOMAIN:
-            continue
-        if node.op == "ZipMap" and is_graph_output(graph, node.outputs[0]):
-            source, result = node.inputs[0], node.outputs[0]
-            result.dtype = np.dtype(np.float32) if source.dtype is None else source.dtype
-            result.shape, result.type = source.shape, "tensor_type"
-            changed |= bypass(graph, node)
-        elif node.op == "Scaler":
+        if node.op == "Scaler" and node.domain == _DOMAIN:
             _scale(editor, node)
             changed = True
     tidy(graph)

@@ -134,7 +134,13 @@ def obstacles(graph: gs.Graph, maxpool: MaxPool = "average") -> list[Refusal]:
 
     found = nonlinear_nodes(graph, is_activation, () if maxpool == "average" else MAX_POOLS)
     between = {node.name for node in regions(graph, is_activation).core}
-    refusals = [refusal for refusal in found if refusal.node in between]
+    # Above a positive level it can count the spikes of the ReLU before it.
+    counting = {
+        node.name
+        for node in graph.nodes
+        if node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) > 0
+    }
+    refusals = [refusal for refusal in found if refusal.node in between - counting]
     bounds = bounded_activations(graph)
     for node in graph.nodes:
         bound = bounds.get(node.name)

@@ -9,7 +9,8 @@ import onnx
 
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
+from onnx2snn.graph_passes.weights import ModelParts, detach
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 from onnx2snn.runtime.session import as_input, by_input_name, check_finite
 
@@ -51,11 +52,12 @@ class Ann:
         threads: int | None = None,
         once: bool = False,
     ):
-        structure = model.structure if isinstance(model, ModelParts) else model
+        parts = model if isinstance(model, ModelParts) else detach(model)
+        structure = zip_maps_to_tensors(parts.structure)
         if any(node.domain == neurons.DOMAIN for node in structure.graph.node):
             raise ModelError("the model given as the ANN is a spiking network")
         chosen = resolve_providers(providers)
-        self._session = create_session(model, chosen, threads, once)
+        self._session = create_session(ModelParts(structure, parts.weights), chosen, threads, once)
         self.outputs = [output.name for output in self._session.get_outputs()]
         kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}
         self._inputs = {

@@ -53,7 +53,7 @@ def compare(
         classes = name is not None
         if name is not None:
             check_labels(y, a[name].shape[1], data.name)
-            chosen_a, chosen_b = a[name].argmax(1), b[name].argmax(1)
+            chosen_a, chosen_b = classes_of(a[name]), classes_of(b[name])
             same += int((chosen_a == chosen_b).sum())
             if y is not None:
                 right_before += int((chosen_a == y).sum())
@@ -69,12 +69,18 @@ def compare(
 
 
 def class_output(outputs: dict[str, np.ndarray]) -> str | None:
-    """The name of the first output of the form [N, classes], floating-point; None without."""
+    """The name of the first output [N, classes], or [N, classes, 1, 1]; None without."""
     for name, value in outputs.items():
         floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        if floating and value.ndim == 2 and value.shape[1] > 1:
+        if floating and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
             return name
     return None
+
+
+def classes_of(scores: np.ndarray) -> np.ndarray:
+    """The class of each sample: [N], from scores [N, classes], or [N, classes, 1, 1]."""
+    classes: np.ndarray = scores.reshape(len(scores), -1).argmax(1)
+    return classes
 
 
 class Differences:

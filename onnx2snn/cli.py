@@ -253,7 +253,8 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="An .npz for output [N, ...], output_T at further read-outs, and firing rates.",
+    help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T at "
+    "further read-outs, and firing rates.",
 )
 @root_option
 @samples_option
@@ -284,6 +285,7 @@ def run(
     """
     from onnx2snn.runtime import SpikingSession
 
+    from .checking import class_output, classes_of
     from .inference import run_batches
 
     require_output(output, model, source)
@@ -302,14 +304,18 @@ def run(
         track=no_progress if as_json else tables.track,
     )
     if output is not None:
-        arrays = {"output": outputs[timesteps]}
-        arrays |= {f"output_{t}": value for t, value in outputs.items() if t != timesteps}
+        arrays = {}
+        for t, values in outputs.items():
+            key = "output" if t == timesteps else f"output_{t}"
+            for number, (name, value) in enumerate(values.items()):
+                kept = value.astype(str) if value.dtype == object else value
+                arrays[f"{key}/{name}" if number else key] = kept
         arrays |= {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
         write_bytes(output, content.getvalue())
-    final = outputs[timesteps]
-    classes = final.argmax(1).tolist() if final.ndim == 2 else None
+    scored = class_output(outputs[timesteps])
+    classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
     if as_json:
         _print_json(
             {

@@ -11,7 +11,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
-from .checking import class_output
+from .checking import class_output, classes_of
 from .data import Data, check_labels
 from .synapses import SynapseCounter, macs
 
@@ -71,7 +71,7 @@ def evaluate(
         if y is not None and chosen is not None:
             ann_right += int((chosen == y).sum())
         for t in times:
-            classes = result.readouts[t].values[scored].argmax(1)
+            classes = classes_of(result.readouts[t].values[scored])
             right[t] += 0 if y is None else int((classes == y).sum())
             agree[t] += 0 if chosen is None else int((classes == chosen).sum())
             for name, counts in result.readouts[t].spike_counts.items():
@@ -119,5 +119,4 @@ def _classes(ann: np.ndarray, snn: np.ndarray) -> np.ndarray:
             f"the ANN's output has shape {list(ann.shape)}, the spiking network's "
             f"{list(snn.shape)}: they are not the same network"
         )
-    classes: np.ndarray = ann.argmax(1)
-    return classes
+    return classes_of(ann)

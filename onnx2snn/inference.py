@@ -22,12 +22,12 @@ def run_batches(
     seed: int = 0,
     batch_size: int = 100,
     track: Track = no_progress,
-) -> tuple[dict[int, np.ndarray], dict[str, float], int]:
+) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, float], int]:
     """Run all samples of ``data``.
 
     Inputs with one axis more than the network's have time first, [T, N, ...]. Poisson
     coding draws from ``seed`` plus the number of the batch. Returns the outputs [N, ...] by
-    time-step, the firing rate by layer, and N. Raises ``DataError`` like ``session.run``.
+    time-step and name, the firing rate by layer, and N. Raises ``DataError`` like ``session.run``.
     """
     varies = data.shapes is None and len(data.shape) == len(session.input_shape) + 1
     if varies:
@@ -36,7 +36,7 @@ def run_batches(
         # Samples lie on the second axis here, so time has to be read whole.
         whole = np.concatenate([np.asarray(x) for x, _ in data.batches(1)])
         data = from_arrays(np.moveaxis(whole, 1, 0), name=data.name)
-    outputs: dict[int, list[np.ndarray]] = {}
+    outputs: dict[int, list[dict[str, np.ndarray]]] = {}
     rates: dict[str, float] = {}
     for number, (x, _) in enumerate(batches_of(data, batch_size, "running", track)):
         samples = number_of(x)
@@ -47,8 +47,12 @@ def run_batches(
             coding=coding,
             seed=seed + number,
         )
-        for t, output in result.outputs.items():
-            outputs.setdefault(t, []).append(output)
+        for t, readout_t in result.readouts.items():
+            outputs.setdefault(t, []).append(readout_t.values)
         for name, rate in result.firing_rates.items():
             rates[name] = rates.get(name, 0.0) + rate * samples / data.samples
-    return {t: np.concatenate(parts) for t, parts in outputs.items()}, rates, data.samples
+    together = {
+        t: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for t, parts in outputs.items()
+    }
+    return together, rates, data.samples

@@ -39,7 +39,7 @@ from onnx2snn.graph_passes.editing import is_floating, tidy
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import channel_axis, downstream
-from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn
+from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
@@ -373,7 +373,7 @@ def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
 
 def _import(parts: ModelParts) -> gs.Graph:
     """A model as a graph in order, with shapes, free of dictionaries."""
-    graph = to_graph(parts)
+    graph = to_graph(ModelParts(zip_maps_to_tensors(parts.structure), parts.weights))
     tidy(graph)
     standardise_scikit_learn(graph)
     infer_shapes(graph)
