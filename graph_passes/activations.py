@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from .clips import clip_bounds, keeps_shape
 from .editing import Editor, constant_value, is_floating, producer, replace_node, tidy
-from .thresholds import relu_of_min
+from .thresholds import is_non_negative, relu_of_min
 
 
 def decompose_activations(graph: gs.Graph) -> bool:
@@ -60,16 +60,29 @@ def _rewriting(graph: gs.Graph, node: gs.Node) -> _Rewriting | None:
             if low < high and not (low == 0 and np.isfinite(high)):
                 return lambda editor, node: _clip(editor, node, float(low), float(high))
         case "Max" | "Min" if len(node.inputs) == 2:
-            constants = [constant_value(tensor) is not None for tensor in node.inputs]
-            if not all(constants) and relu_of_min(graph, node) is None:
+            constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
+            near = all(_is_near(value) for value in constants)
+            fits = all(keeps_shape(v, t) for v in constants for t in _variables(node))
+            if len(constants) < 2 and near and fits and relu_of_min(graph, node) is None:
                 return _maximum if node.op == "Max" else _minimum
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
             return lambda _, node: replace_node(node, "Relu", node.inputs)
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) > 0:
             before = producer(node.inputs[0])
-            if before is None or before.op != "Relu":
+            if before is None or not is_non_negative(graph, before):
                 return _thresholded
     return None
+
+
+def _is_near(bound: np.ndarray) -> bool:
+    """Whether x survives a sum with it: far bounds, as of channels that have none, swallow x."""
+    return bool(
+        np.all(np.abs(bound.astype(np.float64)) <= 2.0 ** (np.finfo(bound.dtype).nmant - 3))
+    )
+
+
+def _variables(node: gs.Node) -> list[gs.Tensor]:
+    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
 
 
 def _like(node: gs.Node) -> gs.Tensor:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
 from .editing import Editor, is_floating, replace_node, tidy
-from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes, regions
+from .errors import Refusal, UnsupportedModelError
+from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes
+from .quiet import quietly
 from .spiking import MaxPool, activation_nodes
 
 _SCALAR = {
@@ -59,8 +60,7 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
 
     curved = [n for n in graph.nodes if not n.domain and n.op in APPROXIMABLE]
     refused = nonlinear_nodes(graph, is_activation, () if maxpool == "average" else MAX_POOLS)
-    between = {node.name for node in regions(graph, is_activation).core}
-    names = {refusal.node for refusal in refused} & between
+    names = {refusal.node for refusal in refused}
     seeds = [*curved, *(node for node in graph.nodes if node.name in names)]
     hidden = _before_weights(graph)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
@@ -138,17 +138,18 @@ def approximate_activations(
     The knots k and the slopes s minimise the squared error over ``samples``: values of x
     from data, by the name of the region, as ``regions_to_approximate`` names it. Outside
     the samples' range the result is constant. A line for each region that says its error
-    is appended to ``found``.
+    is appended to ``found``. Raises ``UnsupportedModelError`` for a function that is not
+    finite all over that range.
     """
     if clips < 1:
         raise ValueError(f"the number of clips must be positive, not {clips}")
     editor = Editor(graph)
     wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
-    for region in wanted:
-        low, high = float(np.min(samples[region.name])), float(np.max(samples[region.name]))
-        high = high if high > low else low + 1.0
-        x = np.linspace(low, high, _GRID)
-        y = _evaluate(region, x)
+    # All before any is replaced, since regions may overlap.
+    curves = [_evaluate(region, _places(samples[region.name])) for region in wanted]
+    _require_finite(wanted, curves, samples)
+    for region, y in zip(wanted, curves, strict=True):
+        x = _places(samples[region.name])
         weights = _weights(samples[region.name], x)
         knots = _fit_knots(x, y, weights, clips)
         values = _fit_values(x, y, weights, knots)
@@ -156,7 +157,7 @@ def approximate_activations(
         if found is not None:
             rms = float(np.sqrt((weights * error**2).sum()))
             found.append(
-                f"{region.op} '{region.name}': {clips} clips over [{low:.4g}, {high:.4g}], "
+                f"{region.op} '{region.name}': {clips} clips over [{x[0]:.4g}, {x[-1]:.4g}], "
                 f"RMS error {rms:.2g}, largest {np.abs(error).max():.2g}, "
                 f"of values from {y.min():.4g} to {y.max():.4g}"
             )
@@ -165,27 +166,44 @@ def approximate_activations(
     return bool(wanted)
 
 
+def _require_finite(
+    wanted: list[ScalarRegion], curves: list[np.ndarray], samples: Mapping[str, np.ndarray]
+) -> None:
+    refusals = []
+    for region, y in zip(wanted, curves, strict=True):
+        if not np.all(np.isfinite(y)):
+            x = _places(samples[region.name])
+            reason = f"it is not finite all over the data, [{x[0]:.4g}, {x[-1]:.4g}]"
+            refusals.append(Refusal(region.name, region.op, reason))
+    if refusals:
+        raise UnsupportedModelError("clips cannot approximate these activations:", refusals)
+
+
+def _places(samples: np.ndarray) -> np.ndarray:
+    """Places all over the range of the samples."""
+    low, high = float(np.min(samples)), float(np.max(samples))
+    return np.linspace(low, high if high > low else low + 1.0, _GRID)
+
+
 def _evaluate(region: ScalarRegion, x: np.ndarray) -> np.ndarray:
     """F at the places x."""
     dtype = np.dtype(np.float32 if region.source.dtype is None else region.source.dtype)
-    tensors: dict[str, gs.Tensor] = {region.source.name: gs.Constant("x", x.astype(dtype))}
+    made: dict[str, gs.Tensor] = {region.source.name: gs.Constant("x", x.astype(dtype))}
     nodes = []
     for number, node in enumerate(region.nodes):
-        inputs = [tensors.get(tensor.name, tensor) for tensor in node.inputs]
-        copies = [
-            gs.Constant(f"c{number}.{i}", np.asarray(t.values))
-            if isinstance(t, gs.Constant) and t.name != "x"
-            else t
-            for i, t in enumerate(inputs)
-        ]
+        inputs: list[gs.Tensor] = []
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant):
+                inputs.append(gs.Constant(f"c{number}.{index}", np.asarray(tensor.values)))
+            else:
+                inputs.append(made.get(tensor.name, tensor))
         result = gs.Variable(f"t{number}", dtype)
-        nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), copies, [result]))
-        tensors[node.outputs[0].name] = result
+        nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
+        made[node.outputs[0].name] = result
     part = gs.Graph(nodes, [], [result], opset=20)
-    with G_LOGGER.suppress():
+    with quietly():
         part.fold_constants(fold_shapes=False)
-    values = np.asarray(part.outputs[0].values, np.float64).reshape(-1)
-    return values
+    return np.asarray(part.outputs[0].values, np.float64).reshape(-1)
 
 
 def _weights(samples: np.ndarray, x: np.ndarray) -> np.ndarray:

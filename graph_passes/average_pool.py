@@ -2,7 +2,7 @@
 
 import onnx_graphsurgeon as gs
 
-from .editing import is_used, tidy
+from .editing import constant_value, is_used, producer, tidy
 from .errors import Refusal
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
@@ -33,6 +33,9 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     if node.op == "GlobalMaxPool":
         node.op = "GlobalAveragePool"
         return None
+    before = producer(node.inputs[0])
+    if before is not None and pads_lowest(before):
+        return "it is padded with -infinity by a Pad of its own, which an average would count"
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; an average has no such thing"
     dilations = node.attrs.get("dilations", [1])
@@ -46,3 +49,11 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     node.attrs.update(attributes | {"count_include_pad": 0})
     node.outputs = list(node.outputs[:1])
     return None
+
+
+def pads_lowest(node: gs.Node) -> bool:
+    """Whether a node pads with -infinity, or with a number that stands for it."""
+    if node.op != "Pad" or node.domain or len(node.inputs) < 3:
+        return False
+    value = constant_value(node.inputs[2])
+    return value is not None and value.size == 1 and float(value.reshape(())) <= -60000.0

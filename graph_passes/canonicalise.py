@@ -3,6 +3,7 @@
 The passes, in order:
 
     fold_constants          Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
+    dequantize_weights      DequantizeLinear(constants) -> constants
     remove_no_ops           Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
     sink_transposes         NHWC graphs: Transposes move down until they cancel
     unify_linear_layers     MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
@@ -19,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from .activations import decompose_activations
 from .clips import unify_clips
+from .dequantize import dequantize_weights
 from .fold_constants import fold_constants
 from .linear_layers import unify_linear_layers
 from .no_ops import remove_no_ops
@@ -27,6 +29,7 @@ from .transposes import sink_transposes
 
 CANONICAL_FORM = (
     fold_constants,
+    dequantize_weights,
     remove_no_ops,
     sink_transposes,
     unify_linear_layers,

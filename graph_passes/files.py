@@ -17,22 +17,22 @@ import onnx
 import onnx.checker
 import onnx.external_data_helper
 
+from .contents import (
+    UNSUPPORTED_TYPES,
+    check_contents,
+    check_dimensions,
+    check_values,
+    make_dense,
+    stored_tensors,
+)
 from .errors import ModelError, OutputError
+from .limits import check_shapes, check_structure
 from .weights import STAYS_INLINE, ModelParts, attach, detach, fill, stub, with_weights_as_inputs
 
 Content = bytes | memoryview
 
 MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
-
-# onnx-graphsurgeon changes or loses these types without a word.
-UNSUPPORTED_TYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT8E4M3FNUZ: "FLOAT8E4M3FNUZ",
-    onnx.TensorProto.INT4: "INT4",
-    onnx.TensorProto.UINT4: "UINT4",
-    onnx.TensorProto.FLOAT4E2M1: "FLOAT4E2M1",
-}
-"""Types of tensors that cannot be converted, and their names."""
 
 
 def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -48,10 +48,8 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     """Like ``read_model``, with the weights beside the structure; external data is mapped."""
     path = Path(path)
     model = _parse(path)
+    _check_whole(model, f"'{path}'")
     external: dict[str, np.ndarray] = {}
-    for tensor in stored_tensors(model.graph):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            _check_size(tensor, path)
     for tensor in model.graph.initializer:
         if onnx.external_data_helper.uses_external_data(tensor):
             values = _external_data(tensor, path)
@@ -60,7 +58,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
                 tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
             else:
                 fill(tensor, values)
-    for tensor in itertools.islice(stored_tensors(model.graph), len(model.graph.initializer), None):
+    for tensor in itertools.islice(stored_tensors(model), len(model.graph.initializer), None):
         if onnx.external_data_helper.uses_external_data(tensor):
             fill(tensor, _external_data(tensor, path))
     parts = detach(model)
@@ -82,20 +80,48 @@ def _parse(path: Path) -> onnx.ModelProto:
     # Some files of other kinds, the empty one among them, parse as a protobuf message.
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it holds no graph")
-    try:
-        _check_fields(model, path)
-    except UnicodeDecodeError as error:
-        raise ModelError(f"'{path}' is damaged: a name in it is no text") from error
     return model
 
 
+def _check_whole(model: onnx.ModelProto, what: str) -> None:
+    """Check, before any other library reads it, that a model is whole and of sane proportions."""
+    check_contents(model, what)
+    check_structure(model, what)
+    make_dense(model, what)
+    for tensor in stored_tensors(model):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            check_values(tensor, what)
+
+
+def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
+    """A model that is in memory, checked like one that is read; the model is left as it was.
+
+    Raises ``ModelError``, beginning with ``what``.
+    """
+    model = copy_model(model)
+    _check_whole(model, what)
+    for tensor in stored_tensors(model):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            raise ModelError(
+                f"{what} does not hold the values of its tensor '{tensor.name}': load its "
+                "external data, or give the path of its file"
+            )
+    parts = detach(model)
+    check_model(parts, what)
+    return parts
+
+
 def check_model(model: onnx.ModelProto | ModelParts, what: str) -> None:
-    """Raise ``ModelError``, beginning with ``what``, unless onnx's checker accepts the model."""
-    parts = model if isinstance(model, ModelParts) else detach(model)
+    """Raise ``ModelError``, beginning with ``what``, unless the model is a valid one."""
+    if not isinstance(model, ModelParts):
+        take_apart(model, what)
+        return
+    structure = with_weights_as_inputs(model.structure)
     try:
-        onnx.checker.check_model(with_weights_as_inputs(parts.structure))
+        onnx.checker.check_model(structure)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{what} is not a valid ONNX model: {first_line(error)}") from error
+    check_shapes(model.structure, what)
 
 
 def first_line(error: BaseException) -> str:
@@ -104,76 +130,13 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _check_fields(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse what only damage can put into a file: names that are no text, unknown types."""
-    texts: list[str] = []
-    for entry in (*model.opset_import, *model.functions):
-        texts.append(entry.domain)
-    for entry in model.metadata_props:
-        texts += [entry.key, entry.value]
-    waiting = [model.graph]
-    while waiting:
-        graph = waiting.pop()
-        texts += [tensor.name for tensor in graph.initializer]
-        for info in (*graph.input, *graph.output, *graph.value_info):
-            texts.append(info.name)
-            kind = info.type.WhichOneof("value")
-            if kind == "tensor_type":
-                texts += [dimension.dim_param for dimension in info.type.tensor_type.shape.dim]
-                _check_type(info.type.tensor_type.elem_type, info.name, path)
-            elif kind not in (None, "sequence_type"):
-                raise ModelError(f"'{path}': '{info.name}' is no tensor; it cannot be converted")
-        for node in graph.node:
-            texts += [*node.input, *node.output, node.name, node.op_type, node.domain]
-            texts.append(node.doc_string)
-            for attribute in node.attribute:
-                texts.append(attribute.name)
-                waiting += _subgraphs(attribute)
-    # Protobuf hands out a string that is no UTF-8 as bytes, or raises, by its version.
-    if any(isinstance(text, bytes) for text in texts):
-        raise ModelError(f"'{path}' is damaged: a name in it is no text")
-
-
-def _check_type(kind: int, name: str, path: Path) -> None:
-    if kind not in UNSUPPORTED_TYPES and kind != onnx.TensorProto.STRING:
-        try:
-            onnx.helper.tensor_dtype_to_np_dtype(kind)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"'{path}': '{name}' has an unknown type, {kind}") from error
-
-
-def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of the graphs inside them."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for subgraph in _subgraphs(attribute):
-                yield from all_nodes(subgraph.node)
-
-
-def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All initializers and tensor attributes of a graph and of the graphs inside it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for subgraph in _subgraphs(attribute):
-                yield from stored_tensors(subgraph)
-
-
 def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     """What a tensor keeps in another file, mapped rather than read."""
     folder = path.resolve().parent
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
-    _check_type(tensor.data_type, tensor.name, path)
+    check_dimensions(tensor, f"'{path}'")
     if tensor.data_type in UNSUPPORTED_TYPES:
         return np.empty(0, np.uint8)  # Refused later, by its name.
     try:
@@ -200,20 +163,6 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
         return np.memmap(target, dtype, "c", offset, tuple(tensor.dims))
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
-
-
-def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
-    """Refuse an unknown type, and raw data shorter or longer than the tensor's shape says."""
-    _check_type(tensor.data_type, tensor.name, path)
-    if not tensor.HasField("raw_data") or tensor.data_type in UNSUPPORTED_TYPES:
-        return
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    expected = math.prod(tensor.dims) * itemsize
-    if len(tensor.raw_data) != expected:
-        raise ModelError(
-            f"'{path}': tensor '{tensor.name}' holds {len(tensor.raw_data)} bytes where its "
-            f"shape {list(tensor.dims)} needs {expected}: the file or its data is damaged"
-        )
 
 
 def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str]) -> None:

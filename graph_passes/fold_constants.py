@@ -1,11 +1,17 @@
 """Compute at conversion what is constant."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
 from .editing import name_nodes, tidy
+from .errors import ModelError
+from .io import infer_shapes
+from .limits import MAX_TENSOR_BYTES
+from .quiet import quietly
 
 _RANDOM_OPS = {
     "Bernoulli", "Dropout", "Multinomial",
@@ -13,23 +19,40 @@ _RANDOM_OPS = {
 }  # fmt: skip
 
 
+# What a few numbers can make large: folded only once the size of the result is known.
+_GROWING_OPS = {
+    "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
+}  # fmt: skip
+
+_MOST = 2**28
+"""Elements that all folded constants of a network may always have together."""
+
+
 def fold_constants(graph: gs.Graph) -> bool:
-    """f(constants) -> its value. Random operators and neurons are never folded."""
+    """f(constants) -> its value. Random operators and neurons are never folded, nor what would
+    be larger, in all, than twice the constants of the network, if those are many.
+    """
     before = len(graph.nodes)
     if not any(_may_fold(node) for node in graph.nodes):
         return False
     for node in graph.nodes:
         if node.op == "Constant":
             _type_constant(node)
-    # onnx-graphsurgeon warns of each node that it cannot evaluate; such a node just stays.
-    with G_LOGGER.suppress():
-        graph.fold_constants(
-            should_exclude_node=lambda node: neurons.is_stateful(node) or node.op in _RANDOM_OPS
-        )
+    if any(node.op in _GROWING_OPS and _elements(node) is None for node in graph.nodes):
+        infer_shapes(graph)
+    _require_sane_sizes(graph)
+    # Not inside the branches of an If: one whose condition is constant is flattened, and what
+    # was inside it is folded in the next round.
+    with quietly():
+        graph.fold_constants(recurse_subgraphs=False, should_exclude_node=_stays(graph))
     # An If whose condition is constant is replaced by its branch, whose nodes have no names.
     name_nodes(graph)
     tidy(graph)
-    return len(graph.nodes) != before
+    if len(graph.nodes) == before:
+        return False
+    # What was computed at run time may have hidden shapes.
+    infer_shapes(graph)
+    return True
 
 
 def _may_fold(node: gs.Node) -> bool:
@@ -39,6 +62,48 @@ def _may_fold(node: gs.Node) -> bool:
     return not neurons.is_stateful(node) and all(
         isinstance(tensor, gs.Constant) or tensor.is_empty() for tensor in node.inputs
     )
+
+
+def _require_sane_sizes(graph: gs.Graph) -> None:
+    """Refuse what nothing can compute, now that constants give more sizes than the file did."""
+    for node in graph.nodes:
+        size = _elements(node)
+        if node.op in _GROWING_OPS and size is not None and size > MAX_TENSOR_BYTES:
+            raise ModelError(
+                f"{node.op} '{node.name}' would make {size:,} elements: the file is damaged, or "
+                "export the network for smaller inputs or fewer samples"
+            )
+
+
+def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
+    """Whether a node must not be folded, though its inputs are constant."""
+    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    most = max(_MOST, 2 * sum(math.prod(tensor.shape) for tensor in constants))
+    folded: dict[str, int] = {}
+
+    def stays(node: gs.Node) -> bool:
+        if neurons.is_stateful(node) or node.op in _RANDOM_OPS:
+            return True
+        size = _elements(node)
+        if size is None:
+            return node.op in _GROWING_OPS
+        others = sum(s for name, s in folded.items() if name != node.name)
+        if others + size > most:
+            return True
+        folded[node.name] = size
+        return False
+
+    return stays
+
+
+def _elements(node: gs.Node) -> int | None:
+    """How many elements the outputs of a node have; None where a shape is not known."""
+    size = 0
+    for tensor in node.outputs:
+        if tensor.shape is None or not all(isinstance(axis, int) for axis in tensor.shape):
+            return None
+        size += math.prod(tensor.shape)
+    return size
 
 
 def _type_constant(node: gs.Node) -> None:

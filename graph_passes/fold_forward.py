@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from .affine import AFFINE_OPS, Affine, affine_of, per_channel
 from .editing import (
@@ -18,6 +17,7 @@ from .editing import (
 )
 from .errors import Refusal
 from .linear import downstream
+from .quiet import quietly
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")
@@ -87,7 +87,7 @@ def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> _Path | None:
         node = nodes[-1]
         if node.domain or [tensor is source for tensor in node.inputs].index(True) != 0:
             return None
-        if node.op in _LINEAR:
+        if node.op in _LINEAR and not node.attrs.get("transA", 0):
             return _Path(nodes) if constant_value(node.inputs[1]) is not None else None
         if not _passes_on(node):
             return None
@@ -102,12 +102,14 @@ def _passes_on(node: gs.Node) -> bool:
     """Whether an operator hands a scale and shift on to what comes after it."""
     if node.op == "Reshape":
         return constant_value(node.inputs[1]) is not None
+    if node.op == "Transpose":
+        return bool(node.attrs.get("perm", [1])[0] == 0)
     if node.op == "Pad":
         value = constant_value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(())
         pads = constant_value(node.inputs[1])
         zeros = value is not None and not np.any(value)
         return zeros and pads is not None and node.attrs.get("mode", "constant") == "constant"
-    return node.op in (*_POOLS, "Flatten", "Transpose", "Identity")
+    return node.op in (*_POOLS, "Flatten", "Identity")
 
 
 def _fold_of(
@@ -160,9 +162,12 @@ def _factors(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np.ndarr
     # passes on a scale that is the same over its window, so per channel alone.
     if per_channel(scale, rank) is None:
         return None
-    pools = [node for node in path.nodes[:-1] if node.op in (*_POOLS, "Pad")]
-    result = _evaluate(path.nodes[:-1], scale, shape, without={id(n) for n in pools}, path=path)
-    return None if result is None or result.ndim != 2 else result[0]
+    sizes = spread[0].inputs[0].shape
+    kept = [node for node in path.nodes[:-1] if node.op not in (*_POOLS, "Pad")]
+    if sizes is None or len(sizes) != rank:
+        return None
+    values = _response(kept, scale, sizes[1:])
+    return None if values is None or values.ndim != 1 else values
 
 
 def _constant_through(path: _Path, shift: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
@@ -173,12 +178,9 @@ def _constant_through(path: _Path, shift: np.ndarray, shape: list[int | str]) ->
         if any(_has_borders(node) for node in path.nodes) or not isinstance(sizes[0], int):
             return None
         sizes = [sizes[0], *(64 if isinstance(size, str) else size for size in sizes[1:])]
-    full = [1, *sizes]
-    with_shift = _evaluate(path.nodes, shift, full)
-    without = _evaluate(path.nodes, np.zeros(()), full)
-    if with_shift is None or without is None:
+    constant = _response(path.nodes, shift, sizes)
+    if constant is None:
         return None
-    constant = (with_shift.astype(np.float64) - without)[0]
     places = constant.reshape(constant.shape[0], -1)
     rounding = 1e-6 * np.abs(constant).max()
     if constant.ndim == 1 or (
@@ -194,37 +196,36 @@ def _has_borders(node: gs.Node) -> bool:
     return fixed or padded or node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
 
 
-def _evaluate(
-    nodes: list[gs.Node],
-    value: np.ndarray,
-    shape: list[int | str],
-    without: set[int] = frozenset(),  # type: ignore[assignment]
-    path: _Path | None = None,
-) -> np.ndarray | None:
-    """What a chain of nodes computes, in float32, for a constant of a sample's shape."""
-    sizes = [1, *shape[1:]]
-    if path is not None:
-        # The image that reaches the last node's reshaping, not the one before the pools.
-        reshaping = next(n for n in path.nodes if n.op in ("Flatten", "Reshape", "Transpose"))
-        held = reshaping.inputs[0].shape
-        sizes = [1, *(held[1:] if held is not None else shape[1:])]
+def _response(nodes: list[gs.Node], value: np.ndarray, sizes: list[int | str]) -> np.ndarray | None:
+    """L(c) - L(0) for a chain of nodes L and a constant c of a sample's sizes, in float32.
+
+    None if it cannot be computed, or L does not treat samples apart: one of c among others
+    of zeros shows that.
+    """
     if not all(isinstance(size, int) for size in sizes):
         return None
-    filled = np.broadcast_to(np.asarray(value, np.float32), tuple(map(int, sizes[1:])))[None]
-    tensor: gs.Tensor = gs.Constant("value", np.ascontiguousarray(filled))
+    sample = np.broadcast_to(np.asarray(value, np.float32), tuple(map(int, sizes)))
+    # As many as no axis has, so that an axis which joins the batch is seen.
+    count = next(n for n in range(3, len(sizes) + 4) if n not in sizes)
+    samples = np.stack([sample if n == 1 else np.zeros_like(sample) for n in range(count)])
+    tensor: gs.Tensor = gs.Constant("value", samples)
     copies = []
     for number, node in enumerate(nodes):
-        if id(node) in without:
-            continue
         inputs = [tensor, *(_single(t, number, i) for i, t in enumerate(node.inputs[1:]))]
         result = gs.Variable(f"t{number}", np.float32)
         copies.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
         tensor = result
     chain = gs.Graph(copies, [], [tensor], opset=17)
-    with G_LOGGER.suppress():
+    with quietly():
         chain.fold_constants(fold_shapes=False)
     (output,) = chain.outputs
-    return np.asarray(output.values) if isinstance(output, gs.Constant) else None
+    if not isinstance(output, gs.Constant):
+        return None
+    values = np.asarray(output.values, np.float64)
+    apart = values.ndim > 1 and len(values) == count and np.all(values[2:] == values[0])
+    if not apart:
+        return None
+    return np.asarray(values[1] - values[0])
 
 
 def _single(tensor: gs.Tensor, number: int, index: int) -> gs.Tensor:

@@ -10,16 +10,17 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.numpy_helper
-import onnx.shape_inference
 import onnx.version_converter
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
+from .contents import UNSUPPORTED_TYPES, stored_tensors
 from .editing import name_nodes
 from .errors import ModelError, Refusal, UnsupportedModelError
-from .files import UNSUPPORTED_TYPES, all_nodes, copy_model, first_line, stored_tensors
+from .files import copy_model, first_line
+from .limits import all_nodes, sizes_of_functions, with_shapes
 from .weights import ModelParts, attach, detach, is_large, stub
 
 
@@ -55,12 +56,22 @@ def _convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
     try:
-        return onnx.version_converter.convert_version(structure, neurons.MIN_OPSET)
+        converted = onnx.version_converter.convert_version(structure, neurons.MIN_OPSET)
     except Exception as error:  # The converter raises RuntimeError and types of its own.
         raise ModelError(
             f"the model's opset {opset} cannot be brought to {neurons.MIN_OPSET}: "
             f"{first_line(error)}; {advice}"
         ) from error
+    for node in converted.graph.node if opset < 11 else ():
+        # The converter forgets how Upsample, and Resize as it was, place their samples.
+        if node.op_type == "Resize":
+            for name, value in (
+                ("coordinate_transformation_mode", "asymmetric"),
+                ("nearest_mode", "floor"),
+            ):
+                if all(attribute.name != name for attribute in node.attribute):
+                    node.attribute.append(onnx.helper.make_attribute(name, value))
+    return converted
 
 
 def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,10 +93,10 @@ def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises ``ModelError`` for functions that call themselves.
     """
-    own = {(f.domain, f.name): f for f in structure.functions if f.domain != neurons.DOMAIN}
+    own = [function for function in structure.functions if function.domain != neurons.DOMAIN]
     if not own:
         return structure
-    _require_no_recursion(own)
+    sizes_of_functions(own, "the model")
     kept = [(f.domain, f.name) for f in structure.functions if f.domain == neurons.DOMAIN]
     try:
         return onnx.inliner.inline_selected_functions(structure, kept, exclude=True)
@@ -93,21 +104,6 @@ def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(
             f"the model's local functions cannot be inlined: {first_line(error)}"
         ) from error
-
-
-def _require_no_recursion(functions: dict[tuple[str, str], onnx.FunctionProto]) -> None:
-    calls = {
-        key: {(node.domain, node.op_type) for node in all_nodes(function.node)} & set(functions)
-        for key, function in functions.items()
-    }
-    while calls:
-        leaves = {key for key, called in calls.items() if not called}
-        if not leaves:
-            raise ModelError(
-                "the model's local functions call themselves, so nothing can run them: "
-                + ", ".join(sorted(name for _, name in calls))
-            )
-        calls = {key: called - leaves for key, called in calls.items() if key not in leaves}
 
 
 def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
@@ -122,7 +118,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     parts = detach(model) if isinstance(model, onnx.ModelProto) else model
     refused = {
         (tensor.name, UNSUPPORTED_TYPES[tensor.data_type])
-        for tensor in stored_tensors(parts.structure.graph)
+        for tensor in stored_tensors(parts.structure)
         if tensor.data_type in UNSUPPORTED_TYPES
     }
     if refused:
@@ -135,11 +131,17 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     _check_functions(structure)
     structure = inline_functions(structure)
     defaults = {tensor.name: tensor for tensor in structure.graph.initializer}
+    inputs = {i.name for i in structure.graph.input if i.type.tensor_type.HasField("shape")}
     starts = set()
     for node in structure.graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
         if _is_neuron(node):
             _check_stateful(node, defaults, parts.weights)
+            if node.input[-1] not in inputs:
+                raise ModelError(
+                    f"{node.op_type} '{node.name}': its state '{node.input[-1]}' must be an input "
+                    "of the graph, of known rank"
+                )
             starts.add(node.input[-1])
     for entry in structure.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -149,6 +151,8 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     kept_functions = [f for f in structure.functions if f.domain != neurons.DOMAIN]
     del structure.functions[:]
     structure.functions.extend(kept_functions)
+    for node in all_nodes(structure.graph.node):
+        _drop_empty_lists(node)
     with G_LOGGER.suppress():
         graph = gs.import_onnx(structure)
     for tensor in graph.tensors().values():
@@ -156,6 +160,24 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
             tensor.values, tensor.data_location = parts.weights[tensor.name], None
     name_nodes(graph)
     return graph
+
+
+def _drop_empty_lists(node: onnx.NodeProto) -> None:
+    """An empty list means what its absence does; onnx-graphsurgeon cannot write it."""
+    for attribute in node.attribute:
+        if attribute.name == "value_ints" and not attribute.ints:
+            value = onnx.numpy_helper.from_array(np.empty(0, np.int64))
+        elif attribute.name == "value_floats" and not attribute.floats:
+            value = onnx.numpy_helper.from_array(np.empty(0, np.float32))
+        else:
+            continue
+        attribute.CopyFrom(onnx.helper.make_attribute("value", value))
+    lists = {onnx.AttributeProto.INTS: "ints", onnx.AttributeProto.FLOATS: "floats",
+             onnx.AttributeProto.STRINGS: "strings"}  # fmt: skip
+    kept = [a for a in node.attribute if a.type not in lists or len(getattr(a, lists[a.type]))]
+    if len(kept) < len(node.attribute):
+        del node.attribute[:]
+        node.attribute.extend(kept)
 
 
 def _check_functions(model: onnx.ModelProto) -> None:
@@ -296,7 +318,7 @@ def infer_shapes(graph: gs.Graph) -> None:
     # Without value_info, so that shapes from before a rewrite do not contradict it.
     model = to_parts(graph).structure
     del model.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    inferred = with_shapes(model, "the model")
     tensors = graph.tensors()
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor, kind = tensors.get(info.name), info.type.tensor_type

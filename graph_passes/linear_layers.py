@@ -7,7 +7,6 @@ from .editing import (
     Editor,
     bypass,
     constant_value,
-    is_floating,
     only_consumer,
     replace_node,
     tidy,
@@ -45,7 +44,9 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
 def _with_bias(graph: gs.Graph, node: gs.Node) -> bool:
     weight, add = constant_value(node.inputs[1]), only_consumer(graph, node.outputs[0])
     shape = node.outputs[0].shape
-    if weight is None or weight.ndim != 2 or shape is None or len(shape) != 2:
+    if weight is None or weight.ndim != 2 or weight.dtype.kind != "f":
+        return False
+    if shape is None or len(shape) != 2:
         return False
     if add is None or add.op != "Add" or add.domain:
         return False
@@ -95,17 +96,29 @@ def _global_pool(editor: Editor, node: gs.Node) -> bool:
     if len(node.inputs) > 1 and not node.inputs[1].is_empty():
         value = constant_value(node.inputs[1])
         axes = None if value is None else value.tolist()
-    if axes is None or x.shape is None or len(x.shape) < 3 or not is_floating(x):
+    if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
         return False
+    # ONNX Runtime has global pools of one to three axes, and not in double precision.
     rank = len(x.shape)
-    if sorted(axis % rank for axis in axes) != list(range(2, rank)):
+    kept = [axis for axis in range(1, rank) if axis not in {a % rank for a in axes}]
+    if not 3 <= rank <= 5 or len(kept) != 1 or len(set(axes)) != rank - 2:
         return False
+    (channels,) = kept
+    if channels != 1:
+        front = [0, channels, *(axis for axis in range(1, rank) if axis != channels)]
+        like = gs.Variable("", x.dtype, [x.shape[axis] for axis in front])
+        x = editor.node("Transpose", f"{node.name}/front", [x], {"perm": front}, like)
     op = "GlobalAveragePool" if node.op == "ReduceMean" else "GlobalMaxPool"
-    if node.attrs.get("keepdims", 1):
+    keeps = node.attrs.get("keepdims", 1)
+    if keeps and channels == 1:
         replace_node(node, op, [x])
         return True
     like = gs.Variable("", x.dtype, [*x.shape[:2], *(1,) * (rank - 2)])
     pooled = editor.node(op, f"{node.name}/pool", [x], like=like)
+    if keeps:
+        back = [0, *range(2, channels + 1), 1, *range(channels + 1, rank)]
+        replace_node(node, "Transpose", [pooled], {"perm": back})
+        return True
     spatial = editor.constant(f"{node.name}/axes", np.arange(2, rank, dtype=np.int64))
     replace_node(node, "Squeeze", [pooled, spatial])
     return True

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .editing import bypass, constant_value, only_consumer, producer, tidy
+from .thresholds import is_non_negative
 
 _POOLS = ("AveragePool", "MaxPool")
 
@@ -37,7 +38,7 @@ def _fold(graph: gs.Graph, node: gs.Node) -> bool:
     value = _value(node)
     total = [a + b for a, b in zip(own, pads, strict=True)]
     is_conv = following.op == "Conv"
-    if not (value == 0 if is_conv else _fits_pool(node, following, value, own, total)):
+    if not (value == 0 if is_conv else _fits_pool(graph, node, following, value, own, total)):
         return False
     attrs.pop("auto_pad", None)
     attrs["pads"] = total
@@ -47,11 +48,16 @@ def _fold(graph: gs.Graph, node: gs.Node) -> bool:
     return True
 
 
-def _fits_pool(pad: gs.Node, pool: gs.Node, value: float, own: list[int], total: list[int]) -> bool:
+def _fits_pool(
+    graph: gs.Graph, pad: gs.Node, pool: gs.Node, value: float, own: list[int], total: list[int]
+) -> bool:
     kernel = pool.attrs["kernel_shape"]
     # ONNX Runtime refuses a pool that could see padding alone.
-    if pool.attrs.get("ceil_mode", 0) or any(
-        size >= kernel[axis % len(kernel)] for axis, size in enumerate(total)
+    dilated = any(step != 1 for step in pool.attrs.get("dilations", []))
+    if (
+        dilated
+        or pool.attrs.get("ceil_mode", 0)
+        or any(size >= kernel[axis % len(kernel)] for axis, size in enumerate(total))
     ):
         return False
     if pool.op == "AveragePool":
@@ -63,15 +69,7 @@ def _fits_pool(pad: gs.Node, pool: gs.Node, value: float, own: list[int], total:
     if value <= -float(np.finfo(dtype).max):
         return True
     before = producer(pad.inputs[0])
-    return bool(value == 0 and before is not None and _is_non_negative(before))
-
-
-def _is_non_negative(node: gs.Node) -> bool:
-    """Whether a node is a ReLU, or a clip from 0."""
-    if node.op == "Clip" and len(node.inputs) > 1:
-        low = constant_value(node.inputs[1])
-        return low is not None and float(low) >= 0
-    return str(node.op) == "Relu"
+    return bool(value == 0 and before is not None and is_non_negative(graph, before))
 
 
 def _value(node: gs.Node) -> float:

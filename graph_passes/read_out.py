@@ -24,7 +24,7 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
     behind = downstream(graph, [t for n in graph.nodes if n.name in starts for t in n.outputs])
     behind -= {t.name for node in neurons.stateful_nodes(graph) for t in node.outputs}
-    varying = downstream(graph, graph.inputs)
+    averaged = downstream(graph, graph.inputs) - behind
     readers = [
         node
         for node in graph.nodes
@@ -34,7 +34,7 @@ def average_before_read_out(graph: gs.Graph) -> bool:
         tensor.name: tensor
         for node in readers
         for tensor in operands(node)
-        if tensor.name in varying and tensor.name not in behind and is_floating(tensor)
+        if tensor.name in averaged and is_floating(tensor) and not _is_mean(tensor)
     }
     captured = {
         n.name: n for n in readers for t in operands(n)[len(n.inputs) :] if t.name in wanted
@@ -63,3 +63,8 @@ def average_before_read_out(graph: gs.Graph) -> bool:
         neurons.add_state(graph, average, len(tensor.shape), dtype)
     tidy(graph)
     return bool(wanted)
+
+
+def _is_mean(tensor: gs.Tensor) -> bool:
+    maker = tensor.inputs[0] if tensor.inputs else None
+    return maker is not None and neurons.is_stateful(maker) and maker.op == "RunningMean"

@@ -169,7 +169,8 @@ def require_finite_weights(graph: gs.Graph) -> None:
             value = constant_value(tensor)
             if value is None or not np.issubdtype(value.dtype, np.floating):
                 continue
-            bound = node.op in ("Clip", "Min", "Max") and not np.any(np.isnan(value))
+            # Bounds, and the padding of a maximum.
+            bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
             if not bound and not np.all(np.isfinite(value)):
                 bad.append(Refusal(node.name, node.op, f"'{tensor.name}' holds NaN or infinity"))
     if bad:

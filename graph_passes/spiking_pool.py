@@ -4,7 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, constant_value, is_used, tidy
+from .average_pool import pads_lowest
+from .editing import Editor, is_used, producer, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import MAX_POOLS, downstream
 from .spiking import StateNames, require_ranks
@@ -95,20 +96,18 @@ def _to_stateful(
 def _why_not(graph: gs.Graph, node: gs.Node) -> str | None:
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; spikes have no such thing"
+    same = node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+    if same and any(step != 1 for step in node.attrs.get("dilations", [])):
+        return "it is dilated and padded automatically, of which runtimes disagree"
     if node.op == "MaxPool" and _pads(node) is None:
         return (
             f"its padding, auto_pad {node.attrs['auto_pad']}, depends on the size of the image: "
             "export the network with a fixed image size"
         )
-    before = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-    if before is not None and before.op == "Pad" and not before.domain and _pads_lowest(before):
+    before = producer(node.inputs[0])
+    if before is not None and pads_lowest(before):
         return "it is padded with -infinity by a Pad of its own, larger than its window"
     return None
-
-
-def _pads_lowest(node: gs.Node) -> bool:
-    value = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
-    return value is not None and float(value.reshape(())) <= -60000.0
 
 
 def _attributes(node: gs.Node) -> dict:

@@ -40,6 +40,16 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     return before
 
 
+def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a node is a ReLU, a clip from 0 or above, or one of these cut off from above."""
+    if node.domain:
+        return False
+    if node.op == "Clip":
+        return bool(clip_bounds(node)[0] >= 0)
+    at_least_zero = node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) >= 0
+    return node.op == "Relu" or at_least_zero or relu_of_min(graph, node) is not None
+
+
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     """The Relu nodes that no Min bounds: those whose threshold only data can tell."""
     bounded = {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}

@@ -17,7 +17,8 @@ _REDUCTIONS = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 def sink_transposes(graph: gs.Graph) -> bool:
     """f(Transpose(x), Transpose(y)) -> Transpose(f(x, y)); pairs that undo each other vanish.
 
-    f: elementwise operators, whose constants are permuted instead, Concat, and reductions.
+    f: elementwise operators, whose constants are permuted instead, Concat, Pad, Slice, and
+    reductions.
     A network that an exporter wrote with channels last, a pair of Transposes around every
     convolution, keeps one at its input and perhaps one before a Reshape.
     """
@@ -72,7 +73,7 @@ def _sink(graph: gs.Graph, editor: Editor, node: gs.Node) -> gs.Node | None:
     if node.domain or len(node.outputs) != 1:
         return None
     data = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
-    if node.op in _REDUCTIONS or node.op == "PRelu":
+    if node.op in _REDUCTIONS or node.op in ("Pad", "Slice"):
         data = data[:1]
     permutations = [_permutation(producer(tensor)) for tensor in data]
     permutation = permutations[0] if permutations else None
@@ -119,9 +120,48 @@ def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | 
             return None
         node.attrs["axis"] = permutation[node.attrs["axis"] % rank]
         return permutation
+    if node.op == "Pad":
+        return _move_pad(editor, node, permutation)
+    if node.op == "Slice":
+        return _move_slice(editor, node, permutation)
     if node.op in _REDUCTIONS:
         return _move_reduction(editor, node, permutation)
     return None
+
+
+def _move_pad(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
+    rank = len(permutation)
+    others = [tensor for tensor in node.inputs[1:] if not tensor.is_empty()]
+    values = [value for t in others if (value := constant_value(t)) is not None]
+    if len(values) < len(others):
+        return None
+    begins, ends = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
+    pads = values[0]
+    # All axes are written out: ONNX Runtime's own moving of Transposes overlooks their choice.
+    axes = list(range(rank))
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
+        axes = [int(axis) % rank for axis in values[-1]]
+        node.inputs = list(node.inputs[:3])
+    begins[axes], ends[axes] = pads[: len(axes)], pads[len(axes) :]
+    moved = np.empty(2 * rank, np.int64)
+    for axis, place in enumerate(permutation):
+        moved[place], moved[rank + place] = begins[axis], ends[axis]
+    node.inputs[1] = editor.constant(f"{node.name}/pads", moved)
+    return permutation
+
+
+def _move_slice(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
+    starts = constant_value(node.inputs[1])
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
+        axes = constant_value(node.inputs[3])
+    else:
+        axes = None if starts is None else np.arange(starts.size)
+    if axes is None:
+        return None
+    moved = np.asarray([permutation[int(axis) % len(permutation)] for axis in axes], np.int64)
+    constant = editor.constant(f"{node.name}/axes", moved)
+    node.inputs = [*node.inputs[:3], constant, *node.inputs[4:]]
+    return permutation
 
 
 def _move_reduction(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
@@ -130,7 +170,7 @@ def _move_reduction(editor: Editor, node: gs.Node, permutation: list[int]) -> li
     if len(node.inputs) > 1 and not node.inputs[1].is_empty():
         value = constant_value(node.inputs[1])
         axes = None if value is None else value.tolist()
-    if axes is None:
+    if not axes:
         return None
     moved = sorted(permutation[axis % rank] for axis in axes)
     if "axes" in node.attrs:

@@ -57,6 +57,8 @@ class Ann:
         if any(node.domain == neurons.DOMAIN for node in structure.graph.node):
             raise ModelError("the model given as the ANN is a spiking network")
         chosen = resolve_providers(providers)
+        # ONNX Runtime's optimisations of quantized weights round activations as well.
+        once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
         self._session = create_session(ModelParts(structure, parts.weights), chosen, threads, once)
         self.outputs = [output.name for output in self._session.get_outputs()]
         kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}

@@ -69,10 +69,10 @@ def check(
         node.name for region in regions_to_approximate(graph, maxpool) for node in region.nodes
     }
     found = {refusal.node: refusal for refusal in obstacles(graph, maxpool)}
-    if activation_nodes(graph):
-        # What feeds no neuron may stay as it is.
-        curved &= set(found)
     approximated = curved if approximate else set()
+    if activation_nodes(graph) and not approximate:
+        # What feeds no neuron, or is fed by none, may stay as it is.
+        curved &= set(found)
     needs_data = bool(unbounded_activations(graph) or approximated)
     rows = _rows(graph, found, curved, approximated, pools)
     if not found and activation_nodes(graph):

@@ -41,9 +41,10 @@ class SynapseCounter:
     """
 
     def __init__(self, model: onnx.ModelProto, input_shape: InputShape) -> None:
-        graph = _float32_graph(model, input_shape)
+        graph, averages = _float32_graph(model, input_shape)
         neurons = neuron_nodes(graph)
         spiking = downstream(graph, [node.outputs[0] for node in neurons])
+        spiking -= downstream(graph, averages)
         spikes = {}
         for node in neurons:
             spikes[node.name] = node.outputs[0]
@@ -94,7 +95,7 @@ def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
 
     ``input_shape`` is that of one sample, without the batch axis.
     """
-    graph = _float32_graph(model, input_shape)
+    graph, _ = _float32_graph(model, input_shape)
     for node in neuron_nodes(graph):
         _become(node, "Identity", [node.inputs[0]])
         node.domain = None
@@ -110,8 +111,13 @@ def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
     return round(sum(counted) / int(graph.inputs[0].shape[0]))
 
 
-def _float32_graph(model: onnx.ModelProto, input_shape: InputShape) -> gs.Graph:
-    """An SNN without its states, in float32, for one sample of a known shape."""
+def _float32_graph(
+    model: onnx.ModelProto, input_shape: InputShape
+) -> tuple[gs.Graph, list[gs.Tensor]]:
+    """An SNN without its states, in float32, for one sample of a known shape.
+
+    Also the tensors that are averages over time, and so no spikes.
+    """
     graph = to_graph(model)
     graph.toposort()
     names = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
@@ -137,10 +143,11 @@ def _float32_graph(model: onnx.ModelProto, input_shape: InputShape) -> gs.Graph:
         sizes = input_shape if isinstance(input_shape, tuple) else input_shape[tensor.name]
         tensor.shape = [batch, *sizes]
     infer_shapes(graph)
+    averages = [t for n in stateful_nodes(graph) if n.op == "RunningMean" for t in n.outputs[:1]]
     _without_memory(graph)
     graph.inputs = inputs
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]
-    return graph
+    return graph, averages
 
 
 def _without_memory(graph: gs.Graph) -> None:

@@ -144,7 +144,9 @@ class SpikingSession:
         }
         outputs = dict(zip(self._plan.averages, self._run_epilogue(now), strict=True))
         if self._read_out_session is not None:
-            outputs |= self._read_out().values
+            together = self._read_out().values
+            curved = [output.name for output in self._read_out_session.get_outputs()]
+            outputs |= {name: together[name] for name in curved}
         by_name = {name: outputs[name] for name in self._plan.outputs}
         return by_name if len(by_name) > 1 else by_name[self._plan.outputs[0]]
 

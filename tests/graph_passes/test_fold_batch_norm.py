@@ -96,3 +96,93 @@ def test_says_why_it_declines():
     declined.clear()
     assert not fold_batch_normalization(g, declined)
     assert "used elsewhere" in declined[0].reason
+
+
+SPELLINGS = {
+    "scale": "y = Mul(r, k)",
+    "scale first": "y = Mul(k, r)",
+    "quotient": "y = Div(r, k)",
+    "shift": "y = Add(k, r)",
+    "difference": "y = Sub(r, k)",
+    "difference from": "y = Sub(k, r)",
+    "minus": "y = Neg(r)",
+    "several": "p = Mul(r, k) q = Sub(p, k) y = Neg(q)",
+    "among them a batch normalization": f"p = Neg(r) q = Mul(p, k) {BN.replace('(r', '(q')}",
+}
+SHAPES = {
+    "scalar": (), "one": (1,), "per channel": (6, 1, 1), "with a batch axis": (1, 6, 1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_however_it_is_spelled(name, shape):
+    weights = {"w": normal(6, 4, 3, 3), "k": normal(*SHAPES[shape])} | bn(6)
+    g = graph(f"{IMAGE} {{ r = Conv(x, w) {SPELLINGS[name]} }}", weights)
+    x = normal(2, 4, 6, 6)
+    before = run(g, x)
+    changes_once(fold_batch_normalization, g)
+    assert ops(g) == ["Conv"]
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case[0] is ROW])
+@pytest.mark.parametrize("shape", [(), (6,), (1, 6)])
+@pytest.mark.parametrize("scale", ["y = Mul(r, k)", "y = Sub(k, r)"])
+def test_of_features(name, shape, scale):
+    _, linear, weights, op = CASES[name]
+    g = graph(f"{ROW} {{ {linear} {scale} }}", weights | {"k": normal(*shape)})
+    x = normal(5, 4)
+    before = run(g, x)
+    changes_once(fold_batch_normalization, g)
+    assert ops(g) == [op]
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in SPELLINGS if "batch" not in n])
+def test_joins_a_batch_normalization_that_comes_first(name):
+    body = f"{BN.replace('y', 'r').replace('(r', '(x')} {SPELLINGS[name]}"
+    g = graph(
+        f"g (float[N, 6, 4, 4] x) => (float[N, 6, 4, 4] y) {{ {body} }}",
+        bn(6) | {"k": normal(6, 1, 1)},
+    )
+    x = normal(2, 6, 4, 4)
+    before = run(g, x)
+    changes_once(fold_batch_normalization, g)
+    assert ops(g) == ["BatchNormalization"]
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+
+
+STAYS = {
+    "a factor of each pixel": "r = Conv(x, w) y = Mul(r, pixels)",
+    "a factor of each column": "r = Conv(x, w) y = Mul(r, column)",
+    "a factor of each sample": "r = Conv(x, w) y = Mul(r, samples)",
+    "another activation": "r = Conv(x, w) s = Sigmoid(r) y = Mul(r, s)",
+    "its square": "r = Conv(x, w) y = Mul(r, r)",
+    "a quotient of itself": "r = Conv(x, w) y = Div(one, r)",
+    "more axes": "r = Conv(x, w) y = Add(r, more)",
+    "no layer before": "y = Mul(x, one)",
+    "after an activation": "r = Conv(x, w) s = Relu(r) y = Mul(s, one)",
+    "weights that are no constant": "t = Relu(w) r = Conv(x, t) y = Mul(r, one)",
+    "a layer of groups": "r = ConvTranspose<group = 2>(x, grouped) y = Mul(r, one)",
+}
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_cannot_be_folded_stays(name):
+    weights = {
+        "w": normal(6, 4, 3, 3), "grouped": normal(4, 3, 3, 3), "one": np.float32(2),
+        "pixels": normal(4, 4), "column": normal(4), "samples": normal(2, 1, 1, 1),
+        "more": normal(1, 1, 1, 1, 1),
+    }  # fmt: skip
+    shape = "a, b, c, d, e" if "more" in STAYS[name] else "a, b, c, d"
+    g = graph(f"g (float[2, 4, 6, 6] x) => (float[{shape}] y) {{ {STAYS[name]} }}", weights)
+    wanted = ops(g)
+    assert not fold_batch_normalization(g)
+    assert ops(g) == wanted
+
+
+def test_a_bias_that_differs_by_sample_stays():
+    weights = {"w": normal(4, 6), "b": normal(2, 6), "k": normal(6)}
+    g = graph("g (float[2, 4] x) => (float[2, 6] y) { r = Gemm(x, w, b) y = Mul(r, k) }", weights)
+    assert not fold_batch_normalization(g)

@@ -146,3 +146,92 @@ def test_files_pass_the_checker_in_every_opset(opset):
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     np.testing.assert_array_equal(run(proto, X), 4.0 * (X + 2 > 4))
+
+
+POOLING = "s = Clip(x, zero, four) p = {}(s) y = Clip(p, zero, four)"
+IMAGE = "g (float[N, 2, 6, 6] x) => (float[N, 2, a, b] y)"
+
+
+@pytest.mark.parametrize("pool", ["MaxPool<kernel_shape = [2, 2]>", "GlobalMaxPool"])
+@pytest.mark.parametrize("maxpool", ["exact", "keep"])
+def test_max_pools_are_in_the_way_unless_they_are_taken_care_of(pool, maxpool):
+    text = f"{IMAGE} {{ {POOLING.format(pool)} }}"
+    with pytest.raises(UnsupportedModelError, match="average pooling") as caught:
+        activations_to_neurons(graph(text, WEIGHTS))
+    assert len(caught.value.refusals) == 1
+    g = graph(text, WEIGHTS)
+    changes_once(lambda g: activations_to_neurons(g, maxpool), g)
+    assert ops(g) == ["IF", pool.split("<")[0], "IF"]
+
+
+@pytest.mark.parametrize("alpha", [0.5, -0.5])
+def test_a_threshold_above_0_counts_spikes(alpha):
+    body = (
+        f"a = Clip(x, zero, four) b = ThresholdedRelu<alpha = {alpha}>(a) y = Clip(b, zero, four)"
+    )
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+    if alpha > 0:
+        changes_once(activations_to_neurons, g)
+    else:
+        with pytest.raises(UnsupportedModelError, match="ThresholdedRelu"):
+            activations_to_neurons(g)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (1, 1, 2, 1), (2, 1), (1, 1)])
+def test_axes_of_one_are_no_part_of_a_threshold(shape):
+    t = np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+    body = "r = Relu(x) q = Min(r, t) y = Squeeze(q, axes)"
+    g = graph(
+        f"g (float[N, 1, 2, 3] x) => (float[N, 2, 3] y) {{ {body} }}",
+        {"t": t, "axes": np.array([1])},
+    )
+    activations_to_neurons(g)
+    (neuron,) = stateful_nodes(g)
+    wanted = t[0] if t.ndim == 4 else t
+    np.testing.assert_array_equal(threshold_of(neuron), wanted)
+
+
+def test_a_threshold_of_each_sample_is_refused():
+    t = np.array([1, 2], np.float32).reshape(2, 1, 1)
+    g = graph("g (float[2, 2, 3] x) => (float[2, 2, 3] y) { r = Relu(x) y = Min(r, t) }", {"t": t})
+    with pytest.raises(UnsupportedModelError, match="batch axis"):
+        activations_to_neurons(g)
+    assert ops(g) == ["Relu", "Min"]
+
+
+def test_names_of_states_that_are_taken():
+    body = "t = Neg(x) y = Clip(t, zero, four)"
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+    g.nodes[0].outputs[0].name = "v/y"
+    changes_once(activations_to_neurons, g)
+    (neuron,) = stateful_nodes(g)
+    assert neuron.name == "y_2"
+    set_initial_potential(g)
+    np.testing.assert_array_equal(run(g, X), 4.0 * (2 - X > 4))
+
+
+def test_a_network_without_activations_has_no_neurons():
+    assert not activations_to_neurons(graph(f"{SIGNATURE} {{ y = Neg(x) }}"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+def test_neurons_of_other_types(dtype):
+    kind = np.dtype(dtype).type
+    g = graph(
+        f"g ({dtype}[N, 2, 3] x) => ({dtype}[N, 2, 3] y) {{ y = Clip(x, zero, four) }}",
+        {"zero": kind(0), "four": kind(4)},
+    )
+    activations_to_neurons(g)
+    set_initial_potential(g)
+    onnx.checker.check_model(to_model(g), full_check=True)
+    result = run(g, X.astype(kind))
+    assert result.dtype == kind
+    np.testing.assert_array_equal(result, 4.0 * (X.astype(kind) > 2))
+
+
+def test_bounds_that_are_lower_than_the_thresholds_stay():
+    g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, four) }}", WEIGHTS)
+    assert not bound_activations(g, {"y": np.float32(5)})
+    changes_once(lambda g: bound_activations(g, {"y": np.float32([[3], [9]])}), g)
+    assert ops(g) == ["Relu", "Min"]
+    np.testing.assert_array_equal(run(g, X), np.clip(X, 0, [[3], [4]]))

@@ -457,3 +457,57 @@ def test_as_a_process(folder):
     assert done.stderr.startswith("Error: 'data.npz' is not an ONNX model")
     assert done.stdout == ""
     assert call("convert").returncode == 2
+
+
+def test_check_exits_with_its_verdict():
+    onnx.save(model(CLIPPED, WEIGHTS), "good.onnx")
+    text = CLIPPED.replace(
+        "p = Clip(c, zero, two)", "q = Clip(c, zero, two) s = Tanh(q) p = Relu(s)"
+    )
+    onnx.save(model(text, WEIGHTS), "curved.onnx")
+    assert "Converts as it is." in invoke("check", "good.onnx").output
+    result = invoke("check", "curved.onnx", code=1)
+    assert "1 node stands in the way; with --approximate N --calibration DATA it would" in (
+        result.output
+    )
+    found = json.loads(invoke("check", "curved.onnx", "--approximate", "--json").output)
+    assert found["converts"]
+    assert found["options"] == ["--approximate N --calibration DATA"]
+    assert {row["node"]: row["role"] for row in found["nodes"]}["s"] == "approximated"
+    assert "no such file" in invoke("check", "nothing.onnx", code=1).output.lower()
+
+
+def test_max_pooling_by_option():
+    onnx.save(model(MAX_POOLED, WEIGHTS), "max.onnx")
+    options = ("convert", "max.onnx", "-o", "snn.onnx", "--calibration", "data.npz")
+    exact = json.loads(invoke(*options, "--maxpool", "exact", "--json").output)
+    changes = {row["change"]: row for row in exact["agreements"]}
+    assert changes["all together"]["error"] < 0.1
+    assert "max-pooling -> average-pooling" not in changes
+    # After the last neuron the pool is part of the read-out, so that to keep it costs nothing.
+    assert "accuracy falls" not in invoke(*options, "--maxpool", "keep").output
+    followed = MAX_POOLED.replace(TAIL, "q = Relu(p) " + TAIL.replace("(p)", "(q)"))
+    onnx.save(model(followed, WEIGHTS), "max.onnx")
+    assert "accuracy falls as T grows" in invoke(*options, "--maxpool", "keep").output
+
+
+def test_networks_with_several_inputs_and_outputs():
+    text = (
+        "net (float[N, 4] a, float[N, 4] b) => (float[N, 4] s, float[N, 4] p) "
+        "{ c = Sub(a, b) s = Clip(c, zero, two) p = Softmax<axis = 1>(s) }"
+    )
+    onnx.save(model(text, {"zero": np.float32(0), "two": np.float32(2)}), "ann.onnx")
+    a = RNG.normal(size=(5, 4)).astype(np.float32)
+    np.savez("two.npz", a=a, b=-a, y=np.array([0, 1, 2, 3, 0]))
+    invoke("convert", "ann.onnx", "-o", "snn.onnx", "--calibration", "two.npz")
+    assert "5 samples" in invoke("evaluate", "snn.onnx", "--data", "two.npz", "-T", "4").output
+    invoke("run", "snn.onnx", "--input", "two.npz", "-T", "8", "--readout", "4", "-o", "out.npz")
+    with np.load("out.npz") as out:
+        assert {"output", "output/p", "output_4", "output_4/p"} <= set(out.files)
+        np.testing.assert_allclose(out["output/p"].sum(1), 1, rtol=1e-5)
+    assert "output p" in invoke("inspect", "snn.onnx").output
+    np.savez("one.npz", x=a)
+    assert (
+        "give each by its name"
+        in invoke("run", "snn.onnx", "--input", "one.npz", "-T", "8", code=1).output
+    )

@@ -1,0 +1,169 @@
+"""What only damage can put into a model: names that are no text, tensors without their values."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from google.protobuf.message import Message
+
+from .errors import ModelError
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, subgraphs
+
+# onnx-graphsurgeon changes or loses these types without a word.
+UNSUPPORTED_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT8E4M3FNUZ: "FLOAT8E4M3FNUZ",
+    onnx.TensorProto.INT4: "INT4",
+    onnx.TensorProto.UINT4: "UINT4",
+    onnx.TensorProto.FLOAT4E2M1: "FLOAT4E2M1",
+}
+"""Types of tensors that cannot be converted, and their names."""
+
+
+def check_contents(model: onnx.ModelProto, what: str) -> None:
+    """Raise ``ModelError``, beginning with ``what``, for names that are no text and for types
+    and attributes that do not exist.
+    """
+    try:
+        # Protobuf hands out a string that is no UTF-8 as bytes, or raises, by its version.
+        damaged = any(isinstance(text, bytes) for text in _texts(model))
+    except UnicodeDecodeError:
+        damaged = True
+    if damaged:
+        raise ModelError(f"{what} is damaged: a name in it is no text")
+    for graph in _graphs(model):
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            kind = info.type.WhichOneof("value")
+            if kind == "tensor_type":
+                check_type(info.type.tensor_type.elem_type, info.name, what)
+            elif kind not in (None, "sequence_type"):
+                raise ModelError(f"{what}: '{info.name}' is no tensor; it cannot be converted")
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR and not attribute.HasField("t"):
+                    raise ModelError(
+                        f"{what} is damaged: {node.op_type} '{node.name}' has no value for its "
+                        f"attribute '{attribute.name}'"
+                    )
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """All strings of a model, but for the values of tensors."""
+    waiting: list[Message] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message.name
+            yield message.doc_string
+            waiting += message.external_data
+            continue
+        if isinstance(message, onnx.AttributeProto):
+            yield from (text.decode() for text in (message.s, *message.strings))
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting += [value] if isinstance(value, Message) else value
+            elif field.type == field.TYPE_STRING:
+                yield from [value] if isinstance(value, str | bytes) else value
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph of a model, and the graphs inside nodes, those of functions too."""
+    yield model.graph
+    waiting = [model.graph.node, *(function.node for function in model.functions)]
+    while waiting:
+        for node in waiting.pop():
+            for attribute in node.attribute:
+                for graph in subgraphs(attribute):
+                    yield graph
+                    waiting.append(graph.node)
+
+
+def check_type(kind: int, name: str, what: str) -> None:
+    """Raise ``ModelError`` for a type of tensors that does not exist."""
+    if kind not in UNSUPPORTED_TYPES and kind != onnx.TensorProto.STRING:
+        try:
+            onnx.helper.tensor_dtype_to_np_dtype(kind)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{what}: '{name}' has an unknown type, {kind}") from error
+
+
+def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model, the initializers of its own graph first."""
+    yield from model.graph.initializer
+    for graph in _graphs(model):
+        if graph is not model.graph:
+            yield from graph.initializer
+        yield from _attribute_tensors(graph.node)
+    for function in model.functions:
+        yield from _attribute_tensors(function.node)
+
+
+def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def check_dimensions(tensor: onnx.TensorProto, what: str) -> None:
+    """Raise ``ModelError`` for a tensor of unknown type, of too many axes or of negative sizes."""
+    check_type(tensor.data_type, tensor.name, what)
+    if len(tensor.dims) > MAX_AXES or any(size < 0 for size in tensor.dims):
+        raise ModelError(
+            f"{what}: tensor '{tensor.name}' has the shape {list(tensor.dims)[:MAX_AXES]}: "
+            "the file or its data is damaged"
+        )
+
+
+def check_values(tensor: onnx.TensorProto, what: str) -> None:
+    """Raise ``ModelError`` unless a tensor in the file itself holds as much as its shape says."""
+    check_dimensions(tensor, what)
+    if tensor.data_type in UNSUPPORTED_TYPES:
+        return
+    if not tensor.HasField("raw_data"):
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ModelError(f"{what}: tensor '{tensor.name}' is damaged: {error}") from error
+        return
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    expected = math.prod(tensor.dims) * itemsize
+    if len(tensor.raw_data) != expected:
+        raise ModelError(
+            f"{what}: tensor '{tensor.name}' holds {len(tensor.raw_data)} bytes where its "
+            f"shape {list(tensor.dims)} needs {expected}: the file or its data is damaged"
+        )
+
+
+def make_dense(model: onnx.ModelProto, what: str) -> None:
+    """Replace sparse initializers by dense ones; onnx-graphsurgeon would change their type.
+
+    Raises ``ModelError`` for positions outside the tensor, and for one larger than memory
+    should hold.
+    """
+    for graph in _graphs(model):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(_dense(sparse, what))
+        graph.ClearField("sparse_initializer")
+
+
+def _dense(sparse: onnx.SparseTensorProto, what: str) -> onnx.TensorProto:
+    name, shape = sparse.values.name, tuple(sparse.dims)
+    for tensor in (sparse.values, sparse.indices):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ModelError(f"{what}: the sparse tensor '{name}' must hold its own values")
+        check_values(tensor, what)
+    values = onnx.numpy_helper.to_array(sparse.values).reshape(-1)
+    places = onnx.numpy_helper.to_array(sparse.indices)
+    size = math.prod(shape)
+    if any(axis < 0 for axis in shape) or size * values.itemsize > MAX_TENSOR_BYTES:
+        raise ModelError(f"{what}: the sparse tensor '{name}' has the shape {list(shape)}")
+    dense = np.zeros(size, values.dtype)
+    try:
+        flat = places if places.ndim < 2 else np.ravel_multi_index(tuple(places.T), shape)
+        dense[flat] = values
+    except (IndexError, ValueError, TypeError) as error:
+        raise ModelError(f"{what}: the sparse tensor '{name}' is damaged: {error}") from error
+    return onnx.numpy_helper.from_array(dense.reshape(shape), name)

@@ -1,0 +1,50 @@
+"""Turn quantized weights back into numbers."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import Editor, constant_value, replace_uses, tidy
+
+
+def dequantize_weights(graph: gs.Graph) -> bool:
+    """DequantizeLinear(constants) -> (q - zero_point) scale, per tensor, axis or block.
+
+    onnx-graphsurgeon never folds it, and ONNX Runtime, where it stays, may fuse it with a
+    MatMul in a way that rounds activations too.
+    """
+    changed, editor = False, Editor(graph)
+    for node in list(graph.nodes):
+        if node.op != "DequantizeLinear" or node.domain:
+            continue
+        given = [tensor for tensor in node.inputs if not tensor.is_empty()]
+        values = [value for t in given if (value := constant_value(t)) is not None]
+        if len(values) < len(given):
+            continue
+        weights = _dequantized(node, *values)
+        if weights is not None:
+            constant = editor.constant(f"{node.name}/weights", weights)
+            replace_uses(node.outputs[0], constant)
+            changed = True
+    tidy(graph)
+    return changed
+
+
+def _dequantized(
+    node: gs.Node, q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None
+) -> np.ndarray | None:
+    """The numbers, in the type of the scale; None for a form that is not known here."""
+    if q.dtype.kind not in "iu" or scale.dtype.kind != "f":
+        return None
+    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
+
+    def spread(value: np.ndarray) -> np.ndarray:
+        if value.size == 1:
+            return value.reshape(())
+        if block:
+            return np.repeat(value, block, axis).take(range(q.shape[axis]), axis)
+        return value.reshape([-1 if place == axis % q.ndim else 1 for place in range(q.ndim)])
+
+    shifted = q.astype(np.float64)
+    if zero_point is not None:
+        shifted = shifted - spread(zero_point.astype(np.float64))
+    return np.asarray((shifted * spread(scale.astype(np.float64))).astype(scale.dtype))

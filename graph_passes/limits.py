@@ -1,0 +1,183 @@
+"""What no sound model asks for, refused before other libraries see it.
+
+The checker and the shape inference of onnx, onnx-graphsurgeon and ONNX Runtime take a file at
+its word: they follow functions that call themselves until the stack ends, turn a Loop for
+ever, and allocate what a shape says, be it terabytes.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import onnx
+import onnx.shape_inference
+
+from .errors import ModelError
+
+MAX_AXES = 32
+"""NumPy's own limit, before version 2."""
+
+MAX_DEPTH = 16
+"""Graphs inside nodes (the branches of an If) inside such graphs, and so on."""
+
+MAX_SUBGRAPHS = 1000
+MAX_CALL_DEPTH = 64
+"""Functions that call functions, and so on."""
+
+MAX_NODES = 200_000
+"""Nodes of a model once its functions are inlined."""
+
+MAX_TENSOR_BYTES = 2**30
+"""What a tensor may hold for one sample, or for as many as the file fixes."""
+
+MAX_CONSTANT_BYTES = 2**29
+"""What a constant that nodes compute may hold, unless the weights hold as much themselves."""
+
+MAX_SHAPE_VALUES = 2**16
+"""Elements of one tensor that shape inference may compute with."""
+
+Function = tuple[str, str]
+"""Domain and name of a function; the versions that differ in ``overload`` count as one."""
+
+
+def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """The graphs in an attribute of a node."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in subgraphs(attribute):
+                yield from all_nodes(subgraph.node)
+
+
+def check_structure(model: onnx.ModelProto, what: str) -> None:
+    """Raise ``ModelError`` for graphs and functions that nest without measure, and for a Loop.
+
+    Of a Loop nobody can tell, without running it, whether it ends, and what it allocates.
+    """
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        _check_nesting(nodes, what)
+    sizes = sizes_of_functions(model.functions, what)
+    count = sum(1 + sizes.get((n.domain, n.op_type), 0) for n in all_nodes(model.graph.node))
+    if max(count, *sizes.values(), 0) > MAX_NODES:
+        raise ModelError(
+            f"{what} would hold over {MAX_NODES:,} nodes with its local functions in place: "
+            "it is damaged, or too large to convert"
+        )
+
+
+def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
+    waiting, count = [(nodes, 0)], 0
+    while waiting:
+        level, depth = waiting.pop()
+        for node in level:
+            if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
+                name = node.name or next(iter(node.output), "")
+                raise ModelError(
+                    f"{what} holds a Loop, '{name}', of which nothing says that it ends: "
+                    "export the network without loops, or unrolled"
+                )
+            inner = [graph for attribute in node.attribute for graph in subgraphs(attribute)]
+            waiting += [(graph.node, depth + 1) for graph in inner]
+            count += len(inner)
+        if depth > MAX_DEPTH or count > MAX_SUBGRAPHS:
+            raise ModelError(
+                f"{what} holds graphs inside nodes more than {MAX_DEPTH} deep, or more than "
+                f"{MAX_SUBGRAPHS} of them: export the network without control flow (If)"
+            )
+
+
+def sizes_of_functions(functions: Iterable[onnx.FunctionProto], what: str) -> dict[Function, int]:
+    """How many nodes a call of each function stands for.
+
+    Raises ``ModelError`` for functions that call themselves, or each other too deeply.
+    """
+    waiting: dict[Function, list[Function]] = {}
+    for function in functions:
+        called = [(node.domain, node.op_type) for node in all_nodes(function.node)]
+        waiting.setdefault((function.domain, function.name), []).extend(called)
+    own, sizes = set(waiting), dict[Function, int]()
+    for _ in range(MAX_CALL_DEPTH):
+        ready = [
+            key for key, called in waiting.items() if not own.intersection(called) - set(sizes)
+        ]
+        for key in ready:
+            sizes[key] = sum(1 + sizes.get(called, 0) for called in waiting.pop(key))
+        if not waiting:
+            return sizes
+    raise ModelError(
+        f"{what}: its local functions call themselves, or each other more than {MAX_CALL_DEPTH} "
+        "deep, so nothing can run them: " + ", ".join(sorted(name for _, name in waiting)[:10])
+    )
+
+
+def check_shapes(structure: onnx.ModelProto, what: str) -> None:
+    """Raise ``ModelError`` for negative sizes, and for a tensor larger than memory should hold."""
+    declared = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
+    for info in declared:
+        if any(size.dim_value < 0 for size in info.type.tensor_type.shape.dim):
+            raise ModelError(
+                f"{what} gives '{info.name}' a negative size: export the network with a name, "
+                "such as N, for each size that is open"
+            )
+    model = onnx.ModelProto()
+    model.CopyFrom(structure)
+    # Nothing that the file says of results, which may be wrong.
+    del model.graph.value_info[:]
+    for info in model.graph.output:
+        info.ClearField("type")
+    inferred = with_shapes(model, what).graph
+    infos = {i.name: i for i in (*inferred.input, *inferred.value_info, *inferred.output)}
+    sizes = {info.name: _size(info, what) for info in infos.values()}
+    for name, size in sizes.items():
+        if size > MAX_TENSOR_BYTES:
+            raise ModelError(
+                f"{what}: '{name}' would hold {size / 2**30:.3g} GiB: the file is damaged, or "
+                "export the network for smaller inputs or fewer samples"
+            )
+    weights = {t.name: math.prod(t.dims) for t in structure.graph.initializer}
+    most = max(MAX_CONSTANT_BYTES, 8 * sum(weights.values()))
+    constants = {"", *weights}
+    for node in structure.graph.node:
+        if constants.issuperset(node.input):
+            constants.update(node.output)
+            large = [name for name in node.output if sizes.get(name, 0) > most]
+            if large:
+                raise ModelError(
+                    f"{what}: the constant '{large[0]}', which {node.op_type} makes, would hold "
+                    f"{sizes[large[0]] / 2**20:.3g} MiB, far more than all weights: the file is "
+                    "damaged"
+                )
+
+
+def with_shapes(structure: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """A model with all that onnx can infer of its shapes.
+
+    Computing with the values of shapes, too, takes time and memory for every element of
+    every tensor of one axis: that is left out where there is a long one. Raises ``ModelError``
+    where shapes contradict each other.
+    """
+    try:
+        plain = onnx.shape_inference.infer_shapes(structure)
+        infos = (*plain.graph.input, *plain.graph.output, *plain.graph.value_info)
+        shapes = [[d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos]
+        shapes += [list(tensor.dims) for tensor in plain.graph.initializer]
+        if any(len(shape) == 1 and shape[0] > MAX_SHAPE_VALUES for shape in shapes):
+            return plain
+        return onnx.shape_inference.infer_shapes(structure, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, MemoryError) as error:
+        raise ModelError(f"{what}: its shapes do not fit each other: {error}") from error
+
+
+def _size(info: onnx.ValueInfoProto, what: str) -> int:
+    """Bytes of a tensor, as far as its sizes are fixed."""
+    kind = info.type.tensor_type
+    shape = [size.dim_value if size.HasField("dim_value") else 1 for size in kind.shape.dim]
+    if len(shape) > MAX_AXES:
+        raise ModelError(f"{what}: '{info.name}' has {len(shape)} axes; {MAX_AXES} are allowed")
+    if kind.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+        return 0
+    return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize

@@ -1,0 +1,24 @@
+"""Keep the loggers of other libraries silent about what is expected to fail."""
+
+import contextlib
+from collections.abc import Iterator
+
+from onnx_graphsurgeon.logger import G_LOGGER
+
+_FATAL, _WARNING = 4, 2
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Let onnx-graphsurgeon evaluate constants, with ONNX Runtime, without a word.
+
+    Both warn of each node that they cannot evaluate; such a node just stays.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        with G_LOGGER.suppress():
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import decompose_activations
+
+DTYPES = {"float16": np.float16, "float": np.float32, "double": np.float64}
+# Multiples of 1/8, and slopes and bounds that are too: all sums and products are exact.
+X = np.arange(-24, 24).reshape(2, 3, 8) / 8
+SLOPES = np.array([[0.25], [0], [-2]])
+WEIGHTS = {
+    "zero": 0, "one": 1, "two": 2, "half": 0.5, "minus": -0.5, "under": -2,
+    "slopes": SLOPES, "slope": 0.25, "levels": SLOPES,
+}  # fmt: skip
+
+
+def leaky(x, slope):
+    return np.where(x < 0, slope * x, x)
+
+
+LEAKY = ["Relu", "Neg", "Relu", "Mul", "Sub"]
+TWO_CLIPS = ["Clip", "Neg", "Clip", "Sub"]
+FORMS = {
+    "LeakyRelu": ("LeakyRelu<alpha = 0.25>(x)", lambda x: leaky(x, 0.25), LEAKY),
+    "LeakyRelu by 1": ("LeakyRelu<alpha = 1.0>(x)", lambda x: x, LEAKY),
+    "PRelu": ("PRelu(x, slope)", lambda x: leaky(x, 0.25), LEAKY),
+    "PRelu per channel": ("PRelu(x, slopes)", lambda x: leaky(x, SLOPES), LEAKY),
+    "Abs": ("Abs(x)", np.abs, ["Relu", "Neg", "Relu", "Add"]),
+    "HardSigmoid": (
+        "HardSigmoid<alpha = 0.25, beta = 0.5>(x)", lambda x: np.clip(x / 4 + 0.5, 0, 1),
+        ["Mul", "Add", "Clip"],
+    ),
+    "around 0": ("Clip(x, minus, one)", lambda x: np.clip(x, -0.5, 1), TWO_CLIPS),
+    "above 0": ("Clip(x, half, two)", lambda x: np.clip(x, 0.5, 2), ["Sub", "Clip", "Add"]),
+    "below 0": ("Clip(x, under, minus)", lambda x: np.clip(x, -2, -0.5), ["Sub", "Clip", "Sub"]),
+    "up to 0": ("Clip(x, under, zero)", lambda x: np.clip(x, -2, 0), ["Sub", "Clip", "Sub"]),
+    "from below 0": (
+        "Clip(x, minus)", lambda x: np.maximum(x, -0.5), ["Relu", "Neg", "Clip", "Sub"],
+    ),
+    "to above 0": ("Clip(x, , one)", lambda x: np.minimum(x, 1), ["Clip", "Neg", "Relu", "Sub"]),
+    "from above 0": ("Clip(x, half)", lambda x: np.maximum(x, 0.5), ["Sub", "Relu", "Add"]),
+    "to below 0": ("Clip(x, , minus)", lambda x: np.minimum(x, -0.5), ["Sub", "Relu", "Sub"]),
+    "Max": ("Max(x, half)", lambda x: np.maximum(x, 0.5), ["Sub", "Relu", "Add"]),
+    "Max, the constant first": (
+        "Max(half, x)", lambda x: np.maximum(x, 0.5), ["Sub", "Relu", "Add"],
+    ),
+    "Max per channel": ("Max(x, levels)", lambda x: np.maximum(x, SLOPES), ["Sub", "Relu", "Add"]),
+    "Min": ("Min(x, minus)", lambda x: np.minimum(x, -0.5), ["Sub", "Relu", "Sub"]),
+    "Min per channel": ("Min(levels, x)", lambda x: np.minimum(x, SLOPES), ["Sub", "Relu", "Sub"]),
+    "ThresholdedRelu": (
+        "ThresholdedRelu<alpha = 0.5>(x)", lambda x: np.where(x > 0.5, x, 0),
+        ["Relu", "ThresholdedRelu"],
+    ),
+    "ThresholdedRelu from 0": (
+        "ThresholdedRelu<alpha = 0.0>(x)", lambda x: np.maximum(x, 0), ["Relu"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FORMS)
+def test_sums_of_relus_and_clips(name, dtype):
+    body, formula, wanted = FORMS[name]
+    if dtype == "double" and "Thresholded" in wanted[-1]:
+        pytest.skip("ONNX Runtime has no ThresholdedRelu of double")
+    kind = DTYPES[dtype]
+    weights = {name: np.asarray(value, kind) for name, value in WEIGHTS.items()}
+    g = graph(f"g ({dtype}[N, 3, 8] x) => ({dtype}[N, 3, 8] y) {{ y = {body} }}", weights)
+    changes_once(decompose_activations, g)
+    assert ops(g) == wanted
+    assert all(tensor.dtype == kind for node in g.nodes for tensor in node.outputs)
+    result = run(g, X.astype(kind))
+    assert result.dtype == kind
+    np.testing.assert_array_equal(result, formula(X))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("op", "function", "last"), [("Max", np.maximum, "Add"), ("Min", np.minimum, "Sub")]
+)
+@pytest.mark.parametrize("shape", ["[N, 3, 8]", "[3, 1]", "[2, N, 3, 8]"])
+def test_the_larger_and_the_smaller_of_two(op, function, last, shape, dtype):
+    sizes = {"[N, 3, 8]": (2, 3, 8), "[3, 1]": (3, 1), "[2, N, 3, 8]": (2, 2, 3, 8)}[shape]
+    result = "[2, N, 3, 8]" if shape.startswith("[2") else "[N, 3, 8]"
+    z = np.random.default_rng(0).integers(-24, 24, sizes) / 8
+    g = graph(
+        f"g ({dtype}[N, 3, 8] x, {dtype}{shape} z) => ({dtype}{result} y) {{ y = {op}(x, z) }}",
+    )
+    changes_once(decompose_activations, g)
+    assert ops(g) == ["Sub", "Relu", last]
+    kind = DTYPES[dtype]
+    np.testing.assert_array_equal(run(g, X.astype(kind), z.astype(kind)), function(X, z))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_onnx_runtime_agrees(name):
+    weights = {name: np.float32(value) for name, value in WEIGHTS.items()}
+    g = graph(f"g (float[N, 3, 8] x) => (float[N, 3, 8] y) {{ y = {FORMS[name][0]} }}", weights)
+    x = X.astype(np.float32)
+    before = run(g, x)
+    decompose_activations(g)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_attributes_have_defaults():
+    body = "a = LeakyRelu(x) b = HardSigmoid(a) y = ThresholdedRelu(b)"
+    g = graph(f"g (float[N, 3, 8] x) => (float[N, 3, 8] y) {{ {body} }}")
+    x = 4 * X.astype(np.float32)
+    before = run(g, x)
+    changes_once(decompose_activations, g)
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("theta", [3, [[1], [2], [3]]])
+def test_a_smaller_bound_of_a_relu_that_is_read_twice(theta):
+    """No ReLU bounded by a constant, since another reads it without the bound."""
+    text = "g (float[N, 3, 8] x) => (float[N, 3, 8] y, float[N, 3, 8] z)"
+    g = graph(
+        f"{text} {{ r = Relu(x) y = Min(r, theta) z = Neg(r) }}", {"theta": np.float32(theta)}
+    )
+    x = 2 * X.astype(np.float32)
+    before = run(g, x)
+    changes_once(decompose_activations, g)
+    assert "Min" not in ops(g)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Relu(x)", "y = Clip(x, zero, two)", "r = Relu(x) y = Min(r, levels)",
+        "r = Relu(x) y = Min(two, r)", "r = Relu(x) y = ThresholdedRelu(r)",
+        "y = ThresholdedRelu<alpha = -1.0>(x)", "y = Elu(x)", "y = Clip(x, two, half)",
+        "y = Max(x, zero, half)", "m = ReduceMax<axes = [1, 2]>(x) h = Squeeze(m) y = PRelu(x, h)",
+        "h = ReduceMax<keepdims = 0>(x) y = Clip(x, zero, h)",
+    ],
+)  # fmt: skip
+def test_canonical_activations_and_what_is_none_stay(body):
+    weights = {name: np.float32(value) for name, value in WEIGHTS.items()}
+    g = graph(f"g (float[1, 3, 8] x) => (float[1, 3, 8] y) {{ {body} }}", weights)
+    wanted = ops(g)
+    assert not decompose_activations(g)
+    assert ops(g) == wanted
+
+
+@pytest.mark.parametrize(
+    "body", ["y = Abs(i)", "y = Max(i, i)", "y = Clip(i, three)", "y = Min(i, three)"]
+)
+def test_integers_stay(body):
+    g = graph(
+        f"g (int32[N, 3] i) => (int32[N, 3] y) {{ {body} }}", {"three": np.array(3, np.int32)}
+    )
+    assert not decompose_activations(g)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lowest", ["infinite", "the type's lowest", "far"])
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_bounds_of_some_channels_that_are_none(op, lowest, dtype):
+    kind = DTYPES[dtype]
+    value = {"infinite": -np.inf, "far": -60000}.get(lowest, np.finfo(kind).min)
+    levels = np.array([[value], [0.5], [-1]], kind) * kind(1 if op == "Max" else -1)
+    body = f"y = {op}(x, levels)"
+    g = graph(f"g ({dtype}[N, 3, 8] x) => ({dtype}[N, 3, 8] y) {{ {body} }}", {"levels": levels})
+    x = X.astype(kind)
+    before = run(g, x)
+    decompose_activations(g)
+    np.testing.assert_array_equal(run(g, x), before)

@@ -1,0 +1,215 @@
+import itertools
+import re
+
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import Onnx2SnnError, approximate, canonicalise
+from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w": RNG.normal(size=(4, 6)).astype(np.float32),
+    "v": RNG.normal(size=(6, 3)).astype(np.float32),
+    "root": np.float32(np.sqrt(2)), "zero": np.float32(0), "one": np.float32(1),
+    "half": np.float32(0.5), "three": np.float32(3), "six": np.float32(6),
+    "sixth": np.float32(1 / 6), "bias": RNG.normal(size=6).astype(np.float32),
+    "a": np.float32(0.044715), "b": np.float32(0.7978846),
+}  # fmt: skip
+# What comes before h and after s, two spellings of the same place in a network.
+TEXT = "g (float[N, 4] x) => (float[N, 3] y) {{ h = MatMul(x, w) {} {} }}"
+LAST = "y = MatMul(s, v)"
+FOLLOWED = "p = MatMul(s, v) y = Clip(p, zero, six)"
+FUNCTIONS = {
+    "sigmoid": ("s = Sigmoid(h)", "Sigmoid"),
+    "tanh": ("s = Tanh(h)", "Tanh"),
+    "swish": ("g = Sigmoid(h) s = Mul(h, g)", "Sigmoid, Mul"),
+    "gelu": (
+        "d = Div(h, root) e = Erf(d) f = Add(e, one) m = Mul(h, f) s = Mul(m, half)",
+        "Div, Erf, Add, Mul",
+    ),
+    "gelu, halved first": (
+        "k = Mul(h, half) d = Div(h, root) e = Erf(d) f = Add(e, one) s = Mul(k, f)",
+        "Mul, Div, Erf, Add",
+    ),
+    "gelu by tanh": (
+        "h2 = Mul(h, h) h3 = Mul(h2, h) i = Mul(h3, a) j = Add(h, i) k = Mul(j, b) t = Tanh(k) "
+        "f = Add(t, one) m = Mul(h, f) s = Mul(m, half)",
+        "Mul, Add, Tanh",
+    ),
+    "mish": ("p0 = Softplus(h) t = Tanh(p0) s = Mul(h, t)", "Softplus, Tanh, Mul"),
+    "hard swish in parts": (
+        "i = Add(h, three) c = Clip(i, zero, six) m = Mul(h, c) s = Div(m, six)",
+        "Add, Clip, Mul",
+    ),
+    "hard swish by its sixth": (
+        "i = Add(h, three) c = Clip(i, zero, six) k = Mul(c, sixth) s = Mul(h, k)",
+        "Add, Clip, Mul",
+    ),
+    "hard swish": ("s = HardSwish(h)", "HardSwish"),
+    "by hard sigmoid": ("k = HardSigmoid<alpha = 0.2>(h) s = Mul(h, k)", "Mul, Add, Clip"),
+    "softplus": ("s = Softplus(h)", "Softplus"),
+    "elu": ("s = Elu(h)", "Elu"),
+}  # fmt: skip
+
+
+def network(name, behind=FOLLOWED):
+    """A network in canonical form with one function between its layers."""
+    g = graph(TEXT.format(FUNCTIONS[name][0], behind), WEIGHTS)
+    canonicalise(g)
+    return g
+
+
+def samples(region):
+    return {region.name: RNG.normal(0, 2, 4096).astype(np.float32)}
+
+
+@pytest.mark.parametrize("behind", [LAST, FOLLOWED], ids=["last", "followed"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_finds_functions_however_they_are_spelled(name, behind):
+    """As a whole, up to the last node that is not linear, in the last hidden layer too."""
+    (region,) = regions_to_approximate(network(name, behind))
+    assert region.op == FUNCTIONS[name][1]
+    assert region.source.name == "h"
+
+
+def test_each_of_several_layers():
+    body = "a1 = Sigmoid(x) h = MatMul(a1, w) g = Sigmoid(h) s = Mul(h, g) y = MatMul(s, v)"
+    g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ {body} }}", WEIGHTS)
+    assert [region.source.name for region in regions_to_approximate(g)] == ["x", "h"]
+
+
+NONE = {
+    "relu": "s = Relu(h) y = MatMul(s, v)",
+    "clip": "s = Clip(h, zero, six) y = MatMul(s, v)",
+    "softmax in the read-out": "s = Clip(h, zero, six) p = MatMul(s, v) y = Softmax(p)",
+    "sigmoid in the read-out": "s = Clip(h, zero, six) p = MatMul(s, v) y = Sigmoid(p)",
+    "a swish in the read-out": (
+        "s = Clip(h, zero, six) p = MatMul(s, v) q = Sigmoid(p) y = Mul(p, q)"
+    ),
+    "a product of two layers": (
+        "s = Clip(h, zero, six) i = MatMul(x, w) m = Mul(s, i) y = MatMul(m, v)"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_finds_nothing_else(name):
+    g = graph(f"g (float[N, 4] x) => (float[N, b] y) {{ h = MatMul(x, w) {NONE[name]} }}", WEIGHTS)
+    assert regions_to_approximate(g) == []
+    assert not approximate_activations(g, {}, 4)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "swish", "gelu", "hard swish in parts"])
+def test_more_clips_come_nearer(name):
+    x = RNG.normal(size=(512, 4)).astype(np.float32)
+    values = {"h": x @ WEIGHTS["w"]}
+    wanted = run(network(name), x)
+    errors = []
+    for clips in (1, 4, 8):
+        g = network(name)
+        (region,) = regions_to_approximate(g)
+        data = {region.name: values[region.source.name]}
+        changes_once(lambda g, d=data, n=clips: approximate_activations(g, d, n), g)
+        assert regions_to_approximate(g) == []
+        assert ops(g).count("Clip") == clips + 1
+        errors.append(np.sqrt(np.mean((run(g, x) - wanted) ** 2)))
+    assert all(after < before for before, after in itertools.pairwise(errors))
+    assert errors[-1] < 0.2 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float", "double"])
+def test_is_constant_outside_the_data(dtype):
+    kind = {"float16": np.float16, "float": np.float32, "double": np.float64}[dtype]
+    weights = {name: value.astype(kind) for name, value in WEIGHTS.items()}
+    weights["w"] = np.eye(6, dtype=kind)
+    text = f"g ({dtype}[N, 6] x) => ({dtype}[N, 6] y) {{ s = Tanh(x) y = MatMul(s, w) }}"
+    g = graph(text, weights)
+    (region,) = regions_to_approximate(g)
+    data = np.linspace(-1.5, 2, 500).astype(kind)
+    changes_once(lambda g: approximate_activations(g, {region.name: data}, 6), g)
+    x = np.array([-1000, -50, -1.5, 0, 2, 50, 1000])
+    result = run(g, np.tile(x[:, None], (1, 6)).astype(kind))
+    assert result.dtype == kind
+    column = result[:, 0]
+    assert column[0] == column[1] == pytest.approx(column[2], abs=0.01)
+    assert column[-1] == column[-2] == pytest.approx(column[-3], abs=0.01)
+    np.testing.assert_allclose(column, np.tanh(np.clip(x, -1.5, 2)), atol=0.05)
+
+
+def test_data_of_one_value():
+    g = network("sigmoid")
+    (region,) = regions_to_approximate(g)
+    changes_once(lambda g: approximate_activations(g, {region.name: np.zeros(9)}, 2), g)
+    assert np.all(np.isfinite(run(g, np.zeros((1, 4), np.float32))))
+
+
+@pytest.mark.parametrize(
+    ("function", "low", "high"), [("Log", 0, 2), ("Sqrt", -1, 2), ("Exp", -1, 200)]
+)
+def test_functions_that_are_not_finite_all_over_the_data(function, low, high, monkeypatch):
+    """LAPACK may never return from a fit of NaN."""
+    monkeypatch.setattr(approximate, "_fit_values", lambda *_: pytest.fail("fits what it cannot"))
+    g = graph(TEXT.format(f"s = {function}(h)", LAST), WEIGHTS)
+    (region,) = regions_to_approximate(g)
+    with pytest.raises(Onnx2SnnError, match=f"{function} 's'.*finite"):
+        approximate_activations(g, {region.name: np.linspace(low, high, 99)}, 3)
+
+
+def test_only_regions_with_data():
+    body = "a1 = Sigmoid(x) h = MatMul(a1, w) s = Tanh(h) y = MatMul(s, v)"
+    g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ {body} }}", WEIGHTS)
+    first, second = regions_to_approximate(g)
+    assert approximate_activations(g, samples(first), 3)
+    assert [region.name for region in regions_to_approximate(g)] == [second.name]
+
+
+def test_says_how_near_it_comes():
+    g = network("swish")
+    (region,) = regions_to_approximate(g)
+    found = []
+    approximate_activations(g, {region.name: np.linspace(-3, 4, 99)}, 5, found)
+    (line,) = found
+    pattern = (
+        r"Sigmoid, Mul 's': 5 clips over \[-3, 4\], RMS error ([\d.e-]+), "
+        r"largest ([\d.e-]+), of values from (-[\d.]+) to ([\d.]+)"
+    )
+    rms, largest, low, high = map(float, re.fullmatch(pattern, line).groups())
+    assert 0 < rms < largest < 0.3
+    assert low == pytest.approx(-0.2785, abs=1e-3)
+    assert high == pytest.approx(4 / (1 + np.exp(-4)), abs=1e-3)
+
+
+@pytest.mark.parametrize("clips", [0, -1])
+def test_needs_a_clip(clips):
+    with pytest.raises(ValueError, match="must be positive"):
+        approximate_activations(network("tanh"), {}, clips)
+
+
+def test_a_value_that_another_layer_reads_as_well():
+    """Sigmoid(h) itself is read too: it needs a stand-in of its own."""
+    body = "g = Sigmoid(h) s = Mul(h, g) p = MatMul(s, v) q = MatMul(g, v) r = Add(p, q)"
+    g = graph(TEXT.format(body, "y = Clip(r, zero, six)"), WEIGHTS)
+    regions = regions_to_approximate(g)
+    assert [region.op for region in regions] == ["Sigmoid", "Sigmoid, Mul"]
+    x = RNG.normal(size=(256, 4)).astype(np.float32)
+    wanted = run(g, x)
+    data = {region.name: x @ WEIGHTS["w"] for region in regions}
+    changes_once(lambda g: approximate_activations(g, data, 12), g)
+    np.testing.assert_allclose(run(g, x), wanted, atol=0.15)
+
+
+def test_constants_of_any_name():
+    """Also the names that the pass gives to what it evaluates."""
+    body = "d = Mul(h, x) e = Erf(d) f = Add(e, t0) s = Mul(h, f)"
+    g = graph(
+        f"g (float[N, 4] u) => (float[N, 3] y) {{ h = MatMul(u, w) {body} {FOLLOWED} }}",
+        WEIGHTS | {"x": np.float32(0.5), "t0": np.float32(1)},
+    )
+    u = RNG.normal(size=(256, 4)).astype(np.float32)
+    wanted = run(g, u)
+    (region,) = regions_to_approximate(g)
+    data = {region.name: u @ WEIGHTS["w"]}
+    changes_once(lambda g: approximate_activations(g, data, 12), g)
+    np.testing.assert_allclose(run(g, u), wanted, atol=0.15)

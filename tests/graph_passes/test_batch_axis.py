@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, run
+
+from onnx2snn.graph_passes.batch_axis import free_batch_axis
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+BODIES = {
+    "no reshape": "y = Relu(x)",
+    "to one axis": "r = Reshape(x, rows) y = MatMul(r, w)",
+    "to one axis, its size left open": "r = Reshape(x, open) y = MatMul(r, w)",
+    "there and back": "r = Reshape(x, rows) s = Neg(r) y = Reshape(s, image)",
+    "twice": "r = Reshape(x, rows) s = Reshape(r, image) t = Reshape(s, rows) y = MatMul(t, w)",
+    "zeros allowed": "r = Reshape<allowzero = 1>(x, rows) y = MatMul(r, w)",
+    "expanded": "m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, image)",
+    "expanded by its own shape": "s = Shape(x) m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, s)",
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", BODIES)
+def test_takes_any_number_of_samples(name, batch):
+    weights = {
+        "rows": np.array([batch, 12]), "open": np.array([batch, -1]),
+        "image": np.array([batch, 3, 4]), "w": normal(12, 5),
+    }  # fmt: skip
+    shape = "a, b" if "MatMul" in BODIES[name] else "a, b, c"
+    g = graph(f"g (float[{batch}, 3, 4] x) => (float[{shape}] y) {{ {BODIES[name]} }}", weights)
+    x = normal(6, 3, 4)
+    apart = [run(g, x[i : i + batch]) for i in range(0, 6, batch)]
+    changes_once(free_batch_axis, g)
+    assert g.inputs[0].shape == ["N", 3, 4]
+    np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_have_the_same_symbol():
+    g = graph("g (float[1, 3] x, float[1, 4] u) => (float[1, 3] y) { y = Relu(x) }")
+    changes_once(free_batch_axis, g)
+    assert [tensor.shape for tensor in (*g.inputs, *g.outputs)] == [["N", 3], ["N", 4], ["N", 3]]
+
+
+def test_a_symbol_that_is_no_name_of_a_tensor():
+    g = graph("g (float[1, 3] N) => (float[1, 3] y) { y = Relu(N) }")
+    changes_once(free_batch_axis, g)
+    assert g.inputs[0].shape == ["N_2", 3]
+
+
+def test_axes_of_that_size_that_are_no_batch():
+    g = graph("g (float[1, 3] x) => (float[1, 3] y) { m = ReduceMax<axes = [0]>(x) y = Add(x, m) }")
+    changes_once(free_batch_axis, g)
+    maximum = g.nodes[0].outputs[0]
+    assert maximum.shape == [1, 3]
+    x = normal(4, 3)
+    np.testing.assert_array_equal(run(g, x), x + x.max(0))
+
+
+def read(graph):
+    return [[tensor.name for tensor in node.inputs] for node in graph.nodes]
+
+
+CONSTANT = {
+    "a reshape of a constant": "c = Reshape(k, shape) y = Add(x, c)",
+    "a shape that copies sizes": "r = Reshape(x, copies) y = Relu(r)",
+    "another size first": "r = Reshape(x, column) y = Relu(r)",
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_shapes_that_stay(name):
+    weights = {
+        "k": normal(3), "shape": np.array([1, 3]), "copies": np.array([1, 0]),
+        "column": np.array([3, 1]),
+    }  # fmt: skip
+    g = graph(f"g (float[1, 3] x) => (float[a, b] y) {{ {CONSTANT[name]} }}", weights)
+    wanted = read(g)
+    changes_once(free_batch_axis, g)
+    assert read(g) == wanted
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "float[N, 3] x", "float[1, 3] x, float[2, 3] u", "float[1, 3] x, float[N, 3] u",
+        "float[1, 3] x, float u", "float x",
+    ],
+)  # fmt: skip
+def test_nothing_to_do(inputs):
+    output = inputs.split(" x")[0].replace("]", "] ")
+    g = graph(f"g ({inputs}) => ({output} y) {{ y = Relu(x) }}")
+    shapes = [tensor.shape for tensor in g.inputs]
+    assert not free_batch_axis(g)
+    assert [tensor.shape for tensor in g.inputs] == shapes

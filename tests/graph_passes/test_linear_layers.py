@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import unify_linear_layers
+
+RNG = np.random.default_rng(0)
+ROW = "g (float[N, 4] x) => (float[N, 3] y)"
+IMAGE = "g (float[N, 3, 4, 5] x) => (float[a, b, c, d] y)"
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def same(text, weights, wanted, *inputs, opset=17):
+    g = graph(text, weights, opset)
+    before = run(g, *inputs)
+    changes_once(unify_linear_layers, g)
+    assert ops(g) == wanted
+    np.testing.assert_allclose(run(g, *inputs), before, rtol=1e-5, atol=1e-6)
+    return g
+
+
+@pytest.mark.parametrize("order", ["p, b", "b, p"])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 1), (1, 3)])
+def test_matmul_and_bias_become_a_gemm(order, shape):
+    body = f"p = MatMul(x, w) y = Add({order})"
+    weights = {"w": normal(4, 3), "b": normal(*shape)}
+    g = same(f"{ROW} {{ {body} }}", weights, ["Gemm"], normal(5, 4))
+    assert g.outputs[0].name == "y"
+
+
+GEMMS = {
+    "alpha": ("Gemm<alpha = 0.5>(x, w)", ["Gemm"]),
+    "beta": ("Gemm<beta = 2.0>(x, w, b)", ["Gemm"]),
+    "both": ("Gemm<alpha = 0.5, beta = -2.0>(x, w, b)", ["Gemm"]),
+    "beta without a bias": ("Gemm<beta = 2.0>(x, w)", ["Gemm"]),
+    "transB stays": ("Gemm<alpha = 0.5, transB = 1>(x, v, b)", ["Gemm"]),
+    "transA": ("Gemm<transA = 1>(z, w, b)", ["Transpose", "Gemm"]),
+    "all": ("Gemm<alpha = 0.5, beta = 2.0, transA = 1, transB = 1>(z, v, b)",
+            ["Transpose", "Gemm"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GEMMS)
+def test_gemms_become_plain(name):
+    gemm, wanted = GEMMS[name]
+    weights = {"w": normal(4, 3), "v": normal(3, 4), "b": normal(3)}
+    text = f"g (float[N, 4] x, float[4, N] z) => (float[N, 3] y) {{ y = {gemm} }}"
+    g = same(text, weights, wanted, normal(5, 4), normal(4, 5))
+    assert set(g.nodes[-1].attrs) <= {"transB"}
+
+
+def test_weights_that_are_shared_stay_as_they_are_for_the_other():
+    text = "g (float[N, 4] x) => (float[N, 3] y, float[N, 3] z)"
+    weights = {"w": normal(4, 3)}
+    g = graph(f"{text} {{ y = Gemm<alpha = 0.5>(x, w) z = MatMul(x, w) }}", weights)
+    x = normal(2, 4)
+    before = run(g, x, output=1)
+    changes_once(unify_linear_layers, g)
+    np.testing.assert_array_equal(run(g, x, output=1), before)
+
+
+def test_a_sum_of_two_is_an_addition():
+    text = "g (float[N, 3] x, float[N, 3] z) => (float[N, 3] y) { y = Sum(x, z) }"
+    same(text, {}, ["Add"], normal(2, 3), normal(2, 3))
+
+
+POOLS = {
+    "mean": ("ReduceMean<axes = [2, 3]>(x)", ["GlobalAveragePool"]),
+    "from the end": ("ReduceMean<axes = [-1, -2]>(x)", ["GlobalAveragePool"]),
+    "maximum": ("ReduceMax<axes = [3, 2]>(x)", ["GlobalMaxPool"]),
+    "mean without the axes": (
+        "ReduceMean<axes = [2, 3], keepdims = 0>(x)", ["GlobalAveragePool", "Squeeze"]
+    ),
+    "channels last": (
+        "ReduceMean<axes = [1, 2]>(x)", ["Transpose", "GlobalAveragePool", "Transpose"]
+    ),
+    "channels between": (
+        "ReduceMax<axes = [1, 3]>(x)", ["Transpose", "GlobalMaxPool", "Transpose"]
+    ),
+    "channels last, without the axes": (
+        "ReduceMean<axes = [-3, -2], keepdims = 0>(x)",
+        ["Transpose", "GlobalAveragePool", "Squeeze"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_reductions_over_an_image_are_global_pools(name):
+    body, wanted = POOLS[name]
+    text = IMAGE.replace("a, b, c, d", "a, b") if "keepdims" in body else IMAGE
+    same(f"{text} {{ y = {body} }}", {}, wanted, normal(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax"])
+def test_axes_may_be_an_input(op):
+    pool = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}[op]
+    weights = {"axes": np.array([-1, 2])}
+    same(f"{IMAGE} {{ y = {op}(x, axes) }}", weights, [pool], normal(2, 3, 4, 5), opset=18)
+
+
+def test_signals_of_one_axis_are_images_too():
+    text = "g (float[N, 3, L] x) => (float[N, 3, a] y) { y = ReduceMean<axes = [2]>(x) }"
+    same(text, {}, ["GlobalAveragePool"], normal(2, 3, 7))
+
+
+UNCHANGED = {
+    "a bias that differs by sample": "p = MatMul(x, w) y = Add(p, rows)",
+    "weights that are no matrix": "p = MatMul(x, stack) y = Add(p, b)",
+    "a product that is read twice": "p = MatMul(x, w) q = Add(p, b) y = Mul(p, q)",
+    "a product of two activations": "t = Transpose(x) p = MatMul(x, t) y = Add(p, one)",
+    "a bias that is no constant": "p = MatMul(x, w) y = Add(p, x)",
+    "a plain gemm": "y = Gemm(x, w, b)",
+    "a sum of three": "y = Sum(x, x, x)",
+    "a mean over samples": "y = ReduceMean<axes = [0, 2, 3]>(image)",
+    "a mean over one axis of two": "y = ReduceMean<axes = [2]>(image)",
+    "a mean over everything": "y = ReduceMean(image)",
+    "no image": "y = ReduceMean<axes = [1]>(x)",
+    "integers": "i = Cast<to = 6>(image) y = ReduceMax<axes = [2, 3]>(i)",
+}
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_nothing_to_do(name):
+    weights = {
+        "w": normal(3, 3), "stack": normal(2, 3, 3), "b": normal(3), "rows": normal(2, 3),
+        "one": np.float32(1),
+    }  # fmt: skip
+    body = UNCHANGED[name]
+    kind = "int32" if "Cast" in body else "float"
+    shape = "a, b, c, d" if "image" in body else "a, b, c" if "stack" in body else "a, b"
+    text = f"g (float[2, 3] x, float[2, 3, 4, 5] image) => ({kind}[{shape}] y)"
+    g = graph(f"{text} {{ {body} }}", weights)
+    wanted = ops(g)
+    assert not unify_linear_layers(g)
+    assert ops(g) == wanted
+
+
+def test_a_product_of_several_axes_has_no_gemm():
+    text = "g (float[N, 2, 4] x) => (float[N, 2, 3] y) { p = MatMul(x, w) y = Add(p, b) }"
+    assert not unify_linear_layers(graph(text, {"w": normal(4, 3), "b": normal(3)}))
+
+
+# ONNX Runtime has no Gemm of integers, no pools of double, and none of more than three axes.
+KERNELS = {
+    "integers": (
+        "g (int32[N, 4] x) => (int32[N, 3] y) { p = MatMul(x, w) y = Add(p, b) }",
+        {"w": np.ones((4, 3), np.int32), "b": np.ones(3, np.int32)}, np.ones((2, 4), np.int32),
+    ),
+    "double": (
+        "g (double[N, 3, 5] x) => (double[N, 3] y) { y = ReduceMean<axes = [2], keepdims = 0>(x) }",
+        {}, np.ones((2, 3, 5)),
+    ),
+    "four axes": (
+        "g (float[N, 3, 2, 2, 2, 2] x) => (float[N, 3, a, b, c, d] y) "
+        "{ y = ReduceMean<axes = [2, 3, 4, 5]>(x) }",
+        {}, np.ones((2, 3, 2, 2, 2, 2), np.float32),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_ran_before_still_runs(name):
+    text, weights, x = KERNELS[name]
+    g = graph(text, weights)
+    before = run(g, x)
+    unify_linear_layers(g)
+    np.testing.assert_array_equal(run(g, x), before)

@@ -1,0 +1,172 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx_text import changes_once, graph, ops
+
+from onnx2snn.graph_passes import (
+    UnsupportedModelError,
+    activations_to_neurons,
+    average_before_read_out,
+    set_initial_potential,
+    to_model,
+)
+
+RNG = np.random.default_rng(0)
+TIMESTEPS = 6
+WEIGHTS = {
+    "zero": np.float32(0), "one": np.float32(1), "w": RNG.normal(size=(4, 3)).astype(np.float32),
+    "b": np.float32([0.5, -1, 0]),
+}  # fmt: skip
+X = RNG.integers(-2, 10, (5, 4)).astype(np.float32) / 8
+SIGNATURE = "g (float[N, 4] x) => (float[N, 3] y, float[N, 4] s)"
+LOGITS = "s = Clip(x, zero, one) l = Gemm(s, w, b)"
+
+
+def spiking(text):
+    g = graph(text, WEIGHTS)
+    activations_to_neurons(g)
+    set_initial_potential(g)
+    return g
+
+
+def over_time(graph, *inputs):
+    """The outputs of each time-step, [T, ...], of a plain loop on ONNX Runtime."""
+    session = onnxruntime.InferenceSession(
+        to_model(graph).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    feed = {tensor.name: x for tensor, x in zip(graph.inputs, inputs, strict=False)}
+    outputs = []
+    for _ in range(TIMESTEPS):
+        step = dict(zip(names, session.run(None, feed), strict=True))
+        feed |= {f"v/{n[7:]}": value for n, value in step.items() if n.startswith("v_next/")}
+        outputs.append([v for n, v in step.items() if not n.startswith("v_next/")])
+    return [np.stack(values) for values in zip(*outputs, strict=True)]
+
+
+def means(x):
+    """The mean of all time-steps so far, at each."""
+    return np.cumsum(x, axis=0) / np.arange(1, len(x) + 1).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def logits(spikes):
+    return spikes @ WEIGHTS["w"] + WEIGHTS["b"]
+
+
+def softmax(x):
+    e = np.exp(x)
+    return e / e.sum(-1, keepdims=True)
+
+
+READ_OUTS = {
+    "softmax": ("y = Softmax<axis = -1>(l)", softmax),
+    "scaled softmax": ("m = Mul(l, b) y = Softmax<axis = -1>(m)",
+                       lambda x: softmax(x * WEIGHTS["b"])),
+    "several steps": ("a = Sigmoid(l) c = Exp(a) y = Neg(c)",
+                      lambda x: -np.exp(1 / (1 + np.exp(-x)))),
+    "a product of two": ("a = Tanh(l) y = Mul(a, l)", lambda x: np.tanh(x) * x),
+    "a square": ("y = Mul(l, l)", lambda x: x * x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ_OUTS)
+def test_reads_out_the_mean_of_all_time_steps_so_far(name):
+    body, formula = READ_OUTS[name]
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} {body} }}")
+    changes_once(average_before_read_out, g)
+    assert ops(g).count("RunningMean") == ops(g).count("Clock") == 1
+    onnx.checker.check_model(to_model(g), full_check=True)
+    result, spikes = over_time(g, X)
+    np.testing.assert_allclose(result, formula(means(logits(spikes))), rtol=1e-5, atol=1e-6)
+
+
+AFFINE = {
+    "logits": "y = Identity(l)",
+    "scaled": "y = Mul(l, b)",
+    "reshaped": "t = Transpose(l) y = Transpose(t)",
+}
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_affine_outputs_stay(name):
+    assert not average_before_read_out(spiking(f"{SIGNATURE} {{ {LOGITS} {AFFINE[name]} }}"))
+
+
+def test_only_one_of_two_outputs():
+    text = "g (float[N, 4] x) => (float[N, 3] p, float[N, 3] l, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} p = Softmax(l) }}")
+    changes_once(average_before_read_out, g)
+    result, output, spikes = over_time(g, X)
+    np.testing.assert_allclose(output, logits(spikes), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result, softmax(means(logits(spikes))), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_not_linear_before_the_first_neuron_stays():
+    body = "a = Sigmoid(x) s = Clip(a, zero, one) y = Gemm(s, w, b)"
+    assert not average_before_read_out(spiking(f"{SIGNATURE} {{ {body} }}"))
+
+
+def test_the_class_is_that_of_the_mean():
+    text = "g (float[N, 4] x) => (int64[N] y, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} y = ArgMax<axis = 1, keepdims = 0>(l) }}")
+    changes_once(average_before_read_out, g)
+    result, spikes = over_time(g, X)
+    np.testing.assert_array_equal(result, means(logits(spikes)).argmax(-1))
+
+
+def test_a_neuron_whose_spikes_are_read_directly():
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} q = Pow(s, one) y = MatMul(q, w) }}")
+    changes_once(average_before_read_out, g)
+    result, spikes = over_time(g, X)
+    np.testing.assert_allclose(result, means(spikes) @ WEIGHTS["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_that_the_read_out_reads():
+    text = "g (float[N, 4] x, float[N, 3] u) => (float[N, 3] y, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} p = Softmax(l) y = Mul(p, u) }}")
+    changes_once(average_before_read_out, g)
+    u = np.float32(RNG.normal(size=(5, 3)))
+    result, spikes = over_time(g, X, u)
+    wanted = softmax(means(logits(spikes))) * u
+    np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_of_shapes_alone():
+    text = "g (float[N, 4] x) => (float[N, 3] p, int64[2] y)"
+    g = spiking(f"{text} {{ {LOGITS} p = Softmax(l) y = Shape(p) }}")
+    changes_once(average_before_read_out, g)
+    _, shape = over_time(g, X)
+    np.testing.assert_array_equal(shape[-1], [5, 3])
+
+
+def test_branches_that_capture_spikes_are_refused():
+    body = """
+        t = ReduceMax<keepdims = 0>(x) c = Greater(t, zero)
+        y = If (c) <
+            then_branch = one () => (float[N, 3] a) { a = Softmax(l) },
+            else_branch = two () => (float[N, 3] d) { d = Neg(l) }
+        >
+    """
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} {body} }}")
+    before = to_model(g)
+    with pytest.raises(UnsupportedModelError, match="branches read activations") as caught:
+        average_before_read_out(g)
+    assert [refusal.op for refusal in caught.value.refusals] == ["If"]
+    assert to_model(g) == before
+
+
+def test_branches_that_capture_none_may_choose():
+    body = """
+        p = Softmax(l) t = ReduceMax<keepdims = 0>(p) c = Greater(t, zero)
+        q = If (c) <
+            then_branch = one () => (float[3] a) { a = Neg(b) },
+            else_branch = two () => (float[3] d) { d = Abs(b) }
+        >
+        y = Add(p, q)
+    """
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} {body} }}")
+    changes_once(average_before_read_out, g)
+    result, spikes = over_time(g, X)
+    wanted = softmax(means(logits(spikes))) - WEIGHTS["b"]
+    np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,98 @@
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx_text import changes_once, ops, run
+
+from onnx2snn.graph_passes import infer_shapes, to_graph, to_model
+from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
+
+X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+
+def model(text):
+    """A model from ONNX text that may hold operators of ai.onnx.ml."""
+    header = '<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]>'
+    return onnx.parser.parse_model(f"{header} {text}")
+
+
+def graph(text):
+    result = to_graph(model(text))
+    infer_shapes(result)
+    return result
+
+
+SCALERS = {
+    "per feature": "offset = [0.5, -1.0, 2.0], scale = [2.0, 0.25, -1.0]",
+    "the same for all": "offset = [0.5], scale = [2.0]",
+}
+
+
+@pytest.mark.parametrize("name", SCALERS)
+@pytest.mark.parametrize("dtype", ["float", "double", "int64"])
+def test_scalers_become_standard_operators(name, dtype):
+    g = graph(
+        f"g ({dtype}[N, 3] x) => (float[N, 3] y) {{ y = ai.onnx.ml.Scaler<{SCALERS[name]}>(x) }}"
+    )
+    x = (4 * X).astype({"float": np.float32, "double": np.float64, "int64": np.int64}[dtype])
+    before = run(g, x)
+    changes_once(standardise_scikit_learn, g)
+    assert ops(g) == (["Sub", "Mul"] if dtype == "float" else ["Cast", "Sub", "Mul"])
+    assert not any(node.domain for node in g.nodes)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("", X), ("<offset = [0.5]>", X - 0.5), ("<scale = [2.0]>", 2 * X)],
+)
+def test_offset_and_scale_have_defaults(given, wanted):
+    g = graph(f"g (float[N, 3] x) => (float[N, 3] y) {{ y = ai.onnx.ml.Scaler{given}(x) }}")
+    changes_once(standardise_scikit_learn, g)
+    np.testing.assert_array_equal(run(g, X), wanted.astype(np.float32))
+
+
+def test_an_own_scaler_is_none_of_scikit_learns():
+    assert not standardise_scikit_learn(
+        to_graph(model("g (float[N, 3] x) => (float[N, 3] y) { y = my.own.Scaler(x) }"))
+    )
+
+
+def classifier(zip_map):
+    """As scikit-learn's exporter ends it: the class, and a list of dictionaries."""
+    body = f"p = Softmax(x) l = ArgMax<axis = 1, keepdims = 0>(p) {zip_map}"
+    proto = model(f"g (float[N, 3] x) => (int64[N] l, float[N, 3] y) {{ {body} }}")
+    key = onnx.TensorProto.INT64 if "int64s" in zip_map else onnx.TensorProto.STRING
+    value = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+    maps = onnx.helper.make_sequence_type_proto(onnx.helper.make_map_type_proto(key, value))
+    proto.graph.output[1].type.CopyFrom(maps)
+    return proto
+
+
+ZIP_MAPS = {
+    "numbers": "y = ai.onnx.ml.ZipMap<classlabels_int64s = [4, 5, 6]>(p)",
+    "names": 'y = ai.onnx.ml.ZipMap<classlabels_strings = ["a", "b", "c"]>(p)',
+}
+
+
+@pytest.mark.parametrize("name", ZIP_MAPS)
+def test_maps_of_probabilities_become_tensors(name):
+    proto = classifier(ZIP_MAPS[name])
+    text = proto.SerializeToString()
+    maps = run(proto, X, output=1)
+    changed = zip_maps_to_tensors(proto)
+    assert proto.SerializeToString() == text
+    g = to_graph(changed)
+    infer_shapes(g)
+    onnx.checker.check_model(to_model(g), full_check=True)
+    result = run(g, X, output=1)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, [list(row.values()) for row in maps])
+    np.testing.assert_array_equal(run(changed, X), run(proto, X))
+
+
+def test_without_a_map_the_model_is_the_same():
+    proto = model("g (float[N, 3] x) => (float[N, 3] y) { y = Softmax(x) }")
+    assert zip_maps_to_tensors(proto) is proto
+    changed = zip_maps_to_tensors(classifier(ZIP_MAPS["names"]))
+    assert zip_maps_to_tensors(changed) is changed

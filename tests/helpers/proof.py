@@ -1,0 +1,130 @@
+"""Hold a dyadic network of ``dyadic_ops`` against the package, bit for bit."""
+
+import itertools
+
+import equations as eq
+import numpy as np
+import onnxruntime
+
+from onnx2snn import SpikingSession, convert, from_arrays, parse_statistic
+from onnx2snn.graph_passes import (
+    canonicalise,
+    fold_batch_normalization,
+    fold_forward,
+    infer_shapes,
+    run_passes,
+    to_graph,
+    to_model,
+    upgrade_opset,
+)
+
+
+def stock(model):
+    """A plain session of ONNX Runtime, without the fusions that round quantized weights anew."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run_ann(model, feed, batch="N"):
+    """All outputs of an ANN; sample by sample where its batch is fixed to 1."""
+    session = stock(model)
+    if batch == "N":
+        return session.run(None, feed)
+    count = len(next(iter(feed.values())))
+    parts = [session.run(None, {k: v[i : i + 1] for k, v in feed.items()}) for i in range(count)]
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+
+def canonical(model):
+    """The ANN after all passes that are exact."""
+    graph = to_graph(upgrade_opset(model))
+    infer_shapes(graph)
+    run_passes(graph, [canonicalise, fold_batch_normalization, fold_forward])
+    return to_model(graph)
+
+
+def plain_loop(model, feed, timesteps, behind_means):
+    """The five lines of docs/neurons.md: outputs averaged, or the last behind a RunningMean."""
+    session = stock(model)
+    names = [output.name for output in session.get_outputs()]
+    state, totals = {}, {}
+    for _ in range(timesteps):
+        values = dict(zip(names, session.run(None, {**feed, **state}), strict=True))
+        state = {n.replace("v_next/", "v/"): v for n, v in values.items() if "v_next/" in n}
+        now = {name: value for name, value in values.items() if "v_next/" not in name}
+        totals = {
+            name: value if name in behind_means else totals.get(name, 0) + value.astype(np.float64)
+            for name, value in now.items()
+        }
+    return {n: v if n in behind_means else v / timesteps for n, v in totals.items()}
+
+
+def behind_running_means(model):
+    names = set()
+    for node in model.graph.node:
+        if node.op_type == "RunningMean" or names & set(node.input):
+            names |= set(node.output)
+    return names
+
+
+def assert_same(actual, wanted, rtol):
+    assert actual.shape == wanted.shape
+    if rtol:
+        np.testing.assert_allclose(actual, wanted, rtol, rtol)
+    else:
+        np.testing.assert_array_equal(actual, wanted)
+
+
+def assert_ann_is_kept(built, rtol=0.0):
+    """The original computes what its equations say, and so does its canonical form."""
+    model, feed = built.model(), built.feed()
+    original = run_ann(model, feed, built.batch)
+    rewritten = run_ann(canonical(model), feed, built.batch)
+    for name, before, after in zip(built.outputs, original, rewritten, strict=True):
+        assert_same(before, built.outward(built.values[name]), rtol)
+        assert_same(after, before, rtol)
+
+
+def converted(built, **options):
+    if built.needs_data:
+        options |= {
+            "calibration": from_arrays(built.feed()),
+            "threshold": parse_statistic("max"),
+            "batch_size": built.samples if built.batch == "N" else built.batch,
+        }
+    return convert(built.model(), **options)
+
+
+def assert_snn_fires(built, timesteps=8, maxpool="average", v_init=0.5, rtol=0.0):
+    """Outputs and spikes of the SNN, in the session and in a plain loop, are the equations'."""
+    conversion = converted(built, maxpool=maxpool, v_init=v_init)
+    wanted, counts = eq.simulate(built.layers, built.data, timesteps, maxpool, v_init)
+    result = SpikingSession(conversion.model, threads=1).run(built.feed(), timesteps)
+    assert set(result.spike_counts) == set(counts)
+    for name, spikes in counts.items():
+        assert _is_permuted(result.spike_counts[name], spikes), name
+    assert list(result.values) == built.outputs
+    looped = plain_loop(
+        conversion.model, built.feed(), timesteps, behind_running_means(conversion.model)
+    )
+    for name in built.outputs:
+        assert_same(result.values[name], built.outward(wanted[name]), rtol)
+        assert_same(looped[name].astype(result.values[name].dtype), result.values[name], rtol)
+    return conversion
+
+
+def _is_permuted(found, wanted):
+    """Whether two arrays are the same, but for Transposes that moved behind the neurons."""
+    orders = itertools.permutations(range(1, wanted.ndim))
+    return any(np.array_equal(found, wanted.transpose(0, *order)) for order in orders)
+
+
+def prove(built, timesteps=8, maxpool="average", v_init=0.5):
+    """Both proofs."""
+    assert_ann_is_kept(built)
+    return assert_snn_fires(built, timesteps, maxpool, v_init)
