@@ -1,9 +1,11 @@
-"""PyTorch networks in the form that Algorithm 1 of the paper trains.
+"""PyTorch networks: that of the paper's Algorithm 1, and plain ones as users bring them.
 
 Bu, Ding, Yu, Huang, "Optimized Potential Initialization for Low-latency Spiking
 Neural Networks", AAAI 2022: every ReLU is a clip(x; 0, theta) with trainable
 theta, and pooling is average pooling.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -42,23 +44,33 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def _conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+Activation = Callable[[], nn.Module]
+"""Makes one activation layer: ``nn.ReLU``, ``nn.ReLU6`` or a ``TrainableClip``."""
+
+
+def _conv_bn(
+    channels_in: int, channels_out: int, kernel: int, stride: int, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(
+        channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False
+    )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
 
 
 class ResidualBlock(nn.Module):
-    """clip(BN(conv(clip(BN(conv(x))))) + shortcut(x)); projection where the shape changes."""
+    """f(BN(conv(f(BN(conv(x))))) + shortcut(x)); projection where the shape changes."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, theta: float) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, activation: Activation
+    ) -> None:
         super().__init__()
         self.first = _conv_bn(channels_in, channels_out, 3, stride)
-        self.clip1 = TrainableClip(theta)
+        self.clip1 = activation()
         self.second = _conv_bn(channels_out, channels_out, 3, 1)
         same = stride == 1 and channels_in == channels_out
         self.shortcut = nn.Identity() if same else _conv_bn(channels_in, channels_out, 1, stride)
-        self.clip2 = TrainableClip(theta)
+        self.clip2 = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C_in, H, W] to [N, C_out, H / stride, W / stride]."""
@@ -71,17 +83,53 @@ def resnet20(
     theta: float = 1.0,
     mean: float = 0.0,
     std: float = 1.0,
+    activation: Activation | None = None,
 ) -> nn.Sequential:
-    """ResNet-20 of He et al. (2016), section 4.2, with trainable clips.
+    """ResNet-20 of He et al. (2016), section 4.2, with trainable clips or another activation.
 
     Input [N, channels_in, H, W] float32 in [0, 1]; output [N, classes] logits.
     ``theta`` is where every clip bound starts; ``mean`` and ``std`` normalise the input.
     """
+    activation = activation or (lambda: TrainableClip(theta))
     layers: list[nn.Module] = [Normalize(mean, std)]
-    layers += [_conv_bn(channels_in, 16, 3, 1), TrainableClip(theta)]
+    layers += [_conv_bn(channels_in, 16, 3, 1), activation()]
     width = 16
     for channels, stride in ((16, 1), (32, 2), (64, 2)):
         for block in range(3):
-            layers.append(ResidualBlock(width, channels, stride if block == 0 else 1, theta))
+            layers.append(ResidualBlock(width, channels, stride if block == 0 else 1, activation))
             width = channels
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+def vgg(
+    channels_in: int = 3, classes: int = 10, mean: float = 0.0, std: float = 1.0
+) -> nn.Sequential:
+    """Six convolutions with batch normalization and ReLU, three max-pools, two dense layers.
+
+    Input [N, channels_in, 28, 28] float32 in [0, 1]; output [N, classes] logits.
+    """
+    layers: list[nn.Module] = [Normalize(mean, std)]
+    width = channels_in
+    for channels in (32, 64, 128):
+        for _ in range(2):
+            layers += [_conv_bn(width, channels, 3, 1), nn.ReLU()]
+            width = channels
+        layers.append(nn.MaxPool2d(2))
+    layers += [nn.Flatten(), nn.Linear(width * 3 * 3, 128), nn.ReLU(), nn.Linear(128, classes)]
+    return nn.Sequential(*layers)
+
+
+def mobilenet(
+    channels_in: int = 3, classes: int = 10, mean: float = 0.0, std: float = 1.0
+) -> nn.Sequential:
+    """Depthwise and pointwise convolutions with ReLU6 (Howard et al. 2017), a global average pool.
+
+    Input [N, channels_in, H, W] float32 in [0, 1]; output [N, classes] logits.
+    """
+    layers: list[nn.Module] = [Normalize(mean, std), _conv_bn(channels_in, 32, 3, 1), nn.ReLU6()]
+    width = 32
+    for channels, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)):
+        layers += [_conv_bn(width, width, 3, stride, groups=width), nn.ReLU6()]
+        layers += [_conv_bn(width, channels, 1, 1), nn.ReLU6()]
+        width = channels
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
