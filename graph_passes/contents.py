@@ -137,6 +137,11 @@ def check_values(tensor: onnx.TensorProto, what: str) -> None:
         )
 
 
+def has_sparse(model: onnx.ModelProto) -> bool:
+    """Whether a model has sparse initializers."""
+    return any(graph.sparse_initializer for graph in _graphs(model))
+
+
 def make_dense(model: onnx.ModelProto, what: str) -> None:
     """Replace sparse initializers by dense ones; onnx-graphsurgeon would change their type.
 

@@ -22,6 +22,7 @@ from .contents import (
     check_contents,
     check_dimensions,
     check_values,
+    has_sparse,
     make_dense,
     stored_tensors,
 )
@@ -73,6 +74,8 @@ def _parse(path: Path) -> onnx.ModelProto:
         model.ParseFromString(path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    except MemoryError as error:
+        raise ModelError(f"cannot read '{path}': it is larger than the memory") from error
     except google.protobuf.message.DecodeError as error:
         raise ModelError(
             f"'{path}' is not an ONNX model, or is damaged: export it again"
@@ -98,7 +101,8 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
 
     Raises ``ModelError``, beginning with ``what``.
     """
-    model = copy_model(model)
+    if has_sparse(model):
+        model = copy_model(model)
     _check_whole(model, what)
     for tensor in stored_tensors(model):
         if onnx.external_data_helper.uses_external_data(tensor):

@@ -10,7 +10,7 @@ from . import neurons
 from .editing import name_nodes, tidy
 from .errors import ModelError
 from .io import infer_shapes
-from .limits import MAX_TENSOR_BYTES
+from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
 from .quiet import quietly
 
 _RANDOM_OPS = {
@@ -24,8 +24,8 @@ _GROWING_OPS = {
     "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
 }  # fmt: skip
 
-_MOST = 2**28
-"""Elements that all folded constants of a network may always have together."""
+_MOST = 2**25
+"""Elements that all folded constants of a network may always have together, besides weights."""
 
 
 def fold_constants(graph: gs.Graph) -> bool:
@@ -80,20 +80,34 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
     most = max(_MOST, 2 * sum(math.prod(tensor.shape) for tensor in constants))
     folded: dict[str, int] = {}
+    left = most
 
     def stays(node: gs.Node) -> bool:
+        nonlocal left
         if neurons.is_stateful(node) or node.op in _RANDOM_OPS:
             return True
         size = _elements(node)
         if size is None:
             return node.op in _GROWING_OPS
-        others = sum(s for name, s in folded.items() if name != node.name)
-        if others + size > most:
+        if _makes_weights(node) and 4 * size <= MAX_COMPUTED_WEIGHT_BYTES:
+            return False
+        # onnx-graphsurgeon may ask about a node several times.
+        if size > left + folded.get(node.name, 0):
             return True
+        left -= size - folded.get(node.name, 0)
         folded[node.name] = size
         return False
 
     return stays
+
+
+def _makes_weights(node: gs.Node) -> bool:
+    """Whether all that reads a node's result is layers, as their weights."""
+    readers = [reader for tensor in node.outputs for reader in tensor.outputs]
+    return all(
+        reader.op in WEIGHTED and all(reader.inputs[0] is not tensor for tensor in node.outputs)
+        for reader in readers
+    )
 
 
 def _elements(node: gs.Node) -> int | None:

@@ -29,8 +29,15 @@ MAX_NODES = 200_000
 MAX_TENSOR_BYTES = 2**30
 """What a tensor may hold for one sample, or for as many as the file fixes."""
 
-MAX_CONSTANT_BYTES = 2**29
+MAX_CONSTANT_BYTES = 2**27
 """What a constant that nodes compute may hold, unless the weights hold as much themselves."""
+
+MAX_COMPUTED_WEIGHT_BYTES = 600_000_000
+"""What computed constants may hold together that are nothing but weights of layers: as much as
+in the light VGG-19 of the onnx wheel, all of whose weights are computed."""
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators whose second input is a layer's weights."""
 
 MAX_SHAPE_VALUES = 2**16
 """Elements of one tensor that shape inference may compute with."""
@@ -140,16 +147,25 @@ def check_shapes(structure: onnx.ModelProto, what: str) -> None:
             )
     weights = {t.name: math.prod(t.dims) for t in structure.graph.initializer}
     most = max(MAX_CONSTANT_BYTES, 8 * sum(weights.values()))
-    constants = {"", *weights}
+    constants, total = {"", *weights}, 0
+    as_weights = {
+        name for n in structure.graph.node if n.op_type in WEIGHTED for name in n.input[1:]
+    }
+    as_weights -= {
+        name
+        for n in structure.graph.node
+        for name in (n.input[:1] if n.op_type in WEIGHTED else n.input)
+    }
     for node in structure.graph.node:
         if constants.issuperset(node.input):
             constants.update(node.output)
-            large = [name for name in node.output if sizes.get(name, 0) > most]
-            if large:
+            size = sum(sizes.get(name, 0) for name in node.output)
+            total += size
+            limit = most if as_weights.isdisjoint(node.output) else MAX_COMPUTED_WEIGHT_BYTES
+            if size > limit or total > max(most, MAX_COMPUTED_WEIGHT_BYTES):
                 raise ModelError(
-                    f"{what}: the constant '{large[0]}', which {node.op_type} makes, would hold "
-                    f"{sizes[large[0]] / 2**20:.3g} MiB, far more than all weights: the file is "
-                    "damaged"
+                    f"{what}: the constant '{node.output[0]}', which {node.op_type} makes, would "
+                    f"hold {size / 2**20:.3g} MiB, far more than all weights: the file is damaged"
                 )
 
 

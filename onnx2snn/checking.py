@@ -1,6 +1,7 @@
 """Compare an ANN after a rewriting with the ANN before it, by running both."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,12 @@ from .data import Data, Inputs, check_labels
 
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-3}
 """Largest relative error of outputs that counts as rounding, by the network's type."""
+
+MOST_ELEMENTS = 2**25
+"""Of all inputs together, on which two networks are compared without data."""
+
+MOST_ACTIVATIONS = 2**28
+"""Elements of all tensors of a network together, for two samples, for that comparison."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +140,17 @@ def seeded_inputs(graph: gs.Graph, seed: int = 0) -> Iterator[dict[str, np.ndarr
     for size in (32, 64, 224, 16, 8, 128, 4) if open_sizes else (1,):
         generator = np.random.default_rng(seed)
         inputs = {}
-        for tensor in graph.inputs:
-            shape = [
+        shapes = {
+            tensor.name: [
                 length if isinstance(length, int) else 2 if axis == 0 else size
                 for axis, length in enumerate(tensor.shape or ())
             ]
-            dtype = np.dtype(tensor.dtype)
+            for tensor in graph.inputs
+        }
+        if sum(math.prod(shape) for shape in shapes.values()) > MOST_ELEMENTS:
+            continue
+        for tensor in graph.inputs:
+            shape, dtype = shapes[tensor.name], np.dtype(tensor.dtype)
             if dtype.kind == "f":
                 inputs[tensor.name] = generator.standard_normal(shape).astype(dtype)
             else:
@@ -164,7 +176,9 @@ def relative_error(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) 
 def first_inputs_that_run(
     model: ModelParts, graph: gs.Graph
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
-    """Seeded inputs on which an ANN runs, and its outputs; None if none of some sizes do.
+    """Seeded inputs on which an ANN runs, and its outputs.
+
+    None if none of some sizes do, or if the network's activations would take over a gigabyte.
 
     Raises ``ModelError`` if ONNX Runtime cannot load the model at all.
     """
@@ -172,9 +186,30 @@ def first_inputs_that_run(
         ann = Ann(model, once=True)
     except ModelError as error:
         raise ModelError(f"the ANN itself cannot run: {error}") from error
+    if _activations(graph) > MOST_ACTIVATIONS:
+        return None
     for inputs in seeded_inputs(graph):
         try:
             return inputs, dict(zip(ann.outputs, ann.run(inputs), strict=True))
         except DataError:
             continue
     return None
+
+
+def _activations(graph: gs.Graph) -> int:
+    """Elements that a run on two samples takes, as far as sizes are known.
+
+    Those of all tensors that nodes make, and of the patches that the largest convolution is
+    computed from.
+    """
+
+    def elements(shape: Sequence[int | str]) -> int:
+        return math.prod(size if isinstance(size, int) else 2 for size in shape)
+
+    tensors = sum(elements(t.shape or ()) for node in graph.nodes for t in node.outputs)
+    patches = [
+        elements(node.inputs[1].shape[1:]) * elements((node.outputs[0].shape or ())[2:])
+        for node in graph.nodes
+        if node.op == "Conv" and node.inputs[1].shape
+    ]
+    return tensors + max(patches, default=0)

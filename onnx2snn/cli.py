@@ -55,7 +55,8 @@ def _print_json(value: Any) -> None:
     "  onnx2snn convert ann.onnx -o snn.onnx\n"
     "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz\n"
     "  onnx2snn convert ann.onnx -o snn.onnx --calibration fashion-mnist --samples 512 \\\n"
-    "      --threshold max --per-channel --explain"
+    "      --threshold max --per-channel --explain\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz --recipe best -T 8"
 )
 @main.command()
 @model_argument
@@ -64,20 +65,33 @@ def _print_json(value: Any) -> None:
     "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
 )
 @click.option(
-    "--threshold",
-    default="percentile=99.9",
-    show_default=True,
-    metavar="max|percentile=Q|nonzero-percentile=Q",
-    help="V_th of a ReLU: the largest activation, or a percentile of all activations, "
-    "or of those above 0. A clip keeps its bound.",
+    "--recipe",
+    metavar="NAME",
+    help="A way to convert by name, as 'onnx2snn recipes' lists them; other options override "
+    "its settings.",
 )
-@click.option("--per-channel", is_flag=True, help="One threshold per channel for each ReLU.")
 @click.option(
-    "--recalibrate",
-    is_flag=True,
-    help="Let data lower a clip's threshold below its bound, too.",
+    "-T",
+    "--timesteps",
+    type=click.IntRange(1),
+    help="The T that a recipe converts for.  [default: 16]",
 )
-@maxpool_option
+@click.option(
+    "--threshold",
+    metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T",
+    help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
+    "above 0, or the least squared error of T time-steps. A clip keeps its bound.  "
+    "[default: percentile=99.9]",
+)
+@click.option(
+    "--per-channel/--per-layer", default=None, help="One threshold for each channel, or layer."
+)
+@click.option(
+    "--recalibrate/--keep-bounds",
+    default=None,
+    help="Let data lower a clip's threshold below its bound, or not.",
+)
+@maxpool_option(None)
 @click.option(
     "--approximate",
     type=click.IntRange(1, 64),
@@ -88,9 +102,7 @@ def _print_json(value: Any) -> None:
     "--v-init",
     type=InitialPotentialType(),
     metavar="half|zero|FRACTION|uniform|normal",
-    default="half",
-    show_default=True,
-    help="v(0): half the threshold is optimal; a number is a fraction of it.",
+    help="v(0): half the threshold is optimal; a number is a fraction of it.  [default: half]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="For uniform and normal."
@@ -106,12 +118,14 @@ def convert(
     model: Path,
     output: Path,
     calibration: str | None,
-    threshold: str,
-    per_channel: bool,
-    recalibrate: bool,
-    maxpool: MaxPool,
+    recipe: str | None,
+    timesteps: int | None,
+    threshold: str | None,
+    per_channel: bool | None,
+    recalibrate: bool | None,
+    maxpool: MaxPool | None,
     approximate: int | None,
-    v_init: InitialPotential,
+    v_init: InitialPotential | None,
     seed: int,
     explain: bool,
     data_root: Path | None,
@@ -134,7 +148,9 @@ def convert(
     result = convert_model(
         model,
         calibration=data,
-        threshold=parse_statistic(threshold),
+        recipe=recipe,
+        timesteps=timesteps,
+        threshold=None if threshold is None else parse_statistic(threshold),
         per_channel=per_channel,
         recalibrate=recalibrate,
         maxpool=maxpool,
@@ -196,7 +212,7 @@ def convert(
 )
 @main.command()
 @model_argument
-@maxpool_option
+@maxpool_option("average")
 @click.option(
     "--approximate", is_flag=True, help="Let clips stand in for Sigmoid, Tanh, SiLU, GELU, ..."
 )
@@ -418,6 +434,19 @@ def _plot_evaluation(path: Path, report: dict[str, Any], data: Data) -> None:
     times = [row["timesteps"] for row in report["snn"]]
     what = "accuracy (%)" if kind == "accuracy" else "same class as the ANN (%)"
     accuracy_plot(path, times, {"SNN": values}, ann, f"{data.name}, {data.samples} samples", what)
+
+
+@main.command()
+@json_option
+def recipes(as_json: bool) -> None:
+    """List the ways to convert that have a name, with their sources."""
+    from .recipes import RECIPES
+
+    if as_json:
+        rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
+        _print_json({"recipes": rows})
+        return
+    tables.console().print(tables.recipe_table(RECIPES))
 
 
 @examples("  onnx2snn inspect snn.onnx\n  onnx2snn inspect snn.onnx --json")

@@ -12,19 +12,22 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
-from onnx2snn.graph_passes.files import check_model, read_parts
+from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
-from onnx2snn.graph_passes.weights import ModelParts, attach, detach
+from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
 from .data import Data
 from .network import Network, analog_activations
+from .recipes import DEFAULT_TIMESTEPS, Recipe, recipe_by_name
 from .statistics import DEFAULT_STATISTIC, Statistic
 from .version import __version__
+
+PLAIN = Recipe("plain", "", "what convert does without a recipe", DEFAULT_STATISTIC)
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ def convert(
     model: str | os.PathLike[str] | onnx.ModelProto,
     *,
     calibration: Data | None = None,
-    threshold: Statistic = DEFAULT_STATISTIC,
-    per_channel: bool = False,
-    recalibrate: bool = False,
-    maxpool: MaxPool = "average",
+    recipe: Recipe | str | None = None,
+    timesteps: int | None = None,
+    threshold: Statistic | None = None,
+    per_channel: bool | None = None,
+    recalibrate: bool | None = None,
+    maxpool: MaxPool | None = None,
     approximate: int | None = None,
-    v_init: InitialPotential = 0.5,
+    v_init: InitialPotential | None = None,
     seed: int = 0,
     batch_size: int = 100,
     providers: Providers = None,
@@ -83,11 +88,15 @@ def convert(
     of them. A clip's bound is its threshold; a Relu's comes from ``calibration`` data by the
     statistic ``threshold``, for the whole layer or per channel. With ``recalibrate`` a
     clip's threshold comes from the data too, where that is lower than its bound.
-    ``maxpool``: "average" replaces max-pooling by average-pooling, before the thresholds are
-    measured; "exact" by pools that count spikes; "keep" leaves it between spikes.
+    ``recipe``: a ``Recipe``, or the name of one, whose settings hold where no other is given;
+    one that corrects biases does so for ``timesteps``, 16 if not given, on the first batch of
+    the calibration data.
+
+    ``maxpool``: "average" (the default) replaces max-pooling by average-pooling, before the
+    thresholds are measured; "exact" by pools that count spikes; "keep" leaves it between spikes.
     ``approximate``: the number of clips that replace any other scalar activation, such as
-    Sigmoid, over the range that the data shows. ``v_init`` is v(0) as a fraction of V_th, or
-    "uniform" or "normal", drawn from ``seed``. The input model is left as it was.
+    Sigmoid, over the range that the data shows. ``v_init`` is v(0) as a fraction of V_th, 0.5 if
+    not given, or "uniform" or "normal", drawn from ``seed``. The input model is left as it was.
 
     The rewriting that should not change the network's function is checked by running both,
     on the calibration data or else on seeded inputs of the declared shape.
@@ -96,6 +105,14 @@ def convert(
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
     ``DataError`` (data that does not fit) and ``PassError`` (a pass changed the function).
     """
+    if isinstance(recipe, str):
+        recipe = recipe_by_name(recipe)
+    plan = recipe or PLAIN
+    threshold = threshold or plan.statistic(timesteps)
+    per_channel = plan.per_channel if per_channel is None else per_channel
+    recalibrate = plan.recalibrate if recalibrate is None else recalibrate
+    maxpool = plan.maxpool if maxpool is None else maxpool
+    v_init = plan.v_init if v_init is None else v_init
     if maxpool not in get_args(MaxPool):
         raise ValueError(f"maxpool must be one of {get_args(MaxPool)}, not {maxpool!r}")
     parts, digest = read_any(model)
@@ -107,6 +124,8 @@ def convert(
     require_convertible(network.graph, maxpool)
     sources = network.bound(threshold, per_channel, recalibrate)
     network.make_spiking(v_init, seed)
+    if plan.correct:
+        network.correct(timesteps or DEFAULT_TIMESTEPS)
     neurons = [
         NeuronReport(
             node.name,
@@ -117,7 +136,9 @@ def convert(
         for node in neuron_nodes(network.graph)
     ]
     result = to_parts(network.graph, like=parts.structure)
-    recipe = {
+    settings = {
+        "name": plan.name if recipe else None,
+        "timesteps": (timesteps or DEFAULT_TIMESTEPS) if plan.correct else None,
         "threshold": str(threshold),
         "per_channel": per_channel,
         "recalibrate": recalibrate,
@@ -127,7 +148,7 @@ def convert(
         "seed": seed,
         "passes": [report.name for report in network.reports],
     }
-    _write_metadata(result.structure, digest, recipe, neurons)
+    _write_metadata(result.structure, digest, settings, neurons)
     network.require_loadable()
     return Conversion(
         result,
@@ -144,8 +165,7 @@ def convert(
 def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> tuple[ModelParts, str]:
     """A model in parts, and the digest of its file."""
     if isinstance(model, onnx.ModelProto):
-        parts = detach(model)
-        check_model(parts, "the model")
+        parts = take_apart(model, "the model")
         digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
         for name in sorted(parts.weights):
             digest.update(np.ascontiguousarray(parts.weights[name]).tobytes())

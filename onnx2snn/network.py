@@ -44,6 +44,7 @@ from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.session import by_input_name
 
 from .calibration import Running, calibrate, watch
 from .checking import (
@@ -54,6 +55,7 @@ from .checking import (
     relative_error,
     tolerance,
 )
+from .correction import correct_biases, mean_by_channel
 from .data import Data, Inputs
 from .statistics import Statistic
 
@@ -62,6 +64,11 @@ TOGETHER = "all together"
 
 EXACT = "exact rewriting"
 """The name of the passes that leave the network's function as it is, in the same list."""
+
+NOT_CHECKED = (
+    "not made: the sizes of the inputs are open and none of those tried runs, or the network's "
+    "activations would take over a gigabyte; with calibration data it is made on them"
+)
 
 Sample = tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
 """Inputs of an ANN and its outputs for them, by name."""
@@ -88,7 +95,7 @@ class Network:
         self.graph = _import(upgrade_opset(parts))
         _require_ann(self.graph)
         require_finite_weights(self.graph)
-        self.current = self.original
+        self.current = self.unclipped = self.original
 
     def _canonicalise(self) -> bool:
         """Bring the graph into canonical form; a later round is reported where it found work."""
@@ -175,7 +182,7 @@ class Network:
                 self._name_the_culprit(passes, start, before, x, error)
         elif sample is None:
             self.current = to_parts(self.graph)
-            self.check = "not made: the sizes of the inputs are open, and none of those tried runs"
+            self.check = NOT_CHECKED
         else:
             self.current = to_parts(self.graph)
             inputs, wanted = sample
@@ -256,6 +263,7 @@ class Network:
 
     def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
         """Give activations thresholds from data; says for each where it came from."""
+        self.unclipped = self.current
         if self.calibration is None:
             return {}
         bounds = bounded_activations(self.graph)
@@ -281,7 +289,7 @@ class Network:
             for name, value in thresholds.items()
             if name not in bounds or np.any(value < bounds[name])
         }
-        before = self.current
+        before = self.unclipped
         if self.run([partial(bound_activations, thresholds=thresholds)]):
             self._compare("activations clipped at V_th", before)
         return sources
@@ -316,6 +324,39 @@ class Network:
             )
         infer_shapes(self.graph)
         _require_sizes(self.graph)
+
+    def correct(self, timesteps: int) -> None:
+        """Correct each channel's bias for T time-steps, on the first batch of the data.
+
+        The ANN's mean activations are those of all the data, before they were clipped at V_th.
+        Raises ``MissingThresholdError`` without data.
+        """
+        nodes = neuron_nodes(self.graph)
+        if self.calibration is None:
+            raise MissingThresholdError(
+                "the ANN's mean activations are needed to correct biases (--calibration DATA):",
+                [Refusal(node.name, node.op, "no calibration data") for node in nodes],
+            )
+        axes = {node.name: channel_axis(node.outputs[0]) for node in nodes}
+        watched = {node.name: node.outputs[0].name for node in nodes}
+        sums = dict.fromkeys(watched, np.zeros(()))
+        for values in watch(self.unclipped, watched, self.calibration, self._running):
+            for name, value in values.items():
+                sums[name] = sums[name] + len(value) * mean_by_channel(value, axes[name])
+        targets = {name: total / self.calibration.samples for name, total in sums.items()}
+        x, _ = next(iter(self.calibration.batches(self._running.batch_size)))
+        names = [t.name for t in self.graph.inputs if not t.name.startswith("v/")]
+        inputs = by_input_name(x, names, "the network")
+        running = self._running
+        correction = partial(
+            correct_biases,
+            targets=targets,
+            inputs=inputs,
+            timesteps=timesteps,
+            providers=running.providers,
+            track=running.track,
+        )
+        self.run([correction, fold_batch_normalization])
 
     def require_loadable(self) -> None:
         """Raise ``ModelError`` if ONNX Runtime cannot load the result.

@@ -108,14 +108,19 @@ samples_option = click.option("--samples", type=click.IntRange(1), help="Use the
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
 )
-maxpool_option = click.option(
-    "--maxpool",
-    type=click.Choice(get_args(MaxPool)),
-    default="average",
-    show_default=True,
-    help="What becomes of max-pooling: average-pooling (as in the paper); exact: a pool that "
-    "counts spikes; keep: nothing, which costs accuracy.",
-)
+
+
+def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
+    """What becomes of max-pooling; None leaves it to the recipe."""
+    return click.option(
+        "--maxpool",
+        type=click.Choice(get_args(MaxPool)),
+        default=default,
+        help="What becomes of max-pooling: average-pooling (as in the paper); exact: a pool that "
+        "counts spikes; keep: nothing, which costs accuracy.  [default: average]",
+    )
+
+
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
 

@@ -16,6 +16,8 @@ class Statistic:
 
     ``kind`` "max": the largest. "percentile": ``q`` percent of all activations lie at or
     below it, zeros counted. "nonzero-percentile": the same of the activations above zero.
+    "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps, come
+    nearest to the activations by squared error.
     """
 
     kind: str
@@ -26,6 +28,8 @@ class Statistic:
 
     def describe(self) -> str:
         """The statistic in words, saying which activations count."""
+        if self.kind == "mmse":
+            return f"least squared error of {self.q:g} time-steps"
         which = {"percentile": "all activations", "nonzero-percentile": "activations above 0"}
         return "max" if self.kind == "max" else f"{self.q:g} % of {which[self.kind]}"
 
@@ -48,8 +52,11 @@ def parse_statistic(text: str) -> Statistic:
         q = np.nan
     if kind in ("percentile", "nonzero-percentile") and 0 < q <= 100:
         return Statistic(kind, q)
+    if kind == "mmse" and q >= 1 and q.is_integer():
+        return Statistic(kind, q)
     raise DataError(
-        f"'{text}' is no threshold: use max, percentile=Q or nonzero-percentile=Q with 0 < Q <= 100"
+        f"'{text}' is no threshold: use max, percentile=Q or nonzero-percentile=Q with "
+        "0 < Q <= 100, or mmse=T with T time-steps"
     )
 
 
@@ -100,6 +107,8 @@ class ActivationHistogram:
         """The statistic: float64 [C], or [1] for the whole tensor; 0 where nothing is above 0."""
         if statistic.kind == "max":
             return self._max.copy()
+        if statistic.kind == "mmse":
+            return self._least_squares(int(statistic.q))
         above = self._counts.sum(axis=1)
         zeros = self._total - above if statistic.kind == "percentile" else np.zeros_like(above)
         wanted = statistic.q / 100 * (above + zeros) - zeros
@@ -112,3 +121,15 @@ class ActivationHistogram:
         widths = np.ldexp(1.0 / BINS, self._exponents)
         result = np.minimum((index + part) * widths, self._max)
         return np.where(wanted > 0, result, 0.0)
+
+    def _least_squares(self, timesteps: int) -> np.ndarray:
+        """The theta whose levels k theta / T, k = 0 to T, fit best: float64 [C]."""
+        centres = (np.arange(BINS) + 0.5) * np.ldexp(1.0 / BINS, self._exponents)[:, None]
+        best, theta = np.full(len(centres), np.inf), self._max.copy()
+        for share in np.linspace(0.05, 1.0, 96):
+            step = np.maximum(share * self._max / timesteps, np.finfo(np.float64).tiny)[:, None]
+            levels = step * np.clip(np.rint(centres / step), 0, timesteps)
+            error = (self._counts * (centres - levels) ** 2).sum(axis=1)
+            better = error < best
+            best, theta = np.where(better, error, best), np.where(better, share * self._max, theta)
+        return theta

@@ -24,6 +24,7 @@ from .checking import Agreement
 from .conversion import Conversion, NeuronReport
 from .network import EXACT, TOGETHER
 from .readiness import NodeReport
+from .recipes import Recipe
 
 LOW_AGREEMENT = 95.0
 LARGE_LOSS = 1.0
@@ -108,6 +109,14 @@ def pass_table(conversion: Conversion) -> Table:
             str(report.nodes_before),
             str(report.nodes_after),
         )
+    return table
+
+
+def recipe_table(recipes: Iterable[Recipe]) -> Table:
+    """The ways to convert that have a name."""
+    table = _table("Recipes", "name", "source", "what it does")
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.source, recipe.what)
     return table
 
 

@@ -129,6 +129,11 @@ def build_plan(model: onnx.ModelProto) -> Plan:
     }
     made_before = _made(parts.prologue)
     prologue_makes = [tensor for name, tensor in step_reads.items() if name in made_before]
+    fixed = [name for name in step_reads if name not in given and name not in made_before]
+    if fixed:
+        raise ModelError(
+            f"the read-out is computed from '{fixed[0]}', which depends on no input of the network"
+        )
     prefix = _unused_prefix(graph)
     sums = {name: _sum_state(tensor, prefix) for name, tensor in summed.items()}
 
@@ -182,6 +187,8 @@ def _parts(graph: gs.Graph) -> _Parts:
         waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
         while waiting:
             node = waiting.pop()
+            if node.name in part:
+                continue
             part[node.name] = node
             names = [tensor.name for tensor in operands(node)]
             waiting += [makers[n] for n in names if n in makers and n not in varying]

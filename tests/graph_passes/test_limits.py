@@ -5,7 +5,14 @@ import onnx
 import pytest
 from onnx_text import graph, model, run
 
-from onnx2snn.graph_passes import ModelError, fold_constants, read_model, to_graph, to_model
+from onnx2snn.graph_passes import (
+    ModelError,
+    canonicalise,
+    fold_constants,
+    read_model,
+    to_graph,
+    to_model,
+)
 from onnx2snn.graph_passes.files import take_apart
 
 TEXT = "g (float[N, 3] x) => (float[N, 3] y) { y = Mul (x, w) }"
@@ -84,16 +91,28 @@ def test_constants_that_would_take_all_memory(tmp_path, node):
         read(proto, tmp_path)
 
 
-def test_a_constant_of_unknown_size_is_not_computed():
-    values = {"ten": np.full(1, 10.0, np.float32), "power": np.full(1, 11.0, np.float32)}
+@pytest.mark.parametrize(("exponent", "ops"), [(2, []), (9, ["ConstantOfShape"])])
+def test_constants_whose_size_is_computed(exponent, ops):
+    values = {"ten": np.full(1, 10, np.float32), "power": np.full(1, exponent, np.float32)}
+    g = graph(
+        "g (float[N] x) => (float[M] y)"
+        "{ p = Pow (ten, power) s = Cast <to = 7> (p) y = ConstantOfShape (s) }",
+        values,
+    )
+    while fold_constants(g):
+        pass
+    assert [node.op for node in g.nodes] == ops
+
+
+def test_constants_whose_computed_size_is_absurd():
+    values = {"ten": np.full(1, 10, np.float32), "power": np.full(1, 11, np.float32)}
     g = graph(
         "g (float[N] x) => (float[M] y)"
         "{ p = Pow (ten, power) s = Cast <to = 7> (p) z = ConstantOfShape (s) y = Identity (z) }",
         values,
     )
-    fold_constants(g)
-    fold_constants(g)
-    assert [node.op for node in g.nodes] == ["ConstantOfShape", "Identity"]
+    with pytest.raises(ModelError, match="ConstantOfShape 'z' would make"):
+        canonicalise(g)
 
 
 def test_negative_sizes(tmp_path):
