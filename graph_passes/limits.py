@@ -42,6 +42,11 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MAX_SHAPE_VALUES = 2**16
 """Elements of one tensor that shape inference may compute with."""
 
+MAX_WINDOW = 2**14
+"""Pads, kernels, strides and dilations of convolutions and pools."""
+
+_WINDOWS = ("pads", "kernel_shape", "strides", "dilations", "output_padding")
+
 Function = tuple[str, str]
 """Domain and name of a function; the versions that differ in ``overload`` count as one."""
 
@@ -81,6 +86,7 @@ def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
     while waiting:
         level, depth = waiting.pop()
         for node in level:
+            _check_window(node, what)
             if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
                 name = node.name or next(iter(node.output), "")
                 raise ModelError(
@@ -94,6 +100,15 @@ def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
             raise ModelError(
                 f"{what} holds graphs inside nodes more than {MAX_DEPTH} deep, or more than "
                 f"{MAX_SUBGRAPHS} of them: export the network without control flow (If)"
+            )
+
+
+def _check_window(node: onnx.NodeProto, what: str) -> None:
+    for attribute in node.attribute:
+        if attribute.name in _WINDOWS and any(abs(n) > MAX_WINDOW for n in attribute.ints):
+            raise ModelError(
+                f"{what}: {node.op_type} '{node.name or next(iter(node.output), '')}' has "
+                f"{attribute.name} {list(attribute.ints)}: the file is damaged"
             )
 
 

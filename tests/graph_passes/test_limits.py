@@ -175,3 +175,14 @@ def test_an_empty_list_is_none():
     attribute = proto.graph.node[0].attribute.add(name="pads")
     attribute.type = onnx.AttributeProto.INTS
     assert to_model(to_graph(proto)).graph.node[0].attribute == []
+
+
+@pytest.mark.parametrize("pads", [[0, 10**6, 0, 0], [0, 0, -(10**6), 0]])
+def test_windows_beyond_all_measure(pads):
+    text = (
+        "g (float[N, 1, 4, 4] x) => (float[N, 1, a, b] y) "
+        f"{{ y = AveragePool<kernel_shape = [2, 2], pads = {pads}>(x) }}"
+    )
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    with pytest.raises(ModelError, match=r"AveragePool 'y' has pads .*damaged"):
+        take_apart(proto, "the model")
