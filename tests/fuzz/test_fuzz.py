@@ -22,7 +22,8 @@ FIRST = int(os.environ.get("ONNX2SNN_FUZZ_FIRST", "0"))
 
 def outcomes(first: int, last: int) -> Iterator[dict[str, Any]]:
     """What became of each mutant, as ``worker.outcome`` says it."""
-    paths = [str(HERE), str(HERE.parent / "helpers"), os.environ.get("PYTHONPATH", "")]
+    # Nothing empty, which would stand for the working directory.
+    paths = [str(HERE), str(HERE.parent / "helpers"), *os.environ.get("PYTHONPATH", "").split()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     while first < last:
         command = [sys.executable, HERE / "worker.py", str(first), str(last)]
