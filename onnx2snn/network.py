@@ -92,7 +92,10 @@ class Network:
         self.agreements: list[Agreement] = []
         self.notes: list[str] = []
         self.check = "not needed: nothing was rewritten"
-        self.graph = _import(upgrade_opset(parts))
+        upgraded = upgrade_opset(parts)
+        # A newer opset, and functions in place, are a rewriting too.
+        self._translated = upgraded is not parts or bool(parts.structure.functions)
+        self.graph = _import(upgraded)
         _require_ann(self.graph)
         require_finite_weights(self.graph)
         self.current = self.unclipped = self.original
@@ -128,7 +131,7 @@ class Network:
         start = to_parts(self.graph)
         sample = first_inputs_that_run(self.original, self.graph)
         freed = sample is not None and self._free_batch_axis(start, *sample)
-        rewritten = [self._canonicalise(), self.run(folds), freed]
+        rewritten = [self._canonicalise(), self.run(folds), freed, self._translated]
         if any(rewritten):
             passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
             self._require_same(EXACT, self.original, passes, start, sample)
@@ -198,12 +201,14 @@ class Network:
     ) -> None:
         graph, wanted = _import(start), outputs_of(before, x)
         limit = tolerance(graph)
-        for function in passes:
-            run_passes(graph, [function])
+        for function in (None, *passes):
+            if function is not None:
+                run_passes(graph, [function])
+            name = "upgrade_opset" if function is None else pass_name(function)
             found = relative_error(wanted, outputs_of(to_parts(graph), x))
             if found > limit:
                 raise PassError(
-                    f"pass {pass_name(function)} should leave the network's function as it is, "
+                    f"pass {name} should leave the network's function as it is, "
                     f"but changed its output by {found:.1e} of its size: please report it, with "
                     "the model"
                 )

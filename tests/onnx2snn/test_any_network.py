@@ -177,6 +177,11 @@ def test_says_on_what_it_was_checked():
     assert "40 samples of the calibration" in convert(plain, calibration=from_arrays(X)).check
 
 
+def test_a_newer_opset_is_checked_too():
+    ann = model(TWO_OUTPUTS.replace("Softmax<axis = 1>", "Softmax<axis = -1>"), WEIGHTS, opset=13)
+    assert "2 random inputs" in convert(ann).check
+
+
 def test_open_sizes_are_tried():
     text = (
         "net (float[N, 1, H, W] x) => (float[N, 1, 1, 1] y) "
