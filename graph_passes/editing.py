@@ -87,6 +87,16 @@ class Editor:
         return result
 
 
+def release(tensor: gs.Tensor) -> None:
+    """Let go of the values of a constant that nothing reads any more.
+
+    onnx-graphsurgeon's tensors refer to themselves, so that the array would stay until Python
+    looks for such cycles.
+    """
+    if isinstance(tensor, gs.Constant) and not tensor.outputs:
+        tensor.values = np.empty(0, tensor.dtype)
+
+
 def operands(node: gs.Node) -> list[gs.Tensor]:
     """All that a node reads: its inputs, and what its subgraphs (of If, Loop) capture."""
     tensors = list(node.inputs)

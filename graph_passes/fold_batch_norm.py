@@ -4,7 +4,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .affine import AFFINE_OPS, Affine, affine_of, per_channel
-from .editing import Editor, bypass, constant_value, only_consumer, producer, replace_node, tidy
+from .editing import (
+    Editor,
+    bypass,
+    constant_value,
+    only_consumer,
+    producer,
+    release,
+    replace_node,
+    tidy,
+)
 from .errors import Refusal
 
 # Axis of the weights that counts the output channels.
@@ -110,12 +119,13 @@ def _scale_and_shift(
     new_bias = a * (beta * bias.reshape(-1)) + c
 
     # New tensors: another node may share the old ones.
-    dtype = weight.dtype
+    dtype, old = weight.dtype, linear.inputs[1]
     linear.inputs = [
         linear.inputs[0],
         editor.constant(f"{linear.name}/weight", new_weight.astype(dtype)),
         editor.constant(f"{linear.name}/bias", new_bias.astype(dtype)),
     ]
+    release(old)
     linear.attrs.pop("alpha", None)
     linear.attrs.pop("beta", None)
     if linear.op == "MatMul":

@@ -12,6 +12,7 @@ from .editing import (
     constant_value,
     is_graph_output,
     only_consumer,
+    release,
     replace_node,
     tidy,
 )
@@ -239,7 +240,9 @@ def _single(tensor: gs.Tensor, number: int, index: int) -> gs.Tensor:
 def _apply(editor: Editor, path: _Path, weight: np.ndarray, shift: np.ndarray) -> None:
     linear = path.linear
     dtype = np.asarray(linear.inputs[1].values).dtype
+    old = linear.inputs[1]
     linear.inputs[1] = editor.constant(f"{linear.name}/weight", weight.astype(dtype))
+    release(old)
     if not np.any(shift):
         return
     has_bias = len(linear.inputs) > 2 and not linear.inputs[2].is_empty()

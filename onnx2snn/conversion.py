@@ -16,7 +16,7 @@ from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
-from onnx2snn.graph_passes.weights import ModelParts, attach
+from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
@@ -115,8 +115,9 @@ def convert(
     v_init = plan.v_init if v_init is None else v_init
     if maxpool not in get_args(MaxPool):
         raise ValueError(f"maxpool must be one of {get_args(MaxPool)}, not {maxpool!r}")
-    parts, digest = read_any(model)
-    network = Network(parts, calibration, maxpool, Running(batch_size, providers, track))
+    network = Network(
+        lambda: read_any(model), calibration, maxpool, Running(batch_size, providers, track)
+    )
     network.rewrite_exactly()
     network.replace_pools()
     if approximate is not None:
@@ -135,7 +136,7 @@ def convert(
         )
         for node in neuron_nodes(network.graph)
     ]
-    result = to_parts(network.graph, like=parts.structure)
+    result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": plan.name if recipe else None,
         "timesteps": (timesteps or DEFAULT_TIMESTEPS) if plan.correct else None,
@@ -148,7 +149,7 @@ def convert(
         "seed": seed,
         "passes": [report.name for report in network.reports],
     }
-    _write_metadata(result.structure, digest, settings, neurons)
+    _write_metadata(result.structure, digest_of(model), settings, neurons)
     network.require_loadable()
     return Conversion(
         result,
@@ -162,17 +163,23 @@ def convert(
     )
 
 
-def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> tuple[ModelParts, str]:
-    """A model in parts, and the digest of its file."""
+def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> ModelParts:
+    """A model in parts, checked."""
     if isinstance(model, onnx.ModelProto):
-        parts = take_apart(model, "the model")
+        return take_apart(model, "the model")
+    return read_parts(model)
+
+
+def digest_of(model: str | os.PathLike[str] | onnx.ModelProto) -> str:
+    """The digest of a model's file, or of what a file of it would hold."""
+    if isinstance(model, onnx.ModelProto):
+        parts = detach(model)
         digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
         for name in sorted(parts.weights):
-            digest.update(np.ascontiguousarray(parts.weights[name]).tobytes())
-        return parts, digest.hexdigest()
-    parts = read_parts(model)
+            digest.update(np.ascontiguousarray(parts.weights[name]).data)
+        return digest.hexdigest()
     with Path(model).open("rb") as file:
-        return parts, hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_metadata(

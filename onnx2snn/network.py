@@ -1,6 +1,6 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -79,12 +79,13 @@ class Network:
 
     def __init__(
         self,
-        parts: ModelParts,
+        read: Callable[[], ModelParts],
         calibration: Data | None,
         maxpool: MaxPool,
         running: Running,
     ) -> None:
-        self.original = parts
+        parts = read()
+        self.read, self.original = read, parts
         self.calibration, self.maxpool = calibration, maxpool
         self._running = running
         self.reports: list[PassReport] = []
@@ -131,10 +132,15 @@ class Network:
         start = to_parts(self.graph)
         sample = first_inputs_that_run(self.original, self.graph)
         freed = sample is not None and self._free_batch_axis(start, *sample)
+        if self.calibration is None:
+            # Its outputs are known: rather than to hold all weights twice, it is read again if
+            # they should turn out to differ.
+            self.original = ModelParts(self.original.structure, {})
+            self.current = self.unclipped = start = self.original
         rewritten = [self._canonicalise(), self.run(folds), freed, self._translated]
         if any(rewritten):
             passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
-            self._require_same(EXACT, self.original, passes, start, sample)
+            self._require_same(EXACT, self.original, passes, sample)
         else:
             self.current = to_parts(self.graph)
 
@@ -171,7 +177,6 @@ class Network:
         change: str,
         before: ModelParts,
         passes: Sequence[Pass],
-        start: ModelParts,
         sample: Sample,
     ) -> None:
         """Raise ``PassError``, naming the pass, if the network's function has changed."""
@@ -182,7 +187,7 @@ class Network:
             self.check = f"on {self.calibration.samples} samples of the calibration data"
             if error > limit:
                 x, _ = next(iter(self.calibration.batches(self._running.batch_size)))
-                self._name_the_culprit(passes, start, before, x, error)
+                self._name_the_culprit(passes, before, x, error)
         elif sample is None:
             self.current = to_parts(self.graph)
             self.check = NOT_CHECKED
@@ -193,13 +198,15 @@ class Network:
             count = len(next(iter(inputs.values()), ()))
             self.check = f"on {count} random inputs (seed 0) of the declared shape"
             if error > limit:
-                self._name_the_culprit(passes, start, before, inputs, error)
+                self._name_the_culprit(passes, before, inputs, error)
         self.check += f"; relative error {error:.1e}" if sample or self.calibration else ""
 
     def _name_the_culprit(
-        self, passes: Sequence[Pass], start: ModelParts, before: ModelParts, x: Inputs, error: float
+        self, passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float
     ) -> None:
-        graph, wanted = _import(start), outputs_of(before, x)
+        if before is self.original:
+            before = self.read()
+        graph, wanted = _import(upgrade_opset(before)), outputs_of(before, x)
         limit = tolerance(graph)
         for function in (None, *passes):
             if function is not None:
@@ -225,12 +232,12 @@ class Network:
         before = self.current
         if self.run([partial(max_to_average_pool, declined=self.declined)]):
             self._compare("max-pooling -> average-pooling", before)
-            start, before = self.current, self.current
+            before = self.current
             folding: list[Pass] = [partial(fold_forward, declined=self.declined)]
             if self.run(folding):
                 sample = first_inputs_that_run(before, self.graph)
                 known = self.check
-                self._require_same("exact folding", before, folding, start, sample)
+                self._require_same("exact folding", before, folding, sample)
                 self.check = known
 
     def approximate(self, clips: int) -> None:

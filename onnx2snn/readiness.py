@@ -60,7 +60,7 @@ def check(
     ``approximate``: whether clips may stand in for scalar activations. Raises ``ModelError``
     for files that are no ANN.
     """
-    network = Network(read_any(model)[0], None, maxpool, Running(providers=providers))
+    network = Network(lambda: read_any(model), None, maxpool, Running(providers=providers))
     network.rewrite_exactly()
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()
