@@ -22,7 +22,8 @@ from onnx2snn.runtime.providers import Providers
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
 from .data import Data
-from .network import Network, analog_activations
+from .examination import analog_activations
+from .network import Network
 from .recipes import DEFAULT_TIMESTEPS, Recipe, recipe_by_name
 from .statistics import DEFAULT_STATISTIC, Statistic
 from .version import __version__

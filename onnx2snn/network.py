@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import (
     DataError,
@@ -25,9 +24,7 @@ from onnx2snn.graph_passes import (
     neuron_nodes,
     run_passes,
     set_initial_potential,
-    stateful_nodes,
     thresholds_to_spiking,
-    to_graph,
     unbounded_activations,
     upgrade_opset,
 )
@@ -35,11 +32,9 @@ from onnx2snn.graph_passes.approximate import approximate_activations, regions_t
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass, pass_name
-from onnx2snn.graph_passes.editing import is_floating, tidy
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import channel_axis, downstream
-from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
+from onnx2snn.graph_passes.linear import channel_axis
 from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
@@ -57,6 +52,14 @@ from .checking import (
 )
 from .correction import correct_biases, mean_by_channel
 from .data import Data, Inputs
+from .examination import (
+    analog_activations,
+    import_ann,
+    kept_max_pools,
+    one_of_each_kind,
+    require_ann,
+    require_sizes,
+)
 from .statistics import Statistic
 
 TOGETHER = "all together"
@@ -96,8 +99,8 @@ class Network:
         upgraded = upgrade_opset(parts)
         # A newer opset, and functions in place, are a rewriting too.
         self._translated = upgraded is not parts or bool(parts.structure.functions)
-        self.graph = _import(upgraded)
-        _require_ann(self.graph)
+        self.graph = import_ann(upgraded)
+        require_ann(self.graph)
         require_finite_weights(self.graph)
         self.current = self.unclipped = self.original
 
@@ -168,7 +171,7 @@ class Network:
         if error <= tolerance(self.graph):
             self.reports.append(report)
             return True
-        self.graph = _import(start)
+        self.graph = import_ann(start)
         self.notes.append(f"the batch size stays fixed, as in the ANN: {why}")
         return False
 
@@ -206,7 +209,7 @@ class Network:
     ) -> None:
         if before is self.original:
             before = self.read()
-        graph, wanted = _import(upgrade_opset(before)), outputs_of(before, x)
+        graph, wanted = import_ann(upgrade_opset(before)), outputs_of(before, x)
         limit = tolerance(graph)
         for function in (None, *passes):
             if function is not None:
@@ -335,7 +338,7 @@ class Network:
                 "accuracy falls as T grows; take --maxpool exact for results that can be used"
             )
         infer_shapes(self.graph)
-        _require_sizes(self.graph)
+        require_sizes(self.graph)
 
     def correct(self, timesteps: int) -> None:
         """Correct each channel's bias for T time-steps, on the first batch of the data.
@@ -378,30 +381,10 @@ class Network:
         """
         try:
             create_session(self.current, [CPU], once=True)
-            for model in _one_of_each_kind(self.graph):
+            for model in one_of_each_kind(self.graph):
                 create_session(model, [CPU], once=True)
         except ModelError as error:
             raise ModelError(f"the converted network cannot run: {error}") from error
-
-
-def _one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
-    """A model of one node for each kind of stateful operator in a graph."""
-    kinds = {
-        (node.op, str(node.inputs[0].dtype), len(node.inputs[-1].shape)): node
-        for node in stateful_nodes(graph)
-    }
-    models = []
-    for node in kinds.values():
-        part = gs.Graph(
-            [node],
-            list(node.inputs),
-            list(node.outputs),
-            opset=graph.opset,
-            import_domains=graph.import_domains,
-            ir_version=graph.ir_version,
-        )
-        models.append(to_parts(part))
-    return models
 
 
 def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:
@@ -409,68 +392,3 @@ def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:
     flat = value.reshape(-1)
     thin = flat[:: max(1, flat.size // most)]
     return np.concatenate([thin, [flat.min(), flat.max()]])
-
-
-def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
-    """The max-pools that spikes reach and that do not count them."""
-    neurons = neuron_nodes(graph)
-    means = {t.name for n in stateful_nodes(graph) if n.op == "RunningMean" for t in n.outputs}
-    spikes = downstream(graph, [node.outputs[0] for node in neurons])
-    after_means = downstream(graph, [t for n in graph.nodes for t in n.outputs if t.name in means])
-    return [
-        node
-        for node in graph.nodes
-        if node.op in ("MaxPool", "GlobalMaxPool") and node.inputs[0].name in spikes - after_means
-    ]
-
-
-def _import(parts: ModelParts) -> gs.Graph:
-    """A model as a graph in order, with shapes, free of dictionaries."""
-    graph = to_graph(ModelParts(zip_maps_to_tensors(parts.structure), parts.weights))
-    tidy(graph)
-    standardise_scikit_learn(graph)
-    infer_shapes(graph)
-    return graph
-
-
-def _require_ann(graph: gs.Graph) -> None:
-    if stateful_nodes(graph):
-        raise ModelError("the model is a spiking network already: use it with run or evaluate")
-    if not graph.inputs or not graph.outputs:
-        raise ModelError("the model has no inputs or no outputs: it computes a constant")
-    for tensor in graph.inputs:
-        dtype = tensor.dtype
-        if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
-            raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
-
-
-def _require_sizes(graph: gs.Graph) -> None:
-    """Refuse layers of no neurons, as where an image is smaller than a kernel."""
-    shapes = {node.name: node.outputs[0].shape[1:] for node in neuron_nodes(graph)}
-    empty = [
-        Refusal(name, "IF", f"its shape is {'x'.join(map(str, shape))}")
-        for name, shape in shapes.items()
-        if 0 in shape
-    ]
-    if empty:
-        raise UnsupportedModelError("these layers would hold no neurons:", empty)
-
-
-_ACTIVATIONS = {
-    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
-    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
-    "ThresholdedRelu",
-}  # fmt: skip
-
-
-def analog_activations(graph: gs.Graph) -> list[Refusal]:
-    """The activations before the first neuron that did not become neurons."""
-    reason = "not a ReLU or a clip, and before the first neuron"
-    spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
-    return [
-        Refusal(node.name, node.op, reason)
-        for node in graph.nodes
-        if node.op in _ACTIVATIONS
-        and is_floating(node.inputs[0])
-        and not any(tensor.name in spiking for tensor in node.inputs)
-    ]

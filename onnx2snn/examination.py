@@ -1,0 +1,105 @@
+"""What conversion asks of a graph: whether it is an ANN, what stayed as it was, what loads."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes import (
+    ModelError,
+    Refusal,
+    UnsupportedModelError,
+    infer_shapes,
+    neuron_nodes,
+    stateful_nodes,
+    to_graph,
+)
+from onnx2snn.graph_passes.editing import is_floating, tidy
+from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
+from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
+from onnx2snn.graph_passes.weights import ModelParts
+
+
+def import_ann(parts: ModelParts) -> gs.Graph:
+    """A model as a graph in order, with shapes, free of dictionaries."""
+    graph = to_graph(ModelParts(zip_maps_to_tensors(parts.structure), parts.weights))
+    tidy(graph)
+    standardise_scikit_learn(graph)
+    infer_shapes(graph)
+    return graph
+
+
+def one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
+    """A model of one node for each kind of stateful operator in a graph."""
+    kinds = {
+        (node.op, str(node.inputs[0].dtype), len(node.inputs[-1].shape)): node
+        for node in stateful_nodes(graph)
+    }
+    models = []
+    for node in kinds.values():
+        part = gs.Graph(
+            [node],
+            list(node.inputs),
+            list(node.outputs),
+            opset=graph.opset,
+            import_domains=graph.import_domains,
+            ir_version=graph.ir_version,
+        )
+        models.append(to_parts(part))
+    return models
+
+
+def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
+    """The max-pools that spikes reach and that do not count them."""
+    neurons = neuron_nodes(graph)
+    means = {t.name for n in stateful_nodes(graph) if n.op == "RunningMean" for t in n.outputs}
+    spikes = downstream(graph, [node.outputs[0] for node in neurons])
+    after_means = downstream(graph, [t for n in graph.nodes for t in n.outputs if t.name in means])
+    return [
+        node
+        for node in graph.nodes
+        if node.op in MAX_POOLS and node.inputs[0].name in spikes - after_means
+    ]
+
+
+def require_ann(graph: gs.Graph) -> None:
+    """Refuse what is no ANN: spiking networks, models without inputs or of other things."""
+    if stateful_nodes(graph):
+        raise ModelError("the model is a spiking network already: use it with run or evaluate")
+    if not graph.inputs or not graph.outputs:
+        raise ModelError("the model has no inputs or no outputs: it computes a constant")
+    for tensor in graph.inputs:
+        dtype = tensor.dtype
+        if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
+            raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
+
+
+def require_sizes(graph: gs.Graph) -> None:
+    """Refuse layers of no neurons, as where an image is smaller than a kernel."""
+    shapes = {node.name: node.outputs[0].shape[1:] for node in neuron_nodes(graph)}
+    empty = [
+        Refusal(name, "IF", f"its shape is {'x'.join(map(str, shape))}")
+        for name, shape in shapes.items()
+        if 0 in shape
+    ]
+    if empty:
+        raise UnsupportedModelError("these layers would hold no neurons:", empty)
+
+
+_ACTIVATIONS = {
+    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
+    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    "ThresholdedRelu",
+}  # fmt: skip
+
+
+def analog_activations(graph: gs.Graph) -> list[Refusal]:
+    """The activations before the first neuron that did not become neurons."""
+    reason = "not a ReLU or a clip, and before the first neuron"
+    spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
+    return [
+        Refusal(node.name, node.op, reason)
+        for node in graph.nodes
+        if node.op in _ACTIVATIONS
+        and is_floating(node.inputs[0])
+        and not any(tensor.name in spiking for tensor in node.inputs)
+    ]
