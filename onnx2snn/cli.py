@@ -141,6 +141,8 @@ def convert(
     from .conversion import convert as convert_model
     from .statistics import parse_statistic
 
+    if timesteps is not None and recipe is None:
+        raise click.UsageError("-T is the T that a recipe converts for: give --recipe too")
     require_output(output, model, calibration)
     data = None
     if calibration is not None:
@@ -219,7 +221,7 @@ def convert(
 @json_option
 @reports_errors
 def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> None:
-    """Say what of the ANN in MODEL would convert, what would not, and why.
+    """Say what of the ANN in MODEL would convert, and what not and why.
 
     Exits with 0 if convert would succeed, with the options that it names; else with 1.
     """

@@ -118,3 +118,6 @@ def test_recipes_are_listed_with_their_sources():
     assert all(row["source"] and row["what"] for row in found)
     assert "Rueckauer" in CliRunner().invoke(main, ["recipes"]).output
     assert recipe_by_name("opi").v_init == 0.5
+    alone = CliRunner().invoke(main, ["convert", "ann.onnx", "-o", "snn.onnx", "-T", "8"])
+    assert alone.exit_code == 2
+    assert "give --recipe too" in alone.output
