@@ -46,12 +46,12 @@ def test_shipped_images_are_the_first_official_test_images():
         np.testing.assert_array_equal(shipped["y"], labels[:2000])
 
 
-def test_the_card_states_the_digest_of_the_file():
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)
+def test_the_card_states_the_digest_of_the_file(path):
     import hashlib
 
-    card = (MODELS / "resnet20-fashion-mnist.md").read_text()
-    digest = hashlib.sha256((MODELS / "resnet20-fashion-mnist.onnx").read_bytes()).hexdigest()
-    assert re.search(r"sha256.*`(\w+)`", card)[1] == digest
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert re.search(r"sha256.*`(\w+)`", path.with_suffix(".md").read_text())[1] == digest
 
 
 def test_networks_and_training():
