@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .editing import Editor, is_floating, replace_node, tidy
 from .errors import Refusal, UnsupportedModelError
+from .limits import WEIGHTED
 from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes
 from .quiet import quietly
 from .spiking import MaxPool, activation_nodes
@@ -18,7 +19,6 @@ _SCALAR = {
     "Abs", "Add", "Cast", "Clip", "Div", "Identity", "HardSigmoid", "Max", "Min", "Mul", "Neg",
     "Relu", "Sub", "Sum", *APPROXIMABLE,
 }  # fmt: skip
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _GRID = 1025
 
 
@@ -91,7 +91,7 @@ def _before_weights(graph: gs.Graph) -> set[str]:
     """Names of the tensors on which some weighted layer depends."""
     needed: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.op in _WEIGHTED or any(tensor.name in needed for tensor in node.outputs):
+        if node.op in WEIGHTED or any(tensor.name in needed for tensor in node.outputs):
             needed.update(tensor.name for tensor in node.inputs)
     return needed
 

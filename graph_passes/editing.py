@@ -2,7 +2,7 @@
 
 onnx-graphsurgeon compares tensors by name and nodes by structure, so membership is
 tested here by identity or by name, and nodes leave a graph by being disconnected and
-then cleaned up, never by ``list.remove``.
+then tidied away, never by ``list.remove``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
 
 
 def disconnect(node: gs.Node) -> None:
-    """Take a node out of the graph's wiring; ``Graph.cleanup`` then drops it."""
+    """Take a node out of the graph's wiring; ``tidy`` then drops it."""
     node.inputs.clear()
     node.outputs.clear()
 
@@ -152,6 +152,34 @@ def replace_node(
     node.attrs.update(attrs or {})
 
 
+def reduction_axes(node: gs.Node) -> list[int] | None:
+    """The axes of a reduction, an input or, before opset 18, an attribute; None if not known."""
+    axes: list[int] | None = node.attrs.get("axes")
+    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
+        value = constant_value(node.inputs[1])
+        axes = None if value is None else value.tolist()
+    return axes
+
+
+def part_of(
+    graph: gs.Graph,
+    nodes: Sequence[gs.Node],
+    inputs: Sequence[gs.Tensor],
+    outputs: Sequence[gs.Tensor],
+) -> gs.Graph:
+    """Some nodes of a graph as one of their own; nodes and tensors belong to both."""
+    return gs.Graph(
+        list(nodes),
+        list(inputs),
+        list(outputs),
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=graph.functions,
+        ir_version=graph.ir_version,
+        name="part",
+    )
+
+
 def name_nodes(graph: gs.Graph) -> None:
     """Give every node a unique name: its own, or its first output's, numbered if taken."""
     taken: set[str] = set()
@@ -171,7 +199,8 @@ def tidy(graph: gs.Graph) -> None:
     recursion, which onnx-graphsurgeon's own ``cleanup`` and ``toposort`` do not promise.
     """
     makers = {id(tensor): node for node in graph.nodes for tensor in node.outputs}
-    by_name = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
+    # An optional output that is left out has no name, like an input that is left out.
+    by_name = {t.name: node for node in graph.nodes for t in node.outputs if t.name}
 
     def sources(node: gs.Node) -> Iterator[gs.Node]:
         for tensor in operands(node):

@@ -115,11 +115,8 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
     return parts
 
 
-def check_model(model: onnx.ModelProto | ModelParts, what: str) -> None:
+def check_model(model: ModelParts, what: str) -> None:
     """Raise ``ModelError``, beginning with ``what``, unless the model is a valid one."""
-    if not isinstance(model, ModelParts):
-        take_apart(model, what)
-        return
     structure = with_weights_as_inputs(model.structure)
     try:
         onnx.checker.check_model(structure)

@@ -8,6 +8,7 @@ from .editing import (
     bypass,
     constant_value,
     only_consumer,
+    reduction_axes,
     replace_node,
     tidy,
 )
@@ -92,10 +93,7 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
 
 def _global_pool(editor: Editor, node: gs.Node) -> bool:
     x = node.inputs[0]
-    axes = node.attrs.get("axes")
-    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
-        value = constant_value(node.inputs[1])
-        axes = None if value is None else value.tolist()
+    axes = reduction_axes(node)
     if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
         return False
     # ONNX Runtime has global pools of one to three axes, and not in double precision.

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, bypass, constant_value, producer, tidy
+from .editing import Editor, bypass, constant_value, producer, reduction_axes, tidy
 
 _ELEMENTWISE = {
     "Abs", "Add", "BitShift", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf",
@@ -166,10 +166,7 @@ def _move_slice(editor: Editor, node: gs.Node, permutation: list[int]) -> list[i
 
 def _move_reduction(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
     rank = len(permutation)
-    axes = node.attrs.get("axes")
-    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
-        value = constant_value(node.inputs[1])
-        axes = None if value is None else value.tolist()
+    axes = reduction_axes(node)
     if not axes:
         return None
     moved = sorted(permutation[axis % rank] for axis in axes)

@@ -1,7 +1,7 @@
 """Train the networks that ship, on Fashion-MNIST.
 
     python -m onnx2snn.models.train --output resnet20-fashion-mnist.onnx
-    python -m onnx2snn.models.train --network vgg --epochs 12 --output vgg-fashion-mnist.onnx
+    python -m onnx2snn.models.train --network vgg --epochs 10 --output vgg-fashion-mnist.onnx
 
 The default is the demo network, ResNet-20 with trainable clips (Algorithm 1). The others are
 plain networks as users bring them: ``resnet20`` with ReLU, ``vgg`` with ReLU and max-pooling,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, operands, producer, tidy
+from onnx2snn.graph_passes.editing import Editor, operands, part_of, producer, tidy
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import channel_axis
 from onnx2snn.graph_passes.neurons import (
@@ -140,15 +140,9 @@ def _currents(
             return np.asarray(held)[None]
         return np.stack([_potentials(result.name, spikes, thresholds, t) for t in range(timesteps)])
     read = [tensors[name] for name in (*segment.inputs, *segment.spikes)]
-    part = gs.Graph(
-        list(segment.nodes),
-        [*read, *(node.inputs[-1] for node in stateful)],
-        [result, *(node.outputs[-1] for node in stateful)],
-        opset=graph.opset,
-        import_domains=graph.import_domains,
-        ir_version=graph.ir_version,
-    )
-    model = to_parts(part)
+    inner = [*read, *(node.inputs[-1] for node in stateful)]
+    outer = [result, *(node.outputs[-1] for node in stateful)]
+    model = to_parts(part_of(graph, segment.nodes, inner, outer))
     del model.structure.graph.value_info[:]
     session = create_session(model, resolve_providers(providers))
     states = {node.inputs[-1].name: start_of(node) for node in stateful}

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes import (
     stateful_nodes,
     to_graph,
 )
-from onnx2snn.graph_passes.editing import is_floating, tidy
+from onnx2snn.graph_passes.editing import is_floating, part_of, tidy
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
@@ -34,18 +34,7 @@ def one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
         (node.op, str(node.inputs[0].dtype), len(node.inputs[-1].shape)): node
         for node in stateful_nodes(graph)
     }
-    models = []
-    for node in kinds.values():
-        part = gs.Graph(
-            [node],
-            list(node.inputs),
-            list(node.outputs),
-            opset=graph.opset,
-            import_domains=graph.import_domains,
-            ir_version=graph.ir_version,
-        )
-        models.append(to_parts(part))
-    return models
+    return [to_parts(part_of(graph, [n], n.inputs, n.outputs)) for n in kinds.values()]
 
 
 def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, constant_value, tidy
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
+from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import downstream
 from onnx2snn.graph_passes.neurons import (
     is_neuron,
@@ -30,8 +31,6 @@ from onnx2snn.runtime.providers import CPU, create_session, run_session
 
 InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 """Shape of one sample; of a network with several inputs, by name."""
-
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 class SynapseCounter:
@@ -53,7 +52,7 @@ class SynapseCounter:
         totals = {}
         for node in list(graph.nodes):
             if any(tensor.name in spiking for tensor in node.inputs):
-                if node.op not in _WEIGHTED:
+                if node.op not in WEIGHTED:
                     _pass_events_on(graph, node, spiking)
                 else:
                     weights = 1 if node.inputs[0].name in spiking else 0
@@ -100,7 +99,7 @@ def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
         _become(node, "Identity", [node.inputs[0]])
         node.domain = None
     totals = []
-    for node in [node for node in graph.nodes if node.op in _WEIGHTED and not node.domain]:
+    for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
         node.inputs[1 - weights] = _filled_like(graph, node.inputs[1 - weights], 1.0)
         totals.append(_count_events(graph, node, weights))

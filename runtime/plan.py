@@ -16,9 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
-from onnx2snn.graph_passes.editing import operands, tidy
+from onnx2snn.graph_passes.editing import operands, part_of, tidy
 from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError
-from onnx2snn.graph_passes.io import infer_shapes, opset_of, to_graph, to_model
+from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -32,6 +32,7 @@ from onnx2snn.graph_passes.neurons import (
     threshold_of,
 )
 from onnx2snn.graph_passes.spiking import require_finite_weights
+from onnx2snn.graph_passes.weights import ModelParts
 
 from .kernels import lower_if
 
@@ -87,7 +88,7 @@ class Plan:
     sums: dict[str, State]
 
 
-def build_plan(model: onnx.ModelProto) -> Plan:
+def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     """Make the plan of an SNN.
 
     Raises ``ModelError`` if the model has no neurons, and ``UnsupportedModelError`` if a
@@ -140,11 +141,9 @@ def build_plan(model: onnx.ModelProto) -> Plan:
     return Plan(
         inputs=tuple(inputs),
         outputs=tuple(tensor.name for tensor in outputs),
-        prologue=_model(graph, parts.prologue, inputs, prologue_makes, model)
-        if prologue_makes
-        else None,
-        epilogue=_epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix, model),
-        read_out=_read_out_model(graph, parts, finals, outputs, model),
+        prologue=_model(graph, parts.prologue, inputs, prologue_makes) if prologue_makes else None,
+        epilogue=_epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix),
+        read_out=_read_out_model(graph, parts, finals, outputs),
         readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
         averages=tuple(finals),
         neurons=tuple(_neuron(node) for node in neurons),
@@ -152,9 +151,7 @@ def build_plan(model: onnx.ModelProto) -> Plan:
         sums=sums,
         step_inputs=tuple(step_reads),
         # Last, since it rewrites the neurons.
-        step=_step_model(
-            graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix, model
-        ),
+        step=_step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix),
     )
 
 
@@ -298,19 +295,8 @@ def _model(
     nodes: list[gs.Node],
     inputs: list[gs.Variable],
     outputs: list[gs.Variable],
-    like: onnx.ModelProto,
 ) -> onnx.ModelProto:
-    part = gs.Graph(
-        nodes=list(nodes),
-        inputs=list(inputs),
-        outputs=list(outputs),
-        opset=opset_of(like),
-        import_domains=graph.import_domains,
-        functions=graph.functions,
-        ir_version=graph.ir_version,
-        name="plan",
-    )
-    model = to_model(part)
+    model = to_model(part_of(graph, nodes, inputs, outputs))
     # Shapes of the whole graph do not belong to a part of it: only ranks and types do.
     del model.graph.value_info[:]
     for info in (*model.graph.input, *model.graph.output):
@@ -327,7 +313,6 @@ def _step_model(
     sums: dict[str, State],
     readout: dict[str, gs.Variable],
     prefix: str,
-    like: onnx.ModelProto,
 ) -> onnx.ModelProto:
     states_in = [node.inputs[-1] for node in core if is_stateful(node)]
     states_out = [node.outputs[-1] for node in core if is_stateful(node)]
@@ -352,7 +337,6 @@ def _step_model(
         step.nodes,
         [*reads.values(), *states_in, *sums_in],
         [*now, *states_out, *sums_out],
-        like,
     )
 
 
@@ -362,7 +346,6 @@ def _epilogue_model(
     reads: dict[str, gs.Variable],
     finals: dict[str, gs.Variable],
     prefix: str,
-    like: onnx.ModelProto,
 ) -> onnx.ModelProto:
     nodes, outputs = list(epilogue), []
     taken: set[str] = set(reads)
@@ -373,7 +356,7 @@ def _epilogue_model(
             nodes.append(gs.Node("Identity", output.name, {}, [tensor], [output]))
         taken.add(output.name)
         outputs.append(output)
-    return _model(graph, nodes, list(reads.values()), outputs, like)
+    return _model(graph, nodes, list(reads.values()), outputs)
 
 
 def _read_out_model(
@@ -381,7 +364,6 @@ def _read_out_model(
     parts: _Parts,
     finals: dict[str, gs.Variable],
     outputs: list[gs.Variable],
-    like: onnx.ModelProto,
 ) -> onnx.ModelProto | None:
     made = _made(parts.read_out)
     wanted = [tensor for tensor in outputs if tensor.name in made]
@@ -390,4 +372,4 @@ def _read_out_model(
     read = {tensor.name: tensor for node in parts.read_out for tensor in operands(node)}
     means = {node.outputs[0].name: node.outputs[0] for node in parts.means}
     inputs = [means.get(name, tensor) for name, tensor in finals.items() if name in read]
-    return _model(graph, parts.read_out, inputs, wanted, like)
+    return _model(graph, parts.read_out, inputs, wanted)

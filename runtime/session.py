@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import check_model, read_model
+from onnx2snn.graph_passes.files import read_parts, take_apart
 
 from .coding import Coding, encode
 from .plan import Neuron, build_plan
@@ -44,10 +44,10 @@ class SpikingSession:
         threads: int | None = None,
     ) -> None:
         if isinstance(model, onnx.ModelProto):
-            check_model(model, "the model")
+            parts = take_apart(model, "the model")
         else:
-            model = read_model(model)
-        self._plan = plan = build_plan(model)
+            parts = read_parts(model)
+        self._plan = plan = build_plan(parts)
         chosen = resolve_providers(providers)
         self._prologue = _session_of(plan.prologue, chosen, threads)
         step = create_session(plan.step, chosen, threads)
