@@ -28,12 +28,14 @@ from .fold_forward import fold_forward
 from .initial_potential import set_initial_potential
 from .io import infer_shapes, to_graph, to_model, upgrade_opset
 from .linear_layers import unify_linear_layers
+from .neuron_kinds import change_neurons
 from .neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
 from .no_ops import remove_no_ops
 from .pads import fold_pads
-from .read_out import average_before_read_out
+from .read_out import average_before_read_out, delay_read_out
 from .spiking import activations_to_neurons
 from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
+from .switch_coding import code_inputs
 from .thresholds import bound_activations, unbounded_activations
 from .transposes import sink_transposes
 
@@ -52,7 +54,10 @@ __all__ = [
     "average_before_read_out",
     "bound_activations",
     "canonicalise",
+    "change_neurons",
+    "code_inputs",
     "decompose_activations",
+    "delay_read_out",
     "fold_batch_normalization",
     "fold_constants",
     "fold_forward",

@@ -24,7 +24,7 @@ class PassReport:
     nodes_after: int
 
 
-def pass_name(function: Pass) -> str:
+def pass_name(function: Callable[..., bool]) -> str:
     """The name of a pass, also when arguments are bound to it."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -99,11 +99,12 @@ def _verify_states(graph: gs.Graph) -> None:
             raise PassError(f"there is no stateful operator '{node.op}' ('{node.name}')")
         if set(node.attrs) != expected:
             raise PassError(f"{node.op} '{node.name}' has attributes {sorted(node.attrs)}")
-        read, written = neurons.state_names(node.name)
-        if node.inputs[-1].name != read or node.outputs[-1].name != written:
-            raise PassError(f"{node.op} '{node.name}' does not keep its state in '{read}'")
-        reads.add(read)
-        writes.add(written)
+        names = neurons.state_names(node.op, node.name)
+        kept = zip(neurons.states_read(node), neurons.states_written(node), strict=False)
+        if [(read.name, written.name) for read, written in kept] != names:
+            raise PassError(f"{node.op} '{node.name}' does not keep its state in '{names[0][0]}'")
+        reads |= {read for read, _ in names}
+        writes |= {written for _, written in names}
     missing = reads - {t.name for t in graph.inputs} | writes - {t.name for t in graph.outputs}
     if missing:
         raise PassError(f"states that are no inputs and outputs of the graph: {sorted(missing)}")

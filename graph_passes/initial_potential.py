@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from .errors import Refusal, UnsupportedModelError
 from .io import infer_shapes
-from .neurons import attribute_tensor, initial_potential_of, stateful_nodes, threshold_of
+from .neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
 
 InitialPotential = float | Literal["uniform", "normal"]
 """A fraction of V_th (0.5 is optimal, Theorem 1), or a distribution over the neurons:
@@ -22,7 +22,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
     sample and every run. Raises ``UnsupportedModelError`` if a draw needs the size of a
     layer that shape inference cannot tell.
     """
-    nodes = [node for node in stateful_nodes(graph) if node.op == "IF"]
+    nodes = neuron_nodes(graph)
     if isinstance(v_init, str):
         _require_sizes(graph, nodes)
     generator = np.random.default_rng(seed)

@@ -76,7 +76,12 @@ def _convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
     """Take inputs with a default value, as old exporters declare all weights, for constants."""
-    states = {neurons.STATE_PREFIX + n.name for n in structure.graph.node if _is_neuron(n)}
+    states = {
+        read
+        for node in structure.graph.node
+        if _is_neuron(node)
+        for read, _ in neurons.state_names(node.op_type, node.name)
+    }
     constants = {tensor.name for tensor in structure.graph.initializer} - states
     inputs = [info for info in structure.graph.input if info.name not in constants]
     del structure.graph.input[:]
@@ -137,12 +142,13 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
         if _is_neuron(node):
             _check_stateful(node, defaults, parts.weights)
-            if node.input[-1] not in inputs:
-                raise ModelError(
-                    f"{node.op_type} '{node.name}': its state '{node.input[-1]}' must be an input "
-                    "of the graph, of known rank"
-                )
-            starts.add(node.input[-1])
+            for read, _ in neurons.state_names(node.op_type, node.name):
+                if read not in inputs:
+                    raise ModelError(
+                        f"{node.op_type} '{node.name}': its state '{read}' must be an input "
+                        "of the graph, of known rank"
+                    )
+                starts.add(read)
     for entry in structure.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     kept = [tensor for tensor in structure.graph.initializer if tensor.name not in starts]
@@ -232,20 +238,22 @@ def _check_stateful(
         values[attribute.name] = value
     if not np.all(values.get("v_threshold", np.ones(1)) > 0):
         raise ModelError(f"{node.op_type} '{node.name}': V_th must be positive")
-    names = neurons.state_names(node.name)
+    names = neurons.state_names(node.op_type, node.name)
     inputs = neurons.inputs_of(node.op_type)
-    if len(node.input) != inputs or (node.input[-1], *node.output[1:]) != names:
+    kept = list(zip(node.input[-len(names) :], node.output[1:], strict=False))
+    if len(node.input) != inputs or len(node.output) != 1 + len(names) or kept != names:
         raise ModelError(f"{node.op_type} '{node.name}' must keep its state in {names}")
-    start = values.get("v_init", np.zeros(1))
-    default = defaults.get(names[0])
-    held = weights.get(names[0])
-    if held is None and default is not None:
-        held = onnx.numpy_helper.to_array(default)
-    if held is None or not np.array_equal(np.ravel(held), np.ravel(start)):
-        raise ModelError(
-            f"{node.op_type} '{node.name}': the default of its state '{names[0]}' is not its "
-            "start, so runtimes would disagree about v(0); convert the network again"
-        )
+    starts = [values.get("v_init", np.zeros(1)), np.zeros(1)]
+    for (read, _), start in zip(names, starts, strict=False):
+        default = defaults.get(read)
+        held = weights.get(read)
+        if held is None and default is not None:
+            held = onnx.numpy_helper.to_array(default)
+        if held is None or not np.array_equal(np.ravel(held), np.ravel(start)):
+            raise ModelError(
+                f"{node.op_type} '{node.name}': the default of its state '{read}' is not its "
+                "start, so runtimes would disagree about v(0); convert the network again"
+            )
 
 
 def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.ModelProto:
@@ -279,10 +287,9 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
     for op in sorted({node.op for node in stateful}):
         model.functions.append(neurons.function_proto(op, opset))
     for node in stateful:
-        state = node.inputs[-1]
-        model.graph.initializer.append(
-            onnx.numpy_helper.from_array(neurons.start_of(node), state.name)
-        )
+        states, starts = neurons.states_read(node), neurons.starts_of(node)
+        for state, start in zip(states, starts, strict=True):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(start, state.name))
     # Model-local functions exist since IR version 8. No newer than need be, for older runtimes:
     # onnx-graphsurgeon would take the newest that the installed onnx knows.
     model.ir_version = max(8, graph.ir_version or 0, like.ir_version if like else 0)

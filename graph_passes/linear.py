@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import operands
 from .errors import Refusal
-from .neurons import is_stateful
+from .neurons import NEURONS, is_stateful
 
 # Affine in all their inputs together.
 _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
@@ -88,7 +88,7 @@ _ADVICE = {
 
 _KEEP_CHANNELS = {
     "Add", "BatchNormalization", "Cast", "Clip", "Div", "Identity", "Min", "Mul", "Neg", "Relu",
-    "Sub", "Sum", "IF",
+    "Sub", "Sum", *NEURONS,
 }  # fmt: skip
 
 

@@ -9,6 +9,17 @@ op                    equations, for one time-step                      state, a
 IF                    u = v + current; s = 1 if u > V_th else 0         v, at v_init
                       (strict); x = s V_th; v_next = u - x (reset by
                       subtraction)
+ResetToZeroIF         as IF, but v_next = 0 where s = 1, else u         v, at v_init
+SignedIF              as IF, and s = -1 if u < v_negative and m > 0;    v, at v_init;
+                      m_next = m + s                                    m, at 0
+BurstIF               as IF, but s = ceil(u / V_th) - 1, from 0 to      v, at v_init
+                      max_spikes
+ResidualIF            as IF, but after the time-step t = delay v_next   v, at v_init
+                      is v_init where it is positive, and else so low
+                      that the neuron is silent from then on
+OffsetIF              as IF, but after the time-step t = delay v_next   v, at v_init
+                      is v_init - V_th where it is below 0, v_init +
+                      V_th where it is V_th or more, else v_init
 SpikingMaxPool        S_next = S + current;                             S, at 0
                       x = max_pool(S_next) - max_pool(S)
 SpikingGlobalMaxPool  the same, the window being the whole image        S, at 0
@@ -16,18 +27,27 @@ SpikingThreshold      S_next = S + current; f(S, t) = S where           S, at 0
                       S > alpha t, else 0; x = f(S_next, t) -
                       f(S, t - 1)
 RunningMean           S_next = S + current; mean = S_next / t           S, at 0
+DelayedMean           as RunningMean, but begun again after the         S, at 0
+                      time-step t = delay
+SwitchCoder           x = scale sign(r) if |r| > scale / 2 else 0,      S, at 0
+                      r = timesteps current - S; S_next = S + x
 Clock                 t = n + 1, the time-step, from 1; n_next = t      n, at 0
 ====================  ================================================  =====================
 
-Sources: IF: Bu et al., AAAI 2022, equations 2 to 5. SpikingMaxPool: the lateral-inhibition
+Sources: IF: Bu et al., AAAI 2022, equations 2 to 5. SignedIF: Wang et al., IJCAI 2022, the
+"signed neuron with memory", with v_negative = -V_th. BurstIF: Li and Zeng, IJCAI 2022.
+SwitchCoder: the temporal-switch coding of Han and Roy, ECCV 2020. ResidualIF: Hao et al., AAAI
+2023. OffsetIF: Hao et al., ICLR 2023. DelayedMean: the delayed
+evaluation of Hwang et al. 2021. SpikingMaxPool: the lateral-inhibition
 pooling of Li and Zeng (2022) as a difference; its outputs add up to the maximum of its
 inputs' sums, for any window. SpikingThreshold does the same for ThresholdedRelu.
 
 A node ``n`` of such an operator reads its state from the graph input ``v/n``, its last
-input, and writes the next one to the graph output ``v_next/n``, its last output. In the
-file, ``v/n`` has a default, its start: run with the image alone for the first time-step,
-then feed each ``v_next/n`` back as ``v/n``. An output that comes from a RunningMean is the
-read-out of all time-steps so far; any other is that of one time-step, to be averaged.
+input, and writes the next one to the graph output ``v_next/n``, its last output; a SignedIF
+has two states, ``v/n`` and ``m/n``. In the file, ``v/n`` has a default, its start: run with
+the image alone for the first time-step, then feed each ``v_next/n`` back as ``v/n``. An
+output that comes from a RunningMean or DelayedMean is the read-out of all time-steps so far;
+any other is that of one time-step, to be averaged.
 """
 
 import functools
@@ -39,9 +59,6 @@ import onnx_graphsurgeon as gs
 
 DOMAIN = "onnx2snn"
 DOMAIN_VERSION = 1
-
-STATE_PREFIX = "v/"
-NEXT_STATE_PREFIX = "v_next/"
 
 MIN_OPSET = 17
 """Oldest opset in which ONNX Runtime was measured to inline the functions below."""
@@ -57,6 +74,109 @@ FUNCTIONS = {
             s = CastLike (fired, current)
             x = Mul (s, v_threshold)
             v_next = Sub (u, x)
+        }
+    """,
+    "ResetToZeroIF": """
+        ResetToZeroIF <v_threshold, v_init> (current, v) => (x, v_next)
+        {
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            u = Add (v, current)
+            fired = Greater (u, v_threshold)
+            s = CastLike (fired, current)
+            x = Mul (s, v_threshold)
+            zero = Sub (v_threshold, v_threshold)
+            v_next = Where (fired, zero, u)
+        }
+    """,
+    "SignedIF": """
+        SignedIF <v_threshold, v_init, v_negative> (current, v, m) => (x, v_next, m_next)
+        {
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            negative = Constant <value: tensor = @v_negative> ()
+            v_negative = CastLike (negative, current)
+            u = Add (v, current)
+            fired = Greater (u, v_threshold)
+            low = Less (u, v_negative)
+            up = CastLike (fired, current)
+            zero = Sub (m, m)
+            spiked = Greater (m, zero)
+            back = And (low, spiked)
+            down = CastLike (back, current)
+            s = Sub (up, down)
+            x = Mul (s, v_threshold)
+            v_next = Sub (u, x)
+            m_next = Add (m, s)
+        }
+    """,
+    "BurstIF": """
+        BurstIF <v_threshold, v_init, max_spikes> (current, v) => (x, v_next)
+        {
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            most = Constant <value: tensor = @max_spikes> ()
+            max_spikes = CastLike (most, current)
+            unit = Constant <value: tensor = float {1}> ()
+            one = CastLike (unit, current)
+            zero = Sub (one, one)
+            u = Add (v, current)
+            levels = Div (u, v_threshold)
+            above = Ceil (levels)
+            spikes = Sub (above, one)
+            s = Clip (spikes, zero, max_spikes)
+            x = Mul (s, v_threshold)
+            v_next = Sub (u, x)
+        }
+    """,
+    "ResidualIF": """
+        ResidualIF <v_threshold, v_init, delay> (current, t, v) => (x, v_next)
+        {
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            start = Constant <value: tensor = @v_init> ()
+            v_init = CastLike (start, current)
+            last = Constant <value: tensor = @delay> ()
+            delay = CastLike (last, t)
+            u = Add (v, current)
+            fired = Greater (u, v_threshold)
+            s = CastLike (fired, current)
+            x = Mul (s, v_threshold)
+            residual = Sub (u, x)
+            zero = Sub (v_threshold, v_threshold)
+            active = Greater (residual, zero)
+            times = Constant <value: tensor = float {-30000}> ()
+            depth = CastLike (times, current)
+            silent = Mul (depth, v_threshold)
+            again = Where (active, v_init, silent)
+            now = Equal (t, delay)
+            v_next = Where (now, again, residual)
+        }
+    """,
+    "OffsetIF": """
+        OffsetIF <v_threshold, v_init, delay> (current, t, v) => (x, v_next)
+        {
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            start = Constant <value: tensor = @v_init> ()
+            v_init = CastLike (start, current)
+            last = Constant <value: tensor = @delay> ()
+            delay = CastLike (last, t)
+            u = Add (v, current)
+            fired = Greater (u, v_threshold)
+            s = CastLike (fired, current)
+            x = Mul (s, v_threshold)
+            residual = Sub (u, x)
+            zero = Sub (v_threshold, v_threshold)
+            below = Less (residual, zero)
+            above = GreaterOrEqual (residual, v_threshold)
+            fewer = CastLike (below, current)
+            more = CastLike (above, current)
+            offset = Sub (more, fewer)
+            shift = Mul (offset, v_threshold)
+            again = Add (v_init, shift)
+            now = Equal (t, delay)
+            v_next = Where (now, again, residual)
         }
     """,
     "SpikingMaxPool": """
@@ -120,6 +240,48 @@ FUNCTIONS = {
             mean = CastLike (quotient, current)
         }
     """,
+    "DelayedMean": """
+        DelayedMean <delay> (current, t, total) => (mean, total_next)
+        {
+            last = Constant <value: tensor = @delay> ()
+            delay = CastLike (last, t)
+            one = Constant <value: tensor = float {1}> ()
+            first = Add (delay, one)
+            begins = Equal (t, first)
+            zero = Sub (total, total)
+            before = Where (begins, zero, total)
+            c = CastLike (current, total)
+            total_next = Add (before, c)
+            after = Greater (t, delay)
+            late = CastLike (after, t)
+            left_out = Mul (late, delay)
+            count = Sub (t, left_out)
+            steps = CastLike (count, total)
+            quotient = Div (total_next, steps)
+            mean = CastLike (quotient, current)
+        }
+    """,
+    "SwitchCoder": """
+        SwitchCoder <scale, timesteps> (current, total) => (x, total_next)
+        {
+            height = Constant <value: tensor = @scale> ()
+            scale = CastLike (height, total)
+            length = Constant <value: tensor = @timesteps> ()
+            steps = CastLike (length, total)
+            c = CastLike (current, total)
+            whole = Mul (c, steps)
+            rest = Sub (whole, total)
+            size = Abs (rest)
+            twice = Add (size, size)
+            on = Greater (twice, scale)
+            switch = CastLike (on, total)
+            direction = Sign (rest)
+            signed = Mul (direction, switch)
+            now = Mul (signed, scale)
+            total_next = Add (total, now)
+            x = CastLike (now, current)
+        }
+    """,
     "Clock": """
         Clock (n) => (t, n_next)
         {
@@ -132,10 +294,22 @@ FUNCTIONS = {
 """ONNX text of each stateful operator. ``v_threshold``, ``v_init`` and ``alpha`` are tensors:
 the threshold V_th and the initial membrane potential v(0) of IF, in the unit of the input
 current, shaped to broadcast against one sample: () per tensor, (C, 1, 1) per channel, or a
-full sample's shape; and the level of SpikingThreshold, a scalar. The other attributes are
-those of MaxPool, all of them given."""
+full sample's shape; so is ``v_negative``, below which a SignedIF takes a spike back. Scalars
+are the level of SpikingThreshold, ``max_spikes`` in one time-step, ``delay`` and
+``timesteps``, and ``scale``, the largest size of an input. The other attributes are those of MaxPool, all of them given."""
 
-TENSOR_ATTRIBUTES = frozenset({"v_threshold", "v_init", "alpha"})
+TENSOR_ATTRIBUTES = frozenset(
+    {"v_threshold", "v_init", "v_negative", "max_spikes", "delay", "alpha", "scale", "timesteps"}
+)
+
+NEURONS = frozenset(op for op in FUNCTIONS if op.endswith("IF"))
+"""The operators that are layers of neurons; what they emit is x = s V_th, s a whole number."""
+
+MEANS = frozenset({"RunningMean", "DelayedMean"})
+"""The operators that average over time."""
+
+MEMORY = {"SignedIF"}
+"""The neurons that remember, besides v, how many spikes they have emitted, m."""
 
 
 @functools.cache
@@ -181,29 +355,48 @@ def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
 
 def is_neuron(node: gs.Node) -> bool:
     """Whether the node is a layer of spiking neurons."""
-    return is_stateful(node) and node.op == "IF"
+    return is_stateful(node) and node.op in NEURONS
 
 
-def start_of(node: gs.Node) -> np.ndarray:
-    """The state before the first time-step, of the state's rank; it broadcasts."""
-    state = node.inputs[-1]
-    start = initial_potential_of(node) if is_neuron(node) else np.zeros(())
-    return with_batch_axis(start, len(state.shape)).astype(state.dtype)
+def is_mean(node: gs.Node) -> bool:
+    """Whether the node averages over time."""
+    return is_stateful(node) and node.op in MEANS
+
+
+def states_read(node: gs.Node) -> list[gs.Variable]:
+    """The states that a stateful node reads: its last inputs."""
+    return list(node.inputs[-len(state_names(node.op, node.name)) :])
+
+
+def states_written(node: gs.Node) -> list[gs.Variable]:
+    """The states that a stateful node writes: its last outputs, in the same order."""
+    return list(node.outputs[-len(state_names(node.op, node.name)) :])
+
+
+def starts_of(node: gs.Node) -> list[np.ndarray]:
+    """Its states before the first time-step, each of the state's rank; they broadcast."""
+    states = states_read(node)
+    first = initial_potential_of(node) if is_neuron(node) else np.zeros(())
+    starts = [first] + [np.zeros(())] * (len(states) - 1)
+    return [
+        with_batch_axis(start, len(state.shape)).astype(state.dtype)
+        for start, state in zip(starts, states, strict=True)
+    ]
 
 
 def add_state(graph: gs.Graph, node: gs.Node, rank: int, dtype: np.dtype) -> None:
-    """Give a new stateful node its state, as its last input and output and the graph's.
+    """Give a new stateful node its states, as its last inputs and outputs and the graph's.
 
-    Its axes have symbols of their own: the start broadcasts, so its sizes differ from those
-    of the states that come after it.
+    Their axes have symbols of their own: the starts broadcast, so their sizes differ from
+    those of the states that come after them.
     """
-    read, written = state_names(node.name)
-    shape = [f"{read}.{axis}" for axis in range(rank)]
-    state, next_state = gs.Variable(read, dtype, shape), gs.Variable(written, dtype, shape)
-    graph.inputs.append(state)
-    graph.outputs.append(next_state)
-    node.inputs.append(state)
-    node.outputs.append(next_state)
+    for read, written in state_names(node.op, node.name):
+        shape = [f"{read}.{axis}" for axis in range(rank)]
+        state, next_state = gs.Variable(read, dtype, shape), gs.Variable(written, dtype, shape)
+        graph.inputs.append(state)
+        graph.outputs.append(next_state)
+        node.inputs.append(state)
+        node.outputs.append(next_state)
 
 
 def sum_type(dtype: np.dtype) -> np.dtype:
@@ -221,9 +414,16 @@ def initial_potential_of(node: gs.Node) -> np.ndarray:
     return np.asarray(node.attrs["v_init"].values)
 
 
-def state_names(node_name: str) -> tuple[str, str]:
-    """The names of the graph input and output that carry a node's state."""
-    return STATE_PREFIX + node_name, NEXT_STATE_PREFIX + node_name
+def state_names(op: str, node_name: str) -> list[tuple[str, str]]:
+    """The names of the graph's inputs and outputs that carry a node's states."""
+    letters = "vm" if op in MEMORY else "v"
+    return [(f"{letter}/{node_name}", f"{letter}_next/{node_name}") for letter in letters]
+
+
+def names_of_states(graph: gs.Graph) -> set[str]:
+    """The names of all inputs and outputs of a graph that carry states."""
+    pairs = [pair for node in stateful_nodes(graph) for pair in state_names(node.op, node.name)]
+    return {name for pair in pairs for name in pair}
 
 
 def with_batch_axis(value: np.ndarray, rank: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, is_floating, operands, tidy
+from .editing import Editor, is_floating, operands, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import downstream, nonlinear_nodes, regions
 from .spiking import StateNames, require_ranks
@@ -65,6 +65,52 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     return bool(wanted)
 
 
+def delay_read_out(graph: gs.Graph, delay: int) -> bool:
+    """Y -> DelayedMean(y), for every output and every average: they begin after ``delay`` steps.
+
+        DelayedMean: S(t) = S(t - 1) + y(t), S(delay) = 0,  mean = S(t) / (t - delay)
+
+    The delayed evaluation of Hwang et al. (2021): the first spikes of a network come before
+    those of deep layers have settled. Up to ``delay``, the mean is that of all time-steps so
+    far. Run it after ``average_before_read_out``.
+    """
+    length = neurons.attribute_tensor(np.asarray(delay, np.float32))
+    means = [node for node in neurons.stateful_nodes(graph) if neurons.is_mean(node)]
+    begun = [node for node in means if node.attrs.get("delay") is None or not _same(node, delay)]
+    for node in means:
+        node.op, node.attrs["delay"] = "DelayedMean", length
+    averaged = downstream(graph, [node.outputs[0] for node in means])
+    states = neurons.names_of_states(graph)
+    editor, names = Editor(graph), StateNames(graph)
+    fresh = [
+        t for t in graph.outputs if t.name not in averaged | states and t.inputs and is_floating(t)
+    ]
+    require_ranks(graph, [t.inputs[0] for t in fresh])
+    for tensor in fresh:
+        source = gs.Variable(editor.name(f"{tensor.name}/now"), tensor.dtype, tensor.shape)
+        maker = tensor.inputs[0]
+        maker.outputs = [source if t is tensor else t for t in maker.outputs]
+        replace_uses(tensor, source)
+        node = gs.Node(
+            "DelayedMean",
+            f"{tensor.name}/mean",
+            {"delay": length},
+            [source, clock(graph)],
+            [tensor],
+            domain=neurons.DOMAIN,
+        )
+        names.settle(node)
+        graph.nodes.append(node)
+        dtype = neurons.sum_type(np.dtype(tensor.dtype))
+        neurons.add_state(graph, node, len(tensor.shape), dtype)
+    tidy(graph)
+    return bool(begun or fresh)
+
+
+def _same(node: gs.Node, delay: int) -> bool:
+    return float(node.attrs["delay"].values) == delay
+
+
 def _is_mean(tensor: gs.Tensor) -> bool:
     maker = tensor.inputs[0] if tensor.inputs else None
-    return maker is not None and neurons.is_stateful(maker) and maker.op == "RunningMean"
+    return maker is not None and neurons.is_mean(maker)

@@ -73,12 +73,17 @@ class StateNames:
     def settle(self, node: gs.Node) -> None:
         """Give a node that is to become stateful a name whose states' names are free."""
         base, number = node.name, 2
-        while self._taken & set(neurons.state_names(node.name)):
+        while self._taken & self._of(node):
             node.name, number = f"{base}_{number}", number + 1
             while node.name in self._nodes:
                 node.name, number = f"{base}_{number}", number + 1
         self._nodes.add(node.name)
-        self._taken.update(neurons.state_names(node.name))
+        self._taken |= self._of(node)
+
+    def _of(self, node: gs.Node) -> set[str]:
+        # Of all kinds of neurons, so that one kind can become another.
+        kinds = {*neurons.MEMORY, node.op}
+        return {n for op in kinds for pair in neurons.state_names(op, node.name) for n in pair}
 
 
 def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:

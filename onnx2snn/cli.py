@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -68,7 +68,7 @@ def _print_json(value: Any) -> None:
     "--recipe",
     metavar="NAME",
     help="A way to convert by name, as 'onnx2snn recipes' lists them; other options override "
-    "its settings.",
+    "its settings.  [default: best with --calibration, opi without]",
 )
 @click.option(
     "-T",
@@ -81,7 +81,7 @@ def _print_json(value: Any) -> None:
     metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T",
     help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
     "above 0, or the least squared error of T time-steps. A clip keeps its bound.  "
-    "[default: percentile=99.9]",
+    "[default: the recipe's]",
 )
 @click.option(
     "--per-channel/--per-layer", default=None, help="One threshold for each channel, or layer."
@@ -102,7 +102,20 @@ def _print_json(value: Any) -> None:
     "--v-init",
     type=InitialPotentialType(),
     metavar="half|zero|FRACTION|uniform|normal",
-    help="v(0): half the threshold is optimal; a number is a fraction of it.  [default: half]",
+    help="v(0): half the threshold is optimal; a number is a fraction of it.  "
+    "[default: the recipe's; half]",
+)
+@click.option(
+    "--reset",
+    type=click.Choice(["subtract", "zero"]),
+    help="At a spike, subtract V_th from the membrane potential, or set it to zero.  "
+    "[default: subtract]",
+)
+@click.option(
+    "--delay",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Leave the first N time-steps out of the read-out.  [default: 0]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="For uniform and normal."
@@ -126,6 +139,8 @@ def convert(
     maxpool: MaxPool | None,
     approximate: int | None,
     v_init: InitialPotential | None,
+    reset: Literal["subtract", "zero"] | None,
+    delay: int | None,
     seed: int,
     explain: bool,
     data_root: Path | None,
@@ -141,8 +156,10 @@ def convert(
     from .conversion import convert as convert_model
     from .statistics import parse_statistic
 
-    if timesteps is not None and recipe is None:
-        raise click.UsageError("-T is the T that a recipe converts for: give --recipe too")
+    if timesteps is not None and recipe is None and calibration is None:
+        raise click.UsageError(
+            "-T is the T that a recipe converts for: give --calibration or --recipe too"
+        )
     require_output(output, model, calibration)
     data = None
     if calibration is not None:
@@ -158,6 +175,8 @@ def convert(
         maxpool=maxpool,
         approximate=approximate,
         v_init=v_init,
+        reset=reset,
+        delay=delay,
         seed=seed,
         batch_size=batch_size,
         providers=chosen_providers(device),

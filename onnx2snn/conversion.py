@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
+from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -22,13 +22,14 @@ from onnx2snn.runtime.providers import Providers
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
 from .data import Data
-from .examination import analog_activations
+from .examination import analog_activations, require_bounds
 from .network import Network
-from .recipes import DEFAULT_TIMESTEPS, Recipe, recipe_by_name
-from .statistics import DEFAULT_STATISTIC, Statistic
+from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, recipe_by_name
+from .statistics import Statistic
 from .version import __version__
 
-PLAIN = Recipe("plain", "", "what convert does without a recipe", DEFAULT_STATISTIC)
+Reset = Literal["subtract", "zero"]
+"""What a spike does to the membrane potential: V_th less, as in the paper, or 0."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def convert(
     maxpool: MaxPool | None = None,
     approximate: int | None = None,
     v_init: InitialPotential | None = None,
+    reset: Reset | None = None,
+    delay: int | None = None,
     seed: int = 0,
     batch_size: int = 100,
     providers: Providers = None,
@@ -89,12 +92,14 @@ def convert(
     of them. A clip's bound is its threshold; a Relu's comes from ``calibration`` data by the
     statistic ``threshold``, for the whole layer or per channel. With ``recalibrate`` a
     clip's threshold comes from the data too, where that is lower than its bound.
-    ``recipe``: a ``Recipe``, or the name of one, whose settings hold where no other is given;
-    one that corrects biases does so for ``timesteps``, 16 if not given, on the first batch of
-    the calibration data.
+    ``recipe``: a ``Recipe``, or the name of one, whose settings hold where no other is given:
+    "best" if there is calibration data, "opi" without. What a recipe corrects it corrects for
+    ``timesteps``, 16 if not given.
 
-    ``maxpool``: "average" (the default) replaces max-pooling by average-pooling, before the
-    thresholds are measured; "exact" by pools that count spikes; "keep" leaves it between spikes.
+    ``maxpool``: "average" (unless the recipe says otherwise) replaces max-pooling by
+    average-pooling, before the thresholds are measured; "exact" by pools that count spikes;
+    "keep" leaves it between spikes. ``reset``: "subtract" V_th from v at a spike, or "zero" it.
+    ``delay``: how many time-steps the read-out leaves out at the start.
     ``approximate``: the number of clips that replace any other scalar activation, such as
     Sigmoid, over the range that the data shows. ``v_init`` is v(0) as a fraction of V_th, 0.5 if
     not given, or "uniform" or "normal", drawn from ``seed``. The input model is left as it was.
@@ -106,14 +111,17 @@ def convert(
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
     ``DataError`` (data that does not fit) and ``PassError`` (a pass changed the function).
     """
-    if isinstance(recipe, str):
-        recipe = recipe_by_name(recipe)
-    plan = recipe or PLAIN
+    if recipe is None:
+        recipe = "opi" if calibration is None else "best"
+    plan = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
+    timesteps = timesteps or DEFAULT_TIMESTEPS
     threshold = threshold or plan.statistic(timesteps)
     per_channel = plan.per_channel if per_channel is None else per_channel
     recalibrate = plan.recalibrate if recalibrate is None else recalibrate
     maxpool = plan.maxpool if maxpool is None else maxpool
     v_init = plan.v_init if v_init is None else v_init
+    delay = plan.delay_for(timesteps) if delay is None else delay
+    neuron = _with_reset(plan, reset)
     if maxpool not in get_args(MaxPool):
         raise ValueError(f"maxpool must be one of {get_args(MaxPool)}, not {maxpool!r}")
     network = Network(
@@ -124,10 +132,12 @@ def convert(
     if approximate is not None:
         network.approximate(approximate)
     require_convertible(network.graph, maxpool)
-    sources = network.bound(threshold, per_channel, recalibrate)
+    if threshold is None:
+        require_bounds(network.graph, plan.name)
+    sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
     network.make_spiking(v_init, seed)
-    if plan.correct:
-        network.correct(timesteps or DEFAULT_TIMESTEPS)
+    network.change(neuron, delay)
+    network.apply(plan.passes, timesteps)
     neurons = [
         NeuronReport(
             node.name,
@@ -139,14 +149,17 @@ def convert(
     ]
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
-        "name": plan.name if recipe else None,
-        "timesteps": (timesteps or DEFAULT_TIMESTEPS) if plan.correct else None,
-        "threshold": str(threshold),
+        "name": plan.name,
+        "timesteps": timesteps if plan.is_for_timesteps else None,
+        "threshold": str(threshold) if threshold else None,
         "per_channel": per_channel,
         "recalibrate": recalibrate,
         "maxpool": maxpool,
         "approximate": approximate,
         "v_init": v_init,
+        "neuron": vars(neuron),
+        "delay": delay,
+        "corrections": plan.definition()["passes"],
         "seed": seed,
         "passes": [report.name for report in network.reports],
     }
@@ -162,6 +175,18 @@ def convert(
         network.agreements,
         network.notes,
     )
+
+
+def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
+    """The recipe's neurons with another reset; ``DataError`` where theirs is none of the two."""
+    if reset is None:
+        return recipe.neuron
+    if recipe.neuron.op not in ("IF", "ResetToZeroIF"):
+        raise DataError(
+            f"the recipe '{recipe.name}' is made of neurons {recipe.neuron.op}, which reset in "
+            "their own way: leave out --reset, or take another recipe"
+        )
+    return Neuron("ResetToZeroIF" if reset == "zero" else "IF")
 
 
 def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> ModelParts:

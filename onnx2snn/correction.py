@@ -1,54 +1,72 @@
-"""Correct the biases of a spiking network against the ANN's mean activations.
+"""Passes over a spiking network that let it do in T time-steps what its ANN does.
 
 In few time-steps a layer's spikes do not average to its activations: they come in whole
-thresholds, and unevenly. What is lost on average is lost in each channel by much the same
-amount for every image, so a constant current to each channel gives it back (Li et al., "A Free
-Lunch From ANN", ICML 2021, in its light form). Layers are corrected in order, each on the
-spikes that the corrected layers before it really emit in T time-steps:
-
-    delta_c := delta_c + (mean a_c - mean x_c),  several times, until x follows a
-
-with a the ANN's activations, x = s V_th the postsynaptic potentials, and the means over
-images, places and time-steps.
+thresholds, and unevenly. Each pass here measures a layer on the spikes that the layers before
+it really emit, changes it, and goes on to the next; the data is that of the calibration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, operands, part_of, producer, tidy
-from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.errors import UnsupportedModelError
 from onnx2snn.graph_passes.linear import channel_axis
 from onnx2snn.graph_passes.neurons import (
+    attribute_tensor,
     initial_potential_of,
-    is_neuron,
-    is_stateful,
+    names_of_states,
     neuron_nodes,
-    start_of,
-    state_names,
     threshold_of,
-    with_batch_axis,
 )
-from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.graph_passes.switch_coding import code_inputs
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.session import by_input_name
 
-from .calibration import Track, no_progress
+from .calibration import Ann, Running
+from .data import Data
+from .layers import Layer, Simulation
+from .least_squares import fit_weights
 
-ROUNDS = 4
-"""How often a layer's correction is refined; each round simulates its neurons once more."""
+BALANCING_STEPS = 64
+"""Time-steps over which the largest input current of a layer is sought."""
 
 
 @dataclass(frozen=True)
-class Segment:
-    """The nodes between the neurons before a tensor and that tensor.
+class Spiking:
+    """A spiking network in the making, and what a pass may measure it against.
 
-    ``spikes`` names the neurons' outputs that it reads, ``inputs`` the network's inputs.
+    ``ann``: the ANN with the activations that the network's neurons stand for, of the same
+    names. ``data``: the calibration data. ``timesteps``: the T that it is made for.
     """
 
-    nodes: list[gs.Node]
-    spikes: tuple[str, ...]
-    inputs: tuple[str, ...]
+    graph: gs.Graph
+    ann: ModelParts
+    data: Data
+    running: Running
+    timesteps: int
+
+    def batches(self, what: str) -> Iterator[dict[str, np.ndarray]]:
+        """The inputs by name, batch by batch, with progress."""
+        states = names_of_states(self.graph)
+        names = [tensor.name for tensor in self.graph.inputs if tensor.name not in states]
+        for x, _ in self.running.batches(self.data, what):
+            yield {n: np.asarray(v) for n, v in by_input_name(x, names, "the network").items()}
+
+    def simulate(self, inputs: dict[str, np.ndarray], timesteps: int) -> Iterator[Layer]:
+        """The layers in order on one batch."""
+        return Simulation(self.graph, inputs, timesteps, self.running.providers).layers()
+
+    def in_the_ann(self, tensors: Sequence[gs.Tensor]) -> Ann:
+        """The ANN with these tensors as its outputs."""
+        watched = onnx.ModelProto()
+        watched.CopyFrom(self.ann.structure)
+        del watched.graph.output[:]
+        watched.graph.output.extend(onnx.ValueInfoProto(name=tensor.name) for tensor in tensors)
+        return Ann(ModelParts(watched, self.ann.weights), self.running.providers)
 
 
 def mean_by_channel(values: np.ndarray, axis: int) -> np.ndarray:
@@ -58,137 +76,140 @@ def mean_by_channel(values: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(means.reshape(-1, *(1,) * (values.ndim - 1 - axis)))
 
 
-def correct_biases(
-    graph: gs.Graph,
-    targets: Mapping[str, np.ndarray],
-    inputs: Mapping[str, np.ndarray],
-    timesteps: int,
-    providers: Providers = None,
-    track: Track = no_progress,
-) -> bool:
-    """IF(current) -> IF(current + delta), delta per channel, for ``timesteps`` time-steps.
+def shift_currents(snn: Spiking) -> bool:
+    """IF(current) -> IF(current + V_th / 2T): half a threshold over T time-steps.
 
-    graph: an SNN. targets: by neuron, the ANN's mean activation per channel, as
-    ``mean_by_channel`` gives it. inputs: one batch of calibration data by input name; memory
-    is that of its spikes, one byte each, and of one layer's currents over T time-steps.
+    Deng and Gu, ICLR 2021; after T time-steps the same as v(0) = V_th / 2.
     """
-    spikes: dict[str, np.ndarray] = {}
-    thresholds = {node.outputs[0].name: threshold_of(node) for node in neuron_nodes(graph)}
-    nodes = neuron_nodes(graph)
-    segments = [_segment(graph, node.inputs[0]) for node in nodes]
-    last_use = {name: i for i, segment in enumerate(segments) for name in segment.spikes}
-    editor = Editor(graph)
-    layers = list(enumerate(zip(nodes, segments, strict=True)))
-    for number, (node, segment) in track(layers, "correcting biases", len(layers)):
-        currents = _currents(
-            graph, segment, node.inputs[0], spikes, thresholds, inputs, timesteps, providers
-        )
-        delta, fired = _fit(node, currents, targets[node.name], timesteps)
-        spikes[node.outputs[0].name] = fired
-        for name in [name for name in spikes if last_use.get(name, -1) <= number]:
-            del spikes[name]
-        current = node.inputs[0]
-        constant = editor.constant(
-            f"{node.name}/correction", delta.astype(threshold_of(node).dtype)
-        )
-        node.inputs[0] = editor.node(
-            "Add", f"{node.name}/corrected", [current, constant], like=current
-        )
-    tidy(graph)
+    nodes = neuron_nodes(snn.graph)
+    for node in nodes:
+        _add_shift(snn.graph, node, threshold_of(node) / (2 * snn.timesteps))
+    tidy(snn.graph)
     return bool(nodes)
 
 
-def _segment(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
-    """What lies between a tensor and the neurons and inputs that it depends on."""
-    wanted: dict[int, gs.Node] = {}
-    spikes: dict[str, None] = {}
-    inputs: dict[str, None] = {}
-    given = {t.name for t in graph.inputs}
-    states = {name for n in graph.nodes if is_stateful(n) for name in state_names(n.name)}
-    waiting = [tensor]
-    while waiting:
-        now = waiting.pop()
-        maker = producer(now)
-        if maker is None:
-            if now.name in given - states:
-                inputs[now.name] = None
-        elif is_neuron(maker):
-            spikes[now.name] = None
-        elif id(maker) not in wanted:
-            wanted[id(maker)] = maker
-            waiting += operands(maker)
-    nodes = [node for node in graph.nodes if id(node) in wanted]
-    return Segment(nodes, tuple(spikes), tuple(inputs))
+def correct(
+    snn: Spiking,
+    *,
+    weights: bool = False,
+    biases: bool = True,
+    potentials: bool = False,
+    rounds: int = 3,
+) -> bool:
+    """Correct each layer, in order, so that its spikes average to the ANN's activations.
+
+    After Li et al., "A Free Lunch From ANN" (ICML 2021). With a the ANN's activations and x the
+    postsynaptic potentials of T time-steps, on the same images:
+
+        weights     those that bring the mean current nearest to the ANN's, by least squares
+        biases      delta_c := delta_c + (mean a_c - mean x_c), ``rounds`` times, for each
+                    channel c, the means over images and places
+        potentials  v(0) := v(0) + T (mean a - mean x), for each neuron, the means over images
+
+    Each batch after the first moves biases and potentials on towards the mean over batches;
+    weights are those of the first. Memory is that of one batch.
+    """
+    nodes = neuron_nodes(snn.graph)
+    shifts = {node.name: np.zeros(()) for node in nodes}
+    wanted = [node.outputs[0] for node in nodes] + [node.inputs[0] for node in nodes if weights]
+    ann = snn.in_the_ann(wanted)
+    for number, inputs in enumerate(snn.batches("correcting"), start=1):
+        truth = dict(zip((t.name for t in wanted), ann.run(inputs), strict=True))
+        for layer in snn.simulate(inputs, snn.timesteps):
+            node, activation = layer.node, truth.pop(layer.node.outputs[0].name)
+            layer.shift = shifts[node.name]
+            if weights and number == 1:
+                fit_weights(layer, truth.pop(node.inputs[0].name))
+            if biases:
+                before = layer.shift
+                _fit_shift(layer, activation, rounds)
+                shifts[node.name] = layer.shift = before + (layer.shift - before) / number
+            if potentials:
+                _move_potential(layer, activation, 1 / number)
+    for node in nodes if biases else ():
+        _add_shift(snn.graph, node, shifts[node.name])
+    tidy(snn.graph)
+    return bool(nodes)
 
 
-def _currents(
-    graph: gs.Graph,
-    segment: Segment,
-    result: gs.Tensor,
-    spikes: Mapping[str, np.ndarray],
-    thresholds: Mapping[str, np.ndarray],
-    inputs: Mapping[str, np.ndarray],
-    timesteps: int,
-    providers: Providers,
-) -> np.ndarray:
-    """A tensor at each time-step: [T, N, ...], or [1, N, ...] where it stays the same."""
-    tensors = {t.name: t for n in segment.nodes for t in operands(n)}
-    stateful = [node for node in segment.nodes if is_stateful(node)]
-    if not segment.nodes:
-        held = inputs.get(result.name)
-        if held is not None:
-            return np.asarray(held)[None]
-        return np.stack([_potentials(result.name, spikes, thresholds, t) for t in range(timesteps)])
-    read = [tensors[name] for name in (*segment.inputs, *segment.spikes)]
-    inner = [*read, *(node.inputs[-1] for node in stateful)]
-    outer = [result, *(node.outputs[-1] for node in stateful)]
-    model = to_parts(part_of(graph, segment.nodes, inner, outer))
-    del model.structure.graph.value_info[:]
-    session = create_session(model, resolve_providers(providers))
-    states = {node.inputs[-1].name: start_of(node) for node in stateful}
-    fixed = {name: np.asarray(inputs[name]) for name in segment.inputs}
-    steps = []
-    for t in range(timesteps if segment.spikes or stateful else 1):
-        potentials = {name: _potentials(name, spikes, thresholds, t) for name in segment.spikes}
-        current, *written = run_session(session, None, {**fixed, **potentials, **states})
-        states = dict(zip(states, written, strict=True))
-        steps.append(current)
-    return np.stack(steps)
+def _fit_shift(layer: Layer, activation: np.ndarray, rounds: int) -> None:
+    axis = channel_axis(layer.node.outputs[0])
+    target = mean_by_channel(activation, axis)
+    # More than one threshold a time-step cannot be emitted.
+    most = threshold_of(layer.node).max()
+    for _ in range(rounds):
+        gap = target - mean_by_channel(layer.mean_potential(), axis)
+        layer.shift = np.clip(layer.shift + gap, -most, most)
 
 
-def _potentials(
-    name: str, spikes: Mapping[str, np.ndarray], thresholds: Mapping[str, np.ndarray], t: int
-) -> np.ndarray:
-    """X(t) = s(t) V_th."""
-    threshold = thresholds[name]
-    return np.asarray(spikes[name][t] * threshold, threshold.dtype)
+def _move_potential(layer: Layer, activation: np.ndarray, part: float) -> None:
+    gap = (activation - layer.mean_potential()).mean(axis=0, dtype=np.float64)
+    start = initial_potential_of(layer.node)
+    moved = start + part * layer.timesteps * gap
+    layer.node.attrs["v_init"] = attribute_tensor(moved.astype(start.dtype))
 
 
-def _fit(
-    node: gs.Node, currents: np.ndarray, target: np.ndarray, timesteps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The correction of one layer, and its spikes with it: bool [T, N, ...]."""
-    threshold = threshold_of(node).astype(np.float64)
-    axis = channel_axis(node.outputs[0])
-    delta = np.zeros_like(target)
-    for _ in range(ROUNDS):
-        fired = _simulate(node, currents, delta, timesteps)
-        potentials = fired.mean(axis=0, dtype=np.float32) * threshold
-        delta = delta + (target - mean_by_channel(potentials, axis))
-        # More than one threshold a time-step cannot be emitted.
-        delta = np.clip(delta, -threshold.max(), threshold.max())
-    return delta, _simulate(node, currents, delta, timesteps)
+def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
+    """v(0) of each layer, in order: the fraction of V_th with the least squared error.
+
+    The pre-charged membrane potential of Hwang et al. (2021), with mean (a - x)^2 over the
+    first batch as what is searched for.
+    """
+    nodes = neuron_nodes(snn.graph)
+    ann = snn.in_the_ann([node.outputs[0] for node in nodes])
+    inputs = next(snn.batches("searching v(0)"))
+    truth = dict(zip((node.name for node in nodes), ann.run(inputs), strict=True))
+    for layer in snn.simulate(inputs, snn.timesteps):
+        errors = []
+        for fraction in fractions:
+            _start_at(layer.node, fraction)
+            gap = layer.mean_potential() - truth[layer.node.name]
+            errors.append(float(np.square(gap, dtype=np.float64).mean()))
+        _start_at(layer.node, fractions[int(np.argmin(errors))])
+    return bool(nodes)
 
 
-def _simulate(node: gs.Node, currents: np.ndarray, delta: np.ndarray, timesteps: int) -> np.ndarray:
-    """Equations 2, 3 and 5 over all time-steps; the spikes, bool [T, N, ...]."""
+def _start_at(node: gs.Node, fraction: float) -> None:
     threshold = threshold_of(node)
-    shift = delta.astype(threshold.dtype)
-    start = with_batch_axis(initial_potential_of(node), currents.ndim - 1)
-    v = np.broadcast_to(start, currents.shape[1:]).astype(threshold.dtype)
-    fired = np.empty((timesteps, *currents.shape[1:]), bool)
-    for t in range(timesteps):
-        v = v + (currents[t if len(currents) > 1 else 0] + shift)
-        np.greater(v, threshold, out=fired[t])
-        v -= fired[t] * threshold
-    return fired
+    node.attrs["v_init"] = attribute_tensor((threshold * fraction).astype(threshold.dtype))
+
+
+def balance_thresholds(snn: Spiking, scale: float = 1.0) -> bool:
+    """V_th of each layer, in order: ``scale`` times its largest input current.
+
+    Spike-Norm (Sengupta et al. 2019): the current of one time-step from the spikes of the
+    layers before, over all neurons, images and ``BALANCING_STEPS`` time-steps. v(0) keeps its
+    fraction of V_th. Each batch raises thresholds, the layers before it being settled then.
+    """
+    nodes = neuron_nodes(snn.graph)
+    largest = {node.name: 0.0 for node in nodes}
+    for inputs in snn.batches("balancing thresholds"):
+        for layer in snn.simulate(inputs, BALANCING_STEPS):
+            node = layer.node
+            largest[node.name] = max(largest[node.name], float(layer.currents.max()))
+            old = threshold_of(node)
+            # A layer that no current reaches stays silent with any threshold.
+            new = scale * largest[node.name] if largest[node.name] > 0 else 1.0
+            start = initial_potential_of(node) / old * new
+            node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
+            node.attrs["v_init"] = attribute_tensor(np.asarray(start.max(), old.dtype))
+    return bool(nodes)
+
+
+def switch_inputs(snn: Spiking) -> bool:
+    """Show each input as two switches, on and off, in T time-steps (Han and Roy, ECCV 2020)."""
+    scales: dict[str, float] = {}
+    for inputs in snn.batches("measuring the inputs"):
+        for name, value in inputs.items():
+            if value.dtype.kind != "f":
+                raise UnsupportedModelError(f"the input '{name}' is of type {value.dtype}: ", [])
+            scales[name] = max(scales.get(name, 0.0), float(np.abs(value).max()))
+    return code_inputs(snn.graph, {n: s or 1.0 for n, s in scales.items()}, snn.timesteps)
+
+
+def _add_shift(graph: gs.Graph, node: gs.Node, delta: np.ndarray) -> None:
+    editor, current = Editor(graph), node.inputs[0]
+    value = np.asarray(delta, threshold_of(node).dtype)
+    constant = editor.constant(f"{node.name}/correction", value)
+    shifted = editor.node("Add", f"{node.name}/corrected", [current, constant], like=current)
+    node.inputs[0] = shifted

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import (
+    MissingThresholdError,
     ModelError,
     Refusal,
     UnsupportedModelError,
@@ -11,10 +12,12 @@ from onnx2snn.graph_passes import (
     neuron_nodes,
     stateful_nodes,
     to_graph,
+    unbounded_activations,
 )
 from onnx2snn.graph_passes.editing import is_floating, part_of, tidy
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
+from onnx2snn.graph_passes.neurons import is_mean, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -31,7 +34,7 @@ def import_ann(parts: ModelParts) -> gs.Graph:
 def one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
     """A model of one node for each kind of stateful operator in a graph."""
     kinds = {
-        (node.op, str(node.inputs[0].dtype), len(node.inputs[-1].shape)): node
+        (node.op, str(node.inputs[0].dtype), len(states_read(node)[0].shape)): node
         for node in stateful_nodes(graph)
     }
     return [to_parts(part_of(graph, [n], n.inputs, n.outputs)) for n in kinds.values()]
@@ -40,7 +43,7 @@ def one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
 def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
     """The max-pools that spikes reach and that do not count them."""
     neurons = neuron_nodes(graph)
-    means = {t.name for n in stateful_nodes(graph) if n.op == "RunningMean" for t in n.outputs}
+    means = {t.name for n in stateful_nodes(graph) if is_mean(n) for t in n.outputs}
     spikes = downstream(graph, [node.outputs[0] for node in neurons])
     after_means = downstream(graph, [t for n in graph.nodes for t in n.outputs if t.name in means])
     return [
@@ -60,6 +63,17 @@ def require_ann(graph: gs.Graph) -> None:
         dtype = tensor.dtype
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
+
+
+def require_bounds(graph: gs.Graph, recipe: str) -> None:
+    """Refuse activations without a bound, for a recipe that no data can help."""
+    unbounded = unbounded_activations(graph)
+    if unbounded:
+        raise MissingThresholdError(
+            f"the recipe '{recipe}' takes thresholds from trained clips, which these are not; "
+            "train the network with clips, or take another recipe:",
+            [Refusal(node.name, node.op, "no upper bound") for node in unbounded],
+        )
 
 
 def require_sizes(graph: gs.Graph) -> None:

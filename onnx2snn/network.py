@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import (
     DataError,
@@ -16,6 +17,8 @@ from onnx2snn.graph_passes import (
     activations_to_neurons,
     average_before_read_out,
     bound_activations,
+    change_neurons,
+    delay_read_out,
     fold_batch_normalization,
     fold_forward,
     infer_shapes,
@@ -39,7 +42,6 @@ from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
-from onnx2snn.runtime.session import by_input_name
 
 from .calibration import Running, calibrate, watch
 from .checking import (
@@ -50,7 +52,7 @@ from .checking import (
     relative_error,
     tolerance,
 )
-from .correction import correct_biases, mean_by_channel
+from .correction import Spiking
 from .data import Data, Inputs
 from .examination import (
     analog_activations,
@@ -60,6 +62,7 @@ from .examination import (
     require_ann,
     require_sizes,
 )
+from .recipes import Neuron, SpikingPass
 from .statistics import Statistic
 
 TOGETHER = "all together"
@@ -342,38 +345,36 @@ class Network:
         infer_shapes(self.graph)
         require_sizes(self.graph)
 
-    def correct(self, timesteps: int) -> None:
-        """Correct each channel's bias for T time-steps, on the first batch of the data.
+    def apply(self, passes: Sequence[SpikingPass], timesteps: int) -> None:
+        """Run a recipe's passes over the spiking network, and fold what they added.
 
-        The ANN's mean activations are those of all the data, before they were clipped at V_th.
         Raises ``MissingThresholdError`` without data.
         """
+        if not passes:
+            return
         nodes = neuron_nodes(self.graph)
         if self.calibration is None:
             raise MissingThresholdError(
-                "the ANN's mean activations are needed to correct biases (--calibration DATA):",
+                "this recipe measures the network on data (--calibration DATA):",
                 [Refusal(node.name, node.op, "no calibration data") for node in nodes],
             )
-        axes = {node.name: channel_axis(node.outputs[0]) for node in nodes}
-        watched = {node.name: node.outputs[0].name for node in nodes}
-        sums = dict.fromkeys(watched, np.zeros(()))
-        for values in watch(self.unclipped, watched, self.calibration, self._running):
-            for name, value in values.items():
-                sums[name] = sums[name] + len(value) * mean_by_channel(value, axes[name])
-        targets = {name: total / self.calibration.samples for name, total in sums.items()}
-        x, _ = next(iter(self.calibration.batches(self._running.batch_size)))
-        names = [t.name for t in self.graph.inputs if not t.name.startswith("v/")]
-        inputs = by_input_name(x, names, "the network")
-        running = self._running
-        correction = partial(
-            correct_biases,
-            targets=targets,
-            inputs=inputs,
-            timesteps=timesteps,
-            providers=running.providers,
-            track=running.track,
-        )
-        self.run([correction, fold_batch_normalization])
+
+        snn = Spiking(self.graph, self.unclipped, self.calibration, self._running, timesteps)
+        self.run([*(_over_graph(function, snn) for function in passes), fold_batch_normalization])
+
+    def change(self, neuron: Neuron, delay: int) -> None:
+        """Let neurons be of another kind, and the read-out begin after a delay."""
+        if neuron.op != "IF":
+            kind = partial(
+                change_neurons,
+                op=neuron.op,
+                negative=neuron.negative,
+                max_spikes=neuron.max_spikes,
+                delay=delay,
+            )
+            self.run([kind])
+        if delay:
+            self.run([partial(delay_read_out, delay=delay)])
 
     def require_loadable(self) -> None:
         """Raise ``ModelError`` if ONNX Runtime cannot load the result.
@@ -387,6 +388,16 @@ class Network:
                 create_session(model, [CPU], once=True)
         except ModelError as error:
             raise ModelError(f"the converted network cannot run: {error}") from error
+
+
+def _over_graph(function: SpikingPass, snn: Spiking) -> Pass:
+    """A pass over a spiking network as one over its graph, of the same name."""
+
+    def over_graph(graph: gs.Graph) -> bool:
+        return function(snn)
+
+    over_graph.__name__ = pass_name(function)
+    return over_graph
 
 
 def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:

@@ -1,65 +1,253 @@
-"""Ways to convert, by name: the settings of ``convert`` that each paper stands for."""
+"""Every way to convert that has a name: the passes and settings that its paper stands for.
 
-from dataclasses import dataclass
+A recipe of one's own is a ``Recipe`` too, made from nothing or by ``dataclasses.replace``; its
+passes are functions of a ``correction.Spiking`` that say whether they changed anything.
+"""
 
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 
+from .correction import (
+    Spiking,
+    balance_thresholds,
+    correct,
+    search_potentials,
+    shift_currents,
+    switch_inputs,
+)
 from .statistics import Statistic
 
 DEFAULT_TIMESTEPS = 16
 """The T that a conversion is made for where none is given."""
+
+SpikingPass = Callable[[Spiking], bool]
+"""Changes a spiking network that it may measure; what else it needs is bound with ``partial``."""
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The kind of neurons: an operator of ``graph_passes.neurons.NEURONS``.
+
+    ``negative``: the fraction of V_th below which a SignedIF takes a spike back.
+    ``max_spikes``: of a BurstIF in one time-step.
+    """
+
+    op: str = "IF"
+    negative: float = -1.0
+    max_spikes: int = 5
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One way to convert a trained network.
 
-    ``threshold``: the statistic of the activations that gives V_th; "mmse" means that of the
-    T in question. ``recalibrate``: for clips too, where it is below their bound. ``correct``:
-    whether biases are corrected, layer by layer, for T time-steps.
+    ``threshold``: the statistic of the activations that gives V_th; for a kind of "mmse" that
+    of the T in question; None where only bounds that the network was trained with will do.
+    ``recalibrate``: for clips too, where it is below their bound. ``v_init``, ``neuron`` and
+    ``delay`` go with any recipe: v(0), the kind of neurons, and what the read-out leaves out at
+    the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
+    is then done to the spiking network, in order.
     """
 
     name: str
     source: str
     what: str
-    threshold: Statistic
+    threshold: Statistic | None
     per_channel: bool = False
     recalibrate: bool = False
     maxpool: MaxPool = "average"
     v_init: InitialPotential = 0.5
-    correct: bool = False
+    neuron: Neuron = Neuron()
+    delay: float = 0
+    passes: tuple[SpikingPass, ...] = ()
 
-    def statistic(self, timesteps: int | None) -> Statistic:
+    def statistic(self, timesteps: int | None) -> Statistic | None:
         """The threshold's statistic for T time-steps."""
-        if self.threshold.kind != "mmse":
+        if self.threshold is None or self.threshold.kind not in ("mmse", "robust-mmse"):
             return self.threshold
-        return Statistic("mmse", timesteps or DEFAULT_TIMESTEPS)
+        return Statistic(self.threshold.kind, timesteps or DEFAULT_TIMESTEPS)
+
+    def delay_for(self, timesteps: int) -> int:
+        """How many time-steps the read-out leaves out, of T."""
+        steps = self.delay * timesteps if self.delay < 1 else self.delay
+        return min(int(steps), timesteps // 2)
+
+    @property
+    def is_for_timesteps(self) -> bool:
+        """Whether a conversion is made for a T, and another T needs another conversion."""
+        return bool(self.passes) or self.delay > 0 or self.statistic(1) != self.statistic(2)
+
+    def definition(self) -> dict[str, Any]:
+        """All settings, in JSON's types: two recipes of one definition convert alike."""
+        kept = asdict(self) | {"passes": [_pass_definition(f) for f in self.passes]}
+        return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
 
 
+def _pass_definition(function: SpikingPass) -> dict[str, Any]:
+    settings = dict(function.keywords) if isinstance(function, functools.partial) else {}
+    return {"pass": pass_name(function), **settings}
+
+
+_MAX = Statistic("max")
+_ROBUST = Statistic("percentile", 99.9)
 _MMSE = Statistic("mmse", DEFAULT_TIMESTEPS)
+_ROBUST_MMSE = Statistic("robust-mmse", DEFAULT_TIMESTEPS)
+_RMP_SCALE = 0.8
+_QUARTERS = tuple(i / 8 for i in range(9))
 
 RECIPES = (
     Recipe(
         "threshold-balancing",
         "Diehl et al. 2015",
         "V_th is the largest activation of a layer; v(0) = 0",
-        Statistic("max"),
+        _MAX,
         v_init=0.0,
     ),
     Recipe(
         "robust-norm",
         "Rueckauer et al. 2017",
         "V_th is the 99.9 percentile of a layer's activations; v(0) = 0",
-        Statistic("percentile", 99.9),
+        _ROBUST,
         v_init=0.0,
+    ),
+    Recipe(
+        "robust-norm-per-channel",
+        "Rueckauer et al. 2017",
+        "as robust-norm, with a V_th for each channel",
+        _ROBUST,
+        per_channel=True,
+        v_init=0.0,
+    ),
+    Recipe(
+        "spike-norm",
+        "Sengupta et al. 2019",
+        "V_th is the largest input current of a layer, layer by layer, from the spikes of the "
+        "layers before; v(0) = 0; reset to zero",
+        _MAX,
+        v_init=0.0,
+        neuron=Neuron("ResetToZeroIF"),
+        passes=(balance_thresholds,),
+    ),
+    Recipe(
+        "rmp",
+        "Han et al. 2020",
+        f"as spike-norm, V_th scaled by {_RMP_SCALE}; reset by subtraction",
+        _MAX,
+        v_init=0.0,
+        passes=(partial(balance_thresholds, scale=_RMP_SCALE),),
+    ),
+    Recipe(
+        "tsc",
+        "Han & Roy 2020",
+        "as rmp; each input is switched on and off once in T time-steps",
+        _MAX,
+        v_init=0.0,
+        passes=(partial(balance_thresholds, scale=_RMP_SCALE), switch_inputs),
+    ),
+    Recipe(
+        "tcl",
+        "Ho & Chang 2020",
+        "V_th is the bound of a trained clip; v(0) = 0",
+        None,
+        v_init=0.0,
+    ),
+    Recipe(
+        "rnl",
+        "Ding et al. 2021",
+        "V_th is the trained bound, or p times the largest activation of a layer, p by least "
+        "squared error for T time-steps; v(0) = 0",
+        _MMSE,
+        v_init=0.0,
+    ),
+    Recipe(
+        "opt",
+        "Deng & Gu 2021",
+        "V_th is the largest activation of a layer, V_th / 2T is added to its current; v(0) = 0",
+        _MAX,
+        v_init=0.0,
+        passes=(shift_currents,),
     ),
     Recipe(
         "opi",
         "Bu et al. 2022",
         "V_th is the clip's bound, or the 99.9 percentile of a layer; v(0) = V_th / 2",
-        Statistic("percentile", 99.9),
+        _ROBUST,
+    ),
+    Recipe(
+        "pre-charged",
+        "Hwang et al. 2021",
+        "V_th is the 99.9 percentile of a layer, v(0) is searched layer by layer; the read-out "
+        "begins after T / 4",
+        _ROBUST,
+        delay=0.25,
+        passes=(partial(search_potentials, fractions=_QUARTERS),),
+    ),
+    Recipe(
+        "calibration",
+        "Li et al. 2021, light",
+        "V_th is the least squared error of T time-steps, V_th / 2T is added; then biases per "
+        "channel and v(0) per neuron are corrected layer by layer; v(0) = 0 before",
+        _MMSE,
+        recalibrate=True,
+        maxpool="exact",
+        v_init=0.0,
+        passes=(shift_currents, partial(correct, potentials=True, rounds=1)),
+    ),
+    Recipe(
+        "calibration-advanced",
+        "Li et al. 2021, advanced",
+        "as calibration, and weights by least squares on the layer's mean current",
+        _MMSE,
+        recalibrate=True,
+        maxpool="exact",
+        v_init=0.0,
+        passes=(shift_currents, partial(correct, weights=True, potentials=True, rounds=1)),
+    ),
+    Recipe(
+        "burst",
+        "Li & Zeng 2022",
+        "up to 5 spikes a time-step, V_th the 99.9 percentile of a layer; v(0) = 0; max-pools "
+        "count spikes",
+        _ROBUST,
+        maxpool="exact",
+        v_init=0.0,
+        neuron=Neuron("BurstIF", max_spikes=5),
+    ),
+    Recipe(
+        "signed",
+        "Wang et al. 2022",
+        "a neuron takes a spike back below -V_th; V_th is the largest activation of a channel; "
+        "v(0) = 0",
+        _MAX,
+        per_channel=True,
+        v_init=0.0,
+        neuron=Neuron("SignedIF", negative=-1.0),
+    ),
+    Recipe(
+        "srp",
+        "Hao et al. 2023, AAAI",
+        "after 4 time-steps, at most T / 2, start again, without the neurons whose residual "
+        "potential is not positive; the read-out begins then; V_th as mmse",
+        _MMSE,
+        neuron=Neuron("ResidualIF"),
+        delay=4,
+    ),
+    Recipe(
+        "cos",
+        "Hao et al. 2023, ICLR",
+        "after 4 time-steps, at most T / 2, start again, v(0) shifted by V_th where a neuron "
+        "fired too often or too rarely; the read-out begins then; V_th as mmse",
+        _MMSE,
+        neuron=Neuron("OffsetIF"),
+        delay=4,
     ),
     Recipe(
         "mmse",
@@ -72,15 +260,36 @@ RECIPES = (
         maxpool="exact",
     ),
     Recipe(
-        "best",
+        "ltb",
+        "Bu et al. 2025",
+        "V_th by local threshold balancing, per channel; v(0) = V_th / 2; the read-out begins "
+        "after T / 4",
+        Statistic("balanced", 1000),
+        per_channel=True,
+        recalibrate=True,
+        delay=0.25,
+    ),
+    Recipe(
+        "best-binary",
         "this project; after Bu et al. 2022 and Li et al. 2021",
-        "as mmse, then each channel's bias corrected for T time-steps, layer by layer, against "
-        "the ANN's mean activations",
-        _MMSE,
+        "as mmse, V_th at most the 99.9 percentile; then each channel's bias corrected for T "
+        "time-steps, layer by layer, against the ANN's mean activations",
+        _ROBUST_MMSE,
         per_channel=True,
         recalibrate=True,
         maxpool="exact",
-        correct=True,
+        passes=(correct,),
+    ),
+    Recipe(
+        "best",
+        "this project; after Bu et al. 2022, Li et al. 2021 and Wang et al. 2022",
+        "as best-binary, with neurons that take a spike back as soon as it was one too many",
+        _ROBUST_MMSE,
+        per_channel=True,
+        recalibrate=True,
+        maxpool="exact",
+        neuron=Neuron("SignedIF", negative=0.0),
+        passes=(correct,),
     ),
 )
 

@@ -17,7 +17,10 @@ class Statistic:
     ``kind`` "max": the largest. "percentile": ``q`` percent of all activations lie at or
     below it, zeros counted. "nonzero-percentile": the same of the activations above zero.
     "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps, come
-    nearest to the activations by squared error.
+    nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
+    percentile. "balanced": local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
+
+        theta := theta + 2 mean(max(a - theta, 0)), from 0
     """
 
     kind: str
@@ -30,6 +33,10 @@ class Statistic:
         """The statistic in words, saying which activations count."""
         if self.kind == "mmse":
             return f"least squared error of {self.q:g} time-steps"
+        if self.kind == "robust-mmse":
+            return f"least squared error of {self.q:g} time-steps, at most 99.9 % of activations"
+        if self.kind == "balanced":
+            return f"local threshold balancing in {self.q:g} steps"
         which = {"percentile": "all activations", "nonzero-percentile": "activations above 0"}
         return "max" if self.kind == "max" else f"{self.q:g} % of {which[self.kind]}"
 
@@ -52,11 +59,11 @@ def parse_statistic(text: str) -> Statistic:
         q = np.nan
     if kind in ("percentile", "nonzero-percentile") and 0 < q <= 100:
         return Statistic(kind, q)
-    if kind == "mmse" and q >= 1 and q.is_integer():
+    if kind in ("mmse", "robust-mmse", "balanced") and q >= 1 and q.is_integer():
         return Statistic(kind, q)
     raise DataError(
         f"'{text}' is no threshold: use max, percentile=Q or nonzero-percentile=Q with "
-        "0 < Q <= 100, or mmse=T with T time-steps"
+        "0 < Q <= 100, mmse=T or robust-mmse=T with T time-steps, or balanced=STEPS"
     )
 
 
@@ -109,6 +116,12 @@ class ActivationHistogram:
             return self._max.copy()
         if statistic.kind == "mmse":
             return self._least_squares(int(statistic.q))
+        if statistic.kind == "robust-mmse":
+            most = self.value(Statistic("percentile", 99.9))
+            theta = self._least_squares(int(statistic.q))
+            return np.where(most > 0, np.minimum(theta, most), theta)
+        if statistic.kind == "balanced":
+            return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)
         zeros = self._total - above if statistic.kind == "percentile" else np.zeros_like(above)
         wanted = statistic.q / 100 * (above + zeros) - zeros
@@ -121,6 +134,15 @@ class ActivationHistogram:
         widths = np.ldexp(1.0 / BINS, self._exponents)
         result = np.minimum((index + part) * widths, self._max)
         return np.where(wanted > 0, result, 0.0)
+
+    def _balanced(self, steps: int) -> np.ndarray:
+        """Local threshold balancing over the whole distribution: float64 [C]."""
+        centres = (np.arange(BINS) + 0.5) * np.ldexp(1.0 / BINS, self._exponents)[:, None]
+        shares = self._counts / self._total
+        theta = np.zeros((len(centres), 1))
+        for _ in range(steps):
+            theta += 2 * (shares * np.maximum(centres - theta, 0)).sum(axis=1, keepdims=True)
+        return np.minimum(theta[:, 0], self._max)
 
     def _least_squares(self, timesteps: int) -> np.ndarray:
         """The theta whose levels k theta / T, k = 0 to T, fit best: float64 [C]."""

@@ -22,9 +22,10 @@ from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import downstream
 from onnx2snn.graph_passes.neurons import (
+    is_mean,
     is_neuron,
+    names_of_states,
     neuron_nodes,
-    state_names,
     stateful_nodes,
 )
 from onnx2snn.runtime.providers import CPU, create_session, run_session
@@ -119,7 +120,7 @@ def _float32_graph(
     """
     graph = to_graph(model)
     graph.toposort()
-    names = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
+    names = names_of_states(graph)
     for tensor in graph.tensors().values():
         if tensor.dtype in (np.float16, np.float64):
             if isinstance(tensor, gs.Constant):
@@ -142,7 +143,7 @@ def _float32_graph(
         sizes = input_shape if isinstance(input_shape, tuple) else input_shape[tensor.name]
         tensor.shape = [batch, *sizes]
     infer_shapes(graph)
-    averages = [t for n in stateful_nodes(graph) if n.op == "RunningMean" for t in n.outputs[:1]]
+    averages = [t for n in stateful_nodes(graph) if is_mean(n) for t in n.outputs[:1]]
     _without_memory(graph)
     graph.inputs = inputs
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]

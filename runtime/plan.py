@@ -21,13 +21,17 @@ from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModel
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
+    TENSOR_ATTRIBUTES,
     initial_potential_of,
+    is_mean,
     is_neuron,
     is_stateful,
+    names_of_states,
     neuron_nodes,
-    start_of,
+    starts_of,
     state_names,
-    stateful_nodes,
+    states_read,
+    states_written,
     sum_type,
     threshold_of,
 )
@@ -42,8 +46,8 @@ class Neuron:
     """One layer of neurons.
 
     ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
-    and ``v_init`` broadcast against it. ``spikes`` names the tensor of postsynaptic
-    potentials x = s V_th.
+    and ``v_init`` broadcast against it. ``spikes`` names the sum of postsynaptic potentials
+    x = s V_th, ``events`` that of their absolute values, the same where no s is negative.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Neuron:
     threshold: np.ndarray
     v_init: np.ndarray
     spikes: str
+    events: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Plan:
     the order of ``neurons``; ``sums`` the sums over time, by the name of what is summed;
     ``readout_types`` the types of those of them that the epilogue reads. ``averages`` names
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
-    inputs of ``read_out``, the part that is not affine.
+    inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
+    file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
     """
 
     inputs: tuple[gs.Variable, ...]
@@ -86,6 +92,8 @@ class Plan:
     neurons: tuple[Neuron, ...]
     states: tuple[State, ...]
     sums: dict[str, State]
+    means: tuple[str, ...]
+    delay: int
 
 
 def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
@@ -106,7 +114,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         raise ModelError(f"not a valid spiking network: {error}") from error
     require_finite_weights(graph)
     infer_shapes(graph)
-    states = {name for node in stateful_nodes(graph) for name in state_names(node.name)}
+    states = names_of_states(graph)
     inputs = [tensor for tensor in graph.inputs if tensor.name not in states]
     outputs = [tensor for tensor in graph.outputs if tensor.name not in states]
 
@@ -123,7 +131,10 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         if tensor.name not in _made(parts.epilogue):
             # A neuron's output, say, is an output: its average is that of just this tensor.
             epilogue_reads.setdefault(tensor.name, tensor)
+    prefix = _unused_prefix(graph)
+    events = {node.name: _events(node, prefix) for node in neurons}
     summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
+    summed |= {tensor.name: tensor for tensor in events.values()}
     made_in_core = _made(parts.core)
     step_reads = core_reads | {
         name: tensor for name, tensor in epilogue_reads.items() if name not in made_in_core
@@ -135,7 +146,6 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         raise ModelError(
             f"the read-out is computed from '{fixed[0]}', which depends on no input of the network"
         )
-    prefix = _unused_prefix(graph)
     sums = {name: _sum_state(tensor, prefix) for name, tensor in summed.items()}
 
     return Plan(
@@ -146,10 +156,17 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         read_out=_read_out_model(graph, parts, finals, outputs),
         readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
         averages=tuple(finals),
-        neurons=tuple(_neuron(node) for node in neurons),
-        states=tuple(_state(node) for node in neurons + others),
+        neurons=tuple(_neuron(node, events[node.name].name) for node in neurons),
+        # The membrane potential is the first state of each.
+        states=(
+            *(_states(node)[0] for node in neurons),
+            *(state for node in neurons for state in _states(node)[1:]),
+            *(state for node in others for state in _states(node)),
+        ),
         sums=sums,
         step_inputs=tuple(step_reads),
+        means=tuple(t.name for t in outputs if t.name in _made(parts.read_out + parts.means)),
+        delay=_delay(parts.means),
         # Last, since it rewrites the neurons.
         step=_step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix),
     )
@@ -191,7 +208,7 @@ def _parts(graph: gs.Graph) -> _Parts:
             waiting += [makers[n] for n in names if n in makers and n not in varying]
         return sorted(part.values(), key=lambda node: order[node.name])
 
-    means = [node for node in graph.nodes if is_stateful(node) and node.op == "RunningMean"]
+    means = [node for node in graph.nodes if is_mean(node)]
     behind = downstream(graph, [node.outputs[0] for node in means])
     read_out = [
         node
@@ -202,7 +219,7 @@ def _parts(graph: gs.Graph) -> _Parts:
     idle = [
         node
         for node in _clocks(graph)
-        if all(reader.op == "RunningMean" for reader in node.outputs[0].outputs)
+        if all(is_mean(reader) for reader in node.outputs[0].outputs)
     ]
     apart = {id(node) for node in (*means, *read_out, *idle)}
     found = regions(graph, lambda node: is_stateful(node) and id(node) not in apart)
@@ -252,10 +269,27 @@ def _unused_prefix(graph: gs.Graph) -> str:
     return prefix
 
 
-def _neuron(node: gs.Node) -> Neuron:
+def _events(node: gs.Node, prefix: str) -> gs.Variable:
+    """What counts a neuron's spikes: |x| where some are negative, else x itself."""
+    x = node.outputs[0]
+    return gs.Variable(f"{prefix}events/{x.name}", x.dtype, x.shape) if node.op == "SignedIF" else x
+
+
+def _delay(means: list[gs.Node]) -> int:
+    """After how many time-steps all averages begin."""
+    delays = {float(node.attrs["delay"].values) if node.attrs else 0.0 for node in means}
+    if len(delays) > 1:
+        raise ModelError(f"the network's averages begin at different times: {sorted(delays)}")
+    delay = delays.pop() if delays else 0.0
+    if delay < 0 or not delay.is_integer():
+        raise ModelError(f"the delay of the read-out must be whole time-steps, not {delay:g}")
+    return int(delay)
+
+
+def _neuron(node: gs.Node, events: str) -> Neuron:
     x = node.outputs[0]
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
-    for name in ("v_threshold", "v_init"):
+    for name in sorted(TENSOR_ATTRIBUTES & set(node.attrs)):
         own = node.attrs[name].shape
         pairs = zip(own[::-1], shape[::-1], strict=False)
         if len(own) > len(shape) or any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):
@@ -263,12 +297,13 @@ def _neuron(node: gs.Node) -> Neuron:
                 f"{node.op} '{node.name}': {name} has shape {list(own)}, "
                 f"which does not fit a sample of shape {list(shape)}"
             )
-    return Neuron(node.name, shape, threshold_of(node), initial_potential_of(node), x.name)
+    return Neuron(node.name, shape, threshold_of(node), initial_potential_of(node), x.name, events)
 
 
-def _state(node: gs.Node) -> State:
-    read, written = state_names(node.name)
-    return State(read, written, start_of(node))
+def _states(node: gs.Node) -> list[State]:
+    names = state_names(node.op, node.name)
+    pairs = zip(names, starts_of(node), strict=True)
+    return [State(read, written, start) for (read, written), start in pairs]
 
 
 def _sum_state(tensor: gs.Variable, prefix: str) -> State:
@@ -314,11 +349,14 @@ def _step_model(
     readout: dict[str, gs.Variable],
     prefix: str,
 ) -> onnx.ModelProto:
-    states_in = [node.inputs[-1] for node in core if is_stateful(node)]
-    states_out = [node.outputs[-1] for node in core if is_stateful(node)]
-    step = gs.Graph(nodes=[node for node in core if not is_neuron(node)])
+    states_in = [state for node in core if is_stateful(node) for state in states_read(node)]
+    states_out = [state for node in core if is_stateful(node) for state in states_written(node)]
+    step = gs.Graph(nodes=[node for node in core if node.op != "IF"])
     for node in core:
-        if is_neuron(node):
+        if node.op == "SignedIF":
+            x, magnitude = node.outputs[0], summed[_events(node, prefix).name]
+            step.nodes.append(gs.Node("Abs", magnitude.name, {}, [x], [magnitude]))
+        if node.op == "IF":
             lower_if(step, node, prefix)
     sums_in, sums_out = [], []
     for name, tensor in summed.items():

@@ -21,6 +21,7 @@ class ReadOut:
     timesteps: int
     values: dict[str, np.ndarray]
     potential_sums: dict[str, np.ndarray]
+    event_sums: dict[str, np.ndarray]
     neurons: tuple[Neuron, ...]
 
     @property
@@ -30,11 +31,9 @@ class ReadOut:
 
     @cached_property
     def spike_counts(self) -> dict[str, np.ndarray]:
-        """Spikes of each neuron by layer: int64, [N, ...] in the layer's shape."""
+        """Spikes of each neuron by layer, of either sign: int64, [N, ...] in its shape."""
         return {
-            neuron.name: np.rint(self.potential_sums[neuron.name] / neuron.threshold).astype(
-                np.int64
-            )
+            neuron.name: np.rint(self.event_sums[neuron.name] / neuron.threshold).astype(np.int64)
             for neuron in self.neurons
         }
 

@@ -127,8 +127,8 @@ class SpikingSession:
 
         Returns the output of this time-step alone, as the file's own output would be: the
         read-out of T steps is the mean of T such outputs. An output that is not affine in
-        the spikes, such as a Softmax, is that of all time-steps since ``reset()``. A network
-        with several outputs returns them by name. Raises ``DataError`` like ``run``, and if
+        the spikes, such as a Softmax, or that begins after a delay, is that of all time-steps
+        since ``reset()``. A network with several outputs returns them by name. Raises ``DataError`` like ``run``, and if
         N is not that of the state: call ``reset()`` first.
         """
         inputs, varying = self._check_inputs(x_t, None)
@@ -143,10 +143,9 @@ class SpikingSession:
             name: values[name] for name in self._plan.readout_types if name in values
         }
         outputs = dict(zip(self._plan.averages, self._run_epilogue(now), strict=True))
-        if self._read_out_session is not None:
+        if self._plan.means:
             together = self._read_out().values
-            curved = [output.name for output in self._read_out_session.get_outputs()]
-            outputs |= {name: together[name] for name in curved}
+            outputs |= {name: together[name] for name in self._plan.means}
         by_name = {name: outputs[name] for name in self._plan.outputs}
         return by_name if len(by_name) > 1 else by_name[self._plan.outputs[0]]
 
@@ -155,6 +154,7 @@ class SpikingSession:
         self._states.reset()
         self._time = self._summed = 0
         self._moved: dict[str, np.ndarray] = {}
+        self._before: dict[str, np.ndarray] = {}
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -220,6 +220,8 @@ class SpikingSession:
         self._summed += 1
         if self._summed == _MOST_STEPS_A_SUM:
             self._move_sums()
+        if self._time == self._plan.delay:
+            self._before = {name: self._sum(name) for name in self._plan.readout_types}
         return fetched
 
     def _sum(self, name: str) -> np.ndarray:
@@ -250,6 +252,7 @@ class SpikingSession:
             timesteps=self._time,
             values=outputs,
             potential_sums={neuron.name: sums[neuron.spikes] for neuron in self.neurons},
+            event_sums={neuron.name: sums[neuron.events] for neuron in self.neurons},
             neurons=self.neurons,
         )
 
@@ -260,8 +263,10 @@ class SpikingSession:
         outputs; each enters once, and the one rounding is that of the division. float16
         cannot hold such sums: there it is g(S / t), the same to rounding.
         """
-        t = self._time
-        read = {name: sums[name] for name in self._plan.readout_types}
+        t, read = self._time, {name: sums[name] for name in self._plan.readout_types}
+        if 0 < self._plan.delay < t:
+            t -= self._plan.delay
+            read = {name: total - self._before[name] for name, total in read.items()}
         if np.dtype(np.float16) in self._plan.readout_types.values():
             return self._run_epilogue({name: value / t for name, value in read.items()})
         shapes = tuple(value.shape for value in read.values())

@@ -1,0 +1,59 @@
+"""Let neurons be of another kind than integrate-and-fire with reset by subtraction."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .editing import tidy
+from .errors import ModelError
+from .spiking_pool import clock
+
+
+def change_neurons(
+    graph: gs.Graph,
+    op: str,
+    *,
+    negative: float = -1.0,
+    max_spikes: int = 5,
+    delay: int = 1,
+) -> bool:
+    """IF(current, v) -> another neuron of ``neurons.NEURONS``, V_th and v(0) as they were.
+
+    ``negative``: below which fraction of V_th a SignedIF takes a spike back: -1 in Wang et al.
+    (IJCAI 2022); 0 follows (v(0) + sum of currents) / V_th as closely as one spike a time-step
+    can. ``max_spikes``: of a BurstIF in one time-step. ``delay``: after how many time-steps a
+    ResidualIF or OffsetIF starts again. Raises ``ModelError`` for an unknown ``op``.
+    """
+    if op not in neurons.NEURONS:
+        raise ModelError(f"there is no neuron '{op}', only {', '.join(sorted(neurons.NEURONS))}")
+    changed = False
+    for node in neurons.neuron_nodes(graph):
+        if node.op == op:
+            continue
+        if node.op != "IF":
+            raise ModelError(f"{node.op} '{node.name}' is no IF that could become a {op}")
+        threshold = neurons.threshold_of(node)
+        further = {
+            "v_negative": np.asarray(negative * threshold, threshold.dtype),
+            "max_spikes": np.asarray(max_spikes, threshold.dtype),
+            "delay": np.asarray(delay, np.float32),
+        }
+        for name in neurons.attributes_of(op) - set(node.attrs):
+            node.attrs[name] = neurons.attribute_tensor(further[name])
+        rank = len(neurons.states_read(node)[0].shape)
+        _without_states(graph, node)
+        node.op = op
+        if neurons.inputs_of(op) > 1 + len(neurons.state_names(op, node.name)):
+            node.inputs.append(clock(graph))
+        neurons.add_state(graph, node, rank, threshold.dtype)
+        changed = True
+    tidy(graph)
+    return changed
+
+
+def _without_states(graph: gs.Graph, node: gs.Node) -> None:
+    gone = {name for pair in neurons.state_names(node.op, node.name) for name in pair}
+    node.inputs = node.inputs[:1]
+    node.outputs = node.outputs[:1]
+    graph.inputs = [tensor for tensor in graph.inputs if tensor.name not in gone]
+    graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in gone]

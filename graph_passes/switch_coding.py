@@ -1,0 +1,40 @@
+"""Temporal-switch coding of the input (Han and Roy, ECCV 2020)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .editing import Editor, replace_uses, tidy
+from .spiking import StateNames
+
+
+def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) -> bool:
+    """X -> SwitchCoder(x): on at the first time-step, off after |x| / scale of T of them.
+
+        x(t) = scale sign(x) for t <= round(T |x| / scale), then 0
+
+    Two switches carry a value: its mean over T time-steps is x to within scale / 2T.
+    ``scales``: the largest |x| of each input. An input that is coded already stays.
+    """
+    states = neurons.names_of_states(graph)
+    inputs = [t for t in graph.inputs if t.name not in states and t.name in scales]
+    fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]
+    editor, names = Editor(graph), StateNames(graph)
+    for tensor in fresh:
+        coded = gs.Variable(editor.name(f"{tensor.name}/coded"), tensor.dtype, tensor.shape)
+        replace_uses(tensor, coded)
+        dtype = neurons.sum_type(np.dtype(tensor.dtype))
+        attributes = {
+            "scale": neurons.attribute_tensor(np.asarray(scales[tensor.name], dtype)),
+            "timesteps": neurons.attribute_tensor(np.asarray(timesteps, dtype)),
+        }
+        node = gs.Node(
+            "SwitchCoder", coded.name, attributes, [tensor], [coded], domain=neurons.DOMAIN
+        )
+        names.settle(node)
+        graph.nodes.insert(0, node)
+        neurons.add_state(graph, node, len(tensor.shape), dtype)
+    tidy(graph)
+    return bool(fresh)

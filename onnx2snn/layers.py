@@ -1,0 +1,194 @@
+"""Simulate a spiking network layer by layer, each on the spikes that those before it emit.
+
+A session runs a network time-step by time-step. Here a layer runs over all time-steps before
+the next one begins, so that what a layer does can be measured, and changed, before what comes
+after it sees its spikes. Memory: one byte for each spike of one batch, as long as a later layer
+reads it, and one layer's currents over T time-steps.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.editing import operands, part_of, producer
+from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.neurons import (
+    is_neuron,
+    is_stateful,
+    names_of_states,
+    neuron_nodes,
+    starts_of,
+    states_read,
+    states_written,
+    threshold_of,
+)
+from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The nodes between the neurons before a tensor and that tensor.
+
+    ``spikes`` names the neurons' outputs that it reads, ``inputs`` the network's inputs.
+    """
+
+    nodes: list[gs.Node]
+    spikes: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+@dataclass
+class Layer:
+    """One layer of neurons on one batch.
+
+    ``currents``: its input current at each time-step, [T, N, ...], or [1, N, ...] where it stays
+    the same. ``shift``: what is added to it at every time-step; set it, or attributes of ``node``,
+    and the layer fires accordingly. ``measure(tensors)`` gives the means over time of tensors
+    between the layers before and this one, ``refresh()`` computes the currents anew.
+    """
+
+    node: gs.Node
+    currents: np.ndarray
+    timesteps: int
+    segment: Segment
+    simulation: "Simulation"
+    shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
+
+    def fire(self) -> np.ndarray:
+        """The number of spikes of each neuron at each time-step: int8 [T, N, ...]."""
+        threshold = threshold_of(self.node)
+        spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
+        for t, x in enumerate(self._potentials()):
+            np.rint(x / threshold, out=x)
+            spikes[t] = x
+        return spikes
+
+    def mean_potential(self) -> np.ndarray:
+        """The mean of x over the time-steps: [N, ...]."""
+        total = np.zeros(self.currents.shape[1:], np.float32)
+        for x in self._potentials():
+            total += x
+        return total / self.timesteps
+
+    def measure(self, tensors: list[gs.Tensor]) -> list[np.ndarray]:
+        """Means over time of tensors of the segment, or of what it reads: [N, ...] each."""
+        totals: list[Any] = [0.0] * len(tensors)
+        count = 0
+        for values in self.simulation.steps(self.segment, tensors):
+            totals = [total + value for total, value in zip(totals, values, strict=True)]
+            count += 1
+        return [np.asarray(total / count) for total in totals]
+
+    def refresh(self) -> None:
+        """Compute the currents anew, after the weights before the layer have changed."""
+        self.currents = self.simulation.currents(self.segment, self.node.inputs[0])
+
+    def _potentials(self) -> Iterator[np.ndarray]:
+        """X at each time-step, by the neuron's own function in ONNX Runtime."""
+        session = self.simulation.session([self.node], self.node.inputs, self.node.outputs)
+        names = [tensor.name for tensor in self.node.inputs]
+        states = [tensor.name for tensor in states_read(self.node)]
+        held = dict(zip(states, starts_of(self.node), strict=True))
+        clocks = [name for name in names[1:] if name not in states]
+        shift = self.shift.astype(self.currents.dtype)
+        for t in range(self.timesteps):
+            current = self.currents[t if len(self.currents) > 1 else 0] + shift
+            feed = {names[0]: current, **held}
+            feed |= {name: np.full(1, t + 1, np.float32) for name in clocks}
+            x, *written = run_session(session, None, feed)
+            held = dict(zip(states, written, strict=True))
+            yield x
+
+
+class Simulation:
+    """A spiking network on one batch of inputs, by name, for T time-steps."""
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        inputs: Mapping[str, np.ndarray],
+        timesteps: int,
+        providers: Providers = None,
+    ) -> None:
+        self.graph, self.inputs, self.timesteps = graph, inputs, timesteps
+        self._providers = resolve_providers(providers)
+        self._spikes: dict[str, np.ndarray] = {}
+
+    def layers(self) -> Iterator[Layer]:
+        """The layers in order; each fires when the next one is asked for."""
+        nodes = neuron_nodes(self.graph)
+        segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
+        last_use = {name: i for i, segment in enumerate(segments) for name in segment.spikes}
+        self._thresholds = {node.outputs[0].name: node for node in nodes}
+        for number, (node, segment) in enumerate(zip(nodes, segments, strict=True)):
+            currents = self.currents(segment, node.inputs[0])
+            layer = Layer(node, currents, self.timesteps, segment, self)
+            yield layer
+            self._spikes[node.outputs[0].name] = layer.fire()
+            for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
+                del self._spikes[name]
+
+    def currents(self, segment: Segment, result: gs.Tensor) -> np.ndarray:
+        """A tensor at each time-step: [T, N, ...], or [1, N, ...] where it stays the same."""
+        return np.stack([values[0] for values in self.steps(segment, [result])])
+
+    def steps(self, segment: Segment, tensors: list[gs.Tensor]) -> Iterator[list[np.ndarray]]:
+        """Tensors of a segment, or of what it reads, at each time-step; once if they stay."""
+        made = {tensor.name for node in segment.nodes for tensor in node.outputs}
+        inner = [tensor for tensor in tensors if tensor.name in made]
+        stateful = [node for node in segment.nodes if is_stateful(node)]
+        states = [state for node in stateful for state in states_read(node)]
+        starts = [start for node in stateful for start in starts_of(node)]
+        held = {state.name: start for state, start in zip(states, starts, strict=True)}
+        session = None
+        if inner:
+            operand = {t.name: t for node in segment.nodes for t in operands(node)}
+            read = [operand[name] for name in (*segment.inputs, *segment.spikes)]
+            written = [state for node in stateful for state in states_written(node)]
+            session = self.session(segment.nodes, [*read, *states], [*inner, *written])
+        fixed = {name: np.asarray(self.inputs[name]) for name in segment.inputs}
+        for t in range(self.timesteps if segment.spikes or stateful else 1):
+            values = fixed | {name: self._potential(name, t) for name in segment.spikes}
+            if session is not None:
+                found = run_session(session, None, values | held)
+                values |= {t.name: v for t, v in zip(inner, found, strict=False)}
+                held = dict(zip(held, found[len(inner) :], strict=True))
+            yield [values[tensor.name] for tensor in tensors]
+
+    def _potential(self, name: str, t: int) -> np.ndarray:
+        """X(t) = s(t) V_th."""
+        threshold = threshold_of(self._thresholds[name])
+        return np.asarray(self._spikes[name][t] * threshold, threshold.dtype)
+
+    def session(
+        self, nodes: list[gs.Node], inputs: Iterable[gs.Tensor], outputs: Iterable[gs.Tensor]
+    ) -> Any:
+        """Some nodes of the graph, as they are now, in ONNX Runtime."""
+        model = to_parts(part_of(self.graph, nodes, list(inputs), list(outputs)))
+        del model.structure.graph.value_info[:]
+        return create_session(model, self._providers)
+
+
+def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
+    """What lies between a tensor and the neurons and inputs that it depends on."""
+    wanted: dict[int, gs.Node] = {}
+    spikes: dict[str, None] = {}
+    inputs: dict[str, None] = {}
+    given = {t.name for t in graph.inputs} - names_of_states(graph)
+    waiting = [tensor]
+    while waiting:
+        now = waiting.pop()
+        maker = producer(now)
+        if maker is None:
+            if now.name in given:
+                inputs[now.name] = None
+        elif is_neuron(maker):
+            spikes[now.name] = None
+        elif id(maker) not in wanted:
+            wanted[id(maker)] = maker
+            waiting += operands(maker)
+    nodes = [node for node in graph.nodes if id(node) in wanted]
+    return Segment(nodes, tuple(spikes), tuple(inputs))
