@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.files import write_bytes
 
@@ -49,14 +51,84 @@ def accuracy_plot(
         axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
     for (name, values), marker in zip(curves.items(), "os^Dv" * len(curves), strict=False):
         axes.plot(times, values, marker=marker, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(times, [str(t) for t in times])
-    axes.minorticks_off()
+    _time_axis(axes, times)
     axes.set_ylim(0, 102)
     axes.set(xlabel="time-steps T", ylabel=what, title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if len(curves) == 1 else "best")
+    _write(figure, path)
+
+
+def comparison_plot(
+    path: Path,
+    times: Sequence[int],
+    curves: Mapping[str, Sequence[float | None]],
+    ann: float,
+    title: str,
+    what: str,
+) -> None:
+    """Draw up to 77 curves over the time-steps, each with a colour and marker of its own.
+
+    The y axis is stretched towards the ANN, so that of curves at 10 % and others within a
+    point of the ANN both can be read; None leaves a gap. The file is written whole or not at
+    all; raises ``OutputError`` if it cannot be.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(9.0, 5.4), dpi=150, layout="constrained")
+    axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+    # 7 colours and 11 markers: no pair comes twice within 77 curves.
+    for number, (name, values) in enumerate(curves.items()):
+        axes.plot(
+            times,
+            [np.nan if value is None else value for value in values],
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+            markersize=5,
+            linewidth=1.3,
+            label=name,
+        )
+    _time_axis(axes, times)
+    drawn = [value for values in curves.values() for value in values if value is not None]
+    _stretch(axes, min([*drawn, ann]), max([*drawn, ann]))
+    axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN", title=title)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
+    _write(figure, path)
+
+
+# The colours of Okabe and Ito, which the colour-blind can tell apart, without the yellow.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+_MARKERS = "os^DvP*X<>p"
+_LINES = ("-", "--", "-.", (0, (1, 1)))
+
+_NEAR = 0.5
+"""Gaps to the top, in points, that are less than this are drawn in proportion."""
+
+
+def _stretch(axes: Any, low: float, high: float) -> None:
+    """A y axis from low to high on which each doubling of the gap to the top is as long."""
+    top = high + _NEAR
+    axes.set_yscale(
+        "function",
+        functions=(lambda y: -np.log(np.maximum(top - y, 1e-3)), lambda f: top - np.exp(-f)),
+    )
+    span = high - low
+    axes.set_ylim(low - 0.1 * (span + _NEAR), high + _NEAR / 4)
+    gaps = [gap for gap in (0.5, 1, 2, 4, 8, 16, 32, 64) if gap <= 1.1 * span + _NEAR]
+    ticks = {round((high - gap) * (2 if gap < 2 else 1)) / (2 if gap < 2 else 1) for gap in gaps}
+    axes.set_yticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+    axes.minorticks_off()
+
+
+def _time_axis(axes: Any, times: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(times, [str(t) for t in times])
+    axes.minorticks_off()
+
+
+def _write(figure: Any, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix.removeprefix(".").lower())
-    plt.close(figure)
+    pyplot().close(figure)
     write_bytes(path, content.getvalue())

@@ -1,7 +1,8 @@
 """What the command line shows: tables, progress bars, and the same as JSON values."""
 
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from rich.text import Text
 from onnx2snn.runtime.plan import Neuron
 
 from .checking import Agreement
+from .comparison import Comparison, Report
 from .conversion import Conversion, NeuronReport
 from .network import EXACT, TOGETHER
 from .readiness import NodeReport
@@ -49,6 +51,27 @@ def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(batches, how_many, description=what)
+
+
+@contextlib.contextmanager
+def overall_progress() -> Iterator[Report]:
+    """A progress bar on standard error for work of many parts; told how far the work is."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # The speed is that of the last hour: one part may take minutes before it tells anything.
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600
+    ) as progress:
+        task = progress.add_task("reading data", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield report
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -243,3 +266,37 @@ def demo_table(times: list[int], ann: float, rows: dict[str, list[float]]) -> Ta
     for name, accuracies in rows.items():
         table.add_row(name, *(f"{value:.2f}" for value in accuracies))
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Recipes by T, the best of each column in bold, the ANN in the first row."""
+    what = {"accuracy": "Accuracy", "agreement": "Same class as the ANN"}[comparison.kind]
+    table = _table(
+        f"{what} in percent, {comparison.samples} samples",
+        "recipe", *(f">T={t}" for t in comparison.timesteps),
+    )  # fmt: skip
+    if comparison.ann is not None:
+        table.add_row("ANN", *(percent_text(comparison.ann) for _ in comparison.timesteps))
+        table.add_section()
+    rows = [comparison.values(row) for row in comparison.rows]
+    columns = zip(*rows, strict=True)
+    best = [max((v for v in column if v is not None), default=None) for column in columns]
+    for row, values in zip(comparison.rows, rows, strict=True):
+        cells = [
+            Text(percent_text(value), style="bold" if value == top is not None else "")
+            for value, top in zip(values, best, strict=True)
+        ]
+        table.add_row(_name(row.recipe.name), *cells)
+    return table
+
+
+def comparison_reasons(comparison: Comparison) -> list[str]:
+    """One line for each reason why recipes could not convert: which, at which T, and why."""
+    who: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for reason in dict.fromkeys(row.reasons.values()):
+            times = [t for t, found in row.reasons.items() if found == reason]
+            everywhere = len(times) == len(comparison.timesteps)
+            at = "" if everywhere else f" at T={','.join(map(str, times))}"
+            who.setdefault(reason, []).append(row.recipe.name + at)
+    return [f"{', '.join(names)}: {reason}" for reason, names in who.items()]

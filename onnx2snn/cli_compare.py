@@ -1,0 +1,188 @@
+"""The command ``onnx2snn compare``: recipes side by side on one network."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx2snn.graph_passes.errors import OutputError
+
+from . import tables
+from .comparison import Comparison, compare_recipes, no_report
+from .data import Data, open_data
+from .options import (
+    DATA,
+    TimestepsType,
+    batch_option,
+    chosen_providers,
+    device_option,
+    examples,
+    json_option,
+    model_argument,
+    reports_errors,
+    require_output,
+    root_option,
+)
+from .recipes import RECIPES, Recipe, recipe_by_name
+
+
+@examples(
+    "  onnx2snn compare ann.onnx --calibration images.npz --data test.npz -T 4,8,16,32,64\n"
+    "  onnx2snn compare ann.onnx --calibration fashion-mnist --data fashion-mnist -T 8,16 \\\n"
+    "      --recipes opi,mmse,best --plot recipes.png"
+)
+@click.command()
+@model_argument
+@click.option(
+    "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
+)
+@click.option(
+    "--calibration-samples",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Use the first so many of --calibration.",
+)
+@click.option("--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}.")
+@click.option(
+    "--samples", type=click.IntRange(1), help="Use the first so many of --data.  [default: all]"
+)
+@click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
+@click.option(
+    "--recipes",
+    metavar="NAME,...",
+    help="Those to compare, as 'onnx2snn recipes' lists them.  [default: all]",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help="File that keeps each result as it comes, for the next run to go on from.  "
+    "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw a curve for each recipe.")
+@root_option
+@batch_option
+@device_option
+@json_option
+@reports_errors
+def compare(
+    model: Path,
+    calibration: str | None,
+    calibration_samples: int,
+    source: str,
+    samples: int | None,
+    timesteps: list[int],
+    recipes: str | None,
+    state: Path | None,
+    plot: Path | None,
+    data_root: Path | None,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Convert the ANN in MODEL by each recipe and evaluate them all.
+
+    Shows accuracy if DATA has labels, else agreement with the ANN. A recipe made for a certain
+    T converts anew for each. If it is interrupted, the same command goes on where it stopped.
+    Exits with 1 if no recipe can convert the network.
+    """
+    chosen = RECIPES if recipes is None else _recipes_by_name(recipes)
+    state = state or Path(f"{model.stem}.compare.json")
+    _check_outputs(state, plot, model, calibration, source)
+    thresholds = None
+    if calibration is not None:
+        thresholds = open_data(calibration, data_root, train=True, samples=calibration_samples)
+    data = open_data(source, data_root, samples=samples)
+    providers = chosen_providers(device)
+    with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
+        comparison = compare_recipes(
+            model,
+            chosen,
+            thresholds,
+            data,
+            timesteps,
+            state=state,
+            batch_size=batch_size,
+            providers=providers,
+            report=report,
+        )
+    converted = any(row.scores for row in comparison.rows)
+    if plot is not None and converted:
+        _plot(plot, comparison, data)
+    if as_json:
+        click.echo(json.dumps(_as_json(comparison, state)))
+    else:
+        _print(comparison, state)
+        if plot is not None and converted:
+            tables.console().print(f"Drew {plot}.", markup=False)
+    if not converted:
+        sys.exit(1)
+
+
+def _recipes_by_name(names: str) -> list[Recipe]:
+    return [recipe_by_name(name) for name in dict.fromkeys(map(str.strip, names.split(",")))]
+
+
+def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
+    require_output(state, *inputs)
+    if plot is None:
+        return
+    from .plot import check_format
+
+    check_format(plot)
+    require_output(plot, *inputs)
+    if plot.resolve() == state.resolve():
+        raise OutputError(f"'{plot}' is the state file too: draw to another file")
+
+
+def _plot(path: Path, comparison: Comparison, data: Data) -> None:
+    from .plot import comparison_plot
+
+    by_accuracy = comparison.kind == "accuracy"
+    comparison_plot(
+        path,
+        comparison.timesteps,
+        {row.recipe.name: comparison.values(row) for row in comparison.rows if row.scores},
+        100.0 if comparison.ann is None else comparison.ann,
+        f"{data.name}, {data.samples} samples",
+        "accuracy (%)" if by_accuracy else "same class as the ANN (%)",
+    )
+
+
+def _as_json(comparison: Comparison, state: Path) -> dict[str, Any]:
+    return {
+        "samples": comparison.samples,
+        "timesteps": list(comparison.timesteps),
+        "kind": comparison.kind,
+        "ann": {"accuracy": comparison.ann},
+        "recipes": [
+            {
+                "name": row.recipe.name,
+                "snn": [
+                    {k: v for k, v in dataclasses.asdict(score).items() if k != "ann_accuracy"}
+                    for _, score in sorted(row.scores.items())
+                ],
+                "failures": [{"timesteps": t, "reason": r} for t, r in row.reasons.items()],
+            }
+            for row in comparison.rows
+        ],
+        "state": str(state),
+        "reused": comparison.reused,
+    }
+
+
+def _print(comparison: Comparison, state: Path) -> None:
+    console = tables.console()
+    console.print(tables.comparison_table(comparison))
+    for line in tables.comparison_reasons(comparison):
+        console.print(f"- {tables.printable(line)}", style="yellow", markup=False)
+    results = sum(len(row.scores) for row in comparison.rows)
+    if results:
+        console.print(
+            f"{results} results are in {state}, {comparison.reused} of them from before.",
+            markup=False,
+        )

@@ -1,0 +1,246 @@
+"""``compare``: one ANN converted by several recipes, each evaluated at several time-steps."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, ProviderError
+from onnx2snn.graph_passes.files import read_model
+from onnx2snn.runtime.providers import Providers, resolve_providers
+
+from .calibration import Track
+from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
+from .conversion import convert, digest_of
+from .data import Data
+from .evaluation import evaluate
+from .recipes import Recipe
+from .version import __version__
+
+Report = Callable[[str, int, int], None]
+"""Told how far a comparison is: ``report(what, done, total)``, done and total in time-steps
+of batches that are run."""
+
+
+def no_report(what: str, done: int, total: int) -> None:
+    """A ``Report`` that shows nothing."""
+
+
+@dataclass
+class Row:
+    """What one recipe came to: its results by T, and by T why it could not convert."""
+
+    recipe: Recipe
+    scores: dict[int, Score] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recipes beside each other: a row for each, in the order given.
+
+    ``kind``: what to compare by, "accuracy" with labels, else "agreement" with the ANN.
+    ``reused``: how many results came from the state file.
+    """
+
+    samples: int
+    timesteps: tuple[int, ...]
+    kind: str
+    rows: list[Row]
+    reused: int
+
+    @property
+    def ann(self) -> float | None:
+        """The ANN's accuracy in percent; None without labels, or if no recipe could convert."""
+        scores = (score for row in self.rows for score in row.scores.values())
+        return next((score.ann_accuracy for score in scores), None)
+
+    def values(self, row: Row) -> list[float | None]:
+        """A row's accuracies, or agreements, in percent, by T; None where there is none."""
+        scores = [row.scores.get(t) for t in self.timesteps]
+        return [None if score is None else getattr(score, self.kind) for score in scores]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Work that is done and kept as one: a conversion, and its evaluation at some T."""
+
+    row: Row
+    timesteps: list[int]
+
+    @property
+    def name(self) -> str:
+        """Which recipe, and at which T."""
+        return f"{self.row.recipe.name}, T={','.join(map(str, self.timesteps))}"
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all units have in common."""
+
+    ann: onnx.ModelProto
+    calibration: Data | None
+    data: Data
+    batch_size: int
+    seed: int
+    providers: Providers
+
+    @property
+    def batches(self) -> int:
+        """How many batches an evaluation takes."""
+        return -(-self.data.samples // self.batch_size)
+
+    def made_from(self) -> dict[str, Any]:
+        """What decides the results of every recipe, as JSON values."""
+        return {
+            "version": __version__,
+            "model": digest_of(self.ann),
+            "calibration": digest_of_data(self.calibration, self.batch_size),
+            "calibration_samples": None if self.calibration is None else self.calibration.samples,
+            "data": digest_of_data(self.data, self.batch_size),
+            "samples": self.data.samples,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "providers": str(resolve_providers(self.providers)),
+        }
+
+
+def depends_on_timesteps(recipe: Recipe) -> bool:
+    """Whether a recipe makes another network for each T."""
+    return recipe.correct or recipe.threshold.kind == "mmse"
+
+
+def compare_recipes(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    recipes: Sequence[Recipe],
+    calibration: Data | None,
+    data: Data,
+    timesteps: Sequence[int],
+    *,
+    state: Path | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+    providers: Providers = None,
+    report: Report = no_report,
+) -> Comparison:
+    """Convert an ANN by each recipe and evaluate it on ``data`` after each T time-steps.
+
+    A recipe that ``depends_on_timesteps`` converts anew for each T and is evaluated at that T;
+    any other converts once and is evaluated at all T in one run. One that cannot convert the
+    network says why in its row; nothing else stops for it.
+
+    ``state``: a file that keeps each result as it comes, and gives those that it holds already:
+    of the same network, data, batch size, seed, providers, version of this package and definition
+    of the recipe. Killed at any moment and called again, only the work between two results is
+    done again. Failures are not kept.
+
+    Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; data that does not fit or is
+    not finite; a file that holds no state), ``OutputError`` (the state cannot be written) and
+    ``ProviderError``.
+    """
+    times = sorted(set(timesteps))
+    if not times:
+        raise DataError("no time-steps to compare at")
+    ann = model if isinstance(model, onnx.ModelProto) else read_model(model)
+    setting = _Setting(ann, calibration, data, batch_size, seed, providers)
+    known = {} if state is None else read_results(state)
+    common = {} if state is None else setting.made_from()
+    rows = [Row(recipe) for recipe in recipes]
+    for row in rows:
+        made_from = _with_recipe(common, row.recipe)
+        keys = {t: key_of(made_from, t) for t in times}
+        row.scores.update({t: score_of(known[key]) for t, key in keys.items() if key in known})
+    reused = sum(len(row.scores) for row in rows)
+    units = _units(rows, times)
+    pace = _Pace(report, len(units), setting.batches * sum(unit.timesteps[-1] for unit in units))
+    for unit in units:
+        pace.begin(unit, setting.batches)
+        scores = _scores(unit, setting, pace.track)
+        unit.row.scores.update(scores)
+        if state is not None and scores:
+            made_from = _with_recipe(common, unit.row.recipe)
+            add_results(state, made_from, {key_of(made_from, t): s for t, s in scores.items()})
+    kind = "agreement" if data.labels is None else "accuracy"
+    return Comparison(data.samples, tuple(times), kind, rows, reused)
+
+
+def _with_recipe(common: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    return {**common, "recipe": repr(recipe)}
+
+
+def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
+    """What is still to be done, in the order of the rows."""
+    units = []
+    for row in rows:
+        missing = [t for t in times if t not in row.scores]
+        if depends_on_timesteps(row.recipe):
+            units += [_Unit(row, [t]) for t in missing]
+        elif missing:
+            units.append(_Unit(row, missing))
+    return units
+
+
+def _scores(unit: _Unit, setting: _Setting, track: Track) -> dict[int, Score]:
+    """The results of a unit by T; none, with the reason in its row, if it cannot convert."""
+    recipe, times = unit.row.recipe, unit.timesteps
+    try:
+        snn = convert(
+            setting.ann,
+            calibration=setting.calibration,
+            recipe=recipe,
+            timesteps=times[0] if depends_on_timesteps(recipe) else None,
+            seed=setting.seed,
+            batch_size=setting.batch_size,
+            providers=setting.providers,
+        ).model
+    except ProviderError:
+        raise
+    except Onnx2SnnError as error:
+        unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
+        return {}
+    found = evaluate(
+        snn,
+        setting.data,
+        times,
+        ann=setting.ann,
+        batch_size=setting.batch_size,
+        providers=setting.providers,
+        track=track,
+    )
+    ann_accuracy = found["ann"]["accuracy"]
+    return {row["timesteps"]: Score(**row, ann_accuracy=ann_accuracy) for row in found["snn"]}
+
+
+def _one_line(error: Onnx2SnnError) -> str:
+    """An error's heading and the first thing that it lists."""
+    heading, *rest = (line.strip() for line in str(error).splitlines())
+    more = f" (and {len(rest) - 1} more)" if len(rest) > 1 else ""
+    return " ".join([heading, *rest[:1]]) + more
+
+
+class _Pace:
+    """How far a comparison is: a batch counts as many time-steps as it is run for."""
+
+    def __init__(self, report: Report, units: int, total: int) -> None:
+        self._report, self._units, self._total = report, units, total
+        self._number = self._done = self._end = 0
+        self._what = ""
+
+    def begin(self, unit: _Unit, batches: int) -> None:
+        """Begin a unit; one before it that ended early counts as done."""
+        self._number += 1
+        self._done = self._end
+        self._end += batches * unit.timesteps[-1]
+        self._steps = unit.timesteps[-1]
+        self._what = f"{unit.name} ({self._number} of {self._units})"
+        self._report(self._what, self._done, self._total)
+
+    def track(self, batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
+        """A ``Track`` of the unit's evaluation."""
+        for batch in batches:
+            yield batch
+            self._done += self._steps
+            self._report(self._what, self._done, self._total)

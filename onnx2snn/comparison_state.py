@@ -1,0 +1,124 @@
+"""The file in which a comparison keeps its results, so that it can go on where it stopped.
+
+Each result stands under a digest of everything that decides it, so that one file may hold the
+results of several networks, data sets and versions, and none is taken for another.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import write_bytes
+
+from .data import Data
+
+FORMAT = "onnx2snn compare 1"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a spiking network does in T time-steps, as ``evaluate`` says it.
+
+    ``accuracy``, ``agreement`` and ``ann_accuracy`` are percentages, the first and the last None
+    without labels; ``sops``: synaptic operations per sample.
+    """
+
+    timesteps: int
+    accuracy: float | None
+    agreement: float
+    firing_rate: float
+    sops: float
+    ann_accuracy: float | None
+
+
+def key_of(made_from: Mapping[str, Any], timesteps: int) -> str:
+    """The digest under which the result for T time-steps stands; ``made_from`` as in JSON."""
+    text = json.dumps([made_from, timesteps], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_data(data: Data | None, batch_size: int) -> str | None:
+    """The digest of all inputs and labels, read in batches; it does not depend on their size.
+
+    Raises ``DataError`` if the data cannot be read, or is not finite.
+    """
+    if data is None:
+        return None
+    digests: dict[str, Any] = {}
+    for x, _ in data.batches(batch_size):
+        for name, values in x.items() if isinstance(x, dict) else (("x", x),):
+            if name not in digests:
+                digests[name] = hashlib.sha256(f"{values.dtype.str}{values.shape[1:]}".encode())
+            digests[name].update(np.ascontiguousarray(values).tobytes())
+    if data.labels is not None:
+        digests["labels"] = hashlib.sha256(data.labels.tobytes())
+    found = {name: digest.hexdigest() for name, digest in digests.items()}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a state file by key; none if there is no file.
+
+    Raises ``DataError`` if it cannot be read or is no state file.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror}") from error
+    except (ValueError, RecursionError):
+        content = None
+    if not _is_state(content):
+        raise DataError(
+            f"'{path}' holds no results of onnx2snn compare, or is damaged; it was left as it is: "
+            "move it away, or name another file (--state FILE)"
+        )
+    results: dict[str, dict[str, Any]] = content["results"]
+    return results
+
+
+def score_of(entry: Mapping[str, Any]) -> Score:
+    """The result in an entry that ``read_results`` returned."""
+    return Score(**entry["score"])
+
+
+def add_results(path: Path, made_from: Mapping[str, Any], scores: Mapping[str, Score]) -> None:
+    """Add results, by key, to what the file holds; it is replaced as a whole or not at all.
+
+    ``made_from`` is kept beside each, for those who look into the file. Raises ``OutputError``
+    if the file cannot be written, ``DataError`` if it is no state file.
+    """
+    added = {
+        key: {"score": dataclasses.asdict(score), "made_from": dict(made_from)}
+        for key, score in scores.items()
+    }
+    # Read again: another comparison may have added its own meanwhile.
+    content = {"format": FORMAT, "results": read_results(path) | added}
+    write_bytes(path, json.dumps(content, indent=1).encode())
+
+
+def _is_state(content: Any) -> bool:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return False
+    results = content.get("results")
+    return isinstance(results, dict) and all(map(_is_entry, results.values()))
+
+
+def _is_entry(entry: Any) -> bool:
+    score = entry.get("score") if isinstance(entry, dict) else None
+    fields = {field.name for field in dataclasses.fields(Score)}
+    if not isinstance(score, dict) or set(score) != fields:
+        return False
+    may_lack = {"accuracy", "ann_accuracy"}
+    return all(
+        type(value) in (int, float) or (value is None and name in may_lack)
+        for name, value in score.items()
+    )

@@ -1,0 +1,399 @@
+"""Recipes side by side, interrupted and taken up again."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx_text import model
+
+from onnx2snn import DataError, comparison, convert, evaluate, from_arrays
+from onnx2snn.cli import main
+from onnx2snn.comparison import compare_recipes, depends_on_timesteps
+from onnx2snn.comparison_state import digest_of_data
+from onnx2snn.plot import comparison_plot
+from onnx2snn.recipes import RECIPES, Recipe, recipe_by_name
+from onnx2snn.statistics import Statistic
+from onnx2snn.tables import comparison_reasons, comparison_table
+
+RNG = np.random.default_rng(0)
+TEXT = (
+    "net (float[N, 1, 6, 6] x) => (float[N, 3] y) { c = Conv(x, w) r = Relu(c) "
+    "p = MaxPool<kernel_shape = [2, 2]>(r) d = Conv(p, u) q = Relu(d) "
+    "g = GlobalAveragePool(q) f = Flatten(g) y = MatMul(f, v) }"
+)
+WEIGHTS = {
+    "w": RNG.normal(size=(4, 1, 3, 3)).astype(np.float32),
+    "u": RNG.normal(size=(4, 4, 2, 2)).astype(np.float32),
+    "v": RNG.normal(size=(4, 3)).astype(np.float32),
+}
+ANN = model(TEXT, WEIGHTS)
+X = RNG.normal(size=(60, 1, 6, 6)).astype(np.float32)
+Y = RNG.integers(0, 3, 60)
+CALIBRATION, DATA = from_arrays(X[:30]), from_arrays(X[20:], Y[20:])
+TIMES = [2, 4, 8]
+SOME = [recipe_by_name(name) for name in ("robust-norm", "opi", "best")]
+UNIT_COUNT = 1 + 1 + len(TIMES)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(ANN, "net.onnx")
+    np.savez("calibration.npz", x=X[:30])
+    np.savez("test.npz", x=X[20:], y=Y[20:])
+    return tmp_path
+
+
+def compared(recipes=SOME, times=TIMES, **options):
+    given = {"model": ANN, "calibration": CALIBRATION, "data": DATA} | options
+    return compare_recipes(recipes=recipes, timesteps=times, **given)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What some recipes come to, without an interruption."""
+    return compared()
+
+
+def results(found):
+    return {row.recipe.name: row.scores for row in found.rows}
+
+
+def test_each_cell_is_what_convert_and_evaluate_give():
+    found = compared(RECIPES)
+    assert [row.recipe for row in found.rows] == list(RECIPES)
+    for row in found.rows:
+        for t in TIMES:
+            snn = convert(ANN, calibration=CALIBRATION, recipe=row.recipe, timesteps=t).model
+            report = evaluate(snn, DATA, [t], ann=ANN)
+            score = dataclasses.asdict(row.scores[t])
+            assert score.pop("ann_accuracy") == report["ann"]["accuracy"] == found.ann
+            assert score == report["snn"][0]
+
+
+def test_recipes_that_depend_on_timesteps_convert_for_each(monkeypatch):
+    wanted = []
+
+    def watched(*words, **options):
+        wanted.append((options["recipe"].name, options["timesteps"]))
+        return convert(*words, **options)
+
+    monkeypatch.setattr(comparison, "convert", watched)
+    compared([recipe_by_name("opi"), recipe_by_name("mmse"), recipe_by_name("best")])
+    assert wanted == [("opi", None), *(("mmse", t) for t in TIMES), *(("best", t) for t in TIMES)]
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def test_stopped_after_each_unit_it_goes_on_to_the_same_end(monkeypatch, whole):
+    state, add = Path("state.json"), comparison.add_results
+
+    def add_and_stop(*words):
+        add(*words)
+        raise StoppedError
+
+    monkeypatch.setattr(comparison, "add_results", add_and_stop)
+    for _ in range(UNIT_COUNT):
+        with pytest.raises(StoppedError):
+            compared(state=state)
+    resumed = compared(state=state)
+    assert results(resumed) == results(whole)
+    assert resumed.reused == len(SOME) * len(TIMES)
+
+
+def test_stopped_within_a_unit_only_that_one_is_lost(monkeypatch, whole):
+    state, calls = Path("state.json"), []
+
+    def stops(*words, **options):
+        calls.append(words)
+        if len(calls) == 3:
+            raise StoppedError
+        return evaluate(*words, **options)
+
+    monkeypatch.setattr(comparison, "evaluate", stops)
+    with pytest.raises(StoppedError):
+        compared(state=state)
+    resumed = compared(state=state)
+    assert resumed.reused == 2 * len(TIMES)
+    assert results(resumed) == results(whole)
+    assert len(calls) == UNIT_COUNT + 1
+
+
+def test_killed_it_goes_on_to_the_same_table(folder):
+    words = [
+        "compare", "net.onnx", "--calibration", "calibration.npz", "--data", "test.npz",
+        "-T", "256,512,1024,2048", "--recipes", "opi,mmse,best", "--json",
+    ]  # fmt: skip
+    code = "from onnx2snn.cli import main; main()"
+    state = Path("net.compare.json")
+    process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder)
+    limit = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = len(json.loads(state.read_bytes())["results"])
+    assert 0 < kept < 3 * 4
+    resumed = json.loads(CliRunner().invoke(main, words).stdout)
+    assert resumed.pop("reused") == kept
+    fresh = json.loads(CliRunner().invoke(main, [*words, "--state", "other.json"]).stdout)
+    assert (fresh.pop("reused"), fresh.pop("state")) == (0, "other.json")
+    assert resumed.pop("state") == "net.compare.json"
+    assert resumed == fresh
+
+
+def test_only_what_was_made_from_the_same_is_reused():
+    state, opi = Path("state.json"), recipe_by_name("opi")
+    first = compared([opi], state=state)
+    assert compared([opi], state=state, model="net.onnx").reused == len(TIMES)
+    other = model(TEXT, WEIGHTS | {"v": -WEIGHTS["v"]})
+    renamed = dataclasses.replace(opi, v_init=0.25)
+    for change in (
+        {"model": other},
+        {"calibration": from_arrays(X[1:31])},
+        {"calibration": from_arrays(X[:30], Y[:30])},
+        {"data": from_arrays(X[20:], Y[20:][::-1])},
+        {"data": from_arrays(X[20:59], Y[20:59])},
+        {"batch_size": 7},
+        {"seed": 1},
+        {"recipes": [renamed]},
+    ):
+        assert compared(**{"recipes": [opi]} | change, state=state).reused == 0
+    # Nothing of it drove out what was there.
+    again = compared([opi], [*TIMES, 16], state=state)
+    assert again.reused == len(TIMES)
+    assert {t: again.rows[0].scores[t] for t in TIMES} == first.rows[0].scores
+
+
+def test_another_version_reuses_nothing(monkeypatch):
+    opi = [recipe_by_name("opi")]
+    compared(opi, state=Path("state.json"))
+    monkeypatch.setattr(comparison, "__version__", "0.0.0")
+    assert compared(opi, state=Path("state.json")).reused == 0
+
+
+def test_definitions_of_recipes_are_the_same_in_each_process():
+    code = "from onnx2snn.recipes import RECIPES; print([repr(r) for r in RECIPES])"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == str([repr(recipe) for recipe in RECIPES])
+
+
+def test_digests_of_data_depend_on_content_alone():
+    two = {"a": X, "b": X[:, 0]}
+    assert digest_of_data(DATA, 7) == digest_of_data(DATA, 100) is not None
+    assert digest_of_data(from_arrays(two), 7) == digest_of_data(from_arrays(two), 100)
+    digests = {
+        digest_of_data(from_arrays(x, y), 10)
+        for x, y in (
+            (X, Y), (X, None), (X, 2 - Y), (X[::-1], Y), (X.reshape(60, 36), Y),
+            (X.view(np.int32), Y), (two, None), ({"a": X, "c": X[:, 0]}, None),
+        )
+    }  # fmt: skip
+    assert len(digests) == 8
+    bad = X.copy()
+    bad[3, 0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="NaN"):
+        compared(data=from_arrays(bad), state=Path("state.json"))
+
+
+VALID = {"format": "onnx2snn compare 1", "results": {}}
+SCORE = {
+    "timesteps": 8, "accuracy": 50.0, "agreement": 60.0, "firing_rate": 0.1, "sops": 5.0,
+    "ann_accuracy": 70.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"precious",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"[" * 100_000,
+        json.dumps({"results": {}}).encode(),
+        json.dumps(VALID)[:-1].encode(),
+        json.dumps(VALID | {"format": "onnx2snn compare 99"}).encode(),
+        json.dumps(VALID | {"results": []}).encode(),
+        json.dumps(VALID | {"results": {"key": 5}}).encode(),
+        json.dumps(VALID | {"results": {"key": {"score": {}}}}).encode(),
+        json.dumps(VALID | {"results": {"key": {"score": SCORE | {"sops": "many"}}}}).encode(),
+    ],
+)
+def test_files_that_hold_no_state_are_left_as_they_are(content):
+    Path("state.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"'state.json' holds no results .*--state FILE"):
+        compared(state=Path("state.json"))
+    assert Path("state.json").read_bytes() == content
+
+
+def test_recipes_that_cannot_convert_say_why():
+    clipped = TEXT.replace("Relu(c)", "Clip(c, lo, hi)").replace("Relu(d)", "Clip(d, lo, hi)")
+    ann = model(clipped, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(2)})
+    found = compared(model=ann, calibration=None, state=Path("state.json"))
+    _, opi, best = found.rows
+    assert set(opi.scores) == set(best.reasons) == set(TIMES)
+    assert not best.scores
+    assert not opi.reasons
+    assert found.values(best) == [None] * len(TIMES)
+    (line,) = comparison_reasons(found)
+    assert line.startswith("best: the ANN's mean activations are needed")
+    assert line.endswith("no calibration data (and 1 more)")
+    assert "\n" not in line
+    # A failure is not kept.
+    again = compared(model=ann, calibration=None, state=Path("state.json"))
+    assert (again.reused, again.rows[2].reasons) == (2 * len(TIMES), best.reasons)
+
+
+def test_reasons_at_some_timesteps_are_told_apart(whole):
+    rows = [comparison.Row(recipe, {}, {}) for recipe in SOME[:2]]
+    rows[0].reasons.update({2: "too few", 4: "too few", 8: "too many"})
+    rows[1].reasons.update(dict.fromkeys(TIMES, "too few"))
+    lines = comparison_reasons(dataclasses.replace(whole, rows=rows))
+    assert lines == [
+        "robust-norm at T=2,4, opi: too few",
+        "robust-norm at T=8: too many",
+    ]
+
+
+def test_without_labels_agreement_is_compared():
+    found = compared([recipe_by_name("best")], data=from_arrays(X[20:]))
+    assert (found.kind, found.ann) == ("agreement", None)
+    assert found.values(found.rows[0]) == [found.rows[0].scores[t].agreement for t in TIMES]
+
+
+def test_the_best_of_each_column_is_bold(whole):
+    table = comparison_table(whole)
+    assert [column.header for column in table.columns] == ["recipe", "T=2", "T=4", "T=8"]
+    for column, t in zip(table.columns[1:], TIMES, strict=True):
+        ann, *cells = column.cells
+        assert ann == f"{whole.ann:.2f}"
+        values = [row.scores[t].accuracy for row in whole.rows]
+        assert [str(cell) for cell in cells] == [f"{value:.2f}" for value in values]
+        assert [cell.style == "bold" for cell in cells] == [v == max(values) for v in values]
+
+
+def test_progress_goes_to_the_end():
+    told = []
+    recipes = [recipe_by_name("opi"), recipe_by_name("mmse")]
+    compared(recipes, batch_size=15, report=lambda *words: told.append(words))
+    # 40 samples are three batches: opi runs for 8 time-steps, mmse for 2 and 4 and 8.
+    total = 3 * (8 + 2 + 4 + 8)
+    assert {what: done for what, done, _ in told} == {
+        "opi, T=2,4,8 (1 of 4)": 24,
+        "mmse, T=2 (2 of 4)": 30,
+        "mmse, T=4 (3 of 4)": 42,
+        "mmse, T=8 (4 of 4)": total,
+    }
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {given for _, _, given in told} == {total}
+
+
+def test_no_timesteps():
+    with pytest.raises(DataError, match="no time-steps"):
+        compared(times=[])
+
+
+def test_what_depends_on_timesteps():
+    plain = Recipe("plain", "", "", Statistic("max"))
+    assert not depends_on_timesteps(plain)
+    assert depends_on_timesteps(dataclasses.replace(plain, correct=True))
+    assert depends_on_timesteps(dataclasses.replace(plain, threshold=Statistic("mmse", 16)))
+
+
+def test_curves_of_many_recipes_look_different(monkeypatch):
+    from onnx2snn import plot
+
+    drawn = []
+    monkeypatch.setattr(plot, "_write", lambda figure, path: drawn.append(figure))
+    curves = {f"recipe {n}": [10.0 + n, None, 93.0 + n / 30] for n in range(22)}
+    comparison_plot(Path("plot.png"), [4, 8, 16], curves, 94.0, "title", "accuracy (%)")
+    (axes,) = drawn[0].axes
+    lines = axes.get_lines()[1:]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 22
+    # The last points are inside, and a curve a point below the ANN is not pressed against it.
+    low, high = axes.get_ylim()
+    assert low < 10 < 93.7 < high
+    bottom, below, ann = axes.transAxes.inverted().transform(
+        axes.transData.transform([(4, 10), (4, 93), (4, 94)])
+    )[:, 1]
+    assert 0 < bottom < below < ann - 0.1 < 1
+
+
+OPTIONS = ("net.onnx", "--calibration", "calibration.npz", "--data", "test.npz", "-T", "4,2,4")
+
+
+def invoke(*words, code=0):
+    result = CliRunner().invoke(main, ["compare", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_command():
+    result = invoke(*OPTIONS, "--plot", "plot.png")
+    for recipe in RECIPES:
+        assert recipe.name in result.stdout
+    assert "Accuracy in percent, 40 samples" in result.stdout
+    count = 2 * len(RECIPES)
+    assert f"{count} results are in net.compare.json, 0 of them from before." in result.stdout
+    assert Path("plot.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{count} of them from before" in invoke(*OPTIONS).stdout
+    assert "onnx2snn compare" in invoke("--help").output
+
+
+def test_command_json():
+    result = invoke(*OPTIONS, "--recipes", "best, opi,best", "--json", "--state", "here.json")
+    assert result.stderr == ""
+    report = json.loads(result.stdout)
+    assert (report["samples"], report["timesteps"], report["kind"]) == (40, [2, 4], "accuracy")
+    assert [row["name"] for row in report["recipes"]] == ["best", "opi"]
+    assert report["recipes"][0]["failures"] == []
+    assert [row["timesteps"] for row in report["recipes"][0]["snn"]] == [2, 4]
+    assert set(report["recipes"][0]["snn"][0]) == {
+        "timesteps", "accuracy", "agreement", "firing_rate", "sops",
+    }  # fmt: skip
+    assert (report["state"], report["reused"]) == ("here.json", 0)
+    assert Path("here.json").exists()
+    assert not Path("net.compare.json").exists()
+
+
+def test_command_without_calibration():
+    result = invoke("net.onnx", "--data", "test.npz", "-T", "2", "--plot", "plot.png", code=1)
+    assert "threshold-balancing" in result.stdout
+    assert "--calibration" in result.stdout
+    assert not Path("plot.png").exists()
+    report = invoke("net.onnx", "--data", "test.npz", "-T", "2", "--json", code=1)
+    assert all(row["failures"][0]["timesteps"] == 2 for row in json.loads(report.stdout)["recipes"])
+
+
+def test_numbers_of_samples():
+    invoke(*OPTIONS, "--recipes", "opi", "--samples", "5", "--calibration-samples", "9")
+    (entry, _) = json.loads(Path("net.compare.json").read_bytes())["results"].values()
+    assert (entry["made_from"]["samples"], entry["made_from"]["calibration_samples"]) == (5, 9)
+
+
+def test_what_the_command_refuses():
+    Path("bad.json").write_text("precious")
+    for words, message in (
+        (["--recipes", "opi,bestest"], "no recipe 'bestest', only"),
+        (["--state", "net.onnx"], "is an input too"),
+        (["--state", "no/state.json"], "does not exist"),
+        (["--state", "bad.json"], "--state FILE"),
+        (["--plot", "plot.txt"], "use one of"),
+        (["--plot", "state.png", "--state", "state.png"], "is the state file too"),
+    ):
+        assert message in invoke(*OPTIONS, *words, code=1).output
+    assert Path("bad.json").read_text() == "precious"
+    assert "no such file" in invoke("none.onnx", *OPTIONS[1:], code=1).output.lower()
+    assert {path.suffix for path in Path().iterdir()} == {".onnx", ".npz", ".json"}
