@@ -1,4 +1,4 @@
-"""The command line: ``onnx2snn check | convert | run | evaluate | inspect | demo``."""
+"""The command line: ``onnx2snn check | convert | run | evaluate | diagnose | inspect | demo``."""
 
 import io
 import json
@@ -17,6 +17,7 @@ from onnx2snn.runtime.coding import Coding
 
 from . import tables
 from .calibration import no_progress
+from .cli_diagnose import diagnose
 from .data import Data, open_data
 from .options import (
     DATA,
@@ -45,6 +46,9 @@ from .version import __version__
 @click.version_option(__version__, prog_name="onnx2snn")
 def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
+
+
+main.add_command(diagnose)
 
 
 def _print_json(value: Any) -> None:
