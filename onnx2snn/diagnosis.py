@@ -92,10 +92,12 @@ def diagnose(
     """Say for each layer of neurons what its error is in T time-steps, and of what kind.
 
     The layers come with the largest ``own_error`` first: an error that a layer only inherits
-    is not its fault, so the first of them is the one to improve. The ANN is brought to the form
-    in which it was converted; where its max-pools became average-pools, its activations are
-    those behind average-pools, since ``convert`` says what that change cost. Memory is that
-    of one batch: a handful of arrays for each layer.
+    is not its fault, so the first of them is the one to improve. (A current that corrects
+    biases is part of a layer's input: what it mends shows in ``total_error``.)
+
+    The ANN is brought to the form in which it was converted; where its max-pools became
+    average-pools, its activations are those behind average-pools, since ``convert`` says what
+    that change cost. Memory is that of one batch: a handful of arrays for each layer.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
     neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit.
