@@ -25,6 +25,7 @@ from onnx2snn.runtime import ReadOut, SpikingResult, SpikingSession
 from .checking import Agreement
 from .conversion import Conversion, NeuronReport, convert
 from .data import Data, from_arrays, open_data
+from .diagnosis import LayerDiagnosis, diagnose
 from .evaluation import evaluate
 from .readiness import NodeReport, Readiness, check
 from .statistics import Statistic, parse_statistic
@@ -35,6 +36,7 @@ __all__ = [
     "Conversion",
     "Data",
     "DataError",
+    "LayerDiagnosis",
     "MissingThresholdError",
     "ModelError",
     "NeuronReport",
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "check",
     "convert",
+    "diagnose",
     "evaluate",
     "from_arrays",
     "open_data",

@@ -1,4 +1,4 @@
-"""The command line: ``onnx2snn check | convert | run | evaluate | compare | inspect | demo``."""
+"""The command line; ``compare`` and ``diagnose`` are in files of their own."""
 
 import io
 import json
@@ -18,6 +18,7 @@ from onnx2snn.runtime.coding import Coding
 from . import tables
 from .calibration import no_progress
 from .cli_compare import compare
+from .cli_diagnose import diagnose
 from .data import Data, open_data
 from .options import (
     DATA,
@@ -49,6 +50,7 @@ def main() -> None:
 
 
 main.add_command(compare)
+main.add_command(diagnose)
 
 
 def _print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Accuracy over time-steps, drawn with matplotlib (extra ``[plot]``)."""
+"""Accuracy over time-steps and errors by layer, drawn with matplotlib (extra ``[plot]``)."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,9 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.files import write_bytes
+
+from .diagnosis import LayerDiagnosis
+from .tables import printable
 
 
 def pyplot() -> Any:
@@ -56,7 +59,7 @@ def accuracy_plot(
     axes.set(xlabel="time-steps T", ylabel=what, title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if len(curves) == 1 else "best")
-    _write(figure, path)
+    _save(figure, path)
 
 
 def comparison_plot(
@@ -94,7 +97,7 @@ def comparison_plot(
     axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN", title=title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
-    _write(figure, path)
+    _save(figure, path)
 
 
 # The colours of Okabe and Ito, which the colour-blind can tell apart, without the yellow.
@@ -127,7 +130,43 @@ def _time_axis(axes: Any, times: Sequence[int]) -> None:
     axes.minorticks_off()
 
 
-def _write(figure: Any, path: Path) -> None:
+LONGEST_NAME = 40
+"""Characters of a layer's name in a plot; of a longer one, the end is shown."""
+
+
+def diagnosis_plot(path: Path, layers: Sequence[LayerDiagnosis], title: str) -> None:
+    """Draw each layer's errors as bars, the network's first layer at the top.
+
+    The file is written whole or not at all; raises ``OutputError`` if it cannot be.
+    """
+    plt = pyplot()
+    ordered = sorted(layers, key=lambda layer: layer.place)
+    height = 1.6 + 0.42 * len(ordered)
+    figure, axes = plt.subplots(figsize=(8.0, height), dpi=150, layout="constrained")
+    kinds = {"clipping": "#0072b2", "quantisation": "#e69f00", "unevenness": "#cc3311"}
+    for number, (kind, color) in enumerate(kinds.items()):
+        places = [layer.place + 0.26 * (number - 1) for layer in ordered]
+        values = [getattr(layer, kind) for layer in ordered]
+        axes.barh(places, values, 0.26, color=color, label=kind)
+    places = [layer.place for layer in ordered]
+    for kind, marker, color in (("total", "d", "silver"), ("own", "|", "black")):
+        values = [getattr(layer, f"{kind}_error") for layer in ordered]
+        axes.scatter(values, places, s=60, c=color, marker=marker, label=f"{kind} error", zorder=3)
+    axes.set_yticks(places, [_label(layer) for layer in ordered], parse_math=False)
+    axes.set_ylim(len(ordered) + 0.6, 0.4)
+    axes.set_xlim(left=0)
+    axes.set(xlabel="RMS error (% of the RMS of the activations)", title=title)
+    axes.grid(alpha=0.3, axis="x")
+    figure.legend(ncols=5, loc="outside lower center")
+    _save(figure, path)
+
+
+def _label(layer: LayerDiagnosis) -> str:
+    name = printable(layer.name)
+    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
+
+
+def _save(figure: Any, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix.removeprefix(".").lower())
     pyplot().close(figure)

@@ -24,6 +24,7 @@ from onnx2snn.runtime.plan import Neuron
 from .checking import Agreement
 from .comparison import Comparison, Report
 from .conversion import Conversion, NeuronReport
+from .diagnosis import LayerDiagnosis
 from .network import EXACT, TOGETHER
 from .readiness import NodeReport
 from .recipes import Recipe
@@ -256,6 +257,38 @@ def rates_table(rates: dict[str, float]) -> Table:
     table = _table("Firing rates", "layer", ">spikes per neuron and time-step")
     for name, rate in rates.items():
         table.add_row(_name(name), f"{rate:.4f}")
+    return table
+
+
+def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
+    """The errors of each layer of neurons; the largest part of its own error is bold."""
+    table = _table(
+        f"Errors of the layers, {what}",
+        ">#", "layer", ">neurons", ">own %", ">clip", ">quant.", ">uneven", ">total %",
+        ">rate", ">silent %", ">sat. %", ">corr.",
+    )  # fmt: skip
+    # Names of layers tend to differ at their ends.
+    table.columns[1].overflow = "fold"
+    for layer in layers:
+        parts = (layer.clipping, layer.quantisation, layer.unevenness)
+        table.add_row(
+            str(layer.place),
+            _name(layer.name),
+            str(layer.neurons),
+            f"{layer.own_error:.1f}",
+            *(Text(f"{part:.1f}", "bold" if part == max(parts) > 0 else "") for part in parts),
+            f"{layer.total_error:.1f}",
+            f"{layer.firing_rate:.4f}",
+            f"{layer.silent:.1f}",
+            f"{layer.saturated:.1f}",
+            "-" if layer.correlation is None else f"{layer.correlation:.4f}",
+        )
+    table.caption = (
+        "own: clipping + quantisation + unevenness, of this layer alone; total: with what it "
+        "inherits.\nErrors: root mean squares, in % of that of the activations. #: place in the "
+        "network."
+    )
+    table.caption_justify = "left"
     return table
 
 

@@ -1,0 +1,114 @@
+"""``onnx2snn diagnose``: where the conversion error is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from onnx2snn.graph_passes.files import read_model
+
+from . import tables
+from .calibration import no_progress
+from .data import open_data
+from .options import (
+    DATA,
+    batch_option,
+    chosen_providers,
+    device_option,
+    examples,
+    json_option,
+    model_argument,
+    reports_errors,
+    require_output,
+    root_option,
+    samples_option,
+)
+
+OTHER_FILE = (
+    "this ANN's file is not the one that the network was made from, by its SHA-256: what is "
+    "said against the ANN holds if it computes the same"
+)
+
+
+@examples(
+    "  onnx2snn diagnose snn.onnx --ann ann.onnx --data test.npz -T 16\n"
+    "  onnx2snn diagnose snn.onnx --ann ann.onnx --data fashion-mnist --samples 500 -T 8 \\\n"
+    "      --plot layers.png"
+)
+@click.command()
+@model_argument
+@click.option(
+    "--ann", type=click.Path(path_type=Path), required=True, help="The ANN it was made from."
+)
+@click.option("--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}.")
+@click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw each layer's errors.")
+@root_option
+@samples_option
+@batch_option
+@device_option
+@json_option
+@reports_errors
+def diagnose(
+    model: Path,
+    ann: Path,
+    source: str,
+    timesteps: int,
+    plot: Path | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say which layers of the spiking network in MODEL err, and how.
+
+    A layer's own error is that of its spikes against what the ANN's activation makes of the
+    layer's mean input, so errors of earlier layers do not count. It is the sum of three:
+    clipping, what exceeds V_th (cure: a higher threshold); quantisation, what T steps of V_th
+    cannot express (more time-steps, or a lower threshold); unevenness, spikes too many or too
+    few since input comes irregularly (more time-steps). The total error is that against the
+    ANN's activations, with what earlier layers caused.
+
+    Errors are root mean squares in percent of the root mean square of the activations.
+    """
+    from .diagnosis import diagnose as diagnose_model
+    from .diagnosis import is_source
+
+    require_output(plot, model, source, ann)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
+    snn = read_model(model)
+    same = is_source(snn, ann)
+    data = open_data(source, data_root, samples=samples, labels=False)
+    layers = diagnose_model(
+        snn,
+        ann,
+        data,
+        timesteps,
+        batch_size=batch_size,
+        providers=chosen_providers(device),
+        track=no_progress if as_json else tables.track,
+    )
+    if plot is not None:
+        from .plot import diagnosis_plot
+
+        diagnosis_plot(plot, layers, f"{data.name}, {data.samples} samples, T={timesteps}")
+    if as_json:
+        report = {
+            "samples": data.samples,
+            "timesteps": timesteps,
+            "same_file": same,
+            "layers": [dataclasses.asdict(layer) for layer in layers],
+        }
+        click.echo(json.dumps(report))
+        return
+    console = tables.console()
+    console.print(tables.diagnosis_table(layers, f"{data.samples} samples, T={timesteps}"))
+    if not same:
+        console.print(f"Note: {OTHER_FILE}.", style="yellow", markup=False)
+    if plot is not None:
+        console.print(f"Drew {plot}.", markup=False)

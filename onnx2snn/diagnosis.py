@@ -1,0 +1,379 @@
+"""``diagnose``: the error of each layer of neurons, and what it consists of.
+
+With T time-steps, the threshold V_th and the potential v(0) of a layer, let
+
+    z(t)    be the current into a neuron at time-step t, as the spiking network computes it
+    zbar    its mean over the T time-steps
+    phi     V_th times the number of spikes over T: what the neuron emits, on average
+    a       what the ANN's own activation makes of zbar: ReLU(zbar), or Clip(zbar, 0, theta)
+            where the ANN has a clip
+
+phi and a are made of the same input, so the errors of earlier layers do not count in phi - a.
+It splits exactly into three (after Bu et al., ICLR 2022, "Optimal ANN-SNN conversion"):
+
+    clipping       clip(zbar, 0, V_th) - a
+    quantisation   V_th q / T - clip(zbar, 0, V_th), with
+                   q = clip(ceil((T zbar + v(0)) / V_th) - 1, 0, T)
+    unevenness     phi - V_th q / T
+
+q is the number of spikes that a neuron emits if its current is zbar at each time-step. It is
+floor((T zbar + v(0)) / V_th) but at ties, since a neuron fires above V_th and not at it.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes import DataError, ModelError, infer_shapes, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.io import to_graph, to_parts
+from onnx2snn.graph_passes.neurons import initial_potential_of, state_names, stateful_nodes
+from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.session import as_input, by_input_name
+
+from .calibration import Running, Track, no_progress, watch
+from .conversion import digest_of, read_any
+from .data import Data, Inputs
+from .network import Network
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+
+NOT_THE_ANN = "the ANN is not the one that this network was made from"
+
+
+@dataclass(frozen=True)
+class LayerDiagnosis:
+    """The errors of one layer of neurons, over all its neurons and all samples.
+
+    ``place``: its position in the network, from 1. ``neurons``: how many a sample has.
+    ``clipping``, ``quantisation``, ``unevenness`` and their sum ``own_error`` = phi - a, as
+    this module defines them: root mean squares in percent of that of a. (So the three do not
+    add up; the errors themselves do.) ``total_error``: that of phi against the activations in
+    the ANN, errors of earlier layers included, in percent of their root mean square. Where all
+    activations are 0, the percentages are of V_th. ``firing_rate``: spikes per neuron and
+    time-step. ``silent`` and ``saturated``: percent of the neurons without a spike, and with
+    one at every time-step. ``correlation``: Pearson's, of phi and the activations in the ANN;
+    None where one of them does not vary.
+    """
+
+    place: int
+    name: str
+    neurons: int
+    clipping: float
+    quantisation: float
+    unevenness: float
+    own_error: float
+    total_error: float
+    firing_rate: float
+    silent: float
+    saturated: float
+    correlation: float | None
+
+
+def diagnose(
+    snn: Model,
+    ann: Model,
+    data: Data,
+    timesteps: int,
+    *,
+    batch_size: int = 100,
+    providers: Providers = None,
+    track: Track = no_progress,
+) -> list[LayerDiagnosis]:
+    """Say for each layer of neurons what its error is in T time-steps, and of what kind.
+
+    The layers come with the largest ``own_error`` first: an error that a layer only inherits
+    is not its fault, so the first of them is the one to improve. (A current that corrects
+    biases is part of a layer's input: what it mends shows in ``total_error``.)
+
+    The ANN is brought to the form in which it was converted; where its max-pools became
+    average-pools, its activations are those behind average-pools, since ``convert`` says what
+    that change cost. Memory is that of one batch: a handful of arrays for each layer.
+
+    Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
+    neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit.
+    """
+    if timesteps < 1:
+        raise DataError(f"time-steps must be positive, not {timesteps}")
+    parts = read_any(snn)
+    graph = to_graph(parts)
+    tidy(graph)
+    infer_shapes(graph)
+    if not neuron_nodes(graph):
+        raise ModelError(
+            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
+        )
+    network = _converted_form(ann, _recipe(parts))
+    activations = _counterparts(graph, network.graph, _recipe(parts))
+    layers = _layers(graph, _bounds(network.graph), timesteps)
+    simulation = Simulation(graph, timesteps, providers)
+    running = Running(batch_size, providers, track)
+    # The batches of both are the same; one of them shows progress.
+    watched = watch(network.current, activations, data, Running(batch_size, providers))
+    for (x, _), values in zip(running.batches(data, "diagnosing"), watched, strict=True):
+        for layer, sums in zip(layers, simulation.run(x), strict=True):
+            layer.add(sums, values[layer.name])
+    found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
+    return sorted(found, key=lambda layer: layer.own_error, reverse=True)
+
+
+def is_source(snn: Model, ann: Model) -> bool:
+    """Whether an SNN says that it was made from just this ANN, by the digest that it holds.
+
+    An ANN that was saved anew has another digest, although it may compute the same.
+    """
+    return _metadata(read_any(snn)).get("onnx2snn.source_sha256") == digest_of(ann)
+
+
+def _metadata(parts: ModelParts) -> dict[str, str]:
+    return {entry.key: entry.value for entry in parts.structure.metadata_props}
+
+
+def _recipe(parts: ModelParts) -> dict[str, Any]:
+    """How an SNN was made, as ``convert`` wrote it; raises ``ModelError`` if it is not said."""
+    try:
+        recipe = json.loads(_metadata(parts).get("onnx2snn.recipe", ""))
+    except ValueError:
+        recipe = None
+    if not isinstance(recipe, dict) or recipe.get("maxpool") not in get_args(MaxPool):
+        raise ModelError(
+            "the spiking network does not say how it was made, so its neurons cannot be matched "
+            "with the ANN's activations: convert the ANN again"
+        )
+    return recipe
+
+
+def _converted_form(ann: Model, recipe: Mapping[str, Any]) -> Network:
+    """An ANN in the form in which its activations became neurons, before they were clipped."""
+    network = Network(lambda: read_any(ann), None, recipe["maxpool"], Running())
+    network.rewrite_exactly()
+    network.replace_pools()
+    return network
+
+
+def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The tensor of the ANN that each neuron stands for, by the neuron's name."""
+    there = {tensor.name for node in ann.nodes for tensor in node.outputs}
+    found = {node.name: node.outputs[0].name for node in neuron_nodes(snn)}
+    missing = [name for name, tensor in found.items() if tensor not in there]
+    if missing and recipe.get("approximate") is not None:
+        raise ModelError(
+            f"'{missing[0]}' and {len(missing) - 1} other neurons stand in for approximated "
+            "activations (--approximate), and so for no activation of the ANN alone"
+        )
+    if missing:
+        raise ModelError(f"{NOT_THE_ANN}: it has no activation for the neuron '{missing[0]}'")
+    return found
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One layer over T time-steps, each [N, ...].
+
+    ``current``: the sum of the input currents; ``potential``: that of what was emitted, both
+    float64; ``fired``: whether anything was.
+    """
+
+    current: np.ndarray
+    potential: np.ndarray
+    fired: np.ndarray
+
+
+class Simulation:
+    """Runs an SNN over T time-steps and adds up what its neurons take in and emit.
+
+    graph: the SNN, which is changed: what its neurons take in and emit become its outputs.
+    """
+
+    def __init__(self, graph: gs.Graph, timesteps: int, providers: Providers) -> None:
+        self._timesteps = timesteps
+        self._states = dict(state_names(node.name) for node in stateful_nodes(graph))
+        self._inputs = [tensor for tensor in graph.inputs if tensor.name not in self._states]
+        editor = Editor(graph)
+        watched = [
+            # A copy: the tensor itself may be an input, or an output already.
+            editor.node("Identity", f"watched/{tensor.name}", [tensor], like=tensor)
+            for node in neuron_nodes(graph)
+            for tensor in (node.inputs[0], node.outputs[0])
+        ]
+        states = [node.outputs[-1] for node in stateful_nodes(graph)]
+        graph.outputs = [*states, *watched]
+        self._session = create_session(to_parts(graph), resolve_providers(providers))
+
+    def run(self, x: Inputs) -> list[Sums]:
+        """The sums of each layer, in graph order; ``DataError`` if x does not fit."""
+        given = by_input_name(x, [tensor.name for tensor in self._inputs], "the network")
+        feed = {
+            t.name: as_input(given[t.name], tuple(t.shape), np.dtype(t.dtype), name=t.name)
+            for t in self._inputs
+        }
+        held: dict[str, np.ndarray] = {}
+        sums: list[Sums] = []
+        for _ in range(self._timesteps):
+            # Without states in the first time-step, each is at its default, v(0).
+            values = run_session(self._session, None, feed | held)
+            held = dict(zip(self._states, values, strict=False))
+            pairs = list(_pairs(values[len(self._states) :]))
+            if not sums:
+                sums = [_no_sums(emitted.shape) for _, emitted in pairs]
+            for total, (current, emitted) in zip(sums, pairs, strict=True):
+                np.add(total.current, current, out=total.current)
+                np.add(total.potential, emitted, out=total.potential)
+                np.logical_or(total.fired, emitted, out=total.fired)
+        return sums
+
+
+def _no_sums(shape: tuple[int, ...]) -> Sums:
+    return Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool))
+
+
+def _pairs(values: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return zip(values[::2], values[1::2], strict=True)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The activations a of the mean currents, and the errors of phi against them: [N, ...]."""
+
+    activation: np.ndarray
+    clipping: np.ndarray
+    quantisation: np.ndarray
+    unevenness: np.ndarray
+
+
+def split(
+    sums: Sums,
+    threshold: np.ndarray,
+    start: np.ndarray,
+    bound: np.ndarray,
+    timesteps: int,
+) -> Split:
+    """Split phi - a, as this module defines it, into its three parts.
+
+    threshold, start and bound: V_th, v(0), and theta of the ANN's own clip (infinity if it has
+    none), in the unit of the current; they broadcast against the sums, and are float64.
+    """
+    mean = sums.current / timesteps
+    activation = np.minimum(np.maximum(mean, 0), bound)
+    clipped = np.clip(mean, 0, threshold)
+    even = np.clip(np.ceil((sums.current + start) / threshold) - 1, 0, timesteps)
+    quantised = even * threshold / timesteps
+    return Split(
+        activation,
+        clipped - activation,
+        quantised - clipped,
+        sums.potential / timesteps - quantised,
+    )
+
+
+@dataclass
+class _Layer:
+    """A layer's parameters, and the sums over neurons and samples that its figures need."""
+
+    name: str
+    threshold: np.ndarray
+    start: np.ndarray
+    bound: np.ndarray
+    timesteps: int
+    samples: int = 0
+    values: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sums: Sums, reference: np.ndarray) -> None:
+        """Take in one batch. reference: the ANN's activations [N, ...]."""
+        if reference.shape != sums.potential.shape:
+            raise ModelError(
+                f"{NOT_THE_ANN}: at the neuron '{self.name}' its activations have the shape "
+                f"{list(reference.shape)}, those of the network {list(sums.potential.shape)}"
+            )
+        parts = split(sums, self.threshold, self.start, self.bound, self.timesteps)
+        wanted = reference.astype(np.float64)
+        phi = sums.potential / self.timesteps
+        rate = phi / self.threshold
+        added = {
+            "activation": _squares(parts.activation),
+            "clipping": _squares(parts.clipping),
+            "quantisation": _squares(parts.quantisation),
+            "unevenness": _squares(parts.unevenness),
+            "own": _squares(phi - parts.activation),
+            "total": _squares(phi - wanted),
+            "threshold": _squares(np.broadcast_to(self.threshold, phi.shape)),
+            "rate": float(rate.sum()),
+            "silent": float(np.count_nonzero(~sums.fired)),
+            "saturated": float(np.count_nonzero(rate >= 1)),
+            "x": float(phi.sum()),
+            "y": float(wanted.sum()),
+            "xx": _squares(phi),
+            "yy": _squares(wanted),
+            "xy": float((phi * wanted).sum()),
+        }
+        self.samples += len(phi)
+        self.values += phi.size
+        self.totals = {name: self.totals.get(name, 0.0) + value for name, value in added.items()}
+
+    def result(self, place: int) -> LayerDiagnosis:
+        """What was found in all batches."""
+        totals = self.totals
+        own_unit = totals["activation"] or totals["threshold"]
+        unit = totals["yy"] or totals["threshold"]
+
+        def percent(name: str) -> float:
+            return 100 * float(np.sqrt(totals[name] / own_unit))
+
+        return LayerDiagnosis(
+            place=place,
+            name=self.name,
+            neurons=self.values // self.samples,
+            clipping=percent("clipping"),
+            quantisation=percent("quantisation"),
+            unevenness=percent("unevenness"),
+            own_error=percent("own"),
+            total_error=100 * float(np.sqrt(totals["total"] / unit)),
+            firing_rate=totals["rate"] / self.values,
+            silent=100 * totals["silent"] / self.values,
+            saturated=100 * totals["saturated"] / self.values,
+            correlation=_correlation(totals, self.values),
+        )
+
+
+def _bounds(ann: gs.Graph) -> dict[str, np.ndarray]:
+    """The bound theta of each of the ANN's clips, by the tensor that the clip makes."""
+    bounds = bounded_activations(ann)
+    return {n.outputs[0].name: bounds[n.name] for n in ann.nodes if n.name in bounds}
+
+
+def _layers(graph: gs.Graph, bounds: Mapping[str, np.ndarray], timesteps: int) -> list[_Layer]:
+    """The layers of an SNN, their bounds those of the ANN's tensors of the same name."""
+    return [
+        _Layer(
+            node.name,
+            threshold_of(node).astype(np.float64),
+            initial_potential_of(node).astype(np.float64),
+            np.asarray(bounds.get(node.outputs[0].name, np.inf), np.float64),
+            timesteps,
+        )
+        for node in neuron_nodes(graph)
+    ]
+
+
+def _squares(values: np.ndarray) -> float:
+    return float(np.square(values).sum())
+
+
+def _correlation(totals: Mapping[str, float], count: int) -> float | None:
+    """Pearson's correlation from sums; None where a variance is 0, up to rounding."""
+    x, y = totals["x"], totals["y"]
+    spread_x, spread_y = count * totals["xx"] - x * x, count * totals["yy"] - y * y
+    if spread_x <= 1e-12 * count * totals["xx"] or spread_y <= 1e-12 * count * totals["yy"]:
+        return None
+    value = (count * totals["xy"] - x * y) / np.sqrt(spread_x * spread_y)
+    return float(np.clip(value, -1, 1))

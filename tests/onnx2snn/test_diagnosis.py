@@ -1,0 +1,296 @@
+"""``diagnose``: each layer's errors, by hand, on exact networks, and on the command line."""
+
+import json
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx_text import model
+
+from onnx2snn import (
+    DataError,
+    LayerDiagnosis,
+    ModelError,
+    SpikingSession,
+    Statistic,
+    convert,
+    diagnose,
+    from_arrays,
+    write_model,
+)
+from onnx2snn.cli import main
+from onnx2snn.diagnosis import Simulation, is_source, split
+from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
+from onnx2snn.graph_passes.neurons import initial_potential_of
+from onnx2snn.plot import diagnosis_plot
+
+RNG = np.random.default_rng(0)
+
+TWO_LAYERS = (
+    "net (float[N, 2] x) => (float[N, 1] y) "
+    "{ a = MatMul(x, w) p = Relu(a) b = MatMul(p, u) q = Relu(b) y = MatMul(q, v) }"
+)
+TWO_LAYERS_WEIGHTS = {
+    "w": np.eye(2, dtype=np.float32),
+    "u": np.float32([[4], [-1]]),
+    "v": np.float32([[1]]),
+}
+# The largest activation of either layer is 1, and so is its V_th.
+CALIBRATION = from_arrays(np.float32([[0.25, 0], [0, 1]]))
+X = np.float32([[1.5, 0.125], [0.75, 0.5], [0.15625, 0]])
+
+CLIPPED = (
+    "net (float[N, 2] x) => (float[N, 2] y) "
+    "{ a = MatMul(x, w) p = Clip(a, zero, one) y = MatMul(p, w) }"
+)
+CLIPPED_WEIGHTS = {"w": np.eye(2, dtype=np.float32), "zero": np.float32(0), "one": np.float32(1)}
+
+POOLED = (
+    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) "
+    "{ c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) d = Conv<pads = [1, 1, 1, 1]>(p, u) "
+    "e = Add(d, p) q = Relu(e) g = GlobalAveragePool(q) f = Flatten(g) y = Gemm(f, v) }"
+)
+POOLED_WEIGHTS = {
+    "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
+    "u": RNG.normal(size=(4, 4, 3, 3)).astype(np.float32) / 3,
+    "v": RNG.normal(size=(4, 3)).astype(np.float32),
+}
+IMAGES = from_arrays(RNG.normal(size=(32, 2, 8, 8)).astype(np.float32))
+
+
+def rms_percent(values, unit):
+    return 100 * np.sqrt(np.mean(np.square(values)) / np.mean(np.square(unit)))
+
+
+def two_layers():
+    ann = model(TWO_LAYERS, TWO_LAYERS_WEIGHTS)
+    return ann, convert(ann, calibration=CALIBRATION, threshold=Statistic("max")).model
+
+
+def by_name(layers):
+    return {layer.name: layer for layer in layers}
+
+
+def test_errors_by_hand():
+    ann, snn = two_layers()
+    layers = diagnose(snn, ann, from_arrays(X), 4)
+    # Neurons of the first layer get a constant current. 1.5 is above V_th; 0.125 ends just at
+    # V_th, where a neuron does not fire; 0.75 fires at t = 1, 3 and 4, 0.5 at 2 and 4, 0.15625
+    # at 4, which counts as 0.25.
+    p = by_name(layers)["p"]
+    a = [1.5, 0.125, 0.75, 0.5, 0.15625, 0]
+    assert p.clipping == pytest.approx(rms_percent([-0.5, 0, 0, 0, 0, 0], a))
+    assert p.quantisation == pytest.approx(rms_percent([0, -0.125, 0, 0, 0.09375, 0], a))
+    assert p.unevenness == 0
+    assert p.own_error == p.total_error
+    assert p.own_error == pytest.approx(rms_percent([-0.5, -0.125, 0, 0, 0.09375, 0], a))
+    assert (p.place, p.neurons) == (1, 2)
+    assert p.firing_rate == pytest.approx(10 / 24)
+    assert p.silent == pytest.approx(100 * 2 / 6)
+    assert p.saturated == pytest.approx(100 / 6)
+    assert p.correlation == pytest.approx(np.corrcoef([1, 0, 0.75, 0.5, 0.25, 0], a)[0, 1])
+    # The second gets 4, 4, 4, 4; 4, -1, 4, 3; and 0, 0, 0, 4, of which it can emit but one
+    # spike, where 1, 1, 1, 1 would give four.
+    q = by_name(layers)["q"]
+    a, emitted, wanted = [4, 2.5, 1], [1, 1, 0.25], [5.875, 2.5, 0.625]
+    assert q.clipping == pytest.approx(rms_percent([-3, -1.5, 0], a))
+    assert q.quantisation == 0
+    assert q.unevenness == pytest.approx(rms_percent([0, 0, -0.75], a))
+    assert q.own_error == pytest.approx(rms_percent([-3, -1.5, -0.75], a))
+    assert q.total_error == pytest.approx(rms_percent(np.subtract(emitted, wanted), wanted))
+    assert (q.place, q.neurons) == (2, 1)
+    assert q.firing_rate == pytest.approx(9 / 12)
+    assert (q.silent, q.saturated) == (0, pytest.approx(200 / 3))
+    assert q.correlation == pytest.approx(np.corrcoef(emitted, wanted)[0, 1])
+    assert [layer.name for layer in layers] == ["q", "p"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sums_are_those_of_the_equations_and_the_split_is_exact(seed):
+    network = dyadic.finish(seed)
+    ann = dyadic.to_onnx(network)
+    snn = convert(ann, v_init=0.5).model
+    x, timesteps = dyadic.images(network, 3), 8
+    graph = to_graph(snn)
+    infer_shapes(graph)
+    nodes = neuron_nodes(graph)
+    clips = {layer.output: layer for layer in network.clips}
+    _, spikes = dyadic.simulate(network, x, timesteps)
+    potentials = SpikingSession(snn).run(x, timesteps).readouts[timesteps].potential_sums
+    found = Simulation(graph, timesteps, None).run(x)
+    for node, sums in zip(nodes, found, strict=True):
+        clip = clips[node.outputs[0].name]
+        current, _ = dyadic.simulate(network, x, timesteps, stop=clip.inputs[0])
+        np.testing.assert_array_equal(sums.current, current)
+        np.testing.assert_array_equal(sums.potential, potentials[node.name])
+        np.testing.assert_array_equal(sums.fired, spikes[clip.output] > 0)
+        threshold = threshold_of(node).astype(np.float64)
+        start = initial_potential_of(node).astype(np.float64)
+        parts = split(sums, threshold, start, np.float64(np.inf), timesteps)
+        np.testing.assert_array_equal(parts.activation, np.maximum(current / timesteps, 0))
+        np.testing.assert_array_equal(
+            parts.clipping + parts.quantisation + parts.unevenness,
+            sums.potential / timesteps - parts.activation,
+        )
+    # A neuron under a constant current, as in the first layer, fires as evenly as can be.
+    (first,) = [layer for layer in diagnose(snn, ann, from_arrays(x), 8) if layer.place == 1]
+    assert first.unevenness == 0
+
+
+def test_a_perfect_layer_has_no_error():
+    ann = model(CLIPPED, CLIPPED_WEIGHTS)
+    # What the ANN clips too is no error.
+    data = from_arrays(np.float32([[0.25, 0.5], [-2, 0.75], [1.5, 0]]))
+    (layer,) = diagnose(convert(ann).model, ann, data, 4)
+    assert (layer.clipping, layer.quantisation, layer.unevenness) == (0, 0, 0)
+    assert (layer.own_error, layer.total_error) == (0, 0)
+    assert layer.correlation == pytest.approx(1)
+
+
+def test_a_threshold_below_the_bound_of_the_clip_clips():
+    ann = model(CLIPPED, CLIPPED_WEIGHTS)
+    data = from_arrays(np.float32([[0.25, 0.5]]))
+    snn = convert(ann, calibration=data, threshold=Statistic("max"), recalibrate=True).model
+    (layer,) = diagnose(snn, ann, from_arrays(np.float32([[0.5, 3]])), 4)
+    assert layer.clipping == pytest.approx(rms_percent([0, -0.5], [0.5, 1]))
+    assert layer.own_error == layer.clipping
+
+
+def test_a_layer_that_is_never_active():
+    ann = model(CLIPPED, CLIPPED_WEIGHTS)
+    (layer,) = diagnose(convert(ann).model, ann, from_arrays(np.float32([[-1, 0], [0, -3]])), 4)
+    assert (layer.own_error, layer.total_error, layer.firing_rate) == (0, 0, 0)
+    assert (layer.silent, layer.saturated, layer.correlation) == (100, 0, None)
+
+
+@pytest.mark.parametrize("maxpool", ["average", "exact", "keep"])
+@pytest.mark.parametrize("recipe", ["opi", "mmse", "best"])
+def test_every_recipe_and_pooling(recipe, maxpool):
+    ann = model(POOLED, POOLED_WEIGHTS)
+    snn = convert(ann, calibration=IMAGES, recipe=recipe, maxpool=maxpool, timesteps=8).model
+    layers = diagnose(snn, ann, IMAGES, 8, batch_size=7)
+    assert sorted((layer.place, layer.name) for layer in layers) == [(1, "r"), (2, "q")]
+    assert layers[0].own_error >= layers[1].own_error > 0
+    together = diagnose(snn, ann, IMAGES, 8)
+    assert by_name(together)["q"].own_error == pytest.approx(by_name(layers)["q"].own_error)
+    first = by_name(layers)["r"]
+    assert first.unevenness == 0
+    if recipe != "best":
+        # Its input is that in the ANN.
+        assert first.own_error == pytest.approx(first.total_error, rel=1e-4)
+    assert first.correlation > 0.9
+
+
+def test_half_precision():
+    weights = {n: w.astype(np.float16) for n, w in CLIPPED_WEIGHTS.items()}
+    ann = model(CLIPPED.replace("float[", "float16["), weights)
+    x = RNG.uniform(-1, 2, (20, 2)).astype(np.float16)
+    # float16 cannot count so far.
+    (layer,) = diagnose(convert(ann).model, ann, from_arrays(x), 3000)
+    assert layer.own_error < 1
+    assert layer.saturated == pytest.approx(100 * np.mean(x > 1), abs=3)
+
+
+def test_several_inputs_and_a_neuron_on_one_of_them():
+    text = (
+        "net (float[N, 2] x, float[N, 2] z) => (float[N, 2] p) "
+        "{ q = Clip(z, zero, one) a = MatMul(x, w) s = Add(a, q) p = Clip(s, zero, one) }"
+    )
+    ann = model(text, CLIPPED_WEIGHTS)
+    inputs = {name: np.float32([[0.25, 0.5], [0, 0.25]]) for name in "xz"}
+    layers = diagnose(convert(ann).model, ann, from_arrays(inputs), 4)
+    assert {layer.name for layer in layers} == {"p", "q"}
+    assert by_name(layers)["q"].own_error == 0
+
+
+def test_another_ann_is_refused():
+    ann, snn = two_layers()
+    renamed = model(TWO_LAYERS.replace("q", "other"), TWO_LAYERS_WEIGHTS)
+    with pytest.raises(ModelError, match=r"not the one .*: it has no activation .* 'q'"):
+        diagnose(snn, renamed, from_arrays(X), 4)
+    wider = TWO_LAYERS_WEIGHTS | {"u": np.ones((2, 3), np.float32), "v": np.ones((3, 1), "f4")}
+    with pytest.raises(ModelError, match=r"not the one .* shape \[3, 3\], .* \[3, 1\]"):
+        diagnose(snn, model(TWO_LAYERS, wider), from_arrays(X), 4)
+    assert is_source(snn, ann)
+    assert not is_source(snn, renamed)
+
+
+def test_what_cannot_be_diagnosed():
+    ann, snn = two_layers()
+    with pytest.raises(ModelError, match="no spiking neurons"):
+        diagnose(ann, ann, from_arrays(X), 4)
+    with pytest.raises(ModelError, match="spiking network already"):
+        diagnose(snn, snn, from_arrays(X), 4)
+    with pytest.raises(DataError, match="time-steps"):
+        diagnose(snn, ann, from_arrays(X), 0)
+    with pytest.raises(DataError, match="shape"):
+        diagnose(snn, ann, from_arrays(X[:, :1]), 4)
+    onnx.helper.set_model_props(snn, {"onnx2snn.recipe": "[]"})
+    with pytest.raises(ModelError, match="does not say how it was made"):
+        diagnose(snn, ann, from_arrays(X), 4)
+
+
+def test_approximated_activations_have_no_counterpart():
+    ann = model(TWO_LAYERS.replace("q = Relu", "q = Sigmoid"), TWO_LAYERS_WEIGHTS)
+    snn = convert(ann, calibration=CALIBRATION, approximate=2).model
+    with pytest.raises(ModelError, match="approximated"):
+        diagnose(snn, ann, from_arrays(X), 4)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ann, snn = two_layers()
+    onnx.save(ann, "ann.onnx")
+    write_model(snn, "snn.onnx")
+    ann.doc_string = "the same, as another file"
+    other = convert(ann, calibration=CALIBRATION, threshold=Statistic("max"))
+    write_model(other.model, "other.onnx")
+    np.savez("data.npz", x=X)
+    return tmp_path
+
+
+def invoke(*words, code=0):
+    common = ["diagnose", "--ann", "ann.onnx", "--data", "data.npz", "-T", "4"]
+    result = CliRunner().invoke(main, [*common, *words])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_cli_table_and_plot(folder):
+    output = invoke("snn.onnx", "--plot", "layers.png", "--batch-size", "2").output
+    rows = [line.split() for line in output.splitlines() if line.strip()[:2] in ("1 ", "2 ")]
+    assert [row[:3] for row in rows] == [["2", "q", "1"], ["1", "p", "2"]]
+    assert "Drew layers.png" in output
+    assert "Note" not in output
+    assert (folder / "layers.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.usefixtures("folder")
+def test_cli_json():
+    report = json.loads(invoke("snn.onnx", "--json", "--samples", "2").stdout)
+    assert (report["samples"], report["timesteps"], report["same_file"]) == (2, 4, True)
+    assert [layer["name"] for layer in report["layers"]] == ["q", "p"]
+    assert set(report["layers"][0]) == set(LayerDiagnosis.__dataclass_fields__)
+
+
+@pytest.mark.usefixtures("folder")
+def test_cli_notes_and_errors():
+    assert "Note: this ANN's file is not the one" in invoke("other.onnx").output
+    assert "no spiking neurons" in invoke("ann.onnx", code=1).output
+    assert "cannot draw" in invoke("snn.onnx", "--plot", "layers.txt", code=1).output
+    assert "is an input too" in invoke("snn.onnx", "--plot", "data.npz", code=1).output
+
+
+def test_plot_of_many_layers_with_any_name(tmp_path):
+    names = [f"$x_{{\x1b/block.{place}{'/long' * 20}" for place in range(1, 61)]
+    layers = [
+        LayerDiagnosis(place, name, 8, *[5.0] * 5, 0, 0, 0, None)
+        for place, name in enumerate(names, start=1)
+    ]
+    diagnosis_plot(tmp_path / "layers.png", layers, "60 layers")
+    assert (tmp_path / "layers.png").read_bytes()[:4] == b"\x89PNG"
