@@ -296,7 +296,8 @@ the threshold V_th and the initial membrane potential v(0) of IF, in the unit of
 current, shaped to broadcast against one sample: () per tensor, (C, 1, 1) per channel, or a
 full sample's shape; so is ``v_negative``, below which a SignedIF takes a spike back. Scalars
 are the level of SpikingThreshold, ``max_spikes`` in one time-step, ``delay`` and
-``timesteps``, and ``scale``, the largest size of an input. The other attributes are those of MaxPool, all of them given."""
+``timesteps``, and ``scale``, the largest size of an input. The other attributes are those of
+MaxPool, all of them given."""
 
 TENSOR_ATTRIBUTES = frozenset(
     {"v_threshold", "v_init", "v_negative", "max_spikes", "delay", "alpha", "scale", "timesteps"}

@@ -93,10 +93,7 @@ def _patches(node: gs.Node, source: np.ndarray | None) -> list[np.ndarray] | Non
     axes = tuple(range(2, 2 + dimensions))
     seen = np.lib.stride_tricks.sliding_window_view(np.pad(source, around), reach, axes)
     strides = node.attrs.get("strides", ones)
-    seen = seen[
-        (slice(None), slice(None), *(slice(None, None, s) for s in strides))
-        + tuple(slice(None, None, d) for d in dilations)
-    ]
+    seen = seen[(slice(None), slice(None), *(slice(None, None, s) for s in [*strides, *dilations]))]
     groups = node.attrs.get("group", 1)
     parts = np.split(seen, groups, axis=1)
     return [

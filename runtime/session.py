@@ -128,8 +128,8 @@ class SpikingSession:
         Returns the output of this time-step alone, as the file's own output would be: the
         read-out of T steps is the mean of T such outputs. An output that is not affine in
         the spikes, such as a Softmax, or that begins after a delay, is that of all time-steps
-        since ``reset()``. A network with several outputs returns them by name. Raises ``DataError`` like ``run``, and if
-        N is not that of the state: call ``reset()`` first.
+        since ``reset()``. A network with several outputs returns them by name. Raises
+        ``DataError`` like ``run``, and if N is not that of the state: call ``reset()`` first.
         """
         inputs, varying = self._check_inputs(x_t, None)
         if varying:
