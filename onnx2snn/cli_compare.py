@@ -5,11 +5,12 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from onnx2snn.graph_passes.errors import OutputError
+from onnx2snn.graph_passes.spiking import MaxPool
 
 from . import tables
 from .comparison import Comparison, compare_recipes, no_report
@@ -63,6 +64,13 @@ from .recipes import RECIPES, Recipe, recipe_by_name
     help="File that keeps each result as it comes, for the next run to go on from.  "
     "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
 )
+@click.option(
+    "--maxpool",
+    type=click.Choice(get_args(MaxPool)),
+    default="exact",
+    show_default=True,
+    help="What becomes of max-pooling, in all recipes alike.",
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw a curve for each recipe.")
 @root_option
 @batch_option
@@ -78,6 +86,7 @@ def compare(
     timesteps: list[int],
     recipes: str | None,
     state: Path | None,
+    maxpool: MaxPool,
     plot: Path | None,
     data_root: Path | None,
     batch_size: int,
@@ -106,6 +115,7 @@ def compare(
             data,
             timesteps,
             state=state,
+            maxpool=maxpool,
             batch_size=batch_size,
             providers=providers,
             report=report,

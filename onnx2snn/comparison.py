@@ -10,6 +10,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, ProviderError
 from onnx2snn.graph_passes.files import read_model
+from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .calibration import Track
@@ -86,6 +87,7 @@ class _Setting:
     data: Data
     batch_size: int
     seed: int
+    maxpool: MaxPool | None
     providers: Providers
 
     @property
@@ -104,13 +106,9 @@ class _Setting:
             "samples": self.data.samples,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            "maxpool": self.maxpool,
             "providers": str(resolve_providers(self.providers)),
         }
-
-
-def depends_on_timesteps(recipe: Recipe) -> bool:
-    """Whether a recipe makes another network for each T."""
-    return recipe.correct or recipe.threshold.kind == "mmse"
 
 
 def compare_recipes(
@@ -123,14 +121,18 @@ def compare_recipes(
     state: Path | None = None,
     batch_size: int = 100,
     seed: int = 0,
+    maxpool: MaxPool | None = "exact",
     providers: Providers = None,
     report: Report = no_report,
 ) -> Comparison:
     """Convert an ANN by each recipe and evaluate it on ``data`` after each T time-steps.
 
-    A recipe that ``depends_on_timesteps`` converts anew for each T and is evaluated at that T;
+    A recipe that ``is_for_timesteps`` converts anew for each T and is evaluated at that T;
     any other converts once and is evaluated at all T in one run. One that cannot convert the
     network says why in its row; nothing else stops for it.
+
+    ``maxpool``: what becomes of max-pooling, in all recipes alike, so that what they differ in
+    is compared; None leaves it to each.
 
     ``state``: a file that keeps each result as it comes, and gives those that it holds already:
     of the same network, data, batch size, seed, providers, version of this package and definition
@@ -145,7 +147,7 @@ def compare_recipes(
     if not times:
         raise DataError("no time-steps to compare at")
     ann = model if isinstance(model, onnx.ModelProto) else read_model(model)
-    setting = _Setting(ann, calibration, data, batch_size, seed, providers)
+    setting = _Setting(ann, calibration, data, batch_size, seed, maxpool, providers)
     known = {} if state is None else read_results(state)
     common = {} if state is None else setting.made_from()
     rows = [Row(recipe) for recipe in recipes]
@@ -168,7 +170,7 @@ def compare_recipes(
 
 
 def _with_recipe(common: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    return {**common, "recipe": repr(recipe)}
+    return {**common, "recipe": recipe.definition()}
 
 
 def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
@@ -176,7 +178,7 @@ def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
     units = []
     for row in rows:
         missing = [t for t in times if t not in row.scores]
-        if depends_on_timesteps(row.recipe):
+        if row.recipe.is_for_timesteps:
             units += [_Unit(row, [t]) for t in missing]
         elif missing:
             units.append(_Unit(row, missing))
@@ -191,8 +193,9 @@ def _scores(unit: _Unit, setting: _Setting, track: Track) -> dict[int, Score]:
             setting.ann,
             calibration=setting.calibration,
             recipe=recipe,
-            timesteps=times[0] if depends_on_timesteps(recipe) else None,
+            timesteps=times[0] if recipe.is_for_timesteps else None,
             seed=setting.seed,
+            maxpool=setting.maxpool,
             batch_size=setting.batch_size,
             providers=setting.providers,
         ).model

@@ -94,7 +94,7 @@ def correct(
     weights: bool = False,
     biases: bool = True,
     potentials: bool = False,
-    rounds: int = 3,
+    rounds: int = 2,
 ) -> bool:
     """Correct each layer, in order, so that its spikes average to the ANN's activations.
 

@@ -6,6 +6,7 @@ after it sees its spikes. Memory: one byte for each spike of one batch, as long 
 reads it, and one layer's currents over T time-steps.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,13 @@ from onnx2snn.graph_passes.neurons import (
     threshold_of,
 )
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+
+KEEP_WHAT_IS_LEFT = {"IF", "SignedIF", "BurstIF"}
+"""The neurons of which v(T) = v(0) + sum of currents - sum of x, and so equation 6 holds."""
+
+
+IN_CACHE = 2**15
+"""Neurons that are simulated at a time."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +64,34 @@ class Layer:
     segment: Segment
     simulation: "Simulation"
     shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    _made: tuple[list[np.ndarray], Any] | None = None
 
     def fire(self) -> np.ndarray:
         """The number of spikes of each neuron at each time-step: int8 [T, N, ...]."""
         threshold = threshold_of(self.node)
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
-        for t, x in enumerate(self._potentials()):
-            np.rint(x / threshold, out=x)
-            spikes[t] = x
+        for part in self._parts():
+            for t, (x, *_) in enumerate(self._run(part, self.node.outputs[:1])):
+                np.rint(x / threshold, out=x)
+                spikes[t, part] = x
         return spikes
 
     def mean_potential(self) -> np.ndarray:
-        """The mean of x over the time-steps: [N, ...]."""
-        total = np.zeros(self.currents.shape[1:], np.float32)
-        for x in self._potentials():
-            total += x
-        return total / self.timesteps
+        """The mean of x over the time-steps: [N, ...].
+
+        What came in and did not stay as v went out, if a spike subtracts what it emits.
+        """
+        mean = np.empty_like(self.currents[0])
+        for part in self._parts():
+            if self.node.op in KEEP_WHAT_IS_LEFT:
+                came_in = self.currents[:, part].mean(axis=0) + self.shift
+                start, *_ = starts_of(self.node)
+                left, *_ = deque(self._run(part, []), maxlen=1).pop()
+                mean[part] = came_in + (start - left) / self.timesteps
+            else:
+                potentials = (x for x, *_ in self._run(part, self.node.outputs[:1]))
+                mean[part] = sum(potentials) / self.timesteps
+        return mean
 
     def measure(self, tensors: list[gs.Tensor]) -> list[np.ndarray]:
         """Means over time of tensors of the segment, or of what it reads: [N, ...] each."""
@@ -86,21 +106,45 @@ class Layer:
         """Compute the currents anew, after the weights before the layer have changed."""
         self.currents = self.simulation.currents(self.segment, self.node.inputs[0])
 
-    def _potentials(self) -> Iterator[np.ndarray]:
-        """X at each time-step, by the neuron's own function in ONNX Runtime."""
-        session = self.simulation.session([self.node], self.node.inputs, self.node.outputs)
+    def _parts(self) -> Iterator[slice]:
+        """The samples, a few at a time, so that a neuron's arrays stay in the CPU's cache."""
+        samples, size = len(self.currents[0]), max(1, self.currents[0, :1].size)
+        few = max(1, IN_CACHE // size)
+        return (slice(start, start + few) for start in range(0, samples, few))
+
+    def _run(self, part: slice, wanted: list[gs.Tensor]) -> Iterator[list[np.ndarray]]:
+        """Tensors that the neuron makes, and its states, after each time-step, of some samples.
+
+        By the neuron's own function in ONNX Runtime.
+        """
+        session = self._session()
         names = [tensor.name for tensor in self.node.inputs]
         states = [tensor.name for tensor in states_read(self.node)]
         held = dict(zip(states, starts_of(self.node), strict=True))
         clocks = [name for name in names[1:] if name not in states]
+        fetched = [tensor.name for tensor in (*wanted, *states_written(self.node))]
         shift = self.shift.astype(self.currents.dtype)
         for t in range(self.timesteps):
-            current = self.currents[t if len(self.currents) > 1 else 0] + shift
+            current = self.currents[t if len(self.currents) > 1 else 0, part] + shift
             feed = {names[0]: current, **held}
             feed |= {name: np.full(1, t + 1, np.float32) for name in clocks}
-            x, *written = run_session(session, None, feed)
-            held = dict(zip(states, written, strict=True))
-            yield x
+            values = run_session(session, fetched, feed)
+            held = dict(zip(states, values[len(wanted) :], strict=True))
+            yield values
+
+    def _session(self) -> Any:
+        """The neuron as it is now; v(0) is fed, so that another makes no other session."""
+        attributes = [a.values for n, a in self.node.attrs.items() if n != "v_init"]
+        known = self._made is not None and all(
+            np.array_equal(a, b) for a, b in zip(self._made[0], attributes, strict=True)
+        )
+        if not known or "delay" in self.node.attrs:
+            session = self.simulation.session(
+                [self.node], self.node.inputs, self.node.outputs, threads=1
+            )
+            self._made = (attributes, session)
+        assert self._made is not None
+        return self._made[1]
 
 
 class Simulation:
@@ -133,7 +177,14 @@ class Simulation:
 
     def currents(self, segment: Segment, result: gs.Tensor) -> np.ndarray:
         """A tensor at each time-step: [T, N, ...], or [1, N, ...] where it stays the same."""
-        return np.stack([values[0] for values in self.steps(segment, [result])])
+        found: np.ndarray | None = None
+        for t, (value,) in enumerate(self.steps(segment, [result])):
+            if found is None:
+                varies = segment.spikes or any(is_stateful(node) for node in segment.nodes)
+                found = np.empty((self.timesteps if varies else 1, *value.shape), value.dtype)
+            found[t] = value
+        assert found is not None
+        return found
 
     def steps(self, segment: Segment, tensors: list[gs.Tensor]) -> Iterator[list[np.ndarray]]:
         """Tensors of a segment, or of what it reads, at each time-step; once if they stay."""
@@ -164,12 +215,16 @@ class Simulation:
         return np.asarray(self._spikes[name][t] * threshold, threshold.dtype)
 
     def session(
-        self, nodes: list[gs.Node], inputs: Iterable[gs.Tensor], outputs: Iterable[gs.Tensor]
+        self,
+        nodes: list[gs.Node],
+        inputs: Iterable[gs.Tensor],
+        outputs: Iterable[gs.Tensor],
+        threads: int | None = None,
     ) -> Any:
         """Some nodes of the graph, as they are now, in ONNX Runtime."""
         model = to_parts(part_of(self.graph, nodes, list(inputs), list(outputs)))
         del model.structure.graph.value_info[:]
-        return create_session(model, self._providers)
+        return create_session(model, self._providers, threads)
 
 
 def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
