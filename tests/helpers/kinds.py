@@ -131,9 +131,13 @@ class Network:
         outputs, last = READ_OUTS[read_out]
         pooled = "p1 = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(s)"
         # ONNX Runtime has no convolution of float64.
-        conv = "c2 = Conv(p1, w, b)" if self.dtype != np.float64 else (
-            "l1 = Transpose<perm = [0, 2, 3, 1]>(p1) l2 = MatMul(l1, wt) l3 = Add(l2, b) "
-            "c2 = Transpose<perm = [0, 3, 1, 2]>(l3)"
+        conv = (
+            "c2 = Conv(p1, w, b)"
+            if self.dtype != np.float64
+            else (
+                "l1 = Transpose<perm = [0, 2, 3, 1]>(p1) l2 = MatMul(l1, wt) l3 = Add(l2, b) "
+                "c2 = Transpose<perm = [0, 3, 1, 2]>(l3)"
+            )
         )
         text = (
             f"g (T[N, 2, {self.size}, {self.size}] x) => ({outputs}) {{ c1 = Mul(x, a) "

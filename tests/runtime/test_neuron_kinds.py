@@ -184,9 +184,7 @@ def test_ties(kind, v_init, currents, spikes, last):
     )
     activations_to_neurons(g)
     set_initial_potential(g, v_init / 2)
-    change_neurons(
-        g, kind.op, negative=kind.negative, max_spikes=kind.max_spikes, delay=kind.delay
-    )
+    change_neurons(g, kind.op, negative=kind.negative, max_spikes=kind.max_spikes, delay=kind.delay)
     x = [np.float32([[c]]) for c in currents]
     model = to_model(g)
     loop = list(plain_loop(model, x, len(x)))
@@ -292,9 +290,9 @@ def test_switched_inputs(op, dtype):
     session = SpikingSession(model, threads=1)
     result = session.run(x, T)
     session.reset()
-    values = []
+    values, layers = [], {}
     loop = plain_loop(model, x, T)
-    for (_, y, _, layers), (outputs, _) in zip(
+    for (_, y, _, layers), (outputs, _) in zip(  # noqa: B007
         network.steps(kind, x, T, coding), loop, strict=True
     ):
         values.append(y)
@@ -309,9 +307,7 @@ def test_switched_inputs(op, dtype):
 # Any of them ---------------------------------------------------------------------------
 
 
-@settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     kind=st.builds(
         Kind,
@@ -330,9 +326,7 @@ def test_switched_inputs(op, dtype):
     samples=st.integers(1, 3),
     length=st.sampled_from([0, 4, 12]),
 )
-def test_any_kind(
-    kind, seed, dtype, per_channel, pool, v_init, timesteps, samples, length
-):
+def test_any_kind(kind, seed, dtype, per_channel, pool, v_init, timesteps, samples, length):
     network = Network(seed, dtype, per_channel, pool, v_init)
     x = network.images(samples)
     coding = (1.0, length) if length else None
