@@ -157,12 +157,15 @@ def nonlinear_nodes(
     graph: gs.Graph,
     is_neuron: Callable[[gs.Node], bool] = is_stateful,
     allowed: Collection[str] = (),
+    sources: Collection[gs.Tensor] = (),
 ) -> list[Refusal]:
     """Every node that spikes reach and that is not affine in them, with the reason.
 
-    ``allowed``: standard operators that pass nevertheless.
+    ``allowed``: standard operators that pass nevertheless. ``sources``: further tensors that
+    count as spikes.
     """
-    spikes = downstream(graph, [n.outputs[0] for n in graph.nodes if is_neuron(n)])
+    emitted = [n.outputs[0] for n in graph.nodes if is_neuron(n)]
+    spikes = downstream(graph, [*emitted, *sources])
     varying = downstream(graph, graph.inputs) | spikes
     refusals = []
     for node in graph.nodes:

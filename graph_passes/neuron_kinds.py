@@ -22,24 +22,33 @@ def change_neurons(
     ``negative``: below which fraction of V_th a SignedIF takes a spike back: -1 in Wang et al.
     (IJCAI 2022); 0 follows (v(0) + sum of currents) / V_th as closely as one spike a time-step
     can. ``max_spikes``: of a BurstIF in one time-step. ``delay``: after how many time-steps a
-    ResidualIF or OffsetIF starts again. Raises ``ModelError`` for an unknown ``op``.
+    ResidualIF or OffsetIF starts again. Neurons that are of this kind already take the
+    settings. Raises ``ModelError`` for an unknown ``op`` and for neurons of a third kind; the
+    graph is then as it was.
     """
     if op not in neurons.NEURONS:
         raise ModelError(f"there is no neuron '{op}', only {', '.join(sorted(neurons.NEURONS))}")
-    changed = False
-    for node in neurons.neuron_nodes(graph):
-        if node.op == op:
-            continue
-        if node.op != "IF":
+    neurons.require_steps(delay)
+    nodes = neurons.neuron_nodes(graph)
+    for node in nodes:
+        if node.op not in ("IF", op):
             raise ModelError(f"{node.op} '{node.name}' is no IF that could become a {op}")
+    changed = False
+    for node in nodes:
         threshold = neurons.threshold_of(node)
-        further = {
+        settings = {
             "v_negative": np.asarray(negative * threshold, threshold.dtype),
             "max_spikes": np.asarray(max_spikes, threshold.dtype),
             "delay": np.asarray(delay, np.float32),
         }
-        for name in neurons.attributes_of(op) - set(node.attrs):
-            node.attrs[name] = neurons.attribute_tensor(further[name])
+        for name in neurons.attributes_of(op) & set(settings):
+            if name not in node.attrs or not np.array_equal(
+                node.attrs[name].values, settings[name]
+            ):
+                node.attrs[name] = neurons.attribute_tensor(settings[name])
+                changed = True
+        if node.op == op:
+            continue
         rank = len(neurons.states_read(node)[0].shape)
         _without_states(graph, node)
         node.op = op

@@ -72,8 +72,10 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
 
     The delayed evaluation of Hwang et al. (2021): the first spikes of a network come before
     those of deep layers have settled. Up to ``delay``, the mean is that of all time-steps so
-    far. Run it after ``average_before_read_out``.
+    far. Run it after ``average_before_read_out``. Raises ``ModelError`` for a
+    delay that is no whole number from 0 on.
     """
+    neurons.require_steps(delay)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = [node for node in neurons.stateful_nodes(graph) if neurons.is_mean(node)]
     begun = [node for node in means if node.attrs.get("delay") is None or not _same(node, delay)]

@@ -6,7 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, replace_uses, tidy
+from .editing import Editor, is_floating, replace_uses, tidy
+from .errors import ModelError, UnsupportedModelError
+from .linear import nonlinear_nodes
 from .spiking import StateNames
 
 
@@ -16,11 +18,14 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
         x(t) = scale sign(x) for t <= round(T |x| / scale), then 0
 
     Two switches carry a value: its mean over T time-steps is x to within scale / 2T.
-    ``scales``: the largest |x| of each input. An input that is coded already stays.
+    ``scales``: the largest |x| of each input. An input that is coded already stays. Raises
+    ``UnsupportedModelError`` for nodes before the first neuron that are not affine, through
+    which no mean over time passes, and ``ModelError`` for an input of no known rank or type.
     """
     states = neurons.names_of_states(graph)
     inputs = [t for t in graph.inputs if t.name not in states and t.name in scales]
     fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]
+    _require_codable(graph, fresh)
     editor, names = Editor(graph), StateNames(graph)
     for tensor in fresh:
         coded = gs.Variable(editor.name(f"{tensor.name}/coded"), tensor.dtype, tensor.shape)
@@ -38,3 +43,15 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
         neurons.add_state(graph, node, len(tensor.shape), dtype)
     tidy(graph)
     return bool(fresh)
+
+
+def _require_codable(graph: gs.Graph, inputs: list[gs.Variable]) -> None:
+    for tensor in inputs:
+        if tensor.shape is None or tensor.dtype is None or not is_floating(tensor):
+            raise ModelError(f"the input '{tensor.name}' is no floating-point tensor of known rank")
+    before = {refusal.node for refusal in nonlinear_nodes(graph)}
+    refusals = [r for r in nonlinear_nodes(graph, sources=inputs) if r.node not in before]
+    if refusals:
+        raise UnsupportedModelError(
+            "these nodes before the first neurons are in the way of a coded input:", refusals
+        )

@@ -277,7 +277,10 @@ def _events(node: gs.Node, prefix: str) -> gs.Variable:
 
 def _delay(means: list[gs.Node]) -> int:
     """After how many time-steps all averages begin."""
-    delays = {float(node.attrs["delay"].values) if node.attrs else 0.0 for node in means}
+    values = [np.asarray(node.attrs["delay"].values if node.attrs else 0.0) for node in means]
+    if any(value.ndim for value in values):
+        raise ModelError("a DelayedMean's delay must be one number")
+    delays = {float(value) for value in values}
     if len(delays) > 1:
         raise ModelError(f"the network's averages begin at different times: {sorted(delays)}")
     delay = delays.pop() if delays else 0.0

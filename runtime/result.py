@@ -15,7 +15,7 @@ class ReadOut:
     ``values``: each output by name, with the ANN output's shape and dtype: the mean over
     time of the last linear layer, and what the ANN computes from it. ``potential_sums``:
     for each layer of neurons, its postsynaptic potentials x = s V_th summed over time,
-    [N, ...].
+    [N, ...]. ``event_sums``: the same of |x|, which differs where spikes are taken back.
     """
 
     timesteps: int
@@ -39,7 +39,10 @@ class ReadOut:
 
     @cached_property
     def firing_rates(self) -> dict[str, float]:
-        """Spikes per neuron and time-step by layer, the mean over samples, in [0, 1]."""
+        """Spikes per neuron and time-step by layer, the mean over samples.
+
+        In [0, 1], or up to ``max_spikes`` where neurons emit several in one time-step.
+        """
         return {
             name: float(counts.mean()) / self.timesteps
             for name, counts in self.spike_counts.items()
@@ -47,7 +50,7 @@ class ReadOut:
 
     @cached_property
     def firing_rate(self) -> float:
-        """Spikes per neuron and time-step over all layers, in [0, 1]."""
+        """Spikes per neuron and time-step over all layers."""
         counts = self.spike_counts.values()
         return sum(int(c.sum()) for c in counts) / (sum(c.size for c in counts) * self.timesteps)
 

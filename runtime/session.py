@@ -161,7 +161,8 @@ class SpikingSession:
         """The membrane potentials by state name ``v/<neuron>``, as copies.
 
         Each is [N, ...] after a step, or v(0), of a shape that broadcasts, before the first.
-        The sums that a spiking max-pool keeps are among them. Set it (a dict of the same
+        The sums that a spiking max-pool keeps are among them, and ``m/<neuron>``, the spikes
+        so far of a neuron that can take them back. Set it (a dict of the same
         form, or a part of one) to let ``step`` go on from there; ``run`` starts at v(0)
         regardless.
         """
@@ -172,8 +173,11 @@ class SpikingSession:
         unknown = set(values) - {state.read for state in self._plan.states}
         if unknown:
             raise DataError(f"the network has no state {sorted(unknown)}")
-        potentials = self._plan.states[: len(self.neurons)]
-        for neuron, state in zip(self.neurons, potentials, strict=True):
+        neurons = {neuron.name: neuron for neuron in self.neurons}
+        for state in self._plan.states:
+            neuron = neurons.get(state.read.partition("/")[2])
+            if neuron is None:
+                continue
             have = np.shape(values.get(state.read, state.start))[1:]
             pairs = zip(have, neuron.shape, strict=False)
             if any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):

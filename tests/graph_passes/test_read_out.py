@@ -5,11 +5,15 @@ import pytest
 from onnx_text import changes_once, graph, ops
 
 from onnx2snn.graph_passes import (
+    ModelError,
     UnsupportedModelError,
     activations_to_neurons,
     average_before_read_out,
+    delay_read_out,
     set_initial_potential,
+    to_graph,
     to_model,
+    verify,
 )
 
 RNG = np.random.default_rng(0)
@@ -170,3 +174,82 @@ def test_branches_that_capture_none_may_choose():
     result, spikes = over_time(g, X)
     wanted = softmax(means(logits(spikes))) - WEIGHTS["b"]
     np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+
+
+# A read-out that begins later -----------------------------------------------------------
+
+
+def late_means(x, delay):
+    """The mean of all time-steps so far, or of those after the delay once there are any."""
+    return np.stack([x[delay if t > delay else 0 : t].mean(0) for t in range(1, len(x) + 1)])
+
+
+def checked(g):
+    verify(g)
+    proto = to_model(g)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    verify(to_graph(proto))
+
+
+@pytest.mark.parametrize("delay", [0, 1, 4, TIMESTEPS, TIMESTEPS + 3])
+def test_every_output_begins_after_the_delay(delay):
+    text = "g (float[N, 4] x) => (float[N, 3] p, float[N, 3] l, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} p = Softmax<axis = -1>(l) }}")
+    _, now, spikes = over_time(g, X)
+    average_before_read_out(g)
+    changes_once(lambda g: delay_read_out(g, delay), g)
+    checked(g)
+    assert ops(g).count("DelayedMean") == 3
+    assert ops(g).count("RunningMean") == 0
+    assert ops(g).count("Clock") == 1
+    assert [t.name for t in g.outputs[:3]] == ["p", "l", "s"]
+    p, logits_so_far, spikes_so_far = over_time(g, X)
+    np.testing.assert_allclose(logits_so_far, late_means(now, delay), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(spikes_so_far, late_means(spikes, delay), rtol=1e-6)
+    np.testing.assert_allclose(p, softmax(late_means(now, delay)), rtol=1e-5, atol=1e-6)
+
+
+def test_another_delay_takes_its_place():
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}")
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    changes_once(lambda g: delay_read_out(g, 3), g)
+    assert ops(g).count("DelayedMean") == 2
+    result, spikes = over_time(g, X)
+    fresh = spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}")
+    now, spikes_now = over_time(fresh, X)
+    np.testing.assert_allclose(result, late_means(now, 3), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(spikes, late_means(spikes_now, 3).astype(np.float32))
+
+
+def test_an_output_that_feeds_on_another():
+    """Only what leaves the network is averaged, not what goes on within it."""
+    text = "g (float[N, 4] x) => (float[N, 4] s, float[N, 4] y)"
+    g = spiking(f"{text} {{ s = Clip(x, zero, one) n = Neg(s) y = Clip(n, zero, one) }}")
+    spikes, y = over_time(g, X)
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    checked(g)
+    late_spikes, late_y = over_time(g, X)
+    np.testing.assert_array_equal(late_spikes, late_means(spikes, 2).astype(np.float32))
+    np.testing.assert_array_equal(late_y, late_means(y, 2).astype(np.float32))
+
+
+def test_outputs_that_are_no_numbers_over_time_stay():
+    text = "g (float[N, 4] x) => (int64[N] y, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} y = ArgMax<axis = 1, keepdims = 0>(l) }}")
+    average_before_read_out(g)
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    checked(g)
+    result, spikes = over_time(g, X)
+    plain, _ = over_time(spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}"), X)
+    np.testing.assert_array_equal(result, late_means(plain, 2).argmax(-1))
+    assert spikes.dtype == np.float32
+
+
+@pytest.mark.parametrize("delay", [-1, 1.5])
+def test_delays_that_are_no_time_steps_are_refused(delay):
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}")
+    before = to_model(g)
+    with pytest.raises(ModelError, match="whole number of time-steps"):
+        delay_read_out(g, delay)
+    assert to_model(g) == before

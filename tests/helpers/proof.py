@@ -55,8 +55,9 @@ def plain_loop(model, feed, timesteps, behind_means):
     state, totals = {}, {}
     for _ in range(timesteps):
         values = dict(zip(names, session.run(None, {**feed, **state}), strict=True))
-        state = {n.replace("v_next/", "v/"): v for n, v in values.items() if "v_next/" in n}
-        now = {name: value for name, value in values.items() if "v_next/" not in name}
+        written = {n for n in values if n.startswith(("v_next/", "m_next/"))}
+        state = {n.replace("_next/", "/", 1): values[n] for n in written}
+        now = {name: value for name, value in values.items() if name not in written}
         totals = {
             name: value if name in behind_means else totals.get(name, 0) + value.astype(np.float64)
             for name, value in now.items()
@@ -67,7 +68,7 @@ def plain_loop(model, feed, timesteps, behind_means):
 def behind_running_means(model):
     names = set()
     for node in model.graph.node:
-        if node.op_type == "RunningMean" or names & set(node.input):
+        if node.op_type in ("RunningMean", "DelayedMean") or names & set(node.input):
             names |= set(node.output)
     return names
 

@@ -1,0 +1,135 @@
+import numpy as np
+import onnx
+import pytest
+from kinds import plain_loop
+from onnx_text import changes_once, graph, ops
+
+from onnx2snn import SpikingSession
+from onnx2snn.graph_passes import (
+    ModelError,
+    UnsupportedModelError,
+    activations_to_neurons,
+    average_before_read_out,
+    code_inputs,
+    set_initial_potential,
+    to_graph,
+    to_model,
+    verify,
+)
+
+T = 8
+SIGNATURE = "g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z)"
+BODY = "a = Neg(x) s = Clip(x, zero, one) y = Identity(s) z = Add(a, s)"
+WEIGHTS = {"zero": np.float32(0), "one": np.float32(1)}
+X = np.float32([[1, -1, 0, 0.5], [-0.5, 0.25, 0.75, -0.125], [0.0625, -0.0625, 0.1875, 0.07]])
+
+
+def spiking(text, dtype=np.float32):
+    g = graph(text, {name: value.astype(dtype) for name, value in WEIGHTS.items()})
+    activations_to_neurons(g)
+    set_initial_potential(g)
+    average_before_read_out(g)
+    return g
+
+
+def check(g):
+    verify(g)
+    model = to_model(g)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    verify(to_graph(model))
+    return model
+
+
+def test_structure():
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    changes_once(lambda g: code_inputs(g, {"x": 1.0}, T), g)
+    check(g)
+    assert ops(g)[0] == "SwitchCoder"
+    assert ops(g).count("SwitchCoder") == 1
+    coder = g.nodes[0]
+    assert [t.name for t in coder.inputs] == ["x", "v/x/coded"]
+    assert [t.name for t in coder.outputs] == ["x/coded", "v_next/x/coded"]
+    # Nothing else reads the input as it is.
+    assert [node.op for node in g.inputs[0].outputs] == ["SwitchCoder"]
+    assert not code_inputs(g, {"x": 2.0}, 2 * T)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_on_at_first_and_then_off(scale, dtype):
+    kind = {"float32": "float", "float64": "double"}.get(dtype, dtype)
+    text = f"g ({kind}[N, 4] x) => ({kind}[N, 4] y, {kind}[N, 4] s)"
+    g = spiking(f"{text} {{ s = Clip(x, zero, one) y = Neg(x) }}", dtype)
+    code_inputs(g, {"x": scale}, T)
+    model = check(g)
+    x = X.astype(dtype)
+    outputs = [-step["y"] for step, _ in plain_loop(model, x, T + 2)]
+    assert outputs[0].dtype == dtype
+    # Halves are rounded towards 0.
+    on = np.ceil(np.abs(x) * T / scale - 0.5)
+    for t, now in enumerate(outputs, start=1):
+        np.testing.assert_array_equal(now, scale * np.sign(x) * (t <= on))
+    assert np.all(np.abs(sum(outputs) / T - x) <= scale / (2 * T))
+    result = SpikingSession(model).run(x, T)
+    np.testing.assert_array_equal(-result.output, sum(outputs) / T)
+
+
+def test_only_inputs_that_have_a_scale():
+    text = "g (float[N, 4] x, float[N, 4] u) => (float[N, 4] y)"
+    g = spiking(f"{text} {{ a = Add(x, u) y = Clip(a, zero, one) }}")
+    assert not code_inputs(g, {}, T)
+    assert not code_inputs(g, {"a": 1.0, "v/y": 1.0}, T)
+    changes_once(lambda g: code_inputs(g, {"u": 1.0}, T), g)
+    check(g)
+    assert [node.op for node in g.inputs[0].outputs] == ["Add"]
+    changes_once(lambda g: code_inputs(g, {"u": 1.0, "x": 2.0}, T), g)
+    check(g)
+    assert ops(g).count("SwitchCoder") == 2
+
+
+def test_names_that_are_taken():
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    g.nodes[0].outputs[0].name = "x/coded"
+    changes_once(lambda g: code_inputs(g, {"x": 1.0}, T), g)
+    check(g)
+
+
+def test_a_read_out_that_reads_an_input():
+    """It reads the mean of the coded input, which is the input."""
+    text = "g (float[N, 4] x, float[N, 4] u) => (float[N, 4] y)"
+    body = "s = Clip(x, zero, one) p = Softmax<axis = -1>(s) y = Mul(p, u)"
+    g = spiking(f"{text} {{ {body} }}")
+    plain = SpikingSession(to_model(g))
+    changes_once(lambda g: code_inputs(g, {"u": 1.0}, T), g)
+    feed = {"x": X[:1], "u": np.float32([[1, -0.5, 0, 0.25]])}
+    coded = SpikingSession(check(g)).run(feed, T).output
+    np.testing.assert_array_equal(coded, plain.run(feed, T).output)
+
+
+@pytest.mark.parametrize(
+    ("before", "op"),
+    [("a = Sigmoid(x)", "Sigmoid"), ("a = Mul(x, x)", "Mul"), ("a = Softmax(x)", "Softmax")],
+)
+def test_what_is_not_linear_before_the_first_neuron_is_refused(before, op):
+    """No mean over time passes through it."""
+    g = spiking(f"g (float[N, 4] x) => (float[N, 4] y) {{ {before} y = Clip(a, zero, one) }}")
+    model = to_model(g)
+    with pytest.raises(UnsupportedModelError, match="before the first neurons") as caught:
+        code_inputs(g, {"x": 1.0}, T)
+    assert [refusal.op for refusal in caught.value.refusals] == [op]
+    assert to_model(g) == model
+
+
+def test_max_pools_before_the_first_neuron_are_refused():
+    text = "g (float[N, 1, 4, 4] x) => (float[N, 1, 1, 1] y)"
+    g = spiking(f"{text} {{ a = GlobalMaxPool(x) y = Clip(a, zero, one) }}")
+    with pytest.raises(UnsupportedModelError, match="GlobalMaxPool"):
+        code_inputs(g, {"x": 1.0}, T)
+
+
+def test_inputs_of_whole_numbers_are_refused():
+    text = "g (uint8[N, 4] x) => (float[N, 4] y)"
+    g = spiking(f"{text} {{ a = Cast<to = 1>(x) y = Clip(a, zero, one) }}")
+    with pytest.raises(ModelError, match="'x' is no floating-point tensor"):
+        code_inputs(g, {"x": 255.0}, T)
