@@ -150,7 +150,9 @@ def calibrate(
         for name, value in values.items():
             axis = channel_axes[name] if channel_axes is not None else 0
             histograms[name].update(np.moveaxis(value, axis, 1) if axis > 1 else value)
-            shapes[name] = (1,) * (axis - 1) + (-1,) + (1,) * (value.ndim - 1 - axis)
+            after = value.ndim - 1 - axis
+            # Where a sample is one number, so is the threshold.
+            shapes[name] = (1,) * (axis - 1) + (-1,) + (1,) * after if after >= 0 else ()
     thresholds = {}
     for name, histogram in histograms.items():
         value = histogram.value(statistic)

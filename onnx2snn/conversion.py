@@ -114,7 +114,10 @@ def convert(
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     plan = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
-    timesteps = timesteps or DEFAULT_TIMESTEPS
+    timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
+    for name, value, least in (("timesteps", timesteps, 1), ("delay", delay, 0)):
+        if value is not None and value < least:
+            raise DataError(f"{name} must be {least} or more, not {value}")
     threshold = threshold or plan.statistic(timesteps)
     per_channel = plan.per_channel if per_channel is None else per_channel
     recalibrate = plan.recalibrate if recalibrate is None else recalibrate
@@ -138,6 +141,7 @@ def convert(
     network.make_spiking(v_init, seed)
     network.change(neuron, delay)
     network.apply(plan.passes, timesteps)
+    network.delay(delay)
     neurons = [
         NeuronReport(
             node.name,

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.editing import Editor, producer, tidy
 from onnx2snn.graph_passes.errors import UnsupportedModelError
 from onnx2snn.graph_passes.linear import channel_axis
 from onnx2snn.graph_passes.neurons import (
@@ -24,7 +24,7 @@ from onnx2snn.graph_passes.neurons import (
 )
 from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.session import by_input_name
+from onnx2snn.runtime.session import as_input, by_input_name
 
 from .calibration import Ann, Running
 from .data import Data
@@ -50,27 +50,57 @@ class Spiking:
     timesteps: int
 
     def batches(self, what: str) -> Iterator[dict[str, np.ndarray]]:
-        """The inputs by name, batch by batch, with progress."""
+        """The inputs by name, in the network's types, batch by batch, with progress.
+
+        A network of a fixed batch size gets batches of that size.
+        """
         states = names_of_states(self.graph)
-        names = [tensor.name for tensor in self.graph.inputs if tensor.name not in states]
+        inputs = [tensor for tensor in self.graph.inputs if tensor.name not in states]
+        names = [tensor.name for tensor in inputs]
+        sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
+        fixed = sizes.pop() if len(sizes) == 1 else None
         for x, _ in self.running.batches(self.data, what):
-            yield {n: np.asarray(v) for n, v in by_input_name(x, names, "the network").items()}
+            given = {n: np.asarray(v) for n, v in by_input_name(x, names, "the network").items()}
+            count = len(given[names[0]])
+            size = fixed if isinstance(fixed, int) and fixed > 0 else count
+            for start in range(0, count, size):
+                part = slice(start, start + size)
+                yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
 
     def simulate(self, inputs: dict[str, np.ndarray], timesteps: int) -> Iterator[Layer]:
         """The layers in order on one batch."""
         return Simulation(self.graph, inputs, timesteps, self.running.providers).layers()
 
     def in_the_ann(self, tensors: Sequence[gs.Tensor]) -> Ann:
-        """The ANN with these tensors as its outputs."""
+        """The ANN with these tensors as its outputs, each once."""
         watched = onnx.ModelProto()
         watched.CopyFrom(self.ann.structure)
         del watched.graph.output[:]
-        watched.graph.output.extend(onnx.ValueInfoProto(name=tensor.name) for tensor in tensors)
+        names = dict.fromkeys(tensor.name for tensor in tensors)
+        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         return Ann(ModelParts(watched, self.ann.weights), self.running.providers)
+
+    def currents_in_the_ann(self) -> dict[str, gs.Tensor]:
+        """By node, what the ANN too adds up to a neuron's current, if it does.
+
+        What passes have added to the current since is left out.
+        """
+        known = {name for node in self.ann.structure.graph.node for name in node.output}
+        found = {}
+        for node in neuron_nodes(self.graph):
+            tensor, maker = node.inputs[0], producer(node.inputs[0])
+            while tensor.name not in known and maker is not None and maker.op == "Add":
+                tensor, maker = maker.inputs[0], producer(maker.inputs[0])
+            if tensor.name in known:
+                found[node.name] = tensor
+        return found
 
 
 def mean_by_channel(values: np.ndarray, axis: int) -> np.ndarray:
     """Means over all axes but one, shaped to broadcast against one sample: (C, 1, 1)."""
+    if axis >= values.ndim:
+        # A sample is one number.
+        return np.asarray(values.mean(dtype=np.float64))
     others = tuple(place for place in range(values.ndim) if place != axis)
     means = values.mean(axis=others, dtype=np.float64)
     return np.asarray(means.reshape(-1, *(1,) * (values.ndim - 1 - axis)))
@@ -111,15 +141,16 @@ def correct(
     """
     nodes = neuron_nodes(snn.graph)
     shifts = {node.name: np.zeros(()) for node in nodes}
-    wanted = [node.outputs[0] for node in nodes] + [node.inputs[0] for node in nodes if weights]
-    ann = snn.in_the_ann(wanted)
+    currents = snn.currents_in_the_ann() if weights else {}
+    ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values()])
     for number, inputs in enumerate(snn.batches("correcting"), start=1):
-        truth = dict(zip((t.name for t in wanted), ann.run(inputs), strict=True))
+        truth = dict(zip(ann.outputs, ann.run(inputs), strict=True))
         for layer in snn.simulate(inputs, snn.timesteps):
-            node, activation = layer.node, truth.pop(layer.node.outputs[0].name)
+            node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
-            if weights and number == 1:
-                fit_weights(layer, truth.pop(node.inputs[0].name))
+            if number == 1 and node.name in currents:
+                current = currents[node.name]
+                fit_weights(layer, current, truth[current.name])
             if biases:
                 before = layer.shift
                 _fit_shift(layer, activation, rounds)
@@ -192,7 +223,7 @@ def balance_thresholds(snn: Spiking, scale: float = 1.0) -> bool:
             new = scale * largest[node.name] if largest[node.name] > 0 else 1.0
             start = initial_potential_of(node) / old * new
             node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
-            node.attrs["v_init"] = attribute_tensor(np.asarray(start.max(), old.dtype))
+            node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))
     return bool(nodes)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import producer
+from onnx2snn.graph_passes.editing import Editor, only_consumer, producer
 
 from .layers import Layer
 
@@ -11,48 +11,51 @@ RIDGE = 0.1
 """How much a change of weights is held back: a share of the inputs' mean square."""
 
 
-def fit_weights(layer: Layer, wanted: np.ndarray) -> None:
+def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
     """Refit the convolutions and dense layers that add up to a layer's current.
 
-    wanted: the ANN's current, [N, ...]. With P the patches of the mean inputs that each place
-    of the output sees, a 1 beside them, and R what the mean current lacks:
+    wanted: ``current`` in the ANN, [N, ...]. With P the patches of the mean inputs that each
+    place of the output sees, of K numbers each, and R what the mean current lacks:
 
-        dW = argmin |R - P dW|^2 + RIDGE mean(P^2) |dW|^2
+        dW = argmin |R - P dW|^2 + RIDGE |P|^2 / K |dW|^2
 
     which the normal equations (P'P + ...) dW = P'R give exactly. Layers between which and the
-    neuron anything but sums lies keep their weights.
+    neuron anything but sums lies keep their weights, and so do those that others read too.
     """
-    linear = _summed(layer.node.inputs[0])
-    linear = [node for node in linear if _patches(node, None) is not None]
+    graph = layer.simulation.graph
+    linear = [node for node in _summed(graph, current) if _patches(node, None) is not None]
     if not linear or not layer.segment.spikes:
         return
-    *sources, current = layer.measure([*(n.inputs[0] for n in linear), layer.node.inputs[0]])
-    residual = np.asarray(wanted - current - layer.shift, np.float64)
+    *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
+    residual = np.asarray(wanted - mean, np.float64)
     for node, source in zip(linear, sources, strict=True):
-        residual = _refit(node, source, residual)
+        residual = _refit(graph, node, source, residual)
     layer.refresh()
 
 
-def _summed(tensor: gs.Tensor) -> list[gs.Node]:
-    """The weighted nodes whose outputs are added to make a tensor."""
+def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
+    """The weighted nodes whose outputs are added to make a tensor, and nothing else."""
     node = producer(tensor)
-    if node is None:
+    if node is None or only_consumer(graph, tensor) is None:
         return []
     if node.op == "Add":
-        return [found for operand in node.inputs for found in _summed(operand)]
+        return [found for operand in node.inputs for found in _summed(graph, operand)]
     weighted = node.op in ("Conv", "Gemm", "MatMul") and isinstance(node.inputs[1], gs.Constant)
     return [node] if weighted else []
 
 
-def _refit(node: gs.Node, source: np.ndarray, residual: np.ndarray) -> np.ndarray:
+def _refit(graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray) -> np.ndarray:
     """Change a node's weights towards a residual; returns what is left of it."""
     weights = np.asarray(node.inputs[1].values)
     patches = _patches(node, source)
-    if patches is None:
+    if not patches:
         return residual
     groups = len(patches)
     channels_last = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
     rows = channels_last.reshape(-1, channels_last.shape[-1])
+    if len(rows) != len(patches[0]):
+        # Its output is broadcast to a larger current.
+        return residual
     targets = np.split(rows, groups, axis=1)
     changes, left = [], []
     for patch, target in zip(patches, targets, strict=True):
@@ -65,7 +68,10 @@ def _refit(node: gs.Node, source: np.ndarray, residual: np.ndarray) -> np.ndarra
     if node.op == "MatMul" or not node.attrs.get("transB", node.op == "Conv"):
         flat = flat.T
     new = (weights + flat.reshape(weights.shape)).astype(weights.dtype)
-    node.inputs[1] = gs.Constant(node.inputs[1].name, new)
+    old = node.inputs[1]
+    # Weights that several nodes share part here.
+    name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
+    node.inputs[1] = gs.Constant(name, new)
     rest = np.concatenate(left, axis=1).reshape(channels_last.shape)
     return np.moveaxis(rest, -1, 1) if node.op == "Conv" else rest
 

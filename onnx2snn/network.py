@@ -363,7 +363,7 @@ class Network:
         self.run([*(_over_graph(function, snn) for function in passes), fold_batch_normalization])
 
     def change(self, neuron: Neuron, delay: int) -> None:
-        """Let neurons be of another kind, and the read-out begin after a delay."""
+        """Let neurons be of another kind, and start again after a delay if they are of one."""
         if neuron.op != "IF":
             kind = partial(
                 change_neurons,
@@ -373,8 +373,14 @@ class Network:
                 delay=delay,
             )
             self.run([kind])
-        if delay:
-            self.run([partial(delay_read_out, delay=delay)])
+
+    def delay(self, steps: int) -> None:
+        """Let the read-out begin after so many time-steps.
+
+        It gives outputs that are neurons' new names, so it comes after what a recipe measures.
+        """
+        if steps:
+            self.run([partial(delay_read_out, delay=steps)])
 
     def require_loadable(self) -> None:
         """Raise ``ModelError`` if ONNX Runtime cannot load the result.

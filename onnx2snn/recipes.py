@@ -83,12 +83,21 @@ class Recipe:
     @property
     def is_for_timesteps(self) -> bool:
         """Whether a conversion is made for a T, and another T needs another conversion."""
-        return bool(self.passes) or self.delay > 0 or self.statistic(1) != self.statistic(2)
+        passes = any(_unbound(function) not in _FOR_ANY_T for function in self.passes)
+        return passes or self.delay > 0 or self.statistic(1) != self.statistic(2)
 
     def definition(self) -> dict[str, Any]:
         """All settings, in JSON's types: two recipes of one definition convert alike."""
         kept = asdict(self) | {"passes": [_pass_definition(f) for f in self.passes]}
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
+
+
+_FOR_ANY_T = (balance_thresholds,)
+"""The passes that do the same whatever T is."""
+
+
+def _unbound(function: SpikingPass) -> Callable:
+    return function.func if isinstance(function, functools.partial) else function
 
 
 def _pass_definition(function: SpikingPass) -> dict[str, Any]:

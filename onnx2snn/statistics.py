@@ -81,8 +81,10 @@ class ActivationHistogram:
 
     def update(self, activations: np.ndarray) -> None:
         """Add a batch [N, C, ...]; negative values count as 0, which is what ReLU makes them."""
-        channels = activations.shape[1] if self._per_channel else 1
-        rows = np.moveaxis(activations, 1, 0) if self._per_channel else activations
+        # A layer of one neuron, [N], is one channel.
+        apart = self._per_channel and activations.ndim > 1
+        channels = activations.shape[1] if apart else 1
+        rows = np.moveaxis(activations, 1, 0) if apart else activations
         rows = rows.reshape(channels, -1)
         if not len(self._counts):
             self._counts = np.zeros((channels, BINS), np.int64)

@@ -92,6 +92,8 @@ def assert_ann_is_kept(built, rtol=0.0):
 
 
 def converted(built, **options):
+    """The SNN by recipe ``opi``, whose spikes the equations are: IF neurons, nothing corrected."""
+    options = {"recipe": "opi"} | options
     if built.needs_data:
         options |= {
             "calibration": from_arrays(built.feed()),

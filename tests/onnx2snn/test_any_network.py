@@ -225,8 +225,8 @@ def test_check_names_what_stands_in_the_way():
 def test_thresholds_of_clips_are_lowered_by_data_on_demand():
     ann = model(TWO_OUTPUTS, WEIGHTS | {"hi": np.float32(1000)})
     data = from_arrays(X)
-    (kept,) = convert(ann, calibration=data).neurons
-    (lowered,) = convert(ann, calibration=data, recalibrate=True).neurons
+    (kept,) = convert(ann, calibration=data, recipe="opi").neurons
+    (lowered,) = convert(ann, calibration=data, recipe="opi", recalibrate=True).neurons
     assert kept.threshold == 1000
     assert kept.source == "bound of the clip"
     assert lowered.threshold < 20

@@ -73,6 +73,7 @@ def test_convert_with_data_shows_what_each_change_cost():
     output = invoke(
         "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", "data.npz", "--per-channel",
         "--threshold", "max", "--batch-size", "7", "--v-init", "0.3", "--samples", "15",
+        "--recipe", "opi",
     ).output  # fmt: skip
     assert "max-pooling -> average-pooling" in output
     assert "max, per channel, 15 samples" in output
@@ -88,7 +89,9 @@ def test_convert_warns_where_pooling_ruined_the_network():
     w[0, 0, 1, 1], w[1] = 1, 1 / 3
     weights = WEIGHTS | {"w": w, "v": np.diag([1, 1.2, 0, 0]).astype(np.float32)[:, :3]}
     onnx.save(model(MAX_POOLED, weights), "bad.onnx")
-    result = as_json("convert", "bad.onnx", "-o", "snn.onnx", "--calibration", "data.npz")
+    result = as_json(
+        "convert", "bad.onnx", "-o", "snn.onnx", "--calibration", "data.npz", "--recipe", "opi"
+    )
     (pooled,) = [a for a in result["agreements"] if a["change"].startswith("max-pooling")]
     assert pooled["top1"] < 95
     assert "train the network with average pooling" in result["warnings"][0]

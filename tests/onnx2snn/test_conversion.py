@@ -46,7 +46,7 @@ def test_from_file_and_proto_alike(tmp_path):
 
 
 def test_says_what_it_did():
-    result = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA)
+    result = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi")
     assert [report.name for report in result.passes if report.changed] == [
         "fold_batch_normalization",
         "max_to_average_pool",
@@ -77,7 +77,8 @@ def test_thresholds_are_measured_after_pooling_was_replaced():
         "{ p = MaxPool<kernel_shape = [2, 2]>(x) y = Relu(p) }"
     )
     x = np.array([[[[0, 4], [0, 0]]]], np.float32)
-    result = convert(model(text), calibration=from_arrays(x), threshold=Statistic("max"))
+    data, largest = from_arrays(x), Statistic("max")
+    result = convert(model(text), calibration=data, recipe="opi", threshold=largest)
     assert result.neurons[0].threshold == 1.0
 
 
@@ -133,7 +134,8 @@ def test_old_and_new_opsets(opset):
     text = "net (float[N, 4] x) => (float[N, 4] y) { r = Relu(x) y = MatMul(r, m) }"
     proto = model(text, {"m": np.eye(4, dtype=np.float32)}, opset)
     x = np.abs(RNG.normal(size=(3, 4))).astype(np.float32)
-    snn = convert(proto, calibration=from_arrays(x), threshold=Statistic("max")).model
+    data, largest = from_arrays(x), Statistic("max")
+    snn = convert(proto, calibration=data, recipe="opi", threshold=largest).model
     np.testing.assert_allclose(SpikingSession(snn).run(x, 256).output, x, atol=0.02)
 
 

@@ -1,11 +1,17 @@
-"""Recipes by name, and the correction of biases."""
+"""Recipes by name: what each is known for, against numbers by hand; and how settings combine."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
-from onnx_text import model, run
+from one_neuron import TWO, WEIGHTS, X, activations, fire, held, one, two
+from onnx_text import model
 
 from onnx2snn import (
     DataError,
@@ -16,88 +22,142 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.cli import main
-from onnx2snn.correction import mean_by_channel
-from onnx2snn.recipes import RECIPES, recipe_by_name
+from onnx2snn.graph_passes import neuron_nodes
+from onnx2snn.recipes import RECIPES, Recipe, recipe_by_name
 from onnx2snn.statistics import ActivationHistogram
 
-RNG = np.random.default_rng(0)
-TEXT = (
-    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) "
-    "{ c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) "
-    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) d = Conv<pads = [1, 1, 1, 1]>(p, u) "
-    "e = Add(d, p) q = Relu(e) g = GlobalAveragePool(q) f = Flatten(g) y = Gemm(f, v) }"
+DATA = from_arrays(X)
+MAX = Statistic("max")
+CLIPPED = (
+    TWO.replace("Relu(a)", "Clip(a, lo, hi)").replace("Relu(b)", "Clip(b, lo, hi)"),
+    WEIGHTS | {"lo": np.float32(0), "hi": np.float32(4)},
 )
-WEIGHTS = {
-    "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
-    "u": RNG.normal(size=(4, 4, 3, 3)).astype(np.float32) / 3,
-    "v": RNG.normal(size=(4, 3)).astype(np.float32),
-}
-DATA = from_arrays(RNG.normal(size=(64, 2, 8, 8)).astype(np.float32))
-UNSEEN = RNG.normal(size=(64, 2, 8, 8)).astype(np.float32)
 
 
-def mean_activations(text, name):
-    """Of an inner tensor of the ANN, per channel, on the calibration data."""
-    inner = text.replace("float[N, 3] y)", f"float[N, 3] y, float[N, 4, a, b] {name})")
-    (x, _) = next(iter(DATA.batches(64)))
-    return mean_by_channel(run(model(inner, WEIGHTS), x, output=1), 1)
+def thresholds(conversion):
+    return {neuron.name: neuron.threshold for neuron in conversion.neurons}
 
 
-@pytest.mark.parametrize("timesteps", [4, 8])
-def test_corrected_spikes_average_to_the_activations(timesteps):
-    ann = model(TEXT, WEIGHTS)
-    (x, _) = next(iter(DATA.batches(64)))
-    gaps = {}
-    for recipe in ("mmse", "best"):
-        conversion = convert(ann, calibration=DATA, recipe=recipe, timesteps=timesteps)
-        readout = SpikingSession(conversion.model).run(x, timesteps).readouts[timesteps]
-        for name in ("r", "q"):
-            target = mean_activations(TEXT, name)
-            gap = mean_by_channel(readout.potential_sums[name] / timesteps, 1) - target
-            gaps[recipe, name] = np.abs(gap).max() / target.max()
-    for name in ("r", "q"):
-        assert gaps["best", name] < 0.01
-        assert gaps["best", name] < gaps["mmse", name] / 3
+def potentials(conversion):
+    """V(0) of each layer."""
+    graph = conversion.model.graph
+    return {
+        node.name: onnx.numpy_helper.to_array(attribute.t)
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.name == "v_init"
+    }
 
 
-def test_corrected_networks_come_nearer_to_the_ann():
-    ann = model(TEXT, WEIGHTS)
-    wanted = run(ann, UNSEEN)
-    errors = {}
-    for recipe in ("threshold-balancing", "robust-norm", "mmse", "best"):
-        conversion = convert(ann, calibration=DATA, recipe=recipe, maxpool="exact", timesteps=8)
-        output = SpikingSession(conversion.model).run(UNSEEN, 8).output
-        errors[recipe] = np.abs(output - wanted).mean()
-    assert errors["best"] < errors["mmse"] < errors["threshold-balancing"]
-    assert errors["best"] < errors["robust-norm"]
+def neuron_of(recipe, data, **options):
+    """A layer of neurons whose current is the input, with V_th 1 unless said otherwise."""
+    data = np.asarray(data, np.float32)
+    return convert(one(data.shape[1]), calibration=from_arrays(data), recipe=recipe, **options)
 
 
-def test_a_correction_is_folded_into_the_weights():
-    conversion = convert(model(TEXT, WEIGHTS), calibration=DATA, recipe="best", timesteps=8)
-    ops = [node.op_type for node in conversion.model.graph.node]
-    # The residual sum has no bias that could take it.
-    assert ops.count("Add") == 2
-    metadata = {entry.key: entry.value for entry in conversion.model.metadata_props}
-    recipe = json.loads(metadata["onnx2snn.recipe"])
-    assert (recipe["name"], recipe["timesteps"], recipe["maxpool"]) == ("best", 8, "exact")
+def spikes_of(conversion, x, timesteps):
+    """The net number of spikes of ``one``'s neurons at each time-step, [T, N, C]."""
+    session, threshold = SpikingSession(conversion.model), conversion.neurons[0].threshold
+    x = np.asarray(x, np.float32)
+    sums = [np.zeros(x.shape[-2:])]
+    for t in range(1, timesteps + 1):
+        part = x[:t] if x.ndim == 3 else x
+        sums.append(session.run(part, t).readouts[t].potential_sums["r"] / threshold)
+    return np.diff(sums, axis=0)
 
 
-def test_settings_override_a_recipe():
-    ann = model(TEXT, WEIGHTS)
-    conversion = convert(
-        ann, calibration=DATA, recipe="threshold-balancing", threshold=Statistic("percentile", 50.0)
-    )
-    plain = convert(ann, calibration=DATA, threshold=Statistic("percentile", 50.0), v_init=0.0)
-    assert conversion.model.graph == plain.model.graph
+# Thresholds from activations ------------------------------------------------------------------
 
 
-def test_a_correction_needs_data():
-    clipped = TEXT.replace("Relu(c)", "Clip(c, lo, hi)").replace("Relu(e)", "Clip(e, lo, hi)")
-    weights = WEIGHTS | {"lo": np.float32(0), "hi": np.float32(4)}
-    with pytest.raises(MissingThresholdError, match="mean activations"):
-        convert(model(clipped, weights), recipe="best")
-    with pytest.raises(DataError, match="no recipe 'bestest', only"):
-        convert(model(clipped, weights), recipe="bestest")
+def test_threshold_balancing_takes_the_largest_activation():
+    conversion = convert(two(), calibration=DATA, recipe="threshold-balancing", batch_size=5)
+    for (name, found), wanted in zip(thresholds(conversion).items(), activations(), strict=True):
+        np.testing.assert_allclose(found, wanted.max(), rtol=1e-6)
+        assert found.shape == ()
+        assert potentials(conversion)[name] == 0
+
+
+OUTLIERS = np.ones((2000, 2)) * [1, 2]
+OUTLIERS[0] = 50
+
+
+def test_robust_norm_leaves_out_one_in_a_thousand():
+    found = neuron_of("robust-norm", OUTLIERS)
+    # Of 4000 activations two are 50, half of the others 1 and half 2: a bin is 1/32 wide.
+    np.testing.assert_allclose(found.neurons[0].threshold, 2, atol=1 / 32)
+    assert potentials(found)["r"] == 0
+    by_channel = neuron_of("robust-norm-per-channel", OUTLIERS)
+    np.testing.assert_allclose(by_channel.neurons[0].threshold, [1, 2], atol=1 / 32)
+    assert neuron_of("threshold-balancing", OUTLIERS).neurons[0].threshold == 50
+
+
+def test_tcl_takes_trained_bounds_and_refuses_others():
+    conversion = convert(model(*CLIPPED), recipe="tcl")
+    assert [float(v) for v in thresholds(conversion).values()] == [4, 4]
+    assert [float(v) for v in potentials(conversion).values()] == [0, 0]
+    # With data too, which could lower them.
+    again = convert(model(*CLIPPED), recipe="tcl", calibration=DATA)
+    assert again.model.graph == conversion.model.graph
+    with pytest.raises(
+        MissingThresholdError, match=r"(?s)'tcl' takes thresholds from trained.*'r'"
+    ):
+        convert(two(), calibration=DATA, recipe="tcl")
+
+
+def error_of_levels(values, theta, timesteps):
+    levels = np.clip(np.rint(values * timesteps / theta), 0, timesteps) * theta / timesteps
+    return np.square(values - levels).mean()
+
+
+@pytest.mark.parametrize("timesteps", [2, 4, 16])
+def test_rnl_scales_the_largest_activation_of_a_layer(timesteps):
+    x = np.random.default_rng(1).exponential(size=(2000, 3)).astype(np.float32)
+    conversion = neuron_of("rnl", x, timesteps=timesteps)
+    (theta,) = thresholds(conversion).values()
+    errors = [error_of_levels(x, p * x.max(), timesteps) for p in np.arange(0.05, 1.0, 0.01)]
+    assert theta.shape == ()
+    assert theta < x.max()
+    assert error_of_levels(x, theta, timesteps) < 1.02 * min(errors)
+    assert potentials(conversion)["r"] == 0
+    bounded = convert(model(*CLIPPED), calibration=DATA, recipe="rnl", timesteps=timesteps)
+    assert [float(v) for v in thresholds(bounded).values()] == [4, 4]
+
+
+def test_mmse_and_robust_mmse_per_channel():
+    rng = np.random.default_rng(2)
+    x = (rng.exponential(size=(5000, 2)) ** 3 * [1, 10]).astype(np.float32)
+    most = neuron_of("robust-norm-per-channel", x).neurons[0].threshold
+    np.testing.assert_allclose(most, np.quantile(x, 0.999, axis=0), rtol=0.03)
+    for timesteps in (4, 64):
+        free = neuron_of("mmse", x, timesteps=timesteps).neurons[0].threshold
+        assert free.shape == (2,)
+        for theta, values in zip(free, x.T, strict=True):
+            errors = [
+                error_of_levels(values, p * values.max(), timesteps)
+                for p in np.arange(0.05, 1.0, 0.01)
+            ]
+            assert error_of_levels(values, theta, timesteps) < 1.02 * min(errors)
+        robust = neuron_of("best-binary", x, timesteps=timesteps).neurons[0].threshold
+        np.testing.assert_array_equal(robust, np.minimum(free, most))
+    # The few largest would have raised it.
+    assert np.all(free > 1.2 * most)
+
+
+def test_local_threshold_balancing_by_its_recursion():
+    # theta: 0 + 2 mean a = 2, then 2 + 2 (4 - 2) / 4 = 3, then 3 + 2 (4 - 3) / 4 = 3.5.
+    values = np.array([[0, 0, 0, 4]], np.float32).T
+    histogram = ActivationHistogram(per_channel=True)
+    histogram.update(values)
+    for steps, theta in ((1, 2), (2, 3), (3, 3.5), (1000, 4)):
+        found = histogram.value(Statistic("balanced", steps))
+        np.testing.assert_allclose(found, theta, atol=4 / 1000)
+    conversion = neuron_of("ltb", values, timesteps=8)
+    np.testing.assert_allclose(conversion.neurons[0].threshold, 4, atol=4 / 1000)
+    # Behind a delay of T / 4: of current 1.7 and v(0) = 2, spikes at t = 2, 4, 6.
+    spikes = spikes_of(conversion, [[1.7]], 8)[:, 0, 0]
+    assert spikes.tolist() == [0, 1, 0, 1, 0, 1, 0, 0]
+    output = SpikingSession(conversion.model).run(np.float32([[1.7]]), 8).output
+    np.testing.assert_allclose(output, 2 * 4 / 6, rtol=1e-2)
 
 
 def test_least_squared_error_of_time_steps():
@@ -112,12 +172,262 @@ def test_least_squared_error_of_time_steps():
     assert histogram.value(Statistic("mmse", 1000))[0] > 3.9
 
 
+def test_a_layer_of_one_neuron_has_a_channel():
+    text = (
+        "net (float[N, 3] x) => (float[N] y) "
+        "{ a = ReduceSum<keepdims = 0>(x, axes) r = Relu(a) y = Mul(r, two) }"
+    )
+    ann = model(text, {"axes": np.array([1]), "two": np.float32(2)})
+    for recipe in ("robust-norm-per-channel", "mmse", "best"):
+        conversion = convert(ann, calibration=DATA, recipe=recipe)
+        assert conversion.neurons[0].threshold.shape == ()
+        output = SpikingSession(conversion.model).run(X, 64).output
+        wanted = 2 * np.maximum(X.sum(1), 0)
+        assert np.abs(output - wanted).mean() < 0.1 * wanted.mean()
+
+
+# Kinds of neurons -----------------------------------------------------------------------------
+
+
+def test_opi_begins_at_half_a_threshold():
+    conversion = neuron_of("opi", [[1.0]], threshold=MAX)
+    assert potentials(conversion)["r"] == 0.5
+    x = np.float32([[0.3, 0.7, 1.0, -0.2, 0.05]]).T
+    wanted = fire(held(x, 4), 1.0, 0.5)
+    np.testing.assert_array_equal(spikes_of(conversion, x, 4), wanted)
+    # 0.5 + 4 * 0.3 = 1.7, 0.5 + 4 * 0.7 = 3.3, a full 4, never, and 0.5 + 4 * 0.05 = 0.7.
+    assert wanted.sum(0).ravel().tolist() == [1, 3, 4, 0, 0]
+
+
+def test_opt_is_opi_at_t_and_not_before():
+    x = np.linspace(-0.37, 0.99, 35, dtype=np.float32)[:, None]
+    options = {"threshold": MAX, "timesteps": 8}
+    shifted = neuron_of("opt", [[1.0]], **options)
+    charged = neuron_of("opi", [[1.0]], **options)
+    assert potentials(shifted)["r"] == 0
+    counts = {t: [spikes_of(c, x, t).sum(0) for c in (shifted, charged)] for t in (4, 8)}
+    np.testing.assert_array_equal(*counts[8])
+    assert np.any(counts[4][0] < counts[4][1])
+    np.testing.assert_array_equal(spikes_of(shifted, x, 8), fire(held(x + 1 / 16, 8), 1.0))
+
+
+def test_burst_emits_several_spikes():
+    conversion = neuron_of("burst", [[1.0]], threshold=MAX)
+    x = np.float32([[0.3, 2.6, 9.0]]).T
+    spikes = spikes_of(conversion, x, 3)
+    np.testing.assert_array_equal(spikes, fire(held(x, 3), 1.0, most=5))
+    # 2.6, 0.6 + 2.6, 0.2 + 2.6 and what is left over; 5 at most.
+    assert spikes[:, 1:, 0].T.tolist() == [[2, 3, 2], [5, 5, 5]]
+
+
+def test_signed_neurons_take_spikes_back():
+    conversion = neuron_of("signed", [[1.0]])
+    currents = np.float32([1.5, 0.75, -1.25, -2.5, -2.5, 0.75])[:, None, None]
+    spikes = spikes_of(conversion, currents, 6)
+    np.testing.assert_array_equal(spikes, fire(currents, 1.0, negative=-1.0))
+    # v: 0.5, 0.25, -1, then -3.5 < -1 takes two back, one a step; there are no more after.
+    assert spikes.ravel().tolist() == [1, 1, 0, -1, -1, 0]
+    # Those of best take one back as soon as v is below 0.
+    at_once = replace(recipe_by_name("signed"), neuron=recipe_by_name("best").neuron)
+    spikes = spikes_of(neuron_of(at_once, [[1.0]]), currents, 6)
+    np.testing.assert_array_equal(spikes, fire(currents, 1.0, negative=0.0))
+    assert spikes.ravel().tolist() == [1, 1, -1, -1, 0, 0]
+
+
+def test_srp_silences_and_cos_shifts():
+    options = {"threshold": MAX, "timesteps": 8, "v_init": 0.5}
+    # Residuals after 4 of 8 steps: 0.5 - 1.2 = -0.7, and 0.5 + 4 * 0.2 - 1 = 0.3.
+    start = np.float32([[-0.3], [0.2]])
+    then = np.float32([[0.4], [0.4]])
+    currents = np.array([start] * 4 + [then] * 4)
+    silenced = neuron_of("srp", [[1.0]], **options)
+    spikes = spikes_of(silenced, currents, 8)[..., 0]
+    assert spikes[:, 0].sum() == 0
+    np.testing.assert_array_equal(spikes[4:, 1:], fire(currents[4:, 1], 1.0, 0.5))
+    output = SpikingSession(silenced.model).run(currents, 8).output
+    np.testing.assert_array_equal(output, spikes[4:].mean(0)[:, None])
+    shifted = neuron_of("cos", [[1.0]], **options)
+    # Residuals: below 0, between, and 0.5 + 4 * 1.9 - 4 above V_th.
+    start = np.float32([[-0.3], [0.2], [1.9]])
+    currents = np.array([start] * 4 + [np.full((3, 1), 0.4, np.float32)] * 4)
+    spikes = spikes_of(shifted, currents, 8)[4:, :, 0]
+    for neuron, v in enumerate((-0.5, 0.5, 1.5)):
+        np.testing.assert_array_equal(spikes[:, neuron], fire(held(0.4, 4), 1.0, v))
+
+
+# Settings that go with any recipe -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["rmp", "rnl"])
+def test_half_a_threshold_changes_v0_alone(recipe):
+    """Bu et al. 2022, figure 4: the optimal initial potential on top of RMP and RNL."""
+    options = {"calibration": DATA, "recipe": recipe, "timesteps": 8}
+    plain, half = convert(two(), **options), convert(two(), v_init=0.5, **options)
+    first = plain.neurons[0].threshold
+    np.testing.assert_array_equal(half.neurons[0].threshold, first)
+    for name, threshold in thresholds(half).items():
+        np.testing.assert_allclose(potentials(half)[name], threshold / 2, rtol=1e-6)
+        assert np.all(potentials(plain)[name] == 0)
+    # What else follows from v(0): the thresholds that rmp measures on spikes.
+    if recipe == "rnl":
+        assert str(thresholds(half)) == str(thresholds(plain))
+        ops = [[n.op_type for n in c.model.graph.node] for c in (plain, half)]
+        assert ops[0] == ops[1]
+    uniform = convert(two(), v_init="uniform", **options)
+    assert all(v.size == 4 and np.ptp(v) > 0 for v in potentials(uniform).values())
+
+
+@pytest.mark.parametrize("recipe", ["rmp", "rnl", "spike-norm", "best-binary"])
+def test_resets_and_delays_go_with_any_recipe(recipe):
+    options = {"calibration": DATA, "recipe": recipe, "timesteps": 8}
+    for reset, op in (("zero", "ResetToZeroIF"), ("subtract", "IF")):
+        conversion = convert(two(), reset=reset, delay=3, **options)
+        ops = [node.op_type for node in conversion.model.graph.node]
+        assert ops.count(op) == 2
+        assert "DelayedMean" in ops
+        session = SpikingSession(conversion.model)
+        at = session.run(X, 8, readout=[3]).outputs
+        # The mean after the delay: 8 y(8) of all, less 3 y(3), in 5 steps.
+        whole = SpikingSession(convert(two(), reset=reset, delay=0, **options).model)
+        both = whole.run(X, 8, readout=[3]).outputs
+        np.testing.assert_allclose(at[3], both[3], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(at[8], (8 * both[8] - 3 * both[3]) / 5, rtol=1e-4, atol=1e-5)
+
+
+def test_reset_to_zero_by_hand():
+    x = np.float32([[0.7, 0.35, 1.4]]).T
+    conversion = neuron_of("opi", [[1.0]], threshold=MAX, reset="zero")
+    wanted = fire(held(x, 6), 1.0, 0.5, to_zero=True)
+    np.testing.assert_array_equal(spikes_of(conversion, x, 6), wanted)
+    # 0.5 + 0.7 fires and forgets 0.2; then every second time-step.
+    assert wanted[:, 0, 0].tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_resets_of_other_neurons_are_refused():
+    for recipe in ("signed", "burst", "srp", "cos", "best"):
+        with pytest.raises(DataError, match="reset in their own way"):
+            convert(two(), calibration=DATA, recipe=recipe, reset="zero")
+
+
+@pytest.mark.parametrize(("name", "value"), [("timesteps", 0), ("timesteps", -4), ("delay", -1)])
+def test_no_time_steps_at_all(name, value):
+    with pytest.raises(DataError, match=name):
+        convert(two(), calibration=DATA, **{name: value})
+
+
+@pytest.mark.parametrize("recipe", ["best", "pre-charged", "calibration-advanced", "srp"])
+def test_delays_where_the_last_layer_is_neurons(recipe):
+    ann = model(TWO.replace("y = Gemm(q, v)", "y = Relu(q)").replace("N, 2] y", "N, 4] y"), WEIGHTS)
+    conversion = convert(ann, calibration=DATA, recipe=recipe, delay=4, timesteps=8)
+    output = SpikingSession(conversion.model).run(X, 8).output
+    assert np.corrcoef(output.ravel(), activations()[1].ravel())[0, 1] > 0.8
+
+
+def test_cli_reset_and_delay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(two(), "ann.onnx")
+    np.savez("data.npz", x=X)
+    words = ["convert", "ann.onnx", "-o", "snn.onnx", "--calibration", "data.npz", "--json"]
+    more = ["--recipe", "rnl", "--reset", "zero", "--delay", "2", "--v-init", "half", "-T", "8"]
+    assert CliRunner().invoke(main, [*words, *more]).exit_code == 0
+    snn = onnx.load("snn.onnx")
+    wanted = convert(
+        two(), calibration=DATA, recipe="rnl", reset="zero", delay=2, v_init=0.5, timesteps=8
+    )
+    assert snn.graph == wanted.model.graph
+    ops = {node.op_type for node in snn.graph.node}
+    assert {"ResetToZeroIF", "DelayedMean"} <= ops
+    refused = CliRunner().invoke(main, [*words, "--recipe", "signed", "--reset", "zero"])
+    assert refused.exit_code == 1
+    assert "leave out --reset" in refused.output
+
+
+def test_settings_override_a_recipe():
+    half = Statistic("percentile", 50.0)
+    conversion = convert(two(), calibration=DATA, recipe="threshold-balancing", threshold=half)
+    plain = convert(two(), calibration=DATA, recipe="opi", threshold=half, v_init=0.0)
+    assert conversion.model.graph == plain.model.graph
+
+
+def test_the_default_is_best_with_data_and_opi_without():
+    def name(conversion):
+        (found,) = [e.value for e in conversion.model.metadata_props if e.key == "onnx2snn.recipe"]
+        return json.loads(found)["name"]
+
+    assert name(convert(two(), calibration=DATA)) == "best"
+    assert name(convert(model(*CLIPPED))) == "opi"
+
+
+def test_a_correction_needs_data():
+    with pytest.raises(MissingThresholdError, match="this recipe measures the network on data"):
+        convert(model(*CLIPPED), recipe="best")
+    with pytest.raises(DataError, match="no recipe 'bestest', only"):
+        convert(model(*CLIPPED), recipe="bestest")
+
+
+# Recipes as data ------------------------------------------------------------------------------
+
+PRINT = (
+    "import json; from onnx2snn.recipes import RECIPES; "
+    "print(json.dumps({r.name: r.definition() for r in RECIPES}))"
+)
+
+
+def test_definitions_are_json_and_the_same_in_every_process():
+    for recipe in RECIPES:
+        json.dumps(recipe.definition(), allow_nan=False)
+    printed = []
+    for seed in "12":
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", PRINT], env=environment, capture_output=True, check=True
+        )
+        printed.append(done.stdout)
+    assert printed[0] == printed[1]
+    here = {recipe.name: recipe.definition() for recipe in RECIPES}
+    assert json.loads(printed[0]) == json.loads(json.dumps(here))
+    # No two recipes are the same under two names.
+    assert len({json.dumps(definition) for definition in here.values()}) == len(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_is_for_timesteps(recipe):
+    ann = model(*CLIPPED) if recipe.threshold is None else two()
+    graphs = [
+        convert(ann, calibration=DATA, recipe=recipe, timesteps=timesteps).model.graph
+        for timesteps in (4, 8)
+    ]
+    assert (graphs[0] != graphs[1]) == recipe.is_for_timesteps
+
+
+def test_a_recipe_of_ones_own():
+    seen = []
+
+    def count_neurons(snn):
+        seen.append((len(neuron_nodes(snn.graph)), snn.timesteps, snn.data.samples))
+        return False
+
+    mine = replace(recipe_by_name("rnl"), name="mine", passes=(count_neurons,), v_init=0.25)
+    conversion = convert(two(), calibration=DATA, recipe=mine, timesteps=8)
+    assert seen == [(2, 8, 12)]
+    assert "count_neurons" in [report.name for report in conversion.passes]
+    plain = convert(two(), calibration=DATA, recipe="rnl", v_init=0.25, timesteps=8)
+    assert conversion.model.graph == plain.model.graph
+    assert mine.is_for_timesteps
+    assert mine.definition()["passes"] == [{"pass": "count_neurons"}]
+    bare = Recipe("bare", "nobody", "nothing", MAX)
+    assert not bare.is_for_timesteps
+    (neuron,) = convert(one(), calibration=from_arrays(np.float32([[2.0]])), recipe=bare).neurons
+    assert neuron.threshold == 2
+
+
 def test_recipes_are_listed_with_their_sources():
     found = json.loads(CliRunner().invoke(main, ["recipes", "--json"]).stdout)["recipes"]
     assert [row["name"] for row in found] == [recipe.name for recipe in RECIPES]
+    assert len({recipe.name for recipe in RECIPES}) == len(RECIPES)
     assert all(row["source"] and row["what"] for row in found)
     assert "Rueckauer" in CliRunner().invoke(main, ["recipes"]).output
     assert recipe_by_name("opi").v_init == 0.5
     alone = CliRunner().invoke(main, ["convert", "ann.onnx", "-o", "snn.onnx", "-T", "8"])
     assert alone.exit_code == 2
-    assert "give --recipe too" in alone.output
+    assert "give --calibration or --recipe too" in alone.output

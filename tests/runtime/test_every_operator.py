@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn import UnsupportedModelError, convert
+from onnx2snn import SpikingSession, UnsupportedModelError, convert, from_arrays
+from onnx2snn.recipes import RECIPES
 
 CASES = int(os.environ.get("ONNX2SNN_CASES", "500"))
 
@@ -641,3 +642,31 @@ def test_any_network(blocks, seed, opset, channels_last, maxpool, timesteps, v_i
     if maxpool == "keep":
         timesteps = 8  # Its read-out may be a maximum of means: they must be exact.
     proof.prove(b, timesteps, maxpool, v_init)
+
+
+@settings(
+    max_examples=max(CASES // 4, 1), deadline=None, derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(
+    blocks=st.lists(st.sampled_from(list(BLOCKS)), max_size=5),
+    seed=st.integers(0, 10**6),
+    opset=st.sampled_from([17, 7, 13, 23]),
+    channels_last=st.booleans(),
+    maxpool=st.sampled_from(["average", "exact", "keep"]),
+    recipe=st.sampled_from([r.name for r in RECIPES if r.threshold is not None]),
+    delay=st.sampled_from([None, 2]),
+)
+def test_any_network_converts_by_every_recipe(
+    blocks, seed, opset, channels_last, maxpool, recipe, delay
+):
+    """The default, ``best``, above all: it refuses nothing that ``opi`` converts."""
+    b = random_network(blocks, seed, opset, channels_last, maxpool)
+    options = {"calibration": from_arrays(b.feed()), "maxpool": maxpool, "timesteps": 4}
+    options["batch_size"] = 3 if b.batch == "N" else b.batch
+    convert(b.model(), recipe="opi", **options)
+    for name in (None, recipe):
+        conversion = convert(b.model(), recipe=name, delay=delay, **options)
+        result = SpikingSession(conversion.model, threads=1).run(b.feed(), 4)
+        assert list(result.values) == b.outputs
+        assert all(np.all(np.isfinite(value)) for value in result.values.values())
