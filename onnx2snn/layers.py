@@ -87,7 +87,9 @@ class Layer:
                 came_in = self.currents[:, part].mean(axis=0) + self.shift
                 start, *_ = starts_of(self.node)
                 left, *_ = deque(self._run(part, []), maxlen=1).pop()
-                mean[part] = came_in + (start - left) / self.timesteps
+                unit = threshold_of(self.node) / self.timesteps
+                # Whole spikes: this takes away what the sums were rounded by.
+                mean[part] = unit * np.rint((came_in + (start - left) / self.timesteps) / unit)
             else:
                 potentials = (x for x, *_ in self._run(part, self.node.outputs[:1]))
                 mean[part] = sum(potentials) / self.timesteps

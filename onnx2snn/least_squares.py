@@ -10,6 +10,9 @@ from .layers import Layer
 RIDGE = 0.1
 """How much a change of weights is held back: a share of the inputs' mean square."""
 
+MOST_NUMBERS = 2**24
+"""Of patches in memory at a time."""
+
 
 def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
     """Refit the convolutions and dense layers that add up to a layer's current.
@@ -23,7 +26,7 @@ def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
     neuron anything but sums lies keep their weights, and so do those that others read too.
     """
     graph = layer.simulation.graph
-    linear = [node for node in _summed(graph, current) if _patches(node, None) is not None]
+    linear = [node for node in _summed(graph, current) if _is_known(node)]
     if not linear or not layer.segment.spikes:
         return
     *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
@@ -47,23 +50,14 @@ def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
 def _refit(graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray) -> np.ndarray:
     """Change a node's weights towards a residual; returns what is left of it."""
     weights = np.asarray(node.inputs[1].values)
-    patches = _patches(node, source)
-    if not patches:
-        return residual
-    groups = len(patches)
-    channels_last = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
-    rows = channels_last.reshape(-1, channels_last.shape[-1])
-    if len(rows) != len(patches[0]):
+    columns = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
+    if columns.shape[:-1] != _places(node, source):
         # Its output is broadcast to a larger current.
         return residual
-    targets = np.split(rows, groups, axis=1)
-    changes, left = [], []
-    for patch, target in zip(patches, targets, strict=True):
-        gram = patch.T @ patch
-        gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram) + 1e-12
-        change = np.linalg.solve(gram, patch.T @ target)
-        changes.append(change)
-        left.append(target - patch @ change)
+    changes = _solve(node, source, columns)
+    left = columns.copy()
+    for part in _few_samples(node, source):
+        left[part] -= _product(node, source[part], changes).reshape(left[part].shape)
     flat = np.concatenate([change.T for change in changes])
     if node.op == "MatMul" or not node.attrs.get("transB", node.op == "Conv"):
         flat = flat.T
@@ -72,39 +66,92 @@ def _refit(graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndar
     # Weights that several nodes share part here.
     name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
     node.inputs[1] = gs.Constant(name, new)
-    rest = np.concatenate(left, axis=1).reshape(channels_last.shape)
-    return np.moveaxis(rest, -1, 1) if node.op == "Conv" else rest
+    return np.moveaxis(left, -1, 1) if node.op == "Conv" else left
 
 
-def _patches(node: gs.Node, source: np.ndarray | None) -> list[np.ndarray] | None:
-    """What each place of the output sees: [places, K] for each group; None if not known how.
-
-    Without a source an empty list says that it is known.
-    """
-    if node.op != "Conv":
-        plain = node.attrs.get("alpha", 1.0) == 1.0 and not node.attrs.get("transA", 0)
-        if not plain or node.inputs[1].values.ndim != 2:
-            return None
-        return [] if source is None else [source.reshape(-1, source.shape[-1]).astype(np.float64)]
-    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return None
-    kernel = node.inputs[1].values.shape[2:]
-    dimensions, ones = len(kernel), [1] * len(kernel)
-    if source is None:
-        return []
-    pads = node.attrs.get("pads", [0] * 2 * dimensions)
-    around = [(0, 0), (0, 0), *zip(pads[:dimensions], pads[dimensions:], strict=True)]
-    dilations = node.attrs.get("dilations", ones)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    axes = tuple(range(2, 2 + dimensions))
-    seen = np.lib.stride_tricks.sliding_window_view(np.pad(source, around), reach, axes)
-    strides = node.attrs.get("strides", ones)
-    seen = seen[(slice(None), slice(None), *(slice(None, None, s) for s in [*strides, *dilations]))]
+def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
+    """DW of each group, [K, C]: from P'P, or with fewer places than K from PP'."""
     groups = node.attrs.get("group", 1)
-    parts = np.split(seen, groups, axis=1)
+    size = _patches(node, source[:1])[0].shape[1]
+    places = int(np.prod(columns.shape[:-1]))
+    if places < size:
+        patches = _patches(node, source)
+        targets = np.split(columns.reshape(places, -1), groups, axis=1)
+        return [
+            p.T @ np.linalg.solve(_held_back(p @ p.T, np.square(p).sum() / size), target)
+            for p, target in zip(patches, targets, strict=True)
+        ]
+    grams = np.zeros((groups, size, size))
+    products = np.zeros((groups, size, columns.shape[-1] // groups))
+    for part in _few_samples(node, source):
+        rows = columns[part].reshape(-1, columns.shape[-1])
+        targets = np.split(rows, groups, axis=1)
+        for group, patch in enumerate(_patches(node, source[part])):
+            grams[group] += patch.T @ patch
+            products[group] += patch.T @ targets[group]
     return [
-        np.moveaxis(part, 1, 1 + dimensions)
+        np.linalg.solve(_held_back(gram, np.trace(gram) / size), product)
+        for gram, product in zip(grams, products, strict=True)
+    ]
+
+
+def _held_back(gram: np.ndarray, mean_square: float) -> np.ndarray:
+    gram[np.diag_indices_from(gram)] += RIDGE * mean_square + 1e-12
+    return gram
+
+
+def _product(node: gs.Node, source: np.ndarray, changes: list[np.ndarray]) -> np.ndarray:
+    """P dW: [places, C]."""
+    parts = zip(_patches(node, source), changes, strict=True)
+    return np.concatenate([patch @ change for patch, change in parts], axis=1)
+
+
+def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
+    """Parts of a batch whose patches take some hundred megabytes at most."""
+    groups = _patches(node, source[:1])
+    few = max(1, MOST_NUMBERS // sum(patch.size for patch in groups))
+    return [slice(start, start + few) for start in range(0, len(source), few)]
+
+
+def _places(node: gs.Node, source: np.ndarray) -> tuple[int, ...]:
+    """The shape of a node's output without its channels, those put last."""
+    if node.op != "Conv":
+        return source.shape[:-1]
+    dimensions = source.ndim - 2
+    return (len(source), *_windows(node, source[:1]).shape[2 : 2 + dimensions])
+
+
+def _is_known(node: gs.Node) -> bool:
+    """Whether the patches of a node are known."""
+    if node.op == "Conv":
+        return node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    plain = node.attrs.get("alpha", 1.0) == 1.0 and not node.attrs.get("transA", 0)
+    return plain and node.inputs[1].values.ndim == 2
+
+
+def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
+    """What each place of the output sees: [places, K] for each group."""
+    if node.op != "Conv":
+        return [source.reshape(-1, source.shape[-1]).astype(np.float64)]
+    kernel = node.inputs[1].values.shape[2:]
+    parts = np.split(_windows(node, source), node.attrs.get("group", 1), axis=1)
+    return [
+        np.moveaxis(part, 1, 1 + len(kernel))
         .reshape(-1, part.shape[1] * int(np.prod(kernel)))
         .astype(np.float64)
         for part in parts
     ]
+
+
+def _windows(node: gs.Node, source: np.ndarray) -> np.ndarray:
+    """What a convolution sees, as a view: [N, C, *places, *kernel]."""
+    kernel = node.inputs[1].values.shape[2:]
+    dimensions, ones = len(kernel), [1] * len(kernel)
+    pads = node.attrs.get("pads", [0] * 2 * dimensions)
+    around = [(0, 0), (0, 0), *zip(pads[:dimensions], pads[dimensions:], strict=True)]
+    dilations, strides = node.attrs.get("dilations", ones), node.attrs.get("strides", ones)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    axes = tuple(range(2, 2 + dimensions))
+    seen = np.lib.stride_tricks.sliding_window_view(np.pad(source, around), reach, axes)
+    steps = (slice(None, None, step) for step in (*strides, *dilations))
+    return seen[(slice(None), slice(None), *steps)]

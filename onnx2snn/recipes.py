@@ -287,7 +287,7 @@ RECIPES = (
         per_channel=True,
         recalibrate=True,
         maxpool="exact",
-        passes=(correct,),
+        passes=(partial(correct, weights=True),),
     ),
     Recipe(
         "best",
@@ -298,7 +298,7 @@ RECIPES = (
         recalibrate=True,
         maxpool="exact",
         neuron=Neuron("SignedIF", negative=0.0),
-        passes=(correct,),
+        passes=(partial(correct, weights=True),),
     ),
 )
 
