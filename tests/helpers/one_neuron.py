@@ -1,0 +1,53 @@
+"""Neurons by their equations, one time-step after another, and tiny networks around them."""
+
+import numpy as np
+from onnx_text import model
+
+ONE = "net (float[N, C] x) => (float[N, C] y) { r = Relu(x) y = Identity(r) }"
+"""A layer of neurons whose current is the input."""
+
+TWO = (
+    "net (float[N, 3] x) => (float[N, 2] y) "
+    "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
+)
+RNG = np.random.default_rng(5)
+WEIGHTS = {
+    "w": RNG.normal(size=(3, 4)).astype(np.float32),
+    "u": RNG.normal(size=(4, 4)).astype(np.float32),
+    "v": RNG.normal(size=(4, 2)).astype(np.float32),
+}
+X = RNG.normal(size=(12, 3)).astype(np.float32)
+
+
+def one(channels=1):
+    return model(ONE.replace("C]", f"{channels}]"))
+
+
+def two():
+    return model(TWO, WEIGHTS)
+
+
+def activations(x=X):
+    """Of both layers of ``TWO``."""
+    r = np.maximum(x @ WEIGHTS["w"], 0)
+    return r, np.maximum(r @ WEIGHTS["u"], 0)
+
+
+def fire(currents, threshold, start=0.0, *, to_zero=False, negative=None, most=1):
+    """The numbers of spikes of neurons, [T, ...], from their currents at each time-step."""
+    v = np.broadcast_to(np.float64(start), np.shape(currents[0])).copy()
+    emitted, spikes = np.zeros_like(v), []
+    for current in currents:
+        u = v + current
+        s = np.clip(np.ceil(u / threshold) - 1, 0, most)
+        if negative is not None:
+            s -= (u < negative) & (emitted > 0)
+        v = np.where(s > 0, 0, u) if to_zero else u - s * threshold
+        emitted += s
+        spikes.append(s)
+    return np.array(spikes)
+
+
+def held(value, timesteps):
+    """The same current at each time-step."""
+    return [np.float64(value)] * timesteps

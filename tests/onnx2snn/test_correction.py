@@ -1,0 +1,448 @@
+"""Passes over a spiking network, each against a simulation in NumPy alone."""
+
+import json
+import tracemalloc
+from dataclasses import replace
+from functools import partial
+
+import equations as eq
+import numpy as np
+import onnx
+import pytest
+from one_neuron import WEIGHTS as DENSE
+from one_neuron import X, activations, fire, held, two
+from onnx_text import model, run
+
+from onnx2snn import SpikingSession, Statistic, convert, from_arrays
+from onnx2snn.correction import BALANCING_STEPS, correct, mean_by_channel
+from onnx2snn.least_squares import RIDGE
+from onnx2snn.recipes import recipe_by_name
+
+SMALL = from_arrays(X)
+RNG = np.random.default_rng(0)
+TEXT = (
+    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) "
+    "{ c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) d = Conv<pads = [1, 1, 1, 1]>(p, u) "
+    "e = Add(d, p) q = Relu(e) g = GlobalAveragePool(q) f = Flatten(g) y = Gemm(f, v) }"
+)
+WEIGHTS = {
+    "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
+    "u": RNG.normal(size=(4, 4, 3, 3)).astype(np.float32) / 3,
+    "v": RNG.normal(size=(4, 3)).astype(np.float32),
+}
+DATA = from_arrays(RNG.normal(size=(64, 2, 8, 8)).astype(np.float32))
+UNSEEN = RNG.normal(size=(64, 2, 8, 8)).astype(np.float32)
+
+
+# Networks corrected as a whole ----------------------------------------------------------------
+
+
+def mean_activations(text, name):
+    """Of an inner tensor of the ANN, per channel, on the calibration data."""
+    inner = text.replace("float[N, 3] y)", f"float[N, 3] y, float[N, 4, a, b] {name})")
+    (x, _) = next(iter(DATA.batches(64)))
+    return mean_by_channel(run(model(inner, WEIGHTS), x, output=1), 1)
+
+
+@pytest.mark.parametrize("timesteps", [4, 8])
+def test_corrected_spikes_average_to_the_activations(timesteps):
+    ann = model(TEXT, WEIGHTS)
+    (x, _) = next(iter(DATA.batches(64)))
+    gaps = {}
+    for recipe in ("mmse", "best"):
+        conversion = convert(ann, calibration=DATA, recipe=recipe, timesteps=timesteps)
+        readout = SpikingSession(conversion.model).run(x, timesteps).readouts[timesteps]
+        for name in ("r", "q"):
+            target = mean_activations(TEXT, name)
+            gap = mean_by_channel(readout.potential_sums[name] / timesteps, 1) - target
+            gaps[recipe, name] = np.abs(gap).max() / target.max()
+    for name in ("r", "q"):
+        assert gaps["best", name] < 0.01
+        assert gaps["best", name] < gaps["mmse", name] / 3
+
+
+def test_corrected_networks_come_nearer_to_the_ann():
+    ann = model(TEXT, WEIGHTS)
+    wanted = run(ann, UNSEEN)
+    errors = {}
+    for recipe in ("threshold-balancing", "robust-norm", "mmse", "best"):
+        conversion = convert(ann, calibration=DATA, recipe=recipe, maxpool="exact", timesteps=8)
+        output = SpikingSession(conversion.model).run(UNSEEN, 8).output
+        errors[recipe] = np.abs(output - wanted).mean()
+    assert errors["best"] < errors["mmse"] < errors["threshold-balancing"]
+    assert errors["best"] < errors["robust-norm"]
+
+
+def test_a_correction_is_folded_into_the_weights():
+    conversion = convert(model(TEXT, WEIGHTS), calibration=DATA, recipe="best", timesteps=8)
+    ops = [node.op_type for node in conversion.model.graph.node]
+    # The residual sum has no bias that could take it.
+    assert ops.count("Add") == 2
+    metadata = {entry.key: entry.value for entry in conversion.model.metadata_props}
+    recipe = json.loads(metadata["onnx2snn.recipe"])
+    assert (recipe["name"], recipe["timesteps"], recipe["maxpool"]) == ("best", 8, "exact")
+
+
+# Thresholds and v(0) from spikes --------------------------------------------------------------
+
+
+def balanced(scale, to_zero, x=X):
+    """V_th of both layers of ``TWO``: the largest current of one time-step, layer by layer."""
+    steps = held(x @ np.float64(DENSE["w"]), BALANCING_STEPS)
+    first = scale * np.max(steps)
+    emitted = fire(steps, first, to_zero=to_zero) * first
+    return first, scale * (emitted @ np.float64(DENSE["u"])).max()
+
+
+@pytest.mark.parametrize(("recipe", "scale"), [("spike-norm", 1.0), ("rmp", 0.8), ("tsc", 0.8)])
+def test_thresholds_are_the_largest_currents_of_spikes(recipe, scale):
+    conversion = convert(two(), calibration=SMALL, recipe=recipe, timesteps=8)
+    found = [float(neuron.threshold) for neuron in conversion.neurons]
+    np.testing.assert_allclose(found, balanced(scale, recipe == "spike-norm"), rtol=1e-5)
+    # Not the largest activation: spikes of one time-step come together.
+    assert found[1] != pytest.approx(scale * activations()[1].max(), rel=0.01)
+    ops = [node.op_type for node in conversion.model.graph.node]
+    assert ops.count("ResetToZeroIF" if recipe == "spike-norm" else "IF") == 2
+    output = SpikingSession(conversion.model).run(X, 64).output
+    if recipe != "tsc":
+        thetas = balanced(scale, recipe == "spike-norm")
+        r = (
+            fire(held(X @ np.float64(DENSE["w"]), 64), thetas[0], to_zero=recipe == "spike-norm")
+            * thetas[0]
+        )
+        q = fire(r @ DENSE["u"], thetas[1], to_zero=recipe == "spike-norm") * thetas[1]
+        # Whether a current that is V_th fires depends on its last bit.
+        close = np.isclose(output, q.mean(0) @ DENSE["v"], rtol=1e-3, atol=1e-4)
+        assert close.mean() > 0.9
+
+
+def test_balanced_over_batches():
+    """The first layer's threshold is the same; the second's is at least that of any batch."""
+    whole = convert(two(), calibration=SMALL, recipe="rmp")
+    parts = convert(two(), calibration=SMALL, recipe="rmp", batch_size=5)
+    assert parts.neurons[0].threshold == whole.neurons[0].threshold
+    last = convert(two(), calibration=from_arrays(X[10:]), recipe="rmp")
+    assert parts.neurons[1].threshold > 0.99 * last.neurons[1].threshold
+
+
+def test_inputs_are_switched_on_for_their_share_of_time():
+    x = np.float32([[0.25, -0.5, 1.0, 0.05, 0.07]])
+    ann = model("net (float[N, 5] x) => (float[N, 5] y) { r = Relu(x) y = Identity(r) }")
+    conversion = convert(ann, calibration=from_arrays(2 * x), recipe="tsc", timesteps=8)
+    session = SpikingSession(conversion.model)
+    # The largest input is 2, so that T x / 2 of the 8 steps are 2, 4, 8, 0.4 and 0.56.
+    for t in range(1, 13):
+        session.step(2 * x)
+        (shown,) = [v for name, v in session.state.items() if "coded" in name]
+        np.testing.assert_array_equal(
+            shown, 2 * np.minimum(t, [[2, 4, 8, 0, 1]]) * np.sign(x), f"{t}"
+        )
+
+
+def test_v0_is_the_best_of_an_exhaustive_search():
+    fractions, timesteps = np.arange(9) / 8, 8
+    conversion = convert(
+        two(),
+        calibration=SMALL,
+        recipe="pre-charged",
+        timesteps=timesteps,
+        threshold=Statistic("max"),
+    )
+    thresholds = [float(neuron.threshold) for neuron in conversion.neurons]
+    currents, found = held(X @ np.float64(DENSE["w"]), timesteps), []
+    for theta, wanted in zip(thresholds, activations(), strict=True):
+        tried = [fire(currents, theta, f * theta) * theta for f in fractions]
+        errors = [np.square(x.mean(0) - wanted).mean() for x in tried]
+        best = int(np.argmin(errors))
+        found.append(fractions[best] * theta)
+        emitted, currents = tried[best], tried[best] @ np.float64(DENSE["u"])
+    np.testing.assert_allclose([float(v) for v in starts(conversion).values()], found, rtol=1e-6)
+    # The read-out leaves out the first two time-steps.
+    output = SpikingSession(conversion.model).run(X, timesteps).output
+    late = emitted[2:].mean(0) @ DENSE["v"]
+    np.testing.assert_allclose(output, late, rtol=1e-4, atol=1e-5)
+
+
+def starts(conversion):
+    """V(0) of each layer."""
+    return {
+        node.name: onnx.numpy_helper.to_array(attribute.t)
+        for node in conversion.model.graph.node
+        for attribute in node.attribute
+        if attribute.name == "v_init"
+    }
+
+
+# Corrections ----------------------------------------------------------------------------------
+
+# A layer of neurons whose current is the input plus a bias of each channel.
+POINTWISE = (
+    "net (float[N, 2, 1, 2] x) => (float[N, 2, 1, 2] y) "
+    "{ a = Conv(x, w, b) r = Relu(a) y = Identity(r) }"
+)
+UNIT = {"w": np.eye(2, dtype=np.float32).reshape(2, 2, 1, 1), "b": np.zeros(2, np.float32)}
+IMAGES = np.random.default_rng(8).normal(0.4, 0.5, size=(9, 2, 1, 2)).astype(np.float32)
+
+
+def bias_of(conversion):
+    (conv,) = [node for node in conversion.model.graph.node if node.op_type == "Conv"]
+    arrays = {t.name: t for t in conversion.model.graph.initializer}
+    return onnx.numpy_helper.to_array(arrays[conv.input[2]]).astype(np.float64)
+
+
+def test_light_calibration_of_one_layer():
+    conversion = convert(
+        model(POINTWISE, UNIT),
+        calibration=from_arrays(IMAGES),
+        recipe="calibration",
+        timesteps=4,
+    )
+    theta, timesteps = float(conversion.neurons[0].threshold), 4
+    x = np.float64(IMAGES)
+    wanted = np.maximum(x, 0)
+    current = x + theta / (2 * timesteps)
+    emitted = fire(held(current, timesteps), theta).mean(0) * theta
+    delta = (wanted - emitted).mean((0, 2, 3))
+    np.testing.assert_allclose(bias_of(conversion), theta / 8 + delta, rtol=1e-4, atol=1e-6)
+    corrected = current + delta.reshape(2, 1, 1)
+    emitted = fire(held(corrected, timesteps), theta).mean(0) * theta
+    start = timesteps * (wanted - emitted).mean(0)
+    np.testing.assert_allclose(starts(conversion)["r"], start, rtol=1e-4, atol=1e-5)
+
+
+def test_biases_in_rounds_and_over_batches():
+    """Each round moves on from the last; each batch moves the mean over batches."""
+    recipe = replace(recipe_by_name("best-binary"), passes=(partial(correct, rounds=2),))
+    conversion = convert(
+        model(POINTWISE, UNIT),
+        calibration=from_arrays(IMAGES),
+        recipe=recipe,
+        timesteps=4,
+        batch_size=5,
+        per_channel=False,
+    )
+    theta = float(conversion.neurons[0].threshold)
+    delta = np.zeros(2)
+    for number, part in enumerate((IMAGES[:5], IMAGES[5:]), start=1):
+        moved = delta
+        for _ in range(2):
+            currents = held(np.float64(part) + moved.reshape(2, 1, 1), 4)
+            emitted = fire(currents, theta, theta / 2).mean(0) * theta
+            moved = moved + (np.maximum(part, 0) - emitted).mean((0, 2, 3))
+        delta = delta + (moved - delta) / number
+    np.testing.assert_allclose(bias_of(conversion), delta, rtol=1e-4, atol=1e-6)
+
+
+LAYERS = {
+    "plain": ("Conv(r, u, b)", (5, 4, 3, 3), {}),
+    "strided": ("Conv<strides = [2, 1], pads = [1, 0, 0, 1]>(r, u, b)", (5, 4, 3, 2),
+                {"strides": (2, 1), "pads": (1, 0, 0, 1)}),
+    "dilated": ("Conv<dilations = [2, 3], pads = [2, 3, 2, 3]>(r, u, b)", (5, 4, 2, 2),
+                {"dilations": (2, 3), "pads": (2, 3, 2, 3)}),
+    "grouped": ("Conv<group = 2, pads = [1, 1, 1, 1]>(r, u, b)", (6, 2, 3, 3),
+                {"group": 2, "pads": (1, 1, 1, 1)}),
+    "depthwise": ("Conv<group = 4>(r, u, b)", (4, 1, 3, 3), {"group": 4}),
+}  # fmt: skip
+
+
+def ridge(patches, residual):
+    """Least squares with a penalty, as least squares with further rows."""
+    penalty = np.sqrt(RIDGE * np.square(patches).sum() / patches.shape[1])
+    rows = np.concatenate([patches, penalty * np.eye(patches.shape[1])])
+    rest = np.concatenate([residual, np.zeros((patches.shape[1], residual.shape[1]))])
+    return np.linalg.lstsq(rows, rest, rcond=None)[0]
+
+
+def weights_of(conversion, before):
+    """The weights of the layer whose output leads to a neuron, as [K, C] if dense."""
+    graph = conversion.model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers[next(n for n in graph.node if n.name == before).input[0]]
+    while node.op_type == "Add":
+        node = makers[node.input[0]]
+    (found,) = [t for t in graph.initializer if t.name == node.input[1]]
+    value = onnx.numpy_helper.to_array(found)
+    return value.T if any(a.name == "transB" and a.i for a in node.attribute) else value
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_advanced_calibration_fits_convolutions(layer):
+    text, shape, settings = LAYERS[layer]
+    rng = np.random.default_rng(3)
+    weights = {
+        "w": rng.normal(size=(4, 2, 3, 3)).astype(np.float32),
+        "u": rng.normal(size=shape).astype(np.float32),
+        "b": rng.normal(size=shape[0]).astype(np.float32),
+    }
+    net = (
+        "net (float[N, 2, 8, 9] x) => (float[N, C, h, k] y) "
+        f"{{ a = Conv(x, w) r = Relu(a) c = {text} q = Relu(c) y = Identity(q) }}"
+    ).replace("C,", f"{shape[0]},")
+    x = rng.normal(size=(10, 2, 8, 9)).astype(np.float32)
+    ann, timesteps = model(net, weights), 8
+    conversion = convert(
+        ann, calibration=from_arrays(x), recipe="calibration-advanced", timesteps=timesteps
+    )
+    session = SpikingSession(conversion.model)
+    seen = session.run(x, timesteps).readouts[timesteps].potential_sums["r"] / timesteps
+    inner = net.replace("y)", "y, float[N, 4, 6, 7] r, float[N, C, h, k] c)", 1)
+    inner = model(inner.replace("C,", f"{shape[0]},"), weights)
+    wanted = run(inner, x, output=2)
+    how = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | settings
+    group = how.pop("group")
+
+    def current(u):
+        return eq.conv(
+            np.float64(seen), np.float64(u), np.float64(weights["b"]), **how, group=group
+        )
+
+    residual = wanted - current(weights["u"])
+    windows = eq.windows(np.float64(seen), shape[2:], fill=0.0, **how)
+    changes = []
+    for part, rest in zip(np.split(windows, group, 1), np.split(residual, group, 1), strict=True):
+        patches = np.moveaxis(part, 1, 3).reshape(-1, int(np.prod(shape[1:])))
+        rest = np.moveaxis(rest, 1, -1).reshape(len(patches), -1)
+        changes.append(ridge(patches, rest).T.reshape(-1, *shape[1:]))
+    found = weights_of(conversion, "q")
+    np.testing.assert_allclose(found - weights["u"], np.concatenate(changes), rtol=0.01, atol=1e-4)
+    lowered = np.square(wanted - current(found)).mean()
+    assert lowered < 0.97 * np.square(residual).mean()
+
+
+@pytest.mark.parametrize("layer", ["Gemm(r, u)", "Gemm<transB = 1>(r, t, b)", "MatMul(r, u)"])
+def test_advanced_calibration_fits_dense_layers(layer):
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        f"{{ a = Gemm(x, w) r = Relu(a) b0 = {layer} q = Relu(b0) y = Gemm(q, v) }}"
+    )
+    bias = np.float32([0.1, -0.2, 0.3, 0])
+    weights = DENSE | {"t": np.ascontiguousarray(DENSE["u"].T), "b": bias}
+    weights = {name: value for name, value in weights.items() if name in layer or name in "wv"}
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    conversion = convert(
+        model(text, weights), calibration=from_arrays(x), recipe="calibration-advanced", timesteps=8
+    )
+    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
+    seen = np.float64(result.potential_sums["r"]) / 8
+    u, bias = np.float64(DENSE["u"]), np.float64(bias if "b)" in layer else np.zeros(4))
+    residual = np.maximum(x @ np.float64(DENSE["w"]), 0) @ u - seen @ u
+    wanted = u + ridge(seen, residual)
+    np.testing.assert_allclose(weights_of(conversion, "q"), wanted, rtol=0.01, atol=1e-4)
+
+
+def test_shared_weights_part_and_read_ones_stay():
+    """Weights of two nodes become two; those whose output another layer reads are kept."""
+    square = {"w": np.random.default_rng(6).normal(size=(3, 3)).astype(np.float32)}
+    text = (
+        "net (float[N, 3] x) => (float[N, 3] y) "
+        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, w) q = Relu(b) c = Gemm(q, w) "
+        "s = Relu(c) t = Clip(c, lo, hi) e = Add(s, t) y = Gemm(e, w) }"
+    )
+    ann = model(text, square | {"lo": np.float32(0), "hi": np.float32(1)})
+    conversion = convert(ann, calibration=SMALL, recipe="calibration-advanced", timesteps=8)
+    for layer in ("r", "s", "t"):
+        np.testing.assert_array_equal(weights_of(conversion, layer), square["w"])
+    assert np.abs(weights_of(conversion, "q") - square["w"]).max() > 0.001
+
+
+def test_a_broadcast_summand_keeps_its_weights():
+    text = (
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { a = Conv(x, w) r = Relu(a) "
+        "g = GlobalAveragePool(r) c = Conv(g, u) d = Conv(r, v) e = Add(c, d) y = Relu(e) }"
+    )
+    rng = np.random.default_rng(7)
+    weights = {name: rng.normal(size=(2, 2, 1, 1)).astype(np.float32) for name in "wuv"}
+    x = rng.normal(size=(6, 2, 4, 4)).astype(np.float32)
+    conversion = convert(
+        model(text, weights), calibration=from_arrays(x), recipe="calibration-advanced", timesteps=8
+    )
+    values = [onnx.numpy_helper.to_array(t) for t in conversion.model.graph.initializer]
+    kept = [any(np.array_equal(value, weights[name]) for value in values) for name in "wuv"]
+    assert kept == [True, True, False]
+
+
+# Data -----------------------------------------------------------------------------------------
+
+MEASURING = ["rmp", "tsc", "opt", "pre-charged", "calibration", "calibration-advanced", "best"]
+
+
+@pytest.mark.parametrize("recipe", MEASURING)
+def test_what_does_not_matter_of_the_data(recipe):
+    """Not its float type, nor a batch size larger than it, nor that the batch size is fixed."""
+    graph = convert(two(), calibration=SMALL, recipe=recipe, timesteps=8).model.graph
+    double = from_arrays(X.astype(np.float64))
+    assert convert(two(), calibration=double, recipe=recipe, timesteps=8).model.graph == graph
+    exactly = convert(two(), calibration=SMALL, recipe=recipe, timesteps=8, batch_size=len(X))
+    assert exactly.model.graph == graph
+    labelled = from_arrays(X, np.zeros(len(X), np.int64))
+    assert convert(two(), calibration=labelled, recipe=recipe, timesteps=8).model.graph == graph
+
+
+@pytest.mark.parametrize("recipe", MEASURING)
+def test_a_batch_size_that_stays_fixed(recipe):
+    """Four samples that depend on each other: batches of twelve come in three parts."""
+    text = (
+        "net (float[4, 3] x) => (float[4, 2] y) { m = MatMul(k, x) a = Gemm(m, w) r = Relu(a) "
+        "b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
+    )
+    mixing = np.float32(np.eye(4) + 0.1)
+    ann = model(text, DENSE | {"k": mixing})
+    conversion = convert(ann, calibration=SMALL, recipe=recipe, timesteps=8)
+    assert any("batch size stays fixed" in note for note in conversion.notes)
+    by_fours = convert(ann, calibration=SMALL, recipe=recipe, timesteps=8, batch_size=4)
+    assert by_fours.model.graph == conversion.model.graph
+    assert np.all(np.isfinite(SpikingSession(conversion.model).run(X[:4], 8).output))
+
+
+@pytest.mark.parametrize("recipe", ["calibration", "calibration-advanced", "best-binary", "best"])
+def test_several_batches_correct_as_well_as_one(recipe):
+    """The mean activations over all data are met, whatever the batches."""
+    ann = model(TEXT, WEIGHTS)
+    wanted = run(ann, UNSEEN)
+    errors = []
+    for batch_size in (64, 16, 20):
+        options = {"recipe": recipe, "timesteps": 8, "batch_size": batch_size}
+        conversion = convert(ann, calibration=DATA, **options)
+        again = convert(ann, calibration=DATA, **options)
+        assert again.model.graph == conversion.model.graph
+        output = SpikingSession(conversion.model).run(UNSEEN, 8).output
+        errors.append(np.abs(output - wanted).mean())
+    assert max(errors) < 1.3 * errors[0]
+
+
+def test_later_batches_count():
+    """Two halves of unlike images: the bias lies between those that each half asks for."""
+    dark, bright = IMAGES[:4] - 0.3, IMAGES[4:8] + 0.3
+    ann = model(POINTWISE, UNIT)
+
+    def bias(images, batch_size=100):
+        options = {"recipe": "best-binary", "threshold": Statistic("max"), "batch_size": batch_size}
+        options |= {"per_channel": False, "timesteps": 2}
+        images = np.concatenate([images, np.full((1, 2, 1, 2), 2, np.float32)])
+        return bias_of(convert(ann, calibration=from_arrays(images), **options))
+
+    both = bias(np.concatenate([dark, bright]), 4)
+    assert np.all(both != bias(dark))
+    assert np.all(both != bias(np.concatenate([dark, bright])))
+
+
+@pytest.mark.parametrize("recipe", ["rmp", "pre-charged", "calibration-advanced", "best"])
+def test_memory_is_that_of_one_batch(recipe):
+    ann = model(TEXT.replace("8, 8]", "16, 16]"), WEIGHTS)
+    x = np.random.default_rng(9).normal(size=(64, 2, 16, 16)).astype(np.float32)
+
+    def peak(samples):
+        data = from_arrays(x[:samples])
+        options = {"recipe": recipe, "timesteps": 8, "batch_size": 16}
+        convert(ann, calibration=data, **options)
+        tracemalloc.start()
+        convert(ann, calibration=data, **options)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    once, twice = peak(32), peak(64)
+    assert twice < 1.2 * once
+    # The check sees the arrays: currents of 8 time-steps, 16 images and 4 channels, 0.5 MB.
+    assert once > 16 * 4 * 16 * 16 * 4 * 4
