@@ -33,7 +33,12 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes import DataError, ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.editing import Editor, tidy
 from onnx2snn.graph_passes.io import to_graph, to_parts
-from onnx2snn.graph_passes.neurons import initial_potential_of, state_names, stateful_nodes
+from onnx2snn.graph_passes.neurons import (
+    initial_potential_of,
+    state_names,
+    stateful_nodes,
+    states_written,
+)
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
@@ -196,7 +201,8 @@ class Simulation:
 
     def __init__(self, graph: gs.Graph, timesteps: int, providers: Providers) -> None:
         self._timesteps = timesteps
-        self._states = dict(state_names(node.name) for node in stateful_nodes(graph))
+        nodes = stateful_nodes(graph)
+        self._states = dict(pair for node in nodes for pair in state_names(node.op, node.name))
         self._inputs = [tensor for tensor in graph.inputs if tensor.name not in self._states]
         editor = Editor(graph)
         watched = [
@@ -205,7 +211,7 @@ class Simulation:
             for node in neuron_nodes(graph)
             for tensor in (node.inputs[0], node.outputs[0])
         ]
-        states = [node.outputs[-1] for node in stateful_nodes(graph)]
+        states = [state for node in nodes for state in states_written(node)]
         graph.outputs = [*states, *watched]
         self._session = create_session(to_parts(graph), resolve_providers(providers))
 

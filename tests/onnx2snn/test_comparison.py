@@ -71,8 +71,14 @@ def test_each_cell_is_what_convert_and_evaluate_give():
     found = compared(RECIPES)
     assert [row.recipe for row in found.rows] == list(RECIPES)
     for row in found.rows:
+        if row.recipe.name == "tcl":
+            # The network has no trained clips.
+            assert set(row.reasons) == set(TIMES)
+            continue
         for t in TIMES:
-            snn = convert(ANN, calibration=CALIBRATION, recipe=row.recipe, maxpool="exact", timesteps=t).model
+            snn = convert(
+                ANN, calibration=CALIBRATION, recipe=row.recipe, maxpool="exact", timesteps=t
+            ).model
             report = evaluate(snn, DATA, [t], ann=ANN)
             score = dataclasses.asdict(row.scores[t])
             assert score.pop("ann_accuracy") == report["ann"]["accuracy"] == found.ann
@@ -247,7 +253,7 @@ def test_recipes_that_cannot_convert_say_why():
     assert not opi.reasons
     assert found.values(best) == [None] * len(TIMES)
     (line,) = comparison_reasons(found)
-    assert line.startswith("best: the ANN's mean activations are needed")
+    assert line.startswith("best: this recipe measures the network on data")
     assert line.endswith("no calibration data (and 1 more)")
     assert "\n" not in line
     # A failure is not kept.
@@ -337,7 +343,7 @@ def test_command():
     for recipe in RECIPES:
         assert recipe.name in result.stdout
     assert "Accuracy in percent, 40 samples" in result.stdout
-    count = 2 * len(RECIPES)
+    count = 2 * (len(RECIPES) - 1)  # tcl needs trained clips.
     assert f"{count} results are in net.compare.json, 0 of them from before." in result.stdout
     assert Path("plot.png").read_bytes().startswith(b"\x89PNG")
     assert f"{count} of them from before" in invoke(*OPTIONS).stdout

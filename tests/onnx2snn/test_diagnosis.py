@@ -67,7 +67,9 @@ def rms_percent(values, unit):
 
 def two_layers():
     ann = model(TWO_LAYERS, TWO_LAYERS_WEIGHTS)
-    return ann, convert(ann, calibration=CALIBRATION, threshold=Statistic("max")).model
+    return ann, convert(
+        ann, calibration=CALIBRATION, recipe="opi", threshold=Statistic("max")
+    ).model
 
 
 def by_name(layers):
@@ -153,7 +155,9 @@ def test_a_perfect_layer_has_no_error():
 def test_a_threshold_below_the_bound_of_the_clip_clips():
     ann = model(CLIPPED, CLIPPED_WEIGHTS)
     data = from_arrays(np.float32([[0.25, 0.5]]))
-    snn = convert(ann, calibration=data, threshold=Statistic("max"), recalibrate=True).model
+    snn = convert(
+        ann, calibration=data, recipe="opi", threshold=Statistic("max"), recalibrate=True
+    ).model
     (layer,) = diagnose(snn, ann, from_arrays(np.float32([[0.5, 3]])), 4)
     assert layer.clipping == pytest.approx(rms_percent([0, -0.5], [0.5, 1]))
     assert layer.own_error == layer.clipping
@@ -247,7 +251,7 @@ def folder(tmp_path, monkeypatch):
     onnx.save(ann, "ann.onnx")
     write_model(snn, "snn.onnx")
     ann.doc_string = "the same, as another file"
-    other = convert(ann, calibration=CALIBRATION, threshold=Statistic("max"))
+    other = convert(ann, calibration=CALIBRATION, recipe="opi", threshold=Statistic("max"))
     write_model(other.model, "other.onnx")
     np.savez("data.npz", x=X)
     return tmp_path
