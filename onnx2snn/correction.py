@@ -31,6 +31,9 @@ from .data import Data
 from .layers import Layer, Simulation
 from .least_squares import fit_weights
 
+MOST_BYTES = 2**30
+"""Of one layer's currents over all time-steps of one batch."""
+
 BALANCING_STEPS = 64
 """Time-steps over which the largest input current of a layer is sought."""
 
@@ -49,20 +52,25 @@ class Spiking:
     running: Running
     timesteps: int
 
-    def batches(self, what: str) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, what: str, timesteps: int) -> Iterator[dict[str, np.ndarray]]:
         """The inputs by name, in the network's types, batch by batch, with progress.
 
-        A network of a fixed batch size gets batches of that size.
+        Batches are cut to a fixed batch size, or where the currents of a layer over
+        ``timesteps`` would take more than ``MOST_BYTES``.
         """
         states = names_of_states(self.graph)
         inputs = [tensor for tensor in self.graph.inputs if tensor.name not in states]
         names = [tensor.name for tensor in inputs]
         sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
         fixed = sizes.pop() if len(sizes) == 1 else None
+        layers = [node.outputs[0].shape[1:] for node in neuron_nodes(self.graph)]
+        known = [shape for shape in layers if all(isinstance(size, int) for size in shape)]
+        largest = max((int(np.prod(shape)) for shape in known), default=1)
+        most = max(1, MOST_BYTES // (4 * timesteps * largest))
         for x, _ in self.running.batches(self.data, what):
             given = {n: np.asarray(v) for n, v in by_input_name(x, names, "the network").items()}
             count = len(given[names[0]])
-            size = fixed if isinstance(fixed, int) and fixed > 0 else count
+            size = fixed if isinstance(fixed, int) and fixed > 0 else min(count, most)
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
@@ -143,7 +151,7 @@ def correct(
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}
     ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values()])
-    for number, inputs in enumerate(snn.batches("correcting"), start=1):
+    for number, inputs in enumerate(snn.batches("correcting", snn.timesteps), start=1):
         truth = dict(zip(ann.outputs, ann.run(inputs), strict=True))
         for layer in snn.simulate(inputs, snn.timesteps):
             node, activation = layer.node, truth[layer.node.outputs[0].name]
@@ -188,7 +196,7 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
     """
     nodes = neuron_nodes(snn.graph)
     ann = snn.in_the_ann([node.outputs[0] for node in nodes])
-    inputs = next(snn.batches("searching v(0)"))
+    inputs = next(snn.batches("searching v(0)", snn.timesteps))
     truth = dict(zip((node.name for node in nodes), ann.run(inputs), strict=True))
     for layer in snn.simulate(inputs, snn.timesteps):
         errors = []
@@ -214,7 +222,7 @@ def balance_thresholds(snn: Spiking, scale: float = 1.0) -> bool:
     """
     nodes = neuron_nodes(snn.graph)
     largest = {node.name: 0.0 for node in nodes}
-    for inputs in snn.batches("balancing thresholds"):
+    for inputs in snn.batches("balancing thresholds", BALANCING_STEPS):
         for layer in snn.simulate(inputs, BALANCING_STEPS):
             node = layer.node
             largest[node.name] = max(largest[node.name], float(layer.currents.max()))
@@ -230,7 +238,7 @@ def balance_thresholds(snn: Spiking, scale: float = 1.0) -> bool:
 def switch_inputs(snn: Spiking) -> bool:
     """Show each input as two switches, on and off, in T time-steps (Han and Roy, ECCV 2020)."""
     scales: dict[str, float] = {}
-    for inputs in snn.batches("measuring the inputs"):
+    for inputs in snn.batches("measuring the inputs", 1):
         for name, value in inputs.items():
             if value.dtype.kind != "f":
                 raise UnsupportedModelError(f"the input '{name}' is of type {value.dtype}: ", [])
