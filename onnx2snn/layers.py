@@ -81,7 +81,7 @@ class Layer:
 
         What came in and did not stay as v went out, if a spike subtracts what it emits.
         """
-        mean = np.empty_like(self.currents[0])
+        mean: np.ndarray = np.empty_like(self.currents[0])
         for part in self._parts():
             if self.node.op in KEEP_WHAT_IS_LEFT:
                 came_in = self.currents[:, part].mean(axis=0) + self.shift
