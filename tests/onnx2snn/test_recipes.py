@@ -380,7 +380,11 @@ def test_definitions_are_json_and_the_same_in_every_process():
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed}
         done = subprocess.run(
-            [sys.executable, "-c", PRINT], env=environment, capture_output=True, check=True
+            [sys.executable, "-c", PRINT],
+            env=environment,
+            capture_output=True,
+            check=True,
+            cwd="/",
         )
         printed.append(done.stdout)
     assert printed[0] == printed[1]
