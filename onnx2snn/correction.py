@@ -144,8 +144,9 @@ def correct(
                     channel c, the means over images and places
         potentials  v(0) := v(0) + T (mean a - mean x), for each neuron, the means over images
 
-    Each batch after the first moves biases and potentials on towards the mean over batches;
-    weights are those of the first. Memory is that of one batch.
+    On the first batch. On batch k after it the layers run once, and biases and potentials move
+    by 1 / k of what the batch lacks: a stochastic approximation (Robbins and Monro 1951), in
+    the time of one evaluation. Weights are those of the first. Memory is that of one batch.
     """
     nodes = neuron_nodes(snn.graph)
     shifts = {node.name: np.zeros(()) for node in nodes}
@@ -156,35 +157,40 @@ def correct(
         for layer in snn.simulate(inputs, snn.timesteps):
             node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
-            if number == 1 and node.name in currents:
-                current = currents[node.name]
-                fit_weights(layer, current, truth[current.name])
-            if biases:
-                before = layer.shift
-                _fit_shift(layer, activation, rounds)
-                shifts[node.name] = layer.shift = before + (layer.shift - before) / number
-            if potentials:
-                _move_potential(layer, activation, 1 / number)
+            if number == 1:
+                if node.name in currents:
+                    current = currents[node.name]
+                    fit_weights(layer, current, truth[current.name])
+                for _ in range(rounds if biases else 0):
+                    _move_shift(layer, activation - layer.mean_potential(), 1.0)
+                if potentials:
+                    _move_potential(layer, activation - layer.mean_potential(), 1.0)
+                layer.fire()
+            else:
+                gap = activation - layer.fire().mean(axis=0) * threshold_of(node)
+                if biases:
+                    gap -= _move_shift(layer, gap, 1 / number)
+                if potentials:
+                    _move_potential(layer, gap, 1 / number)
+            shifts[node.name] = layer.shift
     for node in nodes if biases else ():
         _add_shift(snn.graph, node, shifts[node.name])
     tidy(snn.graph)
     return bool(nodes)
 
 
-def _fit_shift(layer: Layer, activation: np.ndarray, rounds: int) -> None:
-    axis = channel_axis(layer.node.outputs[0])
-    target = mean_by_channel(activation, axis)
+def _move_shift(layer: Layer, gap: np.ndarray, part: float) -> np.ndarray:
+    """Add a part of what each channel lacks, on average, to its current; returns the average."""
+    lacks = mean_by_channel(gap, channel_axis(layer.node.outputs[0]))
     # More than one threshold a time-step cannot be emitted.
     most = threshold_of(layer.node).max()
-    for _ in range(rounds):
-        gap = target - mean_by_channel(layer.mean_potential(), axis)
-        layer.shift = np.clip(layer.shift + gap, -most, most)
+    layer.shift = np.clip(layer.shift + part * lacks, -most, most)
+    return lacks
 
 
-def _move_potential(layer: Layer, activation: np.ndarray, part: float) -> None:
-    gap = (activation - layer.mean_potential()).mean(axis=0, dtype=np.float64)
+def _move_potential(layer: Layer, gap: np.ndarray, part: float) -> None:
     start = initial_potential_of(layer.node)
-    moved = start + part * layer.timesteps * gap
+    moved = start + part * layer.timesteps * gap.mean(axis=0, dtype=np.float64)
     layer.node.attrs["v_init"] = attribute_tensor(moved.astype(start.dtype))
 
 

@@ -64,16 +64,21 @@ class Layer:
     segment: Segment
     simulation: "Simulation"
     shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    fired: np.ndarray | None = None
     _made: tuple[list[np.ndarray], Any] | None = None
 
     def fire(self) -> np.ndarray:
-        """The number of spikes of each neuron at each time-step: int8 [T, N, ...]."""
+        """The number of spikes of each neuron at each time-step: int8 [T, N, ...].
+
+        The layers that come after see those of the last call.
+        """
         threshold = threshold_of(self.node)
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
         for part in self._parts():
             for t, (x, *_) in enumerate(self._run(part, self.node.outputs[:1])):
                 np.rint(x / threshold, out=x)
                 spikes[t, part] = x
+        self.fired = spikes
         return spikes
 
     def mean_potential(self) -> np.ndarray:
@@ -164,7 +169,7 @@ class Simulation:
         self._spikes: dict[str, np.ndarray] = {}
 
     def layers(self) -> Iterator[Layer]:
-        """The layers in order; each fires when the next one is asked for."""
+        """The layers in order; each that did not fire does so when the next is asked for."""
         nodes = neuron_nodes(self.graph)
         segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
         last_use = {name: i for i, segment in enumerate(segments) for name in segment.spikes}
@@ -173,7 +178,8 @@ class Simulation:
             currents = self.currents(segment, node.inputs[0])
             layer = Layer(node, currents, self.timesteps, segment, self)
             yield layer
-            self._spikes[node.outputs[0].name] = layer.fire()
+            fired = layer.fire() if layer.fired is None else layer.fired
+            self._spikes[node.outputs[0].name] = fired
             for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
                 del self._spikes[name]
 
