@@ -30,7 +30,7 @@ def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
     if not linear or not layer.segment.spikes:
         return
     *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
-    residual = np.asarray(wanted - mean, np.float64)
+    residual = np.asarray(wanted - mean, np.float32)
     for node, source in zip(linear, sources, strict=True):
         residual = _refit(graph, node, source, residual)
     layer.refresh()
@@ -103,7 +103,7 @@ def _held_back(gram: np.ndarray, mean_square: float) -> np.ndarray:
 def _product(node: gs.Node, source: np.ndarray, changes: list[np.ndarray]) -> np.ndarray:
     """P dW: [places, C]."""
     parts = zip(_patches(node, source), changes, strict=True)
-    return np.concatenate([patch @ change for patch, change in parts], axis=1)
+    return np.concatenate([p @ change.astype(np.float32) for p, change in parts], axis=1)
 
 
 def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
@@ -132,13 +132,13 @@ def _is_known(node: gs.Node) -> bool:
 def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
     """What each place of the output sees: [places, K] for each group."""
     if node.op != "Conv":
-        return [source.reshape(-1, source.shape[-1]).astype(np.float64)]
+        return [source.reshape(-1, source.shape[-1]).astype(np.float32)]
     kernel = node.inputs[1].values.shape[2:]
     parts = np.split(_windows(node, source), node.attrs.get("group", 1), axis=1)
     return [
         np.moveaxis(part, 1, 1 + len(kernel))
         .reshape(-1, part.shape[1] * int(np.prod(kernel)))
-        .astype(np.float64)
+        .astype(np.float32)
         for part in parts
     ]
 
