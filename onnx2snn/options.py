@@ -117,7 +117,8 @@ def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
         type=click.Choice(get_args(MaxPool)),
         default=default,
         help="What becomes of max-pooling: average-pooling (as in the paper); exact: a pool that "
-        "counts spikes; keep: nothing, which costs accuracy.  [default: average]",
+        "counts spikes; keep: nothing, which costs accuracy.  "
+        f"[default: {default or 'as in the recipe: exact in best, average in opi'}]",
     )
 
 
