@@ -20,10 +20,12 @@ def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
     wanted: ``current`` in the ANN, [N, ...]. With P the patches of the mean inputs that each
     place of the output sees, of K numbers each, and R what the mean current lacks:
 
-        dW = argmin |R - P dW|^2 + RIDGE |P|^2 / K |dW|^2
+        dW = argmin |R - P dW|^2 + RIDGE |P|^2 (1 / K + 1 / places) |dW|^2
 
-    which the normal equations (P'P + ...) dW = P'R give exactly. Layers between which and the
-    neuron anything but sums lies keep their weights, and so do those that others read too.
+    which the normal equations (P'P + ...) dW = P'R give exactly. Where there are fewer places
+    than weights, as in a dense layer after few images, 1 / places holds dW back. Layers
+    between which and the neuron anything but sums lies keep their weights, and so do those that
+    others read too.
     """
     graph = layer.simulation.graph
     linear = [node for node in _summed(graph, current) if _is_known(node)]
@@ -74,11 +76,15 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
     groups = node.attrs.get("group", 1)
     size = _patches(node, source[:1])[0].shape[1]
     places = int(np.prod(columns.shape[:-1]))
+
+    def penalty(square: float) -> float:
+        return RIDGE * square * (1 / size + 1 / places)
+
     if places < size:
         patches = _patches(node, source)
         targets = np.split(columns.reshape(places, -1), groups, axis=1)
         return [
-            p.T @ np.linalg.solve(_held_back(p @ p.T, np.square(p).sum() / size), target)
+            p.T @ np.linalg.solve(_held_back(p @ p.T, penalty(np.square(p).sum())), target)
             for p, target in zip(patches, targets, strict=True)
         ]
     grams = np.zeros((groups, size, size))
@@ -90,13 +96,13 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
             grams[group] += patch.T @ patch
             products[group] += patch.T @ targets[group]
     return [
-        np.linalg.solve(_held_back(gram, np.trace(gram) / size), product)
+        np.linalg.solve(_held_back(gram, penalty(np.trace(gram))), product)
         for gram, product in zip(grams, products, strict=True)
     ]
 
 
-def _held_back(gram: np.ndarray, mean_square: float) -> np.ndarray:
-    gram[np.diag_indices_from(gram)] += RIDGE * mean_square + 1e-12
+def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
+    gram[np.diag_indices_from(gram)] += penalty + 1e-12
     return gram
 
 

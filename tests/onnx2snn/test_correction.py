@@ -246,7 +246,7 @@ LAYERS = {
 
 def ridge(patches, residual):
     """Least squares with a penalty, as least squares with further rows."""
-    penalty = np.sqrt(RIDGE * np.square(patches).sum() / patches.shape[1])
+    penalty = np.sqrt(RIDGE * np.square(patches).sum() * sum(1 / n for n in patches.shape))
     rows = np.concatenate([patches, penalty * np.eye(patches.shape[1])])
     rest = np.concatenate([residual, np.zeros((patches.shape[1], residual.shape[1]))])
     return np.linalg.lstsq(rows, rest, rcond=None)[0]
