@@ -78,7 +78,7 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
     places = int(np.prod(columns.shape[:-1]))
 
     def penalty(square: float) -> float:
-        return RIDGE * square * (1 / size + 1 / places)
+        return float(RIDGE * square * (1 / size + 1 / places))
 
     if places < size:
         patches = _patches(node, source)
