@@ -65,28 +65,39 @@ DOMAIN_VERSION = 1
 MIN_OPSET = 17
 """Oldest opset in which ONNX Runtime was measured to inline the functions below."""
 
-FUNCTIONS = {
-    "IF": """
-        IF <v_threshold, v_init> (current, v) => (x, v_next)
-        {
+_FIRE = """
             threshold = Constant <value: tensor = @v_threshold> ()
             v_threshold = CastLike (threshold, current)
             u = Add (v, current)
             fired = Greater (u, v_threshold)
             s = CastLike (fired, current)
-            x = Mul (s, v_threshold)
+            x = Mul (s, v_threshold)"""
+"""What neurons do that fire at most once: s and x from the current and v."""
+
+_RESTART = """
+            start = Constant <value: tensor = @v_init> ()
+            v_init = CastLike (start, current)
+            last = Constant <value: tensor = @delay> ()
+            delay = CastLike (last, t)
+            residual = Sub (u, x)
+            zero = Sub (v_threshold, v_threshold)
+            now = Equal (t, delay)"""
+"""What neurons go on with that start again: v after the spike, and whether it is time."""
+
+FUNCTIONS = {
+    "IF": """
+        IF <v_threshold, v_init> (current, v) => (x, v_next)
+        {"""
+    + _FIRE
+    + """
             v_next = Sub (u, x)
         }
     """,
     "ResetToZeroIF": """
         ResetToZeroIF <v_threshold, v_init> (current, v) => (x, v_next)
-        {
-            threshold = Constant <value: tensor = @v_threshold> ()
-            v_threshold = CastLike (threshold, current)
-            u = Add (v, current)
-            fired = Greater (u, v_threshold)
-            s = CastLike (fired, current)
-            x = Mul (s, v_threshold)
+        {"""
+    + _FIRE
+    + """
             zero = Sub (v_threshold, v_threshold)
             v_next = Where (fired, zero, u)
         }
@@ -132,43 +143,24 @@ FUNCTIONS = {
     """,
     "ResidualIF": """
         ResidualIF <v_threshold, v_init, delay> (current, t, v) => (x, v_next)
-        {
-            threshold = Constant <value: tensor = @v_threshold> ()
-            v_threshold = CastLike (threshold, current)
-            start = Constant <value: tensor = @v_init> ()
-            v_init = CastLike (start, current)
-            last = Constant <value: tensor = @delay> ()
-            delay = CastLike (last, t)
-            u = Add (v, current)
-            fired = Greater (u, v_threshold)
-            s = CastLike (fired, current)
-            x = Mul (s, v_threshold)
-            residual = Sub (u, x)
-            zero = Sub (v_threshold, v_threshold)
+        {"""
+    + _FIRE
+    + _RESTART
+    + """
             active = Greater (residual, zero)
             times = Constant <value: tensor = float {-30000}> ()
             depth = CastLike (times, current)
             silent = Mul (depth, v_threshold)
             again = Where (active, v_init, silent)
-            now = Equal (t, delay)
             v_next = Where (now, again, residual)
         }
     """,
     "OffsetIF": """
         OffsetIF <v_threshold, v_init, delay> (current, t, v) => (x, v_next)
-        {
-            threshold = Constant <value: tensor = @v_threshold> ()
-            v_threshold = CastLike (threshold, current)
-            start = Constant <value: tensor = @v_init> ()
-            v_init = CastLike (start, current)
-            last = Constant <value: tensor = @delay> ()
-            delay = CastLike (last, t)
-            u = Add (v, current)
-            fired = Greater (u, v_threshold)
-            s = CastLike (fired, current)
-            x = Mul (s, v_threshold)
-            residual = Sub (u, x)
-            zero = Sub (v_threshold, v_threshold)
+        {"""
+    + _FIRE
+    + _RESTART
+    + """
             below = Less (residual, zero)
             above = GreaterOrEqual (residual, v_threshold)
             fewer = CastLike (below, current)
@@ -176,7 +168,6 @@ FUNCTIONS = {
             offset = Sub (more, fewer)
             shift = Mul (offset, v_threshold)
             again = Add (v_init, shift)
-            now = Equal (t, delay)
             v_next = Where (now, again, residual)
         }
     """,

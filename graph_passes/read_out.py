@@ -7,7 +7,7 @@ from . import neurons
 from .editing import Editor, is_floating, operands, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import downstream, nonlinear_nodes, regions
-from .spiking import StateNames, require_ranks
+from .spiking import StateNames, add_counting, require_ranks
 from .spiking_pool import clock
 
 
@@ -54,19 +54,13 @@ def average_before_read_out(graph: gs.Graph) -> bool:
             for index, read in enumerate(node.inputs):
                 if read is tensor:
                     node.inputs[index] = mean
-        average = gs.Node(
-            "RunningMean", mean.name, {}, [tensor, clock(graph)], [mean], domain=neurons.DOMAIN
-        )
-        names.settle(average)
-        graph.nodes.append(average)
-        dtype = neurons.sum_type(np.dtype(tensor.dtype))
-        neurons.add_state(graph, average, len(tensor.shape), dtype)
+        add_counting(graph, names, "RunningMean", mean.name, [tensor, clock(graph)], mean)
     tidy(graph)
     return bool(wanted)
 
 
 def delay_read_out(graph: gs.Graph, delay: int) -> bool:
-    """Y -> DelayedMean(y), for every output and every average: they begin after ``delay`` steps.
+    """Replace each output y, and each average, by DelayedMean(y): it begins after ``delay`` steps.
 
         DelayedMean: S(t) = S(t - 1) + y(t), S(delay) = 0,  mean = S(t) / (t - delay)
 
@@ -93,18 +87,9 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
         maker = tensor.inputs[0]
         maker.outputs = [source if t is tensor else t for t in maker.outputs]
         replace_uses(tensor, source)
-        node = gs.Node(
-            "DelayedMean",
-            f"{tensor.name}/mean",
-            {"delay": length},
-            [source, clock(graph)],
-            [tensor],
-            domain=neurons.DOMAIN,
-        )
-        names.settle(node)
-        graph.nodes.append(node)
-        dtype = neurons.sum_type(np.dtype(tensor.dtype))
-        neurons.add_state(graph, node, len(tensor.shape), dtype)
+        inputs = [source, clock(graph)]
+        name, attributes = f"{tensor.name}/mean", {"delay": length}
+        add_counting(graph, names, "DelayedMean", name, inputs, tensor, attributes)
     tidy(graph)
     return bool(begun or fresh)
 

@@ -86,6 +86,26 @@ class StateNames:
         return {n for op in kinds for pair in neurons.state_names(op, node.name) for n in pair}
 
 
+def add_counting(
+    graph: gs.Graph,
+    names: StateNames,
+    op: str,
+    name: str,
+    inputs: list[gs.Tensor],
+    result: gs.Variable,
+    attributes: dict | None = None,
+) -> None:
+    """Add a stateful node that keeps a sum of what it reads or emits, in the shape of ``result``.
+
+    It has this name, or one like it where the states' names would not be free.
+    """
+    node = gs.Node(op, name, attributes or {}, inputs, [result], domain=neurons.DOMAIN)
+    names.settle(node)
+    graph.nodes.append(node)
+    dtype = neurons.sum_type(np.dtype(result.dtype))
+    neurons.add_state(graph, node, len(result.shape), dtype)
+
+
 def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:
     """Raise ``UnsupportedModelError`` where the number of axes of an output is unknown."""
 

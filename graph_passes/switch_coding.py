@@ -9,11 +9,11 @@ from . import neurons
 from .editing import Editor, is_floating, replace_uses, tidy
 from .errors import ModelError, UnsupportedModelError
 from .linear import nonlinear_nodes
-from .spiking import StateNames
+from .spiking import StateNames, add_counting
 
 
 def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) -> bool:
-    """X -> SwitchCoder(x): on at the first time-step, off after |x| / scale of T of them.
+    """Replace x by SwitchCoder(x): on at the first time-step, off after |x| / scale of T of them.
 
         x(t) = scale sign(x) for t <= round(T |x| / scale), then 0
 
@@ -35,12 +35,7 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
             "scale": neurons.attribute_tensor(np.asarray(scales[tensor.name], dtype)),
             "timesteps": neurons.attribute_tensor(np.asarray(timesteps, dtype)),
         }
-        node = gs.Node(
-            "SwitchCoder", coded.name, attributes, [tensor], [coded], domain=neurons.DOMAIN
-        )
-        names.settle(node)
-        graph.nodes.insert(0, node)
-        neurons.add_state(graph, node, len(tensor.shape), dtype)
+        add_counting(graph, names, "SwitchCoder", coded.name, [tensor], coded, attributes)
     tidy(graph)
     return bool(fresh)
 

@@ -104,6 +104,15 @@ def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable
     return track(data.batches(batch_size), what, -(-data.samples // batch_size))
 
 
+def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) -> Ann:
+    """An ANN with inner tensors of it as its outputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model.structure)
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    return Ann(ModelParts(watched, model.weights), providers)
+
+
 def watch(
     model: ModelParts,
     tensors: dict[str, str],
@@ -115,11 +124,7 @@ def watch(
     ``tensors`` maps names of the caller's choice to tensors of the model. Raises
     ``DataError`` if the data does not fit the model, or the values are not finite.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model.structure)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors.values())
-    ann = Ann(ModelParts(watched, model.weights), running.providers)
+    ann = with_outputs(model, list(tensors.values()), running.providers)
     for x, _ in running.batches(data, "calibrating"):
         values = dict(zip(tensors, ann.run(x), strict=True))
         for name, value in values.items():

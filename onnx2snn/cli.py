@@ -25,12 +25,15 @@ from .options import (
     InitialPotentialType,
     TimestepsType,
     batch_option,
+    calibration_option,
     chosen_providers,
+    data_option,
     device_option,
     examples,
     json_option,
     maxpool_option,
     model_argument,
+    print_json,
     reports_errors,
     require_output,
     root_option,
@@ -53,10 +56,6 @@ main.add_command(compare)
 main.add_command(diagnose)
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value))
-
-
 @examples(
     "  onnx2snn convert ann.onnx -o snn.onnx\n"
     "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz\n"
@@ -67,9 +66,7 @@ def _print_json(value: Any) -> None:
 @main.command()
 @model_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="SNN file.")
-@click.option(
-    "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
-)
+@calibration_option
 @click.option(
     "--recipe",
     metavar="NAME",
@@ -191,7 +188,7 @@ def convert(
     write_model(result.parts, output)
     warnings = tables.advice(result.agreements)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "output": str(output),
                 "neurons": [
@@ -254,7 +251,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
 
     result = check_model(model, maxpool=maxpool, approximate=approximate)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "converts": result.converts,
                 "verdict": result.verdict,
@@ -360,7 +357,7 @@ def run(
     scored = class_output(outputs[timesteps])
     classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
     if as_json:
-        _print_json(
+        print_json(
             {
                 "samples": count,
                 "timesteps": timesteps,
@@ -388,7 +385,7 @@ def run(
 )
 @main.command()
 @model_argument
-@click.option("--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}.")
+@data_option
 @click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
 @click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
@@ -440,7 +437,7 @@ def evaluate(
     if plot is not None:
         _plot_evaluation(plot, report, data)
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     console = tables.console()
     console.print(tables.evaluation_table(report))
@@ -471,7 +468,7 @@ def recipes(as_json: bool) -> None:
 
     if as_json:
         rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
-        _print_json({"recipes": rows})
+        print_json({"recipes": rows})
         return
     tables.console().print(tables.recipe_table(RECIPES))
 
@@ -496,7 +493,7 @@ def inspect(model: Path, as_json: bool) -> None:
     recipe = _json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
     if as_json:
-        _print_json(
+        print_json(
             {
                 "input": {"name": plan.inputs[0].name, "shape": list(plan.inputs[0].shape)},
                 "output": plan.outputs[0],
@@ -567,7 +564,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
     accuracy_plot(output / "accuracy.png", TIMESTEPS, found.accuracies, found.ann, title)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "samples": found.samples,
                 "timesteps": TIMESTEPS,

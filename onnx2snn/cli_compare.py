@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import json
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
@@ -16,14 +15,17 @@ from . import tables
 from .comparison import Comparison, compare_recipes, no_report
 from .data import Data, open_data
 from .options import (
-    DATA,
     TimestepsType,
     batch_option,
+    calibration_option,
     chosen_providers,
+    data_option,
     device_option,
     examples,
     json_option,
+    maxpool_option,
     model_argument,
+    print_json,
     reports_errors,
     require_output,
     root_option,
@@ -38,9 +40,7 @@ from .recipes import RECIPES, Recipe, recipe_by_name
 )
 @click.command()
 @model_argument
-@click.option(
-    "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
-)
+@calibration_option
 @click.option(
     "--calibration-samples",
     type=click.IntRange(1),
@@ -48,7 +48,7 @@ from .recipes import RECIPES, Recipe, recipe_by_name
     show_default=True,
     help="Use the first so many of --calibration.",
 )
-@click.option("--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}.")
+@data_option
 @click.option(
     "--samples", type=click.IntRange(1), help="Use the first so many of --data.  [default: all]"
 )
@@ -64,13 +64,7 @@ from .recipes import RECIPES, Recipe, recipe_by_name
     help="File that keeps each result as it comes, for the next run to go on from.  "
     "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
 )
-@click.option(
-    "--maxpool",
-    type=click.Choice(get_args(MaxPool)),
-    default="exact",
-    show_default=True,
-    help="What becomes of max-pooling, in all recipes alike.",
-)
+@maxpool_option("exact")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw a curve for each recipe.")
 @root_option
 @batch_option
@@ -96,7 +90,8 @@ def compare(
     """Convert the ANN in MODEL by each recipe and evaluate them all.
 
     Shows accuracy if DATA has labels, else agreement with the ANN. A recipe made for a certain
-    T converts anew for each. If it is interrupted, the same command goes on where it stopped.
+    T converts anew for each; max-pooling becomes the same in all. If it is interrupted, the
+    same command goes on where it stopped.
     Exits with 1 if no recipe can convert the network.
     """
     chosen = RECIPES if recipes is None else _recipes_by_name(recipes)
@@ -124,7 +119,7 @@ def compare(
     if plot is not None and converted:
         _plot(plot, comparison, data)
     if as_json:
-        click.echo(json.dumps(_as_json(comparison, state)))
+        print_json(_as_json(comparison, state))
     else:
         _print(comparison, state)
         if plot is not None and converted:

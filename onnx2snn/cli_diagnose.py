@@ -1,7 +1,6 @@
 """``onnx2snn diagnose``: where the conversion error is."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
@@ -12,13 +11,14 @@ from . import tables
 from .calibration import no_progress
 from .data import open_data
 from .options import (
-    DATA,
     batch_option,
     chosen_providers,
+    data_option,
     device_option,
     examples,
     json_option,
     model_argument,
+    print_json,
     reports_errors,
     require_output,
     root_option,
@@ -41,7 +41,7 @@ OTHER_FILE = (
 @click.option(
     "--ann", type=click.Path(path_type=Path), required=True, help="The ANN it was made from."
 )
-@click.option("--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}.")
+@data_option
 @click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw each layer's errors.")
 @root_option
@@ -104,7 +104,7 @@ def diagnose(
             "same_file": same,
             "layers": [dataclasses.asdict(layer) for layer in layers],
         }
-        click.echo(json.dumps(report))
+        print_json(report)
         return
     console = tables.console()
     console.print(tables.diagnosis_table(layers, f"{data.samples} samples, T={timesteps}"))

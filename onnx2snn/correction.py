@@ -5,15 +5,13 @@ thresholds, and unevenly. Each pass here measures a layer on the spikes that the
 it really emit, changes it, and goes on to the next; the data is that of the calibration.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, producer, tidy
-from onnx2snn.graph_passes.errors import UnsupportedModelError
 from onnx2snn.graph_passes.linear import channel_axis
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
@@ -26,7 +24,7 @@ from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.session import as_input, by_input_name
 
-from .calibration import Ann, Running
+from .calibration import Ann, Running, with_outputs
 from .data import Data
 from .layers import Layer, Simulation
 from .least_squares import fit_weights
@@ -81,12 +79,8 @@ class Spiking:
 
     def in_the_ann(self, tensors: Sequence[gs.Tensor]) -> Ann:
         """The ANN with these tensors as its outputs, each once."""
-        watched = onnx.ModelProto()
-        watched.CopyFrom(self.ann.structure)
-        del watched.graph.output[:]
-        names = dict.fromkeys(tensor.name for tensor in tensors)
-        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        return Ann(ModelParts(watched, self.ann.weights), self.running.providers)
+        names = list(dict.fromkeys(tensor.name for tensor in tensors))
+        return with_outputs(self.ann, names, self.running.providers)
 
     def currents_in_the_ann(self) -> dict[str, gs.Tensor]:
         """By node, what the ANN too adds up to a neuron's current, if it does.
@@ -120,10 +114,7 @@ def shift_currents(snn: Spiking) -> bool:
     Deng and Gu, ICLR 2021; after T time-steps the same as v(0) = V_th / 2.
     """
     nodes = neuron_nodes(snn.graph)
-    for node in nodes:
-        _add_shift(snn.graph, node, threshold_of(node) / (2 * snn.timesteps))
-    tidy(snn.graph)
-    return bool(nodes)
+    return _add_shifts(snn.graph, {n.name: threshold_of(n) / (2 * snn.timesteps) for n in nodes})
 
 
 def correct(
@@ -173,9 +164,7 @@ def correct(
                 if potentials:
                     _move_potential(layer, gap, 1 / number)
             shifts[node.name] = layer.shift
-    for node in nodes if biases else ():
-        _add_shift(snn.graph, node, shifts[node.name])
-    tidy(snn.graph)
+    _add_shifts(snn.graph, shifts if biases else {})
     return bool(nodes)
 
 
@@ -246,15 +235,19 @@ def switch_inputs(snn: Spiking) -> bool:
     scales: dict[str, float] = {}
     for inputs in snn.batches("measuring the inputs", 1):
         for name, value in inputs.items():
-            if value.dtype.kind != "f":
-                raise UnsupportedModelError(f"the input '{name}' is of type {value.dtype}: ", [])
             scales[name] = max(scales.get(name, 0.0), float(np.abs(value).max()))
     return code_inputs(snn.graph, {n: s or 1.0 for n, s in scales.items()}, snn.timesteps)
 
 
-def _add_shift(graph: gs.Graph, node: gs.Node, delta: np.ndarray) -> None:
-    editor, current = Editor(graph), node.inputs[0]
-    value = np.asarray(delta, threshold_of(node).dtype)
-    constant = editor.constant(f"{node.name}/correction", value)
-    shifted = editor.node("Add", f"{node.name}/corrected", [current, constant], like=current)
-    node.inputs[0] = shifted
+def _add_shifts(graph: gs.Graph, shifts: Mapping[str, np.ndarray]) -> bool:
+    """Add to the currents of neurons, by name; whether there were any."""
+    editor = Editor(graph)
+    for node in neuron_nodes(graph):
+        if node.name not in shifts:
+            continue
+        current, value = node.inputs[0], np.asarray(shifts[node.name], threshold_of(node).dtype)
+        constant = editor.constant(f"{node.name}/correction", value)
+        shifted = editor.node("Add", f"{node.name}/corrected", [current, constant], like=current)
+        node.inputs[0] = shifted
+    tidy(graph)
+    return bool(shifts)

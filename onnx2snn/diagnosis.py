@@ -117,8 +117,9 @@ def diagnose(
         raise ModelError(
             "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
         )
-    network = _converted_form(ann, _recipe(parts))
-    activations = _counterparts(graph, network.graph, _recipe(parts))
+    recipe = _recipe(parts)
+    network = _converted_form(ann, recipe)
+    activations = _counterparts(graph, network.graph, recipe)
     layers = _layers(graph, _bounds(network.graph), timesteps)
     simulation = Simulation(graph, timesteps, providers)
     running = Running(batch_size, providers, track)

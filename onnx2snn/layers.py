@@ -31,7 +31,6 @@ from onnx2snn.runtime.providers import Providers, create_session, resolve_provid
 KEEP_WHAT_IS_LEFT = {"IF", "SignedIF", "BurstIF"}
 """The neurons of which v(T) = v(0) + sum of currents - sum of x, and so equation 6 holds."""
 
-
 IN_CACHE = 2**17
 """Neurons that are simulated at a time."""
 
@@ -142,7 +141,10 @@ class Layer:
             yield values
 
     def _session(self) -> Any:
-        """The neuron as it is now; v(0) is fed, so that another makes no other session."""
+        """The neuron as it is now.
+
+        Another v(0) makes no other session: it is fed, but to neurons that start again at it.
+        """
         attributes = [a.values for n, a in self.node.attrs.items() if n != "v_init"]
         known = self._made is not None and all(
             np.array_equal(a, b) for a, b in zip(self._made[0], attributes, strict=True)
@@ -220,7 +222,7 @@ class Simulation:
             yield [values[tensor.name] for tensor in tensors]
 
     def _potential(self, name: str, t: int) -> np.ndarray:
-        """X(t) = s(t) V_th."""
+        """What a layer before emitted at a time-step: x = s V_th."""
         threshold = threshold_of(self._thresholds[name])
         return np.asarray(self._spikes[name][t] * threshold, threshold.dtype)
 

@@ -72,7 +72,7 @@ def _refit(graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndar
 
 
 def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
-    """DW of each group, [K, C]: from P'P, or with fewer places than K from PP'."""
+    """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'."""
     groups = node.attrs.get("group", 1)
     size = _patches(node, source[:1])[0].shape[1]
     places = int(np.prod(columns.shape[:-1]))

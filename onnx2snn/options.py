@@ -1,6 +1,7 @@
 """The options that the commands share, and how they fail."""
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,8 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 batch_option = click.option(
     "--batch-size",
@@ -105,6 +108,12 @@ root_option = click.option(
     help="Folder of a data set that is given by name.",
 )
 samples_option = click.option("--samples", type=click.IntRange(1), help="Use the first so many.")
+data_option = click.option(
+    "--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}."
+)
+calibration_option = click.option(
+    "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
 )
@@ -123,7 +132,11 @@ def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
 
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
-DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
+
+
+def print_json(value: Any) -> None:
+    """Print what ``--json`` asks for."""
+    click.echo(json.dumps(value))
 
 
 def require_output(path: Path | None, *inputs: Path | str | None) -> None:

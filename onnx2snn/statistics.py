@@ -41,10 +41,6 @@ class Statistic:
         return "max" if self.kind == "max" else f"{self.q:g} % of {which[self.kind]}"
 
 
-DEFAULT_STATISTIC = Statistic("percentile", 99.9)
-"""Robust normalization (Rueckauer et al. 2017)."""
-
-
 def parse_statistic(text: str) -> Statistic:
     """``max``, ``percentile=99.9`` or ``nonzero-percentile=99`` as a ``Statistic``.
 

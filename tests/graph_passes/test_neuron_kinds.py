@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx_text import changes_once, graph, ops
+from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn.graph_passes import (
     ModelError,
@@ -17,7 +17,6 @@ from onnx2snn.graph_passes import (
     threshold_of,
     to_graph,
     to_model,
-    verify,
 )
 from onnx2snn.graph_passes.neurons import NEURONS, attributes_of, starts_of, states_read
 
@@ -35,21 +34,11 @@ def spiking(body=BODY, signature=SIGNATURE, dtype=np.float32, v_init=0.5):
     return g
 
 
-def check(g):
-    verify(g)
-    model = to_model(g)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    again = to_graph(model)
-    verify(again)
-    return model
-
-
 @pytest.mark.parametrize("op", OTHERS)
 def test_structure(op):
     g = spiking()
     changes_once(lambda g: change_neurons(g, op), g)
-    check(g)
+    whole(g)
     timed = op in ("ResidualIF", "OffsetIF")
     assert ops(g) == [*(["Clock"] if timed else []), op, "Neg", op]
     letters = ["v", "m"] if op == "SignedIF" else ["v"]
@@ -72,7 +61,7 @@ def test_thresholds_and_potentials_stay(op, dtype):
     kind = {"float32": "float", "float64": "double"}.get(dtype, dtype)
     g = spiking(signature=SIGNATURE.replace("float", kind), dtype=dtype, v_init=0.25)
     change_neurons(g, op, negative=-0.5, max_spikes=3, delay=7)
-    check(g)
+    whole(g)
     for node, threshold in zip(neuron_nodes(g), (WEIGHTS["t"], WEIGHTS["four"]), strict=True):
         np.testing.assert_array_equal(threshold_of(node), threshold)
         np.testing.assert_array_equal(initial_potential_of(node), threshold / 4)
@@ -90,7 +79,7 @@ def test_settings_can_change_and_the_kind_cannot(op):
     g = spiking()
     change_neurons(g, op)
     changes_once(lambda g: change_neurons(g, op, negative=0.0, max_spikes=2, delay=5), g)
-    before = check(g)
+    before = whole(g)
     for other in {*NEURONS} - {op}:
         with pytest.raises(ModelError, match=f"{op} 'a' is no IF that could become a {other}"):
             change_neurons(g, other)
@@ -136,7 +125,7 @@ def test_one_clock_for_all(op):
     g = spiking("a = Clip(x, zero, four) y = Softmax(a)")
     average_before_read_out(g)
     changes_once(lambda g: change_neurons(g, op), g)
-    check(g)
+    whole(g)
     assert ops(g).count("Clock") == 1
     (clock,) = [node for node in stateful_nodes(g) if node.op == "Clock"]
     assert {reader.op for reader in clock.outputs[0].outputs} == {op, "RunningMean"}
@@ -147,7 +136,7 @@ def test_names_of_the_memory_that_are_taken():
     g.nodes[0].outputs[0].name = "m/y"
     activations_to_neurons(g)
     changes_once(lambda g: change_neurons(g, "SignedIF"), g)
-    check(g)
+    whole(g)
     assert [node.name for node in neuron_nodes(g)] == ["y_2"]
 
 

@@ -1,8 +1,7 @@
 import numpy as np
-import onnx
 import pytest
 from kinds import plain_loop
-from onnx_text import changes_once, graph, ops
+from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn import SpikingSession
 from onnx2snn.graph_passes import (
@@ -12,9 +11,7 @@ from onnx2snn.graph_passes import (
     average_before_read_out,
     code_inputs,
     set_initial_potential,
-    to_graph,
     to_model,
-    verify,
 )
 
 T = 8
@@ -32,19 +29,10 @@ def spiking(text, dtype=np.float32):
     return g
 
 
-def check(g):
-    verify(g)
-    model = to_model(g)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    verify(to_graph(model))
-    return model
-
-
 def test_structure():
     g = spiking(f"{SIGNATURE} {{ {BODY} }}")
     changes_once(lambda g: code_inputs(g, {"x": 1.0}, T), g)
-    check(g)
+    whole(g)
     assert ops(g)[0] == "SwitchCoder"
     assert ops(g).count("SwitchCoder") == 1
     coder = g.nodes[0]
@@ -62,7 +50,7 @@ def test_on_at_first_and_then_off(scale, dtype):
     text = f"g ({kind}[N, 4] x) => ({kind}[N, 4] y, {kind}[N, 4] s)"
     g = spiking(f"{text} {{ s = Clip(x, zero, one) y = Neg(x) }}", dtype)
     code_inputs(g, {"x": scale}, T)
-    model = check(g)
+    model = whole(g)
     x = X.astype(dtype)
     outputs = [-step["y"] for step, _ in plain_loop(model, x, T + 2)]
     assert outputs[0].dtype == dtype
@@ -81,10 +69,10 @@ def test_only_inputs_that_have_a_scale():
     assert not code_inputs(g, {}, T)
     assert not code_inputs(g, {"a": 1.0, "v/y": 1.0}, T)
     changes_once(lambda g: code_inputs(g, {"u": 1.0}, T), g)
-    check(g)
+    whole(g)
     assert [node.op for node in g.inputs[0].outputs] == ["Add"]
     changes_once(lambda g: code_inputs(g, {"u": 1.0, "x": 2.0}, T), g)
-    check(g)
+    whole(g)
     assert ops(g).count("SwitchCoder") == 2
 
 
@@ -92,7 +80,7 @@ def test_names_that_are_taken():
     g = spiking(f"{SIGNATURE} {{ {BODY} }}")
     g.nodes[0].outputs[0].name = "x/coded"
     changes_once(lambda g: code_inputs(g, {"x": 1.0}, T), g)
-    check(g)
+    whole(g)
 
 
 def test_a_read_out_that_reads_an_input():
@@ -103,7 +91,7 @@ def test_a_read_out_that_reads_an_input():
     plain = SpikingSession(to_model(g))
     changes_once(lambda g: code_inputs(g, {"u": 1.0}, T), g)
     feed = {"x": X[:1], "u": np.float32([[1, -0.5, 0, 0.25]])}
-    coded = SpikingSession(check(g)).run(feed, T).output
+    coded = SpikingSession(whole(g)).run(feed, T).output
     np.testing.assert_array_equal(coded, plain.run(feed, T).output)
 
 

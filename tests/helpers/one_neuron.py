@@ -10,6 +10,14 @@ TWO = (
     "net (float[N, 3] x) => (float[N, 2] y) "
     "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
 )
+POOLED = (
+    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) "
+    "{ c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) d = Conv<pads = [1, 1, 1, 1]>(p, u) "
+    "e = Add(d, p) q = Relu(e) g = GlobalAveragePool(q) f = Flatten(g) y = Gemm(f, v) }"
+)
+"""Two layers of neurons with a max-pool and a residual sum between them."""
+
 RNG = np.random.default_rng(5)
 WEIGHTS = {
     "w": RNG.normal(size=(3, 4)).astype(np.float32),

@@ -49,3 +49,13 @@ def changes_once(function, graph):
     before = to_model(graph)
     assert function(graph) is False
     assert to_model(graph) == before
+
+
+def whole(g):
+    """A graph as a model, after every check of both: rules, ONNX's checker, strict shapes."""
+    verify(g)
+    proto = to_model(g)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    verify(to_graph(proto))
+    return proto

@@ -9,8 +9,8 @@ import equations as eq
 import numpy as np
 import onnx
 import pytest
+from one_neuron import POOLED, X, activations, fire, held, two
 from one_neuron import WEIGHTS as DENSE
-from one_neuron import X, activations, fire, held, two
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, Statistic, convert, from_arrays
@@ -20,12 +20,6 @@ from onnx2snn.recipes import recipe_by_name
 
 SMALL = from_arrays(X)
 RNG = np.random.default_rng(0)
-TEXT = (
-    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) "
-    "{ c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) "
-    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) d = Conv<pads = [1, 1, 1, 1]>(p, u) "
-    "e = Add(d, p) q = Relu(e) g = GlobalAveragePool(q) f = Flatten(g) y = Gemm(f, v) }"
-)
 WEIGHTS = {
     "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
     "u": RNG.normal(size=(4, 4, 3, 3)).astype(np.float32) / 3,
@@ -47,14 +41,14 @@ def mean_activations(text, name):
 
 @pytest.mark.parametrize("timesteps", [4, 8])
 def test_corrected_spikes_average_to_the_activations(timesteps):
-    ann = model(TEXT, WEIGHTS)
+    ann = model(POOLED, WEIGHTS)
     (x, _) = next(iter(DATA.batches(64)))
     gaps = {}
     for recipe in ("mmse", "best"):
         conversion = convert(ann, calibration=DATA, recipe=recipe, timesteps=timesteps)
         readout = SpikingSession(conversion.model).run(x, timesteps).readouts[timesteps]
         for name in ("r", "q"):
-            target = mean_activations(TEXT, name)
+            target = mean_activations(POOLED, name)
             gap = mean_by_channel(readout.potential_sums[name] / timesteps, 1) - target
             gaps[recipe, name] = np.abs(gap).max() / target.max()
     for name in ("r", "q"):
@@ -63,7 +57,7 @@ def test_corrected_spikes_average_to_the_activations(timesteps):
 
 
 def test_corrected_networks_come_nearer_to_the_ann():
-    ann = model(TEXT, WEIGHTS)
+    ann = model(POOLED, WEIGHTS)
     wanted = run(ann, UNSEEN)
     errors = {}
     for recipe in ("threshold-balancing", "robust-norm", "mmse", "best"):
@@ -75,7 +69,7 @@ def test_corrected_networks_come_nearer_to_the_ann():
 
 
 def test_a_correction_is_folded_into_the_weights():
-    conversion = convert(model(TEXT, WEIGHTS), calibration=DATA, recipe="best", timesteps=8)
+    conversion = convert(model(POOLED, WEIGHTS), calibration=DATA, recipe="best", timesteps=8)
     ops = [node.op_type for node in conversion.model.graph.node]
     # The residual sum has no bias that could take it.
     assert ops.count("Add") == 2
@@ -396,7 +390,7 @@ def test_a_batch_size_that_stays_fixed(recipe):
 @pytest.mark.parametrize("recipe", ["calibration", "calibration-advanced", "best-binary", "best"])
 def test_several_batches_correct_as_well_as_one(recipe):
     """The mean activations over all data are met, whatever the batches."""
-    ann = model(TEXT, WEIGHTS)
+    ann = model(POOLED, WEIGHTS)
     wanted = run(ann, UNSEEN)
     errors = []
     for batch_size in (64, 16, 20):
@@ -427,7 +421,7 @@ def test_later_batches_count():
 
 @pytest.mark.parametrize("recipe", ["rmp", "pre-charged", "calibration-advanced", "best"])
 def test_memory_is_that_of_one_batch(recipe):
-    ann = model(TEXT.replace("8, 8]", "16, 16]"), WEIGHTS)
+    ann = model(POOLED.replace("8, 8]", "16, 16]"), WEIGHTS)
     x = np.random.default_rng(9).normal(size=(64, 2, 16, 16)).astype(np.float32)
 
     def peak(samples):

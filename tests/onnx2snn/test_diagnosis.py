@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from one_neuron import POOLED
 from onnx_text import model
 
 from onnx2snn import (
@@ -47,12 +48,6 @@ CLIPPED = (
 )
 CLIPPED_WEIGHTS = {"w": np.eye(2, dtype=np.float32), "zero": np.float32(0), "one": np.float32(1)}
 
-POOLED = (
-    "net (float[N, 2, 8, 8] x) => (float[N, 3] y) "
-    "{ c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) "
-    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) d = Conv<pads = [1, 1, 1, 1]>(p, u) "
-    "e = Add(d, p) q = Relu(e) g = GlobalAveragePool(q) f = Flatten(g) y = Gemm(f, v) }"
-)
 POOLED_WEIGHTS = {
     "w": RNG.normal(size=(4, 2, 3, 3)).astype(np.float32),
     "u": RNG.normal(size=(4, 4, 3, 3)).astype(np.float32) / 3,
