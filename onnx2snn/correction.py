@@ -208,26 +208,49 @@ def _start_at(node: gs.Node, fraction: float) -> None:
     node.attrs["v_init"] = attribute_tensor((threshold * fraction).astype(threshold.dtype))
 
 
-def balance_thresholds(snn: Spiking, scale: float = 1.0) -> bool:
-    """V_th of each layer, in order: ``scale`` times its largest input current.
+def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
+    """V_th of each layer, in order: a scale times its largest input current.
 
     Spike-Norm (Sengupta et al. 2019): the current of one time-step from the spikes of the
     layers before, over all neurons, images and ``BALANCING_STEPS`` time-steps. v(0) keeps its
     fraction of V_th. Each batch raises thresholds, the layers before it being settled then.
+
+    Of several scales (Han et al. 2020 tune theirs for each network) the one is taken with which
+    the last layer comes nearest to the ANN's activations, by squared error on the first batch.
     """
     nodes = neuron_nodes(snn.graph)
-    largest = {node.name: 0.0 for node in nodes}
+    scale = scales[0]
+    if len(scales) > 1:
+        ann = snn.in_the_ann([nodes[-1].outputs[0]])
+        inputs = next(snn.batches("scaling thresholds", BALANCING_STEPS))
+        (truth,) = ann.run(inputs)
+        errors = []
+        for candidate in scales:
+            last = _balance(snn, inputs, candidate, {})
+            gap = last.mean_potential() - truth
+            errors.append(float(np.square(gap, dtype=np.float64).mean()))
+        scale = scales[int(np.argmin(errors))]
+    largest: dict[str, float] = {}
     for inputs in snn.batches("balancing thresholds", BALANCING_STEPS):
-        for layer in snn.simulate(inputs, BALANCING_STEPS):
-            node = layer.node
-            largest[node.name] = max(largest[node.name], float(layer.currents.max()))
-            old = threshold_of(node)
-            # A layer that no current reaches stays silent with any threshold.
-            new = scale * largest[node.name] if largest[node.name] > 0 else 1.0
-            start = initial_potential_of(node) / old * new
-            node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
-            node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))
+        _balance(snn, inputs, scale, largest)
     return bool(nodes)
+
+
+def _balance(
+    snn: Spiking, inputs: dict[str, np.ndarray], scale: float, largest: dict[str, float]
+) -> Layer:
+    """Balance all thresholds on one batch and what came before it; returns the last layer."""
+    for layer in snn.simulate(inputs, BALANCING_STEPS):
+        node = layer.node
+        most = max(largest.get(node.name, 0.0), float(layer.currents.max()))
+        largest[node.name] = most
+        old = threshold_of(node)
+        # A layer that no current reaches stays silent with any threshold.
+        new = scale * most if most > 0 else 1.0
+        start = initial_potential_of(node) / old * new
+        node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
+        node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))
+    return layer
 
 
 def switch_inputs(snn: Spiking) -> bool:

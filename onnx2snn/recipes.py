@@ -6,7 +6,7 @@ passes are functions of a ``correction.Spiking`` that say whether they changed a
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -73,7 +73,7 @@ class Recipe:
         """The threshold's statistic for T time-steps."""
         if self.threshold is None or self.threshold.kind not in ("mmse", "robust-mmse"):
             return self.threshold
-        return Statistic(self.threshold.kind, timesteps or DEFAULT_TIMESTEPS)
+        return replace(self.threshold, q=timesteps or DEFAULT_TIMESTEPS)
 
     def delay_for(self, timesteps: int) -> int:
         """How many time-steps the read-out leaves out, of T."""
@@ -108,8 +108,9 @@ def _pass_definition(function: SpikingPass) -> dict[str, Any]:
 _MAX = Statistic("max")
 _ROBUST = Statistic("percentile", 99.9)
 _MMSE = Statistic("mmse", DEFAULT_TIMESTEPS)
+_MMSE_FROM_ZERO = Statistic("mmse", DEFAULT_TIMESTEPS, start=0.0)
 _ROBUST_MMSE = Statistic("robust-mmse", DEFAULT_TIMESTEPS)
-_RMP_SCALE = 0.8
+_RMP_SCALES = (0.8, 0.6, 0.4)
 _QUARTERS = tuple(i / 8 for i in range(9))
 
 RECIPES = (
@@ -148,10 +149,11 @@ RECIPES = (
     Recipe(
         "rmp",
         "Han et al. 2020",
-        f"as spike-norm, V_th scaled by {_RMP_SCALE}; reset by subtraction",
+        "as spike-norm, V_th scaled by 0.8, 0.6 or 0.4, as fits the last layer best; reset by "
+        "subtraction",
         _MAX,
         v_init=0.0,
-        passes=(partial(balance_thresholds, scale=_RMP_SCALE),),
+        passes=(partial(balance_thresholds, scales=_RMP_SCALES),),
     ),
     Recipe(
         "tsc",
@@ -159,7 +161,7 @@ RECIPES = (
         "as rmp; each input is switched on and off once in T time-steps",
         _MAX,
         v_init=0.0,
-        passes=(partial(balance_thresholds, scale=_RMP_SCALE), switch_inputs),
+        passes=(partial(balance_thresholds, scales=_RMP_SCALES), switch_inputs),
     ),
     Recipe(
         "tcl",
@@ -173,14 +175,15 @@ RECIPES = (
         "Ding et al. 2021",
         "V_th is the trained bound, or p times the largest activation of a layer, p by least "
         "squared error for T time-steps; v(0) = 0",
-        _MMSE,
+        _MMSE_FROM_ZERO,
         v_init=0.0,
     ),
     Recipe(
         "opt",
         "Deng & Gu 2021",
-        "V_th is the largest activation of a layer, V_th / 2T is added to its current; v(0) = 0",
-        _MAX,
+        "V_th is the clip's bound, or the 99.9 percentile of a layer; V_th / 2T is added to its "
+        "current; v(0) = 0",
+        _ROBUST,
         v_init=0.0,
         passes=(shift_currents,),
     ),
