@@ -1,6 +1,7 @@
 """ONNX Runtime sessions: which device they run on, said plainly and never changed silently."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,8 +97,7 @@ def create_session(
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
     shared: dict[str, Any] = {}
     if once:
@@ -125,6 +125,18 @@ def create_session(
             "check the driver and the CUDA and cuDNN libraries"
         )
     return session
+
+
+def _cores() -> int:
+    """How many threads to use where nobody says: 0 for ONNX Runtime's choice.
+
+    It counts the machine's cores. A process that is confined to fewer would spend its time on
+    threads that wait for each other.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    own = len(os.sched_getaffinity(0))
+    return own if own < (os.cpu_count() or 1) else 0
 
 
 def run_session(
