@@ -27,6 +27,7 @@ from .conversion import Conversion, NeuronReport, convert
 from .data import Data, from_arrays, open_data
 from .diagnosis import LayerDiagnosis, diagnose
 from .evaluation import evaluate
+from .export import to_loop
 from .readiness import NodeReport, Readiness, check
 from .statistics import Statistic, parse_statistic
 from .version import __version__
@@ -61,5 +62,6 @@ __all__ = [
     "open_data",
     "parse_statistic",
     "read_model",
+    "to_loop",
     "write_model",
 ]

@@ -1,4 +1,4 @@
-"""The command line; ``compare`` and ``diagnose`` are in files of their own."""
+"""The command line; ``compare``, ``diagnose`` and ``export`` are in files of their own."""
 
 import io
 import json
@@ -16,9 +16,11 @@ from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
 
 from . import tables
+from .budget import budget_options, require_budget
 from .calibration import no_progress
 from .cli_compare import compare
 from .cli_diagnose import diagnose
+from .cli_export import export
 from .data import Data, open_data
 from .options import (
     DATA,
@@ -54,6 +56,7 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(diagnose)
+main.add_command(export)
 
 
 @examples(
@@ -381,7 +384,9 @@ def run(
 @examples(
     "  onnx2snn evaluate snn.onnx --data fashion-mnist -T 8,16,32 --ann ann.onnx\n"
     "  onnx2snn evaluate snn.onnx --data test.npz -T 8,16,32 --plot curve.png\n"
-    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 32 --ann ann.onnx --min-accuracy 92 "
+    "--max-drop 1.0"
 )
 @main.command()
 @model_argument
@@ -389,6 +394,7 @@ def run(
 @click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
 @click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
+@budget_options
 @root_option
 @samples_option
 @batch_option
@@ -402,6 +408,8 @@ def evaluate(
     timesteps: list[int],
     ann: Path | None,
     plot: Path | None,
+    min_accuracy: float | None,
+    max_drop: float | None,
     data_root: Path | None,
     samples: int | None,
     batch_size: int,
@@ -412,7 +420,8 @@ def evaluate(
     """Measure accuracy and activity of the spiking network in MODEL.
 
     Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
-    per sample, each spike times its fan-out.
+    per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
+    outside of the budget that --min-accuracy and --max-drop set.
     """
     from .evaluation import evaluate as evaluate_model
 
@@ -421,6 +430,8 @@ def evaluate(
         from .plot import check_format
 
         check_format(plot)
+    if max_drop is not None and ann is None:
+        raise click.UsageError("--max-drop compares with the ANN: give --ann too")
     snn = read_model(model)
     reference = None if ann is None else read_model(ann)
     data = open_data(source, data_root, samples=samples)
@@ -438,11 +449,12 @@ def evaluate(
         _plot_evaluation(plot, report, data)
     if as_json:
         print_json(report)
-        return
-    console = tables.console()
-    console.print(tables.evaluation_table(report))
-    if plot is not None:
-        console.print(f"Drew {plot}.", markup=False)
+    else:
+        console = tables.console()
+        console.print(tables.evaluation_table(report))
+        if plot is not None:
+            console.print(f"Drew {plot}.", markup=False)
+    require_budget(report, min_accuracy, max_drop)
 
 
 def _plot_evaluation(path: Path, report: dict[str, Any], data: Data) -> None:
