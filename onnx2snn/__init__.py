@@ -28,6 +28,7 @@ from .data import Data, from_arrays, open_data
 from .diagnosis import LayerDiagnosis, diagnose
 from .evaluation import evaluate
 from .export import to_loop
+from .export_triton import to_triton
 from .readiness import NodeReport, Readiness, check
 from .statistics import Statistic, parse_statistic
 from .version import __version__
@@ -63,5 +64,6 @@ __all__ = [
     "parse_statistic",
     "read_model",
     "to_loop",
+    "to_triton",
     "write_model",
 ]

@@ -34,16 +34,18 @@ class LengthType(click.ParamType):
 
 @examples(
     "  onnx2snn export snn.onnx --to loop -T 32 -o net.onnx\n"
-    "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o net.onnx"
+    "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o net.onnx\n"
+    "  onnx2snn export snn.onnx --to triton -T 32 -o repository"
 )
 @click.command()
 @model_argument
 @click.option(
     "--to",
     "target",
-    type=click.Choice(["loop"]),
+    type=click.Choice(["loop", "triton"]),
     required=True,
-    help="loop: one ONNX file with the time-steps inside.",
+    help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
+    "Triton Inference Server, with that file and a stateful model of one time-step.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The result.")
 @click.option(
@@ -56,6 +58,7 @@ class LengthType(click.ParamType):
 @click.option("--inline", is_flag=True, help="Only operators of ONNX itself.")
 @click.option("--each-step", is_flag=True, help="Also the read-outs after each time-step.")
 @click.option("--rates", is_flag=True, help="Also the firing rate of each layer.")
+@click.option("--gpu", is_flag=True, help="Triton: run on GPUs.")
 @click.option(
     "--preprocessing",
     metavar="TEXT",
@@ -73,15 +76,30 @@ def export(
     inline: bool,
     each_step: bool,
     rates: bool,
+    gpu: bool,
     preprocessing: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Write the spiking network in MODEL for other systems."""
     from .export import require_new, to_loop
+    from .export_triton import to_triton
 
-    if timesteps is None:
-        raise click.UsageError("--to loop needs -T, the number of time-steps, or -T input")
+    if timesteps is None or (target == "triton" and timesteps == "input"):
+        raise click.UsageError(f"--to {target} needs -T, the number of time-steps")
+    chosen = [name for name, given in (("--unroll", unroll), ("--inline", inline),
+              ("--each-step", each_step), ("--rates", rates)) if given]  # fmt: skip
+    if target == "triton":
+        if chosen:
+            raise click.UsageError(f"{chosen[0]} is for --to loop")
+        folders = to_triton(
+            model, output, int(timesteps), name=model.stem, gpu=gpu, force=force,
+            preprocessing=preprocessing,
+        )  # fmt: skip
+        _tell(output, [str(folder) for folder in folders], timesteps, as_json)
+        return
+    if gpu:
+        raise click.UsageError("--gpu is for --to triton")
     require_new(output, force)
     require_output(output, model)
     result = to_loop(
@@ -94,14 +112,12 @@ def export(
         preprocessing=preprocessing,
     )
     write_model(result, output)
-    inputs, outputs = (
-        [info.name for info in side] for side in (result.graph.input, result.graph.output)
-    )
+    _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
+
+
+def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {"output": str(output), "timesteps": timesteps, "inputs": inputs, "outputs": outputs}
-        )
+        print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
         return
     console = tables.console()
-    console.print(f"Inputs: {', '.join(inputs)}. Outputs: {', '.join(outputs)}.", markup=False)
-    console.print(f"Wrote {output}: {timesteps} time-steps.", markup=False)
+    console.print(f"Wrote {output}, {timesteps} time-steps: {', '.join(made)}.", markup=False)
