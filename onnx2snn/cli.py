@@ -1,7 +1,6 @@
 """The command line; ``compare``, ``diagnose`` and ``export`` are in files of their own."""
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, OutputError
-from onnx2snn.graph_passes.files import read_model, write_bytes, write_model
+from onnx2snn.graph_passes.files import parse_model, read_model, write_bytes, write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
@@ -491,9 +490,16 @@ def recipes(as_json: bool) -> None:
 @json_option
 @reports_errors
 def inspect(model: Path, as_json: bool) -> None:
-    """Show the neurons of the spiking network in MODEL and how it was made."""
+    """Show the neurons of the spiking network in MODEL, or of an export, and how it was made."""
     from onnx2snn.runtime.plan import build_plan
 
+    from .cli_export import print_export
+    from .inspection import export_of, json_object
+
+    export = export_of(parse_model(model))
+    if export is not None:
+        print_export(export, as_json)
+        return
     snn = read_model(model)
     plan = build_plan(snn)
     metadata = {
@@ -501,8 +507,8 @@ def inspect(model: Path, as_json: bool) -> None:
         for entry in snn.metadata_props
         if entry.key.startswith("onnx2snn.")
     }
-    sources = _json_object(metadata.pop("thresholds", ""))
-    recipe = _json_object(metadata.pop("recipe", ""))
+    sources = json_object(metadata.pop("thresholds", ""))
+    recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
     if as_json:
         print_json(
@@ -533,15 +539,6 @@ def inspect(model: Path, as_json: bool) -> None:
     lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
     for line in lines:
         console.print(tables.printable(line), markup=False)
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """A JSON object from a file's metadata; empty if it is something else."""
-    try:
-        value = json.loads(text, parse_constant=str)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 @examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")

@@ -1,12 +1,14 @@
 """The command ``onnx2snn export``: spiking networks for other people's systems."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from onnx2snn.graph_passes.files import write_model
 
 from . import tables
+from .inspection import lines_of
 from .options import (
     examples,
     json_option,
@@ -113,6 +115,15 @@ def export(
     )
     write_model(result, output)
     _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
+
+
+def print_export(told: dict[str, Any], as_json: bool) -> None:
+    """What ``inspect`` says of an export."""
+    if as_json:
+        print_json(told)
+        return
+    for line in lines_of(told):
+        tables.console().print(tables.printable(line), markup=False)
 
 
 def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 CODE = """
-import hashlib, dyadic
-from onnx2snn import convert, from_arrays, to_loop
+import hashlib, dyadic, pathlib, tempfile
+from onnx2snn import convert, from_arrays, to_loop, to_triton
 from onnx2snn.demo import demo_network
 network = dyadic.finish(11)
 data = from_arrays(dyadic.images(network, 16))
@@ -22,6 +22,11 @@ for recipe in ("best", "srp", "tsc"):
     )
 made.append(to_loop(made[0], None, each_step=True, rates=True))
 made += [to_loop(model, 3, unroll=True, inline=True) for model in made[1:4]]
+with tempfile.TemporaryDirectory() as folder:
+    folders = to_triton(made[1], folder, 4)
+    files = [p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
+print([hashlib.sha256(content).hexdigest() for content in files])
+assert len(files) == 6
 print([hashlib.sha256(model.SerializeToString()).hexdigest() for model in made])
 """
 

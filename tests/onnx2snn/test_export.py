@@ -91,3 +91,25 @@ def test_a_folder_that_is_not_there(snn, tmp_path):
     found = invoke("export", snn, "--to", "loop", "-T", 4, "-o", tmp_path / "no" / "net.onnx")
     assert found.exit_code == 1
     assert "does not exist" in found.output
+
+
+def test_inspect_reads_exports(snn, tmp_path):
+    for target, place in (("loop", "net.onnx"), ("triton", "r")):
+        arguments = ["--to", target, "-T", 7, "--preprocessing", "pixels / 255"]
+        found = invoke("export", snn, *arguments, "-o", tmp_path / place)
+        assert found.exit_code == 0, found.output
+    for path, timesteps in (
+        ("net.onnx", 7), ("r/snn/1/model.onnx", 7),
+        ("r/snn-stateful/1/model.onnx", "one request each"),
+    ):  # fmt: skip
+        found = invoke("inspect", tmp_path / path, "--json")
+        assert found.exit_code == 0, found.output
+        told = json.loads(found.stdout)
+        assert told["export"]["timesteps"] == timesteps
+        assert told["recipe"]["name"] == "opi"
+        assert told["metadata"]["preprocessing"] == "pixels / 255"
+        assert len(told["metadata"]["source_sha256"]) == 64
+        assert told["inputs"][0] == {"name": "input", "shape": ["N", 2, 8, 8]}
+        shown = invoke("inspect", tmp_path / path).output
+        assert "preprocessing: pixels / 255" in shown
+        assert "snn_sha256: " in shown
