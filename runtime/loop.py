@@ -50,8 +50,8 @@ def loop_model(
     Raises ``ModelError`` if the model is no spiking network, and ``DataError`` for a T that is
     not positive or cannot be unrolled.
     """
-    if timesteps is not None and timesteps < 1:
-        raise DataError(f"time-steps start at 1, not {timesteps}")
+    if timesteps is not None and not 1 <= timesteps < 2**31:
+        raise DataError(f"the number of time-steps is from 1 to 2^31 - 1, not {timesteps}")
     if unroll and (timesteps is None or timesteps > MOST_STEPS_A_SUM):
         raise DataError(
             f"only a fixed number of time-steps, up to {MOST_STEPS_A_SUM}, can be unrolled: "

@@ -205,7 +205,7 @@ def test_names_of_the_users_tensors_are_no_obstacle():
 
 
 def test_what_cannot_be_unrolled_or_is_no_time_is_refused(demo_snn):
-    for timesteps, options in ((0, {}), (-3, {}), (None, {"unroll": True})):
+    for timesteps, options in ((0, {}), (-3, {}), (10**30, {}), (None, {"unroll": True})):
         with pytest.raises(DataError):
             loop_model(demo_snn, timesteps, **options)
     with pytest.raises(DataError, match="up to 4096"):
