@@ -2,6 +2,7 @@
 # make test   run the whole test suite, linters and type checks
 # make test-exporters  build small networks with PyTorch, Keras, JAX and scikit-learn, each in a
 #             virtual environment of its own (5 GB), and convert what they export
+# make test-web  install Chromium and ONNX Runtime Web and test the page of examples/web
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ SOURCES := pyproject.toml $(wildcard onnx2snn/*.py graph_passes/*.py runtime/*.p
 
 EXPORTERS := torch keras jax sklearn
 
-.PHONY: demo test test-exporters clean
+.PHONY: demo test test-exporters test-web clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/onnx2snn demo
@@ -26,6 +27,12 @@ test-exporters: .venv-test/installed $(EXPORTERS:%=.venv-exporter-%/installed)
 		TF_CPP_MIN_LOG_LEVEL=3 .venv-exporter-$$name/bin/python \
 			tests/exporters/build_$$name.py "$$folder" || exit 1; \
 	done && ONNX2SNN_EXPORTERS="$$folder" .venv-test/bin/pytest -m exporters
+
+test-web: .venv-test/installed
+	command -v chromium npm > /dev/null || { apt-get update -qq \
+		&& apt-get install -y -qq chromium npm; }
+	cd examples/web && npm install --no-audit --no-fund --silent
+	.venv-test/bin/pytest -m web -rs
 
 .venv-exporter-%/installed: tests/exporters/requirements-%.txt | .venv-test/installed
 	$(PYTHON) -m venv --clear .venv-exporter-$*

@@ -48,7 +48,7 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
 def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     """Like ``read_model``, with the weights beside the structure; external data is mapped."""
     path = Path(path)
-    model = _parse(path)
+    model = parse_model(path)
     _check_whole(model, f"'{path}'")
     external: dict[str, np.ndarray] = {}
     for tensor in model.graph.initializer:
@@ -68,7 +68,11 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     return parts
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def parse_model(path: Path) -> onnx.ModelProto:
+    """A file's content, without its external data and not checked any further.
+
+    Raises ``ModelError`` if the file cannot be read, or is no ONNX model.
+    """
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())

@@ -27,7 +27,10 @@ from .conversion import Conversion, NeuronReport, convert
 from .data import Data, from_arrays, open_data
 from .diagnosis import LayerDiagnosis, diagnose
 from .evaluation import evaluate
+from .export import to_loop
+from .export_triton import to_triton
 from .readiness import NodeReport, Readiness, check
+from .recipes import Recipe, recipe_by_name
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 
@@ -47,6 +50,7 @@ __all__ = [
     "ProviderError",
     "ReadOut",
     "Readiness",
+    "Recipe",
     "Refusal",
     "SpikingResult",
     "SpikingSession",
@@ -61,5 +65,8 @@ __all__ = [
     "open_data",
     "parse_statistic",
     "read_model",
+    "recipe_by_name",
+    "to_loop",
+    "to_triton",
     "write_model",
 ]

@@ -1,7 +1,6 @@
-"""The command line; ``compare`` and ``diagnose`` are in files of their own."""
+"""The command line; ``compare``, ``diagnose`` and ``export`` are in files of their own."""
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +9,17 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, OutputError
-from onnx2snn.graph_passes.files import read_model, write_bytes, write_model
+from onnx2snn.graph_passes.files import parse_model, read_model, write_bytes, write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
 
 from . import tables
+from .budget import budget_options, require_budget
 from .calibration import no_progress
 from .cli_compare import compare
 from .cli_diagnose import diagnose
+from .cli_export import export
 from .data import Data, open_data
 from .options import (
     DATA,
@@ -54,6 +55,7 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(diagnose)
+main.add_command(export)
 
 
 @examples(
@@ -381,7 +383,9 @@ def run(
 @examples(
     "  onnx2snn evaluate snn.onnx --data fashion-mnist -T 8,16,32 --ann ann.onnx\n"
     "  onnx2snn evaluate snn.onnx --data test.npz -T 8,16,32 --plot curve.png\n"
-    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 32 --ann ann.onnx --min-accuracy 92 "
+    "--max-drop 1.0"
 )
 @main.command()
 @model_argument
@@ -389,6 +393,7 @@ def run(
 @click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
 @click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
+@budget_options
 @root_option
 @samples_option
 @batch_option
@@ -402,6 +407,8 @@ def evaluate(
     timesteps: list[int],
     ann: Path | None,
     plot: Path | None,
+    min_accuracy: float | None,
+    max_drop: float | None,
     data_root: Path | None,
     samples: int | None,
     batch_size: int,
@@ -412,7 +419,8 @@ def evaluate(
     """Measure accuracy and activity of the spiking network in MODEL.
 
     Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
-    per sample, each spike times its fan-out.
+    per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
+    outside of the budget that --min-accuracy and --max-drop set.
     """
     from .evaluation import evaluate as evaluate_model
 
@@ -421,6 +429,8 @@ def evaluate(
         from .plot import check_format
 
         check_format(plot)
+    if max_drop is not None and ann is None:
+        raise click.UsageError("--max-drop compares with the ANN: give --ann too")
     snn = read_model(model)
     reference = None if ann is None else read_model(ann)
     data = open_data(source, data_root, samples=samples)
@@ -438,11 +448,12 @@ def evaluate(
         _plot_evaluation(plot, report, data)
     if as_json:
         print_json(report)
-        return
-    console = tables.console()
-    console.print(tables.evaluation_table(report))
-    if plot is not None:
-        console.print(f"Drew {plot}.", markup=False)
+    else:
+        console = tables.console()
+        console.print(tables.evaluation_table(report))
+        if plot is not None:
+            console.print(f"Drew {plot}.", markup=False)
+    require_budget(report, min_accuracy, max_drop)
 
 
 def _plot_evaluation(path: Path, report: dict[str, Any], data: Data) -> None:
@@ -479,9 +490,16 @@ def recipes(as_json: bool) -> None:
 @json_option
 @reports_errors
 def inspect(model: Path, as_json: bool) -> None:
-    """Show the neurons of the spiking network in MODEL and how it was made."""
+    """Show the neurons of the spiking network in MODEL, or of an export, and how it was made."""
     from onnx2snn.runtime.plan import build_plan
 
+    from .cli_export import print_export
+    from .inspection import export_of, json_object
+
+    export = export_of(parse_model(model))
+    if export is not None:
+        print_export(export, as_json)
+        return
     snn = read_model(model)
     plan = build_plan(snn)
     metadata = {
@@ -489,8 +507,8 @@ def inspect(model: Path, as_json: bool) -> None:
         for entry in snn.metadata_props
         if entry.key.startswith("onnx2snn.")
     }
-    sources = _json_object(metadata.pop("thresholds", ""))
-    recipe = _json_object(metadata.pop("recipe", ""))
+    sources = json_object(metadata.pop("thresholds", ""))
+    recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
     if as_json:
         print_json(
@@ -521,15 +539,6 @@ def inspect(model: Path, as_json: bool) -> None:
     lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
     for line in lines:
         console.print(tables.printable(line), markup=False)
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """A JSON object from a file's metadata; empty if it is something else."""
-    try:
-        value = json.loads(text, parse_constant=str)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 @examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")

@@ -1,0 +1,88 @@
+"""Time of exported loop files against that of the step plan in Python.
+
+    python benchmarks/loop_export.py [--timesteps 32] [--rounds 15] [--batch 1 16] [--json]
+
+All run on one pinned core, one thread, in turns; the figure is the median over rounds of the
+ratio within a round, with the quartiles beside it. The step plan is ``SpikingSession.run``.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+import numpy as np
+
+from onnx2snn import SpikingSession, convert
+from onnx2snn.demo import demo_images, demo_network
+from onnx2snn.runtime.loop import loop_model
+from onnx2snn.runtime.providers import CPU, create_session
+
+
+def timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--timesteps", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    timesteps = options.timesteps
+
+    snn = convert(demo_network()).model
+    plan = SpikingSession(snn, threads=1)
+    files = {
+        "loop": loop_model(snn, timesteps),
+        "loop, T as input": loop_model(snn, None),
+        "loop, each step and rates": loop_model(snn, timesteps, each_step=True, rates=True),
+        "unrolled": loop_model(snn, timesteps, unroll=True),
+    }
+    sessions = {name: create_session(model, [CPU], 1) for name, model in files.items()}
+    rows = []
+    for n in options.batch:
+        x = np.ascontiguousarray(next(demo_images(n).batches(n))[0])
+
+        def run(session, x=x):
+            feed = {"input": x, "timesteps": np.array(timesteps)}
+            session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})
+
+        tasks = {name: lambda s=s: run(s) for name, s in sessions.items()}
+        tasks["step plan"] = lambda x=x: plan.run(x, timesteps)
+        for task in tasks.values():
+            task()
+        times = {name: [] for name in tasks}
+        for _ in range(options.rounds):
+            for name, task in tasks.items():
+                times[name].append(timed(task))
+        for name in sessions:
+            ratios = [a / b for a, b in zip(times[name], times["step plan"], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            rows.append(
+                {
+                    "N": n, "T": timesteps, "file": name, "ratio": middle,
+                    "quartiles": [low, high],
+                    "ms_a_step": 1e3 * statistics.median(times[name]) / timesteps,
+                }
+            )  # fmt: skip
+    if options.json:
+        print(json.dumps({"rows": rows}))
+        return
+    print(f"{'N':>3} {'T':>3} {'file':>25} {'ratio':>6} {'quartiles':>13} {'ms a step':>9}")
+    for row in rows:
+        low, high = row["quartiles"]
+        print(
+            f"{row['N']:3d} {row['T']:3d} {row['file']:>25} {row['ratio']:6.2f} "
+            f"{low:6.2f} {high:6.2f} {row['ms_a_step']:9.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""An accuracy budget, for builds that fail when a network leaves it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
+
+
+class BudgetError(Onnx2SnnError):
+    """A network is less accurate than it must be."""
+
+
+def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options ``--min-accuracy`` and ``--max-drop``."""
+    percent = click.FloatRange(0, 100)
+    for option in (
+        click.option("--max-drop", type=percent, help="Fail if it is more points below the ANN."),
+        click.option("--min-accuracy", type=percent, help="Fail if the accuracy is lower (%)."),
+    ):
+        function = option(function)
+    return function
+
+
+def require_budget(
+    report: dict[str, Any], min_accuracy: float | None, max_drop: float | None
+) -> None:
+    """Hold the accuracy at the last T of an evaluation to a budget, both in percent.
+
+    max_drop: of the accuracy against the ANN's. Raises ``BudgetError`` that names each limit
+    that is exceeded, and ``DataError`` if there are no labels, so that nothing can be said.
+    """
+    if min_accuracy is None and max_drop is None:
+        return
+    last = report["snn"][-1]
+    accuracy, at = last["accuracy"], f"at T={last['timesteps']}"
+    if accuracy is None:
+        raise DataError("a budget of accuracy needs data with labels (y in DATA)")
+    exceeded = []
+    if min_accuracy is not None and accuracy < min_accuracy:
+        exceeded.append(f"{accuracy:.2f} % {at}, less than --min-accuracy {min_accuracy:g}")
+    # Rounded, since 95.1 - 94.1 is more than 1 in binary.
+    drop = 0.0 if max_drop is None else round(report["ann"]["accuracy"] - accuracy, 9)
+    if max_drop is not None and drop > max_drop:
+        exceeded.append(f"{drop:.2f} points below the ANN {at}, more than --max-drop {max_drop:g}")
+    if exceeded:
+        raise BudgetError("outside of the accuracy budget: " + "; ".join(exceeded))

@@ -1,0 +1,134 @@
+"""The command ``onnx2snn export``: spiking networks for other people's systems."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx2snn.graph_passes.files import write_model
+
+from . import tables
+from .inspection import lines_of
+from .options import (
+    examples,
+    json_option,
+    model_argument,
+    print_json,
+    reports_errors,
+    require_output,
+)
+
+
+class LengthType(click.ParamType):
+    """The number of time-steps, or ``input`` to leave it to whoever runs the file."""
+
+    name = "T|input"
+
+    def convert(self, value: object, param: object, ctx: object) -> int | str:
+        """T or "input"; a usage error for anything else."""
+        text = str(value)
+        if text == "input":
+            return text
+        if not text.isdecimal() or int(text) < 1:
+            self.fail(f"'{text}' is no number of time-steps, from 1 on, nor 'input'")
+        return int(text)
+
+
+@examples(
+    "  onnx2snn export snn.onnx --to loop -T 32 -o net.onnx\n"
+    "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o net.onnx\n"
+    "  onnx2snn export snn.onnx --to triton -T 32 -o repository"
+)
+@click.command()
+@model_argument
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["loop", "triton"]),
+    required=True,
+    help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
+    "Triton Inference Server, with that file and a stateful model of one time-step.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The result.")
+@click.option(
+    "-T",
+    "--timesteps",
+    type=LengthType(),
+    help="Time-steps; 'input' makes them an input of the loop file.",
+)
+@click.option("--unroll", is_flag=True, help="Copies of the time-step in place of a Loop.")
+@click.option("--inline", is_flag=True, help="Only operators of ONNX itself.")
+@click.option("--each-step", is_flag=True, help="Also the read-outs after each time-step.")
+@click.option("--rates", is_flag=True, help="Also the firing rate of each layer.")
+@click.option("--gpu", is_flag=True, help="Triton: run on GPUs.")
+@click.option(
+    "--preprocessing",
+    metavar="TEXT",
+    help="What is done to an input before, for the file's metadata: 'pixels / 255'.",
+)
+@click.option("--force", is_flag=True, help="Replace what stands at OUTPUT.")
+@json_option
+@reports_errors
+def export(
+    model: Path,
+    target: str,
+    output: Path,
+    timesteps: int | str | None,
+    unroll: bool,
+    inline: bool,
+    each_step: bool,
+    rates: bool,
+    gpu: bool,
+    preprocessing: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the spiking network in MODEL for other systems."""
+    from .export import require_new, to_loop
+    from .export_triton import to_triton
+
+    if timesteps is None or (target == "triton" and timesteps == "input"):
+        raise click.UsageError(f"--to {target} needs -T, the number of time-steps")
+    chosen = [name for name, given in (("--unroll", unroll), ("--inline", inline),
+              ("--each-step", each_step), ("--rates", rates)) if given]  # fmt: skip
+    if target == "triton":
+        if chosen:
+            raise click.UsageError(f"{chosen[0]} is for --to loop")
+        folders = to_triton(
+            model, output, int(timesteps), name=model.stem, gpu=gpu, force=force,
+            preprocessing=preprocessing,
+        )  # fmt: skip
+        _tell(output, [str(folder) for folder in folders], timesteps, as_json)
+        return
+    if gpu:
+        raise click.UsageError("--gpu is for --to triton")
+    require_new(output, force)
+    require_output(output, model)
+    result = to_loop(
+        model,
+        None if isinstance(timesteps, str) else timesteps,
+        unroll=unroll,
+        each_step=each_step,
+        rates=rates,
+        inline=inline,
+        preprocessing=preprocessing,
+    )
+    write_model(result, output)
+    _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
+
+
+def print_export(told: dict[str, Any], as_json: bool) -> None:
+    """What ``inspect`` says of an export."""
+    if as_json:
+        print_json(told)
+        return
+    for line in lines_of(told):
+        tables.console().print(tables.printable(line), markup=False)
+
+
+def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:
+    if as_json:
+        print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
+        return
+    console = tables.console()
+    console.print(f"Wrote {output}, {timesteps} time-steps: {', '.join(made)}.", markup=False)

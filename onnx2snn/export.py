@@ -1,0 +1,81 @@
+"""``to_loop``, and what all exports share: where they may be written and what they tell.
+
+Exports go to systems that know nothing of this package. Each carries the SNN file's metadata
+and, under the key ``onnx2snn.export``, how it was exported.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnx2snn.graph_passes.errors import OutputError
+from onnx2snn.graph_passes.files import check_writable
+from onnx2snn.graph_passes.weights import attach
+from onnx2snn.runtime.loop import loop_model
+
+from .conversion import digest_of, read_any
+from .version import __version__
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+
+PREPROCESSING = "onnx2snn.preprocessing"
+"""The metadata key of what is done to an input before the network."""
+
+
+def to_loop(
+    snn: Model,
+    timesteps: int | None,
+    *,
+    unroll: bool = False,
+    each_step: bool = False,
+    rates: bool = False,
+    inline: bool = False,
+    preprocessing: str | None = None,
+) -> onnx.ModelProto:
+    """A spiking network over T time-steps as one ordinary ONNX model: image in, read-out out.
+
+    snn: the file that ``convert`` made, or its model. timesteps: T; None makes it an input,
+    ``timesteps``, an int64 scalar. unroll: T copies of the step in place of a Loop.
+    each_step: also the read-out after each time-step, ``steps/<output>`` [T, N, ...].
+    rates: also ``firing_rate/<layer>``, float32 [N], spikes per neuron and time-step.
+    inline: only operators of ONNX itself. preprocessing: what is done to an input before the
+    network, in words, for the metadata; if not given, what the file says.
+
+    The outputs are those of ``SpikingSession.run``, bit for bit in float32 where ONNX Runtime
+    runs both at one optimisation level. Raises ``ModelError`` for a file that is no SNN and
+    ``DataError`` for a T that is not positive or cannot be unrolled.
+    """
+    parts = read_any(snn)
+    model = loop_model(
+        attach(parts), timesteps, unroll=unroll, each_step=each_step, rates=rates, inline=inline
+    )
+    made = {
+        "format": "loop",
+        "timesteps": "input" if timesteps is None else timesteps,
+        "unrolled": unroll,
+    }
+    entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
+    onnx.helper.set_model_props(model, entries)
+    return model
+
+
+def stamp(
+    snn: onnx.ModelProto, digest: str, made: dict[str, Any], preprocessing: str | None
+) -> dict[str, str]:
+    """The metadata of an export: the SNN's own, and how this was made."""
+    entries = {entry.key: entry.value for entry in snn.metadata_props}
+    if preprocessing is not None:
+        entries[PREPROCESSING] = preprocessing
+    versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
+    entries["onnx2snn.export"] = json.dumps({**made, "versions": versions, "snn_sha256": digest})
+    return entries
+
+
+def require_new(path: Path, force: bool) -> None:
+    """Raise ``OutputError`` if a file cannot be written, or stands there and must stay."""
+    check_writable(path)
+    if path.exists() and not force:
+        raise OutputError(f"'{path}' exists: give another name, or --force to replace it")

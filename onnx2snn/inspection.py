@@ -1,0 +1,59 @@
+"""What an exported file tells about itself."""
+
+import json
+from typing import Any
+
+import onnx
+
+
+def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
+    """How a file was exported, for ``inspect``; None if it is no export.
+
+    ``export``: format, timesteps, versions, digest; ``inputs`` and ``outputs`` with their
+    shapes; ``recipe``, ``thresholds`` (where each layer's came from) and the other
+    ``metadata`` of this package.
+    """
+    entries = {
+        entry.key.removeprefix("onnx2snn."): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith("onnx2snn.")
+    }
+    if "export" not in entries:
+        return None
+    entries.setdefault("preprocessing", "not stated")
+    return {
+        "export": json_object(entries.pop("export")),
+        "inputs": [_described(info) for info in model.graph.input],
+        "outputs": [_described(info) for info in model.graph.output],
+        "recipe": json_object(entries.pop("recipe", "")),
+        "thresholds": json_object(entries.pop("thresholds", "")),
+        "metadata": entries,
+    }
+
+
+def _described(info: onnx.ValueInfoProto) -> dict[str, Any]:
+    sizes = info.type.tensor_type.shape.dim
+    shape = [size.dim_value if size.HasField("dim_value") else size.dim_param for size in sizes]
+    return {"name": info.name, "shape": shape}
+
+
+def lines_of(told: dict[str, Any]) -> list[str]:
+    """The same, to read."""
+    lines = [
+        f"{side} {tensor['name']} [{', '.join(map(str, tensor['shape']))}]"
+        for side, tensors in (("input", told["inputs"]), ("output", told["outputs"]))
+        for tensor in tensors
+    ]
+    lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
+    lines += [f"recipe, {key}: {value}" for key, value in told["recipe"].items()]
+    rest = {**told["export"], **told["metadata"]}
+    return lines + [f"{key}: {value}" for key, value in rest.items()]
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object from a file's metadata; empty if it is something else."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,533 @@
+"""A spiking network and its time-steps in one ordinary ONNX graph.
+
+    x -> prologue -> Loop over the step, which adds up what the epilogue reads
+      -> epilogue on the sums, averages over time, read-out -> y
+
+The parts are those of the plan that a session runs, and so is the arithmetic between them: the
+graph gives what ``SpikingSession.run`` gives, bit for bit. Only float16 networks beyond 4096
+time-steps agree to rounding instead.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from numpy.typing import ArrayLike
+from onnx import helper, numpy_helper
+
+from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.files import copy_model
+from onnx2snn.graph_passes.neurons import DOMAIN
+
+from .plan import Plan, State, build_plan
+
+MOST_STEPS_A_SUM = 4096
+"""Up to here a float32 sum counts every spike; what is beyond is carried in float64."""
+
+
+def loop_model(
+    snn: onnx.ModelProto,
+    timesteps: int | None,
+    *,
+    unroll: bool = False,
+    each_step: bool = False,
+    rates: bool = False,
+    inline: bool = False,
+) -> onnx.ModelProto:
+    """The network over T time-steps as one model: inputs [N, ...] in, read-outs out.
+
+    timesteps: T, or None to make it an input ``timesteps``, an int64 scalar.
+    unroll: T copies of the step in a row, in place of a Loop; for a fixed T up to 4096.
+    each_step: for each output y an output ``steps/y`` [T, N, ...], the read-out after each
+    time-step. rates: for each layer of neurons n an output ``firing_rate/n``, float32 [N]:
+    spikes per neuron and time-step in each sample. Both: ``steps/firing_rate/n`` [T, N] too.
+    inline: no operators but ONNX's own; else neurons other than IF are calls of functions in
+    the file.
+
+    Raises ``ModelError`` if the model is no spiking network, and ``DataError`` for a T that is
+    not positive or cannot be unrolled.
+    """
+    if timesteps is not None and not 1 <= timesteps < 2**31:
+        raise DataError(f"the number of time-steps is from 1 to 2^31 - 1, not {timesteps}")
+    if unroll and (timesteps is None or timesteps > MOST_STEPS_A_SUM):
+        raise DataError(
+            f"only a fixed number of time-steps, up to {MOST_STEPS_A_SUM}, can be unrolled: "
+            "leave out --unroll"
+        )
+    plan = build_plan(snn)
+    network = _Network(plan, timesteps, each_step, rates)
+    names = [tensor.name for tensor in plan.inputs] + list(plan.outputs)
+    root = "loop/"
+    while any(name.startswith(root) for name in names):
+        root = "_" + root
+    main = _Writer(root)
+    reads = {tensor.name: tensor.name for tensor in plan.inputs}
+    if plan.prologue is not None:
+        reads |= main.part(plan.prologue, reads, "prologue")
+    made = (_unrolled if unroll else _looped)(network, main, reads)
+    added = {_TIMESTEPS} if timesteps is None else set[str]()
+    clashes = (added | set(made) - set(plan.outputs)) & set(names)
+    if clashes:
+        raise ModelError(
+            f"the network has an input or output '{min(clashes)}', which is what the export calls "
+            "one of its own: give it another name"
+        )
+    for name, tensor in made.items():
+        main.nodes.append(helper.make_node("Identity", [tensor], [name], f"{root}output/{name}"))
+    model = _model_of(network, main, list(made), snn)
+    return _without_functions(model) if inline else model
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A plan, and what is wanted of it."""
+
+    plan: Plan
+    timesteps: int | None
+    each_step: bool
+    rates: bool
+
+    @property
+    def long(self) -> bool:
+        """Whether there may be more time-steps than a float32 sum can count."""
+        return self.timesteps is None or self.timesteps > MOST_STEPS_A_SUM
+
+    @property
+    def sums(self) -> dict[str, State]:
+        """The sums over time that are needed, by the name of what is summed."""
+        wanted = dict.fromkeys(self.plan.readout_types)
+        if self.rates:
+            wanted |= dict.fromkeys(neuron.events for neuron in self.plan.neurons)
+        return {name: self.plan.sums[name] for name in wanted}
+
+    @property
+    def step(self) -> onnx.ModelProto:
+        """The step, without the sums that nothing needs."""
+        states = [*self.plan.states, *self.sums.values()]
+        return _only(self.plan.step, [state.written for state in states])
+
+
+@dataclass
+class _Writer:
+    """A graph as it is written: nodes in order, and initializers by name.
+
+    ``prefix`` begins every name in it that is not from outside.
+    """
+
+    prefix: str
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def node(self, op: str, inputs: Iterable[str], name: str, **attributes: Any) -> str:
+        """Add a node; returns the name of its one output."""
+        output = self.prefix + name
+        self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
+        return output
+
+    def constant(self, value: ArrayLike, name: str) -> str:
+        """Add an initializer, once; returns its name."""
+        name = self.prefix + name
+        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def cast(self, tensor: str, have: np.dtype, want: np.dtype, name: str) -> str:
+        """The tensor in another type, or as it is."""
+        if have == want:
+            return tensor
+        return self.node("Cast", [tensor], name, to=helper.np_dtype_to_tensor_dtype(want))
+
+    def part(self, model: onnx.ModelProto, reads: Mapping[str, str], label: str) -> dict[str, str]:
+        """Add a copy of a model's nodes; returns the names of its outputs in this graph."""
+        names = dict(reads)
+        # A state that is given anew has its start among the initializers too.
+        for tensor in (t for t in model.graph.initializer if t.name not in reads):
+            names[tensor.name] = self.prefix + tensor.name
+            if names[tensor.name] not in self.initializers:
+                copy = onnx.TensorProto()
+                copy.CopyFrom(tensor)
+                copy.name = names[tensor.name]
+                self.initializers[copy.name] = copy
+        for node in model.graph.node:
+            names |= {name: f"{self.prefix}{label}/{name}" for name in node.output if name}
+        for node in model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = f"{self.prefix}{label}/{node.name}"
+            _rename(copy, names)
+            self.nodes.append(copy)
+        return {output.name: names[output.name] for output in model.graph.output}
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, also where subgraphs capture them."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    node.output[:] = [names.get(name, name) for name in node.output]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            local = {info.name for info in graph.input} | {t.name for t in graph.initializer}
+            local |= {name for inner in graph.node for name in inner.output}
+            outer = {name: new for name, new in names.items() if name not in local}
+            for inner in graph.node:
+                _rename(inner, outer)
+            for info in graph.output:
+                info.name = outer.get(info.name, info.name)
+
+
+def _only(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """A model with these of its outputs, and what they need."""
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    result = copy_model(model)
+    for field_of, items in (
+        (result.graph.node, kept[::-1]),
+        (result.graph.input, [i for i in model.graph.input if i.name in needed]),
+        (result.graph.initializer, [t for t in model.graph.initializer if t.name in needed]),
+        (result.graph.output, [o for o in model.graph.output if o.name in needed]),
+    ):
+        del field_of[:]
+        field_of.extend(items)
+    return result
+
+
+# Time ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Carried:
+    """A tensor that the Loop hands from time-step to time-step."""
+
+    read: str
+    start: np.ndarray
+    written: str = ""
+
+
+def _looped(network: _Network, main: _Writer, reads: Mapping[str, str]) -> dict[str, str]:
+    """The step as the body of a Loop; returns the tensors that hold the outputs."""
+    plan, sums = network.plan, network.sums
+    body = _Writer(f"{main.prefix}step/")
+    states = {s.read: _Carried(body.prefix + s.read, s.start) for s in plan.states}
+    totals = {name: _Carried(body.prefix + s.read, s.start) for name, s in sums.items()}
+    moved, before = dict[str, _Carried](), dict[str, _Carried]()
+    for name, state in sums.items() if network.long else ():
+        moved[name] = _Carried(f"{body.prefix}moved/{name}", state.start.astype(np.float64))
+    for name in plan.readout_types if plan.delay else ():
+        start = (moved or totals)[name].start
+        before[name] = _Carried(f"{body.prefix}before/{name}", start)
+    carried = [*states.values(), *totals.values(), *moved.values(), *before.values()]
+
+    iteration = body.prefix + "iteration"
+    number = body.node("Add", [iteration, body.constant(np.int64(1), "one")], "number")
+    given = {name: held.read for name, held in states.items()}
+    given |= {state.read: totals[name].read for name, state in sums.items()}
+    made = body.part(network.step, {**reads, **given}, "now")
+    for state in plan.states:
+        states[state.read].written = made[state.written]
+    for name, state in sums.items():
+        totals[name].written = made[state.written]
+    for name, held in before.items():
+        # Up to the delay, nothing came before the averages; T may end there.
+        begins = body.constant(np.int64(plan.delay + 1), "begins")
+        at = body.node("Equal", [number, begins], f"begins/{name}")
+        pair = totals[name].read, moved[name].read if moved else ""
+        until, _ = _total(network, body, name, *pair, f"until/{name}")
+        held.written = body.node("Where", [at, until, held.read], f"before_next/{name}")
+    if moved:
+        _move(network, body, number, totals, moved)
+    steps = dict[str, str]()
+    if network.each_step:
+        t = body.node("Cast", [number], "t", to=onnx.TensorProto.DOUBLE)
+        now = {held.read: held.written for held in carried}
+        steps = _read_outs(network, body, t, _at(now, totals), _at(now, moved), _at(now, before))
+
+    ends = [f"{main.prefix}end/{held.read.removeprefix(main.prefix)}" for held in carried]
+    stacked = {f"steps/{name}": f"{main.prefix}steps/{name}" for name in steps}
+    starts = [
+        main.constant(held.start, f"start/{held.read.removeprefix(body.prefix)}")
+        for held in carried
+    ]
+    trips = _TIMESTEPS
+    if network.timesteps is not None:
+        trips = main.constant(np.int64(network.timesteps), _TIMESTEPS)
+    graph = _body_graph(body, iteration, carried, list(steps.values()))
+    outputs = [*ends, *stacked.values()]
+    main.nodes.append(
+        helper.make_node("Loop", [trips, "", *starts], outputs, f"{main.prefix}loop", body=graph)
+    )
+    last = dict(zip((held.read for held in carried), ends, strict=True))
+    t = main.node("Cast", [trips], "t", to=onnx.TensorProto.DOUBLE)
+    finals = _read_outs(network, main, t, _at(last, totals), _at(last, moved), _at(last, before))
+    return finals | stacked
+
+
+def _at(tensors: Mapping[str, str], kept: Mapping[str, _Carried]) -> dict[str, str]:
+    """Where what is carried is found, by the names that the body reads it by."""
+    return {name: tensors[held.read] for name, held in kept.items()}
+
+
+def _move(
+    network: _Network,
+    body: _Writer,
+    number: str,
+    totals: dict[str, _Carried],
+    moved: dict[str, _Carried],
+) -> None:
+    """Every 4096 time-steps, move the sums to their float64 parts and begin them again."""
+    most = body.constant(np.int64(MOST_STEPS_A_SUM), "most")
+    rest = body.node("Mod", [number, most], "rest")
+    full = body.node("Equal", [rest, body.constant(np.int64(0), "none")], "full")
+    for name, held in totals.items():
+        zero = body.constant(np.zeros((), held.start.dtype), f"zero/{held.start.dtype}")
+        both = _total(network, body, name, held.written, moved[name].read, f"move/{name}")[0]
+        moved[name].written = body.node(
+            "Where", [full, both, moved[name].read], f"moved_next/{name}"
+        )
+        held.written = body.node("Where", [full, zero, held.written], f"kept/{name}")
+
+
+def _body_graph(
+    body: _Writer, iteration: str, carried: list[_Carried], scanned: list[str]
+) -> onnx.GraphProto:
+    going = body.prefix + "going"
+    body.nodes.append(helper.make_node("Identity", [going], [f"{going}_next"], f"{going}_next"))
+
+    def value(name: str, start: np.ndarray) -> onnx.ValueInfoProto:
+        # Sizes change: the starts broadcast to the states that come after them.
+        shape = [f"{name}.{axis}" for axis in range(start.ndim)]
+        kind = helper.np_dtype_to_tensor_dtype(start.dtype)
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    return helper.make_graph(
+        body.nodes,
+        "time_step",
+        [
+            helper.make_tensor_value_info(iteration, onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info(going, onnx.TensorProto.BOOL, []),
+            *(value(held.read, held.start) for held in carried),
+        ],
+        [
+            helper.make_tensor_value_info(f"{going}_next", onnx.TensorProto.BOOL, []),
+            *(value(held.written, held.start) for held in carried),
+            *(onnx.ValueInfoProto(name=name) for name in scanned),
+        ],
+        list(body.initializers.values()),
+    )
+
+
+def _unrolled(network: _Network, main: _Writer, reads: Mapping[str, str]) -> dict[str, str]:
+    """One copy of the step after another; returns the tensors that hold the outputs."""
+    plan, sums, step = network.plan, network.sums, network.step
+    assert network.timesteps is not None
+    now = {s.read: main.constant(s.start, f"start/{s.read}") for s in plan.states}
+    now |= {s.read: main.constant(s.start, f"start/{s.read}") for s in sums.values()}
+    before = dict[str, str]()
+    finals = dict[str, str]()
+    stacked: dict[str, list[str]] = {}
+    for t in range(1, network.timesteps + 1):
+        made = main.part(step, {**reads, **now}, f"step{t}")
+        now = {s.read: made[s.written] for s in (*plan.states, *sums.values())}
+        totals = {name: now[state.read] for name, state in sums.items()}
+        if network.each_step or t == network.timesteps:
+            count = main.constant(np.float64(t), f"t/{t}")
+            finals = _read_outs(network, main, count, totals, {}, before, f"/{t}")
+        for name, tensor in finals.items() if network.each_step else ():
+            axis = main.constant(np.array([0]), "front")
+            row = main.node("Unsqueeze", [tensor, axis], f"row/{t}/{name}")
+            stacked.setdefault(f"steps/{name}", []).append(row)
+        if t == plan.delay:
+            before = {name: totals[name] for name in plan.readout_types}
+    return finals | {
+        name: main.node("Concat", rows, name, axis=0) for name, rows in stacked.items()
+    }
+
+
+# Read-outs -----------------------------------------------------------------------------
+
+
+def _total(
+    network: _Network, writer: _Writer, name: str, total: str, moved: str, label: str
+) -> tuple[str, np.dtype]:
+    """A sum over all time-steps, and its type: float64 where parts of it were moved."""
+    dtype = network.sums[name].start.dtype
+    if not moved:
+        return total, dtype
+    double = np.dtype(np.float64)
+    now = writer.cast(total, dtype, double, f"{label}/f64")
+    return writer.node("Add", [moved, now], label), double
+
+
+def _read_outs(
+    network: _Network,
+    writer: _Writer,
+    t: str,
+    totals: Mapping[str, str],
+    moved: Mapping[str, str],
+    before: Mapping[str, str],
+    place: str = "",
+) -> dict[str, str]:
+    """What the network says after t time-steps, a float64: outputs, and rates if wanted."""
+    plan = network.plan
+    sums = {
+        name: _total(network, writer, name, total, moved.get(name, ""), f"total{place}/{name}")
+        for name, total in totals.items()
+    }
+    rates = _rates(network, writer, t, sums, place) if network.rates else {}
+    count = t
+    if before:
+        delay = writer.constant(np.float64(plan.delay), "delay")
+        late = writer.node("Greater", [t, delay], f"late{place}")
+        late = writer.node("Cast", [late], f"late/f64{place}", to=onnx.TensorProto.DOUBLE)
+        left = writer.node("Mul", [late, delay], f"left_out{place}")
+        count = writer.node("Sub", [t, left], f"count{place}")
+    read = {}
+    for name in plan.readout_types:
+        read[name] = sums[name]
+        if before:
+            since = writer.node("Sub", [sums[name][0], before[name]], f"since{place}/{name}")
+            read[name] = since, sums[name][1]
+    values = _averages(network, writer, count, read, place)
+    if plan.read_out is not None:
+        values |= writer.part(plan.read_out, values, f"read_out{place}")
+    return {name: values[name] for name in plan.outputs} | rates
+
+
+def _averages(
+    network: _Network,
+    writer: _Writer,
+    count: str,
+    sums: Mapping[str, tuple[str, np.dtype]],
+    place: str,
+) -> dict[str, str]:
+    """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t, or g(S / t) in float16.
+
+    The same arithmetic as in ``SpikingSession``, where the reasons are.
+    """
+    plan = network.plan
+    double = np.dtype(np.float64)
+    types = {name: np.dtype(dtype) for name, dtype in plan.readout_types.items()}
+    results = [output.name for output in plan.epilogue.graph.output]
+    if np.dtype(np.float16) in types.values():
+        means = {}
+        for name, (total, have) in sums.items():
+            dtype = network.sums[name].start.dtype
+            total = writer.cast(total, have, dtype, f"total{place}/{name}/{dtype}")
+            steps = writer.cast(count, double, dtype, f"count{place}/{name}")
+            mean = writer.node("Div", [total, steps], f"mean{place}/{name}")
+            means[name] = writer.cast(mean, dtype, types[name], f"mean{place}/{name}/{types[name]}")
+        made = writer.part(plan.epilogue, means, f"epilogue{place}")
+        return dict(zip(plan.averages, (made[name] for name in results), strict=True))
+    read = {
+        name: writer.cast(total, have, types[name], f"total{place}/{name}/{types[name]}")
+        for name, (total, have) in sums.items()
+    }
+    silence = {}
+    for name, total in read.items():
+        shape = writer.node("Shape", [total], f"shape{place}/{name}")
+        zero = numpy_helper.from_array(np.zeros(1, types[name]))
+        silence[name] = writer.node("ConstantOfShape", [shape], f"zeros{place}/{name}", value=zero)
+    made = writer.part(plan.epilogue, read, f"epilogue{place}")
+    silent = writer.part(plan.epilogue, silence, f"silent{place}")
+    one = writer.constant(np.float64(1), "one/f64")
+    others = writer.node("Sub", [count, one], f"others{place}")
+    averages = {}
+    for average, output in zip(plan.averages, plan.epilogue.graph.output, strict=True):
+        dtype = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
+        at = f"{place}/{average}"
+        g = writer.cast(made[output.name], dtype, double, f"g{at}")
+        g0 = writer.cast(silent[output.name], dtype, double, f"g0{at}")
+        bias = writer.node("Mul", [others, g0], f"bias{at}")
+        whole = writer.node("Add", [g, bias], f"whole{at}")
+        mean = writer.node("Div", [whole, count], f"mean{at}")
+        averages[average] = writer.cast(mean, double, dtype, f"average{at}")
+    return averages
+
+
+def _rates(
+    network: _Network,
+    writer: _Writer,
+    t: str,
+    sums: Mapping[str, tuple[str, np.dtype]],
+    place: str,
+) -> dict[str, str]:
+    """Spikes per neuron and time-step of each layer, in each sample."""
+    rates = {}
+    for neuron in network.plan.neurons:
+        events, dtype = sums[neuron.events]
+        at = f"{place}/{neuron.name}"
+        level = writer.constant(neuron.threshold.astype(dtype), f"V_th/{neuron.name}")
+        spikes = writer.node("Div", [events, level], f"spikes{at}")
+        spikes = writer.node("Round", [spikes], f"spike_counts{at}")
+        spikes = writer.node("Flatten", [spikes], f"flat{at}", axis=1)
+        spikes = writer.cast(spikes, dtype, np.dtype(np.float64), f"flat{at}/f64")
+        axis = writer.constant(np.array([1]), "axis")
+        total = writer.node("ReduceSum", [spikes, axis], f"all{at}", keepdims=0)
+        shape = writer.node("Shape", [spikes], f"size{at}/shape")
+        size = writer.node("Gather", [shape, axis], f"size{at}/int")
+        size = writer.node("Cast", [size], f"size{at}", to=onnx.TensorProto.DOUBLE)
+        mean = writer.node("Div", [total, size], f"per_neuron{at}")
+        rate = writer.node("Div", [mean, t], f"rate{at}/f64")
+        rates[f"firing_rate/{neuron.name}"] = writer.node(
+            "Cast", [rate], f"rate{at}", to=onnx.TensorProto.FLOAT
+        )
+    return rates
+
+
+# The model ------------------------------------------------------------------------------
+
+_TIMESTEPS = "timesteps"
+
+
+def _model_of(
+    network: _Network, main: _Writer, outputs: list[str], snn: onnx.ModelProto
+) -> onnx.ModelProto:
+    plan = network.plan
+    inputs = {info.name: info for info in snn.graph.input}
+    declared = {info.name: info for info in snn.graph.output}
+    for neuron in plan.neurons:
+        rate = f"firing_rate/{neuron.name}"
+        declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, ["N"])
+    for name in outputs:
+        if name.startswith("steps/") and name not in declared:
+            declared[name] = _stacked(declared[name.removeprefix("steps/")], network.timesteps)
+    taken = [inputs[tensor.name] for tensor in plan.inputs]
+    if network.timesteps is None:
+        taken.append(helper.make_tensor_value_info(_TIMESTEPS, onnx.TensorProto.INT64, []))
+    graph = helper.make_graph(
+        main.nodes,
+        snn.graph.name or "network",
+        taken,
+        [declared[name] for name in outputs],
+        list(main.initializers.values()),
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=plan.step.opset_import,
+        ir_version=max(8, snn.ir_version),
+        producer_name="onnx2snn",
+    )
+    parts = [plan.prologue, plan.step, plan.epilogue, plan.read_out]
+    functions = {(f.domain, f.name): f for part in parts if part for f in part.functions}
+    model.functions.extend(functions.values())
+    return model
+
+
+def _stacked(info: onnx.ValueInfoProto, timesteps: int | None) -> onnx.ValueInfoProto:
+    """The declaration of an output at each time-step."""
+    kind = info.type.tensor_type
+    sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
+    first = "T" if timesteps is None else timesteps
+    return helper.make_tensor_value_info(f"steps/{info.name}", kind.elem_type, [first, *sizes])
+
+
+def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every call of a function replaced by the function's body."""
+    inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
+    kept = [entry for entry in inlined.opset_import if entry.domain != DOMAIN]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(kept)
+    return inlined

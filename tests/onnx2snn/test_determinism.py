@@ -1,0 +1,44 @@
+"""The same input gives the same bytes, in any process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+
+CODE = """
+import hashlib, dyadic, pathlib, tempfile
+from onnx2snn import convert, from_arrays, to_loop, to_triton
+from onnx2snn.demo import demo_network
+network = dyadic.finish(11)
+data = from_arrays(dyadic.images(network, 16))
+made = [convert(demo_network()).model]
+for recipe in ("best", "srp", "tsc"):
+    made.append(
+        convert(
+            dyadic.to_onnx(network), calibration=data, recipe=recipe, timesteps=8, maxpool="exact"
+        ).model
+    )
+made.append(to_loop(made[0], None, each_step=True, rates=True))
+made += [to_loop(model, 3, unroll=True, inline=True) for model in made[1:4]]
+with tempfile.TemporaryDirectory() as folder:
+    folders = to_triton(made[1], folder, 4)
+    files = [p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
+print([hashlib.sha256(content).hexdigest() for content in files])
+assert len(files) == 6
+print([hashlib.sha256(model.SerializeToString()).hexdigest() for model in made])
+"""
+
+
+def test_bytes_do_not_depend_on_the_process():
+    found = set()
+    for seed in ("1", "77"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(HELPERS)}
+        found.add(
+            subprocess.run(
+                [sys.executable, "-c", CODE],
+                env=environment, capture_output=True, text=True, check=True, cwd="/",
+            ).stdout
+        )  # fmt: skip
+    assert len(found) == 1

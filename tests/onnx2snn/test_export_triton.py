@@ -1,0 +1,155 @@
+"""A Triton model repository: its configurations, and the sequence protocol on ONNX Runtime."""
+
+import dyadic
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import stock
+from click.testing import CliRunner
+from kinds import KINDS, Kind, Network, model_of
+
+from onnx2snn import SpikingSession, convert
+from onnx2snn.cli import main
+from onnx2snn.export_triton import START, pbtxt, stateful_model, to_triton
+
+CASES = {
+    "dyadic": lambda: (convert(dyadic.to_onnx(dyadic.finish(3))).model, (2, 8, 8)),
+    "delayed": lambda: (_kind(Kind("SignedIF", negative=0.0, read_out_delay=3)), (2, 4, 4)),
+    "softmax": lambda: (_kind(Kind("BurstIF"), read_out="several"), (2, 4, 4)),
+    "coded": lambda: (_kind(Kind("IF"), coding=(1.0, 4)), (2, 4, 4)),
+    **{op: lambda op=op: (_kind(Kind(op)), (2, 4, 4)) for op in KINDS},
+}
+
+
+def _kind(kind, **options):
+    return model_of(Network(5), kind, **options)
+
+
+def config(path):
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    messages = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    return text_format.Parse(path.read_text(), messages.ModelConfig())
+
+
+class Server:
+    """What Triton does with sequences: batches of their requests, states kept for each."""
+
+    def __init__(self, model, states):
+        self.session = onnxruntime.InferenceSession(
+            model.SerializeToString(), stock.Options(), providers=["CPUExecutionProvider"]
+        )
+        self.names = [output.name for output in self.session.get_outputs()]
+        self.types = {i.name: i.type for i in self.session.get_inputs()}
+        self.states, self.kept = states, {}
+
+    def infer(self, requests):
+        """Requests (sequence, x, start), of different sequences, in one batch; outputs by name."""
+        name = next(iter(self.types))
+        feed = {name: np.stack([x for _, x, _ in requests])}
+        feed[START] = np.array([[start] for _, _, start in requests])
+        for read, _, dims in self.states:
+            # What a new sequence finds is whatever the memory held.
+            rubbish = np.full(dims, np.nan)
+            held = [self.kept.get((s, read), rubbish) for s, _, _ in requests]
+            kind = np.float64 if "double" in self.types[read] else np.float32
+            feed[read] = np.stack(held).astype(kind)
+        found = dict(zip(self.names, self.session.run(None, feed), strict=True))
+        for read, written, _ in self.states:
+            for (sequence, _, _), value in zip(requests, found.pop(written), strict=True):
+                self.kept[sequence, read] = value
+        return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interleaved_sequences_equal_sessions(case):
+    snn, shape = CASES[case]()
+    model, states = stateful_model(snn)
+    onnx.checker.check_model(model, full_check=True)
+    server, rng = Server(model, states), np.random.default_rng(0)
+    sessions, left = {}, {}
+    for tick in range(24):
+        for sequence in range(5):
+            if left.get(sequence, 0) == 0:  # Ids are used again, as clients do.
+                left[sequence] = int(rng.integers(1, 9))
+                sessions[sequence] = SpikingSession(snn, threads=1)
+        busy = rng.permutation([s for s in range(5) if rng.random() < 0.7])
+        if not len(busy):
+            continue
+        starts = {s: sessions[s]._time == 0 for s in busy}
+        x = {s: (rng.integers(-8, 9, shape) / 8).astype(np.float32) for s in busy}
+        found = server.infer([(s, x[s], starts[s]) for s in busy])
+        for place, sequence in enumerate(busy):
+            wanted = sessions[sequence].step(x[sequence][None])
+            wanted = wanted if isinstance(wanted, dict) else {next(iter(found)): wanted}
+            for name, value in wanted.items():
+                np.testing.assert_array_equal(found[name][place], value[0], f"{name} at {tick}")
+            left[sequence] -= 1
+
+
+def test_repository(tmp_path):
+    network = dyadic.finish(3)
+    onnx.save(convert(dyadic.to_onnx(network)).model, tmp_path / "snn.onnx")
+    arguments = ["export", tmp_path / "snn.onnx", "--to", "triton", "-T", 7, "-o", tmp_path / "r"]
+    found = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert found.exit_code == 0, found.output
+    assert "Wrote" in found.output
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["snn", "snn-stateful"]
+    x = dyadic.images(network, 3)
+    loop = onnx.load(tmp_path / "r" / "snn" / "1" / "model.onnx")
+    (value,) = stock.run(loop, {"input": x}).values()
+    wanted = SpikingSession(str(tmp_path / "snn.onnx")).run(x, 7).output
+    np.testing.assert_array_equal(value, wanted)
+
+    (tmp_path / "r" / "snn" / "config.pbtxt").write_text("mine")
+    again = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert again.exit_code == 1
+    assert "--force" in again.output
+    assert (tmp_path / "r" / "snn" / "config.pbtxt").read_text() == "mine"
+    (tmp_path / "r" / "snn" / "2").mkdir()
+    again = CliRunner().invoke(main, [*map(str, arguments), "--force"])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "r" / "snn" / "2").is_dir()
+    assert (tmp_path / "r" / "snn" / "config.pbtxt").read_text() != "mine"
+    assert not list((tmp_path / "r").glob(".*"))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_configurations_parse(tmp_path, gpu):
+    snn = _kind(Kind("ResidualIF", read_out_delay=2), read_out="several")
+    stateless, stateful = to_triton(snn, tmp_path / "r", 5, name="net", gpu=gpu)
+    one, two = config(stateless / "config.pbtxt"), config(stateful / "config.pbtxt")
+    assert (one.name, two.name) == ("net", "net-stateful")
+    assert one.WhichOneof("scheduling_choice") == "dynamic_batching"
+    assert list(one.input[0].dims) == [2, 4, 4]
+    assert [o.name for o in one.output] == [o.name for o in two.output] == ["y", "p", "q"]
+    kinds = {group.kind for c in (one, two) for group in c.instance_group}
+    assert kinds == {one.instance_group[0].KIND_GPU if gpu else one.instance_group[0].KIND_CPU}
+    model = onnx.load(stateful / "1" / "model.onnx")
+    states = {s.input_name: s for s in two.sequence_batching.state}
+    inputs = {info.name for info in model.graph.input}
+    assert inputs == {"x", START, *states}
+    assert {s.output_name for s in states.values()} < {o.name for o in model.graph.output}
+    assert list(states["v/s"].dims) == [2, 4, 4]
+    assert two.sequence_batching.control_input[0].name == START
+    assert all(p.read_text().count("tritonclient") for p in (tmp_path / "r").glob("*/README.md"))
+
+
+def test_a_fixed_batch_and_a_folder_that_is_no_folder_are_refused(tmp_path):
+    snn = convert(dyadic.to_onnx(dyadic.finish(3))).model
+    snn.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(snn, tmp_path / "snn.onnx")
+    for target in (tmp_path / "r", tmp_path / "snn.onnx", tmp_path / "no" / "r"):
+        found = CliRunner().invoke(
+            main,
+            ["export", str(tmp_path / "snn.onnx"), "--to", "triton", "-T", "3", "-o", str(target)],
+        )
+        assert found.exit_code == 1, target
+        assert not isinstance(found.exception, AssertionError)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["snn.onnx"]
+
+
+def test_text_format():
+    assert pbtxt({"a": 1, "b": [{"c": 'x"y'}, {}], "d": [True, False]}) == (
+        'a: 1\nb {\n  c: "x\\"y"\n}\nb {\n}\nd: true\nd: false\n'
+    )
