@@ -11,8 +11,8 @@ from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts, detach
+from onnx2snn.runtime.inputs import as_input, by_input_name, check_finite
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
-from onnx2snn.runtime.session import as_input, by_input_name, check_finite
 
 from .data import Batch, Data
 from .statistics import ActivationHistogram, Statistic

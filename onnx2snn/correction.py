@@ -22,7 +22,7 @@ from onnx2snn.graph_passes.neurons import (
 )
 from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.session import as_input, by_input_name
+from onnx2snn.runtime.inputs import as_input, by_input_name
 
 from .calibration import Ann, Running, with_outputs
 from .data import Data

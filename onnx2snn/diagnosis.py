@@ -42,8 +42,8 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.inputs import as_input, by_input_name
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
-from onnx2snn.runtime.session import as_input, by_input_name
 
 from .calibration import Running, Track, no_progress, watch
 from .conversion import digest_of, read_any

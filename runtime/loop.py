@@ -8,24 +8,20 @@ graph gives what ``SpikingSession.run`` gives, bit for bit. Only float16 network
 time-steps agree to rounding instead.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx.inliner
-from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError
-from onnx2snn.graph_passes.files import copy_model
 from onnx2snn.graph_passes.neurons import DOMAIN
 
+from .graphs import Writer, only
 from .plan import Plan, State, build_plan
-
-MOST_STEPS_A_SUM = 4096
-"""Up to here a float32 sum counts every spike; what is beyond is carried in float64."""
+from .sums import MOST_STEPS_CARRIED
 
 
 def loop_model(
@@ -52,9 +48,9 @@ def loop_model(
     """
     if timesteps is not None and not 1 <= timesteps < 2**31:
         raise DataError(f"the number of time-steps is from 1 to 2^31 - 1, not {timesteps}")
-    if unroll and (timesteps is None or timesteps > MOST_STEPS_A_SUM):
+    if unroll and (timesteps is None or timesteps > MOST_STEPS_CARRIED):
         raise DataError(
-            f"only a fixed number of time-steps, up to {MOST_STEPS_A_SUM}, can be unrolled: "
+            f"only a fixed number of time-steps, up to {MOST_STEPS_CARRIED}, can be unrolled: "
             "leave out --unroll"
         )
     plan = build_plan(snn)
@@ -63,7 +59,7 @@ def loop_model(
     root = "loop/"
     while any(name.startswith(root) for name in names):
         root = "_" + root
-    main = _Writer(root)
+    main = Writer(root)
     reads = {tensor.name: tensor.name for tensor in plan.inputs}
     if plan.prologue is not None:
         reads |= main.part(plan.prologue, reads, "prologue")
@@ -93,7 +89,7 @@ class _Network:
     @property
     def long(self) -> bool:
         """Whether there may be more time-steps than a float32 sum can count."""
-        return self.timesteps is None or self.timesteps > MOST_STEPS_A_SUM
+        return self.timesteps is None or self.timesteps > MOST_STEPS_CARRIED
 
     @property
     def sums(self) -> dict[str, State]:
@@ -107,92 +103,7 @@ class _Network:
     def step(self) -> onnx.ModelProto:
         """The step, without the sums that nothing needs."""
         states = [*self.plan.states, *self.sums.values()]
-        return _only(self.plan.step, [state.written for state in states])
-
-
-@dataclass
-class _Writer:
-    """A graph as it is written: nodes in order, and initializers by name.
-
-    ``prefix`` begins every name in it that is not from outside.
-    """
-
-    prefix: str
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
-
-    def node(self, op: str, inputs: Iterable[str], name: str, **attributes: Any) -> str:
-        """Add a node; returns the name of its one output."""
-        output = self.prefix + name
-        self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
-        return output
-
-    def constant(self, value: ArrayLike, name: str) -> str:
-        """Add an initializer, once; returns its name."""
-        name = self.prefix + name
-        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def cast(self, tensor: str, have: np.dtype, want: np.dtype, name: str) -> str:
-        """The tensor in another type, or as it is."""
-        if have == want:
-            return tensor
-        return self.node("Cast", [tensor], name, to=helper.np_dtype_to_tensor_dtype(want))
-
-    def part(self, model: onnx.ModelProto, reads: Mapping[str, str], label: str) -> dict[str, str]:
-        """Add a copy of a model's nodes; returns the names of its outputs in this graph."""
-        names = dict(reads)
-        # A state that is given anew has its start among the initializers too.
-        for tensor in (t for t in model.graph.initializer if t.name not in reads):
-            names[tensor.name] = self.prefix + tensor.name
-            if names[tensor.name] not in self.initializers:
-                copy = onnx.TensorProto()
-                copy.CopyFrom(tensor)
-                copy.name = names[tensor.name]
-                self.initializers[copy.name] = copy
-        for node in model.graph.node:
-            names |= {name: f"{self.prefix}{label}/{name}" for name in node.output if name}
-        for node in model.graph.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.name = f"{self.prefix}{label}/{node.name}"
-            _rename(copy, names)
-            self.nodes.append(copy)
-        return {output.name: names[output.name] for output in model.graph.output}
-
-
-def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names, also where subgraphs capture them."""
-    node.input[:] = [names.get(name, name) for name in node.input]
-    node.output[:] = [names.get(name, name) for name in node.output]
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            local = {info.name for info in graph.input} | {t.name for t in graph.initializer}
-            local |= {name for inner in graph.node for name in inner.output}
-            outer = {name: new for name, new in names.items() if name not in local}
-            for inner in graph.node:
-                _rename(inner, outer)
-            for info in graph.output:
-                info.name = outer.get(info.name, info.name)
-
-
-def _only(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
-    """A model with these of its outputs, and what they need."""
-    needed, kept = set(outputs), []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= set(node.input)
-    result = copy_model(model)
-    for field_of, items in (
-        (result.graph.node, kept[::-1]),
-        (result.graph.input, [i for i in model.graph.input if i.name in needed]),
-        (result.graph.initializer, [t for t in model.graph.initializer if t.name in needed]),
-        (result.graph.output, [o for o in model.graph.output if o.name in needed]),
-    ):
-        del field_of[:]
-        field_of.extend(items)
-    return result
+        return only(self.plan.step, [state.written for state in states])
 
 
 # Time ----------------------------------------------------------------------------------
@@ -207,10 +118,10 @@ class _Carried:
     written: str = ""
 
 
-def _looped(network: _Network, main: _Writer, reads: Mapping[str, str]) -> dict[str, str]:
+def _looped(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[str, str]:
     """The step as the body of a Loop; returns the tensors that hold the outputs."""
     plan, sums = network.plan, network.sums
-    body = _Writer(f"{main.prefix}step/")
+    body = Writer(f"{main.prefix}step/")
     states = {s.read: _Carried(body.prefix + s.read, s.start) for s in plan.states}
     totals = {name: _Carried(body.prefix + s.read, s.start) for name, s in sums.items()}
     moved, before = dict[str, _Carried](), dict[str, _Carried]()
@@ -272,13 +183,13 @@ def _at(tensors: Mapping[str, str], kept: Mapping[str, _Carried]) -> dict[str, s
 
 def _move(
     network: _Network,
-    body: _Writer,
+    body: Writer,
     number: str,
     totals: dict[str, _Carried],
     moved: dict[str, _Carried],
 ) -> None:
     """Every 4096 time-steps, move the sums to their float64 parts and begin them again."""
-    most = body.constant(np.int64(MOST_STEPS_A_SUM), "most")
+    most = body.constant(np.int64(MOST_STEPS_CARRIED), "most")
     rest = body.node("Mod", [number, most], "rest")
     full = body.node("Equal", [rest, body.constant(np.int64(0), "none")], "full")
     for name, held in totals.items():
@@ -291,7 +202,7 @@ def _move(
 
 
 def _body_graph(
-    body: _Writer, iteration: str, carried: list[_Carried], scanned: list[str]
+    body: Writer, iteration: str, carried: list[_Carried], scanned: list[str]
 ) -> onnx.GraphProto:
     going = body.prefix + "going"
     body.nodes.append(helper.make_node("Identity", [going], [f"{going}_next"], f"{going}_next"))
@@ -319,7 +230,7 @@ def _body_graph(
     )
 
 
-def _unrolled(network: _Network, main: _Writer, reads: Mapping[str, str]) -> dict[str, str]:
+def _unrolled(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[str, str]:
     """One copy of the step after another; returns the tensors that hold the outputs."""
     plan, sums, step = network.plan, network.sums, network.step
     assert network.timesteps is not None
@@ -350,7 +261,7 @@ def _unrolled(network: _Network, main: _Writer, reads: Mapping[str, str]) -> dic
 
 
 def _total(
-    network: _Network, writer: _Writer, name: str, total: str, moved: str, label: str
+    network: _Network, writer: Writer, name: str, total: str, moved: str, label: str
 ) -> tuple[str, np.dtype]:
     """A sum over all time-steps, and its type: float64 where parts of it were moved."""
     dtype = network.sums[name].start.dtype
@@ -363,7 +274,7 @@ def _total(
 
 def _read_outs(
     network: _Network,
-    writer: _Writer,
+    writer: Writer,
     t: str,
     totals: Mapping[str, str],
     moved: Mapping[str, str],
@@ -398,7 +309,7 @@ def _read_outs(
 
 def _averages(
     network: _Network,
-    writer: _Writer,
+    writer: Writer,
     count: str,
     sums: Mapping[str, tuple[str, np.dtype]],
     place: str,
@@ -449,7 +360,7 @@ def _averages(
 
 def _rates(
     network: _Network,
-    writer: _Writer,
+    writer: Writer,
     t: str,
     sums: Mapping[str, tuple[str, np.dtype]],
     place: str,
@@ -483,7 +394,7 @@ _TIMESTEPS = "timesteps"
 
 
 def _model_of(
-    network: _Network, main: _Writer, outputs: list[str], snn: onnx.ModelProto
+    network: _Network, main: Writer, outputs: list[str], snn: onnx.ModelProto
 ) -> onnx.ModelProto:
     plan = network.plan
     inputs = {info.name: info for info in snn.graph.input}

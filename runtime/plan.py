@@ -43,7 +43,7 @@ from .kernels import lower_if
 
 @dataclass(frozen=True)
 class Neuron:
-    """One layer of neurons.
+    """One layer of neurons, of the kind ``op``; ``current`` names what it reads.
 
     ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
     and ``v_init`` broadcast against it. ``spikes`` names the sum of postsynaptic potentials
@@ -51,9 +51,11 @@ class Neuron:
     """
 
     name: str
+    op: str
     shape: tuple[int | str, ...]
     threshold: np.ndarray
     v_init: np.ndarray
+    current: str
     spikes: str
     events: str
 
@@ -300,7 +302,16 @@ def _neuron(node: gs.Node, events: str) -> Neuron:
                 f"{node.op} '{node.name}': {name} has shape {list(own)}, "
                 f"which does not fit a sample of shape {list(shape)}"
             )
-    return Neuron(node.name, shape, threshold_of(node), initial_potential_of(node), x.name, events)
+    return Neuron(
+        name=node.name,
+        op=node.op,
+        shape=shape,
+        threshold=threshold_of(node),
+        v_init=initial_potential_of(node),
+        current=node.inputs[0].name,
+        spikes=x.name,
+        events=events,
+    )
 
 
 def _states(node: gs.Node) -> list[State]:

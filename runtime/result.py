@@ -1,6 +1,7 @@
 """What a run returns."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,16 +14,28 @@ class ReadOut:
     """The network's outputs and activity after ``timesteps`` time-steps.
 
     ``values``: each output by name, with the ANN output's shape and dtype: the mean over
-    time of the last linear layer, and what the ANN computes from it. ``potential_sums``:
-    for each layer of neurons, its postsynaptic potentials x = s V_th summed over time,
-    [N, ...]. ``event_sums``: the same of |x|, which differs where spikes are taken back.
+    time of the last linear layer, and what the ANN computes from it. Activity is worked out
+    when it is first asked for, by ``sums``, which gives all sums over time by tensor.
     """
 
     timesteps: int
     values: dict[str, np.ndarray]
-    potential_sums: dict[str, np.ndarray]
-    event_sums: dict[str, np.ndarray]
     neurons: tuple[Neuron, ...]
+    sums: Callable[[], dict[str, np.ndarray]] = field(repr=False, compare=False)
+
+    @cached_property
+    def _sums(self) -> dict[str, np.ndarray]:
+        return self.sums()
+
+    @property
+    def potential_sums(self) -> dict[str, np.ndarray]:
+        """The postsynaptic potentials x = s V_th of each layer summed over time, [N, ...]."""
+        return {neuron.name: self._sums[neuron.spikes] for neuron in self.neurons}
+
+    @property
+    def event_sums(self) -> dict[str, np.ndarray]:
+        """The same of |x|, which differs where spikes are taken back."""
+        return {neuron.name: self._sums[neuron.events] for neuron in self.neurons}
 
     @property
     def output(self) -> np.ndarray:

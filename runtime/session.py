@@ -1,24 +1,34 @@
 """``SpikingSession``: a spiking network, run over time."""
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_parts, take_apart
+from onnx2snn.graph_passes.weights import ModelParts, detach
 
 from .coding import Coding, encode
+from .graphs import only
+from .inputs import as_input, by_input_name, check_finite, readout_times
 from .plan import Neuron, build_plan
 from .providers import CUDA, Providers, create_session, resolve_providers, run_session
 from .result import ReadOut, SpikingResult
 from .states import DeviceStates
+from .sums import Sums, carried_sums
+from .totals import totals_of
+from .unroll import heavy_layers, unrolled
 
-# Sums of k equal float32 terms are off by less than half a term up to k = 4096, so that
-# spike counts are exact; longer runs move them to float64 in between.
-_MOST_STEPS_A_SUM = 4096
+PlanKind = Literal["auto", "step"]
+"""How time-steps are run: in the fastest way, or one at a time, all sums carried along."""
+
+CHUNK, CHUNK_OF_HEAVY = 4, 8
+"""Time-steps of a chunk; more where layers are time-batched, for each reads its weights once."""
 
 
 class SpikingSession:
@@ -32,6 +42,9 @@ class SpikingSession:
     providers: None or "cpu"; "cuda", which fails if CUDA is absent; "auto"; or a list of
     ONNX Runtime's provider names. ``session.providers`` says what is used.
     threads: threads within an operator; None for ONNX Runtime's choice.
+    plan: "auto" runs several time-steps at once where the input is constant, and works spike
+    counts out from membrane potentials where it can; "step" does neither. The spikes are the
+    same, but where rounding of real weights decides whether one is fired.
 
     Raises ``ModelError`` for a file that is no SNN and ``ProviderError`` for a device that
     is not there.
@@ -42,21 +55,36 @@ class SpikingSession:
         model: str | os.PathLike[str] | onnx.ModelProto,
         providers: Providers = None,
         threads: int | None = None,
+        plan: PlanKind = "auto",
     ) -> None:
+        if plan not in get_args(PlanKind):
+            raise ValueError(f"plan must be one of {get_args(PlanKind)}, not {plan!r}")
         if isinstance(model, onnx.ModelProto):
             parts = take_apart(model, "the model")
         else:
             parts = read_parts(model)
-        self._plan = plan = build_plan(parts)
+        made = build_plan(parts)
         chosen = resolve_providers(providers)
-        self._prologue = _session_of(plan.prologue, chosen, threads)
-        step = create_session(plan.step, chosen, threads)
-        self._epilogue = create_session(plan.epilogue, chosen, threads)
-        self._read_out_session = _session_of(plan.read_out, chosen, threads)
-        self.providers: list[str] = step.get_providers()
+        create = partial(create_session, providers=chosen, threads=threads)
+        self._prologue = None if made.prologue is None else create(made.prologue)
+        self._epilogue = create(made.epilogue)
+        self._read_out_session = None if made.read_out is None else create(made.read_out)
+        # Several graphs are made of the step's nodes; all read these weights.
+        step = detach(made.step)
+        self._plan = made = replace(made, step=step.structure)
+        self._create = partial(_create_with, step.weights, create)
+        self._chunked = plan == "auto"
+        totals = totals_of(made) if self._chunked else None
+        states = [*made.states, *carried_sums(made, totals).values()]
+        now = [name for name in made.readout_types if name not in made.step_inputs]
+        self._step_model = only(made.step, [*now, *(state.written for state in states)])
+        self._step = self._create(self._step_model)
+        self.providers: list[str] = self._step.get_providers()
         device = "cuda" if self.providers[0] == CUDA else "cpu"
-        states = [*plan.states, *plan.sums.values()]
-        self._states = DeviceStates(step, states, plan.step_inputs, device)
+        self._states = DeviceStates(states, made.step_inputs, device)
+        self._sums = Sums(made, totals, self._states, self._create)
+        self._chunks: dict[frozenset[str], Any] = {}
+        self._heavy: dict[tuple, frozenset[str]] = {}
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
 
@@ -108,14 +136,20 @@ class SpikingSession:
         ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
         for time-steps that are not positive integers.
         """
-        wanted = _readout_times(timesteps, readout)
+        wanted = readout_times(timesteps, readout)
         inputs, varying = self._check_inputs(x, timesteps)
         self.reset()
         readouts = {}
+        values: dict[str, np.ndarray] = {}
+        constant = coding == "constant" and not varying
         for t, now in enumerate(encode(inputs, timesteps, coding, varying, seed), start=1):
             if now is not None:
-                self._states.set_inputs(self._step_inputs(now))
-            self._advance()
+                values = self._step_inputs(now)
+                self._states.set_inputs(values)
+            if not constant:
+                self._advance(values)
+            elif t in wanted:
+                self._advance_to(t, values)
             if t in wanted:
                 readouts[t] = self._read_out()
         return SpikingResult(timesteps, readouts)
@@ -139,7 +173,7 @@ class SpikingSession:
             raise DataError("x_t has another shape than the state; call reset() first")
         self._states.set_inputs(values)
         made = tuple(name for name in self._plan.readout_types if name not in values)
-        now = dict(zip(made, self._advance(made), strict=True)) | {
+        now = dict(zip(made, self._advance(values, made), strict=True)) | {
             name: values[name] for name in self._plan.readout_types if name in values
         }
         outputs = dict(zip(self._plan.averages, self._run_epilogue(now), strict=True))
@@ -152,8 +186,8 @@ class SpikingSession:
     def reset(self) -> None:
         """Set every membrane potential to v(0), as in the file."""
         self._states.reset()
-        self._time = self._summed = 0
-        self._moved: dict[str, np.ndarray] = {}
+        self._sums.reset()
+        self._time = 0
         self._before: dict[str, np.ndarray] = {}
 
     @property
@@ -185,7 +219,9 @@ class SpikingSession:
                     f"the state '{state.read}' has shape {list(have)} for a sample, "
                     f"its layer {list(neuron.shape)}"
                 )
+        self._sums.bring_in()
         self._states.put(dict(values))
+        self._sums.begin_here()
 
     def _check_inputs(
         self, x: np.ndarray | Mapping[str, np.ndarray], timesteps: int | None
@@ -218,31 +254,49 @@ class SpikingSession:
             values |= zip(made, run_session(self._prologue, made, feed), strict=True)
         return values
 
-    def _advance(self, fetch: tuple[str, ...] = ()) -> list[np.ndarray]:
-        fetched = self._states.advance(fetch)
-        self._time += 1
-        self._summed += 1
-        if self._summed == _MOST_STEPS_A_SUM:
-            self._move_sums()
+    def _advance(
+        self,
+        inputs: dict[str, np.ndarray],
+        fetch: tuple[str, ...] = (),
+        session: Any = None,
+        steps: int = 1,
+    ) -> list[np.ndarray]:
+        fetched = self._states.advance(session or self._step, fetch)
+        self._time += steps
+        self._sums.count(steps, inputs)
         if self._time == self._plan.delay:
-            self._before = {name: self._sum(name) for name in self._plan.readout_types}
+            self._before = self._sums.carried()
         return fetched
 
-    def _sum(self, name: str) -> np.ndarray:
-        """A sum over time: float64 where parts of it were moved, else as it was summed."""
-        now = self._states.get(self._plan.sums[name].read)
-        return self._moved[name] + now if name in self._moved else now
+    def _advance_to(self, t: int, inputs: dict[str, np.ndarray]) -> None:
+        """Go on to time-step t, in chunks as far as they fit."""
+        while self._time < t:
+            stop = self._plan.delay if self._time < self._plan.delay < t else t
+            left = min(stop - self._time, self._sums.room)
+            steps, session = self._chunk(inputs, left)
+            self._advance(inputs, (), session, steps)
 
-    def _move_sums(self) -> None:
-        self._moved = {name: self._sum(name).astype(np.float64) for name in self._plan.sums}
-        self._states.put(
-            {s.read: np.zeros_like(self._states.get(s.read)) for s in self._plan.sums.values()}
-        )
-        self._summed = 0
+    def _chunk(self, inputs: dict[str, np.ndarray], most: int) -> tuple[int, Any]:
+        """How many of ``most`` time-steps to do in a run, and the session that does them."""
+        if not self._chunked or most < CHUNK:
+            return 1, self._step
+        shapes = tuple((name, value.shape) for name, value in inputs.items())
+        if shapes not in self._heavy:
+            samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
+            layers = {f"v/{neuron.name}": (samples, *neuron.shape) for neuron in self.neurons}
+            self._heavy = {shapes: heavy_layers(self._step_model, {**layers, **dict(shapes)})}
+        heavy = self._heavy[shapes]
+        steps = CHUNK_OF_HEAVY if heavy else CHUNK
+        if most < steps:
+            return 1, self._step
+        if heavy not in self._chunks:
+            chunk = unrolled(self._step_model, self._states.states, steps, heavy)
+            self._chunks[heavy] = self._create(chunk)
+        return steps, self._chunks[heavy]
 
     def _read_out(self) -> ReadOut:
         """What the network says after the time-steps so far."""
-        sums = {name: self._sum(name) for name in self._plan.sums}
+        sums = self._sums.carried()
         values = dict(zip(self._plan.averages, self._averages(sums), strict=True))
         if self._read_out_session is not None:
             made = [output.name for output in self._read_out_session.get_outputs()]
@@ -255,9 +309,8 @@ class SpikingSession:
         return ReadOut(
             timesteps=self._time,
             values=outputs,
-            potential_sums={neuron.name: sums[neuron.spikes] for neuron in self.neurons},
-            event_sums={neuron.name: sums[neuron.events] for neuron in self.neurons},
             neurons=self.neurons,
+            sums=self._sums.snapshot(),
         )
 
     def _averages(self, sums: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -289,80 +342,9 @@ class SpikingSession:
         return run_session(self._epilogue, None, feed)
 
 
-def _session_of(
-    model: onnx.ModelProto | None, providers: list[Any], threads: int | None
-) -> Any | None:
-    return None if model is None else create_session(model, providers, threads)
-
-
-def by_input_name(
-    x: np.ndarray | Mapping[str, np.ndarray], names: Sequence[str], who: str
-) -> dict[str, np.ndarray]:
-    """Inputs by name: of a mapping those that are needed, an array as the one input.
-
-    The only input may be called x in a mapping. Raises ``DataError`` if one is missing.
-    """
-    if not isinstance(x, Mapping):
-        if len(names) != 1:
-            raise DataError(f"{who} has the inputs {', '.join(names)}: give each by its name")
-        return {names[0]: x}
-    if len(names) == 1 and names[0] not in x and "x" in x:
-        return {names[0]: x["x"]}
-    if any(name not in x for name in names):
-        raise DataError(
-            f"{who} has the inputs {', '.join(names)}; given were {', '.join(x) or 'none'}"
-        )
-    return {name: np.asarray(x[name]) for name in names}
-
-
-def _readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
-    wanted = [timesteps, *(readout if readout is not None else [])]
-    for t in wanted:
-        if isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 1:
-            raise DataError(f"time-steps must be positive integers, not {t!r}")
-        if t > timesteps:
-            raise DataError(f"cannot read out at time-step {t} of {timesteps}")
-    return {int(t) for t in wanted}
-
-
-def as_input(
-    x: np.ndarray,
-    shape: Sequence[int | str | None],
-    dtype: np.dtype,
-    who: str = "the network",
-    name: str = "x",
-) -> np.ndarray:
-    """X as an input of this shape and type, or ``DataError`` if it cannot be one.
-
-    Names and None in ``shape`` stand for any size. Floating-point types are cast to each
-    other; any other type must be the network's own, since pixel values of one type are no
-    intensities of another. ``who`` needs the input, for the message.
-    """
-    expected = ", ".join(str(size) if isinstance(size, int) else "*" for size in shape)
-    fits = x.ndim == len(shape) and all(
-        not isinstance(want, int) or want == have for want, have in zip(shape, x.shape, strict=True)
-    )
-    if not fits:
-        hint = ""
-        if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
-            hint = f"; its batch size is fixed: use --batch-size {shape[0]}, or export it without"
-        raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
-    floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
-    if not floating and x.dtype != dtype:
-        raise DataError(
-            f"{name} has type {x.dtype}, {who} needs {np.dtype(dtype)}: "
-            "prepare it as for the network's training"
-        )
-    if x.size == 0:
-        raise DataError(f"{name} is empty: its shape is {list(x.shape)}")
-    with np.errstate(over="ignore"):
-        value = np.ascontiguousarray(x, dtype)
-    check_finite(value, name)
-    return value
-
-
-def check_finite(x: np.ndarray, what: str) -> None:
-    """Raise ``DataError`` if x holds NaN or infinity."""
-    if x.dtype.kind in "fc" and not np.all(np.isfinite(x)):
-        bad = np.argwhere(~np.isfinite(x))[0]
-        raise DataError(f"{what} holds NaN or infinity, first at {bad.tolist()}")
+def _create_with(
+    weights: Mapping[str, np.ndarray], create: Callable[[ModelParts], Any], model: onnx.ModelProto
+) -> Any:
+    """A session of a model whose large weights are among these."""
+    held = {t.name: weights[t.name] for t in model.graph.initializer if t.name in weights}
+    return create(ModelParts(model, held))

@@ -12,15 +12,16 @@ from .providers import onnxruntime
 
 
 class DeviceStates:
-    """Runs a step graph again and again, feeding what it wrote back to what it reads.
+    """Runs step graphs again and again, feeding what they wrote back to what they read.
 
+    The sessions may differ in how many time-steps a run of theirs is; all have these states.
     The first time-step reads the states' small, broadcastable starts. Later ones read one
     of two sets of buffers and write the other, so that nothing is allocated or copied
-    within a run; a buffer is never read and written in the same time-step.
+    within a run; a buffer is never read and written in the same run.
     """
 
-    def __init__(self, session: Any, states: list[State], inputs: tuple[str, ...], device: str):
-        self._session, self._states, self._device = session, states, device
+    def __init__(self, states: list[State], inputs: tuple[str, ...], device: str):
+        self.states, self._device = states, device
         self._starts = {state.read: self._to_device(state.start) for state in states}
         self._inputs: dict[str, Any] = dict.fromkeys(inputs)
         self._forget_buffers()
@@ -28,7 +29,7 @@ class DeviceStates:
 
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
-        self._bindings: dict[tuple[int | None, int], Any] = {}
+        self._bindings: dict[tuple[int, int | None, int], Any] = {}
 
     def reset(self) -> None:
         """Begin again: the next time-step reads the starts."""
@@ -67,46 +68,43 @@ class DeviceStates:
             for name, value in values.items()
         )
 
-    def advance(self, fetch: tuple[str, ...] = ()) -> list[np.ndarray]:
-        """Run one time-step; returns the outputs named in ``fetch``."""
-        target = 1 if self._current_index == 0 else 0
-        key = (self._current_index, target)
-        held = self._current is (self._starts if key[0] is None else self._buffers[key[0]])
+    def advance(self, session: Any, fetch: tuple[str, ...] = ()) -> list[np.ndarray]:
+        """Run a session once; returns the outputs named in ``fetch``."""
+        source, target = self._current_index, 1 if self._current_index == 0 else 0
+        held = self._current is (self._starts if source is None else self._buffers[source])
+        key = (id(session), source, target)
         binding = self._bindings.get(key) if held and not fetch else None
         if binding is None:
-            binding = self._bind(target, fetch)
-            if held and not fetch and len(self._buffers) == 2:
+            binding = self._bind(session, target, fetch)
+            if held and not fetch and self._buffers:
                 self._bindings[key] = binding
         try:
-            self._session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
             raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
-        outputs = binding.get_outputs()
         if not self._buffers:
-            written = dict(
-                zip((s.written for s in self._states), outputs[len(fetch) :], strict=True)
-            )
-            self._buffers = [self._as_read(written), self._as_read(self._like(written))]
+            made = binding.get_outputs()[len(fetch) :]
+            written = {s.read: value for s, value in zip(self.states, made, strict=True)}
+            self._buffers = [written, self._like(written)]
         self._current, self._current_index = self._buffers[target], target
-        return [value.numpy() for value in outputs[: len(fetch)]]
+        return [value.numpy() for value in binding.get_outputs()[: len(fetch)]] if fetch else []
 
-    def _bind(self, target: int, fetch: tuple[str, ...]) -> Any:
-        binding = self._session.io_binding()
-        for name, value in self._inputs.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, value in self._current.items():
-            binding.bind_ortvalue_input(name, value)
+    def _bind(self, session: Any, target: int, fetch: tuple[str, ...]) -> Any:
+        binding = session.io_binding()
+        read = {i.name for i in session.get_inputs()}
+        # States have defaults in the graph.
+        read |= {i.name for i in session.get_overridable_initializers()}
+        for name, value in (self._inputs | self._current).items():
+            if name in read:
+                binding.bind_ortvalue_input(name, value)
         for name in fetch:
             binding.bind_output(name, "cpu")
-        for state in self._states:
+        for state in self.states:
             if self._buffers:
                 binding.bind_ortvalue_output(state.written, self._buffers[target][state.read])
             else:
                 binding.bind_output(state.written, self._device)
         return binding
-
-    def _as_read(self, written: dict[str, Any]) -> dict[str, Any]:
-        return {state.read: written[state.written] for state in self._states}
 
     def _like(self, values: dict[str, Any]) -> dict[str, Any]:
         make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
@@ -121,7 +119,7 @@ class DeviceStates:
 
     def put(self, values: dict[str, np.ndarray]) -> None:
         """Replace states; the next time-step reads these."""
-        known = {state.read: state.start for state in self._states}
+        known = {state.read: state.start for state in self.states}
         replaced = dict(self._current)
         for name, value in values.items():
             value = np.asarray(value)

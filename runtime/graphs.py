@@ -1,0 +1,157 @@
+"""Graphs of a plan, as ONNX protobuf messages: parts of them, copies, and new ones."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+from onnx import helper, numpy_helper
+
+
+def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
+    """A model with some of its outputs, and what they need."""
+    infos = [info for info in model.graph.output if info.name in outputs]
+    return with_nodes(model, list(model.graph.node), infos)
+
+
+def unused_prefix(model: onnx.ModelProto, wanted: str) -> str:
+    """A prefix that no tensor or node of the model has, made of ``wanted``."""
+    names = {t.name for t in (*model.graph.input, *model.graph.initializer)}
+    for node in model.graph.node:
+        names.update(node.output, [node.name])
+    while any(name.startswith(wanted) for name in names):
+        wanted = "_" + wanted
+    return wanted
+
+
+def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.NodeProto:
+    """A copy of a node, with this name, and other names for tensors."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = name
+    _rename(copy, names)
+    return copy
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, also where subgraphs capture them."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    node.output[:] = [names.get(name, name) for name in node.output]
+    for graph in _subgraphs(node):
+        local = _local(graph)
+        outer = {name: new for name, new in names.items() if name not in local}
+        for inner in graph.node:
+            _rename(inner, outer)
+        for info in graph.output:
+            info.name = outer.get(info.name, info.name)
+
+
+def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+
+
+def _local(graph: onnx.GraphProto) -> set[str]:
+    """The names of what a subgraph makes itself."""
+    names = {info.name for info in graph.input} | {t.name for t in graph.initializer}
+    return names | {name for inner in graph.node for name in inner.output}
+
+
+def operands(node: onnx.NodeProto) -> set[str]:
+    """The names of all that a node reads: its inputs, and what its subgraphs capture."""
+    names = set(node.input)
+    for graph in _subgraphs(node):
+        read = {name for inner in graph.node for name in operands(inner)}
+        names |= (read | {info.name for info in graph.output}) - _local(graph)
+    return names
+
+
+def with_nodes(
+    model: onnx.ModelProto,
+    nodes: Iterable[onnx.NodeProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    inputs: Iterable[onnx.ValueInfoProto] = (),
+    constants: Iterable[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
+    """A model of those of ``nodes`` that its outputs need, in topological order.
+
+    Its inputs and initializers are those of ``model``, and further ones, that the nodes read.
+    """
+    outputs = list(outputs)
+    kept = _sorted(nodes, [info.name for info in outputs])
+    read = {name for node in kept for name in operands(node)} | {info.name for info in outputs}
+    made = onnx.ModelProto(ir_version=model.ir_version)
+    made.opset_import.extend(model.opset_import)
+    made.functions.extend(model.functions)
+    graph = made.graph
+    graph.name = model.graph.name
+    graph.node.extend(kept)
+    graph.input.extend(i for i in (*model.graph.input, *inputs) if i.name in read)
+    graph.output.extend(outputs)
+    graph.initializer.extend(t for t in (*model.graph.initializer, *constants) if t.name in read)
+    return made
+
+
+def _sorted(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that make ``outputs`` and what these need, each behind what it reads."""
+    makers = {name: node for node in nodes for name in node.output if name}
+    done: dict[int, onnx.NodeProto] = {}
+    for output in outputs:
+        stack = [makers[output]] if output in makers else []
+        while stack:
+            node = stack[-1]
+            sources = (makers[name] for name in operands(node) if name in makers)
+            before = [source for source in sources if id(source) not in done]
+            if not before or id(node) in done:
+                done[id(stack.pop())] = node
+            else:
+                stack += before
+    return list(done.values())
+
+
+@dataclass
+class Writer:
+    """A graph as it is written: nodes in order, and initializers by name.
+
+    ``prefix`` begins every name in it that is not from outside.
+    """
+
+    prefix: str
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def node(self, op: str, inputs: Iterable[str], name: str, **attributes: Any) -> str:
+        """Add a node; returns the name of its one output."""
+        output = self.prefix + name
+        self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
+        return output
+
+    def constant(self, value: ArrayLike, name: str) -> str:
+        """Add an initializer, once; returns its name."""
+        name = self.prefix + name
+        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def cast(self, tensor: str, have: np.dtype, want: np.dtype, name: str) -> str:
+        """The tensor in another type, or as it is."""
+        if have == want:
+            return tensor
+        return self.node("Cast", [tensor], name, to=helper.np_dtype_to_tensor_dtype(want))
+
+    def part(self, model: onnx.ModelProto, reads: Mapping[str, str], label: str) -> dict[str, str]:
+        """Add a copy of a model's nodes; returns the names of its outputs in this graph."""
+        names = dict(reads)
+        # A state that is given anew has its start among the initializers too.
+        for tensor in (t for t in model.graph.initializer if t.name not in reads):
+            names[tensor.name] = self.prefix + tensor.name
+            if names[tensor.name] not in self.initializers:
+                copy = onnx.TensorProto()
+                copy.CopyFrom(tensor)
+                copy.name = names[tensor.name]
+                self.initializers[copy.name] = copy
+        for node in model.graph.node:
+            names |= {name: f"{self.prefix}{label}/{name}" for name in node.output if name}
+        for node in model.graph.node:
+            self.nodes.append(renamed(node, names, f"{self.prefix}{label}/{node.name}"))
+        return {output.name: names[output.name] for output in model.graph.output}

@@ -1,0 +1,81 @@
+"""What a network is given: held against what it declares."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError
+
+
+def by_input_name(
+    x: np.ndarray | Mapping[str, np.ndarray], names: Sequence[str], who: str
+) -> dict[str, np.ndarray]:
+    """Inputs by name: of a mapping those that are needed, an array as the one input.
+
+    The only input may be called x in a mapping. Raises ``DataError`` if one is missing.
+    """
+    if not isinstance(x, Mapping):
+        if len(names) != 1:
+            raise DataError(f"{who} has the inputs {', '.join(names)}: give each by its name")
+        return {names[0]: x}
+    if len(names) == 1 and names[0] not in x and "x" in x:
+        return {names[0]: x["x"]}
+    if any(name not in x for name in names):
+        raise DataError(
+            f"{who} has the inputs {', '.join(names)}; given were {', '.join(x) or 'none'}"
+        )
+    return {name: np.asarray(x[name]) for name in names}
+
+
+def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
+    """The time-steps at which to read out, T among them; ``DataError`` for what is none."""
+    wanted = [timesteps, *(readout if readout is not None else [])]
+    for t in wanted:
+        if isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 1:
+            raise DataError(f"time-steps must be positive integers, not {t!r}")
+        if t > timesteps:
+            raise DataError(f"cannot read out at time-step {t} of {timesteps}")
+    return {int(t) for t in wanted}
+
+
+def as_input(
+    x: np.ndarray,
+    shape: Sequence[int | str | None],
+    dtype: np.dtype,
+    who: str = "the network",
+    name: str = "x",
+) -> np.ndarray:
+    """X as an input of this shape and type, or ``DataError`` if it cannot be one.
+
+    Names and None in ``shape`` stand for any size. Floating-point types are cast to each
+    other; any other type must be the network's own, since pixel values of one type are no
+    intensities of another. ``who`` needs the input, for the message.
+    """
+    expected = ", ".join(str(size) if isinstance(size, int) else "*" for size in shape)
+    fits = x.ndim == len(shape) and all(
+        not isinstance(want, int) or want == have for want, have in zip(shape, x.shape, strict=True)
+    )
+    if not fits:
+        hint = ""
+        if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
+            hint = f"; its batch size is fixed: use --batch-size {shape[0]}, or export it without"
+        raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
+    floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
+    if not floating and x.dtype != dtype:
+        raise DataError(
+            f"{name} has type {x.dtype}, {who} needs {np.dtype(dtype)}: "
+            "prepare it as for the network's training"
+        )
+    if x.size == 0:
+        raise DataError(f"{name} is empty: its shape is {list(x.shape)}")
+    with np.errstate(over="ignore"):
+        value = np.ascontiguousarray(x, dtype)
+    check_finite(value, name)
+    return value
+
+
+def check_finite(x: np.ndarray, what: str) -> None:
+    """Raise ``DataError`` if x holds NaN or infinity."""
+    if x.dtype.kind in "fc" and not np.all(np.isfinite(x)):
+        bad = np.argwhere(~np.isfinite(x))[0]
+        raise DataError(f"{what} holds NaN or infinity, first at {bad.tolist()}")

@@ -1,0 +1,157 @@
+"""What a session adds up over time: carried by the step, or worked out from its states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .plan import Plan, State
+from .providers import run_session
+from .states import DeviceStates
+from .totals import MOST_STEPS, Totals
+
+MOST_STEPS_CARRIED = 4096
+"""Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
+term up to there, so that spike counts are exact; longer runs move them to float64 in between."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class Sums:
+    """The sums over time of a plan, by the name of what is summed.
+
+    The step carries those of what the read-out reads, and all where ``totals`` is None. The
+    others follow from the states by ``totals``, which runs only when one of them is wanted.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        totals: Totals | None,
+        states: DeviceStates,
+        create: Callable[[onnx.ModelProto], Any],
+    ) -> None:
+        self._plan, self._totals, self._states = plan, totals, states
+        self._create = create
+        self._carried = carried_sums(plan, totals)
+        self._session: Any = None
+        self._silent: dict[tuple, Arrays] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin at zero."""
+        self._done: Arrays = {}
+        self._steps = 0
+        self._inputs: Arrays = {}
+        self._last: tuple[Arrays, int] | None = None
+        self._before = {state.read: state.start for state in self._plan.states}
+
+    @property
+    def room(self) -> int:
+        """How many time-steps may pass before the sums are brought in."""
+        return (MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS) - self._steps
+
+    def count(self, steps: int, inputs: Arrays) -> None:
+        """Note that time-steps have passed, in which the step read ``inputs``."""
+        self._steps += steps
+        if self._last is not None and self._last[0] is inputs:
+            self._last = inputs, self._last[1] + steps
+        else:
+            self._add_inputs()
+            self._last = inputs, steps
+        if self.room == 0:
+            self.bring_in()
+
+    def carried(self) -> Arrays:
+        """The sums that the step carries, up to now.
+
+        In the step's type, or float64 where some of them were brought in before.
+        """
+        now = {name: self._states.get(state.read) for name, state in self._carried.items()}
+        return {n: self._done[n] + value if n in self._done else value for n, value in now.items()}
+
+    def snapshot(self) -> Callable[[], Arrays]:
+        """A function for all sums up to now, which works them out when it is called."""
+        carried = self.carried()
+        if self._totals is None:
+            return lambda: carried
+        self._add_inputs()
+        totals, steps, before, inputs = self._totals, self._steps, self._before, self._inputs
+        done, after = self._done, self._now()
+
+        def work_out() -> Arrays:
+            if steps == 0:
+                return done | carried
+            found = self._derived(totals, steps, inputs, before, after)
+            longer = {n: done[n] + value if n in done else value for n, value in found.items()}
+            return longer | carried
+
+        return work_out
+
+    def bring_in(self) -> None:
+        """Take what has passed so far out of the states, which begin anew."""
+        if self._steps == 0:
+            return
+        sums = self.snapshot()()
+        if self._carried:
+            self._states.put({s.read: np.zeros_like(self._states.get(s.read))
+                              for s in self._carried.values()})  # fmt: skip
+        self._done = {name: value.astype(np.float64) for name, value in sums.items()}
+        self._steps, self._inputs = 0, {}
+        self.begin_here()
+
+    def begin_here(self) -> None:
+        """What passes from now on begins at the states as they are."""
+        self._before = self._now()
+
+    def _now(self) -> Arrays:
+        return {state.read: self._states.get(state.read) for state in self._plan.states}
+
+    def _add_inputs(self) -> None:
+        if self._last is not None and self._totals is not None:
+            inputs, steps = self._last
+            totals = {name: value * value.dtype.type(steps) for name, value in inputs.items()}
+            before = self._inputs
+            self._inputs = {n: before[n] + v if n in before else v for n, v in totals.items()}
+            self._last = inputs, 0
+        else:
+            self._last = None
+
+    def _derived(
+        self, totals: Totals, steps: int, inputs: Arrays, before: Arrays, after: Arrays
+    ) -> Arrays:
+        """The sums of ``totals`` over some time-steps, and those of what the step reads."""
+        prefix = totals.prefix
+        feed = inputs | {f"{prefix}more": np.array(steps - 1, np.float32)}
+        feed |= {f"{prefix}silent/{n}": v for n, v in self._silence(totals, inputs).items()}
+        feed |= {f"{prefix}before/{name}": value for name, value in before.items()}
+        feed |= {f"{prefix}after/{name}": value for name, value in after.items()}
+        if self._session is None:
+            self._session = self._create(totals.totals)
+        made = run_session(self._session, list(totals.made), _read_by(self._session, feed))
+        return dict(zip(totals.made, made, strict=True))
+
+    def _silence(self, totals: Totals, inputs: Arrays) -> Arrays:
+        """What currents are where nothing is emitted and the input is zero."""
+        if not totals.silenced:
+            return {}
+        shapes = tuple(value.shape for value in inputs.values())
+        if shapes not in self._silent:
+            session = self._create(totals.silent)
+            zeros = {name: np.zeros_like(value) for name, value in inputs.items()}
+            names = [f"{totals.prefix}silent/{name}" for name in totals.silenced]
+            made = run_session(session, names, _read_by(session, zeros))
+            self._silent = {shapes: dict(zip(totals.silenced, made, strict=True))}
+        return self._silent[shapes]
+
+
+def carried_sums(plan: Plan, totals: Totals | None) -> dict[str, State]:
+    """The sums that the step itself must carry."""
+    derived = () if totals is None else totals.made
+    return {name: state for name, state in plan.sums.items() if name not in derived}
+
+
+def _read_by(session: Any, feed: Arrays) -> Arrays:
+    names = {i.name for i in session.get_inputs()}
+    return {name: value for name, value in feed.items() if name in names}

@@ -1,0 +1,178 @@
+"""Every way to run time-steps gives the spikes of the plain one, bit for bit."""
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx_text import model
+
+from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn.runtime import session as session_module
+from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.totals import totals_of
+from onnx2snn.runtime.unroll import heavy_layers, unrolled
+
+SETTINGS = settings(
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def both(snn):
+    return SpikingSession(snn, threads=1, plan="step"), SpikingSession(snn, threads=1)
+
+
+def same(found, wanted):
+    for t, readout in wanted.readouts.items():
+        for name, value in readout.values.items():
+            np.testing.assert_array_equal(found.readouts[t].values[name], value)
+        for name, counts in readout.spike_counts.items():
+            np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
+        for name, total in readout.potential_sums.items():
+            np.testing.assert_array_equal(found.readouts[t].potential_sums[name], total)
+
+
+def network_of(seed, **options):
+    return convert(dyadic.to_onnx(dyadic.finish(seed)), **options).model
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 10**6),
+    runs=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=3),
+    maxpool=st.sampled_from(["average", "exact"]),
+)
+def test_chunks_are_steps(seed, runs, maxpool):
+    """Any T, so any remainder; read-outs anywhere; N changes from run to run."""
+    network = dyadic.finish(seed)
+    plain, chunked = both(convert(dyadic.to_onnx(network), maxpool=maxpool).model)
+    for samples, timesteps in runs:
+        x = dyadic.images(network, samples, seed=samples)
+        readout = sorted({1 + timesteps // 3, timesteps})
+        same(chunked.run(x, timesteps, readout), plain.run(x, timesteps, readout))
+        for name, value in plain.state.items():
+            np.testing.assert_array_equal(chunked.state[name], value)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_states_are_handed_from_one_plan_to_another(seed):
+    network = dyadic.finish(seed)
+    x = dyadic.images(network, 3)
+    plain, chunked = both(network_of(seed))
+    plain.run(x, 11)
+    chunked.run(x, 11)
+    for giver, taker in ((plain, chunked), (chunked, plain)):
+        taker.state = giver.state
+        for _ in range(3):
+            np.testing.assert_array_equal(taker.step(x), giver.step(x))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_inputs_that_vary_in_time(seed):
+    network = dyadic.finish(seed)
+    x = np.stack([dyadic.images(network, 2, seed=t) for t in range(13)])
+    plain, chunked = both(network_of(seed))
+    same(chunked.run(x, 13, [5]), plain.run(x, 13, [5]))
+
+
+@pytest.mark.parametrize("recipe", ["opi", "signed", "burst", "spike-norm", "srp", "ltb", "best"])
+def test_neurons_of_every_kind(recipe):
+    network = dyadic.finish(7)
+    x = dyadic.images(network, 20)
+    snn = convert(
+        dyadic.to_onnx(network), calibration=from_arrays(x), recipe=recipe, timesteps=8
+    ).model
+    plain, chunked = both(snn)
+    found, wanted = chunked.run(x, 24, [8]), plain.run(x, 24, [8])
+    for t in (8, 24):
+        for name, counts in wanted.readouts[t].spike_counts.items():
+            np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
+
+
+def test_long_runs():
+    """Beyond what is worked out at once, and a T that no chunk divides."""
+    network = dyadic.finish(3)
+    x = dyadic.images(network, 2)
+    plain, chunked = both(network_of(3))
+    same(chunked.run(x, 1111, [300]), plain.run(x, 1111, [300]))
+
+
+DENSE = (
+    "net (float[N, 2, 4] x) => (float[N, 3] y) { "
+    "f = Flatten(x) a = Gemm(f, w1, b1) c = Clip(a, zero, one) "
+    "d = Gemm<transB = 1>(c, w2, b2) e = Clip(d, zero, two) "
+    "m = MatMul(e, w3) g = Clip(m, zero, one) y = Gemm(g, w4) }"
+)
+
+
+def dense(seed=0):
+    rng = np.random.default_rng(seed)
+
+    def weights(*shape):
+        return (rng.integers(-8, 9, shape) / 8).astype(np.float32)
+
+    named = {
+        "zero": np.float32(0), "one": np.float32(1), "two": np.float32(2),
+        "w1": weights(8, 16), "b1": weights(16), "w2": weights(12, 16), "b2": weights(1, 12),
+        "w3": weights(12, 8), "w4": weights(8, 3),
+    }  # fmt: skip
+    return model(DENSE, named)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 40])
+def test_heavy_layers_run_once_for_all_time_steps(samples):
+    snn = convert(dense()).model
+    plain, chunked = both(snn)
+    x = (np.random.default_rng(1).integers(-8, 9, (samples, 2, 4)) / 8).astype(np.float32)
+    same(chunked.run(x, 29, [8, 16]), plain.run(x, 29, [8, 16]))
+    (heavy,) = chunked._chunks
+    # 16 x 12 and 12 x 8 weights, against 12 and 8 numbers a sample.
+    assert len(heavy) == (2 if samples < 12 else 0)
+
+
+def test_a_chunk_holds_a_heavy_layer_once():
+    plan = build_plan(convert(dense()).model)
+    states = [*plan.states, *plan.sums.values()]
+    shapes = dict.fromkeys(plan.step_inputs, (1, 16))
+    shapes |= {f"v/{neuron.name}": (1, *neuron.shape) for neuron in plan.neurons}
+    heavy = heavy_layers(plan.step, shapes)
+    for batched, count in ((frozenset(), 4), (heavy, 1)):
+        chunk = unrolled(plan.step, states, 4, batched)
+        onnx.checker.check_model(chunk, full_check=True)
+        ops = [node.op_type for node in chunk.graph.node]
+        assert ops.count("Gemm") + ops.count("MatMul") == 2 * count
+        assert {i.name for i in chunk.graph.input} == {i.name for i in plan.step.graph.input}
+
+
+def test_what_does_not_follow_from_potentials_is_summed():
+    network = dyadic.finish(3)
+    x = dyadic.images(network, 4)
+    for options in ({"reset": "zero"}, {"maxpool": "keep"}):
+        snn = convert(dyadic.to_onnx(network), **options).model
+        has_pools = any(node.op_type == "MaxPool" for node in snn.graph.node)
+        assert (totals_of(build_plan(snn)) is None) == ("reset" in options or has_pools)
+        plain, chunked = both(snn)
+        same(chunked.run(x, 18), plain.run(x, 18))
+
+
+def test_activity_is_worked_out_after_other_runs():
+    network = dyadic.finish(5)
+    x, other = dyadic.images(network, 3), dyadic.images(network, 3, seed=9)
+    plain, chunked = both(network_of(5))
+    first = chunked.run(x, 9, [4])
+    chunked.run(other, 5)
+    same(first, plain.run(x, 9, [4]))
+
+
+def test_another_plan_is_refused():
+    with pytest.raises(ValueError, match="plan must be one of"):
+        SpikingSession(network_of(0), plan="fast")
+
+
+def test_a_chunk_is_made_once():
+    network = dyadic.finish(1)
+    session = SpikingSession(network_of(1), threads=1)
+    for samples in (1, 2, 1, 2):
+        session.run(dyadic.images(network, samples), 3 * session_module.CHUNK_OF_HEAVY)
+    assert 1 <= len(session._chunks) <= 2
