@@ -27,8 +27,11 @@ from .unroll import heavy_layers, unrolled
 PlanKind = Literal["auto", "step"]
 """How time-steps are run: in the fastest way, or one at a time, all sums carried along."""
 
-CHUNK, CHUNK_OF_HEAVY = 4, 8
-"""Time-steps of a chunk; more where layers are time-batched, for each reads its weights once."""
+CHUNK, CHUNK_OF_HEAVY = 4, 16
+"""Time-steps of a chunk; more where layers are time-batched, for each reads its weights once.
+
+Measured at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was best or near it.
+Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16."""
 
 
 class SpikingSession:
@@ -83,7 +86,7 @@ class SpikingSession:
         device = "cuda" if self.providers[0] == CUDA else "cpu"
         self._states = DeviceStates(states, made.step_inputs, device)
         self._sums = Sums(made, totals, self._states, self._create)
-        self._chunks: dict[frozenset[str], Any] = {}
+        self._chunks: dict[tuple[int, frozenset[str]], Any] = {}
         self._heavy: dict[tuple, frozenset[str]] = {}
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
@@ -286,13 +289,11 @@ class SpikingSession:
             layers = {f"v/{neuron.name}": (samples, *neuron.shape) for neuron in self.neurons}
             self._heavy = {shapes: heavy_layers(self._step_model, {**layers, **dict(shapes)})}
         heavy = self._heavy[shapes]
-        steps = CHUNK_OF_HEAVY if heavy else CHUNK
-        if most < steps:
-            return 1, self._step
-        if heavy not in self._chunks:
+        steps = CHUNK_OF_HEAVY if heavy and most >= CHUNK_OF_HEAVY else CHUNK
+        if (steps, heavy) not in self._chunks:
             chunk = unrolled(self._step_model, self._states.states, steps, heavy)
-            self._chunks[heavy] = self._create(chunk)
-        return steps, self._chunks[heavy]
+            self._chunks[steps, heavy] = self._create(chunk)
+        return steps, self._chunks[steps, heavy]
 
     def _read_out(self) -> ReadOut:
         """What the network says after the time-steps so far."""
