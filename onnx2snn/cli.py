@@ -19,6 +19,7 @@ from . import tables
 from .calibration import no_progress
 from .cli_compare import compare
 from .cli_diagnose import diagnose
+from .cli_reproduce import reproduce
 from .cli_train import train
 from .data import Data, open_data
 from .options import (
@@ -55,6 +56,7 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(diagnose)
+main.add_command(reproduce)
 main.add_command(train)
 
 
