@@ -104,11 +104,6 @@ CONFIGS = {
         label_smoothing=0.1,
     ),
     "vgg16-fashion-mnist": _fashion("vgg16", 18, width=0.25, hidden=512, theta_weight_decay=1e-3),
-    "vgg16-restart-fashion-mnist": replace(
-        _fashion("vgg16", 6, width=0.25, hidden=512, theta_weight_decay=1e-3),
-        learning_rate=0.05,
-        start="runs/vgg16-fashion-mnist/vgg16-fashion-mnist.onnx",
-    ),
     "resnet18-fashion-mnist": _fashion("resnet18", 10, width=0.125),
     "resnet20-fashion-mnist": _fashion("resnet20", 20),
     "resnet20-qcfs-fashion-mnist": replace(

@@ -55,6 +55,8 @@ def train(
     if as_json:
         print_json({"output": str(path), "epochs": history})
         return
+    if int(os.environ.get("RANK", 0)) > 0:  # of torchrun's processes the first one speaks
+        return
     last = history[-1]
     bounds = ""
     if "theta_min" in last:
