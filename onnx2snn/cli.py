@@ -1,4 +1,4 @@
-"""The command line; ``compare``, ``diagnose`` and ``export`` are in files of their own."""
+"""The command line; the commands of other files are added below."""
 
 import io
 import sys
@@ -20,6 +20,8 @@ from .calibration import no_progress
 from .cli_compare import compare
 from .cli_diagnose import diagnose
 from .cli_export import export
+from .cli_reproduce import reproduce
+from .cli_train import train
 from .data import Data, open_data
 from .options import (
     DATA,
@@ -56,6 +58,8 @@ def main() -> None:
 main.add_command(compare)
 main.add_command(diagnose)
 main.add_command(export)
+main.add_command(reproduce)
+main.add_command(train)
 
 
 @examples(
@@ -168,7 +172,7 @@ def convert(
     require_output(output, model, calibration)
     data = None
     if calibration is not None:
-        data = open_data(calibration, data_root, train=True, samples=samples)
+        data = open_data(calibration, data_root, train=True, samples=samples, model=model)
     result = convert_model(
         model,
         calibration=data,
@@ -332,7 +336,7 @@ def run(
 
     require_output(output, model, source)
     session = SpikingSession(model, chosen_providers(device), threads)
-    data = open_data(source, data_root, samples=samples, labels=False)
+    data = open_data(source, data_root, samples=samples, labels=False, model=model)
     if samples is not None and len(data.shape) == len(session.input_shape) + 1:
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
     outputs, rates, count = run_batches(
@@ -433,7 +437,7 @@ def evaluate(
         raise click.UsageError("--max-drop compares with the ANN: give --ann too")
     snn = read_model(model)
     reference = None if ann is None else read_model(ann)
-    data = open_data(source, data_root, samples=samples)
+    data = open_data(source, data_root, samples=samples, model=snn)
     report = evaluate_model(
         snn,
         data,

@@ -99,8 +99,10 @@ def compare(
     _check_outputs(state, plot, model, calibration, source)
     thresholds = None
     if calibration is not None:
-        thresholds = open_data(calibration, data_root, train=True, samples=calibration_samples)
-    data = open_data(source, data_root, samples=samples)
+        thresholds = open_data(
+            calibration, data_root, train=True, samples=calibration_samples, model=model
+        )
+    data = open_data(source, data_root, samples=samples, model=model)
     providers = chosen_providers(device)
     with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
         comparison = compare_recipes(

@@ -83,7 +83,7 @@ def diagnose(
         check_format(plot)
     snn = read_model(model)
     same = is_source(snn, ann)
-    data = open_data(source, data_root, samples=samples, labels=False)
+    data = open_data(source, data_root, samples=samples, labels=False, model=snn)
     layers = diagnose_model(
         snn,
         ann,

@@ -6,6 +6,7 @@ is read as a stream. Nothing is ever unpickled.
 
 import contextlib
 import dataclasses
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import onnx
 
-from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
-from onnx2snn.models.datasets import fashion_mnist
+from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError
+from onnx2snn.graph_passes.files import read_parts
+from onnx2snn.models.datasets import IN_MEMORY, in_memory
+from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
+from onnx2snn.models.preprocessing import KEY, Preprocessing
 
 Inputs = np.ndarray | dict[str, np.ndarray]
 """A network's one input, or its several inputs by name."""
@@ -24,7 +29,7 @@ Inputs = np.ndarray | dict[str, np.ndarray]
 Batch = tuple[Inputs, np.ndarray | None]
 """Inputs [n, ...] and labels int64 [n], or None without labels."""
 
-DATASETS = ("fashion-mnist",)
+DATASETS = (*IN_MEMORY, "imagenet")
 
 
 @dataclass(frozen=True)
@@ -119,24 +124,29 @@ def open_data(
     train: bool = False,
     samples: int | None = None,
     labels: bool = True,
+    model: str | os.PathLike[str] | onnx.ModelProto | None = None,
 ) -> Data:
-    """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, or a data set's name.
+    """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, a data set's name, or
+    a folder with a folder of images for each class.
 
     root: the folder of a named data set. train: its training images instead of its test
-    images. samples: only the first so many. labels: whether y is wanted at all. Raises
-    ``DataError`` if the data is not there, is empty, is damaged or holds pickled objects, or
-    if the labels do not fit.
+    images. samples: only the first so many. labels: whether y is wanted at all. model: the
+    network that images are for, whose metadata may say how they become its input; else they
+    are pixels in [0, 1] as they are, and images of various sizes cannot be read. Arrays are
+    taken as they are. Raises ``DataError`` if the data is not there, is empty, is damaged or
+    holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
+    the network cannot be read.
     """
-    if source in DATASETS:
-        data = _open_fashion_mnist(root, train)
+    if source in DATASETS or Path(source).is_dir():
+        data = _open_images(source, root, train, None if model is None else preprocessing_of(model))
     elif source.endswith(".npz"):
         data = _open_npz(Path(source), labels)
     elif source.endswith(".npy"):
         data = _open_npy(Path(source))
     else:
         raise DataError(
-            f"'{source}' is no data: give an .npz with x (and y), an .npy, "
-            f"or one of {', '.join(DATASETS)}"
+            f"'{source}' is no data: give an .npz with x (and y), an .npy, a folder of "
+            f"folders of images, or one of {', '.join(DATASETS)}"
         )
     return data if samples is None else _first(data, samples)
 
@@ -172,18 +182,77 @@ def _checked(data: Data, y: np.ndarray | None) -> Data:
     return dataclasses.replace(data, labels=y.astype(np.int64))
 
 
-def _open_fashion_mnist(root: Path | None, train: bool) -> Data:
+def _open_images(
+    source: str, root: Path | None, train: bool, preprocessing: Preprocessing | None
+) -> Data:
+    if source in IN_MEMORY:
+        return _open_in_memory(source, root, train, preprocessing)
+    folder = imagenet_folder(root or Path(), train) if source == "imagenet" else Path(source)
+    return _open_folder(source, folder, preprocessing)
+
+
+def preprocessing_of(model: str | os.PathLike[str] | onnx.ModelProto) -> Preprocessing | None:
+    """How a model's metadata says that images become its input; None if it does not.
+
+    Raises ``ModelError`` if it says what cannot be understood, or if the file is no model.
+    """
+    if not isinstance(model, onnx.ModelProto):
+        model = read_parts(model).structure
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            try:
+                return Preprocessing.parse(entry.value)
+            except ValueError as error:
+                raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
+    return None
+
+
+def _open_in_memory(
+    name: str, root: Path | None, train: bool, preprocessing: Preprocessing | None
+) -> Data:
     try:
-        images, labels = fashion_mnist(root, train)
+        images, labels = in_memory(name, root, train)
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"fashion-mnist: {error}") from error
+        raise DataError(f"{name}: {error}") from error
+    count, channels, *size = images.shape
+    wanted = preprocessing or Preprocessing(size[0], channels)
+    if [wanted.channels, wanted.size, wanted.size] != [channels, *size]:
+        raise DataError(
+            f"the network is for images of {wanted.channels} channels and {wanted.size} x "
+            f"{wanted.size} pixels; those of {name} have {channels} and {size[0]} x {size[1]}"
+        )
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(images), batch_size):
-            yield pixels_to_input(images[start : start + batch_size])
+        for start in range(0, count, batch_size):
+            yield wanted.normalise(images[start : start + batch_size])
 
-    shape = (len(images), 1, *images.shape[1:])
-    name = f"fashion-mnist ({'training' if train else 'test'} images)"
+    title = f"{name} ({'training' if train else 'test'} images)"
+    return _checked(Data(title, images.shape, np.dtype(np.float32), None, read), labels)
+
+
+def _open_folder(name: str, folder: Path, preprocessing: Preprocessing | None) -> Data:
+    if preprocessing is None:
+        raise DataError(
+            f"'{name}' holds images, and the model does not say how they become its input: "
+            f"record it in its metadata ({KEY}), or give an .npz of what the network takes"
+        )
+    wanted = preprocessing
+    try:
+        files, labels, _ = image_files(folder)
+    except OSError as error:
+        raise DataError(str(error)) from error
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(files), batch_size):
+            try:
+                images = read_images(files[start : start + batch_size], wanted)
+            except ImportError as error:
+                raise DataError("images need Pillow: pip install pillow") from error
+            except (OSError, ValueError) as error:
+                raise DataError(f"'{name}': {error}") from error
+            yield wanted.normalise(images)
+
+    shape = (len(files), wanted.channels, wanted.size, wanted.size)
     return _checked(Data(name, shape, np.dtype(np.float32), None, read), labels)
 
 

@@ -84,7 +84,10 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-DATA = f"an .npz with x (and y), an .npy, or {', '.join(DATASETS)}"
+DATA = (
+    "an .npz with x (and y), an .npy, a folder with a folder of images for each class, or "
+    f"{', '.join(DATASETS)}"
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 batch_option = click.option(

@@ -59,7 +59,7 @@ def accuracy_plot(
     axes.set(xlabel="time-steps T", ylabel=what, title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if len(curves) == 1 else "best")
-    _save(figure, path)
+    save(figure, path)
 
 
 def comparison_plot(
@@ -97,7 +97,7 @@ def comparison_plot(
     axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN", title=title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
-    _save(figure, path)
+    save(figure, path)
 
 
 # The colours of Okabe and Ito, which the colour-blind can tell apart, without the yellow.
@@ -158,7 +158,7 @@ def diagnosis_plot(path: Path, layers: Sequence[LayerDiagnosis], title: str) -> 
     axes.set(xlabel="RMS error (% of the RMS of the activations)", title=title)
     axes.grid(alpha=0.3, axis="x")
     figure.legend(ncols=5, loc="outside lower center")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _label(layer: LayerDiagnosis) -> str:
@@ -166,7 +166,8 @@ def _label(layer: LayerDiagnosis) -> str:
     return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure in its path's format, whole or not at all, and close it."""
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix.removeprefix(".").lower())
     pyplot().close(figure)

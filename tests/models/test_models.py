@@ -52,28 +52,3 @@ def test_the_card_states_the_digest_of_the_file(path):
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert re.search(r"sha256.*`(\w+)`", path.with_suffix(".md").read_text())[1] == digest
-
-
-def test_networks_and_training():
-    torch = pytest.importorskip("torch")
-    from onnx2snn.models.networks import TrainableClip, resnet20
-    from onnx2snn.models.train import augment
-
-    clip = TrainableClip(2.0)
-    x = torch.tensor([-1.0, 1.0, 3.0, 5.0], requires_grad=True)
-    y = clip(x)
-    assert y.tolist() == [0, 1, 2, 2]
-    y.sum().backward()
-    assert clip.theta.grad.item() == 2
-    assert x.grad.tolist() == [0, 1, 0, 0]
-    network = resnet20(1, 10)
-    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-    assert sum(isinstance(m, TrainableClip) for m in network.modules()) == 19
-    generator = torch.Generator().manual_seed(0)
-    images = torch.arange(1.0, 28 * 28 + 1).reshape(1, 1, 28, 28).repeat(50, 1, 1, 1)
-    moved = augment(images, generator)
-    assert moved.shape == images.shape
-    # A shifted image keeps most of its pixels, each at most once.
-    for image in moved:
-        values = image[image > 0]
-        assert len(values.unique()) == len(values) >= 24 * 24

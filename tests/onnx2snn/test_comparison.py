@@ -314,7 +314,7 @@ def test_curves_of_many_recipes_look_different(monkeypatch):
     from onnx2snn import plot
 
     drawn = []
-    monkeypatch.setattr(plot, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
     curves = {f"recipe {n}": [10.0 + n, None, 93.0 + n / 30] for n in range(22)}
     comparison_plot(Path("plot.png"), [4, 8, 16], curves, 94.0, "title", "accuracy (%)")
     (axes,) = drawn[0].axes

@@ -1,0 +1,42 @@
+"""A trained network as an ONNX file, with all that its user has to know."""
+
+import copy
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from .preprocessing import KEY, Preprocessing
+
+
+def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None:
+    """Write the network as one ONNX file: ``input`` [N, C, H, W] -> ``output`` [N, classes].
+
+    Its metadata say how images become the input. The file is written whole or not at all.
+    Raises ``OSError`` if it cannot be written.
+    """
+    plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
+    shape = (2, preprocessing.channels, preprocessing.size, preprocessing.size)
+    with warnings.catch_warnings():
+        # torch's exporter warns of its own internals.
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            plain,
+            (torch.zeros(shape),),
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {KEY: str(preprocessing)})
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(model.SerializeToString())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""Training and test images as torch sees them: read, changed at random, in batches."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from .augmentation import crop_and_flip, cutout
+from .configs import Config
+from .datasets import DATASETS, IN_MEMORY, DataSet, in_memory
+from .image_folder import image_files, imagenet_folder, read_images
+from .preprocessing import Preprocessing
+
+Batch = tuple[Tensor, Tensor]
+"""Images float32 [n, C, H, W] in [0, 1] and labels int64 [n]."""
+
+
+class ArrayImages(Dataset):
+    """Images in memory, uint8 [N, C, H, W], and labels [N].
+
+    With a ``config`` they are training images: cropped, flipped and whatever else it says,
+    from torch's global generator. Without, they stay what they are. ``mean``: what a cutout
+    is filled with.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        config: Config | None = None,
+        mean: Sequence[float] = (),
+    ) -> None:
+        self.images = torch.tensor(images)
+        self.labels = torch.tensor(labels.astype(np.int64))
+        self.config, self.mean = config, mean
+        self._policy = None
+        if config is not None and config.auto_augment:
+            from torchvision.transforms import v2
+
+            self._policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch at once: its crops and flips are one indexing."""
+        images, labels = self.images[indices], self.labels[indices]
+        if self.config is None:
+            return images.float() / 255, labels
+        images = crop_and_flip(images)
+        if self._policy is not None:
+            images = torch.stack([self._policy(image) for image in images])
+        x = images.float() / 255
+        return cutout(x, self.config.cutout, self.mean) if self.config.cutout else x, labels
+
+
+class FolderImages(Dataset):
+    """Image files in a folder for each class, read when they are wanted.
+
+    With a ``config`` they are training images: a random part is scaled to size (Szegedy et
+    al. 2015), flipped at random, and its colours jittered. Without, they are scaled and cut
+    as ``preprocessing`` says.
+    """
+
+    def __init__(
+        self, folder: Path, preprocessing: Preprocessing, config: Config | None = None
+    ) -> None:
+        from torchvision.transforms import v2
+
+        self.files, self.labels, self.classes = image_files(folder)
+        self.preprocessing, self.config = preprocessing, config
+        jitter = 0.0 if config is None else config.color_jitter
+        self._transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(preprocessing.size, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.ColorJitter(jitter, jitter, jitter),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image [C, H, W] in [0, 1], and its label."""
+        label = int(self.labels[index])
+        if self.config is None:
+            pixels = read_images([self.files[index]], self.preprocessing)[0]
+            return torch.tensor(pixels).float() / 255, label
+        from PIL import Image
+
+        with Image.open(self.files[index]) as file:
+            return self._transform(file.convert("RGB")), label
+
+
+def describe(config: Config, root: Path | None) -> tuple[DataSet, Preprocessing]:
+    """What a run's data set is like, and what makes images of it a network's input.
+
+    Raises ``OSError`` if it is a folder that is not there.
+    """
+    if config.dataset == "folder":
+        classes = image_files((root or Path()) / "train")[2]
+        known = DATASETS["imagenet"]
+        data = DataSet(len(classes), 3, config.size, known.mean, known.std)
+    else:
+        data = DATASETS[config.dataset]
+    if config.dataset in IN_MEMORY:
+        return data, Preprocessing(data.size, data.channels)
+    return data, Preprocessing(data.size, data.channels, round(data.size * 256 / 224))
+
+
+def open_images(
+    config: Config, root: Path | None
+) -> tuple[ArrayImages | FolderImages, ArrayImages | FolderImages]:
+    """The training images, changed at random, and the test images of a run.
+
+    ``root``: the folder of the data set. Raises ``OSError`` if they are not there and
+    ``ValueError`` if a file is damaged.
+    """
+    data, preprocessing = describe(config, root)
+    if config.dataset in IN_MEMORY:
+        training = ArrayImages(*in_memory(config.dataset, root, True), config, data.mean)
+        return training, ArrayImages(*in_memory(config.dataset, root, False))
+    folders = [imagenet_folder(root or Path(), train) for train in (True, False)]
+    training_folder, test_folder = folders
+    return (
+        FolderImages(training_folder, preprocessing, config),
+        FolderImages(test_folder, preprocessing),
+    )
+
+
+def first_images(images: ArrayImages | FolderImages, count: int) -> Tensor:
+    """The first so many images [count, C, H, W], not changed at random."""
+    unchanged = copy.copy(images)
+    unchanged.config = None
+    return next(batches(unchanged, count))[0]
+
+
+def batches(
+    images: Dataset,
+    batch_size: int,
+    *,
+    epoch: int | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """The share of ``rank`` among ``world`` processes, in batches of ``batch_size``.
+
+    With an ``epoch`` they come in an order drawn from it and the seed, else as they are.
+    """
+    sampler: DistributedSampler = DistributedSampler(
+        images, world, rank, shuffle=epoch is not None, seed=seed
+    )
+    sampler.set_epoch(epoch or 0)
+    in_memory = isinstance(images, ArrayImages)
+    yield from DataLoader(
+        images,
+        batch_size,
+        sampler=sampler,
+        collate_fn=(lambda batch: batch) if in_memory else None,
+        num_workers=0 if in_memory else workers,
+        pin_memory=torch.cuda.is_available(),
+    )

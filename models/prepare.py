@@ -1,0 +1,120 @@
+"""Algorithm 1, lines 1 to 6, on any torch model: trainable clips, and average pooling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .clips import THETA, TrainableClip
+
+_POOLS = {
+    nn.MaxPool1d: nn.AvgPool1d,
+    nn.MaxPool2d: nn.AvgPool2d,
+    nn.MaxPool3d: nn.AvgPool3d,
+    nn.AdaptiveMaxPool1d: nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool2d: nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool3d: nn.AdaptiveAvgPool3d,
+}
+"""By kind of max-pooling, the average pool of the same windows."""
+
+
+def _functional(name: str) -> set[Any]:
+    """A function's names in torch and torch.nn.functional; fx records the one that was called."""
+    places = (torch, nn.functional, torch._C._nn)
+    return {getattr(place, name) for place in places if hasattr(place, name)}
+
+
+_RELUS = _functional("relu") | _functional("relu_")
+_POOL_FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
+    function: kind
+    for kind, name in (
+        (nn.MaxPool1d, "max_pool1d"),
+        (nn.MaxPool2d, "max_pool2d"),
+        (nn.MaxPool3d, "max_pool3d"),
+        (nn.AdaptiveMaxPool1d, "adaptive_max_pool1d"),
+        (nn.AdaptiveMaxPool2d, "adaptive_max_pool2d"),
+        (nn.AdaptiveMaxPool3d, "adaptive_max_pool3d"),
+    )
+    for function in _functional(name)
+}
+_WITH_INDICES = {
+    function
+    for kind in ("max_pool", "adaptive_max_pool")
+    for axes in "123"
+    for function in _functional(f"{kind}{axes}d_with_indices")
+}
+
+
+def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
+    """Replace each use of a ReLU by a clip(x; 0, theta) of its own, and max- by average-pooling.
+
+    Modules, functions and methods are found alike, wherever they are called; a module that is
+    called twice becomes two clips, each with its own trainable theta. Padding counts in no
+    average, as it does in no maximum. All else, a ReLU6 among it, stays. The result shares its
+    parameters with ``model``, which is left as it was, and is in the same mode.
+
+    Raises ``ValueError`` for a pool that no average stands in for (indices, dilation) and
+    what ``torch.fx.symbolic_trace`` raises where the model's control flow depends on data.
+    """
+    prepared = fx.symbolic_trace(model)
+    modules = dict(prepared.named_modules())
+    for number, node in enumerate(list(prepared.graph.nodes)):
+        module = modules.get(node.target) if node.op == "call_module" else None
+        replacement: nn.Module | None = None
+        if isinstance(module, nn.ReLU) or _calls(node, _RELUS, ("relu", "relu_")):
+            replacement = TrainableClip(theta)
+        elif type(module) in _POOLS:
+            replacement = _average(module)
+        elif node.op == "call_function" and node.target in _WITH_INDICES:
+            raise ValueError(f"{node.name} returns indices; an average has none")
+        elif node.op == "call_function" and node.target in _POOL_FUNCTIONS:
+            kind, arguments = _POOL_FUNCTIONS[node.target], dict(node.kwargs)
+            arguments.pop("input", None)
+            replacement = _average(kind(*node.args[1:], **arguments))
+        if replacement is None:
+            continue
+        source = node.args[0] if node.args else node.kwargs["input"]
+        name = f"{'clip' if isinstance(replacement, TrainableClip) else 'pool'}_{number}"
+        prepared.add_submodule(name, replacement)
+        with prepared.graph.inserting_before(node):
+            replaced = prepared.graph.call_module(name, (source,))
+        node.replace_all_uses_with(replaced)
+        if _in_place(node, module):
+            # Whoever reads the input after an activation in place sees the activation.
+            order = list(prepared.graph.nodes)
+            later = set(order[order.index(node) :])
+            source.replace_all_uses_with(replaced, lambda user, later=later: user in later)
+        prepared.graph.erase_node(node)
+    prepared.delete_all_unused_submodules()
+    prepared.recompile()
+    return prepared.train(model.training)
+
+
+def _calls(node: fx.Node, functions: set[Any], methods: tuple[str, ...]) -> bool:
+    if node.op == "call_function":
+        return node.target in functions
+    return node.op == "call_method" and node.target in methods
+
+
+def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.op == "call_method":
+        return node.target == "relu_"
+    return bool(node.kwargs.get("inplace")) or node.target in _functional("relu_")
+
+
+def _average(pool: Any) -> nn.Module:
+    """The average pool with the windows of a max-pool."""
+    kind = type(pool)
+    if getattr(pool, "return_indices", False):
+        raise ValueError(f"{pool} returns indices; an average has none")
+    if kind.__name__.startswith("Adaptive"):
+        return _POOLS[kind](pool.output_size)
+    dilation = pool.dilation if isinstance(pool.dilation, tuple) else (pool.dilation,)
+    if set(dilation) != {1}:
+        raise ValueError(f"{pool} is dilated; torch has no average pool that is")
+    return _POOLS[kind](
+        pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, count_include_pad=False
+    )

@@ -1,0 +1,62 @@
+"""How images become a network's input, as its ONNX file says it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+KEY = "onnx2snn.preprocessing"
+"""Of an ONNX file's metadata: a ``Preprocessing`` as JSON."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What makes an image file a network's input [C, H, W] float32.
+
+    Scale the shorter side to ``resize``, if it is given; cut the middle ``size`` x ``size`` out;
+    1 ``channels`` are grey, 3 are RGB; pixels in [0, 1]; then subtract ``mean`` and divide by
+    ``std``, a value for each channel, if the network does not do so itself.
+    """
+
+    size: int
+    channels: int
+    resize: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __str__(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> "Preprocessing":
+        """Read what ``str`` wrote; raises ``ValueError`` for anything else."""
+        try:
+            values = json.loads(text)
+            known = {field.name for field in dataclasses.fields(cls)}
+            if set(values) - known:
+                raise ValueError(f"unknown: {', '.join(sorted(set(values) - known))}")
+            for name in ("mean", "std"):
+                if values.get(name) is not None:
+                    values[name] = tuple(map(float, values[name]))
+            made = cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+        sizes = [made.size, made.channels, made.size if made.resize is None else made.resize]
+        if any(type(value) is not int or value < 1 for value in sizes) or made.channels not in (
+            1,
+            3,
+        ):
+            raise ValueError(f"sizes must be positive integers and channels 1 or 3, not {sizes}")
+        if any(v is not None and len(v) != made.channels for v in (made.mean, made.std)):
+            raise ValueError("mean and std must have a value for each channel")
+        return made
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """Pixels uint8 [N, C, H, W] to the network's input, float32 in the same shape."""
+        x: np.ndarray = images.astype(np.float32) / np.float32(255)
+        if self.mean is not None:
+            x -= np.reshape(self.mean, (-1, 1, 1)).astype(np.float32)
+        if self.std is not None:
+            x /= np.reshape(self.std, (-1, 1, 1)).astype(np.float32)
+        return x

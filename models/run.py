@@ -1,0 +1,154 @@
+"""One training run from its settings to an ONNX file and its card."""
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from .clips import TrainableClip
+from .configs import Config
+from .export import export
+from .images import describe, first_images, open_images
+from .training import Epoch, bounds, build, plain_clips, restore_weights, train
+
+Tell = Callable[[float, list[Epoch]], None]
+"""Told after each step how many epochs are done, and what the whole ones came to."""
+
+
+def run(
+    name: str,
+    config: Config,
+    folder: Path,
+    root: Path | None = None,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    tell: Tell = lambda done, history: None,
+) -> tuple[Path, list[Epoch]]:
+    """Train, or go on where an earlier call stopped, and export; returns the file and all epochs.
+
+    In ``folder``, made if it is not there: checkpoint.pt and log.csv after each epoch,
+    NAME.onnx and its card NAME.md at the end. ``root``: the folder of the data set. Raises
+    what ``train`` raises, ``OSError`` if the data is not there or the folder cannot be written,
+    and ``ValueError`` if the data is damaged or ``config.start`` is of another network.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    folder.mkdir(parents=True, exist_ok=True)
+    data, preprocessing = describe(config, root)
+    images, test = open_images(config, root)
+    network = build(config, data)
+    checkpoint = folder / "checkpoint.pt"
+    if config.start and not checkpoint.exists():
+        start_from(config.start, network, first_images(images, 2000))
+    written = 0
+
+    def note(done: float, history: list[Epoch]) -> None:
+        nonlocal written
+        if rank == 0 and len(history) > written:
+            _write(folder / "log.csv", _csv(history).encode())
+            written = len(history)
+        tell(done, history)
+
+    history = train(
+        network, config, images, test, checkpoint, device=device, workers=workers, tell=note
+    )
+    path = folder / f"{name}.onnx"
+    thetas = [theta.item() for theta in bounds(network)]
+    plain_clips(network)
+    if rank == 0:
+        export(network, path, preprocessing)
+        _write(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
+    if world > 1:
+        torch.distributed.destroy_process_group()
+    return path, history
+
+
+def start_from(source: str, network: nn.Module, images: torch.Tensor) -> None:
+    """Give a network the weights of an ONNX file that a run of the same network ended with.
+
+    ``source``: its path, or the name of one that ships. ``images``: as in ``restore_weights``.
+    Raises ``ValueError`` if it is another network's.
+    """
+    path = Path(source)
+    if not path.exists():
+        path = Path(__file__).with_name(source)
+    model = onnx.load(path)
+    weights = {
+        tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor))
+        for tensor in model.graph.initializer
+    }
+    clips = [name for name, module in network.named_modules() if isinstance(module, TrainableClip)]
+    # Bounds of the same value are one initializer, under one name.
+    minima = [node.input[1] for node in model.graph.node if node.op_type == "Min"]
+    try:
+        of_clips = {f"{name}.theta": weights[b] for name, b in zip(clips, minima, strict=True)}
+        restore_weights(network, weights | of_clips, images)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"'{source}' is of another network than the run's: {error}") from error
+
+
+def _csv(history: list[Epoch]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
+
+
+def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: list[float]) -> str:
+    """What the file is and how it was made, in Markdown."""
+    model = onnx.load(path)
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    kept = {key: value for key, value in asdict(config).items() if value != ""}
+    if config.dataset != "folder":
+        del kept["size"]
+    settings = ", ".join(f"{key} {value}" for key, value in kept.items())
+    packages = ("onnx2snn", "torch", "onnx", "onnxscript")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    lines = [
+        f"# {name}.onnx",
+        "",
+        f"{config.network} trained on {config.dataset} by `onnx2snn train {name}`.",
+        "",
+        *(f"- `{key}`: float32 {shape}" for key, shape in shapes.items()),
+        "- Images: pixels in [0, 1]; the network normalises them itself.",
+        f"- sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`",
+        f"- Settings: {settings}.",
+        f"- {versions}; {sum(epoch['seconds'] for epoch in history) / 60:.0f} minutes.",
+    ]
+    if thetas:
+        listed = ", ".join(f"{theta:.2f}" for theta in thetas)
+        lines.append(f"- Bounds theta, in the network's order: {listed}.")
+    lines += [
+        "- The test images were only looked at after each epoch; they chose nothing.",
+        "",
+        f"Accuracy on the test images after the last epoch: {history[-1]['accuracy']:.2f} %",
+    ]
+    if config.levels:
+        lines[-1] += f" with the clips quantised to {config.levels} levels, as they were trained"
+    return "\n".join(lines) + ".\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,244 @@
+"""The command ``onnx2snn reproduce``: a table or figure of the paper, beside what it prints."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import read_model
+from onnx2snn.models.configs import CONFIGS
+
+from . import tables
+from .comparison import no_report
+from .data import open_data
+from .options import (
+    TimestepsType,
+    batch_option,
+    chosen_providers,
+    device_option,
+    examples,
+    json_option,
+    print_json,
+    reports_errors,
+    require_output,
+    root_option,
+)
+from .published import OURS, SAID, published
+from .reproduction import (
+    EXPERIMENTS,
+    Experiment,
+    Running,
+    State,
+    ann_accuracy,
+    converted,
+    differences,
+    fired_shares,
+    snn_accuracies,
+)
+from .tables import _table
+
+CALIBRATION_SAMPLES = 512
+"""Training images for the thresholds of Fig. 4."""
+
+
+@examples(
+    "  onnx2snn reproduce table1 --network resnet20 --data-root data --device cuda\n"
+    "  onnx2snn reproduce figS1 --dataset fashion-mnist --samples 1000 --plot figS1.png\n"
+    "  onnx2snn reproduce table1 --ann mine.onnx --network vgg16 -T 8,16"
+)
+@click.command()
+@click.argument("what", type=click.Choice(list(EXPERIMENTS)))
+@click.option(
+    "--dataset", metavar="DATA", help="Named data or a file of it.  [default: the paper's]"
+)
+@click.option("--network", type=click.Choice(["vgg16", "resnet18", "resnet20"]))
+@click.option(
+    "--ann",
+    type=click.Path(path_type=Path),
+    help="A trained network.  [default: NETWORK-DATA.onnx that ships, else one that is trained "
+    "by 'onnx2snn train NETWORK-DATA', or has been]",
+)
+@click.option("-T", "--timesteps", type=TimestepsType(), help="[default: the paper's]")
+@click.option("--samples", type=click.IntRange(1), help="Use the first so many test images.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of random initial potentials.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default="reproduce.json",
+    show_default=True,
+    help="File that keeps what each batch came to, for the next run to go on from.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it.")
+@root_option
+@batch_option
+@device_option
+@json_option
+@reports_errors
+def reproduce(
+    what: str,
+    dataset: str | None,
+    network: str | None,
+    ann: Path | None,
+    timesteps: list[int] | None,
+    samples: int | None,
+    seed: int,
+    state: Path,
+    plot: Path | None,
+    data_root: Path | None,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Repeat a table or figure of the paper on a network and a data set.
+
+    WHAT is table1 to table3, fig1 to fig4 or figS1. Without a trained network, one is trained
+    first. If it is interrupted, the same command goes on where it stopped.
+    """
+    experiment = EXPERIMENTS[what]
+    network = network or experiment.networks[0]
+    dataset = dataset or experiment.dataset
+    times = timesteps or list(experiment.timesteps)
+    require_output(state, ann)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
+        require_output(plot, ann)
+    kept = State(state)
+    providers = chosen_providers(device)
+    with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
+        path = ann or _trained(network, dataset, data_root, device, report)
+        model = read_model(path)
+        data = open_data(dataset, data_root, samples=samples, model=model)
+        running = Running(data, kept, batch_size, providers, report)
+        calibration = None
+        if what == "fig4":
+            calibration = open_data(
+                dataset, data_root, train=True, samples=CALIBRATION_SAMPLES, model=model
+            )
+        found: dict[str, Any] = {
+            "what": what, "network": network, "data": data.name, "samples": data.samples,
+            "ann": {"file": str(path), "accuracy": ann_accuracy(model, running)},
+            "timesteps": times, "curves": {},
+        }  # fmt: skip
+        measure = fired_shares if what == "fig1" else snn_accuracies
+        for curve in experiment.curves:
+            snn = converted(model, curve, calibration, seed, providers)
+            found["curves"][curve.name] = measure(snn, curve.name, times, running)
+    found["paper"] = _of_the_paper(what, network, times)
+    if plot is not None:
+        _plot(plot, found)
+    if as_json:
+        print_json(found)
+        return
+    console = tables.console()
+    console.print(_fired_table(found) if what == "fig1" else _accuracy_table(found, experiment))
+    console.print(
+        f"{path}, {data.name}, {data.samples} samples. The counts are in {state}.", markup=False
+    )
+    if what in SAID:
+        console.print(f"The paper: {SAID[what]}.", markup=False)
+    if plot is not None:
+        console.print(f"Drew {plot}.", markup=False)
+
+
+def _trained(network: str, dataset: str, root: Path | None, device: str, report: Any) -> Path:
+    """The network that ships, that was trained before, or that is trained now."""
+    from onnx2snn import models
+
+    name = f"{network}-{dataset}"
+    shipped = Path(models.__path__[0]) / f"{name}.onnx"
+    if shipped.exists():
+        return shipped
+    if name not in CONFIGS:
+        raise DataError(f"there is no run '{name}' to train a network: give one with --ann FILE")
+    path = Path("runs") / name / f"{name}.onnx"
+    if path.exists():
+        return path
+    from .cli_train import train_network
+
+    click.echo(f"Training: onnx2snn train {name} (300 epochs take a GPU).", err=True)
+    return train_network(name, None, root, device, report=report)[0]
+
+
+def _of_the_paper(what: str, network: str, times: Sequence[int]) -> dict[str, Any] | str:
+    rows = published(what, network)
+    if not rows:
+        return SAID.get(what, "")
+    return {
+        row.method: {"source": row.source, "ann": row.ann, "snn": [row.at(t) for t in times]}
+        for row in rows
+    }
+
+
+def _accuracy_table(found: dict[str, Any], experiment: Experiment) -> Table:
+    times = found["timesteps"]
+    table = _table(
+        f"{found['what']}: {found['network']}, accuracy in percent", "", ">ANN",
+        *(f">T={t}" for t in times),
+    )  # fmt: skip
+    ann = found["ann"]["accuracy"]
+    paper = found["paper"] if isinstance(found["paper"], dict) else {}
+    for method, row in paper.items():
+        values = [tables.percent_text(v) for v in (row["ann"], *row["snn"])]
+        table.add_row(f"paper: {method}", *values)
+    if paper:
+        table.add_section()
+    for name, values in found["curves"].items():
+        table.add_row(f"here: {name}", tables.percent_text(ann), *map(tables.percent_text, values))
+    if paper:
+        theirs = paper[OURS]
+        (ours,) = found["curves"].values()
+        gaps = differences([ann, *ours], [theirs["ann"], *theirs["snn"]])
+        table.add_row("here less paper's Ours", *map(_signed, gaps))
+        losses = differences([ann] * len(times), ours)
+        table.add_row("loss here", "", *map(tables.percent_text, losses))
+        losses = differences([theirs["ann"]] * len(times), theirs["snn"])
+        table.add_row("loss in the paper", "", *map(tables.percent_text, losses))
+    elif len(experiment.curves) > 2:
+        best = []
+        for accuracies in zip(*found["curves"].values(), strict=True):
+            named = zip(found["curves"], accuracies, strict=True)
+            best.append("/".join(name for name, value in named if value == max(accuracies)))
+        table.add_section()
+        table.add_row("best here", "", *best)
+    return table
+
+
+def _fired_table(found: dict[str, Any]) -> Table:
+    """Share of neurons that have fired by t, layer by layer, for both initial potentials."""
+    times = found["timesteps"]
+    names = list(found["curves"])
+    table = _table(
+        f"fig1: {found['network']}, percent of neurons that have fired, by v(0) and t", "layer",
+        *(f">{name} {t}" for name in names for t in times),
+    )  # fmt: skip
+    for number, layer in enumerate(found["curves"][names[0]], start=1):
+        shares = [share for name in names for share in found["curves"][name][layer]]
+        table.add_row(str(number), *(f"{share:.0f}" for share in shares))
+    return table
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _plot(path: Path, found: dict[str, Any]) -> None:
+    from .plot import comparison_plot
+    from .plot_paper import fired_plot, potential_plot
+
+    title = f"{found['network']}, {found['data']}, {found['samples']} samples"
+    times, curves, ann = found["timesteps"], found["curves"], found["ann"]["accuracy"]
+    if found["what"] == "fig1":
+        fired_plot(path, times, curves, title)
+    elif found["what"] == "figS1":
+        potential_plot(path, times, curves, ann, title)
+    else:
+        paper = found["paper"]
+        if isinstance(paper, dict):
+            curves = {**curves, "paper's Ours, CIFAR or ImageNet": paper[OURS]["snn"]}
+        comparison_plot(path, times, curves, ann, title, "accuracy (%)")

@@ -1,0 +1,139 @@
+"""The command ``onnx2snn train``: the paper's networks, by Algorithm 1, to an ONNX file."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError, ProviderError
+from onnx2snn.models.configs import read_config
+
+from . import tables
+from .comparison import Report, no_report
+from .options import device_option, examples, json_option, print_json, reports_errors, root_option
+
+
+@examples(
+    "  onnx2snn train resnet20-fashion-mnist\n"
+    "  onnx2snn train vgg16-cifar10 --data-root data --device cuda -o runs/vgg16-cifar10\n"
+    '  onnx2snn train mine.toml            # base = "resnet20-cifar10"; epochs = 30; ...\n'
+    "  torchrun --nproc-per-node 4 --no-python onnx2snn train vgg16-imagenet --device cuda ..."
+)
+@click.command()
+@click.argument("config")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for checkpoint.pt, log.csv, and the ONNX file with its card; made if it is not "
+    "there.  [default: runs/NAME]",
+)
+@click.option("--workers", type=click.IntRange(0), default=4, help="Processes that read images.")
+@root_option
+@device_option
+@json_option
+@reports_errors
+def train(
+    config: str,
+    output: Path | None,
+    workers: int,
+    data_root: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train a network with trainable clips, and export it.
+
+    CONFIG is the name of a run, or a .toml file with its settings. Interrupted, the same command
+    goes on after the last whole epoch, and on a CPU ends with the same weights. The names:
+    those of the paper, as vgg16-cifar10 (Tables 1 to 3), and smaller ones on Fashion-MNIST.
+    """
+    with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
+        path, history = train_network(config, output, data_root, device, workers, report)
+    if as_json:
+        print_json({"output": str(path), "epochs": history})
+        return
+    if int(os.environ.get("RANK", 0)) > 0:  # of torchrun's processes the first one speaks
+        return
+    last = history[-1]
+    bounds = ""
+    if "theta_min" in last:
+        bounds = f", theta {last['theta_min']:.2f} to {last['theta_max']:.2f}"
+    tables.console().print(
+        f"{len(history)} epochs: {last['accuracy']:.2f} % of the test images{bounds}.\n"
+        f"Wrote {path} and its card.",
+        markup=False,
+    )
+
+
+def train_network(
+    source: str,
+    output: Path | None,
+    root: Path | None,
+    device: str = "cpu",
+    workers: int = 4,
+    report: Report = no_report,
+) -> tuple[Path, list[dict[str, float]]]:
+    """Train as CONFIG says; the ONNX file, and what each epoch came to.
+
+    Raises ``DataError`` (no such run, no data), ``OutputError`` (the folder cannot be written,
+    or is another run's), ``ProviderError`` (no CUDA) and ``Onnx2SnnError`` (no torch).
+    """
+    try:
+        name, config = read_config(source)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from error
+    folder = output or Path("runs") / name
+    torch = _torch()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ProviderError("torch finds no CUDA device: leave out --device cuda")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        click.echo(f"Training on {device}.", err=True)
+    _require_folder(folder)
+    with _translated():
+        from onnx2snn.models.run import run
+
+        def tell(done: float, history: list[dict[str, float]]) -> None:
+            last = f", {history[-1]['accuracy']:.2f} % after {len(history)}" if history else ""
+            what = f"{name}: epoch {min(int(done) + 1, config.epochs)} of {config.epochs}{last}"
+            report(what, round(done * 1000), config.epochs * 1000)
+
+        return run(name, config, folder, root, device=device, workers=workers, tell=tell)
+
+
+def _torch() -> Any:
+    try:
+        import onnxscript  # noqa: F401
+        import torch
+        import torchvision  # noqa: F401
+    except ImportError as error:
+        raise Onnx2SnnError(
+            f"training needs {error.name}: pip install 'onnx2snn[train]'"
+        ) from error
+    return torch
+
+
+def _require_folder(folder: Path) -> None:
+    """Raise ``OutputError`` unless the folder is there, or can be made, and takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into the folder '{folder}'")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """What training raises, as errors that the command line shows."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from error
+    except (ValueError, FloatingPointError) as error:
+        raise DataError(str(error)) from error

@@ -1,0 +1,64 @@
+"""The paper's Figures 1 and S1, drawn with matplotlib (extra ``[plot]``)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .plot import pyplot, save
+
+
+def fired_plot(
+    path: Path,
+    times: Sequence[int],
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str,
+) -> None:
+    """Fig. 1: for each initial potential, a line a layer: percent of neurons that fired by t.
+
+    Early layers are dark, late ones bright. The file is written whole or not at all; raises
+    ``OutputError`` if it cannot be.
+    """
+    plt = pyplot()
+    figure, panels = plt.subplots(
+        1, len(curves), figsize=(9.0, 4.0), dpi=150, layout="constrained", sharey=True
+    )
+    for axes, (name, layers) in zip(panels, curves.items(), strict=True):
+        for number, shares in enumerate(layers.values()):
+            axes.plot(times, shares, color=plt.cm.viridis(number / len(layers)), marker=".")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(times, [str(t) for t in times])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.set(xlabel="time-step t", title=f"v(0): {name}")
+    panels[0].set(ylabel="neurons that have fired (%)", ylim=(0, None))
+    count = len(next(iter(curves.values())))
+    scale = plt.cm.ScalarMappable(plt.Normalize(1, count), "viridis")
+    figure.colorbar(scale, ax=panels, label="layer")
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def potential_plot(
+    path: Path,
+    times: Sequence[int],
+    curves: Mapping[str, Sequence[float]],
+    ann: float,
+    title: str,
+) -> None:
+    """Fig. S1: accuracy over v(0) / V_th, a line for each T; ``curves`` by v(0) / V_th.
+
+    The file is written whole or not at all; raises ``OutputError`` if it cannot be.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(7.2, 4.5), dpi=150, layout="constrained")
+    axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+    potentials = [float(name) for name in curves]
+    for number, t in enumerate(times):
+        values = [accuracies[number] for accuracies in curves.values()]
+        color = plt.cm.viridis(number / len(times))
+        axes.plot(potentials, values, marker="o", markersize=4, color=color, label=f"T={t}")
+    axes.axvspan(0.4, 0.6, color="grey", alpha=0.15)
+    axes.set_xticks(potentials)
+    axes.set(xlabel="v(0) / V_th", ylabel="accuracy (%)", title=title)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper")
+    save(figure, path)

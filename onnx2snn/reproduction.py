@@ -1,0 +1,231 @@
+"""The paper's experiments on any network and data set, kept batch by batch as they are measured."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import write_bytes
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.session import SpikingSession
+
+from .calibration import Ann
+from .checking import class_output, classes_of
+from .comparison import Report
+from .conversion import convert, digest_of
+from .data import Data, Inputs, check_labels
+
+FORMAT = "onnx2snn reproduce 1"
+
+ANN = "ANN"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One way to convert the network of an experiment."""
+
+    name: str
+    v_init: InitialPotential = 0.5
+    recipe: str = "opi"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure: its data set, its networks, what is drawn or listed, at which T."""
+
+    dataset: str
+    networks: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    timesteps: tuple[int, ...]
+
+
+_TABLE = (8, 16, 32, 64, 128, 256)
+_FIGURE = (4, 8, 16, 32, 64, 128)
+_ALL = ("vgg16", "resnet20", "resnet18")
+_OPI = (Curve("v(0) = V_th/2"),)
+_STARTS = (
+    Curve("half", 0.5),
+    Curve("zero", 0.0),
+    Curve("uniform", "uniform"),
+    Curve("normal", "normal"),
+)
+_STEPS = tuple(Curve(f"{i / 10:.1f}", i / 10) for i in range(11))
+
+EXPERIMENTS = {
+    "table1": Experiment("cifar10", _ALL, _OPI, _TABLE),
+    "table2": Experiment("cifar100", _ALL, _OPI, _TABLE),
+    "table3": Experiment("imagenet", ("vgg16",), _OPI, _TABLE),
+    "fig1": Experiment("cifar10", _ALL, _STARTS[:2], (1, 2, 4, 8, 16, 32, 64)),
+    "fig2": Experiment("cifar10", ("vgg16", "resnet20", "resnet18"), _STARTS, _FIGURE),
+    "fig3": Experiment("cifar10", ("vgg16", "resnet20", "resnet18"), _STEPS, _FIGURE),
+    "figS1": Experiment("cifar10", ("vgg16", "resnet20", "resnet18"), _STEPS, _FIGURE),
+    "fig4": Experiment(
+        "cifar10",
+        ("resnet20", "vgg16", "resnet18"),
+        tuple(
+            Curve(f"{recipe.upper()}, {start}", v_init, recipe)
+            for recipe in ("rmp", "rnl")
+            for start, v_init in (("zero", 0.0), ("half", 0.5))
+        ),
+        (16, 32, 64, 128, 256),
+    ),
+}
+"""By name; the first network is the one that is taken if none is named."""
+
+
+class State:
+    """A file with what was counted over the batches so far, by what decides it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[str, dict[str, Any]] = {}
+        try:
+            content = json.loads(path.read_bytes())
+            if content["format"] != FORMAT:
+                raise ValueError(content["format"])
+            self.cells = content["cells"]
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise DataError(f"cannot read '{path}': {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"'{path}' holds no results of onnx2snn reproduce, or is damaged: move it away, "
+                "or name another file (--state FILE)"
+            ) from error
+
+    def save(self) -> None:
+        """Replace the file as a whole, or raise ``OutputError`` and leave it."""
+        content = {"format": FORMAT, "cells": self.cells}
+        write_bytes(self.path, json.dumps(content, indent=1).encode())
+
+
+@dataclass(frozen=True)
+class Running:
+    """How an experiment is run: on what data, where its counts are kept."""
+
+    data: Data
+    state: State
+    batch_size: int
+    providers: Providers
+    report: Report
+
+
+Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
+"""What is counted in one batch, by name."""
+
+
+def _sum(made_from: Mapping[str, Any], name: str, running: Running, count: Count) -> dict[str, int]:
+    """Sums over all batches of the data, on from those that the state has already."""
+    data = running.data
+    decides = {**made_from, "data": _digest(data, running.batch_size), "n": running.batch_size}
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
+    start = 0
+    for x, y in data.batches(running.batch_size):
+        if y is None:
+            raise DataError(f"'{data.name}' has no labels (y)")
+        start += len(y)
+        if start > cell["samples"]:
+            running.report(name, start - len(y), data.samples)
+            for what, number in count(x, y).items():
+                cell["sums"][what] = cell["sums"].get(what, 0) + number
+            cell["samples"] = start
+            running.state.save()
+    sums: dict[str, int] = cell["sums"]
+    return sums
+
+
+def _digest(data: Data, batch_size: int) -> str:
+    """Of name, labels and the first batch: all images of ImageNet would take minutes to read."""
+    x, _ = next(data.batches(batch_size))
+    digest = hashlib.sha256(f"{data.name}{data.samples}".encode())
+    for values in x.values() if isinstance(x, dict) else (x, data.labels):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
+    """Top-1 accuracy of the ANN in percent."""
+    network = Ann(model, running.providers)
+
+    def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
+        output = network.run(x)[0]
+        check_labels(y, output.shape[1], running.data.name)
+        return {"right": int((classes_of(output) == y).sum())}
+
+    sums = _sum({"ann": digest_of(model)}, ANN, running, count)
+    return 100 * sums["right"] / running.data.samples
+
+
+def snn_accuracies(
+    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: Running
+) -> list[float]:
+    """Top-1 accuracies in percent after each T, from one run of the largest."""
+    session = SpikingSession(snn, running.providers)
+
+    def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
+        result = session.run(x, max(timesteps), timesteps)
+        scored = class_output(result.values)
+        if scored is None:
+            raise DataError("the network has no output [N, classes]")
+        check_labels(y, result.values[scored].shape[1], running.data.name)
+        return {
+            str(t): int((classes_of(result.readouts[t].values[scored]) == y).sum())
+            for t in timesteps
+        }
+
+    made_from = {"snn": digest_of(snn), "timesteps": sorted(timesteps)}
+    sums = _sum(made_from, name, running, count)
+    return [100 * sums[str(t)] / running.data.samples for t in timesteps]
+
+
+def fired_shares(
+    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: Running
+) -> dict[str, list[float]]:
+    """By layer, the share in percent of neurons that have fired by each T, over all samples."""
+    session = SpikingSession(snn, running.providers)
+    sizes: dict[str, int] = {}
+
+    def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
+        result = session.run(x, max(timesteps), timesteps)
+        found = {}
+        for t in timesteps:
+            for layer, spikes in result.readouts[t].spike_counts.items():
+                found[f"{t} {layer}"] = int(np.count_nonzero(spikes))
+                found[f"neurons {layer}"] = spikes.size
+        return found
+
+    made_from = {"snn": digest_of(snn), "fired by": sorted(timesteps)}
+    sums = _sum(made_from, name, running, count)
+    sizes = {neuron.name: sums[f"neurons {neuron.name}"] for neuron in session.neurons}
+    return {
+        layer: [100 * sums[f"{t} {layer}"] / size for t in timesteps]
+        for layer, size in sizes.items()
+    }
+
+
+def converted(
+    ann: onnx.ModelProto, curve: Curve, calibration: Data | None, seed: int, providers: Providers
+) -> onnx.ModelProto:
+    """The spiking network of a curve; ``calibration``: for recipes other than the paper's."""
+    return convert(
+        ann,
+        recipe=curve.recipe,
+        v_init=curve.v_init,
+        calibration=None if curve.recipe == "opi" else calibration,
+        seed=seed,
+        providers=providers,
+    ).model
+
+
+def differences(ours: Sequence[float | None], paper: Sequence[float | None]) -> list[float | None]:
+    """Ours less the paper's, where there are both."""
+    return [None if a is None or b is None else a - b for a, b in zip(ours, paper, strict=True)]

@@ -1,0 +1,93 @@
+"""``prepare``: ReLU to trainable clip, max- to average-pooling, on any torch model."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
+
+from onnx2snn.models.clips import TrainableClip  # noqa: E402
+from onnx2snn.models.prepare import prepare  # noqa: E402
+
+
+class EverySpelling(nn.Module):
+    """A ReLU that is used twice, in-place ones, functions, methods; pools of all kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.inner = nn.Sequential(nn.ReLU(), nn.Sequential(nn.MaxPool2d(2), nn.ReLU()))
+        self.relu6 = nn.ReLU6()
+
+    def forward(self, x):
+        x = self.relu(self.conv(x))
+        x = self.relu(self.pool(x) - 0.125)
+        x = self.inner(x)
+        x = F.relu(x - 0.125) + torch.relu(x) + x.relu() + F.relu(x, inplace=True)
+        x = F.max_pool2d(x, 2, stride=1) + F.max_pool2d(input=x, kernel_size=2, stride=1)
+        return self.relu6(F.adaptive_max_pool2d(x, 1))
+
+
+def test_every_spelling():
+    model = EverySpelling()
+    prepared = prepare(model, theta=2.0)
+    kinds = [type(module) for module in prepared.modules()]
+    assert kinds.count(TrainableClip) == 8
+    assert kinds.count(nn.AvgPool2d) == 4
+    assert kinds.count(nn.AdaptiveAvgPool2d) == 1
+    assert kinds.count(nn.ReLU6) == 1
+    assert not {nn.ReLU, nn.MaxPool2d, nn.AdaptiveMaxPool2d} & set(kinds)
+    assert not {"relu", "max_pool2d"} & {str(node.target) for node in prepared.graph.nodes}
+    clips = [m.theta for m in prepared.modules() if isinstance(m, TrainableClip)]
+    prepared(torch.rand(2, 1, 28, 28)).sum().backward()
+    assert len({id(theta) for theta in clips}) == 8
+    assert all(theta.item() == 2 and theta.grad is not None for theta in clips)
+    # The weights are shared, the model itself stays as it was.
+    assert prepared.conv.weight is model.conv.weight
+    assert isinstance(model.relu, nn.ReLU)
+
+
+def test_without_pools_and_below_the_bound_nothing_changes():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            x.relu_()
+            return self.second(x)
+
+    network = Network()
+    x = torch.randn(10, 5)
+    torch.testing.assert_close(prepare(network, theta=100.0)(x), network(x), rtol=0, atol=0)
+
+
+def test_the_mode_stays():
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()
+    assert not prepare(network).training
+
+
+def test_padding_counts_in_no_average():
+    pool = prepare(nn.Sequential(nn.MaxPool2d(3, 2, 1, ceil_mode=True)))
+    x = torch.ones(1, 1, 6, 6)
+    assert torch.equal(pool(x), torch.ones_like(pool(x)))
+    assert pool(x).shape == nn.MaxPool2d(3, 2, 1, ceil_mode=True)(x).shape
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "indices"),
+        (lambda x: F.max_pool2d(x, 2, dilation=2), "dilated"),
+    ],
+)
+def test_what_no_average_stands_in_for(forward, reason):
+    class Network(nn.Module):
+        def forward(self, x):
+            return forward(x)
+
+    with pytest.raises(ValueError, match=reason):
+        prepare(Network())

@@ -1,0 +1,320 @@
+"""Training: the paper's settings, exact resume, and what happens when it fails."""
+
+import dataclasses
+import errno
+import shutil
+import struct
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from onnx2snn.cli import main
+from onnx2snn.models.configs import CONFIGS, Config, read_config
+from onnx2snn.models.preprocessing import KEY, Preprocessing
+
+try:
+    import torch
+    from torch import nn
+except ImportError:
+    torch = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="torch is not installed")
+
+
+def test_the_papers_settings():
+    """Of the section "Implementation details"; 300 epochs on CIFAR, 120 on ImageNet."""
+    for name in ("vgg16", "resnet18", "resnet20"):
+        ten, hundred = CONFIGS[f"{name}-cifar10"], CONFIGS[f"{name}-cifar100"]
+        assert (ten.epochs, hundred.epochs) == (300, 300)
+        assert (ten.learning_rate, hundred.learning_rate) == (0.1, 0.02)
+        assert (ten.cutout, hundred.cutout) == (16, 8)
+        assert ten.auto_augment
+        assert hundred.auto_augment
+        assert ten.theta_weight_decay == (1e-3 if name == "vgg16" else 5e-4)
+        for config in (ten, hundred):
+            assert (config.momentum, config.weight_decay, config.width) == (0.9, 5e-4, 1)
+    imagenet = CONFIGS["vgg16-imagenet"]
+    assert (imagenet.epochs, imagenet.learning_rate, imagenet.weight_decay) == (120, 0.1, 1e-4)
+    assert imagenet.color_jitter > 0
+    assert imagenet.label_smoothing > 0
+
+
+def test_a_config_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "resnet20-cifar10"\nepochs = 3\nlearning_rate = 1\n')
+    name, config = read_config(str(path))
+    expected = dataclasses.replace(CONFIGS["resnet20-cifar10"], epochs=3, learning_rate=1.0)
+    assert (name, config) == ("mine", expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("epochs = 3", "network, dataset, learning_rate must be given"),
+        ('base = "nothing"', "base must be one of"),
+        ('base = "vgg16-cifar10"\nepoch = 3', "no setting 'epoch'"),
+        ('base = "vgg16-cifar10"\nepochs = 0.5', "epochs must be of type int"),
+        ('base = "vgg16-cifar10"\nepochs = true', "epochs must be of type int"),
+        ('base = "vgg16-cifar10"\nepochs = 0', "epochs must be above 0"),
+        ('base = "vgg16-cifar10"\nnetwork = "vgg19"', "network must be one of"),
+        ('base = "vgg-fashion-mnist"\nlevels = 4', "no.* trainable clips|has none"),
+        ("epochs 3", "mine.toml"),
+    ],
+)
+def test_a_wrong_config_file(tmp_path, text, reason):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        read_config(str(path))
+    result = CliRunner().invoke(main, ["train", str(path), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "mine.toml" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Fashion-MNIST of 50 images, in the format of its files: one grey level for each class."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    labels = np.arange(50, dtype=np.uint8) % 10
+    noise = np.random.default_rng(0).integers(0, 20, (50, 28, 28), dtype=np.uint8)
+    images = noise + 20 * labels[:, None, None]
+    for prefix in ("train", "t10k"):
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return folder
+
+
+TINY = Config(
+    "vgg16", "fashion-mnist", epochs=3, learning_rate=0.05, width=0.0625, hidden=8, batch_size=20,
+    auto_augment=True, cutout=8,
+)  # fmt: skip
+
+
+def train_tiny(folder, data, config=TINY, tell=lambda done, history: None):
+    """Train without exporting; the weights, and what the epochs came to."""
+    from onnx2snn.models.images import describe, open_images
+    from onnx2snn.models.training import build, train
+
+    folder.mkdir(exist_ok=True)
+    network = build(config, describe(config, data)[0])
+    images, test = open_images(config, data)
+    history = train(network, config, images, test, folder / "checkpoint.pt", tell=tell)
+    return network.state_dict(), history
+
+
+def assert_same(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(weights[name], value, err_msg=name)
+
+
+@needs_torch
+def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, data):
+    expected, history = train_tiny(tmp_path / "whole", data)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+
+    class Killed(BaseException):
+        pass
+
+    def kill(at):
+        def tell(done, history):
+            if done >= at:
+                raise Killed
+
+        return tell
+
+    for at in (0.1, 1.0, 1.9, 2.5):
+        with pytest.raises(Killed):
+            train_tiny(tmp_path / "killed", data, tell=kill(at))
+    weights, again = train_tiny(tmp_path / "killed", data)
+    assert_same(weights, expected)
+    seconds = [row.pop("seconds") for row in (*history, *again)]
+    assert all(value > 0 for value in seconds)
+    assert again == history
+
+
+@needs_torch
+def test_the_command(tmp_path, data):
+    config = tmp_path / "tiny.toml"
+    config.write_text(
+        'network = "resnet20"\ndataset = "fashion-mnist"\nepochs = 1\nlearning_rate = 0.1\n'
+        'width = 0.25\nbatch_size = 25\nprecision = "bfloat16"\n'
+    )
+    out = tmp_path / "out"
+    arguments = ["train", str(config), "-o", str(out), "--data-root", str(data)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoint.pt", "log.csv", "tiny.md", "tiny.onnx",
+    ]  # fmt: skip
+    model = onnx.load(out / "tiny.onnx")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert Preprocessing.parse(metadata[KEY]) == Preprocessing(28, 1)
+    # The clips' bounds are the thresholds, and the metadata goes along.
+    snn = tmp_path / "snn.onnx"
+    result = CliRunner().invoke(main, ["convert", str(out / "tiny.onnx"), "-o", str(snn)])
+    assert result.exit_code == 0, result.output
+    assert "19 layers of neurons" in result.output
+    arguments = ["evaluate", str(snn), "--data", "fashion-mnist", "--data-root", str(data)]
+    result = CliRunner().invoke(main, [*arguments, "-T", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    # Another run does not overwrite it.
+    config.write_text(config.read_text() + "seed = 1\n")
+    result = CliRunner().invoke(
+        main, ["train", str(config), "-o", str(out), "--data-root", str(data)]
+    )
+    assert result.exit_code == 1
+    assert "another run (seed 0, now 1)" in result.output
+
+
+@needs_torch
+def test_what_is_known_beforehand_is_said_beforehand(tmp_path, data, monkeypatch):
+    arguments = ["train", "resnet20-fashion-mnist", "--data-root", str(data), "-o"]
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path / "file" / "runs")])
+    assert result.exit_code == 1
+    assert "cannot make the folder" in result.output
+    result = CliRunner().invoke(main, ["train", "resnet20-cifar10", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "--data-root" in result.output
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path / "full")])
+    assert result.exit_code == 1
+    assert "MB are needed" in result.output
+
+
+@needs_torch
+def test_a_disk_that_fills_up_harms_no_checkpoint(tmp_path, data, monkeypatch):
+    from onnx2snn.models import training
+
+    expected, _ = train_tiny(tmp_path / "whole", data)
+
+    def full(descriptor):
+        if (tmp_path / "out" / "checkpoint.pt").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        train_tiny(tmp_path / "out", data)
+    monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["checkpoint.pt"]
+    assert_same(train_tiny(tmp_path / "out", data)[0], expected)
+
+
+@needs_torch
+def test_a_loss_that_is_no_number_is_an_error(tmp_path, data):
+    config = dataclasses.replace(TINY, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        train_tiny(tmp_path / "out", data, config)
+
+
+@needs_torch
+def test_quantised_clips_start_from_an_exported_network(tmp_path, data):
+    """Batch normalization that was folded is undone: the network is the exported one."""
+    from onnx2snn.models.images import describe, first_images, open_images
+    from onnx2snn.models.run import run, start_from
+    from onnx2snn.models.training import build
+    from onnx2snn.runtime.providers import create_session
+
+    start, _ = run("tiny", TINY, tmp_path / "start", data)
+    assert len((tmp_path / "start" / "log.csv").read_text().splitlines()) == 4
+    network = build(TINY, describe(TINY, data)[0])
+    images = first_images(open_images(TINY, data)[0], 40)
+    start_from(str(start), network, images)
+    session = create_session(onnx.load(start), ["CPUExecutionProvider"], None)
+    (expected,) = session.run(None, {"input": images.numpy()})
+    with torch.inference_mode():
+        np.testing.assert_allclose(network(images).numpy(), expected, rtol=1e-4, atol=1e-5)
+    config = dataclasses.replace(TINY, levels=4, start=str(start), epochs=1)
+    path, _ = run("fine", config, tmp_path / "fine", data)
+    assert "quantised to 4 levels" in path.with_suffix(".md").read_text()
+    assert "Floor" not in [node.op_type for node in onnx.load(path).graph.node]
+    other = dataclasses.replace(config, network="resnet20")
+    with pytest.raises(ValueError, match="another network"):
+        run("other", other, tmp_path / "other", data)
+
+
+@needs_torch
+def test_a_folder_of_images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("torchvision")
+    from onnx2snn.models.run import run
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("ants", "bees"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    config = Config(
+        "resnet18", "folder", epochs=1, learning_rate=0.1, width=0.0625, size=32, color_jitter=0.4,
+        label_smoothing=0.1, batch_size=3,
+    )  # fmt: skip
+    path, history = run("ants", config, tmp_path / "out", tmp_path, workers=0)
+    assert len(history) == 1
+    model = onnx.load(path)
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2
+    arguments = ["convert", str(path), "-o", str(tmp_path / "snn.onnx")]
+    arguments += ["--calibration", str(tmp_path / "train"), "--recipe", "opi"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "clips", "size"),
+    [("vgg16", 15, 32), ("resnet18", 17, 32), ("resnet20", 19, 32), ("vgg16", 15, 64)],
+)
+def test_the_networks(name, clips, size):
+    from onnx2snn.models import networks
+    from onnx2snn.models.clips import TrainableClip
+
+    imagenet = size == 64
+    network = getattr(networks, name)(3, 10, width=0.125, imagenet=imagenet).eval()
+    kinds = [type(module) for module in network.modules()]
+    assert kinds.count(TrainableClip) == clips
+    assert not {nn.ReLU, nn.MaxPool2d} & set(kinds)
+    side = 224 if imagenet else size
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, side, side)).shape == (1, 10)
+
+
+@needs_torch
+def test_full_width_networks_have_the_papers_sizes():
+    """Parameters of the published architectures, but for batch normalization and bounds."""
+    from onnx2snn.models.networks import resnet18, resnet20, vgg16
+
+    def weights(network):
+        return sum(p.numel() for p in network.parameters() if p.ndim > 1)
+
+    with torch.device("meta"):
+        assert weights(resnet18(3, 1000, imagenet=True)) == 11_678_912
+        assert weights(vgg16(3, 1000, imagenet=True)) == 138_344_128
+        assert weights(resnet20(3, 10)) == 270_896
+
+
+@needs_torch
+def test_augmentation():
+    from onnx2snn.models.augmentation import crop_and_flip, cutout
+
+    torch.manual_seed(0)
+    images = torch.arange(1.0, 28 * 28 + 1).reshape(1, 1, 28, 28).repeat(50, 1, 1, 1)
+    moved = crop_and_flip(images)
+    assert moved.shape == images.shape
+    # A shifted image keeps most of its pixels, each at most once.
+    for image in moved:
+        values = image[image > 0]
+        assert len(values.unique()) == len(values) >= 24 * 24
+    holes = cutout(torch.ones(200, 3, 32, 32), 16, (0.25, 0.5, 0.75))
+    for channel, fill in enumerate((0.25, 0.5, 0.75)):
+        covered = (holes[:, channel] == fill).flatten(1).sum(1)
+        assert set(holes[:, channel].unique().tolist()) == {fill, 1.0}
+        assert covered.max() == 16 * 16
+        assert covered.min() >= 8 * 8

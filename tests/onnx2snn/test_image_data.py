@@ -1,0 +1,185 @@
+"""Image data sets, from small files in the formats of the real ones, and how they are prepared."""
+
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx2snn import DataError, ModelError, open_data, write_model
+from onnx2snn.models.preprocessing import KEY, Preprocessing
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
+LABELS = np.arange(10, dtype=np.uint8)
+
+
+def everything(data):
+    x, y = zip(*data.batches(4), strict=True)
+    return np.concatenate(x), np.concatenate(y)
+
+
+def cifar_file(path, classes, pixels, labels, pickled):
+    """A batch as the author's two distributions have it; coarse labels are all 0."""
+    if pickled:
+        key = b"labels" if classes == 10 else b"fine_labels"
+        content = {b"data": pixels.reshape(len(pixels), -1), key: labels.tolist()}
+        content |= {b"batch_label": b"a batch", b"coarse_labels": [0] * len(labels)}
+        path.write_bytes(pickle.dumps(content, protocol=2))
+        return
+    columns = [labels] if classes == 10 else [np.zeros_like(labels), labels]
+    rows = np.concatenate([np.stack(columns, 1), pixels.reshape(len(pixels), -1)], axis=1)
+    path.with_suffix(".bin").write_bytes(rows.astype(np.uint8).tobytes())
+
+
+@pytest.mark.parametrize("pickled", [True, False])
+def test_cifar10(tmp_path, pickled):
+    folder = tmp_path / ("cifar-10-batches-py" if pickled else "cifar-10-batches-bin")
+    folder.mkdir()
+    for i in range(5):
+        part = slice(2 * i, 2 * i + 2)
+        cifar_file(folder / f"data_batch_{i + 1}", 10, PIXELS[part], LABELS[part], pickled)
+    cifar_file(folder / "test_batch", 10, PIXELS[:3], LABELS[:3], pickled)
+    for root in (tmp_path, folder):
+        x, y = everything(open_data("cifar10", root, train=True))
+        np.testing.assert_array_equal(x, PIXELS / np.float32(255))
+        np.testing.assert_array_equal(y, LABELS)
+        assert open_data("cifar10", root).shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("pickled", [True, False])
+def test_cifar100(tmp_path, pickled):
+    folder = tmp_path / ("cifar-100-python" if pickled else "cifar-100-binary")
+    folder.mkdir()
+    cifar_file(folder / "test", 100, PIXELS, LABELS + 90, pickled)
+    x, y = everything(open_data("cifar100", tmp_path))
+    np.testing.assert_array_equal(x, PIXELS / np.float32(255))
+    np.testing.assert_array_equal(y, LABELS + 90)
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('unpickled')",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickle.dumps({b"data": Malicious()}), "damaged"),
+        (pickle.dumps({b"data": PIXELS}), "damaged"),
+        (pickle.dumps({b"data": PIXELS.reshape(10, -1), b"labels": [1]}), "do not match"),
+        (pickle.dumps({b"data": PIXELS.reshape(10, -1), b"labels": [10] * 10}), "label 10"),
+        (b"", "damaged"),
+    ],
+)
+def test_damaged_cifar(tmp_path, content, reason):
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        open_data("cifar10", tmp_path)
+
+
+def test_damaged_binary_cifar(tmp_path):
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3072))
+    with pytest.raises(DataError, match="whole number"):
+        open_data("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
+def test_what_is_not_there_is_named(tmp_path, name):
+    model = with_preprocessing(Preprocessing(32, 3))
+    with pytest.raises(DataError, match=str(tmp_path)):
+        open_data(name, tmp_path, model=model)
+
+
+def test_digits():
+    pytest.importorskip("sklearn")
+    x, y = everything(open_data("digits"))
+    assert x.shape == (360, 1, 8, 8)
+    assert (x.min(), x.max(), sorted(set(y))) == (0, 1, list(range(10)))
+    assert open_data("digits", train=True).samples == 1437
+
+
+def with_preprocessing(preprocessing):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 4, 4])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3, 4, 4])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out]))
+    if preprocessing is not None:
+        onnx.helper.set_model_props(model, {KEY: str(preprocessing)})
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """ImageNet's layout: val/<class>/<image>; images of several sizes, one of them grey."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(1)
+    for split in ("train", "val"):
+        for label, name in enumerate(("n01", "n02")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i, size in enumerate([(8, 8, 3), (8, 12, 3), (16, 8)]):
+                pixels = rng.integers(0, 256, size, dtype=np.uint8)
+                image.fromarray(pixels).save(tmp_path / split / name / f"{label}{i}.png")
+    return tmp_path
+
+
+def test_imagenet_is_prepared_as_the_model_says(folder, tmp_path):
+    from PIL import Image
+
+    mean, std = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
+    model = with_preprocessing(Preprocessing(4, 3, 8, mean, std))
+    x, y = everything(open_data("imagenet", folder, model=model))
+    assert x.shape == (6, 3, 4, 4)
+    assert y.tolist() == [0, 0, 0, 1, 1, 1]
+    for i, rows, columns in ((0, slice(2, 6), slice(2, 6)), (1, slice(2, 6), slice(4, 8))):
+        pixels = np.asarray(Image.open(folder / "val" / "n01" / f"0{i}.png"))[rows, columns]
+        wanted = (pixels / np.float32(255) - np.float32(mean)) / np.float32(std)
+        np.testing.assert_allclose(x[i], wanted.transpose(2, 0, 1), rtol=1e-6)
+    # The same by the folder's path, and from a file.
+    write_model(model, tmp_path / "m.onnx")
+    again, _ = everything(open_data(str(folder / "val"), model=tmp_path / "m.onnx"))
+    np.testing.assert_array_equal(again, x)
+
+
+def test_scaling(folder):
+    model = with_preprocessing(Preprocessing(16, 1, 16))
+    x, _ = everything(open_data(str(folder / "val"), model=model))
+    assert x.shape == (6, 1, 16, 16)
+
+
+def test_images_need_a_preprocessing(folder):
+    with pytest.raises(DataError, match="metadata"):
+        open_data("imagenet", folder)
+    with pytest.raises(DataError, match="metadata"):
+        open_data("imagenet", folder, model=with_preprocessing(None))
+
+
+def test_a_damaged_image_and_an_empty_folder(folder, tmp_path):
+    model = with_preprocessing(Preprocessing(4, 3))
+    (folder / "val" / "n01" / "00.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"00\.png"):
+        everything(open_data("imagenet", folder, model=model))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="one for each class"):
+        open_data(str(tmp_path / "empty"), model=model)
+
+
+def test_a_network_for_other_images(tmp_path):
+    (tmp_path / "test_batch").write_bytes(
+        pickle.dumps({b"data": PIXELS.reshape(10, -1), b"labels": LABELS.tolist()})
+    )
+    with pytest.raises(DataError, match="28 x 28"):
+        open_data("cifar10", tmp_path, model=with_preprocessing(Preprocessing(28, 3)))
+    normalised = with_preprocessing(Preprocessing(32, 3, mean=(0.5,) * 3))
+    x, _ = everything(open_data("cifar10", tmp_path, model=normalised))
+    np.testing.assert_allclose(x, PIXELS / np.float32(255) - 0.5, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"size": 4, "channels": 2}', '{"size": 4, "channels": 3, "mean": [0]}',
+     '{"size": "4", "channels": 3}', '{"size": 4, "channels": 1, "crop": 3}', "null"],
+)  # fmt: skip
+def test_damaged_preprocessing(tmp_path, text):
+    model = with_preprocessing(text)
+    with pytest.raises(ModelError, match="damaged"):
+        open_data(str(tmp_path), model=model)
