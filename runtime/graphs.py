@@ -58,13 +58,15 @@ def _local(graph: onnx.GraphProto) -> set[str]:
     return names | {name for inner in graph.node for name in inner.output}
 
 
-def operands(node: onnx.NodeProto) -> set[str]:
+def operands(node: onnx.NodeProto) -> list[str]:
     """The names of all that a node reads: its inputs, and what its subgraphs capture."""
-    names = set(node.input)
+    names = list(node.input)
     for graph in _subgraphs(node):
-        read = {name for inner in graph.node for name in operands(inner)}
-        names |= (read | {info.name for info in graph.output}) - _local(graph)
-    return names
+        local = _local(graph)
+        read = [name for inner in graph.node for name in operands(inner)]
+        read += [info.name for info in graph.output]
+        names += [name for name in read if name not in local]
+    return list(dict.fromkeys(names))
 
 
 def with_nodes(
