@@ -20,7 +20,7 @@ from onnx2snn.graph_passes import (
     read_model,
     write_model,
 )
-from onnx2snn.runtime import ReadOut, SpikingResult, SpikingSession
+from onnx2snn.runtime import EarlyExit, ReadOut, SpikingResult, SpikingSession
 
 from .checking import Agreement
 from .conversion import Conversion, NeuronReport, convert
@@ -39,6 +39,7 @@ __all__ = [
     "Conversion",
     "Data",
     "DataError",
+    "EarlyExit",
     "LayerDiagnosis",
     "MissingThresholdError",
     "ModelError",

@@ -16,12 +16,14 @@ class ReadOut:
     ``values``: each output by name, with the ANN output's shape and dtype: the mean over
     time of the last linear layer, and what the ANN computes from it. Activity is worked out
     when it is first asked for, by ``sums``, which gives all sums over time by tensor.
+    ``sample_timesteps``: int64 [N], how many time-steps each sample ran, where they left early.
     """
 
     timesteps: int
     values: dict[str, np.ndarray]
     neurons: tuple[Neuron, ...]
     sums: Callable[[], dict[str, np.ndarray]] = field(repr=False, compare=False)
+    sample_timesteps: np.ndarray | None = None
 
     @cached_property
     def _sums(self) -> dict[str, np.ndarray]:
@@ -56,16 +58,53 @@ class ReadOut:
 
         In [0, 1], or up to ``max_spikes`` where neurons emit several in one time-step.
         """
-        return {
-            name: float(counts.mean()) / self.timesteps
-            for name, counts in self.spike_counts.items()
-        }
+        return {name: float(total) / count for name, (total, count) in self._activity.items()}
 
     @cached_property
     def firing_rate(self) -> float:
         """Spikes per neuron and time-step over all layers."""
-        counts = self.spike_counts.values()
-        return sum(int(c.sum()) for c in counts) / (sum(c.size for c in counts) * self.timesteps)
+        totals = self._activity.values()
+        return sum(total for total, _ in totals) / sum(count for _, count in totals)
+
+    @property
+    def _activity(self) -> dict[str, tuple[int, int]]:
+        """By layer, its spikes, and in how many time-steps of neurons."""
+        found = {}
+        for name, counts in self.spike_counts.items():
+            steps = counts.size * self.timesteps
+            if self.sample_timesteps is not None:
+                steps = counts.size // len(counts) * int(self.sample_timesteps.sum())
+            found[name] = int(counts.sum()), steps
+        return found
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Samples that left a run after ``timesteps``.
+
+    ``samples``: which of the run's; ``rows``: which of those that were left then; ``sums``: of
+    those that were left then.
+    """
+
+    timesteps: int
+    samples: np.ndarray
+    values: dict[str, np.ndarray]
+    rows: np.ndarray
+    sums: Callable[[], dict[str, np.ndarray]]
+
+
+def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> ReadOut:
+    """The read-out of a run that samples left at different times."""
+    order = np.argsort(np.concatenate([each.samples for each in exits]))
+
+    def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+    def sums() -> dict[str, np.ndarray]:
+        return joined([{n: v[each.rows] for n, v in each.sums().items()} for each in exits])
+
+    ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]
+    return ReadOut(timesteps, joined([each.values for each in exits]), neurons, sums, ran)
 
 
 @dataclass(frozen=True)
@@ -104,3 +143,9 @@ class SpikingResult:
     def firing_rate(self) -> float:
         """Spikes per neuron and time-step, over all layers."""
         return self.readouts[self.timesteps].firing_rate
+
+    @property
+    def sample_timesteps(self) -> np.ndarray:
+        """How many time-steps each sample ran: int64 [N]; T, but where it left early."""
+        ran = self.readouts[self.timesteps].sample_timesteps
+        return np.full(len(self.output), self.timesteps, np.int64) if ran is None else ran

@@ -14,13 +14,14 @@ from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.weights import ModelParts, detach
 
 from .coding import Coding, encode
+from .early_exit import EarlyExit
 from .graphs import only
 from .inputs import as_input, by_input_name, check_finite, readout_times
 from .plan import Neuron, build_plan
 from .providers import CUDA, Providers, create_session, resolve_providers, run_session
-from .result import ReadOut, SpikingResult
+from .result import Exit, ReadOut, SpikingResult, together
 from .states import DeviceStates
-from .sums import Sums, carried_sums
+from .sums import Sums, carried_sums, rows_of
 from .totals import totals_of
 from .unroll import heavy_layers, unrolled
 
@@ -125,6 +126,7 @@ class SpikingSession:
         *,
         coding: Coding = "constant",
         seed: int = 0,
+        early_exit: EarlyExit | None = None,
     ) -> SpikingResult:
         """Run ``timesteps`` time-steps from v(0); the session's state is then v(T).
 
@@ -134,6 +136,9 @@ class SpikingSession:
         readout: further time-steps, each from 1 to T, at which to read the output.
         coding: "constant", or "poisson" for random spikes with probability x, drawn from
         ``seed``.
+        early_exit: samples leave the batch where this rule says that their read-out, the first
+        output, is settled; ``sample_timesteps`` of the result says after how many time-steps.
+        For those that stay nothing changes. Without ``readout``, for a constant input.
 
         Nothing of an earlier run or ``step`` remains. Memory does not grow with T. Raises
         ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
@@ -142,6 +147,10 @@ class SpikingSession:
         wanted = readout_times(timesteps, readout)
         inputs, varying = self._check_inputs(x, timesteps)
         self.reset()
+        if early_exit is not None:
+            if readout is not None or coding != "constant" or varying:
+                raise DataError("an early exit is for a constant input, read out where it leaves")
+            return self._run_until_settled(inputs, timesteps, early_exit)
         readouts = {}
         values: dict[str, np.ndarray] = {}
         constant = coding == "constant" and not varying
@@ -257,6 +266,45 @@ class SpikingSession:
             values |= zip(made, run_session(self._prologue, made, feed), strict=True)
         return values
 
+    def _run_until_settled(
+        self, inputs: dict[str, np.ndarray], timesteps: int, rule: EarlyExit
+    ) -> SpikingResult:
+        """Run the samples that are left, and read out those that leave."""
+        if any(isinstance(tensor.shape[0], int) for tensor in self._plan.inputs):
+            raise DataError("an early exit needs a network whose batch size is not fixed")
+        values = self._step_inputs(inputs)
+        self._states.set_inputs(values)
+        left = np.arange(max(len(value) for value in inputs.values()))
+        looks: list[np.ndarray] = []
+        exits: list[Exit] = []
+        for t in rule.looks_at(timesteps):
+            self._advance_to(t, values)
+            if t <= self._plan.delay and t < timesteps:
+                continue
+            outputs = self._outputs_now()
+            scores = next(iter(outputs.values()))
+            if scores.ndim < 2 or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
+                raise DataError(
+                    "an early exit needs a first output [N, classes] with two classes or more, "
+                    f"not {list(scores.shape)}"
+                )
+            looks = [*looks[1 - rule.stable or len(looks) :], scores.reshape(len(scores), -1)]
+            leave = rule.settled(looks) | (t == timesteps)
+            if not leave.any():
+                continue
+            exits.append(Exit(t, left[leave], rows_of(outputs, leave, len(left)), leave,
+                              self._sums.snapshot()))  # fmt: skip
+            if leave.all():
+                break
+            stay, count = np.flatnonzero(~leave), len(left)
+            self._states.keep(stay, count)
+            self._sums.keep(stay, count)
+            self._before = rows_of(self._before, stay, count)
+            values = rows_of(values, stay, count)
+            looks = [look[stay] for look in looks]
+            left = left[stay]
+        return SpikingResult(timesteps, {timesteps: together(exits, timesteps, self.neurons)})
+
     def _advance(
         self,
         inputs: dict[str, np.ndarray],
@@ -296,7 +344,11 @@ class SpikingSession:
         return steps, self._chunks[steps, heavy]
 
     def _read_out(self) -> ReadOut:
-        """What the network says after the time-steps so far."""
+        """What the network says and did in the time-steps so far."""
+        return ReadOut(self._time, self._outputs_now(), self.neurons, self._sums.snapshot())
+
+    def _outputs_now(self) -> dict[str, np.ndarray]:
+        """The outputs by name after the time-steps so far."""
         sums = self._sums.carried()
         values = dict(zip(self._plan.averages, self._averages(sums), strict=True))
         if self._read_out_session is not None:
@@ -307,12 +359,7 @@ class SpikingSession:
         outputs = {name: values[name] for name in self._plan.outputs}
         for name, value in outputs.items():
             check_finite(value, f"the network's output '{name}'")
-        return ReadOut(
-            timesteps=self._time,
-            values=outputs,
-            neurons=self.neurons,
-            sums=self._sums.snapshot(),
-        )
+        return outputs
 
     def _averages(self, sums: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.

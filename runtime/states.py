@@ -113,6 +113,19 @@ class DeviceStates:
             for name, value in values.items()
         }
 
+    def keep(self, rows: np.ndarray, count: int) -> None:
+        """Go on with some of ``count`` samples."""
+
+        def kept(values: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: self._to_device(value.numpy()[rows]) if value.shape()[0] == count else value
+                for name, value in values.items()
+            }
+
+        self._inputs, current = kept(self._inputs), kept(self._current)
+        self._forget_buffers()
+        self._current, self._current_index = current, None
+
     def get(self, name: str) -> np.ndarray:
         """A copy of a state as it is now."""
         return np.array(self._current[name].numpy())

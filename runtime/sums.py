@@ -105,6 +105,14 @@ class Sums:
         """What passes from now on begins at the states as they are."""
         self._before = self._now()
 
+    def keep(self, rows: np.ndarray, count: int) -> None:
+        """Go on with some of ``count`` samples."""
+        self._add_inputs()
+        self._last = None
+        self._done = rows_of(self._done, rows, count)
+        self._inputs = rows_of(self._inputs, rows, count)
+        self._before = rows_of(self._before, rows, count)
+
     def _now(self) -> Arrays:
         return {state.read: self._states.get(state.read) for state in self._plan.states}
 
@@ -144,6 +152,11 @@ class Sums:
             made = run_session(session, names, _read_by(session, zeros))
             self._silent = {shapes: dict(zip(totals.silenced, made, strict=True))}
         return self._silent[shapes]
+
+
+def rows_of(values: Arrays, rows: np.ndarray, count: int) -> Arrays:
+    """Some samples of arrays [N, ...], N being ``count``; others stay as they are."""
+    return {n: v[rows] if v.ndim and len(v) == count else v for n, v in values.items()}
 
 
 def carried_sums(plan: Plan, totals: Totals | None) -> dict[str, State]:

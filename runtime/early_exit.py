@@ -1,0 +1,44 @@
+"""Samples whose read-out is settled need no further time-steps."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """When a sample's read-out is settled.
+
+    Every ``every`` time-steps the read-out [N, classes] is looked at. A sample leaves where the
+    softmax of its read-out is ``confidence`` or more for one class, and that class has been
+    its largest at the last ``stable`` looks. Raises ``DataError`` for values that make no
+    sense: ``confidence`` is from 0 to 1, the others are 1 or more.
+    """
+
+    confidence: float = 0.0
+    stable: int = 1
+    every: int = 4
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.confidence <= 1 and self.stable >= 1 and self.every >= 1):
+            raise DataError(
+                "an early exit takes a confidence from 0 to 1, and looks at 1 or more in a row, "
+                f"every 1 or more time-steps, not {self}"
+            )
+
+    def settled(self, looks: list[np.ndarray]) -> np.ndarray:
+        """Which samples leave, bool [N], after these looks, each [N, classes]; the last is now."""
+        scores = looks[-1].astype(np.float64)
+        if len(looks) < self.stable:
+            return np.zeros(len(scores), bool)
+        chosen = [look.argmax(axis=1) for look in looks[-self.stable :]]
+        same = np.all([now == chosen[-1] for now in chosen], axis=0)
+        # softmax of the largest: 1 over the sum of exp(z - z_max).
+        certainty = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
+        return np.asarray(same & (certainty >= self.confidence))
+
+    def looks_at(self, timesteps: int) -> list[int]:
+        """The time-steps at which to look, T being the last."""
+        return sorted({*range(self.every, timesteps, self.every), timesteps})
