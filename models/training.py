@@ -65,13 +65,24 @@ def cosine(start: float, step: int, steps: int) -> float:
     return start * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+def layout(network: nn.Module) -> torch.memory_format:
+    """The order of an image's numbers in memory that trains fastest.
+
+    Not channels last where a convolution makes fewer than 16 channels, or a number that 16 does
+    not divide: PyTorch 2.13 then corrupts the memory of the process on a CPU with AVX-512.
+    """
+    widths = [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
+    even = all(width % 16 == 0 for width in widths)
+    return torch.channels_last if even else torch.contiguous_format
+
+
 @torch.inference_mode()
 def accuracy(network: nn.Module, images: Dataset, device: str = "cpu", workers: int = 0) -> float:
     """Top-1 accuracy in percent, in evaluation mode."""
     network.eval()
     right = count = 0
     for x, y in batches(images, 500, workers=workers):
-        chosen = network(x.to(device, memory_format=torch.channels_last)).argmax(1)
+        chosen = network(x.to(device, memory_format=layout(network))).argmax(1)
         right += int((chosen == y.to(device)).sum())
         count += len(y)
     return 100.0 * right / count
@@ -97,7 +108,7 @@ def train(
     the loss is no number any more; the checkpoint stays that of the last whole epoch.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=layout(network))
     thetas = bounds(network)
     mine = {id(theta) for theta in thetas}
     others = [p for p in network.parameters() if id(p) not in mine]
@@ -132,7 +143,7 @@ def train(
                 group["lr"] = cosine(
                     config.learning_rate, epoch * steps + step, config.epochs * steps
                 )
-            x = x.to(device, memory_format=torch.channels_last, non_blocking=True)
+            x = x.to(device, memory_format=layout(network), non_blocking=True)
             with torch.autocast(device, precision, enabled=precision != torch.float32):
                 output = model(x)
             loss = nn.functional.cross_entropy(
