@@ -33,6 +33,11 @@ def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None
         )
     assert program is not None
     model = program.model_proto
+    graph = model.graph
+    # The exporter notes of each node where in which file it came from, by paths of this machine.
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for noted in (graph, *graph.node, *values):
+        del noted.metadata_props[:]
     onnx.helper.set_model_props(model, {KEY: str(preprocessing)})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
