@@ -73,7 +73,7 @@ def test_a_delayed_read_out_is_not_looked_at_before_it_begins():
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network), delay=10).model, threads=1)
     x = dyadic.images(network, 5)
-    result = session.run(x, 16, early_exit=EarlyExit(0.0, every=4))
+    result = session.run(x, 16, early_exit=EarlyExit(0.0, stable=1, every=4))
     assert set(result.sample_timesteps) == {12}
     np.testing.assert_array_equal(result.output, session.run(x, 12).output)
 
