@@ -28,7 +28,9 @@ from .data import Data, from_arrays, open_data
 from .diagnosis import LayerDiagnosis, diagnose
 from .evaluation import evaluate
 from .export import to_loop
+from .export_nir import to_nir
 from .export_triton import to_triton
+from .import_nir import from_nir
 from .readiness import NodeReport, Readiness, check
 from .recipes import Recipe, recipe_by_name
 from .statistics import Statistic, parse_statistic
@@ -63,11 +65,13 @@ __all__ = [
     "diagnose",
     "evaluate",
     "from_arrays",
+    "from_nir",
     "open_data",
     "parse_statistic",
     "read_model",
     "recipe_by_name",
     "to_loop",
+    "to_nir",
     "to_triton",
     "write_model",
 ]

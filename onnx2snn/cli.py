@@ -20,6 +20,7 @@ from .calibration import no_progress
 from .cli_compare import compare
 from .cli_diagnose import diagnose
 from .cli_export import export
+from .cli_import import import_
 from .cli_reproduce import reproduce
 from .cli_train import train
 from .data import Data, open_data
@@ -60,6 +61,7 @@ main.add_command(diagnose)
 main.add_command(export)
 main.add_command(reproduce)
 main.add_command(train)
+main.add_command(import_)
 
 
 @examples(
@@ -498,9 +500,10 @@ def inspect(model: Path, as_json: bool) -> None:
     from onnx2snn.runtime.plan import build_plan
 
     from .cli_export import print_export
+    from .import_nir import header_of, is_nir
     from .inspection import export_of, json_object
 
-    export = export_of(parse_model(model))
+    export = export_of(header_of(model) if is_nir(model) else parse_model(model))
     if export is not None:
         print_export(export, as_json)
         return

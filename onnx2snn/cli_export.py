@@ -37,17 +37,19 @@ class LengthType(click.ParamType):
 @examples(
     "  onnx2snn export snn.onnx --to loop -T 32 -o net.onnx\n"
     "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o net.onnx\n"
-    "  onnx2snn export snn.onnx --to triton -T 32 -o repository"
+    "  onnx2snn export snn.onnx --to triton -T 32 -o repository\n"
+    "  onnx2snn export snn.onnx --to nir -o net.nir"
 )
 @click.command()
 @model_argument
 @click.option(
     "--to",
     "target",
-    type=click.Choice(["loop", "triton"]),
+    type=click.Choice(["loop", "triton", "nir"]),
     required=True,
     help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
-    "Triton Inference Server, with that file and a stateful model of one time-step.",
+    "Triton Inference Server, with that file and a stateful model of one time-step. nir: the "
+    "Neuromorphic Intermediate Representation, for other spiking simulators.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The result.")
 @click.option(
@@ -85,8 +87,24 @@ def export(
 ) -> None:
     """Write the spiking network in MODEL for other systems."""
     from .export import require_new, to_loop
+    from .export_nir import to_nir
     from .export_triton import to_triton
 
+    if target == "nir":
+        given = [("-T", timesteps), ("--unroll", unroll), ("--inline", inline),
+                 ("--each-step", each_step), ("--rates", rates), ("--gpu", gpu)]  # fmt: skip
+        for name, value in given:
+            if value:
+                raise click.UsageError(f"{name} is not for --to nir: a NIR file has no time-steps")
+        require_new(output, force)
+        require_output(output, model)
+        notes = to_nir(model, output, preprocessing=preprocessing)
+        if as_json:
+            print_json({"output": str(output), "notes": notes})
+            return
+        for line in (f"Wrote {output}.", *(f"- {note}" for note in notes)):
+            tables.console().print(line, markup=False)
+        return
     if timesteps is None or (target == "triton" and timesteps == "input"):
         raise click.UsageError(f"--to {target} needs -T, the number of time-steps")
     chosen = [name for name, given in (("--unroll", unroll), ("--inline", inline),

@@ -8,8 +8,8 @@ from pathlib import Path
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 CODE = """
-import hashlib, dyadic, pathlib, tempfile
-from onnx2snn import convert, from_arrays, to_loop, to_triton
+import hashlib, dyadic, importlib.util, pathlib, tempfile
+from onnx2snn import convert, from_arrays, to_loop, to_nir, to_triton
 from onnx2snn.demo import demo_network
 network = dyadic.finish(11)
 data = from_arrays(dyadic.images(network, 16))
@@ -25,8 +25,11 @@ made += [to_loop(model, 3, unroll=True, inline=True) for model in made[1:4]]
 with tempfile.TemporaryDirectory() as folder:
     folders = to_triton(made[1], folder, 4)
     files = [p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
+    assert len(files) == 6
+    if importlib.util.find_spec("nir"):
+        to_nir(made[0], pathlib.Path(folder) / "net.nir")
+        files.append((pathlib.Path(folder) / "net.nir").read_bytes())
 print([hashlib.sha256(content).hexdigest() for content in files])
-assert len(files) == 6
 print([hashlib.sha256(model.SerializeToString()).hexdigest() for model in made])
 """
 
