@@ -3,7 +3,7 @@
     python benchmarks/loop_export.py [--timesteps 32] [--rounds 15] [--batch 1 16] [--json]
 
 All run on one pinned core, one thread, in turns; the figure is the median over rounds of the
-ratio within a round, with the quartiles beside it. The step plan is ``SpikingSession.run``.
+ratio within a round, with the quartiles beside it. The step plan is a session of ``plan="step"``.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main():
     timesteps = options.timesteps
 
     snn = convert(demo_network()).model
-    plan = SpikingSession(snn, threads=1)
+    plan = SpikingSession(snn, threads=1, plan="step")
     files = {
         "loop": loop_model(snn, timesteps),
         "loop, T as input": loop_model(snn, None),
