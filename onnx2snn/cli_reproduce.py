@@ -39,7 +39,7 @@ from .reproduction import (
     fired_shares,
     snn_accuracies,
 )
-from .tables import _table
+from .tables import new_table
 
 CALIBRATION_SAMPLES = 512
 """Training images for the thresholds of Fig. 4."""
@@ -177,7 +177,7 @@ def _of_the_paper(what: str, network: str, times: Sequence[int]) -> dict[str, An
 
 def _accuracy_table(found: dict[str, Any], experiment: Experiment) -> Table:
     times = found["timesteps"]
-    table = _table(
+    table = new_table(
         f"{found['what']}: {found['network']}, accuracy in percent", "", ">ANN",
         *(f">T={t}" for t in times),
     )  # fmt: skip
@@ -213,7 +213,7 @@ def _fired_table(found: dict[str, Any]) -> Table:
     """Share of neurons that have fired by t, layer by layer, for both initial potentials."""
     times = found["timesteps"]
     names = list(found["curves"])
-    table = _table(
+    table = new_table(
         f"fig1: {found['network']}, percent of neurons that have fired, by v(0) and t", "layer",
         *(f">{name} {t}" for name in names for t in times),
     )  # fmt: skip

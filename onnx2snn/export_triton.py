@@ -25,6 +25,7 @@ from onnx2snn.graph_passes.files import check_writable, copy_model, write_bytes
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
 from onnx2snn.graph_passes.weights import attach
+from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 
 from .conversion import digest_of, read_any
@@ -136,9 +137,7 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
     model = copy_model(snn)
     proto = model.graph
     taken = [*(info.name for info in proto.input), *(n for v in proto.node for n in v.output)]
-    root = "triton/"
-    while any(name.startswith(root) for name in taken):
-        root = "_" + root
+    root = unused_prefix(taken, "triton/")
     if START in taken:
         raise ModelError(f"the network has a tensor '{START}' already: give it another name")
     defaults = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}

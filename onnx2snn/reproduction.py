@@ -63,9 +63,9 @@ EXPERIMENTS = {
     "table2": Experiment("cifar100", _ALL, _OPI, _TABLE),
     "table3": Experiment("imagenet", ("vgg16",), _OPI, _TABLE),
     "fig1": Experiment("cifar10", _ALL, _STARTS[:2], (1, 2, 4, 8, 16, 32, 64)),
-    "fig2": Experiment("cifar10", ("vgg16", "resnet20", "resnet18"), _STARTS, _FIGURE),
-    "fig3": Experiment("cifar10", ("vgg16", "resnet20", "resnet18"), _STEPS, _FIGURE),
-    "figS1": Experiment("cifar10", ("vgg16", "resnet20", "resnet18"), _STEPS, _FIGURE),
+    "fig2": Experiment("cifar10", _ALL, _STARTS, _FIGURE),
+    "fig3": Experiment("cifar10", _ALL, _STEPS, _FIGURE),
+    "figS1": Experiment("cifar10", _ALL, _STEPS, _FIGURE),
     "fig4": Experiment(
         "cifar10",
         ("resnet20", "vgg16", "resnet18"),
@@ -192,7 +192,6 @@ def fired_shares(
 ) -> dict[str, list[float]]:
     """By layer, the share in percent of neurons that have fired by each T, over all samples."""
     session = SpikingSession(snn, running.providers)
-    sizes: dict[str, int] = {}
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         result = session.run(x, max(timesteps), timesteps)

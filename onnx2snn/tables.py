@@ -75,7 +75,7 @@ def overall_progress() -> Iterator[Report]:
         yield report
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
     """A table whose columns that begin with '>' are aligned to the right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
@@ -112,7 +112,7 @@ def percent_text(value: float | None) -> str:
 
 def neuron_table(neurons: list[NeuronReport]) -> Table:
     """The neurons of a conversion and their thresholds."""
-    table = _table("Neurons", "layer", ">shape", ">V_th", "threshold from")
+    table = new_table("Neurons", "layer", ">shape", ">V_th", "threshold from")
     for neuron in neurons:
         table.add_row(
             _name(neuron.name),
@@ -125,7 +125,7 @@ def neuron_table(neurons: list[NeuronReport]) -> Table:
 
 def pass_table(conversion: Conversion) -> Table:
     """What each pass did."""
-    table = _table("Passes", "pass", "changed", ">nodes before", ">after")
+    table = new_table("Passes", "pass", "changed", ">nodes before", ">after")
     for report in conversion.passes:
         table.add_row(
             report.name,
@@ -138,7 +138,7 @@ def pass_table(conversion: Conversion) -> Table:
 
 def recipe_table(recipes: Iterable[Recipe]) -> Table:
     """The ways to convert that have a name."""
-    table = _table("Recipes", "name", "source", "what it does")
+    table = new_table("Recipes", "name", "source", "what it does")
     for recipe in recipes:
         table.add_row(recipe.name, recipe.source, recipe.what)
     return table
@@ -149,7 +149,7 @@ _ROLE_STYLES = {"obstacle": "bold red", "neuron": "green", "approximated": "yell
 
 def readiness_table(rows: list[NodeReport]) -> Table:
     """What each node of an ANN, in canonical form, would become."""
-    table = _table("Nodes, in canonical form", "node", "op", "becomes", "why", "option")
+    table = new_table("Nodes, in canonical form", "node", "op", "becomes", "why", "option")
     for row in rows:
         table.add_row(
             _name(row.node),
@@ -164,7 +164,7 @@ def readiness_table(rows: list[NodeReport]) -> Table:
 
 def agreement_table(agreements: list[Agreement]) -> Table:
     """How the ANN after each change agrees with the ANN before it."""
-    table = _table(
+    table = new_table(
         "The ANN after each change, against the ANN before it (calibration data)",
         "change", ">same class %", ">accuracy before %", ">after %", ">relative error",
     )  # fmt: skip
@@ -211,7 +211,7 @@ def advice(agreements: list[Agreement]) -> list[str]:
 
 def evaluation_table(report: dict[str, Any]) -> Table:
     """Accuracy, agreement and activity by time-steps, the ANN in the last row."""
-    table = _table(
+    table = new_table(
         f"{report['samples']} samples",
         "network", ">T", ">accuracy %", ">same class as ANN %",
         ">firing rate", ">SOPs", ">SOPs/MACs",
@@ -235,7 +235,7 @@ def evaluation_table(report: dict[str, Any]) -> Table:
 
 def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:
     """The neurons of an SNN file."""
-    table = _table(
+    table = new_table(
         "Neurons", "layer", ">shape", ">neurons", ">V_th", ">v(0)/V_th", "threshold from"
     )
     for neuron in neurons:
@@ -254,7 +254,7 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
 
 def rates_table(rates: dict[str, float]) -> Table:
     """Firing rate by layer."""
-    table = _table("Firing rates", "layer", ">spikes per neuron and time-step")
+    table = new_table("Firing rates", "layer", ">spikes per neuron and time-step")
     for name, rate in rates.items():
         table.add_row(_name(name), f"{rate:.4f}")
     return table
@@ -262,7 +262,7 @@ def rates_table(rates: dict[str, float]) -> Table:
 
 def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
     """The errors of each layer of neurons; the largest part of its own error is bold."""
-    table = _table(
+    table = new_table(
         f"Errors of the layers, {what}",
         ">#", "layer", ">neurons", ">own %", ">clip", ">quant.", ">uneven", ">total %",
         ">rate", ">silent %", ">sat. %", ">corr.",
@@ -294,7 +294,7 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
 
 def demo_table(times: list[int], ann: float, rows: dict[str, list[float]]) -> Table:
     """Accuracies side by side: the ANN, and the SNN at each T for each v(0)."""
-    table = _table("Accuracy in percent", "network", *(f">T={t}" for t in times))
+    table = new_table("Accuracy in percent", "network", *(f">T={t}" for t in times))
     table.add_row("ANN", *(f"{ann:.2f}" for _ in times))
     for name, accuracies in rows.items():
         table.add_row(name, *(f"{value:.2f}" for value in accuracies))
@@ -304,7 +304,7 @@ def demo_table(times: list[int], ann: float, rows: dict[str, list[float]]) -> Ta
 def comparison_table(comparison: Comparison) -> Table:
     """Recipes by T, the best of each column in bold, the ANN in the first row."""
     what = {"accuracy": "Accuracy", "agreement": "Same class as the ANN"}[comparison.kind]
-    table = _table(
+    table = new_table(
         f"{what} in percent, {comparison.samples} samples",
         "recipe", *(f">T={t}" for t in comparison.timesteps),
     )  # fmt: skip

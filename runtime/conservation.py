@@ -7,9 +7,7 @@ from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import DataError
 
 from .session import SpikingSession
-
-_CONSERVING = ("IF", "SignedIF", "BurstIF")
-"""Kinds of neurons that lose nothing: they reset by subtraction and never start anew."""
+from .totals import CONSERVING, COUNTING
 
 
 def conservation_errors(
@@ -33,7 +31,7 @@ def conservation_errors(
         if node.domain != neurons.DOMAIN or len(node.input) < 2 or node.input[1] not in named:
             continue
         neuron = named[node.input[1]]
-        if node.op_type not in _CONSERVING:
+        if node.op_type not in (*CONSERVING, *COUNTING):
             raise DataError(f"'{neuron.name}' is a {node.op_type}, which does not conserve")
         # Through an Identity of its own: two layers may share a current, or it may be an output.
         output = f"current of {neuron.name}"

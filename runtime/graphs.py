@@ -16,14 +16,19 @@ def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
     return with_nodes(model, list(model.graph.node), infos)
 
 
-def unused_prefix(model: onnx.ModelProto, wanted: str) -> str:
-    """A prefix that no tensor or node of the model has, made of ``wanted``."""
-    names = {t.name for t in (*model.graph.input, *model.graph.initializer)}
-    for node in model.graph.node:
-        names.update(node.output, [node.name])
+def unused_prefix(names: Collection[str], wanted: str) -> str:
+    """A prefix that none of the names has: ``wanted``, behind as many _ as it takes."""
     while any(name.startswith(wanted) for name in names):
         wanted = "_" + wanted
     return wanted
+
+
+def names_in(model: onnx.ModelProto) -> set[str]:
+    """The names of a model's tensors and nodes."""
+    names = {t.name for t in (*model.graph.input, *model.graph.initializer)}
+    for node in model.graph.node:
+        names.update(node.output, [node.name])
+    return names
 
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.NodeProto:

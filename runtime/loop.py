@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .graphs import Writer, only
+from .graphs import Writer, only, unused_prefix
 from .plan import Plan, State, build_plan
 from .sums import MOST_STEPS_CARRIED
 
@@ -56,9 +56,7 @@ def loop_model(
     plan = build_plan(snn)
     network = _Network(plan, timesteps, each_step, rates)
     names = [tensor.name for tensor in plan.inputs] + list(plan.outputs)
-    root = "loop/"
-    while any(name.startswith(root) for name in names):
-        root = "_" + root
+    root = unused_prefix(names, "loop/")
     main = Writer(root)
     reads = {tensor.name: tensor.name for tensor in plan.inputs}
     if plan.prologue is not None:

@@ -38,6 +38,7 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.spiking import require_finite_weights
 from onnx2snn.graph_passes.weights import ModelParts
 
+from .graphs import unused_prefix
 from .kernels import lower_if
 
 
@@ -133,7 +134,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         if tensor.name not in _made(parts.epilogue):
             # A neuron's output, say, is an output: its average is that of just this tensor.
             epilogue_reads.setdefault(tensor.name, tensor)
-    prefix = _unused_prefix(graph)
+    prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
     events = {node.name: _events(node, prefix) for node in neurons}
     summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
     summed |= {tensor.name: tensor for tensor in events.values()}
@@ -260,15 +261,6 @@ def _finals(parts: _Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable]
             if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in made:
                 finals[tensor.name] = tensor
     return finals | {tensor.name: tensor for tensor in outputs if tensor.name not in made}
-
-
-def _unused_prefix(graph: gs.Graph) -> str:
-    """A prefix that no tensor or node of the graph has."""
-    names = [*graph.tensors(), *(node.name for node in graph.nodes)]
-    prefix = "plan/"
-    while any(name.startswith(prefix) for name in names):
-        prefix = "_" + prefix
-    return prefix
 
 
 def _events(node: gs.Node, prefix: str) -> gs.Variable:

@@ -316,7 +316,7 @@ class SpikingSession:
         self._time += steps
         self._sums.count(steps, inputs)
         if self._time == self._plan.delay:
-            self._before = self._sums.carried()
+            self._before = self._sums.carried(self._plan.readout_types)
         return fetched
 
     def _advance_to(self, t: int, inputs: dict[str, np.ndarray]) -> None:
@@ -349,7 +349,7 @@ class SpikingSession:
 
     def _outputs_now(self) -> dict[str, np.ndarray]:
         """The outputs by name after the time-steps so far."""
-        sums = self._sums.carried()
+        sums = self._sums.carried(self._plan.readout_types)
         values = dict(zip(self._plan.averages, self._averages(sums), strict=True))
         if self._read_out_session is not None:
             made = [output.name for output in self._read_out_session.get_outputs()]
@@ -368,7 +368,7 @@ class SpikingSession:
         outputs; each enters once, and the one rounding is that of the division. float16
         cannot hold such sums: there it is g(S / t), the same to rounding.
         """
-        t, read = self._time, {name: sums[name] for name in self._plan.readout_types}
+        t, read = self._time, sums
         if 0 < self._plan.delay < t:
             t -= self._plan.delay
             read = {name: total - self._before[name] for name, total in read.items()}

@@ -1,6 +1,6 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -63,17 +63,17 @@ class Sums:
         if self.room == 0:
             self.bring_in()
 
-    def carried(self) -> Arrays:
-        """The sums that the step carries, up to now.
+    def carried(self, names: Iterable[str]) -> Arrays:
+        """Sums that the step carries, up to now, by name.
 
         In the step's type, or float64 where some of them were brought in before.
         """
-        now = {name: self._states.get(state.read) for name, state in self._carried.items()}
+        now = {name: self._states.get(self._carried[name].read) for name in names}
         return {n: self._done[n] + value if n in self._done else value for n, value in now.items()}
 
     def snapshot(self) -> Callable[[], Arrays]:
         """A function for all sums up to now, which works them out when it is called."""
-        carried = self.carried()
+        carried = self.carried(self._carried)
         if self._totals is None:
             return lambda: carried
         self._add_inputs()

@@ -21,11 +21,15 @@ from onnx import helper
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .graphs import Writer, renamed, unused_prefix, with_nodes
+from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
 from .plan import Plan
 
 CONSERVING = ("IF", "BurstIF")
+"""Neurons that lose nothing: they reset by subtraction and never start anew."""
+
 COUNTING = ("SignedIF",)
+"""Such neurons, too, that remember what they have emitted."""
+
 POOLS = ("SpikingMaxPool", "SpikingGlobalMaxPool")
 
 MOST_STEPS = 256
@@ -64,7 +68,7 @@ def totals_of(plan: Plan) -> Totals | None:
     made = tuple(n.spikes for n in plan.neurons if n.spikes not in plan.readout_types)
     if kept or half or not known <= allowed or not made:
         return None
-    prefix = unused_prefix(plan.step, "total/")
+    prefix = unused_prefix(names_in(plan.step), "total/")
     return Totals(
         _totals_model(plan, pools, prefix, made, silenced),
         _silent_model(plan, pools, prefix, silenced),

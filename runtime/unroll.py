@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .graphs import operands, renamed, unused_prefix, with_nodes
+from .graphs import names_in, operands, renamed, unused_prefix, with_nodes
 from .plan import State
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -43,7 +43,7 @@ def unrolled(
     """
     written_as = {state.read: state.written for state in states}
     outputs = set(written_as.values())
-    prefix = unused_prefix(step, "chunk/")
+    prefix = unused_prefix(names_in(step), "chunk/")
     weights = {tensor.name for tensor in step.graph.initializer} - set(written_as)
     fixed = weights | {i.name for i in step.graph.input if i.name not in written_as} | {""}
 
