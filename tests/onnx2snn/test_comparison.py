@@ -305,6 +305,27 @@ def test_progress_goes_to_the_end():
     assert {given for _, _, given in told} == {total}
 
 
+def nothing(network):
+    return False
+
+
+def test_what_converts_alike_is_evaluated_once(monkeypatch):
+    ran = []
+
+    def counted(snn, data, times, **options):
+        ran.append(times)
+        return evaluate(snn, data, times, **options)
+
+    monkeypatch.setattr(comparison, "evaluate", counted)
+    opi = recipe_by_name("opi")
+    delayed = dataclasses.replace(opi, name="for-each-T", passes=(nothing,))
+    half = dataclasses.replace(opi, name="other", v_init=0.25)
+    found = compared([opi, delayed, half])
+    assert ran == [TIMES, TIMES]
+    assert found.rows[1].scores == found.rows[0].scores
+    assert compared([delayed]).rows[0].scores == found.rows[0].scores
+
+
 def test_no_timesteps():
     with pytest.raises(DataError, match="no time-steps"):
         compared(times=[])
