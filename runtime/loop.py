@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .graphs import Writer, only, unused_prefix
-from .plan import Plan, State, build_plan
+from .graphs import Writer, unused_prefix
+from .loop_read_outs import Network, read_outs, total_of
+from .plan import build_plan
 from .sums import MOST_STEPS_CARRIED
 
 
@@ -54,7 +55,7 @@ def loop_model(
             "leave out --unroll"
         )
     plan = build_plan(snn)
-    network = _Network(plan, timesteps, each_step, rates)
+    network = Network(plan, timesteps, each_step, rates)
     names = [tensor.name for tensor in plan.inputs] + list(plan.outputs)
     root = unused_prefix(names, "loop/")
     main = Writer(root)
@@ -75,35 +76,6 @@ def loop_model(
     return _without_functions(model) if inline else model
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A plan, and what is wanted of it."""
-
-    plan: Plan
-    timesteps: int | None
-    each_step: bool
-    rates: bool
-
-    @property
-    def long(self) -> bool:
-        """Whether there may be more time-steps than a float32 sum can count."""
-        return self.timesteps is None or self.timesteps > MOST_STEPS_CARRIED
-
-    @property
-    def sums(self) -> dict[str, State]:
-        """The sums over time that are needed, by the name of what is summed."""
-        wanted = dict.fromkeys(self.plan.readout_types)
-        if self.rates:
-            wanted |= dict.fromkeys(neuron.events for neuron in self.plan.neurons)
-        return {name: self.plan.sums[name] for name in wanted}
-
-    @property
-    def step(self) -> onnx.ModelProto:
-        """The step, without the sums that nothing needs."""
-        states = [*self.plan.states, *self.sums.values()]
-        return only(self.plan.step, [state.written for state in states])
-
-
 # Time ----------------------------------------------------------------------------------
 
 
@@ -116,7 +88,7 @@ class _Carried:
     written: str = ""
 
 
-def _looped(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[str, str]:
+def _looped(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[str, str]:
     """The step as the body of a Loop; returns the tensors that hold the outputs."""
     plan, sums = network.plan, network.sums
     body = Writer(f"{main.prefix}step/")
@@ -144,7 +116,7 @@ def _looped(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[s
         begins = body.constant(np.int64(plan.delay + 1), "begins")
         at = body.node("Equal", [number, begins], f"begins/{name}")
         pair = totals[name].read, moved[name].read if moved else ""
-        until, _ = _total(network, body, name, *pair, f"until/{name}")
+        until, _ = total_of(network, body, name, *pair, f"until/{name}")
         held.written = body.node("Where", [at, until, held.read], f"before_next/{name}")
     if moved:
         _move(network, body, number, totals, moved)
@@ -152,7 +124,7 @@ def _looped(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[s
     if network.each_step:
         t = body.node("Cast", [number], "t", to=onnx.TensorProto.DOUBLE)
         now = {held.read: held.written for held in carried}
-        steps = _read_outs(network, body, t, _at(now, totals), _at(now, moved), _at(now, before))
+        steps = read_outs(network, body, t, _at(now, totals), _at(now, moved), _at(now, before))
 
     ends = [f"{main.prefix}end/{held.read.removeprefix(main.prefix)}" for held in carried]
     stacked = {f"steps/{name}": f"{main.prefix}steps/{name}" for name in steps}
@@ -170,7 +142,7 @@ def _looped(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[s
     )
     last = dict(zip((held.read for held in carried), ends, strict=True))
     t = main.node("Cast", [trips], "t", to=onnx.TensorProto.DOUBLE)
-    finals = _read_outs(network, main, t, _at(last, totals), _at(last, moved), _at(last, before))
+    finals = read_outs(network, main, t, _at(last, totals), _at(last, moved), _at(last, before))
     return finals | stacked
 
 
@@ -180,7 +152,7 @@ def _at(tensors: Mapping[str, str], kept: Mapping[str, _Carried]) -> dict[str, s
 
 
 def _move(
-    network: _Network,
+    network: Network,
     body: Writer,
     number: str,
     totals: dict[str, _Carried],
@@ -192,7 +164,7 @@ def _move(
     full = body.node("Equal", [rest, body.constant(np.int64(0), "none")], "full")
     for name, held in totals.items():
         zero = body.constant(np.zeros((), held.start.dtype), f"zero/{held.start.dtype}")
-        both = _total(network, body, name, held.written, moved[name].read, f"move/{name}")[0]
+        both = total_of(network, body, name, held.written, moved[name].read, f"move/{name}")[0]
         moved[name].written = body.node(
             "Where", [full, both, moved[name].read], f"moved_next/{name}"
         )
@@ -228,7 +200,7 @@ def _body_graph(
     )
 
 
-def _unrolled(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict[str, str]:
+def _unrolled(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[str, str]:
     """One copy of the step after another; returns the tensors that hold the outputs."""
     plan, sums, step = network.plan, network.sums, network.step
     assert network.timesteps is not None
@@ -243,7 +215,7 @@ def _unrolled(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict
         totals = {name: now[state.read] for name, state in sums.items()}
         if network.each_step or t == network.timesteps:
             count = main.constant(np.float64(t), f"t/{t}")
-            finals = _read_outs(network, main, count, totals, {}, before, f"/{t}")
+            finals = read_outs(network, main, count, totals, {}, before, f"/{t}")
         for name, tensor in finals.items() if network.each_step else ():
             axis = main.constant(np.array([0]), "front")
             row = main.node("Unsqueeze", [tensor, axis], f"row/{t}/{name}")
@@ -255,144 +227,13 @@ def _unrolled(network: _Network, main: Writer, reads: Mapping[str, str]) -> dict
     }
 
 
-# Read-outs -----------------------------------------------------------------------------
-
-
-def _total(
-    network: _Network, writer: Writer, name: str, total: str, moved: str, label: str
-) -> tuple[str, np.dtype]:
-    """A sum over all time-steps, and its type: float64 where parts of it were moved."""
-    dtype = network.sums[name].start.dtype
-    if not moved:
-        return total, dtype
-    double = np.dtype(np.float64)
-    now = writer.cast(total, dtype, double, f"{label}/f64")
-    return writer.node("Add", [moved, now], label), double
-
-
-def _read_outs(
-    network: _Network,
-    writer: Writer,
-    t: str,
-    totals: Mapping[str, str],
-    moved: Mapping[str, str],
-    before: Mapping[str, str],
-    place: str = "",
-) -> dict[str, str]:
-    """What the network says after t time-steps, a float64: outputs, and rates if wanted."""
-    plan = network.plan
-    sums = {
-        name: _total(network, writer, name, total, moved.get(name, ""), f"total{place}/{name}")
-        for name, total in totals.items()
-    }
-    rates = _rates(network, writer, t, sums, place) if network.rates else {}
-    count = t
-    if before:
-        delay = writer.constant(np.float64(plan.delay), "delay")
-        late = writer.node("Greater", [t, delay], f"late{place}")
-        late = writer.node("Cast", [late], f"late/f64{place}", to=onnx.TensorProto.DOUBLE)
-        left = writer.node("Mul", [late, delay], f"left_out{place}")
-        count = writer.node("Sub", [t, left], f"count{place}")
-    read = {}
-    for name in plan.readout_types:
-        read[name] = sums[name]
-        if before:
-            since = writer.node("Sub", [sums[name][0], before[name]], f"since{place}/{name}")
-            read[name] = since, sums[name][1]
-    values = _averages(network, writer, count, read, place)
-    if plan.read_out is not None:
-        values |= writer.part(plan.read_out, values, f"read_out{place}")
-    return {name: values[name] for name in plan.outputs} | rates
-
-
-def _averages(
-    network: _Network,
-    writer: Writer,
-    count: str,
-    sums: Mapping[str, tuple[str, np.dtype]],
-    place: str,
-) -> dict[str, str]:
-    """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t, or g(S / t) in float16.
-
-    The same arithmetic as in ``SpikingSession``, where the reasons are.
-    """
-    plan = network.plan
-    double = np.dtype(np.float64)
-    types = {name: np.dtype(dtype) for name, dtype in plan.readout_types.items()}
-    results = [output.name for output in plan.epilogue.graph.output]
-    if np.dtype(np.float16) in types.values():
-        means = {}
-        for name, (total, have) in sums.items():
-            dtype = network.sums[name].start.dtype
-            total = writer.cast(total, have, dtype, f"total{place}/{name}/{dtype}")
-            steps = writer.cast(count, double, dtype, f"count{place}/{name}")
-            mean = writer.node("Div", [total, steps], f"mean{place}/{name}")
-            means[name] = writer.cast(mean, dtype, types[name], f"mean{place}/{name}/{types[name]}")
-        made = writer.part(plan.epilogue, means, f"epilogue{place}")
-        return dict(zip(plan.averages, (made[name] for name in results), strict=True))
-    read = {
-        name: writer.cast(total, have, types[name], f"total{place}/{name}/{types[name]}")
-        for name, (total, have) in sums.items()
-    }
-    silence = {}
-    for name, total in read.items():
-        shape = writer.node("Shape", [total], f"shape{place}/{name}")
-        zero = numpy_helper.from_array(np.zeros(1, types[name]))
-        silence[name] = writer.node("ConstantOfShape", [shape], f"zeros{place}/{name}", value=zero)
-    made = writer.part(plan.epilogue, read, f"epilogue{place}")
-    silent = writer.part(plan.epilogue, silence, f"silent{place}")
-    one = writer.constant(np.float64(1), "one/f64")
-    others = writer.node("Sub", [count, one], f"others{place}")
-    averages = {}
-    for average, output in zip(plan.averages, plan.epilogue.graph.output, strict=True):
-        dtype = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
-        at = f"{place}/{average}"
-        g = writer.cast(made[output.name], dtype, double, f"g{at}")
-        g0 = writer.cast(silent[output.name], dtype, double, f"g0{at}")
-        bias = writer.node("Mul", [others, g0], f"bias{at}")
-        whole = writer.node("Add", [g, bias], f"whole{at}")
-        mean = writer.node("Div", [whole, count], f"mean{at}")
-        averages[average] = writer.cast(mean, double, dtype, f"average{at}")
-    return averages
-
-
-def _rates(
-    network: _Network,
-    writer: Writer,
-    t: str,
-    sums: Mapping[str, tuple[str, np.dtype]],
-    place: str,
-) -> dict[str, str]:
-    """Spikes per neuron and time-step of each layer, in each sample."""
-    rates = {}
-    for neuron in network.plan.neurons:
-        events, dtype = sums[neuron.events]
-        at = f"{place}/{neuron.name}"
-        level = writer.constant(neuron.threshold.astype(dtype), f"V_th/{neuron.name}")
-        spikes = writer.node("Div", [events, level], f"spikes{at}")
-        spikes = writer.node("Round", [spikes], f"spike_counts{at}")
-        spikes = writer.node("Flatten", [spikes], f"flat{at}", axis=1)
-        spikes = writer.cast(spikes, dtype, np.dtype(np.float64), f"flat{at}/f64")
-        axis = writer.constant(np.array([1]), "axis")
-        total = writer.node("ReduceSum", [spikes, axis], f"all{at}", keepdims=0)
-        shape = writer.node("Shape", [spikes], f"size{at}/shape")
-        size = writer.node("Gather", [shape, axis], f"size{at}/int")
-        size = writer.node("Cast", [size], f"size{at}", to=onnx.TensorProto.DOUBLE)
-        mean = writer.node("Div", [total, size], f"per_neuron{at}")
-        rate = writer.node("Div", [mean, t], f"rate{at}/f64")
-        rates[f"firing_rate/{neuron.name}"] = writer.node(
-            "Cast", [rate], f"rate{at}", to=onnx.TensorProto.FLOAT
-        )
-    return rates
-
-
 # The model ------------------------------------------------------------------------------
 
 _TIMESTEPS = "timesteps"
 
 
 def _model_of(
-    network: _Network, main: Writer, outputs: list[str], snn: onnx.ModelProto
+    network: Network, main: Writer, outputs: list[str], snn: onnx.ModelProto
 ) -> onnx.ModelProto:
     plan = network.plan
     inputs = {info.name: info for info in snn.graph.input}
