@@ -94,7 +94,10 @@ def to_triton(
 
 
 def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
-    check_writable(folder / "x" if folder.is_dir() else folder)
+    if not folder.is_dir():
+        check_writable(folder)
+    elif not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write in '{folder}': no permission")
     for name in names:
         if (folder / name).exists() and not force:
             raise OutputError(f"'{folder / name}' exists: give --force to replace its files")
