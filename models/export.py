@@ -8,13 +8,15 @@ import onnx
 import torch
 from torch import nn
 
+from .exact_sums import round_for_exact_sums
 from .preprocessing import KEY, Preprocessing
 
 
 def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None:
     """Write the network as one ONNX file: ``input`` [N, C, H, W] -> ``output`` [N, classes].
 
-    Its metadata say how images become the input. The file is written whole or not at all.
+    Its metadata say how images become the input. Layers behind trained clips are rounded for
+    exact sums. The file is written whole or not at all.
     Raises ``OSError`` if it cannot be written.
     """
     plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
@@ -38,6 +40,7 @@ def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None
     values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
     for noted in (graph, *graph.node, *values):
         del noted.metadata_props[:]
+    round_for_exact_sums(model)
     onnx.helper.set_model_props(model, {KEY: str(preprocessing)})
     temporary = path.with_name(f".{path.name}.tmp")
     try:

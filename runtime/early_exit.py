@@ -17,8 +17,8 @@ class EarlyExit:
     sense: ``confidence`` is from 0 to 1, the others are 1 or more.
     """
 
-    confidence: float = 0.9
-    stable: int = 2
+    confidence: float = 0.85
+    stable: int = 3
     every: int = 4
 
     def __post_init__(self) -> None:

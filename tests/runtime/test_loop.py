@@ -6,7 +6,6 @@ import dyadic
 import dyadic_ops
 import numpy as np
 import onnx
-import onnxruntime
 import proof
 import pytest
 import stock
@@ -156,14 +155,15 @@ def demo_snn():
     return convert(demo_network()).model
 
 
-@pytest.mark.parametrize("level", stock.LEVELS)
 @pytest.mark.parametrize("samples", [1, 5])
-def test_the_demo_network(demo_snn, samples, level, monkeypatch):
-    """Its sums round, so that the session must add in the order of the same kernels."""
-    monkeypatch.setattr(onnxruntime, "SessionOptions", functools.partial(stock.Options, level))
-    images = {"input": next(demo_images(20).batches(samples))[0]}
-    for timesteps, form in ((1, "loop"), (7, "unrolled"), (32, "inlined"), (32, "T as input")):
-        check(demo_snn, images, timesteps, form, [level])
+@pytest.mark.parametrize("start", [0, 500])
+def test_the_demo_network(demo_snn, samples, start):
+    """Its weights are real, but rounded for exact sums: no kernel adds them otherwise."""
+    images = {"input": next(demo_images(600).batches(600))[0][start : start + samples]}
+    for timesteps in LENGTHS:
+        for form in ("loop", "inlined") if timesteps < 32 else ("inlined", "T as input"):
+            check(demo_snn, images, timesteps, form)
+    check(demo_snn, images, 7, "unrolled")
 
 
 def test_constant_input_is_computed_once(demo_snn):
