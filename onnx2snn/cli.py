@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 import numpy as np
@@ -15,15 +15,15 @@ from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
 
 from . import tables
-from .budget import budget_options, require_budget
 from .calibration import no_progress
 from .cli_compare import compare
 from .cli_diagnose import diagnose
+from .cli_evaluate import evaluate
 from .cli_export import export
 from .cli_import import import_
 from .cli_reproduce import reproduce
 from .cli_train import train
-from .data import Data, open_data
+from .data import open_data
 from .options import (
     DATA,
     InitialPotentialType,
@@ -31,7 +31,6 @@ from .options import (
     batch_option,
     calibration_option,
     chosen_providers,
-    data_option,
     device_option,
     examples,
     json_option,
@@ -58,6 +57,7 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(diagnose)
+main.add_command(evaluate)
 main.add_command(export)
 main.add_command(reproduce)
 main.add_command(train)
@@ -384,97 +384,6 @@ def run(
         console.print(f"Classes: {shown}")
     if output is not None:
         console.print(f"Wrote {output}.", markup=False)
-
-
-@examples(
-    "  onnx2snn evaluate snn.onnx --data fashion-mnist -T 8,16,32 --ann ann.onnx\n"
-    "  onnx2snn evaluate snn.onnx --data test.npz -T 8,16,32 --plot curve.png\n"
-    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json\n"
-    "  onnx2snn evaluate snn.onnx --data test.npz -T 32 --ann ann.onnx --min-accuracy 92 "
-    "--max-drop 1.0"
-)
-@main.command()
-@model_argument
-@data_option
-@click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
-@click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
-@budget_options
-@root_option
-@samples_option
-@batch_option
-@device_option
-@threads_option
-@json_option
-@reports_errors
-def evaluate(
-    model: Path,
-    source: str,
-    timesteps: list[int],
-    ann: Path | None,
-    plot: Path | None,
-    min_accuracy: float | None,
-    max_drop: float | None,
-    data_root: Path | None,
-    samples: int | None,
-    batch_size: int,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Measure accuracy and activity of the spiking network in MODEL.
-
-    Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
-    per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
-    outside of the budget that --min-accuracy and --max-drop set.
-    """
-    from .evaluation import evaluate as evaluate_model
-
-    require_output(plot, model, source, ann)
-    if plot is not None:
-        from .plot import check_format
-
-        check_format(plot)
-    if max_drop is not None and ann is None:
-        raise click.UsageError("--max-drop compares with the ANN: give --ann too")
-    snn = read_model(model)
-    reference = None if ann is None else read_model(ann)
-    data = open_data(source, data_root, samples=samples, model=snn)
-    report = evaluate_model(
-        snn,
-        data,
-        timesteps,
-        ann=reference,
-        batch_size=batch_size,
-        providers=chosen_providers(device),
-        threads=threads,
-        track=no_progress if as_json else tables.track,
-    )
-    if plot is not None:
-        _plot_evaluation(plot, report, data)
-    if as_json:
-        print_json(report)
-    else:
-        console = tables.console()
-        console.print(tables.evaluation_table(report))
-        if plot is not None:
-            console.print(f"Drew {plot}.", markup=False)
-    require_budget(report, min_accuracy, max_drop)
-
-
-def _plot_evaluation(path: Path, report: dict[str, Any], data: Data) -> None:
-    from .plot import accuracy_plot
-
-    kind = "accuracy" if data.labels is not None else "agreement"
-    values = [row[kind] for row in report["snn"]]
-    if values[0] is None:
-        raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
-    ann = None
-    if report["ann"] is not None:
-        ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
-    times = [row["timesteps"] for row in report["snn"]]
-    what = "accuracy (%)" if kind == "accuracy" else "same class as the ANN (%)"
-    accuracy_plot(path, times, {"SNN": values}, ann, f"{data.name}, {data.samples} samples", what)
 
 
 @main.command()

@@ -12,7 +12,7 @@ from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
 from .checking import class_output, classes_of
-from .data import Data, check_labels
+from .data import Data, Inputs, check_labels
 from .synapses import SynapseCounter, macs
 
 
@@ -45,11 +45,7 @@ def evaluate(
     if not times:
         raise DataError("no time-steps to evaluate at")
     session = SpikingSession(model, providers, threads)
-    if data.shapes is None and len(data.shape) != len(session.input_shape):
-        raise DataError(
-            f"'{data.name}' has the shape {list(data.shape)}, with {len(data.shape)} axes; "
-            f"the network's input has {len(session.input_shape)}"
-        )
+    require_samples(data, session)
     reference = None if ann is None else Ann(ann, providers, threads)
     ann_right = 0
     right, agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
@@ -64,10 +60,7 @@ def evaluate(
         check_labels(y, output.shape[1], data.name)
         chosen = None
         if reference is not None:
-            outputs = dict(zip(reference.outputs, reference.run(x), strict=True))
-            # The name of a lone output may differ.
-            own = outputs.get(scored, next(iter(outputs.values())))
-            chosen = _classes(own, output)
+            chosen = ann_classes(reference, x, scored, output.shape)
         if y is not None and chosen is not None:
             ann_right += int((chosen == y).sum())
         for t in times:
@@ -112,11 +105,26 @@ def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, 
     }
 
 
-def _classes(ann: np.ndarray, snn: np.ndarray) -> np.ndarray:
-    """The ANN's classes, if its output has the shape of the spiking network's."""
-    if ann.shape != snn.shape:
+def require_samples(data: Data, session: SpikingSession) -> None:
+    """Raise ``DataError`` if the data has another number of axes than the network's input."""
+    if data.shapes is None and len(data.shape) != len(session.input_shape):
         raise DataError(
-            f"the ANN's output has shape {list(ann.shape)}, the spiking network's "
-            f"{list(snn.shape)}: they are not the same network"
+            f"'{data.name}' has the shape {list(data.shape)}, with {len(data.shape)} axes; "
+            f"the network's input has {len(session.input_shape)}"
         )
-    return classes_of(ann)
+
+
+def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The ANN's classes, int64 [N], by its output of this name, or its first.
+
+    Raises ``DataError`` unless that has the shape of the spiking network's.
+    """
+    outputs = dict(zip(ann.outputs, ann.run(x), strict=True))
+    # The name of a lone output may differ.
+    scores = outputs.get(output, next(iter(outputs.values())))
+    if scores.shape != shape:
+        raise DataError(
+            f"the ANN's output has shape {list(scores.shape)}, the spiking network's "
+            f"{list(shape)}: they are not the same network"
+        )
+    return classes_of(scores)

@@ -62,6 +62,36 @@ def accuracy_plot(
     save(figure, path)
 
 
+def early_exit_plot(
+    path: Path,
+    fixed: Sequence[tuple[int, float]],
+    early: Sequence[tuple[float, float]],
+    ann: float | None,
+    title: str,
+    what: str,
+) -> None:
+    """Draw accuracy over mean T: at fixed T, and where samples leave early, both (T, accuracy).
+
+    The y axis is stretched towards the top, where rules differ. The file is written whole or
+    not at all; raises ``OutputError`` if it cannot be.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    if ann is not None:
+        axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+    curves = {"the same T for all samples": fixed, "early exit": early}
+    for (name, points), marker, colour in zip(curves.items(), "os", _COLOURS[:2], strict=True):
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=name)
+    most = fixed[-1][0]
+    _time_axis(axes, [t for t, _ in fixed if t * 2 ** round(np.log2(most / t)) == most])
+    drawn = [value for _, value in (*fixed, *early)] + ([] if ann is None else [ann])
+    _stretch(axes, min(drawn), max(drawn))
+    axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    save(figure, path)
+
+
 def comparison_plot(
     path: Path,
     times: Sequence[int],

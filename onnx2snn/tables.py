@@ -19,12 +19,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.plan import Neuron
 
 from .checking import Agreement
 from .comparison import Comparison, Report
 from .conversion import Conversion, NeuronReport
 from .diagnosis import LayerDiagnosis
+from .early_exits import AS_ACCURATE
 from .network import EXACT, TOGETHER
 from .readiness import NodeReport
 from .recipes import Recipe
@@ -229,6 +231,38 @@ def evaluation_table(report: dict[str, Any]) -> Table:
     if report["ann"] is not None:
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
     table.caption = f"ANN: {report['macs']:.3g} MACs per sample"
+    table.caption_justify = "left"
+    return table
+
+
+def early_exit_table(report: dict[str, Any]) -> Table:
+    """Accuracy at fixed T, and where samples leave early, the default rule in bold."""
+    most = report["snn"][-1]["timesteps"]
+    table = new_table(
+        f"{report['samples']} samples, T up to {most}",
+        "samples leave", ">mean T", ">accuracy %", ">same class as ANN %", ">as accurate as T",
+    )  # fmt: skip
+
+    def add(what: str, time: str, row: dict[str, Any], equal: str, style: str = "") -> None:
+        shares = (percent_text(row[name]) for name in ("accuracy", "agreement"))
+        table.add_row(what, time, *shares, equal, style=style)
+
+    for row in report["snn"]:
+        add("at a fixed T", str(row["timesteps"]), row, "")
+    table.add_section()
+    for row in report["early_exit"]:
+        rule = EarlyExit(row["confidence"], row["stable"], row["every"])
+        equal = f">{most}" if row["as_accurate_as"] is None else str(row["as_accurate_as"])
+        what = f"confidence {rule.confidence:g}, stable {rule.stable}"
+        style = "bold" if rule == EarlyExit() else ""
+        add(what, f"{row['mean_timesteps']:.1f}", row, equal, style)
+    if report["ann"] is not None:
+        table.add_section()
+        table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "")
+    table.caption = (
+        f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
+        f"Looked at every {EarlyExit.every} time-steps."
+    )
     table.caption_justify = "left"
     return table
 

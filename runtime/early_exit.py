@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from onnx2snn.graph_passes.errors import DataError
 
@@ -13,7 +14,8 @@ class EarlyExit:
 
     Every ``every`` time-steps the read-out [N, classes] is looked at. A sample leaves where the
     softmax of its read-out is ``confidence`` or more for one class, and that class has been
-    its largest at the last ``stable`` looks. Raises ``DataError`` for values that make no
+    its largest at the last ``stable`` looks. A read-out that is a Softmax already counts as it
+    is. Raises ``DataError`` for values that make no
     sense: ``confidence`` is from 0 to 1, the others are 1 or more.
     """
 
@@ -29,7 +31,10 @@ class EarlyExit:
             )
 
     def settled(self, looks: list[np.ndarray]) -> np.ndarray:
-        """Which samples leave, bool [N], after these looks, each [N, classes]; the last is now."""
+        """Which samples leave, bool [N], after these looks, each [N, classes]; the last is now.
+
+        A look holds logits: of probabilities, their logarithms.
+        """
         scores = looks[-1].astype(np.float64)
         if len(looks) < self.stable:
             return np.zeros(len(scores), bool)
@@ -42,3 +47,22 @@ class EarlyExit:
     def looks_at(self, timesteps: int) -> list[int]:
         """The time-steps at which to look, T being the last."""
         return sorted({*range(self.every, timesteps, self.every), timesteps})
+
+
+_SHAPING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+def is_softmax(read_out: onnx.ModelProto | None, output: str) -> bool:
+    """Whether an output of a plan's read-out is probabilities: a Softmax, in whatever shape."""
+    nodes = () if read_out is None else read_out.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in _SHAPING:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type == "Softmax"
+
+
+def logits(probabilities: np.ndarray) -> np.ndarray:
+    """Logits whose softmax these probabilities are: float64 of the same shape, finite."""
+    least = np.finfo(probabilities.dtype).tiny
+    return np.asarray(np.log(np.maximum(probabilities, least).astype(np.float64)))

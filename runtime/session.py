@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.weights import ModelParts, detach
 
 from .coding import Coding, encode
-from .early_exit import EarlyExit
+from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .inputs import as_input, by_input_name, check_finite, readout_times
 from .plan import Neuron, build_plan
@@ -288,7 +288,9 @@ class SpikingSession:
                     "an early exit needs a first output [N, classes] with two classes or more, "
                     f"not {list(scores.shape)}"
                 )
-            looks = [*looks[1 - rule.stable or len(looks) :], scores.reshape(len(scores), -1)]
+            scores = scores.reshape(len(scores), -1)
+            look = logits(scores) if is_softmax(self._plan.read_out, self.outputs[0]) else scores
+            looks = [*looks[1 - rule.stable or len(looks) :], look]
             leave = rule.settled(looks) | (t == timesteps)
             if not leave.any():
                 continue

@@ -101,3 +101,35 @@ def test_runs_that_cannot_leave_early():
         SpikingSession(convert(scalar).model).run(
             np.ones((2, 1), np.float32), 4, early_exit=EarlyExit()
         )
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "y = Softmax<axis = 1>(z)",
+        "p = Softmax<axis = 1>(z) i = Identity(p) y = Reshape(i, shape)",
+    ],
+)
+def test_a_softmax_is_not_taken_twice(tail):
+    rng = np.random.default_rng(3)
+    weights = {
+        "w": rng.normal(size=(4, 6)).astype(np.float32),
+        "v": 4 * rng.normal(size=(6, 5)).astype(np.float32),
+        "zero": np.float32(0),
+        "one": np.float32(1),
+        "shape": np.array([0, 5]),
+    }
+    text = (
+        "net (float[N, 4] x) => (float[N, 5] y) "
+        "{ c = MatMul(x, w) s = Clip(c, zero, one) z = MatMul(s, v) TAIL }"
+    )
+    plain, softmax = (
+        SpikingSession(convert(model(text.replace("TAIL", end), weights)).model, threads=1)
+        for end in ("y = Identity(z)", tail)
+    )
+    x = rng.normal(size=(30, 4)).astype(np.float32)
+    by_logits = plain.run(x, 40, early_exit=EarlyExit(0.8)).sample_timesteps
+    result = softmax.run(x, 40, early_exit=EarlyExit(0.8))
+    np.testing.assert_array_equal(result.sample_timesteps, by_logits)
+    assert 12 < by_logits.mean() < 40
+    np.testing.assert_allclose(result.output.sum(1), 1, rtol=1e-5)

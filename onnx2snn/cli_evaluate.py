@@ -1,0 +1,141 @@
+"""The command ``onnx2snn evaluate``: accuracy and activity of a spiking network, early exits."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import read_model
+
+from . import tables
+from .budget import budget_options, require_budget
+from .calibration import no_progress
+from .data import Data, open_data
+from .options import (
+    TimestepsType,
+    batch_option,
+    chosen_providers,
+    data_option,
+    device_option,
+    examples,
+    json_option,
+    model_argument,
+    print_json,
+    reports_errors,
+    require_output,
+    root_option,
+    samples_option,
+    threads_option,
+)
+
+
+@examples(
+    "  onnx2snn evaluate snn.onnx --data fashion-mnist -T 8,16,32 --ann ann.onnx\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 8,16,32 --plot curve.png\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 32 --ann ann.onnx --min-accuracy 92 "
+    "--max-drop 1.0\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 64 --early-exit"
+)
+@click.command()
+@model_argument
+@data_option
+@click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
+@click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
+@click.option(
+    "--early-exit",
+    is_flag=True,
+    help="Let samples leave once they are settled, at the last T at the latest: accuracy against "
+    "mean T, for several rules.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
+@budget_options
+@root_option
+@samples_option
+@batch_option
+@device_option
+@threads_option
+@json_option
+@reports_errors
+def evaluate(
+    model: Path,
+    source: str,
+    timesteps: list[int],
+    ann: Path | None,
+    early_exit: bool,
+    plot: Path | None,
+    min_accuracy: float | None,
+    max_drop: float | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure accuracy and activity of the spiking network in MODEL.
+
+    Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
+    per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
+    outside of the budget that --min-accuracy and --max-drop set.
+
+    With --early-exit, accuracy and agreement where each sample leaves by a rule: its read-out's
+    softmax is as high as the confidence, and the class was the same at the last looks. The
+    default of SpikingSession.run(early_exit=EarlyExit()) is in bold.
+    """
+    from .early_exits import early_exits
+    from .evaluation import evaluate as evaluate_model
+
+    require_output(plot, model, source, ann)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
+    if max_drop is not None and ann is None:
+        raise click.UsageError("--max-drop compares with the ANN: give --ann too")
+    snn = read_model(model)
+    reference = None if ann is None else read_model(ann)
+    data = open_data(source, data_root, samples=samples, model=snn)
+    report = (early_exits if early_exit else evaluate_model)(
+        snn,
+        data,
+        timesteps,
+        ann=reference,
+        batch_size=batch_size,
+        providers=chosen_providers(device),
+        threads=threads,
+        track=no_progress if as_json else tables.track,
+    )
+    if plot is not None:
+        _plot(plot, report, data)
+    if as_json:
+        print_json(report)
+    else:
+        console = tables.console()
+        table = tables.early_exit_table if early_exit else tables.evaluation_table
+        console.print(table(report))
+        if plot is not None:
+            console.print(f"Drew {plot}.", markup=False)
+    require_budget(report, min_accuracy, max_drop)
+
+
+def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
+    from .plot import accuracy_plot, early_exit_plot
+
+    kind = "accuracy" if data.labels is not None else "agreement"
+    values = [row[kind] for row in report["snn"]]
+    if values[0] is None:
+        raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
+    ann = None
+    if report["ann"] is not None:
+        ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
+    times = [row["timesteps"] for row in report["snn"]]
+    what = "accuracy (%)" if kind == "accuracy" else "same class as the ANN (%)"
+    title = f"{data.name}, {data.samples} samples"
+    if "early_exit" not in report:
+        accuracy_plot(path, times, {"SNN": values}, ann, title, what)
+        return
+    fixed = list(zip(times, values, strict=True))
+    early = [(row["mean_timesteps"], row[kind]) for row in report["early_exit"]]
+    early_exit_plot(path, fixed, early, ann, title, what)

@@ -1,0 +1,139 @@
+"""``evaluate --early-exit``: accuracy against mean T, by rules for when a sample is settled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.runtime.early_exit import EarlyExit
+from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.session import SpikingSession
+
+from .calibration import Ann, Track, batches_of, no_progress
+from .data import Data, check_labels
+from .evaluation import ann_classes, require_samples
+
+RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
+"""The default rule and others, by how sure a sample must be to leave."""
+
+AS_ACCURATE = 0.1
+"""Points of accuracy that a fixed T may lack and still count as accurate as a rule."""
+
+
+def early_exits(
+    model: onnx.ModelProto,
+    data: Data,
+    timesteps: Sequence[int],
+    *,
+    rules: Sequence[EarlyExit] = RULES,
+    ann: onnx.ModelProto | None = None,
+    batch_size: int = 100,
+    providers: Providers = None,
+    threads: int | None = None,
+    track: Track = no_progress,
+) -> dict[str, Any]:
+    """Accuracy of an SNN whose samples leave early, up to max(timesteps), beside that of fixed T.
+
+    Each batch runs once, to the end, and is read out at all time-steps at which a rule looks:
+    when it would leave follows from that, since those that stay notice nothing of those that
+    leave. Returns what ``onnx2snn evaluate --early-exit --json`` prints:
+
+        {"samples": int, "ann": {"accuracy": float} or None without an ANN,
+         "snn": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
+         "early_exit": [{"confidence": float, "stable": int, "every": int,
+                         "mean_timesteps": float, "accuracy": float, "agreement": float,
+                         "as_accurate_as": int}, ...]}
+
+    snn: at fixed T, those in ``timesteps`` and those at which rules look. accuracy, agreement:
+    as of ``evaluate``. as_accurate_as: the smallest of these T whose accuracy (agreement,
+    without labels) is as high, up to 0.1 points; None if there is none. Raises ``DataError``
+    like ``evaluate`` and ``SpikingSession.run(early_exit=...)``.
+    """
+    most = max(timesteps)
+    times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
+    session = SpikingSession(model, providers, threads)
+    require_samples(data, session)
+    reference = None if ann is None else Ann(ann, providers, threads)
+    chosen: list[np.ndarray] = []
+    fixed: dict[int, list[np.ndarray]] = {}
+    left: list[list[np.ndarray]] = [[] for _ in rules]
+    for x, y in batches_of(data, batch_size, "evaluating", track):
+        recorder = _Recorder(times=times)
+        output = session.run(x, most, early_exit=recorder).output
+        check_labels(y, output.shape[1], data.name)
+        if reference is not None:
+            chosen.append(ann_classes(reference, x, session.outputs[0], output.shape))
+        # A read-out with a delay is not looked at before it begins.
+        looks = dict(zip(times[-len(recorder.looks) :], recorder.looks, strict=True))
+        for t, look in looks.items():
+            fixed.setdefault(t, []).append(look.argmax(axis=1))
+        for rule, found in zip(rules, left, strict=True):
+            found.append(leaves(rule, looks))
+
+    said_by_ann = np.concatenate(chosen) if chosen else None
+    truth = {"accuracy": data.labels, "agreement": said_by_ann}
+    classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
+    snn = [{"timesteps": t, **_shares(said, truth)} for t, said in classes.items()]
+    rows = []
+    for rule, found in zip(rules, left, strict=True):
+        ran = np.concatenate(found)
+        said = np.select([ran == t for t in classes], list(classes.values()))
+        row = {**asdict(rule), "mean_timesteps": float(ran.mean()), **_shares(said, truth)}
+        rows.append({**row, "as_accurate_as": _as_accurate(row, snn)})
+    return {
+        "samples": data.samples,
+        "ann": None
+        if said_by_ann is None
+        else {"accuracy": _shares(said_by_ann, truth)["accuracy"]},
+        "snn": snn,
+        "early_exit": rows,
+    }
+
+
+def leaves(rule: EarlyExit, looks: Mapping[int, np.ndarray]) -> np.ndarray:
+    """When samples leave by a rule: int64 [N], from what it looks at, [N, classes] by time-step.
+
+    Those that are never settled leave at the last time-step.
+    """
+    last = max(looks)
+    times = [t for t in rule.looks_at(last) if t in looks]
+    left = np.full(len(looks[last]), last, np.int64)
+    # The first time-step at which a sample is settled is the last to be entered.
+    for count in range(len(times) - 1, 0, -1):
+        left[rule.settled([looks[t] for t in times[:count]])] = times[count - 1]
+    return left
+
+
+@dataclass(frozen=True)
+class _Recorder(EarlyExit):
+    """Lets no sample leave, and keeps what it sees at ``times``."""
+
+    times: Sequence[int] = ()
+    looks: list[np.ndarray] = field(default_factory=list)
+
+    def settled(self, looks: list[np.ndarray]) -> np.ndarray:
+        self.looks.append(looks[-1])
+        return np.zeros(len(looks[-1]), bool)
+
+    def looks_at(self, timesteps: int) -> list[int]:
+        return list(self.times)
+
+
+def _shares(said: np.ndarray, truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
+    """Percent of the classes ``said`` that are as in each of ``truth``; None where that is."""
+    return {
+        name: None if known is None else 100 * float((said == known).mean())
+        for name, known in truth.items()
+    }
+
+
+def _as_accurate(row: Mapping[str, Any], fixed: Sequence[Mapping[str, Any]]) -> int | None:
+    """The first fixed T that is as accurate as a rule."""
+    kind = "agreement" if row["accuracy"] is None else "accuracy"
+    if row[kind] is None:
+        return None
+    # Rounded, since 94.1 - 94.0 is more than 0.1 in binary.
+    good = (f["timesteps"] for f in fixed if round(row[kind] - f[kind], 9) <= AS_ACCURATE)
+    return next(good, None)

@@ -1,0 +1,92 @@
+"""``evaluate --early-exit`` says of each rule what a run with that early exit gives."""
+
+import json
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
+from onnx2snn.cli import main
+from onnx2snn.early_exits import early_exits
+
+RULES = (
+    EarlyExit(0.2, 1, 3), EarlyExit(0.3, 2, 2), EarlyExit(0.6, 3, 4), EarlyExit(), EarlyExit(1.0),
+)  # fmt: skip
+T = 22
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rule_is_what_a_run_with_it_gives(seed, delay):
+    network = dyadic.finish(seed)
+    ann = dyadic.to_onnx(network)
+    snn = convert(ann, delay=delay).model
+    x = dyadic.images(network, 40)
+    session = SpikingSession(snn, threads=1)
+    classes = session.run(x, 64).output.shape[1]
+    y = np.random.default_rng(seed).integers(0, classes, 40)
+    report = early_exits(snn, from_arrays(x, y), [7, T], rules=RULES, ann=ann, batch_size=17)
+    mean_times = set()
+    for rule, row in zip(RULES, report["early_exit"], strict=True):
+        real = session.run(x, T, early_exit=rule)
+        assert row["mean_timesteps"] == real.sample_timesteps.mean()
+        assert row["accuracy"] == 100 * (real.output.argmax(1) == y).mean()
+        assert (row["confidence"], row["stable"], row["every"]) == (
+            rule.confidence, rule.stable, rule.every,
+        )  # fmt: skip
+        mean_times.add(row["mean_timesteps"])
+    assert len(mean_times) > 1
+    times = [row["timesteps"] for row in report["snn"]]
+    assert 7 in times
+    assert times[-1] == T
+    assert min(times) > delay
+    for row in report["snn"]:
+        output = session.run(x, row["timesteps"]).output
+        assert row["accuracy"] == 100 * (output.argmax(1) == y).mean()
+
+
+def test_as_accurate_as():
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 40)
+    y = SpikingSession(snn, threads=1).run(x, T).output.argmax(1)
+    report = early_exits(snn, from_arrays(x, y), [T], rules=[EarlyExit(1.0), EarlyExit(0, 1, 1)])
+    late, at_once = report["early_exit"]
+    # Nobody is ever quite sure, so this is T, at which the accuracy is 100 %.
+    assert late["mean_timesteps"] == T
+    first = next(row["timesteps"] for row in report["snn"] if row["accuracy"] > 99.9)
+    assert late["as_accurate_as"] == first
+    assert at_once["mean_timesteps"] == at_once["as_accurate_as"] == 1
+    unknown = early_exits(snn, from_arrays(x), [T], rules=[EarlyExit()])["early_exit"][0]
+    assert unknown["accuracy"] is unknown["agreement"] is unknown["as_accurate_as"] is None
+    with pytest.raises(DataError, match="axes"):
+        early_exits(snn, from_arrays(x[None]), [T])
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = dyadic.finish(2)
+    ann = dyadic.to_onnx(network)
+    onnx.save(ann, "ann.onnx")
+    onnx.save(convert(ann).model, "snn.onnx")
+    x = dyadic.images(network, 12)
+    np.savez("data.npz", x=x, y=np.arange(12) % 3)
+    np.save("data.npy", x)
+
+    def call(data, *options):
+        arguments = ["evaluate", "snn.onnx", "--data", data, "-T", "8,16", "--early-exit", *options]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    shown = call("data.npz", "--ann", "ann.onnx", "--plot", "curve.png")
+    assert "confidence 0.85, stable 3" in shown
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads(call("data.npz", "--json", "--min-accuracy", "0"))
+    assert [row["timesteps"] for row in report["snn"]] == [4, 8, 12, 16]
+    assert len(report["early_exit"]) == 8
+    assert "-" in call("data.npy")
+    call("data.npy", "--ann", "ann.onnx", "--plot", "curve.png")
