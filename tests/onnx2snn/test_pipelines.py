@@ -60,9 +60,9 @@ def test_a_pass_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_job_with_a_budget(tmp_path, code):
-    """On 40 images the limits of the page hold; with labels that are wrong the job stops."""
+    """On 200 images the limits of the page hold; with labels that are wrong the job stops."""
     onnx.save(demo_network(), tmp_path / "ann.onnx")
-    x, y = next(demo_images(40).batches(40))
+    x, y = next(demo_images(200).batches(200))
     np.savez(tmp_path / "test.npz", x=x, y=(y + code) % 10)
     (tmp_path / "onnx2snn").write_text(
         f'#!/bin/sh\nexec "{sys.executable}" -c "from onnx2snn.cli import main; main()" "$@"\n'
