@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -108,19 +107,11 @@ def chain(nodes):
 def measured(path):
     """Convert a file in this process; seconds, and peak memory above that of the imports."""
     from onnx2snn import convert, write_model
+    from onnx2snn.timing import peak_memory, seconds_of
 
     before = peak_memory()
-    start = time.perf_counter()
-    write_model(convert(path).parts, f"{path}.snn")
-    seconds = time.perf_counter() - start
+    seconds = seconds_of(lambda: write_model(convert(path).parts, f"{path}.snn"))
     return {"seconds": seconds, "memory": peak_memory() - before, "file": os.path.getsize(path)}
-
-
-def peak_memory():
-    """Bytes; not from getrusage, which counts the parent's memory from before exec too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-    return int(peak) * 1024
 
 
 def in_a_process(model):

@@ -8,9 +8,7 @@ ratio within a round, with the quartiles beside it. The step plan is a session o
 
 import argparse
 import json
-import os
-import statistics
-import time
+from functools import partial
 
 import numpy as np
 
@@ -18,12 +16,7 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.demo import demo_images, demo_network
 from onnx2snn.runtime.loop import loop_model
 from onnx2snn.runtime.providers import CPU, create_session
-
-
-def timed(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+from onnx2snn.timing import interleaved, pin, ratio, seconds_of
 
 
 def main():
@@ -33,8 +26,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pin()
     timesteps = options.timesteps
 
     snn = convert(demo_network()).model
@@ -54,22 +46,18 @@ def main():
             feed = {"input": x, "timesteps": np.array(timesteps)}
             session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})
 
-        tasks = {name: lambda s=s: run(s) for name, s in sessions.items()}
-        tasks["step plan"] = lambda x=x: plan.run(x, timesteps)
-        for task in tasks.values():
-            task()
-        times = {name: [] for name in tasks}
-        for _ in range(options.rounds):
-            for name, task in tasks.items():
-                times[name].append(timed(task))
+        tasks = {name: partial(run, session) for name, session in sessions.items()}
+        tasks["step plan"] = partial(plan.run, x, timesteps)
+        times = interleaved(
+            {name: partial(seconds_of, task) for name, task in tasks.items()}, options.rounds
+        )
         for name in sessions:
-            ratios = [a / b for a, b in zip(times[name], times["step plan"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
+            found = ratio(times[name], times["step plan"])
             rows.append(
                 {
-                    "N": n, "T": timesteps, "file": name, "ratio": middle,
-                    "quartiles": [low, high],
-                    "ms_a_step": 1e3 * statistics.median(times[name]) / timesteps,
+                    "N": n, "T": timesteps, "file": name, "ratio": found.median,
+                    "quartiles": [found.low, found.high],
+                    "ms_a_step": 1e3 * float(np.median(times[name])) / timesteps,
                 }
             )  # fmt: skip
     if options.json:

@@ -54,8 +54,7 @@ class Ann:
     ):
         parts = model if isinstance(model, ModelParts) else detach(model)
         structure = zip_maps_to_tensors(parts.structure)
-        if any(node.domain == neurons.DOMAIN for node in structure.graph.node):
-            raise ModelError("the model given as the ANN is a spiking network")
+        require_ann(structure)
         chosen = resolve_providers(providers)
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
@@ -97,6 +96,12 @@ class Ann:
             for name, (shape, dtype) in self._inputs.items()
         }
         return run_session(self._session, None, feed)
+
+
+def require_ann(model: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` if the model has neurons."""
+    if any(node.domain == neurons.DOMAIN for node in model.graph.node):
+        raise ModelError("the model given as the ANN is a spiking network")
 
 
 def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:

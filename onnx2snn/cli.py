@@ -16,6 +16,7 @@ from onnx2snn.runtime.coding import Coding
 
 from . import tables
 from .calibration import no_progress
+from .cli_benchmark import benchmark
 from .cli_compare import compare
 from .cli_diagnose import diagnose
 from .cli_evaluate import evaluate
@@ -26,8 +27,8 @@ from .cli_train import train
 from .data import open_data
 from .options import (
     DATA,
+    TIMESTEPS,
     InitialPotentialType,
-    TimestepsType,
     batch_option,
     calibration_option,
     chosen_providers,
@@ -55,6 +56,7 @@ def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
 
 
+main.add_command(benchmark)
 main.add_command(compare)
 main.add_command(diagnose)
 main.add_command(evaluate)
@@ -286,7 +288,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
 @model_argument
 @click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
 @click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
-@click.option("--readout", type=TimestepsType(), help="Further time-steps to read the output at.")
+@click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at.")
 @click.option(
     "--coding",
     type=click.Choice(["constant", "poisson"]),

@@ -15,7 +15,7 @@ from . import tables
 from .comparison import Comparison, compare_recipes, no_report
 from .data import Data, open_data
 from .options import (
-    TimestepsType,
+    TIMESTEPS,
     batch_option,
     calibration_option,
     chosen_providers,
@@ -52,7 +52,7 @@ from .recipes import RECIPES, Recipe, recipe_by_name
 @click.option(
     "--samples", type=click.IntRange(1), help="Use the first so many of --data.  [default: all]"
 )
-@click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
+@click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
 @click.option(
     "--recipes",
     metavar="NAME,...",

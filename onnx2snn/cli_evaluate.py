@@ -13,7 +13,7 @@ from .budget import budget_options, require_budget
 from .calibration import no_progress
 from .data import Data, open_data
 from .options import (
-    TimestepsType,
+    TIMESTEPS,
     batch_option,
     chosen_providers,
     data_option,
@@ -41,7 +41,7 @@ from .options import (
 @click.command()
 @model_argument
 @data_option
-@click.option("-T", "--timesteps", type=TimestepsType(), required=True, help="As in 8,16,32.")
+@click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
 @click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
 @click.option(
     "--early-exit",

@@ -16,7 +16,7 @@ from . import tables
 from .comparison import no_report
 from .data import open_data
 from .options import (
-    TimestepsType,
+    TIMESTEPS,
     batch_option,
     chosen_providers,
     device_option,
@@ -62,7 +62,7 @@ CALIBRATION_SAMPLES = 512
     help="A trained network.  [default: NETWORK-DATA.onnx that ships, else one that is trained "
     "by 'onnx2snn train NETWORK-DATA', or has been]",
 )
-@click.option("-T", "--timesteps", type=TimestepsType(), help="[default: the paper's]")
+@click.option("-T", "--timesteps", type=TIMESTEPS, help="[default: the paper's]")
 @click.option("--samples", type=click.IntRange(1), help="Use the first so many test images.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of random initial potentials.")
 @click.option(

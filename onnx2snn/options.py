@@ -18,22 +18,26 @@ from onnx2snn.graph_passes.spiking import MaxPool
 from .data import DATASETS
 
 
-class TimestepsType(click.ParamType):
-    """Time-steps as ``8,16,32``: positive integers."""
+class CountsType(click.ParamType):
+    """Positive integers as ``8,16,32``, in order, each once."""
 
-    name = "T,..."
+    def __init__(self, what: str, letter: str) -> None:
+        self._what, self.name = what, f"{letter},..."
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         """A list of the integers; a usage error for anything else."""
         if isinstance(value, list):
             return value
         try:
-            times = [int(part) for part in str(value).split(",")]
+            counts = [int(part) for part in str(value).split(",")]
         except ValueError:
             self.fail(f"'{value}' is not a list of integers such as 8,16,32", param, ctx)
-        if min(times) < 1:
-            self.fail("time-steps start at 1", param, ctx)
-        return sorted(set(times))
+        if min(counts) < 1:
+            self.fail(f"{self._what} start at 1", param, ctx)
+        return sorted(set(counts))
+
+
+TIMESTEPS = CountsType("time-steps", "T")
 
 
 class InitialPotentialType(click.ParamType):

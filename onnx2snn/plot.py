@@ -80,7 +80,7 @@ def early_exit_plot(
     if ann is not None:
         axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
     curves = {"the same T for all samples": fixed, "early exit": early}
-    for (name, points), marker, colour in zip(curves.items(), "os", _COLOURS[:2], strict=True):
+    for (name, points), marker, colour in zip(curves.items(), "os", COLOURS[:2], strict=True):
         axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=name)
     most = fixed[-1][0]
     _time_axis(axes, [t for t, _ in fixed if t * 2 ** round(np.log2(most / t)) == most])
@@ -114,9 +114,9 @@ def comparison_plot(
         axes.plot(
             times,
             [np.nan if value is None else value for value in values],
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)],
-            linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
             markersize=5,
             linewidth=1.3,
             label=name,
@@ -131,8 +131,8 @@ def comparison_plot(
 
 
 # The colours of Okabe and Ito, which the colour-blind can tell apart, without the yellow.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
-_MARKERS = "os^DvP*X<>p"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+MARKERS = "os^DvP*X<>p"
 _LINES = ("-", "--", "-.", (0, (1, 1)))
 
 _NEAR = 0.5

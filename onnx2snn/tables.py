@@ -286,6 +286,40 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
     return table
 
 
+def benchmark_table(found: dict[str, Any]) -> Table:
+    """Times of plans, N by N; the ratios are to the row that says 1."""
+    unit = "T forward passes" if found["against"] == "ANN" else "step"
+    threads = f"{found['threads']} thread" + ("s" if found["threads"] > 1 else "")
+    table = new_table(
+        f"T={found['timesteps']}, {threads}",
+        ">N", "plan", ">ms a step", f">of {unit}", ">quartiles", ">steps x N / s",
+        ">peak MB", ">load s", ">regret %",
+    )  # fmt: skip
+    rows, last = found["rows"], None
+    for row in rows:
+        if last not in (None, row["samples"]):
+            table.add_section()
+        times = row["ratio"]
+        table.add_row(
+            "" if row["samples"] == last else str(row["samples"]),
+            row["plan"],
+            f"{1e3 * row['seconds'] / found['timesteps']:.3f}",
+            Text(f"{times['median']:.2f}", "bold" if row["plan"] == "auto" else ""),
+            "" if row["plan"] == found["against"] else f"{times['low']:.2f} to {times['high']:.2f}",
+            f"{row['steps_per_second']:,.0f}",
+            "-" if row["peak_memory"] is None else f"{row['peak_memory'] / 1e6:,.0f}",
+            f"{row['load_seconds']:.2f}",
+            "" if row["regret"] is None else f"{100 * row['regret']:.1f}",
+        )
+        last = row["samples"]
+    table.caption = (
+        "of ...: the median of ratios within a round. peak: of the process, libraries included.\n"
+        "load: from the file until it runs. regret: what auto takes more than the best other plan."
+    )
+    table.caption_justify = "left"
+    return table
+
+
 def rates_table(rates: dict[str, float]) -> Table:
     """Firing rate by layer."""
     table = new_table("Firing rates", "layer", ">spikes per neuron and time-step")

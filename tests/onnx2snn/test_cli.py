@@ -176,7 +176,7 @@ def test_demo():
     onnx.checker.check_model("results/snn-half.onnx", full_check=True)
 
 
-@pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect", "demo"])
+@pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect", "demo", "benchmark"])
 def test_help_shows_examples(command):
     output = invoke(command, "--help").output
     assert "Examples:" in output

@@ -1,0 +1,228 @@
+"""``onnx2snn benchmark``: a spiking network's plans beside T forward passes of its ANN."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.files import read_parts, write_model
+from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
+from onnx2snn.runtime.session import PlanKind, SpikingSession
+
+from .calibration import require_ann
+from .comparison import Report, no_report
+from .conversion import convert
+from .demo import demo_network
+from .timing import Contestant, interleaved, ratio
+
+ANN = "ANN"
+"""The row of T forward passes of the ANN."""
+
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+"""Shape of one sample, and type, of each input by name."""
+
+
+def benchmark(
+    snn: Path,
+    timesteps: int = 32,
+    batches: Sequence[int] = (1, 16, 64),
+    *,
+    ann: Path | None = None,
+    threads: int = 1,
+    rounds: int | None = None,
+    report: Report = no_report,
+) -> dict[str, Any]:
+    """Time T time-steps of an SNN file by each plan, against T forward passes of its ANN.
+
+    Each runs in a process of its own, on one core where ``threads`` is 1, in turns; inputs are
+    random, N samples at a time, for each N in ``batches``. Without an ANN ratios are to the plan
+    "step". rounds: as of ``interleaved``. Returns what ``onnx2snn benchmark --json`` prints:
+
+        {"timesteps": int, "threads": int, "against": "ANN" or "step", "rows": [{
+            "samples": N, "plan": "ANN", "auto", "step", ...,
+            "seconds": of T time-steps, "rounds": [seconds, ...],
+            "ratio": {"median": float, "low": float, "high": float},
+            "steps_per_second": float, "peak_memory": int, "load_seconds": float,
+            "regret": float}, ...]}
+
+    seconds: the median of those of the rounds. ratio: to ``against``, the median and quartiles
+    of those within a round. steps_per_second: T N / seconds. peak_memory: the most that the
+    process has held, in bytes, its libraries with it; None where that is unknown. load_seconds:
+    from the file until it runs, what a first run takes longer than a later one with it. regret:
+    of "auto", by what share it is slower than the best other plan, 0 at least; None in other rows.
+
+    Raises ``ModelError`` for a file that is no SNN, and ``DataError`` if an input has other
+    sizes open than N.
+    """
+    shapes = input_shapes(snn)
+    makers: dict[str, tuple[Any, ...]] = {} if ann is None else {ANN: (AnnRuns, ann)}
+    makers |= {plan: (SnnRuns, snn, plan) for plan in get_args(PlanKind)}
+    against = "step" if ann is None else ANN
+    with contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(
+                Contestant(make, shapes, timesteps, threads, *given, pinned=threads == 1)
+            )
+            for name, (make, *given) in makers.items()
+        }
+        rows = timed_rows(running, timesteps, batches, against, rounds, report)
+    for row in rows:
+        beside = {r["plan"]: r for r in rows if r["samples"] == row["samples"]}
+        row["regret"] = regret(beside) if row["plan"] == "auto" else None
+    return {"timesteps": timesteps, "threads": threads, "against": against, "rows": rows}
+
+
+def timed_rows(
+    running: Mapping[str, Contestant],
+    timesteps: int,
+    batches: Sequence[int],
+    against: str,
+    rounds: int | None = None,
+    report: Report = no_report,
+) -> list[dict[str, Any]]:
+    """Time contestants that have ``load()`` and ``run(samples)``; rows as of ``benchmark``.
+
+    Without the regrets. Peaks of memory are read after each N, the smallest first.
+    """
+    report("loading", 0, 1)
+    loads = {name: contestant.call("load")[0] for name, contestant in running.items()}
+    rows = []
+    for place, samples in enumerate(sorted(batches)):
+        firsts: dict[str, float] = {}
+
+        def run(name: str, samples: int = samples, firsts: dict[str, float] = firsts) -> float:
+            seconds, _ = running[name].call("run", samples)
+            firsts.setdefault(name, seconds)
+            return seconds
+
+        def told(done: int, of: int, place: int = place, samples: int = samples) -> None:
+            report(f"N={samples}", place * of + done, len(batches) * of)
+
+        times = interleaved({name: partial(run, name) for name in running}, rounds, told)
+        for name, seconds in times.items():
+            middle = float(np.median(seconds))
+            if place == 0:
+                loads[name] += max(0.0, firsts[name] - middle)
+            rows.append(
+                {
+                    "samples": samples,
+                    "plan": name,
+                    "seconds": middle,
+                    "rounds": seconds.tolist(),
+                    "ratio": asdict(ratio(seconds, times[against])),
+                    "steps_per_second": timesteps * samples / middle,
+                    "peak_memory": running[name].peak_memory,
+                    "load_seconds": loads[name],
+                }
+            )
+    return rows
+
+
+def regret(rows: Mapping[str, Mapping[str, Any]]) -> float:
+    """By what share the plan "auto" is slower than the best other; 0 where it is not.
+
+    rows: those of one N, by plan.
+    """
+    others = [row for plan, row in rows.items() if plan not in (ANN, "auto")]
+    best = min(others, key=lambda row: float(row["seconds"]))
+    slower = ratio(np.array(rows["auto"]["rounds"]), np.array(best["rounds"]))
+    return max(0.0, slower.median - 1)
+
+
+@contextlib.contextmanager
+def demo_files() -> Iterator[tuple[Path, Path]]:
+    """The demo's network as files, the SNN and its ANN, as long as this context lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        snn, ann = Path(folder) / "snn.onnx", Path(folder) / "ann.onnx"
+        write_model(demo_network(), ann)
+        write_model(convert(demo_network()).parts, snn)
+        yield snn, ann
+
+
+def input_shapes(snn: Path) -> Shapes:
+    """What an SNN file takes; ``DataError`` if other sizes than N are open."""
+    found = {}
+    for tensor in build_plan(read_parts(snn)).inputs:
+        sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
+        if len(sizes) < len(tensor.shape) - 1:
+            raise DataError(
+                f"the network's input '{tensor.name}' leaves sizes open, {list(tensor.shape)}: fix "
+                "all but the first in the ANN (onnxruntime.tools.make_dynamic_shape_fixed) and "
+                "convert again"
+            )
+        found[tensor.name] = tuple(sizes), np.dtype(tensor.dtype)
+    return found
+
+
+class SnnRuns:
+    """T time-steps of an SNN file, by one plan."""
+
+    def __init__(
+        self, shapes: Shapes, timesteps: int, threads: int, path: Path, plan: PlanKind
+    ) -> None:
+        onnxruntime()
+        self._path, self._threads, self._plan = path, threads, plan
+        self._inputs, self._timesteps = RandomInputs(shapes), timesteps
+
+    def load(self) -> None:
+        """Make the session."""
+        self._session = SpikingSession(self._path, threads=self._threads, plan=self._plan)
+
+    def run(self, samples: int) -> None:
+        """T time-steps of so many samples."""
+        self._session.run(self._inputs(samples), self._timesteps)
+
+
+class AnnRuns:
+    """T forward passes of an ANN file in ONNX Runtime."""
+
+    def __init__(self, shapes: Shapes, timesteps: int, threads: int, path: Path) -> None:
+        onnxruntime()
+        self._path, self._threads = path, threads
+        self._inputs, self._timesteps = RandomInputs(shapes), timesteps
+
+    def load(self) -> None:
+        """Make the session; ``ModelError`` if the ANN takes other inputs than the SNN."""
+        parts = read_parts(self._path)
+        require_ann(parts.structure)
+        self._session = create_session(parts, [CPU], self._threads)
+        own = {source.name for source in self._session.get_inputs()}
+        known = set(self._inputs.shapes)
+        if own != known:
+            raise ModelError(
+                f"the ANN takes the inputs {sorted(own)}, the spiking network {sorted(known)}: "
+                "they are not the same network"
+            )
+
+    def run(self, samples: int) -> None:
+        """T forward passes of so many samples."""
+        feed = self._inputs(samples)
+        for _ in range(self._timesteps):
+            self._session.run(None, feed)
+
+
+class RandomInputs:
+    """Inputs of N samples, uniform from 0 to 1, whole numbers 0 or 1; kept for the last N."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self._made: tuple[int, dict[str, np.ndarray]] = 0, {}
+
+    def __call__(self, samples: int) -> dict[str, np.ndarray]:
+        """Each input by name, [N, ...]; the same at each call with this N."""
+        if self._made[0] != samples:
+            rng = np.random.default_rng(samples)
+            values = {}
+            for name, (shape, dtype) in self.shapes.items():
+                size = (samples, *shape)
+                drawn = rng.random(size) if dtype.kind == "f" else rng.integers(0, 2, size)
+                values[name] = drawn.astype(dtype)
+            self._made = samples, values
+        return self._made[1]

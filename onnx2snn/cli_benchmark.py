@@ -1,0 +1,101 @@
+"""The command ``onnx2snn benchmark``: how fast a spiking network runs here."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import tables
+from .comparison import no_report
+from .options import (
+    CountsType,
+    examples,
+    json_option,
+    print_json,
+    reports_errors,
+    require_output,
+)
+
+
+@examples(
+    "  onnx2snn benchmark\n"
+    "  onnx2snn benchmark snn.onnx --ann ann.onnx -T 32 --batch 1,16 --plot speed.png"
+)
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
+@click.option(
+    "-T", "--timesteps", type=click.IntRange(1), default=32, show_default=True, help="Time-steps."
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=CountsType("samples", "N"),
+    default=[1, 16, 64],
+    show_default="1,16,64",
+    help="Samples at a time.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="CPU threads; one is pinned to a core.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios.")
+@json_option
+@reports_errors
+def benchmark(
+    model: Path | None,
+    ann: Path | None,
+    timesteps: int,
+    batches: list[int],
+    threads: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Time the spiking network in MODEL, or the demo's, by each way to run it.
+
+    The time of T time-steps over that of T forward passes of the ANN in ONNX Runtime, or of the
+    plan "step", one time-step at a time, without --ann. All run in turns on random inputs, each
+    in a process of its own: medians of ratios within a round, with their quartiles.
+    """
+    from .benchmarking import benchmark as benchmark_files
+    from .benchmarking import demo_files
+
+    if model is None and ann is not None:
+        raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")
+    require_output(plot, model, ann)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
+    with contextlib.ExitStack() as stack:
+        if model is None:
+            model, ann = stack.enter_context(demo_files())
+        report = no_report if as_json else stack.enter_context(tables.overall_progress())
+        found = benchmark_files(model, timesteps, batches, ann=ann, threads=threads, report=report)
+    if plot is not None:
+        _plot(plot, found)
+    if as_json:
+        print_json(found)
+        return
+    console = tables.console()
+    console.print(tables.benchmark_table(found))
+    if found["against"] == "step":
+        console.print("Give --ann to compare with T forward passes of the ANN.")
+    if plot is not None:
+        console.print(f"Drew {plot}.", markup=False)
+
+
+def _plot(path: Path, found: dict[str, Any]) -> None:
+    from .plot_benchmark import ratio_plot
+
+    rows = [row for row in found["rows"] if row["plan"] != found["against"]]
+    groups = dict.fromkeys(f"N={row['samples']}" for row in rows)
+    bars: dict[str, dict[str, dict[str, float]]] = {row["plan"]: {} for row in rows}
+    for row in rows:
+        bars[row["plan"]][f"N={row['samples']}"] = row["ratio"]
+    unit = "T forward passes of the ANN" if found["against"] == "ANN" else 'plan "step"'
+    ratio_plot(path, list(groups), bars, f"{found['timesteps']} time-steps", unit)

@@ -1,0 +1,158 @@
+"""``onnx2snn benchmark``: contestants in processes of their own; what the figures are made of."""
+
+import json
+import os
+from typing import get_args
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx_text import model
+
+from onnx2snn import DataError, ModelError, Onnx2SnnError, convert
+from onnx2snn.benchmarking import RandomInputs, benchmark, input_shapes, regret
+from onnx2snn.cli import main
+from onnx2snn.runtime.session import PlanKind
+from onnx2snn.timing import Contestant, interleaved, ratio
+
+
+class Contender:
+    """A stand-in for a simulator."""
+
+    def __init__(self, word):
+        if word == "broken":
+            raise ValueError("cannot be made")
+        self.word = word
+
+    def say(self, times):
+        return self.word * times
+
+    def where(self):
+        return os.getpid(), sorted(os.sched_getaffinity(0))
+
+    def fail(self):
+        raise RuntimeError("out of luck")
+
+    def end(self):
+        os._exit(3)
+
+
+def test_a_contestant_is_an_object_elsewhere():
+    with Contestant(Contender, "ab") as contestant:
+        seconds, value = contestant.call("say", 3)
+        assert value == "ababab"
+        assert seconds >= 0
+        with pytest.raises(Onnx2SnnError, match="out of luck"):
+            contestant.call("fail")
+        assert contestant.call("say", 1)[1] == "ab"
+        process, cores = contestant.call("where")[1]
+        assert process != os.getpid()
+        assert cores == [max(os.sched_getaffinity(0))]
+        with pytest.raises(Onnx2SnnError, match="exit code 3"):
+            contestant.call("end")
+    with pytest.raises(Onnx2SnnError, match="cannot be made"):
+        Contestant(Contender, "broken")
+    with Contestant(Contender, "ab", pinned=False) as free:
+        assert free.call("where")[1][1] == sorted(os.sched_getaffinity(0))
+
+
+def test_rounds_take_turns():
+    calls, told = [], []
+
+    def task(name, seconds):
+        def run():
+            calls.append(name)
+            return seconds
+
+        return run
+
+    tasks = {"a": task("a", 1.0), "b": task("b", 2.0)}
+    times = interleaved(tasks, 3, lambda done, of: told.append((done, of)))
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    np.testing.assert_array_equal(times["b"], [2.0] * 3)
+    assert len(interleaved({"a": task("a", 6.0)})["a"]) == 10
+    assert len(interleaved({"a": task("a", 1e-9)})["a"]) == 15
+    assert len(interleaved({"a": task("a", 1e9)})["a"]) == 5
+
+
+def test_ratios_are_within_rounds():
+    found = ratio(np.array([2.0, 40.0, 3.0]), np.array([1.0, 10.0, 1.0]))
+    assert (found.median, found.low, found.high) == (3.0, 2.5, 3.5)
+
+
+def test_regret_is_against_the_best_plan():
+    def row(*rounds):
+        return {"seconds": float(np.median(rounds)), "rounds": list(rounds)}
+
+    rows = {"ANN": row(1, 1, 1), "auto": row(12, 22, 11), "step": row(10, 20, 10)}
+    assert regret(rows) == pytest.approx(0.1)
+    assert regret({**rows, "chunks": row(30, 30, 30)}) == pytest.approx(0.1)
+    assert regret({**rows, "auto": row(9, 9, 9)}) == 0
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ann = dyadic.to_onnx(dyadic.finish(2))
+    onnx.save(ann, "ann.onnx")
+    onnx.save(convert(ann).model, "snn.onnx")
+    return tmp_path
+
+
+def test_the_figures_belong_together(files):
+    snn, ann = files / "snn.onnx", files / "ann.onnx"
+    found = benchmark(snn, 8, [3, 1], ann=ann, rounds=2)
+    assert [(row["samples"], row["plan"]) for row in found["rows"]] == [
+        (n, name) for n in (1, 3) for name in ("ANN", *get_args(PlanKind))
+    ]
+    for row in found["rows"]:
+        base = next(
+            r for r in found["rows"] if (r["samples"], r["plan"]) == (row["samples"], "ANN")
+        )
+        assert row["seconds"] == np.median(row["rounds"])
+        assert len(row["rounds"]) == 2
+        wanted = ratio(np.array(row["rounds"]), np.array(base["rounds"]))
+        assert row["ratio"] == vars(wanted)
+        assert row["steps_per_second"] == pytest.approx(8 * row["samples"] / row["seconds"])
+        assert row["peak_memory"] > 1e6
+        assert row["load_seconds"] > 0
+        assert (row["regret"] is None) == (row["plan"] != "auto")
+    assert benchmark(snn, 4, [1], rounds=1)["against"] == "step"
+
+
+def test_the_command(files):
+    def call(*options, code=0):
+        result = CliRunner().invoke(main, ["benchmark", *options])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    options = ("-T", "4", "--batch", "2,1")
+    shown = call("snn.onnx", "--ann", "ann.onnx", *options, "--plot", "speed.png")
+    assert "of T forward passes" in shown
+    assert (files / "speed.png").read_bytes().startswith(b"\x89PNG")
+    assert "Give --ann" in call("snn.onnx", *options, "--plot", "speed.svg")
+    found = json.loads(call(*options, "--json"))
+    assert found["against"] == "ANN"
+    assert "it is an ANN" in call("ann.onnx", *options, code=1)
+    assert "spiking network" in call("snn.onnx", "--ann", "snn.onnx", *options, code=1)
+    assert "give MODEL" in call("--ann", "ann.onnx", code=2)
+    assert "samples start at 1" in call("snn.onnx", "--batch", "0", code=2)
+
+
+def test_inputs(files):
+    inputs = RandomInputs({"x": ((2, 3), np.dtype(np.float32)), "i": ((), np.dtype(np.int64))})
+    made = inputs(5)
+    assert made["x"].shape == (5, 2, 3)
+    assert made["x"].dtype == np.float32
+    assert set(made["i"].tolist()) <= {0, 1}
+    assert inputs(5) is made
+    text = "net (float[N, C, H] x) => (float[N, C, H] y) { y = Clip(x, zero, one) }"
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    onnx.save(convert(ann).model, "open.onnx")
+    with pytest.raises(DataError, match="leaves sizes open"):
+        input_shapes(files / "open.onnx")
+    with pytest.raises(ModelError, match="it is an ANN"):
+        benchmark(files / "ann.onnx")
