@@ -63,7 +63,7 @@ def benchmark(
     """
     shapes = input_shapes(snn)
     makers: dict[str, tuple[Any, ...]] = {} if ann is None else {ANN: (AnnRuns, ann)}
-    makers |= {plan: (SnnRuns, snn, plan) for plan in get_args(PlanKind)}
+    makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
     against = "step" if ann is None else ANN
     with contextlib.ExitStack() as stack:
         running = {
@@ -162,22 +162,27 @@ def input_shapes(snn: Path) -> Shapes:
 
 
 class SnnRuns:
-    """T time-steps of an SNN file, by one plan."""
+    """T time-steps of an SNN file, by a session of these options."""
 
     def __init__(
-        self, shapes: Shapes, timesteps: int, threads: int, path: Path, plan: PlanKind
+        self,
+        shapes: Shapes,
+        timesteps: int,
+        threads: int,
+        path: Path,
+        options: Mapping[str, Any],
     ) -> None:
         onnxruntime()
-        self._path, self._threads, self._plan = path, threads, plan
-        self._inputs, self._timesteps = RandomInputs(shapes), timesteps
+        self.inputs, self.timesteps = RandomInputs(shapes), timesteps
+        self._session_of = partial(SpikingSession, path, threads=threads, **options)
 
     def load(self) -> None:
         """Make the session."""
-        self._session = SpikingSession(self._path, threads=self._threads, plan=self._plan)
+        self.session = self._session_of()
 
     def run(self, samples: int) -> None:
         """T time-steps of so many samples."""
-        self._session.run(self._inputs(samples), self._timesteps)
+        self.session.run(self.inputs(samples), self.timesteps)
 
 
 class AnnRuns:
