@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, OutputError
-from onnx2snn.graph_passes.files import parse_model, read_model, write_bytes, write_model
+from onnx2snn.graph_passes.files import read_model, write_bytes, write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
@@ -22,6 +22,7 @@ from .cli_diagnose import diagnose
 from .cli_evaluate import evaluate
 from .cli_export import export
 from .cli_import import import_
+from .cli_inspect import inspect
 from .cli_reproduce import reproduce
 from .cli_train import train
 from .data import open_data
@@ -61,6 +62,7 @@ main.add_command(compare)
 main.add_command(diagnose)
 main.add_command(evaluate)
 main.add_command(export)
+main.add_command(inspect)
 main.add_command(reproduce)
 main.add_command(train)
 main.add_command(import_)
@@ -399,64 +401,6 @@ def recipes(as_json: bool) -> None:
         print_json({"recipes": rows})
         return
     tables.console().print(tables.recipe_table(RECIPES))
-
-
-@examples("  onnx2snn inspect snn.onnx\n  onnx2snn inspect snn.onnx --json")
-@main.command()
-@model_argument
-@json_option
-@reports_errors
-def inspect(model: Path, as_json: bool) -> None:
-    """Show the neurons of the spiking network in MODEL, or of an export, and how it was made."""
-    from onnx2snn.runtime.plan import build_plan
-
-    from .cli_export import print_export
-    from .import_nir import header_of, is_nir
-    from .inspection import export_of, json_object
-
-    export = export_of(header_of(model) if is_nir(model) else parse_model(model))
-    if export is not None:
-        print_export(export, as_json)
-        return
-    snn = read_model(model)
-    plan = build_plan(snn)
-    metadata = {
-        entry.key.removeprefix("onnx2snn."): entry.value
-        for entry in snn.metadata_props
-        if entry.key.startswith("onnx2snn.")
-    }
-    sources = json_object(metadata.pop("thresholds", ""))
-    recipe = json_object(metadata.pop("recipe", ""))
-    inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
-    if as_json:
-        print_json(
-            {
-                "input": {"name": plan.inputs[0].name, "shape": list(plan.inputs[0].shape)},
-                "output": plan.outputs[0],
-                "inputs": [{"name": n, "shape": list(s)} for n, s in inputs.items()],
-                "outputs": list(plan.outputs),
-                "neurons": [
-                    {
-                        "name": neuron.name,
-                        "shape": list(neuron.shape),
-                        "threshold": neuron.threshold.tolist(),
-                        "v_init": neuron.v_init.tolist(),
-                        "source": sources.get(neuron.name),
-                    }
-                    for neuron in plan.neurons
-                ],
-                "recipe": recipe,
-                "metadata": metadata,
-            }
-        )
-        return
-    console = tables.console()
-    console.print(tables.session_table(plan.neurons, sources))
-    lines = [f"input {name} {tables.shape_text(shape)}" for name, shape in inputs.items()]
-    lines += [f"output {name}" for name in plan.outputs]
-    lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
-    for line in lines:
-        console.print(tables.printable(line), markup=False)
 
 
 @examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")

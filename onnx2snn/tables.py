@@ -91,7 +91,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _name(text: object) -> Text:
+def name_text(text: object) -> Text:
     """A cell that shows a file's text as it is, which may look like markup."""
     return Text(printable(str(text)))
 
@@ -117,10 +117,10 @@ def neuron_table(neurons: list[NeuronReport]) -> Table:
     table = new_table("Neurons", "layer", ">shape", ">V_th", "threshold from")
     for neuron in neurons:
         table.add_row(
-            _name(neuron.name),
+            name_text(neuron.name),
             shape_text(neuron.shape),
             values_text(neuron.threshold),
-            _name(neuron.source),
+            name_text(neuron.source),
         )
     return table
 
@@ -154,11 +154,11 @@ def readiness_table(rows: list[NodeReport]) -> Table:
     table = new_table("Nodes, in canonical form", "node", "op", "becomes", "why", "option")
     for row in rows:
         table.add_row(
-            _name(row.node),
-            _name(row.op),
+            name_text(row.node),
+            name_text(row.op),
             row.role,
-            _name(row.reason),
-            _name(row.option),
+            name_text(row.reason),
+            name_text(row.option),
             style=_ROLE_STYLES.get(row.role),
         )
     return table
@@ -276,12 +276,12 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
         sizes = [size for size in neuron.shape if isinstance(size, int)]
         fixed = len(sizes) == len(neuron.shape)
         table.add_row(
-            _name(neuron.name),
+            name_text(neuron.name),
             shape_text(neuron.shape),
             str(int(np.prod(sizes))) if fixed else "?",
             values_text(neuron.threshold),
             values_text(neuron.v_init / neuron.threshold),
-            _name(sources.get(neuron.name, "unknown")),
+            name_text(sources.get(neuron.name, "unknown")),
         )
     return table
 
@@ -324,7 +324,7 @@ def rates_table(rates: dict[str, float]) -> Table:
     """Firing rate by layer."""
     table = new_table("Firing rates", "layer", ">spikes per neuron and time-step")
     for name, rate in rates.items():
-        table.add_row(_name(name), f"{rate:.4f}")
+        table.add_row(name_text(name), f"{rate:.4f}")
     return table
 
 
@@ -341,7 +341,7 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
         parts = (layer.clipping, layer.quantisation, layer.unevenness)
         table.add_row(
             str(layer.place),
-            _name(layer.name),
+            name_text(layer.name),
             str(layer.neurons),
             f"{layer.own_error:.1f}",
             *(Text(f"{part:.1f}", "bold" if part == max(parts) > 0 else "") for part in parts),
@@ -387,7 +387,7 @@ def comparison_table(comparison: Comparison) -> Table:
             Text(percent_text(value), style="bold" if value == top is not None else "")
             for value, top in zip(values, best, strict=True)
         ]
-        table.add_row(_name(row.recipe.name), *cells)
+        table.add_row(name_text(row.recipe.name), *cells)
     return table
 
 

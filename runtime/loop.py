@@ -21,7 +21,7 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .graphs import Writer, unused_prefix
 from .loop_read_outs import Network, read_outs, total_of
-from .plan import build_plan
+from .plan import build_plan, with_weights
 from .sums import MOST_STEPS_CARRIED
 
 
@@ -54,7 +54,7 @@ def loop_model(
             f"only a fixed number of time-steps, up to {MOST_STEPS_CARRIED}, can be unrolled: "
             "leave out --unroll"
         )
-    plan = build_plan(snn)
+    plan = with_weights(build_plan(snn))
     network = Network(plan, timesteps, each_step, rates)
     names = [tensor.name for tensor in plan.inputs] + list(plan.outputs)
     root = unused_prefix(names, "loop/")

@@ -9,7 +9,7 @@ The step also adds up, over time, the postsynaptic potential of every neuron (fr
 spike counts follow) and whatever else the epilogue reads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.editing import operands, part_of, tidy
 from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError
-from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
+from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
     TENSOR_ATTRIBUTES,
@@ -36,7 +36,7 @@ from onnx2snn.graph_passes.neurons import (
     threshold_of,
 )
 from onnx2snn.graph_passes.spiking import require_finite_weights
-from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 
 from .graphs import unused_prefix
 from .kernels import lower_if
@@ -81,6 +81,7 @@ class Plan:
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
     inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
     file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
+    ``weights`` are the large initializers of all graphs, by name, which the graphs hold as stubs.
     """
 
     inputs: tuple[gs.Variable, ...]
@@ -97,6 +98,7 @@ class Plan:
     sums: dict[str, State]
     means: tuple[str, ...]
     delay: int
+    weights: dict[str, np.ndarray]
 
 
 def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
@@ -150,28 +152,53 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
             f"the read-out is computed from '{fixed[0]}', which depends on no input of the network"
         )
     sums = {name: _sum_state(tensor, prefix) for name, tensor in summed.items()}
+    prologue = _model(graph, parts.prologue, inputs, prologue_makes) if prologue_makes else None
+    epilogue = _epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix)
+    read_out = _read_out_model(graph, parts, finals, outputs)
+    means = tuple(t.name for t in outputs if t.name in _made(parts.read_out + parts.means))
+    layers = tuple(_neuron(node, events[node.name].name) for node in neurons)
+    # The membrane potential is the first state of each.
+    kept = (
+        *(_states(node)[0] for node in neurons),
+        *(state for node in neurons for state in _states(node)[1:]),
+        *(state for node in others for state in _states(node)),
+    )
+    # Last, since it rewrites the neurons.
+    step = _step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix)
+    held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
 
     return Plan(
         inputs=tuple(inputs),
         outputs=tuple(tensor.name for tensor in outputs),
-        prologue=_model(graph, parts.prologue, inputs, prologue_makes) if prologue_makes else None,
-        epilogue=_epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix),
-        read_out=_read_out_model(graph, parts, finals, outputs),
+        prologue=prologue.structure if prologue else None,
+        step=step.structure,
+        epilogue=epilogue.structure,
+        read_out=read_out.structure if read_out else None,
         readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
         averages=tuple(finals),
-        neurons=tuple(_neuron(node, events[node.name].name) for node in neurons),
-        # The membrane potential is the first state of each.
-        states=(
-            *(_states(node)[0] for node in neurons),
-            *(state for node in neurons for state in _states(node)[1:]),
-            *(state for node in others for state in _states(node)),
-        ),
+        neurons=layers,
+        states=kept,
         sums=sums,
         step_inputs=tuple(step_reads),
-        means=tuple(t.name for t in outputs if t.name in _made(parts.read_out + parts.means)),
+        means=means,
         delay=_delay(parts.means),
-        # Last, since it rewrites the neurons.
-        step=_step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix),
+        weights={name: values for part in held for name, values in part.weights.items()},
+    )
+
+
+def with_weights(plan: Plan) -> Plan:
+    """The plan with graphs that hold their weights themselves."""
+
+    def whole(model: onnx.ModelProto) -> onnx.ModelProto:
+        return attach(ModelParts(model, plan.weights))
+
+    return replace(
+        plan,
+        prologue=None if plan.prologue is None else whole(plan.prologue),
+        step=whole(plan.step),
+        epilogue=whole(plan.epilogue),
+        read_out=None if plan.read_out is None else whole(plan.read_out),
+        weights={},
     )
 
 
@@ -336,14 +363,17 @@ def _model(
     nodes: list[gs.Node],
     inputs: list[gs.Variable],
     outputs: list[gs.Variable],
-) -> onnx.ModelProto:
-    model = to_model(part_of(graph, nodes, inputs, outputs))
+) -> ModelParts:
+    parts = to_parts(part_of(graph, nodes, inputs, outputs))
+    # The starts of states may be large too.
+    rest = detach(parts.structure)
+    model = rest.structure
     # Shapes of the whole graph do not belong to a part of it: only ranks and types do.
     del model.graph.value_info[:]
     for info in (*model.graph.input, *model.graph.output):
         for axis, dimension in enumerate(info.type.tensor_type.shape.dim):
             dimension.dim_param = f"{info.name}.{axis}"
-    return model
+    return ModelParts(model, parts.weights | rest.weights)
 
 
 def _step_model(
@@ -354,7 +384,7 @@ def _step_model(
     sums: dict[str, State],
     readout: dict[str, gs.Variable],
     prefix: str,
-) -> onnx.ModelProto:
+) -> ModelParts:
     states_in = [state for node in core if is_stateful(node) for state in states_read(node)]
     states_out = [state for node in core if is_stateful(node) for state in states_written(node)]
     step = gs.Graph(nodes=[node for node in core if node.op != "IF"])
@@ -390,7 +420,7 @@ def _epilogue_model(
     reads: dict[str, gs.Variable],
     finals: dict[str, gs.Variable],
     prefix: str,
-) -> onnx.ModelProto:
+) -> ModelParts:
     nodes, outputs = list(epilogue), []
     taken: set[str] = set(reads)
     for number, tensor in enumerate(finals.values()):
@@ -408,7 +438,7 @@ def _read_out_model(
     parts: _Parts,
     finals: dict[str, gs.Variable],
     outputs: list[gs.Variable],
-) -> onnx.ModelProto | None:
+) -> ModelParts | None:
     made = _made(parts.read_out)
     wanted = [tensor for tensor in outputs if tensor.name in made]
     if not wanted:

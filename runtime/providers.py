@@ -84,21 +84,28 @@ def create_session(
     providers: list[Any],
     threads: int | None = None,
     once: bool = False,
+    lean: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
-    Of ``ModelParts`` the session shares the weights. ``once``: for a few runs only, so that
-    ONNX Runtime neither optimises the graph nor, since the large weights are inputs, copies
-    them in a layout of its own; ``run_session`` feeds them. Raises ``ProviderError`` if that
-    provider does not start, where ONNX Runtime itself would go on with the next one, and
-    ``ModelError`` if it cannot load the model.
+    Of ``ModelParts`` the session on a CPU shares the weights, but those that ONNX Runtime holds
+    in a layout of its own, for speed. ``lean``: it shares all, and holds no memory between runs.
+    ``once``: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since
+    the large weights are inputs, copies them; ``run_session`` feeds them. Raises
+    ``ProviderError`` if that provider does not start, where ONNX Runtime itself would go on with
+    the next one, and ``ModelError`` if it cannot load the model.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
+    if lean:
+        # One level more would bring the blocked layout, and copies of weights in it.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     shared: dict[str, Any] = {}
     if once:
         parts = model if isinstance(model, ModelParts) else detach(model)
@@ -109,7 +116,11 @@ def create_session(
             name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
             for name, values in model.weights.items()
         }
+        # By these its optimisers read the weights; without the others it would copy them.
         options.add_external_initializers(list(shared), list(shared.values()))
+        if providers == [CPU]:
+            for name, value in shared.items():
+                options.add_initializer(name, value)
         model = model.structure
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)

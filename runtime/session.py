@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,28 +10,24 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_parts, take_apart
-from onnx2snn.graph_passes.weights import ModelParts, detach
+from onnx2snn.graph_passes.weights import ModelParts
 
+from .choice import Choice, choose
 from .coding import Coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .inputs import as_input, by_input_name, check_finite, readout_times
+from .memory import Peaks
 from .plan import Neuron, build_plan
 from .providers import CUDA, Providers, create_session, resolve_providers, run_session
 from .result import Exit, ReadOut, SpikingResult, together
 from .states import DeviceStates
 from .sums import Sums, carried_sums, rows_of
 from .totals import totals_of
-from .unroll import heavy_layers, unrolled
+from .unroll import unrolled
 
 PlanKind = Literal["auto", "step"]
 """How time-steps are run: in the fastest way, or one at a time, all sums carried along."""
-
-CHUNK, CHUNK_OF_HEAVY = 4, 16
-"""Time-steps of a chunk; more where layers are time-batched, for each reads its weights once.
-
-Measured at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was best or near it.
-Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16."""
 
 
 class SpikingSession:
@@ -67,30 +62,33 @@ class SpikingSession:
             parts = take_apart(model, "the model")
         else:
             parts = read_parts(model)
-        made = build_plan(parts)
+        self._plan = made = build_plan(parts)
         chosen = resolve_providers(providers)
         create = partial(create_session, providers=chosen, threads=threads)
-        self._prologue = None if made.prologue is None else create(made.prologue)
-        self._epilogue = create(made.epilogue)
-        self._read_out_session = None if made.read_out is None else create(made.read_out)
-        # Several graphs are made of the step's nodes; all read these weights.
-        step = detach(made.step)
-        self._plan = made = replace(made, step=step.structure)
-        self._create = partial(_create_with, step.weights, create)
+        # Several graphs are made of the model's; all read these weights.
+        self._create = partial(_create_with, made.weights, create)
+        self._prologue = None if made.prologue is None else self._create(made.prologue)
+        self._epilogue = self._create(made.epilogue)
+        self._read_out_session = None if made.read_out is None else self._create(made.read_out)
         self._chunked = plan == "auto"
         totals = totals_of(made) if self._chunked else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
         self._step_model = only(made.step, [*now, *(state.written for state in states)])
-        self._step = self._create(self._step_model)
-        self.providers: list[str] = self._step.get_providers()
+        self.providers: list[str] = self._epilogue.get_providers()
         device = "cuda" if self.providers[0] == CUDA else "cpu"
         self._states = DeviceStates(states, made.step_inputs, device)
-        self._sums = Sums(made, totals, self._states, self._create)
+        self._sums = Sums(made, totals, self._states, partial(self._create, lean=True))
         self._chunks: dict[tuple[int, frozenset[str]], Any] = {}
-        self._heavy: dict[tuple, frozenset[str]] = {}
+        self._choices: dict[tuple, Choice] = {}
+        self._peaks = Peaks(self._step_model, states)
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
+
+    @cached_property
+    def _step(self) -> Any:
+        """The session of one time-step, made where it is used: it holds weights of its own."""
+        return self._create(self._step_model)
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -165,6 +163,16 @@ class SpikingSession:
             if t in wanted:
                 readouts[t] = self._read_out()
         return SpikingResult(timesteps, readouts)
+
+    def chosen(self, x: np.ndarray | Mapping[str, np.ndarray]) -> Choice:
+        """What ``run`` would do for an input x, [N, ...], the same at every time-step.
+
+        Only the shape of x matters. Raises ``DataError`` like ``run``.
+        """
+        inputs, varying = self._check_inputs(x, None)
+        if varying:
+            raise DataError("chosen() takes the input of one time-step, [N, ...]")
+        return self._choice(self._step_inputs(inputs))
 
     def step(
         self, x_t: np.ndarray | Mapping[str, np.ndarray]
@@ -331,19 +339,31 @@ class SpikingSession:
 
     def _chunk(self, inputs: dict[str, np.ndarray], most: int) -> tuple[int, Any]:
         """How many of ``most`` time-steps to do in a run, and the session that does them."""
-        if not self._chunked or most < CHUNK:
+        choice = self._choice(inputs)
+        steps, heavy = choice.chunk(most), choice.time_batched
+        if steps == 1:
             return 1, self._step
-        shapes = tuple((name, value.shape) for name, value in inputs.items())
-        if shapes not in self._heavy:
-            samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
-            layers = {f"v/{neuron.name}": (samples, *neuron.shape) for neuron in self.neurons}
-            self._heavy = {shapes: heavy_layers(self._step_model, {**layers, **dict(shapes)})}
-        heavy = self._heavy[shapes]
-        steps = CHUNK_OF_HEAVY if heavy and most >= CHUNK_OF_HEAVY else CHUNK
         if (steps, heavy) not in self._chunks:
             chunk = unrolled(self._step_model, self._states.states, steps, heavy)
             self._chunks[steps, heavy] = self._create(chunk)
         return steps, self._chunks[steps, heavy]
+
+    def _choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
+        """How time-steps run that read ``inputs``."""
+        shapes = {name: value.shape for name, value in inputs.items()}
+        key = tuple(shapes.items())
+        if key not in self._choices:
+            samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
+            layers = {f"v/{neuron.name}": (samples, *neuron.shape) for neuron in self.neurons}
+            self._choices[key] = choose(
+                self._peaks,
+                {**layers, **shapes},
+                samples,
+                sum(values.nbytes for values in self._plan.weights.values()),
+                in_chunks=self._chunked,
+                derived_counts=self._sums.derived,
+            )
+        return self._choices[key]
 
     def _read_out(self) -> ReadOut:
         """What the network says and did in the time-steps so far."""
@@ -393,8 +413,11 @@ class SpikingSession:
 
 
 def _create_with(
-    weights: Mapping[str, np.ndarray], create: Callable[[ModelParts], Any], model: onnx.ModelProto
+    weights: Mapping[str, np.ndarray],
+    create: Callable[..., Any],
+    model: onnx.ModelProto,
+    lean: bool = False,
 ) -> Any:
     """A session of a model whose large weights are among these."""
     held = {t.name: weights[t.name] for t in model.graph.initializer if t.name in weights}
-    return create(ModelParts(model, held))
+    return create(ModelParts(model, held), lean=lean)

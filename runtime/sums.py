@@ -48,6 +48,11 @@ class Sums:
         self._before = {state.read: state.start for state in self._plan.states}
 
     @property
+    def derived(self) -> bool:
+        """Whether sums follow from states."""
+        return self._totals is not None
+
+    @property
     def room(self) -> int:
         """How many time-steps may pass before the sums are brought in."""
         return (MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS) - self._steps

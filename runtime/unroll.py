@@ -14,7 +14,6 @@ nothing else: those of ``WEIGHTED``, with constant weights.
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 import onnx
 from onnx import helper
 
@@ -91,47 +90,7 @@ def _time_batched(
     ]
 
 
-def heavy_layers(
-    step: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]
-) -> frozenset[str]:
-    """The nodes of ``WEIGHTED`` that spend their time reading weights from memory.
-
-    They have more weights than ``CACHED``, and more than what they compute. ``shapes``: those
-    of the graph's inputs.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(step)
-    inputs = {info.name for info in step.graph.input}
-    # The starts of states, of which these are other sizes, are initializers too.
-    weights = [tensor for tensor in step.graph.initializer if tensor.name not in inputs]
-    constants = {tensor.name: tuple(tensor.dims) for tensor in weights}
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
-    for info in model.graph.input:
-        if info.name in shapes:
-            dims = info.type.tensor_type.shape
-            dims.Clear()
-            for axis, size in enumerate(shapes[info.name]):
-                if isinstance(size, int):
-                    dims.dim.add().dim_value = size
-                else:
-                    dims.dim.add().dim_param = f"{info.name}.{axis}"
-    inferred = onnx.shape_inference.infer_shapes(model)
-    made = {
-        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        for info in (*inferred.graph.value_info, *inferred.graph.output)
-    }
-    return frozenset(
-        node.name
-        for node in step.graph.node
-        if node.op_type in WEIGHTED
-        and node.domain == ""
-        and _batches(node, constants)
-        and np.prod(constants[node.input[1]]) > max(CACHED, np.prod(made[node.output[0]]))
-    )
-
-
-def _batches(node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]]) -> bool:
+def batches(node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether axis 0 of the first input, and of the result, is a batch axis and no more."""
     if not all(name in constants for name in node.input[1:] if name):
         return False

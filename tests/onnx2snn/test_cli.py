@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dyadic
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
+from onnx2snn import convert, write_model
 from onnx2snn.cli import main
 
 RNG = np.random.default_rng(0)
@@ -174,6 +176,22 @@ def test_demo():
     assert "v(0) = V_th/2" in output
     assert Path("results/accuracy.png").read_bytes().startswith(b"\x89PNG")
     onnx.checker.check_model("results/snn-half.onnx", full_check=True)
+
+
+def test_inspect_shows_the_plan(snn):
+    write_model(convert(dyadic.to_onnx(dyadic.finish(3))).model, "deep.onnx")
+    plan = as_json("inspect", "deep.onnx", "--plan", "-N", "3")["plan"]
+    assert plan["samples"] == 3
+    assert plan["chunks"] == [4]
+    assert plan["spike_counts"] == "derived"
+    assert {layer["runs"] for layer in plan["layers"]} == {"unrolled"}
+    sizes = plan["bytes"]
+    assert sizes.pop("total") == sum(sizes.values()) > 0
+    output = invoke("inspect", "deep.onnx", "--plan").output
+    for part in ("4 time-steps a run", "its weights fit the cache", "estimated memory"):
+        assert part in output
+    assert "plan" not in as_json("inspect", snn)
+    assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
 
 
 @pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect", "demo", "benchmark"])

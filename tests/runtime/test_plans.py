@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert, from_arrays
-from onnx2snn.runtime import session as session_module
-from onnx2snn.runtime import unroll
+from onnx2snn.runtime import choice
+from onnx2snn.runtime.choice import weighted_layers
+from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.totals import totals_of
-from onnx2snn.runtime.unroll import heavy_layers, unrolled
+from onnx2snn.runtime.unroll import unrolled
 
 SETTINGS = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -123,7 +124,7 @@ def dense(seed=0):
 
 @pytest.mark.parametrize("samples", [1, 3, 40])
 def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
-    monkeypatch.setattr(unroll, "CACHED", 0)
+    monkeypatch.setattr(choice, "CACHED", 0)
     snn = convert(dense()).model
     plain, chunked = both(snn)
     x = (np.random.default_rng(1).integers(-8, 9, (samples, 2, 4)) / 8).astype(np.float32)
@@ -135,12 +136,13 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
 
 
 def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
-    monkeypatch.setattr(unroll, "CACHED", 0)
+    monkeypatch.setattr(choice, "CACHED", 0)
     plan = build_plan(convert(dense()).model)
     states = [*plan.states, *plan.sums.values()]
     shapes = dict.fromkeys(plan.step_inputs, (1, 16))
     shapes |= {f"v/{neuron.name}": (1, *neuron.shape) for neuron in plan.neurons}
-    heavy = heavy_layers(plan.step, shapes)
+    layers = weighted_layers(plan.step, sizes_of(plan.step, shapes))
+    heavy = frozenset(layer.name for layer in layers if layer.time_batched)
     assert len(heavy) == 2
     for batched, count in ((frozenset(), 4), (heavy, 1)):
         chunk = unrolled(plan.step, states, 4, batched)
@@ -179,5 +181,5 @@ def test_a_chunk_is_made_once():
     network = dyadic.finish(1)
     session = SpikingSession(network_of(1), threads=1)
     for samples in (1, 2, 1, 2):
-        session.run(dyadic.images(network, samples), 3 * session_module.CHUNK_OF_HEAVY)
+        session.run(dyadic.images(network, samples), 3 * choice.CHUNK_OF_HEAVY)
     assert len(session._chunks) == 1

@@ -1,0 +1,197 @@
+"""``onnx2snn inspect``: what is in a file, and how it would run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import parse_model, read_model
+from onnx2snn.runtime.choice import Choice
+from onnx2snn.runtime.plan import Plan, build_plan
+
+from . import tables
+from .cli_export import print_export
+from .import_nir import header_of, is_nir
+from .inspection import export_of, json_object
+from .options import examples, json_option, model_argument, print_json, reports_errors
+
+
+@examples(
+    "  onnx2snn inspect snn.onnx\n"
+    "  onnx2snn inspect snn.onnx --json\n"
+    "  onnx2snn inspect snn.onnx --plan --batch-size 16"
+)
+@click.command()
+@model_argument
+@click.option("--plan", "show_plan", is_flag=True, help="Show how time-steps would run, and why.")
+@click.option(
+    "-N",
+    "--batch-size",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Samples at a time that --plan is for.",
+)
+@json_option
+@reports_errors
+def inspect(model: Path, show_plan: bool, batch_size: int, as_json: bool) -> None:
+    """Show the neurons of the spiking network in MODEL, or of an export, and how it was made.
+
+    With --plan also how time-steps run: how many at once, which layers run once for all of
+    these, how spikes are counted, and an estimate of the memory that takes.
+    """
+    export = export_of(header_of(model) if is_nir(model) else parse_model(model))
+    if export is not None:
+        print_export(export, as_json)
+        return
+    snn = read_model(model)
+    plan = build_plan(snn)
+    metadata = {
+        entry.key.removeprefix("onnx2snn."): entry.value
+        for entry in snn.metadata_props
+        if entry.key.startswith("onnx2snn.")
+    }
+    sources = json_object(metadata.pop("thresholds", ""))
+    recipe = json_object(metadata.pop("recipe", ""))
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
+    choice = _choice_for(model, plan, batch_size) if show_plan else None
+    if as_json:
+        print_json(
+            {
+                "input": {"name": plan.inputs[0].name, "shape": list(plan.inputs[0].shape)},
+                "output": plan.outputs[0],
+                "inputs": [{"name": n, "shape": list(s)} for n, s in inputs.items()],
+                "outputs": list(plan.outputs),
+                "neurons": [
+                    {
+                        "name": neuron.name,
+                        "shape": list(neuron.shape),
+                        "threshold": neuron.threshold.tolist(),
+                        "v_init": neuron.v_init.tolist(),
+                        "source": sources.get(neuron.name),
+                    }
+                    for neuron in plan.neurons
+                ],
+                "recipe": recipe,
+                "metadata": metadata,
+                **({} if choice is None else {"plan": _described(choice)}),
+            }
+        )
+        return
+    console = tables.console()
+    console.print(tables.session_table(plan.neurons, sources))
+    lines = [f"input {name} {tables.shape_text(shape)}" for name, shape in inputs.items()]
+    lines += [f"output {name}" for name in plan.outputs]
+    lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
+    for line in lines:
+        console.print(tables.printable(line), markup=False)
+    if choice is not None:
+        console.print()
+        console.print(_layer_table(choice))
+        for line in _lines_of(choice):
+            console.print(line, markup=False)
+
+
+def _choice_for(model: Path, plan: Plan, samples: int) -> Choice:
+    """What a session does with so many samples."""
+    from onnx2snn.runtime import SpikingSession
+
+    x = {}
+    for tensor in plan.inputs:
+        first, *sizes = tensor.shape
+        shape = [first if isinstance(first, int) else samples, *sizes]
+        if any(isinstance(size, str) for size in sizes):
+            raise DataError(
+                f"the size of the input '{tensor.name}', {tables.shape_text(tuple(sizes))}, is not "
+                "fixed: ask SpikingSession.chosen(x) with an x of the size that counts"
+            )
+        x[tensor.name] = np.zeros(shape, tensor.dtype)
+    return SpikingSession(model).chosen(x)
+
+
+def _described(choice: Choice) -> dict[str, Any]:
+    memory = choice.memory
+    return {
+        "samples": choice.samples,
+        "chunks": list(choice.chunks),
+        "short_of_memory": choice.short_of_memory,
+        "spike_counts": "derived" if choice.derived_counts else "summed",
+        "layers": [
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "runs": _runs(layer.time_batched, choice),
+                "weights": layer.weights,
+                "computes": layer.computes,
+                "why": layer.why,
+            }
+            for layer in choice.layers
+        ],
+        "bytes": {
+            "weights": memory.weights,
+            "states": memory.states,
+            "inputs": memory.inputs,
+            "activations": memory.activations,
+            "read_out": memory.read_out,
+            "total": memory.total,
+        },
+    }
+
+
+def _runs(time_batched: bool, choice: Choice) -> str:
+    if not choice.chunks:
+        return "one at a time"
+    return "time-batched" if time_batched else "unrolled"
+
+
+def _layer_table(choice: Choice) -> Table:
+    """The layers with weights, and what decides how each runs."""
+    table = tables.new_table(
+        f"Layers with weights, N={choice.samples}",
+        "layer", "op", "runs", ">weights", ">computes", "why",
+    )  # fmt: skip
+    for layer in choice.layers:
+        table.add_row(
+            tables.name_text(layer.name),
+            layer.op,
+            _runs(layer.time_batched, choice),
+            f"{layer.weights:,}",
+            f"{layer.computes:,}",
+            layer.why,
+        )
+    table.caption = "computes: numbers in one time-step, for all samples"
+    table.caption_justify = "left"
+    return table
+
+
+def _lines_of(choice: Choice) -> list[str]:
+    """The rest of a choice, in sentences."""
+    if choice.chunks:
+        lengths = " or ".join(map(str, choice.chunks))
+        first = f"constant input: {lengths} time-steps a run; what is left over, as before a "
+        first += f"read-out at a T that {choice.chunks[-1]} does not divide, one at a time"
+    else:
+        first = "one time-step a run"
+    if choice.short_of_memory:
+        first += " (more do not fit the memory)"
+    counts = "follow from membrane potentials, when they are asked for"
+    if not choice.derived_counts:
+        counts = "are added up at every time-step"
+    memory = choice.memory
+    parts = {
+        "weights": memory.weights,
+        "states": memory.states,
+        "inputs": memory.inputs,
+        "activations": memory.activations,
+        "a read-out": memory.read_out,
+    }
+    shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
+    return [
+        first,
+        "input that varies in time: one time-step a run",
+        f"spike counts {counts}",
+        f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",
+    ]

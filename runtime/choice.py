@@ -1,0 +1,179 @@
+"""How a network runs for a number of samples: what is chosen, why, and what memory it takes.
+
+``choose`` is all there is to it: sessions run what it says, and ``inspect --plan`` shows it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.errors import DataError
+
+from .memory import Peaks, Sizes, sizes_of
+from .unroll import CACHED, WEIGHTED, batches
+
+CHUNK, CHUNK_OF_HEAVY = 4, 16
+"""Time-steps of a chunk; more where layers are time-batched, for each reads its weights once.
+
+Measured at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was best or near it.
+Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16."""
+
+EXTRA_ACTIVATIONS = 2**28
+"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
+
+    ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
+    all samples.
+    """
+
+    name: str
+    op: str
+    weights: int
+    computes: int
+    batches: bool
+
+    @property
+    def time_batched(self) -> bool:
+        """Whether it runs once for all time-steps of a chunk: reading weights costs most."""
+        return self.batches and self.weights > max(CACHED, self.computes)
+
+    @property
+    def why(self) -> str:
+        """The reason, in a few words."""
+        if not self.batches:
+            return "does not treat time-steps as samples"
+        if self.weights <= CACHED:
+            return "its weights fit the cache"
+        than = "more" if self.time_batched else "no more"
+        return f"{than} weights than it computes"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes, on a CPU, beyond what Python and its libraries take.
+
+    ``weights``: held once, and once more by each graph that runs time-steps. ``states``: two sets
+    of buffers. ``inputs``: what the time-steps read, three times. ``activations``: the most that
+    is alive within a chunk. ``read_out``: the copy of the states that one read-out keeps for its
+    spike counts. Not the counts themselves, nor the caller's arrays.
+    """
+
+    weights: int
+    states: int
+    inputs: int
+    activations: int
+    read_out: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.states + self.inputs + self.activations + self.read_out
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a session does for inputs of these shapes.
+
+    ``chunks``: lengths of the chunks, in time-steps, the longest first; what is left over, as up
+    to a read-out that none of them hits, runs one time-step at a time, and all where there are
+    none. ``samples``: N. ``derived_counts``: whether spike counts follow from membrane
+    potentials, or are added up at each time-step. ``short_of_memory``: whether longer chunks would
+    be faster, but do not fit.
+    """
+
+    samples: int
+    chunks: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    derived_counts: bool
+    memory: Memory
+    short_of_memory: bool
+
+    @property
+    def time_batched(self) -> frozenset[str]:
+        """The names of the nodes that run once for a whole chunk."""
+        return frozenset(layer.name for layer in self.layers if layer.time_batched)
+
+    def chunk(self, most: int) -> int:
+        """The length of the next chunk, where ``most`` time-steps are wanted."""
+        return next((length for length in self.chunks if length <= most), 1)
+
+
+def choose(
+    peaks: Peaks,
+    shapes: Mapping[str, tuple[int | str, ...]],
+    samples: int,
+    weights: int,
+    *,
+    in_chunks: bool,
+    derived_counts: bool,
+    max_memory: int | None = None,
+) -> Choice:
+    """Choose how time-steps run.
+
+    peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N. weights:
+    bytes, of the whole network. in_chunks: whether chunks are wanted at all. max_memory: bytes;
+    None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
+    Raises ``DataError`` where not even a time-step fits.
+    """
+    sizes = sizes_of(peaks.step, shapes)
+    layers = weighted_layers(peaks.step, sizes)
+    heavy = frozenset(layer.name for layer in layers if layer.time_batched)
+    written = {state.read: state.written for state in peaks.states}
+    states = sum(sizes.bytes_of(name) for name in written.values())
+    reads = [info.name for info in peaks.step.graph.input if info.name not in written]
+    inputs = sum(sizes.bytes_of(name) for name in reads)
+
+    def memory_of(chunks: tuple[int, ...]) -> Memory:
+        return Memory(
+            weights=weights * (2 + len(chunks)),
+            states=2 * states,
+            inputs=3 * inputs,
+            activations=peaks.of(chunks[0] if chunks else 1, heavy, samples, shapes),
+            read_out=states if derived_counts else 0,
+        )
+
+    least = memory_of(())
+    if max_memory is not None and least.total > max_memory:
+        raise DataError(_too_much(least, samples, max_memory))
+    ladder = ((CHUNK_OF_HEAVY, CHUNK), (CHUNK_OF_HEAVY,), (CHUNK,)) if heavy else ((CHUNK,),)
+    for chunks in ladder if in_chunks else ():
+        memory = memory_of(chunks)
+        extra = memory.activations - least.activations
+        if memory.total <= max_memory if max_memory is not None else extra <= EXTRA_ACTIVATIONS:
+            longest = chunks == ladder[0]
+            return Choice(samples, chunks, layers, derived_counts, memory, not longest)
+    return Choice(samples, (), layers, derived_counts, least, in_chunks)
+
+
+def weighted_layers(step: onnx.ModelProto, sizes: Sizes) -> tuple[Layer, ...]:
+    """The nodes of ``WEIGHTED`` with constant weights, in graph order."""
+    inputs = {info.name for info in step.graph.input}
+    # The starts of states, of which these are other sizes, are initializers too.
+    constants = {t.name: tuple(t.dims) for t in step.graph.initializer if t.name not in inputs}
+    return tuple(
+        Layer(
+            node.name,
+            node.op_type,
+            int(np.prod(constants[node.input[1]])),
+            sizes.count(node.output[0]),
+            batches(node, constants),
+        )
+        for node in step.graph.node
+        if node.op_type in WEIGHTED and node.domain == "" and node.input[1] in constants
+    )
+
+
+def _too_much(memory: Memory, samples: int, max_memory: int) -> str:
+    for_samples = memory.total - memory.weights
+    fit = (max_memory - memory.weights) * samples // max(for_samples, 1)
+    text = (
+        f"one time-step of {samples} samples needs about {memory.total:,} bytes, of which "
+        f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
+    )
+    return text + (f"run at most {fit} samples at a time" if fit > 0 else "raise it")

@@ -1,0 +1,134 @@
+"""Sizes of a graph's tensors, and the most memory that its run takes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from .graphs import operands
+from .plan import State
+from .unroll import unrolled
+
+FRAGMENTED = 1.25
+"""What ONNX Runtime's allocator takes over what is alive at once.
+
+Measured on a ResNet-18 of 224 x 224, N=8: 1.09 at K=1, 1.21 at 4, 1.27 at 16."""
+
+IN_PLACE = {"Add", "Sub", "Mul", "Clip", "Relu", "Neg", "Floor", "Reshape", "Flatten", "Identity",
+            "Squeeze", "Unsqueeze"}  # fmt: skip
+"""Operators whose result takes the place of an operand that nothing reads again."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes and bytes of an element by tensor; what cannot be inferred is left out."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    itemsizes: Mapping[str, int]
+
+    def count(self, name: str) -> int:
+        """How many elements a tensor has; 0 where its shape is not known."""
+        return int(np.prod(self.shapes[name])) if name in self.shapes else 0
+
+    def bytes_of(self, name: str) -> int:
+        """How many bytes a tensor has; 0 where its shape is not known."""
+        return self.count(name) * self.itemsizes.get(name, 0)
+
+
+def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> Sizes:
+    """The sizes of a model's tensors where its inputs, or some of them, have these shapes."""
+    given = onnx.ModelProto()
+    given.CopyFrom(model)
+    inputs = {info.name for info in model.graph.input}
+    # The starts of states, of which these are other sizes, are initializers too.
+    weights = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    del given.graph.initializer[:]
+    given.graph.initializer.extend(weights)
+    for info in given.graph.input:
+        if info.name in shapes:
+            dims = info.type.tensor_type.shape
+            dims.Clear()
+            for axis, size in enumerate(shapes[info.name]):
+                if isinstance(size, int):
+                    dims.dim.add().dim_value = size
+                else:
+                    dims.dim.add().dim_param = f"{info.name}.{axis}"
+    graph = onnx.shape_inference.infer_shapes(given).graph
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    kinds = {info.name: info.type.tensor_type for info in infos}
+    return Sizes(
+        {name: tuple(d.dim_value for d in kind.shape.dim) for name, kind in kinds.items()},
+        {name: _itemsize(kind.elem_type) for name, kind in kinds.items()},
+    )
+
+
+def _itemsize(kind: int) -> int:
+    return helper.tensor_dtype_to_np_dtype(kind).itemsize if kind else 0
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The most memory that the activations of chunks of a step take, each estimated once."""
+
+    step: onnx.ModelProto
+    states: Sequence[State]
+    found: dict[tuple, float] = field(default_factory=dict)
+
+    def of(
+        self,
+        timesteps: int,
+        time_batched: frozenset[str],
+        samples: int,
+        shapes: Mapping[str, tuple[int | str, ...]],
+    ) -> int:
+        """Bytes, for a chunk that reads ``shapes``; in proportion to ``samples``."""
+        rest = tuple((name, shape[1:]) for name, shape in shapes.items())
+        key = (timesteps, time_batched, rest)
+        if key not in self.found:
+            chunk = self.step
+            if timesteps > 1:
+                chunk = unrolled(chunk, self.states, timesteps, time_batched)
+            self.found[key] = peak_of_activations(chunk, sizes_of(chunk, shapes)) / samples
+        return int(self.found[key] * samples)
+
+
+def peak_of_activations(model: onnx.ModelProto, sizes: Sizes) -> int:
+    """Bytes that ONNX Runtime allocates for a run, besides inputs, outputs and weights."""
+    nodes = _as_executed(model.graph.node)
+    outside = {info.name for info in model.graph.output}
+    last = {name: place for place, node in enumerate(nodes) for name in operands(node)}
+    alive: dict[str, int] = {}
+    now = most = 0
+    for place, node in enumerate(nodes):
+        for name in node.output:
+            size = 0 if name in outside else sizes.bytes_of(name)
+            taken = next((n for n in node.input if last[n] == place and alive.get(n) == size), "")
+            if node.op_type in IN_PLACE and taken:
+                now -= alive.pop(taken)
+            alive[name] = size
+            now += size
+        most = max(most, now)
+        for name in (*operands(node), *node.output):
+            if last.get(name, place) == place:
+                now -= alive.pop(name, 0)
+    return int(FRAGMENTED * most)
+
+
+def _as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Nodes in the order in which ONNX Runtime runs them: depth first, from the last result."""
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    read = {name for node in nodes for name in operands(node)}
+    ends = [place for place, node in enumerate(nodes) if not read.intersection(node.output)]
+    stack, seen, order = [(place, False) for place in ends], set[int](), list[onnx.NodeProto]()
+    while stack:
+        place, done = stack.pop()
+        if done:
+            order.append(nodes[place])
+        elif place not in seen:
+            seen.add(place)
+            stack.append((place, True))
+            before = {makers[name] for name in operands(nodes[place]) if name in makers}
+            stack += [(source, False) for source in sorted(before - seen)]
+    return order
