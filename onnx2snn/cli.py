@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, OutputError
-from onnx2snn.graph_passes.files import read_model, write_bytes, write_model
+from onnx2snn.graph_passes.files import write_bytes, write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -44,6 +44,9 @@ class SpikingSession:
     plan: "auto" runs several time-steps at once where the input is constant, and works spike
     counts out from membrane potentials where it can; "step" does neither. The spikes are the
     same, but where rounding of real weights decides whether one is fired.
+    max_memory: bytes that the session may take; chunks of time-steps get shorter to stay within,
+    and ``run`` raises ``DataError`` where not even one time-step does. It is an estimate, of a
+    CPU's memory: ``chosen`` gives it. None lets a chunk take 256 MiB more than a time-step.
 
     Raises ``ModelError`` for a file that is no SNN and ``ProviderError`` for a device that
     is not there.
@@ -55,9 +58,12 @@ class SpikingSession:
         providers: Providers = None,
         threads: int | None = None,
         plan: PlanKind = "auto",
+        max_memory: int | None = None,
     ) -> None:
         if plan not in get_args(PlanKind):
             raise ValueError(f"plan must be one of {get_args(PlanKind)}, not {plan!r}")
+        if max_memory is not None and max_memory <= 0:
+            raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
         if isinstance(model, onnx.ModelProto):
             parts = take_apart(model, "the model")
         else:
@@ -70,7 +76,7 @@ class SpikingSession:
         self._prologue = None if made.prologue is None else self._create(made.prologue)
         self._epilogue = self._create(made.epilogue)
         self._read_out_session = None if made.read_out is None else self._create(made.read_out)
-        self._chunked = plan == "auto"
+        self._chunked, self._max_memory = plan == "auto", max_memory
         totals = totals_of(made) if self._chunked else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
@@ -79,16 +85,12 @@ class SpikingSession:
         device = "cuda" if self.providers[0] == CUDA else "cpu"
         self._states = DeviceStates(states, made.step_inputs, device)
         self._sums = Sums(made, totals, self._states, partial(self._create, lean=True))
-        self._chunks: dict[tuple[int, frozenset[str]], Any] = {}
+        # Made where they are used: each holds weights of its own.
+        self._sessions: dict[tuple[int, frozenset[str], bool], Any] = {}
         self._choices: dict[tuple, Choice] = {}
         self._peaks = Peaks(self._step_model, states)
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
-
-    @cached_property
-    def _step(self) -> Any:
-        """The session of one time-step, made where it is used: it holds weights of its own."""
-        return self._create(self._step_model)
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -316,13 +318,13 @@ class SpikingSession:
         return SpikingResult(timesteps, {timesteps: together(exits, timesteps, self.neurons)})
 
     def _advance(
-        self,
-        inputs: dict[str, np.ndarray],
-        fetch: tuple[str, ...] = (),
-        session: Any = None,
-        steps: int = 1,
+        self, inputs: dict[str, np.ndarray], fetch: tuple[str, ...] = (), most: int = 1
     ) -> list[np.ndarray]:
-        fetched = self._states.advance(session or self._step, fetch)
+        """Do up to ``most`` time-steps in one run."""
+        most = min(most, self._sums.make_room())
+        choice = self._choice(inputs)
+        steps = choice.chunk(most)
+        fetched = self._states.advance(self._session(steps, choice), fetch)
         self._time += steps
         self._sums.count(steps, inputs)
         if self._time == self._plan.delay:
@@ -333,20 +335,18 @@ class SpikingSession:
         """Go on to time-step t, in chunks as far as they fit."""
         while self._time < t:
             stop = self._plan.delay if self._time < self._plan.delay < t else t
-            left = min(stop - self._time, self._sums.room)
-            steps, session = self._chunk(inputs, left)
-            self._advance(inputs, (), session, steps)
+            self._advance(inputs, most=stop - self._time)
 
-    def _chunk(self, inputs: dict[str, np.ndarray], most: int) -> tuple[int, Any]:
-        """How many of ``most`` time-steps to do in a run, and the session that does them."""
-        choice = self._choice(inputs)
-        steps, heavy = choice.chunk(most), choice.time_batched
-        if steps == 1:
-            return 1, self._step
-        if (steps, heavy) not in self._chunks:
-            chunk = unrolled(self._step_model, self._states.states, steps, heavy)
-            self._chunks[steps, heavy] = self._create(chunk)
-        return steps, self._chunks[steps, heavy]
+    def _session(self, steps: int, choice: Choice) -> Any:
+        """The session that does so many time-steps in a run."""
+        heavy = choice.time_batched if steps > 1 else frozenset[str]()
+        key = steps, heavy, choice.memory.few_activations
+        if key not in self._sessions:
+            graph = self._step_model
+            if steps > 1:
+                graph = unrolled(graph, self._states.states, steps, heavy)
+            self._sessions[key] = self._create(graph, laid_out=choice.memory.few_activations)
+        return self._sessions[key]
 
     def _choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
         """How time-steps run that read ``inputs``."""
@@ -362,6 +362,7 @@ class SpikingSession:
                 sum(values.nbytes for values in self._plan.weights.values()),
                 in_chunks=self._chunked,
                 derived_counts=self._sums.derived,
+                max_memory=self._max_memory,
             )
         return self._choices[key]
 
@@ -416,8 +417,8 @@ def _create_with(
     weights: Mapping[str, np.ndarray],
     create: Callable[..., Any],
     model: onnx.ModelProto,
-    lean: bool = False,
+    **options: Any,
 ) -> Any:
     """A session of a model whose large weights are among these."""
     held = {t.name: weights[t.name] for t in model.graph.initializer if t.name in weights}
-    return create(ModelParts(model, held), lean=lean)
+    return create(ModelParts(model, held), **options)

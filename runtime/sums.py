@@ -52,10 +52,12 @@ class Sums:
         """Whether sums follow from states."""
         return self._totals is not None
 
-    @property
-    def room(self) -> int:
-        """How many time-steps may pass before the sums are brought in."""
-        return (MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS) - self._steps
+    def make_room(self) -> int:
+        """How many time-steps may pass before sums are brought in, as is done where none may."""
+        most = MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS
+        if self._steps == most:
+            self.bring_in()
+        return most - self._steps
 
     def count(self, steps: int, inputs: Arrays) -> None:
         """Note that time-steps have passed, in which the step read ``inputs``."""
@@ -65,8 +67,6 @@ class Sums:
         else:
             self._add_inputs()
             self._last = inputs, steps
-        if self.room == 0:
-            self.bring_in()
 
     def carried(self, names: Iterable[str]) -> Arrays:
         """Sums that the step carries, up to now, by name.

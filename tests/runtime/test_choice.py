@@ -57,8 +57,8 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 21)
-    assert {steps for steps, _ in session._chunks} == set(chosen.chunks)
-    assert {heavy for _, heavy in session._chunks} == {chosen.time_batched}
+    assert {steps for steps, _, _ in session._sessions} == {1, *chosen.chunks}
+    assert {heavy for t, heavy, _ in session._sessions if t > 1} == {chosen.time_batched}
 
 
 def test_the_step_plan_has_no_chunks():

@@ -131,8 +131,8 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
     same(chunked.run(x, 45, [8, 16]), plain.run(x, 45, [8, 16]))
     # 16 x 12 and 12 x 8 weights, against 12 and 8 numbers a sample.
     few = samples < 12
-    assert {steps for steps, _ in chunked._chunks} == ({4, 16} if few else {4})
-    assert {len(heavy) for _, heavy in chunked._chunks} == {2 if few else 0}
+    assert {steps for steps, _, _ in chunked._sessions} == ({1, 4, 16} if few else {1, 4})
+    assert {len(heavy) for steps, heavy, _ in chunked._sessions if steps > 1} == {2 if few else 0}
 
 
 def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
@@ -182,4 +182,4 @@ def test_a_chunk_is_made_once():
     session = SpikingSession(network_of(1), threads=1)
     for samples in (1, 2, 1, 2):
         session.run(dyadic.images(network, samples), 3 * choice.CHUNK_OF_HEAVY)
-    assert len(session._chunks) == 1
+    assert len(session._sessions) == 1
