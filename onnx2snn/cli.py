@@ -36,6 +36,7 @@ from .options import (
     device_option,
     examples,
     json_option,
+    max_memory_option,
     maxpool_option,
     model_argument,
     print_json,
@@ -313,6 +314,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
 @batch_option
 @device_option
 @threads_option
+@max_memory_option
 @json_option
 @reports_errors
 def run(
@@ -328,6 +330,7 @@ def run(
     batch_size: int,
     device: str,
     threads: int | None,
+    max_memory: int | None,
     as_json: bool,
 ) -> None:
     """Run the spiking network in MODEL on DATA.
@@ -341,7 +344,7 @@ def run(
     from .inference import run_batches
 
     require_output(output, model, source)
-    session = SpikingSession(model, chosen_providers(device), threads)
+    session = SpikingSession(model, chosen_providers(device), threads, max_memory=max_memory)
     data = open_data(source, data_root, samples=samples, labels=False, model=model)
     if samples is not None and len(data.shape) == len(session.input_shape) + 1:
         raise DataError("--samples counts samples, and the first axis of this DATA is time")

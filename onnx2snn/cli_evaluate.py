@@ -20,6 +20,7 @@ from .options import (
     device_option,
     examples,
     json_option,
+    max_memory_option,
     model_argument,
     print_json,
     reports_errors,
@@ -56,6 +57,7 @@ from .options import (
 @batch_option
 @device_option
 @threads_option
+@max_memory_option
 @json_option
 @reports_errors
 def evaluate(
@@ -72,6 +74,7 @@ def evaluate(
     batch_size: int,
     device: str,
     threads: int | None,
+    max_memory: int | None,
     as_json: bool,
 ) -> None:
     """Measure accuracy and activity of the spiking network in MODEL.
@@ -105,6 +108,7 @@ def evaluate(
         batch_size=batch_size,
         providers=chosen_providers(device),
         threads=threads,
+        max_memory=max_memory,
         track=no_progress if as_json else tables.track,
     )
     if plot is not None:

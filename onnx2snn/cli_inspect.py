@@ -16,7 +16,14 @@ from . import tables
 from .cli_export import print_export
 from .import_nir import header_of, is_nir
 from .inspection import export_of, json_object
-from .options import examples, json_option, model_argument, print_json, reports_errors
+from .options import (
+    examples,
+    json_option,
+    max_memory_option,
+    model_argument,
+    print_json,
+    reports_errors,
+)
 
 
 @examples(
@@ -35,9 +42,12 @@ from .options import examples, json_option, model_argument, print_json, reports_
     show_default=True,
     help="Samples at a time that --plan is for.",
 )
+@max_memory_option
 @json_option
 @reports_errors
-def inspect(model: Path, show_plan: bool, batch_size: int, as_json: bool) -> None:
+def inspect(
+    model: Path, show_plan: bool, batch_size: int, max_memory: int | None, as_json: bool
+) -> None:
     """Show the neurons of the spiking network in MODEL, or of an export, and how it was made.
 
     With --plan also how time-steps run: how many at once, which layers run once for all of
@@ -57,7 +67,7 @@ def inspect(model: Path, show_plan: bool, batch_size: int, as_json: bool) -> Non
     sources = json_object(metadata.pop("thresholds", ""))
     recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
-    choice = _choice_for(model, plan, batch_size) if show_plan else None
+    choice = _choice_for(model, plan, batch_size, max_memory) if show_plan else None
     if as_json:
         print_json(
             {
@@ -95,7 +105,7 @@ def inspect(model: Path, show_plan: bool, batch_size: int, as_json: bool) -> Non
             console.print(line, markup=False)
 
 
-def _choice_for(model: Path, plan: Plan, samples: int) -> Choice:
+def _choice_for(model: Path, plan: Plan, samples: int, max_memory: int | None) -> Choice:
     """What a session does with so many samples."""
     from onnx2snn.runtime import SpikingSession
 
@@ -109,7 +119,7 @@ def _choice_for(model: Path, plan: Plan, samples: int) -> Choice:
                 "fixed: ask SpikingSession.chosen(x) with an x of the size that counts"
             )
         x[tensor.name] = np.zeros(shape, tensor.dtype)
-    return SpikingSession(model).chosen(x)
+    return SpikingSession(model, max_memory=max_memory).chosen(x)
 
 
 def _described(choice: Choice) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def _described(choice: Choice) -> dict[str, Any]:
             "states": memory.states,
             "inputs": memory.inputs,
             "activations": memory.activations,
-            "read_out": memory.read_out,
+            "counts": memory.counts,
             "total": memory.total,
         },
     }
@@ -186,7 +196,7 @@ def _lines_of(choice: Choice) -> list[str]:
         "states": memory.states,
         "inputs": memory.inputs,
         "activations": memory.activations,
-        "a read-out": memory.read_out,
+        "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
     return [

@@ -32,6 +32,7 @@ def early_exits(
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
+    max_memory: int | None = None,
     track: Track = no_progress,
 ) -> dict[str, Any]:
     """Accuracy of an SNN whose samples leave early, up to max(timesteps), beside that of fixed T.
@@ -53,7 +54,7 @@ def early_exits(
     """
     most = max(timesteps)
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
-    session = SpikingSession(model, providers, threads)
+    session = SpikingSession(model, providers, threads, max_memory=max_memory)
     require_samples(data, session)
     reference = None if ann is None else Ann(ann, providers, threads)
     chosen: list[np.ndarray] = []

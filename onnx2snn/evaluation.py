@@ -25,6 +25,7 @@ def evaluate(
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
+    max_memory: int | None = None,
     track: Track = no_progress,
 ) -> dict[str, Any]:
     """Accuracy, agreement with the ANN, and activity of an SNN, each at several time-steps.
@@ -44,7 +45,7 @@ def evaluate(
     times = sorted(set(timesteps))
     if not times:
         raise DataError("no time-steps to evaluate at")
-    session = SpikingSession(model, providers, threads)
+    session = SpikingSession(model, providers, threads, max_memory=max_memory)
     require_samples(data, session)
     reference = None if ann is None else Ann(ann, providers, threads)
     ann_right = 0

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -61,6 +62,25 @@ class InitialPotentialType(click.ParamType):
         return fraction
 
 
+class SizeType(click.ParamType):
+    """Bytes as ``2GB``, ``512MiB`` or a number."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number of bytes; a usage error for anything else."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(I?)B?|B)?", str(value).upper())
+        if found is None:
+            self.fail(f"'{value}' is not a size such as 2GB, 512MiB or 100000000", param, ctx)
+        number, unit, binary = found.groups()
+        size = float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit or " "))
+        if size < 1:
+            self.fail(f"'{value}' is not a byte", param, ctx)
+        return int(size)
+
+
 def examples(text: str) -> Callable[[Any], Any]:
     """Add examples to a command's help, unwrapped."""
 
@@ -109,6 +129,12 @@ device_option = click.option(
     help="Where to run; auto takes CUDA where it starts.",
 )
 threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to use.")
+max_memory_option = click.option(
+    "--max-memory",
+    type=SizeType(),
+    help="What a run may take, as in 2GB or 512MiB; an estimate of the CPU's.  "
+    "[default: 256MiB beyond one time-step]",
+)
 root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path),

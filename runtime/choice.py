@@ -65,15 +65,16 @@ class Memory:
 
     ``weights``: held once, and once more by each graph that runs time-steps. ``states``: two sets
     of buffers. ``inputs``: what the time-steps read, three times. ``activations``: the most that
-    is alive within a chunk. ``read_out``: the copy of the states that one read-out keeps for its
-    spike counts. Not the counts themselves, nor the caller's arrays.
+    is alive within a chunk. ``counts``: what a read-out keeps for spike counts and firing rates,
+    and what working them out takes, which happens where they are asked for. Not arrays that
+    belong to the caller: x, outputs, and ``spike_counts``.
     """
 
     weights: int
     states: int
     inputs: int
     activations: int
-    read_out: int
+    counts: int
 
     @property
     def few_activations(self) -> bool:
@@ -83,7 +84,7 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.states + self.inputs + self.activations + self.read_out
+        return self.weights + self.states + self.inputs + self.activations + self.counts
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def choose(
             states=2 * states,
             inputs=3 * inputs,
             activations=peaks.of(chunks[0] if chunks else 1, heavy, samples, shapes),
-            read_out=states if derived_counts else 0,
+            counts=2 * states + peaks.of(1, heavy, samples, shapes) if derived_counts else states,
         )
 
     least = memory_of(())

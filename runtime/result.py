@@ -47,10 +47,11 @@ class ReadOut:
     @cached_property
     def spike_counts(self) -> dict[str, np.ndarray]:
         """Spikes of each neuron by layer, of either sign: int64, [N, ...] in its shape."""
-        return {
-            neuron.name: np.rint(self.event_sums[neuron.name] / neuron.threshold).astype(np.int64)
-            for neuron in self.neurons
-        }
+        return {neuron.name: self._counts(neuron) for neuron in self.neurons}
+
+    def _counts(self, neuron: Neuron) -> np.ndarray:
+        counts: np.ndarray = np.rint(self._sums[neuron.events] / neuron.threshold)
+        return counts.astype(np.int64)
 
     @cached_property
     def firing_rates(self) -> dict[str, float]:
@@ -66,15 +67,17 @@ class ReadOut:
         totals = self._activity.values()
         return sum(total for total, _ in totals) / sum(count for _, count in totals)
 
-    @property
+    @cached_property
     def _activity(self) -> dict[str, tuple[int, int]]:
         """By layer, its spikes, and in how many time-steps of neurons."""
         found = {}
-        for name, counts in self.spike_counts.items():
+        for neuron in self.neurons:
+            # One layer after the other: all counts take twice the memory of all potentials.
+            counts = self._counts(neuron)
             steps = counts.size * self.timesteps
             if self.sample_timesteps is not None:
                 steps = counts.size // len(counts) * int(self.sample_timesteps.sum())
-            found[name] = int(counts.sum()), steps
+            found[neuron.name] = int(counts.sum()), steps
         return found
 
 

@@ -1,0 +1,134 @@
+"""Peak memory of loading and running, against weights and states, each case in a fresh process.
+
+    python benchmarks/memory.py [--networks vgg16 resnet18] [--batch 1 16] [--timesteps 32]
+                                [--plans auto step] [--max-memory 800000000] [--json]
+
+Growth of the process's resident memory over what it has with the libraries imported: the peak
+while loading, the peak while running T time-steps on random images, what is left after it, and the
+peak while spike counts are worked out. Beside it what the session estimates, and weights + states
+(membrane potentials and sums, once). The networks are those of ``benchmarks/networks.py``. Linux.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+def memory(key):
+    """In bytes: VmRSS is what is resident now, VmHWM the most since the last ``forget_peak``."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(key))
+    return 1024 * int(line.split()[1])
+
+
+def forget_peak():
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure(path, samples, timesteps, plan, max_memory):
+    """What one process finds; prints JSON."""
+    import onnx_graphsurgeon
+    import onnxruntime
+
+    from onnx2snn import DataError, SpikingSession
+
+    assert onnx_graphsurgeon
+    # The first session of a process brings ONNX Runtime's own tables.
+    assert onnxruntime.get_available_providers()
+    start = memory("VmRSS")
+    session = SpikingSession(path, threads=1, plan=plan, max_memory=max_memory)
+    found = {"loading": memory("VmHWM") - start, "imports": start}
+    x = np.random.default_rng(0).random((samples, *session.input_shape[1:]), dtype=np.float32)
+    forget_peak()
+    try:
+        result = session.run(x, timesteps)
+    except DataError as error:
+        print(json.dumps(found | {"refused": str(error)}))
+        return
+    found |= {"running": memory("VmHWM") - start, "after": memory("VmRSS") - start}
+    forget_peak()
+    assert result.firing_rates
+    chosen = session.chosen(x)
+    # Held once, and once more by each graph that runs time-steps.
+    weights = chosen.memory.weights // (2 + len(chosen.chunks))
+    found |= {
+        "counting": memory("VmHWM") - start,
+        "weights": weights,
+        "states": chosen.memory.states // 2,
+        "chunks": chosen.chunks,
+        "estimate": chosen.memory.total,
+    }
+    print(json.dumps(found))
+
+
+def prepare(name, folder):
+    """Write the SNN of a network; returns its path."""
+    import networks
+
+    from onnx2snn import convert, read_model, write_model
+
+    networks.write(name, folder)
+    write_model(convert(read_model(folder / f"{name}.onnx")).model, folder / f"{name}-snn.onnx")
+
+
+def own(function, *arguments):
+    """Call a function of this file in a process of its own; returns its output."""
+    code = f"import memory, pathlib; from pathlib import PosixPath; memory.{function}{arguments!r}"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return run.stdout
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet18"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--timesteps", type=int, default=32)
+    parser.add_argument("--plans", nargs="+", default=["auto", "step"])
+    parser.add_argument("--max-memory", type=int)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.networks:
+            own("prepare", name, Path(folder))
+            path = str(Path(folder) / f"{name}-snn.onnx")
+            for n in options.batch:
+                for plan in options.plans:
+                    found = own("measure", path, n, options.timesteps, plan, options.max_memory)
+                    case = {"network": name, "N": n, "T": options.timesteps, "plan": plan}
+                    rows.append(case | json.loads(found))
+    if options.json:
+        print(json.dumps({"max_memory": options.max_memory, "rows": rows}))
+        return
+    print("MB beyond the imports; x: of weights + states")
+    print(
+        f"{'network':>9} {'N':>3} {'T':>4} {'plan':>5} {'chunks':>8} {'weights':>8} {'states':>7} "
+        f"{'loading':>8} {'running':>8} {'after':>6} {'x':>5} {'counting':>9} {'estimate':>9}"
+    )
+    for row in rows:
+        case = f"{row['network']:>9} {row['N']:3d} {row['T']:4d} {row['plan']:>5}"
+        if "refused" in row:
+            print(f"{case} refused: {row['refused']}")
+            continue
+        mb = {k: f"{v / 1e6:.0f}" for k, v in row.items() if isinstance(v, int)}
+        ratio = row["after"] / (row["weights"] + row["states"])
+        print(
+            f"{case} {'+'.join(map(str, row['chunks'])) or '1':>8} {mb['weights']:>8} "
+            f"{mb['states']:>7} {mb['loading']:>8} {mb['running']:>8} {mb['after']:>6} "
+            f"{ratio:5.2f} {mb['counting']:>9} {mb['estimate']:>9}"
+        )
+
+
+if __name__ == "__main__":
+    main()
