@@ -194,6 +194,18 @@ def test_inspect_shows_the_plan(snn):
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
 
 
+def test_max_memory(snn):
+    for words in (
+        ("run", snn, "--input", "data.npy", "-T", "4"),
+        ("evaluate", snn, "--data", "data.npz", "-T", "4"),
+        ("inspect", snn, "--plan"),
+    ):
+        plain = as_json(*words)
+        assert as_json(*words, "--max-memory", "1.5GB") == plain
+        assert "max_memory is 2,048" in invoke(*words, "--max-memory", "2KiB", code=1).output
+        assert "not a size such as 2GB" in invoke(*words, "--max-memory", "2 apples", code=2).output
+
+
 @pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect", "demo", "benchmark"])
 def test_help_shows_examples(command):
     output = invoke(command, "--help").output

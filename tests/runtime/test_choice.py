@@ -8,7 +8,10 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
-from onnx2snn.runtime import choice
+from onnx2snn.graph_passes.weights import detach
+from onnx2snn.runtime import choice, memory
+from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.totals import MOST_STEPS
 
 WIDE = (
     "net (float[N, 4] x) => (float[N, 2] y) { "
@@ -19,7 +22,7 @@ WIDE = (
 
 def wide(rng=None):
     rng = rng or np.random.default_rng(0)
-    shapes = {"w1": (4, 16), "w2": (16, 12), "w3": (12, 8), "w4": (8, 2)}
+    shapes = {"w1": (4, 32), "w2": (32, 24), "w3": (24, 16), "w4": (16, 2)}
     named = {n: (rng.integers(-8, 9, s) / 8).astype(np.float32) for n, s in shapes.items()}
     return convert(model(WIDE, named | {"zero": np.float32(0), "one": np.float32(1)})).model
 
@@ -31,18 +34,18 @@ def zeros(samples):
 def test_the_numbers_that_decide(monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)
-    found = {n: session.chosen(zeros(n)) for n in (1, 10, 20)}
+    found = {n: session.chosen(zeros(n)) for n in (1, 10, 40)}
     # The first layer is in the prologue, the last in the epilogue.
     for n, chosen in found.items():
         assert chosen.samples == n
         assert [(layer.weights, layer.computes) for layer in chosen.layers] == [
-            (192, 12 * n), (96, 8 * n),
+            (768, 24 * n), (384, 16 * n),
         ]  # fmt: skip
     assert [layer.time_batched for layer in found[10].layers] == [True, True]
-    assert [layer.time_batched for layer in found[20].layers] == [False, False]
+    assert [layer.time_batched for layer in found[40].layers] == [False, False]
     assert found[1].chunks == found[10].chunks == (16, 4)
-    assert found[20].chunks == (4,)
-    assert found[20].layers[0].why == "no more weights than it computes"
+    assert found[40].chunks == (4,)
+    assert found[40].layers[0].why == "no more weights than it computes"
 
 
 def test_small_weights_are_in_the_cache():
@@ -88,5 +91,123 @@ def test_memory_grows_with_samples_and_states_are_exact():
         assert less.weights == more.weights
         assert less.activations < more.activations
         assert less.total < more.total
-    # v of 16 + 12 + 8 neurons and the sum that the read-out reads, 8; float32, twice.
-    assert found[1].states == 2 * 2 * 4 * (16 + 12 + 8 + 8)
+    # v of 32 + 24 + 16 neurons and the sum that the read-out reads, 16; float32, twice.
+    assert found[1].states == 2 * 2 * 4 * (32 + 24 + 16 + 16)
+
+
+# The budget ----------------------------------------------------------------------------
+
+
+def budgets(session, x):
+    """Totals of all ways to run, the longest chunks first."""
+    found, chosen = {}, session.chosen(x)
+    while True:
+        found[chosen.chunks] = chosen.memory.total
+        if not chosen.chunks:
+            return found
+        session._choices.clear()
+        session._max_memory = chosen.memory.total - 1
+        chosen = session.chosen(x)
+        assert chosen.short_of_memory
+
+
+def test_chunks_get_shorter_with_the_budget(monkeypatch):
+    monkeypatch.setattr(choice, "CACHED", 0)
+    found = budgets(SpikingSession(wide(), threads=1), zeros(5))
+    assert list(found) == [(16, 4), (16,), (4,), ()]
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    for chunks, total in found.items():
+        assert SpikingSession(wide(), max_memory=total).chosen(zeros(5)).chunks == chunks
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
+    monkeypatch.setattr(choice, "CACHED", 0)
+    network = dyadic.finish(seed)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 3)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 23, [7])
+    found = budgets(SpikingSession(snn, threads=1), x)
+    assert len(found) > 1
+    for chunks, total in found.items():
+        session = SpikingSession(snn, threads=1, max_memory=total)
+        result = session.run(x, 23, [7])
+        assert {steps for steps, _, _ in session._sessions} == {1, *chunks}
+        for t in (7, 23):
+            np.testing.assert_array_equal(result.outputs[t], wanted.outputs[t])
+            for name, counts in wanted.readouts[t].spike_counts.items():
+                np.testing.assert_array_equal(result.readouts[t].spike_counts[name], counts)
+
+
+def test_what_does_not_fit_is_refused():
+    snn = wide()
+    least = budgets(SpikingSession(snn, threads=1), zeros(8))[()]
+    session = SpikingSession(snn, threads=1, max_memory=least - 1)
+    for run in (lambda: session.run(zeros(8), 4), lambda: session.step(zeros(8))):
+        with pytest.raises(DataError, match=r"of 8 samples needs about .* at most 7 samples"):
+            run()
+    session.run(zeros(7), 4)
+    with pytest.raises(DataError, match="max_memory is 10: raise it"):
+        SpikingSession(snn, max_memory=10).run(zeros(1), 1)
+    with pytest.raises(ValueError, match="a number of bytes"):
+        SpikingSession(snn, max_memory=0)
+
+
+def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):
+    monkeypatch.setattr(choice, "EXTRA_ACTIVATIONS", -1)
+    assert SpikingSession(wide()).chosen(zeros(3)).chunks == ()
+    assert SpikingSession(wide()).chosen(zeros(3)).short_of_memory
+
+
+# Estimates -----------------------------------------------------------------------------
+
+
+def test_activations_of_a_graph_by_hand():
+    graph = model(
+        "net (float[N, 8] x) => (float[N, 8] y) { "
+        "a = Exp(x) b = Exp(a) c = Greater(a, b) d = Where(c, a, b) e = Add(d, a) y = Exp(e) }",
+        {},
+    )
+    # a, b, c and d at once, 8 numbers each, c of one byte; e takes d's place.
+    alive = 4 * 8 * 3 + 8
+    sizes = memory.sizes_of(graph, {"x": (10, 8)})
+    assert memory.peak_of_activations(graph, sizes) == memory.FRAGMENTED * alive * 10
+
+
+def test_longer_chunks_are_never_estimated_lower():
+    network = dyadic.finish(4)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1)
+    shapes = {"v/" + n.name: (2, *n.shape) for n in session.neurons}
+    shapes |= {n: v.shape for n, v in _reads(session, dyadic.images(network, 2)).items()}
+    layers = session.chosen(dyadic.images(network, 2)).layers
+    for heavy in (frozenset(), frozenset(layer.name for layer in layers if layer.batches)):
+        found = [session._peaks.of(k, heavy, 2, shapes) for k in (2, 4, 8, 16)]
+        assert found == sorted(found)
+
+
+def _reads(session, x):
+    return session._step_inputs({next(iter(session.inputs)): x})
+
+
+def test_sums_of_all_time_steps_are_worked_out_when_they_are_wanted():
+    network = dyadic.finish(3)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 2)
+    session = SpikingSession(snn, threads=1)
+    result = session.run(x, MOST_STEPS)
+    assert session._sums._session is None
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, MOST_STEPS)
+    for name, counts in wanted.spike_counts.items():
+        np.testing.assert_array_equal(result.spike_counts[name], counts)
+
+
+def test_lean_sessions_compute_the_same():
+    ann = dyadic.to_onnx(dyadic.finish(5))
+    x = dyadic.images(dyadic.finish(5), 4)
+    name = ann.graph.input[0].name
+    found = [
+        create_session(detach(ann), [CPU], 1, **options).run(None, {name: x})
+        for options in ({}, {"lean": True}, {"laid_out": False})
+    ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
