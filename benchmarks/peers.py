@@ -1,13 +1,13 @@
 """Time of T time-steps of other simulators, and of this one, over T forward passes of the ANN.
 
     python benchmarks/peers.py --network resnet20 [--timesteps 32] [--batch 1 16] [--rounds 5]
-        [--only sinabs snntorch] [--file peers.json] [--plot peers.png]
+        [--only sinabs snntorch] [--folder networks] [--file peers.json] [--plot peers.png]
 
 The ANN runs in ONNX Runtime. Each contestant runs in a process of its own, one thread, on the same
 pinned core, in turns; figures are medians over rounds of the ratio within a round. All have the
 same weights, thresholds and inputs (networks.py); "same class" and "spikes" say how they agree with
-onnx2snn's step plan, on the images that are timed. --file keeps every round, and what it has of
-other runs is shown too, so that a large table can be measured piece by piece.
+onnx2snn's step plan, on two inputs. --folder keeps the networks. --file keeps every round, and what
+it has of other runs is shown too, so that a large table can be measured piece by piece.
 Needs the extra [peers], in an environment of its own: sinabs asks for an older nir than [nir].
 """
 
@@ -38,13 +38,13 @@ class OnnxToSnn(SnnRuns):
         return result.output, sum(int(counts.sum()) for counts in result.spike_counts.values())
 
 
-def measure(name, timesteps, batches, rounds, only, report):
+def measure(name, folder, timesteps, batches, rounds, only, report):
     """Rows as of ``timed_rows`` of one network, and how each contestant agrees with ours."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    ann, snn = folder / f"{name}.onnx", folder / f"{name}.snn.onnx"
+    if not ann.exists():
         write(name, folder)
-        ann, snn = folder / f"{name}.onnx", folder / f"{name}.snn.onnx"
-        write_model(convert(ann).parts, snn)
+    write_model(convert(ann).parts, snn)
+    with contextlib.ExitStack() as stack:
         makers = {ANN: (AnnRuns, ann)}
         makers |= {ours: (OnnxToSnn, snn, options) for ours, options in OURS.items()}
         makers |= {peer: (made, folder, name) for peer, made in SIMULATORS.items()}
@@ -55,16 +55,15 @@ def measure(name, timesteps, batches, rounds, only, report):
             if key == ANN or key in OURS or not only or key in only
         }
         rows = timed_rows(running, timesteps, batches, ANN, rounds, report)
-        for samples in batches:
-            said = {key: c.call("check", samples)[1] for key, c in running.items() if key != ANN}
-            output, spikes = said["step"]
-            for row in rows:
-                if row["samples"] == samples and row["plan"] in said:
-                    own, counted = said[row["plan"]]
-                    row["same_class"] = float((own.argmax(1) == output.argmax(1)).mean())
-                    row["error"] = float(np.abs(own - output).max() / np.abs(output).max())
-                    row["spikes"] = counted / spikes
-        return rows
+        said = {key: one.call("check", 2)[1] for key, one in running.items() if key != ANN}
+    output, spikes = said["step"]
+    for row in rows:
+        if row["plan"] in said:
+            own, counted = said[row["plan"]]
+            row["same_class"] = float((own.argmax(1) == output.argmax(1)).mean())
+            row["error"] = float(np.abs(own - output).max() / np.abs(output).max())
+            row["spikes"] = counted / spikes
+    return rows
 
 
 def pooled(pieces, key, name, base):
@@ -126,11 +125,13 @@ def show(pieces):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS))
+    parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS),
+                        help="none to show --file")  # fmt: skip
     parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, help="15, or fewer if it takes long")
     parser.add_argument("--only", choices=SIMULATORS, nargs="+", default=[])
+    parser.add_argument("--folder", type=Path, help="keeps the networks")
     parser.add_argument("--file", type=Path, help="JSON that keeps every round")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -138,10 +139,13 @@ def main():
     if options.file is not None and options.file.exists():
         found = json.loads(options.file.read_text())
     for name in options.network:
-        with overall_progress() as report:
+        with contextlib.ExitStack() as stack:
+            folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder.mkdir(exist_ok=True)
             rows = measure(
-                name, options.timesteps, options.batch, options.rounds, options.only, report
-            )
+                name, folder, options.timesteps, options.batch, options.rounds, options.only,
+                stack.enter_context(overall_progress()),
+            )  # fmt: skip
         versions = {library: version(library) for library in LIBRARIES}
         found["pieces"].append(
             {"network": name, "timesteps": options.timesteps, "versions": versions, "rows": rows}

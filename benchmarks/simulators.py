@@ -33,18 +33,23 @@ class TorchSimulation:
 
     @torch.inference_mode()
     def run(self, samples):
+        self.output = self.simulate(self.resized(samples))
+
+    def resized(self, samples):
+        """The input of N samples, ready to run."""
         x = torch.from_numpy(self.inputs(samples)["input"])
         if samples != self.samples:
             self.resize(x)
             self.samples = samples
-        self.output = self.simulate(x)
+        return x
 
     def resize(self, x):
         """Called before the first run with another N."""
 
     def check(self, samples):
         """The output [N, classes], and the spikes of all neurons together."""
-        self.run(samples)
+        with torch.inference_mode():
+            self.resized(samples)
         spikes = []
         hooks = [
             neuron.register_forward_hook(lambda _, given, made: spikes.append(float(made.sum())))
