@@ -153,11 +153,13 @@ class SnnTorch(TorchSimulation):
 class TimeBatchedIF(torch.nn.Module):
     """Reads [N, ...], a constant current, or [T N, ...]; gives [T N, ...]."""
 
-    timesteps, samples = 1, 1
+    timesteps, samples, layout = 1, 1, torch.contiguous_format
 
     def forward(self, currents):
         constant = len(currents) == self.samples
-        spikes = currents.new_empty(self.timesteps * self.samples, *currents.shape[1:])
+        shape = self.timesteps * self.samples, *currents.shape[1:]
+        layout = self.layout if currents.ndim == 4 else torch.contiguous_format
+        spikes = torch.empty(shape, memory_format=layout)
         steps = [currents] * self.timesteps if constant else currents.split(self.samples)
         v = torch.full_like(steps[0], 0.5)
         for current, spike in zip(steps, spikes.split(self.samples), strict=True):
@@ -174,21 +176,27 @@ class HandWritten(TorchSimulation):
     the mean of what it reads.
     """
 
-    neuron = TimeBatchedIF
+    neuron, layout = TimeBatchedIF, torch.contiguous_format
 
     def prepare(self):
         pass
 
     def build(self, network):
-        return network(torch.nn, self.neuron)
+        return network(torch.nn, self.neuron).to(memory_format=self.layout)
 
     def resize(self, x):
         for node in self.neurons:
-            node.timesteps, node.samples = self.timesteps, len(x)
+            node.timesteps, node.samples, node.layout = self.timesteps, len(x), self.layout
 
     def simulate(self, x):
-        spikes = self.network[:-1](x)
+        spikes = self.network[:-1](x.contiguous(memory_format=self.layout))
         return self.network[-1](spikes.unflatten(0, (self.timesteps, len(x))).mean(0))
+
+
+class HandWrittenChannelsLast(HandWritten):
+    """The same with channels as the last axis in memory."""
+
+    layout = torch.channels_last
 
 
 SIMULATORS = {
@@ -197,4 +205,5 @@ SIMULATORS = {
     "sinabs": Sinabs,
     "snntorch": SnnTorch,
     "torch by hand": HandWritten,
+    "the same, NHWC": HandWrittenChannelsLast,
 }
