@@ -10,8 +10,10 @@ from typing import Any, get_args
 
 import numpy as np
 
+from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.files import read_parts, write_model
+from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
@@ -59,9 +61,9 @@ def benchmark(
     of "auto", by what share it is slower than the best other plan, 0 at least; None in other rows.
 
     Raises ``ModelError`` for a file that is no SNN, and ``DataError`` if an input has other
-    sizes open than N.
+    sizes open than N, or N fixed to another one.
     """
-    shapes = input_shapes(snn)
+    shapes = input_shapes(snn, batches)
     makers: dict[str, tuple[Any, ...]] = {} if ann is None else {ANN: (AnnRuns, ann)}
     makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
     against = "step" if ann is None else ANN
@@ -146,18 +148,21 @@ def demo_files() -> Iterator[tuple[Path, Path]]:
         yield snn, ann
 
 
-def input_shapes(snn: Path) -> Shapes:
-    """What an SNN file takes; ``DataError`` if other sizes than N are open."""
+def input_shapes(snn: Path, batches: Sequence[int] = ()) -> Shapes:
+    """What an SNN file takes; ``DataError`` if it leaves other sizes than N open, or fixes N."""
     found = {}
     for tensor in build_plan(read_parts(snn)).inputs:
-        sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
-        if len(sizes) < len(tensor.shape) - 1:
+        batch, *sizes = tensor.shape
+        known = tuple(size for size in sizes if isinstance(size, int))
+        if len(known) < len(sizes):
             raise DataError(
                 f"the network's input '{tensor.name}' leaves sizes open, {list(tensor.shape)}: fix "
                 "all but the first in the ANN (onnxruntime.tools.make_dynamic_shape_fixed) and "
                 "convert again"
             )
-        found[tensor.name] = tuple(sizes), np.dtype(tensor.dtype)
+        if isinstance(batch, int) and set(batches) - {batch}:
+            raise DataError(f"the network takes {batch} samples at a time only: --batch {batch}")
+        found[tensor.name] = known, np.dtype(tensor.dtype)
     return found
 
 
@@ -197,7 +202,11 @@ class AnnRuns:
         """Make the session; ``ModelError`` if the ANN takes other inputs than the SNN."""
         parts = read_parts(self._path)
         require_ann(parts.structure)
-        self._session = create_session(parts, [CPU], self._threads)
+        # The conversion has freed a fixed batch size, if it could; so is the ANN timed.
+        graph = to_graph(parts)
+        infer_shapes(graph)
+        freed = to_parts(graph) if free_batch_axis(graph) else parts
+        self._session = create_session(freed, [CPU], self._threads)
         own = {source.name for source in self._session.get_inputs()}
         known = set(self._inputs.shapes)
         if own != known:
