@@ -1,7 +1,7 @@
 """Peak memory of loading and running, against weights and states, each case in a fresh process.
 
     python benchmarks/memory.py [--networks vgg16 resnet18] [--batch 1 16] [--timesteps 32]
-                                [--plans auto step] [--max-memory 800000000] [--json]
+                                [--plans auto step] [--max-memory 500 1000] [--json]
 
 Growth of the process's resident memory over what it has with the libraries imported: the peak
 while loading, the peak while running T time-steps on random images, what is left after it, and the
@@ -10,6 +10,7 @@ peak while spike counts are worked out. Beside it what the session estimates, an
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -54,8 +55,8 @@ def measure(path, samples, timesteps, plan, max_memory):
     forget_peak()
     assert result.firing_rates
     chosen = session.chosen(x)
-    # Held once, and once more by each graph that runs time-steps.
-    weights = chosen.memory.weights // (2 + len(chosen.chunks))
+    # Held once, once more by each graph that runs time-steps, and while one is made.
+    weights = chosen.memory.weights // (3 + len(chosen.chunks))
     found |= {
         "counting": memory("VmHWM") - start,
         "weights": weights,
@@ -95,7 +96,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument("--plans", nargs="+", default=["auto", "step"])
-    parser.add_argument("--max-memory", type=int)
+    parser.add_argument("--max-memory", type=int, nargs="+", default=[None], help="in MB")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = []
@@ -103,28 +104,31 @@ def main():
         for name in options.networks:
             own("prepare", name, Path(folder))
             path = str(Path(folder) / f"{name}-snn.onnx")
-            for n in options.batch:
-                for plan in options.plans:
-                    found = own("measure", path, n, options.timesteps, plan, options.max_memory)
-                    case = {"network": name, "N": n, "T": options.timesteps, "plan": plan}
-                    rows.append(case | json.loads(found))
+            every = itertools.product(options.batch, options.plans, options.max_memory)
+            for n, plan, most in every:
+                budget = None if most is None else most * 10**6
+                found = own("measure", path, n, options.timesteps, plan, budget)
+                case = {"network": name, "N": n, "T": options.timesteps, "plan": plan}
+                rows.append(case | {"max_memory": budget} | json.loads(found))
     if options.json:
-        print(json.dumps({"max_memory": options.max_memory, "rows": rows}))
+        print(json.dumps({"rows": rows}))
         return
     print("MB beyond the imports; x: of weights + states")
     print(
-        f"{'network':>9} {'N':>3} {'T':>4} {'plan':>5} {'chunks':>8} {'weights':>8} {'states':>7} "
+        f"{'network':>9} {'N':>3} {'T':>4} {'plan':>5} {'budget':>6} {'chunks':>6} "
+        f"{'weights':>8} {'states':>7} "
         f"{'loading':>8} {'running':>8} {'after':>6} {'x':>5} {'counting':>9} {'estimate':>9}"
     )
     for row in rows:
         case = f"{row['network']:>9} {row['N']:3d} {row['T']:4d} {row['plan']:>5}"
+        case += f" {'-' if row['max_memory'] is None else row['max_memory'] // 10**6:>6}"
         if "refused" in row:
             print(f"{case} refused: {row['refused']}")
             continue
         mb = {k: f"{v / 1e6:.0f}" for k, v in row.items() if isinstance(v, int)}
         ratio = row["after"] / (row["weights"] + row["states"])
         print(
-            f"{case} {'+'.join(map(str, row['chunks'])) or '1':>8} {mb['weights']:>8} "
+            f"{case} {'+'.join(map(str, row['chunks'])) or '1':>6} {mb['weights']:>8} "
             f"{mb['states']:>7} {mb['loading']:>8} {mb['running']:>8} {mb['after']:>6} "
             f"{ratio:5.2f} {mb['counting']:>9} {mb['estimate']:>9}"
         )

@@ -63,9 +63,9 @@ class Layer:
 class Memory:
     """Estimated bytes, on a CPU, beyond what Python and its libraries take.
 
-    ``weights``: held once, and once more by each graph that runs time-steps. ``states``: two sets
-    of buffers. ``inputs``: what the time-steps read, three times. ``activations``: the most that
-    is alive within a chunk. ``counts``: what a read-out keeps for spike counts and firing rates,
+    ``weights``: held once, once more by each graph that runs time-steps, and once more while one
+    is made. ``states``: two sets of buffers. ``inputs``: what the time-steps read, three times.
+    ``activations``: the most that is alive within a chunk. ``counts``: what a read-out keeps for spike counts and firing rates,
     and what working them out takes, which happens where they are asked for. Not arrays that
     belong to the caller: x, outputs, and ``spike_counts``.
     """
@@ -142,7 +142,7 @@ def choose(
 
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
-            weights=weights * (2 + len(chunks)),
+            weights=weights * (3 + len(chunks)),
             states=2 * states,
             inputs=3 * inputs,
             activations=peaks.of(chunks[0] if chunks else 1, heavy, samples, shapes),
@@ -187,4 +187,4 @@ def _too_much(memory: Memory, samples: int, max_memory: int) -> str:
         f"one time-step of {samples} samples needs about {memory.total:,} bytes, of which "
         f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
     )
-    return text + (f"run at most {fit} samples at a time" if fit > 0 else "raise it")
+    return text + (f"run fewer at a time, up to {fit}" if fit > 0 else "raise it")

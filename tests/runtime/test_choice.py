@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused():
     least = budgets(SpikingSession(snn, threads=1), zeros(8))[()]
     session = SpikingSession(snn, threads=1, max_memory=least - 1)
     for run in (lambda: session.run(zeros(8), 4), lambda: session.step(zeros(8))):
-        with pytest.raises(DataError, match=r"of 8 samples needs about .* at most 7 samples"):
+        with pytest.raises(DataError, match=r"of 8 samples needs about .* at a time, up to 7"):
             run()
     session.run(zeros(7), 4)
     with pytest.raises(DataError, match="max_memory is 10: raise it"):
