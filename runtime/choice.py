@@ -65,9 +65,9 @@ class Memory:
 
     ``weights``: held once, once more by each graph that runs time-steps, and once more while one
     is made. ``states``: two sets of buffers. ``inputs``: what the time-steps read, three times.
-    ``activations``: the most that is alive within a chunk. ``counts``: what a read-out keeps for spike counts and firing rates,
-    and what working them out takes, which happens where they are asked for. Not arrays that
-    belong to the caller: x, outputs, and ``spike_counts``.
+    ``activations``: the most that is alive within a chunk. ``counts``: what a read-out keeps for
+    spike counts and firing rates, and what working them out takes, which happens where they are
+    asked for. Not arrays that belong to the caller: x, outputs, and ``spike_counts``.
     """
 
     weights: int
