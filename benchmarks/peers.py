@@ -26,7 +26,7 @@ from onnx2snn.plot_benchmark import ratio_plot
 from onnx2snn.tables import console, new_table, overall_progress
 from onnx2snn.timing import Contestant, ratio
 
-OURS = {"auto": {}, "step": {"plan": "step"}}
+OURS = {"auto": {}, "step": {"plan": "step"}, "int8": {"precision": "int8"}}
 LIBRARIES = ("onnx2snn", "onnxruntime", "torch", "spikingjelly", "sinabs", "snntorch")
 
 

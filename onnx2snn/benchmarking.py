@@ -27,6 +27,9 @@ from .timing import Contestant, interleaved, ratio
 ANN = "ANN"
 """The row of T forward passes of the ANN."""
 
+INT8 = "int8"
+"""The row of the plan "auto" in 8 bits."""
+
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 """Shape of one sample, and type, of each input by name."""
 
@@ -48,7 +51,7 @@ def benchmark(
     "step". rounds: as of ``interleaved``. Returns what ``onnx2snn benchmark --json`` prints:
 
         {"timesteps": int, "threads": int, "against": "ANN" or "step", "rows": [{
-            "samples": N, "plan": "ANN", "auto", "step", ...,
+            "samples": N, "plan": "ANN", "auto", "step", ... or "int8",
             "seconds": of T time-steps, "rounds": [seconds, ...],
             "ratio": {"median": float, "low": float, "high": float},
             "steps_per_second": float, "peak_memory": int, "load_seconds": float,
@@ -59,6 +62,7 @@ def benchmark(
     process has held, in bytes, its libraries with it; None where that is unknown. load_seconds:
     from the file until it runs, what a first run takes longer than a later one with it. regret:
     of "auto", by what share it is slower than the best other plan, 0 at least; None in other rows.
+    "int8" is "auto" with ``precision="int8"``, where the network is in float32, and no other plan.
 
     Raises ``ModelError`` for a file that is no SNN, and ``DataError`` if an input has other
     sizes open than N, or N fixed to another one.
@@ -66,6 +70,8 @@ def benchmark(
     shapes = input_shapes(snn, batches)
     makers: dict[str, tuple[Any, ...]] = {} if ann is None else {ANN: (AnnRuns, ann)}
     makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
+    if _in_float32(snn):
+        makers[INT8] = (SnnRuns, snn, {"precision": "int8"})
     against = "step" if ann is None else ANN
     with contextlib.ExitStack() as stack:
         running = {
@@ -132,7 +138,7 @@ def regret(rows: Mapping[str, Mapping[str, Any]]) -> float:
 
     rows: those of one N, by plan.
     """
-    others = [row for plan, row in rows.items() if plan not in (ANN, "auto")]
+    others = [row for plan, row in rows.items() if plan not in (ANN, INT8, "auto")]
     best = min(others, key=lambda row: float(row["seconds"]))
     slower = ratio(np.array(rows["auto"]["rounds"]), np.array(best["rounds"]))
     return max(0.0, slower.median - 1)
@@ -164,6 +170,12 @@ def input_shapes(snn: Path, batches: Sequence[int] = ()) -> Shapes:
             raise DataError(f"the network takes {batch} samples at a time only: --batch {batch}")
         found[tensor.name] = known, np.dtype(tensor.dtype)
     return found
+
+
+def _in_float32(snn: Path) -> bool:
+    """Whether ``precision="int8"`` takes an SNN file."""
+    neurons = build_plan(read_parts(snn)).neurons
+    return all(neuron.threshold.dtype == np.float32 for neuron in neurons)
 
 
 class SnnRuns:

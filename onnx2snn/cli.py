@@ -13,6 +13,7 @@ from onnx2snn.graph_passes.files import write_bytes, write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.coding import Coding
+from onnx2snn.runtime.int8 import Precision
 
 from . import tables
 from .calibration import no_progress
@@ -39,6 +40,7 @@ from .options import (
     max_memory_option,
     maxpool_option,
     model_argument,
+    precision_option,
     print_json,
     reports_errors,
     require_output,
@@ -313,6 +315,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
 @samples_option
 @batch_option
 @device_option
+@precision_option
 @threads_option
 @max_memory_option
 @json_option
@@ -329,6 +332,7 @@ def run(
     samples: int | None,
     batch_size: int,
     device: str,
+    precision: Precision,
     threads: int | None,
     max_memory: int | None,
     as_json: bool,
@@ -341,10 +345,12 @@ def run(
     from onnx2snn.runtime import SpikingSession
 
     from .checking import class_output, classes_of
-    from .inference import run_batches
+    from .inference import precision_rows, run_batches
 
     require_output(output, model, source)
-    session = SpikingSession(model, chosen_providers(device), threads, max_memory=max_memory)
+    session = SpikingSession(
+        model, chosen_providers(device), threads, max_memory=max_memory, precision=precision
+    )
     data = open_data(source, data_root, samples=samples, labels=False, model=model)
     if samples is not None and len(data.shape) == len(session.input_shape) + 1:
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
@@ -372,20 +378,23 @@ def run(
     scored = class_output(outputs[timesteps])
     classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
     if as_json:
-        print_json(
-            {
-                "samples": count,
-                "timesteps": timesteps,
-                "device": session.providers[0],
-                "classes": classes,
-                "firing_rates": rates,
-                "output": None if output is None else str(output),
-            }
-        )
+        report = {
+            "samples": count,
+            "timesteps": timesteps,
+            "device": session.providers[0],
+            "classes": classes,
+            "firing_rates": rates,
+            "output": None if output is None else str(output),
+        }
+        if precision == "int8":
+            report["precisions"] = precision_rows(session)
+        print_json(report)
         return
     console = tables.console()
     console.print(tables.rates_table(rates))
     console.print(f"{count} samples, {timesteps} time-steps, on {session.providers[0]}.")
+    if precision == "int8":
+        console.print(tables.precision_text(precision_rows(session)))
     if classes is not None:
         shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
         console.print(f"Classes: {shown}")

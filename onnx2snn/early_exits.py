@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.runtime.early_exit import EarlyExit
+from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
@@ -32,6 +33,7 @@ def early_exits(
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
+    precision: Precision = "float32",
     max_memory: int | None = None,
     track: Track = no_progress,
 ) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def early_exits(
     """
     most = max(timesteps)
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
-    session = SpikingSession(model, providers, threads, max_memory=max_memory)
+    session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
     reference = None if ann is None else Ann(ann, providers, threads)
     chosen: list[np.ndarray] = []

@@ -7,12 +7,14 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
 from .checking import class_output, classes_of
 from .data import Data, Inputs, check_labels
+from .inference import precision_rows
 from .synapses import SynapseCounter, macs
 
 
@@ -25,6 +27,7 @@ def evaluate(
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
+    precision: Precision = "float32",
     max_memory: int | None = None,
     track: Track = no_progress,
 ) -> dict[str, Any]:
@@ -39,20 +42,32 @@ def evaluate(
     accuracy: percent with the right top-1 class, None without labels. agreement: percent
     with the ANN's top-1 class, None without an ANN. firing_rate: spikes per neuron and
     time-step. sops: synaptic operations per sample, each spike times its fan-out; macs: the
-    ANN's multiply-accumulates per sample. Raises ``DataError`` if the data does not fit the
-    network, a label is none of its classes, or the output is not [N, classes].
+    ANN's multiply-accumulates per sample. precision: "int8" runs the network in float32, too, for
+    what rounding costs, and adds to the report
+
+        {"float32": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
+         "precisions": [{"layer": str, "precision": str, "reason": str}, ...]}
+
+    agreement: percent with the same class in either; precisions: as of ``SpikingSession``. Raises
+    ``DataError`` if the data does not fit the network, a label is none of its classes, or the
+    output is not [N, classes].
     """
     times = sorted(set(timesteps))
     if not times:
         raise DataError("no time-steps to evaluate at")
-    session = SpikingSession(model, providers, threads, max_memory=max_memory)
+    session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
+    exact = None
+    if precision != "float32":
+        exact = SpikingSession(model, providers, threads, max_memory=max_memory)
     require_samples(data, session)
     reference = None if ann is None else Ann(ann, providers, threads)
     ann_right = 0
     right, agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
+    exact_right, exact_agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
     for x, y in batches_of(data, batch_size, "evaluating", track):
         result = session.run(x, times[-1], times)
+        wanted = None if exact is None else exact.run(x, times[-1], times)
         scored = class_output(result.values)
         if scored is None:
             shapes = ", ".join(str(list(value.shape)) for value in result.values.values())
@@ -68,13 +83,17 @@ def evaluate(
             classes = classes_of(result.readouts[t].values[scored])
             right[t] += 0 if y is None else int((classes == y).sum())
             agree[t] += 0 if chosen is None else int((classes == chosen).sum())
+            if wanted is not None:
+                other = classes_of(wanted.readouts[t].values[scored])
+                exact_right[t] += 0 if y is None else int((other == y).sum())
+                exact_agree[t] += int((classes == other).sum())
             for name, counts in result.readouts[t].spike_counts.items():
                 spikes[t][name] = spikes[t].get(name, 0) + counts.sum(axis=0)
     samples, labelled = data.samples, data.labels is not None
     sizes = _sample_shapes(session, data)
     counter = SynapseCounter(model, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
-    return {
+    report = {
         "samples": samples,
         "macs": macs(model, sizes),
         "ann": None
@@ -94,6 +113,17 @@ def evaluate(
             for t in times
         ],
     }
+    if exact is None:
+        return report
+    beside = [
+        {
+            "timesteps": t,
+            "accuracy": 100 * exact_right[t] / samples if labelled else None,
+            "agreement": 100 * exact_agree[t] / samples,
+        }
+        for t in times
+    ]
+    return report | {"float32": beside, "precisions": precision_rows(session)}
 
 
 def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:

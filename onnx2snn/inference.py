@@ -1,6 +1,7 @@
 """Run an SNN over data of any size, in batches."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -56,3 +57,8 @@ def run_batches(
         for t, parts in outputs.items()
     }
     return together, rates, data.samples
+
+
+def precision_rows(session: SpikingSession) -> list[dict[str, str]]:
+    """What each layer between neurons is computed in, and why; none if all is as in the file."""
+    return [asdict(row) for row in session.precisions]

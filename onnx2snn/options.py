@@ -129,6 +129,13 @@ device_option = click.option(
     help="Where to run; auto takes CUDA where it starts.",
 )
 threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to use.")
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="int8: weights of 8 bits and exact sums in layers where that is faster; CPU only.",
+)
 max_memory_option = click.option(
     "--max-memory",
     type=SizeType(),

@@ -217,6 +217,7 @@ def evaluation_table(report: dict[str, Any]) -> Table:
         f"{report['samples']} samples",
         "network", ">T", ">accuracy %", ">same class as ANN %",
         ">firing rate", ">SOPs", ">SOPs/MACs",
+        *([">float32: accuracy %", ">same class as float32 %"] if "float32" in report else []),
     )  # fmt: skip
     for row in report["snn"]:
         table.add_row(
@@ -227,10 +228,18 @@ def evaluation_table(report: dict[str, Any]) -> Table:
             f"{row['firing_rate']:.4f}",
             f"{row['sops']:.3g}",
             f"{row['sops'] / report['macs']:.2f}" if report["macs"] else "-",
+            *(
+                percent_text(exact[name])
+                for exact in report.get("float32", [])
+                for name in ("accuracy", "agreement")
+                if exact["timesteps"] == row["timesteps"]
+            ),
         )
     if report["ann"] is not None:
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
     table.caption = f"ANN: {report['macs']:.3g} MACs per sample"
+    if "precisions" in report:
+        table.caption += f"\n{precision_text(report['precisions'])}"
     table.caption_justify = "left"
     return table
 
@@ -265,6 +274,12 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+def precision_text(rows: list[dict[str, str]]) -> str:
+    """How many of the layers between neurons are computed in 8 bits."""
+    count = sum(row["precision"] == "int8" for row in rows)
+    return f"int8: {count} of {len(rows)} layers between neurons; --json says which"
 
 
 def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:

@@ -120,6 +120,7 @@ def choose(
     shapes: Mapping[str, tuple[int | str, ...]],
     samples: int,
     weights: int,
+    copied: int,
     *,
     in_chunks: bool,
     derived_counts: bool,
@@ -128,8 +129,9 @@ def choose(
     """Choose how time-steps run.
 
     peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N. weights:
-    bytes, of the whole network. in_chunks: whether chunks are wanted at all. max_memory: bytes;
-    None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
+    bytes, of the whole network; ``copied`` are those of them that each graph of time-steps holds
+    anew. in_chunks: whether chunks are wanted at all. max_memory: bytes; None lets a chunk take
+    ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
     Raises ``DataError`` where not even a time-step fits.
     """
     sizes = sizes_of(peaks.step, shapes)
@@ -142,7 +144,7 @@ def choose(
 
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
-            weights=weights * (3 + len(chunks)),
+            weights=weights + copied * (2 + len(chunks)),
             states=2 * states,
             inputs=3 * inputs,
             activations=peaks.of(chunks[0] if chunks else 1, heavy, samples, shapes),

@@ -70,10 +70,14 @@ def _itemsize(kind: int) -> int:
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most memory that the activations of chunks of a step take, each estimated once."""
+    """The most memory that the activations of chunks of a step take, each estimated once.
+
+    ``scratch``: bytes that nodes take for each sample besides what they read and make, by name.
+    """
 
     step: onnx.ModelProto
     states: Sequence[State]
+    scratch: Mapping[str, int] = field(default_factory=dict)
     found: dict[tuple, float] = field(default_factory=dict)
 
     def of(
@@ -90,7 +94,12 @@ class Peaks:
             chunk = self.step
             if timesteps > 1:
                 chunk = unrolled(chunk, self.states, timesteps, time_batched)
-            self.found[key] = peak_of_activations(chunk, sizes_of(chunk, shapes)) / samples
+            peak = peak_of_activations(chunk, sizes_of(chunk, shapes)) / samples
+            extra = (
+                size * (timesteps if name in time_batched else 1)
+                for name, size in self.scratch.items()
+            )
+            self.found[key] = peak + FRAGMENTED * max(extra, default=0)
         return int(self.found[key] * samples)
 
 

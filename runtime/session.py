@@ -17,6 +17,8 @@ from .coding import Coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .inputs import as_input, by_input_name, check_finite, readout_times
+from .int8 import IntegerLayer, LayerPrecision, Precision, Quantised, quantise
+from .integer_products import with_integer_products
 from .memory import Peaks
 from .plan import Neuron, build_plan
 from .providers import CUDA, Providers, create_session, resolve_providers, run_session
@@ -47,9 +49,12 @@ class SpikingSession:
     max_memory: bytes that the session may take; chunks of time-steps get shorter to stay within,
     and ``run`` raises ``DataError`` where not even one time-step does. It is an estimate, of a
     CPU's memory: ``chosen`` gives it. None lets a chunk take 256 MiB more than a time-step.
+    precision: "int8" rounds the weights of layers that read spikes to 8 bits, a scale for each
+    output, and computes their sums in whole numbers, exactly, where that is faster; CPU only.
+    ``session.precisions`` says what became of each layer; it is empty for "float32".
 
-    Raises ``ModelError`` for a file that is no SNN and ``ProviderError`` for a device that
-    is not there.
+    Raises ``ModelError`` for a file that is no SNN, or no float32 network for "int8", and
+    ``ProviderError`` for a device that is not there, or is not for "int8".
     """
 
     def __init__(
@@ -59,23 +64,28 @@ class SpikingSession:
         threads: int | None = None,
         plan: PlanKind = "auto",
         max_memory: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        if plan not in get_args(PlanKind):
-            raise ValueError(f"plan must be one of {get_args(PlanKind)}, not {plan!r}")
+        for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
+            if given not in get_args(kinds):
+                raise ValueError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
         if max_memory is not None and max_memory <= 0:
             raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
         if isinstance(model, onnx.ModelProto):
             parts = take_apart(model, "the model")
         else:
             parts = read_parts(model)
-        self._plan = made = build_plan(parts)
-        chosen = resolve_providers(providers)
+        made, chosen = build_plan(parts), resolve_providers(providers)
+        quantised = Quantised(made) if precision == "float32" else quantise(made, chosen)
+        self._plan = made = quantised.plan
+        self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
         create = partial(create_session, providers=chosen, threads=threads)
         # Several graphs are made of the model's; all read these weights.
-        self._create = partial(_create_with, made.weights, create)
-        self._prologue = None if made.prologue is None else self._create(made.prologue)
-        self._epilogue = self._create(made.epilogue)
-        self._read_out_session = None if made.read_out is None else self._create(made.read_out)
+        share = partial(_create_with, made.weights, create)
+        self._create = partial(_create_int8, quantised.layers, share)
+        self._prologue = None if made.prologue is None else share(made.prologue)
+        self._epilogue = share(made.epilogue)
+        self._read_out_session = None if made.read_out is None else share(made.read_out)
         self._chunked, self._max_memory = plan == "auto", max_memory
         totals = totals_of(made) if self._chunked else None
         states = [*made.states, *carried_sums(made, totals).values()]
@@ -84,11 +94,17 @@ class SpikingSession:
         self.providers: list[str] = self._epilogue.get_providers()
         device = "cuda" if self.providers[0] == CUDA else "cpu"
         self._states = DeviceStates(states, made.step_inputs, device)
-        self._sums = Sums(made, totals, self._states, partial(self._create, lean=True))
+        # In float32: sums over time have more than 8 bits.
+        self._sums = Sums(made, totals, self._states, partial(share, lean=True))
         # Made where they are used: each holds weights of its own.
         self._sessions: dict[tuple[int, frozenset[str], bool], Any] = {}
         self._choices: dict[tuple, Choice] = {}
-        self._peaks = Peaks(self._step_model, states)
+        scratch = {layer.node: layer.scratch for layer in quantised.layers.values()}
+        self._peaks = Peaks(self._step_model, states, scratch)
+        sizes = {name: values.nbytes for name, values in made.weights.items()}
+        # The rounded weights of layers in 8 bits are there for the sums alone.
+        self._weights = sum(sizes.values())
+        self._copied = self._weights - sum(sizes[name] for name in quantised.layers)
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
 
@@ -359,7 +375,8 @@ class SpikingSession:
                 self._peaks,
                 {**layers, **shapes},
                 samples,
-                sum(values.nbytes for values in self._plan.weights.values()),
+                self._weights,
+                self._copied,
                 in_chunks=self._chunked,
                 derived_counts=self._sums.derived,
                 max_memory=self._max_memory,
@@ -422,3 +439,13 @@ def _create_with(
     """A session of a model whose large weights are among these."""
     held = {t.name: weights[t.name] for t in model.graph.initializer if t.name in weights}
     return create(ModelParts(model, held), **options)
+
+
+def _create_int8(
+    layers: Mapping[str, IntegerLayer],
+    share: Callable[..., Any],
+    model: onnx.ModelProto,
+    **options: Any,
+) -> Any:
+    """The same, with these layers in whole numbers."""
+    return share(with_integer_products(model, layers), **options)

@@ -91,6 +91,7 @@ def test_regret_is_against_the_best_plan():
     assert regret(rows) == pytest.approx(0.1)
     assert regret({**rows, "chunks": row(30, 30, 30)}) == pytest.approx(0.1)
     assert regret({**rows, "auto": row(9, 9, 9)}) == 0
+    assert regret({**rows, "int8": row(1, 1, 1)}) == pytest.approx(0.1)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_the_figures_belong_together(files):
     snn, ann = files / "snn.onnx", files / "ann.onnx"
     found = benchmark(snn, 8, [3, 1], ann=ann, rounds=2)
     assert [(row["samples"], row["plan"]) for row in found["rows"]] == [
-        (n, name) for n in (1, 3) for name in ("ANN", *get_args(PlanKind))
+        (n, name) for n in (1, 3) for name in ("ANN", *get_args(PlanKind), "int8")
     ]
     for row in found["rows"]:
         base = next(

@@ -154,6 +154,33 @@ def test_evaluate(snn):
     assert set(report["snn"][0]) == {"timesteps", "accuracy", "agreement", "firing_rate", "sops"}
 
 
+LAYERS = {"w": (64, 1, 3, 3), "u": (64, 64, 3, 3), "k": (64, 16), "v": (16, 3)}
+DEEP = (
+    f"{SIGNATURE} {{ c = Conv(x, w) q = Clip(c, zero, one) d = Conv(q, u) p = Clip(d, zero, two) "
+    "g = GlobalAveragePool(p) f = Flatten(g) h = MatMul(f, k) z = Clip(h, zero, one) "
+    "y = MatMul(z, v) }"
+)
+
+
+def test_precision():
+    drawn = {n: RNG.normal(0, 0.2, shape).astype(np.float32) for n, shape in LAYERS.items()}
+    onnx.save(model(DEEP, WEIGHTS | drawn), "deep.onnx")
+    invoke("convert", "deep.onnx", "-o", "snn.onnx")
+    options = ("evaluate", "snn.onnx", "--data", "data.npz", "-T", "4,16", "--precision", "int8")
+    output = " ".join(invoke(*options).output.split())
+    assert "int8: 1 of 2 layers between neurons" in output
+    report = as_json(*options)
+    assert {row["precision"] for row in report["precisions"]} == {"int8", "float32"}
+    plain = as_json(*options[:-2])
+    for found, row in zip(report["float32"], plain["snn"], strict=True):
+        assert found["timesteps"] == row["timesteps"]
+        assert found["accuracy"] == row["accuracy"]
+        assert found["agreement"] >= 75
+    options = ("run", "snn.onnx", "--input", "data.npy", "-T", "4", "--precision", "int8")
+    assert "int8: 1 of 2 layers" in invoke(*options).output
+    assert as_json(*options)["precisions"] == report["precisions"]
+
+
 def test_evaluate_without_labels(snn):
     report = as_json("evaluate", snn, "--data", "data.npy", "-T", "4", "--ann", "ann.onnx")
     assert report["ann"] == {"accuracy": None}

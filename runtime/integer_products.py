@@ -1,0 +1,96 @@
+"""Layers in 8 bits as a graph: windows of bytes and products of matrices, for ONNX Runtime's CPU.
+
+    x -> QuantizeLinear -> [Transpose, Pad, Gather] -> MatMulIntegerToFloat -> [Transpose] -> y
+
+QuantizeLinear makes whole numbers of x, exactly. For a convolution the image comes with its
+channels last, so that Gather copies each window as a few runs of bytes. Pad, Gather and Transpose
+are why this loses against a convolution in float32 where channels are few.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx2snn.graph_passes.weights import stub
+
+from .graphs import Writer, names_in, unused_prefix, with_nodes
+from .int8 import IntegerLayer
+
+_CONTRIB = "com.microsoft"
+
+
+def with_integer_products(
+    model: onnx.ModelProto, layers: Mapping[str, IntegerLayer]
+) -> onnx.ModelProto:
+    """A model whose layers with the weights named in ``layers`` compute in whole numbers.
+
+    Their codes are initializers without data, ``<weights>/codes``.
+    """
+    if not layers:
+        return model
+    graph = Writer(unused_prefix(names_in(model), "whole/"))
+    for node in model.graph.node:
+        layer = layers.get(node.input[1]) if len(node.input) > 1 else None
+        if layer is None:
+            graph.nodes.append(node)
+        else:
+            _write(graph, node, layer)
+    constants = graph.initializers.values()
+    made = with_nodes(model, graph.nodes, model.graph.output, constants=constants)
+    made.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+    return made
+
+
+def _write(graph: Writer, node: onnx.NodeProto, layer: IntegerLayer) -> None:
+    """Nodes that compute what ``node`` does."""
+    (x, weight), (y,) = node.input[:2], node.output
+    codes = stub(f"{weight}/codes", onnx.TensorProto.INT8, layer.codes.shape)
+    graph.initializers[codes.name] = codes
+    unit = graph.constant(layer.reads.unit, f"{weight}/unit")
+    zeros = np.full_like(layer.reads.unit, -layer.reads.lowest, np.uint8)
+    zero = graph.constant(np.uint8(-layer.reads.lowest), f"{weight}/zero")
+    one = graph.constant(np.float32(1), "one")
+    scale = graph.constant(layer.scale, f"{weight}/scale")
+    bias = graph.constant(layer.bias, f"{weight}/bias")
+    n = graph.node(
+        "QuantizeLinear", [x, unit, graph.constant(zeros, f"{weight}/zeros")], f"{y}/n", axis=1
+    )
+    if layer.window is not None:
+        n = _windows(graph, n, zero, layer, weight, y)
+    product = helper.make_node(
+        "MatMulIntegerToFloat",
+        [n, codes.name, one, scale, zero, "", bias],
+        [y if layer.window is None else f"{graph.prefix}{y}/rows"],
+        f"{graph.prefix}{y}/product",
+        domain=_CONTRIB,
+    )
+    graph.nodes.append(product)
+    if layer.window is not None:
+        sizes = np.array([-1, *layer.window.places, len(layer.scale)])
+        read = [product.output[0], graph.constant(sizes, f"{weight}/sizes")]
+        last = graph.node("Reshape", read, f"{y}/image")
+        first = helper.make_node(
+            "Transpose", [last], [y], f"{graph.prefix}{y}/channels_first", perm=[0, 3, 1, 2]
+        )
+        graph.nodes.append(first)
+
+
+def _windows(graph: Writer, n: str, zero: str, layer: IntegerLayer, weight: str, y: str) -> str:
+    """[N, C, H, W] -> [N x places, inputs of a sum], the inputs in the order of the codes."""
+    window, inputs = layer.window, len(layer.codes)
+    assert window is not None
+    n = graph.node("Transpose", [n], f"{y}/channels_last", perm=[0, 2, 3, 1])
+    if any(window.pads):
+        top, left, bottom, right = window.pads
+        pads = graph.constant(np.array([0, top, left, 0, 0, bottom, right, 0]), f"{weight}/pads")
+        n = graph.node("Pad", [n, pads, zero], f"{y}/padded")
+    pixels = window.pixels
+    if not np.array_equal(pixels.ravel(), np.arange(pixels.size)):
+        flat = graph.constant(np.array([0, -1, inputs // pixels.shape[1]]), f"{weight}/flat")
+        n = graph.node("Reshape", [n, flat], f"{y}/pixels")
+        n = graph.node("Gather", [n, graph.constant(pixels, f"{weight}/places")], f"{y}/windows",
+                       axis=1)  # fmt: skip
+    rows = graph.constant(np.array([-1, inputs]), f"{weight}/rows")
+    return graph.node("Reshape", [n, rows], f"{y}/sums")

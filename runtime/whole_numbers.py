@@ -1,0 +1,150 @@
+"""Which tensors of a step are whole numbers times a constant: spikes, their means and maxima."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx2snn.graph_passes.neurons import DOMAIN
+
+from .plan import Neuron
+
+Shape = tuple[int, ...]
+
+_LAYOUT = ("Identity", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+_MAX_POOLS = ("MaxPool", "GlobalMaxPool", "SpikingMaxPool", "SpikingGlobalMaxPool")
+
+
+@dataclass(frozen=True)
+class WholeNumbers:
+    """A tensor [N, ...] of whole numbers from ``lowest`` to ``highest`` times ``unit``.
+
+    unit: float32, () or [C], along axis 1.
+    """
+
+    unit: np.ndarray
+    lowest: int
+    highest: int
+
+
+def whole_numbers(
+    step: onnx.ModelProto, neurons: Sequence[Neuron], shapes: Mapping[str, Shape]
+) -> dict[str, WholeNumbers]:
+    """What neurons emit, and what layouts, pools and Concat make of it, by name.
+
+    ``shapes``: of samples. A neuron that has a threshold for each place emits nothing of
+    the kind, since the unit goes into weights that all places share.
+    """
+    found: dict[str, WholeNumbers] = {}
+    makers = {name: node for node in step.graph.node for name in node.output}
+    for neuron in neurons:
+        threshold = neuron.threshold
+        if threshold.size in (1, threshold.shape[:1] and threshold.shape[0]):
+            unit = threshold.reshape(-1 if threshold.size > 1 else ())
+            found[neuron.spikes] = WholeNumbers(unit, *_range(neuron.op, makers[neuron.spikes]))
+    # In topological order, so that what a node reads is known.
+    for node in step.graph.node:
+        if node.output[0] not in found and any(name in found for name in node.input):
+            made = _through(node, found, shapes)
+            if made is not None:
+                found[node.output[0]] = made
+    return found
+
+
+def _range(op: str, node: onnx.NodeProto) -> tuple[int, int]:
+    """The least and the most spikes of a neuron in one time-step."""
+    if op == "BurstIF":
+        return 0, int(numpy_helper.to_array(attributes_of(node)["max_spikes"]))
+    return (-1, 1) if op == "SignedIF" else (0, 1)
+
+
+def _through(
+    node: onnx.NodeProto, found: Mapping[str, WholeNumbers], shapes: Mapping[str, Shape]
+) -> WholeNumbers | None:
+    """What a node makes of whole numbers; None if that is not known to be such."""
+    x = found.get(node.input[0])
+    before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
+    if node.op_type == "Concat":
+        return _concat(node, found, shapes)
+    if x is None or node.domain not in ("", DOMAIN):
+        return None
+    if node.op_type in _MAX_POOLS:
+        return x
+    if node.op_type in ("AveragePool", "GlobalAveragePool") and before is not None:
+        size = _common_multiple(node, before[1:])
+        if size is None:
+            return None
+        return WholeNumbers(x.unit / np.float32(size), x.lowest * size, x.highest * size)
+    if node.op_type not in _LAYOUT:
+        return None
+    if x.unit.ndim == 0 or node.op_type == "Identity":
+        return x
+    if before is None or after is None or after != (math.prod(before),):
+        return None
+    return WholeNumbers(x.unit.repeat(after[0] // len(x.unit)), x.lowest, x.highest)
+
+
+def _common_multiple(node: onnx.NodeProto, image: Shape) -> int | None:
+    """The least common multiple of how many pixels the means are of; None if unknown.
+
+    Windows at the border have fewer where a pool does not count its pads.
+    """
+    if node.op_type == "GlobalAveragePool":
+        return math.prod(image)
+    attributes = attributes_of(node)
+    kernel: list[int] = attributes["kernel_shape"]
+    automatic = attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+    if automatic or attributes.get("ceil_mode") or set(attributes.get("dilations", [1])) != {1}:
+        return None
+    pads, strides = attributes.get("pads"), attributes.get("strides", [1] * len(kernel))
+    if not pads or attributes.get("count_include_pad"):
+        return math.prod(kernel)
+    lengths = [
+        {min(start + k, size) - max(start, 0) for start in range(-first, size + last - k + 1, step)}
+        for size, k, step, first, last in zip(
+            image, kernel, strides, pads, pads[len(kernel) :], strict=False
+        )
+    ]
+    return math.lcm(*(math.prod(window) for window in product(*lengths)))
+
+
+def _concat(
+    node: onnx.NodeProto, found: Mapping[str, WholeNumbers], shapes: Mapping[str, Shape]
+) -> WholeNumbers | None:
+    """Channels one after the other; None unless all are whole numbers."""
+    if attributes_of(node)["axis"] != 1 or not all(n in found and n in shapes for n in node.input):
+        return None
+    read = [found[name] for name in node.input]
+    units = [np.broadcast_to(found[name].unit, shapes[name][0]) for name in node.input]
+    lowest, highest = min(x.lowest for x in read), max(x.highest for x in read)
+    return WholeNumbers(np.concatenate(units), lowest, highest)
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of a node's attributes by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, Shape]:
+    """The shape of one sample of each of a step's tensors [N, ...], where the neurons' fix it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(step)
+    for neuron in neurons:
+        kind = helper.np_dtype_to_tensor_dtype(neuron.threshold.dtype)
+        info = helper.make_tensor_value_info(neuron.spikes, kind, ["N", *neuron.shape])
+        model.graph.value_info.append(info)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = {
+        info.name: info.type.tensor_type.shape.dim[1:]
+        for info in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+    return {
+        name: tuple(size.dim_value for size in sizes)
+        for name, sizes in shapes.items()
+        if all(size.HasField("dim_value") for size in sizes)
+    }

@@ -1,0 +1,253 @@
+"""Layers in 8 bits: exact on networks whose weights fit, and close on trained ones."""
+
+import importlib.resources
+import re
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kinds import KINDS, Kind, Network
+from onnx_text import model
+
+from onnx2snn import SpikingSession, convert
+from onnx2snn.demo import demo_images
+from onnx2snn.graph_passes import read_model, to_model
+from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.runtime import int8, unroll
+from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.providers import CUDA
+
+SETTINGS = settings(
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.fixture
+def everywhere(monkeypatch):
+    """Layers in 8 bits however small they are."""
+    monkeypatch.setattr(int8, "WORTH", np.inf)
+
+
+def both(snn, plan="auto"):
+    """The plain session, and one in 8 bits."""
+    exact = SpikingSession(snn, threads=1, plan="step")
+    return exact, SpikingSession(snn, threads=1, plan=plan, precision="int8")
+
+
+def same(found, wanted):
+    for t, readout in wanted.readouts.items():
+        for name, value in readout.values.items():
+            np.testing.assert_array_equal(found.readouts[t].values[name], value)
+        for name, counts in readout.spike_counts.items():
+            np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
+
+
+def trained(name):
+    with importlib.resources.as_file(importlib.resources.files("onnx2snn.models")) as folder:
+        return read_model(folder / f"{name}.onnx")
+
+
+def in_int8(session):
+    return {row.layer for row in session.precisions if row.precision == "int8"}
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 10**6),
+    runs=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=3),
+    maxpool=st.sampled_from(["average", "exact", "keep"]),
+    plan=st.sampled_from(["auto", "step"]),
+    cached=st.sampled_from([0, unroll.CACHED]),
+)
+def test_eight_bits_lose_nothing_where_weights_fit(
+    everywhere, monkeypatch, seed, runs, maxpool, plan, cached
+):
+    """Weights are multiples of a power of two, as are thresholds: every plan, any T, any N."""
+    monkeypatch.setattr(unroll, "CACHED", cached)
+    network = dyadic.finish(seed)
+    exact, rounded = both(convert(dyadic.to_onnx(network), maxpool=maxpool).model, plan)
+    for samples, timesteps in runs:
+        x = dyadic.images(network, samples, seed=samples)
+        readout = sorted({1 + timesteps // 3, timesteps})
+        same(rounded.run(x, timesteps, readout), exact.run(x, timesteps, readout))
+        for name, value in exact.state.items():
+            np.testing.assert_array_equal(rounded.state[name], value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_states_are_handed_on(everywhere, seed):
+    network = dyadic.finish(seed)
+    x = dyadic.images(network, 3)
+    exact, rounded = both(convert(dyadic.to_onnx(network)).model)
+    assert in_int8(rounded)
+    exact.run(x, 11)
+    rounded.run(x, 11)
+    for giver, taker in ((exact, rounded), (rounded, exact)):
+        taker.state = giver.state
+        for _ in range(3):
+            np.testing.assert_array_equal(taker.step(x), giver.step(x))
+
+
+@pytest.mark.parametrize("op", KINDS)
+@pytest.mark.parametrize("negative", [-1.0, 0.0])
+def test_neurons_of_every_kind(everywhere, op, negative):
+    """Spikes of both signs, several at once, and pools that take some back."""
+    network = Network(3)
+    snn = to_model(network.graph(Kind(op, negative)))
+    exact, rounded = both(snn)
+    assert len(in_int8(rounded)) == 1
+    x = network.images(20)
+    same(rounded.run(x, 22, [5]), exact.run(x, 22, [5]))
+
+
+CONV = (
+    "net (float[N, 2, 9, 7] x) => (float[N, a, b, c] y) {{ "
+    "p = Clip(x, zero, one) d = Conv<{attributes}>(p, w, bias) e = Relu(d) q = Min(e, two) "
+    "f = Conv(q, last) y = Clip(f, zero, one) }}"
+)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "strides = [1, 1]",
+        "strides = [2, 1]",
+        "pads = [1, 0, 2, 3]",
+        "dilations = [2, 3], pads = [2, 3, 2, 3]",
+        "strides = [3, 2], pads = [1, 1, 0, 2], dilations = [1, 2]",
+    ],
+)
+def test_windows_of_every_shape(everywhere, attributes):
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.integers(-127, 128, (4, 2, 3, 2)) / 64, "bias": rng.integers(-8, 9, 4) / 8,
+        "zero": 0, "one": 1, "two": np.reshape([0.5, 1, 2, 4], (4, 1, 1)),
+        "last": rng.integers(-8, 9, (3, 4, 1, 1)) / 16,
+    }  # fmt: skip
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    exact, rounded = both(convert(model(CONV.format(attributes=attributes), floats)).model)
+    assert len(in_int8(rounded)) == 2
+    x = (rng.integers(0, 9, (3, 2, 9, 7)) / 8).astype(np.float32)
+    same(rounded.run(x, 19), exact.run(x, 19))
+
+
+DENSE = (
+    "net (float[N, 3, 4] x) => (float[N, 3, 5] y) { "
+    "p = Clip(x, zero, one) d = MatMul(p, w1) q = Clip(d, zero, two) "
+    "m = MatMul(q, w2) a = Add(m, bias) y = Clip(a, zero, one) }"
+)
+
+
+def test_products_of_more_axes(everywhere):
+    rng = np.random.default_rng(0)
+    weights = {
+        "zero": 0, "one": 1, "two": 2, "bias": rng.integers(-8, 9, 5) / 8,
+        "w1": rng.integers(-8, 9, (4, 6)) / 8, "w2": rng.integers(-8, 9, (6, 5)) / 8,
+    }  # fmt: skip
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    exact, rounded = both(convert(model(DENSE, floats)).model)
+    assert len(in_int8(rounded)) == 2
+    x = (rng.integers(0, 9, (2, 3, 4)) / 8).astype(np.float32)
+    same(rounded.run(x, 19), exact.run(x, 19))
+
+
+def test_weights_are_rounded_to_the_nearest_code():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(40, 6)).astype(np.float32)
+    matrix[:, 1] = rng.integers(-100, 101, 40) / 1024
+    matrix[:, 2] = 0
+    codes, scale = int8.rounded(matrix)
+    assert (codes.dtype, scale.dtype) == (np.int8, np.float32)
+    assert np.all(np.abs(codes * scale - matrix) <= 0.5001 * scale)
+    assert np.abs(codes.astype(int)).max() <= 127
+    np.testing.assert_array_equal((codes * scale)[:, 1:3], matrix[:, 1:3])
+
+
+POOLED = (
+    "net (float[N, 4, H, W] x) => (float[N, 3] y) { "
+    "p = Clip(x, zero, one) a = {pool}(p) f = Conv(a, w) q = Clip(f, zero, one) "
+    "g = GlobalAveragePool(q) h = Flatten(g) y = Gemm(h, last) }"
+)
+
+
+def pooled(pool, size):
+    rng = np.random.default_rng(0)
+    weights = {"zero": 0, "one": 1, "w": rng.integers(-8, 9, (5, 4, 1, 1)) / 16,
+               "last": rng.integers(-8, 9, (5, 3)) / 16}  # fmt: skip
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    text = POOLED.replace("H, W", size).replace("{pool}", pool)
+    return convert(model(text, floats)).model
+
+
+@pytest.mark.parametrize(
+    ("pool", "size", "reason"),
+    [
+        ("AveragePool<kernel_shape = [2, 2]>", "6, 6", None),
+        # Means of 1, 2 and 4 pixels are all quarters.
+        ("AveragePool<kernel_shape = [2, 2], pads = [1, 1, 1, 1]>", "6, 6", None),
+        ("AveragePool<kernel_shape = [2, 2], pads = [1, 1, 0, 0], count_include_pad = 1>",
+         "6, 6", None),
+        ("AveragePool<kernel_shape = [4, 4]>", "8, 8", None),
+        ("AveragePool<kernel_shape = [16, 8]>", "16, 16", None),
+        ("GlobalAveragePool", "16, 16", "whole numbers from 0 to 256"),
+        ("AveragePool<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>", "6, 6",
+         "no spikes"),
+        ("Identity", "height, width", "fixed size"),
+    ],
+)  # fmt: skip
+def test_what_a_layer_reads_decides(everywhere, pool, size, reason):
+    exact, rounded = both(pooled(pool, size))
+    (row,) = (row for row in rounded.precisions)
+    assert (row.precision == "int8") == (reason is None)
+    assert reason is None or reason in row.reason
+    shape = [3, 4, *(5 if side.isalpha() else int(side) for side in size.split(", "))]
+    x = (np.random.default_rng(1).integers(0, 9, shape) / 8).astype(np.float32)
+    same(rounded.run(x, 22, [5]), exact.run(x, 22, [5]))
+
+
+def test_a_threshold_for_each_place_stays_in_float32(everywhere):
+    snn = pooled("Identity", "6, 6")
+    first = next(node for node in snn.graph.node if node.domain == DOMAIN)
+    threshold = next(a for a in first.attribute if a.name == "v_threshold")
+    threshold.t.CopyFrom(onnx.numpy_helper.from_array(np.ones((4, 6, 6), np.float32)))
+    (row,) = SpikingSession(snn, precision="int8").precisions
+    assert row.precision == "float32"
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    data = demo_images(128)
+    return convert(trained("vgg-fashion-mnist"), calibration=data).model, data
+
+
+def test_only_layers_that_gain_are_rounded(vgg):
+    session = SpikingSession(vgg[0], precision="int8")
+    assert 0 < len(in_int8(session)) < len(session.precisions)
+    for row in session.precisions:
+        share = float(re.search("about (.*) of", row.reason)[1])
+        assert (row.precision == "int8") == (share <= int8.WORTH)
+    assert SpikingSession(vgg[0]).precisions == ()
+
+
+def test_a_trained_network_stays_what_it_is(vgg):
+    exact, rounded = both(vgg[0])
+    x, _ = next(vgg[1].batches(100))
+    wanted, found = exact.run(x, 16), rounded.run(x, 16)
+    assert (found.output.argmax(1) == wanted.output.argmax(1)).mean() >= 0.9
+    for name, rate in wanted.firing_rates.items():
+        assert found.firing_rates[name] == pytest.approx(rate, rel=0.05)
+
+
+def test_where_int8_is_no_option():
+    network = Network(3, "float16")
+    with pytest.raises(ModelError, match=r"takes the place of float32, but IF 's' computes in"):
+        SpikingSession(to_model(network.graph(Kind("IF"))), precision="int8")
+    plan = build_plan(convert(dyadic.to_onnx(dyadic.finish(0))).model)
+    with pytest.raises(ProviderError, match="runs on the CPU only, not on CUDA"):
+        int8.quantise(plan, [(CUDA, {})])
+    with pytest.raises(ValueError, match="precision must be one of"):
+        SpikingSession(convert(dyadic.to_onnx(dyadic.finish(0))).model, precision="int4")
