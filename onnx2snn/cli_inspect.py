@@ -10,6 +10,7 @@ from rich.table import Table
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
 from onnx2snn.runtime.choice import Choice
+from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.plan import Plan, build_plan
 
 from . import tables
@@ -21,6 +22,7 @@ from .options import (
     json_option,
     max_memory_option,
     model_argument,
+    precision_option,
     print_json,
     reports_errors,
 )
@@ -29,7 +31,8 @@ from .options import (
 @examples(
     "  onnx2snn inspect snn.onnx\n"
     "  onnx2snn inspect snn.onnx --json\n"
-    "  onnx2snn inspect snn.onnx --plan --batch-size 16"
+    "  onnx2snn inspect snn.onnx --plan --batch-size 16\n"
+    "  onnx2snn inspect snn.onnx --plan --precision int8"
 )
 @click.command()
 @model_argument
@@ -42,16 +45,23 @@ from .options import (
     show_default=True,
     help="Samples at a time that --plan is for.",
 )
+@precision_option
 @max_memory_option
 @json_option
 @reports_errors
 def inspect(
-    model: Path, show_plan: bool, batch_size: int, max_memory: int | None, as_json: bool
+    model: Path,
+    show_plan: bool,
+    batch_size: int,
+    precision: Precision,
+    max_memory: int | None,
+    as_json: bool,
 ) -> None:
     """Show the neurons of the spiking network in MODEL, or of an export, and how it was made.
 
     With --plan also how time-steps run: how many at once, which layers run once for all of
-    these, how spikes are counted, and an estimate of the memory that takes.
+    these, how spikes are counted, and an estimate of the memory that takes; and with --precision
+    int8, which layers are computed in 8 bits.
     """
     export = export_of(header_of(model) if is_nir(model) else parse_model(model))
     if export is not None:
@@ -67,7 +77,15 @@ def inspect(
     sources = json_object(metadata.pop("thresholds", ""))
     recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
-    choice = _choice_for(model, plan, batch_size, max_memory) if show_plan else None
+    choice, rows = None, []
+    if show_plan:
+        from onnx2snn.runtime import SpikingSession
+
+        from .inference import precision_rows
+
+        x = _zeros(plan, batch_size)
+        session = SpikingSession(model, max_memory=max_memory, precision=precision)
+        choice, rows = session.chosen(x), precision_rows(session)
     if as_json:
         print_json(
             {
@@ -87,7 +105,7 @@ def inspect(
                 ],
                 "recipe": recipe,
                 "metadata": metadata,
-                **({} if choice is None else {"plan": _described(choice)}),
+                **({} if choice is None else {"plan": _described(choice, rows)}),
             }
         )
         return
@@ -100,15 +118,13 @@ def inspect(
         console.print(tables.printable(line), markup=False)
     if choice is not None:
         console.print()
-        console.print(_layer_table(choice))
+        console.print(_layer_table(choice, rows))
         for line in _lines_of(choice):
             console.print(line, markup=False)
 
 
-def _choice_for(model: Path, plan: Plan, samples: int, max_memory: int | None) -> Choice:
-    """What a session does with so many samples."""
-    from onnx2snn.runtime import SpikingSession
-
+def _zeros(plan: Plan, samples: int) -> dict[str, np.ndarray]:
+    """Inputs of so many samples."""
     x = {}
     for tensor in plan.inputs:
         first, *sizes = tensor.shape
@@ -119,10 +135,11 @@ def _choice_for(model: Path, plan: Plan, samples: int, max_memory: int | None) -
                 "fixed: ask SpikingSession.chosen(x) with an x of the size that counts"
             )
         x[tensor.name] = np.zeros(shape, tensor.dtype)
-    return SpikingSession(model, max_memory=max_memory).chosen(x)
+    return x
 
 
-def _described(choice: Choice) -> dict[str, Any]:
+def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
+    """``rows``: those of ``precision_rows``."""
     memory = choice.memory
     return {
         "samples": choice.samples,
@@ -140,6 +157,7 @@ def _described(choice: Choice) -> dict[str, Any]:
             }
             for layer in choice.layers
         ],
+        **({"precisions": rows} if rows else {}),
         "bytes": {
             "weights": memory.weights,
             "states": memory.states,
@@ -157,12 +175,13 @@ def _runs(time_batched: bool, choice: Choice) -> str:
     return "time-batched" if time_batched else "unrolled"
 
 
-def _layer_table(choice: Choice) -> Table:
+def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     """The layers with weights, and what decides how each runs."""
     table = tables.new_table(
         f"Layers with weights, N={choice.samples}",
-        "layer", "op", "runs", ">weights", ">computes", "why",
+        "layer", "op", "runs", ">weights", ">computes", "why", *(["in", "why"] if rows else []),
     )  # fmt: skip
+    precisions = {row["layer"]: (row["precision"], row["reason"]) for row in rows}
     for layer in choice.layers:
         table.add_row(
             tables.name_text(layer.name),
@@ -171,6 +190,7 @@ def _layer_table(choice: Choice) -> Table:
             f"{layer.weights:,}",
             f"{layer.computes:,}",
             layer.why,
+            *precisions.get(layer.name, ()),
         )
     table.caption = "computes: numbers in one time-step, for all samples"
     table.caption_justify = "left"

@@ -179,6 +179,9 @@ def test_precision():
     options = ("run", "snn.onnx", "--input", "data.npy", "-T", "4", "--precision", "int8")
     assert "int8: 1 of 2 layers" in invoke(*options).output
     assert as_json(*options)["precisions"] == report["precisions"]
+    options = ("inspect", "snn.onnx", "--plan", "--precision", "int8")
+    assert as_json(*options)["plan"]["precisions"] == report["precisions"]
+    assert "int8" in invoke(*options).output
 
 
 def test_evaluate_without_labels(snn):
