@@ -110,6 +110,11 @@ class Choice:
         """The names of the nodes that run once for a whole chunk."""
         return frozenset(layer.name for layer in self.layers if layer.time_batched)
 
+    @property
+    def longest(self) -> int:
+        """The most time-steps that are one run."""
+        return self.chunks[0] if self.chunks else 1
+
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
         return next((length for length in self.chunks if length <= most), 1)

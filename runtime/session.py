@@ -340,7 +340,10 @@ class SpikingSession:
         most = min(most, self._sums.make_room())
         choice = self._choice(inputs)
         steps = choice.chunk(most)
-        fetched = self._states.advance(self._session(steps, choice), fetch)
+        # What runs next is another graph, which needs the memory: the longest begins a run.
+        following = choice.chunk(most - steps) if most > steps else choice.longest
+        shrink = following != steps and not choice.memory.few_activations
+        fetched = self._states.advance(self._session(steps, choice), fetch, shrink)
         self._time += steps
         self._sums.count(steps, inputs)
         if self._time == self._plan.delay:

@@ -68,8 +68,13 @@ class DeviceStates:
             for name, value in values.items()
         )
 
-    def advance(self, session: Any, fetch: tuple[str, ...] = ()) -> list[np.ndarray]:
-        """Run a session once; returns the outputs named in ``fetch``."""
+    def advance(
+        self, session: Any, fetch: tuple[str, ...] = (), shrink: bool = False
+    ) -> list[np.ndarray]:
+        """Run a session once; returns the outputs named in ``fetch``.
+
+        ``shrink``: on a CPU, the session gives back the memory of its activations.
+        """
         source, target = self._current_index, 1 if self._current_index == 0 else 0
         held = self._current is (self._starts if source is None else self._buffers[source])
         key = (id(session), source, target)
@@ -79,7 +84,7 @@ class DeviceStates:
             if held and not fetch and self._buffers:
                 self._bindings[key] = binding
         try:
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, self._options(shrink))
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
             raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
         if not self._buffers:
@@ -88,6 +93,13 @@ class DeviceStates:
             self._buffers = [written, self._like(written)]
         self._current, self._current_index = self._buffers[target], target
         return [value.numpy() for value in binding.get_outputs()[: len(fetch)]] if fetch else []
+
+    def _options(self, shrink: bool) -> Any:
+        if not shrink or self._device != "cpu":
+            return None
+        options = onnxruntime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _bind(self, session: Any, target: int, fetch: tuple[str, ...]) -> Any:
         binding = session.io_binding()
