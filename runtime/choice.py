@@ -10,15 +10,22 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.neurons import DOMAIN
 
+from .kernel_forms import Layout
 from .memory import Peaks, Sizes, sizes_of
+from .plan import Plan
 from .unroll import CACHED, WEIGHTED, batches
 
-CHUNK, CHUNK_OF_HEAVY = 4, 16
-"""Time-steps of a chunk; more where layers are time-batched, for each reads its weights once.
+Shape = tuple[int | str, ...]
 
-Measured at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was best or near it.
-Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16."""
+SHORT, LONG = 4, 16
+"""Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
+that are time-batched, and bringing states into the layout of the CPU and out of it.
+
+Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
+best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In
+the layout of the CPU, ResNet-20 with N=16 took 1.06 at 4, 1.04 at 8 and 1.03 at 16."""
 
 EXTRA_ACTIVATIONS = 2**28
 """Bytes, 256 MiB: by default, what a chunk may take beyond one time-step."""
@@ -95,7 +102,8 @@ class Choice:
     to a read-out that none of them hits, runs one time-step at a time, and all where there are
     none. ``samples``: N. ``derived_counts``: whether spike counts follow from membrane
     potentials, or are added up at each time-step. ``short_of_memory``: whether longer chunks would
-    be faster, but do not fit.
+    be faster, but do not fit. ``layout``: what enters the layout of the CPU in a chunk; None where
+    chunks are in plain layout. ``shapes``: those of what a time-step reads.
     """
 
     samples: int
@@ -104,6 +112,8 @@ class Choice:
     derived_counts: bool
     memory: Memory
     short_of_memory: bool
+    layout: Layout | None
+    shapes: Mapping[str, Shape]
 
     @property
     def time_batched(self) -> frozenset[str]:
@@ -122,21 +132,23 @@ class Choice:
 
 def choose(
     peaks: Peaks,
-    shapes: Mapping[str, tuple[int | str, ...]],
+    shapes: Mapping[str, Shape],
     samples: int,
     weights: int,
     copied: int,
     *,
     in_chunks: bool,
     derived_counts: bool,
+    layout: Layout | None = None,
     max_memory: int | None = None,
 ) -> Choice:
     """Choose how time-steps run.
 
     peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N. weights:
     bytes, of the whole network; ``copied`` are those of them that each graph of time-steps holds
-    anew. in_chunks: whether chunks are wanted at all. max_memory: bytes; None lets a chunk take
-    ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
+    anew. in_chunks: whether chunks are wanted at all. layout: what ``layout_of`` says.
+    max_memory: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and
+    refuses nothing.
     Raises ``DataError`` where not even a time-step fits.
     """
     sizes = sizes_of(peaks.step, shapes)
@@ -147,26 +159,67 @@ def choose(
     reads = [info.name for info in peaks.step.graph.input if info.name not in written]
     inputs = sum(sizes.bytes_of(name) for name in reads)
 
+    def most(timesteps: int) -> int:
+        by_layer = timesteps > 1 and layout is not None
+        return peaks.of(timesteps, heavy, samples, shapes, by_layer)
+
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
             weights=weights + copied * (2 + len(chunks)),
             states=2 * states,
             inputs=3 * inputs,
-            activations=peaks.of(chunks[0] if chunks else 1, heavy, samples, shapes),
-            counts=2 * states + peaks.of(1, heavy, samples, shapes) if derived_counts else states,
+            # Single time-steps run too, in another order.
+            activations=max(most(steps) for steps in (*chunks[:1], 1)),
+            counts=2 * states + most(1) if derived_counts else states,
         )
 
     least = memory_of(())
     if max_memory is not None and least.total > max_memory:
         raise DataError(_too_much(least, samples, max_memory))
-    ladder = ((CHUNK_OF_HEAVY, CHUNK), (CHUNK_OF_HEAVY,), (CHUNK,)) if heavy else ((CHUNK,),)
+    long = heavy or layout is not None
+    ladder = ((LONG, SHORT), (LONG,), (SHORT,)) if long else ((SHORT,),)
     for chunks in ladder if in_chunks else ():
         memory = memory_of(chunks)
         extra = memory.activations - least.activations
         if memory.total <= max_memory if max_memory is not None else extra <= EXTRA_ACTIVATIONS:
             longest = chunks == ladder[0]
-            return Choice(samples, chunks, layers, derived_counts, memory, not longest)
-    return Choice(samples, (), layers, derived_counts, least, in_chunks)
+            return Choice(
+                samples, chunks, layers, derived_counts, memory, not longest, layout, shapes
+            )
+    return Choice(samples, (), layers, derived_counts, least, in_chunks, None, shapes)
+
+
+def shapes_read(
+    plan: Plan, step: onnx.ModelProto, inputs: Mapping[str, Shape], samples: int
+) -> dict[str, Shape]:
+    """The shapes of what a step of the plan reads, as far as they are known.
+
+    ``inputs``: those of what it reads besides states, for so many samples.
+    """
+    read = {info.name for info in step.graph.input}
+    known = dict(inputs)
+    for neuron in plan.neurons:
+        for state in (f"v/{neuron.name}", f"m/{neuron.name}"):
+            if state in read:
+                known[state] = (samples, *neuron.shape)
+    starts = {state.read: state.start for state in plan.states}
+    made = sizes_of(step, known).shapes
+    for node in step.graph.node:
+        state = node.input[-1] if node.domain == DOMAIN else ""
+        if state in read and state not in known:
+            # Kept sums have the shape of what they sum; a clock is one number.
+            shape = starts[state].shape if node.op_type == "Clock" else made.get(node.input[0], ())
+            known |= {state: shape} if all(shape) else {}
+            made = sizes_of(step, known).shapes
+    for name, total in plan.sums.items():
+        shape = made.get(name, (0,))
+        if total.read in read and all(shape):
+            known[total.read] = shape
+    for neuron in plan.neurons:
+        # What does not depend on all inputs may have fewer samples.
+        if made.get(neuron.current) != known[f"v/{neuron.name}"]:
+            del known[f"v/{neuron.name}"]
+    return known
 
 
 def weighted_layers(step: onnx.ModelProto, sizes: Sizes) -> tuple[Layer, ...]:

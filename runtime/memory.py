@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from .graphs import operands
+from .kernel_forms import layer_by_layer
 from .plan import State
 from .unroll import unrolled
 
@@ -73,10 +74,12 @@ class Peaks:
     """The most memory that the activations of chunks of a step take, each estimated once.
 
     ``scratch``: bytes that nodes take for each sample besides what they read and make, by name.
+    ``spikes`` names what neurons emit.
     """
 
     step: onnx.ModelProto
     states: Sequence[State]
+    spikes: frozenset[str]
     scratch: Mapping[str, int] = field(default_factory=dict)
     found: dict[tuple, float] = field(default_factory=dict)
 
@@ -86,15 +89,20 @@ class Peaks:
         time_batched: frozenset[str],
         samples: int,
         shapes: Mapping[str, tuple[int | str, ...]],
+        by_layer: bool,
     ) -> int:
-        """Bytes, for a chunk that reads ``shapes``; in proportion to ``samples``."""
+        """Bytes, for a chunk that reads ``shapes``; in proportion to ``samples``.
+
+        ``by_layer``: its nodes run ``layer_by_layer``.
+        """
         rest = tuple((name, shape[1:]) for name, shape in shapes.items())
-        key = (timesteps, time_batched, rest)
+        key = (timesteps, time_batched, rest, by_layer)
         if key not in self.found:
             chunk = self.step
             if timesteps > 1:
                 chunk = unrolled(chunk, self.states, timesteps, time_batched)
-            peak = peak_of_activations(chunk, sizes_of(chunk, shapes)) / samples
+            order = self._by_layer(chunk) if by_layer else as_executed(chunk.graph.node)
+            peak = peak_of_activations(chunk, sizes_of(chunk, shapes), order) / samples
             extra = (
                 size * (timesteps if name in time_batched else 1)
                 for name, size in self.scratch.items()
@@ -102,10 +110,21 @@ class Peaks:
             self.found[key] = peak + FRAGMENTED * max(extra, default=0)
         return int(self.found[key] * samples)
 
+    def _by_layer(self, chunk: onnx.ModelProto) -> list[onnx.NodeProto]:
+        written = {state.written for state in self.states}
+        names = {name: name.split("/", 2)[-1] for node in chunk.graph.node for name in node.output}
+        spikes = {name for name, of in names.items() if {name, of} & self.spikes}
+        potentials = {name for name, of in names.items() if {name, of} & written}
+        return layer_by_layer(chunk.graph.node, spikes, potentials)
 
-def peak_of_activations(model: onnx.ModelProto, sizes: Sizes) -> int:
-    """Bytes that ONNX Runtime allocates for a run, besides inputs, outputs and weights."""
-    nodes = _as_executed(model.graph.node)
+
+def peak_of_activations(
+    model: onnx.ModelProto, sizes: Sizes, nodes: Sequence[onnx.NodeProto]
+) -> int:
+    """Bytes that ONNX Runtime allocates for a run, besides inputs, outputs and weights.
+
+    ``nodes``: those of the model, in the order in which they run.
+    """
     outside = {info.name for info in model.graph.output}
     last = {name: place for place, node in enumerate(nodes) for name in operands(node)}
     alive: dict[str, int] = {}
@@ -125,7 +144,7 @@ def peak_of_activations(model: onnx.ModelProto, sizes: Sizes) -> int:
     return int(FRAGMENTED * most)
 
 
-def _as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Nodes in the order in which ONNX Runtime runs them: depth first, from the last result."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     read = {name for node in nodes for name in operands(node)}

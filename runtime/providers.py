@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ list of execution provider names, with options as ``(name, options)``."""
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+ON_GPU = (CUDA, TENSORRT)
+_CAPTURES = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
 
@@ -68,10 +72,22 @@ def resolve_providers(providers: Providers) -> list[Any]:
             f"{', '.join(missing) or 'no provider'} is not in the installed ONNX Runtime, "
             f"which has {', '.join(available)}{advice}"
         )
-    if CUDA in names and hasattr(ort, "preload_dlls"):
+    if set(ON_GPU) & set(names) and hasattr(ort, "preload_dlls"):
         # Finds the CUDA and cuDNN libraries that the [gpu] extra installs with pip.
         ort.preload_dlls()
     return chosen
+
+
+def without_capture(providers: list[Any]) -> list[Any]:
+    """The same providers, but that none captures runs as CUDA graphs.
+
+    Only runs that read and write the same memory each time can be captured.
+    """
+    return [
+        entry if isinstance(entry, str)
+        else (entry[0], {n: value for n, value in entry[1].items() if n not in _CAPTURES})
+        for entry in providers
+    ]  # fmt: skip
 
 
 def _try_to_start(providers: list[Any]) -> None:
@@ -88,6 +104,7 @@ def create_session(
     once: bool = False,
     lean: bool = False,
     laid_out: bool = True,
+    in_order: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
@@ -96,6 +113,7 @@ def create_session(
     in a layout of its own, for speed. ``lean``: it shares all, and holds no memory between runs.
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
+    ``in_order``: nodes run in the order of the graph, as far as they stay what they are.
     ``once``: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since
     the large weights are inputs, copies them; ``run_session`` feeds them. Raises
     ``ProviderError`` if that provider does not start, where ONNX Runtime itself would go on with
@@ -112,6 +130,8 @@ def create_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
+    if in_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     shared: dict[str, Any] = {}
     if once:
         parts = model if isinstance(model, ModelParts) else detach(model)
@@ -155,6 +175,28 @@ def _give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def in_layout_of_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that ONNX Runtime makes of a model for this CPU.
+
+    Convolutions and what it knows besides are then on tensors of blocked channels, where the CPU
+    has instructions for it: nodes of the domain ``com.microsoft.nchwc``, which ONNX Runtime loads.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = os.path.join(folder, "laid_out.onnx")
+        # That fusion would take convolutions out of the layout.
+        ort.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=[CPU],
+            disabled_optimizers=["ConvAddActivationFusion"],
+        )
+        return onnx.load(options.optimized_model_filepath)
 
 
 def _cores() -> int:

@@ -12,16 +12,25 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, choose
+from .choice import Choice, Shape, choose, shapes_read
 from .coding import Coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .inputs import as_input, by_input_name, check_finite, readout_times
-from .int8 import IntegerLayer, LayerPrecision, Precision, Quantised, quantise
+from .int8 import LayerPrecision, Precision, Quantised, quantise
 from .integer_products import with_integer_products
+from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
 from .memory import Peaks
 from .plan import Neuron, build_plan
-from .providers import CUDA, Providers, create_session, resolve_providers, run_session
+from .providers import (
+    CPU,
+    ON_GPU,
+    Providers,
+    create_session,
+    resolve_providers,
+    run_session,
+    without_capture,
+)
 from .result import Exit, ReadOut, SpikingResult, together
 from .states import DeviceStates
 from .sums import Sums, carried_sums, rows_of
@@ -79,28 +88,32 @@ class SpikingSession:
         quantised = Quantised(made) if precision == "float32" else quantise(made, chosen)
         self._plan = made = quantised.plan
         self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
+        # Graphs that time-steps run may be captured; what else runs has other buffers each time.
+        self._capturing, chosen = chosen, without_capture(chosen)
         create = partial(create_session, providers=chosen, threads=threads)
         # Several graphs are made of the model's; all read these weights.
-        share = partial(_create_with, made.weights, create)
-        self._create = partial(_create_int8, quantised.layers, share)
-        self._prologue = None if made.prologue is None else share(made.prologue)
-        self._epilogue = share(made.epilogue)
-        self._read_out_session = None if made.read_out is None else share(made.read_out)
+        self._create = partial(_create_with, made.weights, create)
+        # Time-steps alone: sums over time have more than 8 bits.
+        self._in_int8 = quantised.layers
+        self._prologue = None if made.prologue is None else self._create(made.prologue)
+        self._epilogue = self._create(made.epilogue)
+        self._read_out_session = None if made.read_out is None else self._create(made.read_out)
         self._chunked, self._max_memory = plan == "auto", max_memory
         totals = totals_of(made) if self._chunked else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
         self._step_model = only(made.step, [*now, *(state.written for state in states)])
         self.providers: list[str] = self._epilogue.get_providers()
-        device = "cuda" if self.providers[0] == CUDA else "cpu"
-        self._states = DeviceStates(states, made.step_inputs, device)
-        # In float32: sums over time have more than 8 bits.
-        self._sums = Sums(made, totals, self._states, partial(share, lean=True))
+        device = "cuda" if self.providers[0] in ON_GPU else "cpu"
+        graphs = self._capturing != chosen
+        self._states = DeviceStates(states, made.step_inputs, device, graphs)
+        self._sums = Sums(made, totals, self._states, partial(self._create, lean=True))
         # Made where they are used: each holds weights of its own.
-        self._sessions: dict[tuple[int, frozenset[str], bool], Any] = {}
+        self._sessions: dict[tuple, Any] = {}
         self._choices: dict[tuple, Choice] = {}
         scratch = {layer.node: layer.scratch for layer in quantised.layers.values()}
-        self._peaks = Peaks(self._step_model, states, scratch)
+        spikes = frozenset(neuron.spikes for neuron in made.neurons)
+        self._peaks = Peaks(self._step_model, states, spikes, scratch)
         sizes = {name: values.nbytes for name, values in made.weights.items()}
         # The rounded weights of layers in 8 bits are there for the sums alone.
         self._weights = sum(sizes.values())
@@ -340,6 +353,8 @@ class SpikingSession:
         most = min(most, self._sums.make_room())
         choice = self._choice(inputs)
         steps = choice.chunk(most)
+        if self._chunked:
+            self._states.fill(choice.shapes)
         # What runs next is another graph, which needs the memory: the longest begins a run.
         following = choice.chunk(most - steps) if most > steps else choice.longest
         shrink = following != steps and not choice.memory.few_activations
@@ -358,30 +373,56 @@ class SpikingSession:
 
     def _session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run."""
-        heavy = choice.time_batched if steps > 1 else frozenset[str]()
-        key = steps, heavy, choice.memory.few_activations
+        if steps == 1:
+            heavy, layout = frozenset[str](), None
+        else:
+            heavy, layout = choice.time_batched, choice.layout
+        planned = choice.memory.few_activations
+        key = steps, heavy, layout, planned
         if key not in self._sessions:
-            graph = self._step_model
-            if steps > 1:
-                graph = unrolled(graph, self._states.states, steps, heavy)
-            self._sessions[key] = self._create(graph, laid_out=choice.memory.few_activations)
+            graph = self._graph(steps, heavy, layout)
+            self._sessions[key] = self._create(
+                graph, providers=self._capturing, laid_out=planned, in_order=layout is not None
+            )
         return self._sessions[key]
+
+    def _graph(
+        self, steps: int, heavy: frozenset[str], layout: Layout | None
+    ) -> onnx.ModelProto | ModelParts:
+        """The graph of so many time-steps."""
+        step, states = self._step_model, self._states.states
+        if steps == 1:
+            return with_integer_products(step, self._in_int8)
+        if layout is None:
+            chunk = unrolled(step, states, steps, heavy)
+            return with_integer_products(chunk, self._in_int8)
+        stand_ins = with_stand_ins(step, self.neurons)
+        chunk = unrolled(stand_ins.step, states, steps, heavy)
+        chunk = with_integer_products(chunk, self._in_int8)
+        return on_cpu(chunk, stand_ins, layout, self._plan.weights)
+
+    def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
+        """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
+        known = all(state.read in shapes for state in self._states.states)
+        if self.providers[0] != CPU or not known:
+            return None
+        return layout_of(self.neurons, shapes, samples)
 
     def _choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
         """How time-steps run that read ``inputs``."""
-        shapes = {name: value.shape for name, value in inputs.items()}
-        key = tuple(shapes.items())
+        key = tuple((name, value.shape) for name, value in inputs.items())
         if key not in self._choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
-            layers = {f"v/{neuron.name}": (samples, *neuron.shape) for neuron in self.neurons}
+            shapes = shapes_read(self._plan, self._step_model, dict(key), samples)
             self._choices[key] = choose(
                 self._peaks,
-                {**layers, **shapes},
+                shapes,
                 samples,
                 self._weights,
                 self._copied,
                 in_chunks=self._chunked,
                 derived_counts=self._sums.derived,
+                layout=self._layout(shapes, samples),
                 max_memory=self._max_memory,
             )
         return self._choices[key]
@@ -436,19 +477,11 @@ class SpikingSession:
 def _create_with(
     weights: Mapping[str, np.ndarray],
     create: Callable[..., Any],
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | ModelParts,
     **options: Any,
 ) -> Any:
-    """A session of a model whose large weights are among these."""
-    held = {t.name: weights[t.name] for t in model.graph.initializer if t.name in weights}
-    return create(ModelParts(model, held), **options)
-
-
-def _create_int8(
-    layers: Mapping[str, IntegerLayer],
-    share: Callable[..., Any],
-    model: onnx.ModelProto,
-    **options: Any,
-) -> Any:
-    """The same, with these layers in whole numbers."""
-    return share(with_integer_products(model, layers), **options)
+    """A session of a model whose large weights are among these, or its own."""
+    parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
+    names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
+    held = {name: weights[name] for name in names} | parts.weights
+    return create(ModelParts(parts.structure, held), **options)

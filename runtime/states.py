@@ -1,5 +1,7 @@
 """The states of a step graph, on the device, from one time-step to the next."""
 
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ from onnx2snn.graph_passes.files import first_line
 from .plan import State
 from .providers import onnxruntime
 
+NOT_CAPTURED = -1
+"""By this number ONNX Runtime knows a run that is no part of a CUDA graph."""
+
 
 class DeviceStates:
     """Runs step graphs again and again, feeding what they wrote back to what they read.
@@ -18,10 +23,15 @@ class DeviceStates:
     The first time-step reads the states' small, broadcastable starts. Later ones read one
     of two sets of buffers and write the other, so that nothing is allocated or copied
     within a run; a buffer is never read and written in the same run.
+    ``graphs``: the sessions capture runs as CUDA graphs. Those with the same buffers are one
+    graph; others, such as the first, are not captured.
     """
 
-    def __init__(self, states: list[State], inputs: tuple[str, ...], device: str):
-        self.states, self._device = states, device
+    def __init__(
+        self, states: list[State], inputs: tuple[str, ...], device: str, graphs: bool = False
+    ):
+        self.states, self._device, self._graphs = states, device, graphs
+        self._numbers = itertools.count(1)
         self._starts = {state.read: self._to_device(state.start) for state in states}
         self._inputs: dict[str, Any] = dict.fromkeys(inputs)
         self._forget_buffers()
@@ -29,12 +39,35 @@ class DeviceStates:
 
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
-        self._bindings: dict[tuple[int, int | None, int], Any] = {}
+        # With the number of the CUDA graph, which no other buffers may have.
+        self._bindings: dict[tuple[int, int | None, int], tuple[Any, int]] = {}
 
     def reset(self) -> None:
         """Begin again: the next time-step reads the starts."""
         self._current: dict[str, Any] = self._starts
         self._current_index: int | None = None  # Of the buffers; None for the starts.
+
+    def fill(self, shapes: Mapping[str, Sequence[Any]]) -> None:
+        """Write the starts out in full, where the states are there; ``shapes`` are theirs.
+
+        So the first run has the same buffers as later ones. Nothing happens where some shape is
+        not known.
+        """
+        sizes = [size for name in self._starts for size in shapes.get(name, ("?",))]
+        if self._current is not self._starts or not all(isinstance(size, int) for size in sizes):
+            return
+        if not self._buffers:
+            full = {name: np.broadcast_to(value.numpy(), shapes[name])
+                    for name, value in self._starts.items()}  # fmt: skip
+            written = {name: self._to_device(value) for name, value in full.items()}
+            self._buffers = [written, self._like(written)]
+        else:
+            for name, value in self._starts.items():
+                held = self._buffers[0][name]
+                held.update_inplace(
+                    np.array(np.broadcast_to(value.numpy(), held.shape()), order="C")
+                )
+        self._current, self._current_index = self._buffers[0], 0
 
     def _to_device(self, array: np.ndarray) -> Any:
         # A copy: on the CPU the value shares the array's memory, and is written to later.
@@ -78,13 +111,14 @@ class DeviceStates:
         source, target = self._current_index, 1 if self._current_index == 0 else 0
         held = self._current is (self._starts if source is None else self._buffers[source])
         key = (id(session), source, target)
-        binding = self._bindings.get(key) if held and not fetch else None
+        binding, number = self._bindings.get(key, (None, 0)) if held and not fetch else (None, 0)
         if binding is None:
-            binding = self._bind(session, target, fetch)
+            binding, number = self._bind(session, target, fetch), NOT_CAPTURED
             if held and not fetch and self._buffers:
-                self._bindings[key] = binding
+                number = next(self._numbers)
+                self._bindings[key] = binding, number
         try:
-            session.run_with_iobinding(binding, self._options(shrink))
+            session.run_with_iobinding(binding, self._options(shrink, number))
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
             raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
         if not self._buffers:
@@ -94,11 +128,17 @@ class DeviceStates:
         self._current, self._current_index = self._buffers[target], target
         return [value.numpy() for value in binding.get_outputs()[: len(fetch)]] if fetch else []
 
-    def _options(self, shrink: bool) -> Any:
-        if not shrink or self._device != "cpu":
+    def _options(self, shrink: bool, number: int) -> Any:
+        entries = {}
+        if shrink and self._device == "cpu":
+            entries["memory.enable_memory_arena_shrinkage"] = "cpu:0"
+        if self._graphs:
+            entries["gpu_graph_id"] = str(number)
+        if not entries:
             return None
         options = onnxruntime().RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        for name, value in entries.items():
+            options.add_run_config_entry(name, value)
         return options
 
     def _bind(self, session: Any, target: int, fetch: tuple[str, ...]) -> Any:

@@ -65,12 +65,15 @@ class Builder:
         return self.add("clip", [x], theta=theta)
 
 
-def random_network(seed):
-    """Convolutions (groups, strides, pads), BN, residual Add, Concat, pooling, Gemm."""
+def random_network(seed, width=1):
+    """Convolutions (groups, strides, pads), BN, residual Add, Concat, pooling, Gemm.
+
+    ``width``: of all channels.
+    """
     b = Builder(seed)
     rng = b.rng
     size = int(rng.integers(6, 10))
-    channels = int(rng.choice([2, 4]))
+    channels = width * int(rng.choice([2, 4]))
     x = b.conv("input", 2, channels, kernel=3)
     if rng.random() < 0.5:
         x = b.bn(x, channels)
@@ -83,14 +86,14 @@ def random_network(seed):
             shortcut = x if rng.random() < 0.5 else b.conv(x, channels, channels, 1, 1, (0,) * 4)
             x = b.clip(b.add("add", [y, shortcut]), channels)
         elif kind == "concat":
-            y = b.clip(b.conv(x, channels, 2), 2)
+            y = b.clip(b.conv(x, channels, 2 * width), 2 * width)
             x = b.add("concat", [x, y])
-            channels += 2
+            channels += 2 * width
         elif kind == "plain" and size >= 4:
             pads = tuple(int(p) for p in rng.integers(0, 2, 4))
-            x = b.conv(x, channels, 4, 3, 2, pads)
+            x = b.conv(x, channels, 4 * width, 3, 2, pads)
             size = min((size + pads[0] + pads[2] - 3) // 2, (size + pads[1] + pads[3] - 3) // 2) + 1
-            channels = 4
+            channels = 4 * width
             x = b.clip(x, channels)
         elif kind == "grouped":
             x = b.clip(b.conv(x, channels, channels, group=2), channels)
@@ -104,9 +107,9 @@ def random_network(seed):
     return network, b, x
 
 
-def finish(seed, size=8):
+def finish(seed, size=8, width=1):
     """A random network with its classifier, whose width depends on what comes before."""
-    network, b, x = random_network(seed)
+    network, b, x = random_network(seed, width)
     network.input_shape = (2, size, size)
     features = simulate(network, np.zeros((1, *network.input_shape)), 1, stop=x)[0].shape[1]
     x = b.add("gemm", [x], w=b.eighths(6, features), b=b.eighths(6))

@@ -44,13 +44,12 @@ def test_the_numbers_that_decide(monkeypatch):
     assert [layer.time_batched for layer in found[10].layers] == [True, True]
     assert [layer.time_batched for layer in found[40].layers] == [False, False]
     assert found[1].chunks == found[10].chunks == (16, 4)
-    assert found[40].chunks == (4,)
+    assert found[40].chunks == (16, 4)
     assert found[40].layers[0].why == "no more weights than it computes"
 
 
 def test_small_weights_are_in_the_cache():
     chosen = SpikingSession(wide(), threads=1).chosen(zeros(1))
-    assert chosen.chunks == (4,)
     assert not chosen.time_batched
     assert {layer.why for layer in chosen.layers} == {"its weights fit the cache"}
 
@@ -60,8 +59,8 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 21)
-    assert {steps for steps, _, _ in session._sessions} == {1, *chosen.chunks}
-    assert {heavy for t, heavy, _ in session._sessions if t > 1} == {chosen.time_batched}
+    assert {key[0] for key in session._sessions} == {1, *chosen.chunks}
+    assert {key[1] for key in session._sessions if key[0] > 1} == {chosen.time_batched}
 
 
 def test_the_step_plan_has_no_chunks():
@@ -134,7 +133,7 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     for chunks, total in found.items():
         session = SpikingSession(snn, threads=1, max_memory=total)
         result = session.run(x, 23, [7])
-        assert {steps for steps, _, _ in session._sessions} == {1, *chunks}
+        assert {key[0] for key in session._sessions} == {1, *chunks}
         for t in (7, 23):
             np.testing.assert_array_equal(result.outputs[t], wanted.outputs[t])
             for name, counts in wanted.readouts[t].spike_counts.items():
@@ -173,7 +172,8 @@ def test_activations_of_a_graph_by_hand():
     # a, b, c and d at once, 8 numbers each, c of one byte; e takes d's place.
     alive = 4 * 8 * 3 + 8
     sizes = memory.sizes_of(graph, {"x": (10, 8)})
-    assert memory.peak_of_activations(graph, sizes) == memory.FRAGMENTED * alive * 10
+    order = memory.as_executed(graph.graph.node)
+    assert memory.peak_of_activations(graph, sizes, order) == memory.FRAGMENTED * alive * 10
 
 
 def test_longer_chunks_are_never_estimated_lower():
@@ -183,8 +183,9 @@ def test_longer_chunks_are_never_estimated_lower():
     shapes |= {n: v.shape for n, v in _reads(session, dyadic.images(network, 2)).items()}
     layers = session.chosen(dyadic.images(network, 2)).layers
     for heavy in (frozenset(), frozenset(layer.name for layer in layers if layer.batches)):
-        found = [session._peaks.of(k, heavy, 2, shapes) for k in (2, 4, 8, 16)]
-        assert found == sorted(found)
+        for by_layer in (False, True):
+            found = [session._peaks.of(k, heavy, 2, shapes, by_layer) for k in (2, 4, 8, 16)]
+            assert found == sorted(found)
 
 
 def _reads(session, x):

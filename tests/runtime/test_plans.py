@@ -131,8 +131,8 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
     same(chunked.run(x, 45, [8, 16]), plain.run(x, 45, [8, 16]))
     # 16 x 12 and 12 x 8 weights, against 12 and 8 numbers a sample.
     few = samples < 12
-    assert {steps for steps, _, _ in chunked._sessions} == ({1, 4, 16} if few else {1, 4})
-    assert {len(heavy) for steps, heavy, _ in chunked._sessions if steps > 1} == {2 if few else 0}
+    assert {key[0] for key in chunked._sessions} == {1, 4, 16}
+    assert {len(key[1]) for key in chunked._sessions if key[0] > 1} == {2 if few else 0}
 
 
 def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
@@ -181,5 +181,5 @@ def test_a_chunk_is_made_once():
     network = dyadic.finish(1)
     session = SpikingSession(network_of(1), threads=1)
     for samples in (1, 2, 1, 2):
-        session.run(dyadic.images(network, samples), 3 * choice.CHUNK_OF_HEAVY)
+        session.run(dyadic.images(network, samples), 3 * choice.LONG)
     assert len(session._sessions) == 1

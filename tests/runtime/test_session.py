@@ -288,6 +288,56 @@ def test_cuda_equals_cpu():
     np.testing.assert_array_equal(cuda.step(X), output)
 
 
+CAPTURING = ("CUDAExecutionProvider", {"enable_cuda_graph": "1"})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_CUDA, reason="ONNX Runtime has no CUDA here")
+def test_captured_runs_equal_others():
+    captured, cpu = SpikingSession(snn(), [CAPTURING]), SpikingSession(snn())
+    for samples, timesteps in ((2, 64), (2, 21), (1, 16), (2, 64)):
+        a, b = captured.run(X[:samples], timesteps), cpu.run(X[:samples], timesteps)
+        np.testing.assert_array_equal(a.output, b.output)
+
+
+def test_a_captured_run_keeps_its_buffers(monkeypatch):
+    """Each pair of buffers has a number of its own, also after others took their place."""
+    numbers = []
+
+    class Options(onnxruntime.RunOptions):
+        def add_run_config_entry(self, name, value):
+            if name == "gpu_graph_id":
+                numbers.append(int(value))
+
+    monkeypatch.setattr(onnxruntime, "RunOptions", Options)
+    cpu = ("CPUExecutionProvider", {"enable_cuda_graph": "1"})
+    session, plain = SpikingSession(snn(), [cpu]), SpikingSession(snn())
+
+    def run(samples, timesteps=48):
+        numbers.clear()
+        found = session.run(X[:samples], timesteps).output
+        np.testing.assert_array_equal(found, plain.run(X[:samples], timesteps).output)
+        return list(numbers)
+
+    first = run(2)
+    assert first[0] == first[2] != first[1]
+    assert min(first) > 0
+    assert run(2) == first
+    assert not set(run(1)) & set(first)
+    numbers.clear()
+    session.step(X[:1])
+    assert numbers == [-1]
+
+
+def test_without_capture():
+    tensorrt = ("TensorrtExecutionProvider", {"trt_cuda_graph_enable": True, "device_id": 0})
+    assert providers.without_capture([tensorrt, CAPTURING, "CPUExecutionProvider"]) == [
+        ("TensorrtExecutionProvider", {"device_id": 0}),
+        ("CUDAExecutionProvider", {}),
+        "CPUExecutionProvider",
+    ]
+
+
 def test_file_is_plain_onnx():
     proto = snn()
     onnx.checker.check_model(proto, full_check=True)

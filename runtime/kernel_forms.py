@@ -1,0 +1,289 @@
+"""Chunks in the form that runs fastest on the CPU at hand: blocked layout, layer by layer.
+
+On CPUs ONNX Runtime computes convolutions, and pools and sums between them, on tensors whose
+channels are blocked (NCHWc), but few other operators: at every neuron it goes back to plain
+NCHW, and forth again behind it. What a neuron does is the same for every element, so it does
+not mind the order of elements. Hence three steps:
+
+    u = v + current                      u = v + current           u = v + current
+    x = V_th [u > V_th]     becomes      x = Relu(u)       and     x = V_th [u > V_th]
+    v_next = u - x                       v_next = u + x            v_next = u - x
+
+ONNX Runtime lays out the graph in the middle, whose operators it knows for blocked tensors; then
+the neurons take their places again, on the tensors that it has chosen. It also adds v to the
+current within the convolution. No number changes: each operator computes what it did. A V_th that
+differs by channel is laid out like a potential: its stand-in is x = u + V_th.
+
+States enter through a convolution of one weight, 1, for each channel, since ONNX Runtime begins
+a blocked layout only there; of it, only the change of layout is left.
+
+Then the nodes are ordered: all time-steps of a layer before the next one, and v_next right after
+x, so that weights and potentials are in the cache when they are read again.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.weights import ModelParts, attach, detach, with_weights_as_inputs
+
+from .graphs import names_in, renamed, unused_prefix, with_nodes
+from .plan import Neuron
+from .providers import in_layout_of_cpu
+
+Layout = tuple[tuple[str, tuple[int | str, ...]], ...]
+"""The shapes, by name, of what may enter a blocked layout: ["N", C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What neurons do with their potential ``u``: the nodes that make ``x`` and ``v_next``.
+
+    ``constants`` are what these read besides. ``maps``: by the name of each of them that differs
+    from element to element, another name and its values for one sample, [1, C, H, W].
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
+    u: str
+    x: str
+    v_next: str
+    constants: tuple[onnx.TensorProto, ...]
+    maps: dict[str, tuple[str, np.ndarray]]
+
+
+def layout_of(
+    neurons: Iterable[Neuron], shapes: Mapping[str, Sequence[int | str]], samples: int
+) -> Layout | None:
+    """What may enter a blocked layout; None for neurons of other types or unknown sizes.
+
+    ``shapes``: those of the states, and of what else a step reads, for so many samples.
+    """
+    other = any(neuron.threshold.dtype != np.float32 for neuron in neurons)
+    if other or not all(isinstance(size, int) for shape in shapes.values() for size in shape):
+        return None
+    return tuple(
+        (name, ("N", *shape[1:]))
+        for name, shape in shapes.items()
+        # One channel alone does not change its layout.
+        if len(shape) == 4 and shape[0] == samples and shape[1] != 1
+    )
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """A step with operators in the places of neurons that ONNX Runtime can lay out.
+
+    Their names are those of what they make, behind ``mark``; maps are inputs of the step.
+    """
+
+    step: onnx.ModelProto
+    bodies: tuple[Body, ...]
+    mark: str
+
+
+def with_stand_ins(step: onnx.ModelProto, neurons: Iterable[Neuron]) -> StandIns:
+    """Put stand-ins in the places of those neurons whose nodes are in the step one by one."""
+    mark = unused_prefix(names_in(step), "stand-in/")
+    bodies = _bodies(step, neurons, mark)
+    gone = {node.name for body in bodies for node in body.nodes}
+    nodes = [node for node in step.graph.node if node.name not in gone]
+    inputs = []
+    for body in bodies:
+        maps = [name for name, _ in body.maps.values()]
+        kind = onnx.TensorProto.FLOAT
+        inputs += [helper.make_tensor_value_info(name, kind, [None] * 4) for name in maps]
+        op = "Sum" if maps else "Relu"
+        both = [body.u, body.x]
+        nodes.append(helper.make_node(op, [body.u, *maps], [body.x], mark + body.x))
+        nodes.append(helper.make_node("Add", both, [body.v_next], mark + body.v_next))
+    return StandIns(with_nodes(step, nodes, step.graph.output, inputs), tuple(bodies), mark)
+
+
+def on_cpu(
+    chunk: onnx.ModelProto,
+    stand_ins: StandIns,
+    layout: Layout,
+    weights: Mapping[str, np.ndarray],
+) -> ModelParts:
+    """A chunk of a step with stand-ins, with the neurons themselves, for the CPU at hand.
+
+    It must be given all states in full, and run in the order of its nodes. ``layout``: what
+    ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
+    """
+    entrance = unused_prefix(names_in(chunk), "enter/")
+    maps = {name: values for body in stand_ins.bodies for name, values in body.maps.values()}
+    entering = dict(layout) | {name: ("N", *values.shape[1:]) for name, values in maps.items()}
+    laid = in_layout_of_cpu(_to_lay_out(chunk, entering, entrance, weights))
+    nodes, spikes, potentials = _with_neurons(_entered(laid, entrance), stand_ins)
+    for node in chunk.graph.node:
+        if node.domain == DOMAIN:
+            spikes.add(node.output[0])
+            potentials.update(node.output[1:])
+    given = {info.name for info in chunk.graph.input if info.name not in maps}
+    own = given | {tensor.name for tensor in laid.graph.initializer}
+    constants = {tensor.name: tensor for tensor in chunk.graph.initializer}
+    constants |= {t.name: t for body in stand_ins.bodies for t in body.constants}
+    constants |= {name: numpy_helper.from_array(values, name) for name, values in maps.items()}
+    others = [tensor for name, tensor in constants.items() if name not in own]
+    inputs = [info for info in laid.graph.input if info.name in given]
+    del laid.graph.input[:]
+    whole = with_nodes(laid, nodes, chunk.graph.output, inputs, others)
+    nodes = layer_by_layer(whole.graph.node, spikes, potentials)
+    del whole.graph.node[:]
+    whole.graph.node.extend(nodes)
+    parts = detach(whole)
+    stubs = [t for t in whole.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    return ModelParts(parts.structure, {t.name: weights[t.name] for t in stubs} | parts.weights)
+
+
+def _bodies(step: onnx.ModelProto, neurons: Iterable[Neuron], mark: str) -> list[Body]:
+    """What those neurons do whose nodes are in the step one by one."""
+    makers = {name: node for node in step.graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in step.graph.initializer}
+    bodies = []
+    for neuron in neurons:
+        v_next = f"v_next/{neuron.name}"
+        if makers[v_next].domain == DOMAIN:
+            continue
+        u = makers[v_next].input[0]
+        nodes: dict[str, onnx.NodeProto] = {}
+        read: dict[str, onnx.TensorProto] = {}
+        waiting = [v_next, neuron.spikes]
+        while waiting:
+            name = waiting.pop()
+            if name in constants:
+                read[name] = constants[name]
+            elif name != u:
+                nodes[name] = makers[name]
+                waiting += makers[name].input
+        maps = {
+            name: (
+                mark + name,
+                np.broadcast_to(numpy_helper.to_array(t), (1, *map(int, neuron.shape))),
+            )
+            for name, t in read.items()
+            if t.dims and len(neuron.shape) == 3
+        }
+        made, held = tuple(nodes.values()), tuple(read.values())
+        bodies.append(Body(made, u, neuron.spikes, v_next, held, maps))
+    return bodies
+
+
+def _to_lay_out(
+    chunk: onnx.ModelProto,
+    entering: Mapping[str, Sequence[int | str]],
+    entrance: str,
+    weights: Mapping[str, np.ndarray],
+) -> onnx.ModelProto:
+    """The chunk with entrances, shapes that show which tensors are alike, and filters.
+
+    Other weights are inputs, since no layout depends on them.
+    """
+    read = {info.name: info.type.tensor_type.elem_type for info in chunk.graph.input}
+    names = {name: entrance + name for name, kind in read.items()
+             if name in entering and kind == onnx.TensorProto.FLOAT}  # fmt: skip
+    nodes, ones = [], []
+    for name, inside in names.items():
+        one = np.ones((int(entering[name][1]), 1, 1, 1), np.float32)
+        ones.append(numpy_helper.from_array(one, f"{entrance}1/{name}"))
+        inputs = [name, ones[-1].name]
+        nodes.append(helper.make_node("Conv", inputs, [inside], inside, group=len(one)))
+    nodes += [renamed(node, names, node.name) for node in chunk.graph.node]
+    # What is read from outside as well is not made a part of the next operator.
+    outputs = [info.name for info in chunk.graph.output] + list(names.values())
+    model = with_nodes(chunk, nodes, [onnx.ValueInfoProto(name=n) for n in outputs], (), ones)
+    stays = [tensor for tensor in model.graph.initializer if tensor.name not in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(stays)
+    for info in model.graph.input:
+        if info.name in entering:
+            dims = info.type.tensor_type.shape
+            dims.Clear()
+            for size in entering[info.name]:
+                dims.dim.add(**{"dim_value" if isinstance(size, int) else "dim_param": size})
+    filters = {name for node in chunk.graph.node if node.op_type == "Conv" for name in node.input}
+    held = {name: values for name, values in weights.items() if name in filters}
+    return with_weights_as_inputs(attach(ModelParts(model, held)))
+
+
+def _entered(laid: onnx.ModelProto, entrance: str) -> list[onnx.NodeProto]:
+    """The nodes of a laid out chunk without its entrances: of them, changes of layout are left."""
+    makers = {name: node for node in laid.graph.node for name in node.output}
+    instead: dict[str, str] = {}
+    for info in laid.graph.output:
+        if info.name.startswith(entrance):
+            made = makers[info.name]
+            back = made.op_type == "ReorderOutput"
+            first = makers[made.input[0]] if back else made
+            instead[first.output[0]] = first.input[0]
+            if back:
+                # What left the layout again is the state itself.
+                instead[info.name] = makers[first.input[0]].input[0]
+    return [renamed(node, instead, node.name) for node in laid.graph.node
+            if not set(node.output) & set(instead)]  # fmt: skip
+
+
+def _with_neurons(
+    nodes: Sequence[onnx.NodeProto], stand_ins: StandIns
+) -> tuple[list[onnx.NodeProto], set[str], set[str]]:
+    """The nodes with neurons where their stand-ins are, and the names of x and of v_next."""
+    mark, spiking = stand_ins.mark, {body.x: body for body in stand_ins.bodies}
+    made = [node for node in nodes if mark not in node.name]
+    marked = [(node, node.name.partition(mark)[2]) for node in nodes if mark in node.name]
+    resets = {name: n for n, what in marked if what not in spiking for name in n.input}
+    spikes, potentials = set[str](), set[str]()
+    for node, what in marked:
+        if what not in spiking:
+            continue
+        body, x = spiking[what], node.output[0]
+        v_next = resets[x].output[0]
+        names = {body.u: node.input[0], body.x: x, body.v_next: v_next}
+        names |= dict(zip(body.maps, node.input[1:], strict=True))
+        for inner in body.nodes:
+            names |= {n: f"{node.name}/{n}" for n in inner.output if n not in names}
+        made += [renamed(inner, names, f"{node.name}/{inner.name}") for inner in body.nodes]
+        spikes.add(x)
+        potentials.add(v_next)
+    return made, spikes, potentials
+
+
+def layer_by_layer(
+    nodes: Sequence[onnx.NodeProto], spikes: set[str], potentials: set[str]
+) -> list[onnx.NodeProto]:
+    """Nodes, in topological order before, by layer and within it by time-step.
+
+    A layer is how many neurons are behind a node, its time-step how many potentials are.
+    """
+    layer: dict[str, int] = {}
+    time: dict[str, int] = {}
+    readers = defaultdict(list)
+    waits_for, keys = [], []
+    for place, node in enumerate(nodes):
+        read = [name for name in node.input if name in layer]
+        resets = not potentials.isdisjoint(node.output)
+        depths = [layer[n] + (n in spikes and not resets) for n in read if n not in potentials]
+        steps = [time[name] + (name in potentials) for name in read]
+        key = max(depths, default=0), max(steps, default=0), place
+        for name in node.output:
+            layer[name], time[name] = key[:2]
+        for name in set(read):
+            readers[name].append(place)
+        waits_for.append(len(set(read)))
+        keys.append(key)
+    ready = [key for key, count in zip(keys, waits_for, strict=True) if not count]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        node = nodes[heapq.heappop(ready)[2]]
+        ordered.append(node)
+        for place in (place for name in node.output for place in readers[name]):
+            waits_for[place] -= 1
+            if not waits_for[place]:
+                heapq.heappush(ready, keys[place])
+    return ordered

@@ -1,0 +1,113 @@
+"""Chunks in ONNX Runtime's blocked layout give the spikes of the plain step, bit for bit."""
+
+import dyadic
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx_text import model
+
+from onnx2snn import SpikingSession, convert
+from onnx2snn.runtime import session as session_module
+from onnx2snn.runtime.providers import in_layout_of_cpu
+
+BLOCKED = "com.microsoft.nchwc"
+
+
+def conv(channels=32):
+    text = (
+        f"net (float[N, {channels}, 6, 6] x) => (float[N, 3] y) {{ "
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w1) c = Clip(a, zero, one) "
+        "b = Conv<pads = [1, 1, 1, 1]>(c, w2) r = Add(b, c) d = Clip(r, zero, one) "
+        "g = GlobalAveragePool(d) f = Flatten(g) y = Gemm(f, w3) }"
+    )
+    rng = np.random.default_rng(0)
+
+    def weights(*shape):
+        return (rng.integers(-4, 5, shape) / 16).astype(np.float32)
+
+    named = {
+        "zero": np.float32(0), "one": np.float32(1), "w1": weights(channels, channels, 3, 3),
+        "w2": weights(channels, channels, 3, 3), "w3": weights(channels, 3),
+    }  # fmt: skip
+    return model(text, named)
+
+
+def has_blocks():
+    """Whether ONNX Runtime has a blocked layout for this CPU."""
+    return any(node.domain == BLOCKED for node in in_layout_of_cpu(conv()).graph.node)
+
+
+needs_blocks = pytest.mark.skipif(not has_blocks(), reason="no blocked layout on this CPU")
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """The graphs of chunks that are made in a blocked layout."""
+    made = []
+    on_cpu = session_module.on_cpu
+
+    def kept(*arguments):
+        made.append(on_cpu(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(session_module, "on_cpu", kept)
+    return made
+
+
+def count(chunk, op):
+    return sum(node.op_type == op for node in chunk.structure.graph.node)
+
+
+@settings(
+    max_examples=30, deadline=None, derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(
+    seed=st.integers(0, 10**6),
+    width=st.sampled_from([4, 8]),
+    runs=st.lists(st.tuples(st.integers(1, 5), st.integers(4, 40)), min_size=1, max_size=3),
+    maxpool=st.sampled_from(["average", "exact"]),
+)
+def test_blocked_chunks_are_steps(seed, width, runs, maxpool):
+    """Channels that fill blocks or do not, any remainder, and N that changes from run to run."""
+    network = dyadic.finish(seed, width=width)
+    snn = convert(dyadic.to_onnx(network), maxpool=maxpool).model
+    plain, chunked = SpikingSession(snn, threads=1, plan="step"), SpikingSession(snn, threads=1)
+    for samples, timesteps in runs:
+        x = dyadic.images(network, samples, seed=samples)
+        readout = sorted({1 + timesteps // 3, timesteps})
+        found, wanted = chunked.run(x, timesteps, readout), plain.run(x, timesteps, readout)
+        for t in readout:
+            np.testing.assert_array_equal(found.outputs[t], wanted.outputs[t])
+            for name, counts in wanted.readouts[t].spike_counts.items():
+                np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
+        for name, value in plain.state.items():
+            np.testing.assert_array_equal(chunked.state[name], value)
+        taken = plain.state
+        chunked.state = taken
+        np.testing.assert_array_equal(chunked.step(x), plain.step(x))
+
+
+@needs_blocks
+def test_between_convolutions_nothing_leaves_the_layout(chunks):
+    snn = convert(conv()).model
+    x = (np.random.default_rng(1).integers(0, 17, (2, 32, 6, 6)) / 16).astype(np.float32)
+    found = SpikingSession(snn, threads=1).run(x, 16)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 16)
+    np.testing.assert_array_equal(found.output, wanted.output)
+    [chunk] = chunks
+    # In come the currents of the first layer and two potentials, and a sum; out go the latter.
+    assert count(chunk, "ReorderInput") == 4
+    assert count(chunk, "ReorderOutput") == 3
+    assert count(chunk, "Relu") == 0
+    assert not {node.op_type for node in chunk.structure.graph.node} & {"Reshape", "Transpose"}
+
+
+@needs_blocks
+def test_a_chunk_serves_every_batch_size(chunks):
+    snn = convert(conv()).model
+    session = SpikingSession(snn, threads=1)
+    for samples in (1, 5, 3):
+        session.run(np.ones((samples, 32, 6, 6), np.float32), 16)
+    assert len(chunks) == 1
