@@ -168,7 +168,8 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
 
     return Plan(
-        inputs=tuple(inputs),
+        # Of their own: those of the graph would hold it, and its weights.
+        inputs=tuple(gs.Variable(t.name, t.dtype, t.shape) for t in inputs),
         outputs=tuple(tensor.name for tensor in outputs),
         prologue=prologue.structure if prologue else None,
         step=step.structure,

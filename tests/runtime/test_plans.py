@@ -183,3 +183,8 @@ def test_a_chunk_is_made_once():
     for samples in (1, 2, 1, 2):
         session.run(dyadic.images(network, samples), 3 * choice.LONG)
     assert len(session._sessions) == 1
+
+
+def test_a_plan_does_not_hold_the_graph_that_it_was_made_of():
+    for tensor in build_plan(network_of(0)).inputs:
+        assert not tensor.outputs
