@@ -109,7 +109,8 @@ def show(pieces):
                 said = f"{100 * row['same_class']:.0f}", f"{row['spikes']:.5f}"
             table.add_row(
                 group if first else "", name, f"{found.median:.2f}",
-                f"{found.low:.2f}-{found.high:.2f}", "" if beside is None else f"{beside.median:.2f}",
+                f"{found.low:.2f}-{found.high:.2f}",
+                "" if beside is None else f"{beside.median:.2f}",
                 f"{row['steps_per_second']:,.0f}", f"{(row['peak_memory'] or 0) / 1e6:,.0f}",
                 f"{row['load_seconds']:.2f}", *said,
             )  # fmt: skip
