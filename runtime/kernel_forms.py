@@ -233,16 +233,21 @@ def _with_neurons(
     nodes: Sequence[onnx.NodeProto], stand_ins: StandIns
 ) -> tuple[list[onnx.NodeProto], set[str], set[str]]:
     """The nodes with neurons where their stand-ins are, and the names of x and of v_next."""
-    mark, spiking = stand_ins.mark, {body.x: body for body in stand_ins.bodies}
-    made = [node for node in nodes if mark not in node.name]
-    marked = [(node, node.name.partition(mark)[2]) for node in nodes if mark in node.name]
-    resets = {name: n for n, what in marked if what not in spiking for name in n.input}
+    made = [node for node in nodes if stand_ins.mark not in node.name]
+    # By what the step calls them, and by what the time-step puts before.
+    marked = {
+        (what, time_step): node
+        for node in nodes
+        for time_step, found, what in [node.name.partition(stand_ins.mark)]
+        if found
+    }
+    spiking = {body.x: body for body in stand_ins.bodies}
     spikes, potentials = set[str](), set[str]()
-    for node, what in marked:
+    for (what, time_step), node in marked.items():
         if what not in spiking:
             continue
         body, x = spiking[what], node.output[0]
-        v_next = resets[x].output[0]
+        v_next = marked[body.v_next, time_step].output[0]
         names = {body.u: node.input[0], body.x: x, body.v_next: v_next}
         names |= dict(zip(body.maps, node.input[1:], strict=True))
         for inner in body.nodes:
