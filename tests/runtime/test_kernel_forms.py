@@ -111,3 +111,37 @@ def test_a_chunk_serves_every_batch_size(chunks):
     for samples in (1, 5, 3):
         session.run(np.ones((samples, 32, 6, 6), np.float32), 16)
     assert len(chunks) == 1
+
+
+@pytest.mark.parametrize("channels", [4, 16, 20])
+def test_behind_pools_that_count_shapes_are_not_known(chunks, channels):
+    """ONNX Runtime then reshapes what stand-ins read and make."""
+    text = (
+        "net (float[N, 1, 8, 8] x) => (float[N, 3] y) { "
+        "a = Conv(x, w1) b = Relu(a) c = Min(b, each) "
+        "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c) "
+        "d = Conv(p, w2) e = Relu(d) f = Min(e, each) "
+        "g = Conv(f, w3) h = Clip(g, zero, one) i = Flatten(h) y = Gemm(i, w4) }"
+    )
+    rng = np.random.default_rng(channels)
+
+    def weights(*shape):
+        return (rng.integers(-4, 5, shape) / 8).astype(np.float32)
+
+    each = rng.choice([0.5, 1, 2], (channels, 1, 1)).astype(np.float32)
+    named = {
+        "zero": np.float32(0), "one": np.float32(1), "each": each,
+        "w1": weights(channels, 1, 3, 3), "w2": weights(channels, channels, 2, 2),
+        "w3": weights(channels, channels, 2, 2), "w4": weights(channels, 3),
+    }  # fmt: skip
+    snn = convert(model(text, named), maxpool="exact").model
+    plain, chunked = SpikingSession(snn, threads=1, plan="step"), SpikingSession(snn, threads=1)
+    for samples in (3, 1, 4):
+        x = (rng.integers(-8, 9, (samples, 1, 8, 8)) / 8).astype(np.float32)
+        found, wanted = chunked.run(x, 37, [20]), plain.run(x, 37, [20])
+        for t in (20, 37):
+            np.testing.assert_array_equal(found.outputs[t], wanted.outputs[t])
+            for name, counts in wanted.readouts[t].spike_counts.items():
+                assert counts.any()
+                np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
+    assert any(count(chunk, "Reshape") for chunk in chunks)
