@@ -110,9 +110,10 @@ def on_cpu(
     stand_ins: StandIns,
     layout: Layout,
     weights: Mapping[str, np.ndarray],
-) -> ModelParts:
+) -> ModelParts | None:
     """A chunk of a step with stand-ins, with the neurons themselves, for the CPU at hand.
 
+    None if ONNX Runtime, of whatever version, makes other nodes of a neuron's stand-ins.
     It must be given all states in full, and run in the order of its nodes. ``layout``: what
     ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
     """
@@ -120,7 +121,10 @@ def on_cpu(
     maps = {name: values for body in stand_ins.bodies for name, values in body.maps.values()}
     entering = dict(layout) | {name: ("N", *values.shape[1:]) for name, values in maps.items()}
     laid = in_layout_of_cpu(_to_lay_out(chunk, entering, entrance, weights))
-    nodes, spikes, potentials = _with_neurons(_entered(laid, entrance), stand_ins)
+    placed = _with_neurons(_entered(laid, entrance), stand_ins)
+    if placed is None:
+        return None
+    nodes, spikes, potentials = placed
     for node in chunk.graph.node:
         if node.domain == DOMAIN:
             spikes.add(node.output[0])
@@ -231,8 +235,11 @@ def _entered(laid: onnx.ModelProto, entrance: str) -> list[onnx.NodeProto]:
 
 def _with_neurons(
     nodes: Sequence[onnx.NodeProto], stand_ins: StandIns
-) -> tuple[list[onnx.NodeProto], set[str], set[str]]:
-    """The nodes with neurons where their stand-ins are, and the names of x and of v_next."""
+) -> tuple[list[onnx.NodeProto], set[str], set[str]] | None:
+    """The nodes with neurons where their stand-ins are, and the names of x and of v_next.
+
+    None where a neuron has one stand-in alone.
+    """
     made = [node for node in nodes if stand_ins.mark not in node.name]
     # By what the step calls them, and by what the time-step puts before.
     marked = {
@@ -247,6 +254,8 @@ def _with_neurons(
         if what not in spiking:
             continue
         body, x = spiking[what], node.output[0]
+        if (body.v_next, time_step) not in marked:
+            return None
         v_next = marked[body.v_next, time_step].output[0]
         names = {body.u: node.input[0], body.x: x, body.v_next: v_next}
         names |= dict(zip(body.maps, node.input[1:], strict=True))

@@ -393,13 +393,15 @@ class SpikingSession:
         step, states = self._step_model, self._states.states
         if steps == 1:
             return with_integer_products(step, self._in_int8)
-        if layout is None:
-            chunk = unrolled(step, states, steps, heavy)
-            return with_integer_products(chunk, self._in_int8)
-        stand_ins = with_stand_ins(step, self.neurons)
-        chunk = unrolled(stand_ins.step, states, steps, heavy)
-        chunk = with_integer_products(chunk, self._in_int8)
-        return on_cpu(chunk, stand_ins, layout, self._plan.weights)
+        if layout is not None:
+            stand_ins = with_stand_ins(step, self.neurons)
+            chunk = unrolled(stand_ins.step, states, steps, heavy)
+            chunk = with_integer_products(chunk, self._in_int8)
+            laid_out = on_cpu(chunk, stand_ins, layout, self._plan.weights)
+            if laid_out is not None:
+                return laid_out
+        chunk = unrolled(step, states, steps, heavy)
+        return with_integer_products(chunk, self._in_int8)
 
     def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
