@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from contender import Contender
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, Onnx2SnnError, convert
@@ -16,27 +17,6 @@ from onnx2snn.benchmarking import RandomInputs, benchmark, input_shapes, regret
 from onnx2snn.cli import main
 from onnx2snn.runtime.session import PlanKind
 from onnx2snn.timing import Contestant, interleaved, ratio
-
-
-class Contender:
-    """A stand-in for a simulator."""
-
-    def __init__(self, word):
-        if word == "broken":
-            raise ValueError("cannot be made")
-        self.word = word
-
-    def say(self, times):
-        return self.word * times
-
-    def where(self):
-        return os.getpid(), sorted(os.sched_getaffinity(0))
-
-    def fail(self):
-        raise RuntimeError("out of luck")
-
-    def end(self):
-        os._exit(3)
 
 
 def test_a_contestant_is_an_object_elsewhere():
