@@ -145,6 +145,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
         "samples": choice.samples,
         "chunks": list(choice.chunks),
         "short_of_memory": choice.short_of_memory,
+        "layout": "plain" if choice.layout is None else "cpu",
         "spike_counts": "derived" if choice.derived_counts else "summed",
         "layers": [
             {
@@ -219,8 +220,10 @@ def _lines_of(choice: Choice) -> list[str]:
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
+    layout = "plain layout" if choice.layout is None else "the layout of the CPU, layer by layer"
     return [
         first,
+        *([f"these runs are in {layout}"] if choice.chunks else []),
         "input that varies in time: one time-step a run",
         f"spike counts {counts}",
         f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",

@@ -213,12 +213,18 @@ def test_inspect_shows_the_plan(snn):
     plan = as_json("inspect", "deep.onnx", "--plan", "-N", "3")["plan"]
     assert plan["samples"] == 3
     assert plan["chunks"] == [16, 4]
+    assert plan["layout"] == "cpu"
     assert plan["spike_counts"] == "derived"
     assert {layer["runs"] for layer in plan["layers"]} == {"unrolled"}
     sizes = plan["bytes"]
     assert sizes.pop("total") == sum(sizes.values()) > 0
     output = invoke("inspect", "deep.onnx", "--plan").output
-    for part in ("4 time-steps a run", "its weights fit the cache", "estimated memory"):
+    for part in (
+        "4 time-steps a run",
+        "layer by layer",
+        "its weights fit the cache",
+        "estimated memory",
+    ):
         assert part in output
     assert "plan" not in as_json("inspect", snn)
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
