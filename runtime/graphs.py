@@ -1,6 +1,6 @@
 """Graphs of a plan, as ONNX protobuf messages: parts of them, copies, and new ones."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,23 @@ def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
     """A model with some of its outputs, and what they need."""
     infos = [info for info in model.graph.output if info.name in outputs]
     return with_nodes(model, list(model.graph.node), infos)
+
+
+def give_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Set the shapes of a model's inputs, or of some of them, in place; open sizes have names.
+
+    The starts of states, of which these are other sizes, are no longer initializers.
+    """
+    inputs = {info.name for info in model.graph.input}
+    weights = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
+    for info in model.graph.input:
+        if info.name in shapes:
+            dims = info.type.tensor_type.shape
+            dims.Clear()
+            for size in shapes[info.name]:
+                dims.dim.add(**{"dim_value" if isinstance(size, int) else "dim_param": size})
 
 
 def unused_prefix(names: Collection[str], wanted: str) -> str:

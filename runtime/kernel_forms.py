@@ -33,7 +33,7 @@ from onnx import helper, numpy_helper
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach, with_weights_as_inputs
 
-from .graphs import names_in, renamed, unused_prefix, with_nodes
+from .graphs import give_shapes, names_in, renamed, unused_prefix, with_nodes
 from .plan import Neuron
 from .providers import in_layout_of_cpu
 
@@ -202,15 +202,7 @@ def _to_lay_out(
     # What is read from outside as well is not made a part of the next operator.
     outputs = [info.name for info in chunk.graph.output] + list(names.values())
     model = with_nodes(chunk, nodes, [onnx.ValueInfoProto(name=n) for n in outputs], (), ones)
-    stays = [tensor for tensor in model.graph.initializer if tensor.name not in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(stays)
-    for info in model.graph.input:
-        if info.name in entering:
-            dims = info.type.tensor_type.shape
-            dims.Clear()
-            for size in entering[info.name]:
-                dims.dim.add(**{"dim_value" if isinstance(size, int) else "dim_param": size})
+    give_shapes(model, entering)
     filters = {name for node in chunk.graph.node if node.op_type == "Conv" for name in node.input}
     held = {name: values for name, values in weights.items() if name in filters}
     return with_weights_as_inputs(attach(ModelParts(model, held)))

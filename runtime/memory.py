@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .graphs import operands
+from .graphs import give_shapes, operands
 from .kernel_forms import layer_by_layer
 from .plan import State
 from .unroll import unrolled
@@ -42,20 +42,13 @@ def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) 
     """The sizes of a model's tensors where its inputs, or some of them, have these shapes."""
     given = onnx.ModelProto()
     given.CopyFrom(model)
-    inputs = {info.name for info in model.graph.input}
-    # The starts of states, of which these are other sizes, are initializers too.
-    weights = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
-    del given.graph.initializer[:]
-    given.graph.initializer.extend(weights)
-    for info in given.graph.input:
-        if info.name in shapes:
-            dims = info.type.tensor_type.shape
-            dims.Clear()
-            for axis, size in enumerate(shapes[info.name]):
-                if isinstance(size, int):
-                    dims.dim.add().dim_value = size
-                else:
-                    dims.dim.add().dim_param = f"{info.name}.{axis}"
+    own = {
+        name: [
+            size if isinstance(size, int) else f"{name}.{axis}" for axis, size in enumerate(sizes)
+        ]
+        for name, sizes in shapes.items()
+    }
+    give_shapes(given, own)
     graph = onnx.shape_inference.infer_shapes(given).graph
     infos = (*graph.input, *graph.value_info, *graph.output)
     kinds = {info.name: info.type.tensor_type for info in infos}

@@ -316,6 +316,7 @@ class SpikingSession:
         left = np.arange(max(len(value) for value in inputs.values()))
         looks: list[np.ndarray] = []
         exits: list[Exit] = []
+        probabilities = is_softmax(self._plan.read_out, self.outputs[0])
         for t in rule.looks_at(timesteps):
             self._advance_to(t, values)
             if t <= self._plan.delay and t < timesteps:
@@ -328,8 +329,10 @@ class SpikingSession:
                     f"not {list(scores.shape)}"
                 )
             scores = scores.reshape(len(scores), -1)
-            look = logits(scores) if is_softmax(self._plan.read_out, self.outputs[0]) else scores
-            looks = [*looks[1 - rule.stable or len(looks) :], look]
+            looks = [
+                *looks[1 - rule.stable or len(looks) :],
+                logits(scores) if probabilities else scores,
+            ]
             leave = rule.settled(looks) | (t == timesteps)
             if not leave.any():
                 continue
