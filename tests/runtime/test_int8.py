@@ -7,6 +7,7 @@ import dyadic
 import numpy as np
 import onnx
 import pytest
+from alike import run_alike, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kinds import KINDS, Kind, Network
@@ -38,14 +39,6 @@ def both(snn, plan="auto"):
     return exact, SpikingSession(snn, threads=1, plan=plan, precision="int8")
 
 
-def same(found, wanted):
-    for t, readout in wanted.readouts.items():
-        for name, value in readout.values.items():
-            np.testing.assert_array_equal(found.readouts[t].values[name], value)
-        for name, counts in readout.spike_counts.items():
-            np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
-
-
 def trained(name):
     with importlib.resources.as_file(importlib.resources.files("onnx2snn.models")) as folder:
         return read_model(folder / f"{name}.onnx")
@@ -70,12 +63,7 @@ def test_eight_bits_lose_nothing_where_weights_fit(
     monkeypatch.setattr(unroll, "CACHED", cached)
     network = dyadic.finish(seed)
     exact, rounded = both(convert(dyadic.to_onnx(network), maxpool=maxpool).model, plan)
-    for samples, timesteps in runs:
-        x = dyadic.images(network, samples, seed=samples)
-        readout = sorted({1 + timesteps // 3, timesteps})
-        same(rounded.run(x, timesteps, readout), exact.run(x, timesteps, readout))
-        for name, value in exact.state.items():
-            np.testing.assert_array_equal(rounded.state[name], value)
+    run_alike(rounded, exact, network, runs)
 
 
 @pytest.mark.parametrize("seed", range(4))

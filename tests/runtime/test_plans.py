@@ -4,6 +4,7 @@ import dyadic
 import numpy as np
 import onnx
 import pytest
+from alike import run_alike, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
@@ -25,16 +26,6 @@ def both(snn):
     return SpikingSession(snn, threads=1, plan="step"), SpikingSession(snn, threads=1)
 
 
-def same(found, wanted):
-    for t, readout in wanted.readouts.items():
-        for name, value in readout.values.items():
-            np.testing.assert_array_equal(found.readouts[t].values[name], value)
-        for name, counts in readout.spike_counts.items():
-            np.testing.assert_array_equal(found.readouts[t].spike_counts[name], counts)
-        for name, total in readout.potential_sums.items():
-            np.testing.assert_array_equal(found.readouts[t].potential_sums[name], total)
-
-
 def network_of(seed, **options):
     return convert(dyadic.to_onnx(dyadic.finish(seed)), **options).model
 
@@ -49,12 +40,7 @@ def test_chunks_are_steps(seed, runs, maxpool):
     """Any T, so any remainder; read-outs anywhere; N changes from run to run."""
     network = dyadic.finish(seed)
     plain, chunked = both(convert(dyadic.to_onnx(network), maxpool=maxpool).model)
-    for samples, timesteps in runs:
-        x = dyadic.images(network, samples, seed=samples)
-        readout = sorted({1 + timesteps // 3, timesteps})
-        same(chunked.run(x, timesteps, readout), plain.run(x, timesteps, readout))
-        for name, value in plain.state.items():
-            np.testing.assert_array_equal(chunked.state[name], value)
+    run_alike(chunked, plain, network, runs)
 
 
 @pytest.mark.parametrize("seed", range(6))
