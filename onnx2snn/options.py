@@ -15,6 +15,7 @@ from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.runtime.int8 import Precision
 
 from .data import DATASETS
 
@@ -131,7 +132,7 @@ device_option = click.option(
 threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to use.")
 precision_option = click.option(
     "--precision",
-    type=click.Choice(["float32", "int8"]),
+    type=click.Choice(get_args(Precision)),
     default="float32",
     show_default=True,
     help="int8: weights of 8 bits and exact sums in layers where that is faster; CPU only.",
