@@ -3,7 +3,8 @@
 ``choose`` is all there is to it: sessions run what it says, and ``inspect --plan`` shows it.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from .kernel_forms import Layout
 from .memory import Peaks, Sizes, sizes_of
 from .plan import Plan
 from .unroll import CACHED, WEIGHTED, batches
+from .winograd import Tiles, tiles_where_they_pay
 
 Shape = tuple[int | str, ...]
 
@@ -41,7 +43,7 @@ class Layer:
     """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
 
     ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
-    all samples.
+    all samples. ``tiles``: those of a convolution that runs on tiles within a chunk.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Layer:
     weights: int
     computes: int
     batches: bool
+    tiles: Tiles | None
 
     @property
     def time_batched(self) -> bool:
@@ -70,11 +73,12 @@ class Layer:
 class Memory:
     """Estimated bytes, on a CPU, beyond what Python and its libraries take.
 
-    ``weights``: held once, once more by each graph that runs time-steps, and once more while one
-    is made. ``states``: two sets of buffers. ``inputs``: what the time-steps read, three times.
-    ``activations``: the most that is alive within a chunk. ``counts``: what a read-out keeps for
-    spike counts and firing rates, and what working them out takes, which happens where they are
-    asked for. Not arrays that belong to the caller: x, outputs, and ``spike_counts``.
+    ``weights``: held once, once more by each graph that runs time-steps, those of convolutions on
+    tiles as their matrices, and once more while one is made. ``states``: two sets of buffers.
+    ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
+    within a chunk. ``counts``: what a read-out keeps for spike counts and firing rates, and what
+    working them out takes, which happens where they are asked for. Not arrays that belong to the
+    caller: x, outputs, and ``spike_counts``.
     """
 
     weights: int
@@ -121,6 +125,11 @@ class Choice:
         return frozenset(layer.name for layer in self.layers if layer.time_batched)
 
     @property
+    def tiled(self) -> tuple[Tiles, ...]:
+        """The convolutions that run on tiles within a chunk."""
+        return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
+
+    @property
     def longest(self) -> int:
         """The most time-steps that are one run."""
         return self.chunks[0] if self.chunks else 1
@@ -139,6 +148,7 @@ def choose(
     *,
     in_chunks: bool,
     derived_counts: bool,
+    may_tile: Collection[str] = (),
     layout: Layout | None = None,
     max_memory: int | None = None,
 ) -> Choice:
@@ -146,13 +156,14 @@ def choose(
 
     peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N. weights:
     bytes, of the whole network; ``copied`` are those of them that each graph of time-steps holds
-    anew. in_chunks: whether chunks are wanted at all. layout: what ``layout_of`` says.
+    anew. in_chunks: whether chunks are wanted at all. may_tile: the names of weights of which
+    convolutions may run on tiles. layout: what ``layout_of`` says.
     max_memory: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and
     refuses nothing.
     Raises ``DataError`` where not even a time-step fits.
     """
     sizes = sizes_of(peaks.step, shapes)
-    layers = weighted_layers(peaks.step, sizes)
+    layers = weighted_layers(peaks.step, sizes, may_tile)
     heavy = frozenset(layer.name for layer in layers if layer.time_batched)
     if 2 * len(heavy) > len(layers):
         # Time-batched layers are between plain ones: little would be left in the layout.
@@ -162,14 +173,18 @@ def choose(
     states = sum(sizes.bytes_of(name) for name in written.values())
     reads = [info.name for info in peaks.step.graph.input if info.name not in written]
     inputs = sum(sizes.bytes_of(name) for name in reads)
+    tiled = {layer.name: layer.tiles for layer in layers if layer.tiles is not None}
+    scratch = {name: tiles.scratch for name, tiles in tiled.items()}
+    # A chunk holds their matrices in place of their weights.
+    more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in tiled.values())
 
     def most(timesteps: int) -> int:
         by_layer = timesteps > 1 and layout is not None
-        return peaks.of(timesteps, heavy, samples, shapes, by_layer)
+        return peaks.of(timesteps, heavy, samples, shapes, by_layer, scratch)
 
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
-            weights=weights + copied * (2 + len(chunks)),
+            weights=weights + copied * (2 + len(chunks)) + more * len(chunks),
             states=2 * states,
             inputs=3 * inputs,
             # Single time-steps run too, in another order.
@@ -226,11 +241,29 @@ def shapes_read(
     return known
 
 
-def weighted_layers(step: onnx.ModelProto, sizes: Sizes) -> tuple[Layer, ...]:
-    """The nodes of ``WEIGHTED`` with constant weights, in graph order."""
+def weighted_layers(
+    step: onnx.ModelProto, sizes: Sizes, may_tile: Collection[str] = ()
+) -> tuple[Layer, ...]:
+    """The nodes of ``WEIGHTED`` with constant weights, in graph order.
+
+    ``may_tile``: the names of weights of which convolutions may run on tiles.
+    """
     inputs = {info.name for info in step.graph.input}
     # The starts of states, of which these are other sizes, are initializers too.
     constants = {t.name: tuple(t.dims) for t in step.graph.initializer if t.name not in inputs}
+    nodes = [
+        node
+        for node in step.graph.node
+        if node.op_type in WEIGHTED and node.domain == "" and node.input[1] in constants
+    ]
+    readers = Counter(node.input[1] for node in nodes)
+
+    def tiles_of(node: onnx.NodeProto) -> Tiles | None:
+        weights, made = node.input[1], sizes.shapes.get(node.output[0], ())
+        if weights not in may_tile or readers[weights] > 1 or 0 in made[2:]:
+            return None
+        return tiles_where_they_pay(node, constants[weights], made)
+
     return tuple(
         Layer(
             node.name,
@@ -238,9 +271,9 @@ def weighted_layers(step: onnx.ModelProto, sizes: Sizes) -> tuple[Layer, ...]:
             int(np.prod(constants[node.input[1]])),
             sizes.count(node.output[0]),
             batches(node, constants),
+            tiles_of(node),
         )
-        for node in step.graph.node
-        if node.op_type in WEIGHTED and node.domain == "" and node.input[1] in constants
+        for node in nodes
     )
 
 

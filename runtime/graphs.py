@@ -80,6 +80,11 @@ def _local(graph: onnx.GraphProto) -> set[str]:
     return names | {name for inner in graph.node for name in inner.output}
 
 
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of a node's attributes by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
 def operands(node: onnx.NodeProto) -> list[str]:
     """The names of all that a node reads: its inputs, and what its subgraphs capture."""
     names = list(node.input)
@@ -150,6 +155,12 @@ class Writer:
         output = self.prefix + name
         self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
         return output
+
+    def halves(self, tensor: str, sizes: str, axis: int, name: str) -> tuple[str, str]:
+        """Add a Split in two of these sizes; returns the names of the halves."""
+        halves = f"{self.prefix}{name}/0", f"{self.prefix}{name}/1"
+        self.nodes.append(helper.make_node("Split", [tensor, sizes], halves, halves[0], axis=axis))
+        return halves
 
     def constant(self, value: ArrayLike, name: str) -> str:
         """Add an initializer, once; returns its name."""

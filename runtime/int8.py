@@ -22,11 +22,11 @@ from onnx import numpy_helper
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.graph_passes.weights import stub
 
-from .graphs import names_in, unused_prefix, with_nodes
+from .graphs import attributes_of, names_in, unused_prefix, with_nodes
 from .plan import Plan
 from .providers import CPU
 from .unroll import WEIGHTED
-from .whole_numbers import Shape, WholeNumbers, attributes_of, shapes_of, whole_numbers
+from .whole_numbers import Shape, WholeNumbers, shapes_of, whole_numbers
 
 Precision = Literal["float32", "int8"]
 """What layers with weights compute in: as the file says, or in 8 bits where that is faster."""

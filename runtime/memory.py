@@ -73,7 +73,7 @@ class Peaks:
     step: onnx.ModelProto
     states: Sequence[State]
     spikes: frozenset[str]
-    scratch: Mapping[str, int] = field(default_factory=dict)
+    scratch: dict[str, int] = field(default_factory=dict)
     found: dict[tuple, float] = field(default_factory=dict)
 
     def of(
@@ -83,10 +83,11 @@ class Peaks:
         samples: int,
         shapes: Mapping[str, tuple[int | str, ...]],
         by_layer: bool,
+        tiled: dict[str, int],
     ) -> int:
         """Bytes, for a chunk that reads ``shapes``; in proportion to ``samples``.
 
-        ``by_layer``: its nodes run ``layer_by_layer``.
+        ``by_layer``: its nodes run ``layer_by_layer``. ``tiled``: scratch within chunks alone.
         """
         rest = tuple((name, shape[1:]) for name, shape in shapes.items())
         key = (timesteps, time_batched, rest, by_layer)
@@ -98,7 +99,7 @@ class Peaks:
             peak = peak_of_activations(chunk, sizes_of(chunk, shapes), order) / samples
             extra = (
                 size * (timesteps if name in time_batched else 1)
-                for name, size in self.scratch.items()
+                for name, size in (self.scratch | (tiled if timesteps > 1 else {})).items()
             )
             self.found[key] = peak + FRAGMENTED * max(extra, default=0)
         return int(self.found[key] * samples)

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ def create_session(
     threads: int | None = None,
     once: bool = False,
     lean: bool = False,
+    own: Mapping[str, np.ndarray] | None = None,
     laid_out: bool = True,
     in_order: bool = False,
 ) -> Any:
@@ -111,6 +112,8 @@ def create_session(
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
     Of ``ModelParts`` the session on a CPU shares the weights, but those that ONNX Runtime holds
     in a layout of its own, for speed. ``lean``: it shares all, and holds no memory between runs.
+    ``own``: further weights, which it does not share: of those that it holds in another layout
+    nothing else is left.
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
     ``in_order``: nodes run in the order of the graph, as far as they stay what they are.
@@ -143,7 +146,11 @@ def create_session(
             for name, values in model.weights.items()
         }
         # By these its optimisers read the weights; without the others it would copy them.
-        options.add_external_initializers(list(shared), list(shared.values()))
+        given = shared | {
+            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
+            for name, values in (own or {}).items()
+        }
+        options.add_external_initializers(list(given), list(given.values()))
         if providers == [CPU]:
             for name, value in shared.items():
                 options.add_initializer(name, value)

@@ -36,6 +36,7 @@ from .states import DeviceStates
 from .sums import Sums, carried_sums, rows_of
 from .totals import totals_of
 from .unroll import unrolled
+from .winograd import Tiles, matrices_of, with_winograd
 
 PlanKind = Literal["auto", "step"]
 """How time-steps are run: in the fastest way, or one at a time, all sums carried along."""
@@ -118,6 +119,12 @@ class SpikingSession:
         # The rounded weights of layers in 8 bits are there for the sums alone.
         self._weights = sum(sizes.values())
         self._copied = self._weights - sum(sizes[name] for name in quantised.layers)
+        on_cpu_only = self._capturing == [CPU]
+        self._may_tile = frozenset(
+            name
+            for name, values in made.weights.items()
+            if on_cpu_only and values.dtype == np.float32 and name not in quantised.layers
+        )
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
 
@@ -377,34 +384,42 @@ class SpikingSession:
     def _session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run."""
         if steps == 1:
-            heavy, layout = frozenset[str](), None
+            heavy, layout, tiled = frozenset[str](), None, tuple[Tiles, ...]()
         else:
-            heavy, layout = choice.time_batched, choice.layout
+            heavy, layout, tiled = choice.time_batched, choice.layout, choice.tiled
         planned = choice.memory.few_activations
-        key = steps, heavy, layout, planned
+        key = steps, heavy, layout, tiled, planned
         if key not in self._sessions:
-            graph = self._graph(steps, heavy, layout)
+            graph = self._graph(steps, heavy, layout, tiled)
             self._sessions[key] = self._create(
                 graph, providers=self._capturing, laid_out=planned, in_order=layout is not None
             )
         return self._sessions[key]
 
     def _graph(
-        self, steps: int, heavy: frozenset[str], layout: Layout | None
+        self,
+        steps: int,
+        heavy: frozenset[str],
+        layout: Layout | None,
+        tiled: tuple[Tiles, ...],
     ) -> onnx.ModelProto | ModelParts:
-        """The graph of so many time-steps."""
+        """The graph of so many time-steps, with weights that it alone reads."""
         step, states = self._step_model, self._states.states
         if steps == 1:
             return with_integer_products(step, self._in_int8)
+        weights = self._plan.weights
+        own: dict[str, np.ndarray] = {}
+        for tiles in tiled:
+            own |= matrices_of(weights[tiles.weights], tiles.weights)
         if layout is not None:
             stand_ins = with_stand_ins(step, self.neurons)
             chunk = unrolled(stand_ins.step, states, steps, heavy)
-            chunk = with_integer_products(chunk, self._in_int8)
-            laid_out = on_cpu(chunk, stand_ins, layout, self._plan.weights)
+            chunk = with_winograd(with_integer_products(chunk, self._in_int8), tiled)
+            laid_out = on_cpu(chunk, stand_ins, layout, weights | own)
             if laid_out is not None:
                 return laid_out
         chunk = unrolled(step, states, steps, heavy)
-        return with_integer_products(chunk, self._in_int8)
+        return ModelParts(with_winograd(with_integer_products(chunk, self._in_int8), tiled), own)
 
     def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
@@ -427,6 +442,7 @@ class SpikingSession:
                 self._copied,
                 in_chunks=self._chunked,
                 derived_counts=self._sums.derived,
+                may_tile=self._may_tile,
                 layout=self._layout(shapes, samples),
                 max_memory=self._max_memory,
             )
@@ -488,5 +504,6 @@ def _create_with(
     """A session of a model whose large weights are among these, or its own."""
     parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
     names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
-    held = {name: weights[name] for name in names} | parts.weights
-    return create(ModelParts(parts.structure, held), **options)
+    held = {name: weights[name] for name in names}
+    own = {name: values for name, values in parts.weights.items() if name not in held}
+    return create(ModelParts(parts.structure, held), own=own, **options)

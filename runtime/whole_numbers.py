@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.neurons import DOMAIN
 
+from .graphs import attributes_of
 from .plan import Neuron
 
 Shape = tuple[int, ...]
@@ -123,11 +123,6 @@ def _concat(
     units = [np.broadcast_to(found[name].unit, shapes[name][0]) for name in node.input]
     lowest, highest = min(x.lowest for x in read), max(x.highest for x in read)
     return WholeNumbers(np.concatenate(units), lowest, highest)
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """The values of a node's attributes by name."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, Shape]:

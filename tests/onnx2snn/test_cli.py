@@ -216,6 +216,7 @@ def test_inspect_shows_the_plan(snn):
     assert plan["layout"] == "cpu"
     assert plan["spike_counts"] == "derived"
     assert {layer["runs"] for layer in plan["layers"]} == {"unrolled"}
+    assert not any(layer["tiles"] for layer in plan["layers"])
     sizes = plan["bytes"]
     assert sizes.pop("total") == sum(sizes.values()) > 0
     output = invoke("inspect", "deep.onnx", "--plan").output
@@ -228,6 +229,21 @@ def test_inspect_shows_the_plan(snn):
         assert part in output
     assert "plan" not in as_json("inspect", snn)
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
+
+
+def test_inspect_shows_what_runs_on_tiles(snn):
+    builder = dyadic.Builder(0)
+    x = builder.clip(builder.conv("input", 2, 128), 128)
+    x = builder.add("flatten", [builder.clip(builder.conv(x, 128, 128), 128)])
+    builder.add("gemm", [x], w=builder.eighths(6, 128 * 16), b=builder.eighths(6))
+    ann = dyadic.to_onnx(dyadic.Network(builder.layers, (2, 4, 4)))
+    write_model(convert(ann).model, "wide.onnx")
+    assert [
+        layer["tiles"] for layer in as_json("inspect", "wide.onnx", "--plan")["plan"]["layers"]
+    ] == [True]
+    assert "unrolled, tiles" in invoke("inspect", "wide.onnx", "--plan").output
+    short = as_json("inspect", "wide.onnx", "--plan", "--max-memory", "2.6MB")["plan"]
+    assert not any(layer["tiles"] for layer in short["layers"])
 
 
 def test_max_memory(snn):

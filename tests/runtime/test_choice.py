@@ -182,7 +182,7 @@ def test_longer_chunks_are_never_estimated_lower():
     layers = session.chosen(dyadic.images(network, 2)).layers
     for heavy in (frozenset(), frozenset(layer.name for layer in layers if layer.batches)):
         for by_layer in (False, True):
-            found = [session._peaks.of(k, heavy, 2, shapes, by_layer) for k in (2, 4, 8, 16)]
+            found = [session._peaks.of(k, heavy, 2, shapes, by_layer, {}) for k in (2, 4, 8, 16)]
             assert found == sorted(found)
 
 

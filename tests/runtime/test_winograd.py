@@ -1,0 +1,144 @@
+"""Convolutions on tiles give what the convolutions give, bit for bit where sums are exact."""
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from alike import run_alike
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx_text import model
+
+from onnx2snn import SpikingSession, convert
+from onnx2snn.graph_passes import weights
+from onnx2snn.graph_passes.weights import ModelParts, attach
+from onnx2snn.runtime import choice, winograd
+from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.winograd import Tiles, matrices_of, tiles_where_they_pay, with_winograd
+
+CONV = "net (float[N, {inputs}, {height}, {width}] x) => (float[N, C, H, W] y) {{ {node} }}"
+
+
+def conv(height, width, inputs=3, outputs=5, bias=True, attributes="pads = [1, 1, 1, 1]"):
+    """A convolution with dyadic weights."""
+    rng = np.random.default_rng(height)
+    values = {"w": (rng.integers(-8, 9, (outputs, inputs, 3, 3)) / 8).astype(np.float32)}
+    if bias:
+        values["b"] = (rng.integers(-8, 9, outputs) / 8).astype(np.float32)
+    node = f"y = Conv<{attributes}>({', '.join(['x', *values])})"
+    return model(CONV.format(inputs=inputs, height=height, width=width, node=node), values)
+
+
+def on_tiles(plain, tiles):
+    w = onnx.numpy_helper.to_array(plain.graph.initializer[0])
+    return attach(ModelParts(with_winograd(plain, [tiles]), matrices_of(w, "w")))
+
+
+def run(made, x):
+    return create_session(made, [CPU], 1).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (2, 6), (1, 1), (7, 4), (3, 5), (1, 8)])
+def test_the_same_numbers(height, width, samples, bias):
+    plain = conv(height, width, bias=bias)
+    made = on_tiles(plain, Tiles("w", 3, 5, height, width))
+    onnx.checker.check_model(made, full_check=True)
+    ops = [node.op_type for node in made.graph.node]
+    assert "Conv" not in ops
+    assert ops.count("MatMul") + ops.count("Gemm") == 16
+    x = np.random.default_rng(1).integers(-4, 5, (samples, 3, height, width)).astype(np.float32)
+    np.testing.assert_array_equal(run(made, x), run(plain, x))
+    # What has no convolution of those weights stays as it is.
+    again = with_winograd(made, [Tiles("w", 3, 5, height, width)])
+    assert list(again.graph.node) == list(made.graph.node)
+
+
+def test_real_weights_are_rounded_no_worse_than_by_a_bit_or_two():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(64, 128, 3, 3)).astype(np.float32) / 34
+    x = rng.random((2, 128, 10, 10)).astype(np.float32)
+    text = CONV.format(inputs=128, height=10, width=10, node="y = Conv<pads = [1, 1, 1, 1]>(x, w)")
+    plain = model(text, {"w": w})
+    made = on_tiles(plain, Tiles("w", 128, 64, 10, 10))
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    exact = np.einsum("nchwij,ocij->nohw", windows, w.astype(np.float64), optimize=True)
+    tiled, direct = (np.abs(run(m, x) - exact).max() for m in (made, plain))
+    assert tiled < 1e-5
+    assert tiled < 8 * direct
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inputs", "outputs", "pays"),
+    [
+        ("pads = [1, 1, 1, 1]", 256, 256, True),
+        ("pads = [1, 1, 1, 1], strides = [1, 1], dilations = [1, 1], group = 1", 256, 256, True),
+        ("pads = [1, 1, 1, 1]", 32, 32, False),
+        ("pads = [1, 1, 1, 1], strides = [2, 2]", 256, 256, False),
+        ("pads = [1, 1, 1, 1], dilations = [2, 2]", 256, 256, False),
+        ("pads = [1, 1, 1, 1], group = 256", 1, 256, False),
+        ("pads = [0, 1, 1, 1]", 256, 256, False),
+        ("kernel_shape = [3, 3]", 256, 256, False),
+    ],
+)
+def test_where_it_pays(attributes, inputs, outputs, pays):
+    node = conv(8, 8, attributes=attributes).graph.node[0]
+    found = tiles_where_they_pay(node, (outputs, inputs, 3, 3), (2, outputs, 8, 8))
+    assert found == (Tiles("w", inputs, outputs, 8, 8) if pays else None)
+
+
+def sessions(network, **options):
+    snn = convert(dyadic.to_onnx(network), **options).model
+    return SpikingSession(snn, threads=1), SpikingSession(snn, threads=1, plan="step")
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 10**6),
+    runs=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=3),
+    maxpool=st.sampled_from(["average", "exact"]),
+    time_batched=st.booleans(),
+)
+def test_sessions_give_the_same_spikes(seed, runs, maxpool, time_batched):
+    """Wherever convolutions can run on tiles, whether that pays or not."""
+    network = dyadic.finish(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "TRANSFORMATION", -(2**30))
+        patch.setattr(weights, "STAYS_INLINE", 128)
+        patch.setattr(choice, "CACHED", 0 if time_batched else 2**18)
+        session, reference = sessions(network, maxpool=maxpool)
+        run_alike(session, reference, network, runs)
+        # The first convolution is constant, and not within time-steps.
+        plain = [layer.values for layer in network.layers[1:] if layer.op == "conv"]
+        wanted = [v for v in plain if v["w"].shape[2] == 3 and v["group"] == v["stride"] == 1]
+        assert len(session.chosen(dyadic.images(network, 1)).tiled) == len(wanted)
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_a_wide_network_is_on_tiles(samples):
+    """By itself; C = 128 and images of 8 x 8 pay."""
+    builder = dyadic.Builder(0)
+    x = builder.clip(builder.conv("input", 2, 128), 128)
+    x = builder.clip(builder.conv(x, 128, 128), 128)
+    x = builder.add("flatten", [builder.clip(builder.conv(x, 128, 8), 8)])
+    builder.add("gemm", [x], w=builder.eighths(6, 8 * 64), b=builder.eighths(6))
+    network = dyadic.Network(builder.layers, (2, 8, 8))
+    session, reference = sessions(network)
+    run_alike(session, reference, network, [(samples, 22), (samples, 7)])
+    tiled = session.chosen(dyadic.images(network, samples)).tiled
+    assert [(tiles.inputs, tiles.outputs) for tiles in tiled] == [(128, 128)]
+    assert not any(key[3] for key in reference._sessions)
+
+
+def test_what_computes_in_8_bits_is_not_on_tiles():
+    builder = dyadic.Builder(0)
+    x = builder.clip(builder.conv("input", 2, 128), 128)
+    x = builder.add("flatten", [builder.clip(builder.conv(x, 128, 128), 128)])
+    builder.add("gemm", [x], w=builder.eighths(6, 128 * 64), b=builder.eighths(6))
+    network = dyadic.Network(builder.layers, (2, 8, 8))
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 1)
+    assert len(SpikingSession(snn).chosen(x).tiled) == 1
+    assert not SpikingSession(snn, precision="int8").chosen(x).tiled
