@@ -12,15 +12,12 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, Shape, choose, shapes_read
+from .choice import Choice
 from .coding import Coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .inputs import as_input, by_input_name, check_finite, readout_times
 from .int8 import LayerPrecision, Precision, Quantised, quantise
-from .integer_products import with_integer_products
-from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
-from .memory import Peaks
 from .plan import Neuron, build_plan
 from .providers import (
     CPU,
@@ -34,9 +31,8 @@ from .providers import (
 from .result import Exit, ReadOut, SpikingResult, together
 from .states import DeviceStates
 from .sums import Sums, carried_sums, rows_of
+from .time_steps import TimeSteps
 from .totals import totals_of
-from .unroll import unrolled
-from .winograd import Tiles, matrices_of, with_winograd
 
 PlanKind = Literal["auto", "step"]
 """How time-steps are run: in the fastest way, or one at a time, all sums carried along."""
@@ -90,40 +86,35 @@ class SpikingSession:
         self._plan = made = quantised.plan
         self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
         # Graphs that time-steps run may be captured; what else runs has other buffers each time.
-        self._capturing, chosen = chosen, without_capture(chosen)
-        create = partial(create_session, providers=chosen, threads=threads)
+        capturing, chosen = chosen, without_capture(chosen)
         # Several graphs are made of the model's; all read these weights.
-        self._create = partial(_create_with, made.weights, create)
-        # Time-steps alone: sums over time have more than 8 bits.
-        self._in_int8 = quantised.layers
-        self._prologue = None if made.prologue is None else self._create(made.prologue)
-        self._epilogue = self._create(made.epilogue)
-        self._read_out_session = None if made.read_out is None else self._create(made.read_out)
-        self._chunked, self._max_memory = plan == "auto", max_memory
+        create = partial(
+            _create_with,
+            made.weights,
+            partial(create_session, providers=chosen, threads=threads),
+        )
+        self._prologue = None if made.prologue is None else create(made.prologue)
+        self._epilogue = create(made.epilogue)
+        self._read_out_session = None if made.read_out is None else create(made.read_out)
+        self._chunked = plan == "auto"
         totals = totals_of(made) if self._chunked else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
-        self._step_model = only(made.step, [*now, *(state.written for state in states)])
+        step = only(made.step, [*now, *(state.written for state in states)])
         self.providers: list[str] = self._epilogue.get_providers()
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
-        graphs = self._capturing != chosen
+        graphs = capturing != chosen
         self._states = DeviceStates(states, made.step_inputs, device, graphs)
-        self._sums = Sums(made, totals, self._states, partial(self._create, lean=True))
-        # Made where they are used: each holds weights of its own.
-        self._sessions: dict[tuple, Any] = {}
-        self._choices: dict[tuple, Choice] = {}
-        scratch = {layer.node: layer.scratch for layer in quantised.layers.values()}
-        spikes = frozenset(neuron.spikes for neuron in made.neurons)
-        self._peaks = Peaks(self._step_model, states, spikes, scratch)
-        sizes = {name: values.nbytes for name, values in made.weights.items()}
-        # The rounded weights of layers in 8 bits are there for the sums alone.
-        self._weights = sum(sizes.values())
-        self._copied = self._weights - sum(sizes[name] for name in quantised.layers)
-        on_cpu_only = self._capturing == [CPU]
-        self._may_tile = frozenset(
-            name
-            for name, values in made.weights.items()
-            if on_cpu_only and values.dtype == np.float32 and name not in quantised.layers
+        self._sums = Sums(made, totals, self._states, partial(create, lean=True))
+        self._time_steps = TimeSteps(
+            quantised,
+            step,
+            states,
+            partial(create, providers=capturing),
+            on_cpu=self.providers[0] == CPU,
+            in_chunks=self._chunked,
+            derived_counts=self._sums.derived,
+            max_memory=max_memory,
         )
         self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
@@ -210,7 +201,7 @@ class SpikingSession:
         inputs, varying = self._check_inputs(x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
-        return self._choice(self._step_inputs(inputs))
+        return self._time_steps.choice(self._step_inputs(inputs))
 
     def step(
         self, x_t: np.ndarray | Mapping[str, np.ndarray]
@@ -361,14 +352,14 @@ class SpikingSession:
     ) -> list[np.ndarray]:
         """Do up to ``most`` time-steps in one run."""
         most = min(most, self._sums.make_room())
-        choice = self._choice(inputs)
+        choice = self._time_steps.choice(inputs)
         steps = choice.chunk(most)
         if self._chunked:
             self._states.fill(choice.shapes)
         # What runs next is another graph, which needs the memory: the longest begins a run.
         following = choice.chunk(most - steps) if most > steps else choice.longest
         shrink = following != steps and not choice.memory.few_activations
-        fetched = self._states.advance(self._session(steps, choice), fetch, shrink)
+        fetched = self._states.advance(self._time_steps.session(steps, choice), fetch, shrink)
         self._time += steps
         self._sums.count(steps, inputs)
         if self._time == self._plan.delay:
@@ -380,73 +371,6 @@ class SpikingSession:
         while self._time < t:
             stop = self._plan.delay if self._time < self._plan.delay < t else t
             self._advance(inputs, most=stop - self._time)
-
-    def _session(self, steps: int, choice: Choice) -> Any:
-        """The session that does so many time-steps in a run."""
-        if steps == 1:
-            heavy, layout, tiled = frozenset[str](), None, tuple[Tiles, ...]()
-        else:
-            heavy, layout, tiled = choice.time_batched, choice.layout, choice.tiled
-        planned = choice.memory.few_activations
-        key = steps, heavy, layout, tiled, planned
-        if key not in self._sessions:
-            graph = self._graph(steps, heavy, layout, tiled)
-            self._sessions[key] = self._create(
-                graph, providers=self._capturing, laid_out=planned, in_order=layout is not None
-            )
-        return self._sessions[key]
-
-    def _graph(
-        self,
-        steps: int,
-        heavy: frozenset[str],
-        layout: Layout | None,
-        tiled: tuple[Tiles, ...],
-    ) -> onnx.ModelProto | ModelParts:
-        """The graph of so many time-steps, with weights that it alone reads."""
-        step, states = self._step_model, self._states.states
-        if steps == 1:
-            return with_integer_products(step, self._in_int8)
-        weights = self._plan.weights
-        own: dict[str, np.ndarray] = {}
-        for tiles in tiled:
-            own |= matrices_of(weights[tiles.weights], tiles.weights)
-        if layout is not None:
-            stand_ins = with_stand_ins(step, self.neurons)
-            chunk = unrolled(stand_ins.step, states, steps, heavy)
-            chunk = with_winograd(with_integer_products(chunk, self._in_int8), tiled)
-            laid_out = on_cpu(chunk, stand_ins, layout, weights | own)
-            if laid_out is not None:
-                return laid_out
-        chunk = unrolled(step, states, steps, heavy)
-        return ModelParts(with_winograd(with_integer_products(chunk, self._in_int8), tiled), own)
-
-    def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
-        """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
-        known = all(state.read in shapes for state in self._states.states)
-        if self.providers[0] != CPU or not known:
-            return None
-        return layout_of(self.neurons, shapes, samples)
-
-    def _choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
-        """How time-steps run that read ``inputs``."""
-        key = tuple((name, value.shape) for name, value in inputs.items())
-        if key not in self._choices:
-            samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
-            shapes = shapes_read(self._plan, self._step_model, dict(key), samples)
-            self._choices[key] = choose(
-                self._peaks,
-                shapes,
-                samples,
-                self._weights,
-                self._copied,
-                in_chunks=self._chunked,
-                derived_counts=self._sums.derived,
-                may_tile=self._may_tile,
-                layout=self._layout(shapes, samples),
-                max_memory=self._max_memory,
-            )
-        return self._choices[key]
 
     def _read_out(self) -> ReadOut:
         """What the network says and did in the time-steps so far."""

@@ -60,8 +60,8 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 21)
-    assert {key[0] for key in session._sessions} == {1, *chosen.chunks}
-    assert {key[1] for key in session._sessions if key[0] > 1} == {chosen.time_batched}
+    assert {key[0] for key in session._time_steps.sessions} == {1, *chosen.chunks}
+    assert {key[1] for key in session._time_steps.sessions if key[0] > 1} == {chosen.time_batched}
 
 
 def test_the_step_plan_has_no_chunks():
@@ -105,8 +105,8 @@ def budgets(session, x):
         found[chosen.chunks] = chosen.memory.total
         if not chosen.chunks:
             return found
-        session._choices.clear()
-        session._max_memory = chosen.memory.total - 1
+        session._time_steps.choices.clear()
+        session._time_steps.max_memory = chosen.memory.total - 1
         chosen = session.chosen(x)
         assert chosen.short_of_memory
 
@@ -134,7 +134,7 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     for chunks, total in found.items():
         session = SpikingSession(snn, threads=1, max_memory=total)
         result = session.run(x, 23, [7])
-        assert {key[0] for key in session._sessions} == {1, *chunks}
+        assert {key[0] for key in session._time_steps.sessions} == {1, *chunks}
         same(result, wanted)
 
 
@@ -182,7 +182,10 @@ def test_longer_chunks_are_never_estimated_lower():
     layers = session.chosen(dyadic.images(network, 2)).layers
     for heavy in (frozenset(), frozenset(layer.name for layer in layers if layer.batches)):
         for by_layer in (False, True):
-            found = [session._peaks.of(k, heavy, 2, shapes, by_layer, {}) for k in (2, 4, 8, 16)]
+            found = [
+                session._time_steps.peaks.of(k, heavy, 2, shapes, by_layer, {})
+                for k in (2, 4, 8, 16)
+            ]
             assert found == sorted(found)
 
 

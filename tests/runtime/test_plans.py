@@ -117,8 +117,8 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
     same(chunked.run(x, 45, [8, 16]), plain.run(x, 45, [8, 16]))
     # 16 x 12 and 12 x 8 weights, against 12 and 8 numbers a sample.
     few = samples < 12
-    assert {key[0] for key in chunked._sessions} == {1, 4, 16}
-    assert {len(key[1]) for key in chunked._sessions if key[0] > 1} == {2 if few else 0}
+    assert {key[0] for key in chunked._time_steps.sessions} == {1, 4, 16}
+    assert {len(key[1]) for key in chunked._time_steps.sessions if key[0] > 1} == {2 if few else 0}
 
 
 def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
@@ -168,7 +168,7 @@ def test_a_chunk_is_made_once():
     session = SpikingSession(network_of(1), threads=1)
     for samples in (1, 2, 1, 2):
         session.run(dyadic.images(network, samples), 3 * choice.LONG)
-    assert len(session._sessions) == 1
+    assert len(session._time_steps.sessions) == 1
 
 
 def test_a_plan_does_not_hold_the_graph_that_it_was_made_of():

@@ -1,0 +1,116 @@
+"""The graphs that run a session's time-steps: one, or a chunk of several."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.weights import ModelParts
+
+from .choice import Choice, Shape, choose, shapes_read
+from .int8 import Quantised
+from .integer_products import with_integer_products
+from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
+from .memory import Peaks
+from .plan import State
+from .unroll import unrolled
+from .winograd import matrices_of, with_winograd
+
+
+@dataclass
+class TimeSteps:
+    """Chooses how time-steps run, and makes their graphs where they are first used.
+
+    ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
+    ``create``: makes a session of a graph, as ``create_session`` does.
+    ``on_cpu``: whether that runs on a CPU; ``in_chunks``, ``derived_counts`` and ``max_memory``
+    are those of ``choose``.
+    """
+
+    network: Quantised
+    step: onnx.ModelProto
+    states: Sequence[State]
+    create: Callable[..., Any]
+    on_cpu: bool
+    in_chunks: bool
+    derived_counts: bool
+    max_memory: int | None
+    sessions: dict[tuple, Any] = field(default_factory=dict)
+    choices: dict[tuple, Choice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plan, layers = self.network.plan, self.network.layers
+        scratch = {layer.node: layer.scratch for layer in layers.values()}
+        spikes = frozenset(neuron.spikes for neuron in plan.neurons)
+        self.peaks = Peaks(self.step, self.states, spikes, scratch)
+        sizes = {name: values.nbytes for name, values in plan.weights.items()}
+        self._weights = sum(sizes.values())
+        # The rounded weights of layers in 8 bits are there for the sums alone.
+        self._copied = self._weights - sum(sizes[name] for name in layers)
+        self._may_tile = frozenset(
+            name
+            for name, values in plan.weights.items()
+            if self.on_cpu and values.dtype == np.float32 and name not in layers
+        )
+
+    def choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
+        """How time-steps run that read ``inputs`` besides states."""
+        key = tuple((name, value.shape) for name, value in inputs.items())
+        if key not in self.choices:
+            samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
+            shapes = shapes_read(self.network.plan, self.step, dict(key), samples)
+            self.choices[key] = choose(
+                self.peaks,
+                shapes,
+                samples,
+                self._weights,
+                self._copied,
+                in_chunks=self.in_chunks,
+                derived_counts=self.derived_counts,
+                may_tile=self._may_tile,
+                layout=self._layout(shapes, samples),
+                max_memory=self.max_memory,
+            )
+        return self.choices[key]
+
+    def session(self, steps: int, choice: Choice) -> Any:
+        """The session that does so many time-steps in a run; it holds weights of its own."""
+        chunk = (choice.time_batched, choice.layout, choice.tiled) if steps > 1 else ()
+        planned = choice.memory.few_activations
+        key = steps, *chunk, planned
+        if key not in self.sessions:
+            graph = self._step() if steps == 1 else self._chunk(steps, choice)
+            in_order = steps > 1 and choice.layout is not None
+            self.sessions[key] = self.create(graph, laid_out=planned, in_order=in_order)
+        return self.sessions[key]
+
+    def _step(self) -> onnx.ModelProto:
+        return with_integer_products(self.step, self.network.layers)
+
+    def _chunk(self, steps: int, choice: Choice) -> ModelParts:
+        """The graph of so many time-steps, with weights that it alone reads."""
+        weights, own = self.network.plan.weights, dict[str, np.ndarray]()
+        for tiles in choice.tiled:
+            own |= matrices_of(weights[tiles.weights], tiles.weights)
+
+        def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
+            chunk = unrolled(step, self.states, steps, choice.time_batched)
+            chunk = with_integer_products(chunk, self.network.layers)
+            return with_winograd(chunk, choice.tiled)
+
+        if choice.layout is not None:
+            stand_ins = with_stand_ins(self.step, self.network.plan.neurons)
+            chunk = chunk_of(stand_ins.step)
+            laid_out = on_cpu(chunk, stand_ins, choice.layout, weights | own)
+            if laid_out is not None:
+                return laid_out
+        return ModelParts(chunk_of(self.step), own)
+
+    def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
+        """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
+        known = all(state.read in shapes for state in self.states)
+        if not self.on_cpu or not known:
+            return None
+        return layout_of(self.network.plan.neurons, shapes, samples)
