@@ -82,8 +82,11 @@ def early_exit_plot(
     curves = {"the same T for all samples": fixed, "early exit": early}
     for (name, points), marker, colour in zip(curves.items(), "os", COLOURS[:2], strict=True):
         axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=name)
-    most = fixed[-1][0]
-    _time_axis(axes, [t for t, _ in fixed if t * 2 ** round(np.log2(most / t)) == most])
+    ticks: list[int] = []
+    for t, _ in reversed(fixed):
+        if not ticks or 2 * t <= ticks[-1]:
+            ticks.append(t)
+    _time_axis(axes, ticks)
     drawn = [value for _, value in (*fixed, *early)] + ([] if ann is None else [ann])
     _stretch(axes, min(drawn), max(drawn))
     axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched", title=title)
