@@ -10,7 +10,7 @@ from onnx_text import model
 
 from onnx2snn import SpikingSession, convert
 from onnx2snn.runtime import kernel_forms
-from onnx2snn.runtime import session as session_module
+from onnx2snn.runtime import time_steps
 from onnx2snn.runtime.providers import in_layout_of_cpu
 
 BLOCKED = "com.microsoft.nchwc"
@@ -47,13 +47,13 @@ needs_blocks = pytest.mark.skipif(not has_blocks(), reason="no blocked layout on
 def chunks(monkeypatch):
     """The graphs of chunks that are made in a blocked layout."""
     made = []
-    on_cpu = session_module.on_cpu
+    on_cpu = time_steps.on_cpu
 
     def kept(*arguments):
         made.append(on_cpu(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(session_module, "on_cpu", kept)
+    monkeypatch.setattr(time_steps, "on_cpu", kept)
     return made
 
 
