@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert
-from onnx2snn.runtime import kernel_forms
-from onnx2snn.runtime import time_steps
+from onnx2snn.runtime import kernel_forms, time_steps
 from onnx2snn.runtime.providers import in_layout_of_cpu
 
 BLOCKED = "com.microsoft.nchwc"
