@@ -1,0 +1,205 @@
+"""The command ``onnx2snn convert``: an ANN into a spiking network."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnx2snn.graph_passes.files import write_model
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.spiking import MaxPool
+
+from . import tables
+from .calibration import no_progress
+from .data import open_data
+from .options import (
+    InitialPotentialType,
+    batch_option,
+    calibration_option,
+    chosen_providers,
+    device_option,
+    examples,
+    json_option,
+    maxpool_option,
+    model_argument,
+    print_json,
+    reports_errors,
+    require_output,
+    root_option,
+    samples_option,
+)
+
+
+@examples(
+    "  onnx2snn convert ann.onnx -o snn.onnx\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration fashion-mnist --samples 512 \\\n"
+    "      --threshold max --per-channel --explain\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz --recipe best -T 8"
+)
+@click.command()
+@model_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="SNN file.")
+@calibration_option
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="A way to convert by name, as 'onnx2snn recipes' lists them; other options override "
+    "its settings.  [default: best with --calibration, opi without]",
+)
+@click.option(
+    "-T",
+    "--timesteps",
+    type=click.IntRange(1),
+    help="The T that a recipe converts for.  [default: 16]",
+)
+@click.option(
+    "--threshold",
+    metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T",
+    help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
+    "above 0, or the least squared error of T time-steps. A clip keeps its bound.  "
+    "[default: the recipe's]",
+)
+@click.option(
+    "--per-channel/--per-layer", default=None, help="One threshold for each channel, or layer."
+)
+@click.option(
+    "--recalibrate/--keep-bounds",
+    default=None,
+    help="Let data lower a clip's threshold below its bound, or not.",
+)
+@maxpool_option(None)
+@click.option(
+    "--approximate",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
+)
+@click.option(
+    "--v-init",
+    type=InitialPotentialType(),
+    metavar="half|zero|FRACTION|uniform|normal",
+    help="v(0): half the threshold is optimal; a number is a fraction of it.  "
+    "[default: the recipe's; half]",
+)
+@click.option(
+    "--reset",
+    type=click.Choice(["subtract", "zero"]),
+    help="At a spike, subtract V_th from the membrane potential, or set it to zero.  "
+    "[default: subtract]",
+)
+@click.option(
+    "--delay",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Leave the first N time-steps out of the read-out.  [default: 0]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For uniform and normal."
+)
+@click.option("--explain", is_flag=True, help="List what each pass declined to do, and why.")
+@root_option
+@samples_option
+@batch_option
+@device_option
+@json_option
+@reports_errors
+def convert(
+    model: Path,
+    output: Path,
+    calibration: str | None,
+    recipe: str | None,
+    timesteps: int | None,
+    threshold: str | None,
+    per_channel: bool | None,
+    recalibrate: bool | None,
+    maxpool: MaxPool | None,
+    approximate: int | None,
+    v_init: InitialPotential | None,
+    reset: Literal["subtract", "zero"] | None,
+    delay: int | None,
+    seed: int,
+    explain: bool,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Convert the ANN in MODEL into a spiking network.
+
+    Clip(0, theta) gives a threshold without data; a ReLU needs --calibration.
+    """
+    from .conversion import convert as convert_model
+    from .statistics import parse_statistic
+
+    if timesteps is not None and recipe is None and calibration is None:
+        raise click.UsageError(
+            "-T is the T that a recipe converts for: give --calibration or --recipe too"
+        )
+    require_output(output, model, calibration)
+    data = None
+    if calibration is not None:
+        data = open_data(calibration, data_root, train=True, samples=samples, model=model)
+    result = convert_model(
+        model,
+        calibration=data,
+        recipe=recipe,
+        timesteps=timesteps,
+        threshold=None if threshold is None else parse_statistic(threshold),
+        per_channel=per_channel,
+        recalibrate=recalibrate,
+        maxpool=maxpool,
+        approximate=approximate,
+        v_init=v_init,
+        reset=reset,
+        delay=delay,
+        seed=seed,
+        batch_size=batch_size,
+        providers=chosen_providers(device),
+        track=no_progress if as_json else tables.track,
+    )
+    write_model(result.parts, output)
+    warnings = tables.advice(result.agreements)
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "neurons": [
+                    {
+                        "name": neuron.name,
+                        "shape": list(neuron.shape),
+                        "threshold": neuron.threshold.tolist(),
+                        "source": neuron.source,
+                    }
+                    for neuron in result.neurons
+                ],
+                "passes": [vars(report) for report in result.passes],
+                "declined": [vars(refusal) for refusal in result.declined],
+                "analog": [vars(refusal) for refusal in result.analog],
+                "check": result.check,
+                "notes": result.notes,
+                "agreements": [vars(row) for row in result.agreements],
+                "warnings": warnings,
+            }
+        )
+        return
+    console = tables.console()
+    console.print(tables.neuron_table(result.neurons))
+    console.print(tables.pass_table(result))
+    if result.agreements:
+        console.print(tables.agreement_table(result.agreements))
+    console.print(f"Exact rewriting checked: {result.check}.", markup=False)
+    for line in warnings:
+        console.print(f"Warning: {line}", style="bold red", markup=False)
+    for line in result.notes:
+        console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
+    if result.analog:
+        console.print("These stay analog, as in the ANN, before the first neuron:")
+        for refusal in result.analog:
+            console.print(f"  {tables.printable(str(refusal))}", markup=False)
+    if explain:
+        console.print("Declined:" if result.declined else "No pass declined anything.")
+        for refusal in result.declined:
+            console.print(f"  {tables.printable(str(refusal))}", markup=False)
+    console.print(f"Wrote {output}: {len(result.neurons)} layers of neurons.", markup=False)

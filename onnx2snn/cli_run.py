@@ -1,0 +1,151 @@
+"""The command ``onnx2snn run``: a spiking network on data."""
+
+import io
+from pathlib import Path
+
+import click
+import numpy as np
+
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import write_bytes
+from onnx2snn.runtime.coding import Coding
+from onnx2snn.runtime.int8 import Precision
+
+from . import tables
+from .calibration import no_progress
+from .data import open_data
+from .options import (
+    DATA,
+    TIMESTEPS,
+    batch_option,
+    chosen_providers,
+    device_option,
+    examples,
+    json_option,
+    max_memory_option,
+    model_argument,
+    precision_option,
+    print_json,
+    reports_errors,
+    require_output,
+    root_option,
+    samples_option,
+    threads_option,
+)
+
+
+@examples(
+    "  onnx2snn run snn.onnx --input images.npy -T 32 -o out.npz\n"
+    "  onnx2snn run snn.onnx --input images.npz -T 32 --readout 8,16 --coding poisson --seed 1"
+)
+@click.command()
+@model_argument
+@click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
+@click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
+@click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at.")
+@click.option(
+    "--coding",
+    type=click.Choice(["constant", "poisson"]),
+    default="constant",
+    show_default=True,
+    help="Input at each time-step: itself, or random spikes with it as probability.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For Poisson coding."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T at "
+    "further read-outs, and firing rates.",
+)
+@root_option
+@samples_option
+@batch_option
+@device_option
+@precision_option
+@threads_option
+@max_memory_option
+@json_option
+@reports_errors
+def run(
+    model: Path,
+    source: str,
+    timesteps: int,
+    readout: list[int] | None,
+    coding: Coding,
+    seed: int,
+    output: Path | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int,
+    device: str,
+    precision: Precision,
+    threads: int | None,
+    max_memory: int | None,
+    as_json: bool,
+) -> None:
+    """Run the spiking network in MODEL on DATA.
+
+    DATA of the network's input shape is shown at every time-step; with one axis more, in
+    front, it holds T inputs, one for each.
+    """
+    from onnx2snn.runtime import SpikingSession
+
+    from .checking import class_output, classes_of
+    from .inference import precision_rows, run_batches
+
+    require_output(output, model, source)
+    session = SpikingSession(
+        model, chosen_providers(device), threads, max_memory=max_memory, precision=precision
+    )
+    data = open_data(source, data_root, samples=samples, labels=False, model=model)
+    if samples is not None and len(data.shape) == len(session.input_shape) + 1:
+        raise DataError("--samples counts samples, and the first axis of this DATA is time")
+    outputs, rates, count = run_batches(
+        session,
+        data,
+        timesteps,
+        readout,
+        coding=coding,
+        seed=seed,
+        batch_size=batch_size,
+        track=no_progress if as_json else tables.track,
+    )
+    if output is not None:
+        arrays = {}
+        for t, values in outputs.items():
+            key = "output" if t == timesteps else f"output_{t}"
+            for number, (name, value) in enumerate(values.items()):
+                kept = value.astype(str) if value.dtype == object else value
+                arrays[f"{key}/{name}" if number else key] = kept
+        arrays |= {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        write_bytes(output, content.getvalue())
+    scored = class_output(outputs[timesteps])
+    classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
+    if as_json:
+        report = {
+            "samples": count,
+            "timesteps": timesteps,
+            "device": session.providers[0],
+            "classes": classes,
+            "firing_rates": rates,
+            "output": None if output is None else str(output),
+        }
+        if precision == "int8":
+            report["precisions"] = precision_rows(session)
+        print_json(report)
+        return
+    console = tables.console()
+    console.print(tables.rates_table(rates))
+    console.print(f"{count} samples, {timesteps} time-steps, on {session.providers[0]}.")
+    if precision == "int8":
+        console.print(tables.precision_text(precision_rows(session)))
+    if classes is not None:
+        shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        console.print(f"Classes: {shown}")
+    if output is not None:
+        console.print(f"Wrote {output}.", markup=False)
