@@ -160,7 +160,7 @@ def create_session(
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
     if shared:
-        _give_back_memory()
+        give_back_memory()
     # The session reads this memory as long as it lives, or is fed with it.
     session.shared_weights = shared
     session.weight_feed = shared if once else {}
@@ -173,7 +173,7 @@ def create_session(
     return session
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Return to the system what making a session took and freed, which glibc would keep.
 
     Of a VGG-16 with 134 MB of weights that is 90 MB.

@@ -15,6 +15,7 @@ from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
 from .memory import Peaks
 from .plan import State
+from .providers import give_back_memory
 from .unroll import unrolled
 from .winograd import matrices_of, with_winograd
 
@@ -84,6 +85,9 @@ class TimeSteps:
             graph = self._step() if steps == 1 else self._chunk(steps, choice)
             in_order = steps > 1 and choice.layout is not None
             self.sessions[key] = self.create(graph, laid_out=planned, in_order=in_order)
+            # Its matrices are there once more, in the layout of the session.
+            del graph
+            give_back_memory()
         return self.sessions[key]
 
     def _step(self) -> onnx.ModelProto:
