@@ -87,7 +87,7 @@ def evaluate(
     per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
     outside of the budget that --min-accuracy and --max-drop set.
 
-    With --precision int8 the network runs in float32 too, for what rounding its weights costs:
+    With --precision the network runs in float32 too, for what rounding its weights costs:
     that accuracy, and the share of samples with the same class.
 
     With --early-exit, accuracy and agreement where each sample leaves by a rule: its read-out's

@@ -135,15 +135,15 @@ def run(
             "firing_rates": rates,
             "output": None if output is None else str(output),
         }
-        if precision == "int8":
+        if precision != "float32":
             report["precisions"] = precision_rows(session)
         print_json(report)
         return
     console = tables.console()
     console.print(tables.rates_table(rates))
     console.print(f"{count} samples, {timesteps} time-steps, on {session.providers[0]}.")
-    if precision == "int8":
-        console.print(tables.precision_text(precision_rows(session)))
+    if precision != "float32":
+        console.print(tables.precision_text(precision, precision_rows(session)))
     if classes is not None:
         shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
         console.print(f"Classes: {shown}")

@@ -42,10 +42,11 @@ def evaluate(
     accuracy: percent with the right top-1 class, None without labels. agreement: percent
     with the ANN's top-1 class, None without an ANN. firing_rate: spikes per neuron and
     time-step. sops: synaptic operations per sample, each spike times its fan-out; macs: the
-    ANN's multiply-accumulates per sample. precision: "int8" runs the network in float32, too, for
-    what rounding costs, and adds to the report
+    ANN's multiply-accumulates per sample. precision: where it is not "float32" the network runs in
+    float32, too, for what rounding costs, and the report has besides
 
-        {"float32": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
+        {"precision": str,
+         "float32": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
          "precisions": [{"layer": str, "precision": str, "reason": str}, ...]}
 
     agreement: percent with the same class in either; precisions: as of ``SpikingSession``. Raises
@@ -123,7 +124,8 @@ def evaluate(
         }
         for t in times
     ]
-    return report | {"float32": beside, "precisions": precision_rows(session)}
+    rows = precision_rows(session)
+    return report | {"precision": precision, "float32": beside, "precisions": rows}
 
 
 def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:

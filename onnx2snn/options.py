@@ -135,7 +135,8 @@ precision_option = click.option(
     type=click.Choice(get_args(Precision)),
     default="float32",
     show_default=True,
-    help="int8: weights of 8 bits and exact sums in layers where that is faster; CPU only.",
+    help="int8: weights of 8 bits and exact sums in layers where that is faster; CPU only.  "
+    "float16: layers in 16 bits, potentials in float32; GPUs only.",
 )
 max_memory_option = click.option(
     "--max-memory",

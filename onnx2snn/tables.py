@@ -239,7 +239,7 @@ def evaluation_table(report: dict[str, Any]) -> Table:
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
     table.caption = f"ANN: {report['macs']:.3g} MACs per sample"
     if "precisions" in report:
-        table.caption += f"\n{precision_text(report['precisions'])}"
+        table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
     table.caption_justify = "left"
     return table
 
@@ -276,10 +276,10 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def precision_text(rows: list[dict[str, str]]) -> str:
-    """How many of the layers between neurons are computed in 8 bits."""
-    count = sum(row["precision"] == "int8" for row in rows)
-    return f"int8: {count} of {len(rows)} layers between neurons; --json says which"
+def precision_text(precision: str, rows: list[dict[str, str]]) -> str:
+    """How many of the layers between neurons are computed in this precision."""
+    count = sum(row["precision"] == precision for row in rows)
+    return f"{precision}: {count} of {len(rows)} layers between neurons; --json says which"
 
 
 def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:

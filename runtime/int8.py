@@ -11,7 +11,7 @@ the inner sum is exact in 32 bits.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.graph_passes.weights import stub
 
 from .graphs import attributes_of, names_in, unused_prefix, with_nodes
-from .plan import Plan
+from .plan import Neuron, Plan
 from .providers import CPU
 from .unroll import WEIGHTED
 from .whole_numbers import Shape, WholeNumbers, shapes_of, whole_numbers
 
-Precision = Literal["float32", "int8"]
-"""What layers with weights compute in: as the file says, or in 8 bits where that is faster."""
+Precision = Literal["float32", "float16", "int8"]
+"""What layers with weights compute in: as the file says, in 16 bits on a GPU, or in 8 bits on a
+CPU where that is faster."""
 
 LARGEST = 127
 """Of a weight, either sign."""
@@ -140,13 +141,15 @@ class Quantised:
     """A plan in whose step the layers in 8 bits have rounded weights, each of a name of its own.
 
     ``layers``: these layers by the names of their weights; their codes are weights of the name
-    ``<weights>/codes``. ``precisions``: what became of all
-    layers with weights. The step itself computes in float32, what ``layers`` say to rounding.
+    ``<weights>/codes``. ``half``: the names of the weights of layers in 16 bits. ``precisions``:
+    what became of all layers with weights. The step itself computes in float32, what ``layers``
+    say to rounding.
     """
 
     plan: Plan
     layers: Mapping[str, IntegerLayer] = field(default_factory=dict)
     precisions: tuple[LayerPrecision, ...] = ()
+    half: frozenset[str] = frozenset()
 
 
 def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
@@ -159,12 +162,7 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
     if first != CPU:
         raise ProviderError(f"precision 'int8' runs on the CPU only, not on {first}: leave it out")
     neurons = plan.neurons
-    other = [neuron for neuron in neurons if neuron.threshold.dtype != np.float32]
-    if other:
-        raise ModelError(
-            f"precision 'int8' takes the place of float32, but {other[0].op} '{other[0].name}' "
-            f"computes in {other[0].threshold.dtype}: leave it out"
-        )
+    require_float32(neurons, "int8")
     step = onnx.ModelProto()
     step.CopyFrom(plan.step)
     graph, prefix = step.graph, unused_prefix(names_in(step), "int8/")
@@ -200,6 +198,16 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
     read |= {f"{name}/codes" for name in layers}
     kept = {name: values for name, values in weights.items() if name in read}
     return Quantised(replace(plan, step=step, weights=kept), layers, tuple(precisions))
+
+
+def require_float32(neurons: Iterable[Neuron], precision: Precision) -> None:
+    """Raise ``ModelError`` if neurons compute in another type than float32."""
+    other = [neuron for neuron in neurons if neuron.threshold.dtype != np.float32]
+    if other:
+        raise ModelError(
+            f"precision '{precision}' takes the place of float32, but {other[0].op} "
+            f"'{other[0].name}' computes in {other[0].threshold.dtype}: leave it out"
+        )
 
 
 def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,10 @@ from .choice import Choice
 from .coding import Coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
+from .half import halve
 from .inputs import as_input, by_input_name, check_finite, readout_times
 from .int8 import LayerPrecision, Precision, Quantised, quantise
-from .plan import Neuron, build_plan
+from .plan import Neuron, Plan, build_plan
 from .providers import (
     CPU,
     ON_GPU,
@@ -57,10 +58,11 @@ class SpikingSession:
     CPU's memory: ``chosen`` gives it. None lets a chunk take 256 MiB more than a time-step.
     precision: "int8" rounds the weights of layers that read spikes to 8 bits, a scale for each
     output, and computes their sums in whole numbers, exactly, where that is faster; CPU only.
+    "float16" computes layers in 16 bits, and potentials in float32; GPUs only.
     ``session.precisions`` says what became of each layer; it is empty for "float32".
 
-    Raises ``ModelError`` for a file that is no SNN, or no float32 network for "int8", and
-    ``ProviderError`` for a device that is not there, or is not for "int8".
+    Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
+    and ``ProviderError`` for a device that is not there, or is not for that precision.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class SpikingSession:
         else:
             parts = read_parts(model)
         made, chosen = build_plan(parts), resolve_providers(providers)
-        quantised = Quantised(made) if precision == "float32" else quantise(made, chosen)
+        quantised = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
         self._plan = made = quantised.plan
         self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
         # Graphs that time-steps run may be captured; what else runs has other buffers each time.
@@ -97,7 +99,8 @@ class SpikingSession:
         self._epilogue = create(made.epilogue)
         self._read_out_session = None if made.read_out is None else create(made.read_out)
         self._chunked = plan == "auto"
-        totals = totals_of(made) if self._chunked else None
+        # Currents in 16 bits are not what potentials say that they add up to.
+        totals = totals_of(made) if self._chunked and precision != "float16" else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
         step = only(made.step, [*now, *(state.written for state in states)])
@@ -417,6 +420,10 @@ class SpikingSession:
         types = self._plan.readout_types
         feed = {name: np.asarray(value, types[name]) for name, value in values.items()}
         return run_session(self._epilogue, None, feed)
+
+
+def _as_it_is(plan: Plan, providers: Sequence[Any]) -> Quantised:
+    return Quantised(plan)
 
 
 def _create_with(

@@ -10,6 +10,7 @@ import onnx
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, Shape, choose, shapes_read
+from .half import with_half_products
 from .int8 import Quantised
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
@@ -42,7 +43,7 @@ class TimeSteps:
     choices: dict[tuple, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        plan, layers = self.network.plan, self.network.layers
+        plan, layers, half = self.network.plan, self.network.layers, self.network.half
         scratch = {layer.node: layer.scratch for layer in layers.values()}
         spikes = frozenset(neuron.spikes for neuron in plan.neurons)
         self.peaks = Peaks(self.step, self.states, spikes, scratch)
@@ -53,7 +54,7 @@ class TimeSteps:
         self._may_tile = frozenset(
             name
             for name, values in plan.weights.items()
-            if self.on_cpu and values.dtype == np.float32 and name not in layers
+            if self.on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         )
 
     def choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
@@ -82,7 +83,7 @@ class TimeSteps:
         planned = choice.memory.few_activations
         key = steps, *chunk, planned
         if key not in self.sessions:
-            graph = self._step() if steps == 1 else self._chunk(steps, choice)
+            graph = self._rounded(self.step) if steps == 1 else self._chunk(steps, choice)
             in_order = steps > 1 and choice.layout is not None
             self.sessions[key] = self.create(graph, laid_out=planned, in_order=in_order)
             # Its matrices are there once more, in the layout of the session.
@@ -90,8 +91,10 @@ class TimeSteps:
             give_back_memory()
         return self.sessions[key]
 
-    def _step(self) -> onnx.ModelProto:
-        return with_integer_products(self.step, self.network.layers)
+    def _rounded(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A graph of time-steps with layers in the precision of the network."""
+        model = with_integer_products(model, self.network.layers)
+        return with_half_products(model, self.network.half)
 
     def _chunk(self, steps: int, choice: Choice) -> ModelParts:
         """The graph of so many time-steps, with weights that it alone reads."""
@@ -101,8 +104,7 @@ class TimeSteps:
 
         def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
             chunk = unrolled(step, self.states, steps, choice.time_batched)
-            chunk = with_integer_products(chunk, self.network.layers)
-            return with_winograd(chunk, choice.tiled)
+            return with_winograd(self._rounded(chunk), choice.tiled)
 
         if choice.layout is not None:
             stand_ins = with_stand_ins(self.step, self.network.plan.neurons)
@@ -115,6 +117,6 @@ class TimeSteps:
     def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
         known = all(state.read in shapes for state in self.states)
-        if not self.on_cpu or not known:
+        if not self.on_cpu or not known or self.network.half:
             return None
         return layout_of(self.network.plan.neurons, shapes, samples)

@@ -1,0 +1,78 @@
+"""Layers in float16, for the matrix units of GPUs.
+
+    x, W, b -> Cast -> layer -> Cast -> y
+
+Membrane potentials, thresholds and all else stay in float32. Weights, and what a layer reads and
+makes, are rounded to 11 bits.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx2snn.graph_passes.errors import ModelError, ProviderError
+
+from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
+from .int8 import LayerPrecision, Quantised, require_float32
+from .plan import Plan
+from .providers import ON_GPU
+from .unroll import WEIGHTED
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def halve(plan: Plan, providers: Sequence[Any]) -> Quantised:
+    """The layers with constant weights of a plan's step, to be computed in float16.
+
+    Raises ``ProviderError`` where the step would not run on a GPU, and ``ModelError`` for a
+    network in another type than float32, or with weights that float16 cannot hold.
+    """
+    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if first not in ON_GPU:
+        raise ProviderError(
+            f"precision 'float16' is for GPUs, {first} would convert back and forth: leave it out"
+        )
+    require_float32(plan.neurons, "float16")
+    inline = {t.name: t for t in plan.step.graph.initializer if t.name not in plan.weights}
+    names, precisions = set[str](), []
+    for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):
+        name = node.input[1]
+        if name not in plan.weights and name not in inline:
+            precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
+            continue
+        values = plan.weights[name] if name in plan.weights else numpy_helper.to_array(inline[name])
+        if np.abs(values).max(initial=0) > LARGEST:
+            raise ModelError(
+                f"precision 'float16' holds numbers up to {LARGEST:g}, but {node.op_type} "
+                f"'{node.name}' has larger weights: leave it out"
+            )
+        names.add(name)
+        precisions.append(LayerPrecision(node.name, "float16", "on a GPU"))
+    return Quantised(plan, precisions=tuple(precisions), half=frozenset(names))
+
+
+def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
+    """A model whose layers with these weights, by their names, compute in float16."""
+    if not weights:
+        return model
+    single, half = np.dtype(np.float32), np.dtype(np.float16)
+    graph = Writer(unused_prefix(names_in(model), "half/"))
+    cast: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED or node.input[1] not in weights:
+            graph.nodes.append(node)
+            continue
+        for name in filter(None, node.input):
+            if name not in cast:
+                cast[name] = graph.cast(name, single, half, name)
+        made = f"{graph.prefix}made/{node.output[0]}"
+        names = {name: cast[name] for name in node.input if name} | {node.output[0]: made}
+        graph.nodes.append(renamed(node, names, graph.prefix + node.name))
+        back = onnx.helper.make_node(
+            "Cast", [made], node.output, f"{made}/back", to=onnx.TensorProto.FLOAT
+        )
+        graph.nodes.append(back)
+    return with_nodes(model, graph.nodes, model.graph.output)

@@ -1,0 +1,105 @@
+"""Layers in 16 bits: exact on networks whose numbers fit."""
+
+import dyadic
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from alike import run_alike
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kinds import Kind, Network
+
+from onnx2snn import SpikingSession, convert
+from onnx2snn.graph_passes import to_model
+from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.runtime import half
+from onnx2snn.runtime.half import halve, with_half_products
+from onnx2snn.runtime.plan import build_plan, with_weights
+from onnx2snn.runtime.providers import CPU, CUDA
+
+SETTINGS = settings(
+    max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.fixture
+def anywhere(monkeypatch):
+    """ONNX Runtime's CPU rounds to 16 bits as well, if slowly."""
+    monkeypatch.setattr(half, "ON_GPU", {CPU, CUDA})
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 10**6),
+    runs=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 24)), min_size=1, max_size=2),
+    plan=st.sampled_from(["auto", "step"]),
+)
+def test_sixteen_bits_lose_nothing_where_numbers_fit(anywhere, seed, runs, plan):
+    network = dyadic.finish(seed)
+    snn = convert(dyadic.to_onnx(network)).model
+    exact = SpikingSession(snn, threads=1, plan="step")
+    halved = SpikingSession(snn, threads=1, plan=plan, precision="float16")
+    assert {row.precision for row in halved.precisions} == {"float16"}
+    run_alike(halved, exact, network, runs)
+
+
+def test_layers_alone_are_in_sixteen_bits():
+    plan = with_weights(build_plan(convert(dyadic.to_onnx(dyadic.finish(3))).model))
+    halved = halve(plan, [(CUDA, {})])
+    step = with_half_products(plan.step, halved.half)
+    onnx.checker.check_model(step, full_check=True)
+    types = {
+        info.name: info.type.tensor_type.elem_type
+        for info in onnx.shape_inference.infer_shapes(step).graph.value_info
+    }
+    half_type = onnx.TensorProto.FLOAT16
+    layers = [node for node in step.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    casts = [node for node in step.graph.node if node.op_type == "Cast"]
+    halves = {name for name, found in types.items() if found == half_type}
+    made = {name for node in layers for name in node.output}
+    assert halves == made | {node.output[0] for node in casts if node.attribute[0].i == half_type}
+    assert len(halved.precisions) == len(layers) > 1
+    assert with_half_products(plan.step, ()) is plan.step
+
+
+def test_rounding_is_that_of_sixteen_bits(anywhere):
+    """1 + 2^-11 becomes 1, so the neuron fires no earlier than it would with 1."""
+    builder = dyadic.Builder(0)
+    x = builder.clip(builder.conv("input", 2, 2), 2)
+    x = builder.add("flatten", [builder.clip(builder.conv(x, 2, 2), 2)])
+    builder.add("gemm", [x], w=builder.eighths(3, 32), b=builder.eighths(3))
+    network = dyadic.Network(builder.layers, (2, 4, 4))
+    convolutions = [layer.values for layer in network.layers if layer.op == "conv"]
+    x = dyadic.images(network, 2)
+    exact = SpikingSession(convert(dyadic.to_onnx(network)).model, plan="step").run(x, 12)
+    convolutions[1]["w"] = convolutions[1]["w"] * (1 + 2.0**-12)
+    rounded = SpikingSession(convert(dyadic.to_onnx(network)).model, precision="float16")
+    np.testing.assert_array_equal(rounded.run(x, 12).output, exact.output)
+
+
+def test_where_float16_is_no_option():
+    network = dyadic.finish(0)
+    snn = convert(dyadic.to_onnx(network)).model
+    with pytest.raises(ProviderError, match="'float16' is for GPUs, CPUExecutionProvider would"):
+        SpikingSession(snn, precision="float16")
+    already = build_plan(to_model(Network(3, "float16").graph(Kind("IF"))))
+    with pytest.raises(ModelError, match="takes the place of float32"):
+        halve(already, [CUDA])
+    for tensor in snn.graph.initializer:
+        if tuple(tensor.dims[2:]) == (3, 3):
+            large = 1e6 * onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(large, tensor.name))
+    with pytest.raises(ModelError, match=r"numbers up to 65504, but Conv .* has larger weights"):
+        halve(build_plan(snn), [CUDA])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    CUDA not in onnxruntime.get_available_providers(), reason="ONNX Runtime has no CUDA here"
+)
+def test_sixteen_bits_on_a_gpu():
+    network = dyadic.finish(5)
+    snn = convert(dyadic.to_onnx(network)).model
+    halved = SpikingSession(snn, "cuda", precision="float16")
+    run_alike(halved, SpikingSession(snn, plan="step"), network, [(3, 22)])
