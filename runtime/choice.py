@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -205,6 +205,20 @@ def choose(
             return Choice(
                 samples, chunks, layers, derived_counts, memory, not longest, layout, shapes
             )
+    if in_chunks and tiled:
+        # Chunks fit without tiles, or not at all.
+        plain = choose(
+            peaks,
+            shapes,
+            samples,
+            weights,
+            copied,
+            in_chunks=True,
+            derived_counts=derived_counts,
+            layout=layout,
+            max_memory=max_memory,
+        )
+        return replace(plain, short_of_memory=True)
     return Choice(samples, (), layers, derived_counts, least, in_chunks, None, shapes)
 
 

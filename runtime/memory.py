@@ -90,7 +90,7 @@ class Peaks:
         ``by_layer``: its nodes run ``layer_by_layer``. ``tiled``: scratch within chunks alone.
         """
         rest = tuple((name, shape[1:]) for name, shape in shapes.items())
-        key = (timesteps, time_batched, rest, by_layer)
+        key = (timesteps, time_batched, rest, by_layer, frozenset(tiled))
         if key not in self.found:
             chunk = self.step
             if timesteps > 1:

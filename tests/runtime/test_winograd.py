@@ -132,12 +132,36 @@ def test_a_wide_network_is_on_tiles(samples):
     assert {key[0] for key in reference._time_steps.sessions} == {1}
 
 
-def test_what_computes_in_8_bits_is_not_on_tiles():
+def wide():
+    """A network with one convolution of 128 channels to 128, on images of 8 x 8."""
     builder = dyadic.Builder(0)
     x = builder.clip(builder.conv("input", 2, 128), 128)
     x = builder.add("flatten", [builder.clip(builder.conv(x, 128, 128), 128)])
     builder.add("gemm", [x], w=builder.eighths(6, 128 * 64), b=builder.eighths(6))
-    network = dyadic.Network(builder.layers, (2, 8, 8))
+    return dyadic.Network(builder.layers, (2, 8, 8))
+
+
+def test_chunks_go_on_without_tiles_where_memory_is_short():
+    network = wide()
+    snn = convert(dyadic.to_onnx(network)).model
+    x, budget, seen = dyadic.images(network, 2), 2**30, []
+    while True:
+        session = SpikingSession(snn, threads=1, max_memory=budget)
+        choice = session.chosen(x)
+        seen.append((len(choice.tiled), choice.chunks))
+        if not choice.chunks:
+            break
+        assert choice.short_of_memory == (len(seen) > 1)
+        budget = choice.memory.total - 1
+    assert (1, (16, 4)) in seen
+    assert (0, (4,)) in seen
+    # All with tiles come first.
+    assert sorted(seen, key=lambda pair: -pair[0]) == seen
+    run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 9)])
+
+
+def test_what_computes_in_8_bits_is_not_on_tiles():
+    network = wide()
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 1)
     assert len(SpikingSession(snn).chosen(x).tiled) == 1
