@@ -126,9 +126,9 @@ def with_winograd(model: onnx.ModelProto, tiled: Iterable[Tiles]) -> onnx.ModelP
 
 def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
     """Nodes that compute what ``node`` does."""
-    x, (y,) = node.input[0], node.output
+    (x, _, *bias), (y,) = filter(None, node.input), node.output
     high, wide, inputs, outputs = tiles.high, tiles.wide, tiles.inputs, tiles.outputs
-    odd = 2 * high - tiles.height, 2 * wide - tiles.width
+    missing = 2 * high - tiles.height, 2 * wide - tiles.width
 
     def sizes(*given: int) -> str:
         return graph.constant(np.array(given), f"sizes/{given}")
@@ -154,16 +154,16 @@ def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
         """The sum over channels at one of the 16 places."""
         matrix = stub(_matrix(tiles.weights, a, b), onnx.TensorProto.FLOAT, (inputs, outputs))
         graph.initializers[matrix.name] = matrix
-        if (a, b) != (1, 1) or len(node.input) < 3:
+        if (a, b) != (1, 1) or not bias:
             return graph.node("MatMul", [tile, matrix.name], f"{y}/{a}/{b}")
         # Each result has this product once, so it may bring the bias along.
         rows = graph.node("Reshape", [tile, sizes(-1, inputs)], f"{y}/flat")
-        made = graph.node("Gemm", [rows, matrix.name, node.input[2]], f"{y}/biased")
+        made = graph.node("Gemm", [rows, matrix.name, *bias], f"{y}/biased")
         return graph.node("Reshape", [made, sizes(-1, wide, outputs)], f"{y}/{a}/{b}")
 
     x = graph.node("Transpose", [x], f"{y}/last", perm=[0, 2, 3, 1])
-    if any(odd):
-        x = graph.node("Pad", [x, sizes(0, 0, 0, 0, 0, *odd, 0)], f"{y}/even")
+    if any(missing):
+        x = graph.node("Pad", [x, sizes(0, 0, 0, 0, 0, *missing, 0)], f"{y}/even")
     m = [
         [product(tile, a, b) for b, tile in enumerate(spread(row, wide, inputs, f"{y}/in/{a}"))]
         for a, row in enumerate(spread(x, high, 2 * wide * inputs, f"{y}/in"))
@@ -177,7 +177,7 @@ def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
         rows.append(graph.node("Reshape", [row, long], f"{y}/long/{a}"))
     whole = graph.node("Concat", rows, f"{y}/whole", axis=2)
     made = graph.node("Reshape", [whole, sizes(-1, 2 * high, 2 * wide, outputs)], f"{y}/image")
-    if any(odd):
+    if any(missing):
         ends = sizes(tiles.height, tiles.width)
         made = graph.node("Slice", [made, sizes(0, 0), ends, sizes(1, 2)], f"{y}/cut")
     last = f"{graph.prefix}{y}/first"
