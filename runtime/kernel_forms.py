@@ -87,10 +87,15 @@ class StandIns:
     mark: str
 
 
-def with_stand_ins(step: onnx.ModelProto, neurons: Iterable[Neuron]) -> StandIns:
-    """Put stand-ins in the places of those neurons whose nodes are in the step one by one."""
+def with_stand_ins(
+    step: onnx.ModelProto, neurons: Iterable[Neuron], weights: Mapping[str, np.ndarray]
+) -> StandIns:
+    """Put stand-ins in the places of those neurons whose nodes are in the step one by one.
+
+    ``weights``: what the stubs of the step stand for.
+    """
     mark = unused_prefix(names_in(step), "stand-in/")
-    bodies = _bodies(step, neurons, mark)
+    bodies = _bodies(step, neurons, weights, mark)
     gone = {node.name for body in bodies for node in body.nodes}
     nodes = [node for node in step.graph.node if node.name not in gone]
     inputs = []
@@ -146,7 +151,12 @@ def on_cpu(
     return ModelParts(parts.structure, {t.name: weights[t.name] for t in stubs} | parts.weights)
 
 
-def _bodies(step: onnx.ModelProto, neurons: Iterable[Neuron], mark: str) -> list[Body]:
+def _bodies(
+    step: onnx.ModelProto,
+    neurons: Iterable[Neuron],
+    weights: Mapping[str, np.ndarray],
+    mark: str,
+) -> list[Body]:
     """What those neurons do whose nodes are in the step one by one."""
     makers = {name: node for node in step.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in step.graph.initializer}
@@ -169,7 +179,10 @@ def _bodies(step: onnx.ModelProto, neurons: Iterable[Neuron], mark: str) -> list
         maps = {
             name: (
                 mark + name,
-                np.broadcast_to(numpy_helper.to_array(t), (1, *map(int, neuron.shape))),
+                np.broadcast_to(
+                    weights[name] if name in weights else numpy_helper.to_array(t),
+                    (1, *map(int, neuron.shape)),
+                ),
             )
             for name, t in read.items()
             if t.dims and len(neuron.shape) == 3

@@ -107,7 +107,7 @@ class TimeSteps:
             return with_winograd(self._rounded(chunk), choice.tiled)
 
         if choice.layout is not None:
-            stand_ins = with_stand_ins(self.step, self.network.plan.neurons)
+            stand_ins = with_stand_ins(self.step, self.network.plan.neurons, weights)
             chunk = chunk_of(stand_ins.step)
             laid_out = on_cpu(chunk, stand_ins, choice.layout, weights | own)
             if laid_out is not None:

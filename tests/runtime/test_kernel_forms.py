@@ -155,3 +155,17 @@ def test_a_plain_chunk_where_stand_ins_are_gone(chunks, monkeypatch):
     assert chunks == [None]
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 16)
     np.testing.assert_array_equal(found.output, wanted.output)
+
+
+def test_thresholds_of_many_channels():
+    """Those of 256 or more are among the weights that are kept beside the graph."""
+    builder = dyadic.Builder(0)
+    x = builder.conv("input", 2, 300)
+    x = builder.add("clip", [x], theta=builder.rng.choice([0.5, 1.0, 2.0], (300, 1, 1)))
+    x = builder.clip(builder.conv(x, 300, 4), 4)
+    builder.add("gemm", [builder.add("flatten", [x])], w=builder.eighths(3, 64), b=np.zeros(3))
+    network = dyadic.Network(builder.layers, (2, 4, 4))
+    snn = convert(dyadic.to_onnx(network)).model
+    session = SpikingSession(snn, threads=1)
+    assert session.chosen(dyadic.images(network, 1)).layout is not None
+    run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 21)])
