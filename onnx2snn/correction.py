@@ -135,20 +135,24 @@ def correct(
                     channel c, the means over images and places
         potentials  v(0) := v(0) + T (mean a - mean x), for each neuron, the means over images
 
-    On the first batch. On batch k after it the layers run once, and biases and potentials move
-    by 1 / k of what the batch lacks: a stochastic approximation (Robbins and Monro 1951), in
-    the time of one evaluation. Weights are those of the first. Memory is that of one batch.
+    On the first batch. On each after it the layers run once, and biases and potentials move by
+    a part of what the batch lacks, its share of the images so far: a stochastic approximation
+    (Robbins and Monro 1951), in the time of one evaluation. Weights are those of the first.
+    Memory is that of one batch.
     """
     nodes = neuron_nodes(snn.graph)
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}
     ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values()])
-    for number, inputs in enumerate(snn.batches("correcting", snn.timesteps), start=1):
+    seen = 0
+    for inputs in snn.batches("correcting", snn.timesteps):
+        count = max(len(value) for value in inputs.values() if value.ndim)
+        first, seen = not seen, seen + count
         truth = dict(zip(ann.outputs, ann.run(inputs), strict=True))
         for layer in snn.simulate(inputs, snn.timesteps):
             node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
-            if number == 1:
+            if first:
                 if node.name in currents:
                     current = currents[node.name]
                     fit_weights(layer, current, truth[current.name])
@@ -160,9 +164,9 @@ def correct(
             else:
                 gap = activation - layer.fire().mean(axis=0) * threshold_of(node)
                 if biases:
-                    gap -= _move_shift(layer, gap, 1 / number)
+                    gap -= _move_shift(layer, gap, count / seen)
                 if potentials:
-                    _move_potential(layer, gap, 1 / number)
+                    _move_potential(layer, gap, count / seen)
             shifts[node.name] = layer.shift
     _add_shifts(snn.graph, shifts if biases else {})
     return bool(nodes)

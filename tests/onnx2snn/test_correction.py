@@ -217,24 +217,27 @@ def test_light_calibration_of_one_layer():
     np.testing.assert_allclose(starts(conversion)["r"], start, rtol=1e-4, atol=1e-5)
 
 
-def test_biases_in_rounds_and_over_batches():
-    """The first batch moves on in rounds; batch k after it by 1 / k of what it lacks."""
+@pytest.mark.parametrize("size", [4, 5, 7])
+def test_biases_in_rounds_and_over_batches(size):
+    """The first batch moves on in rounds; each after it by its share of the images so far."""
     recipe = replace(recipe_by_name("best-binary"), passes=(partial(correct, rounds=2),))
     conversion = convert(
         model(POINTWISE, UNIT),
         calibration=from_arrays(IMAGES),
         recipe=recipe,
         timesteps=4,
-        batch_size=5,
+        batch_size=size,
         per_channel=False,
     )
     theta = float(conversion.neurons[0].threshold)
     delta = np.zeros(2)
-    for number, part in enumerate((IMAGES[:5], IMAGES[5:]), start=1):
-        for _ in range(2 if number == 1 else 1):
+    for start in range(0, len(IMAGES), size):
+        part = IMAGES[start : start + size]
+        share = len(part) / (start + len(part))
+        for _ in range(1 if start else 2):
             currents = held(np.float64(part) + delta.reshape(2, 1, 1), 4)
             emitted = fire(currents, theta, theta / 2).mean(0) * theta
-            delta = delta + (np.maximum(part, 0) - emitted).mean((0, 2, 3)) / number
+            delta = delta + (np.maximum(part, 0) - emitted).mean((0, 2, 3)) * share
     np.testing.assert_allclose(bias_of(conversion), delta, rtol=1e-4, atol=1e-6)
 
 
