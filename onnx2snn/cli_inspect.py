@@ -143,6 +143,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
     memory, tiled = choice.memory, _on_tiles(choice)
     return {
         "samples": choice.samples,
+        "samples_together": choice.together,
         "chunks": list(choice.chunks),
         "short_of_memory": choice.short_of_memory,
         "layout": "plain" if choice.layout is None else "cpu",
@@ -200,7 +201,7 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
             layer.why,
             *precisions.get(layer.name, ()),
         )
-    table.caption = "computes: numbers in one time-step, for all samples"
+    table.caption = "computes: numbers in one time-step, for all samples that run together"
     if tiled:
         table.caption += "\ntiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)"
     table.caption_justify = "left"
@@ -217,6 +218,8 @@ def _lines_of(choice: Choice) -> list[str]:
         first = "one time-step a run"
     if choice.short_of_memory:
         first += " (more do not fit the memory)"
+    if choice.together < choice.samples:
+        first += f"; {choice.together} samples at once, whose states the caches hold"
     counts = "follow from membrane potentials, when they are asked for"
     if not choice.derived_counts:
         counts = "are added up at every time-step"

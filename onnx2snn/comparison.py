@@ -21,12 +21,6 @@ from .evaluation import evaluate
 from .recipes import Recipe
 from .version import __version__
 
-EVALUATION_BATCH = 16
-"""Samples that run together, at most: what flows between layers then stays in the cache.
-
-Measured on the four shipped networks for comparison, N=10 to 100: 16 is within 1 % of the best, and
-100 takes 8 to 50 % longer."""
-
 Report = Callable[[str, int, int], None]
 """Told how far a comparison is: ``report(what, done, total)``, done and total in time-steps
 of batches that are run."""
@@ -99,14 +93,9 @@ class _Setting:
     """Results of this comparison, by the digest of the spiking network and T."""
 
     @property
-    def evaluation_batch(self) -> int:
-        """How many samples are evaluated together."""
-        return min(self.batch_size, EVALUATION_BATCH)
-
-    @property
     def batches(self) -> int:
         """How many batches an evaluation takes."""
-        return -(-self.data.samples // self.evaluation_batch)
+        return -(-self.data.samples // self.batch_size)
 
     def made_from(self) -> dict[str, Any]:
         """What decides the results of every recipe, as JSON values."""
@@ -227,7 +216,7 @@ def _scores(unit: _Unit, setting: _Setting, track: Track) -> dict[int, Score]:
         setting.data,
         times,
         ann=setting.ann,
-        batch_size=setting.evaluation_batch,
+        batch_size=setting.batch_size,
         providers=setting.providers,
         track=track,
     )

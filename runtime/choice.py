@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .kernel_forms import Layout
 from .memory import Peaks, Sizes, sizes_of
-from .plan import Plan
+from .plan import Plan, State
 from .unroll import CACHED, WEIGHTED, batches
 from .winograd import Tiles, tiles_where_they_pay
 
@@ -28,6 +28,17 @@ that are time-batched, and bringing states into the layout of the CPU and out of
 Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
 best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In
 the layout of the CPU, ResNet-20 with N=16 took 1.06 at 4, 1.04 at 8 and 1.03 at 16."""
+
+CACHE = 3 * 2**18
+"""Bytes, 768 KiB, for each core: samples run together as far as the states of a layer, the largest,
+take no more.
+
+What a layer reads and writes then stays in the cache nearby. Measured on a Xeon with 2 MiB a core,
+time-steps x samples in a second at N = 1, 2, 4, 8, 16, one thread; in brackets KiB of states:
+ResNet-20 (64) 1610, 1601, 1649, 1611, 1544; VGG-16 (256) 271, 313, 321, 312, 295; MobileNet (256)
+1025, 1049, 1041, 990, 934; ResNet-18 of 224 x 224 (3136) 55, 51, 48, 46; with the recipe ``best``,
+whose neurons have two states, VGG (196) 1297, 1455, 1494, 1422, 1297, and MobileNet (392) 1316,
+1231, 1101, 926, 781."""
 
 EXTRA_ACTIVATIONS = 2**28
 """Bytes, 256 MiB: by default, what a chunk may take beyond one time-step."""
@@ -43,7 +54,8 @@ class Layer:
     """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
 
     ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
-    all samples. ``tiles``: those of a convolution that runs on tiles within a chunk.
+    all samples that run together. ``tiles``: those of a convolution that runs on tiles within a
+    chunk.
     """
 
     name: str
@@ -104,13 +116,15 @@ class Choice:
 
     ``chunks``: lengths of the chunks, in time-steps, the longest first; what is left over, as up
     to a read-out that none of them hits, runs one time-step at a time, and all where there are
-    none. ``samples``: N. ``derived_counts``: whether spike counts follow from membrane
-    potentials, or are added up at each time-step. ``short_of_memory``: whether longer chunks would
-    be faster, but do not fit. ``layout``: what enters the layout of the CPU in a chunk; None where
-    chunks are in plain layout. ``shapes``: those of what a time-step reads.
+    none. ``samples``: N. ``together``: how many of them, at most, are in one run; it is repeated
+    for the others. ``layers`` are told for these. ``derived_counts``: whether spike counts follow
+    from membrane potentials, or are added up at each time-step. ``short_of_memory``: whether
+    longer chunks would be faster, but do not fit. ``layout``: what enters the layout of the CPU in
+    a chunk; None where chunks are in plain layout. ``shapes``: those of what a time-step reads.
     """
 
     samples: int
+    together: int
     chunks: tuple[int, ...]
     layers: tuple[Layer, ...]
     derived_counts: bool
@@ -143,6 +157,7 @@ def choose(
     peaks: Peaks,
     shapes: Mapping[str, Shape],
     samples: int,
+    together: int,
     weights: int,
     copied: int,
     *,
@@ -154,15 +169,16 @@ def choose(
 ) -> Choice:
     """Choose how time-steps run.
 
-    peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N. weights:
-    bytes, of the whole network; ``copied`` are those of them that each graph of time-steps holds
-    anew. in_chunks: whether chunks are wanted at all. may_tile: the names of weights of which
-    convolutions may run on tiles. layout: what ``layout_of`` says.
+    peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N, of which
+    ``together`` are in one run. weights: bytes, of the whole network; ``copied`` are those of them
+    that each graph of time-steps holds anew. in_chunks: whether chunks are wanted at all. may_tile:
+    the names of weights of which convolutions may run on tiles. layout: what ``layout_of`` says.
     max_memory: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and
     refuses nothing.
     Raises ``DataError`` where not even a time-step fits.
     """
-    sizes = sizes_of(peaks.step, shapes)
+    at_once = _with_samples(shapes, together) if together < samples else shapes
+    sizes = sizes_of(peaks.step, at_once)
     layers = weighted_layers(peaks.step, sizes, may_tile)
     heavy = frozenset(layer.name for layer in layers if layer.time_batched)
     if 2 * len(heavy) > len(layers):
@@ -170,9 +186,11 @@ def choose(
         # VGG-16 took 2 to 7 % longer with it than without.
         layout = None
     written = {state.read: state.written for state in peaks.states}
-    states = sum(sizes.bytes_of(name) for name in written.values())
     reads = [info.name for info in peaks.step.graph.input if info.name not in written]
-    inputs = sum(sizes.bytes_of(name) for name in reads)
+    states, inputs = (
+        sum(sizes.bytes_of(name) for name in names) * samples // together
+        for names in (written.values(), reads)
+    )
     tiled = {layer.name: layer.tiles for layer in layers if layer.tiles is not None}
     scratch = {name: tiles.scratch for name, tiles in tiled.items()}
     # A chunk holds their matrices in place of their weights.
@@ -180,7 +198,7 @@ def choose(
 
     def most(timesteps: int) -> int:
         by_layer = timesteps > 1 and layout is not None
-        return peaks.of(timesteps, heavy, samples, shapes, by_layer, scratch)
+        return peaks.of(timesteps, heavy, together, at_once, by_layer, scratch)
 
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
@@ -189,12 +207,12 @@ def choose(
             inputs=3 * inputs,
             # Single time-steps run too, in another order.
             activations=max(most(steps) for steps in (*chunks[:1], 1)),
-            counts=2 * states + most(1) if derived_counts else states,
+            counts=2 * states + most(1) * samples // together if derived_counts else states,
         )
 
     least = memory_of(())
     if max_memory is not None and least.total > max_memory:
-        raise DataError(_too_much(least, samples, max_memory))
+        raise DataError(_too_much(least, samples, together, max_memory))
     long = heavy or layout is not None
     ladder = ((LONG, SHORT), (LONG,), (SHORT,)) if long else ((SHORT,),)
     for chunks in ladder if in_chunks else ():
@@ -203,7 +221,15 @@ def choose(
         if memory.total <= max_memory if max_memory is not None else extra <= EXTRA_ACTIVATIONS:
             longest = chunks == ladder[0]
             return Choice(
-                samples, chunks, layers, derived_counts, memory, not longest, layout, shapes
+                samples,
+                together,
+                chunks,
+                layers,
+                derived_counts,
+                memory,
+                not longest,
+                layout,
+                shapes,
             )
     if in_chunks and tiled:
         # Chunks fit without tiles, or not at all.
@@ -211,6 +237,7 @@ def choose(
             peaks,
             shapes,
             samples,
+            together,
             weights,
             copied,
             in_chunks=True,
@@ -219,7 +246,38 @@ def choose(
             max_memory=max_memory,
         )
         return replace(plain, short_of_memory=True)
-    return Choice(samples, (), layers, derived_counts, least, in_chunks, None, shapes)
+    return Choice(samples, together, (), layers, derived_counts, least, in_chunks, None, shapes)
+
+
+def samples_together(
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    shapes: Mapping[str, Shape],
+    samples: int,
+    cores: int,
+) -> int:
+    """How many samples are in one run: as many as ``CACHE`` says, for so many cores.
+
+    ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where some tensor does not
+    have one row for each sample.
+    """
+    one_more = _with_samples(shapes, samples + 1)
+    made = sizes_of(step, one_more)
+    rows = [*one_more.values(), *(made.shapes[info.name] for info in step.graph.output)]
+    own = {state.read: (samples + 1, *shapes.get(state.read, ("?",))[1:]) for state in states}
+    as_read = all(made.shapes[state.written] == own[state.read] for state in states)
+    if not as_read or any(row[:1] != (samples + 1,) for row in rows):
+        return samples
+    by_layer = Counter[str]()
+    for state in states:
+        layer = state.read.partition("/")[2]
+        by_layer[layer] += made.bytes_of(state.written) // (samples + 1)
+    return min(samples, max(1, CACHE * cores // max(by_layer.values(), default=1)))
+
+
+def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
+    """The shapes of as many samples."""
+    return {name: (samples, *shape[1:]) for name, shape in shapes.items()}
 
 
 def shapes_read(
@@ -291,9 +349,13 @@ def weighted_layers(
     )
 
 
-def _too_much(memory: Memory, samples: int, max_memory: int) -> str:
-    for_samples = memory.total - memory.weights
-    fit = (max_memory - memory.weights) * samples // max(for_samples, 1)
+def _too_much(memory: Memory, samples: int, together: int, max_memory: int) -> str:
+    left = max_memory - memory.weights
+    each = (memory.total - memory.weights - memory.activations) / samples
+    fit = int((left - memory.activations) // max(each, 1))
+    if fit < together:
+        # Activations are then those of fewer samples.
+        fit = int(left // max(each + memory.activations / together, 1))
     text = (
         f"one time-step of {samples} samples needs about {memory.total:,} bytes, of which "
         f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "

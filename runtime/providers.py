@@ -218,6 +218,11 @@ def _cores() -> int:
     return own if own < (os.cpu_count() or 1) else 0
 
 
+def cores_of(threads: int | None) -> int:
+    """How many cores so many threads are on; ``threads`` as for ``create_session``."""
+    return threads or _cores() or os.cpu_count() or 1
+
+
 def run_session(
     session: Any, outputs: list[str] | None, feed: dict[str, np.ndarray]
 ) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from .providers import (
     CPU,
     ON_GPU,
     Providers,
+    cores_of,
     create_session,
     resolve_providers,
     run_session,
@@ -115,6 +116,7 @@ class SpikingSession:
             states,
             partial(create, providers=capturing),
             on_cpu=self.providers[0] == CPU,
+            cores=cores_of(threads),
             in_chunks=self._chunked,
             derived_counts=self._sums.derived,
             max_memory=max_memory,
@@ -362,7 +364,9 @@ class SpikingSession:
         # What runs next is another graph, which needs the memory: the longest begins a run.
         following = choice.chunk(most - steps) if most > steps else choice.longest
         shrink = following != steps and not choice.memory.few_activations
-        fetched = self._states.advance(self._time_steps.session(steps, choice), fetch, shrink)
+        fetched = self._states.advance(
+            self._time_steps.session(steps, choice), fetch, shrink, choice.together
+        )
         self._time += steps
         self._sums.count(steps, inputs)
         if self._time == self._plan.delay:

@@ -1,10 +1,12 @@
 """The states of a step graph, on the device, from one time-step to the next."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import first_line
@@ -40,7 +42,7 @@ class DeviceStates:
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
         # With the number of the CUDA graph, which no other buffers may have.
-        self._bindings: dict[tuple[int, int | None, int], tuple[Any, int]] = {}
+        self._bindings: dict[tuple, tuple[list[Any], int]] = {}
 
     def reset(self) -> None:
         """Begin again: the next time-step reads the starts."""
@@ -102,31 +104,57 @@ class DeviceStates:
         )
 
     def advance(
-        self, session: Any, fetch: tuple[str, ...] = (), shrink: bool = False
+        self,
+        session: Any,
+        fetch: tuple[str, ...] = (),
+        shrink: bool = False,
+        together: int | None = None,
     ) -> list[np.ndarray]:
-        """Run a session once; returns the outputs named in ``fetch``.
+        """Do what a session does; returns the outputs named in ``fetch``.
 
         ``shrink``: on a CPU, the session gives back the memory of its activations.
+        ``together``: how many samples are in one run, where all that is read and written has a
+        row for each; None for all.
         """
         source, target = self._current_index, 1 if self._current_index == 0 else 0
         held = self._current is (self._starts if source is None else self._buffers[source])
         key = (id(session), source, target)
-        binding, number = self._bindings.get(key, (None, 0)) if held and not fetch else (None, 0)
-        if binding is None:
-            binding, number = self._bind(session, target, fetch), NOT_CAPTURED
-            if held and not fetch and self._buffers:
+        keep = held and not fetch
+        runs, number = self._bindings.get(key, ([], 0)) if keep else ([], 0)
+        if not runs:
+            runs = [self._bind(session, target, fetch, rows) for rows in self._rows(together)]
+            number = NOT_CAPTURED
+            if keep and self._buffers:
                 number = next(self._numbers)
-                self._bindings[key] = binding, number
+                self._bindings[key] = runs, number
         try:
-            session.run_with_iobinding(binding, self._options(shrink, number))
+            for binding in runs:
+                last = binding is runs[-1]
+                session.run_with_iobinding(binding, self._options(shrink and last, number))
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
             raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
         if not self._buffers:
-            made = binding.get_outputs()[len(fetch) :]
+            made = runs[0].get_outputs()[len(fetch) :]
             written = {s.read: value for s, value in zip(self.states, made, strict=True)}
             self._buffers = [written, self._like(written)]
         self._current, self._current_index = self._buffers[target], target
-        return [value.numpy() for value in binding.get_outputs()[: len(fetch)]] if fetch else []
+        fetched = [[v.numpy() for v in binding.get_outputs()[: len(fetch)]] for binding in runs]
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts)
+                for parts in zip(*fetched, strict=True)]  # fmt: skip
+
+    def _rows(self, together: int | None) -> list[tuple[int, int] | None]:
+        """The rows, from and to, of each run; None for all of them."""
+        bound = [*self._inputs.values(), *self._current.values()]
+        counts = {tuple(value.shape()[:1]) for value in bound}
+        if together is None or not self._buffers or len(counts) != 1:
+            return [None]
+        ((count,),) = counts
+        how_many = -(-count // together)
+        if how_many < 2:
+            return [None]
+        # As even as they can be, so that there are two sizes at most.
+        ends = [count * place // how_many for place in range(how_many + 1)]
+        return list(itertools.pairwise(ends))
 
     def _options(self, shrink: bool, number: int) -> Any:
         entries = {}
@@ -141,22 +169,38 @@ class DeviceStates:
             options.add_run_config_entry(name, value)
         return options
 
-    def _bind(self, session: Any, target: int, fetch: tuple[str, ...]) -> Any:
+    def _bind(
+        self, session: Any, target: int, fetch: tuple[str, ...], rows: tuple[int, int] | None
+    ) -> Any:
         binding = session.io_binding()
         read = {i.name for i in session.get_inputs()}
         # States have defaults in the graph.
         read |= {i.name for i in session.get_overridable_initializers()}
         for name, value in (self._inputs | self._current).items():
-            if name in read:
+            if name not in read:
+                continue
+            if rows is None:
                 binding.bind_ortvalue_input(name, value)
+            else:
+                binding.bind_input(name, *self._memory(value, rows))
         for name in fetch:
             binding.bind_output(name, "cpu")
         for state in self.states:
-            if self._buffers:
+            if not self._buffers:
+                binding.bind_output(state.written, self._device)
+            elif rows is None:
                 binding.bind_ortvalue_output(state.written, self._buffers[target][state.read])
             else:
-                binding.bind_output(state.written, self._device)
+                value = self._buffers[target][state.read]
+                binding.bind_output(state.written, *self._memory(value, rows))
         return binding
+
+    def _memory(self, value: Any, rows: tuple[int, int]) -> tuple[Any, ...]:
+        """Where some rows of a value are, as ONNX Runtime's bindings want to know it."""
+        (first, end), shape = rows, value.shape()
+        dtype = helper.tensor_dtype_to_np_dtype(value.element_type())
+        place = value.data_ptr() + first * math.prod(shape[1:]) * dtype.itemsize
+        return self._device, 0, dtype, [end - first, *shape[1:]], place
 
     def _like(self, values: dict[str, Any]) -> dict[str, Any]:
         make = onnxruntime().OrtValue.ortvalue_from_shape_and_type

@@ -9,7 +9,7 @@ import onnx
 
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, Shape, choose, shapes_read
+from .choice import Choice, Shape, choose, samples_together, shapes_read
 from .half import with_half_products
 from .int8 import Quantised
 from .integer_products import with_integer_products
@@ -27,8 +27,8 @@ class TimeSteps:
 
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``create``: makes a session of a graph, as ``create_session`` does.
-    ``on_cpu``: whether that runs on a CPU; ``in_chunks``, ``derived_counts`` and ``max_memory``
-    are those of ``choose``.
+    ``on_cpu``: whether that runs on a CPU, on so many ``cores``; ``in_chunks``,
+    ``derived_counts`` and ``max_memory`` are those of ``choose``.
     """
 
     network: Quantised
@@ -36,6 +36,7 @@ class TimeSteps:
     states: Sequence[State]
     create: Callable[..., Any]
     on_cpu: bool
+    cores: int
     in_chunks: bool
     derived_counts: bool
     max_memory: int | None
@@ -63,10 +64,14 @@ class TimeSteps:
         if key not in self.choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
             shapes = shapes_read(self.network.plan, self.step, dict(key), samples)
+            together = samples
+            if self.on_cpu and self.in_chunks:
+                together = samples_together(self.step, self.states, shapes, samples, self.cores)
             self.choices[key] = choose(
                 self.peaks,
                 shapes,
                 samples,
+                together,
                 self._weights,
                 self._copied,
                 in_chunks=self.in_chunks,

@@ -1,0 +1,147 @@
+"""Samples that run in groups, one after another, so that what flows fits the caches."""
+
+import re
+
+import dyadic
+import numpy as np
+import pytest
+from alike import run_alike, same
+from onnx_text import model
+
+from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
+from onnx2snn.runtime import choice
+
+
+def bytes_of_a_sample(session, x):
+    """Those of the states of the largest layer."""
+    shapes = session.chosen(x).shapes
+    by_layer = {}
+    for state in session._time_steps.states:
+        layer = state.read.partition("/")[2]
+        size = 4 * int(np.prod(shapes[state.read][1:]))
+        by_layer[layer] = by_layer.get(layer, 0) + size
+    return max(by_layer.values())
+
+
+def in_groups(monkeypatch, snn, x, together, **options):
+    """A session in which at most so many samples run together."""
+    size = bytes_of_a_sample(SpikingSession(snn, threads=1, **options), x)
+    monkeypatch.setattr(choice, "CACHE", together * size)
+    return SpikingSession(snn, threads=1, **options)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("together", [1, 3])
+def test_groups_are_the_whole_batch(seed, together, monkeypatch):
+    network = dyadic.finish(seed)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 7)
+    session = in_groups(monkeypatch, snn, x, together)
+    reference = SpikingSession(snn, threads=1, plan="step")
+    assert [session.chosen(x[:n]).together for n in (7, 2)] == [together, min(2, together)]
+    run_alike(session, reference, network, [(7, 23), (2, 9), (5, 20)])
+    # Single time-steps go on from there, and say what they make; so they do from put states.
+    few = x[:5]
+    for _ in range(2):
+        np.testing.assert_array_equal(session.step(few), reference.step(few))
+    session.state = reference.state
+    np.testing.assert_array_equal(session.step(few), reference.step(few))
+
+
+@pytest.mark.parametrize("recipe", ["signed", "burst", "spike-norm", "srp", "ltb", "best"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_neurons_of_every_kind(recipe, precision, monkeypatch):
+    network = dyadic.finish(7)
+    x = dyadic.images(network, 20)
+    snn = convert(
+        dyadic.to_onnx(network), calibration=from_arrays(x), recipe=recipe, timesteps=8
+    ).model
+    whole = SpikingSession(snn, threads=1, precision=precision)
+    session = in_groups(monkeypatch, snn, x, 3, precision=precision)
+    same(session.run(x, 24, [8]), whole.run(x, 24, [8]))
+
+
+def test_samples_that_leave(monkeypatch):
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 13)
+    rule = EarlyExit(confidence=0.3, stable=1, every=2)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 20, early_exit=rule)
+    found = in_groups(monkeypatch, snn, x, 2).run(x, 20, early_exit=rule)
+    assert len(set(wanted.sample_timesteps)) > 2
+    np.testing.assert_array_equal(found.sample_timesteps, wanted.sample_timesteps)
+    np.testing.assert_array_equal(found.output, wanted.output)
+
+
+def test_more_cores_hold_more(monkeypatch):
+    network = dyadic.finish(0)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 16)
+    in_groups(monkeypatch, snn, x, 2)
+    for threads, together in ((1, 2), (2, 4), (16, 16)):
+        assert SpikingSession(snn, threads=threads).chosen(x).together == together
+    assert SpikingSession(snn, threads=1, plan="step").chosen(x).together == 16
+
+
+# Samples on the second axis between two layers.
+SEQUENCE = (
+    "net (float[N, S, 4] x) => (float[N, S, 3] y) { "
+    "a = MatMul(x, w) b = Clip(a, zero, one) c = Transpose<perm = [1, 0, 2]>(b) "
+    "d = MatMul(c, w) e = Clip(d, zero, one) f = Transpose<perm = [1, 0, 2]>(e) "
+    "y = MatMul(f, u) }"
+)
+
+
+@pytest.mark.parametrize("samples", [3, 5])
+def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.integers(-8, 9, (4, 4)) / 8, "u": rng.integers(-8, 9, (4, 3)) / 8}
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    named |= {"zero": np.float32(0), "one": np.float32(1)}
+    snn = convert(model(SEQUENCE, named)).model
+    x = (rng.integers(-8, 9, (samples, 5, 4)) / 8).astype(np.float32)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
+    monkeypatch.setattr(choice, "CACHE", 1)
+    session = SpikingSession(snn, threads=1)
+    assert session.chosen(x).together == samples
+    same(session.run(x, 18, [7]), wanted)
+
+
+def test_a_batch_of_a_fixed_size_is_one_group(monkeypatch):
+    text = (
+        "net (float[6, 4] x) => (float[6, 2] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "c = Reshape(b, shape) d = MatMul(c, w) e = Clip(d, zero, one) y = MatMul(e, u) }"
+    )
+    rng = np.random.default_rng(1)
+    named = {
+        "w": (rng.integers(-8, 9, (4, 4)) / 8).astype(np.float32),
+        "u": (rng.integers(-8, 9, (4, 2)) / 8).astype(np.float32),
+        "shape": np.array([6, 4]), "zero": np.float32(0), "one": np.float32(1),
+    }  # fmt: skip
+    snn = convert(model(text, named)).model
+    x = (rng.integers(-8, 9, (6, 4)) / 8).astype(np.float32)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
+    monkeypatch.setattr(choice, "CACHE", 1)
+    same(SpikingSession(snn, threads=1).run(x, 18, [7]), wanted)
+
+
+@pytest.mark.parametrize("together", [1, 3, 6])
+def test_as_many_run_as_a_refusal_says(together, monkeypatch):
+    network = dyadic.finish(1)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 24)
+    weights = in_groups(monkeypatch, snn, x, together).chosen(x).memory.weights
+    refused = 0
+    for budget in range(weights, weights + 400_000, 20_000):
+        session = SpikingSession(snn, threads=1, max_memory=budget)
+        try:
+            session.chosen(x)
+        except DataError as error:
+            found = re.search(r"up to (\d+)", str(error))
+            if found:
+                refused += 1
+                fit = int(found[1])
+                session.chosen(x[:fit])
+                with pytest.raises(DataError):
+                    session.chosen(x[: fit + 2])
+    assert refused > 1
