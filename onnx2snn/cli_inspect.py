@@ -218,8 +218,6 @@ def _lines_of(choice: Choice) -> list[str]:
         first = "one time-step a run"
     if choice.short_of_memory:
         first += " (more do not fit the memory)"
-    if choice.together < choice.samples:
-        first += f"; {choice.together} samples at once, whose states the caches hold"
     counts = "follow from membrane potentials, when they are asked for"
     if not choice.derived_counts:
         counts = "are added up at every time-step"
@@ -232,10 +230,12 @@ def _lines_of(choice: Choice) -> list[str]:
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
+    groups = f"samples in a run: {choice.together}, so that the caches hold the states of a layer"
     layout = "plain layout" if choice.layout is None else "the layout of the CPU, layer by layer"
     return [
         first,
         *([f"these runs are in {layout}"] if choice.chunks else []),
+        *([groups] if choice.together < choice.samples else []),
         "input that varies in time: one time-step a run",
         f"spike counts {counts}",
         f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",

@@ -16,6 +16,7 @@ from onnx_text import model
 
 from onnx2snn import convert, write_model
 from onnx2snn.cli import main
+from onnx2snn.runtime import choice
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -211,7 +212,7 @@ def test_demo():
 def test_inspect_shows_the_plan(snn):
     write_model(convert(dyadic.to_onnx(dyadic.finish(3))).model, "deep.onnx")
     plan = as_json("inspect", "deep.onnx", "--plan", "-N", "3")["plan"]
-    assert plan["samples"] == 3
+    assert plan["samples"] == plan["samples_together"] == 3
     assert plan["chunks"] == [16, 4]
     assert plan["layout"] == "cpu"
     assert plan["spike_counts"] == "derived"
@@ -229,6 +230,13 @@ def test_inspect_shows_the_plan(snn):
         assert part in output
     assert "plan" not in as_json("inspect", snn)
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
+
+
+def test_inspect_shows_groups_of_samples(snn, monkeypatch):
+    assert "samples in a run" not in invoke("inspect", snn, "--plan", "-N", "5").output
+    monkeypatch.setattr(choice, "CACHE", 1)
+    assert "samples in a run: 1," in invoke("inspect", snn, "--plan", "-N", "5").output
+    assert as_json("inspect", snn, "--plan", "-N", "5")["plan"]["samples_together"] == 1
 
 
 def test_inspect_shows_what_runs_on_tiles(snn):
