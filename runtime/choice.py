@@ -261,12 +261,13 @@ def samples_together(
     ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where some tensor does not
     have one row for each sample.
     """
+    if any(shape[:1] != (samples,) for shape in shapes.values()):
+        return samples
+    # Another N shows which sizes are N, and which only the same number.
     one_more = _with_samples(shapes, samples + 1)
     made = sizes_of(step, one_more)
-    rows = [*one_more.values(), *(made.shapes[info.name] for info in step.graph.output)]
-    own = {state.read: (samples + 1, *shapes.get(state.read, ("?",))[1:]) for state in states}
-    as_read = all(made.shapes[state.written] == own[state.read] for state in states)
-    if not as_read or any(row[:1] != (samples + 1,) for row in rows):
+    kept = all(made.shapes[state.written] == one_more.get(state.read) for state in states)
+    if not kept or any(made.shapes[o.name][:1] != (samples + 1,) for o in step.graph.output):
         return samples
     by_layer = Counter[str]()
     for state in states:

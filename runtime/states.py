@@ -138,6 +138,8 @@ class DeviceStates:
             written = {s.read: value for s, value in zip(self.states, made, strict=True)}
             self._buffers = [written, self._like(written)]
         self._current, self._current_index = self._buffers[target], target
+        if not fetch:
+            return []
         fetched = [[v.numpy() for v in binding.get_outputs()[: len(fetch)]] for binding in runs]
         return [parts[0] if len(parts) == 1 else np.concatenate(parts)
                 for parts in zip(*fetched, strict=True)]  # fmt: skip

@@ -107,6 +107,24 @@ def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
     same(session.run(x, 18, [7]), wanted)
 
 
+def test_no_groups_where_some_tensor_has_one_row(monkeypatch):
+    text = (
+        "net (float[N, 4] x, float[M, 4] z) => (float[N, 2] y) { a = MatMul(x, w) "
+        "b = Clip(a, zero, one) c = MatMul(z, w) d = Clip(c, zero, one) e = Add(b, d) "
+        "f = MatMul(e, w) g = Clip(f, zero, one) y = MatMul(g, u) }"
+    )
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.integers(-8, 9, (4, 4)) / 8, "u": rng.integers(-8, 9, (4, 2)) / 8}
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    snn = convert(model(text, named | {"zero": np.float32(0), "one": np.float32(1)})).model
+    x, z = ((rng.integers(-8, 9, (n, 4)) / 8).astype(np.float32) for n in (6, 1))
+    wanted = SpikingSession(snn, threads=1, plan="step").run({"x": x, "z": z}, 18, [7])
+    monkeypatch.setattr(choice, "CACHE", 1)
+    session = SpikingSession(snn, threads=1)
+    assert session.chosen({"x": x, "z": z}).together == 6
+    same(session.run({"x": x, "z": z}, 18, [7]), wanted)
+
+
 def test_a_batch_of_a_fixed_size_is_one_group(monkeypatch):
     text = (
         "net (float[6, 4] x) => (float[6, 2] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
