@@ -21,11 +21,13 @@ from onnx2snn.graph_passes.neurons import (
     threshold_of,
 )
 from onnx2snn.graph_passes.switch_coding import code_inputs
+from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import as_input, by_input_name
 
 from .calibration import Ann, Running, with_outputs
 from .data import Data
+from .examination import import_ann
 from .layers import Layer, Simulation
 from .least_squares import fit_weights
 
@@ -217,31 +219,37 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
 
     Spike-Norm (Sengupta et al. 2019): the current of one time-step from the spikes of the
     layers before, over all neurons, images and ``BALANCING_STEPS`` time-steps. v(0) keeps its
-    fraction of V_th. Each batch raises thresholds, the layers before it being settled then.
+    fraction of V_th. Each batch raises thresholds, the layers before it being settled then. Where
+    the ANN clips, V_th is at most the clip's bound: a neuron with more would say what the ANN
+    cuts off.
 
     Of several scales (Han et al. 2020 tune theirs for each network) the one is taken with which
     the last layer comes nearest to the ANN's activations, by squared error on the first batch.
     """
     nodes = neuron_nodes(snn.graph)
-    scale = scales[0]
+    bounds, scale = bounded_activations(import_ann(snn.ann)), scales[0]
     if len(scales) > 1:
         ann = snn.in_the_ann([nodes[-1].outputs[0]])
         inputs = next(snn.batches("scaling thresholds", BALANCING_STEPS))
         (truth,) = ann.run(inputs)
         errors = []
         for candidate in scales:
-            last = _balance(snn, inputs, candidate, {})
+            last = _balance(snn, inputs, candidate, bounds, {})
             gap = last.mean_potential() - truth
             errors.append(float(np.square(gap, dtype=np.float64).mean()))
         scale = scales[int(np.argmin(errors))]
     largest: dict[str, float] = {}
     for inputs in snn.batches("balancing thresholds", BALANCING_STEPS):
-        _balance(snn, inputs, scale, largest)
+        _balance(snn, inputs, scale, bounds, largest)
     return bool(nodes)
 
 
 def _balance(
-    snn: Spiking, inputs: dict[str, np.ndarray], scale: float, largest: dict[str, float]
+    snn: Spiking,
+    inputs: dict[str, np.ndarray],
+    scale: float,
+    bounds: Mapping[str, np.ndarray],
+    largest: dict[str, float],
 ) -> Layer:
     """Balance all thresholds on one batch and what came before it; returns the last layer."""
     for layer in snn.simulate(inputs, BALANCING_STEPS):
@@ -250,7 +258,7 @@ def _balance(
         largest[node.name] = most
         old = threshold_of(node)
         # A layer that no current reaches stays silent with any threshold.
-        new = scale * most if most > 0 else 1.0
+        new = np.minimum(scale * most if most > 0 else 1.0, bounds.get(node.name, np.inf))
         start = initial_potential_of(node) / old * new
         node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
         node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))

@@ -119,6 +119,7 @@ RECIPES = (
         "Diehl et al. 2015",
         "V_th is the largest activation of a layer; v(0) = 0",
         _MAX,
+        recalibrate=True,
         v_init=0.0,
     ),
     Recipe(
@@ -126,6 +127,7 @@ RECIPES = (
         "Rueckauer et al. 2017",
         "V_th is the 99.9 percentile of a layer's activations; v(0) = 0",
         _ROBUST,
+        recalibrate=True,
         v_init=0.0,
     ),
     Recipe(
@@ -134,6 +136,7 @@ RECIPES = (
         "as robust-norm, with a V_th for each channel",
         _ROBUST,
         per_channel=True,
+        recalibrate=True,
         v_init=0.0,
     ),
     Recipe(
@@ -199,6 +202,7 @@ RECIPES = (
         "V_th is the 99.9 percentile of a layer, v(0) is searched layer by layer; the read-out "
         "begins after T / 4",
         _ROBUST,
+        recalibrate=True,
         delay=0.25,
         passes=(partial(search_potentials, fractions=_QUARTERS),),
     ),
@@ -229,6 +233,7 @@ RECIPES = (
         "up to 5 spikes a time-step, V_th the 99.9 percentile of a layer; v(0) = 0; max-pools "
         "count spikes",
         _ROBUST,
+        recalibrate=True,
         maxpool="exact",
         v_init=0.0,
         neuron=Neuron("BurstIF", max_spikes=5),
@@ -240,6 +245,7 @@ RECIPES = (
         "v(0) = 0",
         _MAX,
         per_channel=True,
+        recalibrate=True,
         v_init=0.0,
         neuron=Neuron("SignedIF", negative=-1.0),
     ),

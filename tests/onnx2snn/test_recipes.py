@@ -77,6 +77,22 @@ def test_threshold_balancing_takes_the_largest_activation():
         assert potentials(conversion)[name] == 0
 
 
+FROM_DATA = ("threshold-balancing", "robust-norm", "robust-norm-per-channel")
+
+
+@pytest.mark.parametrize("recipe", [*FROM_DATA, "pre-charged", "burst", "signed"])
+def test_thresholds_from_data_are_so_for_clips_too(recipe):
+    """A bound that activations come nowhere near, as that of ReLU6, is no firing threshold."""
+    text, weights = CLIPPED
+    far = model(text, weights | {"hi": np.float32(1000)})
+    found = thresholds(convert(far, calibration=DATA, recipe=recipe))
+    wanted = thresholds(convert(two(), calibration=DATA, recipe=recipe))
+    np.testing.assert_equal(list(found.values()), list(wanted.values()))
+    near = model(text, weights | {"hi": np.float32(0.25)})
+    for threshold in thresholds(convert(near, calibration=DATA, recipe=recipe)).values():
+        assert threshold.max() == 0.25
+
+
 OUTLIERS = np.ones((2000, 2)) * [1, 2]
 OUTLIERS[0] = 50
 
