@@ -154,7 +154,7 @@ def test_chunks_go_on_without_tiles_where_memory_is_short():
         assert choice.short_of_memory == (len(seen) > 1)
         budget = choice.memory.total - 1
     assert (1, (16, 4)) in seen
-    assert (0, (4,)) in seen
+    assert (0, (16,)) in seen
     # All with tiles come first.
     assert sorted(seen, key=lambda pair: -pair[0]) == seen
     run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 9)])
