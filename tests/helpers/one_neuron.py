@@ -35,6 +35,12 @@ def two():
     return model(TWO, WEIGHTS)
 
 
+def clipped(bound):
+    """``two`` with clips to this bound in place of its ReLUs."""
+    text = TWO.replace("Relu(a)", "Clip(a, lo, hi)").replace("Relu(b)", "Clip(b, lo, hi)")
+    return model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(bound)})
+
+
 def activations(x=X):
     """Of both layers of ``TWO``."""
     r = np.maximum(x @ WEIGHTS["w"], 0)

@@ -9,7 +9,7 @@ import equations as eq
 import numpy as np
 import onnx
 import pytest
-from one_neuron import POOLED, TWO, X, activations, fire, held, two
+from one_neuron import POOLED, X, activations, clipped, fire, held, two
 from one_neuron import WEIGHTS as DENSE
 from onnx_text import model, run
 
@@ -126,12 +126,9 @@ def test_thresholds_are_the_largest_currents_of_spikes(recipe):
 @pytest.mark.parametrize("recipe", ["spike-norm", "rmp", "tsc"])
 def test_largest_currents_beyond_a_clip_are_no_threshold(recipe):
     """The first layer's currents are cut off at the bound, in the ANN as in the SNN."""
-    text = TWO.replace("Relu(a)", "Clip(a, low, high)").replace("Relu(b)", "Clip(b, low, high)")
-    bounds = {"low": np.float32(0), "high": np.float32(0.5)}
-    near = model(text, DENSE | bounds)
     (free, _), (first, second) = (
         [float(n.threshold) for n in convert(ann, calibration=SMALL, recipe=recipe).neurons]
-        for ann in (two(), near)
+        for ann in (two(), clipped(0.5))
     )
     assert free > 0.5
     assert first == 0.5

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from one_neuron import TWO, WEIGHTS, X, activations, fire, held, one, two
+from one_neuron import TWO, WEIGHTS, X, activations, clipped, fire, held, one, two
 from onnx_text import model
 
 from onnx2snn import (
@@ -28,10 +28,6 @@ from onnx2snn.statistics import ActivationHistogram
 
 DATA = from_arrays(X)
 MAX = Statistic("max")
-CLIPPED = (
-    TWO.replace("Relu(a)", "Clip(a, lo, hi)").replace("Relu(b)", "Clip(b, lo, hi)"),
-    WEIGHTS | {"lo": np.float32(0), "hi": np.float32(4)},
-)
 
 
 def thresholds(conversion):
@@ -77,19 +73,24 @@ def test_threshold_balancing_takes_the_largest_activation():
         assert potentials(conversion)[name] == 0
 
 
-FROM_DATA = ("threshold-balancing", "robust-norm", "robust-norm-per-channel")
+FROM_DATA = (
+    "threshold-balancing",
+    "robust-norm",
+    "robust-norm-per-channel",
+    "pre-charged",
+    "burst",
+    "signed",
+)
 
 
-@pytest.mark.parametrize("recipe", [*FROM_DATA, "pre-charged", "burst", "signed"])
+@pytest.mark.parametrize("recipe", FROM_DATA)
 def test_thresholds_from_data_are_so_for_clips_too(recipe):
     """A bound that activations come nowhere near, as that of ReLU6, is no firing threshold."""
-    text, weights = CLIPPED
-    far = model(text, weights | {"hi": np.float32(1000)})
-    found = thresholds(convert(far, calibration=DATA, recipe=recipe))
+    found = thresholds(convert(clipped(1000), calibration=DATA, recipe=recipe))
     wanted = thresholds(convert(two(), calibration=DATA, recipe=recipe))
     np.testing.assert_equal(list(found.values()), list(wanted.values()))
-    near = model(text, weights | {"hi": np.float32(0.25)})
-    for threshold in thresholds(convert(near, calibration=DATA, recipe=recipe)).values():
+    near = convert(clipped(0.25), calibration=DATA, recipe=recipe)
+    for threshold in thresholds(near).values():
         assert threshold.max() == 0.25
 
 
@@ -108,11 +109,11 @@ def test_robust_norm_leaves_out_one_in_a_thousand():
 
 
 def test_tcl_takes_trained_bounds_and_refuses_others():
-    conversion = convert(model(*CLIPPED), recipe="tcl")
+    conversion = convert(clipped(4), recipe="tcl")
     assert [float(v) for v in thresholds(conversion).values()] == [4, 4]
     assert [float(v) for v in potentials(conversion).values()] == [0, 0]
     # With data too, which could lower them.
-    again = convert(model(*CLIPPED), recipe="tcl", calibration=DATA)
+    again = convert(clipped(4), recipe="tcl", calibration=DATA)
     assert again.model.graph == conversion.model.graph
     with pytest.raises(
         MissingThresholdError, match=r"(?s)'tcl' takes thresholds from trained.*'r'"
@@ -138,7 +139,7 @@ def test_rnl_scales_the_largest_activation_of_a_layer(timesteps):
     assert theta < x.max()
     assert error_of_levels(x, theta, timesteps, np.floor) < 1.02 * min(errors)
     assert potentials(conversion)["r"] == 0
-    bounded = convert(model(*CLIPPED), calibration=DATA, recipe="rnl", timesteps=timesteps)
+    bounded = convert(clipped(4), calibration=DATA, recipe="rnl", timesteps=timesteps)
     assert [float(v) for v in thresholds(bounded).values()] == [4, 4]
 
 
@@ -374,14 +375,14 @@ def test_the_default_is_best_with_data_and_opi_without():
         return json.loads(found)["name"]
 
     assert name(convert(two(), calibration=DATA)) == "best"
-    assert name(convert(model(*CLIPPED))) == "opi"
+    assert name(convert(clipped(4))) == "opi"
 
 
 def test_a_correction_needs_data():
     with pytest.raises(MissingThresholdError, match="this recipe measures the network on data"):
-        convert(model(*CLIPPED), recipe="best")
+        convert(clipped(4), recipe="best")
     with pytest.raises(DataError, match="no recipe 'bestest', only"):
-        convert(model(*CLIPPED), recipe="bestest")
+        convert(clipped(4), recipe="bestest")
 
 
 # Recipes as data ------------------------------------------------------------------------------
@@ -415,7 +416,7 @@ def test_definitions_are_json_and_the_same_in_every_process():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_is_for_timesteps(recipe):
-    ann = model(*CLIPPED) if recipe.threshold is None else two()
+    ann = clipped(4) if recipe.threshold is None else two()
     graphs = [
         convert(ann, calibration=DATA, recipe=recipe, timesteps=timesteps).model.graph
         for timesteps in (4, 8)
