@@ -19,7 +19,7 @@ test: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	cd .venv-test && bin/mypy --config-file ../pyproject.toml -p onnx2snn
-	.venv-test/bin/pytest
+	.venv-test/bin/pytest -n auto
 
 # Models and samples come to a temporary folder; those in tests/exporters/models stay.
 test-exporters: .venv-test/installed $(EXPORTERS:%=.venv-exporter-%/installed)
