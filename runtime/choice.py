@@ -16,10 +16,9 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 from .kernel_forms import Layout
 from .memory import Peaks, Sizes, sizes_of
 from .plan import Plan, State
+from .rows import Shape, samples_are_apart
 from .unroll import CACHED, WEIGHTED, batches
 from .winograd import Tiles, tiles_where_they_pay
-
-Shape = tuple[int | str, ...]
 
 SHORT, LONG = 4, 16
 """Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
@@ -258,21 +257,16 @@ def samples_together(
 ) -> int:
     """How many samples are in one run: as many as ``CACHE`` says, for so many cores.
 
-    ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where some tensor does not
-    have one row for each sample.
+    ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where samples are not
+    computed each by itself.
     """
-    if any(shape[:1] != (samples,) for shape in shapes.values()):
+    if not samples_are_apart(step, states, shapes, samples):
         return samples
-    # Another N shows which sizes are N, and which only the same number.
-    one_more = _with_samples(shapes, samples + 1)
-    made = sizes_of(step, one_more)
-    kept = all(made.shapes[state.written] == one_more.get(state.read) for state in states)
-    if not kept or any(made.shapes[o.name][:1] != (samples + 1,) for o in step.graph.output):
-        return samples
+    made = sizes_of(step, shapes)
     by_layer = Counter[str]()
     for state in states:
         layer = state.read.partition("/")[2]
-        by_layer[layer] += made.bytes_of(state.written) // (samples + 1)
+        by_layer[layer] += made.bytes_of(state.written) // samples
     return min(samples, max(1, CACHE * cores // max(by_layer.values(), default=1)))
 
 

@@ -266,7 +266,7 @@ def _layer(
         return "does not sum over the channels of what it reads"
     matrix = _as_matrix(node, weight)
     bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.float32(0)
-    if bias.size not in (1, matrix.shape[1]):
+    if bias.size not in (1, matrix.shape[1]) or bias.shape[:-1] not in ((), (1,)):
         return "adds another bias to each sample"
     return matrix, np.resize(bias, matrix.shape[1]), window
 

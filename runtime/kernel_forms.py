@@ -78,9 +78,13 @@ def layout_of(
     return tuple(
         (name, ("N", *shape[1:]))
         for name, shape in shapes.items()
-        # One channel alone does not change its layout.
-        if len(shape) == 4 and shape[0] == samples and shape[1] != 1
+        if shape[:1] == (samples,) and _enters(shape)
     )
+
+
+def _enters(shape: Sequence[int | str]) -> bool:
+    """Whether tensors of this shape have a blocked layout of their own: not one channel alone."""
+    return len(shape) == 4 and shape[1] != 1
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ def on_cpu(
     """
     entrance = unused_prefix(names_in(chunk), "enter/")
     maps = {name: values for body in stand_ins.bodies for name, values in body.maps.values()}
-    entering = dict(layout) | {name: ("N", *values.shape[1:]) for name, values in maps.items()}
+    shapes = {name: ("N", *values.shape[1:]) for name, values in maps.items()}
+    entering = dict(layout) | {name: shape for name, shape in shapes.items() if _enters(shape)}
     laid = in_layout_of_cpu(_to_lay_out(chunk, entering, entrance, weights))
     placed = _with_neurons(_entered(laid, entrance), stand_ins)
     if placed is None:

@@ -44,7 +44,8 @@ def whole_numbers(
     makers = {name: node for node in step.graph.node for name in node.output}
     for neuron in neurons:
         threshold = neuron.threshold
-        if threshold.size in (1, threshold.shape[:1] and threshold.shape[0]):
+        of_channels = threshold.ndim == len(neuron.shape) and threshold.size == threshold.shape[0]
+        if threshold.size == 1 or of_channels:
             unit = threshold.reshape(-1 if threshold.size > 1 else ())
             found[neuron.spikes] = WholeNumbers(unit, *_range(neuron.op, makers[neuron.spikes]))
     # In topological order, so that what a node reads is known.

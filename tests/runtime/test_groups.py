@@ -107,6 +107,47 @@ def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
     same(session.run(x, 18, [7]), wanted)
 
 
+@pytest.mark.parametrize(
+    ("between", "apart"),
+    [
+        ("c = Identity(b)", True),
+        ("c = Slice(b, {0}, {2}, {1})", True),
+        ("c = Gather<axis = 1>(b, {3, 1})", True),
+        ("c = Pad(b, {0, 1, 0, -1})", True),
+        ("c = CumSum(b, {1})", True),
+        ("m = ReduceMean<axes = [0]>(b) c = Sub(b, m)", False),
+        ("c = Slice(b, {-1}, {-100}, {0}, {-1})", False),
+        ("c = Pad(b, {1, 0, -1, 0})", False),
+        ("c = CumSum(b, {0})", False),
+        ("p = Pad(b, {0, 0, 1, 0}) c = Slice(p, {1}, {100}, {0})", False),
+    ],
+)
+def test_no_groups_where_samples_depend_on_others(between, apart, monkeypatch):
+    """Whatever keeps the number of rows, but not each row for itself."""
+    named, constants = {"zero": np.float32(0), "one": np.float32(1)}, []
+    for values in re.findall(r"\{(.*?)\}", between):
+        constants.append(np.array([int(value) for value in values.split(",")]))
+        named[f"k{len(constants)}"] = constants[-1]
+        between = between.replace(f"{{{values}}}", f"k{len(constants)}", 1)
+    if "CumSum" in between:
+        named["k1"] = named["k1"][0]
+    width = 2 if "Slice(b, k1, k2, k3)" in between or "Gather" in between else 4
+    rng = np.random.default_rng(4)
+    named["w"] = (rng.integers(-8, 9, (4, 4)) / 8).astype(np.float32)
+    named["u"] = (rng.integers(-8, 9, (width, 3)) / 8).astype(np.float32)
+    text = (
+        f"net (float[N, 4] x) => (float[N, 3] y) {{ a = MatMul(x, w) b = Clip(a, zero, one) "
+        f"{between} d = MatMul(c, u) y = Clip(d, zero, one) }}"
+    )
+    snn = convert(model(text, named)).model
+    x = (rng.integers(-8, 9, (6, 4)) / 8).astype(np.float32)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
+    monkeypatch.setattr(choice, "CACHE", 1)
+    session = SpikingSession(snn, threads=1)
+    assert session.chosen(x).together == (1 if apart else 6)
+    same(session.run(x, 18, [7]), wanted)
+
+
 def test_no_groups_where_some_tensor_has_one_row(monkeypatch):
     text = (
         "net (float[N, 4] x, float[M, 4] z) => (float[N, 2] y) { a = MatMul(x, w) "

@@ -206,6 +206,49 @@ def test_a_threshold_for_each_place_stays_in_float32(everywhere):
     assert row.precision == "float32"
 
 
+@pytest.mark.parametrize("places", [6, 8])
+def test_thresholds_along_the_last_axis_stay_in_float32(everywhere, places):
+    text = (
+        "net (float[N, 6, 4] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) "
+        "b = Min(r, bounds) f = Flatten(b) g = Gemm(f, v) c = Clip(g, zero, one) y = Gemm(c, u) }"
+    )
+    rng = np.random.default_rng(0)
+    weights = {
+        "zero": 0, "one": 1, "bounds": np.resize([0.25, 0.5, 1, 2], places),
+        "w": rng.integers(-8, 9, (4, places)) / 8, "v": rng.integers(-8, 9, (6 * places, 5)) / 16,
+        "u": rng.integers(-8, 9, (5, 3)) / 8,
+    }  # fmt: skip
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    exact, rounded = both(convert(model(text, floats)).model)
+    (row,) = rounded.precisions
+    assert row.precision == "float32"
+    x = (rng.integers(-8, 9, (3, 6, 4)) / 8).astype(np.float32)
+    same(rounded.run(x, 16, [3]), exact.run(x, 16, [3]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision"),
+    [((8,), "int8"), ((1, 8), "int8"), ((8, 1), "float32"), ((8, 8), "float32")],
+)
+def test_a_bias_of_a_sample_stays_in_float32(everywhere, shape, precision):
+    text = (
+        "net (float[8, 4] x) => (float[8, 3] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "g = Gemm(b, v, bias) c = Clip(g, zero, one) y = Gemm(c, u) }"
+    )
+    rng = np.random.default_rng(0)
+    weights = {
+        "zero": 0, "one": 1, "w": rng.integers(-8, 9, (4, 6)) / 8,
+        "v": rng.integers(-8, 9, (6, 8)) / 16, "bias": rng.integers(-8, 9, shape) / 16,
+        "u": rng.integers(-8, 9, (8, 3)) / 8,
+    }  # fmt: skip
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    exact, rounded = both(convert(model(text, floats)).model)
+    (row,) = rounded.precisions
+    assert row.precision == precision
+    x = (rng.integers(-8, 9, (8, 4)) / 8).astype(np.float32)
+    same(rounded.run(x, 16, [3]), exact.run(x, 16, [3]))
+
+
 @pytest.fixture(scope="module")
 def vgg():
     data = demo_images(128)

@@ -2,6 +2,7 @@
 
 import dyadic
 import numpy as np
+import onnx
 import pytest
 from alike import run_alike, same
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert
+from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.runtime import kernel_forms, time_steps
 from onnx2snn.runtime.providers import in_layout_of_cpu
 
@@ -169,3 +171,25 @@ def test_thresholds_of_many_channels():
     session = SpikingSession(snn, threads=1)
     assert session.chosen(dyadic.images(network, 1)).layout is not None
     run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 21)])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 6)])
+def test_a_threshold_of_one_channel(shape):
+    """As an array, which one channel does not bring into the blocked layout."""
+    text = (
+        "net (float[N, 4, 6, 6] x) => (float[N, 1, 6, 6] y) { "
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w1) b = Clip(a, zero, one) "
+        "c = Conv<pads = [1, 1, 1, 1]>(b, w2) r = Relu(c) d = Clip(r, zero, one) y = Neg(d) }"
+    )
+    rng = np.random.default_rng(0)
+    w1, w2 = ((rng.integers(-4, 5, (n, m, 3, 3)) / 16).astype(np.float32)
+              for n, m in ((16, 4), (1, 16)))  # fmt: skip
+    snn = convert(
+        model(text, {"zero": np.float32(0), "one": np.float32(1), "w1": w1, "w2": w2})
+    ).model
+    *_, last = (node for node in snn.graph.node if node.domain == DOMAIN)
+    threshold = next(a for a in last.attribute if a.name == "v_threshold")
+    threshold.t.CopyFrom(onnx.numpy_helper.from_array(np.full(shape, 0.5, np.float32)))
+    x = (rng.integers(0, 9, (3, 4, 6, 6)) / 8).astype(np.float32)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 21, [8])
+    same(SpikingSession(snn, threads=1).run(x, 21, [8]), wanted)

@@ -1,0 +1,115 @@
+"""Whether samples are rows, along axis 0, that a step computes each by itself.
+
+Then some of them may run without the others: in groups, or after others have left.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from .graphs import attributes_of
+from .memory import Sizes, sizes_of
+from .plan import State
+
+Shape = tuple[int | str, ...]
+
+_MANY = 1_000_003
+"""A number of samples, prime and like no other size: where it shows in a shape, the batch does."""
+
+_ALONG_AXES = {"CumSum", "Gather", "Pad", "Slice"}
+"""Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
+
+_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "ReverseSequence", "Trilu"}
+"""Others that may."""
+
+
+def states_have_rows(
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    shapes: Mapping[str, Shape],
+    samples: int,
+) -> bool:
+    """Whether each state has a row for each sample, along axis 0, or is the same for any N.
+
+    ``shapes``: those of what ``step`` reads, as far as they are known, for N = ``samples``.
+    """
+    more = _with_many(shapes, samples)
+    made = sizes_of(step, more).shapes
+    return all(
+        made.get(state.written, more[state.read]) == more[state.read]
+        for state in states
+        if state.read in more
+    )
+
+
+def samples_are_apart(
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    shapes: Mapping[str, Shape],
+    samples: int,
+) -> bool:
+    """Whether all that a step reads and makes has one row for each sample, computed by itself.
+
+    ``shapes`` as for ``states_have_rows``, all of them. False too where that cannot be told.
+    """
+    if any(shape[:1] != (samples,) for shape in shapes.values()):
+        return False
+    more = _with_many(shapes, samples)
+    sizes = sizes_of(step, more)
+    if any(sizes.shapes[state.written] != more.get(state.read) for state in states):
+        return False
+    if any(sizes.shapes[info.name][:1] != (_MANY,) for info in step.graph.output):
+        return False
+    constants = {t.name: t for t in step.graph.initializer if t.name not in shapes}
+    return not any(_mixes(node, sizes, constants) for node in step.graph.node)
+
+
+def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
+    return {
+        name: (_MANY, *shape[1:]) if shape[:1] == (samples,) else shape
+        for name, shape in shapes.items()
+    }
+
+
+def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a node may compute a row from other rows."""
+    read = [sizes.shapes[name] for name in node.input if name in sizes.shapes]
+    if node.op_type in ("Shape", "Size") or not any(_MANY in shape for shape in read):
+        return False
+    made = [sizes.shapes.get(name, ()) for name in node.output if name]
+    # Rows that are elsewhere, or no longer there, have been moved or added up.
+    if any(_MANY in shape[1:] for shape in read) or any(shape[:1] != (_MANY,) for shape in made):
+        return True
+    if node.op_type in _ALONG_AXES:
+        axes = _axes(node, constants, len(read[0]))
+        return axes is None or any(axis % len(read[0]) == 0 for axis in axes)
+    return node.op_type in _ALONG_ANY
+
+
+def _axes(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], rank: int
+) -> list[int] | None:
+    """The axes along which a node of ``_ALONG_AXES`` works; None if they are not constant."""
+    attributes = attributes_of(node)
+
+    def numbers(name: str, place: int) -> list[int] | None:
+        if name in attributes:
+            return list(np.atleast_1d(attributes[name]))
+        given = constants.get(node.input[place]) if place < len(node.input) else None
+        return None if given is None else np.atleast_1d(numpy_helper.to_array(given)).tolist()
+
+    if node.op_type == "Gather":
+        return [attributes.get("axis", 0)]
+    if node.op_type == "CumSum":
+        return numbers("axis", 1)
+    axes = numbers("axes", 3)
+    if node.op_type == "Slice":
+        return axes
+    pads = numbers("pads", 1)
+    if pads is None:
+        return None
+    half = len(pads) // 2
+    axes = list(range(rank)) if axes is None else axes
+    return [axis for axis, *ends in zip(axes, pads, pads[half:], strict=False) if any(ends)]
