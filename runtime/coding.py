@@ -1,13 +1,19 @@
 """How an input becomes one tensor a time-step."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 
 Coding = Literal["constant", "poisson"]
+
+
+def check_coding(coding: str) -> None:
+    """Raise ``DataError`` for a coding that is none."""
+    if coding not in get_args(Coding):
+        raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")
 
 
 def encode(
@@ -19,10 +25,8 @@ def encode(
     poisson: independent spikes, 1 with probability x, else 0; x must lie in [0, 1].
     The inputs named in ``varying`` are [T, N, ...]; time-step t reads x[t - 1].
 
-    Raises ``DataError`` for an unknown coding and for probabilities outside [0, 1].
+    Raises ``DataError`` for probabilities outside [0, 1].
     """
-    if coding not in ("constant", "poisson"):
-        raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")
     for x in inputs.values() if coding == "poisson" else ():
         if x.min() < 0 or x.max() > 1:
             raise DataError(

@@ -15,8 +15,8 @@ class EarlyExit:
     Every ``every`` time-steps the read-out [N, classes] is looked at. A sample leaves where the
     softmax of its read-out is ``confidence`` or more for one class, and that class has been
     its largest at the last ``stable`` looks. A read-out that is a Softmax already counts as it
-    is. Raises ``DataError`` for values that make no
-    sense: ``confidence`` is from 0 to 1, the others are 1 or more.
+    is. Raises ``DataError`` for values that make no sense: ``confidence`` is from 0 to 1, the
+    others are whole numbers, 1 or more.
     """
 
     confidence: float = 0.85
@@ -24,10 +24,12 @@ class EarlyExit:
     every: int = 4
 
     def __post_init__(self) -> None:
-        if not (0 <= self.confidence <= 1 and self.stable >= 1 and self.every >= 1):
+        counts = (self.stable, self.every)
+        whole = all(isinstance(count, int | np.integer) and count >= 1 for count in counts)
+        if not (whole and 0 <= self.confidence <= 1):
             raise DataError(
                 "an early exit takes a confidence from 0 to 1, and looks at 1 or more in a row, "
-                f"every 1 or more time-steps, not {self}"
+                f"every 1 or more time-steps, in whole numbers, not {self}"
             )
 
     def settled(self, looks: list[np.ndarray]) -> np.ndarray:

@@ -37,11 +37,12 @@ def states_have_rows(
     """
     more = _with_many(shapes, samples)
     made = sizes_of(step, more).shapes
-    return all(
-        made.get(state.written, more[state.read]) == more[state.read]
-        for state in states
-        if state.read in more
-    )
+
+    def has_rows(state: State) -> bool:
+        written = made.get(state.written, ())
+        return written == more[state.read] if state.read in more else _MANY not in written[1:]
+
+    return all(has_rows(state) for state in states)
 
 
 def samples_are_apart(

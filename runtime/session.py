@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice
-from .coding import Coding, encode
+from .coding import Coding, check_coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .half import halve
@@ -78,7 +79,7 @@ class SpikingSession:
         for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
             if given not in get_args(kinds):
                 raise ValueError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
-        if max_memory is not None and max_memory <= 0:
+        if max_memory is not None and not (isinstance(max_memory, Real) and max_memory > 0):
             raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
         if isinstance(model, onnx.ModelProto):
             parts = take_apart(model, "the model")
@@ -177,11 +178,19 @@ class SpikingSession:
         for time-steps that are not positive integers.
         """
         wanted = readout_times(timesteps, readout)
+        check_coding(coding)
         inputs, varying = self._check_inputs(x, timesteps)
         self.reset()
         if early_exit is not None:
-            if readout is not None or coding != "constant" or varying:
-                raise DataError("an early exit is for a constant input, read out where it leaves")
+            if not isinstance(early_exit, EarlyExit):
+                raise DataError(f"early_exit takes an EarlyExit, not {early_exit!r}")
+            if coding != "constant" or varying:
+                raise DataError(
+                    "early_exit is for an input that is the same at every time-step: x [N, ...], "
+                    "with coding='constant'"
+                )
+            if readout is not None:
+                raise DataError("early_exit reads out where samples leave: leave readout away")
             return self._run_until_settled(inputs, timesteps, early_exit)
         readouts = {}
         values: dict[str, np.ndarray] = {}
@@ -312,11 +321,16 @@ class SpikingSession:
         self, inputs: dict[str, np.ndarray], timesteps: int, rule: EarlyExit
     ) -> SpikingResult:
         """Run the samples that are left, and read out those that leave."""
-        if any(isinstance(tensor.shape[0], int) for tensor in self._plan.inputs):
+        if any(isinstance(size, int) for tensor in self._plan.inputs for size in tensor.shape[:1]):
             raise DataError("an early exit needs a network whose batch size is not fixed")
         values = self._step_inputs(inputs)
+        left = np.arange(max((len(value) for value in inputs.values() if value.ndim), default=1))
+        if not self._time_steps.states_have_rows(values, len(left)):
+            raise DataError(
+                "an early exit needs a network that has its samples along the first axis of all "
+                "layers, so that some of them can leave"
+            )
         self._states.set_inputs(values)
-        left = np.arange(max(len(value) for value in inputs.values()))
         looks: list[np.ndarray] = []
         exits: list[Exit] = []
         probabilities = is_softmax(self._plan.read_out, self.outputs[0])
@@ -325,6 +339,12 @@ class SpikingSession:
             if t <= self._plan.delay and t < timesteps:
                 continue
             outputs = self._outputs_now()
+            for name, value in outputs.items():
+                if value.shape[:1] != left.shape:
+                    raise DataError(
+                        f"an early exit needs outputs with a row for each sample; '{name}' is "
+                        f"{list(value.shape)} for {len(left)}"
+                    )
             scores = next(iter(outputs.values()))
             if scores.ndim < 2 or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
                 raise DataError(

@@ -17,6 +17,7 @@ from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
 from .memory import Peaks
 from .plan import State
 from .providers import give_back_memory
+from .rows import states_have_rows
 from .unroll import unrolled
 from .winograd import matrices_of, with_winograd
 
@@ -81,6 +82,12 @@ class TimeSteps:
                 max_memory=self.max_memory,
             )
         return self.choices[key]
+
+    def states_have_rows(self, inputs: Mapping[str, np.ndarray], samples: int) -> bool:
+        """Whether states have a row for each of so many samples, along axis 0, as inputs do."""
+        choice = self.choice(inputs)
+        known = choice.samples == samples
+        return known and states_have_rows(self.step, self.states, choice.shapes, samples)
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; it holds weights of its own."""

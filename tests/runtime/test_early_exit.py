@@ -79,7 +79,15 @@ def test_a_delayed_read_out_is_not_looked_at_before_it_begins():
 
 
 @pytest.mark.parametrize(
-    "options", [{"confidence": 1.1}, {"confidence": float("nan")}, {"stable": 0}, {"every": 0}]
+    "options",
+    [
+        {"confidence": 1.1},
+        {"confidence": float("nan")},
+        {"stable": 0},
+        {"stable": 1.5},
+        {"every": 0},
+        {"every": 2.0},
+    ],
 )
 def test_rules_that_make_no_sense(options):
     with pytest.raises(DataError, match="an early exit takes a confidence from 0 to 1"):
@@ -90,10 +98,15 @@ def test_runs_that_cannot_leave_early():
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1)
     x = dyadic.images(network, 2)
-    for options in ({"readout": [2]}, {"coding": "poisson"}):
-        with pytest.raises(DataError, match="constant input"):
-            session.run(np.clip(x, 0, 1), 4, early_exit=EarlyExit(), **options)
-    with pytest.raises(DataError, match="constant input"):
+    for options, message in (
+        ({"readout": [2]}, "leave readout away"),
+        ({"coding": "poisson"}, "the same at every time-step"),
+        ({"coding": "rate"}, "coding must be"),
+        ({"early_exit": 0.9}, "takes an EarlyExit"),
+    ):
+        with pytest.raises(DataError, match=message):
+            session.run(np.clip(x, 0, 1), 4, **{"early_exit": EarlyExit(), **options})
+    with pytest.raises(DataError, match="the same at every time-step"):
         session.run(np.stack([x] * 4), 4, early_exit=EarlyExit())
     clip = "net (float[N, 1] x) => (float[N, 1] y) { y = Clip(x, zero, one) }"
     scalar = model(clip, {"zero": np.float32(0), "one": np.float32(1)})
@@ -133,3 +146,64 @@ def test_a_softmax_is_not_taken_twice(tail):
     np.testing.assert_array_equal(result.sample_timesteps, by_logits)
     assert 12 < by_logits.mean() < 40
     np.testing.assert_allclose(result.output.sum(1), 1, rtol=1e-5)
+
+
+def dense(text, width):
+    """The network of a text, with dyadic weights."""
+    rng = np.random.default_rng(5)
+    weights = {"w": rng.integers(-8, 9, (4, 4)) / 8, "u": rng.integers(-8, 9, (4, width)) / 4}
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    return convert(model(text, named | {"zero": np.float32(0), "one": np.float32(1)})).model
+
+
+@pytest.mark.parametrize("samples", [5, 6, 7])
+def test_samples_along_another_axis_cannot_leave(samples):
+    """Also where there are as many time-steps of the sequence as samples."""
+    snn = dense(
+        "net (float[N, 6, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "c = Transpose<perm = [1, 0, 2]>(b) d = MatMul(c, w) e = Clip(d, zero, one) "
+        "f = Transpose<perm = [1, 0, 2]>(e) g = MatMul(f, u) y = ReduceMean<axes = [1], "
+        "keepdims = 0>(g) }",
+        3,
+    )
+    with pytest.raises(DataError, match="along the first axis of all layers"):
+        SpikingSession(snn, threads=1).run(
+            np.ones((samples, 6, 4), np.float32), 8, early_exit=EarlyExit()
+        )
+
+
+def test_outputs_without_rows_cannot_be_read_out():
+    snn = dense(
+        "net (float[N, 4] x) => (float[N, 3] y, float[M, 3] z) { a = MatMul(x, w) "
+        "b = Clip(a, zero, one) y = MatMul(b, u) z = ReduceMean<axes = [0]>(y) }",
+        3,
+    )
+    with pytest.raises(DataError, match=r"'z' is \[1, 3\] for 4"):
+        SpikingSession(snn, threads=1).run(np.ones((4, 4), np.float32), 8, early_exit=EarlyExit())
+
+
+@pytest.mark.parametrize(
+    ("size", "layer"), [("float[M, 4]", "q = Clip(z, zero, one)"), ("float", "q = Identity(z)")]
+)
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_an_input_without_rows(size, layer, plan):
+    """A layer that it alone feeds has one row for all samples, but counts with each of them."""
+    snn = dense(
+        f"net (float[N, 4] x, {size} z) => (float[N, 3] y) {{ a = MatMul(x, w) "
+        f"b = Clip(a, zero, one) {layer} r = Add(b, q) g = MatMul(r, w) c = Clip(g, zero, one) "
+        "y = MatMul(c, u) }",
+        3,
+    )
+    rng = np.random.default_rng(8)
+    x = (rng.integers(-8, 9, (30, 4)) / 4).astype(np.float32)
+    z = np.full((1, 4) if "M" in size else (), 0.375, np.float32)
+    session = SpikingSession(snn, threads=1, plan=plan)
+    early = session.run({"x": x, "z": z}, 24, early_exit=EarlyExit(0.5, 1, 2))
+    left = early.sample_timesteps.tolist()
+    assert len(set(left)) > 1
+    whole = session.run({"x": x, "z": z}, 24, sorted(set(left)))
+    for n, t in enumerate(left):
+        np.testing.assert_array_equal(early.output[n], whole.outputs[t][n])
+        for name, counts in whole.readouts[t].spike_counts.items():
+            of_it = np.broadcast_to(counts, (30, 4))[n]
+            np.testing.assert_array_equal(early.spike_counts[name][n], of_it)

@@ -92,19 +92,35 @@ SEQUENCE = (
 )
 
 
-@pytest.mark.parametrize("samples", [3, 5])
-def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
+def sequence(samples):
+    """A network of ``SEQUENCE``, and inputs."""
     rng = np.random.default_rng(0)
     weights = {"w": rng.integers(-8, 9, (4, 4)) / 8, "u": rng.integers(-8, 9, (4, 3)) / 8}
     named = {name: value.astype(np.float32) for name, value in weights.items()}
     named |= {"zero": np.float32(0), "one": np.float32(1)}
     snn = convert(model(SEQUENCE, named)).model
-    x = (rng.integers(-8, 9, (samples, 5, 4)) / 8).astype(np.float32)
+    return snn, (rng.integers(-8, 9, (samples, 5, 4)) / 8).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [3, 5])
+def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
+    snn, x = sequence(samples)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
     monkeypatch.setattr(choice, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
     assert session.chosen(x).together == samples
     same(session.run(x, 18, [7]), wanted)
+
+
+def test_states_with_samples_along_another_axis_are_handed_on():
+    snn, x = sequence(3)
+    giver, taker = (SpikingSession(snn, threads=1) for _ in range(2))
+    giver.run(x, 7)
+    taker.state = giver.state
+    np.testing.assert_array_equal(taker.step(x), giver.step(x))
+    giver.reset()
+    giver.state = taker.state
+    np.testing.assert_array_equal(taker.step(x), giver.step(x))
 
 
 @pytest.mark.parametrize(
