@@ -30,8 +30,8 @@ ANN = "ANN"
 INT8 = "int8"
 """The row of the plan "auto" in 8 bits."""
 
-Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
-"""Shape of one sample, and type, of each input by name."""
+Shapes = Mapping[str, tuple[tuple[int, ...] | None, np.dtype]]
+"""Shape of one sample, and type, of each input by name; None for one number, whatever N is."""
 
 
 def benchmark(
@@ -156,8 +156,11 @@ def demo_files() -> Iterator[tuple[Path, Path]]:
 
 def input_shapes(snn: Path, batches: Sequence[int] = ()) -> Shapes:
     """What an SNN file takes; ``DataError`` if it leaves other sizes than N open, or fixes N."""
-    found = {}
+    found: dict[str, tuple[tuple[int, ...] | None, np.dtype]] = {}
     for tensor in build_plan(read_parts(snn)).inputs:
+        if not tensor.shape:
+            found[tensor.name] = None, np.dtype(tensor.dtype)
+            continue
         batch, *sizes = tensor.shape
         known = tuple(size for size in sizes if isinstance(size, int))
         if len(known) < len(sizes):
@@ -247,8 +250,8 @@ class RandomInputs:
             rng = np.random.default_rng(samples)
             values = {}
             for name, (shape, dtype) in self.shapes.items():
-                size = (samples, *shape)
+                size = () if shape is None else (samples, *shape)
                 drawn = rng.random(size) if dtype.kind == "f" else rng.integers(0, 2, size)
-                values[name] = drawn.astype(dtype)
+                values[name] = np.asarray(drawn, dtype)
             self._made = samples, values
         return self._made[1]

@@ -88,7 +88,7 @@ def evaluate(
     outside of the budget that --min-accuracy and --max-drop set.
 
     With --precision the network runs in float32 too, for what rounding its weights costs:
-    that accuracy, and the share of samples with the same class.
+    that accuracy, and the share of samples with the same class; but not with --early-exit.
 
     With --early-exit, accuracy and agreement where each sample leaves by a rule: its read-out's
     softmax is as high as the confidence, and the class was the same at the last looks. The

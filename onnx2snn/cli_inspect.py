@@ -1,5 +1,6 @@
 """``onnx2snn inspect``: what is in a file, and how it would run."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def _zeros(plan: Plan, samples: int) -> dict[str, np.ndarray]:
     """Inputs of so many samples."""
     x = {}
     for tensor in plan.inputs:
-        first, *sizes = tensor.shape
-        shape = [first if isinstance(first, int) else samples, *sizes]
+        first, sizes = tensor.shape[:1], tensor.shape[1:]
+        shape = [*(size if isinstance(size, int) else samples for size in first), *sizes]
         if any(isinstance(size, str) for size in sizes):
             raise DataError(
                 f"the size of the input '{tensor.name}', {tables.shape_text(tuple(sizes))}, is not "
@@ -146,7 +147,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
         "samples_together": choice.together,
         "chunks": list(choice.chunks),
         "short_of_memory": choice.short_of_memory,
-        "layout": "plain" if choice.layout is None else "cpu",
+        "layout": "cpu" if choice.layout else "plain",
         "spike_counts": "derived" if choice.derived_counts else "summed",
         "layers": [
             {
@@ -161,14 +162,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
             for layer in choice.layers
         ],
         **({"precisions": rows} if rows else {}),
-        "bytes": {
-            "weights": memory.weights,
-            "states": memory.states,
-            "inputs": memory.inputs,
-            "activations": memory.activations,
-            "counts": memory.counts,
-            "total": memory.total,
-        },
+        "bytes": asdict(memory) | {"total": memory.total},
     }
 
 
@@ -227,14 +221,16 @@ def _lines_of(choice: Choice) -> list[str]:
         "states": memory.states,
         "inputs": memory.inputs,
         "activations": memory.activations,
+        "read-out": memory.read_out,
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
     groups = f"samples in a run: {choice.together}, so that the caches hold the states of a layer"
-    layout = "plain layout" if choice.layout is None else "the layout of the CPU, layer by layer"
+    layout = "the layout of the CPU" if choice.layout else "plain layout"
+    order = "" if choice.layout is None else ", layer by layer"
     return [
         first,
-        *([f"these runs are in {layout}"] if choice.chunks else []),
+        *([f"these runs are in {layout}{order}"] if choice.chunks else []),
         *([groups] if choice.together < choice.samples else []),
         "input that varies in time: one time-step a run",
         f"spike counts {counts}",

@@ -15,6 +15,7 @@ from onnx2snn.runtime.session import SpikingSession
 from .calibration import Ann, Track, batches_of, no_progress
 from .data import Data, check_labels
 from .evaluation import ann_classes, require_samples
+from .inference import precision_rows
 
 RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
 """The default rule and others, by how sure a sample must be to leave."""
@@ -52,7 +53,8 @@ def early_exits(
     snn: at fixed T, those in ``timesteps`` and those at which rules look. accuracy, agreement:
     as of ``evaluate``. as_accurate_as: the smallest of these T whose accuracy (agreement,
     without labels) is as high, up to 0.1 points; None if there is none. Raises ``DataError``
-    like ``evaluate`` and ``SpikingSession.run(early_exit=...)``.
+    like ``evaluate`` and ``SpikingSession.run(early_exit=...)``. Where ``precision`` is not
+    "float32", the report has ``precision`` and ``precisions`` of ``evaluate`` besides.
     """
     most = max(timesteps)
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
@@ -70,8 +72,10 @@ def early_exits(
             chosen.append(ann_classes(reference, x, session.outputs[0], output.shape))
         # A read-out with a delay is not looked at before it begins.
         looks = dict(zip(times[-len(recorder.looks) :], recorder.looks, strict=True))
-        for t, look in looks.items():
-            fixed.setdefault(t, []).append(look.argmax(axis=1))
+        before = [t for t in times if t in timesteps and t not in looks]
+        outputs = session.run(x, before[-1], before).outputs if before else {}
+        for t, look in {**outputs, **looks}.items():
+            fixed.setdefault(t, []).append(look.reshape(len(look), -1).argmax(axis=1))
         for rule, found in zip(rules, left, strict=True):
             found.append(leaves(rule, looks))
 
@@ -85,7 +89,7 @@ def early_exits(
         said = np.select([ran == t for t in classes], list(classes.values()))
         row = {**asdict(rule), "mean_timesteps": float(ran.mean()), **_shares(said, truth)}
         rows.append({**row, "as_accurate_as": _as_accurate(row, snn)})
-    return {
+    report = {
         "samples": data.samples,
         "ann": None
         if said_by_ann is None
@@ -93,6 +97,9 @@ def early_exits(
         "snn": snn,
         "early_exit": rows,
     }
+    if precision == "float32":
+        return report
+    return report | {"precision": precision, "precisions": precision_rows(session)}
 
 
 def leaves(rule: EarlyExit, looks: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -272,6 +272,8 @@ def early_exit_table(report: dict[str, Any]) -> Table:
         f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
         f"Looked at every {EarlyExit.every} time-steps."
     )
+    if "precisions" in report:
+        table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
     table.caption_justify = "left"
     return table
 

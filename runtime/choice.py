@@ -3,6 +3,7 @@
 ``choose`` is all there is to it: sessions run what it says, and ``inspect --plan`` shows it.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -87,15 +88,16 @@ class Memory:
     ``weights``: held once, once more by each graph that runs time-steps, those of convolutions on
     tiles as their matrices, and once more while one is made. ``states``: two sets of buffers.
     ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
-    within a chunk. ``counts``: what a read-out keeps for spike counts and firing rates, and what
-    working them out takes, which happens where they are asked for. Not arrays that belong to the
-    caller: x, outputs, and ``spike_counts``.
+    within a chunk. ``read_out``: what reading out takes. ``counts``: what a read-out keeps for
+    spike counts and firing rates, and what working them out takes, which happens where they are
+    asked for. Not arrays that belong to the caller: x, outputs, and ``spike_counts``.
     """
 
     weights: int
     states: int
     inputs: int
     activations: int
+    read_out: int
     counts: int
 
     @property
@@ -106,7 +108,7 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.states + self.inputs + self.activations + self.counts
+        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def choose(
     together: int,
     weights: int,
     copied: int,
+    read_out: int,
     *,
     in_chunks: bool,
     derived_counts: bool,
@@ -170,10 +173,10 @@ def choose(
 
     peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N, of which
     ``together`` are in one run. weights: bytes, of the whole network; ``copied`` are those of them
-    that each graph of time-steps holds anew. in_chunks: whether chunks are wanted at all. may_tile:
-    the names of weights of which convolutions may run on tiles. layout: what ``layout_of`` says.
-    max_memory: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and
-    refuses nothing.
+    that each graph of time-steps holds anew. read_out: bytes that reading out takes.
+    in_chunks: whether chunks are wanted at all. may_tile: the names of weights of which
+    convolutions may run on tiles. layout: what ``layout_of`` says. max_memory: bytes; None lets a
+    chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
     Raises ``DataError`` where not even a time-step fits.
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
@@ -190,6 +193,9 @@ def choose(
         sum(sizes.bytes_of(name) for name in names) * samples // together
         for names in (written.values(), reads)
     )
+    # One layer after the other is divided by its threshold, rounded, and made int64.
+    largest = max((sizes.bytes_of(name) for name in written.values()), default=0)
+    rounding = 4 * largest * samples // together
     tiled = {layer.name: layer.tiles for layer in layers if layer.tiles is not None}
     scratch = {name: tiles.scratch for name, tiles in tiled.items()}
     # A chunk holds their matrices in place of their weights.
@@ -206,7 +212,11 @@ def choose(
             inputs=3 * inputs,
             # Single time-steps run too, in another order.
             activations=max(most(steps) for steps in (*chunks[:1], 1)),
-            counts=2 * states + most(1) * samples // together if derived_counts else states,
+            read_out=read_out,
+            counts=max(2 * states + most(1) * samples // together, 3 * states + rounding)
+            if derived_counts
+            # Half of the states, or more, are sums over time.
+            else max(states, states // 2 + rounding),
         )
 
     least = memory_of(())
@@ -239,6 +249,7 @@ def choose(
             together,
             weights,
             copied,
+            read_out,
             in_chunks=True,
             derived_counts=derived_counts,
             layout=layout,

@@ -138,6 +138,18 @@ def peak_of_activations(
     return int(FRAGMENTED * most)
 
 
+def read_out_memory(
+    epilogue: onnx.ModelProto, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]
+) -> int:
+    """Bytes that a read-out takes: the sums that the epilogue reads, and what it makes of them.
+
+    ``shapes``: those of what it reads; ``sizes`` has theirs in bytes.
+    """
+    sums = sum(sizes.bytes_of(name) for name in shapes)
+    nodes = as_executed(epilogue.graph.node)
+    return sums + peak_of_activations(epilogue, sizes_of(epilogue, shapes), nodes)
+
+
 def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Nodes in the order in which ONNX Runtime runs them: depth first, from the last result."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}

@@ -430,14 +430,17 @@ class SpikingSession:
             read = {name: total - self._before[name] for name, total in read.items()}
         if np.dtype(np.float16) in self._plan.readout_types.values():
             return self._run_epilogue({name: value / t for name, value in read.items()})
+        totals = self._run_epilogue(read)
         shapes = tuple(value.shape for value in read.values())
         if shapes not in self._silence:
-            zeros = {name: np.zeros_like(value) for name, value in read.items()}
-            silence = self._run_epilogue(zeros)
+            # They are copies, and may be as large as the network's states.
+            for value in read.values():
+                value.fill(0)
+            silence = self._run_epilogue(read)
             self._silence = {shapes: [value.astype(np.float64) for value in silence]}
         return [
             ((total.astype(np.float64) + (t - 1) * silent) / t).astype(total.dtype)
-            for total, silent in zip(self._run_epilogue(read), self._silence[shapes], strict=True)
+            for total, silent in zip(totals, self._silence[shapes], strict=True)
         ]
 
     def _run_epilogue(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:

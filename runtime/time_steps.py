@@ -14,7 +14,7 @@ from .half import with_half_products
 from .int8 import Quantised
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
-from .memory import Peaks
+from .memory import Peaks, read_out_memory, sizes_of
 from .plan import State
 from .providers import give_back_memory
 from .rows import states_have_rows
@@ -75,6 +75,7 @@ class TimeSteps:
                 together,
                 self._weights,
                 self._copied,
+                self._read_out(shapes),
                 in_chunks=self.in_chunks,
                 derived_counts=self.derived_counts,
                 may_tile=self._may_tile,
@@ -91,10 +92,10 @@ class TimeSteps:
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; it holds weights of its own."""
-        chunk = (choice.time_batched, choice.layout, choice.tiled) if steps > 1 else ()
-        planned = choice.memory.few_activations
-        key = steps, *chunk, planned
+        key, planned = _key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
+            if self.max_memory is not None:
+                self._drop_others(choice)
             graph = self._rounded(self.step) if steps == 1 else self._chunk(steps, choice)
             in_order = steps > 1 and choice.layout is not None
             self.sessions[key] = self.create(graph, laid_out=planned, in_order=in_order)
@@ -102,6 +103,11 @@ class TimeSteps:
             del graph
             give_back_memory()
         return self.sessions[key]
+
+    def _drop_others(self, choice: Choice) -> None:
+        """Let go of sessions that another choice made: this one's memory is all that there is."""
+        wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
+        self.sessions = {key: made for key, made in self.sessions.items() if key in wanted}
 
     def _rounded(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A graph of time-steps with layers in the precision of the network."""
@@ -126,9 +132,21 @@ class TimeSteps:
                 return laid_out
         return ModelParts(chunk_of(self.step), own)
 
+    def _read_out(self, shapes: dict[str, Shape]) -> int:
+        """Bytes that a read-out takes where a step reads tensors of these shapes."""
+        plan, sizes = self.network.plan, sizes_of(self.step, shapes)
+        read = {n: sizes.shapes[n] for n in plan.readout_types if all(sizes.shapes.get(n, (0,)))}
+        return read_out_memory(plan.epilogue, sizes, read)
+
     def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
         known = all(state.read in shapes for state in self.states)
         if not self.on_cpu or not known or self.network.half:
             return None
         return layout_of(self.network.plan.neurons, shapes, samples)
+
+
+def _key(steps: int, choice: Choice) -> tuple:
+    """What tells the sessions of so many time-steps in a run apart."""
+    chunk = (choice.time_batched, choice.layout, choice.tiled) if steps > 1 else ()
+    return steps, *chunk, choice.memory.few_activations

@@ -130,11 +130,17 @@ def test_inputs(files):
     assert made["x"].dtype == np.float32
     assert set(made["i"].tolist()) <= {0, 1}
     assert inputs(5) is made
+    assert RandomInputs({"s": (None, np.dtype(np.float32))})(5)["s"].shape == ()
     text = "net (float[N, C, H] x) => (float[N, C, H] y) { y = Clip(x, zero, one) }"
     ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
     onnx.save(convert(ann).model, "open.onnx")
     with pytest.raises(DataError, match="leaves sizes open"):
         input_shapes(files / "open.onnx")
+    text = "net (float[N, 4] x, float s) => (float[N, 4] y) { c = Clip(x, zero, one) y = Add(c, s)}"
+    scaled = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    onnx.save(convert(scaled).model, "scalar.onnx")
+    assert input_shapes(files / "scalar.onnx")["s"] == (None, np.dtype(np.float32))
+    assert benchmark(files / "scalar.onnx", 2, [3], rounds=1)["rows"]
     with pytest.raises(ModelError, match="it is an ANN"):
         benchmark(files / "ann.onnx")
 

@@ -232,6 +232,15 @@ def test_inspect_shows_the_plan(snn):
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
 
 
+def test_inspect_shows_the_plan_of_other_inputs():
+    """One number, the same for all samples; and no image that the CPU has a layout for."""
+    text = "net (float[N, 4] x, float s) => (float[N, 4] y) { c = Clip(x, zero, one) y = Add(c, s)}"
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    write_model(convert(ann).model, "scalar.onnx")
+    assert as_json("inspect", "scalar.onnx", "--plan")["plan"]["layout"] == "plain"
+    assert "plain layout" in invoke("inspect", "scalar.onnx", "--plan").output
+
+
 def test_inspect_shows_groups_of_samples(snn, monkeypatch):
     assert "samples in a run" not in invoke("inspect", snn, "--plan", "-N", "5").output
     monkeypatch.setattr(choice, "CACHE", 1)
