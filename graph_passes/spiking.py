@@ -44,7 +44,7 @@ def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> boo
         return False
 
     require_ranks(graph, activations)
-    thresholds = {n.name: _per_sample(bounds[n.name], len(n.outputs[0].shape)) for n in activations}
+    thresholds = {n.name: per_sample(bounds[n.name], len(n.outputs[0].shape)) for n in activations}
     refusals = [
         Refusal(n.name, n.op, f"its upper bound of shape {bounds[n.name].shape} differs by sample")
         for n in activations
@@ -129,7 +129,7 @@ def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:
         )
 
 
-def _per_sample(bound: np.ndarray, rank: int) -> np.ndarray | None:
+def per_sample(bound: np.ndarray, rank: int) -> np.ndarray | None:
     """A bound that broadcasts to [N, ...] without its batch axis; None if that is no 1."""
     while bound.ndim >= rank and bound.ndim and bound.shape[0] == 1:
         bound = bound[0]

@@ -1,16 +1,17 @@
 """``compare``: one ANN converted by several recipes, each evaluated at several time-steps."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, ProviderError
+from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, ProviderError
 from onnx2snn.graph_passes.files import read_model
 from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.runtime.inputs import readout_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .calibration import Track
@@ -120,7 +121,7 @@ def compare_recipes(
     data: Data,
     timesteps: Sequence[int],
     *,
-    state: Path | None = None,
+    state: str | os.PathLike[str] | None = None,
     batch_size: int = 100,
     seed: int = 0,
     maxpool: MaxPool | None = "exact",
@@ -139,40 +140,55 @@ def compare_recipes(
     ``state``: a file that keeps each result as it comes, and gives those that it holds already:
     of the same network, data, batch size, seed, providers, version of this package and definition
     of the recipe. Killed at any moment and called again, only the work between two results is
-    done again. Failures are not kept.
+    done again. A recipe with passes of your own converts again, and then takes what is known of
+    this very spiking network. Failures are not kept.
 
     Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; data that does not fit or is
     not finite; a file that holds no state), ``OutputError`` (the state cannot be written) and
     ``ProviderError``.
     """
-    times = sorted(set(timesteps))
-    if not times:
+    if not len(timesteps):
         raise DataError("no time-steps to compare at")
+    times = sorted(readout_times(max(timesteps), list(timesteps)))
+    file = None if state is None else Path(state)
     ann = model if isinstance(model, onnx.ModelProto) else read_model(model)
     setting = _Setting(ann, calibration, data, batch_size, seed, maxpool, providers)
-    known = {} if state is None else read_results(state)
-    common = {} if state is None else setting.made_from()
+    known = {} if file is None else read_results(file)
+    common = {} if file is None else setting.made_from()
     rows = [Row(recipe) for recipe in recipes]
     for row in rows:
-        made_from = _with_recipe(common, row.recipe)
-        keys = {t: key_of(made_from, t) for t in times}
-        row.scores.update({t: score_of(known[key]) for t, key in keys.items() if key in known})
+        if row.recipe.is_told_by_definition:
+            row.scores.update(_known(known, {**common, "recipe": row.recipe.definition()}, times))
     reused = sum(len(row.scores) for row in rows)
     units = _units(rows, times)
     pace = _Pace(report, len(units), setting.batches * sum(unit.timesteps[-1] for unit in units))
     for unit in units:
         pace.begin(unit, setting.batches)
-        scores = _scores(unit, setting, pace.track)
+        snn = _converted(unit, setting)
+        if snn is None:
+            continue
+        network, recipe = digest_of(snn), unit.row.recipe
+        told = {"recipe": recipe.definition()}
+        made_from = common | (told if recipe.is_told_by_definition else {"network": network})
+        again = _known(known, made_from, unit.timesteps)
+        if len(again) == len(unit.timesteps):
+            unit.row.scores.update(again)
+            reused += len(again)
+            continue
+        scores = _scores(unit, snn, network, setting, pace.track)
         unit.row.scores.update(scores)
-        if state is not None and scores:
-            made_from = _with_recipe(common, unit.row.recipe)
-            add_results(state, made_from, {key_of(made_from, t): s for t, s in scores.items()})
+        if file is not None and scores:
+            add_results(file, made_from, {key_of(made_from, t): s for t, s in scores.items()})
     kind = "agreement" if data.labels is None else "accuracy"
     return Comparison(data.samples, tuple(times), kind, rows, reused)
 
 
-def _with_recipe(common: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    return {**common, "recipe": recipe.definition()}
+def _known(
+    results: Mapping[str, dict[str, Any]], made_from: dict[str, Any], times: Iterable[int]
+) -> dict[int, Score]:
+    """What of this is among the results of a state file, by T."""
+    keys = {t: key_of(made_from, t) for t in times} if results else {}
+    return {t: score_of(results[key]) for t, key in keys.items() if key in results}
 
 
 def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
@@ -187,8 +203,8 @@ def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
     return units
 
 
-def _scores(unit: _Unit, setting: _Setting, track: Track) -> dict[int, Score]:
-    """The results of a unit by T; none, with the reason in its row, if it cannot convert."""
+def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
+    """The network of a unit, without its metadata; None, with the reason in its row."""
     recipe, times = unit.row.recipe, unit.timesteps
     try:
         snn = convert(
@@ -205,21 +221,35 @@ def _scores(unit: _Unit, setting: _Setting, track: Track) -> dict[int, Score]:
         raise
     except Onnx2SnnError as error:
         unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
-        return {}
+        return None
     # Recipes that take V_th from trained clips, say, may come to the same network.
     del snn.metadata_props[:]
-    network = digest_of(snn)
+    return snn
+
+
+def _scores(
+    unit: _Unit, snn: onnx.ModelProto, network: str, setting: _Setting, track: Track
+) -> dict[int, Score]:
+    """The results of a unit by T; none, with the reason in its row, if its network cannot run.
+
+    network: its digest.
+    """
+    times = unit.timesteps
     if all((network, t) in setting.found for t in times):
         return {t: setting.found[network, t] for t in times}
-    found = evaluate(
-        snn,
-        setting.data,
-        times,
-        ann=setting.ann,
-        batch_size=setting.batch_size,
-        providers=setting.providers,
-        track=track,
-    )
+    try:
+        found = evaluate(
+            snn,
+            setting.data,
+            times,
+            ann=setting.ann,
+            batch_size=setting.batch_size,
+            providers=setting.providers,
+            track=track,
+        )
+    except ModelError as error:
+        unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
+        return {}
     ann_accuracy = found["ann"]["accuracy"]
     scores = {row["timesteps"]: Score(**row, ann_accuracy=ann_accuracy) for row in found["snn"]}
     setting.found.update({(network, t): score for t, score in scores.items()})

@@ -18,6 +18,7 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import write_bytes
 
 from .data import Data
+from .inspection import plain
 
 FORMAT = "onnx2snn compare 1"
 
@@ -40,7 +41,7 @@ class Score:
 
 def key_of(made_from: Mapping[str, Any], timesteps: int) -> str:
     """The digest under which the result for T time-steps stands; ``made_from`` as in JSON."""
-    text = json.dumps([made_from, timesteps], sort_keys=True)
+    text = json.dumps([made_from, timesteps], sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -102,7 +103,7 @@ def add_results(path: Path, made_from: Mapping[str, Any], scores: Mapping[str, S
     }
     # Read again: another comparison may have added its own meanwhile.
     content = {"format": FORMAT, "results": read_results(path) | added}
-    write_bytes(path, json.dumps(content, indent=1).encode())
+    write_bytes(path, json.dumps(content, indent=1, default=plain).encode())
 
 
 def _is_state(content: Any) -> bool:

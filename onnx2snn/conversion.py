@@ -23,6 +23,7 @@ from .calibration import Running, Track, no_progress
 from .checking import Agreement
 from .data import Data
 from .examination import analog_activations, require_bounds
+from .inspection import plain
 from .network import Network
 from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, recipe_by_name
 from .statistics import Statistic
@@ -116,8 +117,9 @@ def convert(
     plan = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
     timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
     for name, value, least in (("timesteps", timesteps, 1), ("delay", delay, 0)):
-        if value is not None and value < least:
-            raise DataError(f"{name} must be {least} or more, not {value}")
+        whole = isinstance(value, int | np.integer) and value >= least
+        if value is not None and not whole:
+            raise DataError(f"{name} must be a whole number, {least} or more, not {value}")
     threshold = threshold or plan.statistic(timesteps)
     per_channel = plan.per_channel if per_channel is None else per_channel
     recalibrate = plan.recalibrate if recalibrate is None else recalibrate
@@ -219,7 +221,7 @@ def _write_metadata(
         "onnx2snn.version": __version__,
         "onnx2snn.onnx_version": onnx.__version__,
         "onnx2snn.source_sha256": digest,
-        "onnx2snn.recipe": json.dumps(recipe),
+        "onnx2snn.recipe": json.dumps(recipe, default=plain),
         "onnx2snn.thresholds": json.dumps({neuron.name: neuron.source for neuron in neurons}),
     }
     kept = {entry.key: entry.value for entry in model.metadata_props}

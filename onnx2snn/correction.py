@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, producer, tidy
+from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
 from onnx2snn.graph_passes.linear import channel_axis
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
@@ -20,6 +21,7 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.spiking import per_sample
 from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
@@ -43,12 +45,12 @@ class Spiking:
     """A spiking network in the making, and what a pass may measure it against.
 
     ``ann``: the ANN with the activations that the network's neurons stand for, of the same
-    names. ``data``: the calibration data. ``timesteps``: the T that it is made for.
+    names. ``data``: the calibration data, or None. ``timesteps``: the T that it is made for.
     """
 
     graph: gs.Graph
     ann: ModelParts
-    data: Data
+    data: Data | None
     running: Running
     timesteps: int
 
@@ -56,8 +58,17 @@ class Spiking:
         """The inputs by name, in the network's types, batch by batch, with progress.
 
         Batches are cut to a fixed batch size, or where the currents of a layer over
-        ``timesteps`` would take more than ``MOST_BYTES``.
+        ``timesteps`` would take more than ``MOST_BYTES``. Raises ``MissingThresholdError`` without
+        data.
         """
+        if self.data is None:
+            raise MissingThresholdError(
+                "this recipe measures the network on data (--calibration DATA):",
+                [
+                    Refusal(node.name, node.op, "no calibration data")
+                    for node in neuron_nodes(self.graph)
+                ],
+            )
         states = names_of_states(self.graph)
         inputs = [tensor for tensor in self.graph.inputs if tensor.name not in states]
         names = [tensor.name for tensor in inputs]
@@ -227,7 +238,13 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
     the last layer comes nearest to the ANN's activations, by squared error on the first batch.
     """
     nodes = neuron_nodes(snn.graph)
-    bounds, scale = bounded_activations(import_ann(snn.ann)), scales[0]
+    found = bounded_activations(import_ann(snn.ann))
+    bounds = {
+        node.name: per_sample(found[node.name], len(node.outputs[0].shape))
+        for node in nodes
+        if node.name in found
+    }
+    scale = scales[0]
     if len(scales) > 1:
         ann = snn.in_the_ann([nodes[-1].outputs[0]])
         inputs = next(snn.batches("scaling thresholds", BALANCING_STEPS))
@@ -248,7 +265,7 @@ def _balance(
     snn: Spiking,
     inputs: dict[str, np.ndarray],
     scale: float,
-    bounds: Mapping[str, np.ndarray],
+    bounds: Mapping[str, np.ndarray | None],
     largest: dict[str, float],
 ) -> Layer:
     """Balance all thresholds on one batch and what came before it; returns the last layer."""
@@ -258,7 +275,10 @@ def _balance(
         largest[node.name] = most
         old = threshold_of(node)
         # A layer that no current reaches stays silent with any threshold.
-        new = np.minimum(scale * most if most > 0 else 1.0, bounds.get(node.name, np.inf))
+        bound = bounds.get(node.name)
+        new = np.asarray(scale * most if most > 0 else 1.0)
+        if bound is not None:
+            new = np.minimum(new, bound)
         start = initial_potential_of(node) / old * new
         node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
         node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))

@@ -17,7 +17,9 @@ It splits exactly into three (after Bu et al., ICLR 2022, "Optimal ANN-SNN conve
     unevenness     phi - V_th q / T
 
 q is the number of spikes that a neuron emits if its current is zbar at each time-step. It is
-floor((T zbar + v(0)) / V_th) but at ties, since a neuron fires above V_th and not at it.
+floor((T zbar + v(0)) / V_th) but at ties, since a neuron fires above V_th and not at it. With
+bursts of B spikes a time-step, V_th is B V_th in the clips, and T is B T. What a reset to zero
+loses, or a neuron that starts again after some time-steps, counts as unevenness.
 """
 
 import json
@@ -35,6 +37,7 @@ from onnx2snn.graph_passes.editing import Editor, tidy
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
+    is_mean,
     state_names,
     stateful_nodes,
     states_written,
@@ -64,10 +67,10 @@ class LayerDiagnosis:
     this module defines them: root mean squares in percent of that of a. (So the three do not
     add up; the errors themselves do.) ``total_error``: that of phi against the activations in
     the ANN, errors of earlier layers included, in percent of their root mean square. Where all
-    activations are 0, the percentages are of V_th. ``firing_rate``: spikes per neuron and
-    time-step. ``silent`` and ``saturated``: percent of the neurons without a spike, and with
-    one at every time-step. ``correlation``: Pearson's, of phi and the activations in the ANN;
-    None where one of them does not vary.
+    activations are 0, the percentages are of V_th. ``firing_rate``: spikes, of either sign, per
+    neuron and time-step. ``silent`` and ``saturated``: percent of the neurons without a spike, and
+    with as many as they can emit at every time-step, and none taken back. ``correlation``:
+    Pearson's, of phi and the activations in the ANN; None where one of them does not vary.
     """
 
     place: int
@@ -120,7 +123,7 @@ def diagnose(
     recipe = _recipe(parts)
     network = _converted_form(ann, recipe)
     activations = _counterparts(graph, network.graph, recipe)
-    layers = _layers(graph, _bounds(network.graph), timesteps)
+    layers = _layers(graph, activations, _bounds(network.graph), timesteps)
     simulation = Simulation(graph, timesteps, providers)
     running = Running(batch_size, providers, track)
     # The batches of both are the same; one of them shows progress.
@@ -169,7 +172,12 @@ def _converted_form(ann: Model, recipe: Mapping[str, Any]) -> Network:
 def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> dict[str, str]:
     """The tensor of the ANN that each neuron stands for, by the neuron's name."""
     there = {tensor.name for node in ann.nodes for tensor in node.outputs}
-    found = {node.name: node.outputs[0].name for node in neuron_nodes(snn)}
+    found = {}
+    for node in neuron_nodes(snn):
+        # An output that begins after a delay has the name that the neuron's own had.
+        delayed = [n.outputs[0] for n in node.outputs[0].outputs if is_mean(n)]
+        tensors = [node.outputs[0], *delayed]
+        found[node.name] = next((t.name for t in tensors if t.name in there), tensors[0].name)
     missing = [name for name, tensor in found.items() if tensor not in there]
     if missing and recipe.get("approximate") is not None:
         raise ModelError(
@@ -185,13 +193,13 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> di
 class Sums:
     """One layer over T time-steps, each [N, ...].
 
-    ``current``: the sum of the input currents; ``potential``: that of what was emitted, both
-    float64; ``fired``: whether anything was.
+    ``current``: the sum of the input currents; ``potential``: that of what was emitted;
+    ``magnitude``: that of its absolute values; all float64.
     """
 
     current: np.ndarray
     potential: np.ndarray
-    fired: np.ndarray
+    magnitude: np.ndarray
 
 
 class Simulation:
@@ -235,12 +243,12 @@ class Simulation:
             for total, (current, emitted) in zip(sums, pairs, strict=True):
                 np.add(total.current, current, out=total.current)
                 np.add(total.potential, emitted, out=total.potential)
-                np.logical_or(total.fired, emitted, out=total.fired)
+                np.add(total.magnitude, np.abs(emitted), out=total.magnitude)
         return sums
 
 
 def _no_sums(shape: tuple[int, ...]) -> Sums:
-    return Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool))
+    return Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
 
 
 def _pairs(values: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -263,16 +271,18 @@ def split(
     start: np.ndarray,
     bound: np.ndarray,
     timesteps: int,
+    burst: int = 1,
 ) -> Split:
     """Split phi - a, as this module defines it, into its three parts.
 
     threshold, start and bound: V_th, v(0), and theta of the ANN's own clip (infinity if it has
-    none), in the unit of the current; they broadcast against the sums, and are float64.
+    none), in the unit of the current; they broadcast against the sums, and are float64. burst:
+    how many spikes a neuron can emit in a time-step.
     """
     mean = sums.current / timesteps
     activation = np.minimum(np.maximum(mean, 0), bound)
-    clipped = np.clip(mean, 0, threshold)
-    even = np.clip(np.ceil((sums.current + start) / threshold) - 1, 0, timesteps)
+    clipped = np.clip(mean, 0, burst * threshold)
+    even = np.clip(np.ceil((sums.current + start) / threshold) - 1, 0, burst * timesteps)
     quantised = even * threshold / timesteps
     return Split(
         activation,
@@ -291,6 +301,7 @@ class _Layer:
     start: np.ndarray
     bound: np.ndarray
     timesteps: int
+    burst: int
     samples: int = 0
     values: int = 0
     totals: dict[str, float] = field(default_factory=dict)
@@ -302,10 +313,11 @@ class _Layer:
                 f"{NOT_THE_ANN}: at the neuron '{self.name}' its activations have the shape "
                 f"{list(reference.shape)}, those of the network {list(sums.potential.shape)}"
             )
-        parts = split(sums, self.threshold, self.start, self.bound, self.timesteps)
+        given = self.threshold, self.start, self.bound, self.timesteps, self.burst
+        parts = split(sums, *given)
         wanted = reference.astype(np.float64)
         phi = sums.potential / self.timesteps
-        rate = phi / self.threshold
+        rate = sums.magnitude / self.threshold / self.timesteps
         added = {
             "activation": _squares(parts.activation),
             "clipping": _squares(parts.clipping),
@@ -315,8 +327,8 @@ class _Layer:
             "total": _squares(phi - wanted),
             "threshold": _squares(np.broadcast_to(self.threshold, phi.shape)),
             "rate": float(rate.sum()),
-            "silent": float(np.count_nonzero(~sums.fired)),
-            "saturated": float(np.count_nonzero(rate >= 1)),
+            "silent": float(np.count_nonzero(sums.magnitude == 0)),
+            "saturated": float(np.count_nonzero(phi / self.threshold >= self.burst)),
             "x": float(phi.sum()),
             "y": float(wanted.sum()),
             "xx": _squares(phi),
@@ -358,15 +370,21 @@ def _bounds(ann: gs.Graph) -> dict[str, np.ndarray]:
     return {n.outputs[0].name: bounds[n.name] for n in ann.nodes if n.name in bounds}
 
 
-def _layers(graph: gs.Graph, bounds: Mapping[str, np.ndarray], timesteps: int) -> list[_Layer]:
-    """The layers of an SNN, their bounds those of the ANN's tensors of the same name."""
+def _layers(
+    graph: gs.Graph,
+    activations: Mapping[str, str],
+    bounds: Mapping[str, np.ndarray],
+    timesteps: int,
+) -> list[_Layer]:
+    """The layers of an SNN, their bounds those of the ANN's tensors that they stand for."""
     return [
         _Layer(
             node.name,
             threshold_of(node).astype(np.float64),
             initial_potential_of(node).astype(np.float64),
-            np.asarray(bounds.get(node.outputs[0].name, np.inf), np.float64),
+            np.asarray(bounds.get(activations[node.name], np.inf), np.float64),
             timesteps,
+            int(node.attrs["max_spikes"].values) if node.op == "BurstIF" else 1,
         )
         for node in neuron_nodes(graph)
     ]

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import onnx
 
 
@@ -48,6 +49,13 @@ def lines_of(told: dict[str, Any]) -> list[str]:
     lines += [f"recipe, {key}: {value}" for key, value in told["recipe"].items()]
     rest = {**told["export"], **told["metadata"]}
     return lines + [f"{key}: {value}" for key, value in rest.items()]
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number or array in JSON's types; ``json.dumps`` takes this as its ``default``."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -284,9 +284,15 @@ class Network:
     def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
         """Give activations thresholds from data; says for each where it came from."""
         self.unclipped = self.current
-        if self.calibration is None:
-            return {}
         bounds = bounded_activations(self.graph)
+        if self.calibration is None:
+            if recalibrate and bounds:
+                why = "its threshold comes from data here, not from its bound"
+                raise MissingThresholdError(
+                    f"{len(bounds)} activations need calibration data (--calibration DATA):",
+                    [Refusal(n.name, n.op, why) for n in self.graph.nodes if n.name in bounds],
+                )
+            return {}
         wanted = unbounded_activations(self.graph)
         if recalibrate:
             wanted += [node for node in self.graph.nodes if node.name in bounds]
@@ -346,19 +352,9 @@ class Network:
         require_sizes(self.graph)
 
     def apply(self, passes: Sequence[SpikingPass], timesteps: int) -> None:
-        """Run a recipe's passes over the spiking network, and fold what they added.
-
-        Raises ``MissingThresholdError`` without data.
-        """
+        """Run a recipe's passes over the spiking network, and fold what they added."""
         if not passes:
             return
-        nodes = neuron_nodes(self.graph)
-        if self.calibration is None:
-            raise MissingThresholdError(
-                "this recipe measures the network on data (--calibration DATA):",
-                [Refusal(node.name, node.op, "no calibration data") for node in nodes],
-            )
-
         snn = Spiking(self.graph, self.unclipped, self.calibration, self._running, timesteps)
         self.run([*(_over_graph(function, snn) for function in passes), fold_batch_normalization])
 
@@ -373,6 +369,11 @@ class Network:
                 delay=delay,
             )
             self.run([kind])
+            if delay == 0 and neuron.op in ("ResidualIF", "OffsetIF"):
+                self.notes.append(
+                    f"{neuron.op} begins again after the delay; without one (--delay 0, or T=1) "
+                    "it is an IF"
+                )
 
     def delay(self, steps: int) -> None:
         """Let the read-out begin after so many time-steps.

@@ -86,8 +86,19 @@ class Recipe:
         passes = any(_unbound(function) not in _FOR_ANY_T for function in self.passes)
         return passes or self.delay > 0 or self.statistic(1) != self.statistic(2)
 
+    @property
+    def is_told_by_definition(self) -> bool:
+        """Whether two recipes of this definition convert alike: its passes are this package's.
+
+        What others do, a function within a function, say, their names do not tell.
+        """
+        package = __name__.partition(".")[0]
+        named = all(not getattr(function, "args", ()) for function in self.passes)
+        modules = [_unbound(function).__module__ for function in self.passes]
+        return named and all(module.partition(".")[0] == package for module in modules)
+
     def definition(self) -> dict[str, Any]:
-        """All settings, in JSON's types: two recipes of one definition convert alike."""
+        """All settings, in JSON's types."""
         kept = asdict(self) | {"passes": [_pass_definition(f) for f in self.passes]}
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
 

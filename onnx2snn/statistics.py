@@ -10,6 +10,10 @@ BINS = 2048
 """Bins of a histogram; a percentile is right to within 1/1024 of the largest activation."""
 
 
+KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "balanced")
+"""The kinds of statistics, as ``Statistic`` tells them."""
+
+
 @dataclass(frozen=True)
 class Statistic:
     """How a threshold follows from a layer's activations.
@@ -28,6 +32,10 @@ class Statistic:
     kind: str
     q: float = 100.0
     start: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"a statistic is one of {', '.join(KINDS)}, not '{self.kind}'")
 
     def __str__(self) -> str:
         return self.kind if self.kind == "max" else f"{self.kind}={self.q:g}"

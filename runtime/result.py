@@ -108,7 +108,8 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
 
     def rows_of(total: np.ndarray, left: Exit) -> np.ndarray:
         if total.shape[:1] == left.rows.shape:
-            return total[left.rows]
+            taken: np.ndarray = total[left.rows]
+            return taken
         # A layer that depends on an input of one row has one for all samples.
         return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
 

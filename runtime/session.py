@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -79,7 +78,9 @@ class SpikingSession:
         for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
             if given not in get_args(kinds):
                 raise ValueError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
-        if max_memory is not None and not (isinstance(max_memory, Real) and max_memory > 0):
+        if max_memory is not None and not (
+            isinstance(max_memory, int | float | np.number) and max_memory > 0
+        ):
             raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
         if isinstance(model, onnx.ModelProto):
             parts = take_apart(model, "the model")

@@ -9,7 +9,7 @@ import onnx
 
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, Shape, choose, samples_together, shapes_read
+from .choice import Choice, choose, samples_together, shapes_read
 from .half import with_half_products
 from .int8 import Quantised
 from .integer_products import with_integer_products
@@ -17,7 +17,7 @@ from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
 from .memory import Peaks, read_out_memory, sizes_of
 from .plan import State
 from .providers import give_back_memory
-from .rows import states_have_rows
+from .rows import Shape, states_have_rows
 from .unroll import unrolled
 from .winograd import matrices_of, with_winograd
 

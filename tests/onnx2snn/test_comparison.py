@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import DataError, comparison, convert, evaluate, from_arrays
+from onnx2snn import DataError, ModelError, comparison, convert, evaluate, from_arrays
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
 from onnx2snn.comparison_state import digest_of_data
+from onnx2snn.correction import search_potentials
 from onnx2snn.plot import comparison_plot
 from onnx2snn.recipes import RECIPES, recipe_by_name
 from onnx2snn.tables import comparison_reasons, comparison_table
@@ -253,12 +255,59 @@ def test_recipes_that_cannot_convert_say_why():
     assert not opi.reasons
     assert found.values(best) == [None] * len(TIMES)
     (line,) = comparison_reasons(found)
-    assert line.startswith("best: this recipe measures the network on data")
-    assert line.endswith("no calibration data (and 1 more)")
+    assert line.startswith("robust-norm, best: 2 activations need calibration data")
+    assert line.endswith("not from its bound (and 1 more)")
     assert "\n" not in line
     # A failure is not kept.
     again = compared(model=ann, calibration=None, state=Path("state.json"))
-    assert (again.reused, again.rows[2].reasons) == (2 * len(TIMES), best.reasons)
+    assert (again.reused, again.rows[2].reasons) == (len(TIMES), best.reasons)
+
+
+def starting_at(fraction):
+    """A recipe whose pass is a function within a function: only what it does tells it apart."""
+
+    def start(snn):
+        return search_potentials(snn, [fraction])
+
+    return dataclasses.replace(recipe_by_name("opi"), name="mine", passes=(start,))
+
+
+def test_passes_of_ones_own_are_known_by_their_network(monkeypatch):
+    state = "state.json"
+    wanted = [results(compared([starting_at(f)])) for f in (0.0, 0.9)]
+    assert wanted[0] != wanted[1]
+    # All three have one name, and their passes another.
+    assert [results(compared([starting_at(f)], state=state)) for f in (0.0, 0.9)] == wanted
+    monkeypatch.setattr(comparison, "evaluate", None)
+    again = [compared([starting_at(f)], state=state) for f in (0.9, 0.0)]
+    assert [results(found) for found in again] == wanted[::-1]
+    assert [found.reused for found in again] == [len(TIMES)] * 2
+
+
+def test_numpy_values_are_numbers():
+    recipe = dataclasses.replace(
+        recipe_by_name("opi"),
+        passes=(partial(search_potentials, fractions=np.linspace(0, 1, 3)),),
+    )
+    found = compared([recipe], np.array([4, 2, 4]), state="state.json")
+    assert found.timesteps == (2, 4)
+    again = compared([recipe], [2, np.int64(4)], state="state.json")
+    assert again.reused == 2
+    assert results(again) == results(found)
+    for wrong in ([], [0], [4.0]):
+        with pytest.raises(DataError, match="time-steps"):
+            compared(times=wrong)
+
+
+def test_a_network_that_cannot_run_stops_no_other(monkeypatch):
+    def refuse(*words, **options):
+        raise ModelError("IF 'r': what no session takes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "evaluate", refuse)
+        found = compared()
+    assert all(set(row.reasons) == set(TIMES) for row in found.rows)
+    assert comparison_reasons(found) == ["robust-norm, opi, best: IF 'r': what no session takes"]
 
 
 def test_reasons_at_some_timesteps_are_told_apart(whole):

@@ -1,6 +1,7 @@
 """``diagnose``: each layer's errors, by hand, on exact networks, and on the command line."""
 
 import json
+from dataclasses import replace
 
 import dyadic
 import numpy as np
@@ -18,6 +19,7 @@ from onnx2snn import (
     Statistic,
     convert,
     diagnose,
+    evaluate,
     from_arrays,
     write_model,
 )
@@ -26,6 +28,7 @@ from onnx2snn.diagnosis import Simulation, is_source, split
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import initial_potential_of
 from onnx2snn.plot import diagnosis_plot
+from onnx2snn.recipes import Neuron, recipe_by_name
 
 RNG = np.random.default_rng(0)
 
@@ -123,7 +126,8 @@ def test_sums_are_those_of_the_equations_and_the_split_is_exact(seed):
         current, _ = dyadic.simulate(network, x, timesteps, stop=clip.inputs[0])
         np.testing.assert_array_equal(sums.current, current)
         np.testing.assert_array_equal(sums.potential, potentials[node.name])
-        np.testing.assert_array_equal(sums.fired, spikes[clip.output] > 0)
+        np.testing.assert_array_equal(sums.magnitude, sums.potential)
+        np.testing.assert_array_equal(sums.magnitude > 0, spikes[clip.output] > 0)
         threshold = threshold_of(node).astype(np.float64)
         start = initial_potential_of(node).astype(np.float64)
         parts = split(sums, threshold, start, np.float64(np.inf), timesteps)
@@ -181,6 +185,49 @@ def test_every_recipe_and_pooling(recipe, maxpool):
         # Its input is that in the ANN.
         assert first.own_error == pytest.approx(first.total_error, rel=1e-4)
     assert first.correlation > 0.9
+
+
+@pytest.mark.parametrize("recipe", ["opi", "burst", "signed", "best", "spike-norm", "srp"])
+def test_firing_rates_are_those_of_evaluate(recipe):
+    """Spikes of either sign count."""
+    ann = model(POOLED, POOLED_WEIGHTS)
+    snn = convert(ann, calibration=IMAGES, recipe=recipe, maxpool="exact", timesteps=8).model
+    layers = diagnose(snn, ann, IMAGES, 8)
+    total = sum(layer.firing_rate * layer.neurons for layer in layers)
+    rate = total / sum(layer.neurons for layer in layers)
+    assert rate == pytest.approx(evaluate(snn, IMAGES, [8])["snn"][0]["firing_rate"])
+
+
+def test_bursts_clip_at_all_spikes_of_a_time_step():
+    ann = model(CLIPPED, CLIPPED_WEIGHTS | {"one": np.float32(100)})
+    data = from_arrays(np.float32([[1, 1]]))
+    bursts = Neuron("BurstIF", max_spikes=5)
+    recipe = replace(recipe_by_name("opi"), recalibrate=True, neuron=bursts)
+    snn = convert(ann, calibration=data, recipe=recipe, threshold=Statistic("max")).model
+    (layer,) = diagnose(snn, ann, from_arrays(np.float32([[2.75, 6]])), 4)
+    # 11 spikes of 20, and all 20 where 24 would be right.
+    assert layer.clipping == pytest.approx(rms_percent([0, -1], [2.75, 6]))
+    assert (layer.quantisation, layer.unevenness, layer.saturated) == (0, 0, 50)
+    assert layer.firing_rate == 31 / 8
+
+
+NEURONS_LAST = "net (float[N, 2] x) => (float[N, 2] y) { a = MatMul(x, w) y = Clip(a, zero, one) }"
+
+
+@pytest.mark.parametrize(
+    ("ann", "data"),
+    [
+        (model(NEURONS_LAST, CLIPPED_WEIGHTS), from_arrays(np.float32([[0.25, 0.5], [0.75, 2]]))),
+        (model(POOLED, POOLED_WEIGHTS), IMAGES),
+    ],
+)
+def test_a_delayed_read_out(ann, data):
+    """Also where an output is neurons', which have another name then."""
+    plain, delayed = (
+        diagnose(convert(ann, calibration=data, recipe="opi", delay=delay).model, ann, data, 8)
+        for delay in (0, 2)
+    )
+    assert delayed == plain
 
 
 def test_half_precision():

@@ -379,10 +379,40 @@ def test_the_default_is_best_with_data_and_opi_without():
 
 
 def test_a_correction_needs_data():
-    with pytest.raises(MissingThresholdError, match="this recipe measures the network on data"):
+    with pytest.raises(MissingThresholdError, match="2 activations need calibration data"):
         convert(clipped(4), recipe="best")
     with pytest.raises(DataError, match="no recipe 'bestest', only"):
         convert(clipped(4), recipe="bestest")
+
+
+def test_what_measures_nothing_needs_no_data():
+    """V_th of ``opt`` is a clip's bound, and its shift follows from it."""
+    bounded = convert(clipped(4), recipe="opt", timesteps=8)
+    measured = convert(clipped(4), calibration=DATA, recipe="opt", timesteps=8)
+    assert bounded.model.graph == measured.model.graph
+    with pytest.raises(MissingThresholdError, match="need calibration data"):
+        convert(clipped(4), recipe="opi", recalibrate=True)
+    with pytest.raises(MissingThresholdError, match="this recipe measures the network on data"):
+        convert(clipped(4), recipe="rmp")
+
+
+@pytest.mark.parametrize("recipe", ["spike-norm", "rmp", "tsc"])
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (3, 1, 1), (1, 1, 1, 1), ()])
+def test_balanced_thresholds_stay_below_a_bound_of_any_shape(recipe, shape):
+    text = (
+        "net (float[N, 2, 4, 4] x) => (float[N, 3, 4, 4] y) { a = Conv(x, w) r = Relu(a) "
+        "c = Min(r, bounds) y = Neg(c) }"
+    )
+    rng = np.random.default_rng(0)
+    bounds = np.resize(np.float32([0.25, 0.5, 1]), shape)
+    w = rng.normal(size=(3, 2, 1, 1)).astype(np.float32)
+    data = from_arrays(rng.normal(size=(8, 2, 4, 4)).astype(np.float32))
+    ann = model(text, {"w": w, "bounds": bounds})
+    conversion = convert(ann, calibration=data, recipe=recipe, timesteps=4)
+    (threshold,) = thresholds(conversion).values()
+    assert threshold.ndim <= 3
+    assert np.all(threshold <= bounds.reshape(bounds.shape[-3:]))
+    SpikingSession(conversion.model).run(next(data.batches(8))[0], 4)
 
 
 # Recipes as data ------------------------------------------------------------------------------
