@@ -22,6 +22,7 @@ from .cli_inspect import inspect
 from .cli_reproduce import reproduce
 from .cli_run import run
 from .cli_train import train
+from .conversion_tables import readiness_table, recipe_table
 from .options import (
     examples,
     json_option,
@@ -87,7 +88,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
         )
     else:
         console = tables.console()
-        console.print(tables.readiness_table(result.nodes))
+        console.print(readiness_table(result.nodes))
         console.print(f"Exact rewriting checked: {result.check}.", markup=False)
         style = "bold green" if result.converts else "bold red"
         console.print(result.verdict, style=style, markup=False)
@@ -105,7 +106,7 @@ def recipes(as_json: bool) -> None:
         rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
         print_json({"recipes": rows})
         return
-    tables.console().print(tables.recipe_table(RECIPES))
+    tables.console().print(recipe_table(RECIPES))
 
 
 @examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")

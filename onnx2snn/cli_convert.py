@@ -11,6 +11,7 @@ from onnx2snn.graph_passes.spiking import MaxPool
 
 from . import tables
 from .calibration import no_progress
+from .conversion_tables import advice, agreement_table, neuron_table, pass_table
 from .data import open_data
 from .options import (
     InitialPotentialType,
@@ -160,7 +161,7 @@ def convert(
         track=no_progress if as_json else tables.track,
     )
     write_model(result.parts, output)
-    warnings = tables.advice(result.agreements)
+    warnings = advice(result.agreements)
     if as_json:
         print_json(
             {
@@ -185,10 +186,10 @@ def convert(
         )
         return
     console = tables.console()
-    console.print(tables.neuron_table(result.neurons))
-    console.print(tables.pass_table(result))
+    console.print(neuron_table(result.neurons))
+    console.print(pass_table(result))
     if result.agreements:
-        console.print(tables.agreement_table(result.agreements))
+        console.print(agreement_table(result.agreements))
     console.print(f"Exact rewriting checked: {result.check}.", markup=False)
     for line in warnings:
         console.print(f"Warning: {line}", style="bold red", markup=False)

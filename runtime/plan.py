@@ -17,13 +17,11 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.editing import operands, part_of, tidy
-from onnx2snn.graph_passes.errors import ModelError, PassError, UnsupportedModelError
+from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
-from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
 from onnx2snn.graph_passes.neurons import (
     TENSOR_ATTRIBUTES,
     initial_potential_of,
-    is_mean,
     is_neuron,
     is_stateful,
     names_of_states,
@@ -40,6 +38,7 @@ from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 
 from .graphs import unused_prefix
 from .kernels import lower_if
+from .parts import Parts, finals_of, made_by, parts_of, require_affine
 
 
 @dataclass(frozen=True)
@@ -123,28 +122,28 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     inputs = [tensor for tensor in graph.inputs if tensor.name not in states]
     outputs = [tensor for tensor in graph.outputs if tensor.name not in states]
 
-    parts = _parts(graph)
-    _require_affine(graph, parts)
+    parts = parts_of(graph)
+    require_affine(graph, parts)
     stateful = [node for node in parts.core if is_stateful(node)]
     neurons = [node for node in stateful if is_neuron(node)]
     others = [node for node in stateful if not is_neuron(node)]
     given = {tensor.name for tensor in inputs}
-    finals = _finals(parts, outputs)
-    core_reads = _reads(parts.core, {*given, *_made(parts.prologue)})
-    epilogue_reads = _reads(parts.epilogue, {*given, *_made(parts.prologue + parts.core)})
+    finals = finals_of(parts, outputs)
+    core_reads = _reads(parts.core, {*given, *made_by(parts.prologue)})
+    epilogue_reads = _reads(parts.epilogue, {*given, *made_by(parts.prologue + parts.core)})
     for tensor in finals.values():
-        if tensor.name not in _made(parts.epilogue):
+        if tensor.name not in made_by(parts.epilogue):
             # A neuron's output, say, is an output: its average is that of just this tensor.
             epilogue_reads.setdefault(tensor.name, tensor)
     prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
     events = {node.name: _events(node, prefix) for node in neurons}
     summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
     summed |= {tensor.name: tensor for tensor in events.values()}
-    made_in_core = _made(parts.core)
+    made_in_core = made_by(parts.core)
     step_reads = core_reads | {
         name: tensor for name, tensor in epilogue_reads.items() if name not in made_in_core
     }
-    made_before = _made(parts.prologue)
+    made_before = made_by(parts.prologue)
     prologue_makes = [tensor for name, tensor in step_reads.items() if name in made_before]
     fixed = [name for name in step_reads if name not in given and name not in made_before]
     if fixed:
@@ -155,7 +154,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     prologue = _model(graph, parts.prologue, inputs, prologue_makes) if prologue_makes else None
     epilogue = _epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix)
     read_out = _read_out_model(graph, parts, finals, outputs)
-    means = tuple(t.name for t in outputs if t.name in _made(parts.read_out + parts.means))
+    means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
     layers = tuple(_neuron(node, events[node.name].name) for node in neurons)
     # The membrane potential is the first state of each.
     kept = (
@@ -201,94 +200,6 @@ def with_weights(plan: Plan) -> Plan:
         read_out=None if plan.read_out is None else whole(plan.read_out),
         weights={},
     )
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The nodes of a graph by part, each with the arithmetic on shapes that it needs.
-
-    ``means``: the RunningMeans, between ``epilogue`` and ``read_out``; no graph holds them.
-    """
-
-    prologue: list[gs.Node]
-    core: list[gs.Node]
-    epilogue: list[gs.Node]
-    means: list[gs.Node]
-    read_out: list[gs.Node]
-
-
-def _parts(graph: gs.Graph) -> _Parts:
-    """Divide a graph.
-
-    What depends on shapes alone cannot pass from part to part as a sum over time, so each
-    part computes it anew from the shapes of its own tensors.
-    """
-    varying = downstream(graph, graph.inputs)
-    makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
-    order = {node.name: place for place, node in enumerate(graph.nodes)}
-
-    def complete(nodes: list[gs.Node]) -> list[gs.Node]:
-        part: dict[str, gs.Node] = {}
-        waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
-        while waiting:
-            node = waiting.pop()
-            if node.name in part:
-                continue
-            part[node.name] = node
-            names = [tensor.name for tensor in operands(node)]
-            waiting += [makers[n] for n in names if n in makers and n not in varying]
-        return sorted(part.values(), key=lambda node: order[node.name])
-
-    means = [node for node in graph.nodes if is_mean(node)]
-    behind = downstream(graph, [node.outputs[0] for node in means])
-    read_out = [
-        node
-        for node in graph.nodes
-        if any(tensor.name in behind for tensor in node.outputs) and not is_stateful(node)
-    ]
-    # A clock that only these averages need has no place in a plan, which counts for itself.
-    idle = [
-        node
-        for node in _clocks(graph)
-        if all(is_mean(reader) for reader in node.outputs[0].outputs)
-    ]
-    apart = {id(node) for node in (*means, *read_out, *idle)}
-    found = regions(graph, lambda node: is_stateful(node) and id(node) not in apart)
-
-    def rest(nodes: list[gs.Node]) -> list[gs.Node]:
-        return complete([node for node in nodes if id(node) not in apart])
-
-    return _Parts(
-        rest(found.prologue), rest(found.core), rest(found.epilogue), means, complete(read_out)
-    )
-
-
-def _clocks(graph: gs.Graph) -> list[gs.Node]:
-    return [node for node in graph.nodes if is_stateful(node) and node.op == "Clock"]
-
-
-def _require_affine(graph: gs.Graph, parts: _Parts) -> None:
-    """Refuse what a mean over time does not pass through; max-pools between neurons may be."""
-    free = {node.name for node in parts.read_out}
-    core = {node.name for node in parts.core}
-    refusals = [
-        refusal
-        for refusal in nonlinear_nodes(graph)
-        if refusal.node not in free and not (refusal.op in MAX_POOLS and refusal.node in core)
-    ]
-    if refusals:
-        raise UnsupportedModelError("not a rate-coded spiking network:", refusals)
-
-
-def _finals(parts: _Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable]:
-    """The tensors whose averages over time are wanted, by the name of what takes them."""
-    finals = {node.outputs[0].name: node.inputs[0] for node in parts.means}
-    made = _made(parts.read_out) | set(finals)
-    for node in parts.read_out:
-        for tensor in operands(node):
-            if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in made:
-                finals[tensor.name] = tensor
-    return finals | {tensor.name: tensor for tensor in outputs if tensor.name not in made}
 
 
 def _events(node: gs.Node, prefix: str) -> gs.Variable:
@@ -348,13 +259,9 @@ def _sum_state(tensor: gs.Variable, prefix: str) -> State:
     return State(f"{prefix}sum/{tensor.name}", f"{prefix}sum_next/{tensor.name}", start)
 
 
-def _made(nodes: list[gs.Node]) -> set[str]:
-    return {tensor.name for node in nodes for tensor in node.outputs}
-
-
 def _reads(nodes: list[gs.Node], available: set[str]) -> dict[str, gs.Variable]:
     """What ``nodes`` read of ``available``, by name, in the order of first use."""
-    made = _made(nodes)
+    made = made_by(nodes)
     read = {t.name: t for node in nodes for t in operands(node)}
     return {name: t for name, t in read.items() if name in available and name not in made}
 
@@ -436,11 +343,11 @@ def _epilogue_model(
 
 def _read_out_model(
     graph: gs.Graph,
-    parts: _Parts,
+    parts: Parts,
     finals: dict[str, gs.Variable],
     outputs: list[gs.Variable],
 ) -> ModelParts | None:
-    made = _made(parts.read_out)
+    made = made_by(parts.read_out)
     wanted = [tensor for tensor in outputs if tensor.name in made]
     if not wanted:
         return None

@@ -17,7 +17,7 @@ from .coding import Coding, check_coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .half import halve
-from .inputs import as_input, by_input_name, check_finite, readout_times
+from .inputs import as_input, by_input_name, readout_times
 from .int8 import LayerPrecision, Precision, Quantised, quantise
 from .plan import Neuron, Plan, build_plan
 from .providers import (
@@ -30,6 +30,7 @@ from .providers import (
     run_session,
     without_capture,
 )
+from .read_out import Averages
 from .result import Exit, ReadOut, SpikingResult, together
 from .states import DeviceStates
 from .sums import Sums, carried_sums, rows_of
@@ -99,15 +100,14 @@ class SpikingSession:
             partial(create_session, providers=chosen, threads=threads),
         )
         self._prologue = None if made.prologue is None else create(made.prologue)
-        self._epilogue = create(made.epilogue)
-        self._read_out_session = None if made.read_out is None else create(made.read_out)
+        self._averages = Averages(made, create)
         self._chunked = plan == "auto"
         # Currents in 16 bits are not what potentials say that they add up to.
         totals = totals_of(made) if self._chunked and precision != "float16" else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
         step = only(made.step, [*now, *(state.written for state in states)])
-        self.providers: list[str] = self._epilogue.get_providers()
+        self.providers: list[str] = self._averages.providers
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
         graphs = capturing != chosen
         self._states = DeviceStates(states, made.step_inputs, device, graphs)
@@ -123,7 +123,6 @@ class SpikingSession:
             derived_counts=self._sums.derived,
             max_memory=max_memory,
         )
-        self._silence: dict[tuple, list[np.ndarray]] = {}
         self.reset()
 
     @property
@@ -240,7 +239,7 @@ class SpikingSession:
         now = dict(zip(made, self._advance(values, made), strict=True)) | {
             name: values[name] for name in self._plan.readout_types if name in values
         }
-        outputs = dict(zip(self._plan.averages, self._run_epilogue(now), strict=True))
+        outputs = dict(zip(self._plan.averages, self._averages.of_one(now), strict=True))
         if self._plan.means:
             together = self._read_out().values
             outputs |= {name: together[name] for name in self._plan.means}
@@ -405,49 +404,12 @@ class SpikingSession:
         return ReadOut(self._time, self._outputs_now(), self.neurons, self._sums.snapshot())
 
     def _outputs_now(self) -> dict[str, np.ndarray]:
-        """The outputs by name after the time-steps so far."""
-        sums = self._sums.carried(self._plan.readout_types)
-        values = dict(zip(self._plan.averages, self._averages(sums), strict=True))
-        if self._read_out_session is not None:
-            made = [output.name for output in self._read_out_session.get_outputs()]
-            wanted = {source.name for source in self._read_out_session.get_inputs()}
-            feed = {name: value for name, value in values.items() if name in wanted}
-            values |= zip(made, run_session(self._read_out_session, made, feed), strict=True)
-        outputs = {name: values[name] for name in self._plan.outputs}
-        for name, value in outputs.items():
-            check_finite(value, f"the network's output '{name}'")
-        return outputs
-
-    def _averages(self, sums: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
-
-        g is affine and S the sum of what it reads, so the numerator is the sum of its
-        outputs; each enters once, and the one rounding is that of the division. float16
-        cannot hold such sums: there it is g(S / t), the same to rounding.
-        """
-        t, read = self._time, sums
+        """The outputs by name after the time-steps so far, but those of a delay."""
+        sums, t = self._sums.carried(self._plan.readout_types), self._time
         if 0 < self._plan.delay < t:
             t -= self._plan.delay
-            read = {name: total - self._before[name] for name, total in read.items()}
-        if np.dtype(np.float16) in self._plan.readout_types.values():
-            return self._run_epilogue({name: value / t for name, value in read.items()})
-        totals = self._run_epilogue(read)
-        shapes = tuple(value.shape for value in read.values())
-        if shapes not in self._silence:
-            # They are copies, and may be as large as the network's states.
-            for value in read.values():
-                value.fill(0)
-            silence = self._run_epilogue(read)
-            self._silence = {shapes: [value.astype(np.float64) for value in silence]}
-        return [
-            ((total.astype(np.float64) + (t - 1) * silent) / t).astype(total.dtype)
-            for total, silent in zip(totals, self._silence[shapes], strict=True)
-        ]
-
-    def _run_epilogue(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        types = self._plan.readout_types
-        feed = {name: np.asarray(value, types[name]) for name, value in values.items()}
-        return run_session(self._epilogue, None, feed)
+            sums = {n: np.asarray(total - self._before[n]) for n, total in sums.items()}
+        return self._averages.outputs(sums, t)
 
 
 def _as_it_is(plan: Plan, providers: Sequence[Any]) -> Quantised:

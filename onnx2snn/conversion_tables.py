@@ -1,0 +1,117 @@
+"""What the command line shows of a conversion: neurons, passes, recipes, what stands in the way."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from .checking import Agreement
+from .conversion import Conversion, NeuronReport
+from .network import EXACT, TOGETHER
+from .readiness import NodeReport
+from .recipes import Recipe
+from .tables import name_text, new_table, percent_text, shape_text, values_text
+
+LOW_AGREEMENT = 95.0
+LARGE_LOSS = 1.0
+LARGE_ERROR = 0.1
+"""A change that leaves fewer percent of the classes, costs more points of accuracy or, in a
+network without classes, has a larger relative error, is shown in red, with what to do."""
+
+
+def neuron_table(neurons: list[NeuronReport]) -> Table:
+    """The neurons of a conversion and their thresholds."""
+    table = new_table("Neurons", "layer", ">shape", ">V_th", "threshold from")
+    for neuron in neurons:
+        table.add_row(
+            name_text(neuron.name),
+            shape_text(neuron.shape),
+            values_text(neuron.threshold),
+            name_text(neuron.source),
+        )
+    return table
+
+
+def pass_table(conversion: Conversion) -> Table:
+    """What each pass did."""
+    table = new_table("Passes", "pass", "changed", ">nodes before", ">after")
+    for report in conversion.passes:
+        table.add_row(
+            report.name,
+            "yes" if report.changed else "no",
+            str(report.nodes_before),
+            str(report.nodes_after),
+        )
+    return table
+
+
+def recipe_table(recipes: Iterable[Recipe]) -> Table:
+    """The ways to convert that have a name."""
+    table = new_table("Recipes", "name", "source", "what it does")
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.source, recipe.what)
+    return table
+
+
+_ROLE_STYLES = {"obstacle": "bold red", "neuron": "green", "approximated": "yellow"}
+
+
+def readiness_table(rows: list[NodeReport]) -> Table:
+    """What each node of an ANN, in canonical form, would become."""
+    table = new_table("Nodes, in canonical form", "node", "op", "becomes", "why", "option")
+    for row in rows:
+        table.add_row(
+            name_text(row.node),
+            name_text(row.op),
+            row.role,
+            name_text(row.reason),
+            name_text(row.option),
+            style=_ROLE_STYLES.get(row.role),
+        )
+    return table
+
+
+def agreement_table(agreements: list[Agreement]) -> Table:
+    """How the ANN after each change agrees with the ANN before it."""
+    table = new_table(
+        "The ANN after each change, against the ANN before it (calibration data)",
+        "change", ">same class %", ">accuracy before %", ">after %", ">relative error",
+    )  # fmt: skip
+    for row in agreements:
+        table.add_row(
+            row.change,
+            percent_text(row.top1),
+            percent_text(row.accuracy_before),
+            percent_text(row.accuracy_after),
+            f"{row.error:.1e}",
+            style="bold red" if did_harm(row) else None,
+        )
+    return table
+
+
+def did_harm(row: Agreement) -> bool:
+    """Whether the network did not stand a change."""
+    if row.top1 is None:
+        return row.error > LARGE_ERROR
+    loss = 0.0
+    if row.accuracy_before is not None and row.accuracy_after is not None:
+        loss = row.accuracy_before - row.accuracy_after
+    return row.top1 < LOW_AGREEMENT or loss > LARGE_LOSS
+
+
+def advice(agreements: list[Agreement]) -> list[str]:
+    """What to do about each change that the network did not stand."""
+    lines = []
+    for row in agreements:
+        if row.change in (EXACT, TOGETHER) or not did_harm(row):
+            continue
+        cure = {
+            "max-pooling -> average-pooling": "keep max-pooling as a pool that counts spikes "
+            "(--maxpool exact), or train the network with average pooling in its place",
+            "activations clipped at V_th": "take higher thresholds (--threshold max), thresholds "
+            "per channel (--per-channel), or more calibration data",
+        }.get(row.change, "take more clips (--approximate N)")
+        harm = f"has a relative error of {row.error:.2f}"
+        if row.top1 is not None:
+            harm = f"changed the class of {100 - row.top1:.1f} % of the samples"
+        lines.append(f"'{row.change}' {harm}: {cure}.")
+    return lines

@@ -1,0 +1,103 @@
+"""Divide an SNN's graph: what runs once, at every time-step, and on sums or averages over time."""
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.editing import operands
+from onnx2snn.graph_passes.errors import UnsupportedModelError
+from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
+from onnx2snn.graph_passes.neurons import is_mean, is_stateful
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The nodes of a graph by part, each with the arithmetic on shapes that it needs.
+
+    ``means``: the RunningMeans, between ``epilogue`` and ``read_out``; no graph holds them.
+    """
+
+    prologue: list[gs.Node]
+    core: list[gs.Node]
+    epilogue: list[gs.Node]
+    means: list[gs.Node]
+    read_out: list[gs.Node]
+
+
+def parts_of(graph: gs.Graph) -> Parts:
+    """Divide a graph.
+
+    What depends on shapes alone cannot pass from part to part as a sum over time, so each
+    part computes it anew from the shapes of its own tensors.
+    """
+    varying = downstream(graph, graph.inputs)
+    makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
+    order = {node.name: place for place, node in enumerate(graph.nodes)}
+
+    def complete(nodes: list[gs.Node]) -> list[gs.Node]:
+        part: dict[str, gs.Node] = {}
+        waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
+        while waiting:
+            node = waiting.pop()
+            if node.name in part:
+                continue
+            part[node.name] = node
+            names = [tensor.name for tensor in operands(node)]
+            waiting += [makers[n] for n in names if n in makers and n not in varying]
+        return sorted(part.values(), key=lambda node: order[node.name])
+
+    means = [node for node in graph.nodes if is_mean(node)]
+    behind = downstream(graph, [node.outputs[0] for node in means])
+    read_out = [
+        node
+        for node in graph.nodes
+        if any(tensor.name in behind for tensor in node.outputs) and not is_stateful(node)
+    ]
+    # A clock that only these averages need has no place in a plan, which counts for itself.
+    idle = [
+        node
+        for node in _clocks(graph)
+        if all(is_mean(reader) for reader in node.outputs[0].outputs)
+    ]
+    apart = {id(node) for node in (*means, *read_out, *idle)}
+    found = regions(graph, lambda node: is_stateful(node) and id(node) not in apart)
+
+    def rest(nodes: list[gs.Node]) -> list[gs.Node]:
+        return complete([node for node in nodes if id(node) not in apart])
+
+    return Parts(
+        rest(found.prologue), rest(found.core), rest(found.epilogue), means, complete(read_out)
+    )
+
+
+def _clocks(graph: gs.Graph) -> list[gs.Node]:
+    return [node for node in graph.nodes if is_stateful(node) and node.op == "Clock"]
+
+
+def require_affine(graph: gs.Graph, parts: Parts) -> None:
+    """Refuse what a mean over time does not pass through; max-pools between neurons may be."""
+    free = {node.name for node in parts.read_out}
+    core = {node.name for node in parts.core}
+    refusals = [
+        refusal
+        for refusal in nonlinear_nodes(graph)
+        if refusal.node not in free and not (refusal.op in MAX_POOLS and refusal.node in core)
+    ]
+    if refusals:
+        raise UnsupportedModelError("not a rate-coded spiking network:", refusals)
+
+
+def finals_of(parts: Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable]:
+    """The tensors whose averages over time are wanted, by the name of what takes them."""
+    finals = {node.outputs[0].name: node.inputs[0] for node in parts.means}
+    made = made_by(parts.read_out) | set(finals)
+    for node in parts.read_out:
+        for tensor in operands(node):
+            if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in made:
+                finals[tensor.name] = tensor
+    return finals | {tensor.name: tensor for tensor in outputs if tensor.name not in made}
+
+
+def made_by(nodes: list[gs.Node]) -> set[str]:
+    """The names of all that nodes make."""
+    return {tensor.name for node in nodes for tensor in node.outputs}

@@ -1,0 +1,75 @@
+"""What a network says after some time-steps: the averages over time, and what follows from them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .inputs import check_finite
+from .plan import Plan
+from .providers import run_session
+
+Arrays = dict[str, np.ndarray]
+
+
+class Averages:
+    """The outputs of a plan, from sums over time of what its epilogue reads.
+
+    create: makes a session of a graph.
+    """
+
+    def __init__(self, plan: Plan, create: Callable[..., Any]) -> None:
+        self._plan = plan
+        self._epilogue = create(plan.epilogue)
+        self._read_out = None if plan.read_out is None else create(plan.read_out)
+        self._silence: dict[tuple, list[np.ndarray]] = {}
+
+    @property
+    def providers(self) -> list[str]:
+        """What ONNX Runtime runs it on."""
+        found: list[str] = self._epilogue.get_providers()
+        return found
+
+    def outputs(self, sums: Arrays, timesteps: int) -> Arrays:
+        """Every output by name, from sums over so many time-steps, which are lost by that.
+
+        Raises ``DataError`` where an output is not finite.
+        """
+        values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
+        if self._read_out is not None:
+            made = [output.name for output in self._read_out.get_outputs()]
+            wanted = {source.name for source in self._read_out.get_inputs()}
+            feed = {name: value for name, value in values.items() if name in wanted}
+            values |= zip(made, run_session(self._read_out, made, feed), strict=True)
+        outputs = {name: values[name] for name in self._plan.outputs}
+        for name, value in outputs.items():
+            check_finite(value, f"the network's output '{name}'")
+        return outputs
+
+    def of_one(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """What the epilogue makes of what it reads, in one time-step."""
+        types = self._plan.readout_types
+        feed = {name: np.asarray(value, types[name]) for name, value in values.items()}
+        return run_session(self._epilogue, None, feed)
+
+    def _means(self, sums: Arrays, t: int) -> list[np.ndarray]:
+        """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
+
+        g is affine and S the sum of what it reads, so the numerator is the sum of its
+        outputs; each enters once, and the one rounding is that of the division. float16
+        cannot hold such sums: there it is g(S / t), the same to rounding.
+        """
+        if np.dtype(np.float16) in self._plan.readout_types.values():
+            return self.of_one({name: value / t for name, value in sums.items()})
+        totals = self.of_one(sums)
+        shapes = tuple(value.shape for value in sums.values())
+        if shapes not in self._silence:
+            # Others of this size would take as much memory: they may be as large as the states.
+            for value in sums.values():
+                value.fill(0)
+            silence = self.of_one(sums)
+            self._silence = {shapes: [value.astype(np.float64) for value in silence]}
+        return [
+            ((total.astype(np.float64) + (t - 1) * silent) / t).astype(total.dtype)
+            for total, silent in zip(totals, self._silence[shapes], strict=True)
+        ]
