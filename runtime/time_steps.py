@@ -94,8 +94,7 @@ class TimeSteps:
         """The session that does so many time-steps in a run; it holds weights of its own."""
         key, planned = _key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
-            if self.max_memory is not None:
-                self._drop_others(choice)
+            self._make_room(choice)
             graph = self._rounded(self.step) if steps == 1 else self._chunk(steps, choice)
             in_order = steps > 1 and choice.layout is not None
             self.sessions[key] = self.create(graph, laid_out=planned, in_order=in_order)
@@ -104,10 +103,13 @@ class TimeSteps:
             give_back_memory()
         return self.sessions[key]
 
-    def _drop_others(self, choice: Choice) -> None:
-        """Let go of sessions that another choice made: this one's memory is all that there is."""
+    def _make_room(self, choice: Choice) -> None:
+        """Let go of sessions that other choices made, where not all fit the memory."""
         wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
-        self.sessions = {key: made for key, made in self.sessions.items() if key in wanted}
+        others = self.sessions.keys() - wanted
+        total = choice.memory.total + len(others) * self._copied
+        if self.max_memory is not None and total > self.max_memory:
+            self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
 
     def _rounded(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A graph of time-steps with layers in the precision of the network."""

@@ -138,6 +138,20 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
         same(result, wanted)
 
 
+def test_sessions_of_another_n_go_where_they_do_not_fit(monkeypatch):
+    monkeypatch.setattr(choice, "FEW_ACTIVATIONS", 3000)
+    snn = wide()
+    generous = SpikingSession(snn, threads=1)
+    for samples in (1, 40):
+        generous.run(zeros(samples), 23)
+    kept = len(generous._time_steps.sessions)
+    total = generous.chosen(zeros(40)).memory.total
+    session = SpikingSession(snn, threads=1, max_memory=total)
+    for samples in (1, 40):
+        same(session.run(zeros(samples), 23), generous.run(zeros(samples), 23))
+    assert len(session._time_steps.sessions) < kept
+
+
 def test_what_does_not_fit_is_refused():
     snn = wide()
     least = budgets(SpikingSession(snn, threads=1), zeros(8))[()]
