@@ -87,13 +87,14 @@ class Editor:
         return result
 
 
-def release(tensor: gs.Tensor) -> None:
-    """Let go of the values of a constant that nothing reads any more.
+def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """Let go of the values of a constant that nothing reads any more, and is no output.
 
     onnx-graphsurgeon's tensors refer to themselves, so that the array would stay until Python
     looks for such cycles.
     """
-    if isinstance(tensor, gs.Constant) and not tensor.outputs:
+    unread = not tensor.outputs and all(output is not tensor for output in graph.outputs)
+    if isinstance(tensor, gs.Constant) and unread:
         tensor.values = np.empty(0, tensor.dtype)
 
 

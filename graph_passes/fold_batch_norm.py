@@ -125,7 +125,7 @@ def _scale_and_shift(
         editor.constant(f"{linear.name}/weight", new_weight.astype(dtype)),
         editor.constant(f"{linear.name}/bias", new_bias.astype(dtype)),
     ]
-    release(old)
+    release(editor.graph, old)
     linear.attrs.pop("alpha", None)
     linear.attrs.pop("beta", None)
     if linear.op == "MatMul":

@@ -38,7 +38,8 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
     """
     changed, editor = False, Editor(graph)
     after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in _ACTIVATIONS])
-    for node in list(graph.nodes):
+    # From the back: of several in a row the last goes first, so that it is in nobody's way.
+    for node in reversed(list(graph.nodes)):
         if node.op not in AFFINE_OPS or node.domain:
             continue
         affine = affine_of(graph, node)
@@ -242,7 +243,7 @@ def _apply(editor: Editor, path: _Path, weight: np.ndarray, shift: np.ndarray) -
     dtype = np.asarray(linear.inputs[1].values).dtype
     old = linear.inputs[1]
     linear.inputs[1] = editor.constant(f"{linear.name}/weight", weight.astype(dtype))
-    release(old)
+    release(editor.graph, old)
     if not np.any(shift):
         return
     has_bias = len(linear.inputs) > 2 and not linear.inputs[2].is_empty()

@@ -98,7 +98,9 @@ def _averages(
     sums: Mapping[str, tuple[str, np.dtype]],
     place: str,
 ) -> dict[str, str]:
-    """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t, or g(S / t) in float16.
+    """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
+
+    In float16, and for integers, g(S / t).
 
     The same arithmetic as in ``SpikingSession``, where the reasons are.
     """
@@ -106,7 +108,8 @@ def _averages(
     double = np.dtype(np.float64)
     types = {name: np.dtype(dtype) for name, dtype in plan.readout_types.items()}
     results = [output.name for output in plan.epilogue.graph.output]
-    if np.dtype(np.float16) in types.values():
+    of_means: dict[str, str] = {}
+    if any(dtype == np.float16 or dtype.kind != "f" for dtype in types.values()):
         means = {}
         for name, (total, have) in sums.items():
             dtype = network.sums[name].start.dtype
@@ -114,8 +117,10 @@ def _averages(
             steps = writer.cast(count, double, dtype, f"count{place}/{name}")
             mean = writer.node("Div", [total, steps], f"mean{place}/{name}")
             means[name] = writer.cast(mean, dtype, types[name], f"mean{place}/{name}/{types[name]}")
-        made = writer.part(plan.epilogue, means, f"epilogue{place}")
-        return dict(zip(plan.averages, (made[name] for name in results), strict=True))
+        made = writer.part(plan.epilogue, means, f"epilogue_of_means{place}")
+        of_means = dict(zip(plan.averages, (made[name] for name in results), strict=True))
+    if np.dtype(np.float16) in types.values():
+        return of_means
     read = {
         name: writer.cast(total, have, types[name], f"total{place}/{name}/{types[name]}")
         for name, (total, have) in sums.items()
@@ -132,6 +137,9 @@ def _averages(
     averages = {}
     for average, output in zip(plan.averages, plan.epilogue.graph.output, strict=True):
         dtype = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
+        if dtype.kind != "f" and of_means:
+            averages[average] = of_means[average]
+            continue
         at = f"{place}/{average}"
         g = writer.cast(made[output.name], dtype, double, f"g{at}")
         g0 = writer.cast(silent[output.name], dtype, double, f"g0{at}")

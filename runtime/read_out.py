@@ -57,11 +57,17 @@ class Averages:
 
         g is affine and S the sum of what it reads, so the numerator is the sum of its
         outputs; each enters once, and the one rounding is that of the division. float16
-        cannot hold such sums: there it is g(S / t), the same to rounding.
+        cannot hold such sums, nor can integers: there it is g(S / t), the same to rounding.
         """
-        if np.dtype(np.float16) in self._plan.readout_types.values():
-            return self.of_one({name: value / t for name, value in sums.items()})
-        totals = self.of_one(sums)
+        types = self._plan.readout_types.values()
+        of_means: list[np.ndarray] = []
+        if any(dtype == np.float16 or dtype.kind != "f" for dtype in types):
+            of_means = self.of_one({name: value / t for name, value in sums.items()})
+        if np.dtype(np.float16) in types:
+            return of_means
+        with np.errstate(invalid="ignore"):
+            # Of integers it is of_means that counts.
+            totals = self.of_one(sums)
         shapes = tuple(value.shape for value in sums.values())
         if shapes not in self._silence:
             # Others of this size would take as much memory: they may be as large as the states.
@@ -69,7 +75,11 @@ class Averages:
                 value.fill(0)
             silence = self.of_one(sums)
             self._silence = {shapes: [value.astype(np.float64) for value in silence]}
-        return [
+        means = [
             ((total.astype(np.float64) + (t - 1) * silent) / t).astype(total.dtype)
             for total, silent in zip(totals, self._silence[shapes], strict=True)
+        ]
+        return [
+            mean if mean.dtype.kind == "f" else whole
+            for mean, whole in zip(means, of_means or means, strict=True)
         ]

@@ -9,7 +9,7 @@ import onnx
 from .plan import Plan, State
 from .providers import run_session
 from .states import DeviceStates
-from .totals import MOST_STEPS, Totals
+from .totals import MOST_STEPS, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
@@ -46,6 +46,7 @@ class Sums:
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
         self._before = {state.read: state.start for state in self._plan.states}
+        self._most = MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS
 
     @property
     def derived(self) -> bool:
@@ -54,10 +55,9 @@ class Sums:
 
     def make_room(self) -> int:
         """How many time-steps may pass before sums are brought in, as is done where none may."""
-        most = MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS
-        if self._steps == most:
+        if self._steps == self._most:
             self.bring_in()
-        return most - self._steps
+        return self._most - self._steps
 
     def count(self, steps: int, inputs: Arrays) -> None:
         """Note that time-steps have passed, in which the step read ``inputs``."""
@@ -109,6 +109,12 @@ class Sums:
     def begin_here(self) -> None:
         """What passes from now on begins at the states as they are."""
         self._before = self._now()
+        if self._totals is not None:
+            potentials = {n.name: self._before[f"v/{n.name}"] for n in self._plan.neurons}
+            self._most = steps_to_next(max(
+                float(np.abs(potentials[n.name]).max()) / float(n.threshold.min())
+                for n in self._plan.neurons
+            ))  # fmt: skip
 
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""

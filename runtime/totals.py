@@ -34,7 +34,15 @@ POOLS = ("SpikingMaxPool", "SpikingGlobalMaxPool")
 
 MOST_STEPS = 256
 """Time-steps between two passes, at most: rounding errors of v add up, and must stay far below
-half a threshold."""
+half a threshold. They are n |v| / 2**24 at most after n: up to mean currents of 64 V_th."""
+
+
+def steps_to_next(largest: float) -> int:
+    """How many time-steps may pass until the next pass, where v is so many thresholds.
+
+    v may double on the way; its rounding stays below a quarter of a threshold.
+    """
+    return int(min(MOST_STEPS, max(1, 2**21 // max(largest, 1))))
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,15 @@ def _totals_model(
             spent = graph.node("Sub", [before, after], f"{name}/spent")
             emitted = graph.node("Add", [sums[neuron.current], spent], f"{name}/emitted")
             levels = graph.node("Div", [emitted, threshold], f"{name}/levels")
-            counted = graph.node("Round", [levels], f"{name}/counted")
+            rounded = graph.node("Round", [levels], f"{name}/rounded")
+            # Large currents round v by more than thresholds; nobody takes back, or fires twice.
+            zero = graph.constant(np.zeros((), kind), f"{name}/zero")
+            counted = graph.node("Max", [rounded, zero], f"{name}/positive")
+            if neuron.op == "IF":
+                one = graph.constant(np.ones((), kind), f"{name}/one")
+                others = graph.node("CastLike", [more, one], f"{name}/more")
+                most = graph.node("Add", [others, one], f"{name}/most")
+                counted = graph.node("Min", [counted, most], f"{name}/counted")
         graph.nodes.append(helper.make_node("Mul", [counted, threshold], [neuron.spikes]))
     for node in pools:
         current, state = node.input

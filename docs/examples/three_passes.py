@@ -10,7 +10,7 @@ def main(source: str, target: str) -> None:
     """Read an ANN, run three passes, say what each did, write the result."""
     declined: list[gp.Refusal] = []
     model = gp.read_model(source)
-    graph = gp.to_graph(model)
+    graph = gp.to_graph(gp.upgrade_opset(model))
     gp.infer_shapes(graph)
     fold = partial(gp.fold_batch_normalization, declined=declined)
     reports = gp.run_passes(graph, [gp.canonicalise, fold, gp.max_to_average_pool])

@@ -186,3 +186,12 @@ def test_a_bias_that_differs_by_sample_stays():
     weights = {"w": normal(4, 6), "b": normal(2, 6), "k": normal(6)}
     g = graph("g (float[2, 4] x) => (float[2, 6] y) { r = Gemm(x, w, b) y = Mul(r, k) }", weights)
     assert not fold_batch_normalization(g)
+
+
+def test_weights_that_are_an_output_too_stay():
+    weights = {"w": normal(6, 4, 3, 3)}
+    g = graph(f"{IMAGE} {{ r = Conv(x, w) {BN} }}", weights | bn(6))
+    (kept,) = (t for node in g.nodes for t in node.inputs if t.name == "w")
+    g.outputs.append(kept)
+    changes_once(fold_batch_normalization, g)
+    np.testing.assert_array_equal(kept.values, weights["w"])

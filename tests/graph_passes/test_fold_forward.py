@@ -297,3 +297,13 @@ def test_rows_that_are_samples():
     before = run(g, x)
     fold_forward(g)
     np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)
+
+
+def test_several_in_a_row():
+    """Each in one run: the last first."""
+    g = graph(
+        f"{IMAGE} {{ r = Relu(x) m = Mul(r, per_channel) n = Add(m, factors) y = Conv(n, w) }}",
+        WEIGHTS,
+    )
+    same(g, X)
+    assert ops(g) == ["Relu", "Conv"]

@@ -342,3 +342,34 @@ def test_file_is_plain_onnx():
     proto = snn()
     onnx.checker.check_model(proto, full_check=True)
     assert {f.name for f in proto.functions} == {"IF"}
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_integers_that_pass_through_stay_as_they_are(plan):
+    """Their sums over time do not fit their type."""
+    text = (
+        "net (float[N, 3] x, uint8[N, 4] i, int32[N, 2] j) => (float[N, 3] y, uint8[N, 4] k, "
+        "int32[N, 2] l) { b = Clip(x, zero, one) y = Neg(b) k = Identity(i) l = Neg(j) }"
+    )
+    network = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    i = np.array([[1, 20, 100, 254]] * 2, np.uint8)
+    j = np.array([[7, 300_000_000]] * 2, np.int32)
+    session = SpikingSession(convert(network).model, plan=plan)
+    values = session.run({"x": X, "i": i, "j": j}, 33).values
+    np.testing.assert_array_equal(values["k"], i)
+    np.testing.assert_array_equal(values["l"], -j)
+
+
+@pytest.mark.parametrize("timesteps", [256, 1000])
+@pytest.mark.parametrize("large", [50.03, 1000.3])
+def test_spike_counts_under_large_currents(timesteps, large):
+    """v of neurons that never fire, or always, moves away from V_th, and rounds ever more."""
+    text = "net (float[N, 3] x) => (float[N, 3] y) { b = Clip(x, zero, one) y = Neg(b) }"
+    network = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    x = np.array([[-large, 0.3, large], [large, 0.7, -large]], np.float32)
+    derived, carried = (
+        SpikingSession(convert(network).model, plan=plan).run(x, timesteps).spike_counts["b"]
+        for plan in ("auto", "step")
+    )
+    np.testing.assert_array_equal(derived, carried)
+    np.testing.assert_array_equal(derived[:, [0, 2]], [[0, timesteps], [timesteps, 0]])
