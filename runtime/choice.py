@@ -3,10 +3,9 @@
 ``choose`` is all there is to it: sessions run what it says, and ``inspect --plan`` shows it.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import onnx
@@ -108,7 +107,7 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return sum(dataclasses.astuple(self))
+        return sum(astuple(self))
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,12 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
         return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
     def sums() -> dict[str, np.ndarray]:
-        return joined([{n: rows_of(v, each) for n, v in each.sums().items()} for each in exits])
+        return joined([{n: taken(v, each.rows) for n, v in each.sums().items()} for each in exits])
 
-    def rows_of(total: np.ndarray, left: Exit) -> np.ndarray:
-        if total.shape[:1] == left.rows.shape:
-            taken: np.ndarray = total[left.rows]
-            return taken
+    def taken(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
         # A layer that depends on an input of one row has one for all samples.
-        return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
+        own: np.ndarray = np.broadcast_to(total, (len(rows), *total.shape[1:]))[rows]
+        return own
 
     ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]
     return ReadOut(timesteps, joined([each.values for each in exits]), neurons, sums, ran)

@@ -97,8 +97,8 @@ class DeviceStates:
         if self._current_index is None:
             # Not all states have the samples along axis 0; ONNX Runtime refuses what differs.
             batch = {size for value in values.values() for size in value.shape[:1]}
-            sizes = (set(state.shape()) for state in self._current.values())
-            return all(size <= {1} or size & {1, *batch} for size in sizes)
+            shapes = [state.shape() for state in self._current.values()]
+            return all(shape[:1] in ([], [1]) or batch & set(shape) for shape in shapes)
         return all(
             self._inputs[name] is not None and self._inputs[name].shape() == list(value.shape)
             for name, value in values.items()

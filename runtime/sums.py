@@ -9,7 +9,7 @@ import onnx
 from .plan import Plan, State
 from .providers import run_session
 from .states import DeviceStates
-from .totals import MOST_STEPS, Totals, steps_to_next
+from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
@@ -110,11 +110,13 @@ class Sums:
         """What passes from now on begins at the states as they are."""
         self._before = self._now()
         if self._totals is not None:
-            potentials = {n.name: self._before[f"v/{n.name}"] for n in self._plan.neurons}
-            self._most = steps_to_next(max(
-                float(np.abs(potentials[n.name]).max()) / float(n.threshold.min())
-                for n in self._plan.neurons
-            ))  # fmt: skip
+            # Those that count what they emit need no v for it.
+            followed = [n for n in self._plan.neurons if n.op in CONSERVING]
+            in_thresholds = [
+                float(np.abs(self._before[f"v/{n.name}"]).max() / n.threshold.min())
+                for n in followed
+            ]
+            self._most = steps_to_next(max(in_thresholds, default=0.0))
 
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""
