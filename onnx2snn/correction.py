@@ -37,7 +37,7 @@ MOST_BYTES = 2**30
 """Of one layer's currents over all time-steps of one batch."""
 
 BALANCING_STEPS = 64
-"""Time-steps over which the largest input current of a layer is sought."""
+"""Time-steps over which the largest input current of a layer is sought, and at most its p."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,82 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
     return bool(nodes)
 
 
-def _start_at(node: gs.Node, fraction: float) -> None:
+def _start_at(node: gs.Node, fraction: float | np.ndarray) -> None:
     threshold = threshold_of(node)
     node.attrs["v_init"] = attribute_tensor((threshold * fraction).astype(threshold.dtype))
+
+
+def scale_thresholds(
+    snn: Spiking, scales: Sequence[float], factors: Sequence[float], rounds: int
+) -> bool:
+    """V_th of each layer: p times what it is, p as brings the last layer nearest to the ANN.
+
+    What the p of a rate norm layer (Ding et al., IJCAI 2021) learns from the network's loss is
+    searched for here, by the error mean (a - x)^2 of the last layer's neurons in T time-steps
+    (64, if T is more) from v(0) = 0, on the first batch: first one p of ``scales`` for all
+    layers, then, layer by layer and ``rounds`` times, p times one of ``factors`` wherever that
+    lowers the error. Where V_th is the bound of a clip it stays: that has been learned. v(0)
+    keeps its fraction of V_th.
+    """
+    nodes = neuron_nodes(snn.graph)
+    bounds = _bounds(snn)
+    free = [node for node in nodes if not _is_bound(threshold_of(node), bounds.get(node.name))]
+    if not free:
+        return False
+    ann = snn.in_the_ann([nodes[-1].outputs[0]])
+    timesteps = min(snn.timesteps, BALANCING_STEPS)
+    inputs = next(snn.batches("scaling thresholds", timesteps))
+    (truth,) = ann.run(inputs)
+    starts = {node.name: initial_potential_of(node) / threshold_of(node) for node in nodes}
+    for node in nodes:
+        _start_at(node, 0.0)
+
+    def error(last: Layer) -> float:
+        return float(np.square(last.mean_potential() - truth, dtype=np.float64).mean())
+
+    wholes = {node.name: threshold_of(node) for node in free}
+    errors = []
+    for scale in scales:
+        for node in free:
+            _set_threshold(node, scale * wholes[node.name])
+        *_, last = snn.simulate(inputs, timesteps)
+        errors.append(error(last))
+    least, scale = min(errors), scales[int(np.argmin(errors))]
+    for node in free:
+        _set_threshold(node, scale * wholes[node.name])
+    for _ in range(rounds):
+        for layer in snn.simulate(inputs, timesteps):
+            if layer.node.name not in wholes:
+                continue
+            now = best = threshold_of(layer.node)
+            for factor in factors:
+                _set_threshold(layer.node, factor * now)
+                found = error(layer.simulation.last_after(layer))
+                if found < least:
+                    least, best = found, factor * now
+            _set_threshold(layer.node, best)
+            layer.fire()
+    for node in nodes:
+        _start_at(node, starts[node.name])
+    return True
+
+
+def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
+    node.attrs["v_threshold"] = attribute_tensor(np.asarray(threshold, threshold_of(node).dtype))
+
+
+def _is_bound(threshold: np.ndarray, bound: np.ndarray | None) -> bool:
+    return bound is not None and bool(np.all(threshold == bound))
+
+
+def _bounds(snn: Spiking) -> dict[str, np.ndarray | None]:
+    """The bounds of clips in the ANN, by the neuron that stands for each, for one sample."""
+    found = bounded_activations(import_ann(snn.ann))
+    return {
+        node.name: per_sample(found[node.name], len(node.outputs[0].shape))
+        for node in neuron_nodes(snn.graph)
+        if node.name in found
+    }
 
 
 def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
@@ -238,12 +311,7 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
     the last layer comes nearest to the ANN's activations, by squared error on the first batch.
     """
     nodes = neuron_nodes(snn.graph)
-    found = bounded_activations(import_ann(snn.ann))
-    bounds = {
-        node.name: per_sample(found[node.name], len(node.outputs[0].shape))
-        for node in nodes
-        if node.name in found
-    }
+    bounds = _bounds(snn)
     scale = scales[0]
     if len(scales) > 1:
         ann = snn.in_the_ann([nodes[-1].outputs[0]])
@@ -280,7 +348,7 @@ def _balance(
         if bound is not None:
             new = np.minimum(new, bound)
         start = initial_potential_of(node) / old * new
-        node.attrs["v_threshold"] = attribute_tensor(np.asarray(new, old.dtype))
+        _set_threshold(node, new)
         node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))
     return layer
 

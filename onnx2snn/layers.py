@@ -174,13 +174,17 @@ class Simulation:
         self._providers = resolve_providers(providers)
         self._spikes: dict[str, np.ndarray] = {}
 
-    def layers(self) -> Iterator[Layer]:
-        """The layers in order; each that did not fire does so when the next is asked for."""
+    def layers(self, first: int = 0) -> Iterator[Layer]:
+        """The layers in order; each that did not fire does so when the next is asked for.
+
+        ``first``: the number of the first one, where those before it have fired.
+        """
         nodes = neuron_nodes(self.graph)
         segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
         last_use = {name: i for i, segment in enumerate(segments) for name in segment.spikes}
         self._thresholds = {node.outputs[0].name: node for node in nodes}
-        for number, (node, segment) in enumerate(zip(nodes, segments, strict=True)):
+        for number in range(first, len(nodes)):
+            node, segment = nodes[number], segments[number]
             currents = self.currents(segment, node.inputs[0])
             layer = Layer(node, currents, self.timesteps, segment, self)
             yield layer
@@ -188,6 +192,16 @@ class Simulation:
             self._spikes[node.outputs[0].name] = fired
             for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
                 del self._spikes[name]
+
+    def last_after(self, layer: Layer) -> Layer:
+        """The last layer, if a layer fires as it is now; ``layers`` goes on from where it was."""
+        ahead = Simulation(self.graph, self.inputs, self.timesteps, self._providers)
+        ahead._spikes = self._spikes | {layer.node.outputs[0].name: layer.fire()}
+        number = [node.name for node in neuron_nodes(self.graph)].index(layer.node.name)
+        last = layer
+        for last in ahead.layers(number + 1):  # noqa: B007
+            pass
+        return last
 
     def currents(self, segment: Segment, result: gs.Tensor) -> np.ndarray:
         """A tensor at each time-step: [T, N, ...], or [1, N, ...] where it stays the same."""

@@ -19,6 +19,7 @@ from .correction import (
     Spiking,
     balance_thresholds,
     correct,
+    scale_thresholds,
     search_potentials,
     shift_currents,
     switch_inputs,
@@ -119,9 +120,9 @@ def _pass_definition(function: SpikingPass) -> dict[str, Any]:
 _MAX = Statistic("max")
 _ROBUST = Statistic("percentile", 99.9)
 _MMSE = Statistic("mmse", DEFAULT_TIMESTEPS)
-_MMSE_FROM_ZERO = Statistic("mmse", DEFAULT_TIMESTEPS, start=0.0)
 _ROBUST_MMSE = Statistic("robust-mmse", DEFAULT_TIMESTEPS)
 _RMP_SCALES = (0.8, 0.6, 0.4)
+_RNL_SCALES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _QUARTERS = tuple(i / 8 for i in range(9))
 
 RECIPES = (
@@ -187,10 +188,11 @@ RECIPES = (
     Recipe(
         "rnl",
         "Ding et al. 2021",
-        "V_th is the trained bound, or p times the largest activation of a layer, p by least "
-        "squared error for T time-steps; v(0) = 0",
-        _MMSE_FROM_ZERO,
+        "V_th is the trained bound, or p times the largest activation of a layer, each p searched "
+        "for T time-steps by the last layer's squared error; v(0) = 0",
+        _MAX,
         v_init=0.0,
+        passes=(partial(scale_thresholds, scales=_RNL_SCALES, factors=(0.8, 1.25), rounds=2),),
     ),
     Recipe(
         "opt",

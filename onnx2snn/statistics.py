@@ -22,16 +22,13 @@ class Statistic:
     below it, zeros counted. "nonzero-percentile": the same of the activations above zero.
     "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps, come
     nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
-    percentile. ``start``: v(0) of that neuron as a fraction of V_th, and what is added to its
-    current in q time-steps: 0.5 rounds to the nearest level, 0 to the one below. "balanced":
-    local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
+    percentile. "balanced": local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0
     """
 
     kind: str
     q: float = 100.0
-    start: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -124,10 +121,10 @@ class ActivationHistogram:
         if statistic.kind == "max":
             return self._max.copy()
         if statistic.kind == "mmse":
-            return self._least_squares(int(statistic.q), statistic.start)
+            return self._least_squares(int(statistic.q))
         if statistic.kind == "robust-mmse":
             most = self.value(Statistic("percentile", 99.9))
-            theta = self._least_squares(int(statistic.q), statistic.start)
+            theta = self._least_squares(int(statistic.q))
             return np.where(most > 0, np.minimum(theta, most), theta)
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
@@ -153,13 +150,13 @@ class ActivationHistogram:
             theta += 2 * (shares * np.maximum(centres - theta, 0)).sum(axis=1, keepdims=True)
         return np.minimum(theta[:, 0], self._max)
 
-    def _least_squares(self, timesteps: int, start: float) -> np.ndarray:
+    def _least_squares(self, timesteps: int) -> np.ndarray:
         """The theta whose levels k theta / T, k = 0 to T, fit best: float64 [C]."""
         centres = (np.arange(BINS) + 0.5) * np.ldexp(1.0 / BINS, self._exponents)[:, None]
         best, theta = np.full(len(centres), np.inf), self._max.copy()
         for share in np.linspace(0.05, 1.0, 96):
             step = np.maximum(share * self._max / timesteps, np.finfo(np.float64).tiny)[:, None]
-            levels = step * np.clip(np.floor(centres / step + start), 0, timesteps)
+            levels = step * np.clip(np.floor(centres / step + 0.5), 0, timesteps)
             error = (self._counts * (centres - levels) ** 2).sum(axis=1)
             better = error < best
             best, theta = np.where(better, error, best), np.where(better, share * self._max, theta)
