@@ -8,6 +8,7 @@ says whether it changed anything; a second run returns False. ``to_graph`` and
 from .activations import decompose_activations
 from .average_pool import max_to_average_pool
 from .canonicalise import canonicalise
+from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
 from .driver import PassReport, run_passes, verify
 from .errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "code_inputs",
     "decompose_activations",
     "delay_read_out",
+    "end_pools_in_the_image",
     "fold_batch_normalization",
     "fold_constants",
     "fold_forward",

@@ -2,6 +2,7 @@
 
 The passes, in order:
 
+    end_pools_in_the_image  windows of ceil_mode in the padding alone -> pads that fit
     fold_constants          Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
     dequantize_weights      DequantizeLinear(constants) -> constants
     remove_no_ops           Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
@@ -19,6 +20,7 @@ rely on the result: an activation is ``Relu(x)``, ``Clip(x, 0, theta)`` with one
 import onnx_graphsurgeon as gs
 
 from .activations import decompose_activations
+from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
 from .dequantize import dequantize_weights
 from .fold_constants import fold_constants
@@ -28,6 +30,7 @@ from .pads import fold_pads
 from .transposes import sink_transposes
 
 CANONICAL_FORM = (
+    end_pools_in_the_image,
     fold_constants,
     dequantize_weights,
     remove_no_ops,
