@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import constant_value, disconnect, tidy
+from .editing import constant_value, disconnect, operands, tidy
 from .errors import MissingThresholdError, ModelError, Refusal, UnsupportedModelError
 from .io import infer_shapes
 from .linear import MAX_POOLS, nonlinear_nodes, regions
@@ -150,7 +150,7 @@ def obstacles(graph: gs.Graph, maxpool: MaxPool = "average") -> list[Refusal]:
 
     Such are nodes between activations that are not affine, and activations whose upper
     bound is not positive. A Relu without a bound is none: data can tell its threshold.
-    What comes after the last activation is the read-out and may be anything.
+    What comes after the last activation is the read-out and may be anything but a constant.
     """
     activations = {id(node) for node in activation_nodes(graph)}
 
@@ -174,7 +174,17 @@ def obstacles(graph: gs.Graph, maxpool: MaxPool = "average") -> list[Refusal]:
                 f"its upper bound, {np.min(bound)} to {np.max(bound)}, is not positive and finite"
             )
             refusals.append(Refusal(node.name, node.op, text))
-    return refusals
+    return refusals + _constant_outputs(graph)
+
+
+def _constant_outputs(graph: gs.Graph) -> list[Refusal]:
+    computed = {tensor.name for tensor in graph.inputs}
+    for node in graph.nodes:
+        if any(tensor.name in computed for tensor in operands(node)):
+            computed.update(tensor.name for tensor in node.outputs)
+    reason = "depends on no input of the model: leave it out of the outputs"
+    constant = [tensor for tensor in graph.outputs if tensor.name not in computed]
+    return [Refusal(tensor.name, "output", reason) for tensor in constant]
 
 
 def require_convertible(graph: gs.Graph, maxpool: MaxPool = "average") -> None:

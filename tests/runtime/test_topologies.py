@@ -138,6 +138,16 @@ def test_a_bound_that_is_infinite_in_one_channel_is_refused():
         convert(proto)
 
 
+def test_outputs_that_are_constant_are_refused():
+    proto = model(
+        "g (float[N, 3] x) => (float[N, 2] y, float[3, 2] w, float[2] z) "
+        "{ r = Relu(x) y = MatMul(r, w) z = Add(b, b) }",
+        {"w": np.ones((3, 2), np.float32), "b": np.ones(2, np.float32)},
+    )
+    with pytest.raises(UnsupportedModelError, match=r"(?s)'w'.*depends on no input.*'z'"):
+        convert(proto, calibration=from_arrays(np.ones((4, 3), np.float32)))
+
+
 def test_spikes_that_a_branch_captures_are_seen():
     proto = model(
         "g (float[N, 2] x) => (float[N, 2] y) { z = Clip(x, lo, hi) m = ReduceSum<keepdims = 0>(x) "
