@@ -9,6 +9,7 @@ reads it, and one layer's currents over T time-steps.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import operands, part_of, producer
 from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
     is_neuron,
     is_stateful,
@@ -51,20 +53,28 @@ class Segment:
 class Layer:
     """One layer of neurons on one batch.
 
-    ``currents``: its input current at each time-step, [T, N, ...], or [1, N, ...] where it stays
-    the same. ``shift``: what is added to it at every time-step; set it, or attributes of ``node``,
+    ``shift``: what is added to its current at every time-step; set it, or attributes of ``node``,
     and the layer fires accordingly. ``measure(tensors)`` gives the means over time of tensors
-    between the layers before and this one, ``refresh()`` computes the currents anew.
+    between the layers before and this one; after a change of weights ``refresh()`` forgets the
+    currents.
     """
 
     node: gs.Node
-    currents: np.ndarray
     timesteps: int
     segment: Segment
     simulation: "Simulation"
     shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
     fired: np.ndarray | None = None
     _made: tuple[list[np.ndarray], Any] | None = None
+
+    @cached_property
+    def currents(self) -> np.ndarray:
+        """The input current at each time-step: [T, N, ...], or [1, N, ...] if it stays the same."""
+        return self.simulation.currents(self.segment, self.node.inputs[0])
+
+    def refresh(self) -> None:
+        """Let the currents be computed anew, after the weights before the layer have changed."""
+        self.__dict__.pop("currents", None)
 
     def fire(self) -> np.ndarray:
         """The number of spikes of each neuron at each time-step: int8 [T, N, ...].
@@ -104,17 +114,16 @@ class Layer:
     def measure(self, tensors: list[gs.Tensor]) -> list[np.ndarray]:
         """Means over time of tensors of the segment, or of what it reads: [N, ...] each."""
         known = {name: self.simulation.mean_potential(name) for name in self.segment.spikes}
-        known[self.node.inputs[0].name] = self.currents.mean(axis=0)
+        # What is affine in the spikes is at their mean what it is on average: in one run, not T.
+        affine = not any(is_stateful(n) or n.op in MAX_POOLS for n in self.segment.nodes)
+        if not affine:
+            known[self.node.inputs[0].name] = self.currents.mean(axis=0)
         unknown = [tensor for tensor in tensors if tensor.name not in known]
         if unknown:
-            steps = list(self.simulation.steps(self.segment, unknown))
+            steps = list(self.simulation.steps(self.segment, unknown, at_means=affine))
             means = [sum(values) / len(steps) for values in zip(*steps, strict=True)]
             known |= {tensor.name: mean for tensor, mean in zip(unknown, means, strict=True)}
         return [known[tensor.name] for tensor in tensors]
-
-    def refresh(self) -> None:
-        """Compute the currents anew, after the weights before the layer have changed."""
-        self.currents = self.simulation.currents(self.segment, self.node.inputs[0])
 
     def _parts(self) -> Iterator[slice]:
         """The samples, a few at a time, so that a neuron's arrays stay in the CPU's cache."""
@@ -185,8 +194,7 @@ class Simulation:
         self._thresholds = {node.outputs[0].name: node for node in nodes}
         for number in range(first, len(nodes)):
             node, segment = nodes[number], segments[number]
-            currents = self.currents(segment, node.inputs[0])
-            layer = Layer(node, currents, self.timesteps, segment, self)
+            layer = Layer(node, self.timesteps, segment, self)
             yield layer
             fired = layer.fire() if layer.fired is None else layer.fired
             self._spikes[node.outputs[0].name] = fired
@@ -214,8 +222,13 @@ class Simulation:
         assert found is not None
         return found
 
-    def steps(self, segment: Segment, tensors: list[gs.Tensor]) -> Iterator[list[np.ndarray]]:
-        """Tensors of a segment, or of what it reads, at each time-step; once if they stay."""
+    def steps(
+        self, segment: Segment, tensors: list[gs.Tensor], at_means: bool = False
+    ) -> Iterator[list[np.ndarray]]:
+        """Tensors of a segment, or of what it reads, at each time-step; once if they stay.
+
+        ``at_means``: once, of the means over time of the spikes.
+        """
         made = {tensor.name for node in segment.nodes for tensor in node.outputs}
         inner = [tensor for tensor in tensors if tensor.name in made]
         stateful = [node for node in segment.nodes if is_stateful(node)]
@@ -229,8 +242,12 @@ class Simulation:
             written = [state for node in stateful for state in states_written(node)]
             session = self.session(segment.nodes, [*read, *states], [*inner, *written])
         fixed = {name: np.asarray(self.inputs[name]) for name in segment.inputs}
-        for t in range(self.timesteps if segment.spikes or stateful else 1):
-            values = fixed | {name: self._potential(name, t) for name in segment.spikes}
+        varies = (segment.spikes or stateful) and not at_means
+        for t in range(self.timesteps if varies else 1):
+            values = fixed | {
+                name: self.mean_potential(name) if at_means else self._potential(name, t)
+                for name in segment.spikes
+            }
             if session is not None:
                 found = run_session(session, None, values | held)
                 values |= {t.name: v for t, v in zip(inner, found, strict=False)}
@@ -245,7 +262,8 @@ class Simulation:
     def mean_potential(self, name: str) -> np.ndarray:
         """The mean over time of what a layer before emitted: [N, ...]."""
         threshold = threshold_of(self._thresholds[name])
-        return np.asarray(self._spikes[name].mean(axis=0, dtype=np.float32) * threshold)
+        mean = self._spikes[name].mean(axis=0, dtype=np.float32) * threshold
+        return np.asarray(mean, threshold.dtype)
 
     def session(
         self,

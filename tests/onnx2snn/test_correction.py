@@ -15,6 +15,8 @@ from onnx_text import model, run
 
 from onnx2snn import SpikingSession, Statistic, convert, from_arrays
 from onnx2snn.correction import BALANCING_STEPS, correct, mean_by_channel
+from onnx2snn.graph_passes import to_graph
+from onnx2snn.layers import Simulation
 from onnx2snn.least_squares import RIDGE
 from onnx2snn.recipes import recipe_by_name
 
@@ -348,6 +350,22 @@ def test_advanced_calibration_fits_dense_layers(layer):
     residual = np.maximum(x @ np.float64(DENSE["w"]), 0) @ u - seen @ u
     wanted = u + ridge(seen, residual)
     np.testing.assert_allclose(weights_of(conversion, "q"), wanted, rtol=0.01, atol=1e-4)
+
+
+@pytest.mark.parametrize("maxpool", ["average", "exact"])
+def test_means_between_layers_are_those_over_all_time_steps(maxpool):
+    ann, (x, _) = model(POOLED, WEIGHTS), next(iter(DATA.batches(64)))
+    converted = convert(ann, calibration=DATA, recipe="mmse", timesteps=8, maxpool=maxpool)
+    layers = Simulation(to_graph(converted.model), {"x": x}, 8).layers()
+    for layer in layers:
+        # What is not needed has not been computed.
+        assert "currents" not in vars(layer)
+        tensors = [node.outputs[0] for node in layer.segment.nodes]
+        steps = list(layer.simulation.steps(layer.segment, tensors))
+        for tensor, found, *values in zip(tensors, layer.measure(tensors), *steps, strict=True):
+            np.testing.assert_allclose(
+                found, np.mean(values, axis=0), atol=1e-5, err_msg=tensor.name
+            )
 
 
 def test_shared_weights_part_and_read_ones_stay():
