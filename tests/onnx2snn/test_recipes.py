@@ -133,8 +133,8 @@ def test_rnl_scales_the_largest_activation_of_a_layer(timesteps):
     (theta,) = thresholds(conversion).values()
 
     def error(p):
-        # From v(0) = 0 a neuron says the level below; p is searched on the first batch.
-        return error_of_levels(x[:100], p * x.max(), min(timesteps, 64), np.floor)
+        # From v(0) = 0 a neuron says the level below; p is searched on the first 32 samples.
+        return error_of_levels(x[:32], p * x.max(), min(timesteps, 64), np.floor)
 
     p = min((1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1), key=error)
     for _ in range(2):
