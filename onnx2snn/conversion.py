@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.files import read_parts, take_apart
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -142,14 +143,17 @@ def convert(
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
     network.make_spiking(v_init, seed)
     network.change(neuron, delay)
+    measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(plan.passes, timesteps)
     network.delay(delay)
+    then = f", then {', '.join(map(pass_name, plan.passes))}"
     neurons = [
         NeuronReport(
             node.name,
             tuple(node.outputs[0].shape[1:]),
             threshold_of(node),
-            sources.get(node.name, "bound of the clip"),
+            sources.get(node.name, "bound of the clip")
+            + ("" if np.array_equal(threshold_of(node), measured.get(node.name)) else then),
         )
         for node in neuron_nodes(network.graph)
     ]

@@ -163,9 +163,22 @@ def test_rnl_searches_each_layer_by_what_the_last_one_says():
     np.testing.assert_allclose(list(thresholds(conversion).values()), found * most, rtol=1e-5)
 
 
+def test_thresholds_say_what_they_come_from():
+    plain, then = "max, per layer, 12 samples", ", then balance_thresholds"
+    for recipe, wanted in {
+        "threshold-balancing": [plain, plain],
+        # The largest current of the first layer is its largest activation.
+        "spike-norm": [plain, plain + then],
+        "tsc": [f"{plain}{then}, switch_inputs"] * 2,
+    }.items():
+        found = convert(two(), calibration=DATA, recipe=recipe).neurons
+        assert [neuron.source for neuron in found] == wanted
+
+
 def test_rnl_leaves_trained_bounds():
     for options in ({}, {"timesteps": 4}, {"v_init": 0.5}):
         bounded = convert(clipped(4), calibration=DATA, recipe="rnl", **options)
+        assert {neuron.source for neuron in bounded.neurons} == {"bound of the clip"}
         assert [float(v) for v in thresholds(bounded).values()] == [4, 4]
     assert set(map(float, potentials(bounded).values())) == {2}
 
