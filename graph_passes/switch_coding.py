@@ -1,6 +1,7 @@
 """Temporal-switch coding of the input (Han and Roy, ECCV 2020)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -8,8 +9,13 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .editing import Editor, is_floating, replace_uses, tidy
 from .errors import ModelError, UnsupportedModelError
-from .linear import nonlinear_nodes
+from .linear import MAX_POOLS, nonlinear_nodes
 from .spiking import StateNames, add_counting
+
+_NO_MEAN = (
+    "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "
+    "replace it by average pooling (--maxpool average, pass max_to_average_pool)"
+)
 
 
 def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) -> bool:
@@ -48,5 +54,9 @@ def _require_codable(graph: gs.Graph, inputs: list[gs.Variable]) -> None:
     refusals = [r for r in nonlinear_nodes(graph, sources=inputs) if r.node not in before]
     if refusals:
         raise UnsupportedModelError(
-            "these nodes before the first neurons are in the way of a coded input:", refusals
+            "these nodes before the first neurons are in the way of a coded input:",
+            [
+                replace(refusal, reason=_NO_MEAN) if refusal.op in MAX_POOLS else refusal
+                for refusal in refusals
+            ],
         )

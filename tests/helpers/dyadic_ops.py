@@ -26,6 +26,7 @@ class Builder:
         self.channels_last, self.samples = channels_last, samples
         self.nodes, self.constants, self.layers, self.outputs = [], [], [], []
         self.values, self.data, self.bounded = {}, {}, {}
+        self.thresholded = set()
         self.needs_data, self._count = False, 0
         self.first = self.input(shape)
 
@@ -617,7 +618,8 @@ class Builder:
     def thresholded_relu(self, x, alpha=0.5):
         name = self.node("ThresholdedRelu", [x], alpha=alpha)
         # What is never below 0 needs no ReLU of its own.
-        known = self.bounded.get(x) == 0
+        known = self.bounded.get(x) == 0 or x in self.thresholded
+        self.thresholded.add(name)
 
         def equation(run, x):
             positive = x if known else run.fire(f"{name}/positive", x, None)

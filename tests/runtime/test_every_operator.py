@@ -489,11 +489,11 @@ def _pool(b, x, op):
 
 
 def padded_pool(b, x):
-    """A Pad of its own before a pool: zeros, or -infinity before a MaxPool."""
+    """A Pad of zeros before a pool; a mean in a maximum's place counts them or not."""
     if min(b.shape(x)[1:]) < 3:
         return x
     pads = b.pick((1, 0, 0, 1), (1, 1, 1, 1))
-    op = b.pick("AveragePool", "MaxPool")
+    op = "AveragePool" if b.maxpool == "average" else b.pick("AveragePool", "MaxPool")
     return b.pool(op, b.pad(x, pads))
 
 
@@ -666,7 +666,13 @@ def test_any_network_converts_by_every_recipe(
     options["batch_size"] = 3 if b.batch == "N" else b.batch
     convert(b.model(), recipe="opi", **options)
     for name in (None, recipe):
-        conversion = convert(b.model(), recipe=name, delay=delay, **options)
+        try:
+            conversion = convert(b.model(), recipe=name, delay=delay, **options)
+        except UnsupportedModelError as error:
+            # A maximum of switched inputs is none of their means.
+            if name != "tsc" or "in the way of a coded input" not in str(error):
+                raise
+            continue
         result = SpikingSession(conversion.model, threads=1).run(b.feed(), 4)
         assert list(result.values) == b.outputs
         assert all(np.all(np.isfinite(value)) for value in result.values.values())
