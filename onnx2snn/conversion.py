@@ -153,7 +153,7 @@ def convert(
             tuple(node.outputs[0].shape[1:]),
             threshold_of(node),
             sources.get(node.name, "bound of the clip")
-            + ("" if np.array_equal(threshold_of(node), measured.get(node.name)) else then),
+            + ("" if np.array_equal(threshold_of(node), measured.get(node.name, [])) else then),
         )
         for node in neuron_nodes(network.graph)
     ]
