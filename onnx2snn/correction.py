@@ -5,6 +5,7 @@ thresholds, and unevenly. Each pass here measures a layer on the spikes that the
 it really emit, changes it, and goes on to the next; the data is that of the calibration.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,11 +86,11 @@ class Spiking:
         known = [shape for shape in layers if all(isinstance(size, int) for size in shape)]
         largest = max((int(np.prod(shape)) for shape in known), default=1)
         most = max(1, MOST_BYTES // (4 * timesteps * largest))
+        most = min(most, samples or most)
         for x, _ in self.running.batches(self.data, what):
             given = {n: np.asarray(v) for n, v in by_input_name(x, names, "the network").items()}
             count = len(given[names[0]])
-            size = min(count, most, samples or count)
-            size = fixed if isinstance(fixed, int) and fixed > 0 else size
+            size = fixed if isinstance(fixed, int) and fixed > 0 else min(count, most)
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
@@ -222,10 +223,15 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
         errors = []
         for fraction in fractions:
             _start_at(layer.node, fraction)
-            gap = layer.mean_potential() - truth[layer.node.name]
-            errors.append(float(np.square(gap, dtype=np.float64).mean()))
+            errors.append(_squared_error(layer, truth[layer.node.name]))
         _start_at(layer.node, fractions[int(np.argmin(errors))])
     return bool(nodes)
+
+
+def _squared_error(layer: Layer, activation: np.ndarray) -> float:
+    """The mean over images and neurons of (a - x)^2."""
+    gap = layer.mean_potential() - activation
+    return float(np.square(gap, dtype=np.float64).mean())
 
 
 def _start_at(node: gs.Node, fraction: float | np.ndarray) -> None:
@@ -258,19 +264,20 @@ def scale_thresholds(
     for node in nodes:
         _start_at(node, 0.0)
 
-    def error(last: Layer) -> float:
-        return float(np.square(last.mean_potential() - truth, dtype=np.float64).mean())
-
     wholes = {node.name: threshold_of(node) for node in free}
+
+    def scale_all(p: float) -> None:
+        for node in free:
+            _set_threshold(node, p * wholes[node.name])
+
     errors = []
     for scale in scales:
-        for node in free:
-            _set_threshold(node, scale * wholes[node.name])
-        *_, last = snn.simulate(inputs, timesteps)
-        errors.append(error(last))
-    least, scale = min(errors), scales[int(np.argmin(errors))]
-    for node in free:
-        _set_threshold(node, scale * wholes[node.name])
+        scale_all(scale)
+        # Of the layers one at a time is in memory.
+        last = deque(snn.simulate(inputs, timesteps), maxlen=1).pop()
+        errors.append(_squared_error(last, truth))
+    least = min(errors)
+    scale_all(scales[int(np.argmin(errors))])
     for _ in range(rounds):
         for layer in snn.simulate(inputs, timesteps):
             if layer.node.name not in wholes:
@@ -278,7 +285,7 @@ def scale_thresholds(
             now = best = threshold_of(layer.node)
             for factor in factors:
                 _set_threshold(layer.node, factor * now)
-                found = error(layer.simulation.last_after(layer))
+                found = _squared_error(layer.simulation.last_after(layer), truth)
                 if found < least:
                     least, best = found, factor * now
             _set_threshold(layer.node, best)
@@ -328,8 +335,7 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
         errors = []
         for candidate in scales:
             last = _balance(snn, inputs, candidate, bounds, {})
-            gap = last.mean_potential() - truth
-            errors.append(float(np.square(gap, dtype=np.float64).mean()))
+            errors.append(_squared_error(last, truth))
         scale = scales[int(np.argmin(errors))]
     largest: dict[str, float] = {}
     for inputs in snn.batches("balancing thresholds", BALANCING_STEPS):

@@ -206,10 +206,8 @@ class Simulation:
         ahead = Simulation(self.graph, self.inputs, self.timesteps, self._providers)
         ahead._spikes = self._spikes | {layer.node.outputs[0].name: layer.fire()}
         number = [node.name for node in neuron_nodes(self.graph)].index(layer.node.name)
-        last = layer
-        for last in ahead.layers(number + 1):  # noqa: B007
-            pass
-        return last
+        last = deque(ahead.layers(number + 1), maxlen=1)
+        return last.pop() if last else layer
 
     def currents(self, segment: Segment, result: gs.Tensor) -> np.ndarray:
         """A tensor at each time-step: [T, N, ...], or [1, N, ...] where it stays the same."""

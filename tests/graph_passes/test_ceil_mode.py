@@ -18,11 +18,11 @@ def pool_of(op, size, kernel, stride, pad, more=""):
     )
 
 
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
-@pytest.mark.parametrize("more", ["", ", count_include_pad = 1"])
+@pytest.mark.parametrize(
+    ("op", "more"),
+    [("MaxPool", ""), ("AveragePool", ""), ("AveragePool", ", count_include_pad = 1")],
+)
 def test_sizes_are_those_that_onnx_runtime_makes(op, more):
-    if op == "MaxPool" and more:
-        pytest.skip("counts no pixels")
     found = set()
     for size, kernel, stride in itertools.product(range(2, 8), (1, 2, 3), (1, 2, 3, 4)):
         for pad in range(kernel):
