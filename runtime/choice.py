@@ -20,13 +20,22 @@ from .rows import Shape, samples_are_apart
 from .unroll import CACHED, WEIGHTED, batches
 from .winograd import Tiles, tiles_where_they_pay
 
-SHORT, LONG = 4, 16
+SHORT, LONG, LONGEST = 4, 16, 32
 """Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
-that are time-batched, and bringing states into the layout of the CPU and out of it.
+that are time-batched, and bringing states into the layout of the CPU and out of it. The longest
+take twice as long to make, and pay where a time-step does little with each weight (``FEW_USES``).
 
 Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
 best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In
 the layout of the CPU, ResNet-20 with N=16 took 1.06 at 4, 1.04 at 8 and 1.03 at 16."""
+
+FEW_USES = 64
+"""How often a time-step uses a weight, on average: with fewer, weights come from memory for little.
+
+Measured on a Xeon, T=32, one thread, ratios to T forward passes of the ANN with chunks of 16 and of
+32; in brackets, the uses: VGG-16, N=1 (10), 0.329 and 0.290, N=16 (30) 0.629 and 0.627; MobileNet,
+N=1 (14), 1.026 and 0.981, N=16 (43), 1.238 and 1.158; ResNet-18 of 224 x 224 (152) 0.875 and 0.890;
+ResNet-20, N=16 (1795), 1.136 and 1.153."""
 
 CACHE = 3 * 2**18
 """Bytes, 768 KiB, for each core: samples run together as far as the states of a layer, the largest,
@@ -53,14 +62,15 @@ class Layer:
     """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
 
     ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
-    all samples that run together. ``tiles``: those of a convolution that runs on tiles within a
-    chunk.
+    all samples that run together, and ``uses`` how often it uses each weight for that. ``tiles``:
+    those of a convolution that runs on tiles within a chunk.
     """
 
     name: str
     op: str
     weights: int
     computes: int
+    uses: int
     batches: bool
     tiles: Tiles | None
 
@@ -143,11 +153,6 @@ class Choice:
         """The convolutions that run on tiles within a chunk."""
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
-    @property
-    def longest(self) -> int:
-        """The most time-steps that are one run."""
-        return self.chunks[0] if self.chunks else 1
-
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
         return next((length for length in self.chunks if length <= most), 1)
@@ -221,13 +226,11 @@ def choose(
     least = memory_of(())
     if max_memory is not None and least.total > max_memory:
         raise DataError(_too_much(least, samples, together, max_memory))
-    long = heavy or layout is not None
-    ladder = ((LONG, SHORT), (LONG,), (SHORT,)) if long else ((SHORT,),)
+    ladder = _ladder(layers) if heavy or layout is not None else ((SHORT,),)
     for chunks in ladder if in_chunks else ():
         memory = memory_of(chunks)
         extra = memory.activations - least.activations
         if memory.total <= max_memory if max_memory is not None else extra <= EXTRA_ACTIVATIONS:
-            longest = chunks == ladder[0]
             return Choice(
                 samples,
                 together,
@@ -235,7 +238,7 @@ def choose(
                 layers,
                 derived_counts,
                 memory,
-                not longest,
+                chunks != ladder[0],
                 layout,
                 shapes,
             )
@@ -256,6 +259,16 @@ def choose(
         )
         return replace(plain, short_of_memory=True)
     return Choice(samples, together, (), layers, derived_counts, least, in_chunks, None, shapes)
+
+
+def _ladder(layers: Sequence[Layer]) -> tuple[tuple[int, ...], ...]:
+    """Lengths of chunks that pay for these layers, and less of them where memory is short."""
+    weights = sum(layer.weights for layer in layers)
+    uses = sum(layer.weights * layer.uses for layer in layers)
+    ladder = (LONG, SHORT), (LONG,), (SHORT,)
+    if weights > CACHED and uses < FEW_USES * weights:
+        return (LONGEST, LONG, SHORT), *ladder
+    return ladder
 
 
 def samples_together(
@@ -341,12 +354,18 @@ def weighted_layers(
             return None
         return tiles_where_they_pay(node, constants[weights], made)
 
+    def uses_of(node: onnx.NodeProto) -> int:
+        made = sizes.shapes.get(node.output[0], ())
+        count = int(np.prod(made)) if made else 0
+        return count and count // made[1 if node.op_type.startswith("Conv") else -1]
+
     return tuple(
         Layer(
             node.name,
             node.op_type,
             int(np.prod(constants[node.input[1]])),
             sizes.count(node.output[0]),
+            uses_of(node),
             batches(node, constants),
             tiles_of(node),
         )

@@ -381,8 +381,8 @@ class SpikingSession:
         steps = choice.chunk(most)
         if self._chunked:
             self._states.fill(choice.shapes)
-        # What runs next is another graph, which needs the memory: the longest begins a run.
-        following = choice.chunk(most - steps) if most > steps else choice.longest
+        # What runs next is another graph, which needs the memory; the next run is as this one.
+        following = choice.chunk(most - steps if most > steps else self._time + steps)
         shrink = following != steps and not choice.memory.few_activations
         fetched = self._states.advance(
             self._time_steps.session(steps, choice), fetch, shrink, choice.together

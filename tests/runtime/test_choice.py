@@ -39,13 +39,12 @@ def test_the_numbers_that_decide(monkeypatch):
     # The first layer is in the prologue, the last in the epilogue.
     for n, chosen in found.items():
         assert chosen.samples == n
-        assert [(layer.weights, layer.computes) for layer in chosen.layers] == [
-            (768, 24 * n), (384, 16 * n),
+        assert [(layer.weights, layer.computes, layer.uses) for layer in chosen.layers] == [
+            (768, 24 * n, n), (384, 16 * n, n),
         ]  # fmt: skip
     assert [layer.time_batched for layer in found[10].layers] == [True, True]
     assert [layer.time_batched for layer in found[40].layers] == [False, False]
-    assert found[1].chunks == found[10].chunks == (16, 4)
-    assert found[40].chunks == (16, 4)
+    assert found[1].chunks == found[10].chunks == found[40].chunks == (32, 16, 4)
     assert found[40].layers[0].why == "no more weights than it computes"
 
 
@@ -55,11 +54,35 @@ def test_small_weights_are_in_the_cache():
     assert {layer.why for layer in chosen.layers} == {"its weights fit the cache"}
 
 
+def test_the_longest_chunks_are_for_weights_of_few_uses(monkeypatch):
+    session = SpikingSession(wide(), threads=1)
+    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (16, 4)
+    monkeypatch.setattr(choice, "CACHED", 0)
+    session = SpikingSession(wide(), threads=1)
+    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (32, 16, 4)
+    assert session.chosen(zeros(choice.FEW_USES)).chunks == (16, 4)
+
+
+def test_a_weight_is_used_at_each_place_of_each_sample():
+    graph = model(
+        "net (float[N, 3, 8, 8] x) => (float[N, 4, 5] y) { "
+        "a = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w1) b = Reshape(a, rows) "
+        "y = MatMul(b, w2) }",
+        {
+            "w1": np.zeros((4, 3, 3, 3), np.float32),
+            "w2": np.zeros((16, 5), np.float32),
+            "rows": np.array([0, 4, 16]),
+        },
+    )
+    layers = choice.weighted_layers(graph, memory.sizes_of(graph, {"x": (2, 3, 8, 8)}))
+    assert [layer.uses for layer in layers] == [2 * 16, 2 * 4]
+
+
 def test_what_is_shown_is_what_runs(monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
-    session.run(zeros(3), 21)
+    session.run(zeros(3), 53)
     assert {key[0] for key in session._time_steps.sessions} == {1, *chosen.chunks}
     assert {key[1] for key in session._time_steps.sessions if key[0] > 1} == {chosen.time_batched}
 
@@ -114,7 +137,7 @@ def budgets(session, x):
 def test_chunks_get_shorter_with_the_budget(monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     found = budgets(SpikingSession(wide(), threads=1), zeros(5))
-    assert list(found) == [(16, 4), (16,), (4,), ()]
+    assert list(found) == [(32, 16, 4), (16, 4), (16,), (4,), ()]
     assert list(found.values()) == sorted(found.values(), reverse=True)
     for chunks, total in found.items():
         assert SpikingSession(wide(), max_memory=total).chosen(zeros(5)).chunks == chunks
@@ -128,12 +151,12 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     network = dyadic.finish(seed)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
-    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 23, [7])
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 55, [7])
     found = budgets(SpikingSession(snn, threads=1), x)
     assert len(found) > 1
     for chunks, total in found.items():
         session = SpikingSession(snn, threads=1, max_memory=total)
-        result = session.run(x, 23, [7])
+        result = session.run(x, 55, [7])
         assert {key[0] for key in session._time_steps.sessions} == {1, *chunks}
         same(result, wanted)
 
