@@ -5,7 +5,7 @@ converting its opset. Copying and serialising the weights each time would cost s
 times the model's size in memory, and protobuf cannot serialise more than 2 GiB at all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,12 +108,22 @@ def fill(tensor: onnx.TensorProto, values: np.ndarray) -> None:
     tensor.raw_data = values.tobytes()
 
 
-def with_weights_as_inputs(structure: onnx.ModelProto) -> onnx.ModelProto:
-    """A structure whose stubs are declared as inputs: valid for checks that look for the data."""
+def with_weights_as_inputs(
+    structure: onnx.ModelProto, but: Collection[str] = ()
+) -> onnx.ModelProto:
+    """A structure whose stubs are declared as inputs: valid for checks that look for the data.
+
+    ``but``: the names of some that stay stubs.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(structure)
-    stubs = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    kept = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    stubs = [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in but
+    ]
+    gone = {tensor.name for tensor in stubs}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
     declared = {info.name for info in model.graph.input}
     for tensor in stubs:
         if tensor.name not in declared:

@@ -218,6 +218,7 @@ def _lines_of(choice: Choice) -> list[str]:
     memory = choice.memory
     parts = {
         "weights": memory.weights,
+        "graphs": memory.graphs,
         "states": memory.states,
         "inputs": memory.inputs,
         "activations": memory.activations,

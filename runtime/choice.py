@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -13,12 +13,13 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
+from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
-from .memory import Peaks, Sizes, sizes_of
+from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, sizes_of
 from .plan import Plan, State
 from .rows import Shape, samples_are_apart
 from .unroll import CACHED, WEIGHTED, batches
-from .winograd import Tiles, tiles_where_they_pay
+from .winograd import NODES_OF_TILES, Tiles, tiles_where_they_pay
 
 SHORT, LONG, LONGEST = 4, 16, 32
 """Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
@@ -50,11 +51,6 @@ whose neurons have two states, VGG (196) 1297, 1455, 1494, 1422, 1297, and Mobil
 
 EXTRA_ACTIVATIONS = 2**28
 """Bytes, 256 MiB: by default, what a chunk may take beyond one time-step."""
-
-FEW_ACTIVATIONS = 2**22
-"""Bytes, 4 MiB: up to there ONNX Runtime plans the memory of a run ahead, in one piece besides what
-it took when it did not know the sizes. ResNet-20 with N=1 took 4 % less time by that; with N=16,
-VGG-16 and ResNet-18 no less, and ResNet-18 up to twice the memory."""
 
 
 @dataclass(frozen=True)
@@ -88,36 +84,6 @@ class Layer:
             return "its weights fit the cache"
         than = "more" if self.time_batched else "no more"
         return f"{than} weights than it computes"
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Estimated bytes, on a CPU, beyond what Python and its libraries take.
-
-    ``weights``: held once, once more by each graph that runs time-steps, those of convolutions on
-    tiles as their matrices, and once more while one is made. ``states``: two sets of buffers.
-    ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
-    within a chunk. ``read_out``: what reading out takes. ``counts``: what a read-out keeps for
-    spike counts and firing rates, and what working them out takes, which happens where they are
-    asked for. Not arrays that belong to the caller: x, outputs, and ``spike_counts``.
-    """
-
-    weights: int
-    states: int
-    inputs: int
-    activations: int
-    read_out: int
-    counts: int
-
-    @property
-    def few_activations(self) -> bool:
-        """Whether to keep twice the memory of activations, so that a run needs not ask for it."""
-        return self.activations <= FEW_ACTIVATIONS
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(astuple(self))
 
 
 @dataclass(frozen=True)
@@ -204,14 +170,32 @@ def choose(
     scratch = {name: tiles.scratch for name, tiles in tiled.items()}
     # A chunk holds their matrices in place of their weights.
     more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in tiled.values())
+    untiled = sum(layer.weights for layer in layers if layer.op == "Conv" and layer.tiles is None)
+    shared = 0 if layout is None else min(copied, 4 * untiled)
 
     def most(timesteps: int) -> int:
         by_layer = timesteps > 1 and layout is not None
         return peaks.of(timesteps, heavy, together, at_once, by_layer, scratch)
 
+    def nodes(timesteps: int) -> int:
+        """About how many nodes a graph of so many time-steps has."""
+        more = dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
+        if timesteps > 1:
+            more |= dict.fromkeys(tiled, NODES_OF_TILES)
+        return sum(
+            (1 + more.get(node.name, 0)) * (1 if node.name in heavy else timesteps)
+            for node in peaks.step.graph.node
+        )
+
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
-            weights=weights + copied * (2 + len(chunks)) + more * len(chunks),
+            weights=weights
+            + copied
+            # One graph of time-steps, or that of the sums, while it is made.
+            + (weights if derived_counts else copied)
+            + shared * bool(chunks)
+            + (copied - shared + more) * len(chunks),
+            graphs=GRAPHS + NODE * sum(nodes(steps) for steps in (*chunks, 1)),
             states=2 * states,
             inputs=3 * inputs,
             # Single time-steps run too, in another order.
@@ -374,8 +358,8 @@ def weighted_layers(
 
 
 def _too_much(memory: Memory, samples: int, together: int, max_memory: int) -> str:
-    left = max_memory - memory.weights
-    each = (memory.total - memory.weights - memory.activations) / samples
+    left = max_memory - memory.weights - memory.graphs
+    each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
     fit = int((left - memory.activations) // max(each, 1))
     if fit < together:
         # Activations are then those of fewer samples.

@@ -31,7 +31,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.graph_passes.weights import ModelParts, attach, detach, with_weights_as_inputs
+from onnx2snn.graph_passes.weights import ModelParts, detach, with_weights_as_inputs
 
 from .graphs import give_shapes, names_in, renamed, unused_prefix, with_nodes
 from .plan import Neuron
@@ -138,7 +138,8 @@ def on_cpu(
     maps = {name: values for body in stand_ins.bodies for name, values in body.maps.values()}
     shapes = {name: ("N", *values.shape[1:]) for name, values in maps.items()}
     entering = dict(layout) | {name: shape for name, shape in shapes.items() if _enters(shape)}
-    laid = in_layout_of_cpu(_to_lay_out(chunk, entering, entrance, weights))
+    made = in_layout_of_cpu(_to_lay_out(chunk, entering, entrance, weights))
+    laid = made.structure
     placed = _with_neurons(_entered(laid, entrance), stand_ins)
     if placed is None:
         return None
@@ -160,8 +161,9 @@ def on_cpu(
     del whole.graph.node[:]
     whole.graph.node.extend(nodes)
     parts = detach(whole)
-    stubs = [t for t in whole.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    return ModelParts(parts.structure, {t.name: weights[t.name] for t in stubs} | parts.weights)
+    held = {tensor.name for tensor in parts.structure.graph.initializer}
+    laid_out = {name: values for name, values in made.weights.items() if name in held}
+    return ModelParts(parts.structure, laid_out | parts.weights)
 
 
 def _bodies(
@@ -210,7 +212,7 @@ def _to_lay_out(
     entering: Mapping[str, Sequence[int | str]],
     entrance: str,
     weights: Mapping[str, np.ndarray],
-) -> onnx.ModelProto:
+) -> ModelParts:
     """The chunk with entrances, shapes that show which tensors are alike, and filters.
 
     Other weights are inputs, since no layout depends on them.
@@ -231,7 +233,7 @@ def _to_lay_out(
     give_shapes(model, entering)
     filters = {name for node in chunk.graph.node if node.op_type == "Conv" for name in node.input}
     held = {name: values for name, values in weights.items() if name in filters}
-    return with_weights_as_inputs(attach(ModelParts(model, held)))
+    return ModelParts(with_weights_as_inputs(model, but=held), held)
 
 
 def _entered(laid: onnx.ModelProto, entrance: str) -> list[onnx.NodeProto]:

@@ -2,18 +2,27 @@
 
 import ctypes
 import logging
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.files import first_line
-from onnx2snn.graph_passes.weights import ModelParts, detach, with_weights_as_inputs
+from onnx2snn.graph_passes.weights import (
+    STAYS_INLINE,
+    ModelParts,
+    detach,
+    stub,
+    with_weights_as_inputs,
+)
 
 logger = logging.getLogger("onnx2snn")
 
@@ -141,16 +150,9 @@ def create_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         model, shared = with_weights_as_inputs(parts.structure), dict(parts.weights)
     elif isinstance(model, ModelParts):
-        shared = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
-            for name, values in model.weights.items()
-        }
         # By these its optimisers read the weights; without the others it would copy them.
-        given = shared | {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
-            for name, values in (own or {}).items()
-        }
-        options.add_external_initializers(list(given), list(given.values()))
+        given = _give_weights(options, model.weights | dict(own or {}))
+        shared = {name: given[name] for name in model.weights}
         if providers == [CPU]:
             for name, value in shared.items():
                 options.add_initializer(name, value)
@@ -184,8 +186,8 @@ def give_back_memory() -> None:
             trim(0)
 
 
-def in_layout_of_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph that ONNX Runtime makes of a model for this CPU.
+def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
+    """The graph that ONNX Runtime makes of a model for this CPU, with the weights in its layout.
 
     Convolutions and what it knows besides are then on tensors of blocked channels, where the CPU
     has instructions for it: nodes of the domain ``com.microsoft.nchwc``, which ONNX Runtime loads.
@@ -194,16 +196,57 @@ def in_layout_of_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    given = _give_weights(options, parts.weights)
     with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = os.path.join(folder, "laid_out.onnx")
+        path = Path(folder, "laid_out.onnx")
+        options.optimized_model_filepath = str(path)
+        external = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{external}file_name", "weights")
+        options.add_session_config_entry(f"{external}min_size_in_bytes", str(STAYS_INLINE))
         # That fusion would take convolutions out of the layout.
         ort.InferenceSession(
-            model.SerializeToString(),
+            parts.structure.SerializeToString(),
             options,
             providers=[CPU],
             disabled_optimizers=["ConvAddActivationFusion"],
         )
-        return onnx.load(options.optimized_model_filepath)
+        del given  # It reads them until here.
+        return _read_laid_out(path)
+
+
+def _read_laid_out(path: Path) -> ModelParts:
+    """A model that ONNX Runtime wrote, and its weights, as it likes them aligned."""
+    structure = onnx.load(path, load_external_data=False)
+    weights = {}
+    for tensor in structure.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            values = _aligned(tuple(tensor.dims), dtype)
+            with open(path.parent / entries["location"], "rb") as file:
+                file.seek(int(entries.get("offset", 0)))
+                file.readinto(values.reshape(-1).view(np.uint8).data)
+            weights[tensor.name] = values
+            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
+    return ModelParts(structure, weights)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array without values, that begins at a multiple of 64 bytes, as vectors of a CPU do."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def _give_weights(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Give ONNX Runtime what the stubs of a model stand for; returns the values, to be kept."""
+    values = {
+        name: onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        for name, array in weights.items()
+    }
+    options.add_external_initializers(list(values), list(values.values()))
+    return values
 
 
 def _cores() -> int:

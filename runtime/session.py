@@ -425,6 +425,5 @@ def _create_with(
     """A session of a model whose large weights are among these, or its own."""
     parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
     names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
-    held = {name: weights[name] for name in names}
-    own = {name: values for name, values in parts.weights.items() if name not in held}
-    return create(ModelParts(parts.structure, held), own=own, **options)
+    held = parts.weights | {name: weights[name] for name in names}
+    return create(ModelParts(parts.structure, held), **options)

@@ -41,6 +41,7 @@ class DeviceStates:
 
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
+        self._full: dict[str, np.ndarray] = {}
         # With the number of the CUDA graph, which no other buffers may have.
         self._bindings: dict[tuple, tuple[list[Any], int]] = {}
 
@@ -58,17 +59,18 @@ class DeviceStates:
         sizes = [size for name in self._starts for size in shapes.get(name, ("?",))]
         if self._current is not self._starts or not all(isinstance(size, int) for size in sizes):
             return
-        if not self._buffers:
-            full = {name: np.broadcast_to(value.numpy(), shapes[name])
-                    for name, value in self._starts.items()}  # fmt: skip
-            written = {name: self._to_device(value) for name, value in full.items()}
+        starts = {name: value.numpy() for name, value in self._starts.items()}
+        if not self._full:
+            self._forget_buffers()
+            self._full = {name: np.empty(shapes[name], v.dtype) for name, v in starts.items()}
+            # On a CPU that is the array's own memory.
+            make = onnxruntime().OrtValue.ortvalue_from_numpy
+            written = {name: make(array, self._device, 0) for name, array in self._full.items()}
             self._buffers = [written, self._like(written)]
-        else:
-            for name, value in self._starts.items():
-                held = self._buffers[0][name]
-                held.update_inplace(
-                    np.array(np.broadcast_to(value.numpy(), held.shape()), order="C")
-                )
+        for name, array in self._full.items():
+            np.copyto(array, starts[name])
+            if self._device != "cpu":
+                self._buffers[0][name].update_inplace(array)
         self._current, self._current_index = self._buffers[0], 0
 
     def _to_device(self, array: np.ndarray) -> Any:

@@ -1,5 +1,6 @@
 """The graphs that run a session's time-steps: one, or a chunk of several."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ class TimeSteps:
     derived_counts: bool
     max_memory: int | None
     sessions: dict[tuple, Any] = field(default_factory=dict)
+    weights: dict[tuple, np.ndarray] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,8 @@ class TimeSteps:
                 layout=self._layout(shapes, samples),
                 max_memory=self.max_memory,
             )
+            # Graphs of chunks were made to estimate what they take.
+            give_back_memory()
         return self.choices[key]
 
     def states_have_rows(self, inputs: Mapping[str, np.ndarray], samples: int) -> bool:
@@ -95,11 +99,15 @@ class TimeSteps:
         key, planned = _key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
             self._make_room(choice)
-            graph = self._rounded(self.step) if steps == 1 else self._chunk(steps, choice)
-            in_order = steps > 1 and choice.layout is not None
-            self.sessions[key] = self.create(graph, laid_out=planned, in_order=in_order)
-            # Its matrices are there once more, in the layout of the session.
-            del graph
+            if steps == 1:
+                session = self.create(self._rounded(self.step), laid_out=planned)
+            else:
+                graph, own = self._chunk(steps, choice)
+                in_order = choice.layout is not None
+                session = self.create(graph, own=own, laid_out=planned, in_order=in_order)
+                # They are there once more, in the layout of the session.
+                del own
+            self.sessions[key] = session
             give_back_memory()
         return self.sessions[key]
 
@@ -116,8 +124,8 @@ class TimeSteps:
         model = with_integer_products(model, self.network.layers)
         return with_half_products(model, self.network.half)
 
-    def _chunk(self, steps: int, choice: Choice) -> ModelParts:
-        """The graph of so many time-steps, with weights that it alone reads."""
+    def _chunk(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
+        """The graph of so many time-steps, and weights that its session holds in another layout."""
         weights, own = self.network.plan.weights, dict[str, np.ndarray]()
         for tiles in choice.tiled:
             own |= matrices_of(weights[tiles.weights], tiles.weights)
@@ -131,8 +139,16 @@ class TimeSteps:
             chunk = chunk_of(stand_ins.step)
             laid_out = on_cpu(chunk, stand_ins, choice.layout, weights | own)
             if laid_out is not None:
-                return laid_out
-        return ModelParts(chunk_of(self.step), own)
+                return self._shared(laid_out), own
+        return ModelParts(chunk_of(self.step), {}), own
+
+    def _shared(self, chunk: ModelParts) -> ModelParts:
+        """The chunk, with weights that equal those of another one in place of its own."""
+        held = {}
+        for name, values in chunk.weights.items():
+            key = values.shape, values.dtype, hashlib.blake2b(values.data).digest()
+            held[name] = self.weights.setdefault(key, values)
+        return ModelParts(chunk.structure, held)
 
     def _read_out(self, shapes: dict[str, Shape]) -> int:
         """Bytes that a read-out takes where a step reads tensors of these shapes."""

@@ -42,6 +42,10 @@ Measured, N=1 to 32, 64 to 512 channels, images of 2 x 2 to 56 x 56: 500 to 1150
 of it fits the cache."""
 
 
+NODES_OF_TILES = 90
+"""About how many nodes a convolution on tiles is."""
+
+
 @dataclass(frozen=True)
 class Tiles:
     """A convolution that runs on tiles, by the name of its weights, and the size of its images."""

@@ -147,7 +147,7 @@ def test_chunks_get_shorter_with_the_budget(monkeypatch):
 def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     # Graphs then give back their memory to each other, as large ones do.
-    monkeypatch.setattr(choice, "FEW_ACTIVATIONS", 0)
+    monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
     network = dyadic.finish(seed)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
@@ -162,7 +162,7 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
 
 
 def test_sessions_of_another_n_go_where_they_do_not_fit(monkeypatch):
-    monkeypatch.setattr(choice, "FEW_ACTIVATIONS", 3000)
+    monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 3000)
     snn = wide()
     generous = SpikingSession(snn, threads=1)
     for samples in (1, 40):

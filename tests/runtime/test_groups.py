@@ -205,6 +205,9 @@ def test_as_many_run_as_a_refusal_says(together, monkeypatch):
     network = dyadic.finish(1)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 24)
+    # They are the same for any number of samples.
+    monkeypatch.setattr(choice, "GRAPHS", 0)
+    monkeypatch.setattr(choice, "NODE", 0)
     weights = in_groups(monkeypatch, snn, x, together).chosen(x).memory.weights
     refused = 0
     for budget in range(weights, weights + 400_000, 20_000):

@@ -11,6 +11,7 @@ from onnx_text import model
 
 from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime import kernel_forms, time_steps
 from onnx2snn.runtime.providers import in_layout_of_cpu
 
@@ -38,7 +39,9 @@ def conv(channels=32):
 
 def has_blocks():
     """Whether ONNX Runtime has a blocked layout for this CPU."""
-    return any(node.domain == BLOCKED for node in in_layout_of_cpu(conv()).graph.node)
+    return any(
+        node.domain == BLOCKED for node in in_layout_of_cpu(detach(conv())).structure.graph.node
+    )
 
 
 needs_blocks = pytest.mark.skipif(not has_blocks(), reason="no blocked layout on this CPU")
@@ -101,6 +104,22 @@ def test_between_convolutions_nothing_leaves_the_layout(chunks):
 
 
 @needs_blocks
+def test_chunks_share_weights_in_the_layout():
+    session = SpikingSession(convert(conv()).model, threads=1)
+    session.run(np.ones((2, 32, 6, 6), np.float32), 21)
+    long, short = (
+        {value.data_ptr() for value in made.shared_weights.values()}
+        for key, made in session._time_steps.sessions.items()
+        if key[0] > 1
+    )
+    assert long == short
+    [filters] = session._time_steps.weights.values()
+    assert filters.size == 32 * 32 * 3 * 3
+    assert filters.ctypes.data in long
+    assert filters.ctypes.data % 64 == 0
+
+
+@needs_blocks
 def test_a_chunk_serves_every_batch_size(chunks):
     snn = convert(conv()).model
     session = SpikingSession(snn, threads=1)
@@ -146,7 +165,7 @@ def test_a_plain_chunk_where_stand_ins_are_gone(chunks, monkeypatch):
 
     def without_resets(graph):
         laid = in_layout_of_cpu(graph)
-        for node in laid.graph.node:
+        for node in laid.structure.graph.node:
             if "stand-in/v_next" in node.name:
                 node.name = "another"
         return laid
