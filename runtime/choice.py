@@ -34,9 +34,10 @@ FEW_USES = 64
 """How often a time-step uses a weight, on average: with fewer, weights come from memory for little.
 
 Measured on a Xeon, T=32, one thread, ratios to T forward passes of the ANN with chunks of 16 and of
-32; in brackets, the uses: VGG-16, N=1 (10), 0.329 and 0.290, N=16 (30) 0.629 and 0.627; MobileNet,
+32; in brackets, the uses: VGG-16, N=1 (10), 0.329 and 0.290, N=16 (30), 0.629 and 0.627; MobileNet,
 N=1 (14), 1.026 and 0.981, N=16 (43), 1.238 and 1.158; ResNet-18 of 224 x 224 (152) 0.875 and 0.890;
-ResNet-20, N=16 (1795), 1.136 and 1.153."""
+ResNet-20, N=16 (1795), 1.136 and 1.153. Hours later, several sessions each: VGG-16, N=1, 0.353 and
+0.317; MobileNet, N=1, 1.029 and 1.041, N=16, 1.276 and 1.270."""
 
 CACHE = 3 * 2**18
 """Bytes, 768 KiB, for each core: samples run together as far as the states of a layer, the largest,

@@ -35,6 +35,7 @@ class Sums:
         self._plan, self._totals, self._states = plan, totals, states
         self._create = create
         self._carried = carried_sums(plan, totals)
+        self._followed = () if totals is None else _states_read_by(totals, plan.states)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
         self.reset()
@@ -45,7 +46,8 @@ class Sums:
         self._steps = 0
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
-        self._before = {state.read: state.start for state in self._plan.states}
+        starts = {state.read: state.start for state in self._plan.states}
+        self._before = {name: starts[name] for name in self._followed}
         self._most = MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS
 
     @property
@@ -111,10 +113,10 @@ class Sums:
         self._before = self._now()
         if self._totals is not None:
             # Those that count what they emit need no v for it.
-            followed = [n for n in self._plan.neurons if n.op in CONSERVING]
             in_thresholds = [
                 float(np.abs(self._before[f"v/{n.name}"]).max() / n.threshold.min())
-                for n in followed
+                for n in self._plan.neurons
+                if n.op in CONSERVING and f"v/{n.name}" in self._before
             ]
             self._most = steps_to_next(max(in_thresholds, default=0.0))
 
@@ -127,7 +129,7 @@ class Sums:
         self._before = rows_of(self._before, rows, count)
 
     def _now(self) -> Arrays:
-        return {state.read: self._states.get(state.read) for state in self._plan.states}
+        return {name: self._states.get(name) for name in self._followed}
 
     def _add_inputs(self) -> None:
         if self._last is not None and self._totals is not None:
@@ -176,6 +178,13 @@ def carried_sums(plan: Plan, totals: Totals | None) -> dict[str, State]:
     """The sums that the step itself must carry."""
     derived = () if totals is None else totals.made
     return {name: state for name, state in plan.sums.items() if name not in derived}
+
+
+def _states_read_by(totals: Totals, states: Iterable[State]) -> tuple[str, ...]:
+    """The names of the states that sums follow from."""
+    read = {info.name for info in totals.totals.graph.input}
+    moments = [f"{totals.prefix}{moment}/" for moment in ("before", "after")]
+    return tuple(s.read for s in states if read & {moment + s.read for moment in moments})
 
 
 def _read_by(session: Any, feed: Arrays) -> Arrays:

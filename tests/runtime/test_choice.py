@@ -78,6 +78,15 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
     assert [layer.uses for layer in layers] == [2 * 16, 2 * 4]
 
 
+def test_starts_are_written_out_for_chunks_alone():
+    session = SpikingSession(wide(), threads=1)
+    x = np.random.default_rng(0).random((3, 4), dtype=np.float32)
+    wanted = SpikingSession(wide(), threads=1, plan="step")
+    for timesteps, written in ((1, False), (3, False), (7, True), (2, True)):
+        same(session.run(x, timesteps), wanted.run(x, timesteps))
+        assert bool(session._states._full) == written
+
+
 def test_what_is_shown_is_what_runs(monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)

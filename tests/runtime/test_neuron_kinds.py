@@ -130,6 +130,16 @@ def test_steps_add_up_and_go_on_from_a_state(kind):
     assert memory == ({"m/s", "m/q"} if kind.op == "SignedIF" else set())
 
 
+def test_spike_counts_of_signed_neurons_follow_from_their_memory_alone():
+    """A read-out keeps no copy of potentials that nothing is worked out from."""
+    snn = model_of(Network(1), Kind("SignedIF", negative=0.0))
+    session = SpikingSession(snn, threads=1)
+    kept = session._sums._now()
+    # The read-out sums what q emits at each time-step.
+    assert set(kept) == {"m/s"}
+    assert {"v/s", "v/q", "m/q"} < set(session.state)
+
+
 def test_the_memory_of_signed_neurons_is_a_state_like_any():
     network = Network(1)
     session = SpikingSession(model_of(network, Kind("SignedIF", negative=0.0)), threads=1)
