@@ -180,11 +180,11 @@ def choose(
 
     def nodes(timesteps: int) -> int:
         """About how many nodes a graph of so many time-steps has."""
-        more = dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
+        besides = dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
         if timesteps > 1:
-            more |= dict.fromkeys(tiled, NODES_OF_TILES)
+            besides |= dict.fromkeys(tiled, NODES_OF_TILES)
         return sum(
-            (1 + more.get(node.name, 0)) * (1 if node.name in heavy else timesteps)
+            (1 + besides.get(node.name, 0)) * (1 if node.name in heavy else timesteps)
             for node in peaks.step.graph.node
         )
 
@@ -340,9 +340,9 @@ def weighted_layers(
         return tiles_where_they_pay(node, constants[weights], made)
 
     def uses_of(node: onnx.NodeProto) -> int:
-        made = sizes.shapes.get(node.output[0], ())
-        count = int(np.prod(made)) if made else 0
-        return count and count // made[1 if node.op_type.startswith("Conv") else -1]
+        channels = 1 if node.op_type.startswith("Conv") else -1
+        count = sizes.count(node.output[0])
+        return count // sizes.shapes[node.output[0]][channels] if count else 0
 
     return tuple(
         Layer(

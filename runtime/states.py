@@ -63,9 +63,7 @@ class DeviceStates:
         if not self._full:
             self._forget_buffers()
             self._full = {name: np.empty(shapes[name], v.dtype) for name, v in starts.items()}
-            # On a CPU that is the array's own memory.
-            make = onnxruntime().OrtValue.ortvalue_from_numpy
-            written = {name: make(array, self._device, 0) for name, array in self._full.items()}
+            written = {name: self._as_value(array) for name, array in self._full.items()}
             self._buffers = [written, self._like(written)]
         for name, array in self._full.items():
             np.copyto(array, starts[name])
@@ -74,10 +72,12 @@ class DeviceStates:
         self._current, self._current_index = self._buffers[0], 0
 
     def _to_device(self, array: np.ndarray) -> Any:
-        # A copy: on the CPU the value shares the array's memory, and is written to later.
-        return onnxruntime().OrtValue.ortvalue_from_numpy(
-            np.array(array, order="C"), self._device, 0
-        )
+        # A copy: the value is written to later.
+        return self._as_value(np.array(array, order="C"))
+
+    def _as_value(self, array: np.ndarray) -> Any:
+        """An array as a value on the device; on a CPU it is the array's own memory."""
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
     def set_inputs(self, values: dict[str, np.ndarray]) -> None:
         """Give what the step reads besides its states.

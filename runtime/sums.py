@@ -46,8 +46,7 @@ class Sums:
         self._steps = 0
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
-        starts = {state.read: state.start for state in self._plan.states}
-        self._before = {name: starts[name] for name in self._followed}
+        self._before = {s.read: s.start for s in self._plan.states if s.read in self._followed}
         self._most = MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS
 
     @property

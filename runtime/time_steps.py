@@ -30,7 +30,8 @@ class TimeSteps:
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``create``: makes a session of a graph, as ``create_session`` does.
     ``on_cpu``: whether that runs on a CPU, on so many ``cores``; ``in_chunks``,
-    ``derived_counts`` and ``max_memory`` are those of ``choose``.
+    ``derived_counts`` and ``max_memory`` are those of ``choose``. ``shared``: weights in the
+    layout of the CPU, which chunks share, by what they hold.
     """
 
     network: Quantised
@@ -43,7 +44,7 @@ class TimeSteps:
     derived_counts: bool
     max_memory: int | None
     sessions: dict[tuple, Any] = field(default_factory=dict)
-    weights: dict[tuple, np.ndarray] = field(default_factory=dict)
+    shared: dict[tuple, np.ndarray] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,15 +100,12 @@ class TimeSteps:
         key, planned = _key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
             self._make_room(choice)
-            if steps == 1:
-                session = self.create(self._rounded(self.step), laid_out=planned)
-            else:
-                graph, own = self._chunk(steps, choice)
-                in_order = choice.layout is not None
-                session = self.create(graph, own=own, laid_out=planned, in_order=in_order)
-                # They are there once more, in the layout of the session.
-                del own
+            graph, own = self._graph(steps, choice)
+            in_order = steps > 1 and choice.layout is not None
+            session = self.create(graph, own=own, laid_out=planned, in_order=in_order)
             self.sessions[key] = session
+            # Its own weights are there once more, in the layout of the session.
+            del graph, own
             give_back_memory()
         return self.sessions[key]
 
@@ -124,9 +122,11 @@ class TimeSteps:
         model = with_integer_products(model, self.network.layers)
         return with_half_products(model, self.network.half)
 
-    def _chunk(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
+    def _graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
         weights, own = self.network.plan.weights, dict[str, np.ndarray]()
+        if steps == 1:
+            return ModelParts(self._rounded(self.step), {}), own
         for tiles in choice.tiled:
             own |= matrices_of(weights[tiles.weights], tiles.weights)
 
@@ -147,7 +147,7 @@ class TimeSteps:
         held = {}
         for name, values in chunk.weights.items():
             key = values.shape, values.dtype, hashlib.blake2b(values.data).digest()
-            held[name] = self.weights.setdefault(key, values)
+            held[name] = self.shared.setdefault(key, values)
         return ModelParts(chunk.structure, held)
 
     def _read_out(self, shapes: dict[str, Shape]) -> int:

@@ -113,7 +113,7 @@ def test_chunks_share_weights_in_the_layout():
         if key[0] > 1
     )
     assert long == short
-    [filters] = session._time_steps.weights.values()
+    [filters] = session._time_steps.shared.values()
     assert filters.size == 32 * 32 * 3 * 3
     assert filters.ctypes.data in long
     assert filters.ctypes.data % 64 == 0
