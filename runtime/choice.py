@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, sizes_of
 from .plan import Plan, State
 from .rows import Shape, samples_are_apart
-from .unroll import CACHED, WEIGHTED, batches
+from .unroll import WEIGHTED, axis_of_time
 from .winograd import NODES_OF_TILES, Tiles, tiles_where_they_pay
 
 SHORT, LONG, LONGEST = 4, 16, 32
@@ -29,6 +29,9 @@ take twice as long to make, and pay where a time-step does little with each weig
 Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
 best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In
 the layout of the CPU, ResNet-20 with N=16 took 1.06 at 4, 1.04 at 8 and 1.03 at 16."""
+
+CACHED = 2**18
+"""Weights, 1 MiB in float32: a layer that has no more finds them in the cache each time."""
 
 FEW_USES = 64
 """How often a time-step uses a weight, on average: with fewer, weights come from memory for little.
@@ -59,8 +62,9 @@ class Layer:
     """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
 
     ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
-    all samples that run together, and ``uses`` how often it uses each weight for that. ``tiles``:
-    those of a convolution that runs on tiles within a chunk.
+    all samples that run together, and ``uses`` how often it uses each weight for that. ``axis``:
+    that along which time-steps may come together; None where they may not. ``tiles``: those of a
+    convolution that runs on tiles within a chunk.
     """
 
     name: str
@@ -68,18 +72,18 @@ class Layer:
     weights: int
     computes: int
     uses: int
-    batches: bool
+    axis: int | None
     tiles: Tiles | None
 
     @property
     def time_batched(self) -> bool:
         """Whether it runs once for all time-steps of a chunk: reading weights costs most."""
-        return self.batches and self.weights > max(CACHED, self.computes)
+        return self.axis is not None and self.weights > max(CACHED, self.computes)
 
     @property
     def why(self) -> str:
         """The reason, in a few words."""
-        if not self.batches:
+        if self.axis is None:
             return "does not treat time-steps as samples"
         if self.weights <= CACHED:
             return "its weights fit the cache"
@@ -111,9 +115,9 @@ class Choice:
     shapes: Mapping[str, Shape]
 
     @property
-    def time_batched(self) -> frozenset[str]:
-        """The names of the nodes that run once for a whole chunk."""
-        return frozenset(layer.name for layer in self.layers if layer.time_batched)
+    def time_batched(self) -> dict[str, int]:
+        """The nodes that run once for a whole chunk, by name, and their ``axis``."""
+        return _axes_of_time(self.layers)
 
     @property
     def tiled(self) -> tuple[Tiles, ...]:
@@ -152,8 +156,8 @@ def choose(
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
     sizes = sizes_of(peaks.step, at_once)
-    layers = weighted_layers(peaks.step, sizes, may_tile)
-    heavy = frozenset(layer.name for layer in layers if layer.time_batched)
+    layers = weighted_layers(peaks.step, sizes, may_tile, peaks.scratch)
+    heavy = _axes_of_time(layers)
     if 2 * len(heavy) > len(layers):
         # Time-batched layers are between plain ones: little would be left in the layout.
         # VGG-16 took 2 to 7 % longer with it than without.
@@ -171,8 +175,9 @@ def choose(
     scratch = {name: tiles.scratch for name, tiles in tiled.items()}
     # A chunk holds their matrices in place of their weights.
     more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in tiled.values())
-    untiled = sum(layer.weights for layer in layers if layer.op == "Conv" and layer.tiles is None)
-    shared = 0 if layout is None else min(copied, 4 * untiled)
+    other = {*tiled, *peaks.scratch}
+    laid_out = (layer for layer in layers if layer.op == "Conv" and layer.name not in other)
+    shared = 0 if layout is None else min(copied, 4 * sum(layer.weights for layer in laid_out))
 
     def most(timesteps: int) -> int:
         by_layer = timesteps > 1 and layout is not None
@@ -316,12 +321,21 @@ def shapes_read(
     return known
 
 
+def _axes_of_time(layers: Iterable[Layer]) -> dict[str, int]:
+    heavy = (layer for layer in layers if layer.time_batched)
+    return {layer.name: layer.axis for layer in heavy if layer.axis is not None}
+
+
 def weighted_layers(
-    step: onnx.ModelProto, sizes: Sizes, may_tile: Collection[str] = ()
+    step: onnx.ModelProto,
+    sizes: Sizes,
+    may_tile: Collection[str] = (),
+    in_8_bits: Collection[str] = (),
 ) -> tuple[Layer, ...]:
     """The nodes of ``WEIGHTED`` with constant weights, in graph order.
 
-    ``may_tile``: the names of weights of which convolutions may run on tiles.
+    ``may_tile``: the names of weights of which convolutions may run on tiles. ``in_8_bits``: those
+    of the nodes that run in 8 bits, which take images of one size alone.
     """
     inputs = {info.name for info in step.graph.input}
     # The starts of states, of which these are other sizes, are initializers too.
@@ -344,6 +358,10 @@ def weighted_layers(
         count = sizes.count(node.output[0])
         return count // sizes.shapes[node.output[0]][channels] if count else 0
 
+    def axis(node: onnx.NodeProto) -> int | None:
+        found = axis_of_time(node, constants)
+        return 0 if found and node.name in in_8_bits else found
+
     return tuple(
         Layer(
             node.name,
@@ -351,7 +369,7 @@ def weighted_layers(
             int(np.prod(constants[node.input[1]])),
             sizes.count(node.output[0]),
             uses_of(node),
-            batches(node, constants),
+            axis(node),
             tiles_of(node),
         )
         for node in nodes

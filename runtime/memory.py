@@ -124,7 +124,7 @@ class Peaks:
     def of(
         self,
         timesteps: int,
-        time_batched: frozenset[str],
+        time_batched: Mapping[str, int],
         samples: int,
         shapes: Mapping[str, tuple[int | str, ...]],
         by_layer: bool,
@@ -135,7 +135,7 @@ class Peaks:
         ``by_layer``: its nodes run ``layer_by_layer``. ``tiled``: scratch within chunks alone.
         """
         rest = tuple((name, shape[1:]) for name, shape in shapes.items())
-        key = (timesteps, time_batched, rest, by_layer, frozenset(tiled))
+        key = (timesteps, frozenset(time_batched), rest, by_layer, frozenset(tiled))
         if key not in self.found:
             chunk = self.step
             if timesteps > 1:

@@ -166,5 +166,5 @@ class TimeSteps:
 
 def _key(steps: int, choice: Choice) -> tuple:
     """What tells the sessions of so many time-steps in a run apart."""
-    chunk = (choice.time_batched, choice.layout, choice.tiled) if steps > 1 else ()
+    chunk = (frozenset(choice.time_batched), choice.layout, choice.tiled) if steps > 1 else ()
     return steps, *chunk, choice.memory.few_activations

@@ -93,7 +93,9 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 53)
     assert {key[0] for key in session._time_steps.sessions} == {1, *chosen.chunks}
-    assert {key[1] for key in session._time_steps.sessions if key[0] > 1} == {chosen.time_batched}
+    assert {key[1] for key in session._time_steps.sessions if key[0] > 1} == {
+        frozenset(chosen.time_batched)
+    }
 
 
 def test_the_step_plan_has_no_chunks():
@@ -226,7 +228,7 @@ def test_longer_chunks_are_never_estimated_lower():
     shapes = {"v/" + n.name: (2, *n.shape) for n in session.neurons}
     shapes |= {n: v.shape for n, v in _reads(session, dyadic.images(network, 2)).items()}
     layers = session.chosen(dyadic.images(network, 2)).layers
-    for heavy in (frozenset(), frozenset(layer.name for layer in layers if layer.batches)):
+    for heavy in ({}, {layer.name: layer.axis for layer in layers if layer.axis is not None}):
         for by_layer in (False, True):
             found = [
                 session._time_steps.peaks.of(k, heavy, 2, shapes, by_layer, {})

@@ -128,14 +128,52 @@ def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
     shapes = dict.fromkeys(plan.step_inputs, (1, 16))
     shapes |= {f"v/{neuron.name}": (1, *neuron.shape) for neuron in plan.neurons}
     layers = weighted_layers(plan.step, sizes_of(plan.step, shapes))
-    heavy = frozenset(layer.name for layer in layers if layer.time_batched)
+    heavy = {layer.name: layer.axis for layer in layers if layer.time_batched}
     assert len(heavy) == 2
-    for batched, count in ((frozenset(), 4), (heavy, 1)):
+    for batched, count in (({}, 4), (heavy, 1)):
         chunk = unrolled(plan.step, states, 4, batched)
         onnx.checker.check_model(chunk, full_check=True)
         ops = [node.op_type for node in chunk.graph.node]
         assert ops.count("Gemm") + ops.count("MatMul") == 2 * count
         assert {i.name for i in chunk.graph.input} == {i.name for i in plan.step.graph.input}
+
+
+CONVOLUTION = (
+    "net (float[N, 64, 3, 3] x) => (float[N, a, b, c] y) {{ "
+    "p = Clip(x, zero, one) d = Conv<{attributes}>(p, w) y = Clip(d, zero, one) }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kernel", "axis"),
+    [
+        ("kernel_shape = [1, 1]", 1, 2),
+        ("kernel_shape = [1, 1], strides = [1, 1], pads = [0, 0, 0, 0]", 1, 2),
+        ('auto_pad = "SAME_UPPER"', 1, 2),
+        ("group = 2", 1, 2),
+        ("kernel_shape = [3, 3]", 3, 0),
+        ("strides = [2, 2]", 1, 0),
+        ("pads = [1, 0, 0, 0]", 1, 0),
+    ],
+)
+@pytest.mark.parametrize("opset", [13, 20])
+def test_images_of_convolutions_of_single_places_are_joined(
+    monkeypatch, attributes, kernel, axis, opset
+):
+    """Several samples, chunks of all lengths, with and without the layout of the CPU."""
+    monkeypatch.setattr(choice, "CACHED", 0)
+    rng = np.random.default_rng(0)
+    groups = 2 if "group" in attributes else 1
+    w = (rng.integers(-4, 5, (8, 64 // groups, kernel, kernel)) / 8).astype(np.float32)
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": w}
+    snn = convert(model(CONVOLUTION.format(attributes=attributes), values, opset)).model
+    plain, chunked = both(snn)
+    for samples in (1, 3):
+        x = (rng.integers(-8, 9, (samples, 64, 3, 3)) / 8).astype(np.float32)
+        same(chunked.run(x, 57, [6]), plain.run(x, 57, [6]))
+    (layer,) = chunked.chosen(x).layers
+    assert layer.time_batched
+    assert layer.axis == axis
 
 
 def test_what_does_not_follow_from_potentials_is_summed():
