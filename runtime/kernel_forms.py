@@ -6,13 +6,13 @@ NCHW, and forth again behind it. What a neuron does is the same for every elemen
 not mind the order of elements. Hence three steps:
 
     u = v + current                      u = v + current           u = v + current
-    x = V_th [u > V_th]     becomes      x = Relu(u)       and     x = V_th [u > V_th]
-    v_next = u - x                       v_next = u + x            v_next = u - x
+    s = [u > 1]             becomes      s = Relu(u)       and     s = [u > 1]
+    v_next = u - s                       v_next = u + s            v_next = u - s
 
 ONNX Runtime lays out the graph in the middle, whose operators it knows for blocked tensors; then
 the neurons take their places again, on the tensors that it has chosen. It also adds v to the
-current within the convolution. No number changes: each operator computes what it did. A V_th that
-differs by channel is laid out like a potential: its stand-in is x = u + V_th.
+current within the convolution. No number changes: each operator computes what it did. Other states
+of a neuron stand in like v; its s is then the sum of those that it depends on.
 
 States enter through a convolution of one weight, 1, for each channel, since ONNX Runtime begins
 a blocked layout only there; of it, only the change of layout is left.
@@ -36,6 +36,7 @@ from onnx2snn.graph_passes.weights import ModelParts, detach, with_weights_as_in
 from .graphs import give_shapes, names_in, renamed, unused_prefix, with_nodes
 from .plan import Neuron
 from .providers import in_layout_of_cpu
+from .unit_thresholds import Body
 
 IN_TURN = 2
 """Layers that take turns, time-step by time-step, before the next ones do.
@@ -47,22 +48,6 @@ rounds, ratios to T forward passes of the ANN at 1, 2, 3, 4 and 8: MobileNet, N=
 
 Layout = tuple[tuple[str, tuple[int | str, ...]], ...]
 """The shapes, by name, of what may enter a blocked layout: ["N", C, H, W]."""
-
-
-@dataclass(frozen=True)
-class Body:
-    """What neurons do with their potential ``u``: the nodes that make ``x`` and ``v_next``.
-
-    ``constants`` are what these read besides. ``maps``: by the name of each of them that differs
-    from element to element, another name and its values for one sample, [1, C, H, W].
-    """
-
-    nodes: tuple[onnx.NodeProto, ...]
-    u: str
-    x: str
-    v_next: str
-    constants: tuple[onnx.TensorProto, ...]
-    maps: dict[str, tuple[str, np.ndarray]]
 
 
 def layout_of(
@@ -91,7 +76,7 @@ def _enters(shape: Sequence[int | str]) -> bool:
 class StandIns:
     """A step with operators in the places of neurons that ONNX Runtime can lay out.
 
-    Their names are those of what they make, behind ``mark``; maps are inputs of the step.
+    Their names are those of what they make, behind ``mark``.
     """
 
     step: onnx.ModelProto
@@ -99,27 +84,17 @@ class StandIns:
     mark: str
 
 
-def with_stand_ins(
-    step: onnx.ModelProto, neurons: Iterable[Neuron], weights: Mapping[str, np.ndarray]
-) -> StandIns:
-    """Put stand-ins in the places of those neurons whose nodes are in the step one by one.
-
-    ``weights``: what the stubs of the step stand for.
-    """
+def with_stand_ins(step: onnx.ModelProto, bodies: tuple[Body, ...]) -> StandIns:
+    """Put stand-ins in the places of neurons whose bodies are these."""
     mark = unused_prefix(names_in(step), "stand-in/")
-    bodies = _bodies(step, neurons, weights, mark)
     gone = {node.name for body in bodies for node in body.nodes}
     nodes = [node for node in step.graph.node if node.name not in gone]
-    inputs = []
     for body in bodies:
-        maps = [name for name, _ in body.maps.values()]
-        kind = onnx.TensorProto.FLOAT
-        inputs += [helper.make_tensor_value_info(name, kind, [None] * 4) for name in maps]
-        op = "Sum" if maps else "Relu"
-        both = [body.u, body.x]
-        nodes.append(helper.make_node(op, [body.u, *maps], [body.x], mark + body.x))
-        nodes.append(helper.make_node("Add", both, [body.v_next], mark + body.v_next))
-    return StandIns(with_nodes(step, nodes, step.graph.output, inputs), tuple(bodies), mark)
+        op = "Sum" if body.reads else "Relu"
+        nodes.append(helper.make_node(op, [body.u, *body.reads], [body.x], mark + body.x))
+        for written, before in body.nexts.items():
+            nodes.append(helper.make_node("Add", [before, body.x], [written], mark + written))
+    return StandIns(with_nodes(step, nodes, step.graph.output), bodies, mark)
 
 
 def on_cpu(
@@ -135,10 +110,7 @@ def on_cpu(
     ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
     """
     entrance = unused_prefix(names_in(chunk), "enter/")
-    maps = {name: values for body in stand_ins.bodies for name, values in body.maps.values()}
-    shapes = {name: ("N", *values.shape[1:]) for name, values in maps.items()}
-    entering = dict(layout) | {name: shape for name, shape in shapes.items() if _enters(shape)}
-    made = in_layout_of_cpu(_to_lay_out(chunk, entering, entrance, weights))
+    made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
     laid = made.structure
     placed = _with_neurons(_entered(laid, entrance), stand_ins)
     if placed is None:
@@ -148,11 +120,10 @@ def on_cpu(
         if node.domain == DOMAIN:
             spikes.add(node.output[0])
             potentials.update(node.output[1:])
-    given = {info.name for info in chunk.graph.input if info.name not in maps}
+    given = {info.name for info in chunk.graph.input}
     own = given | {tensor.name for tensor in laid.graph.initializer}
     constants = {tensor.name: tensor for tensor in chunk.graph.initializer}
     constants |= {t.name: t for body in stand_ins.bodies for t in body.constants}
-    constants |= {name: numpy_helper.from_array(values, name) for name, values in maps.items()}
     others = [tensor for name, tensor in constants.items() if name not in own]
     inputs = [info for info in laid.graph.input if info.name in given]
     del laid.graph.input[:]
@@ -164,47 +135,6 @@ def on_cpu(
     held = {tensor.name for tensor in parts.structure.graph.initializer}
     laid_out = {name: values for name, values in made.weights.items() if name in held}
     return ModelParts(parts.structure, laid_out | parts.weights)
-
-
-def _bodies(
-    step: onnx.ModelProto,
-    neurons: Iterable[Neuron],
-    weights: Mapping[str, np.ndarray],
-    mark: str,
-) -> list[Body]:
-    """What those neurons do whose nodes are in the step one by one."""
-    makers = {name: node for node in step.graph.node for name in node.output}
-    constants = {tensor.name: tensor for tensor in step.graph.initializer}
-    bodies = []
-    for neuron in neurons:
-        v_next = f"v_next/{neuron.name}"
-        if makers[v_next].domain == DOMAIN:
-            continue
-        u = makers[v_next].input[0]
-        nodes: dict[str, onnx.NodeProto] = {}
-        read: dict[str, onnx.TensorProto] = {}
-        waiting = [v_next, neuron.spikes]
-        while waiting:
-            name = waiting.pop()
-            if name in constants:
-                read[name] = constants[name]
-            elif name != u:
-                nodes[name] = makers[name]
-                waiting += makers[name].input
-        maps = {
-            name: (
-                mark + name,
-                np.broadcast_to(
-                    weights[name] if name in weights else numpy_helper.to_array(t),
-                    (1, *map(int, neuron.shape)),
-                ),
-            )
-            for name, t in read.items()
-            if t.dims and len(neuron.shape) == 3
-        }
-        made, held = tuple(nodes.values()), tuple(read.values())
-        bodies.append(Body(made, u, neuron.spikes, v_next, held, maps))
-    return bodies
 
 
 def _to_lay_out(
@@ -256,9 +186,9 @@ def _entered(laid: onnx.ModelProto, entrance: str) -> list[onnx.NodeProto]:
 def _with_neurons(
     nodes: Sequence[onnx.NodeProto], stand_ins: StandIns
 ) -> tuple[list[onnx.NodeProto], set[str], set[str]] | None:
-    """The nodes with neurons where their stand-ins are, and the names of x and of v_next.
+    """The nodes with neurons where their stand-ins are, and the names of x and of states.
 
-    None where a neuron has one stand-in alone.
+    None where a stand-in is missing.
     """
     made = [node for node in nodes if stand_ins.mark not in node.name]
     # By what the step calls them, and by what the time-step puts before.
@@ -274,16 +204,18 @@ def _with_neurons(
         if what not in spiking:
             continue
         body, x = spiking[what], node.output[0]
-        if (body.v_next, time_step) not in marked:
-            return None
-        v_next = marked[body.v_next, time_step].output[0]
-        names = {body.u: node.input[0], body.x: x, body.v_next: v_next}
-        names |= dict(zip(body.maps, node.input[1:], strict=True))
+        names = dict(zip((body.u, *body.reads), node.input, strict=True)) | {body.x: x}
+        for written, before in body.nexts.items():
+            if (written, time_step) not in marked:
+                return None
+            then = marked[written, time_step]
+            names[written] = then.output[0]
+            names[before] = next(name for name in then.input if name != x)
+            potentials.add(then.output[0])
         for inner in body.nodes:
             names |= {n: f"{node.name}/{n}" for n in inner.output if n not in names}
         made += [renamed(inner, names, f"{node.name}/{inner.name}") for inner in body.nodes]
         spikes.add(x)
-        potentials.add(v_next)
     return made, spikes, potentials
 
 

@@ -425,5 +425,7 @@ def _create_with(
     """A session of a model whose large weights are among these, or its own."""
     parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
     names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
+    # What comes with the model takes the place of what has the same name.
+    names -= {*parts.weights, *(options.get("own") or {})}
     held = parts.weights | {name: weights[name] for name in names}
     return create(ModelParts(parts.structure, held), **options)

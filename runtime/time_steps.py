@@ -12,13 +12,14 @@ from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, choose, samples_together, shapes_read
 from .half import with_half_products
-from .int8 import Quantised
+from .int8 import IntegerLayer, Quantised
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
 from .memory import Peaks, read_out_memory, sizes_of
 from .plan import State
 from .providers import give_back_memory
 from .rows import Shape, states_have_rows
+from .unit_thresholds import rescaled, with_unit_thresholds
 from .unroll import unrolled
 from .winograd import matrices_of, with_winograd
 
@@ -117,30 +118,36 @@ class TimeSteps:
         if self.max_memory is not None and total > self.max_memory:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
 
-    def _rounded(self, model: onnx.ModelProto) -> onnx.ModelProto:
+    def _rounded(
+        self, model: onnx.ModelProto, layers: Mapping[str, IntegerLayer]
+    ) -> onnx.ModelProto:
         """A graph of time-steps with layers in the precision of the network."""
-        model = with_integer_products(model, self.network.layers)
+        model = with_integer_products(model, layers)
         return with_half_products(model, self.network.half)
 
     def _graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
-        weights, own = self.network.plan.weights, dict[str, np.ndarray]()
         if steps == 1:
-            return ModelParts(self._rounded(self.step), {}), own
+            return ModelParts(self._rounded(self.step, self.network.layers), {}), {}
+        unit = with_unit_thresholds(self.step, self.network, self.states)
+        weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in choice.tiled:
+            own.pop(tiles.weights, None)
             own |= matrices_of(weights[tiles.weights], tiles.weights)
 
         def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
             chunk = unrolled(step, self.states, steps, choice.time_batched)
-            return with_winograd(self._rounded(chunk), choice.tiled)
+            return with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
 
+        chunk = None
         if choice.layout is not None:
-            stand_ins = with_stand_ins(self.step, self.network.plan.neurons, weights)
-            chunk = chunk_of(stand_ins.step)
-            laid_out = on_cpu(chunk, stand_ins, choice.layout, weights | own)
-            if laid_out is not None:
-                return self._shared(laid_out), own
-        return ModelParts(chunk_of(self.step), {}), own
+            stand_ins = with_stand_ins(unit.step, unit.bodies)
+            chunk = on_cpu(chunk_of(stand_ins.step), stand_ins, choice.layout, weights | own)
+        chunk = ModelParts(chunk_of(unit.step), {}) if chunk is None else self._shared(chunk)
+        structure = rescaled(chunk.structure, unit.units, self.states)
+        held = {tensor.name for tensor in structure.graph.initializer} - chunk.weights.keys()
+        own = {name: values for name, values in own.items() if name in held}
+        return ModelParts(structure, chunk.weights), own
 
     def _shared(self, chunk: ModelParts) -> ModelParts:
         """The chunk, with weights that equal those of another one in place of its own."""

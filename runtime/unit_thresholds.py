@@ -1,0 +1,384 @@
+"""Time-steps whose potentials count in thresholds, so that spikes are 0 and 1.
+
+    u = v + W x,  s = [u > V_th],  x = s V_th,  v_next = u - x          becomes, with w = v / V_th,
+    u = w + W' s_before,  s = [u > 1],  w_next = u - s,  W'[o, i] = W[o, i] V_th_before[i] / V_th[o]
+
+Nothing is multiplied by thresholds any more, and none differs by channel. A ``SignedIF`` that takes
+spikes back below 0 becomes, with w = -v / V_th and W' of the other sign,
+
+    s = [u < -1] - [min(u, m) > 0],  w_next = u + s,  m_next = m + s
+
+Chunks run like that; what they read and write of states is in the file's units (``rescaled``), one
+multiplication for each chunk. Sums that are exact stay so: where V_th are powers of two nothing
+rounds, and other V_th stay what they are where weights are so short that sums may be exact.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
+from .int8 import IntegerLayer, Quantised
+from .plan import Neuron, State
+from .unroll import WEIGHTED
+
+_STEEP, _STEEPEST = 2.0**100, 2.0**127
+"""[u > 1] is HardSigmoid(u) = max(0, min(1, a u - a)) with a = 2^100, as in ``lower_if``, and
+[low > 0] is max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal numbers."""
+
+_SOME = 2**16
+"""Of the weights of a layer, as many tell how long they are."""
+
+_ALIKE = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Identity")
+"""Operators of one input that treat all channels alike, and a multiple of it as the same multiple
+of what they make."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What neurons do with their potential ``u``: the nodes that make ``x`` and what follows.
+
+    ``reads``: what x depends on besides u. ``nexts``: by the names of states as they are written,
+    what they are before: u, or states as they are read. ``constants`` are what the nodes read.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
+    u: str
+    reads: tuple[str, ...]
+    x: str
+    nexts: dict[str, str]
+    constants: tuple[onnx.TensorProto, ...] = ()
+
+
+@dataclass(frozen=True)
+class UnitStep:
+    """A step whose neurons have a threshold of 1, as far as they can.
+
+    ``bodies``: of neurons that do the same with each element. ``weights``: those that are other
+    ones than before, by their names. ``layers``: those in 8 bits, as they then are. ``units``: by
+    the names of states and inputs, what 1 is there, [] or one for each channel, [C, 1, ...].
+    """
+
+    step: onnx.ModelProto
+    weights: dict[str, np.ndarray]
+    layers: Mapping[str, IntegerLayer]
+    units: dict[str, np.ndarray]
+    bodies: tuple[Body, ...]
+
+
+def with_unit_thresholds(
+    step: onnx.ModelProto, network: Quantised, states: Sequence[State]
+) -> UnitStep:
+    """A step in which all IF and SignedIF have thresholds of 1 that have one, or one a channel.
+
+    ``step``: of the plan of ``network``. What it does writes ``states``, and makes nothing else.
+    """
+    units = _Units(step, network, states)
+    for neuron in network.plan.neurons:
+        if neuron.spikes in units.emitted:
+            units.write(neuron)
+        else:
+            units.leave(neuron)
+    units.count()
+    for node in step.graph.node:
+        if node.output[0] not in units.folded:
+            units.fold(node, np.ones((), np.float32))
+    return units.made()
+
+
+def rescaled(
+    chunk: onnx.ModelProto, units: Mapping[str, np.ndarray], states: Iterable[State]
+) -> onnx.ModelProto:
+    """A chunk that reads and writes in the file's units what it has in ``units``."""
+    written = {state.read: state.written for state in states}
+    graph = Writer(unused_prefix(names_in(chunk), "unit/"))
+    reads = [info.name for info in chunk.graph.input if np.any(units.get(info.name, 1) != 1)]
+    before = {name: graph.prefix + name for name in reads}
+    after = {written[name]: graph.prefix + written[name] for name in reads if name in written}
+    unit_of = {name: graph.constant(_one_if_all(units[name]), f"{name}/1") for name in reads}
+    unit_of |= {written[name]: unit_of[name] for name in reads if name in written}
+    entered = set[str]()
+    for node in chunk.graph.node:
+        for name in operands(node):
+            if name in before and name not in entered:
+                entered.add(name)
+                graph.node("Div", [name, unit_of[name]], name)
+        graph.nodes.append(renamed(node, before | after, node.name))
+        for name in set(node.output) & after.keys():
+            inside = [after[name], unit_of[name]]
+            graph.nodes.append(helper.make_node("Mul", inside, [name], graph.prefix + name))
+    made = onnx.ModelProto()
+    made.CopyFrom(chunk)
+    del made.graph.node[:]
+    made.graph.node.extend(graph.nodes)
+    made.graph.initializer.extend(graph.initializers.values())
+    return made
+
+
+def _one_if_all(values: np.ndarray) -> np.ndarray:
+    """One number if all are the same."""
+    first = values.flat[0]
+    return np.asarray(first) if np.all(values == first) else values
+
+
+def _is_long(weights: np.ndarray) -> bool:
+    """Whether some of them need more than 16 of the 24 bits of float32, so that sums round."""
+    some = np.ascontiguousarray(weights.reshape(-1)[:_SOME])
+    return bool(np.any(some.view(np.int32) & 0xFF))
+
+
+def _of_channels(factor: np.ndarray, count: int, rank: int) -> bool:
+    """Whether a factor of a sample's tensor is one number, or one for each of so many channels."""
+    return factor.size == 1 or (factor.ndim == rank and factor.size == factor.shape[0] == count)
+
+
+class _Units:
+    """A step as it is rewritten: ``makers`` are its nodes, and new ones, by what they make."""
+
+    def __init__(self, step: onnx.ModelProto, network: Quantised, states: Sequence[State]) -> None:
+        self.step, self.plan = step, network.plan
+        self.layers = dict(network.layers)
+        self.states = {state.read for state in states}
+        self.written = {state.written for state in states}
+        self.graph = Writer(unused_prefix(names_in(step), "thresholds/"))
+        self.makers = {name: node for node in step.graph.node for name in node.output if name}
+        self.readers = Counter(name for node in step.graph.node for name in set(operands(node)))
+        self.given = {info.name for info in step.graph.input}
+        self.constants = {
+            tensor.name: self.plan.weights[tensor.name]
+            if tensor.name in self.plan.weights
+            else numpy_helper.to_array(tensor)
+            for tensor in step.graph.initializer
+            if tensor.name not in self.given
+        }
+        self.exact = not any(_is_long(values) for values in self._weights_of_layers())
+        # Weights in 16 bits have less room.
+        able = () if network.half else self.plan.neurons
+        self.emitted = {neuron.spikes: neuron for neuron in able if self._has_a_unit(neuron)}
+        self.weights: dict[str, np.ndarray] = {}
+        self.units: dict[str, np.ndarray] = {}
+        self.bodies: list[Body] = []
+        self.folded = set[str]()
+        self.more: dict[str, np.ndarray] = {}
+        self.numbers = itertools.count()
+
+    def _has_a_unit(self, neuron: Neuron) -> bool:
+        """Whether it may count in thresholds."""
+        threshold = neuron.threshold
+        if neuron.op not in ("IF", "SignedIF") or threshold.dtype != np.float32:
+            return False
+        if neuron.op == "SignedIF":
+            below = attributes_of(self.makers[neuron.spikes])["v_negative"]
+            if np.any(numpy_helper.to_array(below)):
+                return False
+        usual = threshold.min() > 2.0**-60 and threshold.max() < 2.0**60
+        if self.exact and np.any(np.frexp(threshold)[0] != 0.5):
+            return False
+        return usual and _of_channels(threshold, threshold.size, len(neuron.shape))
+
+    def _weights_of_layers(self) -> list[np.ndarray]:
+        nodes = [node for node in self.step.graph.node if node.op_type in WEIGHTED]
+        read = [self.constants[n.input[1]] for n in nodes if n.input[1] in self.constants]
+        return [values for values in read if values.dtype == np.float32]
+
+    def _node(self, op: str, inputs: Iterable[str], made: str, **attributes: Any) -> str:
+        self.makers[made] = helper.make_node(op, list(inputs), [made], made, **attributes)
+        return made
+
+    def _constant(self, values: np.ndarray, name: str) -> str:
+        return self.graph.constant(values, f"{next(self.numbers)}/{name}")
+
+    def factored(self, name: str) -> tuple[str, np.ndarray]:
+        """A tensor, by another one and what that is to be multiplied with, [] or [C, 1, ...]."""
+        if name in self.emitted:
+            neuron = self.emitted[name]
+            unit = neuron.threshold.reshape(()) if neuron.threshold.size == 1 else neuron.threshold
+            if not unit.ndim and len(neuron.shape) > 1 and isinstance(neuron.shape[0], int):
+                unit = np.full((neuron.shape[0], *[1] * (len(neuron.shape) - 1)), unit)
+            return self.graph.prefix + name, unit
+        node = self.makers.get(name)
+        if node is not None and node.op_type in _ALIKE and len(node.output) == 1:
+            inner, unit = self.factored(node.input[0])
+            if inner != node.input[0]:
+                copy = self.graph.prefix + name
+                self.makers[copy] = renamed(node, {node.input[0]: inner, name: copy}, copy)
+                return copy, unit
+        return name, np.ones((), np.float32)
+
+    def divided(self, name: str, per: np.ndarray) -> str:
+        """The name of a tensor divided by ``per``, [] or [C, 1, ...].
+
+        What nothing else reads may be divided where it is made.
+        """
+        inner, unit = self.factored(name)
+        if inner != name:
+            return self._times(inner, unit / per, len(unit) if unit.ndim else 0)
+        if name in self.constants and np.any(per != 1):
+            return self._constant(self.constants[name] / per, name)
+        node, alone = self.makers.get(name), self.readers[name] == 1
+        if alone and name in self.given and name not in self.states:
+            self.units[name] = per
+            return name
+        if alone and node is not None and node.op_type == "Add" and not node.domain:
+            for term, other in itertools.permutations(node.input):
+                if other in self.constants and self._absorbs(term, other):
+                    return self.divided(term, per)
+            names = {read: self.divided(read, per) for read in dict.fromkeys(node.input)}
+            self.makers[name] = renamed(node, names, node.name)
+            return name
+        if alone and node is not None and self.fold(node, per):
+            return name
+        return self._times(name, 1 / per)
+
+    def _absorbs(self, name: str, constant: str) -> bool:
+        """Let a layer add a constant to a tensor, by its bias, if one can."""
+        node = self.makers.get(name)
+        if node is None or self.readers[name] != 1 or node.domain:
+            return False
+        if node.op_type == "Add":
+            return any(self._absorbs(term, constant) for term in node.input)
+        held = node.input[1:]
+        if node.op_type != "Conv" or not all(self._is_own(name) for name in held if name):
+            return False
+        outputs, rank = len(self.constants[held[0]]), self.constants[held[0]].ndim - 1
+        added = self.constants[constant]
+        added = added[0] if added.ndim > rank and len(added) == 1 else added
+        if not _of_channels(added, outputs, rank):
+            return False
+        self.more[name] = self.more.get(name, 0) + np.resize(added, outputs)
+        return True
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a weight belongs to one node alone."""
+        return name in self.constants and self.readers[name] == 1
+
+    def _times(self, name: str, by: np.ndarray, channels: int = 0) -> str:
+        """A product with a constant; for images a convolution, which stays in a CPU's layout."""
+        if np.all(by == 1):
+            return name
+        made = f"{self.graph.prefix}{next(self.numbers)}/{name}"
+        if by.ndim < 2 or channels != len(by):
+            return self._node("Mul", [name, self._constant(by, name)], made)
+        filters = self._constant(by[:, np.newaxis], name)
+        return self._node("Conv", [name, filters], made, group=len(by))
+
+    def fold(self, node: onnx.NodeProto, per: np.ndarray) -> bool:
+        """Let a layer read spikes without their unit, and divide what it makes by ``per``.
+
+        False, and nothing is changed, where its weights cannot do that.
+        """
+        if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul"):
+            return False
+        held, attributes = [name for name in node.input[1:] if name], attributes_of(node)
+        conv, group = node.op_type == "Conv", attributes.get("group", 1)
+        if attributes.get("transA") or not all(self._is_own(name) for name in held):
+            return False
+        weights = self.constants[held[0]]
+        if not conv and weights.ndim != 2:
+            return False
+        rank = weights.ndim - 1 if conv else 1
+        rows = conv or bool(attributes.get("transB"))
+        outputs, inputs = weights.shape[:2] if rows else weights.shape[::-1]
+        if not _of_channels(per, outputs, rank):
+            return False
+        x, unit = self.factored(node.input[0])
+        if not _of_channels(unit, inputs * group, rank):
+            x, unit = node.input[0], np.ones((), np.float32)
+        self.folded.add(node.output[0])
+        copy = renamed(node, {node.input[0]: x}, node.name)
+        self.makers[node.output[0]] = copy
+        more = self.more.get(node.output[0])
+        if np.all(unit == 1) and np.all(per == 1) and more is None:
+            return True
+        each = np.resize(per, outputs)
+        if held[0] in self.layers:
+            layer = self.layers[held[0]]
+            reads = replace(
+                layer.reads, unit=layer.reads.unit / unit.reshape(-1 if unit.ndim else ())
+            )
+            bias = layer.bias if more is None else layer.bias + more
+            self.layers[held[0]] = replace(
+                layer, scale=layer.scale / each, bias=bias / each, reads=reads
+            )
+            return True
+        whole = weights if rows else weights.T
+        ends = (1,) * (weights.ndim - 2)
+        grouped = whole.reshape(group, outputs // group, inputs, *whole.shape[2:])
+        whole = grouped * np.resize(unit, inputs * group).reshape(group, 1, inputs, *ends)
+        whole = whole.reshape(outputs, inputs, *weights.shape[2:])
+        whole /= each.reshape(outputs, 1, *ends)
+        self.weights[held[0]] = np.ascontiguousarray(whole if rows else whole.T)
+        if len(held) > 1:
+            bias = self.constants[held[1]] if more is None else self.constants[held[1]] + more
+            self.weights[held[1]] = bias / (each if per.ndim else per)
+        elif more is not None:
+            copy.input[2:] = [self._constant(more / each, held[0])]
+        return True
+
+    def write(self, neuron: Neuron) -> None:
+        """The neurons of a layer."""
+        x, unit = self.factored(neuron.spikes)
+        read, written = f"v/{neuron.name}", f"v_next/{neuron.name}"
+        if neuron.op == "IF":
+            self.units[read] = unit
+            u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
+            self._node("HardSigmoid", [u], x, alpha=_STEEP, beta=-_STEEP)
+            self._node("Sub", [u, x], written)
+            nexts, reads = {written: u}, tuple[str, ...]()
+        else:
+            self.units[read] = -unit
+            u = self._node("Add", [read, self.divided(neuron.current, -unit)], f"{x}/u")
+            m, m_next = f"m/{neuron.name}", f"m_next/{neuron.name}"
+            up = self._node("HardSigmoid", [u], f"{x}/up", alpha=-_STEEP, beta=-_STEEP)
+            low = self._node("Min", [u, m], f"{x}/low")
+            down = self._node("HardSigmoid", [low], f"{x}/down", alpha=_STEEPEST, beta=0.0)
+            self._node("Sub", [up, down], x)
+            self._node("Add", [u, x], written)
+            self._node("Add", [m, x], m_next)
+            nexts, reads = {written: u, m_next: m}, (m,)
+            events = self.plan.sums[neuron.events]
+            if events.read in self.states:
+                self.units[events.read] = unit
+                size = self._node("Abs", [x], f"{x}/size")
+                self._node("Add", [events.read, size], events.written)
+                nexts[events.written] = events.read
+        made = {name for name in self.makers if name.startswith(f"{x}/")} | {x, *nexts}
+        nodes = tuple(self.makers[name] for name in sorted(made - {u}))
+        self.bodies.append(Body(nodes, u, reads, x, nexts))
+        # For all that reads spikes with their unit.
+        self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)
+
+    def leave(self, neuron: Neuron) -> None:
+        """Neurons as they are."""
+        last, emits = self.makers[f"v_next/{neuron.name}"], self.makers[neuron.spikes]
+        fires = self.makers.get(emits.input[0])
+        if fires is not None and fires.op_type == "HardSigmoid":
+            level = [t for t in self.step.graph.initializer if t.name == emits.input[1]]
+            u, nodes = last.input[0], (fires, emits, last)
+            self.bodies.append(Body(nodes, u, (), neuron.spikes, {last.output[0]: u}, tuple(level)))
+
+    def count(self) -> None:
+        """Sum up spikes, and what pools make of them, in their unit."""
+        for name, total in self.plan.sums.items():
+            inner, unit = self.factored(name)
+            if total.read in self.states and inner != name:
+                self.units[total.read] = unit
+                self._node("Add", [total.read, inner], total.written)
+
+    def made(self) -> UnitStep:
+        """What came of it."""
+        outputs = [info for info in self.step.graph.output if info.name in self.written]
+        constants = self.graph.initializers.values()
+        step = with_nodes(self.step, self.makers.values(), outputs, constants=constants)
+        for tensor in step.graph.initializer:
+            inline = tensor.data_location != onnx.TensorProto.EXTERNAL
+            if inline and tensor.name in self.weights:
+                values = self.weights.pop(tensor.name)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return UnitStep(step, self.weights, self.layers, self.units, tuple(self.bodies))

@@ -1,0 +1,162 @@
+"""Chunks count potentials in thresholds: weights take them, and nothing else of them is left."""
+
+import dyadic
+import numpy as np
+import onnx
+import pytest
+from alike import same
+from onnx import numpy_helper
+from onnx_text import model
+
+from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn.runtime.int8 import Quantised
+from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.unit_thresholds import rescaled, with_unit_thresholds
+from onnx2snn.runtime.unroll import unrolled
+
+RESIDUAL = (
+    "net (float[N, 4, 6, 6] x) => (float[N, 3] y) { "
+    "a = Conv<pads = [1, 1, 1, 1]>(x, w1, b1) c = Relu(a) d = Min(c, first) "
+    "e = Conv<pads = [1, 1, 1, 1]>(d, w2, b2) f = Add(e, d) g = Add(f, shift) "
+    "h = Relu(g) i = Min(h, second) "
+    "j = GlobalAveragePool(i) k = Flatten(j) y = Gemm(k, w3) }"
+)
+
+
+def residual(first, second):
+    rng = np.random.default_rng(0)
+
+    def weights(*shape):
+        return (rng.integers(-4, 5, shape) / 8).astype(np.float32)
+
+    values = {
+        "w1": weights(4, 4, 3, 3), "b1": weights(4), "w2": weights(4, 4, 3, 3), "b2": weights(4),
+        "w3": weights(4, 3), "shift": weights(1, 4, 1, 1),
+    }  # fmt: skip
+    for name, threshold in (("first", first), ("second", second)):
+        values[name] = np.array(threshold, np.float32).reshape(-1, 1, 1)
+    return convert(model(RESIDUAL, values)).model, values
+
+
+def unit_step(snn):
+    plan = build_plan(snn)
+    states = [*plan.states, *plan.sums.values()]
+    return plan, with_unit_thresholds(plan.step, Quantised(plan), states), states
+
+
+def held(unit, name):
+    inline = {t.name: numpy_helper.to_array(t) for t in unit.step.graph.initializer
+              if t.data_location != onnx.TensorProto.EXTERNAL}  # fmt: skip
+    return unit.weights[name] if name in unit.weights else inline[name]
+
+
+EACH = [0.5, 1, 2, 4], [2, 0.25, 1, 8]
+
+
+def test_weights_take_the_thresholds():
+    snn, values = residual(*EACH)
+    plan, unit, _ = unit_step(snn)
+    conv = next(node for node in unit.step.graph.node if node.name == plan_conv(plan).name)
+    before, after = (np.array(values[name]).reshape(-1) for name in ("first", "second"))
+    wanted = values["w2"] * before[:, np.newaxis, np.newaxis] / after.reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(held(unit, conv.input[1]), wanted)
+    bias = (values["b2"] + values["shift"].reshape(-1)) / after
+    np.testing.assert_array_equal(held(unit, conv.input[2]), bias)
+
+
+def plan_conv(plan):
+    return next(node for node in plan.step.graph.node if node.op_type == "Conv")
+
+
+@pytest.mark.parametrize("thresholds", [EACH, ([2.0], [2.0]), ([2.0], [0.5])])
+def test_nothing_else_is_multiplied(thresholds):
+    """A shortcut, from neurons of other thresholds, by a convolution, which keeps the layout."""
+    snn, _ = residual(*thresholds)
+    _, unit, _ = unit_step(snn)
+    onnx.checker.check_model(unit.step)
+    ops = [node.op_type for node in unit.step.graph.node]
+    alike = thresholds[0] == thresholds[1]
+    assert ops.count("Conv") == (1 if alike else 2)
+    assert ops.count("HardSigmoid") == 2
+    # u = v + current, twice, and the shortcut; sums over time.
+    assert ops.count("Add") == 3 + 2
+    assert not {"Mul", "Greater", "Cast", "CastLike"} & set(ops)
+    assert len(unit.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "thresholds", [EACH, ([2.0], [2.0]), ([2.0], [0.5]), ([4.0], [1, 2, 1, 2])]
+)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_sessions_give_the_same_spikes(monkeypatch, thresholds, precision):
+    monkeypatch.setattr("onnx2snn.runtime.int8.WORTH", np.inf)
+    snn, _ = residual(*thresholds)
+    x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
+    chunked = SpikingSession(snn, threads=1, precision=precision)
+    same(chunked.run(x, 23, [6]), SpikingSession(snn, threads=1, plan="step").run(x, 23, [6]))
+    assert {key[0] for key in chunked._time_steps.sessions} == {1, 4, 16}
+
+
+def test_states_are_in_the_units_of_the_file():
+    snn, _ = residual(*EACH)
+    _, unit, states = unit_step(snn)
+    chunk = rescaled(unrolled(unit.step, states, 4, {}), unit.units, states)
+    onnx.checker.check_model(chunk)
+    ops = [node.op_type for node in chunk.graph.node]
+    # Two potentials and two sums come in and go out; currents of the first layer come in.
+    assert ops.count("Div") == 5
+    assert ops.count("Mul") == 4
+    assert {info.name for info in chunk.graph.output} == {state.written for state in states}
+
+
+@pytest.mark.parametrize("theta", [0.75, 1.0])
+def test_thresholds_that_would_round_exact_sums_stay(theta):
+    """3/4 is exact in float32, 4/3 is not."""
+    snn, _ = residual([theta], [theta])
+    _, unit, _ = unit_step(snn)
+    left = {n.op_type for n in unit.step.graph.node} & {"Mul"}
+    assert bool(left) == (theta != 1)
+    assert len(unit.bodies) == 2
+    x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23), stepped.run(x, 23))
+
+
+def test_weights_of_all_bits_take_any_threshold():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 4, 3, 3)).astype(np.float32)
+    text = (
+        "net (float[N, 4, 6, 6] x) => (float[N, 4, 4, 4] y) { "
+        "c = Clip(x, zero, theta) d = Conv(c, w) y = Clip(d, zero, theta) }"
+    )
+    values = {"zero": np.float32(0), "theta": np.float32(0.7), "w": weights}
+    snn = convert(model(text, values)).model
+    _, unit, _ = unit_step(snn)
+    np.testing.assert_allclose(held(unit, "w"), weights, rtol=1e-6)
+    assert not {node.op_type for node in unit.step.graph.node} & {"Greater", "Mul"}
+    x = rng.random((5, 4, 6, 6), dtype=np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    found, wanted = chunked.run(x, 32), stepped.run(x, 32)
+    for name, rates in wanted.firing_rates.items():
+        np.testing.assert_allclose(found.firing_rates[name], rates, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_signed_neurons_take_spikes_back_as_before(seed):
+    network = dyadic.finish(seed)
+    x = dyadic.images(network, 8)
+    snn = convert(
+        dyadic.to_onnx(network), calibration=from_arrays(x), recipe="signed", timesteps=8
+    ).model
+    for node in snn.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "v_negative":
+                below = np.zeros_like(numpy_helper.to_array(attribute.t))
+                attribute.t.CopyFrom(numpy_helper.from_array(below, attribute.t.name))
+            if attribute.name == "v_threshold":
+                level = np.exp2(np.round(np.log2(numpy_helper.to_array(attribute.t))))
+                attribute.t.CopyFrom(numpy_helper.from_array(level, attribute.t.name))
+    _, unit, _ = unit_step(snn)
+    assert not [node for node in unit.step.graph.node if node.op_type == "SignedIF"]
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
