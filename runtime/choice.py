@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
-from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, sizes_of
+from .memory import GRAPHS, NODE, NODES_OF_FUNCTIONS, Memory, Peaks, Sizes, sizes_of
 from .plan import Plan, State
 from .rows import Shape, samples_are_apart
 from .unroll import WEIGHTED, axis_of_time
@@ -185,7 +185,9 @@ def choose(
 
     def nodes(timesteps: int) -> int:
         """About how many nodes a graph of so many time-steps has."""
-        besides = dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
+        functions = (node.name for node in peaks.step.graph.node if node.domain == DOMAIN)
+        besides = dict.fromkeys(functions, NODES_OF_FUNCTIONS)
+        besides |= dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
         if timesteps > 1:
             besides |= dict.fromkeys(tiled, NODES_OF_TILES)
         return sum(

@@ -25,6 +25,9 @@ Measured at T=53, N=1, where chunks of all lengths run: the peak less all else t
 in MB, and nodes: ResNet-20 40, 1948; MobileNet 76, 6350; ResNet-18 of 224 x 224 80, 8451; VGG-16
 106, 15479."""
 
+NODES_OF_FUNCTIONS = 9
+"""About how many nodes a neuron, or a pool, that is a function in the file is more than one."""
+
 FEW_ACTIVATIONS = 2**22
 """Bytes, 4 MiB: up to there ONNX Runtime plans the memory of a run ahead, in one piece besides what
 it took when it did not know the sizes. ResNet-20 with N=1 took 4 % less time by that; with N=16,
