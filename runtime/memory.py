@@ -65,7 +65,7 @@ def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) 
         for name, sizes in shapes.items()
     }
     give_shapes(given, own)
-    graph = onnx.shape_inference.infer_shapes(given).graph
+    graph = onnx.shape_inference.infer_shapes(given, data_prop=True).graph
     infos = (*graph.input, *graph.value_info, *graph.output)
     kinds = {info.name: info.type.tensor_type for info in infos}
     return Sizes(

@@ -11,6 +11,7 @@ import onnx
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, choose, samples_together, shapes_read
+from .graphs import with_nodes
 from .half import with_half_products
 from .int8 import IntegerLayer, Quantised
 from .integer_products import with_integer_products
@@ -136,7 +137,9 @@ class TimeSteps:
             own |= matrices_of(weights[tiles.weights], tiles.weights)
 
         def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
-            chunk = unrolled(step, self.states, steps, choice.time_batched)
+            states = [*self.states, *unit.inner]
+            chunk = unrolled(step, states, steps, choice.time_batched)
+            chunk = with_nodes(chunk, [*unit.begins, *chunk.graph.node], chunk.graph.output)
             return with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
 
         chunk = None

@@ -23,6 +23,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.neurons import DOMAIN
+
 from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
 from .int8 import IntegerLayer, Quantised
 from .plan import Neuron, State
@@ -34,6 +36,8 @@ _STEEP, _STEEPEST = 2.0**100, 2.0**127
 
 _SOME = 2**16
 """Of the weights of a layer, as many tell how long they are."""
+
+_POOLS = {"SpikingMaxPool": "MaxPool", "SpikingGlobalMaxPool": "GlobalMaxPool"}
 
 _ALIKE = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Identity")
 """Operators of one input that treat all channels alike, and a multiple of it as the same multiple
@@ -63,6 +67,7 @@ class UnitStep:
     ``bodies``: of neurons that do the same with each element. ``weights``: those that are other
     ones than before, by their names. ``layers``: those in 8 bits, as they then are. ``units``: by
     the names of states and inputs, what 1 is there, [] or one for each channel, [C, 1, ...].
+    ``inner``: states that chunks alone have; ``begins`` are the nodes that make them at first.
     """
 
     step: onnx.ModelProto
@@ -70,6 +75,8 @@ class UnitStep:
     layers: Mapping[str, IntegerLayer]
     units: dict[str, np.ndarray]
     bodies: tuple[Body, ...]
+    inner: tuple[State, ...]
+    begins: tuple[onnx.NodeProto, ...]
 
 
 def with_unit_thresholds(
@@ -80,6 +87,9 @@ def with_unit_thresholds(
     ``step``: of the plan of ``network``. What it does writes ``states``, and makes nothing else.
     """
     units = _Units(step, network, states)
+    for node in step.graph.node:
+        if node.op_type in _POOLS and node.domain == DOMAIN:
+            units.pool(node)
     for neuron in network.plan.neurons:
         if neuron.spikes in units.emitted:
             units.write(neuron)
@@ -144,7 +154,7 @@ class _Units:
     def __init__(self, step: onnx.ModelProto, network: Quantised, states: Sequence[State]) -> None:
         self.step, self.plan = step, network.plan
         self.layers = dict(network.layers)
-        self.states = {state.read for state in states}
+        self.states = {state.read: state for state in states}
         self.written = {state.written for state in states}
         self.graph = Writer(unused_prefix(names_in(step), "thresholds/"))
         self.makers = {name: node for node in step.graph.node for name in node.output if name}
@@ -166,6 +176,9 @@ class _Units:
         self.bodies: list[Body] = []
         self.folded = set[str]()
         self.more: dict[str, np.ndarray] = {}
+        self.pooled: dict[str, tuple[str, np.ndarray]] = {}
+        self.inner: list[State] = []
+        self.begins: list[onnx.NodeProto] = []
         self.numbers = itertools.count()
 
     def _has_a_unit(self, neuron: Neuron) -> bool:
@@ -202,6 +215,8 @@ class _Units:
             if not unit.ndim and len(neuron.shape) > 1 and isinstance(neuron.shape[0], int):
                 unit = np.full((neuron.shape[0], *[1] * (len(neuron.shape) - 1)), unit)
             return self.graph.prefix + name, unit
+        if name in self.pooled:
+            return self.pooled[name]
         node = self.makers.get(name)
         if node is not None and node.op_type in _ALIKE and len(node.output) == 1:
             inner, unit = self.factored(node.input[0])
@@ -354,6 +369,27 @@ class _Units:
         # For all that reads spikes with their unit.
         self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)
 
+    def pool(self, node: onnx.NodeProto) -> None:
+        """A pool that counts keeps the maxima, too, which are those before at the next time-step.
+
+        S_next = S + current;  P_next = max_pool(S_next);  x = P_next - P
+        """
+        (current, state), (x, total) = node.input, node.output
+        if any(neuron.threshold.dtype != np.float32 for neuron in self.plan.neurons):
+            return
+        emitted, unit = self.factored(current)
+        self.units[state] = unit
+        op, made = _POOLS[node.op_type], self.graph.prefix + x
+        before, after = f"{made}/before", f"{made}/after"
+        self._node("Add", [state, emitted], total)
+        self._node(op, [total], after, **attributes_of(node))
+        self._node("Sub", [after, before], made)
+        self.inner.append(State(before, after, self.states[state].start))
+        self.begins.append(helper.make_node(op, [state], [before], before, **attributes_of(node)))
+        self.bodies.append(Body((self.makers[made],), after, (before,), made, {}))
+        self.pooled[x] = made, unit
+        self._node("Mul", [made, self._constant(unit, x)], x)
+
     def leave(self, neuron: Neuron) -> None:
         """Neurons as they are."""
         last, emits = self.makers[f"v_next/{neuron.name}"], self.makers[neuron.spikes]
@@ -381,4 +417,12 @@ class _Units:
             if inline and tensor.name in self.weights:
                 values = self.weights.pop(tensor.name)
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        return UnitStep(step, self.weights, self.layers, self.units, tuple(self.bodies))
+        return UnitStep(
+            step,
+            self.weights,
+            self.layers,
+            self.units,
+            tuple(self.bodies),
+            tuple(self.inner),
+            tuple(self.begins),
+        )

@@ -129,8 +129,8 @@ def test_a_chunk_serves_every_batch_size(chunks):
 
 
 @pytest.mark.parametrize("channels", [4, 16, 20])
-def test_behind_pools_that_count_shapes_are_not_known(chunks, channels):
-    """ONNX Runtime then reshapes what stand-ins read and make."""
+def test_pools_that_count_stay_in_the_layout(chunks, channels):
+    """Shapes behind them are known, so that nothing is reshaped."""
     text = (
         "net (float[N, 1, 8, 8] x) => (float[N, 3] y) { "
         "a = Conv(x, w1) b = Relu(a) c = Min(b, each) "
@@ -155,9 +155,12 @@ def test_behind_pools_that_count_shapes_are_not_known(chunks, channels):
         x = (rng.integers(-8, 9, (samples, 1, 8, 8)) / 8).astype(np.float32)
         found, wanted = chunked.run(x, 37, [20]), plain.run(x, 37, [20])
         same(found, wanted)
+        assert chunked.chosen(x).layout is not None
         for t in (20, 37):
             assert all(counts.any() for counts in wanted.readouts[t].spike_counts.values())
-    assert any(count(chunk, "Reshape") for chunk in chunks)
+    assert not any(count(chunk, op) for chunk in chunks for op in ("Reshape", "Expand"))
+    # One for each time-step, and one for the maxima at first.
+    assert {count(chunk, "MaxPool") for chunk in chunks} == {5, 17}
 
 
 def test_a_plain_chunk_where_stand_ins_are_gone(chunks, monkeypatch):
