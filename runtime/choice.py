@@ -124,6 +124,13 @@ class Choice:
         """The convolutions that run on tiles within a chunk."""
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
+    def knows(self, states: Iterable[State]) -> bool:
+        """Whether the shapes of states are known, so that a chunk reads them in full."""
+        return all(
+            state.read in self.shapes and all(isinstance(n, int) for n in self.shapes[state.read])
+            for state in states
+        )
+
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
         return next((length for length in self.chunks if length <= most), 1)

@@ -99,7 +99,7 @@ class TimeSteps:
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; it holds weights of its own."""
-        key, planned = _key(steps, choice), choice.memory.few_activations
+        key, planned = self._key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(steps, choice)
@@ -111,9 +111,15 @@ class TimeSteps:
             give_back_memory()
         return self.sessions[key]
 
+    def _key(self, steps: int, choice: Choice) -> tuple:
+        """What tells the sessions of so many time-steps in a run apart."""
+        of_chunks = frozenset(choice.time_batched), choice.layout, choice.tiled
+        chunk = (*of_chunks, choice.knows(self.states)) if steps > 1 else ()
+        return steps, *chunk, choice.memory.few_activations
+
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""
-        wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
+        wanted = {self._key(steps, choice) for steps in (1, *choice.chunks)}
         others = self.sessions.keys() - wanted
         total = choice.memory.total + len(others) * self._copied
         if self.max_memory is not None and total > self.max_memory:
@@ -130,7 +136,8 @@ class TimeSteps:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
         if steps == 1:
             return ModelParts(self._rounded(self.step, self.network.layers), {}), {}
-        unit = with_unit_thresholds(self.step, self.network, self.states)
+        in_full = choice.knows(self.states)
+        unit = with_unit_thresholds(self.step, self.network, self.states, in_full)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in choice.tiled:
             own.pop(tiles.weights, None)
@@ -172,9 +179,3 @@ class TimeSteps:
         if not self.on_cpu or not known or self.network.half:
             return None
         return layout_of(self.network.plan.neurons, shapes, samples)
-
-
-def _key(steps: int, choice: Choice) -> tuple:
-    """What tells the sessions of so many time-steps in a run apart."""
-    chunk = (frozenset(choice.time_batched), choice.layout, choice.tiled) if steps > 1 else ()
-    return steps, *chunk, choice.memory.few_activations

@@ -28,14 +28,12 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
 from .int8 import IntegerLayer, Quantised
 from .plan import Neuron, State
+from .scaled_weights import is_long, of_channels, scaled
 from .unroll import WEIGHTED
 
 _STEEP, _STEEPEST = 2.0**100, 2.0**127
 """[u > 1] is HardSigmoid(u) = max(0, min(1, a u - a)) with a = 2^100, as in ``lower_if``, and
 [low > 0] is max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal numbers."""
-
-_SOME = 2**16
-"""Of the weights of a layer, as many tell how long they are."""
 
 _POOLS = {"SpikingMaxPool": "MaxPool", "SpikingGlobalMaxPool": "GlobalMaxPool"}
 
@@ -80,15 +78,16 @@ class UnitStep:
 
 
 def with_unit_thresholds(
-    step: onnx.ModelProto, network: Quantised, states: Sequence[State]
+    step: onnx.ModelProto, network: Quantised, states: Sequence[State], in_full: bool = True
 ) -> UnitStep:
     """A step in which all IF and SignedIF have thresholds of 1 that have one, or one a channel.
 
     ``step``: of the plan of ``network``. What it does writes ``states``, and makes nothing else.
+    ``in_full``: whether it reads them in the shapes that it writes, starts too.
     """
     units = _Units(step, network, states)
     for node in step.graph.node:
-        if node.op_type in _POOLS and node.domain == DOMAIN:
+        if node.op_type in _POOLS and node.domain == DOMAIN and in_full:
             units.pool(node)
     for neuron in network.plan.neurons:
         if neuron.spikes in units.emitted:
@@ -137,17 +136,6 @@ def _one_if_all(values: np.ndarray) -> np.ndarray:
     return np.asarray(first) if np.all(values == first) else values
 
 
-def _is_long(weights: np.ndarray) -> bool:
-    """Whether some of them need more than 16 of the 24 bits of float32, so that sums round."""
-    some = np.ascontiguousarray(weights.reshape(-1)[:_SOME])
-    return bool(np.any(some.view(np.int32) & 0xFF))
-
-
-def _of_channels(factor: np.ndarray, count: int, rank: int) -> bool:
-    """Whether a factor of a sample's tensor is one number, or one for each of so many channels."""
-    return factor.size == 1 or (factor.ndim == rank and factor.size == factor.shape[0] == count)
-
-
 class _Units:
     """A step as it is rewritten: ``makers`` are its nodes, and new ones, by what they make."""
 
@@ -167,7 +155,7 @@ class _Units:
             for tensor in step.graph.initializer
             if tensor.name not in self.given
         }
-        self.exact = not any(_is_long(values) for values in self._weights_of_layers())
+        self.exact = not any(is_long(values) for values in self._weights_of_layers())
         # Weights in 16 bits have less room.
         able = () if network.half else self.plan.neurons
         self.emitted = {neuron.spikes: neuron for neuron in able if self._has_a_unit(neuron)}
@@ -193,7 +181,7 @@ class _Units:
         usual = threshold.min() > 2.0**-60 and threshold.max() < 2.0**60
         if self.exact and np.any(np.frexp(threshold)[0] != 0.5):
             return False
-        return usual and _of_channels(threshold, threshold.size, len(neuron.shape))
+        return usual and of_channels(threshold, threshold.size, len(neuron.shape))
 
     def _weights_of_layers(self) -> list[np.ndarray]:
         nodes = [node for node in self.step.graph.node if node.op_type in WEIGHTED]
@@ -264,7 +252,7 @@ class _Units:
         outputs, rank = len(self.constants[held[0]]), self.constants[held[0]].ndim - 1
         added = self.constants[constant]
         added = added[0] if added.ndim > rank and len(added) == 1 else added
-        if not _of_channels(added, outputs, rank):
+        if not of_channels(added, outputs, rank):
             return False
         self.more[name] = self.more.get(name, 0) + np.resize(added, outputs)
         return True
@@ -300,10 +288,10 @@ class _Units:
         rank = weights.ndim - 1 if conv else 1
         rows = conv or bool(attributes.get("transB"))
         outputs, inputs = weights.shape[:2] if rows else weights.shape[::-1]
-        if not _of_channels(per, outputs, rank):
+        if not of_channels(per, outputs, rank):
             return False
         x, unit = self.factored(node.input[0])
-        if not _of_channels(unit, inputs * group, rank):
+        if not of_channels(unit, inputs * group, rank):
             x, unit = node.input[0], np.ones((), np.float32)
         self.folded.add(node.output[0])
         copy = renamed(node, {node.input[0]: x}, node.name)
@@ -322,13 +310,7 @@ class _Units:
                 layer, scale=layer.scale / each, bias=bias / each, reads=reads
             )
             return True
-        whole = weights if rows else weights.T
-        ends = (1,) * (weights.ndim - 2)
-        grouped = whole.reshape(group, outputs // group, inputs, *whole.shape[2:])
-        whole = grouped * np.resize(unit, inputs * group).reshape(group, 1, inputs, *ends)
-        whole = whole.reshape(outputs, inputs, *weights.shape[2:])
-        whole /= each.reshape(outputs, 1, *ends)
-        self.weights[held[0]] = np.ascontiguousarray(whole if rows else whole.T)
+        self.weights[held[0]] = scaled(weights, rows, group, unit, each)
         if len(held) > 1:
             bias = self.constants[held[1]] if more is None else self.constants[held[1]] + more
             self.weights[held[1]] = bias / (each if per.ndim else per)
@@ -343,29 +325,32 @@ class _Units:
         if neuron.op == "IF":
             self.units[read] = unit
             u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
-            self._node("HardSigmoid", [u], x, alpha=_STEEP, beta=-_STEEP)
-            self._node("Sub", [u, x], written)
+            made = [
+                self._node("HardSigmoid", [u], x, alpha=_STEEP, beta=-_STEEP),
+                self._node("Sub", [u, x], written),
+            ]
             nexts, reads = {written: u}, tuple[str, ...]()
         else:
             self.units[read] = -unit
             u = self._node("Add", [read, self.divided(neuron.current, -unit)], f"{x}/u")
             m, m_next = f"m/{neuron.name}", f"m_next/{neuron.name}"
-            up = self._node("HardSigmoid", [u], f"{x}/up", alpha=-_STEEP, beta=-_STEEP)
-            low = self._node("Min", [u, m], f"{x}/low")
-            down = self._node("HardSigmoid", [low], f"{x}/down", alpha=_STEEPEST, beta=0.0)
-            self._node("Sub", [up, down], x)
-            self._node("Add", [u, x], written)
-            self._node("Add", [m, x], m_next)
+            up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
+            made = [
+                self._node("HardSigmoid", [u], up, alpha=-_STEEP, beta=-_STEEP),
+                self._node("Min", [u, m], low),
+                self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
+                self._node("Sub", [up, down], x),
+                self._node("Add", [u, x], written),
+                self._node("Add", [m, x], m_next),
+            ]
             nexts, reads = {written: u, m_next: m}, (m,)
             events = self.plan.sums[neuron.events]
             if events.read in self.states:
                 self.units[events.read] = unit
                 size = self._node("Abs", [x], f"{x}/size")
-                self._node("Add", [events.read, size], events.written)
+                made += [size, self._node("Add", [events.read, size], events.written)]
                 nexts[events.written] = events.read
-        made = {name for name in self.makers if name.startswith(f"{x}/")} | {x, *nexts}
-        nodes = tuple(self.makers[name] for name in sorted(made - {u}))
-        self.bodies.append(Body(nodes, u, reads, x, nexts))
+        self.bodies.append(Body(tuple(self.makers[name] for name in made), u, reads, x, nexts))
         # For all that reads spikes with their unit.
         self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)
 

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn.runtime import time_steps
 from onnx2snn.runtime.int8 import Quantised
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.unit_thresholds import rescaled, with_unit_thresholds
@@ -160,3 +161,34 @@ def test_signed_neurons_take_spikes_back_as_before(seed):
     assert not [node for node in unit.step.graph.node if node.op_type == "SignedIF"]
     chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pools_keep_their_maxima_where_sizes_are_known(monkeypatch, known):
+    """Elsewhere they start with a sum of one number, which has no maxima of windows."""
+    text = (
+        "net (float[N, 2, 8, 8] x) => (float[N, 3] y) { "
+        "a = Conv(x, w1) b = Clip(a, zero, one) p = MaxPool<kernel_shape = [2, 2]>(b) "
+        "c = Conv(p, w2) d = Clip(c, zero, one) f = Flatten(d) y = Gemm(f, w3) }"
+    )
+    rng = np.random.default_rng(0)
+
+    def weights(*shape):
+        return (rng.integers(-4, 5, shape) / 8).astype(np.float32)
+
+    values = {
+        "zero": np.float32(0), "one": np.float32(1), "w1": weights(2, 2, 3, 3),
+        "w2": weights(2, 2, 3, 3), "w3": weights(18, 3),
+    }  # fmt: skip
+    snn = convert(model(text, values), maxpool="exact").model
+    if not known:
+        monkeypatch.setattr(time_steps, "shapes_read", lambda *_: {})
+    made = []
+    rescale = time_steps.rescaled
+    monkeypatch.setattr(time_steps, "rescaled", lambda *a: made.append(rescale(*a)) or made[-1])
+    x = (rng.integers(-8, 9, (3, 2, 8, 8)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+    assert made
+    pools = {node.op_type for chunk in made for node in chunk.graph.node if "Pool" in node.op_type}
+    assert pools == ({"MaxPool"} if known else {"SpikingMaxPool"})
