@@ -213,7 +213,7 @@ def test_inspect_shows_the_plan(snn):
     write_model(convert(dyadic.to_onnx(dyadic.finish(3))).model, "deep.onnx")
     plan = as_json("inspect", "deep.onnx", "--plan", "-N", "3")["plan"]
     assert plan["samples"] == plan["samples_together"] == 3
-    assert plan["chunks"] == [16, 4]
+    assert plan["chunks"] == [16, 8, 4]
     assert plan["layout"] == "cpu"
     assert plan["spike_counts"] == "derived"
     assert {layer["runs"] for layer in plan["layers"]} == {"unrolled"}

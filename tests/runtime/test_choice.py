@@ -44,7 +44,7 @@ def test_the_numbers_that_decide(monkeypatch):
         ]  # fmt: skip
     assert [layer.time_batched for layer in found[10].layers] == [True, True]
     assert [layer.time_batched for layer in found[40].layers] == [False, False]
-    assert found[1].chunks == found[10].chunks == found[40].chunks == (32, 16, 4)
+    assert found[1].chunks == found[10].chunks == found[40].chunks == (32, 16, 8, 4)
     assert found[40].layers[0].why == "no more weights than it computes"
 
 
@@ -56,11 +56,11 @@ def test_small_weights_are_in_the_cache():
 
 def test_the_longest_chunks_are_for_weights_of_few_uses(monkeypatch):
     session = SpikingSession(wide(), threads=1)
-    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (16, 4)
+    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (16, 8, 4)
     monkeypatch.setattr(choice, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)
-    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (32, 16, 4)
-    assert session.chosen(zeros(choice.FEW_USES)).chunks == (16, 4)
+    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (32, 16, 8, 4)
+    assert session.chosen(zeros(choice.FEW_USES)).chunks == (16, 8, 4)
 
 
 def test_a_weight_is_used_at_each_place_of_each_sample():
@@ -91,7 +91,7 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
-    session.run(zeros(3), 53)
+    session.run(zeros(3), 61)
     assert {key[0] for key in session._time_steps.sessions} == {1, *chosen.chunks}
     assert {key[1] for key in session._time_steps.sessions if key[0] > 1} == {
         frozenset(chosen.time_batched)
@@ -148,7 +148,7 @@ def budgets(session, x):
 def test_chunks_get_shorter_with_the_budget(monkeypatch):
     monkeypatch.setattr(choice, "CACHED", 0)
     found = budgets(SpikingSession(wide(), threads=1), zeros(5))
-    assert list(found) == [(32, 16, 4), (16, 4), (16,), (4,), ()]
+    assert list(found) == [(32, 16, 8, 4), (16, 8, 4), (16, 4), (16,), (4,), ()]
     assert list(found.values()) == sorted(found.values(), reverse=True)
     for chunks, total in found.items():
         assert SpikingSession(wide(), max_memory=total).chosen(zeros(5)).chunks == chunks
@@ -162,12 +162,12 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     network = dyadic.finish(seed)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
-    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 55, [7])
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 63, [7])
     found = budgets(SpikingSession(snn, threads=1), x)
     assert len(found) > 1
     for chunks, total in found.items():
         session = SpikingSession(snn, threads=1, max_memory=total)
-        result = session.run(x, 55, [7])
+        result = session.run(x, 63, [7])
         assert {key[0] for key in session._time_steps.sessions} == {1, *chunks}
         same(result, wanted)
 
