@@ -40,6 +40,9 @@ APPROXIMABLE = (
 
 MAX_POOLS = ("MaxPool", "GlobalMaxPool")
 
+SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
+"""The pools that count spikes, and how each pools."""
+
 _MAX_POOL_ADVICE = (
     "the largest spike is not the largest rate: replace max-pooling by average pooling "
     "(--maxpool average, pass max_to_average_pool) or by one that counts (--maxpool exact, "

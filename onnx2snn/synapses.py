@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import Editor, constant_value, tidy
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.limits import WEIGHTED
-from onnx2snn.graph_passes.linear import downstream
+from onnx2snn.graph_passes.linear import SPIKING_POOLS, downstream
 from onnx2snn.graph_passes.neurons import (
     is_mean,
     is_neuron,
@@ -156,7 +156,7 @@ def _without_memory(graph: gs.Graph) -> None:
         if is_neuron(node):
             continue
         x, attributes = node.inputs[0], dict(node.attrs)
-        op = {"SpikingMaxPool": "MaxPool", "SpikingGlobalMaxPool": "GlobalMaxPool"}.get(node.op)
+        op = SPIKING_POOLS.get(node.op)
         if node.op == "Clock":
             _become(node, "Constant", [], {"value": gs.Constant("", np.ones(1, np.float32))})
         else:

@@ -6,6 +6,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -105,6 +106,7 @@ class Choice:
     from membrane potentials, or are added up at each time-step. ``short_of_memory``: whether
     longer chunks would be faster, but do not fit. ``layout``: what enters the layout of the CPU in
     a chunk; None where chunks are in plain layout. ``shapes``: those of what a time-step reads.
+    ``in_full``: whether those of all states are known, so that a chunk reads them in full.
     """
 
     samples: int
@@ -116,23 +118,17 @@ class Choice:
     short_of_memory: bool
     layout: Layout | None
     shapes: Mapping[str, Shape]
+    in_full: bool
 
-    @property
+    @cached_property
     def time_batched(self) -> dict[str, int]:
         """The nodes that run once for a whole chunk, by name, and their ``axis``."""
         return _axes_of_time(self.layers)
 
-    @property
+    @cached_property
     def tiled(self) -> tuple[Tiles, ...]:
         """The convolutions that run on tiles within a chunk."""
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
-
-    def knows(self, states: Iterable[State]) -> bool:
-        """Whether the shapes of states are known, so that a chunk reads them in full."""
-        return all(
-            state.read in self.shapes and all(isinstance(n, int) for n in self.shapes[state.read])
-            for state in states
-        )
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
@@ -172,6 +168,7 @@ def choose(
         # Time-batched layers are between plain ones: little would be left in the layout.
         # VGG-16 took 2 to 7 % longer with it than without.
         layout = None
+    in_full = all_known(peaks.states, shapes)
     written = {state.read: state.written for state in peaks.states}
     reads = [info.name for info in peaks.step.graph.input if info.name not in written]
     states, inputs = (
@@ -243,6 +240,7 @@ def choose(
                 chunks != ladder[0],
                 layout,
                 shapes,
+                in_full,
             )
     if in_chunks and tiled:
         # Chunks fit without tiles, or not at all.
@@ -260,7 +258,9 @@ def choose(
             max_memory=max_memory,
         )
         return replace(plain, short_of_memory=True)
-    return Choice(samples, together, (), layers, derived_counts, least, in_chunks, None, shapes)
+    return Choice(
+        samples, together, (), layers, derived_counts, least, in_chunks, None, shapes, in_full
+    )
 
 
 def _ladder(layers: Sequence[Layer]) -> tuple[tuple[int, ...], ...]:
@@ -298,6 +298,11 @@ def samples_together(
 def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
     """The shapes of as many samples."""
     return {name: (samples, *shape[1:]) for name, shape in shapes.items()}
+
+
+def all_known(states: Iterable[State], shapes: Mapping[str, Shape]) -> bool:
+    """Whether the shapes of all states are known."""
+    return all(isinstance(n, int) for state in states for n in shapes.get(state.read, ("?",)))
 
 
 def shapes_read(

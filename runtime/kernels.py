@@ -8,7 +8,8 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.neurons import threshold_of
 
-_STEEP = 2.0**100
+STEEP = 2.0**100
+"""The slope of a HardSigmoid that is 0 below a threshold and 1 above."""
 
 
 def lower_if(graph: gs.Graph, node: gs.Node, prefix: str) -> None:
@@ -33,7 +34,7 @@ def lower_if(graph: gs.Graph, node: gs.Node, prefix: str) -> None:
     s = gs.Variable(f"{name}/s", dtype)
     graph.nodes.append(gs.Node("Add", f"{name}/u", {}, [state, current], [u]))
     if threshold.ndim == 0 and dtype == np.float32 and 2.0**-60 < threshold < 2.0**20:
-        attributes = {"alpha": _STEEP, "beta": -_STEEP * float(threshold)}
+        attributes = {"alpha": STEEP, "beta": -STEEP * float(threshold)}
         graph.nodes.append(gs.Node("HardSigmoid", f"{name}/s", attributes, [u], [s]))
     else:
         fired = gs.Variable(f"{name}/fired", np.bool_)

@@ -379,7 +379,7 @@ class SpikingSession:
         most = min(most, self._sums.make_room())
         choice = self._time_steps.choice(inputs)
         steps = choice.chunk(most)
-        if steps > 1:
+        if steps > 1 and choice.in_full:
             self._states.fill(choice.shapes)
         # What runs next is another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self._time + steps)

@@ -53,11 +53,9 @@ class DeviceStates:
     def fill(self, shapes: Mapping[str, Sequence[Any]]) -> None:
         """Write the starts out in full, where the states are there; ``shapes`` are theirs.
 
-        So the first run has the same buffers as later ones. Nothing happens where some shape is
-        not known.
+        So the first run has the same buffers as later ones.
         """
-        sizes = [size for name in self._starts for size in shapes.get(name, ("?",))]
-        if self._current is not self._starts or not all(isinstance(size, int) for size in sizes):
+        if self._current is not self._starts:
             return
         starts = {name: value.numpy() for name, value in self._starts.items()}
         if not self._full:

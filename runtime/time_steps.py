@@ -10,7 +10,7 @@ import onnx
 
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, choose, samples_together, shapes_read
+from .choice import Choice, all_known, choose, samples_together, shapes_read
 from .graphs import with_nodes
 from .half import with_half_products
 from .int8 import IntegerLayer, Quantised
@@ -99,7 +99,7 @@ class TimeSteps:
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; it holds weights of its own."""
-        key, planned = self._key(steps, choice), choice.memory.few_activations
+        key, planned = _key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(steps, choice)
@@ -111,15 +111,9 @@ class TimeSteps:
             give_back_memory()
         return self.sessions[key]
 
-    def _key(self, steps: int, choice: Choice) -> tuple:
-        """What tells the sessions of so many time-steps in a run apart."""
-        of_chunks = frozenset(choice.time_batched), choice.layout, choice.tiled
-        chunk = (*of_chunks, choice.knows(self.states)) if steps > 1 else ()
-        return steps, *chunk, choice.memory.few_activations
-
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""
-        wanted = {self._key(steps, choice) for steps in (1, *choice.chunks)}
+        wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
         others = self.sessions.keys() - wanted
         total = choice.memory.total + len(others) * self._copied
         if self.max_memory is not None and total > self.max_memory:
@@ -136,8 +130,7 @@ class TimeSteps:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
         if steps == 1:
             return ModelParts(self._rounded(self.step, self.network.layers), {}), {}
-        in_full = choice.knows(self.states)
-        unit = with_unit_thresholds(self.step, self.network, self.states, in_full)
+        unit = with_unit_thresholds(self.step, self.network, self.states, choice.in_full)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in choice.tiled:
             own.pop(tiles.weights, None)
@@ -146,7 +139,8 @@ class TimeSteps:
         def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
             states = [*self.states, *unit.inner]
             chunk = unrolled(step, states, steps, choice.time_batched)
-            chunk = with_nodes(chunk, [*unit.begins, *chunk.graph.node], chunk.graph.output)
+            if unit.begins:
+                chunk = with_nodes(chunk, [*unit.begins, *chunk.graph.node], chunk.graph.output)
             return with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
 
         chunk = None
@@ -175,7 +169,14 @@ class TimeSteps:
 
     def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
-        known = all(state.read in shapes for state in self.states)
-        if not self.on_cpu or not known or self.network.half:
+        if not self.on_cpu or not all_known(self.states, shapes) or self.network.half:
             return None
         return layout_of(self.network.plan.neurons, shapes, samples)
+
+
+def _key(steps: int, choice: Choice) -> tuple:
+    """What tells the sessions of so many time-steps in a run apart."""
+    few = choice.memory.few_activations
+    if steps == 1:
+        return steps, few
+    return steps, frozenset(choice.time_batched), choice.layout, choice.tiled, choice.in_full, few

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.linear import MAX_POOLS
+from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
@@ -29,8 +29,6 @@ CONSERVING = ("IF", "BurstIF")
 
 COUNTING = ("SignedIF",)
 """Such neurons, too, that remember what they have emitted."""
-
-POOLS = ("SpikingMaxPool", "SpikingGlobalMaxPool")
 
 MOST_STEPS = 256
 """Time-steps between two passes, at most: rounding errors of v add up, and must stay far below
@@ -66,8 +64,8 @@ class Totals:
 def totals_of(plan: Plan) -> Totals | None:
     """The graphs for a plan; None if its sums do not follow from its states."""
     stateful = [node for node in plan.step.graph.node if node.domain == DOMAIN]
-    pools = [node for node in stateful if node.op_type in POOLS]
-    allowed = {*CONSERVING, *COUNTING, *POOLS}
+    pools = [node for node in stateful if node.op_type in SPIKING_POOLS]
+    allowed = {*CONSERVING, *COUNTING, *SPIKING_POOLS}
     known = {node.op_type for node in stateful} | {neuron.op for neuron in plan.neurons}
     kept = any(node.op_type in MAX_POOLS and not node.domain for node in plan.step.graph.node)
     half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)

@@ -23,21 +23,21 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
 from .int8 import IntegerLayer, Quantised
+from .kernels import STEEP
 from .plan import Neuron, State
 from .scaled_weights import is_long, of_channels, scaled
 from .unroll import WEIGHTED
 
-_STEEP, _STEEPEST = 2.0**100, 2.0**127
-"""[u > 1] is HardSigmoid(u) = max(0, min(1, a u - a)) with a = 2^100, as in ``lower_if``, and
-[low > 0] is max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal numbers."""
+_STEEPEST = 2.0**127
+"""[low > 0] is HardSigmoid(low) = max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal
+numbers; [u > 1] takes ``STEEP``, as in ``lower_if``."""
 
-_POOLS = {"SpikingMaxPool": "MaxPool", "SpikingGlobalMaxPool": "GlobalMaxPool"}
-
-_ALIKE = ("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Identity")
+_ALIKE = ("AveragePool", "GlobalAveragePool", "Identity", *MAX_POOLS)
 """Operators of one input that treat all channels alike, and a multiple of it as the same multiple
 of what they make."""
 
@@ -87,7 +87,7 @@ def with_unit_thresholds(
     """
     units = _Units(step, network, states)
     for node in step.graph.node:
-        if node.op_type in _POOLS and node.domain == DOMAIN and in_full:
+        if node.op_type in SPIKING_POOLS and node.domain == DOMAIN and in_full:
             units.pool(node)
     for neuron in network.plan.neurons:
         if neuron.spikes in units.emitted:
@@ -108,6 +108,8 @@ def rescaled(
     written = {state.read: state.written for state in states}
     graph = Writer(unused_prefix(names_in(chunk), "unit/"))
     reads = [info.name for info in chunk.graph.input if np.any(units.get(info.name, 1) != 1)]
+    if not reads:
+        return chunk
     before = {name: graph.prefix + name for name in reads}
     after = {written[name]: graph.prefix + written[name] for name in reads if name in written}
     unit_of = {name: graph.constant(_one_if_all(units[name]), f"{name}/1") for name in reads}
@@ -296,25 +298,20 @@ class _Units:
         self.folded.add(node.output[0])
         copy = renamed(node, {node.input[0]: x}, node.name)
         self.makers[node.output[0]] = copy
-        more = self.more.get(node.output[0])
-        if np.all(unit == 1) and np.all(per == 1) and more is None:
+        more = self.more.get(node.output[0], np.zeros((), np.float32))
+        if np.all(unit == 1) and np.all(per == 1) and not np.any(more):
             return True
         each = np.resize(per, outputs)
         if held[0] in self.layers:
             layer = self.layers[held[0]]
-            reads = replace(
-                layer.reads, unit=layer.reads.unit / unit.reshape(-1 if unit.ndim else ())
-            )
-            bias = layer.bias if more is None else layer.bias + more
-            self.layers[held[0]] = replace(
-                layer, scale=layer.scale / each, bias=bias / each, reads=reads
-            )
+            reads = replace(layer.reads, unit=layer.reads.unit / unit.reshape(unit.shape[:1]))
+            scale, bias = layer.scale / each, (layer.bias + more) / each
+            self.layers[held[0]] = replace(layer, scale=scale, bias=bias, reads=reads)
             return True
         self.weights[held[0]] = scaled(weights, rows, group, unit, each)
         if len(held) > 1:
-            bias = self.constants[held[1]] if more is None else self.constants[held[1]] + more
-            self.weights[held[1]] = bias / (each if per.ndim else per)
-        elif more is not None:
+            self.weights[held[1]] = (self.constants[held[1]] + more) / (each if per.ndim else per)
+        elif np.any(more):
             copy.input[2:] = [self._constant(more / each, held[0])]
         return True
 
@@ -326,7 +323,7 @@ class _Units:
             self.units[read] = unit
             u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
             made = [
-                self._node("HardSigmoid", [u], x, alpha=_STEEP, beta=-_STEEP),
+                self._node("HardSigmoid", [u], x, alpha=STEEP, beta=-STEEP),
                 self._node("Sub", [u, x], written),
             ]
             nexts, reads = {written: u}, tuple[str, ...]()
@@ -336,7 +333,7 @@ class _Units:
             m, m_next = f"m/{neuron.name}", f"m_next/{neuron.name}"
             up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
             made = [
-                self._node("HardSigmoid", [u], up, alpha=-_STEEP, beta=-_STEEP),
+                self._node("HardSigmoid", [u], up, alpha=-STEEP, beta=-STEEP),
                 self._node("Min", [u, m], low),
                 self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
                 self._node("Sub", [up, down], x),
@@ -364,7 +361,7 @@ class _Units:
             return
         emitted, unit = self.factored(current)
         self.units[state] = unit
-        op, made = _POOLS[node.op_type], self.graph.prefix + x
+        op, made = SPIKING_POOLS[node.op_type], self.graph.prefix + x
         before, after = f"{made}/before", f"{made}/after"
         self._node("Add", [state, emitted], total)
         self._node(op, [total], after, **attributes_of(node))

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .graphs import attributes_of
@@ -17,7 +18,6 @@ from .plan import Neuron
 Shape = tuple[int, ...]
 
 _LAYOUT = ("Identity", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
-_MAX_POOLS = ("MaxPool", "GlobalMaxPool", "SpikingMaxPool", "SpikingGlobalMaxPool")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _through(
         return _concat(node, found, shapes)
     if x is None or node.domain not in ("", DOMAIN):
         return None
-    if node.op_type in _MAX_POOLS:
+    if node.op_type in (*MAX_POOLS, *SPIKING_POOLS):
         return x
     if node.op_type in ("AveragePool", "GlobalAveragePool") and before is not None:
         size = _common_multiple(node, before[1:])

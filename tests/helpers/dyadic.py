@@ -31,6 +31,11 @@ class Network:
         return [layer for layer in self.layers if layer.op == "clip"]
 
 
+def weights(rng, *shape, largest=4, parts=8):
+    """Random whole multiples of 1 / parts, float32."""
+    return (rng.integers(-largest, largest + 1, shape) / parts).astype(np.float32)
+
+
 class Builder:
     def __init__(self, seed):
         self.rng = np.random.default_rng(seed)

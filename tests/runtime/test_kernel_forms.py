@@ -1,5 +1,7 @@
 """Chunks in ONNX Runtime's blocked layout give the spikes of the plain step, bit for bit."""
 
+from functools import partial
+
 import dyadic
 import numpy as np
 import onnx
@@ -25,11 +27,7 @@ def conv(channels=32):
         "b = Conv<pads = [1, 1, 1, 1]>(c, w2) r = Add(b, c) d = Clip(r, zero, one) "
         "g = GlobalAveragePool(d) f = Flatten(g) y = Gemm(f, w3) }"
     )
-    rng = np.random.default_rng(0)
-
-    def weights(*shape):
-        return (rng.integers(-4, 5, shape) / 16).astype(np.float32)
-
+    weights = partial(dyadic.weights, np.random.default_rng(0), parts=16)
     named = {
         "zero": np.float32(0), "one": np.float32(1), "w1": weights(channels, channels, 3, 3),
         "w2": weights(channels, channels, 3, 3), "w3": weights(channels, 3),
@@ -139,10 +137,7 @@ def test_pools_that_count_stay_in_the_layout(chunks, channels):
         "g = Conv(f, w3) h = Clip(g, zero, one) i = Flatten(h) y = Gemm(i, w4) }"
     )
     rng = np.random.default_rng(channels)
-
-    def weights(*shape):
-        return (rng.integers(-4, 5, shape) / 8).astype(np.float32)
-
+    weights = partial(dyadic.weights, rng)
     each = rng.choice([0.5, 1, 2], (channels, 1, 1)).astype(np.float32)
     named = {
         "zero": np.float32(0), "one": np.float32(1), "each": each,

@@ -1,5 +1,7 @@
 """Every way to run time-steps gives the spikes of the plain one, bit for bit."""
 
+from functools import partial
+
 import dyadic
 import numpy as np
 import onnx
@@ -95,11 +97,7 @@ DENSE = (
 
 
 def dense(seed=0):
-    rng = np.random.default_rng(seed)
-
-    def weights(*shape):
-        return (rng.integers(-8, 9, shape) / 8).astype(np.float32)
-
+    weights = partial(dyadic.weights, np.random.default_rng(seed), largest=8)
     named = {
         "zero": np.float32(0), "one": np.float32(1), "two": np.float32(2),
         "w1": weights(8, 16), "b1": weights(16), "w2": weights(12, 16), "b2": weights(1, 12),

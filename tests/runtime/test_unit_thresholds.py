@@ -1,5 +1,7 @@
 """Chunks count potentials in thresholds: weights take them, and nothing else of them is left."""
 
+from functools import partial
+
 import dyadic
 import numpy as np
 import onnx
@@ -25,11 +27,7 @@ RESIDUAL = (
 
 
 def residual(first, second):
-    rng = np.random.default_rng(0)
-
-    def weights(*shape):
-        return (rng.integers(-4, 5, shape) / 8).astype(np.float32)
-
+    weights = partial(dyadic.weights, np.random.default_rng(0))
     values = {
         "w1": weights(4, 4, 3, 3), "b1": weights(4), "w2": weights(4, 4, 3, 3), "b2": weights(4),
         "w3": weights(4, 3), "shift": weights(1, 4, 1, 1),
@@ -172,10 +170,7 @@ def test_pools_keep_their_maxima_where_sizes_are_known(monkeypatch, known):
         "c = Conv(p, w2) d = Clip(c, zero, one) f = Flatten(d) y = Gemm(f, w3) }"
     )
     rng = np.random.default_rng(0)
-
-    def weights(*shape):
-        return (rng.integers(-4, 5, shape) / 8).astype(np.float32)
-
+    weights = partial(dyadic.weights, rng)
     values = {
         "zero": np.float32(0), "one": np.float32(1), "w1": weights(2, 2, 3, 3),
         "w2": weights(2, 2, 3, 3), "w3": weights(18, 3),
