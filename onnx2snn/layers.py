@@ -85,7 +85,8 @@ class Layer:
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
         for part in self._parts():
             for t, (x, *_) in enumerate(self._run(part, self.node.outputs[:1])):
-                np.rint(x / threshold, out=x)
+                np.divide(x, threshold, out=x)
+                np.rint(x, out=x)
                 spikes[t, part] = x
         self.fired = spikes
         return spikes
@@ -143,8 +144,9 @@ class Layer:
         clocks = [name for name in names[1:] if name not in states]
         fetched = [tensor.name for tensor in (*wanted, *states_written(self.node))]
         shift = self.shift.astype(self.currents.dtype)
+        current = np.empty_like(self.currents[0, part])
         for t in range(self.timesteps):
-            current = self.currents[t if len(self.currents) > 1 else 0, part] + shift
+            np.add(self.currents[t if len(self.currents) > 1 else 0, part], shift, out=current)
             feed = {names[0]: current, **held}
             feed |= {name: np.full(1, t + 1, np.float32) for name in clocks}
             values = run_session(session, fetched, feed)

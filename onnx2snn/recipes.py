@@ -206,8 +206,9 @@ RECIPES = (
     Recipe(
         "opi",
         "Bu et al. 2022",
-        "V_th is the clip's bound, or the 99.9 percentile of a layer; v(0) = V_th / 2",
+        "V_th is the clip's bound, or the 99.9 percentile of a channel; v(0) = V_th / 2",
         _ROBUST,
+        per_channel=True,
     ),
     Recipe(
         "pre-charged",

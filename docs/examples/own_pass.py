@@ -22,9 +22,10 @@ def round_thresholds(snn) -> bool:
 
 
 def main(source: str, calibration: str, target: str) -> None:
-    """Convert by the recipe ``opi`` with that pass at its end."""
+    """Convert by the recipe ``opi``, a threshold for each layer, with that pass at its end."""
     opi = recipe_by_name("opi")
-    recipe = replace(opi, name="opi-shifts", passes=(*opi.passes, round_thresholds))
+    passes = (*opi.passes, round_thresholds)
+    recipe = replace(opi, name="opi-shifts", per_channel=False, passes=passes)
     result = convert(source, calibration=open_data(calibration), recipe=recipe)
     write_model(result.parts, target)
     print(*(neuron.threshold for neuron in result.neurons))

@@ -95,7 +95,9 @@ def converted(built, **options):
     """The SNN by recipe ``opi``, whose spikes the equations are: IF neurons, nothing corrected."""
     options = {"recipe": "opi"} | options
     if built.needs_data:
+        # The largest activation of a layer is a power of two.
         options |= {
+            "per_channel": False,
             "calibration": from_arrays(built.feed()),
             "threshold": parse_statistic("max"),
             "batch_size": built.samples if built.batch == "N" else built.batch,

@@ -65,7 +65,7 @@ def test_says_what_it_did():
     assert together.error >= pooled.error - clipped.error
     (neuron,) = result.neurons
     assert (neuron.name, neuron.shape) == ("r", (4, 6, 6))
-    assert "99.9 % of all activations, per layer, 50 samples" in neuron.source
+    assert "99.9 % of all activations, per channel, 50 samples" in neuron.source
     metadata = {entry.key: entry.value for entry in result.model.metadata_props}
     assert json.loads(metadata["onnx2snn.recipe"])["v_init"] == 0.5
     assert json.loads(metadata["onnx2snn.thresholds"]) == {"r": neuron.source}

@@ -66,7 +66,7 @@ def rms_percent(values, unit):
 def two_layers():
     ann = model(TWO_LAYERS, TWO_LAYERS_WEIGHTS)
     return ann, convert(
-        ann, calibration=CALIBRATION, recipe="opi", threshold=Statistic("max")
+        ann, calibration=CALIBRATION, recipe="threshold-balancing", v_init=0.5
     ).model
 
 
@@ -154,9 +154,7 @@ def test_a_perfect_layer_has_no_error():
 def test_a_threshold_below_the_bound_of_the_clip_clips():
     ann = model(CLIPPED, CLIPPED_WEIGHTS)
     data = from_arrays(np.float32([[0.25, 0.5]]))
-    snn = convert(
-        ann, calibration=data, recipe="opi", threshold=Statistic("max"), recalibrate=True
-    ).model
+    snn = convert(ann, calibration=data, recipe="threshold-balancing", v_init=0.5).model
     (layer,) = diagnose(snn, ann, from_arrays(np.float32([[0.5, 3]])), 4)
     assert layer.clipping == pytest.approx(rms_percent([0, -0.5], [0.5, 1]))
     assert layer.own_error == layer.clipping

@@ -259,6 +259,15 @@ def test_opi_begins_at_half_a_threshold():
     assert wanted.sum(0).ravel().tolist() == [1, 3, 4, 0, 0]
 
 
+def test_opi_takes_a_threshold_for_each_channel_unless_a_clip_has_its_own():
+    data = [[1.0, 2.0], [0.5, 4.0]]
+    conversion = neuron_of("opi", data, threshold=MAX)
+    assert conversion.neurons[0].threshold.ravel().tolist() == [1, 4]
+    assert potentials(conversion)["r"].ravel().tolist() == [0.5, 2]
+    clip = convert(clipped(3), calibration=DATA, recipe="opi")
+    assert clip.neurons[0].threshold.tolist() == 3
+
+
 def test_opt_is_opi_at_t_and_not_before():
     x = np.linspace(-0.37, 0.99, 35, dtype=np.float32)[:, None]
     options = {"threshold": MAX, "timesteps": 8}
@@ -405,7 +414,9 @@ def test_cli_reset_and_delay(tmp_path, monkeypatch):
 def test_settings_override_a_recipe():
     half = Statistic("percentile", 50.0)
     conversion = convert(two(), calibration=DATA, recipe="threshold-balancing", threshold=half)
-    plain = convert(two(), calibration=DATA, recipe="opi", threshold=half, v_init=0.0)
+    plain = convert(
+        two(), calibration=DATA, recipe="opi", threshold=half, per_channel=False, v_init=0.0
+    )
     assert conversion.model.graph == plain.model.graph
 
 
