@@ -7,7 +7,7 @@ it really emit, changes it, and goes on to the next; the data is that of the cal
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -52,6 +52,7 @@ class Spiking:
 
     ``ann``: the ANN with the activations that the network's neurons stand for, of the same
     names. ``data``: the calibration data, or None. ``timesteps``: the T that it is made for.
+    ``apart``: what simulations found out about its layers.
     """
 
     graph: gs.Graph
@@ -59,6 +60,7 @@ class Spiking:
     data: Data | None
     running: Running
     timesteps: int
+    apart: dict[str, bool] = field(default_factory=dict)
 
     def batches(
         self, what: str, timesteps: int, samples: int | None = None
@@ -97,7 +99,8 @@ class Spiking:
 
     def simulate(self, inputs: dict[str, np.ndarray], timesteps: int) -> Iterator[Layer]:
         """The layers in order on one batch."""
-        return Simulation(self.graph, inputs, timesteps, self.running.providers).layers()
+        providers = self.running.providers
+        return Simulation(self.graph, inputs, timesteps, providers, self.apart).layers()
 
     def in_the_ann(self, tensors: Sequence[gs.Tensor]) -> Ann:
         """The ANN with these tensors as its outputs, each once."""
@@ -184,7 +187,8 @@ def correct(
                     _move_potential(layer, activation - layer.mean_potential(), 1.0)
                 layer.fire()
             else:
-                gap = activation - layer.fire().mean(axis=0) * threshold_of(node)
+                rate = layer.fire().sum(axis=0, dtype=np.int32) / layer.timesteps
+                gap = activation - rate * threshold_of(node)
                 if biases:
                     gap -= _move_shift(layer, gap, count / seen)
                 if potentials:

@@ -3,7 +3,7 @@
 A session runs a network time-step by time-step. Here a layer runs over all time-steps before
 the next one begins, so that what a layer does can be measured, and changed, before what comes
 after it sees its spikes. Memory: one byte for each spike of one batch, as long as a later layer
-reads it, and one layer's currents over T time-steps.
+reads it, and one layer's currents over T time-steps, where a pass looks at them.
 """
 
 from collections import deque
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.editing import operands, part_of, producer
 from onnx2snn.graph_passes.io import to_parts
@@ -28,13 +29,20 @@ from onnx2snn.graph_passes.neurons import (
     states_written,
     threshold_of,
 )
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.graphs import names_in, unused_prefix, with_nodes
+from onnx2snn.runtime.memory import sizes_of
+from onnx2snn.runtime.plan import State
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.rows import samples_are_apart
 
 KEEP_WHAT_IS_LEFT = {"IF", "SignedIF", "BurstIF"}
 """The neurons of which v(T) = v(0) + sum of currents - sum of x, and so equation 6 holds."""
 
 IN_CACHE = 2**17
 """Neurons that are simulated at a time."""
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,20 @@ class Segment:
     nodes: list[gs.Node]
     spikes: tuple[str, ...]
     inputs: tuple[str, ...]
+
+    @property
+    def stateful(self) -> list[gs.Node]:
+        """The nodes that keep a state."""
+        return [node for node in self.nodes if is_stateful(node)]
+
+    @property
+    def starts(self) -> dict[str, np.ndarray]:
+        """Their states before the first time-step, by name."""
+        return {
+            state.name: start
+            for node in self.stateful
+            for state, start in zip(states_read(node), starts_of(node), strict=True)
+        }
 
 
 @dataclass
@@ -72,24 +94,37 @@ class Layer:
         """The input current at each time-step: [T, N, ...], or [1, N, ...] if it stays the same."""
         return self.simulation.currents(self.segment, self.node.inputs[0])
 
+    @cached_property
+    def _mean_current(self) -> np.ndarray:
+        mean: np.ndarray = self.currents.mean(axis=0)
+        return mean
+
     def refresh(self) -> None:
         """Let the currents be computed anew, after the weights before the layer have changed."""
         self.__dict__.pop("currents", None)
+        self.__dict__.pop("_mean_current", None)
 
     def fire(self) -> np.ndarray:
         """The number of spikes of each neuron at each time-step: int8 [T, N, ...].
 
         The layers that come after see those of the last call.
         """
-        threshold = threshold_of(self.node)
+        has_clock = len(self.node.inputs) > 1 + len(states_read(self.node))
+        if self.segment.spikes and not has_clock and "currents" not in self.__dict__:
+            self.fired = self.simulation.fire(self)
+            return self.fired
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
         for part in self._parts():
             for t, (x, *_) in enumerate(self._run(part, self.node.outputs[:1])):
-                np.divide(x, threshold, out=x)
-                np.rint(x, out=x)
-                spikes[t, part] = x
+                spikes[t, part] = self.in_spikes(x)
         self.fired = spikes
         return spikes
+
+    def in_spikes(self, x: np.ndarray) -> np.ndarray:
+        """Postsynaptic potentials as numbers of spikes, which take their place."""
+        np.divide(x, threshold_of(self.node), out=x)
+        np.rint(x, out=x)
+        return x
 
     def mean_potential(self) -> np.ndarray:
         """The mean of x over the time-steps: [N, ...].
@@ -101,7 +136,7 @@ class Layer:
             # In float16 v itself rounds, by whole thresholds where currents are large.
             exact = self.currents.dtype != np.float16
             if exact and self.node.op in KEEP_WHAT_IS_LEFT:
-                came_in = self.currents[:, part].mean(axis=0) + self.shift
+                came_in = self._mean_current[part] + self.shift
                 start, *_ = starts_of(self.node)
                 left, *_ = deque(self._run(part, []), maxlen=1).pop()
                 unit = threshold_of(self.node) / self.timesteps
@@ -118,7 +153,7 @@ class Layer:
         # What is affine in the spikes is at their mean what it is on average: in one run, not T.
         affine = not any(is_stateful(n) or n.op in MAX_POOLS for n in self.segment.nodes)
         if not affine:
-            known[self.node.inputs[0].name] = self.currents.mean(axis=0)
+            known[self.node.inputs[0].name] = self._mean_current
         unknown = [tensor for tensor in tensors if tensor.name not in known]
         if unknown:
             steps = list(self.simulation.steps(self.segment, unknown, at_means=affine))
@@ -172,7 +207,11 @@ class Layer:
 
 
 class Simulation:
-    """A spiking network on one batch of inputs, by name, for T time-steps."""
+    """A spiking network on one batch of inputs, by name, for T time-steps.
+
+    ``apart``: the layers by name, with whether they compute each sample by itself, as far as
+    that is known; what another batch found out serves, too.
+    """
 
     def __init__(
         self,
@@ -180,15 +219,18 @@ class Simulation:
         inputs: Mapping[str, np.ndarray],
         timesteps: int,
         providers: Providers = None,
+        apart: dict[str, bool] | None = None,
     ) -> None:
         self.graph, self.inputs, self.timesteps = graph, inputs, timesteps
         self._providers = resolve_providers(providers)
         self._spikes: dict[str, np.ndarray] = {}
+        self._apart = {} if apart is None else apart
 
     def layers(self, first: int = 0) -> Iterator[Layer]:
         """The layers in order; each that did not fire does so when the next is asked for.
 
-        ``first``: the number of the first one, where those before it have fired.
+        What the last one reads stays, so that it can be looked at later. ``first``: the number of
+        the first one, where those before it have fired.
         """
         nodes = neuron_nodes(self.graph)
         segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
@@ -198,6 +240,8 @@ class Simulation:
             node, segment = nodes[number], segments[number]
             layer = Layer(node, self.timesteps, segment, self)
             yield layer
+            if number == len(nodes) - 1:
+                return
             fired = layer.fire() if layer.fired is None else layer.fired
             self._spikes[node.outputs[0].name] = fired
             for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
@@ -205,7 +249,7 @@ class Simulation:
 
     def last_after(self, layer: Layer) -> Layer:
         """The last layer, if a layer fires as it is now; ``layers`` goes on from where it was."""
-        ahead = Simulation(self.graph, self.inputs, self.timesteps, self._providers)
+        ahead = Simulation(self.graph, self.inputs, self.timesteps, self._providers, self._apart)
         ahead._spikes = self._spikes | {layer.node.outputs[0].name: layer.fire()}
         number = [node.name for node in neuron_nodes(self.graph)].index(layer.node.name)
         last = deque(ahead.layers(number + 1), maxlen=1)
@@ -231,18 +275,10 @@ class Simulation:
         """
         made = {tensor.name for node in segment.nodes for tensor in node.outputs}
         inner = [tensor for tensor in tensors if tensor.name in made]
-        stateful = [node for node in segment.nodes if is_stateful(node)]
-        states = [state for node in stateful for state in states_read(node)]
-        starts = [start for node in stateful for start in starts_of(node)]
-        held = {state.name: start for state, start in zip(states, starts, strict=True)}
-        session = None
-        if inner:
-            operand = {t.name: t for node in segment.nodes for t in operands(node)}
-            read = [operand[name] for name in (*segment.inputs, *segment.spikes)]
-            written = [state for node in stateful for state in states_written(node)]
-            session = self.session(segment.nodes, [*read, *states], [*inner, *written])
+        session = create_session(self._model(segment, inner), self._providers) if inner else None
+        held = segment.starts
         fixed = {name: np.asarray(self.inputs[name]) for name in segment.inputs}
-        varies = (segment.spikes or stateful) and not at_means
+        varies = (segment.spikes or segment.stateful) and not at_means
         for t in range(self.timesteps if varies else 1):
             values = fixed | {
                 name: self.mean_potential(name) if at_means else self._potential(name, t)
@@ -254,10 +290,58 @@ class Simulation:
                 held = dict(zip(held, found[len(inner) :], strict=True))
             yield [values[tensor.name] for tensor in tensors]
 
-    def _potential(self, name: str, t: int) -> np.ndarray:
+    def fire(self, layer: Layer) -> np.ndarray:
+        """``Layer.fire``, where nothing has asked for the currents: none are kept.
+
+        A few samples at a time, if the layer computes each by itself, so that what they take
+        stays in the CPU's cache.
+        """
+        node, segment = layer.node, layer.segment
+        whole = Segment([*segment.nodes, node], segment.spikes, segment.inputs)
+        model = _shifted(self._model(whole, node.outputs[:1]), node, layer.shift)
+        session = create_session(model, self._providers)
+        count, size = self._spikes[whole.spikes[0]].shape[1], node.outputs[0].shape[1:]
+        parts = [ALL]
+        if all(isinstance(n, int) for n in size) and self._is_apart(whole, model):
+            few = max(1, IN_CACHE // max(1, int(np.prod(size))))
+            parts = [slice(start, start + few) for start in range(0, count, few)]
+        spikes: np.ndarray | None = None
+        for part in parts:
+            held = whole.starts
+            fixed = {name: np.asarray(self.inputs[name])[part] for name in whole.inputs}
+            for t in range(self.timesteps):
+                feed = fixed | {name: self._potential(name, t, part) for name in whole.spikes}
+                x, *states = run_session(session, None, feed | held)
+                held = dict(zip(held, states, strict=True))
+                if spikes is None:
+                    rows = len(x) if part is ALL else count
+                    spikes = np.empty((self.timesteps, rows, *x.shape[1:]), np.int8)
+                spikes[t, part] = layer.in_spikes(x)
+        assert spikes is not None
+        return spikes
+
+    def _is_apart(self, layer: Segment, model: ModelParts) -> bool:
+        """Whether a layer, which this is a model of, computes each sample by itself."""
+        name = layer.nodes[-1].name
+        if name not in self._apart:
+            shapes = {n: self._spikes[n].shape[1:] for n in layer.spikes}
+            shapes |= {n: np.shape(self.inputs[n]) for n in layer.inputs}
+            states: list[State] = []
+            for node in layer.stateful:
+                # What a neuron integrates, or a pool sums, has the shape of what is kept of it.
+                shape = sizes_of(model.structure, shapes).shapes.get(node.inputs[0].name, ())
+                ends = zip(states_read(node), states_written(node), starts_of(node), strict=True)
+                states += [State(before.name, after.name, start) for before, after, start in ends]
+                shapes |= {state.name: shape for state in states_read(node)}
+            count = self._spikes[layer.spikes[0]].shape[1]
+            known = all(all(shape) for shape in shapes.values())
+            self._apart[name] = known and samples_are_apart(model.structure, states, shapes, count)
+        return self._apart[name]
+
+    def _potential(self, name: str, t: int, part: slice = ALL) -> np.ndarray:
         """What a layer before emitted at a time-step: x = s V_th."""
         threshold = threshold_of(self._thresholds[name])
-        return np.asarray(self._spikes[name][t] * threshold, threshold.dtype)
+        return np.asarray(self._spikes[name][t, part] * threshold, threshold.dtype)
 
     def mean_potential(self, name: str) -> np.ndarray:
         """The mean over time of what a layer before emitted: [N, ...]."""
@@ -273,9 +357,41 @@ class Simulation:
         threads: int | None = None,
     ) -> Any:
         """Some nodes of the graph, as they are now, in ONNX Runtime."""
+        return create_session(self._part(nodes, inputs, outputs), self._providers, threads)
+
+    def _part(
+        self, nodes: list[gs.Node], inputs: Iterable[gs.Tensor], outputs: Iterable[gs.Tensor]
+    ) -> ModelParts:
         model = to_parts(part_of(self.graph, nodes, list(inputs), list(outputs)))
-        del model.structure.graph.value_info[:]
-        return create_session(model, self._providers, threads)
+        graph = model.structure.graph
+        del graph.value_info[:]
+        # A few samples may run at a time, where the network itself is for a fixed number of them.
+        for info in (*graph.input, *graph.output):
+            for dimension in info.type.tensor_type.shape.dim[:1]:
+                dimension.dim_param = f"{info.name}.0"
+        return model
+
+    def _model(self, segment: Segment, tensors: list[gs.Tensor]) -> ModelParts:
+        """A model of a segment that makes these tensors, and then its states."""
+        operand = {t.name: t for node in segment.nodes for t in operands(node)}
+        read = [operand[name] for name in (*segment.inputs, *segment.spikes)]
+        states = [state for node in segment.stateful for state in states_read(node)]
+        written = [state for node in segment.stateful for state in states_written(node)]
+        return self._part(segment.nodes, [*read, *states], [*tensors, *written])
+
+
+def _shifted(model: ModelParts, neuron: gs.Node, shift: np.ndarray) -> ModelParts:
+    """The model with ``shift`` added to what a neuron of it reads."""
+    structure = model.structure
+    prefix = unused_prefix(names_in(structure), "shifted/")
+    nodes = list(structure.graph.node)
+    place = next(i for i, node in enumerate(nodes) if node.name == neuron.name)
+    current, by = f"{prefix}current", f"{prefix}by"
+    nodes.insert(place, helper.make_node("Add", [nodes[place].input[0], by], [current]))
+    nodes[place + 1].input[0] = current
+    constant = numpy_helper.from_array(np.asarray(shift, neuron.inputs[0].dtype), by)
+    shifted = with_nodes(structure, nodes, structure.graph.output, constants=[constant])
+    return ModelParts(shifted, model.weights)
 
 
 def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:

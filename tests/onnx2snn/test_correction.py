@@ -5,6 +5,7 @@ import tracemalloc
 from dataclasses import replace
 from functools import partial
 
+import dyadic
 import equations as eq
 import numpy as np
 import onnx
@@ -13,12 +14,12 @@ from one_neuron import POOLED, X, activations, clipped, fire, held, two
 from one_neuron import WEIGHTS as DENSE
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, Statistic, convert, from_arrays
+from onnx2snn import SpikingSession, Statistic, convert, from_arrays, layers
 from onnx2snn.correction import BALANCING_STEPS, correct, mean_by_channel
 from onnx2snn.graph_passes import to_graph
 from onnx2snn.layers import Simulation
 from onnx2snn.least_squares import RIDGE
-from onnx2snn.recipes import recipe_by_name
+from onnx2snn.recipes import Neuron, recipe_by_name
 
 SMALL = from_arrays(X)
 RNG = np.random.default_rng(0)
@@ -366,6 +367,58 @@ def test_means_between_layers_are_those_over_all_time_steps(maxpool):
             np.testing.assert_allclose(
                 found, np.mean(values, axis=0), atol=1e-5, err_msg=tensor.name
             )
+
+
+def simulate_both_ways(snn, x, shift):
+    """Layers that fire before their currents are asked for, and again after."""
+    apart: dict[str, bool] = {}
+    for layer in Simulation(to_graph(snn), x, 8, apart=apart).layers():
+        layer.shift = np.float32(shift)
+        streamed = layer.fire()
+        assert ("currents" in vars(layer)) != bool(layer.segment.spikes)
+        assert layer.currents.any()
+        np.testing.assert_array_equal(layer.fire(), streamed)
+    # A few samples at a time.
+    assert set(apart.values()) == {True}
+
+
+@pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "ResetToZeroIF"])
+@pytest.mark.parametrize("together", [1, 2**17])
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_fire_the_same_whether_or_not_currents_are_kept(op, together, seed, monkeypatch):
+    monkeypatch.setattr(layers, "IN_CACHE", together)
+    network = dyadic.finish(seed)
+    recipe = replace(recipe_by_name("opi"), name="other", neuron=Neuron(op))
+    snn = convert(dyadic.to_onnx(network), recipe=recipe).model
+    simulate_both_ways(snn, {"input": dyadic.images(network, 6)}, 0.125)
+
+
+@pytest.mark.parametrize("together", [1, 2**17])
+def test_layers_behind_pools_that_count_fire_the_same(together, monkeypatch):
+    monkeypatch.setattr(layers, "IN_CACHE", together)
+    text = POOLED.replace("Relu(c)", "Clip(c, lo, hi)").replace("Relu(e)", "Clip(e, lo, hi)")
+    rng = np.random.default_rng(2)
+    weights = {name: dyadic.weights(rng, *values.shape) for name, values in WEIGHTS.items()}
+    ann = model(text, weights | {"lo": np.float32(0), "hi": np.float32(1)})
+    snn = convert(ann, recipe="opi", maxpool="exact").model
+    x = dyadic.weights(rng, 6, 2, 8, 8, largest=8)
+    simulate_both_ways(snn, {"x": x}, 0.0)
+
+
+def test_a_fixed_batch_whose_samples_depend_on_each_other(monkeypatch):
+    """Its neurons run a few samples at a time, its layers all at once."""
+    text = (
+        "net (float[4, 3] x) => (float[4, 2] y) { a = MatMul(x, w) r = Relu(a) "
+        "m = ReduceMean<axes = [0]>(r) c = Add(r, m) b = MatMul(c, u) q = Relu(b) "
+        "y = MatMul(q, v) }"
+    )
+    ann = model(text, {name: DENSE[name] for name in "wuv"})
+    data = from_arrays(np.tile(X, (4, 1))[:12])
+    whole = convert(ann, calibration=data, recipe="best", timesteps=8, batch_size=4)
+    monkeypatch.setattr(layers, "IN_CACHE", 4)
+    few = convert(ann, calibration=data, recipe="best", timesteps=8, batch_size=4)
+    assert "samples depend on each other" in few.notes[0]
+    assert few.model.graph == whole.model.graph
 
 
 def test_shared_weights_part_and_read_ones_stay():
