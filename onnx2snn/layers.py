@@ -164,7 +164,8 @@ class Layer:
     def _parts(self) -> Iterator[slice]:
         """The samples, a few at a time, so that a neuron's arrays stay in the CPU's cache."""
         samples, size = len(self.currents[0]), max(1, self.currents[0, :1].size)
-        few = max(1, IN_CACHE // size)
+        # Without what comes before the neurons there is less to do at once.
+        few = max(1, IN_CACHE // 4 // size)
         return (slice(start, start + few) for start in range(0, samples, few))
 
     def _run(self, part: slice, wanted: list[gs.Tensor]) -> Iterator[list[np.ndarray]]:

@@ -34,7 +34,9 @@ def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
     *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
     residual = np.asarray(wanted - mean, np.float32)
     for node, source in zip(linear, sources, strict=True):
-        residual = _refit(graph, node, source, residual)
+        changes = _refit(graph, node, source, residual)
+        if changes and node is not linear[-1]:
+            residual = _left(node, source, residual, changes)
     layer.refresh()
 
 
@@ -49,17 +51,16 @@ def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
     return [node] if weighted else []
 
 
-def _refit(graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """Change a node's weights towards a residual; returns what is left of it."""
+def _refit(
+    graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray
+) -> list[np.ndarray]:
+    """Change a node's weights towards a residual; returns what changes, [K, C] in each group."""
     weights = np.asarray(node.inputs[1].values)
     columns = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
     if columns.shape[:-1] != _places(node, source):
         # Its output is broadcast to a larger current.
-        return residual
+        return []
     changes = _solve(node, source, columns)
-    left = columns.copy()
-    for part in _few_samples(node, source):
-        left[part] -= _product(node, source[part], changes).reshape(left[part].shape)
     flat = np.concatenate([change.T for change in changes])
     if node.op == "MatMul" or not node.attrs.get("transB", node.op == "Conv"):
         flat = flat.T
@@ -68,6 +69,16 @@ def _refit(graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndar
     # Weights that several nodes share part here.
     name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
     node.inputs[1] = gs.Constant(name, new)
+    return changes
+
+
+def _left(
+    node: gs.Node, source: np.ndarray, residual: np.ndarray, changes: list[np.ndarray]
+) -> np.ndarray:
+    """What changes of a node's weights leave of a residual."""
+    left = np.array(np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual)
+    for part in _few_samples(node, source):
+        left[part] -= _product(node, source[part], changes).reshape(left[part].shape)
     return np.moveaxis(left, -1, 1) if node.op == "Conv" else left
 
 
