@@ -16,13 +16,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.editing import operands, part_of, producer
+from onnx2snn.graph_passes.editing import operands, part_of
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
-    is_neuron,
     is_stateful,
-    names_of_states,
     neuron_nodes,
     starts_of,
     states_read,
@@ -36,6 +34,8 @@ from onnx2snn.runtime.plan import State
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 from onnx2snn.runtime.rows import samples_are_apart
 
+from .segments import Segment, segment_of
+
 KEEP_WHAT_IS_LEFT = {"IF", "SignedIF", "BurstIF"}
 """The neurons of which v(T) = v(0) + sum of currents - sum of x, and so equation 6 holds."""
 
@@ -43,32 +43,6 @@ IN_CACHE = 2**17
 """Neurons that are simulated at a time."""
 
 ALL = slice(None)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The nodes between the neurons before a tensor and that tensor.
-
-    ``spikes`` names the neurons' outputs that it reads, ``inputs`` the network's inputs.
-    """
-
-    nodes: list[gs.Node]
-    spikes: tuple[str, ...]
-    inputs: tuple[str, ...]
-
-    @property
-    def stateful(self) -> list[gs.Node]:
-        """The nodes that keep a state."""
-        return [node for node in self.nodes if is_stateful(node)]
-
-    @property
-    def starts(self) -> dict[str, np.ndarray]:
-        """Their states before the first time-step, by name."""
-        return {
-            state.name: start
-            for node in self.stateful
-            for state, start in zip(states_read(node), starts_of(node), strict=True)
-        }
 
 
 @dataclass
@@ -393,25 +367,3 @@ def _shifted(model: ModelParts, neuron: gs.Node, shift: np.ndarray) -> ModelPart
     constant = numpy_helper.from_array(np.asarray(shift, neuron.inputs[0].dtype), by)
     shifted = with_nodes(structure, nodes, structure.graph.output, constants=[constant])
     return ModelParts(shifted, model.weights)
-
-
-def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
-    """What lies between a tensor and the neurons and inputs that it depends on."""
-    wanted: dict[int, gs.Node] = {}
-    spikes: dict[str, None] = {}
-    inputs: dict[str, None] = {}
-    given = {t.name for t in graph.inputs} - names_of_states(graph)
-    waiting = [tensor]
-    while waiting:
-        now = waiting.pop()
-        maker = producer(now)
-        if maker is None:
-            if now.name in given:
-                inputs[now.name] = None
-        elif is_neuron(maker):
-            spikes[now.name] = None
-        elif id(maker) not in wanted:
-            wanted[id(maker)] = maker
-            waiting += operands(maker)
-    nodes = [node for node in graph.nodes if id(node) in wanted]
-    return Segment(nodes, tuple(spikes), tuple(inputs))
