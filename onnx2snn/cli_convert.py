@@ -161,7 +161,8 @@ def convert(
         track=no_progress if as_json else tables.track,
     )
     write_model(result.parts, output)
-    warnings = advice(result.agreements)
+    by_channel = any(neuron.threshold.size > 1 for neuron in result.neurons)
+    warnings = advice(result.agreements, by_channel)
     if as_json:
         print_json(
             {

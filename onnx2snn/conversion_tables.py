@@ -98,17 +98,21 @@ def did_harm(row: Agreement) -> bool:
     return row.top1 < LOW_AGREEMENT or loss > LARGE_LOSS
 
 
-def advice(agreements: list[Agreement]) -> list[str]:
-    """What to do about each change that the network did not stand."""
+def advice(agreements: list[Agreement], per_channel: bool) -> list[str]:
+    """What to do about each change that the network did not stand.
+
+    ``per_channel``: whether each channel has a threshold already.
+    """
     lines = []
+    finer = "" if per_channel else ", thresholds per channel (--per-channel),"
     for row in agreements:
         if row.change in (EXACT, TOGETHER) or not did_harm(row):
             continue
         cure = {
             "max-pooling -> average-pooling": "keep max-pooling as a pool that counts spikes "
             "(--maxpool exact), or train the network with average pooling in its place",
-            "activations clipped at V_th": "take higher thresholds (--threshold max), thresholds "
-            "per channel (--per-channel), or more calibration data",
+            "activations clipped at V_th": f"take higher thresholds (--threshold max){finer} "
+            "or more calibration data",
         }.get(row.change, "take more clips (--approximate N)")
         harm = f"has a relative error of {row.error:.2f}"
         if row.top1 is not None:

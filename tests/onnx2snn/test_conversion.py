@@ -16,6 +16,8 @@ from onnx2snn import (
     evaluate,
     from_arrays,
 )
+from onnx2snn.checking import Agreement
+from onnx2snn.conversion_tables import advice
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -195,3 +197,11 @@ def test_evaluate():
     assert unlabelled["snn"][0]["agreement"] is None
     with pytest.raises(DataError, match="labels from"):
         evaluate(snn, from_arrays(X, Y + 3), [4])
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_advises_thresholds_per_channel_where_there_are_none(per_channel):
+    clipped = Agreement("activations clipped at V_th", 90.0, 95.0, 80.0, 0.5)
+    (text,) = advice([clipped], per_channel)
+    assert "changed the class of 10.0 % of the samples: take higher thresholds" in text
+    assert ("--per-channel" in text) != per_channel
