@@ -20,7 +20,6 @@ from onnx2snn.graph_passes.editing import operands, part_of
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
-    is_stateful,
     neuron_nodes,
     starts_of,
     states_read,
@@ -83,8 +82,9 @@ class Layer:
 
         The layers that come after see those of the last call.
         """
-        has_clock = len(self.node.inputs) > 1 + len(states_read(self.node))
-        if self.segment.spikes and not has_clock and "currents" not in self.__dict__:
+        # What has a delay reads a clock, too.
+        streams = self.segment.spikes and "delay" not in self.node.attrs
+        if streams and "currents" not in self.__dict__:
             self.fired = self.simulation.fire(self)
             return self.fired
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
@@ -125,7 +125,8 @@ class Layer:
         """Means over time of tensors of the segment, or of what it reads: [N, ...] each."""
         known = {name: self.simulation.mean_potential(name) for name in self.segment.spikes}
         # What is affine in the spikes is at their mean what it is on average: in one run, not T.
-        affine = not any(is_stateful(n) or n.op in MAX_POOLS for n in self.segment.nodes)
+        pools = [node for node in self.segment.nodes if node.op in MAX_POOLS]
+        affine = not (self.segment.stateful or pools)
         if not affine:
             known[self.node.inputs[0].name] = self._mean_current
         unknown = [tensor for tensor in tensors if tensor.name not in known]
@@ -135,12 +136,10 @@ class Layer:
             known |= {tensor.name: mean for tensor, mean in zip(unknown, means, strict=True)}
         return [known[tensor.name] for tensor in tensors]
 
-    def _parts(self) -> Iterator[slice]:
+    def _parts(self) -> list[slice]:
         """The samples, a few at a time, so that a neuron's arrays stay in the CPU's cache."""
-        samples, size = len(self.currents[0]), max(1, self.currents[0, :1].size)
         # Without what comes before the neurons there is less to do at once.
-        few = max(1, IN_CACHE // 4 // size)
-        return (slice(start, start + few) for start in range(0, samples, few))
+        return few_samples(len(self.currents[0]), self.currents[0, :1].size, IN_CACHE // 4)
 
     def _run(self, part: slice, wanted: list[gs.Tensor]) -> Iterator[list[np.ndarray]]:
         """Tensors that the neuron makes, and its states, after each time-step, of some samples.
@@ -235,8 +234,8 @@ class Simulation:
         found: np.ndarray | None = None
         for t, (value,) in enumerate(self.steps(segment, [result])):
             if found is None:
-                varies = segment.spikes or any(is_stateful(node) for node in segment.nodes)
-                found = np.empty((self.timesteps if varies else 1, *value.shape), value.dtype)
+                count = self.timesteps if segment.varies else 1
+                found = np.empty((count, *value.shape), value.dtype)
             found[t] = value
         assert found is not None
         return found
@@ -253,8 +252,7 @@ class Simulation:
         session = create_session(self._model(segment, inner), self._providers) if inner else None
         held = segment.starts
         fixed = {name: np.asarray(self.inputs[name]) for name in segment.inputs}
-        varies = (segment.spikes or segment.stateful) and not at_means
-        for t in range(self.timesteps if varies else 1):
+        for t in range(self.timesteps if segment.varies and not at_means else 1):
             values = fixed | {
                 name: self.mean_potential(name) if at_means else self._potential(name, t)
                 for name in segment.spikes
@@ -278,8 +276,7 @@ class Simulation:
         count, size = self._spikes[whole.spikes[0]].shape[1], node.outputs[0].shape[1:]
         parts = [ALL]
         if all(isinstance(n, int) for n in size) and self._is_apart(whole, model):
-            few = max(1, IN_CACHE // max(1, int(np.prod(size))))
-            parts = [slice(start, start + few) for start in range(0, count, few)]
+            parts = few_samples(count, int(np.prod(size)), IN_CACHE)
         spikes: np.ndarray | None = None
         for part in parts:
             held = whole.starts
@@ -353,6 +350,12 @@ class Simulation:
         states = [state for node in segment.stateful for state in states_read(node)]
         written = [state for node in segment.stateful for state in states_written(node)]
         return self._part(segment.nodes, [*read, *states], [*tensors, *written])
+
+
+def few_samples(samples: int, size: int, most: int) -> list[slice]:
+    """Parts of a batch of so many samples, each of ``size`` numbers, of ``most`` in a part."""
+    few = max(1, most // max(1, size))
+    return [slice(start, start + few) for start in range(0, samples, few)]
 
 
 def _shifted(model: ModelParts, neuron: gs.Node, shift: np.ndarray) -> ModelParts:

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, only_consumer, producer
 
-from .layers import Layer
+from .layers import Layer, few_samples
 
 RIDGE = 0.1
 """How much a change of weights is held back: a share of the inputs' mean square."""
@@ -125,9 +125,8 @@ def _product(node: gs.Node, source: np.ndarray, changes: list[np.ndarray]) -> np
 
 def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
     """Parts of a batch whose patches take some hundred megabytes at most."""
-    groups = _patches(node, source[:1])
-    few = max(1, MOST_NUMBERS // sum(patch.size for patch in groups))
-    return [slice(start, start + few) for start in range(0, len(source), few)]
+    size = sum(patch.size for patch in _patches(node, source[:1]))
+    return few_samples(len(source), size, MOST_NUMBERS)
 
 
 def _places(node: gs.Node, source: np.ndarray) -> tuple[int, ...]:

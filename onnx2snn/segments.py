@@ -32,6 +32,11 @@ class Segment:
         return [node for node in self.nodes if is_stateful(node)]
 
     @property
+    def varies(self) -> bool:
+        """Whether what it makes may differ from one time-step to the next."""
+        return bool(self.spikes or self.stateful)
+
+    @property
     def starts(self) -> dict[str, np.ndarray]:
         """Their states before the first time-step, by name."""
         return {
