@@ -380,12 +380,15 @@ def starts_of(node: gs.Node) -> list[np.ndarray]:
 def add_state(graph: gs.Graph, node: gs.Node, rank: int, dtype: np.dtype) -> None:
     """Give a new stateful node its states, as its last inputs and outputs and the graph's.
 
-    Their axes have symbols of their own: the starts broadcast, so their sizes differ from
-    those of the states that come after them.
+    Their axes have symbols of their own, before and after: the starts broadcast, so their sizes
+    differ from those of the states that come after them, and ONNX Runtime puts what has the same
+    symbols into the same memory.
     """
     for read, written in state_names(node.op, node.name):
-        shape = [f"{read}.{axis}" for axis in range(rank)]
-        state, next_state = gs.Variable(read, dtype, shape), gs.Variable(written, dtype, shape)
+        state, next_state = (
+            gs.Variable(name, dtype, [f"{name}.{axis}" for axis in range(rank)])
+            for name in (read, written)
+        )
         graph.inputs.append(state)
         graph.outputs.append(next_state)
         node.inputs.append(state)
