@@ -68,6 +68,15 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     return parts
 
 
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """An ONNX file, and after it the files beside it that hold weights of it."""
+    path = Path(path)
+    stored = stored_tensors(parse_model(path))
+    places = {entry.value for tensor in stored for entry in tensor.external_data
+              if entry.key == "location"}  # fmt: skip
+    return [path, *(path.resolve().parent / place for place in sorted(places))]
+
+
 def parse_model(path: Path) -> onnx.ModelProto:
     """A file's content, without its external data and not checked any further.
 

@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .editing import operands
-from .errors import Refusal
+from .errors import Refusal, UnsupportedModelError
 from .neurons import NEURONS, is_stateful
 
 # Affine in all their inputs together.
@@ -54,7 +54,7 @@ _NORMALISES = (
 )
 _APPROXIMATE = (
     "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
-    "clips approximate it (--approximate N)"
+    "clips approximate it (convert --approximate N)"
 )
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
@@ -108,6 +108,29 @@ def channel_axis(tensor: gs.Tensor) -> int:
         if tensor.shape is None or len(tensor.shape) != rank:
             break
     return 1
+
+
+def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
+    """The axis along which a tensor has the samples, as far as shapes tell; else 0."""
+    symbols = {given.shape[0] for given in graph.inputs if given.shape} - {None}
+    found = (axis for axis, size in enumerate(tensor.shape or ()) if size in symbols)
+    return next((axis for axis in found if isinstance(tensor.shape[axis], str)), 0)
+
+
+def require_channels(graph: gs.Graph, nodes: Iterable[gs.Node], what: str) -> None:
+    """Raise ``UnsupportedModelError`` for nodes whose channels would be their samples."""
+    refusals = [
+        Refusal(
+            node.name,
+            node.op,
+            f"its output is {node.outputs[0].shape}: export the network with samples along axis "
+            "0, or take thresholds per layer (--per-layer) and a recipe that corrects nothing",
+        )
+        for node in nodes
+        if samples_axis(graph, node.outputs[0]) == channel_axis(node.outputs[0])
+    ]
+    if refusals:
+        raise UnsupportedModelError(f"{what} where samples are:", refusals)
 
 
 @dataclass(frozen=True)

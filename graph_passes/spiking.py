@@ -1,5 +1,7 @@
 """Turn bounded activations into integrate-and-fire neurons."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -145,12 +147,15 @@ def activation_nodes(graph: gs.Graph) -> list[gs.Node]:
     return [*unbounded, *bounded, *relus]
 
 
-def obstacles(graph: gs.Graph, maxpool: MaxPool = "average") -> list[Refusal]:
+def obstacles(
+    graph: gs.Graph, maxpool: MaxPool = "average", declined: Iterable[Refusal] = ()
+) -> list[Refusal]:
     """Every node in the way of a spiking network, with the reason.
 
     Such are nodes between activations that are not affine, and activations whose upper
     bound is not positive. A Relu without a bound is none: data can tell its threshold.
     What comes after the last activation is the read-out and may be anything but a constant.
+    ``declined``: the reasons of ``max_to_average_pool`` for pools that it left.
     """
     activations = {id(node) for node in activation_nodes(graph)}
 
@@ -165,7 +170,15 @@ def obstacles(graph: gs.Graph, maxpool: MaxPool = "average") -> list[Refusal]:
         for node in graph.nodes
         if node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) > 0
     }
-    refusals = [refusal for refusal in found if refusal.node in between - counting]
+    left = {other.node: other.reason for other in declined if other.op in MAX_POOLS}
+    refusals = [
+        replace(refusal, reason=f"no average can take its place: {left[refusal.node]}; a pool that "
+                                "counts spikes can (--maxpool exact, pass max_to_spiking_pool)")
+        if refusal.node in left
+        else refusal
+        for refusal in found
+        if refusal.node in between - counting
+    ]  # fmt: skip
     bounds = bounded_activations(graph)
     for node in graph.nodes:
         bound = bounds.get(node.name)
@@ -187,9 +200,11 @@ def _constant_outputs(graph: gs.Graph) -> list[Refusal]:
     return [Refusal(tensor.name, "output", reason) for tensor in constant]
 
 
-def require_convertible(graph: gs.Graph, maxpool: MaxPool = "average") -> None:
+def require_convertible(
+    graph: gs.Graph, maxpool: MaxPool = "average", declined: Iterable[Refusal] = ()
+) -> None:
     """Raise ``UnsupportedModelError``, listing all ``obstacles``, if there are any."""
-    refusals = obstacles(graph, maxpool)
+    refusals = obstacles(graph, maxpool, declined)
     if refusals:
         raise UnsupportedModelError(
             "these nodes cannot become part of a spiking network:", refusals

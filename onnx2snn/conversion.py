@@ -13,7 +13,7 @@ import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.files import read_parts, take_apart
+from onnx2snn.graph_passes.files import files_of, read_parts, take_apart
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
@@ -117,10 +117,15 @@ def convert(
         recipe = "opi" if calibration is None else "best"
     plan = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
     timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
-    for name, value, least in (("timesteps", timesteps, 1), ("delay", delay, 0)):
-        whole = isinstance(value, int | np.integer) and value >= least
-        if value is not None and not whole:
+    wholes = {"timesteps": (timesteps, 1), "delay": (delay, 0), "approximate": (approximate, 1),
+              "seed": (seed, 0), "batch_size": (batch_size, 1)}  # fmt: skip
+    for name, (value, least) in wholes.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
             raise DataError(f"{name} must be a whole number, {least} or more, not {value}")
+    chosen = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
+              "v_init": v_init}  # fmt: skip
+    plan.require_account({name: value for name, value in chosen.items() if value is not None})
     threshold = threshold or plan.statistic(timesteps)
     per_channel = plan.per_channel if per_channel is None else per_channel
     recalibrate = plan.recalibrate if recalibrate is None else recalibrate
@@ -129,7 +134,7 @@ def convert(
     delay = plan.delay_for(timesteps) if delay is None else delay
     neuron = _with_reset(plan, reset)
     if maxpool not in get_args(MaxPool):
-        raise ValueError(f"maxpool must be one of {get_args(MaxPool)}, not {maxpool!r}")
+        raise DataError(f"maxpool must be one of {', '.join(get_args(MaxPool))}, not {maxpool!r}")
     network = Network(
         lambda: read_any(model), calibration, maxpool, Running(batch_size, providers, track)
     )
@@ -137,7 +142,7 @@ def convert(
     network.replace_pools()
     if approximate is not None:
         network.approximate(approximate)
-    require_convertible(network.graph, maxpool)
+    require_convertible(network.graph, maxpool, network.declined)
     if threshold is None:
         require_bounds(network.graph, plan.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
@@ -191,6 +196,8 @@ def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
     """The recipe's neurons with another reset; ``DataError`` where theirs is none of the two."""
     if reset is None:
         return recipe.neuron
+    if reset not in get_args(Reset):
+        raise DataError(f"reset must be one of {', '.join(get_args(Reset))}, not {reset!r}")
     if recipe.neuron.op not in ("IF", "ResetToZeroIF"):
         raise DataError(
             f"the recipe '{recipe.name}' is made of neurons {recipe.neuron.op}, which reset in "
@@ -207,14 +214,19 @@ def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> ModelParts:
 
 
 def digest_of(model: str | os.PathLike[str] | onnx.ModelProto) -> str:
-    """The digest of a model's file, or of what a file of it would hold."""
+    """The digest of a model's file and of those with its weights, or of what it holds in memory."""
     if isinstance(model, onnx.ModelProto):
         parts = detach(model)
         digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
         for name in sorted(parts.weights):
             digest.update(np.ascontiguousarray(parts.weights[name]).data)
         return digest.hexdigest()
-    with Path(model).open("rb") as file:
+    whole, *others = (_digest_of_file(path) for path in files_of(model))
+    return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -50,7 +50,7 @@ from onnx2snn.runtime.providers import Providers, create_session, resolve_provid
 
 from .calibration import Running, Track, no_progress, watch
 from .conversion import digest_of, read_any
-from .data import Data, Inputs
+from .data import Data, Inputs, number_of
 from .network import Network
 
 Model = str | os.PathLike[str] | onnx.ModelProto
@@ -130,7 +130,7 @@ def diagnose(
     watched = watch(network.current, activations, data, Running(batch_size, providers))
     for (x, _), values in zip(running.batches(data, "diagnosing"), watched, strict=True):
         for layer, sums in zip(layers, simulation.run(x), strict=True):
-            layer.add(sums, values[layer.name])
+            layer.add(sums, values[layer.name], number_of(x))
     found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
 
@@ -306,8 +306,8 @@ class _Layer:
     values: int = 0
     totals: dict[str, float] = field(default_factory=dict)
 
-    def add(self, sums: Sums, reference: np.ndarray) -> None:
-        """Take in one batch. reference: the ANN's activations [N, ...]."""
+    def add(self, sums: Sums, reference: np.ndarray, samples: int) -> None:
+        """Take in one batch of N samples. reference: the ANN's activations [N, ...]."""
         if reference.shape != sums.potential.shape:
             raise ModelError(
                 f"{NOT_THE_ANN}: at the neuron '{self.name}' its activations have the shape "
@@ -335,7 +335,7 @@ class _Layer:
             "yy": _squares(wanted),
             "xy": float((phi * wanted).sum()),
         }
-        self.samples += len(phi)
+        self.samples += samples
         self.values += phi.size
         self.totals = {name: self.totals.get(name, 0.0) + value for name, value in added.items()}
 

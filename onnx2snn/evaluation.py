@@ -1,5 +1,6 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import read_model, read_parts
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
@@ -19,11 +21,11 @@ from .synapses import SynapseCounter, macs
 
 
 def evaluate(
-    model: onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto,
     data: Data,
     timesteps: Sequence[int],
     *,
-    ann: onnx.ModelProto | None = None,
+    ann: str | os.PathLike[str] | onnx.ModelProto | None = None,
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
@@ -56,12 +58,18 @@ def evaluate(
     times = sorted(set(timesteps))
     if not times:
         raise DataError("no time-steps to evaluate at")
+    model = model if isinstance(model, onnx.ModelProto) else read_model(model)
     session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
     exact = None
     if precision != "float32":
         exact = SpikingSession(model, providers, threads, max_memory=max_memory)
     require_samples(data, session)
-    reference = None if ann is None else Ann(ann, providers, threads)
+    sizes = _sample_shapes(session, data)
+    counter = SynapseCounter(model, sizes)
+    reference = None
+    if ann is not None:
+        whole = ann if isinstance(ann, onnx.ModelProto) else read_parts(ann)
+        reference = Ann(whole, providers, threads)
     ann_right = 0
     right, agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
     exact_right, exact_agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
@@ -89,10 +97,8 @@ def evaluate(
                 exact_right[t] += 0 if y is None else int((other == y).sum())
                 exact_agree[t] += int((classes == other).sum())
             for name, counts in result.readouts[t].spike_counts.items():
-                spikes[t][name] = spikes[t].get(name, 0) + counts.sum(axis=0)
+                spikes[t][name] = spikes[t].get(name, 0) + counter.summed(name, counts, len(output))
     samples, labelled = data.samples, data.labels is not None
-    sizes = _sample_shapes(session, data)
-    counter = SynapseCounter(model, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
     report = {
         "samples": samples,

@@ -37,7 +37,7 @@ from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import channel_axis
+from onnx2snn.graph_passes.linear import channel_axis, require_channels
 from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
@@ -299,6 +299,8 @@ class Network:
         if not wanted:
             return {}
         watched = {node.name: node.outputs[0].name for node in wanted}
+        if per_channel:
+            require_channels(self.graph, wanted, "there are no thresholds per channel")
         axes = {node.name: channel_axis(node.outputs[0]) for node in wanted}
         thresholds = calibrate(
             self.current,

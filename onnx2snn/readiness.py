@@ -68,7 +68,7 @@ def check(
     curved = {
         node.name for region in regions_to_approximate(graph, maxpool) for node in region.nodes
     }
-    found = {refusal.node: refusal for refusal in obstacles(graph, maxpool)}
+    found = {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined)}
     approximated = curved if approximate else set()
     if activation_nodes(graph) and not approximate:
         # What feeds no neuron, or is fed by none, may stay as it is.

@@ -5,7 +5,7 @@ passes are functions of a ``correction.Spiking`` that say whether they changed a
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -76,6 +76,26 @@ class Recipe:
             return self.threshold
         return replace(self.threshold, q=timesteps or DEFAULT_TIMESTEPS)
 
+    def require_account(self, settings: Mapping[str, Any]) -> None:
+        """Raise ``DataError`` for settings other than the recipe's own that would change nothing.
+
+        settings: of ``threshold``, ``per_channel``, ``recalibrate`` and ``v_init``.
+        """
+        for name, value in settings.items():
+            option = f"--{name.replace('_', '-')}"
+            for function in self.passes:
+                if name in _DECIDES.get(_unbound(function), ()) and value != getattr(self, name):
+                    raise DataError(
+                        f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
+                        f"leave out {option}, or take another recipe"
+                    )
+            from_data = self.threshold or "threshold" in settings
+            if name in ("per_channel", "recalibrate") and value and not from_data:
+                raise DataError(
+                    f"the recipe '{self.name}' takes the bounds of clips as thresholds: with "
+                    f"{option} give a statistic of the data, too (--threshold)"
+                )
+
     def delay_for(self, timesteps: int) -> int:
         """How many time-steps the read-out leaves out, of T."""
         steps = self.delay * timesteps if self.delay < 1 else self.delay
@@ -106,6 +126,12 @@ class Recipe:
 
 _FOR_ANY_T = (balance_thresholds,)
 """The passes that do the same whatever T is."""
+
+_DECIDES = {
+    balance_thresholds: ("threshold", "per_channel", "recalibrate"),
+    search_potentials: ("v_init",),
+}
+"""The settings that are of no account before these passes."""
 
 
 def _unbound(function: SpikingPass) -> Callable:

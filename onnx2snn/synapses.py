@@ -18,9 +18,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, constant_value, tidy
+from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.limits import WEIGHTED
-from onnx2snn.graph_passes.linear import SPIKING_POOLS, downstream
+from onnx2snn.graph_passes.linear import SPIKING_POOLS, downstream, samples_axis
 from onnx2snn.graph_passes.neurons import (
     is_mean,
     is_neuron,
@@ -41,6 +42,9 @@ class SynapseCounter:
     """
 
     def __init__(self, model: onnx.ModelProto, input_shape: InputShape) -> None:
+        graph = to_graph(model)
+        layers = neuron_nodes(graph)
+        self._axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
         graph, averages = _float32_graph(model, input_shape)
         neurons = neuron_nodes(graph)
         spiking = downstream(graph, [node.outputs[0] for node in neurons])
@@ -61,6 +65,7 @@ class SynapseCounter:
         self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in spikes.items()}
         self._batch = graph.inputs[0].shape[0]
+        self._ranks = {name: len(tensor.shape) for name, tensor in spikes.items()}
         self._silence = {t.name: np.zeros(t.shape, np.float32) for t in graph.inputs}
         graph.inputs += list(spikes.values())
         self._session = _session(graph, list(totals.values())) if totals else None
@@ -68,17 +73,37 @@ class SynapseCounter:
     def layers(self, spike_counts: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Synaptic operations of one sample, by weighted layer.
 
-        ``spike_counts``: by layer of neurons, in the layer's shape, the number of spikes of
-        one sample, or its mean over samples, in all time-steps.
+        ``spike_counts``: by layer of neurons, in the layer's shape with the samples' axis or
+        without, the number of spikes of one sample, or its mean over samples, in all time-steps.
         """
         if self._session is None:
             return {}
         feed = {
-            self._inputs[name]: np.repeat(np.asarray(counts, np.float32)[None], self._batch, 0)
+            self._inputs[name]: self._batch_of(name, np.asarray(counts, np.float32))
             for name, counts in spike_counts.items()
         }
         values = _run(self._session, feed | self._silence)
         return {n: value / self._batch for n, value in zip(self._layers, values, strict=True)}
+
+    def summed(self, name: str, counts: np.ndarray, samples: int) -> np.ndarray:
+        """Spike counts of a layer summed over N = ``samples``: in its shape for one sample.
+
+        counts: [N, C, ...] or, where a sample has several rows or samples come along another
+        axis, [N k, C, ...] or [L, N, C]; the sum is [1, C, ...], [k, C, ...] or [L, 1, C].
+        """
+        axis, shape = self._axes[name], counts.shape
+        if shape[axis] % samples:
+            raise ModelError(
+                f"the layer '{name}' emits {list(shape)} for {samples} samples, so that its spikes "
+                "are not told apart by sample: export the network with samples along axis 0"
+            )
+        parts = *shape[:axis], samples, shape[axis] // samples, *shape[axis + 1 :]
+        return np.asarray(counts.reshape(parts).sum(axis=axis))
+
+    def _batch_of(self, name: str, counts: np.ndarray) -> np.ndarray:
+        """The counts of one sample for each of a batch."""
+        rows = counts if counts.ndim == self._ranks[name] else counts[np.newaxis]
+        return np.concatenate([rows] * self._batch, self._axes[name])
 
 
 def synaptic_operations(

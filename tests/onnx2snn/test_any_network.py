@@ -14,10 +14,12 @@ from onnx2snn import (
     UnsupportedModelError,
     check,
     convert,
+    diagnose,
     evaluate,
     from_arrays,
     network,
 )
+from onnx2snn.recipes import RECIPES
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(6, 6)).astype(np.float32)
@@ -231,3 +233,108 @@ def test_thresholds_of_clips_are_lowered_by_data_on_demand():
     assert kept.source == "bound of the clip"
     assert np.all(lowered.threshold < 20)
     assert "99.9 %" in lowered.source
+
+
+# Samples that are not rows of their own -----------------------------------------------
+
+POINTS = (
+    "net (float[N, 5, 6] x) => (float[N, 3] y) "
+    "{ rows = Reshape(x, flat) a = MatMul(rows, w) r = Relu(a) again = Reshape(r, back) "
+    "b = ReduceMean<axes = [1], keepdims = 0>(again) c = MatMul(b, u) s = Relu(c) "
+    "y = MatMul(s, v) }"
+)
+SHAPES = {"flat": np.array([-1, 6]), "back": np.array([-1, 5, 6])}
+SAMPLES_LAST = (
+    "net (float[N, 6] x) => (float[N, 3] y) "
+    "{ t = Transpose(x) a = MatMul(w, t) r = Relu(a) b = Transpose(r) y = MatMul(b, v) }"
+)
+SEQUENCE_FIRST = (
+    "net (float[N, 5, 6] x) => (float[N, 3] y) "
+    "{ t = Transpose<perm = [1, 0, 2]>(x) a = MatMul(t, w) r = Relu(a) "
+    "b = Transpose<perm = [1, 0, 2]>(r) m = ReduceMean<axes = [1], keepdims = 0>(b) "
+    "y = MatMul(m, v) }"
+)
+SEQUENCES = RNG.normal(size=(40, 5, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("text", [POINTS, SEQUENCE_FIRST])
+@pytest.mark.parametrize("batch_size", [40, 7])
+def test_several_rows_of_a_sample_are_evaluated_and_diagnosed(text, batch_size, tmp_path):
+    ann = model(text, WEIGHTS | SHAPES, opset=17)
+    data = from_arrays(SEQUENCES, run(ann, SEQUENCES).argmax(1))
+    snn = convert(ann, calibration=data).model
+    onnx.save(ann, tmp_path / "ann.onnx")
+    onnx.save(snn, tmp_path / "snn.onnx")
+    report = evaluate(snn, data, [4, 64], ann=ann, batch_size=batch_size)
+    files = tmp_path / "snn.onnx", tmp_path / "ann.onnx"
+    assert report == evaluate(files[0], data, [4, 64], ann=files[1], batch_size=batch_size)
+    assert report["snn"][1]["accuracy"] > 90
+    result = SpikingSession(snn).run(SEQUENCES, 64)
+    spikes = sum(int(counts.sum()) for counts in result.spike_counts.values())
+    neurons = sum(counts.size for counts in result.spike_counts.values())
+    assert report["snn"][1]["firing_rate"] == pytest.approx(spikes / neurons / 64)
+    layers = diagnose(snn, ann, data, 8, batch_size=batch_size)
+    assert {layer.name: layer.neurons for layer in layers}["r"] == 30
+
+
+def test_rows_of_a_sample_spend_what_their_spikes_do():
+    ann = model(POINTS, WEIGHTS | SHAPES)
+    snn = convert(ann, calibration=from_arrays(SEQUENCES)).model
+    counts = SpikingSession(snn).run(SEQUENCES, 8).spike_counts
+    report = evaluate(snn, from_arrays(SEQUENCES), [8], batch_size=7)
+    # Each spike before the mean meets 6 weights, each behind it 3.
+    operations = 6 * counts["r"].sum() + 3 * counts["s"].sum()
+    assert report["snn"][0]["sops"] == pytest.approx(operations / 40)
+    assert report["macs"] == 5 * 36 + 36 + 18
+
+
+def test_samples_are_not_taken_for_channels():
+    ann = model(SAMPLES_LAST, WEIGHTS)
+    data = from_arrays(X, run(ann, X).argmax(1))
+    for recipe in ("best", "opi"):
+        with pytest.raises(UnsupportedModelError, match=r"(?s)where samples are.*Relu 'r'.*axis 0"):
+            convert(ann, calibration=data, recipe=recipe)
+    with pytest.raises(UnsupportedModelError, match="no channels to correct"):
+        convert(ann, calibration=data, per_channel=False)
+    snn = convert(ann, calibration=data, recipe="opi", per_channel=False).model
+    report = evaluate(snn, data, [64], ann=ann, batch_size=7)["snn"][0]
+    assert report["accuracy"] > 90
+    counts = SpikingSession(snn).run(X, 64).spike_counts["r"]
+    assert report["sops"] == pytest.approx(3 * counts.sum() / 40)
+
+
+def test_no_potential_of_each_neuron_where_samples_come_second():
+    ann = model(SEQUENCE_FIRST, WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match=r"(?s)no v\(0\) of each.*Relu 'r'|IF 'r'"):
+        convert(ann, calibration=from_arrays(SEQUENCES), recipe="calibration")
+
+
+@pytest.mark.parametrize("recipe", [recipe.name for recipe in RECIPES if recipe.name != "tcl"])
+def test_one_output_runs_on_any_onnx_runtime(recipe):
+    """States of one unit start as [1, 1] and go on as [N, 1], which is another size."""
+    weights = WEIGHTS | {"v": V[:, :1]}
+    text = (
+        "net (float[N, 6] x) => (float[N, 1] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"
+    )
+    snn = convert(model(text, weights), calibration=from_arrays(X), recipe=recipe).model
+    stock = onnxruntime.InferenceSession(snn.SerializeToString())
+    names, state = [output.name for output in stock.get_outputs()], {}
+    for _ in range(6):
+        values = dict(zip(names, stock.run(None, {"x": X, **state}), strict=True))
+        state = {n.replace("_next/", "/", 1): v for n, v in values.items() if "_next/" in n}
+    session = SpikingSession(snn)
+    for _ in range(6):
+        session.step(X)
+    for name, value in session.state.items():
+        np.testing.assert_allclose(value, np.broadcast_to(state[name], value.shape), atol=1e-5)
+
+
+def test_a_pool_that_no_average_can_replace_says_so():
+    text = (
+        "net (float[N, 2, 8, 8] x) => (float[N, 2, 6, 6] y) { r = Relu(x) "
+        "p = MaxPool<kernel_shape = [2, 2], dilations = [2, 2]>(r) y = Relu(p) }"
+    )
+    ann, data = model(text), from_arrays(RNG.normal(size=(9, 2, 8, 8)).astype(np.float32))
+    with pytest.raises(UnsupportedModelError, match=r"(?s)'p'.*dilated.*--maxpool exact"):
+        convert(ann, calibration=data, recipe="opi")
+    convert(ann, calibration=data, recipe="opi", maxpool="exact")

@@ -262,6 +262,18 @@ def test_another_ann_is_refused():
     assert not is_source(snn, renamed)
 
 
+def test_weights_beside_an_ann_are_a_part_of_it(tmp_path):
+    path, data = tmp_path / "ann.onnx", tmp_path / "ann.data"
+    ann = model(TWO_LAYERS, TWO_LAYERS_WEIGHTS)
+    onnx.save(ann, path, save_as_external_data=True, location=data.name, size_threshold=0)
+    snn = convert(path, calibration=from_arrays(X)).model
+    assert is_source(snn, path)
+    content = bytearray(data.read_bytes())
+    content[3] ^= 1
+    data.write_bytes(content)
+    assert not is_source(snn, path)
+
+
 def test_what_cannot_be_diagnosed():
     ann, snn = two_layers()
     with pytest.raises(ModelError, match="no spiking neurons"):

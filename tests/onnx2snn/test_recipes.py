@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -537,3 +538,53 @@ def test_recipes_are_listed_with_their_sources():
     alone = CliRunner().invoke(main, ["convert", "ann.onnx", "-o", "snn.onnx", "-T", "8"])
     assert alone.exit_code == 2
     assert "give --calibration or --recipe too" in alone.output
+
+
+# Settings that a recipe would not heed ------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["spike-norm", "rmp", "tsc"])
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [
+        ({"threshold": Statistic("percentile", 50)}, "--threshold"),
+        ({"per_channel": True}, "--per-channel"),
+        ({"recalibrate": True}, "--recalibrate"),
+    ],
+)
+def test_thresholds_that_a_recipe_finds_by_itself_are_not_set(recipe, setting, option):
+    with pytest.raises(DataError, match=f"'{recipe}' finds that by itself.*leave out {option},"):
+        convert(two(), calibration=DATA, recipe=recipe, **setting)
+    # Its own settings may be said.
+    convert(two(), calibration=DATA, recipe=recipe, threshold=MAX, per_channel=False)
+
+
+def test_a_searched_potential_is_not_set():
+    with pytest.raises(DataError, match=r"'pre-charged' finds that by itself.*leave out --v-init"):
+        convert(two(), calibration=DATA, recipe="pre-charged", v_init=0.0)
+
+
+def test_trained_clips_are_not_recalibrated_without_a_statistic():
+    with pytest.raises(DataError, match="with --recalibrate give a statistic"):
+        convert(clipped(4.0), calibration=DATA, recipe="tcl", recalibrate=True)
+    lower = convert(
+        clipped(4.0), calibration=DATA, recipe="tcl", recalibrate=True, threshold=MAX
+    ).neurons
+    assert all(np.all(neuron.threshold <= 4.0) for neuron in lower)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"v_init": "zero"}, "v_init must be a fraction of V_th, 'uniform' or 'normal'"),
+        ({"reset": "foo"}, "reset must be one of subtract, zero"),
+        ({"maxpool": "max"}, "maxpool must be one of average, exact, keep"),
+        ({"approximate": 0}, "approximate must be a whole number, 1 or more, not 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, not 0"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
+        ({"timesteps": True}, "timesteps must be a whole number, 1 or more, not True"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(setting, text):
+    with pytest.raises(DataError, match=re.escape(text)):
+        convert(two(), calibration=DATA, **setting)
