@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from onnx2snn.runtime.providers import MOST_THREADS
+
 from . import tables
 from .comparison import no_report
 from .options import (
@@ -38,7 +40,7 @@ from .options import (
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=click.IntRange(1, MOST_THREADS),
     default=1,
     show_default=True,
     help="CPU threads; one is pinned to a core.",

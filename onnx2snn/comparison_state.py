@@ -7,7 +7,10 @@ results of several networks, data sets and versions, and none is taken for anoth
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import write_bytes
+from onnx2snn.graph_passes.files import check_writable, write_bytes
 
 from .data import Data
 from .inspection import plain
+
+if sys.platform != "win32":
+    import fcntl
 
 FORMAT = "onnx2snn compare 1"
 
@@ -101,9 +107,30 @@ def add_results(path: Path, made_from: Mapping[str, Any], scores: Mapping[str, S
         key: {"score": dataclasses.asdict(score), "made_from": dict(made_from)}
         for key, score in scores.items()
     }
-    # Read again: another comparison may have added its own meanwhile.
-    content = {"format": FORMAT, "results": read_results(path) | added}
-    write_bytes(path, json.dumps(content, indent=1, default=plain).encode())
+    with _others_held_back(path):
+        # Read again: another comparison may have added its own meanwhile.
+        content = {"format": FORMAT, "results": read_results(path) | added}
+        write_bytes(path, json.dumps(content, indent=1, default=plain).encode())
+
+
+@contextmanager
+def _others_held_back(path: Path) -> Iterator[None]:
+    """Let no other comparison add results in this folder meanwhile, where the system can do that.
+
+    The folder is locked, not the file, which is another one after each time.
+    """
+    check_writable(path)
+    if sys.platform == "win32":
+        yield
+        return
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks.
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _is_state(content: Any) -> bool:

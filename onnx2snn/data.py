@@ -177,8 +177,10 @@ def _checked(data: Data, y: np.ndarray | None) -> Data:
     if y.shape != (data.samples,) or y.dtype.kind not in "iu":
         raise DataError(
             f"'{data.name}': y must hold one integer label for each of {data.samples} samples, "
-            f"not {y.dtype} of shape {list(y.shape)}"
+            f"not {y.dtype} of shape {list(y.shape)}; leave y out where there are none"
         )
+    if y.max() > np.iinfo(np.int64).max:
+        raise DataError(f"'{data.name}' holds the label {y.max()}, which is no class")
     return dataclasses.replace(data, labels=y.astype(np.int64))
 
 

@@ -16,6 +16,7 @@ from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.int8 import Precision
+from onnx2snn.runtime.providers import MOST_THREADS
 
 from .data import DATASETS
 
@@ -129,7 +130,9 @@ device_option = click.option(
     show_default=True,
     help="Where to run; auto takes CUDA where it starts.",
 )
-threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to use.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads to use."
+)
 precision_option = click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),

@@ -26,7 +26,8 @@ class EarlyExit:
     def __post_init__(self) -> None:
         counts = (self.stable, self.every)
         whole = all(isinstance(count, int | np.integer) and count >= 1 for count in counts)
-        if not (whole and 0 <= self.confidence <= 1):
+        number = isinstance(self.confidence, int | float | np.number)
+        if not (whole and number and 0 <= self.confidence <= 1):
             raise DataError(
                 "an early exit takes a confidence from 0 to 1, and looks at 1 or more in a row, "
                 f"every 1 or more time-steps, in whole numbers, not {self}"

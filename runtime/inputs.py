@@ -68,9 +68,10 @@ def as_input(
         )
     if x.size == 0:
         raise DataError(f"{name} is empty: its shape is {list(x.shape)}")
+    check_finite(x, name)
     with np.errstate(over="ignore"):
         value = np.ascontiguousarray(x, dtype)
-    check_finite(value, name)
+    check_finite(value, f"{name}, as the {np.dtype(dtype)} that {who} needs,")
     return value
 
 

@@ -34,6 +34,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 ON_GPU = (CUDA, TENSORRT)
+MOST_THREADS = 1024
 _CAPTURES = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
 

@@ -22,6 +22,7 @@ from .int8 import LayerPrecision, Precision, Quantised, quantise
 from .plan import Neuron, Plan, build_plan
 from .providers import (
     CPU,
+    MOST_THREADS,
     ON_GPU,
     Providers,
     cores_of,
@@ -83,6 +84,10 @@ class SpikingSession:
             isinstance(max_memory, int | float | np.number) and max_memory > 0
         ):
             raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
+        if threads is not None and not (
+            isinstance(threads, int | np.integer) and 1 <= threads <= MOST_THREADS
+        ):
+            raise ValueError(f"threads is a number from 1 to {MOST_THREADS}, not {threads!r}")
         if isinstance(model, onnx.ModelProto):
             parts = take_apart(model, "the model")
         else:

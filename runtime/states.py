@@ -236,13 +236,16 @@ class DeviceStates:
         for name, value in values.items():
             value = np.asarray(value)
             start, held = known[name], replaced[name]
+            if value.dtype.kind in "fiu":
+                with np.errstate(over="ignore"):
+                    value = value.astype(start.dtype)
             if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value)):
-                raise DataError(f"the state '{name}' must hold finite numbers")
+                raise DataError(f"the state '{name}' must hold finite numbers, of {start.dtype}")
             if value.ndim != start.ndim or (
                 self._current_index is not None and list(value.shape) != held.shape()
             ):
                 raise DataError(
                     f"the state '{name}' has shape {value.shape}, not {tuple(held.shape())}"
                 )
-            replaced[name] = self._to_device(value.astype(start.dtype))
+            replaced[name] = self._to_device(value)
         self._current = replaced

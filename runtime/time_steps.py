@@ -92,10 +92,14 @@ class TimeSteps:
         return self.choices[key]
 
     def states_have_rows(self, inputs: Mapping[str, np.ndarray], samples: int) -> bool:
-        """Whether states have a row for each of so many samples, along axis 0, as inputs do."""
+        """Whether states have a row for each of so many samples, along axis 0, as inputs do.
+
+        Of one sample all are, since none goes on without it.
+        """
         choice = self.choice(inputs)
-        known = choice.samples == samples
-        return known and states_have_rows(self.step, self.states, choice.shapes, samples)
+        if choice.samples != samples or samples == 1:
+            return choice.samples == samples
+        return states_have_rows(self.step, self.states, choice.shapes, samples)
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; it holds weights of its own."""

@@ -111,6 +111,11 @@ def test_unknown_kinds_and_delays_are_refused():
     for delay in (-1, 0.5):
         with pytest.raises(ModelError, match="whole number of time-steps"):
             change_neurons(g, "OffsetIF", delay=delay)
+    for most in (0, 1.5, 128):
+        with pytest.raises(ModelError, match="max_spikes is a whole number from 1 to 127"):
+            change_neurons(g, "BurstIF", max_spikes=most)
+    with pytest.raises(ModelError, match="taken back below 0 or less"):
+        change_neurons(g, "SignedIF", negative=2.0)
     assert to_model(g) == before
 
 

@@ -19,7 +19,7 @@ from onnx_text import model
 from onnx2snn import DataError, ModelError, comparison, convert, evaluate, from_arrays
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
-from onnx2snn.comparison_state import digest_of_data
+from onnx2snn.comparison_state import digest_of_data, read_results
 from onnx2snn.correction import search_potentials
 from onnx2snn.plot import comparison_plot
 from onnx2snn.recipes import RECIPES, recipe_by_name
@@ -158,6 +158,19 @@ def test_killed_it_goes_on_to_the_same_table(folder):
     assert (fresh.pop("reused"), fresh.pop("state")) == (0, "other.json")
     assert resumed.pop("state") == "net.compare.json"
     assert resumed == fresh
+
+
+def test_comparisons_at_once_lose_nothing(folder):
+    """Each in a process of its own, with the same state file."""
+    code = (
+        "import sys; from onnx2snn.comparison_state import Score, add_results\n"
+        "from pathlib import Path\n"
+        "for i in range(40): add_results(Path('s.json'), {}, "
+        "{f'{sys.argv[1]} {i}': Score(1, None, 1.0, 1.0, 1.0, None)})"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, n], cwd=folder) for n in "abc"]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert len(read_results(Path("s.json"))) == 120
 
 
 def test_only_what_was_made_from_the_same_is_reused():

@@ -162,6 +162,7 @@ def test_nan_is_placed_in_the_whole_file(tmp_path):
         ({"x": X, "y": Y[:3]}, "one integer label"),
         ({"x": X, "y": Y.astype(float)}, "one integer label"),
         ({"x": X, "y": Y[:, None]}, "one integer label"),
+        ({"x": X, "y": np.full(len(X), 2**63, np.uint64)}, "the label 9223372036854775808"),
     ],
 )
 def test_refused(tmp_path, arrays, message):

@@ -83,6 +83,7 @@ def test_a_delayed_read_out_is_not_looked_at_before_it_begins():
     [
         {"confidence": 1.1},
         {"confidence": float("nan")},
+        {"confidence": "high"},
         {"stable": 0},
         {"stable": 1.5},
         {"every": 0},
@@ -170,6 +171,20 @@ def test_samples_along_another_axis_cannot_leave(samples):
         SpikingSession(snn, threads=1).run(
             np.ones((samples, 6, 4), np.float32), 8, early_exit=EarlyExit()
         )
+
+
+@pytest.mark.parametrize("recipe", ["srp", "cos"])
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_one_sample_of_a_network_with_a_clock(recipe, plan):
+    network = dyadic.finish(2)
+    x = dyadic.images(network, 3)
+    snn = convert(dyadic.to_onnx(network), recipe=recipe, timesteps=12).model
+    session, rule = SpikingSession(snn, threads=1, plan=plan), EarlyExit(0.3, 1, 3)
+    whole = session.run(x, 20, early_exit=rule)
+    for n in range(3):
+        alone = session.run(x[n : n + 1], 20, early_exit=rule)
+        np.testing.assert_array_equal(alone.sample_timesteps, whole.sample_timesteps[n : n + 1])
+        np.testing.assert_array_equal(alone.output, whole.output[n : n + 1])
 
 
 def test_outputs_without_rows_cannot_be_read_out():

@@ -117,7 +117,8 @@ def test_state():
     assert session.state["v/b"].shape == (2, 3)
     with pytest.raises(DataError, match="no state"):
         session.state = {"v/none": np.zeros((2, 3))}
-    for bad in (np.zeros((3, 3)), np.zeros(3), np.full((2, 3), np.nan), np.array([["a"] * 3] * 2)):
+    texts, beyond = np.array([["a"] * 3] * 2), np.full((2, 3), 1e300)
+    for bad in (np.zeros((3, 3)), np.zeros(3), np.full((2, 3), np.nan), beyond, texts):
         with pytest.raises(DataError, match="the state 'v/b'"):
             session.state = {"v/b": bad}
     with pytest.raises(DataError, match=r"call reset\(\)"):
