@@ -6,7 +6,7 @@
 Nothing is multiplied by thresholds any more, and none differs by channel. A ``SignedIF`` that takes
 spikes back below 0 becomes, with w = -v / V_th and W' of the other sign,
 
-    s = [u < -1] - [min(u, m) > 0],  w_next = u + s,  m_next = m + s
+    s = [u < -1] - [u m > 0],  w_next = u + s,  m_next = m + s
 
 Chunks run like that; what they read and write of states is in the file's units (``rescaled``), one
 multiplication for each chunk. Sums that are exact stay so: where V_th are powers of two nothing
@@ -334,7 +334,7 @@ class _Units:
             up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
             made = [
                 self._node("HardSigmoid", [u], up, alpha=-STEEP, beta=-STEEP),
-                self._node("Min", [u, m], low),
+                self._node("Mul", [u, m], low),
                 self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
                 self._node("Sub", [up, down], x),
                 self._node("Add", [u, x], written),
