@@ -78,9 +78,10 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     averaged = downstream(graph, [node.outputs[0] for node in means])
     states = neurons.names_of_states(graph)
     editor, names = Editor(graph), StateNames(graph)
-    fresh = [
-        t for t in graph.outputs if t.name not in averaged | states and t.inputs and is_floating(t)
-    ]
+    done = averaged | states
+    # Each once, also where a model has an output twice.
+    outputs = {t.name: t for t in graph.outputs if t.name not in done}.values()
+    fresh = [t for t in outputs if t.inputs and is_floating(t)]
     require_ranks(graph, [t.inputs[0] for t in fresh])
     for tensor in fresh:
         source = gs.Variable(editor.name(f"{tensor.name}/now"), tensor.dtype, tensor.shape)

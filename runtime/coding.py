@@ -10,8 +10,10 @@ from onnx2snn.graph_passes.errors import DataError
 Coding = Literal["constant", "poisson"]
 
 
-def check_coding(coding: str) -> None:
-    """Raise ``DataError`` for a coding that is none."""
+def check_coding(coding: str, seed: int) -> None:
+    """Raise ``DataError`` for a coding or a seed that is none."""
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise DataError(f"a seed is a whole number, 0 or more, not {seed!r}")
     if coding not in get_args(Coding):
         raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")
 

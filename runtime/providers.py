@@ -72,7 +72,14 @@ def resolve_providers(providers: Providers) -> list[Any]:
     elif isinstance(providers, str):
         chosen = [providers]
     else:
-        chosen = [CPU] if providers is None else list(providers)
+        given = (CPU,) if providers is None else providers
+        chosen = list(given) if isinstance(given, Sequence) else [given]
+    for entry in chosen:
+        pair = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], dict)
+        if not isinstance(entry, str) and not (pair and isinstance(entry[0], str)):
+            raise ProviderError(
+                f"a provider is a name, or a pair of a name and its options, not {entry!r}"
+            )
     names = [entry if isinstance(entry, str) else entry[0] for entry in chosen]
     available = ort.get_available_providers()
     missing = [name for name in names if name not in available]

@@ -183,7 +183,7 @@ class SpikingSession:
         for time-steps that are not positive integers.
         """
         wanted = readout_times(timesteps, readout)
-        check_coding(coding)
+        check_coding(coding, seed)
         inputs, varying = self._check_inputs(x, timesteps)
         self.reset()
         if early_exit is not None:

@@ -253,3 +253,10 @@ def test_delays_that_are_no_time_steps_are_refused(delay):
     with pytest.raises(ModelError, match="whole number of time-steps"):
         delay_read_out(g, delay)
     assert to_model(g) == before
+
+
+def test_an_output_that_stands_twice_is_averaged_once():
+    text = "g (float[N, 4] x) => (float[N, 4] s, float[N, 4] s)"
+    g = spiking(f"{text} {{ s = Clip(x, zero, one) }}")
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    assert ops(g).count("DelayedMean") == 1

@@ -108,6 +108,15 @@ def test_poisson_coding():
         session.run(X, 4, coding="poisson")
     with pytest.raises(DataError, match="coding must be"):
         session.run(x, 4, coding="rate")
+    for seed in (-1, 1.5):
+        with pytest.raises(DataError, match="a seed is a whole number"):
+            session.run(x, 4, coding="poisson", seed=seed)
+
+
+@pytest.mark.parametrize("given", [3, [None], [()], [("CPUExecutionProvider", "fast")]])
+def test_what_is_no_provider(given):
+    with pytest.raises(ProviderError, match="a provider is a name, or a pair"):
+        SpikingSession(snn(), given)
 
 
 def test_state():
