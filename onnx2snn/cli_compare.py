@@ -25,12 +25,17 @@ from .options import (
     json_option,
     maxpool_option,
     model_argument,
+    parsed,
     print_json,
     reports_errors,
     require_output,
     root_option,
 )
 from .recipes import RECIPES, Recipe, recipe_by_name
+
+
+def _recipes_by_name(names: str) -> list[Recipe]:
+    return [recipe_by_name(name) for name in dict.fromkeys(map(str.strip, names.split(",")))]
 
 
 @examples(
@@ -55,6 +60,7 @@ from .recipes import RECIPES, Recipe, recipe_by_name
 @click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
 @click.option(
     "--recipes",
+    callback=parsed(_recipes_by_name),
     metavar="NAME,...",
     help="Those to compare, as 'onnx2snn recipes' lists them.  [default: all]",
 )
@@ -78,7 +84,7 @@ def compare(
     source: str,
     samples: int | None,
     timesteps: list[int],
-    recipes: str | None,
+    recipes: list[Recipe] | None,
     state: Path | None,
     maxpool: MaxPool,
     plot: Path | None,
@@ -94,7 +100,7 @@ def compare(
     same command goes on where it stopped.
     Exits with 1 if no recipe can convert the network.
     """
-    chosen = RECIPES if recipes is None else _recipes_by_name(recipes)
+    chosen = RECIPES if recipes is None else recipes
     state = state or Path(f"{model.stem}.compare.json")
     _check_outputs(state, plot, model, calibration, source)
     thresholds = None
@@ -128,10 +134,6 @@ def compare(
             tables.console().print(f"Drew {plot}.", markup=False)
     if not converted:
         sys.exit(1)
-
-
-def _recipes_by_name(names: str) -> list[Recipe]:
-    return [recipe_by_name(name) for name in dict.fromkeys(map(str.strip, names.split(",")))]
 
 
 def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:

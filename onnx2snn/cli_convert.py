@@ -23,12 +23,15 @@ from .options import (
     json_option,
     maxpool_option,
     model_argument,
+    parsed,
     print_json,
     reports_errors,
     require_output,
     root_option,
     samples_option,
 )
+from .recipes import Recipe, recipe_by_name
+from .statistics import Statistic, parse_statistic
 
 
 @examples(
@@ -45,6 +48,7 @@ from .options import (
 @click.option(
     "--recipe",
     metavar="NAME",
+    callback=parsed(recipe_by_name),
     help="A way to convert by name, as 'onnx2snn recipes' lists them; other options override "
     "its settings.  [default: best with --calibration, opi without]",
 )
@@ -56,6 +60,7 @@ from .options import (
 )
 @click.option(
     "--threshold",
+    callback=parsed(parse_statistic),
     metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T",
     help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
     "above 0, or the least squared error of T time-steps. A clip keeps its bound.  "
@@ -109,9 +114,9 @@ def convert(
     model: Path,
     output: Path,
     calibration: str | None,
-    recipe: str | None,
+    recipe: Recipe | None,
     timesteps: int | None,
-    threshold: str | None,
+    threshold: Statistic | None,
     per_channel: bool | None,
     recalibrate: bool | None,
     maxpool: MaxPool | None,
@@ -132,7 +137,6 @@ def convert(
     Clip(0, theta) gives a threshold without data; a ReLU needs --calibration.
     """
     from .conversion import convert as convert_model
-    from .statistics import parse_statistic
 
     if timesteps is not None and recipe is None and calibration is None:
         raise click.UsageError(
@@ -147,7 +151,7 @@ def convert(
         calibration=data,
         recipe=recipe,
         timesteps=timesteps,
-        threshold=None if threshold is None else parse_statistic(threshold),
+        threshold=threshold,
         per_channel=per_channel,
         recalibrate=recalibrate,
         maxpool=maxpool,

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 import numpy as np
 
-from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
@@ -19,6 +19,18 @@ from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from .data import DATASETS
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
+    """A callback of an option: what it says, by ``parse``; a usage error for what that refuses."""
+
+    def callback(ctx: Any, param: Any, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except DataError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return callback
 
 
 class CountsType(click.ParamType):

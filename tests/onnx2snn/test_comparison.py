@@ -466,8 +466,9 @@ def test_numbers_of_samples():
 
 def test_what_the_command_refuses():
     Path("bad.json").write_text("precious")
+    found = invoke(*OPTIONS, "--recipes", "opi,bestest", code=2)
+    assert "no recipe 'bestest', only" in " ".join(found.output.split())
     for words, message in (
-        (["--recipes", "opi,bestest"], "no recipe 'bestest', only"),
         (["--state", "net.onnx"], "is an input too"),
         (["--state", "no/state.json"], "does not exist"),
         (["--state", "bad.json"], "--state FILE"),
