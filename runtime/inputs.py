@@ -71,7 +71,8 @@ def as_input(
     check_finite(x, name)
     with np.errstate(over="ignore"):
         value = np.ascontiguousarray(x, dtype)
-    check_finite(value, f"{name}, as the {np.dtype(dtype)} that {who} needs,")
+    if value.dtype != x.dtype:
+        check_finite(value, f"{name}, as the {value.dtype} that {who} needs,")
     return value
 
 

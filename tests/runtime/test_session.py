@@ -113,6 +113,13 @@ def test_poisson_coding():
             session.run(x, 4, coding="poisson", seed=seed)
 
 
+def test_inputs_beyond_the_type_of_the_network():
+    with pytest.raises(DataError, match=r"x, as the float32 that the network needs, holds NaN or"):
+        SpikingSession(snn()).run(np.full(X.shape, 1e300), 4)
+    with pytest.raises(DataError, match=r"^x holds NaN or infinity"):
+        SpikingSession(snn()).run(np.full(X.shape, np.inf), 4)
+
+
 @pytest.mark.parametrize("given", [3, [None], [()], [("CPUExecutionProvider", "fast")]])
 def test_what_is_no_provider(given):
     with pytest.raises(ProviderError, match="a provider is a name, or a pair"):
