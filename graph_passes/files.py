@@ -71,10 +71,24 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """An ONNX file, and after it the files beside it that hold weights of it."""
     path = Path(path)
+    # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
+    if not _holds(path, b"location"):
+        return [path]
     stored = stored_tensors(parse_model(path))
     places = {entry.value for tensor in stored for entry in tensor.external_data
               if entry.key == "location"}  # fmt: skip
     return [path, *(path.resolve().parent / place for place in sorted(places))]
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Whether a file has these bytes in it; it is read in pieces."""
+    before = b""
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            if text in before + piece:
+                return True
+            before = piece[-len(text) :]
+    return False
 
 
 def parse_model(path: Path) -> onnx.ModelProto:

@@ -119,18 +119,26 @@ def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
 
 def require_channels(graph: gs.Graph, nodes: Iterable[gs.Node], what: str) -> None:
     """Raise ``UnsupportedModelError`` for nodes whose channels would be their samples."""
+    refuse_layout(
+        [n for n in nodes if samples_axis(graph, n.outputs[0]) == channel_axis(n.outputs[0])],
+        f"{what} where samples are:",
+        "take thresholds per layer (--per-layer) and a recipe that corrects nothing",
+    )
+
+
+def refuse_layout(nodes: Iterable[gs.Node], what: str, instead: str) -> None:
+    """Raise ``UnsupportedModelError`` if there are nodes, whose samples are not along axis 0."""
     refusals = [
         Refusal(
             node.name,
             node.op,
             f"its output is {node.outputs[0].shape}: export the network with samples along axis "
-            "0, or take thresholds per layer (--per-layer) and a recipe that corrects nothing",
+            f"0, or {instead}",
         )
         for node in nodes
-        if samples_axis(graph, node.outputs[0]) == channel_axis(node.outputs[0])
     ]
     if refusals:
-        raise UnsupportedModelError(f"{what} where samples are:", refusals)
+        raise UnsupportedModelError(what, refusals)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, producer, tidy
-from onnx2snn.graph_passes.errors import (
-    MissingThresholdError,
-    Refusal,
-    UnsupportedModelError,
+from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
+from onnx2snn.graph_passes.linear import (
+    channel_axis,
+    refuse_layout,
+    require_channels,
+    samples_axis,
 )
-from onnx2snn.graph_passes.linear import channel_axis, require_channels, samples_axis
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
@@ -176,7 +177,11 @@ def correct(
     if weights or biases:
         require_channels(snn.graph, nodes, "no channels to correct")
     if potentials:
-        _require_samples_first(snn.graph, nodes)
+        refuse_layout(
+            [node for node in nodes if samples_axis(snn.graph, node.outputs[0])],
+            "no v(0) of each neuron where samples come later:",
+            "take a recipe that leaves v(0) alone",
+        )
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}
     ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values()])
@@ -207,21 +212,6 @@ def correct(
             shifts[node.name] = layer.shift
     _add_shifts(snn.graph, shifts if biases else {})
     return bool(nodes)
-
-
-def _require_samples_first(graph: gs.Graph, nodes: Sequence[gs.Node]) -> None:
-    refusals = [
-        Refusal(
-            node.name,
-            node.op,
-            f"its output is {node.outputs[0].shape}: export the network with samples along axis "
-            "0, or take a recipe that leaves v(0) alone",
-        )
-        for node in nodes
-        if samples_axis(graph, node.outputs[0])
-    ]
-    if refusals:
-        raise UnsupportedModelError("no v(0) of each neuron where samples come later:", refusals)
 
 
 def _move_shift(layer: Layer, gap: np.ndarray, part: float) -> np.ndarray:

@@ -45,7 +45,7 @@ class SynapseCounter:
         graph = to_graph(model)
         layers = neuron_nodes(graph)
         self._axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
-        graph, averages = _float32_graph(model, input_shape)
+        averages = _to_float32(graph, input_shape)
         neurons = neuron_nodes(graph)
         spiking = downstream(graph, [node.outputs[0] for node in neurons])
         spiking -= downstream(graph, averages)
@@ -120,7 +120,8 @@ def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
 
     ``input_shape`` is that of one sample, without the batch axis.
     """
-    graph, _ = _float32_graph(model, input_shape)
+    graph = to_graph(model)
+    _to_float32(graph, input_shape)
     for node in neuron_nodes(graph):
         _become(node, "Identity", [node.inputs[0]])
         node.domain = None
@@ -136,14 +137,11 @@ def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
     return round(sum(counted) / int(graph.inputs[0].shape[0]))
 
 
-def _float32_graph(
-    model: onnx.ModelProto, input_shape: InputShape
-) -> tuple[gs.Graph, list[gs.Tensor]]:
-    """An SNN without its states, in float32, for one sample of a known shape.
+def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
+    """Make an SNN one without states, in float32, for one sample of a known shape.
 
-    Also the tensors that are averages over time, and so no spikes.
+    Returns the tensors that are averages over time, and so no spikes.
     """
-    graph = to_graph(model)
     graph.toposort()
     names = names_of_states(graph)
     for tensor in graph.tensors().values():
@@ -172,7 +170,7 @@ def _float32_graph(
     _without_memory(graph)
     graph.inputs = inputs
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]
-    return graph, averages
+    return averages
 
 
 def _without_memory(graph: gs.Graph) -> None:

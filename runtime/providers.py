@@ -35,6 +35,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 ON_GPU = (CUDA, TENSORRT)
 MOST_THREADS = 1024
+"""More are refused: ONNX Runtime would start them all."""
 _CAPTURES = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
