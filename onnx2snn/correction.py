@@ -36,7 +36,7 @@ from onnx2snn.runtime.inputs import as_input, by_input_name
 from .calibration import Ann, Running, with_outputs
 from .data import Data
 from .examination import import_ann
-from .layers import Layer, Simulation
+from .layers import Layer, Simulation, rates
 from .least_squares import fit_weights
 
 MOST_BYTES = 2**30
@@ -160,15 +160,15 @@ def correct(
     After Li et al., "A Free Lunch From ANN" (ICML 2021). With a the ANN's activations and x the
     postsynaptic potentials of T time-steps, on the same images:
 
-        weights     those that bring the mean current nearest to the ANN's, by least squares
+        weights     by least squares on what the positive part of the mean current lacks
         biases      delta_c := delta_c + (mean a_c - mean x_c), ``rounds`` times, for each
                     channel c, the means over images and places
         potentials  v(0) := v(0) + T (mean a - mean x), for each neuron, the means over images
 
-    On the first batch. On each after it the layers run once, and biases and potentials move by
-    a part of what the batch lacks, its share of the images so far: a stochastic approximation
-    (Robbins and Monro 1951), in the time of one evaluation. Weights are those of the first.
-    Memory is that of one batch.
+    On the first batch. On each after it what is corrected moves by a part of what the batch
+    lacks, its share of the images so far: a stochastic approximation (Robbins and Monro 1951).
+    A layer whose weights do so keeps its biases and potentials: to move them, too, gained
+    nothing. Memory is that of one batch.
 
     Raises ``UnsupportedModelError`` where samples lie along the axis of the channels, and, of
     potentials, along any axis but the first.
@@ -193,22 +193,20 @@ def correct(
         for layer in snn.simulate(inputs, snn.timesteps):
             node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
+            part, current = count / seen, currents.get(node.name)
+            fitted = current is not None and fit_weights(layer, current, truth[current.name], part)
             if first:
-                if node.name in currents:
-                    current = currents[node.name]
-                    fit_weights(layer, current, truth[current.name])
                 for _ in range(rounds if biases else 0):
-                    _move_shift(layer, activation - layer.mean_potential(), 1.0)
+                    _move_shift(layer, activation - layer.mean_potential(), part)
                 if potentials:
-                    _move_potential(layer, activation - layer.mean_potential(), 1.0)
+                    _move_potential(layer, activation - layer.mean_potential(), part)
                 layer.fire()
-            else:
-                rate = layer.fire().sum(axis=0, dtype=np.int32) / layer.timesteps
-                gap = activation - rate * threshold_of(node)
+            elif not fitted:
+                gap = activation - rates(layer.fire()) * threshold_of(node)
                 if biases:
-                    gap -= _move_shift(layer, gap, count / seen)
+                    gap -= _move_shift(layer, gap, part)
                 if potentials:
-                    _move_potential(layer, gap, count / seen)
+                    _move_potential(layer, gap, part)
             shifts[node.name] = layer.shift
     _add_shifts(snn.graph, shifts if biases else {})
     return bool(nodes)

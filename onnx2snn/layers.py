@@ -198,6 +198,7 @@ class Simulation:
         self.graph, self.inputs, self.timesteps = graph, inputs, timesteps
         self._providers = resolve_providers(providers)
         self._spikes: dict[str, np.ndarray] = {}
+        self._means: dict[str, np.ndarray] = {}
         self._apart = {} if apart is None else apart
 
     def layers(self, first: int = 0) -> Iterator[Layer]:
@@ -220,6 +221,7 @@ class Simulation:
             self._spikes[node.outputs[0].name] = fired
             for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
                 del self._spikes[name]
+                self._means.pop(name, None)
 
     def last_after(self, layer: Layer) -> Layer:
         """The last layer, if a layer fires as it is now; ``layers`` goes on from where it was."""
@@ -317,9 +319,11 @@ class Simulation:
 
     def mean_potential(self, name: str) -> np.ndarray:
         """The mean over time of what a layer before emitted: [N, ...]."""
-        threshold = threshold_of(self._thresholds[name])
-        mean = self._spikes[name].mean(axis=0, dtype=np.float32) * threshold
-        return np.asarray(mean, threshold.dtype)
+        if name not in self._means:
+            threshold = threshold_of(self._thresholds[name])
+            rate = rates(self._spikes[name])
+            self._means[name] = np.asarray(rate * threshold, threshold.dtype)
+        return self._means[name]
 
     def session(
         self,
@@ -370,3 +374,12 @@ def _shifted(model: ModelParts, neuron: gs.Node, shift: np.ndarray) -> ModelPart
     constant = numpy_helper.from_array(np.asarray(shift, neuron.inputs[0].dtype), by)
     shifted = with_nodes(structure, nodes, structure.graph.output, constants=[constant])
     return ModelParts(shifted, model.weights)
+
+
+def rates(spikes: np.ndarray) -> np.ndarray:
+    """The mean number of spikes a time-step: float32 [N, ...], of int8 [T, N, ...]."""
+    # Sums in int16, where they fit, take a third of the time of others.
+    fit = len(spikes) * np.iinfo(np.int8).max <= np.iinfo(np.int16).max
+    counts = spikes.sum(axis=0, dtype=np.int16 if fit else np.int32)
+    found: np.ndarray = np.divide(counts, len(spikes), dtype=np.float32)
+    return found

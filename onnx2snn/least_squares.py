@@ -13,31 +13,39 @@ RIDGE = 0.1
 MOST_NUMBERS = 2**24
 """Of patches in memory at a time."""
 
+ENOUGH_PLACES = 2**13
+"""From which a layer's weights are refitted: of more, only some samples are looked at."""
 
-def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray) -> None:
+
+def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float) -> bool:
     """Refit the convolutions and dense layers that add up to a layer's current.
 
     wanted: ``current`` in the ANN, [N, ...]. With P the patches of the mean inputs that each
-    place of the output sees, of K numbers each, and R what the mean current lacks:
+    place of the output sees, of K numbers each, and R a part of what the mean current c lacks,
+    max(wanted, 0) - max(c, 0), as what is below 0 no neuron says:
 
         dW = argmin |R - P dW|^2 + RIDGE |P|^2 (1 / K + 1 / places) |dW|^2
 
     which the normal equations (P'P + ...) dW = P'R give exactly. Where there are fewer places
     than weights, as in a dense layer after few images, 1 / places holds dW back. Layers
     between which and the neuron anything but sums lies keep their weights, and so do those that
-    others read too.
+    others read too. Returns whether any was refitted.
     """
     graph = layer.simulation.graph
     linear = [node for node in _summed(graph, current) if _is_known(node)]
     if not linear or not layer.segment.spikes:
-        return
+        return False
     *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
-    residual = np.asarray(wanted - mean, np.float32)
+    lacks = np.maximum(wanted, 0) - np.maximum(mean, 0)
+    residual = np.asarray(part * lacks, np.float32)
+    fitted = False
     for node, source in zip(linear, sources, strict=True):
         changes = _refit(graph, node, source, residual)
+        fitted = fitted or bool(changes)
         if changes and node is not linear[-1]:
             residual = _left(node, source, residual, changes)
     layer.refresh()
+    return fitted
 
 
 def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
@@ -85,7 +93,9 @@ def _left(
 def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
     """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'."""
     groups = node.attrs.get("group", 1)
-    size = _patches(node, source[:1])[0].shape[1]
+    size = len(_patches(node, source[:1])[0])
+    every = max(1, int(np.prod(columns.shape[:-1])) // ENOUGH_PLACES)
+    source, columns = source[::every], columns[::every]
     places = int(np.prod(columns.shape[:-1]))
 
     def penalty(square: float) -> float:
@@ -95,7 +105,7 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
         patches = _patches(node, source)
         targets = np.split(columns.reshape(places, -1), groups, axis=1)
         return [
-            p.T @ np.linalg.solve(_held_back(p @ p.T, penalty(np.square(p).sum())), target)
+            p @ np.linalg.solve(_held_back(p.T @ p, penalty(np.square(p).sum())), target)
             for p, target in zip(patches, targets, strict=True)
         ]
     grams = np.zeros((groups, size, size))
@@ -104,8 +114,8 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
         rows = columns[part].reshape(-1, columns.shape[-1])
         targets = np.split(rows, groups, axis=1)
         for group, patch in enumerate(_patches(node, source[part])):
-            grams[group] += patch.T @ patch
-            products[group] += patch.T @ targets[group]
+            grams[group] += patch @ patch.T
+            products[group] += patch @ targets[group]
     return [
         np.linalg.solve(_held_back(gram, penalty(np.trace(gram))), product)
         for gram, product in zip(grams, products, strict=True)
@@ -120,7 +130,7 @@ def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
 def _product(node: gs.Node, source: np.ndarray, changes: list[np.ndarray]) -> np.ndarray:
     """P dW: [places, C]."""
     parts = zip(_patches(node, source), changes, strict=True)
-    return np.concatenate([p @ change.astype(np.float32) for p, change in parts], axis=1)
+    return np.concatenate([p.T @ change.astype(np.float32) for p, change in parts], axis=1)
 
 
 def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
@@ -146,15 +156,17 @@ def _is_known(node: gs.Node) -> bool:
 
 
 def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
-    """What each place of the output sees: [places, K] for each group."""
+    """What each place of the output sees: [K, places] for each group."""
     if node.op != "Conv":
-        return [source.reshape(-1, source.shape[-1]).astype(np.float32)]
+        return [source.reshape(-1, source.shape[-1]).T.astype(np.float32)]
     kernel = node.inputs[1].values.shape[2:]
     parts = np.split(_windows(node, source), node.attrs.get("group", 1), axis=1)
+    # Places last, as they lie in memory, so that a copy runs along them.
+    order = (1, *range(-len(kernel), 0), 0, *range(2, 2 + len(kernel)))
     return [
-        np.moveaxis(part, 1, 1 + len(kernel))
-        .reshape(-1, part.shape[1] * int(np.prod(kernel)))
-        .astype(np.float32)
+        part.transpose(order)
+        .reshape(part.shape[1] * int(np.prod(kernel)), -1)
+        .astype(np.float32, copy=False)
         for part in parts
     ]
 

@@ -14,7 +14,7 @@ from one_neuron import POOLED, X, activations, clipped, fire, held, two
 from one_neuron import WEIGHTS as DENSE
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, Statistic, convert, from_arrays, layers
+from onnx2snn import SpikingSession, Statistic, convert, from_arrays, layers, least_squares
 from onnx2snn.correction import BALANCING_STEPS, correct, mean_by_channel
 from onnx2snn.graph_passes import to_graph
 from onnx2snn.layers import Simulation
@@ -314,12 +314,12 @@ def test_advanced_calibration_fits_convolutions(layer):
     how = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | settings
     group = how.pop("group")
 
-    def current(u):
-        return eq.conv(
-            np.float64(seen), np.float64(u), np.float64(weights["b"]), **how, group=group
-        )
+    def lacks(u):
+        u, b = np.float64(u), np.float64(weights["b"])
+        current = eq.conv(np.float64(seen), u, b, **how, group=group)
+        return np.maximum(wanted, 0) - np.maximum(current, 0)
 
-    residual = wanted - current(weights["u"])
+    residual = lacks(weights["u"])
     windows = eq.windows(np.float64(seen), shape[2:], fill=0.0, **how)
     changes = []
     for part, rest in zip(np.split(windows, group, 1), np.split(residual, group, 1), strict=True):
@@ -328,7 +328,7 @@ def test_advanced_calibration_fits_convolutions(layer):
         changes.append(ridge(patches, rest).T.reshape(-1, *shape[1:]))
     found = weights_of(conversion, "q")
     np.testing.assert_allclose(found - weights["u"], np.concatenate(changes), rtol=0.01, atol=1e-4)
-    lowered = np.square(wanted - current(found)).mean()
+    lowered = np.square(lacks(found)).mean()
     assert lowered < 0.97 * np.square(residual).mean()
 
 
@@ -348,9 +348,39 @@ def test_advanced_calibration_fits_dense_layers(layer):
     result = SpikingSession(conversion.model).run(x, 8).readouts[8]
     seen = np.float64(result.potential_sums["r"]) / 8
     u, bias = np.float64(DENSE["u"]), np.float64(bias if "b)" in layer else np.zeros(4))
-    residual = np.maximum(x @ np.float64(DENSE["w"]), 0) @ u - seen @ u
+    wanted = np.maximum(x @ np.float64(DENSE["w"]), 0) @ u + bias
+    residual = np.maximum(wanted, 0) - np.maximum(seen @ u + bias, 0)
     wanted = u + ridge(seen, residual)
     np.testing.assert_allclose(weights_of(conversion, "q"), wanted, rtol=0.01, atol=1e-4)
+
+
+@pytest.mark.parametrize("enough", [1000, 8])
+@pytest.mark.parametrize("size", [40, 25])
+def test_weights_over_batches(size, enough, monkeypatch):
+    """Each batch moves them by its share of the images so far, as some of its samples ask for."""
+    monkeypatch.setattr(least_squares, "ENOUGH_PLACES", enough)
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
+    )
+    weights = {name: DENSE[name] for name in "wuv"}
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    alone = partial(correct, weights=True, biases=False)
+    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
+    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
+    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
+    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
+    spikes = np.float64(result.potential_sums["r"]) / 8
+    wanted = np.maximum(x @ np.float64(weights["w"]), 0) @ np.float64(weights["u"])
+    u = np.float64(weights["u"])
+    for start in range(0, 40, size):
+        batch = slice(start, start + size)
+        seen, truth = spikes[batch], wanted[batch]
+        every = max(1, len(seen) // enough)
+        lacks = np.maximum(truth, 0) - np.maximum(seen @ u, 0)
+        share = len(seen) / (start + len(seen))
+        u = u + share * ridge(seen[::every], lacks[::every])
+    np.testing.assert_allclose(weights_of(conversion, "q"), u, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("maxpool", ["average", "exact"])
