@@ -89,14 +89,16 @@ def evaluate(
         if y is not None and chosen is not None:
             ann_right += int((chosen == y).sum())
         for t in times:
-            classes = classes_of(result.readouts[t].values[scored])
+            # Out of the result: spike counts of all T at once may be more than all else.
+            readout = result.readouts.pop(t)
+            classes = classes_of(readout.values[scored])
             right[t] += 0 if y is None else int((classes == y).sum())
             agree[t] += 0 if chosen is None else int((classes == chosen).sum())
             if wanted is not None:
                 other = classes_of(wanted.readouts[t].values[scored])
                 exact_right[t] += 0 if y is None else int((other == y).sum())
                 exact_agree[t] += int((classes == other).sum())
-            for name, counts in result.readouts[t].spike_counts.items():
+            for name, counts in readout.spike_counts.items():
                 spikes[t][name] = spikes[t].get(name, 0) + counter.summed(name, counts, len(output))
     samples, labelled = data.samples, data.labels is not None
     neurons = sum(total.size for total in spikes[times[0]].values())

@@ -149,6 +149,8 @@ def choose(
     may_tile: Collection[str] = (),
     layout: Layout | None = None,
     max_memory: int | None = None,
+    kept: Collection[str] = (),
+    readouts: int = 1,
 ) -> Choice:
     """Choose how time-steps run.
 
@@ -157,7 +159,8 @@ def choose(
     that each graph of time-steps holds anew. read_out: bytes that reading out takes.
     in_chunks: whether chunks are wanted at all. may_tile: the names of weights of which
     convolutions may run on tiles. layout: what ``layout_of`` says. max_memory: bytes; None lets a
-    chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
+    chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing. kept: the states
+    of which each of so many ``readouts`` keeps a copy.
     Raises ``DataError`` where not even a time-step fits.
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
@@ -171,9 +174,9 @@ def choose(
     in_full = all_known(peaks.states, shapes)
     written = {state.read: state.written for state in peaks.states}
     reads = [info.name for info in peaks.step.graph.input if info.name not in written]
-    states, inputs = (
+    states, inputs, copies = (
         sum(sizes.bytes_of(name) for name in names) * samples // together
-        for names in (written.values(), reads)
+        for names in (written.values(), reads, [written[name] for name in kept])
     )
     # One layer after the other is divided by its threshold, rounded, and made int64.
     largest = max((sizes.bytes_of(name) for name in written.values()), default=0)
@@ -205,9 +208,9 @@ def choose(
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         return Memory(
             weights=weights
-            + copied
-            # One graph of time-steps, or that of the sums, while it is made.
-            + (weights if derived_counts else copied)
+            # One graph of time-steps, and that of the sums while it is made, or one more; or, while
+            # weights are rounded to 8 bits, what they were.
+            + (copied + weights if derived_counts else max(2 * copied, weights - copied))
             + shared * bool(chunks)
             + (copied - shared + more) * len(chunks),
             graphs=GRAPHS + NODE * sum(nodes(steps) for steps in (*chunks, 1)),
@@ -216,15 +219,18 @@ def choose(
             # Single time-steps run too, in another order.
             activations=max(most(steps) for steps in (*chunks[:1], 1)),
             read_out=read_out,
-            counts=max(2 * states + most(1) * samples // together, 3 * states + rounding)
-            if derived_counts
-            # Half of the states, or more, are sums over time.
-            else max(states, states // 2 + rounding),
+            counts=(readouts - 1) * copies
+            + (
+                max(2 * states + most(1) * samples // together, 3 * states + rounding)
+                if derived_counts
+                # Half of the states, or more, are sums over time.
+                else max(states, states // 2 + rounding)
+            ),
         )
 
     least = memory_of(())
     if max_memory is not None and least.total > max_memory:
-        raise DataError(_too_much(least, samples, together, max_memory))
+        raise DataError(_too_much(least, samples, together, readouts, max_memory))
     ladder = _ladder(layers) if heavy or layout is not None else ((SHORT,),)
     for chunks in ladder if in_chunks else ():
         memory = memory_of(chunks)
@@ -256,6 +262,8 @@ def choose(
             derived_counts=derived_counts,
             layout=layout,
             max_memory=max_memory,
+            kept=kept,
+            readouts=readouts,
         )
         return replace(plain, short_of_memory=True)
     return Choice(
@@ -393,15 +401,16 @@ def weighted_layers(
     )
 
 
-def _too_much(memory: Memory, samples: int, together: int, max_memory: int) -> str:
+def _too_much(memory: Memory, samples: int, together: int, readouts: int, max_memory: int) -> str:
     left = max_memory - memory.weights - memory.graphs
     each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
     fit = int((left - memory.activations) // max(each, 1))
     if fit < together:
         # Activations are then those of fewer samples.
         fit = int(left // max(each + memory.activations / together, 1))
+    times = f", read out {readouts} times," if readouts > 1 else ""
     text = (
-        f"one time-step of {samples} samples needs about {memory.total:,} bytes, of which "
+        f"one time-step of {samples} samples{times} needs about {memory.total:,} bytes, of which "
         f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
     )
     return text + (f"run fewer at a time, up to {fit}" if fit > 0 else "raise it")

@@ -35,6 +35,9 @@ CPU where that is faster."""
 LARGEST = 127
 """Of a weight, either sign."""
 
+ROUNDED_AT_ONCE = 2**20
+"""Weights, which take several times their memory while they are rounded."""
+
 MOST = 128
 """The range of n. Processors without VNNI add products in pairs, in 16 bits: 2 x 127 x 128 is
 the most that fits."""
@@ -188,8 +191,10 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
         unit = np.resize(whole[x].unit, len(matrix))[:, np.newaxis]
         codes, scale = rounded(matrix * unit)
         name, shape = f"{prefix}{node.output[0]}", constants[node.input[1]].shape
-        weights[name] = np.ascontiguousarray(_as_weight(node, codes * scale / unit, shape))
-        weights[f"{name}/codes"] = codes
+        values = codes * scale
+        values /= unit
+        weights[name] = np.ascontiguousarray(_as_weight(node, values, shape))
+        weights[f"{name}/codes"] = codes = np.ascontiguousarray(codes)
         graph.initializer.append(stub(name, onnx.TensorProto.FLOAT, shape))
         layers[name] = IntegerLayer(node.name, codes, scale, bias, whole[x], window)
         node.input[1] = name
@@ -217,6 +222,15 @@ def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Of two scales each output has the one of the lower squared error: that which puts its largest
     weight at 127, and a power of two, which loses nothing where weights are whole multiples of it.
     """
+    codes, scale = np.empty_like(matrix, np.int8), np.empty(matrix.shape[1], np.float32)
+    few = max(1, ROUNDED_AT_ONCE // len(matrix))
+    for start in range(0, matrix.shape[1], few):
+        part = slice(start, start + few)
+        codes[:, part], scale[part] = _rounded(matrix[:, part])
+    return codes, scale
+
+
+def _rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(matrix).max(axis=0)
     fine = np.where(largest == 0, 1, largest) / np.float32(LARGEST)
     power = np.exp2(np.ceil(np.log2(fine)))
@@ -227,7 +241,7 @@ def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     (codes, error), (coarse, coarse_error) = codes_at(fine), codes_at(power)
     better = coarse_error <= error
-    return np.where(better, coarse, codes), np.where(better, power, fine).astype(np.float32)
+    return np.where(better, coarse, codes), np.where(better, power, fine)
 
 
 def _layer(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -25,19 +25,17 @@ class ReadOut:
     sums: Callable[[], dict[str, np.ndarray]] = field(repr=False, compare=False)
     sample_timesteps: np.ndarray | None = None
 
-    @cached_property
-    def _sums(self) -> dict[str, np.ndarray]:
-        return self.sums()
-
     @property
     def potential_sums(self) -> dict[str, np.ndarray]:
         """The postsynaptic potentials x = s V_th of each layer summed over time, [N, ...]."""
-        return {neuron.name: self._sums[neuron.spikes] for neuron in self.neurons}
+        sums = self.sums()
+        return {neuron.name: sums[neuron.spikes] for neuron in self.neurons}
 
     @property
     def event_sums(self) -> dict[str, np.ndarray]:
         """The same of |x|, which differs where spikes are taken back."""
-        return {neuron.name: self._sums[neuron.events] for neuron in self.neurons}
+        sums = self.sums()
+        return {neuron.name: sums[neuron.events] for neuron in self.neurons}
 
     @property
     def output(self) -> np.ndarray:
@@ -50,7 +48,7 @@ class ReadOut:
         return {neuron.name: self._counts(neuron) for neuron in self.neurons}
 
     def _counts(self, neuron: Neuron) -> np.ndarray:
-        counts: np.ndarray = np.rint(self._sums[neuron.events] / neuron.threshold)
+        counts: np.ndarray = np.rint(self.sums()[neuron.events] / neuron.threshold)
         return counts.astype(np.int64)
 
     @cached_property
@@ -85,14 +83,12 @@ class ReadOut:
 class Exit:
     """Samples that left a run after ``timesteps``.
 
-    ``samples``: which of the run's; ``rows``: which of those that were left then; ``sums``: of
-    those that were left then.
+    ``samples``: which of the run's.
     """
 
     timesteps: int
     samples: np.ndarray
     values: dict[str, np.ndarray]
-    rows: np.ndarray
     sums: Callable[[], dict[str, np.ndarray]]
 
 
@@ -103,13 +99,13 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
     def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
+    @cache
     def sums() -> dict[str, np.ndarray]:
-        return joined([{n: taken(v, each.rows) for n, v in each.sums().items()} for each in exits])
+        return joined([{n: of_each(v, each) for n, v in each.sums().items()} for each in exits])
 
-    def taken(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def of_each(total: np.ndarray, left: Exit) -> np.ndarray:
         # A layer that depends on an input of one row has one for all samples.
-        own: np.ndarray = np.broadcast_to(total, (len(rows), *total.shape[1:]))[rows]
-        return own
+        return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
 
     ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]
     return ReadOut(timesteps, joined([each.values for each in exits]), neurons, sums, ran)

@@ -127,6 +127,7 @@ class SpikingSession:
             in_chunks=self._chunked,
             derived_counts=self._sums.derived,
             max_memory=max_memory,
+            kept=self._sums.kept,
         )
         self.reset()
 
@@ -185,7 +186,6 @@ class SpikingSession:
         wanted = readout_times(timesteps, readout)
         check_coding(coding, seed)
         inputs, varying = self._check_inputs(x, timesteps)
-        self.reset()
         if early_exit is not None:
             if not isinstance(early_exit, EarlyExit):
                 raise DataError(f"early_exit takes an EarlyExit, not {early_exit!r}")
@@ -197,6 +197,8 @@ class SpikingSession:
             if readout is not None:
                 raise DataError("early_exit reads out where samples leave: leave readout away")
             return self._run_until_settled(inputs, timesteps, early_exit)
+        self.reset()
+        self._readouts = len(wanted)
         readouts = {}
         values: dict[str, np.ndarray] = {}
         constant = coding == "constant" and not varying
@@ -212,15 +214,16 @@ class SpikingSession:
                 readouts[t] = self._read_out()
         return SpikingResult(timesteps, readouts)
 
-    def chosen(self, x: np.ndarray | Mapping[str, np.ndarray]) -> Choice:
+    def chosen(self, x: np.ndarray | Mapping[str, np.ndarray], *, readouts: int = 1) -> Choice:
         """What ``run`` would do for an input x, [N, ...], the same at every time-step.
 
-        Only the shape of x matters. Raises ``DataError`` like ``run``.
+        Only the shape of x matters. readouts: at how many time-steps the output is read; each
+        keeps a copy of states. Raises ``DataError`` like ``run``.
         """
         inputs, varying = self._check_inputs(x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
-        return self._time_steps.choice(self._step_inputs(inputs))
+        return self._time_steps.choice(self._step_inputs(inputs), readouts)
 
     def step(
         self, x_t: np.ndarray | Mapping[str, np.ndarray]
@@ -255,7 +258,7 @@ class SpikingSession:
         """Set every membrane potential to v(0), as in the file."""
         self._states.reset()
         self._sums.reset()
-        self._time = 0
+        self._time, self._readouts = 0, 1
         self._before: dict[str, np.ndarray] = {}
 
     @property
@@ -328,6 +331,7 @@ class SpikingSession:
         """Run the samples that are left, and read out those that leave."""
         if any(isinstance(size, int) for tensor in self._plan.inputs for size in tensor.shape[:1]):
             raise DataError("an early exit needs a network whose batch size is not fixed")
+        self.reset()
         values = self._step_inputs(inputs)
         left = np.arange(max((len(value) for value in inputs.values() if value.ndim), default=1))
         if not self._time_steps.states_have_rows(values, len(left)):
@@ -357,18 +361,17 @@ class SpikingSession:
                     f"not {list(scores.shape)}"
                 )
             scores = scores.reshape(len(scores), -1)
-            looks = [
-                *looks[1 - rule.stable or len(looks) :],
-                logits(scores) if probabilities else scores,
-            ]
+            now = logits(scores) if probabilities else scores
+            looks = [*looks, now][-rule.stable :]
             leave = rule.settled(looks) | (t == timesteps)
             if not leave.any():
                 continue
-            exits.append(Exit(t, left[leave], rows_of(outputs, leave, len(left)), leave,
-                              self._sums.snapshot()))  # fmt: skip
+            count, gone = len(left), np.flatnonzero(leave)
+            sums = self._sums.snapshot(gone, count)
+            exits.append(Exit(t, left[gone], rows_of(outputs, gone, count), sums))
             if leave.all():
                 break
-            stay, count = np.flatnonzero(~leave), len(left)
+            stay = np.flatnonzero(~leave)
             self._states.keep(stay, count)
             self._sums.keep(stay, count)
             self._before = rows_of(self._before, stay, count)
@@ -382,7 +385,7 @@ class SpikingSession:
     ) -> list[np.ndarray]:
         """Do up to ``most`` time-steps in one run."""
         most = min(most, self._sums.make_room())
-        choice = self._time_steps.choice(inputs)
+        choice = self._time_steps.choice(inputs, self._readouts)
         steps = choice.chunk(most)
         if steps > 1 and choice.in_full:
             self._states.fill(choice.shapes)

@@ -1,6 +1,7 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Sums:
         """Whether sums follow from states."""
         return self._totals is not None
 
+    @property
+    def kept(self) -> frozenset[str]:
+        """The states of which a snapshot keeps a copy."""
+        return frozenset({*self._followed, *(state.read for state in self._carried.values())})
+
     def make_room(self) -> int:
         """How many time-steps may pass before sums are brought in, as is done where none may."""
         if self._steps == self._most:
@@ -77,19 +83,29 @@ class Sums:
         now = {name: self._states.get(self._carried[name].read) for name in names}
         return {n: self._done[n] + value if n in self._done else value for n, value in now.items()}
 
-    def snapshot(self) -> Callable[[], Arrays]:
-        """A function for all sums up to now, which works them out when it is called."""
-        carried = self.carried(self._carried)
+    def snapshot(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
+        """A function for all sums up to now, which works them out when it is first called.
+
+        Or for those of some of ``count`` samples alone.
+        """
+
+        def own(values: Arrays) -> Arrays:
+            return values if rows is None else rows_of(values, rows, count)
+
+        carried = own(self.carried(self._carried))
         if self._totals is None:
             return lambda: carried
         self._add_inputs()
-        totals, steps, before, inputs = self._totals, self._steps, self._before, self._inputs
-        done, after = self._done, self._now()
+        totals, steps, done = self._totals, self._steps, own(self._done)
+        states = [own(values) for values in (self._inputs, self._before, self._now())]
 
+        @cache
         def work_out() -> Arrays:
             if steps == 0:
                 return done | carried
-            found = self._derived(totals, steps, inputs, before, after)
+            found = self._derived(totals, steps, *states)
+            # Nothing asks for them again.
+            states.clear()
             longer = {n: done[n] + value if n in done else value for n, value in found.items()}
             return longer | carried
 

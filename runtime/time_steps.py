@@ -32,8 +32,8 @@ class TimeSteps:
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``create``: makes a session of a graph, as ``create_session`` does.
     ``on_cpu``: whether that runs on a CPU, on so many ``cores``; ``in_chunks``,
-    ``derived_counts`` and ``max_memory`` are those of ``choose``. ``shared``: weights in the
-    layout of the CPU, which chunks share, by what they hold.
+    ``derived_counts``, ``max_memory`` and ``kept`` are those of ``choose``. ``shared``: weights in
+    the layout of the CPU, which chunks share, by what they hold.
     """
 
     network: Quantised
@@ -45,6 +45,7 @@ class TimeSteps:
     in_chunks: bool
     derived_counts: bool
     max_memory: int | None
+    kept: frozenset[str]
     sessions: dict[tuple, Any] = field(default_factory=dict)
     shared: dict[tuple, np.ndarray] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
@@ -64,12 +65,13 @@ class TimeSteps:
             if self.on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         )
 
-    def choice(self, inputs: Mapping[str, np.ndarray]) -> Choice:
-        """How time-steps run that read ``inputs`` besides states."""
-        key = tuple((name, value.shape) for name, value in inputs.items())
+    def choice(self, inputs: Mapping[str, np.ndarray], readouts: int = 1) -> Choice:
+        """How time-steps run that read ``inputs`` besides states, with so many read-outs."""
+        read = {name: value.shape for name, value in inputs.items()}
+        key = (*read.items(), readouts)
         if key not in self.choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
-            shapes = shapes_read(self.network.plan, self.step, dict(key), samples)
+            shapes = shapes_read(self.network.plan, self.step, read, samples)
             together = samples
             if self.on_cpu and self.in_chunks:
                 together = samples_together(self.step, self.states, shapes, samples, self.cores)
@@ -86,6 +88,8 @@ class TimeSteps:
                 may_tile=self._may_tile,
                 layout=self._layout(shapes, samples),
                 max_memory=self.max_memory,
+                kept=self.kept,
+                readouts=readouts,
             )
             # Graphs of chunks were made to estimate what they take.
             give_back_memory()

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .graphs import attributes_of
 from .plan import Neuron
+from .scaled_weights import of_channels
 
 Shape = tuple[int, ...]
 
@@ -44,8 +45,7 @@ def whole_numbers(
     makers = {name: node for node in step.graph.node for name in node.output}
     for neuron in neurons:
         threshold = neuron.threshold
-        of_channels = threshold.ndim == len(neuron.shape) and threshold.size == threshold.shape[0]
-        if threshold.size == 1 or of_channels:
+        if of_channels(threshold, threshold.size, len(neuron.shape)):
             unit = threshold.reshape(-1 if threshold.size > 1 else ())
             found[neuron.spikes] = WholeNumbers(unit, *_range(neuron.op, makers[neuron.spikes]))
     # In topological order, so that what a node reads is known.

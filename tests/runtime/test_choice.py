@@ -132,16 +132,16 @@ def test_memory_grows_with_samples_and_states_are_exact():
 # The budget ----------------------------------------------------------------------------
 
 
-def budgets(session, x):
+def budgets(session, x, readouts=1):
     """Totals of all ways to run, the longest chunks first."""
-    found, chosen = {}, session.chosen(x)
+    found, chosen = {}, session.chosen(x, readouts=readouts)
     while True:
         found[chosen.chunks] = chosen.memory.total
         if not chosen.chunks:
             return found
         session._time_steps.choices.clear()
         session._time_steps.max_memory = chosen.memory.total - 1
-        chosen = session.chosen(x)
+        chosen = session.chosen(x, readouts=readouts)
         assert chosen.short_of_memory
 
 
@@ -163,7 +163,7 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 63, [7])
-    found = budgets(SpikingSession(snn, threads=1), x)
+    found = budgets(SpikingSession(snn, threads=1), x, readouts=2)
     assert len(found) > 1
     for chunks, total in found.items():
         session = SpikingSession(snn, threads=1, max_memory=total)
@@ -198,6 +198,20 @@ def test_what_does_not_fit_is_refused():
         SpikingSession(snn, max_memory=10).run(zeros(1), 1)
     with pytest.raises(ValueError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_each_read_out_keeps_states(plan):
+    snn = wide()
+    choice = SpikingSession(snn, threads=1, plan=plan).chosen(zeros(8))
+    session = SpikingSession(snn, threads=1, plan=plan, max_memory=choice.memory.total)
+    session.run(zeros(8), 4)
+    least = budgets(session, zeros(8))[()]
+    session = SpikingSession(snn, threads=1, plan=plan, max_memory=least)
+    session.run(zeros(8), 4)
+    with pytest.raises(DataError, match="of 8 samples, read out 4 times, needs about"):
+        session.run(zeros(8), 4, [1, 2, 3])
+    session.run(zeros(8), 4)
 
 
 def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):

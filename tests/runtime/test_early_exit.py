@@ -1,5 +1,7 @@
 """Samples that leave a run are read out as they were then; those that stay notice nothing."""
 
+import tracemalloc
+
 import dyadic
 import numpy as np
 import pytest
@@ -60,6 +62,26 @@ def test_an_early_exit_is_a_read_out(seed, samples, timesteps, confidence, stabl
         assert early.firing_rates[name] == pytest.approx(counts.sum() / neurons)
     # Nothing of it remains.
     np.testing.assert_array_equal(session.run(x, timesteps).output, whole.output)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_samples_that_left_take_no_more_memory_than_those_of_a_full_run(plan):
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)
+    x = dyadic.images(network, 256)
+
+    def held(**options):
+        session.run(x, 40, **options)
+        tracemalloc.start()
+        result = session.run(x, 40, **options)
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return result, size
+
+    _, whole = held()
+    result, early = held(early_exit=EarlyExit(0.3, stable=1, every=1))
+    assert len(set(result.sample_timesteps)) > 6
+    assert early < 2 * whole
 
 
 def test_a_run_without_early_exit_says_t():

@@ -161,6 +161,31 @@ def test_products_of_more_axes(everywhere):
     same(rounded.run(x, 19), exact.run(x, 19))
 
 
+def test_neurons_of_one_number_a_sample(everywhere):
+    shapes = {"w": (3, 1), "u": (1, 2), "v": (2, 2)}
+    weights = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
+    weights |= {"axis": np.int64([1]), "low": np.float32(0), "high": np.float32(1)}
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) { a = Gemm(x, w) b = Squeeze(a, axis) "
+        "r = Clip(b, low, high) c = Unsqueeze(r, axis) d = Gemm(c, u) q = Clip(d, low, high) "
+        "y = Gemm(q, v) }"
+    )
+    exact, rounded = both(convert(model(text, weights)).model)
+    x = np.float32([[0.5, 0.25, 0.125], [1, 0, 0]])
+    same(rounded.run(x, 7), exact.run(x, 7))
+    assert [row.precision for row in rounded.precisions] == ["int8"]
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_weights_are_rounded_in_parts(across, monkeypatch):
+    matrix = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
+    matrix = matrix.T if across else matrix
+    whole = int8.rounded(matrix)
+    monkeypatch.setattr(int8, "ROUNDED_AT_ONCE", 30)
+    for part, wanted in zip(int8.rounded(matrix), whole, strict=True):
+        np.testing.assert_array_equal(part, wanted)
+
+
 def test_weights_are_rounded_to_the_nearest_code():
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(40, 6)).astype(np.float32)
