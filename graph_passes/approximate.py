@@ -262,7 +262,11 @@ def _replace(editor: Editor, region: ScalarRegion, knots: np.ndarray, values: np
     dtype = np.dtype(np.float32 if x.dtype is None else x.dtype)
     result = node.outputs[0]
     like = gs.Variable("", dtype, result.shape)
-    knots = knots.astype(dtype)
+    # Far from 0, or in float16, some may be the same number.
+    knots, places = np.unique(knots.astype(dtype), return_index=True)
+    values = values[places]
+    if len(knots) == 1:
+        knots, values = np.append(knots, np.nextafter(knots, dtype.type(np.inf))), values.repeat(2)
     terms: list[gs.Tensor] = [editor.constant(f"{node.name}/start", values[0].astype(dtype))]
     for number, (left, right) in enumerate(itertools.pairwise(knots)):
         slope = dtype.type((values[number + 1] - values[number]) / float(right - left))

@@ -34,9 +34,9 @@ def pass_name(function: Callable[..., bool]) -> str:
 def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
     """Run ``passes`` on ``graph`` in order and verify the graph after each.
 
-    Returns one report a pass. An ``Onnx2SnnError`` of a pass goes through as it is. Any
-    other exception, and a graph that breaks a rule of ``verify``, becomes a ``PassError``
-    that names the pass and those that ran before it.
+    Returns one report a pass. An ``Onnx2SnnError`` of a pass, or a ``MemoryError``, goes
+    through as it is. Any other exception, and a graph that breaks a rule of ``verify``, becomes
+    a ``PassError`` that names the pass and those that ran before it.
     """
     reports: list[PassReport] = []
     for function in passes:
@@ -47,7 +47,7 @@ def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
             verify(graph)
         except PassError as error:
             raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
-        except Onnx2SnnError:
+        except (Onnx2SnnError, MemoryError):
             raise
         except Exception as error:
             raise PassError(

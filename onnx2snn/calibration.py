@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.weights import ModelParts, detach
 from onnx2snn.runtime.inputs import as_input, by_input_name, check_finite
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
-from .data import Batch, Data
+from .data import Batch, Data, require_whole
 from .statistics import ActivationHistogram, Statistic
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -105,7 +105,8 @@ def require_ann(model: onnx.ModelProto) -> None:
 
 
 def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:
-    """The batches of ``data``, with progress."""
+    """The batches of ``data``, with progress; ``DataError`` for a size that is none."""
+    require_whole("batch_size", batch_size, 1)
     return track(data.batches(batch_size), what, -(-data.samples // batch_size))
 
 

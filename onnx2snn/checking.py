@@ -1,7 +1,7 @@
 """Compare an ANN after a rewriting with the ANN before it, by running both."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ def compare(
     )
 
 
-def class_output(outputs: dict[str, np.ndarray]) -> str | None:
+def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
     """The name of the first output [N, classes], or [N, classes, 1, 1]; None without."""
     for name, value in outputs.items():
         floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"

@@ -107,6 +107,10 @@ def evaluate(
     snn = read_model(model)
     reference = None if ann is None else read_model(ann)
     data = open_data(source, data_root, samples=samples, model=snn)
+    if data.labels is None and plot is not None and ann is None:
+        raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
+    if data.labels is None and (min_accuracy is not None or max_drop is not None):
+        raise DataError("a budget of accuracy needs data with labels (y in DATA)")
     report = (early_exits if early_exit else evaluate_model)(
         snn,
         data,
@@ -137,8 +141,6 @@ def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
 
     kind = "accuracy" if data.labels is not None else "agreement"
     values = [row[kind] for row in report["snn"]]
-    if values[0] is None:
-        raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     ann = None
     if report["ann"] is not None:
         ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0

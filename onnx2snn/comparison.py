@@ -17,7 +17,7 @@ from onnx2snn.runtime.providers import Providers, resolve_providers
 from .calibration import Track
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
-from .data import Data
+from .data import Data, require_whole
 from .evaluation import evaluate
 from .recipes import Recipe
 from .version import __version__
@@ -143,12 +143,14 @@ def compare_recipes(
     done again. A recipe with passes of your own converts again, and then takes what is known of
     this very spiking network. Failures are not kept.
 
-    Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; data that does not fit or is
-    not finite; a file that holds no state), ``OutputError`` (the state cannot be written) and
-    ``ProviderError``.
+    Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; a batch size or a seed that is
+    none; data that is not finite; a file that holds no state), ``OutputError`` (the state cannot
+    be written) and ``ProviderError``.
     """
     if not len(timesteps):
         raise DataError("no time-steps to compare at")
+    require_whole("batch_size", batch_size, 1)
+    require_whole("seed", seed, 0)
     times = sorted(readout_times(max(timesteps), list(timesteps)))
     file = None if state is None else Path(state)
     ann = model if isinstance(model, onnx.ModelProto) else read_model(model)

@@ -22,7 +22,7 @@ from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
-from .data import Data
+from .data import Data, require_whole
 from .examination import analog_activations, require_bounds
 from .inspection import plain
 from .network import Network
@@ -120,9 +120,8 @@ def convert(
     wholes = {"timesteps": (timesteps, 1), "delay": (delay, 0), "approximate": (approximate, 1),
               "seed": (seed, 0), "batch_size": (batch_size, 1)}  # fmt: skip
     for name, (value, least) in wholes.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= least):
-            raise DataError(f"{name} must be a whole number, {least} or more, not {value}")
+        if value is not None:
+            require_whole(name, value, least)
     chosen = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
               "v_init": v_init}  # fmt: skip
     plan.require_account({name: value for name, value in chosen.items() if value is not None})

@@ -314,7 +314,12 @@ def scale_thresholds(
 
 
 def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
-    node.attrs["v_threshold"] = attribute_tensor(np.asarray(threshold, threshold_of(node).dtype))
+    old = threshold_of(node)
+    node.attrs["v_threshold"] = attribute_tensor(np.asarray(threshold, old.dtype))
+    if "v_negative" in node.attrs:
+        # It is a fraction of V_th.
+        negative = node.attrs["v_negative"].values / old * threshold
+        node.attrs["v_negative"] = attribute_tensor(np.asarray(negative, old.dtype))
 
 
 def _is_bound(threshold: np.ndarray, bound: np.ndarray | None) -> bool:

@@ -66,6 +66,13 @@ class Data:
             start = stop
 
 
+def require_whole(name: str, value: Any, least: int) -> None:
+    """Raise ``DataError`` unless an argument of this name is a whole number, ``least`` or more."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (whole and value >= least):
+        raise DataError(f"{name} must be a whole number, {least} or more, not {value}")
+
+
 def number_of(x: Inputs) -> int:
     """How many samples there are in a batch."""
     return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)

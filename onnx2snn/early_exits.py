@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
@@ -56,6 +57,8 @@ def early_exits(
     like ``evaluate`` and ``SpikingSession.run(early_exit=...)``. Where ``precision`` is not
     "float32", the report has ``precision`` and ``precisions`` of ``evaluate`` besides.
     """
+    if not len(timesteps):
+        raise DataError("no time-steps to evaluate at")
     most = max(timesteps)
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)

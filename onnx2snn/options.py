@@ -90,8 +90,8 @@ class SizeType(click.ParamType):
             self.fail(f"'{value}' is not a size such as 2GB, 512MiB or 100000000", param, ctx)
         number, unit, binary = found.groups()
         size = float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit or " "))
-        if size < 1:
-            self.fail(f"'{value}' is not a byte", param, ctx)
+        if not 1 <= size < float("inf"):
+            self.fail(f"'{value}' is no number of bytes", param, ctx)
         return int(size)
 
 

@@ -88,14 +88,14 @@ class State:
         self.cells: dict[str, dict[str, Any]] = {}
         try:
             content = json.loads(path.read_bytes())
-            if content["format"] != FORMAT:
+            if content["format"] != FORMAT or not all(map(_is_cell, content["cells"].values())):
                 raise ValueError(content["format"])
             self.cells = content["cells"]
         except FileNotFoundError:
             pass
         except OSError as error:
             raise DataError(f"cannot read '{path}': {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"'{path}' holds no results of onnx2snn reproduce, or is damaged: move it away, "
                 "or name another file (--state FILE)"
@@ -105,6 +105,11 @@ class State:
         """Replace the file as a whole, or raise ``OutputError`` and leave it."""
         content = {"format": FORMAT, "cells": self.cells}
         write_bytes(self.path, json.dumps(content, indent=1).encode())
+
+
+def _is_cell(cell: Any) -> bool:
+    counts = [cell["samples"], *cell["sums"].values()]
+    return all(isinstance(count, int) and count >= 0 for count in counts)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _digest(data: Data, batch_size: int) -> str:
     """Of name, labels and the first batch: all images of ImageNet would take minutes to read."""
     x, _ = next(data.batches(batch_size))
     digest = hashlib.sha256(f"{data.name}{data.samples}".encode())
-    for values in x.values() if isinstance(x, dict) else (x, data.labels):
+    for values in (*(x.values() if isinstance(x, dict) else (x,)), data.labels):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
@@ -157,12 +162,24 @@ def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
     network = Ann(model, running.providers)
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
-        output = network.run(x)[0]
-        check_labels(y, output.shape[1], running.data.name)
-        return {"right": int((classes_of(output) == y).sum())}
+        values = dict(zip(network.outputs, network.run(x), strict=True))
+        return {"right": _right(values, _scored(values), y, running)}
 
     sums = _sum({"ann": digest_of(model)}, ANN, running, count)
     return 100 * sums["right"] / running.data.samples
+
+
+def _scored(values: Mapping[str, np.ndarray]) -> str:
+    scored = class_output(values)
+    if scored is None:
+        raise DataError("the network has no output [N, classes]")
+    return scored
+
+
+def _right(values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: Running) -> int:
+    """How many samples get their class from an output."""
+    check_labels(y, values[scored].shape[1], running.data.name)
+    return int((classes_of(values[scored]) == y).sum())
 
 
 def snn_accuracies(
@@ -173,14 +190,8 @@ def snn_accuracies(
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         result = session.run(x, max(timesteps), timesteps)
-        scored = class_output(result.values)
-        if scored is None:
-            raise DataError("the network has no output [N, classes]")
-        check_labels(y, result.values[scored].shape[1], running.data.name)
-        return {
-            str(t): int((classes_of(result.readouts[t].values[scored]) == y).sum())
-            for t in timesteps
-        }
+        scored = _scored(result.values)
+        return {str(t): _right(result.readouts[t].values, scored, y, running) for t in timesteps}
 
     made_from = {"snn": digest_of(snn), "timesteps": sorted(timesteps)}
     sums = _sum(made_from, name, running, count)

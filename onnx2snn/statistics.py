@@ -13,6 +13,11 @@ BINS = 2048
 KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "balanced")
 """The kinds of statistics, as ``Statistic`` tells them."""
 
+_NO_STATISTIC = (
+    "is no threshold: use max, percentile=Q or nonzero-percentile=Q with 0 < Q <= 100, mmse=T or "
+    "robust-mmse=T with T time-steps, or balanced=STEPS"
+)
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -25,6 +30,9 @@ class Statistic:
     percentile. "balanced": local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0
+
+    Raises ``DataError`` for another kind, percentiles outside (0, 100], and time-steps or steps
+    that are no whole number from 1.
     """
 
     kind: str
@@ -33,9 +41,13 @@ class Statistic:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise DataError(f"a statistic is one of {', '.join(KINDS)}, not '{self.kind}'")
+        percent = 0 < self.q <= 100
+        steps = self.q >= 1 and float(self.q).is_integer()
+        if not (self.kind == "max" or (percent if "percentile" in self.kind else steps)):
+            raise DataError(f"'{self}' {_NO_STATISTIC}")
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "max" else f"{self.kind}={self.q:g}"
+        return self.kind if self.kind == "max" else f"{self.kind}={self.q:.15g}"
 
     def describe(self) -> str:
         """The statistic in words, saying which activations count."""
@@ -46,7 +58,7 @@ class Statistic:
         if self.kind == "balanced":
             return f"local threshold balancing in {self.q:g} steps"
         which = {"percentile": "all activations", "nonzero-percentile": "activations above 0"}
-        return "max" if self.kind == "max" else f"{self.q:g} % of {which[self.kind]}"
+        return "max" if self.kind == "max" else f"{self.q:.15g} % of {which[self.kind]}"
 
 
 def parse_statistic(text: str) -> Statistic:
@@ -61,14 +73,9 @@ def parse_statistic(text: str) -> Statistic:
         q = float(number)
     except ValueError:
         q = np.nan
-    if kind in ("percentile", "nonzero-percentile") and 0 < q <= 100:
-        return Statistic(kind, q)
-    if kind in ("mmse", "robust-mmse", "balanced") and q >= 1 and q.is_integer():
-        return Statistic(kind, q)
-    raise DataError(
-        f"'{text}' is no threshold: use max, percentile=Q or nonzero-percentile=Q with "
-        "0 < Q <= 100, mmse=T or robust-mmse=T with T time-steps, or balanced=STEPS"
-    )
+    if kind == "max" or kind not in KINDS:
+        raise DataError(f"'{text}' {_NO_STATISTIC}")
+    return Statistic(kind, q)
 
 
 class ActivationHistogram:

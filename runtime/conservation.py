@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import DataError
@@ -25,21 +26,20 @@ def conservation_errors(
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    named = {f"v/{neuron.name}": neuron for neuron in SpikingSession(model).neurons}
+    named = {neuron.name: neuron for neuron in SpikingSession(model).neurons}
     currents = {}
     for node in watched.graph.node:
-        if node.domain != neurons.DOMAIN or len(node.input) < 2 or node.input[1] not in named:
+        if node.domain != neurons.DOMAIN or node.name not in named:
             continue
-        neuron = named[node.input[1]]
+        neuron = named[node.name]
         if node.op_type not in (*CONSERVING, *COUNTING):
             raise DataError(f"'{neuron.name}' is a {node.op_type}, which does not conserve")
         # Through an Identity of its own: two layers may share a current, or it may be an output.
         output = f"current of {neuron.name}"
         currents[neuron.name] = output
-        watched.graph.node.append(onnx.helper.make_node("Identity", [node.input[0]], [output]))
-        watched.graph.output.append(
-            onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["N", *neuron.shape])
-        )
+        watched.graph.node.append(helper.make_node("Identity", [node.input[0]], [output]))
+        kind, shape = helper.np_dtype_to_tensor_dtype(neuron.threshold.dtype), ["N", *neuron.shape]
+        watched.graph.output.append(helper.make_tensor_value_info(output, kind, shape))
     # The plan that counts every spike: the other takes counts from this very law.
     session = SpikingSession(watched, plan="step")
     start = session.state

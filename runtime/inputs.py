@@ -58,7 +58,10 @@ def as_input(
     if not fits:
         hint = ""
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
-            hint = f"; its batch size is fixed: use --batch-size {shape[0]}, or export it without"
+            hint = (
+                f"; its batch size is fixed: give a multiple of {shape[0]} samples "
+                f"(--batch-size {shape[0]}, --samples), or export it without"
+            )
         raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
     floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
     if not floating and x.dtype != dtype:

@@ -238,7 +238,7 @@ def _model_of(
     plan = network.plan
     inputs = {info.name: info for info in snn.graph.input}
     declared = {info.name: info for info in snn.graph.output}
-    for neuron in plan.neurons:
+    for neuron in plan.neurons if network.rates else ():
         rate = f"firing_rate/{neuron.name}"
         declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, ["N"])
     for name in outputs:

@@ -138,6 +138,20 @@ def test_is_constant_outside_the_data(dtype):
     np.testing.assert_allclose(column, np.tanh(np.clip(x, -1.5, 2)), atol=0.05)
 
 
+@pytest.mark.parametrize("shift", [1e7, 1e9])
+def test_data_where_float32_has_few_numbers(shift):
+    """Knots that are one number there make no clip of width 0."""
+    text = "g (float[N, 4] x) => (float[N, 4] y) { s = Sigmoid(x) y = MatMul(s, w) }"
+    g = graph(text, WEIGHTS | {"w": np.eye(4, dtype=np.float32)})
+    (region,) = regions_to_approximate(g)
+    data = np.float32(shift + np.linspace(-2, 2, 100))
+    approximate_activations(g, {region.name: data}, 16)
+    widths = [n.inputs[2].values for n in g.nodes if n.op == "Clip"]
+    assert 0 < len(widths) < 16
+    assert min(widths) > 0
+    np.testing.assert_allclose(run(g, np.full((1, 4), shift, np.float32)), 1)
+
+
 def test_data_of_one_value():
     g = network("sigmoid")
     (region,) = regions_to_approximate(g)

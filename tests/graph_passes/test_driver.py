@@ -20,6 +20,14 @@ def test_reports_what_each_pass_did():
     ]
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_pass():
+    def takes_all(graph):
+        raise MemoryError("too much")
+
+    with pytest.raises(MemoryError, match="too much"):
+        run_passes(small(), [takes_all])
+
+
 def test_names_the_pass_that_raises_and_those_before():
     def breaks(graph):
         raise KeyError("oops")

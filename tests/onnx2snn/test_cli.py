@@ -275,6 +275,7 @@ def test_max_memory(snn):
         assert as_json(*words, "--max-memory", "1.5GB") == plain
         assert "max_memory is 2,048" in invoke(*words, "--max-memory", "2KiB", code=1).output
         assert "not a size such as 2GB" in invoke(*words, "--max-memory", "2 apples", code=2).output
+        assert "no number of bytes" in invoke(*words, "--max-memory", "9" * 400, code=2).output
 
 
 @pytest.mark.parametrize("command", ["convert", "run", "evaluate", "inspect", "demo", "benchmark"])

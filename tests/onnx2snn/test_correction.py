@@ -16,7 +16,7 @@ from onnx_text import model, run
 
 from onnx2snn import SpikingSession, Statistic, convert, from_arrays, layers, least_squares
 from onnx2snn.correction import BALANCING_STEPS, correct, mean_by_channel
-from onnx2snn.graph_passes import to_graph
+from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
 from onnx2snn.layers import Simulation
 from onnx2snn.least_squares import RIDGE
 from onnx2snn.recipes import Neuron, recipe_by_name
@@ -136,6 +136,14 @@ def test_largest_currents_beyond_a_clip_are_no_threshold(recipe):
     assert free > 0.5
     assert first == 0.5
     assert second <= 0.5
+
+
+@pytest.mark.parametrize("recipe", ["spike-norm", "rmp", "rnl"])
+def test_what_a_spike_is_taken_back_below_stays_a_fraction_of_the_threshold(recipe):
+    signed = replace(recipe_by_name(recipe), neuron=Neuron("SignedIF", negative=-0.5))
+    found = convert(model(POOLED, WEIGHTS), calibration=DATA, recipe=signed, timesteps=8)
+    for node in neuron_nodes(to_graph(found.model)):
+        np.testing.assert_allclose(node.attrs["v_negative"].values, -threshold_of(node) / 2)
 
 
 def test_balanced_over_batches():

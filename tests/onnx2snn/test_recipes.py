@@ -20,9 +20,13 @@ from onnx2snn import (
     SpikingSession,
     Statistic,
     convert,
+    diagnose,
+    evaluate,
     from_arrays,
 )
 from onnx2snn.cli import main
+from onnx2snn.comparison import compare_recipes
+from onnx2snn.early_exits import early_exits
 from onnx2snn.graph_passes import neuron_nodes
 from onnx2snn.recipes import RECIPES, Recipe, recipe_by_name
 from onnx2snn.statistics import ActivationHistogram
@@ -588,3 +592,18 @@ def test_trained_clips_are_not_recalibrated_without_a_statistic():
 def test_a_setting_that_makes_no_sense_is_refused(setting, text):
     with pytest.raises(DataError, match=re.escape(text)):
         convert(two(), calibration=DATA, **setting)
+
+
+def test_sizes_of_batches_that_make_no_sense_are_refused():
+    snn = convert(two(), calibration=DATA, recipe="opi").model
+    runs = (
+        lambda: evaluate(snn, DATA, [4], batch_size=0),
+        lambda: early_exits(snn, DATA, [4], batch_size=0),
+        lambda: diagnose(snn, two(), DATA, 4, batch_size=0),
+        lambda: compare_recipes(two(), [recipe_by_name("opi")], DATA, DATA, [4], batch_size=0),
+    )
+    for run in runs:
+        with pytest.raises(DataError, match="batch_size must be a whole number, 1 or more"):
+            run()
+    with pytest.raises(DataError, match="no time-steps"):
+        early_exits(snn, DATA, [])

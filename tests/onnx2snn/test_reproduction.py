@@ -11,7 +11,7 @@ from onnx_text import model
 from onnx2snn import convert, evaluate, from_arrays, write_model
 from onnx2snn.cli import main
 from onnx2snn.published import OURS, TABLES, published
-from onnx2snn.reproduction import EXPERIMENTS
+from onnx2snn.reproduction import EXPERIMENTS, Running, State, ann_accuracy
 
 RNG = np.random.default_rng(0)
 TEXT = (
@@ -70,6 +70,22 @@ def test_a_table_is_what_evaluate_measures(here):
     text = reproduce("table1", "--network", "resnet20", "-T", "8,16")
     assert "loss in the paper" in text
     assert "26.50" in text
+
+
+def test_counts_of_several_inputs_and_outputs(tmp_path):
+    """The classes are those of the first output [N, classes]; other labels are other data."""
+    ann = model(
+        "net (float[N, 2] a, float[N, 2] b) => (int64[N] label, float[N, 2] y) "
+        "{ c = Add(a, b) r = Clip(c, zero, one) y = MatMul(r, u) label = ArgMax<axis = 1, "
+        "keepdims = 0>(y) }",
+        {"zero": np.float32(0), "one": np.float32(1), "u": np.eye(2, dtype=np.float32)},
+    )
+    x = {name: RNG.uniform(size=(9, 2)).astype(np.float32) for name in "ab"}
+    chosen = (x["a"] + x["b"]).clip(0, 1).argmax(1)
+    state = State(tmp_path / "state.json")
+    for y, accuracy in ((chosen, 100), (1 - chosen, 0)):
+        running = Running(from_arrays(x, y), state, 4, None, lambda *_: None)
+        assert ann_accuracy(ann, running) == accuracy
 
 
 @pytest.mark.parametrize("what", sorted(set(EXPERIMENTS) - {"fig4"}))
@@ -150,7 +166,17 @@ def test_state_of_another_network_is_not_taken(here):
     assert len(json.loads((here / "reproduce.json").read_text())["cells"]) == 2 * before
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other", "cells": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "other", "cells": {}}',
+        '{"format": "onnx2snn reproduce 1", "cells": []}',
+        '{"format": "onnx2snn reproduce 1", "cells": {"a": {"sums": {}}}}',
+    ],
+)
 def test_a_file_that_holds_no_state(here, content):
     (here / "reproduce.json").write_text(content)
     assert "move it away" in reproduce("table1", code=1)

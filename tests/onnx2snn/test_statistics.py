@@ -97,8 +97,22 @@ def test_parse(text, wanted):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "min", "percentile", "percentile=0", "percentile=101", "max=3"]
+    "text", ["", "min", "percentile", "percentile=0", "percentile=101", "max=3", "mmse=1.5"]
 )
 def test_parse_refuses(text):
     with pytest.raises(DataError, match="is no threshold"):
         parse_statistic(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "q"), [("percentile", 0), ("percentile", 250), ("mmse", 0), ("balanced", np.inf)]
+)
+def test_what_is_no_statistic(kind, q):
+    with pytest.raises(DataError, match="is no threshold"):
+        Statistic(kind, q)
+
+
+def test_all_digits_of_a_percentile_are_kept():
+    statistic = Statistic("percentile", 99.99999)
+    assert parse_statistic(str(statistic)) == statistic
+    assert "99.99999 %" in statistic.describe()

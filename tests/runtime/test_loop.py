@@ -204,6 +204,15 @@ def test_names_of_the_users_tensors_are_no_obstacle():
             np.testing.assert_array_equal(next(iter(found.values())), wanted)
 
 
+def test_an_output_that_is_called_like_a_rate_is_declared_as_it_is():
+    weights = {"lo": np.float32(0), "hi": np.float32(1)}
+    text = "g (float[N, 3] a) => (float[N, 3] b) { r = Clip(a, lo, hi) b = Neg(r) }"
+    proto = model(text.replace("b)", "rate)").replace("b =", "rate ="), weights)
+    proto.graph.node[1].output[0] = proto.graph.output[0].name = "firing_rate/r"
+    file = loop_model(convert(proto).model, 4)
+    assert [d.dim_value for d in file.graph.output[0].type.tensor_type.shape.dim] == [0, 3]
+
+
 def test_what_cannot_be_unrolled_or_is_no_time_is_refused(demo_snn):
     for timesteps, options in ((0, {}), (-3, {}), (10**30, {}), (None, {"unroll": True})):
         with pytest.raises(DataError):

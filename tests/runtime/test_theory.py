@@ -135,8 +135,19 @@ def test_eq_7_on_the_shipped_network():
     assert max(errors.values()) < 1e-4
 
 
-def test_neurons_that_do_not_conserve():
+def test_eq_7_in_float64():
+    text = (
+        "net (double[N, 2] x) => (double[N, 1] y) "
+        "{ a = MatMul(x, w) r = Clip(a, low, high) y = MatMul(r, v) }"
+    )
+    weights = {"w": np.float64([[0.3, 0.7], [0.2, -0.1]]), "v": np.float64([[0.1], [1]])}
+    snn = convert(model(text, weights | {"low": np.float64(0), "high": np.float64(1)})).model
+    assert conservation_errors(snn, np.float64([[0.9, 0.3]]), 7)["r"] < 1e-13
+
+
+@pytest.mark.parametrize("options", [{"reset": "zero"}, {"recipe": "srp"}, {"recipe": "cos"}])
+def test_neurons_that_do_not_conserve(options):
     network = dyadic.finish(3)
-    snn = convert(dyadic.to_onnx(network), reset="zero").model
+    snn = convert(dyadic.to_onnx(network), **options).model
     with pytest.raises(DataError, match="does not conserve"):
         conservation_errors(snn, dyadic.images(network, 2), 4)
