@@ -24,11 +24,16 @@ class PassReport:
     nodes_after: int
 
 
-def pass_name(function: Callable[..., bool]) -> str:
-    """The name of a pass, also when arguments are bound to it."""
+def unbound(function: Callable[..., bool]) -> Callable[..., bool]:
+    """A pass without the arguments that are bound to it."""
     while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "__name__", repr(function))
+    return function
+
+
+def pass_name(function: Callable[..., bool]) -> str:
+    """The name of a pass, also when arguments are bound to it."""
+    return getattr(unbound(function), "__name__", repr(function))
 
 
 def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:

@@ -28,7 +28,16 @@ from .contents import (
 )
 from .errors import ModelError, OutputError
 from .limits import check_shapes, check_structure
-from .weights import STAYS_INLINE, ModelParts, attach, detach, fill, stub, with_weights_as_inputs
+from .weights import (
+    STAYS_INLINE,
+    ModelParts,
+    attach,
+    copy_model,
+    detach,
+    fill,
+    stub,
+    with_weights_as_inputs,
+)
 
 Content = bytes | memoryview
 
@@ -208,8 +217,7 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
         write_bytes(path, _serialised(parts))
         return
     offset, digest = 0, hashlib.sha256()
-    structure = onnx.ModelProto()
-    structure.CopyFrom(parts.structure)
+    structure = copy_model(parts.structure)
     stubs = [tensor for tensor in structure.graph.initializer if tensor.name in parts.weights]
     places = []
     for tensor in stubs:
@@ -235,8 +243,7 @@ def _serialised(parts: ModelParts) -> Iterator[Content]:
 
     The graph is one message: what the structure holds of it, then its further initializers.
     """
-    structure = onnx.ModelProto()
-    structure.CopyFrom(parts.structure)
+    structure = copy_model(parts.structure)
     graph = onnx.GraphProto()
     graph.CopyFrom(structure.graph)
     structure.ClearField("graph")
@@ -335,10 +342,3 @@ def check_writable(path: Path) -> None:
         raise OutputError(
             f"cannot write '{path}': {getattr(error, 'strerror', None) or error}"
         ) from error
-
-
-def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that shares nothing with the model."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

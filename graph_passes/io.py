@@ -19,9 +19,9 @@ from . import neurons
 from .contents import UNSUPPORTED_TYPES, stored_tensors
 from .editing import name_nodes
 from .errors import ModelError, Refusal, UnsupportedModelError
-from .files import copy_model, first_line
+from .files import first_line
 from .limits import all_nodes, sizes_of_functions, with_shapes
-from .weights import ModelParts, attach, detach, is_large, stub
+from .weights import ModelParts, attach, copy_model, detach, is_large, stub
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -12,6 +12,7 @@ import onnx
 import onnx.shape_inference
 
 from .errors import ModelError
+from .weights import copy_model
 
 MAX_AXES = 32
 """NumPy's own limit, before version 2."""
@@ -145,8 +146,7 @@ def check_shapes(structure: onnx.ModelProto, what: str) -> None:
                 f"{what} gives '{info.name}' a negative size: export the network with a name, "
                 "such as N, for each size that is open"
             )
-    model = onnx.ModelProto()
-    model.CopyFrom(structure)
+    model = copy_model(structure)
     # Nothing that the file says of results, which may be wrong.
     del model.graph.value_info[:]
     for info in model.graph.output:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, is_floating, operands, replace_uses, tidy
+from .editing import Editor, is_floating, operands, producer, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import downstream, nonlinear_nodes, regions
 from .spiking import StateNames, add_counting, require_ranks
@@ -100,5 +100,5 @@ def _same(node: gs.Node, delay: int) -> bool:
 
 
 def _is_mean(tensor: gs.Tensor) -> bool:
-    maker = tensor.inputs[0] if tensor.inputs else None
+    maker = producer(tensor)
     return maker is not None and neurons.is_mean(maker)

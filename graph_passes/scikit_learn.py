@@ -5,6 +5,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .editing import Editor, replace_node, tidy
+from .weights import copy_model
 
 _DOMAIN = "ai.onnx.ml"
 
@@ -18,8 +19,7 @@ def zip_maps_to_tensors(structure: onnx.ModelProto) -> onnx.ModelProto:
     found = [n for n in structure.graph.node if _is_zip_map(n) and n.output[0] in names]
     if not found:
         return structure
-    changed = onnx.ModelProto()
-    changed.CopyFrom(structure)
+    changed = copy_model(structure)
     for node in changed.graph.node:
         if _is_zip_map(node) and node.output[0] in names:
             node.op_type, node.domain = "Identity", ""

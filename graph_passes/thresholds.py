@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .clips import clip_bounds
-from .editing import Editor, is_floating, only_consumer, replace_node, tidy
+from .editing import Editor, is_floating, only_consumer, producer, replace_node, tidy
 from .errors import Refusal, UnsupportedModelError
 
 
@@ -34,7 +34,7 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     variables = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
     if node.domain or node.op != "Min" or len(variables) != 1 or len(node.inputs) != 2:
         return None
-    before = variables[0].inputs[0] if variables[0].inputs else None
+    before = producer(variables[0])
     if before is None or before.op != "Relu" or only_consumer(graph, variables[0]) is not node:
         return None
     return before

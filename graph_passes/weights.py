@@ -91,10 +91,16 @@ def stub(name: str, data_type: int, dims: Iterable[int]) -> onnx.TensorProto:
     return tensor
 
 
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that shares nothing with the model."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def attach(parts: ModelParts) -> onnx.ModelProto:
     """The whole model, made of its parts."""
-    model = onnx.ModelProto()
-    model.CopyFrom(parts.structure)
+    model = copy_model(parts.structure)
     for tensor in model.graph.initializer:
         if tensor.name in parts.weights:
             fill(tensor, parts.weights[tensor.name])
@@ -115,8 +121,7 @@ def with_weights_as_inputs(
 
     ``but``: the names of some that stay stubs.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(structure)
+    model = copy_model(structure)
     stubs = [
         tensor
         for tensor in model.graph.initializer

@@ -10,7 +10,7 @@ import onnx
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
-from onnx2snn.graph_passes.weights import ModelParts, detach
+from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach
 from onnx2snn.runtime.inputs import as_input, by_input_name, check_finite
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
@@ -90,9 +90,7 @@ class Ann:
                 ]
                 return [np.concatenate(values) for values in zip(*parts, strict=True)]
         feed = {
-            name: as_input(
-                np.asarray(given[name]), shape, dtype, "the ANN", "x" if len(given) == 1 else name
-            )
+            name: as_input(given[name], shape, dtype, "the ANN", "x" if len(given) == 1 else name)
             for name, (shape, dtype) in self._inputs.items()
         }
         return run_session(self._session, None, feed)
@@ -112,8 +110,7 @@ def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable
 
 def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) -> Ann:
     """An ANN with inner tensors of it as its outputs."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model.structure)
+    watched = copy_model(model.structure)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     return Ann(ModelParts(watched, model.weights), providers)

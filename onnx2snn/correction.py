@@ -95,7 +95,7 @@ class Spiking:
         most = max(1, MOST_BYTES // (4 * timesteps * largest))
         most = min(most, samples or most)
         for x, _ in self.running.batches(self.data, what):
-            given = {n: np.asarray(v) for n, v in by_input_name(x, names, "the network").items()}
+            given = by_input_name(x, names, "the network")
             count = len(given[names[0]])
             size = fixed if isinstance(fixed, int) and fixed > 0 else min(count, most)
             for start in range(0, count, size):

@@ -38,7 +38,7 @@ from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import (
     state_names,
 )
-from onnx2snn.graph_passes.weights import ModelParts, stub
+from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
 from onnx2snn.runtime.plan import build_plan
 
 from .conversion import digest_of, read_any
@@ -93,8 +93,7 @@ def nir_graph(parts: ModelParts) -> tuple[Any, list[str]]:
     writer.write()
     if writer.refusals:
         raise UnsupportedModelError("NIR cannot hold these nodes:", writer.refusals)
-    structure = onnx.ModelProto()
-    structure.CopyFrom(parts.structure)
+    structure = copy_model(parts.structure)
     strip(structure, writer.held)
     content = np.frombuffer(structure.SerializeToString(deterministic=True), np.uint8)
     metadata = {"onnx2snn.structure": content}

@@ -21,10 +21,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.errors import ModelError, OutputError
-from onnx2snn.graph_passes.files import check_writable, copy_model, write_bytes
+from onnx2snn.graph_passes.files import check_writable, write_bytes
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
-from onnx2snn.graph_passes.weights import attach
+from onnx2snn.graph_passes.weights import attach, copy_model
 from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 

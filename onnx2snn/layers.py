@@ -32,10 +32,11 @@ from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import State
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 from onnx2snn.runtime.rows import samples_are_apart
+from onnx2snn.runtime.totals import CONSERVING, COUNTING
 
 from .segments import Segment, segment_of
 
-KEEP_WHAT_IS_LEFT = {"IF", "SignedIF", "BurstIF"}
+KEEP_WHAT_IS_LEFT = {*CONSERVING, *COUNTING}
 """The neurons of which v(T) = v(0) + sum of currents - sum of x, and so equation 6 holds."""
 
 IN_CACHE = 2**17

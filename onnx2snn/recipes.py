@@ -4,13 +4,12 @@ A recipe of one's own is a ``Recipe`` too, made from nothing or by ``dataclasses
 passes are functions of a ``correction.Spiking`` that say whether they changed anything.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from onnx2snn.graph_passes.driver import pass_name
+from onnx2snn.graph_passes.driver import pass_name, unbound
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
@@ -84,7 +83,7 @@ class Recipe:
         for name, value in settings.items():
             option = f"--{name.replace('_', '-')}"
             for function in self.passes:
-                if name in _DECIDES.get(_unbound(function), ()) and value != getattr(self, name):
+                if name in _DECIDES.get(unbound(function), ()) and value != getattr(self, name):
                     raise DataError(
                         f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
                         f"leave out {option}, or take another recipe"
@@ -104,7 +103,7 @@ class Recipe:
     @property
     def is_for_timesteps(self) -> bool:
         """Whether a conversion is made for a T, and another T needs another conversion."""
-        passes = any(_unbound(function) not in _FOR_ANY_T for function in self.passes)
+        passes = any(unbound(function) not in _FOR_ANY_T for function in self.passes)
         return passes or self.delay > 0 or self.statistic(1) != self.statistic(2)
 
     @property
@@ -115,7 +114,7 @@ class Recipe:
         """
         package = __name__.partition(".")[0]
         named = all(not getattr(function, "args", ()) for function in self.passes)
-        modules = [_unbound(function).__module__ for function in self.passes]
+        modules = [unbound(function).__module__ for function in self.passes]
         return named and all(module.partition(".")[0] == package for module in modules)
 
     def definition(self) -> dict[str, Any]:
@@ -134,12 +133,8 @@ _DECIDES = {
 """The settings that are of no account before these passes."""
 
 
-def _unbound(function: SpikingPass) -> Callable:
-    return function.func if isinstance(function, functools.partial) else function
-
-
 def _pass_definition(function: SpikingPass) -> dict[str, Any]:
-    settings = dict(function.keywords) if isinstance(function, functools.partial) else {}
+    settings = dict(function.keywords) if isinstance(function, partial) else {}
     return {"pass": pass_name(function), **settings}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .integer_products import NODES_OF_PRODUCTS
@@ -19,7 +20,7 @@ from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, NODES_OF_FUNCTIONS, Memory, Peaks, Sizes, sizes_of
 from .plan import Plan, State
 from .rows import Shape, samples_are_apart
-from .unroll import WEIGHTED, axis_of_time
+from .unroll import axis_of_time
 from .winograd import NODES_OF_TILES, Tiles, tiles_where_they_pay
 
 SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32

@@ -6,6 +6,7 @@ from onnx import helper
 
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.weights import copy_model
 
 from .session import SpikingSession
 from .totals import CONSERVING, COUNTING
@@ -24,8 +25,7 @@ def conservation_errors(
     ``SpikingSession.run``, not varying in time. Raises ``DataError`` for neurons that do not
     conserve, as those that reset to zero.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = copy_model(model)
     named = {neuron.name: neuron for neuron in SpikingSession(model).neurons}
     currents = {}
     for node in watched.graph.node:

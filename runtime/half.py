@@ -14,12 +14,12 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.limits import WEIGHTED
 
 from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
 from .int8 import LayerPrecision, Quantised, require_float32
 from .plan import Plan
-from .providers import ON_GPU
-from .unroll import WEIGHTED
+from .providers import ON_GPU, name_of
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -30,7 +30,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> Quantised:
     Raises ``ProviderError`` where the step would not run on a GPU, and ``ModelError`` for a
     network in another type than float32, or with weights that float16 cannot hold.
     """
-    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    first = name_of(providers[0])
     if first not in ON_GPU:
         raise ProviderError(
             f"precision 'float16' is for GPUs, {first} would convert back and forth: leave it out"

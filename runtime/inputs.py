@@ -17,9 +17,9 @@ def by_input_name(
     if not isinstance(x, Mapping):
         if len(names) != 1:
             raise DataError(f"{who} has the inputs {', '.join(names)}: give each by its name")
-        return {names[0]: x}
+        return {names[0]: np.asarray(x)}
     if len(names) == 1 and names[0] not in x and "x" in x:
-        return {names[0]: x["x"]}
+        return {names[0]: np.asarray(x["x"])}
     if any(name not in x for name in names):
         raise DataError(
             f"{who} has the inputs {', '.join(names)}; given were {', '.join(x) or 'none'}"
@@ -59,8 +59,8 @@ def as_input(
         hint = ""
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
             hint = (
-                f"; its batch size is fixed: give a multiple of {shape[0]} samples "
-                f"(--batch-size {shape[0]}, --samples), or export it without"
+                f"; its batch size is fixed: use --batch-size {shape[0]} and a multiple of as many "
+                "samples (--samples), or export it without"
             )
         raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
     floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)

@@ -20,12 +20,12 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
-from onnx2snn.graph_passes.weights import stub
+from onnx2snn.graph_passes.limits import WEIGHTED
+from onnx2snn.graph_passes.weights import copy_model, stub
 
 from .graphs import attributes_of, names_in, unused_prefix, with_nodes
 from .plan import Neuron, Plan
-from .providers import CPU
-from .unroll import WEIGHTED
+from .providers import CPU, name_of
 from .whole_numbers import Shape, WholeNumbers, shapes_of, whole_numbers
 
 Precision = Literal["float32", "float16", "int8"]
@@ -162,13 +162,12 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
     Raises ``ProviderError`` where the step would not run on the CPU, and ``ModelError`` for a
     network in another type than float32.
     """
-    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    first = name_of(providers[0])
     if first != CPU:
         raise ProviderError(f"precision 'int8' runs on the CPU only, not on {first}: leave it out")
     neurons = plan.neurons
     require_float32(neurons, "int8")
-    step = onnx.ModelProto()
-    step.CopyFrom(plan.step)
+    step = copy_model(plan.step)
     graph, prefix = step.graph, unused_prefix(names_in(step), "int8/")
     shapes = shapes_of(step, neurons)
     whole = whole_numbers(step, neurons, shapes)

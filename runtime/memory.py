@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.weights import copy_model
+
 from .graphs import give_shapes, operands
 from .kernel_forms import layer_by_layer
 from .plan import State
@@ -56,8 +58,7 @@ class Sizes:
 
 def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> Sizes:
     """The sizes of a model's tensors where its inputs, or some of them, have these shapes."""
-    given = onnx.ModelProto()
-    given.CopyFrom(model)
+    given = copy_model(model)
     own = {
         name: [
             size if isinstance(size, int) else f"{name}.{axis}" for axis, size in enumerate(sizes)
@@ -69,7 +70,11 @@ def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) 
     infos = (*graph.input, *graph.value_info, *graph.output)
     kinds = {info.name: info.type.tensor_type for info in infos}
     return Sizes(
-        {name: tuple(d.dim_value for d in kind.shape.dim) for name, kind in kinds.items()},
+        {
+            name: tuple(d.dim_value for d in kind.shape.dim)
+            for name, kind in kinds.items()
+            if kind.HasField("shape")
+        },
         {name: _itemsize(kind.elem_type) for name, kind in kinds.items()},
     )
 

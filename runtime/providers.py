@@ -81,7 +81,7 @@ def resolve_providers(providers: Providers) -> list[Any]:
             raise ProviderError(
                 f"a provider is a name, or a pair of a name and its options, not {entry!r}"
             )
-    names = [entry if isinstance(entry, str) else entry[0] for entry in chosen]
+    names = [name_of(entry) for entry in chosen]
     available = ort.get_available_providers()
     missing = [name for name in names if name not in available]
     if missing or not names:
@@ -175,13 +175,19 @@ def create_session(
     # The session reads this memory as long as it lives, or is fed with it.
     session.shared_weights = shared
     session.weight_feed = shared if once else {}
-    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    wanted = name_of(providers[0])
     if session.get_providers()[0] != wanted:
         raise ProviderError(
             f"ONNX Runtime could not start {wanted} and would use {session.get_providers()[0]}: "
             "check the driver and the CUDA and cuDNN libraries"
         )
     return session
+
+
+def name_of(provider: Any) -> str:
+    """The name of one of ONNX Runtime's providers, which may come with options."""
+    name: str = provider if isinstance(provider, str) else provider[0]
+    return name
 
 
 def give_back_memory() -> None:

@@ -59,9 +59,9 @@ def samples_are_apart(
         return False
     more = _with_many(shapes, samples)
     sizes = sizes_of(step, more)
-    if any(sizes.shapes[state.written] != more.get(state.read) for state in states):
+    if any(sizes.shapes.get(state.written, ()) != more.get(state.read) for state in states):
         return False
-    if any(sizes.shapes[info.name][:1] != (_MANY,) for info in step.graph.output):
+    if any(sizes.shapes.get(info.name, ())[:1] != (_MANY,) for info in step.graph.output):
         return False
     constants = {t.name: t for t in step.graph.initializer if t.name not in shapes}
     return not any(_mixes(node, sizes, constants) for node in step.graph.node)

@@ -65,7 +65,8 @@ class SpikingSession:
     ``session.precisions`` says what became of each layer; it is empty for "float32".
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
-    and ``ProviderError`` for a device that is not there, or is not for that precision.
+    ``ProviderError`` for a device that is not there, or is not for that precision, and
+    ``ValueError`` for a plan, precision, number of threads or memory that is none.
     """
 
     def __init__(
@@ -302,7 +303,7 @@ class SpikingSession:
         given = by_input_name(x, list(declared), "the network")
         varying, inputs = set(), {}
         for name, tensor in declared.items():
-            value, shape = np.asarray(given[name]), tuple(tensor.shape)
+            value, shape = given[name], tuple(tensor.shape)
             called = "x" if len(declared) == 1 else name
             if value.ndim == len(shape) + 1:
                 varying.add(name)

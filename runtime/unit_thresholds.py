@@ -23,15 +23,16 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
 from .int8 import IntegerLayer, Quantised
 from .kernels import STEEP
 from .plan import Neuron, State
 from .scaled_weights import is_long, of_channels, scaled
-from .unroll import WEIGHTED
 
 _STEEPEST = 2.0**127
 """[low > 0] is HardSigmoid(low) = max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal
@@ -124,8 +125,7 @@ def rescaled(
         for name in set(node.output) & after.keys():
             inside = [after[name], unit_of[name]]
             graph.nodes.append(helper.make_node("Mul", inside, [name], graph.prefix + name))
-    made = onnx.ModelProto()
-    made.CopyFrom(chunk)
+    made = copy_model(chunk)
     del made.graph.node[:]
     made.graph.node.extend(graph.nodes)
     made.graph.initializer.extend(graph.initializers.values())

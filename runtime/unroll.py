@@ -23,9 +23,6 @@ from onnx import helper
 from .graphs import attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
 from .plan import State
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that may be time-batched."""
-
 
 def unrolled(
     step: onnx.ModelProto,

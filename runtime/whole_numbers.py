@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import attributes_of
 from .plan import Neuron
@@ -128,8 +129,7 @@ def _concat(
 
 def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, Shape]:
     """The shape of one sample of each of a step's tensors [N, ...], where the neurons' fix it."""
-    model = onnx.ModelProto()
-    model.CopyFrom(step)
+    model = copy_model(step)
     for neuron in neurons:
         kind = helper.np_dtype_to_tensor_dtype(neuron.threshold.dtype)
         info = helper.make_tensor_value_info(neuron.spikes, kind, ["N", *neuron.shape])
