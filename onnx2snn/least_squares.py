@@ -36,8 +36,9 @@ def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: floa
     if not linear or not layer.segment.spikes:
         return False
     *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
-    lacks = np.maximum(wanted, 0) - np.maximum(mean, 0)
-    residual = np.asarray(part * lacks, np.float32)
+    residual = np.maximum(wanted, 0).astype(np.float32, copy=False)
+    residual -= np.maximum(mean, 0)
+    residual *= part
     fitted = False
     for node, source in zip(linear, sources, strict=True):
         changes = _refit(graph, node, source, residual)

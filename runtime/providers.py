@@ -36,6 +36,8 @@ TENSORRT = "TensorrtExecutionProvider"
 ON_GPU = (CUDA, TENSORRT)
 MOST_THREADS = 1024
 """More are refused: ONNX Runtime would start them all."""
+FEW_WEIGHTS = 2**24
+"""Bytes, 16 MiB: making a session of no more leaves little memory to give back."""
 _CAPTURES = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
@@ -154,14 +156,17 @@ def create_session(
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     shared: dict[str, Any] = {}
+    weights: dict[str, np.ndarray] = {}
     if once:
         parts = model if isinstance(model, ModelParts) else detach(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        model, shared = with_weights_as_inputs(parts.structure), dict(parts.weights)
+        weights = parts.weights
+        model, shared = with_weights_as_inputs(parts.structure), dict(weights)
     elif isinstance(model, ModelParts):
+        weights = model.weights
         # By these its optimisers read the weights; without the others it would copy them.
-        given = _give_weights(options, model.weights | dict(own or {}))
-        shared = {name: given[name] for name in model.weights}
+        given = _give_weights(options, weights | dict(own or {}))
+        shared = {name: given[name] for name in weights}
         if providers == [CPU]:
             for name, value in shared.items():
                 options.add_initializer(name, value)
@@ -170,7 +175,7 @@ def create_session(
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
-    if shared:
+    if sum(values.nbytes for values in weights.values()) > FEW_WEIGHTS:
         give_back_memory()
     # The session reads this memory as long as it lives, or is fed with it.
     session.shared_weights = shared
