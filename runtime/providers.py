@@ -38,6 +38,7 @@ MOST_THREADS = 1024
 """More are refused: ONNX Runtime would start them all."""
 FEW_WEIGHTS = 2**24
 """Bytes, 16 MiB: making a session of no more leaves little memory to give back."""
+_IN_FLOAT32 = "; it has some operators in float32 alone: export the network in that"
 _CAPTURES = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
@@ -174,7 +175,10 @@ def create_session(
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
-        raise ModelError(f"ONNX Runtime cannot load the model: {first_line(error)}") from error
+        raise ModelError(
+            f"ONNX Runtime cannot load the model: {first_line(error)}"
+            + (_IN_FLOAT32 if "NOT_IMPLEMENTED" in str(error) else "")
+        ) from error
     if sum(values.nbytes for values in weights.values()) > FEW_WEIGHTS:
         give_back_memory()
     # The session reads this memory as long as it lives, or is fed with it.

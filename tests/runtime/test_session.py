@@ -254,6 +254,12 @@ def test_damaged_neurons_are_refused(change):
         SpikingSession(broken(change))
 
 
+def test_what_onnxruntime_has_in_float32_alone():
+    text = "net (double[N, 2, 6, 6] x) => (double[N, 3, 4, 4] y) { y = Conv(x, w) }"
+    with pytest.raises(ModelError, match=r"Conv.*export the network in that"):
+        providers.create_session(model(text, {"w": np.ones((3, 2, 3, 3))}), [providers.CPU])
+
+
 def test_cuda_must_be_there(monkeypatch, caplog):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match="CUDAExecutionProvider is not in the installed"):
