@@ -1,7 +1,5 @@
 """Fold a scale and shift that comes after an activation into the linear operator behind."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -53,17 +51,6 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
     return changed
 
 
-@dataclass
-class _Path:
-    """The nodes from a scale and shift to one linear operator, that operator last."""
-
-    nodes: list[gs.Node]
-
-    @property
-    def linear(self) -> gs.Node:
-        return self.nodes[-1]
-
-
 def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str | None:
     """Fold one node into all that reads it; the reason if it cannot be."""
     shape = node.outputs[0].shape
@@ -82,15 +69,15 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str
     return None
 
 
-def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> _Path | None:
-    """The way to the next linear operator; None if anything else lies on it or reads it."""
+def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> list[gs.Node] | None:
+    """The nodes up to the next linear operator; None if anything else lies on it or reads it."""
     nodes = [first]
     while True:
         node = nodes[-1]
         if node.domain or [tensor is source for tensor in node.inputs].index(True) != 0:
             return None
         if node.op in _LINEAR and not node.attrs.get("transA", 0):
-            return _Path(nodes) if constant_value(node.inputs[1]) is not None else None
+            return nodes if constant_value(node.inputs[1]) is not None else None
         if not _passes_on(node):
             return None
         source = node.outputs[0]
@@ -115,7 +102,7 @@ def _passes_on(node: gs.Node) -> bool:
 
 
 def _fold_of(
-    path: _Path, affine: Affine, shape: list[int | str]
+    path: list[gs.Node], affine: Affine, shape: list[int | str]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The new weight of a path's linear operator and the constant K; None if there is none."""
     weight = _scaled_weight(path, affine.scale, shape)
@@ -127,9 +114,11 @@ def _fold_of(
     return None if shift is None else (weight, shift)
 
 
-def _scaled_weight(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+def _scaled_weight(
+    path: list[gs.Node], scale: np.ndarray, shape: list[int | str]
+) -> np.ndarray | None:
     """W diag(a), where a reaches W as one factor for each input channel or feature."""
-    linear = path.linear
+    linear = path[-1]
     weight = np.asarray(linear.inputs[1].values)
     if scale.size == 1:
         return weight * float(scale.reshape(()))
@@ -149,12 +138,12 @@ def _scaled_weight(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np
     return np.asarray(weight * (factors if axis else factors[:, None]))
 
 
-def _factors(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+def _factors(path: list[gs.Node], scale: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
     """The scale as the linear operator meets it: one factor a channel, or a feature."""
-    spread = [n for n in path.nodes[:-1] if n.op in ("Flatten", "Reshape", "Transpose")]
+    spread = [n for n in path[:-1] if n.op in ("Flatten", "Reshape", "Transpose")]
     rank = len(shape)
     if not spread:
-        axis = 1 if path.linear.op == "Conv" else rank - 1
+        axis = 1 if path[-1].op == "Conv" else rank - 1
         factors = per_channel(scale, rank, axis)
         size = shape[axis]
         if factors is None or not isinstance(size, int):
@@ -165,29 +154,29 @@ def _factors(path: _Path, scale: np.ndarray, shape: list[int | str]) -> np.ndarr
     if per_channel(scale, rank) is None:
         return None
     sizes = spread[0].inputs[0].shape
-    kept = [node for node in path.nodes[:-1] if node.op not in (*_POOLS, "Pad")]
+    kept = [node for node in path[:-1] if node.op not in (*_POOLS, "Pad")]
     if sizes is None or len(sizes) != rank:
         return None
     values = _response(kept, scale, sizes[1:])
     return None if values is None or values.ndim != 1 else values
 
 
-def _constant_through(path: _Path, shift: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+def _constant_through(
+    path: list[gs.Node], shift: np.ndarray, shape: list[int | str]
+) -> np.ndarray | None:
     """K = L(c) - L(0) of one sample; only its channels where the image's size is unknown."""
     sizes = list(shape[1:])
     if not all(isinstance(size, int) for size in sizes):
         # Without padding K is the same everywhere, so any size of image tells it.
-        if any(_has_borders(node) for node in path.nodes) or not isinstance(sizes[0], int):
+        if any(_has_borders(node) for node in path) or not isinstance(sizes[0], int):
             return None
         sizes = [sizes[0], *(64 if isinstance(size, str) else size for size in sizes[1:])]
-    constant = _response(path.nodes, shift, sizes)
+    constant = _response(path, shift, sizes)
     if constant is None:
         return None
     places = constant.reshape(constant.shape[0], -1)
     rounding = 1e-6 * np.abs(constant).max()
-    if constant.ndim == 1 or (
-        path.linear.op == "Conv" and np.ptp(places, axis=1).max() <= rounding
-    ):
+    if constant.ndim == 1 or (path[-1].op == "Conv" and np.ptp(places, axis=1).max() <= rounding):
         return np.asarray(places[:, 0])
     return constant if sizes == list(shape[1:]) else None
 
@@ -238,8 +227,8 @@ def _single(tensor: gs.Tensor, number: int, index: int) -> gs.Tensor:
     return gs.Constant(f"c{number}.{index}", value.astype(np.float32) if floating else value)
 
 
-def _apply(editor: Editor, path: _Path, weight: np.ndarray, shift: np.ndarray) -> None:
-    linear = path.linear
+def _apply(editor: Editor, path: list[gs.Node], weight: np.ndarray, shift: np.ndarray) -> None:
+    linear = path[-1]
     dtype = np.asarray(linear.inputs[1].values).dtype
     old = linear.inputs[1]
     linear.inputs[1] = editor.constant(f"{linear.name}/weight", weight.astype(dtype))

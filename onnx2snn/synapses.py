@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, constant_value, tidy
+from onnx2snn.graph_passes.editing import Editor, constant_value, replace_node, tidy
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.limits import WEIGHTED
@@ -124,7 +124,6 @@ def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
     _to_float32(graph, input_shape)
     for node in neuron_nodes(graph):
         _become(node, "Identity", [node.inputs[0]])
-        node.domain = None
     totals = []
     for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
@@ -184,7 +183,6 @@ def _without_memory(graph: gs.Graph) -> None:
             _become(node, "Constant", [], {"value": gs.Constant("", np.ones(1, np.float32))})
         else:
             _become(node, op or "Identity", [x], attributes if op == "MaxPool" else {})
-        node.domain = None
 
 
 _OTHER_FLOATS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
@@ -239,10 +237,8 @@ def _count_events(graph: gs.Graph, node: gs.Node, weights: int) -> gs.Variable:
 
 
 def _become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:
-    node.op = op
-    node.inputs, node.outputs = list(inputs), [node.outputs[0]]
-    node.attrs.clear()
-    node.attrs.update(attrs or {})
+    replace_node(node, op, inputs, attrs)
+    node.outputs = node.outputs[:1]
 
 
 def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
