@@ -84,6 +84,15 @@ def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
     return None
 
 
+def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
+    """The same, or ``DataError`` with the shapes that there are."""
+    name = class_output(outputs)
+    if name is None:
+        shapes = ", ".join(str(list(np.shape(value))) for value in outputs.values())
+        raise DataError(f"evaluation needs a network with an output [N, classes], not {shapes}")
+    return name
+
+
 def classes_of(scores: np.ndarray) -> np.ndarray:
     """The class of each sample: [N], from scores [N, classes], or [N, classes, 1, 1]."""
     classes: np.ndarray = scores.reshape(len(scores), -1).argmax(1)

@@ -314,12 +314,12 @@ def scale_thresholds(
 
 
 def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
+    """Set V_th; what is a fraction of it stays that."""
     old = threshold_of(node)
+    for name in {"v_init", "v_negative"} & node.attrs.keys():
+        value = node.attrs[name].values / old * threshold
+        node.attrs[name] = attribute_tensor(np.asarray(value, old.dtype))
     node.attrs["v_threshold"] = attribute_tensor(np.asarray(threshold, old.dtype))
-    if "v_negative" in node.attrs:
-        # It is a fraction of V_th.
-        negative = node.attrs["v_negative"].values / old * threshold
-        node.attrs["v_negative"] = attribute_tensor(np.asarray(negative, old.dtype))
 
 
 def _is_bound(threshold: np.ndarray, bound: np.ndarray | None) -> bool:
@@ -378,15 +378,12 @@ def _balance(
         node = layer.node
         most = max(largest.get(node.name, 0.0), float(layer.currents.max()))
         largest[node.name] = most
-        old = threshold_of(node)
         # A layer that no current reaches stays silent with any threshold.
         bound = bounds.get(node.name)
         new = np.asarray(scale * most if most > 0 else 1.0)
         if bound is not None:
             new = np.minimum(new, bound)
-        start = initial_potential_of(node) / old * new
         _set_threshold(node, new)
-        node.attrs["v_init"] = attribute_tensor(np.asarray(start, old.dtype))
     return layer
 
 

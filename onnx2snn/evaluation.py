@@ -14,7 +14,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
-from .checking import class_output, classes_of
+from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels
 from .inference import precision_rows
 from .synapses import SynapseCounter, macs
@@ -77,10 +77,7 @@ def evaluate(
     for x, y in batches_of(data, batch_size, "evaluating", track):
         result = session.run(x, times[-1], times)
         wanted = None if exact is None else exact.run(x, times[-1], times)
-        scored = class_output(result.values)
-        if scored is None:
-            shapes = ", ".join(str(list(value.shape)) for value in result.values.values())
-            raise DataError(f"evaluation needs a network with an output [N, classes], not {shapes}")
+        scored = require_class_output(result.values)
         output = result.values[scored]
         check_labels(y, output.shape[1], data.name)
         chosen = None

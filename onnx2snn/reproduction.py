@@ -17,7 +17,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann
-from .checking import class_output, classes_of
+from .checking import classes_of, require_class_output
 from .comparison import Report
 from .conversion import convert, digest_of
 from .data import Data, Inputs, check_labels
@@ -163,17 +163,10 @@ def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         values = dict(zip(network.outputs, network.run(x), strict=True))
-        return {"right": _right(values, _scored(values), y, running)}
+        return {"right": _right(values, require_class_output(values), y, running)}
 
     sums = _sum({"ann": digest_of(model)}, ANN, running, count)
     return 100 * sums["right"] / running.data.samples
-
-
-def _scored(values: Mapping[str, np.ndarray]) -> str:
-    scored = class_output(values)
-    if scored is None:
-        raise DataError("the network has no output [N, classes]")
-    return scored
 
 
 def _right(values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: Running) -> int:
@@ -190,7 +183,7 @@ def snn_accuracies(
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         result = session.run(x, max(timesteps), timesteps)
-        scored = _scored(result.values)
+        scored = require_class_output(result.values)
         return {str(t): _right(result.readouts[t].values, scored, y, running) for t in timesteps}
 
     made_from = {"snn": digest_of(snn), "timesteps": sorted(timesteps)}
@@ -207,8 +200,9 @@ def fired_shares(
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         result = session.run(x, max(timesteps), timesteps)
         found = {}
-        for t in timesteps:
-            for layer, spikes in result.readouts[t].spike_counts.items():
+        for t in sorted(set(timesteps)):
+            # Out of the result: of VGG-16 the counts of each T take 2 MB a sample.
+            for layer, spikes in result.readouts.pop(t).spike_counts.items():
                 found[f"{t} {layer}"] = int(np.count_nonzero(spikes))
                 found[f"neurons {layer}"] = spikes.size
         return found
