@@ -1,7 +1,7 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import onnx
 
 from .plan import Plan, State
 from .providers import run_session
-from .states import DeviceStates
+from .states import DeviceStates, Moment
 from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
@@ -36,6 +36,7 @@ class Sums:
         self._plan, self._totals, self._states = plan, totals, states
         self._create = create
         self._carried = carried_sums(plan, totals)
+        self._given = {tensor.name for tensor in plan.inputs}
         self._followed = () if totals is None else _states_read_by(totals, plan.states)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
@@ -67,7 +68,10 @@ class Sums:
         return self._most - self._steps
 
     def count(self, steps: int, inputs: Arrays) -> None:
-        """Note that time-steps have passed, in which the step read ``inputs``."""
+        """Note that time-steps have passed, in which the step read ``inputs``.
+
+        Those that are no inputs of the network are not written to again.
+        """
         self._steps += steps
         if self._last is not None and self._last[0] is inputs:
             self._last = inputs, self._last[1] + steps
@@ -88,26 +92,23 @@ class Sums:
 
         Or for those of some of ``count`` samples alone.
         """
-
-        def own(values: Arrays) -> Arrays:
-            return values if rows is None else rows_of(values, rows, count)
-
-        carried = own(self.carried(self._carried))
-        if self._totals is None:
-            return lambda: carried
-        self._add_inputs()
-        totals, steps, done = self._totals, self._steps, own(self._done)
-        states = [own(values) for values in (self._inputs, self._before, self._now())]
+        moment, done = self._states.moment(self.kept), self._done
+        states: Callable[[], list[Arrays]] = partial(_at, self._read(), self._before, moment)
+        if rows is not None:
+            # Of the other samples nothing is kept.
+            own = [rows_of(values, rows, count) for values in states()]
+            states, done = (lambda: own), rows_of(done, rows, count)
+        carried, totals, steps, held = self._carried, self._totals, self._steps, [states]
 
         @cache
         def work_out() -> Arrays:
-            if steps == 0:
-                return done | carried
-            found = self._derived(totals, steps, *states)
+            read, before, now = held[0]()
             # Nothing asks for them again.
-            states.clear()
-            longer = {n: done[n] + value if n in done else value for n, value in found.items()}
-            return longer | carried
+            held.clear()
+            sums = {name: now[state.read] for name, state in carried.items()}
+            if totals is not None and steps:
+                sums |= self._derived(totals, steps, read, before, now)
+            return done | {n: done[n] + value if n in done else value for n, value in sums.items()}
 
         return work_out
 
@@ -120,7 +121,7 @@ class Sums:
             self._states.put({s.read: np.zeros_like(self._states.get(s.read))
                               for s in self._carried.values()})  # fmt: skip
         self._done = {name: value.astype(np.float64) for name, value in sums.items()}
-        self._steps, self._inputs = 0, {}
+        self._steps, self._inputs, self._last = 0, {}, None
         self.begin_here()
 
     def begin_here(self) -> None:
@@ -138,7 +139,6 @@ class Sums:
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""
         self._add_inputs()
-        self._last = None
         self._done = rows_of(self._done, rows, count)
         self._inputs = rows_of(self._inputs, rows, count)
         self._before = rows_of(self._before, rows, count)
@@ -146,15 +146,17 @@ class Sums:
     def _now(self) -> Arrays:
         return {name: self._states.get(name) for name in self._followed}
 
+    def _read(self) -> list[tuple[Arrays, int]]:
+        """What time-steps have read for what follows from it, and how many of them."""
+        if self._totals is None or self._last is None:
+            return [(self._inputs, 1)]
+        inputs, steps = self._last
+        # The caller may write to what is an input of the network itself.
+        given = {n: np.array(inputs[n]) for n in inputs.keys() & self._given}
+        return [(self._inputs, 1), (inputs | given, steps)]
+
     def _add_inputs(self) -> None:
-        if self._last is not None and self._totals is not None:
-            inputs, steps = self._last
-            totals = {name: value * value.dtype.type(steps) for name, value in inputs.items()}
-            before = self._inputs
-            self._inputs = {n: before[n] + v if n in before else v for n, v in totals.items()}
-            self._last = inputs, 0
-        else:
-            self._last = None
+        self._inputs, self._last = _summed(self._read()), None
 
     def _derived(
         self, totals: Totals, steps: int, inputs: Arrays, before: Arrays, after: Arrays
@@ -182,6 +184,21 @@ class Sums:
             made = run_session(session, names, _read_by(session, zeros))
             self._silent = {shapes: dict(zip(totals.silenced, made, strict=True))}
         return self._silent[shapes]
+
+
+def _at(read: list[tuple[Arrays, int]], before: Arrays, moment: Moment) -> list[Arrays]:
+    """What was read, summed over time, and the states before and at a moment."""
+    return [_summed(read), before, moment.values()]
+
+
+def _summed(read: list[tuple[Arrays, int]]) -> Arrays:
+    """The sums over time of what so many time-steps have read."""
+    sums: Arrays = {}
+    for values, steps in read:
+        for name, value in values.items():
+            total = value * value.dtype.type(steps)
+            sums[name] = sums[name] + total if name in sums else total
+    return sums
 
 
 def rows_of(values: Arrays, rows: np.ndarray, count: int) -> Arrays:

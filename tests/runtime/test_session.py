@@ -187,6 +187,35 @@ def test_the_callers_arrays_are_left_alone():
     np.testing.assert_array_equal(state["v/y"], kept)
 
 
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("first", ["Clip(x, zero, one)", "Clip(twice, zero, one)"])
+def test_results_stay_what_they_were(plan, first):
+    # Of a result nothing is copied until what it was is to be written over.
+    text = f"net (float[N, 3] x) => (float[N, 3] y) {{ twice = Mul(x, two) y = {first} }}"
+    session = SpikingSession(convert(model(text, WEIGHTS)).model, plan=plan)
+
+    def counts(result):
+        return [at["y"].tolist() for at in (r.spike_counts for r in result.readouts.values())]
+
+    def others():
+        yield lambda: session.run(np.zeros_like(X), 21)
+        yield lambda: session.run(X[:1], 5, coding="poisson")
+        yield lambda: session.step(X)
+        yield lambda: setattr(session, "state", {n: 0 * v for n, v in session.state.items()})
+        yield session.reset
+
+    wanted = counts(session.run(X, 21, [3, 8]))
+    for between in others():
+        x = X.copy()
+        result = session.run(x, 21, [3, 8])
+        x.fill(7)
+        between()
+        assert counts(result) == wanted
+    late = session.run(X, 21, [3, 8])
+    del session
+    assert counts(late) == wanted
+
+
 def test_no_spiking_network():
     with pytest.raises(ModelError, match="convert it first"):
         SpikingSession(model(TEXT, WEIGHTS))
