@@ -221,7 +221,7 @@ def _lines_of(choice: Choice) -> list[str]:
         "graphs": memory.graphs,
         "states": memory.states,
         "inputs": memory.inputs,
-        "activations": memory.activations,
+        "activations": memory.activations + memory.idle,
         "read-out": memory.read_out,
         "spike counts": memory.counts,
     }

@@ -59,7 +59,8 @@ whose neurons have two states, VGG (196) 1297, 1455, 1494, 1422, 1297, and Mobil
 1231, 1101, 926, 781."""
 
 EXTRA_ACTIVATIONS = 2**28
-"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step."""
+"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, and as much what graphs
+may keep of their activations while others run."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,9 @@ def choose(
         )
 
     def memory_of(chunks: tuple[int, ...]) -> Memory:
-        return Memory(
+        # Single time-steps run too, in another order.
+        alive = [most(steps) for steps in (*chunks[:1], 1)]
+        given_back = Memory(
             weights=weights
             # One graph of time-steps, and that of the sums while it is made, or one more; or, while
             # weights are rounded to 8 bits, what they were.
@@ -217,8 +220,8 @@ def choose(
             graphs=GRAPHS + NODE * sum(nodes(steps) for steps in (*chunks, 1)),
             states=2 * states,
             inputs=3 * inputs,
-            # Single time-steps run too, in another order.
-            activations=max(most(steps) for steps in (*chunks[:1], 1)),
+            activations=max(alive),
+            idle=0,
             read_out=read_out,
             counts=(readouts - 1) * copies
             + (
@@ -228,6 +231,10 @@ def choose(
                 else max(states, states // 2 + rounding)
             ),
         )
+        # Shorter chunks take no more than the longest.
+        idle = alive[0] * len(chunks) + alive[-1] - max(alive)
+        room = EXTRA_ACTIVATIONS if max_memory is None else max_memory - given_back.total
+        return replace(given_back, idle=idle) if idle <= room else given_back
 
     least = memory_of(())
     if max_memory is not None and least.total > max_memory:

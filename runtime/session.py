@@ -390,9 +390,9 @@ class SpikingSession:
         steps = choice.chunk(most)
         if steps > 1 and choice.in_full:
             self._states.fill(choice.shapes)
-        # What runs next is another graph, which needs the memory; the next run is as this one.
+        # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self._time + steps)
-        shrink = following != steps and not choice.memory.few_activations
+        shrink = following != steps and choice.memory.gives_back
         fetched = self._states.advance(
             self._time_steps.session(steps, choice), fetch, shrink, choice.together
         )

@@ -1,6 +1,7 @@
 """What a session chooses, and that it does what it says."""
 
 import itertools
+from dataclasses import replace
 
 import dyadic
 import numpy as np
@@ -136,11 +137,11 @@ def budgets(session, x, readouts=1):
     """Totals of all ways to run, the longest chunks first."""
     found, chosen = {}, session.chosen(x, readouts=readouts)
     while True:
-        found[chosen.chunks] = chosen.memory.total
+        found[chosen.chunks] = chosen.memory.total - chosen.memory.idle
         if not chosen.chunks:
             return found
         session._time_steps.choices.clear()
-        session._time_steps.max_memory = chosen.memory.total - 1
+        session._time_steps.max_memory = found[chosen.chunks] - 1
         chosen = session.chosen(x, readouts=readouts)
         assert chosen.short_of_memory
 
@@ -212,6 +213,18 @@ def test_each_read_out_keeps_states(plan):
     with pytest.raises(DataError, match="of 8 samples, read out 4 times, needs about"):
         session.run(zeros(8), 4, [1, 2, 3])
     session.run(zeros(8), 4)
+
+
+def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
+    monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
+    kept = SpikingSession(wide()).chosen(zeros(5)).memory
+    assert kept.idle > 0
+    assert not kept.gives_back
+    less = SpikingSession(wide(), max_memory=kept.total - 1).chosen(zeros(5)).memory
+    assert less == replace(kept, idle=0)
+    assert less.gives_back
+    monkeypatch.setattr(choice, "EXTRA_ACTIVATIONS", kept.idle - 1)
+    assert SpikingSession(wide()).chosen(zeros(5)).memory.gives_back
 
 
 def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):

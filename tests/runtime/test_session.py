@@ -197,23 +197,20 @@ def test_results_stay_what_they_were(plan, first):
     def counts(result):
         return [at["y"].tolist() for at in (r.spike_counts for r in result.readouts.values())]
 
-    def others():
-        yield lambda: session.run(np.zeros_like(X), 21)
-        yield lambda: session.run(X[:1], 5, coding="poisson")
-        yield lambda: session.step(X)
-        yield lambda: setattr(session, "state", {n: 0 * v for n, v in session.state.items()})
-        yield session.reset
-
+    between = (
+        lambda: session.run(np.zeros_like(X), 21),
+        lambda: session.run(X[:1], 5, coding="poisson"),
+        lambda: session.step(X),
+        lambda: setattr(session, "state", {n: 0 * v for n, v in session.state.items()}),
+        lambda: session.reset(),
+    )
     wanted = counts(session.run(X, 21, [3, 8]))
-    for between in others():
+    for another in between:
         x = X.copy()
         result = session.run(x, 21, [3, 8])
         x.fill(7)
-        between()
+        another()
         assert counts(result) == wanted
-    late = session.run(X, 21, [3, 8])
-    del session
-    assert counts(late) == wanted
 
 
 def test_no_spiking_network():
