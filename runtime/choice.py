@@ -48,15 +48,25 @@ ResNet-20, N=16 (1795), 1.136 and 1.153. Hours later, several sessions each: VGG
 0.317; MobileNet, N=1, 1.029 and 1.041, N=16, 1.276 and 1.270."""
 
 CACHE = 3 * 2**18
-"""Bytes, 768 KiB, for each core: samples run together as far as the states of a layer, the largest,
-take no more.
+"""Bytes, 768 KiB, for each core: where the states of a layer, for all samples that run together,
+take no more, what it reads and writes stays in the cache nearby."""
 
-What a layer reads and writes then stays in the cache nearby. Measured on a Xeon with 2 MiB a core,
-time-steps x samples in a second at N = 1, 2, 4, 8, 16, one thread; in brackets KiB of states:
-ResNet-20 (64) 1610, 1601, 1649, 1611, 1544; VGG-16 (256) 271, 313, 321, 312, 295; MobileNet (256)
-1025, 1049, 1041, 990, 934; ResNet-18 of 224 x 224 (3136) 55, 51, 48, 46; with the recipe ``best``,
-whose neurons have two states, VGG (196) 1297, 1455, 1494, 1422, 1297, and MobileNet (392) 1316,
-1231, 1101, 926, 781."""
+MISS, NODE_RUN = 1.2e-10, 4.5e-7
+"""Seconds that a byte of states beyond ``CACHE`` costs in a time-step, and that a node costs
+however little it computes: by these as many samples run together as take least.
+
+Measured at N = 1, 2, 4, 8, 16, one thread, microseconds for a time-step of a sample; in brackets
+KiB of states of the largest layer. Recipe ``best``, EPYC (Zen 5) with 1 MiB of cache a core: a
+ShuffleNet of 96 x 96 (432) 665, 580, 491, 441, 454; a MnasNet (432) 1067, 919, 848, 857, 963; a
+SqueezeNet (1104) 1137, 1038, 964, 1053, 1208; MobileNet (392) 411, 393, 378, 408, 444; VGG (196)
+403, 382, 365, 364, 370; a U-Net of 64 x 64 (512) 1048, 1001, 1038, 1141, 1256; a network of 160 x 160
+(1600) 1010, 1032, 1142, 1281, 1411. Xeon with 2 MiB: MobileNet 760, 812, 908, 1080, 1280; VGG 771,
+687, 669, 703, 771; others, ResNet-20 (64) 621, 625, 606, 621, 648; VGG-16 (256) 3690, 3195, 3115,
+3205, 3390; ResNet-18 of 224 x 224 (3136), N = 1 to 8, 18200, 19600, 20800, 21700. These say 0.3 to
+0.7 microseconds for a node, and 0.05 (EPYC) to 0.2 (Xeon) for a KiB; the two are in between."""
+
+OUTERMOST = 8
+"""How many times the cache nearby the states of a layer may take, at most."""
 
 EXTRA_ACTIVATIONS = 2**28
 """Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, and as much what graphs
@@ -197,13 +207,11 @@ def choose(
 
     def nodes(timesteps: int) -> int:
         """About how many nodes a graph of so many time-steps has."""
-        functions = (node.name for node in peaks.step.graph.node if node.domain == DOMAIN)
-        besides = dict.fromkeys(functions, NODES_OF_FUNCTIONS)
-        besides |= dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
+        besides = dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
         if timesteps > 1:
             besides |= dict.fromkeys(tiled, NODES_OF_TILES)
         return sum(
-            (1 + besides.get(node.name, 0)) * (1 if node.name in heavy else timesteps)
+            (nodes_of(node) + besides.get(node.name, 0)) * (1 if node.name in heavy else timesteps)
             for node in peaks.step.graph.node
         )
 
@@ -296,7 +304,9 @@ def samples_together(
     samples: int,
     cores: int,
 ) -> int:
-    """How many samples are in one run: as many as ``CACHE`` says, for so many cores.
+    """How many samples are in one run on so many cores: as many as take least time for each.
+
+        NODE_RUN nodes / n + MISS (states, in bytes, of the layers with n states > CACHE)
 
     ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where samples are not
     computed each by itself.
@@ -308,7 +318,22 @@ def samples_together(
     for state in states:
         layer = state.read.partition("/")[2]
         by_layer[layer] += made.bytes_of(state.written) // samples
-    return min(samples, max(1, CACHE * cores // max(by_layer.values(), default=1)))
+    nodes, cache = sum(nodes_of(node) for node in step.graph.node), CACHE * cores
+    most = OUTERMOST * cache // max([1, *by_layer.values()])
+
+    def takes(together: int) -> float:
+        beyond = sum(size for size in by_layer.values() if size * together > cache)
+        return NODE_RUN * nodes / together + MISS * beyond
+
+    # Between these only the first term changes.
+    ends = {samples, most, *(cache // size for size in by_layer.values() if size)}
+    possible = sorted((n for n in ends if 1 <= n <= min(samples, most)), reverse=True)
+    return min(possible, key=takes, default=1)
+
+
+def nodes_of(node: onnx.NodeProto) -> int:
+    """About how many nodes run for one, which may be a function."""
+    return 1 + (NODES_OF_FUNCTIONS if node.domain == DOMAIN else 0)
 
 
 def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:

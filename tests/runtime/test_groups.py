@@ -27,6 +27,8 @@ def in_groups(monkeypatch, snn, x, together, **options):
     """A session in which at most so many samples run together."""
     size = bytes_of_a_sample(SpikingSession(snn, threads=1, **options), x)
     monkeypatch.setattr(choice, "CACHE", together * size)
+    # No number of nodes is worth a miss of it.
+    monkeypatch.setattr(choice, "MISS", 1)
     return SpikingSession(snn, threads=1, **options)
 
 
@@ -81,6 +83,25 @@ def test_more_cores_hold_more(monkeypatch):
     for threads, together in ((1, 2), (2, 4), (16, 16)):
         assert SpikingSession(snn, threads=threads).chosen(x).together == together
     assert SpikingSession(snn, threads=1, plan="step").chosen(x).together == 16
+
+
+def test_many_nodes_are_worth_a_large_layer_beyond_the_cache(monkeypatch):
+    # Per sample the states of a take 64 numbers, those of the layers behind it 2.
+    text, last = "net (float[N, 64] x) => (float[N, 2] y) { a = Clip(x, zero, one) ", "a"
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    for n in range(20):
+        values[f"w{n}"] = np.eye(2 if n else 64, 2, dtype=np.float32)
+        text += f"p{n} = MatMul({last}, w{n}) b{n} = Clip(p{n}, zero, one) "
+        last = f"b{n}"
+    snn = convert(model(text + f"y = Identity({last}) }}", values)).model
+    x = np.zeros((32, 64), np.float32)
+    monkeypatch.setattr(choice, "CACHE", 4 * 64 * 2)
+    together = {}
+    for miss in (0, 1e-9, 1):
+        monkeypatch.setattr(choice, "MISS", miss)
+        together[miss] = SpikingSession(snn, threads=1).chosen(x).together
+    # As many as eight times the cache holds; or as many as it holds.
+    assert together == {0: 16, 1e-9: 16, 1: 2}
 
 
 # Samples on the second axis between two layers.
