@@ -59,7 +59,7 @@ Measured at N = 1, 2, 4, 8, 16, one thread, microseconds for a time-step of a sa
 KiB of states of the largest layer. Recipe ``best``, EPYC (Zen 5) with 1 MiB of cache a core: a
 ShuffleNet of 96 x 96 (432) 665, 580, 491, 441, 454; a MnasNet (432) 1067, 919, 848, 857, 963; a
 SqueezeNet (1104) 1137, 1038, 964, 1053, 1208; MobileNet (392) 411, 393, 378, 408, 444; VGG (196)
-403, 382, 365, 364, 370; a U-Net of 64 x 64 (512) 1048, 1001, 1038, 1141, 1256; a network of 160 x 160
+403, 382, 365, 364, 370; a U-Net of 64 x 64 (512) 1048, 1001, 1038, 1141, 1256; one of 160 x 160
 (1600) 1010, 1032, 1142, 1281, 1411. Xeon with 2 MiB: MobileNet 760, 812, 908, 1080, 1280; VGG 771,
 687, 669, 703, 771; others, ResNet-20 (64) 621, 625, 606, 621, 648; VGG-16 (256) 3690, 3195, 3115,
 3205, 3390; ResNet-18 of 224 x 224 (3136), N = 1 to 8, 18200, 19600, 20800, 21700. These say 0.3 to
