@@ -34,6 +34,7 @@ from .neurons import initial_potential_of, neuron_nodes, stateful_nodes, thresho
 from .no_ops import remove_no_ops
 from .pads import fold_pads
 from .read_out import average_before_read_out, delay_read_out
+from .reshapes import fix_reshapes
 from .spiking import activations_to_neurons
 from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
 from .switch_coding import code_inputs
@@ -60,6 +61,7 @@ __all__ = [
     "decompose_activations",
     "delay_read_out",
     "end_pools_in_the_image",
+    "fix_reshapes",
     "fold_batch_normalization",
     "fold_constants",
     "fold_forward",

@@ -4,6 +4,7 @@ The passes, in order:
 
     end_pools_in_the_image  windows of ceil_mode in the padding alone -> pads that fit
     fold_constants          Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
+    fix_reshapes            Reshape to sizes from Shape(x) -> to constants, -1 for an open one
     dequantize_weights      DequantizeLinear(constants) -> constants
     remove_no_ops           Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
     sink_transposes         NHWC graphs: Transposes move down until they cancel
@@ -27,11 +28,13 @@ from .fold_constants import fold_constants
 from .linear_layers import unify_linear_layers
 from .no_ops import remove_no_ops
 from .pads import fold_pads
+from .reshapes import fix_reshapes
 from .transposes import sink_transposes
 
 CANONICAL_FORM = (
     end_pools_in_the_image,
     fold_constants,
+    fix_reshapes,
     dequantize_weights,
     remove_no_ops,
     sink_transposes,

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn.graph_passes import canonicalise, fix_reshapes, fold_constants, infer_shapes, to_model
+
+X = np.random.default_rng(0).normal(size=(3, 4, 5, 5)).astype(np.float32)
+NUMBERS = {
+    "zero": np.int64(0), "one": np.int64(1), "two": np.int64(2), "first": np.array([0]),
+    "rest": np.array([-1]), "four": np.array([4]),
+    "ends": np.array([5, 5]), "pair": np.array([2]),
+}  # fmt: skip
+# As torch writes x.view(x.size(0), 2, x.size(1) // 2, 5, 5).
+SIZES = (
+    "s = Shape(x) n0 = Gather(s, zero) c0 = Gather(s, one) h0 = Div(c0, two) "
+    "n = Unsqueeze(n0, first) c = Unsqueeze(c0, first) h = Unsqueeze(h0, first) "
+)
+BODIES = {
+    "groups of channels": ("t = Concat<axis = 0>(n, pair, h, ends)", [0, 2, 2, 5, 5]),
+    "rows": ("t = Concat<axis = 0>(n, rest)", [0, -1]),
+    "channels together": ("t = Concat<axis = 0>(n, rest, ends)", [0, -1, 5, 5]),
+    "N on another axis": ("t = Concat<axis = 0>(four, n, ends)", [4, -1, 5, 5]),
+    "twice as many rows": ("m = Mul(n, two) t = Concat<axis = 0>(m, pair, ends)", [-1, 2, 5, 5]),
+}
+
+
+def reshaping(body, signature="g (float[N, 4, 5, 5] x) => (float[A, B] y)"):
+    text = f"{SIZES} {body} z = Reshape(x, t) y = Flatten(z)"
+    return graph(f"{signature} {{ {text} }}", NUMBERS)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_computed_sizes_become_constants(name):
+    body, wanted = BODIES[name]
+    g = reshaping(body)
+    before = run(g, X)
+    fold_constants(g)
+    changes_once(fix_reshapes, g)
+    assert ops(g) == ["Reshape", "Flatten"]
+    assert g.nodes[0].inputs[1].values.tolist() == wanted
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+def test_rows_that_stay_are_known_to_be_n():
+    g = reshaping(BODIES["groups of channels"][0])
+    canonicalise(g)
+    infer_shapes(g)
+    assert g.nodes[0].outputs[0].shape == ["N", 2, 2, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("signature", "body"),
+    [
+        # Two sizes are open besides N.
+        (
+            "g (float[N, C, H, 5] x) => (float[A, B] y)",
+            "g0 = Gather(s, two) g = Unsqueeze(g0, first) t = Concat<axis = 0>(n, c, g, rest)",
+        ),
+        # The input says where.
+        ("g (float[N, 4, 5, 5] x, int64[4] t) => (float[A, B] y)", ""),
+    ],
+)
+def test_what_is_not_known_stays(signature, body):
+    g = reshaping(body, signature)
+    before = to_model(g)
+    assert not fix_reshapes(g)
+    assert to_model(g) == before
+
+
+def test_a_channel_shuffle_runs_without_arithmetic_on_shapes():
+    one, zero = np.float32(1), np.float32(0)
+    text = (
+        f"g (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y) {{ a = Clip(x, low, high) {SIZES} "
+        "t = Concat<axis = 0>(n, pair, h, ends) g = Reshape(a, t) "
+        "p = Transpose<perm = [0, 2, 1, 3, 4]>(g) u = Concat<axis = 0>(n, c, ends) "
+        "q = Reshape(p, u) k = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(q, w) "
+        "y = Clip(k, low, high) }"
+    )
+    # Sums of eighths are exact.
+    w = np.random.default_rng(1).integers(-4, 5, (4, 4, 3, 3)).astype(np.float32) / 8
+    g = graph(text, NUMBERS | {"low": zero, "high": one, "w": w})
+    ann = to_model(g)
+    changes = canonicalise(g)
+    assert changes
+    assert "Shape" not in ops(g)
+    snn = convert(ann, calibration=from_arrays(np.abs(X))).model
+    assert {"Shape", "Gather", "Unsqueeze"}.isdisjoint(node.op_type for node in snn.graph.node)
+    x = np.round(8 * X) / 8
+    auto, step = (SpikingSession(snn, plan=plan).run(x, 20) for plan in ("auto", "step"))
+    for name, counts in auto.spike_counts.items():
+        np.testing.assert_array_equal(counts, step.spike_counts[name])
