@@ -45,7 +45,8 @@ def test_the_numbers_that_decide(monkeypatch):
         ]  # fmt: skip
     assert [layer.time_batched for layer in found[10].layers] == [True, True]
     assert [layer.time_batched for layer in found[40].layers] == [False, False]
-    assert found[1].chunks == found[10].chunks == found[40].chunks == (32, 16, 8, 4)
+    assert found[1].chunks == found[10].chunks == (32, 16, 8, 4)
+    assert found[40].chunks == (8, 4)
     assert found[40].layers[0].why == "no more weights than it computes"
 
 
@@ -55,13 +56,18 @@ def test_small_weights_are_in_the_cache():
     assert {layer.why for layer in chosen.layers} == {"its weights fit the cache"}
 
 
-def test_the_longest_chunks_are_for_weights_of_few_uses(monkeypatch):
-    session = SpikingSession(wide(), threads=1)
-    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (16, 8, 4)
-    monkeypatch.setattr(choice, "CACHED", 0)
-    session = SpikingSession(wide(), threads=1)
-    assert session.chosen(zeros(choice.FEW_USES - 1)).chunks == (32, 16, 8, 4)
-    assert session.chosen(zeros(choice.FEW_USES)).chunks == (16, 8, 4)
+def test_lengths_of_chunks():
+    def longest(weights, uses, heavy=False, layout=(("v/a", ("N", 8, 4, 4)),)):
+        layer = choice.Layer("a", "Conv", weights, 128, uses, 0, None)
+        return choice._ladder([layer], heavy, layout)[0]
+
+    few, many = choice.FEW_USES - 1, choice.FEW_USES
+    assert longest(choice.CACHED + 1, few) == (32, 16, 8, 4)
+    assert longest(choice.CACHED + 1, many) == longest(choice.CACHED, few) == (16, 8, 4)
+    # Nothing is time-batched, and nothing enters the layout of the CPU; or it is no CPU.
+    assert longest(choice.CACHED + 1, few, layout=()) == (8, 4)
+    assert longest(choice.CACHED + 1, few, layout=None) == (4,)
+    assert longest(choice.CACHED + 1, few, heavy=True, layout=None) == (32, 16, 8, 4)
 
 
 def test_a_weight_is_used_at_each_place_of_each_sample():

@@ -115,7 +115,8 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
     same(chunked.run(x, 45, [8, 16]), plain.run(x, 45, [8, 16]))
     # 16 x 12 and 12 x 8 weights, against 12 and 8 numbers a sample.
     few = samples < 12
-    assert {key[0] for key in chunked._time_steps.sessions} == {1, 4, 8, 16}
+    lengths = {1, 4, 8, 16} if few else {1, 4, 8}
+    assert {key[0] for key in chunked._time_steps.sessions} == lengths
     assert {len(key[1]) for key in chunked._time_steps.sessions if key[0] > 1} == {2 if few else 0}
 
 
