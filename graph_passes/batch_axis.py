@@ -24,7 +24,7 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     for node in graph.nodes:
         if node.domain or node.op not in ("Reshape", "Expand"):
             continue
-        shape, before = constant_value(node.inputs[1]), node.inputs[0].shape
+        shape, before = _value(node.inputs[1]), node.inputs[0].shape
         if shape is None or not shape.size or shape[0] != batch or np.any(shape[1:] == 0):
             continue
         if node.op == "Reshape" and (before is None or not before or before[0] != batch):
@@ -43,3 +43,12 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     tidy(graph)
     infer_shapes(graph)
     return True
+
+
+def _value(tensor: gs.Tensor) -> np.ndarray | None:
+    """The value of a constant tensor, or of what a node Constant makes; None for any other."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op != "Constant":
+        return constant_value(tensor)
+    value = maker.attrs.get("value", maker.attrs.get("value_ints"))
+    return np.asarray(value.values if isinstance(value, gs.Constant) else value)

@@ -7,7 +7,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .editing import Editor, tidy
-from .io import infer_shapes
+from .fold_constants import fold_constants
+from .io import to_parts
+from .limits import with_shapes
 
 
 def fix_reshapes(graph: gs.Graph) -> bool:
@@ -16,21 +18,67 @@ def fix_reshapes(graph: gs.Graph) -> bool:
     Exporters write x.view(x.size(0), 2, x.size(1) // 2, ...) as arithmetic on Shape(x), which would
     run at every time-step. Left as it is where further sizes of the result are open, or one is 0.
     """
-    computed = [node for node in graph.nodes if _is_computed(node)]
-    if not computed:
-        return False
-    infer_shapes(graph)
-    own = {size for tensor in graph.inputs for size in tensor.shape or () if isinstance(size, str)}
-    editor, changed = Editor(graph), False
-    for node in computed:
-        sizes = _constant_sizes(node.inputs[0].shape, node.outputs[0].shape, own)
-        if sizes is not None:
+    changed = False
+    while computed := [place for place, node in enumerate(graph.nodes) if _is_computed(node)]:
+        if fold_constants(graph):
+            changed = True
+            continue
+        found = _constant_sizes_of(graph, computed)
+        if not found:
+            break
+        # Once some are constant, more is known of those behind them than a -1 would say.
+        known = {place: sizes for place, sizes in found.items() if -1 not in sizes}
+        editor = Editor(graph)
+        for place, sizes in (known or dict([min(found.items())])).items():
+            node = graph.nodes[place]
             node.attrs.pop("allowzero", None)
             node.inputs[1] = editor.constant(f"{node.name}/shape", np.array(sizes, np.int64))
-            changed = True
-    if changed:
         tidy(graph)
+        changed = True
     return changed
+
+
+def _constant_sizes_of(graph: gs.Graph, computed: Sequence[int]) -> dict[int, list[int]]:
+    """What Reshapes may be given of which the sizes are computed, by the places of these nodes."""
+    shapes, own = _inferred(graph)
+    found = {}
+    for place in computed:
+        node = graph.nodes[place]
+        before, after = (shapes.get(tensor.name) for tensor in (node.inputs[0], node.outputs[0]))
+        sizes = _constant_sizes(before, after, own)
+        if sizes is not None:
+            found[place] = sizes
+    return found
+
+
+def _inferred(graph: gs.Graph) -> tuple[dict[str, list[int | str]], set[str]]:
+    """Shapes that follow from those of the inputs alone, by tensor, and names of open sizes.
+
+    What a file says of other tensors may be wrong, or stem from before its batch size was freed,
+    and names that it uses twice may mean two sizes: here each open size of an input has a name of
+    its own.
+    """
+    model = to_parts(graph).structure
+    del model.graph.value_info[:]
+    for info in model.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    own = set()
+    for info in model.graph.input:
+        for axis, size in enumerate(info.type.tensor_type.shape.dim):
+            if not size.HasField("dim_value"):
+                size.dim_param = f"{info.name}.{axis}"
+                own.add(size.dim_param)
+    inferred = with_shapes(model, "the model").graph
+    kinds = {
+        info.name: info.type.tensor_type
+        for info in (*inferred.input, *inferred.value_info, *inferred.output)
+    }
+    shapes = {
+        name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
+        for name, kind in kinds.items()
+        if kind.HasField("shape")
+    }
+    return shapes, own
 
 
 def _constant_sizes(
@@ -38,7 +86,7 @@ def _constant_sizes(
 ) -> list[int] | None:
     """What a Reshape from one shape to another may be given; None if that is not constant.
 
-    ``own``: names of open sizes that mean the same everywhere.
+    ``own``: names of open sizes, each of which is one size.
     """
     if not after or 0 in after:
         return None

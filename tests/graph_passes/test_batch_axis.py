@@ -15,6 +15,10 @@ BODIES = {
     "no reshape": "y = Relu(x)",
     "to one axis": "r = Reshape(x, rows) y = MatMul(r, w)",
     "to one axis, its size left open": "r = Reshape(x, open) y = MatMul(r, w)",
+    "to the sizes of a node": "s = Constant<value_ints = [BATCH, -1]>() r = Reshape(x, s) "
+    "y = MatMul(r, w)",
+    "to the tensor of a node": "s = Constant<value = int64[2] {BATCH, -1}>() r = Reshape(x, s) "
+    "y = MatMul(r, w)",
     "there and back": "r = Reshape(x, rows) s = Neg(r) y = Reshape(s, image)",
     "twice": "r = Reshape(x, rows) s = Reshape(r, image) t = Reshape(s, rows) y = MatMul(t, w)",
     "zeros allowed": "r = Reshape<allowzero = 1>(x, rows) y = MatMul(r, w)",
@@ -31,7 +35,8 @@ def test_takes_any_number_of_samples(name, batch):
         "image": np.array([batch, 3, 4]), "w": normal(12, 5),
     }  # fmt: skip
     shape = "a, b" if "MatMul" in BODIES[name] else "a, b, c"
-    g = graph(f"g (float[{batch}, 3, 4] x) => (float[{shape}] y) {{ {BODIES[name]} }}", weights)
+    body = BODIES[name].replace("BATCH", str(batch))
+    g = graph(f"g (float[{batch}, 3, 4] x) => (float[{shape}] y) {{ {body} }}", weights)
     x = normal(6, 3, 4)
     apart = [run(g, x[i : i + batch]) for i in range(0, 6, batch)]
     changes_once(free_batch_axis, g)

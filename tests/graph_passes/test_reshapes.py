@@ -1,9 +1,18 @@
 import numpy as np
+import onnx
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
 from onnx2snn import SpikingSession, convert, from_arrays
-from onnx2snn.graph_passes import canonicalise, fix_reshapes, fold_constants, infer_shapes, to_model
+from onnx2snn.graph_passes import (
+    canonicalise,
+    fix_reshapes,
+    fold_constants,
+    infer_shapes,
+    to_graph,
+    to_model,
+)
+from onnx2snn.graph_passes.batch_axis import free_batch_axis
 
 X = np.random.default_rng(0).normal(size=(3, 4, 5, 5)).astype(np.float32)
 NUMBERS = {
@@ -63,9 +72,53 @@ def test_rows_that_stay_are_known_to_be_n():
 )
 def test_what_is_not_known_stays(signature, body):
     g = reshaping(body, signature)
+    fold_constants(g)
     before = to_model(g)
     assert not fix_reshapes(g)
     assert to_model(g) == before
+
+
+@pytest.mark.parametrize(
+    "said", [{"z": [2, 2, 5, 5]}, {"y": [2, 50]}, {"z": ["N", 2, 5, 5]}], ids=str
+)
+def test_what_a_file_says_of_other_tensors_is_no_size(said):
+    # There are 2 N rows.
+    proto = to_model(reshaping("m = Mul(n, two) t = Concat<axis = 0>(m, pair, ends)"))
+    infos = {info.name: info for info in (*proto.graph.output, *proto.graph.value_info)}
+    for tensor, shape in said.items():
+        made = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, shape)
+        infos[tensor].CopyFrom(made)
+    g = to_graph(proto)
+    fix_reshapes(g)
+    assert run(g, X).shape == (6, 50)
+
+
+def test_a_batch_that_was_freed_is_in_no_size():
+    # Twice as many rows as samples, of one sample as exported.
+    text = (
+        f"g (float[1, 4, 5, 5] x) => (float[A, B] y) {{ {SIZES} m = Mul(n, two) "
+        "t = Concat<axis = 0>(m, pair, ends) z = Reshape(x, t) y = Flatten(z) }"
+    )
+    g = graph(text, NUMBERS)
+    assert free_batch_axis(g)
+    canonicalise(g)
+    assert run(g, X).shape == (6, 50)
+
+
+def test_those_behind_others_are_known_in_full():
+    g = graph(
+        "g (float[N, 4, 5, 5] x) => (float[A, B, C, D] y) { s = Shape(x) c0 = Gather(s, one) "
+        "h0 = Div(c0, two) n0 = Gather(s, zero) n = Unsqueeze(n0, first) h = Unsqueeze(h0, first) "
+        "t = Concat<axis = 0>(n, pair, h, ends) z = Reshape(x, t) r = Relu(z) u = Shape(r) "
+        "d0 = Gather(u, two) e0 = Mul(d0, two) e = Unsqueeze(e0, first) "
+        "w = Concat<axis = 0>(n, e, ends) q = Reshape(r, w) y = Neg(q) }",
+        NUMBERS,
+    )
+    before = run(g, X)
+    assert fix_reshapes(g)
+    sizes = [node.inputs[1].values.tolist() for node in g.nodes if node.op == "Reshape"]
+    assert sizes == [[0, 2, 2, 5, 5], [0, 4, 5, 5]]
+    np.testing.assert_array_equal(run(g, X), before)
 
 
 def test_a_channel_shuffle_runs_without_arithmetic_on_shapes():

@@ -16,8 +16,10 @@ from onnx2snn import (
     evaluate,
     from_arrays,
 )
-from onnx2snn.checking import Agreement
+from onnx2snn.calibration import Running
+from onnx2snn.checking import Agreement, compare
 from onnx2snn.conversion_tables import advice
+from onnx2snn.graph_passes.weights import detach
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -205,3 +207,12 @@ def test_advises_thresholds_per_channel_where_there_are_none(per_channel):
     (text,) = advice([clipped], per_channel)
     assert "changed the class of 10.0 % of the samples: take higher thresholds" in text
     assert ("--per-channel" in text) != per_channel
+
+
+def test_outputs_with_other_numbers_of_rows_do_not_agree():
+    pairs = {"s": np.array([-1, 2])}
+    before = detach(model("g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"))
+    after = detach(model("g (float[N, 4] x) => (float[M, 2] y) { y = Reshape(x, s) }", pairs))
+    found = compare("halves", before, after, from_arrays(np.ones((3, 4), np.float32)), Running())
+    assert found.top1 == 0
+    assert found.error == np.inf
