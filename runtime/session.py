@@ -388,7 +388,9 @@ class SpikingSession:
         most = min(most, self._sums.make_room())
         choice = self._time_steps.choice(inputs, self._readouts)
         steps = choice.chunk(most)
-        if steps > 1 and choice.in_full:
+        # A budget counts on groups of samples, which need states in full, from the first run on.
+        grouped = choice.together < choice.samples and self._time_steps.max_memory is not None
+        if choice.in_full and (steps > 1 or grouped):
             self._states.fill(choice.shapes)
         # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self._time + steps)

@@ -251,7 +251,9 @@ class DeviceStates:
 
         self._inputs, current = kept(self._inputs), kept(self._current)
         self._forget_buffers()
-        self._current, self._current_index = current, None
+        # With both sets of buffers, so that the next run may be in groups.
+        self._buffers = [current, self._like(current)]
+        self._current, self._current_index = current, 0
 
     def get(self, name: str) -> np.ndarray:
         """A copy of a state as it is now."""

@@ -1,7 +1,8 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
+import threading
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,24 @@ MOST_STEPS_CARRIED = 4096
 term up to there, so that spike counts are exact; longer runs move them to float64 in between."""
 
 Arrays = dict[str, np.ndarray]
+
+
+class Later:
+    """Arrays that are worked out when someone first asks, from what is kept until then."""
+
+    def __init__(self, work_out: Callable[[], Arrays]) -> None:
+        self._work_out: Callable[[], Arrays] | None = work_out
+        self._found: Arrays = {}
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Arrays:
+        """The arrays."""
+        with self._lock:
+            if self._work_out is not None:
+                self._found = self._work_out()
+                # With it go states, and the session that they are of.
+                self._work_out = None
+            return self._found
 
 
 class Sums:
@@ -98,19 +117,16 @@ class Sums:
             # Of the other samples nothing is kept.
             own = [rows_of(values, rows, count) for values in states()]
             states, done = (lambda: own), rows_of(done, rows, count)
-        carried, totals, steps, held = self._carried, self._totals, self._steps, [states]
+        carried, totals, steps = self._carried, self._totals, self._steps
 
-        @cache
         def work_out() -> Arrays:
-            read, before, now = held[0]()
-            # Nothing asks for them again.
-            held.clear()
+            read, before, now = states()
             sums = {name: now[state.read] for name, state in carried.items()}
             if totals is not None and steps:
                 sums |= self._derived(totals, steps, read, before, now)
             return done | {n: done[n] + value if n in done else value for n, value in sums.items()}
 
-        return work_out
+        return Later(work_out)
 
     def bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
@@ -177,13 +193,16 @@ class Sums:
         if not totals.silenced:
             return {}
         shapes = tuple(value.shape for value in inputs.values())
-        if shapes not in self._silent:
+        found = self._silent.get(shapes)
+        if found is None:
             session = self._create(totals.silent)
             zeros = {name: np.zeros_like(value) for name, value in inputs.items()}
             names = [f"{totals.prefix}silent/{name}" for name in totals.silenced]
             made = run_session(session, names, _read_by(session, zeros))
-            self._silent = {shapes: dict(zip(totals.silenced, made, strict=True))}
-        return self._silent[shapes]
+            found = dict(zip(totals.silenced, made, strict=True))
+            # Others of this size would take as much memory again.
+            self._silent = {shapes: found}
+        return found
 
 
 def _at(read: list[tuple[Arrays, int]], before: Arrays, moment: Moment) -> list[Arrays]:

@@ -10,6 +10,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.runtime import choice
+from onnx2snn.runtime.states import DeviceStates
 
 
 def bytes_of_a_sample(session, x):
@@ -69,10 +70,41 @@ def test_samples_that_leave(monkeypatch):
     x = dyadic.images(network, 13)
     rule = EarlyExit(confidence=0.3, stable=1, every=2)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 20, early_exit=rule)
-    found = in_groups(monkeypatch, snn, x, 2).run(x, 20, early_exit=rule)
+    session = in_groups(monkeypatch, snn, x, 2, max_memory=2**31)
+    sizes = sizes_of_groups(monkeypatch)
+    found = session.run(x, 20, early_exit=rule)
     assert len(set(wanted.sample_timesteps)) > 2
+    # Also where some have left before.
+    assert max(sizes) == 2
     np.testing.assert_array_equal(found.sample_timesteps, wanted.sample_timesteps)
     np.testing.assert_array_equal(found.output, wanted.output)
+
+
+def sizes_of_groups(monkeypatch):
+    """How many samples are in each run from now on; a list that grows, 99 for all of them."""
+    rows, sizes = DeviceStates._rows, []
+
+    def told(self, together):
+        found = rows(self, together)
+        sizes.extend(end - first for first, end in (pair or (0, 99) for pair in found))
+        return found
+
+    monkeypatch.setattr(DeviceStates, "_rows", told)
+    return sizes
+
+
+@pytest.mark.parametrize("budget", [2**31, None])
+def test_within_a_budget_the_first_run_is_in_groups(budget, monkeypatch):
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 7)
+    varying = np.stack([x, 0 * x, x])
+    wanted = SpikingSession(snn, threads=1, plan="step").run(varying, 3)
+    session = in_groups(monkeypatch, snn, x, 2, max_memory=budget)
+    sizes = sizes_of_groups(monkeypatch)
+    same(session.run(varying, 3), wanted)
+    # Without one it reads v(0) as it is in the file, small.
+    assert max(sizes) == (2 if budget else 99)
 
 
 def test_more_cores_hold_more(monkeypatch):

@@ -1,4 +1,7 @@
+import gc
 import logging
+import threading
+import weakref
 
 import numpy as np
 import onnx
@@ -8,6 +11,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
 from onnx2snn.runtime import providers
+from onnx2snn.runtime.sums import Later
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 TEXT = (
@@ -211,6 +215,46 @@ def test_results_stay_what_they_were(plan, first):
         x.fill(7)
         another()
         assert counts(result) == wanted
+
+
+def test_what_is_asked_for_later_is_worked_out_once():
+    calls, failing = [], [True]
+
+    def work_out():
+        calls.append(None)
+        if failing:
+            raise DataError("not now")
+        return {"y": X}
+
+    later = Later(work_out)
+    with pytest.raises(DataError):
+        later()
+    failing.clear()
+    barrier, found = threading.Barrier(8), []
+
+    def ask():
+        barrier.wait()
+        found.append(later())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 2
+    assert all(each is found[0] for each in found)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_a_result_that_was_read_lets_go_of_its_session(plan):
+    session = SpikingSession(snn(), plan=plan)
+    result = session.run(X, 21, [8])
+    rates = [readout.firing_rates for readout in result.readouts.values()]
+    sums = weakref.ref(session._sums)
+    del session
+    gc.collect()
+    assert sums() is None
+    assert rates == [readout.firing_rates for readout in result.readouts.values()]
 
 
 def test_no_spiking_network():
