@@ -4,7 +4,7 @@
                                 [--timesteps 1 2 5 8 33] [--rounds 7] [--json]
 
 Time of a run by "auto" over that by "step", the median over rounds within which both run in turns,
-each in a process of its own, one thread, on the same core; runs shorter than 10 ms are repeated.
+each in a process of its own, one thread, on the same core; runs shorter than 50 ms are repeated.
 Weights are random, thresholds from random inputs. Needs the extra [train].
 """
 
@@ -23,7 +23,7 @@ from onnx2snn import SpikingSession, convert, from_arrays, write_model
 from onnx2snn.benchmarking import RandomInputs, input_shapes
 from onnx2snn.timing import Contestant, ratio
 
-SHORT = 0.01
+SHORT = 0.05
 """Seconds, below which runs are repeated."""
 
 
