@@ -1,6 +1,6 @@
 """What the plan "auto" takes longer than "step", on networks that no figure here was made on.
 
-    python benchmarks/regret.py [--networks unet squeezenet] [--recipes opi best] [--batch 1 4 16]
+    python benchmarks/regret.py [--networks u-net squeezenet] [--recipes opi best] [--batch 1 4 16]
                                 [--timesteps 1 2 5 8 33] [--rounds 7] [--json]
 
 Time of a run by "auto" over that by "step", the median over rounds within which both run in turns,
@@ -21,7 +21,7 @@ import numpy as np
 
 from onnx2snn import SpikingSession, convert, from_arrays, write_model
 from onnx2snn.benchmarking import RandomInputs, input_shapes
-from onnx2snn.timing import Contestant, ratio
+from onnx2snn.timing import Contestant, interleaved, ratio
 
 SHORT = 0.05
 """Seconds, below which runs are repeated."""
@@ -187,16 +187,19 @@ def measure(path, batches, timesteps, rounds):
     ):
         for samples in batches:
             for steps in timesteps:
-                both = [(auto, []), (step, [])]
-                once = [plan.call("run", samples, steps, 1)[1] for plan, _ in 2 * both][2:]
+
+                def seconds(plan, times, samples=samples, steps=steps):
+                    return plan.call("run", samples, steps, times)[1]
+
+                # The first runs make graphs.
+                once = [seconds(plan, 1) for plan in 2 * (auto, step)][2:]
                 times = max(1, int(SHORT / max(once)))
-                for number in range(rounds):
-                    for plan, found in both[:: 1 if number % 2 else -1]:
-                        found.append(plan.call("run", samples, steps, times)[1])
-                (_, fast), (_, slow) = both
-                found = ratio(np.array(fast), np.array(slow)).median
-                row = {"samples": samples, "timesteps": steps, "ratio": found}
-                rows.append(row | {"seconds": float(np.median(fast))})
+                plans = {"auto": auto, "step": step}
+                tasks = {name: partial(seconds, plan, times) for name, plan in plans.items()}
+                found = interleaved(tasks, rounds)
+                row = {"samples": samples, "timesteps": steps}
+                row["ratio"] = ratio(found["auto"], found["step"]).median
+                rows.append(row | {"seconds": float(np.median(found["auto"]))})
     return rows
 
 

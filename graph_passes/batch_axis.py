@@ -50,5 +50,6 @@ def _value(tensor: gs.Tensor) -> np.ndarray | None:
     maker = tensor.inputs[0] if tensor.inputs else None
     if maker is None or maker.op != "Constant":
         return constant_value(tensor)
-    value = maker.attrs.get("value", maker.attrs.get("value_ints"))
-    return np.asarray(value.values if isinstance(value, gs.Constant) else value)
+    if "value_ints" in maker.attrs:
+        return np.asarray(maker.attrs["value_ints"])
+    return constant_value(maker.attrs.get("value"))

@@ -316,6 +316,11 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
             node.metadata_props.extend(original.metadata_props)
 
 
+def declared_shape(kind: onnx.TypeProto.Tensor) -> list[int | str]:
+    """A shape with an int for each fixed size, else its name, or "?" where it has none."""
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+
+
 def infer_shapes(graph: gs.Graph) -> None:
     """Set the shape and dtype of every tensor that ONNX's shape inference can tell.
 
@@ -330,10 +335,7 @@ def infer_shapes(graph: gs.Graph) -> None:
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor, kind = tensors.get(info.name), info.type.tensor_type
         if isinstance(tensor, gs.Variable) and kind.HasField("shape"):
-            shape = [
-                d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
-                for d in kind.shape.dim
-            ]
+            shape = declared_shape(kind)
             if tensor.shape is not None and len(tensor.shape) == len(shape):
                 pairs = zip(shape, tensor.shape, strict=True)
                 shape = [old if isinstance(new, str) else new for new, old in pairs]

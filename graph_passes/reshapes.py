@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import Editor, tidy
 from .fold_constants import fold_constants
-from .io import to_parts
+from .io import declared_shape, to_parts
 from .limits import with_shapes
 
 
@@ -69,14 +69,10 @@ def _inferred(graph: gs.Graph) -> tuple[dict[str, list[int | str]], set[str]]:
                 size.dim_param = f"{info.name}.{axis}"
                 own.add(size.dim_param)
     inferred = with_shapes(model, "the model").graph
-    kinds = {
-        info.name: info.type.tensor_type
-        for info in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
     shapes = {
-        name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
-        for name, kind in kinds.items()
-        if kind.HasField("shape")
+        info.name: declared_shape(info.type.tensor_type)
+        for info in (*inferred.input, *inferred.value_info, *inferred.output)
+        if info.type.tensor_type.HasField("shape")
     }
     return shapes, own
 

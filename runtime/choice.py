@@ -251,7 +251,7 @@ def choose(
     least = memory_of(())
     if max_memory is not None and least.total > max_memory:
         raise DataError(_too_much(least, samples, together, readouts, max_memory))
-    ladder = _ladder(layers, bool(heavy), layout)
+    ladder = _ladder(layers, layout)
     for chunks in ladder if in_chunks else ():
         memory = memory_of(chunks)
         extra = memory.activations - least.activations
@@ -291,17 +291,10 @@ def choose(
     )
 
 
-def _ladder(
-    layers: Sequence[Layer], heavy: bool, layout: Layout | None
-) -> tuple[tuple[int, ...], ...]:
-    """Lengths of chunks that pay for these layers, and less of them where memory is short.
-
-    ``heavy``: whether any of them is time-batched.
-    """
-    if not heavy and layout is None:
-        return ((SHORT,),)
-    if not heavy and not layout:
-        return (MIDDLE, SHORT), (SHORT,)
+def _ladder(layers: Sequence[Layer], layout: Layout | None) -> tuple[tuple[int, ...], ...]:
+    """Lengths of chunks that pay for these layers, and less of them where memory is short."""
+    if not layout and not any(layer.time_batched for layer in layers):
+        return ((SHORT,),) if layout is None else ((MIDDLE, SHORT), (SHORT,))
     weights = sum(layer.weights for layer in layers)
     uses = sum(layer.weights * layer.uses for layer in layers)
     ladder = (LONG, MIDDLE, SHORT), (LONG, SHORT), (LONG,), (SHORT,)

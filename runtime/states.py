@@ -25,7 +25,7 @@ class Moment:
 
     Copies are made where they are asked for, or before the states are written over: of a result
     that nobody holds any more they never are. (Memory that is new to a process costs a page fault
-    every 4 KiB: copies took up to a third of a run of one time-step.)
+    every 4 KiB: copies took up to half of a run of one time-step.)
     """
 
     def __init__(self, held: dict[str, Any]) -> None:

@@ -215,7 +215,7 @@ def _summed(read: list[tuple[Arrays, int]]) -> Arrays:
     sums: Arrays = {}
     for values, steps in read:
         for name, value in values.items():
-            total = value * value.dtype.type(steps)
+            total = value if steps == 1 else value * value.dtype.type(steps)
             sums[name] = sums[name] + total if name in sums else total
     return sums
 

@@ -58,8 +58,8 @@ def test_small_weights_are_in_the_cache():
 
 def test_lengths_of_chunks():
     def longest(weights, uses, heavy=False, layout=(("v/a", ("N", 8, 4, 4)),)):
-        layer = choice.Layer("a", "Conv", weights, 128, uses, 0, None)
-        return choice._ladder([layer], heavy, layout)[0]
+        layer = choice.Layer("a", "Conv", weights, 128, uses, 0 if heavy else None, None)
+        return choice._ladder([layer], layout)[0]
 
     few, many = choice.FEW_USES - 1, choice.FEW_USES
     assert longest(choice.CACHED + 1, few) == (32, 16, 8, 4)
