@@ -24,7 +24,8 @@ from onnx2snn.runtime import EarlyExit, ReadOut, SpikingResult, SpikingSession
 
 from .checking import Agreement
 from .conversion import Conversion, NeuronReport, convert
-from .data import Data, from_arrays, open_data
+from .data import Data, from_arrays
+from .data_files import open_data
 from .diagnosis import LayerDiagnosis, diagnose
 from .evaluation import evaluate
 from .export import to_loop

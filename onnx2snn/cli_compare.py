@@ -13,8 +13,10 @@ from onnx2snn.graph_passes.spiking import MaxPool
 
 from . import tables
 from .comparison import Comparison, compare_recipes, no_report
-from .data import Data, open_data
+from .data import Data
+from .data_files import open_data
 from .options import (
+    CALIBRATION_SAMPLES,
     TIMESTEPS,
     batch_option,
     calibration_option,
@@ -30,6 +32,7 @@ from .options import (
     reports_errors,
     require_output,
     root_option,
+    samples_option,
 )
 from .recipes import RECIPES, Recipe, recipe_by_name
 
@@ -49,14 +52,12 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 @click.option(
     "--calibration-samples",
     type=click.IntRange(1),
-    default=512,
+    default=CALIBRATION_SAMPLES,
     show_default=True,
-    help="Use the first so many of --calibration.",
+    help="As --samples, of --calibration.",
 )
 @data_option
-@click.option(
-    "--samples", type=click.IntRange(1), help="Use the first so many of --data.  [default: all]"
-)
+@samples_option
 @click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
 @click.option(
     "--recipes",

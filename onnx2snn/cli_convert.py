@@ -12,8 +12,10 @@ from onnx2snn.graph_passes.spiking import MaxPool
 from . import tables
 from .calibration import no_progress
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
-from .data import open_data
+from .data_files import open_data
 from .options import (
+    CALIBRATION_SAMPLES,
+    SO_MANY,
     InitialPotentialType,
     batch_option,
     calibration_option,
@@ -28,7 +30,6 @@ from .options import (
     reports_errors,
     require_output,
     root_option,
-    samples_option,
 )
 from .recipes import Recipe, recipe_by_name
 from .statistics import Statistic, parse_statistic
@@ -37,7 +38,7 @@ from .statistics import Statistic, parse_statistic
 @examples(
     "  onnx2snn convert ann.onnx -o snn.onnx\n"
     "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz\n"
-    "  onnx2snn convert ann.onnx -o snn.onnx --calibration fashion-mnist --samples 512 \\\n"
+    "  onnx2snn convert ann.onnx -o snn.onnx --calibration fashion-mnist --samples 2000 \\\n"
     "      --threshold max --per-channel --explain\n"
     "  onnx2snn convert ann.onnx -o snn.onnx --calibration images.npz --recipe best -T 8"
 )
@@ -105,7 +106,11 @@ from .statistics import Statistic, parse_statistic
 )
 @click.option("--explain", is_flag=True, help="List what each pass declined to do, and why.")
 @root_option
-@samples_option
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    help=f"{SO_MANY}  [default: {CALIBRATION_SAMPLES} of a data set or a folder, all of a file]",
+)
 @batch_option
 @device_option
 @json_option
@@ -145,6 +150,8 @@ def convert(
     require_output(output, model, calibration)
     data = None
     if calibration is not None:
+        if samples is None and not calibration.endswith((".npz", ".npy")):
+            samples = CALIBRATION_SAMPLES
         data = open_data(calibration, data_root, train=True, samples=samples, model=model)
     result = convert_model(
         model,

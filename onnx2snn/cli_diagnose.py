@@ -9,7 +9,7 @@ from onnx2snn.graph_passes.files import read_model
 
 from . import tables
 from .calibration import no_progress
-from .data import open_data
+from .data_files import open_data
 from .options import (
     batch_option,
     chosen_providers,

@@ -12,7 +12,8 @@ from onnx2snn.runtime.int8 import Precision
 from . import tables
 from .budget import budget_options, require_budget
 from .calibration import no_progress
-from .data import Data, open_data
+from .data import Data
+from .data_files import open_data
 from .options import (
     TIMESTEPS,
     batch_option,

@@ -14,8 +14,9 @@ from onnx2snn.models.configs import CONFIGS
 
 from . import tables
 from .comparison import no_report
-from .data import open_data
+from .data_files import open_data
 from .options import (
+    CALIBRATION_SAMPLES,
     TIMESTEPS,
     batch_option,
     chosen_providers,
@@ -26,6 +27,7 @@ from .options import (
     reports_errors,
     require_output,
     root_option,
+    samples_option,
 )
 from .published import OURS, SAID, published
 from .reproduction import (
@@ -40,9 +42,6 @@ from .reproduction import (
     snn_accuracies,
 )
 from .tables import new_table
-
-CALIBRATION_SAMPLES = 512
-"""Training images for the thresholds of Fig. 4."""
 
 
 @examples(
@@ -63,7 +62,7 @@ CALIBRATION_SAMPLES = 512
     "by 'onnx2snn train NETWORK-DATA', or has been]",
 )
 @click.option("-T", "--timesteps", type=TIMESTEPS, help="[default: the paper's]")
-@click.option("--samples", type=click.IntRange(1), help="Use the first so many test images.")
+@samples_option
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of random initial potentials.")
 @click.option(
     "--state",

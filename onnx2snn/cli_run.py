@@ -13,7 +13,7 @@ from onnx2snn.runtime.int8 import Precision
 
 from . import tables
 from .calibration import no_progress
-from .data import open_data
+from .data_files import open_data
 from .options import (
     DATA,
     TIMESTEPS,

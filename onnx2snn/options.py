@@ -18,7 +18,7 @@ from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import MOST_THREADS
 
-from .data import DATASETS
+from .data_files import DATASETS
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -164,7 +164,11 @@ root_option = click.option(
     type=click.Path(path_type=Path),
     help="Folder of a data set that is given by name.",
 )
-samples_option = click.option("--samples", type=click.IntRange(1), help="Use the first so many.")
+CALIBRATION_SAMPLES = 512
+"""As many set thresholds and correct weights as well as a whole data set does."""
+
+SO_MANY = "Use so many: the first or, where labels come class by class, evenly spread ones."
+samples_option = click.option("--samples", type=click.IntRange(1), help=SO_MANY)
 data_option = click.option(
     "--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}."
 )

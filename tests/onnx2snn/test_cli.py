@@ -86,6 +86,24 @@ def test_convert_with_data_shows_what_each_change_cost():
     assert report["recipe"]["threshold"] == "max"
 
 
+def test_convert_takes_all_of_a_file_but_so_many_of_a_data_set(folder):
+    def threshold_from(data, *options):
+        words = "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", data, "--recipe", "opi"
+        (neuron,) = as_json(*words, *options)["neurons"]
+        return neuron["source"]
+
+    np.savez("many.npz", x=np.repeat(X, 30, 0))
+    assert "600 samples" in threshold_from("many.npz")
+    # A data set has more than it takes to set thresholds.
+    pixels = RNG.integers(0, 256, (600, 6, 6), dtype=np.uint8)
+    for name, array in {"images-idx3": pixels, "labels-idx1": np.arange(600) % 3}.items():
+        header = b"\0\0\x08" + bytes([array.ndim])
+        header += b"".join(size.to_bytes(4, "big") for size in array.shape)
+        Path(f"train-{name}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    assert "512 samples" in threshold_from("fashion-mnist", "--data-root", folder)
+    assert "600 samples" in threshold_from("fashion-mnist", "--data-root", folder, "--samples", 999)
+
+
 def test_convert_warns_where_pooling_ruined_the_network():
     # One pixel's maximum over a window is much above its mean, that of a blur is less so.
     w = np.zeros((4, 1, 3, 3), np.float32)

@@ -57,6 +57,35 @@ def test_first_samples(tmp_path, samples):
     np.testing.assert_array_equal(y, Y[:samples])
 
 
+@pytest.mark.parametrize("batch", [1, 4, 100])
+@pytest.mark.parametrize("several", [False, True])
+def test_so_many_of_what_lies_class_by_class_are_of_all_classes(tmp_path, batch, several):
+    y = np.repeat([3, 0, 1], [10, 6, 4])
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    inputs = {"a": x, "b": -x} if several else {"x": x}
+    np.savez(tmp_path / "d.npz", y=y, **inputs)
+    data = open_data(str(tmp_path / "d.npz"), samples=6)
+    batches = list(data.batches(batch))
+    assert [len(labels) for _, labels in batches] == {1: 6 * [1], 4: [4, 2], 100: [6]}[batch]
+    rows = [0, 3, 6, 10, 13, 16]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), y[rows])
+    for name, values in inputs.items():
+        got = np.concatenate([found[name] if several else found for found, _ in batches])
+        np.testing.assert_array_equal(got, values[rows])
+    assert data.shape == (6, 2)
+
+
+@pytest.mark.parametrize(
+    "y", [[0, 1, 2, 0, 1, 2, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1],
+          [0, 1, 2, 3, 4, 5, 6, 7]]
+)  # fmt: skip
+def test_other_labels_leave_the_first_samples(tmp_path, y):
+    np.savez(tmp_path / "d.npz", x=np.arange(8.0), y=np.array(y))
+    x, labels = together(open_data(str(tmp_path / "d.npz"), samples=4), 3)
+    assert x.tolist() == [0, 1, 2, 3]
+    assert labels.tolist() == y[:4]
+
+
 def idx(path, array, opener=open):
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     with opener(path, "wb") as file:

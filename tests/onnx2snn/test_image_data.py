@@ -140,6 +140,24 @@ def test_imagenet_is_prepared_as_the_model_says(folder, tmp_path):
     np.testing.assert_array_equal(again, x)
 
 
+def test_so_many_images_of_a_folder_are_of_all_classes(folder, monkeypatch):
+    from onnx2snn import data_files
+
+    read = []
+
+    def noting(files, preprocessing):
+        read.extend(path.name for path in files)
+        return read_images(files, preprocessing)
+
+    read_images = data_files.read_images
+    monkeypatch.setattr(data_files, "read_images", noting)
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    _, y = everything(open_data(str(folder / "val"), model=model, samples=3))
+    assert y.tolist() == [0, 0, 1]
+    # No other file is read for them.
+    assert read == ["00.png", "02.png", "11.png"]
+
+
 def test_scaling(folder):
     model = with_preprocessing(Preprocessing(16, 1, 16))
     x, _ = everything(open_data(str(folder / "val"), model=model))

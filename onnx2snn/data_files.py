@@ -1,0 +1,253 @@
+"""Data as the command line names it: an .npz or .npy file, or a data set by name.
+
+Files are read in batches, never whole where the format allows: an .npy is mapped, an .npz
+is read as a stream. Nothing is ever unpickled.
+"""
+
+import contextlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError
+from onnx2snn.graph_passes.files import read_parts
+from onnx2snn.models.datasets import IN_MEMORY, in_memory
+from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
+from onnx2snn.models.preprocessing import KEY, Preprocessing
+
+from .data import Data, checked, from_arrays, some_rows, together, with_rows
+
+DATASETS = (*IN_MEMORY, "imagenet")
+
+
+def open_data(
+    source: str,
+    root: Path | None = None,
+    train: bool = False,
+    samples: int | None = None,
+    labels: bool = True,
+    model: str | os.PathLike[str] | onnx.ModelProto | None = None,
+) -> Data:
+    """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, a data set's name, or
+    a folder with a folder of images for each class.
+
+    root: the folder of a named data set. train: its training images instead of its test
+    images. samples: only so many: the first, or, where labels come class by class, as those of a
+    folder do, evenly spread over all. labels: whether y is wanted at all. model: the
+    network that images are for, whose metadata may say how they become its input; else they
+    are pixels in [0, 1] as they are, and images of various sizes cannot be read. Arrays are
+    taken as they are. Raises ``DataError`` if the data is not there, is empty, is damaged or
+    holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
+    the network cannot be read.
+    """
+    if source in DATASETS or Path(source).is_dir():
+        wanted = None if model is None else preprocessing_of(model)
+        data = _open_images(source, root, train, wanted, samples)
+    elif source.endswith(".npz"):
+        data = _open_npz(Path(source), labels)
+    elif source.endswith(".npy"):
+        data = _open_npy(Path(source))
+    else:
+        raise DataError(
+            f"'{source}' is no data: give an .npz with x (and y), an .npy, a folder of "
+            f"folders of images, or one of {', '.join(DATASETS)}"
+        )
+    if samples is None or samples >= data.samples:
+        return data
+    return with_rows(data, some_rows(samples, data.samples, data.labels))
+
+
+def _open_images(
+    source: str,
+    root: Path | None,
+    train: bool,
+    preprocessing: Preprocessing | None,
+    samples: int | None,
+) -> Data:
+    """All images, or of a folder, whose files would be read for nothing, so many."""
+    if source in IN_MEMORY:
+        return _open_in_memory(source, root, train, preprocessing)
+    folder = imagenet_folder(root or Path(), train) if source == "imagenet" else Path(source)
+    return _open_folder(source, folder, preprocessing, samples)
+
+
+def preprocessing_of(model: str | os.PathLike[str] | onnx.ModelProto) -> Preprocessing | None:
+    """How a model's metadata says that images become its input; None if it does not.
+
+    Raises ``ModelError`` if it says what cannot be understood, or if the file is no model.
+    """
+    if not isinstance(model, onnx.ModelProto):
+        model = read_parts(model).structure
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            try:
+                return Preprocessing.parse(entry.value)
+            except ValueError as error:
+                raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
+    return None
+
+
+def _open_in_memory(
+    name: str, root: Path | None, train: bool, preprocessing: Preprocessing | None
+) -> Data:
+    try:
+        images, labels = in_memory(name, root, train)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: {error}") from error
+    count, channels, *size = images.shape
+    wanted = preprocessing or Preprocessing(size[0], channels)
+    if [wanted.channels, wanted.size, wanted.size] != [channels, *size]:
+        raise DataError(
+            f"the network is for images of {wanted.channels} channels and {wanted.size} x "
+            f"{wanted.size} pixels; those of {name} have {channels} and {size[0]} x {size[1]}"
+        )
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, count, batch_size):
+            yield wanted.normalise(images[start : start + batch_size])
+
+    title = f"{name} ({'training' if train else 'test'} images)"
+    return checked(Data(title, images.shape, np.dtype(np.float32), None, read), labels)
+
+
+def _open_folder(
+    name: str, folder: Path, preprocessing: Preprocessing | None, samples: int | None
+) -> Data:
+    if preprocessing is None:
+        raise DataError(
+            f"'{name}' holds images, and the model does not say how they become its input: "
+            f"record it in its metadata ({KEY}), or give an .npz of what the network takes"
+        )
+    wanted = preprocessing
+    try:
+        files, labels, _ = image_files(folder)
+    except OSError as error:
+        raise DataError(str(error)) from error
+    if samples is not None:
+        rows = some_rows(samples, len(files), labels)
+        files, labels = [files[row] for row in rows], labels[rows]
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(files), batch_size):
+            try:
+                images = read_images(files[start : start + batch_size], wanted)
+            except ImportError as error:
+                raise DataError("images need Pillow: pip install pillow") from error
+            except (OSError, ValueError) as error:
+                raise DataError(f"'{name}': {error}") from error
+            yield wanted.normalise(images)
+
+    shape = (len(files), wanted.channels, wanted.size, wanted.size)
+    return checked(Data(name, shape, np.dtype(np.float32), None, read), labels)
+
+
+def _open_npy(path: Path) -> Data:
+    with _reading(path):
+        with path.open("rb") as file:
+            _read_header(file)
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    return from_arrays(x, None, str(path))
+
+
+def _open_npz(path: Path, labels: bool) -> Data:
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        inputs = [name for name in names if name != "y"]
+        if "x" not in inputs and len(inputs) < 2:
+            held = ", ".join(sorted(names)) or "nothing"
+            raise DataError(f"'{path}' holds no array x, only: {held}")
+        y = None
+        if labels and "y" in names:
+            with archive.open("y.npy") as file:
+                y = np.lib.format.read_array(file, allow_pickle=False)
+        if "x" in inputs:
+            data = _open_member(path, archive, "x")
+            # What else is there may be further inputs, or has nothing to do with them.
+            inputs = [name for name in inputs if _length(archive, name) == data.samples]
+        if len(inputs) > 1:
+            parts = {name: _open_member(path, archive, name) for name in inputs}
+            data = together(str(path), parts)
+    return checked(data, y)
+
+
+def _length(archive: zipfile.ZipFile, name: str) -> int | None:
+    """The length of an array's first axis; None if it has none, or is no array of numbers."""
+    try:
+        with archive.open(f"{name}.npy") as file:
+            shape, _, dtype = _read_header(file)
+    except (KeyError, ValueError):
+        return None
+    return shape[0] if shape and dtype.kind in "fiub" else None
+
+
+def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> Data:
+    with archive.open(f"{name}.npy") as file:
+        shape, in_columns, dtype = _read_header(file)
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        with _reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            if in_columns:
+                # Stored column by column, a sample is nowhere in one piece.
+                x = np.lib.format.read_array(file, allow_pickle=False)
+                for start in range(0, len(x), batch_size):
+                    yield x[start : start + batch_size]
+                return
+            _read_header(file)
+            for start in range(0, shape[0], batch_size):
+                yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
+
+    return checked(Data(str(path), shape, dtype, None, read), None)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes zipfile, zlib and NumPy raise into ``DataError``."""
+    try:
+        yield
+    except Onnx2SnnError:
+        raise
+    except Exception as error:
+        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    if file.peek(1)[:1] == b"\x80":  # type: ignore[attr-defined]
+        raise ValueError("it holds pickled objects, which are never loaded")
+    version = np.lib.format.read_magic(file)
+    reader: Any = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise ValueError(f"unknown .npy version {version}")
+    try:
+        shape, in_columns, dtype = reader(file)
+    except Exception as error:
+        raise ValueError("its header is damaged") from error
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are never loaded")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"its header is damaged: shape {shape}")
+    return shape, in_columns and len(shape) > 1, dtype
+
+
+def _read_rows(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    content = file.read(size)
+    if len(content) != size:
+        raise EOFError("the file ends before its data does")
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "allow_pickle" in str(error):
+        return "it holds pickled objects, which are never loaded"
+    return str(error) or type(error).__name__
