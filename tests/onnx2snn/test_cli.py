@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import convert, write_model
+from onnx2snn import convert, plot, write_model
 from onnx2snn.cli import main
 from onnx2snn.runtime import choice
 
@@ -548,6 +548,18 @@ def test_plots(snn, monkeypatch):
     assert "use one of" in invoke(*options, "curve.txt", code=1).output
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "onnx2snn[plot]" in invoke(*options, "curve.png", code=1).output
+
+
+@pytest.mark.parametrize(
+    ("values", "ann", "limits"),
+    [([92.6, 94.0], 94.0, (90, 94.4)), ([10.0, 90.0], 95.0, (0, 102)), ([100.0], None, (90, 101))],
+)
+def test_a_curve_near_the_top_is_drawn_near(monkeypatch, values, ann, limits):
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    times = [4, 8][: len(values)]
+    plot.accuracy_plot(Path("plot.png"), times, {"SNN": values}, ann, "title")
+    np.testing.assert_allclose(drawn[0].axes[0].get_ylim(), limits)
 
 
 def test_cuda_that_is_not_there(snn, monkeypatch):
