@@ -10,7 +10,8 @@ from rich.table import Table
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
-from onnx2snn.runtime.choice import Choice, Layer
+from onnx2snn.runtime.choice import Choice
+from onnx2snn.runtime.chunks import Layer
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.plan import Plan, build_plan
 

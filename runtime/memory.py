@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import give_shapes, operands
@@ -200,6 +201,11 @@ def peak_of_activations(
             if last.get(name, place) == place:
                 now -= alive.pop(name, 0)
     return int(FRAGMENTED * most)
+
+
+def nodes_of(node: onnx.NodeProto) -> int:
+    """About how many nodes run for one, which may be a function."""
+    return 1 + (NODES_OF_FUNCTIONS if node.domain == DOMAIN else 0)
 
 
 def read_out_memory(

@@ -10,8 +10,9 @@ import onnx
 
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, all_known, choose, samples_together, shapes_read
+from .choice import Choice, all_known, choose, shapes_read
 from .graphs import with_nodes
+from .groups import samples_together
 from .half import with_half_products
 from .int8 import IntegerLayer, Quantised
 from .integer_products import with_integer_products

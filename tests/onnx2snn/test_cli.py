@@ -16,7 +16,7 @@ from onnx_text import model
 
 from onnx2snn import convert, plot, write_model
 from onnx2snn.cli import main
-from onnx2snn.runtime import choice
+from onnx2snn.runtime import groups
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -261,7 +261,7 @@ def test_inspect_shows_the_plan_of_other_inputs():
 
 def test_inspect_shows_groups_of_samples(snn, monkeypatch):
     assert "samples in a run" not in invoke("inspect", snn, "--plan", "-N", "5").output
-    monkeypatch.setattr(choice, "CACHE", 1)
+    monkeypatch.setattr(groups, "CACHE", 1)
     assert "samples in a run: 1," in invoke("inspect", snn, "--plan", "-N", "5").output
     assert as_json("inspect", snn, "--plan", "-N", "5")["plan"]["samples_together"] == 1
 

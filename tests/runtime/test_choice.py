@@ -11,7 +11,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import choice, memory
+from onnx2snn.runtime import choice, chunks, memory
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -34,7 +34,7 @@ def zeros(samples):
 
 
 def test_the_numbers_that_decide(monkeypatch):
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)
     found = {n: session.chosen(zeros(n)) for n in (1, 10, 40)}
     # The first layer is in the prologue, the last in the epilogue.
@@ -58,16 +58,17 @@ def test_small_weights_are_in_the_cache():
 
 def test_lengths_of_chunks():
     def longest(weights, uses, heavy=False, layout=(("v/a", ("N", 8, 4, 4)),)):
-        layer = choice.Layer("a", "Conv", weights, 128, uses, 0 if heavy else None, None)
-        return choice._ladder([layer], layout)[0]
+        layer = chunks.Layer("a", "Conv", weights, 128, uses, 0 if heavy else None, None)
+        return chunks.lengths_of_chunks([layer], layout)[0]
 
-    few, many = choice.FEW_USES - 1, choice.FEW_USES
-    assert longest(choice.CACHED + 1, few) == (32, 16, 8, 4)
-    assert longest(choice.CACHED + 1, many) == longest(choice.CACHED, few) == (16, 8, 4)
+    cached = chunks.CACHED
+    few, many = chunks.FEW_USES - 1, chunks.FEW_USES
+    assert longest(cached + 1, few) == (32, 16, 8, 4)
+    assert longest(cached + 1, many) == longest(cached, few) == (16, 8, 4)
     # Nothing is time-batched, and nothing enters the layout of the CPU; or it is no CPU.
-    assert longest(choice.CACHED + 1, few, layout=()) == (8, 4)
-    assert longest(choice.CACHED + 1, few, layout=None) == (4,)
-    assert longest(choice.CACHED + 1, few, heavy=True, layout=None) == (32, 16, 8, 4)
+    assert longest(cached + 1, few, layout=()) == (8, 4)
+    assert longest(cached + 1, few, layout=None) == (4,)
+    assert longest(cached + 1, few, heavy=True, layout=None) == (32, 16, 8, 4)
 
 
 def test_a_weight_is_used_at_each_place_of_each_sample():
@@ -81,7 +82,7 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
             "rows": np.array([0, 4, 16]),
         },
     )
-    layers = choice.weighted_layers(graph, memory.sizes_of(graph, {"x": (2, 3, 8, 8)}))
+    layers = chunks.weighted_layers(graph, memory.sizes_of(graph, {"x": (2, 3, 8, 8)}))
     assert [layer.uses for layer in layers] == [2 * 16, 2 * 4]
 
 
@@ -95,7 +96,7 @@ def test_starts_are_written_out_for_chunks_alone():
 
 
 def test_what_is_shown_is_what_runs(monkeypatch):
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 61)
@@ -153,17 +154,17 @@ def budgets(session, x, readouts=1):
 
 
 def test_chunks_get_shorter_with_the_budget(monkeypatch):
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     found = budgets(SpikingSession(wide(), threads=1), zeros(5))
     assert list(found) == [(32, 16, 8, 4), (16, 8, 4), (16, 4), (16,), (4,), ()]
     assert list(found.values()) == sorted(found.values(), reverse=True)
-    for chunks, total in found.items():
-        assert SpikingSession(wide(), max_memory=total).chosen(zeros(5)).chunks == chunks
+    for lengths, total in found.items():
+        assert SpikingSession(wide(), max_memory=total).chosen(zeros(5)).chunks == lengths
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     # Graphs then give back their memory to each other, as large ones do.
     monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
     network = dyadic.finish(seed)
@@ -172,10 +173,10 @@ def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 63, [7])
     found = budgets(SpikingSession(snn, threads=1), x, readouts=2)
     assert len(found) > 1
-    for chunks, total in found.items():
+    for lengths, total in found.items():
         session = SpikingSession(snn, threads=1, max_memory=total)
         result = session.run(x, 63, [7])
-        assert {key[0] for key in session._time_steps.sessions} == {1, *chunks}
+        assert {key[0] for key in session._time_steps.sessions} == {1, *lengths}
         same(result, wanted)
 
 

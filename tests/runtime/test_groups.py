@@ -9,7 +9,7 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import choice
+from onnx2snn.runtime import choice, groups
 from onnx2snn.runtime.states import DeviceStates
 
 
@@ -27,9 +27,9 @@ def bytes_of_a_sample(session, x):
 def in_groups(monkeypatch, snn, x, together, **options):
     """A session in which at most so many samples run together."""
     size = bytes_of_a_sample(SpikingSession(snn, threads=1, **options), x)
-    monkeypatch.setattr(choice, "CACHE", together * size)
+    monkeypatch.setattr(groups, "CACHE", together * size)
     # No number of nodes is worth a miss of it.
-    monkeypatch.setattr(choice, "MISS", 1)
+    monkeypatch.setattr(groups, "MISS", 1)
     return SpikingSession(snn, threads=1, **options)
 
 
@@ -127,10 +127,10 @@ def test_many_nodes_are_worth_a_large_layer_beyond_the_cache(monkeypatch):
         last = f"b{n}"
     snn = convert(model(text + f"y = Identity({last}) }}", values)).model
     x = np.zeros((32, 64), np.float32)
-    monkeypatch.setattr(choice, "CACHE", 4 * 64 * 2)
+    monkeypatch.setattr(groups, "CACHE", 4 * 64 * 2)
     together = {}
     for miss in (0, 1e-9, 1):
-        monkeypatch.setattr(choice, "MISS", miss)
+        monkeypatch.setattr(groups, "MISS", miss)
         together[miss] = SpikingSession(snn, threads=1).chosen(x).together
     # As many as eight times the cache holds; or as many as it holds.
     assert together == {0: 16, 1e-9: 16, 1: 2}
@@ -159,7 +159,7 @@ def sequence(samples):
 def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
     snn, x = sequence(samples)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
-    monkeypatch.setattr(choice, "CACHE", 1)
+    monkeypatch.setattr(groups, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
     assert session.chosen(x).together == samples
     same(session.run(x, 18, [7]), wanted)
@@ -211,7 +211,7 @@ def test_no_groups_where_samples_depend_on_others(between, apart, monkeypatch):
     snn = convert(model(text, named)).model
     x = (rng.integers(-8, 9, (6, 4)) / 8).astype(np.float32)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
-    monkeypatch.setattr(choice, "CACHE", 1)
+    monkeypatch.setattr(groups, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
     assert session.chosen(x).together == (1 if apart else 6)
     same(session.run(x, 18, [7]), wanted)
@@ -229,7 +229,7 @@ def test_no_groups_where_some_tensor_has_one_row(monkeypatch):
     snn = convert(model(text, named | {"zero": np.float32(0), "one": np.float32(1)})).model
     x, z = ((rng.integers(-8, 9, (n, 4)) / 8).astype(np.float32) for n in (6, 1))
     wanted = SpikingSession(snn, threads=1, plan="step").run({"x": x, "z": z}, 18, [7])
-    monkeypatch.setattr(choice, "CACHE", 1)
+    monkeypatch.setattr(groups, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
     assert session.chosen({"x": x, "z": z}).together == 6
     same(session.run({"x": x, "z": z}, 18, [7]), wanted)
@@ -249,7 +249,7 @@ def test_a_batch_of_a_fixed_size_is_one_group(monkeypatch):
     snn = convert(model(text, named)).model
     x = (rng.integers(-8, 9, (6, 4)) / 8).astype(np.float32)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
-    monkeypatch.setattr(choice, "CACHE", 1)
+    monkeypatch.setattr(groups, "CACHE", 1)
     same(SpikingSession(snn, threads=1).run(x, 18, [7]), wanted)
 
 

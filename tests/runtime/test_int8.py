@@ -18,7 +18,7 @@ from onnx2snn.demo import demo_images
 from onnx2snn.graph_passes import read_model, to_model
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.runtime import choice, int8
+from onnx2snn.runtime import chunks, int8
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CUDA
 
@@ -54,13 +54,13 @@ def in_int8(session):
     runs=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=3),
     maxpool=st.sampled_from(["average", "exact", "keep"]),
     plan=st.sampled_from(["auto", "step"]),
-    cached=st.sampled_from([0, choice.CACHED]),
+    cached=st.sampled_from([0, chunks.CACHED]),
 )
 def test_eight_bits_lose_nothing_where_weights_fit(
     everywhere, monkeypatch, seed, runs, maxpool, plan, cached
 ):
     """Weights are multiples of a power of two, as are thresholds: every plan, any T, any N."""
-    monkeypatch.setattr(choice, "CACHED", cached)
+    monkeypatch.setattr(chunks, "CACHED", cached)
     network = dyadic.finish(seed)
     exact, rounded = both(convert(dyadic.to_onnx(network), maxpool=maxpool).model, plan)
     run_alike(rounded, exact, network, runs)
@@ -94,7 +94,7 @@ def test_neurons_of_every_kind(everywhere, op, negative):
 
 def test_time_steps_of_a_convolution_of_single_places(everywhere, monkeypatch):
     """In float32 they are one higher image; products in 8 bits take images of one size."""
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     rng = np.random.default_rng(0)
     text = (
         "net (float[N, 64, 3, 3] x) => (float[N, 8, 3, 3] y) { "

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert, from_arrays
-from onnx2snn.runtime import choice
-from onnx2snn.runtime.choice import weighted_layers
+from onnx2snn.runtime import chunks
+from onnx2snn.runtime.chunks import weighted_layers
 from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.totals import totals_of
@@ -108,7 +108,7 @@ def dense(seed=0):
 
 @pytest.mark.parametrize("samples", [1, 3, 40])
 def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     snn = convert(dense()).model
     plain, chunked = both(snn)
     x = (np.random.default_rng(1).integers(-8, 9, (samples, 2, 4)) / 8).astype(np.float32)
@@ -121,7 +121,7 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
 
 
 def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     plan = build_plan(convert(dense()).model)
     states = [*plan.states, *plan.sums.values()]
     shapes = dict.fromkeys(plan.step_inputs, (1, 16))
@@ -160,7 +160,7 @@ def test_images_of_convolutions_of_single_places_are_joined(
     monkeypatch, attributes, kernel, axis, opset
 ):
     """Several samples, chunks of all lengths, with and without the layout of the CPU."""
-    monkeypatch.setattr(choice, "CACHED", 0)
+    monkeypatch.setattr(chunks, "CACHED", 0)
     rng = np.random.default_rng(0)
     groups = 2 if "group" in attributes else 1
     w = (rng.integers(-4, 5, (8, 64 // groups, kernel, kernel)) / 8).astype(np.float32)
@@ -210,7 +210,7 @@ def test_a_chunk_is_made_once():
     network = dyadic.finish(1)
     session = SpikingSession(network_of(1), threads=1)
     for samples in (1, 2, 1, 2):
-        session.run(dyadic.images(network, samples), 3 * choice.LONG)
+        session.run(dyadic.images(network, samples), 3 * chunks.LONG)
     assert len(session._time_steps.sessions) == 1
 
 

@@ -12,7 +12,7 @@ from onnx_text import model
 from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes import weights
 from onnx2snn.graph_passes.weights import ModelParts, attach
-from onnx2snn.runtime import choice, winograd
+from onnx2snn.runtime import chunks, winograd
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.winograd import Tiles, matrices_of, tiles_where_they_pay, with_winograd
 
@@ -107,7 +107,7 @@ def test_sessions_give_the_same_spikes(seed, runs, maxpool, time_batched):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "TRANSFORMATION", -(2**30))
         patch.setattr(weights, "STAYS_INLINE", 128)
-        patch.setattr(choice, "CACHED", 0 if time_batched else 2**18)
+        patch.setattr(chunks, "CACHED", 0 if time_batched else 2**18)
         session, reference = sessions(network, maxpool=maxpool)
         run_alike(session, reference, network, runs)
         # The first convolution is constant, and not within time-steps.

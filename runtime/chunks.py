@@ -1,0 +1,147 @@
+"""Chunks of time-steps: how long they are, and which layers run once for all of one."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.limits import WEIGHTED
+
+from .kernel_forms import Layout
+from .memory import Sizes
+from .unroll import axis_of_time
+from .winograd import Tiles, tiles_where_they_pay
+
+SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32
+"""Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
+that are time-batched, and bringing states into the layout of the CPU and out of it. The longest
+take twice as long to make, and pay where a time-step does little with each weight (``FEW_USES``).
+
+Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
+best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In
+the layout of the CPU, ResNet-20 with N=16 took 1.06 at 4, 1.04 at 8 and 1.03 at 16. At T=8, one run
+of 8 took of the time of two of 4, on a Xeon: VGG-16, N=1, 0.73; MobileNet, N=1 and 16, 0.91 and
+0.90; ResNet-18 of 224 x 224, N=1, 0.94; ResNet-20, N=1 and 16, 0.92 and 0.96; with the recipe
+``best``, VGG 0.91 and 0.89, ResNet-20 0.90 and 0.91.
+
+Where nothing has either to be done once, as in small dense networks, a graph costs more than its
+nodes: 20 layers of 128, ``best``, N=4, T=32, took 1.16, 1.04, 0.82 and 0.75 of the time of single
+time-steps in runs of 32, 16, 8 and 4, and three layers of 64, N=1, 0.54, 0.52, 0.54 and 0.61."""
+
+CACHED = 2**18
+"""Weights, 1 MiB in float32: a layer that has no more finds them in the cache each time."""
+
+FEW_USES = 64
+"""How often a time-step uses a weight, on average: with fewer, weights come from memory for little.
+
+Measured on a Xeon, T=32, one thread, ratios to T forward passes of the ANN with chunks of 16 and of
+32; in brackets, the uses: VGG-16, N=1 (10), 0.329 and 0.290, N=16 (30), 0.629 and 0.627; MobileNet,
+N=1 (14), 1.026 and 0.981, N=16 (43), 1.238 and 1.158; ResNet-18 of 224 x 224 (152) 0.875 and 0.890;
+ResNet-20, N=16 (1795), 1.136 and 1.153. Hours later, several sessions each: VGG-16, N=1, 0.353 and
+0.317; MobileNet, N=1, 1.029 and 1.041, N=16, 1.276 and 1.270."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
+
+    ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
+    all samples that run together, and ``uses`` how often it uses each weight for that. ``axis``:
+    that along which time-steps may come together; None where they may not. ``tiles``: those of a
+    convolution that runs on tiles within a chunk.
+    """
+
+    name: str
+    op: str
+    weights: int
+    computes: int
+    uses: int
+    axis: int | None
+    tiles: Tiles | None
+
+    @property
+    def time_batched(self) -> bool:
+        """Whether it runs once for all time-steps of a chunk: reading weights costs most."""
+        return self.axis is not None and self.weights > max(CACHED, self.computes)
+
+    @property
+    def why(self) -> str:
+        """The reason, in a few words."""
+        if self.axis is None:
+            return "does not treat time-steps as samples"
+        if self.weights <= CACHED:
+            return "its weights fit the cache"
+        than = "more" if self.time_batched else "no more"
+        return f"{than} weights than it computes"
+
+
+def weighted_layers(
+    step: onnx.ModelProto,
+    sizes: Sizes,
+    may_tile: Collection[str] = (),
+    in_8_bits: Collection[str] = (),
+) -> tuple[Layer, ...]:
+    """The nodes of ``WEIGHTED`` with constant weights, in graph order.
+
+    ``may_tile``: the names of weights of which convolutions may run on tiles. ``in_8_bits``: those
+    of the nodes that run in 8 bits, which take images of one size alone.
+    """
+    inputs = {info.name for info in step.graph.input}
+    # The starts of states, of which these are other sizes, are initializers too.
+    constants = {t.name: tuple(t.dims) for t in step.graph.initializer if t.name not in inputs}
+    nodes = [
+        node
+        for node in step.graph.node
+        if node.op_type in WEIGHTED and node.domain == "" and node.input[1] in constants
+    ]
+    readers = Counter(node.input[1] for node in nodes)
+
+    def tiles_of(node: onnx.NodeProto) -> Tiles | None:
+        weights, made = node.input[1], sizes.shapes.get(node.output[0], ())
+        if weights not in may_tile or readers[weights] > 1 or 0 in made[2:]:
+            return None
+        return tiles_where_they_pay(node, constants[weights], made)
+
+    def uses_of(node: onnx.NodeProto) -> int:
+        channels = 1 if node.op_type.startswith("Conv") else -1
+        count = sizes.count(node.output[0])
+        return count // sizes.shapes[node.output[0]][channels] if count else 0
+
+    def axis(node: onnx.NodeProto) -> int | None:
+        found = axis_of_time(node, constants)
+        return 0 if found and node.name in in_8_bits else found
+
+    return tuple(
+        Layer(
+            node.name,
+            node.op_type,
+            int(np.prod(constants[node.input[1]])),
+            sizes.count(node.output[0]),
+            uses_of(node),
+            axis(node),
+            tiles_of(node),
+        )
+        for node in nodes
+    )
+
+
+def axes_of_time(layers: Iterable[Layer]) -> dict[str, int]:
+    """The layers that run once for a whole chunk, by name, and their ``axis``."""
+    heavy = (layer for layer in layers if layer.time_batched)
+    return {layer.name: layer.axis for layer in heavy if layer.axis is not None}
+
+
+def lengths_of_chunks(
+    layers: Sequence[Layer], layout: Layout | None
+) -> tuple[tuple[int, ...], ...]:
+    """Lengths of chunks that pay for these layers, and less of them where memory is short."""
+    if not layout and not any(layer.time_batched for layer in layers):
+        return ((SHORT,),) if layout is None else ((MIDDLE, SHORT), (SHORT,))
+    weights = sum(layer.weights for layer in layers)
+    uses = sum(layer.weights * layer.uses for layer in layers)
+    ladder = (LONG, MIDDLE, SHORT), (LONG, SHORT), (LONG,), (SHORT,)
+    if weights > CACHED and uses < FEW_USES * weights:
+        return (LONGEST, LONG, MIDDLE, SHORT), *ladder
+    return ladder

@@ -1,0 +1,65 @@
+"""Groups of samples: how many of a batch run together."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from .memory import nodes_of, sizes_of
+from .plan import State
+from .rows import Shape, samples_are_apart
+
+CACHE = 3 * 2**18
+"""Bytes, 768 KiB, for each core: where the states of a layer, for all samples that run together,
+take no more, what it reads and writes stays in the cache nearby."""
+
+MISS, NODE_RUN = 1.2e-10, 4.5e-7
+"""Seconds that a byte of states beyond ``CACHE`` costs in a time-step, and that a node costs
+however little it computes: by these as many samples run together as take least.
+
+Measured at N = 1, 2, 4, 8, 16, one thread, microseconds for a time-step of a sample; in brackets
+KiB of states of the largest layer. Recipe ``best``, EPYC (Zen 5) with 1 MiB of cache a core: a
+ShuffleNet of 96 x 96 (432) 665, 580, 491, 441, 454; a MnasNet (432) 1067, 919, 848, 857, 963; a
+SqueezeNet (1104) 1137, 1038, 964, 1053, 1208; MobileNet (392) 411, 393, 378, 408, 444; VGG (196)
+403, 382, 365, 364, 370; a U-Net of 64 x 64 (512) 1048, 1001, 1038, 1141, 1256; one of 160 x 160
+(1600) 1010, 1032, 1142, 1281, 1411. Xeon with 2 MiB: MobileNet 760, 812, 908, 1080, 1280; VGG 771,
+687, 669, 703, 771; others, ResNet-20 (64) 621, 625, 606, 621, 648; VGG-16 (256) 3690, 3195, 3115,
+3205, 3390; ResNet-18 of 224 x 224 (3136), N = 1 to 8, 18200, 19600, 20800, 21700. These say 0.3 to
+0.7 microseconds for a node, and 0.05 (EPYC) to 0.2 (Xeon) for a KiB; the two are in between."""
+
+OUTERMOST = 8
+"""How many times the cache nearby the states of a layer may take, at most."""
+
+
+def samples_together(
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    shapes: Mapping[str, Shape],
+    samples: int,
+    cores: int,
+) -> int:
+    """How many samples are in one run on so many cores: as many as take least time for each.
+
+        NODE_RUN nodes / n + MISS (states, in bytes, of the layers with n states > CACHE)
+
+    ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where samples are not
+    computed each by itself.
+    """
+    if not samples_are_apart(step, states, shapes, samples):
+        return samples
+    made = sizes_of(step, shapes)
+    by_layer = Counter[str]()
+    for state in states:
+        layer = state.read.partition("/")[2]
+        by_layer[layer] += made.bytes_of(state.written) // samples
+    nodes, cache = sum(nodes_of(node) for node in step.graph.node), CACHE * cores
+    most = OUTERMOST * cache // max([1, *by_layer.values()])
+
+    def takes(together: int) -> float:
+        beyond = sum(size for size in by_layer.values() if size * together > cache)
+        return NODE_RUN * nodes / together + MISS * beyond
+
+    # Between these only the first term changes.
+    ends = {samples, most, *(cache // size for size in by_layer.values() if size)}
+    possible = sorted((n for n in ends if 1 <= n <= min(samples, most)), reverse=True)
+    return min(possible, key=takes, default=1)
