@@ -17,6 +17,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError
 from onnx2snn.graph_passes.files import read_parts
+from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
@@ -24,6 +25,9 @@ from onnx2snn.models.preprocessing import KEY, Preprocessing
 from .data import Data, checked, from_arrays, some_rows, together, with_rows
 
 DATASETS = (*IN_MEMORY, "imagenet")
+
+_IMAGENET = IMAGE_SETS["imagenet"]
+_EXAMPLE = Preprocessing(_IMAGENET.size, 3, 256, _IMAGENET.mean, _IMAGENET.std)
 
 
 def open_data(
@@ -122,7 +126,8 @@ def _open_folder(
     if preprocessing is None:
         raise DataError(
             f"'{name}' holds images, and the model does not say how they become its input: "
-            f"record it in its metadata ({KEY}), or give an .npz of what the network takes"
+            f"record it in its metadata, {KEY} = {_EXAMPLE} for torchvision's of ImageNet, or "
+            "give an .npz of what the network takes"
         )
     wanted = preprocessing
     try:
