@@ -45,6 +45,19 @@ MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
 
 
+Model = str | os.PathLike[str] | onnx.ModelProto
+"""A model file's path, or the model in memory."""
+
+
+def read_any(model: Model | ModelParts) -> ModelParts:
+    """A model in parts, checked; parts are taken as they are."""
+    if isinstance(model, ModelParts):
+        return model
+    if isinstance(model, onnx.ModelProto):
+        return take_apart(model, "the model")
+    return read_parts(model)
+
+
 def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Read an ONNX file, with its external data, and check that it is a valid model.
 

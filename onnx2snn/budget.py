@@ -12,9 +12,21 @@ class BudgetError(Onnx2SnnError):
     """A network is less accurate than it must be."""
 
 
+class Percent(click.FloatRange):
+    """A number from 0 to 100, which NaN is none of: by it no comparison would ever fail."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 100)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The number; a usage error for anything else."""
+        number = super().convert(value, param, ctx)
+        return self.fail(f"'{value}' is no number", param, ctx) if number != number else number
+
+
 def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options ``--min-accuracy`` and ``--max-drop``."""
-    percent = click.FloatRange(0, 100)
+    percent = Percent()
     for option in (
         click.option("--max-drop", type=percent, help="Fail if it is more points below the ANN."),
         click.option("--min-accuracy", type=percent, help="Fail if the accuracy is lower (%)."),

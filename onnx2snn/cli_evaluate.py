@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import read_model
 from onnx2snn.runtime.int8 import Precision
 
 from . import tables
@@ -105,18 +104,16 @@ def evaluate(
         check_format(plot)
     if max_drop is not None and ann is None:
         raise click.UsageError("--max-drop compares with the ANN: give --ann too")
-    snn = read_model(model)
-    reference = None if ann is None else read_model(ann)
-    data = open_data(source, data_root, samples=samples, model=snn)
+    data = open_data(source, data_root, samples=samples, model=model)
     if data.labels is None and plot is not None and ann is None:
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
     report = (early_exits if early_exit else evaluate_model)(
-        snn,
+        model,
         data,
         timesteps,
-        ann=reference,
+        ann=ann,
         batch_size=batch_size,
         providers=chosen_providers(device),
         threads=threads,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.files import files_of, read_parts, take_apart
+from onnx2snn.graph_passes.files import Model, files_of, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
@@ -70,7 +69,7 @@ class Conversion:
 
 
 def convert(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     *,
     calibration: Data | None = None,
     recipe: Recipe | str | None = None,
@@ -205,14 +204,7 @@ def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
     return Neuron("ResetToZeroIF" if reset == "zero" else "IF")
 
 
-def read_any(model: str | os.PathLike[str] | onnx.ModelProto) -> ModelParts:
-    """A model in parts, checked."""
-    if isinstance(model, onnx.ModelProto):
-        return take_apart(model, "the model")
-    return read_parts(model)
-
-
-def digest_of(model: str | os.PathLike[str] | onnx.ModelProto) -> str:
+def digest_of(model: Model) -> str:
     """The digest of a model's file and of those with its weights, or of what it holds in memory."""
     if isinstance(model, onnx.ModelProto):
         parts = detach(model)

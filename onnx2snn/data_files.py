@@ -5,7 +5,6 @@ is read as a stream. Nothing is ever unpickled.
 """
 
 import contextlib
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError
-from onnx2snn.graph_passes.files import read_parts
+from onnx2snn.graph_passes.files import Model, read_any
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
@@ -36,7 +36,7 @@ def open_data(
     train: bool = False,
     samples: int | None = None,
     labels: bool = True,
-    model: str | os.PathLike[str] | onnx.ModelProto | None = None,
+    model: Model | ModelParts | None = None,
 ) -> Data:
     """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, a data set's name, or
     a folder with a folder of images for each class.
@@ -81,14 +81,13 @@ def _open_images(
     return _open_folder(source, folder, preprocessing, samples)
 
 
-def preprocessing_of(model: str | os.PathLike[str] | onnx.ModelProto) -> Preprocessing | None:
+def preprocessing_of(model: Model | ModelParts) -> Preprocessing | None:
     """How a model's metadata says that images become its input; None if it does not.
 
     Raises ``ModelError`` if it says what cannot be understood, or if the file is no model.
     """
-    if not isinstance(model, onnx.ModelProto):
-        model = read_parts(model).structure
-    for entry in model.metadata_props:
+    structure = model if isinstance(model, onnx.ModelProto) else read_any(model).structure
+    for entry in structure.metadata_props:
         if entry.key == KEY:
             try:
                 return Preprocessing.parse(entry.value)

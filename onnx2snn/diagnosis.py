@@ -23,17 +23,16 @@ loses, or a neuron that starts again after some time-steps, counts as unevenness
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import DataError, ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -49,11 +48,9 @@ from onnx2snn.runtime.inputs import as_input, by_input_name
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
 from .calibration import Running, Track, no_progress, watch
-from .conversion import digest_of, read_any
+from .conversion import digest_of
 from .data import Data, Inputs, number_of
 from .network import Network
-
-Model = str | os.PathLike[str] | onnx.ModelProto
 
 NOT_THE_ANN = "the ANN is not the one that this network was made from"
 

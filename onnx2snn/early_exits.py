@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import Model, read_any
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
@@ -15,7 +16,7 @@ from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
 from .data import Data, check_labels
-from .evaluation import ann_classes, require_samples
+from .evaluation import ann_classes, require_samples, shares
 from .inference import precision_rows
 
 RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
@@ -26,12 +27,12 @@ AS_ACCURATE = 0.1
 
 
 def early_exits(
-    model: onnx.ModelProto,
+    model: Model | ModelParts,
     data: Data,
     timesteps: Sequence[int],
     *,
     rules: Sequence[EarlyExit] = RULES,
-    ann: onnx.ModelProto | None = None,
+    ann: Model | ModelParts | None = None,
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
@@ -63,7 +64,7 @@ def early_exits(
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
-    reference = None if ann is None else Ann(ann, providers, threads)
+    reference = None if ann is None else Ann(read_any(ann), providers, threads)
     chosen: list[np.ndarray] = []
     fixed: dict[int, list[np.ndarray]] = {}
     left: list[list[np.ndarray]] = [[] for _ in rules]
@@ -85,18 +86,18 @@ def early_exits(
     said_by_ann = np.concatenate(chosen) if chosen else None
     truth = {"accuracy": data.labels, "agreement": said_by_ann}
     classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
-    snn = [{"timesteps": t, **_shares(said, truth)} for t, said in classes.items()]
+    snn = [{"timesteps": t, **shares(said, truth)} for t, said in classes.items()]
     rows = []
     for rule, found in zip(rules, left, strict=True):
         ran = np.concatenate(found)
         said = np.select([ran == t for t in classes], list(classes.values()))
-        row = {**asdict(rule), "mean_timesteps": float(ran.mean()), **_shares(said, truth)}
+        row = {**asdict(rule), "mean_timesteps": float(ran.mean()), **shares(said, truth)}
         rows.append({**row, "as_accurate_as": _as_accurate(row, snn)})
     report = {
         "samples": data.samples,
         "ann": None
         if said_by_ann is None
-        else {"accuracy": _shares(said_by_ann, truth)["accuracy"]},
+        else {"accuracy": shares(said_by_ann, truth)["accuracy"]},
         "snn": snn,
         "early_exit": rows,
     }
@@ -132,14 +133,6 @@ class _Recorder(EarlyExit):
 
     def looks_at(self, timesteps: int) -> list[int]:
         return list(self.times)
-
-
-def _shares(said: np.ndarray, truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
-    """Percent of the classes ``said`` that are as in each of ``truth``; None where that is."""
-    return {
-        name: None if known is None else 100 * float((said == known).mean())
-        for name, known in truth.items()
-    }
 
 
 def _as_accurate(row: Mapping[str, Any], fixed: Sequence[Mapping[str, Any]]) -> int | None:

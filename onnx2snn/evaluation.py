@@ -1,14 +1,13 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import read_model, read_parts
+from onnx2snn.graph_passes.files import Model, read_any
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
@@ -17,15 +16,15 @@ from .calibration import Ann, Track, batches_of, no_progress
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels
 from .inference import precision_rows
-from .synapses import SynapseCounter, macs
+from .synapses import SynapseCounter, axes_of_samples, macs, summed_over_samples
 
 
 def evaluate(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model | ModelParts,
     data: Data,
     timesteps: Sequence[int],
     *,
-    ann: str | os.PathLike[str] | onnx.ModelProto | None = None,
+    ann: Model | ModelParts | None = None,
     batch_size: int = 100,
     providers: Providers = None,
     threads: int | None = None,
@@ -45,7 +44,7 @@ def evaluate(
     with the ANN's top-1 class, None without an ANN. firing_rate: spikes per neuron and
     time-step. sops: synaptic operations per sample, each spike times its fan-out; macs: the
     ANN's multiply-accumulates per sample. precision: where it is not "float32" the network runs in
-    float32, too, for what rounding costs, and the report has besides
+    float32 first, for what rounding costs, and the report has besides
 
         {"precision": str,
          "float32": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
@@ -58,58 +57,61 @@ def evaluate(
     times = sorted(set(timesteps))
     if not times:
         raise DataError("no time-steps to evaluate at")
-    model = model if isinstance(model, onnx.ModelProto) else read_model(model)
-    session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
-    exact = None
+    # One session after the other, and what counts synapses after them: each takes memory of its
+    # own, and the weights are read anew for each.
+    axes = axes_of_samples(read_any(model))
+    beside = None
     if precision != "float32":
+        if max_memory is not None:
+            # Refused now, where that does not fit, rather than after the run in float32.
+            rounded = SpikingSession(model, providers, threads, "auto", max_memory, precision)
+            require_samples(data, rounded)
+            rounded.chosen(next(iter(data.batches(batch_size)))[0], readouts=len(times))
+            del rounded
         exact = SpikingSession(model, providers, threads, max_memory=max_memory)
+        beside = _classes_by(exact, data, times, batch_size, track)
+        del exact
+    session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
-    sizes = _sample_shapes(session, data)
-    counter = SynapseCounter(model, sizes)
-    reference = None
-    if ann is not None:
-        whole = ann if isinstance(ann, onnx.ModelProto) else read_parts(ann)
-        reference = Ann(whole, providers, threads)
-    ann_right = 0
-    right, agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
-    exact_right, exact_agree = dict.fromkeys(times, 0), dict.fromkeys(times, 0)
+    reference = None if ann is None else Ann(read_any(ann), providers, threads)
+    chosen: list[np.ndarray] = []
+    said: dict[int, list[np.ndarray]] = {t: [] for t in times}
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
     for x, y in batches_of(data, batch_size, "evaluating", track):
         result = session.run(x, times[-1], times)
-        wanted = None if exact is None else exact.run(x, times[-1], times)
         scored = require_class_output(result.values)
         output = result.values[scored]
         check_labels(y, output.shape[1], data.name)
-        chosen = None
         if reference is not None:
-            chosen = ann_classes(reference, x, scored, output.shape)
-        if y is not None and chosen is not None:
-            ann_right += int((chosen == y).sum())
+            chosen.append(ann_classes(reference, x, scored, output.shape))
         for t in times:
             # Out of the result: spike counts of all T at once may be more than all else.
             readout = result.readouts.pop(t)
-            classes = classes_of(readout.values[scored])
-            right[t] += 0 if y is None else int((classes == y).sum())
-            agree[t] += 0 if chosen is None else int((classes == chosen).sum())
-            if wanted is not None:
-                other = classes_of(wanted.readouts[t].values[scored])
-                exact_right[t] += 0 if y is None else int((other == y).sum())
-                exact_agree[t] += int((classes == other).sum())
+            said[t].append(classes_of(readout.values[scored]))
             for name, counts in readout.spike_counts.items():
-                spikes[t][name] = spikes[t].get(name, 0) + counter.summed(name, counts, len(output))
-    samples, labelled = data.samples, data.labels is not None
+                summed = summed_over_samples(counts, axes[name], len(output), name)
+                spikes[t][name] = spikes[t].get(name, 0) + summed
+    rows, sizes = precision_rows(session), _sample_shapes(session, data)
+    del session, reference
+    parts, samples = read_any(model), data.samples
+    operations = macs(parts, sizes)
+    counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
+    truth = {
+        "accuracy": data.labels,
+        "agreement": np.concatenate(chosen) if chosen else None,
+    }
+    classes = {t: np.concatenate(found) for t, found in said.items()}
     report = {
         "samples": samples,
-        "macs": macs(model, sizes),
+        "macs": operations,
         "ann": None
-        if ann is None
-        else {"accuracy": 100 * ann_right / samples if labelled else None},
+        if truth["agreement"] is None
+        else {"accuracy": shares(truth["agreement"], truth)["accuracy"]},
         "snn": [
             {
                 "timesteps": t,
-                "accuracy": 100 * right[t] / samples if labelled else None,
-                "agreement": None if ann is None else 100 * agree[t] / samples,
+                **shares(classes[t], truth),
                 "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
                 / (neurons * samples * t),
                 "sops": sum(
@@ -119,18 +121,36 @@ def evaluate(
             for t in times
         ],
     }
-    if exact is None:
+    if beside is None:
         return report
-    beside = [
-        {
-            "timesteps": t,
-            "accuracy": 100 * exact_right[t] / samples if labelled else None,
-            "agreement": 100 * exact_agree[t] / samples,
-        }
+    unrounded = [
+        {"timesteps": t, **shares(beside[t], {"accuracy": data.labels, "agreement": classes[t]})}
         for t in times
     ]
-    rows = precision_rows(session)
-    return report | {"precision": precision, "float32": beside, "precisions": rows}
+    return report | {"precision": precision, "float32": unrounded, "precisions": rows}
+
+
+def shares(said: np.ndarray, truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
+    """Percent of the classes ``said`` that are as in each of ``truth``; None where that is."""
+    return {
+        name: None if known is None else 100 * int((said == known).sum()) / len(said)
+        for name, known in truth.items()
+    }
+
+
+def _classes_by(
+    session: SpikingSession, data: Data, times: Sequence[int], batch_size: int, track: Track
+) -> dict[int, np.ndarray]:
+    """The classes at each of ``times``, int64 [N]."""
+    require_samples(data, session)
+    said: dict[int, list[np.ndarray]] = {t: [] for t in times}
+    for x, y in batches_of(data, batch_size, "in float32", track):
+        result = session.run(x, times[-1], times)
+        scored = require_class_output(result.values)
+        check_labels(y, result.values[scored].shape[1], data.name)
+        for t, found in said.items():
+            found.append(classes_of(result.readouts[t].values[scored]))
+    return {t: np.concatenate(found) for t, found in said.items()}
 
 
 def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:

@@ -5,21 +5,18 @@ and, under the key ``onnx2snn.export``, how it was exported.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnx2snn.graph_passes.errors import OutputError
-from onnx2snn.graph_passes.files import check_writable
+from onnx2snn.graph_passes.files import Model, check_writable, read_any
 from onnx2snn.graph_passes.weights import attach
 from onnx2snn.runtime.loop import loop_model
 
-from .conversion import digest_of, read_any
+from .conversion import digest_of
 from .version import __version__
-
-Model = str | os.PathLike[str] | onnx.ModelProto
 
 PREPROCESSING = "onnx2snn.preprocessing"
 """The metadata key of what is done to an input before the network."""

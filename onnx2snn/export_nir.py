@@ -33,7 +33,7 @@ import onnx
 
 from onnx2snn.graph_passes.editing import tidy
 from onnx2snn.graph_passes.errors import Onnx2SnnError, UnsupportedModelError
-from onnx2snn.graph_passes.files import check_writable, write_bytes
+from onnx2snn.graph_passes.files import Model, check_writable, read_any, write_bytes
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import (
     state_names,
@@ -41,8 +41,8 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
 from onnx2snn.runtime.plan import build_plan
 
-from .conversion import digest_of, read_any
-from .export import PREPROCESSING, Model, stamp
+from .conversion import digest_of
+from .export import PREPROCESSING, stamp
 from .nir_nodes import RESETS, Writer
 
 

@@ -21,15 +21,15 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.errors import ModelError, OutputError
-from onnx2snn.graph_passes.files import check_writable, write_bytes
+from onnx2snn.graph_passes.files import Model, check_writable, read_any, write_bytes
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
 from onnx2snn.graph_passes.weights import attach, copy_model
 from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 
-from .conversion import digest_of, read_any
-from .export import Model, stamp, to_loop
+from .conversion import digest_of
+from .export import stamp, to_loop
 
 START = "START"
 """The input of the stateful model that is true at the first time-step of a sequence."""

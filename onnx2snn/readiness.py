@@ -10,13 +10,13 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes import bound_activations, unbounded_activations
 from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
+from onnx2snn.graph_passes.files import read_any
 from onnx2snn.graph_passes.linear import MAX_POOLS, regions
 from onnx2snn.graph_passes.spiking import MaxPool, activation_nodes, obstacles
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running
-from .conversion import read_any
 from .network import Network
 
 CALIBRATION = "--calibration DATA"

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, constant_value, replace_node, tidy
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_model
+from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import SPIKING_POOLS, downstream, samples_axis
 from onnx2snn.graph_passes.neurons import (
@@ -29,6 +29,7 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     stateful_nodes,
 )
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
 
 InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
@@ -36,15 +37,13 @@ InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 
 class SynapseCounter:
-    """Counts the synaptic operations of a spiking network.
+    """Counts the synaptic operations of a spiking network, with a 1 for each of its weights.
 
     ``input_shape`` is that of one sample, without the batch axis; of several inputs by name.
     """
 
-    def __init__(self, model: onnx.ModelProto, input_shape: InputShape) -> None:
-        graph = to_graph(model)
-        layers = neuron_nodes(graph)
-        self._axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
+    def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
+        graph, self._axes = to_graph(model), axes_of_samples(model)
         averages = _to_float32(graph, input_shape)
         neurons = neuron_nodes(graph)
         spiking = downstream(graph, [node.outputs[0] for node in neurons])
@@ -85,25 +84,32 @@ class SynapseCounter:
         values = _run(self._session, feed | self._silence)
         return {n: value / self._batch for n, value in zip(self._layers, values, strict=True)}
 
-    def summed(self, name: str, counts: np.ndarray, samples: int) -> np.ndarray:
-        """Spike counts of a layer summed over N = ``samples``: in its shape for one sample.
-
-        counts: [N, C, ...] or, where a sample has several rows or samples come along another
-        axis, [N k, C, ...] or [L, N, C]; the sum is [1, C, ...], [k, C, ...] or [L, 1, C].
-        """
-        axis, shape = self._axes[name], counts.shape
-        if shape[axis] % samples:
-            raise ModelError(
-                f"the layer '{name}' emits {list(shape)} for {samples} samples, so that its spikes "
-                "are not told apart by sample: export the network with samples along axis 0"
-            )
-        parts = *shape[:axis], samples, shape[axis] // samples, *shape[axis + 1 :]
-        return np.asarray(counts.reshape(parts).sum(axis=axis))
-
     def _batch_of(self, name: str, counts: np.ndarray) -> np.ndarray:
         """The counts of one sample for each of a batch."""
         rows = counts if counts.ndim == self._ranks[name] else counts[np.newaxis]
         return np.concatenate([rows] * self._batch, self._axes[name])
+
+
+def axes_of_samples(model: onnx.ModelProto | ModelParts) -> dict[str, int]:
+    """The axis along which a layer of neurons has its samples, by layer."""
+    graph = to_graph(model)
+    return {node.name: samples_axis(graph, node.outputs[0]) for node in neuron_nodes(graph)}
+
+
+def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) -> np.ndarray:
+    """Spike counts of a layer of this name summed over N = ``samples``, in its shape for one.
+
+    counts: [N, C, ...] or, where a sample has several rows or samples come along another
+    ``axis``, [N k, C, ...] or [L, N, C]; the sum is [1, C, ...], [k, C, ...] or [L, 1, C].
+    """
+    shape = counts.shape
+    if shape[axis] % samples:
+        raise ModelError(
+            f"the layer '{name}' emits {list(shape)} for {samples} samples, so that its spikes "
+            "are not told apart by sample: export the network with samples along axis 0"
+        )
+    parts = *shape[:axis], samples, shape[axis] // samples, *shape[axis + 1 :]
+    return np.asarray(counts.reshape(parts).sum(axis=axis))
 
 
 def synaptic_operations(
@@ -115,7 +121,7 @@ def synaptic_operations(
     return sum(SynapseCounter(model, input_shape).layers(spike_counts).values())
 
 
-def macs(model: onnx.ModelProto, input_shape: InputShape) -> int:
+def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
 
     ``input_shape`` is that of one sample, without the batch axis.
@@ -191,13 +197,13 @@ _OTHER_FLOATS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
 def _session(graph: gs.Graph, outputs: list[gs.Variable]) -> Any:
     graph.outputs = list(outputs)
     tidy(graph)
-    model = to_model(graph)
+    model = to_parts(graph)
     # Shapes and types of before; all sizes follow from the inputs.
-    del model.graph.value_info[:]
-    for info in model.graph.input:
+    del model.structure.graph.value_info[:]
+    for info in model.structure.graph.input:
         del info.type.tensor_type.shape.dim[:]
         info.type.tensor_type.ClearField("shape")
-    return create_session(model, [CPU])
+    return create_session(model, [CPU], lean=True)
 
 
 def _run(session: Any, feed: dict[str, np.ndarray]) -> list[float]:

@@ -81,6 +81,7 @@ def choose(
     max_memory: int | None = None,
     kept: Collection[str] = (),
     readouts: int = 1,
+    varying: bool = False,
 ) -> Choice:
     """Choose how time-steps run.
 
@@ -90,7 +91,8 @@ def choose(
     in_chunks: whether chunks are wanted at all. may_tile: the names of weights of which
     convolutions may run on tiles. layout: what ``layout_of`` says. max_memory: bytes; None lets a
     chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing. kept: the states
-    of which each of so many ``readouts`` keeps a copy.
+    of which each of so many ``readouts`` keeps a copy, and where inputs are ``varying``, of their
+    sums.
     Raises ``DataError`` where not even a time-step fits.
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
@@ -133,6 +135,12 @@ def choose(
             for node in peaks.step.graph.node
         )
 
+    if derived_counts:
+        counting = max(2 * states + most(1) * samples // together, 3 * states + rounding)
+    else:
+        # Half of the states, or more, are sums over time.
+        counting = max(states, states // 2 + rounding)
+
     def memory_of(chunks: tuple[int, ...]) -> Memory:
         # Single time-steps run too, in another order.
         alive = [most(steps) for steps in (*chunks[:1], 1)]
@@ -145,17 +153,12 @@ def choose(
             + (copied - shared + more) * len(chunks),
             graphs=GRAPHS + NODE * sum(nodes(steps) for steps in (*chunks, 1)),
             states=2 * states,
-            inputs=3 * inputs,
+            inputs=(3 + varying * (readouts - 1)) * inputs,
             activations=max(alive),
             idle=0,
             read_out=read_out,
-            counts=(readouts - 1) * copies
-            + (
-                max(2 * states + most(1) * samples // together, 3 * states + rounding)
-                if derived_counts
-                # Half of the states, or more, are sums over time.
-                else max(states, states // 2 + rounding)
-            ),
+            # While a run goes on, a result of the one before may be there, too.
+            counts=max((2 * readouts - 1) * copies, (readouts - 1) * copies + counting),
         )
         # Shorter chunks take no more than the longest.
         idle = alive[0] * len(chunks) + alive[-1] - max(alive)
@@ -198,6 +201,7 @@ def choose(
             max_memory=max_memory,
             kept=kept,
             readouts=readouts,
+            varying=varying,
         )
         return replace(plain, short_of_memory=True)
     return Choice(

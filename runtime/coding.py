@@ -20,10 +20,10 @@ def check_coding(coding: str, seed: int) -> None:
 
 def encode(
     inputs: dict[str, np.ndarray], timesteps: int, coding: Coding, varying: set[str], seed: int
-) -> Iterator[dict[str, np.ndarray] | None]:
-    """Yield the inputs of each of ``timesteps`` time-steps, or None where they stay the same.
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the inputs of each of ``timesteps`` time-steps.
 
-    constant: the inputs themselves, at every time-step (the paper's input).
+    constant: the inputs themselves (the paper's input).
     poisson: independent spikes, 1 with probability x, else 0; x must lie in [0, 1].
     The inputs named in ``varying`` are [T, N, ...]; time-step t reads x[t - 1].
 
@@ -41,4 +41,4 @@ def encode(
         if coding == "poisson":
             yield {n: (generator.random(x.shape) < x).astype(x.dtype) for n, x in now.items()}
         else:
-            yield now if varying or t == 0 else None
+            yield now

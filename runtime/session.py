@@ -1,6 +1,5 @@
 """``SpikingSession``: a spiking network, run over time."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
@@ -9,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import read_parts, take_apart
+from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice
@@ -49,7 +48,8 @@ class SpikingSession:
         result = session.run(images, timesteps=32, readout=[8, 16])
         result.output.argmax(1), result.outputs[8], result.firing_rates
 
-    model: an SNN file's path, or its ``onnx.ModelProto``.
+    model: an SNN file's path, its ``onnx.ModelProto``, or ``parts`` of a conversion, whose weights
+    are shared.
     providers: None or "cpu"; "cuda", which fails if CUDA is absent; "auto"; or a list of
     ONNX Runtime's provider names. ``session.providers`` says what is used.
     threads: threads within an operator; None for ONNX Runtime's choice.
@@ -71,7 +71,7 @@ class SpikingSession:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | onnx.ModelProto,
+        model: Model | ModelParts,
         providers: Providers = None,
         threads: int | None = None,
         plan: PlanKind = "auto",
@@ -89,11 +89,7 @@ class SpikingSession:
             isinstance(threads, int | np.integer) and 1 <= threads <= MOST_THREADS
         ):
             raise ValueError(f"threads is a number from 1 to {MOST_THREADS}, not {threads!r}")
-        if isinstance(model, onnx.ModelProto):
-            parts = take_apart(model, "the model")
-        else:
-            parts = read_parts(model)
-        made, chosen = build_plan(parts), resolve_providers(providers)
+        made, chosen = build_plan(read_any(model)), resolve_providers(providers)
         quantised = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
         self._plan = made = quantised.plan
         self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
@@ -199,18 +195,19 @@ class SpikingSession:
                 raise DataError("early_exit reads out where samples leave: leave readout away")
             return self._run_until_settled(inputs, timesteps, early_exit)
         self.reset()
-        self._readouts = len(wanted)
+        self._readouts, self._varying = len(wanted), coding != "constant" or bool(varying)
         readouts = {}
-        values: dict[str, np.ndarray] = {}
-        constant = coding == "constant" and not varying
-        for t, now in enumerate(encode(inputs, timesteps, coding, varying, seed), start=1):
-            if now is not None:
-                values = self._step_inputs(now)
-                self._states.set_inputs(values)
-            if not constant:
-                self._advance(values)
-            elif t in wanted:
+        if not self._varying:
+            values = self._step_inputs(inputs)
+            self._states.set_inputs(values)
+            for t in sorted(wanted):
                 self._advance_to(t, values)
+                readouts[t] = self._read_out()
+            return SpikingResult(timesteps, readouts)
+        for t, now in enumerate(encode(inputs, timesteps, coding, varying, seed), start=1):
+            values = self._step_inputs(now)
+            self._states.set_inputs(values)
+            self._advance(values)
             if t in wanted:
                 readouts[t] = self._read_out()
         return SpikingResult(timesteps, readouts)
@@ -259,7 +256,7 @@ class SpikingSession:
         """Set every membrane potential to v(0), as in the file."""
         self._states.reset()
         self._sums.reset()
-        self._time, self._readouts = 0, 1
+        self._time, self._readouts, self._varying = 0, 1, False
         self._before: dict[str, np.ndarray] = {}
 
     @property
@@ -386,7 +383,7 @@ class SpikingSession:
     ) -> list[np.ndarray]:
         """Do up to ``most`` time-steps in one run."""
         most = min(most, self._sums.make_room())
-        choice = self._time_steps.choice(inputs, self._readouts)
+        choice = self._time_steps.choice(inputs, self._readouts, self._varying)
         steps = choice.chunk(most)
         # A budget counts on groups of samples, which need states in full, from the first run on.
         grouped = choice.together < choice.samples and self._time_steps.max_memory is not None

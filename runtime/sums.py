@@ -107,10 +107,19 @@ class Sums:
         return {n: self._done[n] + value if n in self._done else value for n, value in now.items()}
 
     def snapshot(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
-        """A function for all sums up to now, which works them out when it is first called.
+        """A function for the sums of neurons up to now, which works them out when first called.
 
         Or for those of some of ``count`` samples alone.
         """
+        every = self._all(rows, count)
+        names = {name for n in self._plan.neurons for name in (n.spikes, n.events)}
+        return Later(lambda: {name: value for name, value in every().items() if name in names})
+
+    def _all(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
+        """What works out all sums up to now."""
+        if self._inputs:
+            # What varies would be kept twice: what was read last, and the sum of all before.
+            self._add_inputs()
         moment, done = self._states.moment(self.kept), self._done
         states: Callable[[], list[Arrays]] = partial(_at, self._read(), self._before, moment)
         if rows is not None:
@@ -126,13 +135,13 @@ class Sums:
                 sums |= self._derived(totals, steps, read, before, now)
             return done | {n: done[n] + value if n in done else value for n, value in sums.items()}
 
-        return Later(work_out)
+        return work_out
 
     def bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
         if self._steps == 0:
             return
-        sums = self.snapshot()()
+        sums = self._all()()
         if self._carried:
             self._states.put({s.read: np.zeros_like(self._states.get(s.read))
                               for s in self._carried.values()})  # fmt: skip

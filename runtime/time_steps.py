@@ -66,10 +66,15 @@ class TimeSteps:
             if self.on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         )
 
-    def choice(self, inputs: Mapping[str, np.ndarray], readouts: int = 1) -> Choice:
-        """How time-steps run that read ``inputs`` besides states, with so many read-outs."""
+    def choice(
+        self, inputs: Mapping[str, np.ndarray], readouts: int = 1, varying: bool = False
+    ) -> Choice:
+        """How time-steps run that read ``inputs`` besides states, with so many read-outs.
+
+        ``varying``: whether inputs are others at each time-step.
+        """
         read = {name: value.shape for name, value in inputs.items()}
-        key = (*read.items(), readouts)
+        key = (*read.items(), readouts, varying)
         if key not in self.choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
@@ -91,6 +96,7 @@ class TimeSteps:
                 max_memory=self.max_memory,
                 kept=self.kept,
                 readouts=readouts,
+                varying=varying,
             )
             # Graphs of chunks were made to estimate what they take.
             give_back_memory()

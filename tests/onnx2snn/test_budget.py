@@ -62,3 +62,10 @@ def test_limits_are_inclusive_and_all_are_named():
     with pytest.raises(BudgetError, match=r"94\.00 % at T=8.*; 1\.10 points below"):
         require_budget(report(94.0, 95.1), 94.1, 1.0)
     require_budget(report(None, 95), None, None)
+
+
+@pytest.mark.parametrize("option", ["--min-accuracy", "--max-drop"])
+@pytest.mark.parametrize("limit", ["nan", "-1", "101", "much"])
+def test_limits_that_are_none(folder, option, limit):
+    result = evaluate(folder, option, limit, "--ann", folder / "ann.onnx")
+    assert result.exit_code == 2, result.output

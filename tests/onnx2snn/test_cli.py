@@ -1,10 +1,12 @@
 """The command line, through click's runner and once as a process of the installed package."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import dyadic
@@ -14,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import convert, plot, write_model
+from onnx2snn import SpikingSession, convert, plot, write_model
 from onnx2snn.cli import main
 from onnx2snn.runtime import groups
 
@@ -201,6 +203,38 @@ def test_precision():
     options = ("inspect", "snn.onnx", "--plan", "--precision", "int8")
     assert as_json(*options)["plan"]["precisions"] == report["precisions"]
     assert "int8" in invoke(*options).output
+
+
+def test_an_evaluation_has_one_session_at_a_time(monkeypatch):
+    """Each takes what a budget allows for."""
+    from onnx2snn import evaluation
+
+    made, seen = [], []
+
+    def noting(kind, known=SpikingSession):
+        def make(*args, **options):
+            gc.collect()
+            alive = [name for name, session in made if session() is not None]
+            assert not alive, (kind, alive)
+            session = known(*args, **options)
+            made.append((kind, weakref.ref(session)))
+            seen.append(kind)
+            return session
+
+        return make
+
+    monkeypatch.setattr(evaluation, "SpikingSession", noting("session"))
+    counter = noting("counter", evaluation.SynapseCounter)
+    monkeypatch.setattr(evaluation, "SynapseCounter", counter)
+    drawn = {n: RNG.normal(0, 0.2, shape).astype(np.float32) for n, shape in LAYERS.items()}
+    onnx.save(model(DEEP, WEIGHTS | drawn), "deep.onnx")
+    invoke("convert", "deep.onnx", "-o", "snn.onnx")
+    options = "evaluate", "snn.onnx", "--data", "data.npz", "-T", "4", "--precision", "int8"
+    invoke(*options, "--max-memory", "1GB")
+    assert seen == ["session", "session", "session", "counter"]
+    # What does not fit is refused before anything runs.
+    monkeypatch.setattr(evaluation, "_classes_by", None)
+    assert "max_memory" in invoke(*options, "--max-memory", "1MB", code=1).output
 
 
 def test_evaluate_without_labels(snn):

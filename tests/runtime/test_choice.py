@@ -222,6 +222,26 @@ def test_each_read_out_keeps_states(plan):
     session.run(zeros(8), 4)
 
 
+def test_what_read_outs_keep_is_in_the_estimate():
+    session = SpikingSession(wide(), threads=1)
+    x = zeros(8)
+    values = session._step_inputs(dict.fromkeys(session.inputs, x))
+    once, more = (session.chosen(x, readouts=n).memory for n in (1, 5))
+    shapes = session.chosen(x).shapes
+    copies = sum(4 * int(np.prod(shapes[name])) for name in session._sums.kept)
+    assert more.counts == max(9 * copies, once.counts + 4 * copies)
+    # Of the run before there are as many as of this one, and its last.
+    assert session.chosen(x, readouts=50).memory.counts == 99 * copies
+    varying = session._time_steps.choice(values, 5, varying=True).memory
+    assert varying.inputs * 3 == more.inputs * 7
+    # What has been read is one array a read-out: the sum so far.
+    inputs = np.random.default_rng(0).normal(size=(6, *x.shape)).astype(np.float32)
+    result = session.run(inputs, 6, [2, 4])
+    for readout in result.readouts.values():
+        assert readout.sums().keys() == {n for neuron in session.neurons
+                                         for n in (neuron.spikes, neuron.events)}  # fmt: skip
+
+
 def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
     monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
     kept = SpikingSession(wide()).chosen(zeros(5)).memory
