@@ -14,10 +14,11 @@ from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.inputs import readout_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
-from .calibration import Track
+from .calibration import Ann, Track
+from .checking import require_class_output
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
-from .data import Data, require_whole
+from .data import Data, check_labels, require_whole
 from .evaluation import evaluate
 from .recipes import Recipe
 from .version import __version__
@@ -163,6 +164,8 @@ def compare_recipes(
             row.scores.update(_known(known, {**common, "recipe": row.recipe.definition()}, times))
     reused = sum(len(row.scores) for row in rows)
     units = _units(rows, times)
+    if units:
+        _require_classes(setting)
     pace = _Pace(report, len(units), setting.batches * sum(unit.timesteps[-1] for unit in units))
     for unit in units:
         pace.begin(unit, setting.batches)
@@ -227,6 +230,15 @@ def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
     # Recipes that take V_th from trained clips, say, may come to the same network.
     del snn.metadata_props[:]
     return snn
+
+
+def _require_classes(setting: _Setting) -> None:
+    """Raise ``DataError`` unless the ANN says classes, of which the labels are some."""
+    ann = Ann(setting.ann, setting.providers)
+    x, _ = next(iter(setting.data.batches(setting.batch_size)))
+    outputs = dict(zip(ann.outputs, ann.run(x), strict=True))
+    classes = outputs[require_class_output(outputs)].shape[1]
+    check_labels(setting.data.labels, classes, setting.data.name)
 
 
 def _scores(

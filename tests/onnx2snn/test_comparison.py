@@ -393,6 +393,22 @@ def test_no_timesteps():
         compared(times=[])
 
 
+IMAGES = "net (float[N, 1, 6, 6] x) => (float[N, 4, H, W] y) { c = Conv(x, w) y = Relu(c) }"
+
+
+@pytest.mark.parametrize(
+    ("ann", "labels", "text"),
+    [
+        (model(IMAGES, {"w": WEIGHTS["w"]}), Y, r"an output \[N, classes\]"),
+        (ANN, Y + 9, "the classes 0 to 2"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_converted(monkeypatch, ann, labels, text):
+    monkeypatch.setattr(comparison, "convert", None)
+    with pytest.raises(DataError, match=text):
+        compared(model=ann, data=from_arrays(X[20:], labels[20:]))
+
+
 def test_curves_of_many_recipes_look_different(monkeypatch):
     from onnx2snn import plot
 
