@@ -43,7 +43,7 @@ from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
 
-from .calibration import Running, calibrate, watch
+from .calibration import Running, calibrate, pooled, watch
 from .checking import (
     Agreement,
     compare,
@@ -265,13 +265,13 @@ class Network:
             for name, value in values.items():
                 samples[name].append(_thinned(value))
         found: list[str] = []
-        pooled = {name: np.concatenate(parts) for name, parts in samples.items()}
+        seen = {name: np.concatenate(parts) for name, parts in samples.items()}
         before = self.current
         self.run(
             [
                 partial(
                     approximate_activations,
-                    samples=pooled,
+                    samples=seen,
                     clips=clips,
                     found=found,
                     maxpool=self.maxpool,
@@ -302,8 +302,11 @@ class Network:
         if per_channel:
             require_channels(self.graph, wanted, "there are no thresholds per channel")
         axes = {node.name: channel_axis(node.outputs[0]) for node in wanted}
+        source = self.current
+        if threshold.is_of_pooled:
+            source, watched = pooled(source, watched)
         thresholds = calibrate(
-            self.current,
+            source,
             watched,
             self.calibration,
             threshold,

@@ -76,14 +76,18 @@ class Recipe:
         return replace(self.threshold, q=timesteps or DEFAULT_TIMESTEPS)
 
     def require_account(self, settings: Mapping[str, Any]) -> None:
-        """Raise ``DataError`` for settings other than the recipe's own that would change nothing.
+        """Raise ``DataError`` for settings that would change nothing.
 
-        settings: of ``threshold``, ``per_channel``, ``recalibrate`` and ``v_init``.
+        settings: those of ``threshold``, ``per_channel``, ``recalibrate`` and ``v_init`` that
+        someone gave.
         """
         for name, value in settings.items():
             option = f"--{name.replace('_', '-')}"
             for function in self.passes:
-                if name in _DECIDES.get(unbound(function), ()) and value != getattr(self, name):
+                # The largest, for a layer, is what thresholds come to; a bound that is kept, or a
+                # v(0) of one half, is not what a pass finds that begins with it.
+                same = name in ("threshold", "per_channel") and value == getattr(self, name)
+                if name in _DECIDES.get(unbound(function), ()) and not same:
                     raise DataError(
                         f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
                         f"leave out {option}, or take another recipe"

@@ -208,6 +208,40 @@ def test_mmse_and_robust_mmse_per_channel():
     assert np.all(free > 1.2 * most)
 
 
+POOLED = """net (float[N, 2, 6, 6] x) => (float[N, 2] y, float[N, 4, H, W] z) {
+    a = Relu(x) n = Neg(x) b = Relu(n) %s
+}"""
+
+
+@pytest.mark.parametrize("recipe", ["best", "best-binary"])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("p = GlobalMaxPool(a) y = Flatten(p) z = Concat<axis = 1>(b, b)", {"a": 6}),
+        # Both are read by one pool, as two halves of its channels.
+        ("j = Concat<axis = 1>(a, b) z = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(j) "
+         "g = GlobalAveragePool(n) y = Flatten(g)", {"a": 3, "b": 3}),
+        # Something else reads a, too; of b, rows lie one above the other.
+        ("p = GlobalMaxPool(a) y = Flatten(p) q = MaxPool<kernel_shape = [2, 2]>(b) "
+         "z = Concat<axis = 1>(a, b)", {}),
+        ("j = Concat<axis = 2>(b, b) z0 = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(j) "
+         "z = Concat<axis = 1>(z0, z0) g = GlobalAveragePool(a) y = Flatten(g)", {}),
+    ],
+)  # fmt: skip
+def test_best_takes_thresholds_of_what_max_pools_let_through(recipe, text, size):
+    x = np.random.default_rng(0).normal(size=(200, 2, 6, 6)).astype(np.float32) ** 3
+    found = convert(model(POOLED % text), calibration=from_arrays(x), recipe=recipe, timesteps=8)
+    assert {neuron.name for neuron in found.neurons} == {"a", "b"}
+    for neuron in found.neurons:
+        values = np.maximum(x if neuron.name == "a" else -x, 0)
+        width = size.get(neuron.name, 1)
+        values = values.reshape(200, 2, 6 // width, width, 6 // width, width).max((3, 5))
+        histogram = ActivationHistogram(per_channel=True)
+        histogram.update(values)
+        wanted = histogram.value(Statistic("robust-mmse", 8))
+        np.testing.assert_allclose(neuron.threshold.ravel(), wanted, rtol=1e-6)
+
+
 def test_local_threshold_balancing_by_its_recursion():
     # theta: 0 + 2 mean a = 2, then 2 + 2 (4 - 2) / 4 = 3, then 3 + 2 (4 - 3) / 4 = 3.5.
     values = np.array([[0, 0, 0, 4]], np.float32).T
@@ -554,6 +588,7 @@ def test_recipes_are_listed_with_their_sources():
         ({"threshold": Statistic("percentile", 50)}, "--threshold"),
         ({"per_channel": True}, "--per-channel"),
         ({"recalibrate": True}, "--recalibrate"),
+        ({"recalibrate": False}, "--recalibrate"),
     ],
 )
 def test_thresholds_that_a_recipe_finds_by_itself_are_not_set(recipe, setting, option):
@@ -563,9 +598,10 @@ def test_thresholds_that_a_recipe_finds_by_itself_are_not_set(recipe, setting, o
     convert(two(), calibration=DATA, recipe=recipe, threshold=MAX, per_channel=False)
 
 
-def test_a_searched_potential_is_not_set():
+@pytest.mark.parametrize("v_init", [0.0, 0.5])
+def test_a_searched_potential_is_not_set(v_init):
     with pytest.raises(DataError, match=r"'pre-charged' finds that by itself.*leave out --v-init"):
-        convert(two(), calibration=DATA, recipe="pre-charged", v_init=0.0)
+        convert(two(), calibration=DATA, recipe="pre-charged", v_init=v_init)
 
 
 def test_trained_clips_are_not_recalibrated_without_a_statistic():
