@@ -1,6 +1,6 @@
 """What a network is given: held against what it declares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -27,8 +27,30 @@ def by_input_name(
     return {name: np.asarray(x[name]) for name in names}
 
 
+def require_same_sizes(
+    shapes: Mapping[str, Sequence[int]], declared: Mapping[str, Sequence[int | str | None]]
+) -> None:
+    """Raise ``DataError`` where inputs differ in a size that the network gives one name.
+
+    An input of one sample goes with any number of another's.
+    """
+    known: dict[str, tuple[str, int]] = {}
+    for name, shape in shapes.items():
+        for symbol, size in zip(declared[name], shape, strict=True):
+            if not isinstance(symbol, str) or size == 1:
+                continue
+            other, before = known.setdefault(symbol, (name, size))
+            if size != before:
+                raise DataError(
+                    f"'{symbol}' is {size} in the input {name} of shape {list(shape)}, but "
+                    f"{before} in {other}"
+                )
+
+
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
     """The time-steps at which to read out, T among them; ``DataError`` for what is none."""
+    if readout is not None and not isinstance(readout, Iterable):
+        raise DataError(f"readout takes time-steps as a list, [{readout}], not {readout!r}")
     wanted = [timesteps, *(readout if readout is not None else [])]
     for t in wanted:
         if isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 1:

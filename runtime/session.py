@@ -16,7 +16,7 @@ from .coding import Coding, check_coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .half import halve
-from .inputs import as_input, by_input_name, readout_times
+from .inputs import as_input, by_input_name, readout_times, require_same_sizes
 from .int8 import LayerPrecision, Precision, Quantised, quantise
 from .plan import Neuron, Plan, build_plan
 from .providers import (
@@ -81,9 +81,8 @@ class SpikingSession:
         for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
             if given not in get_args(kinds):
                 raise ValueError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
-        if max_memory is not None and not (
-            isinstance(max_memory, int | float | np.number) and max_memory > 0
-        ):
+        number = isinstance(max_memory, int | float | np.number) and max_memory is not True
+        if max_memory is not None and not (number and max_memory > 0):
             raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
         if threads is not None and not (
             isinstance(threads, int | np.integer) and 1 <= threads <= MOST_THREADS
@@ -218,6 +217,8 @@ class SpikingSession:
         Only the shape of x matters. readouts: at how many time-steps the output is read; each
         keeps a copy of states. Raises ``DataError`` like ``run``.
         """
+        if isinstance(readouts, bool) or not isinstance(readouts, int | np.integer) or readouts < 1:
+            raise DataError(f"readouts is a number of read-outs, 1 or more, not {readouts!r}")
         inputs, varying = self._check_inputs(x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
@@ -310,6 +311,8 @@ class SpikingSession:
                     )
                 shape = (timesteps, *shape)
             inputs[name] = as_input(value, shape, np.dtype(tensor.dtype), name=called)
+        sizes = {name: x.shape[1:] if name in varying else x.shape for name, x in inputs.items()}
+        require_same_sizes(sizes, {name: tensor.shape for name, tensor in declared.items()})
         return inputs, varying
 
     def _step_inputs(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

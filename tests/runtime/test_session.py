@@ -30,11 +30,12 @@ def snn():
     return convert(model(TEXT, WEIGHTS)).model
 
 
-def test_from_path_and_proto(tmp_path):
+def test_from_path_proto_and_parts(tmp_path):
     write_model(snn(), tmp_path / "snn.onnx")
     wanted = SpikingSession(snn()).run(X, 8).output
-    for path in (tmp_path / "snn.onnx", str(tmp_path / "snn.onnx")):
-        np.testing.assert_array_equal(SpikingSession(path).run(X, 8).output, wanted)
+    parts = convert(model(TEXT, WEIGHTS)).parts
+    for given in (tmp_path / "snn.onnx", str(tmp_path / "snn.onnx"), parts):
+        np.testing.assert_array_equal(SpikingSession(given).run(X, 8).output, wanted)
 
 
 def test_output_is_the_mean():
@@ -89,6 +90,34 @@ def test_timesteps_are_positive_integers(timesteps):
 def test_readouts_lie_within_the_run(readout):
     with pytest.raises(DataError, match=r"positive integers|cannot read out"):
         SpikingSession(snn()).run(X, 8, readout)
+
+
+def test_arguments_that_are_none():
+    session = SpikingSession(snn())
+    with pytest.raises(DataError, match=r"readout takes time-steps as a list, \[4\], not 4"):
+        session.run(X, 8, 4)
+    for readouts in (0, -5, 1.5, True, "a"):
+        with pytest.raises(DataError, match="a number of read-outs"):
+            session.chosen(X, readouts=readouts)
+    with pytest.raises(ValueError, match="a number of bytes"):
+        SpikingSession(snn(), max_memory=True)
+
+
+def test_inputs_of_different_numbers_of_samples():
+    two = model(
+        "net (float[N, 2] a, float[N, 2] b) => (float[N, 2] y) "
+        "{ s = Add(a, b) r = Clip(s, zero, one) y = Neg(r) }",
+        {"zero": np.float32(0), "one": np.float32(1)},
+    )
+    session = SpikingSession(convert(two).model)
+    x = np.full((3, 2), 0.25, np.float32)
+    with pytest.raises(DataError, match=r"'N' is 2 in the input b of shape \[2, 2\], but 3 in a"):
+        session.run({"a": x, "b": x[:2]}, 4)
+    output = session.run({"a": x, "b": x[:1]}, 4).output
+    np.testing.assert_array_equal(output, session.run({"a": x, "b": x}, 4).output)
+    varying = np.stack([x[:2]] * 4)
+    with pytest.raises(DataError, match="'N' is 2 in the input b"):
+        session.run({"a": x, "b": varying}, 4)
 
 
 def test_numpy_integers_are_integers():
