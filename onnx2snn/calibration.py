@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach
-from onnx2snn.runtime.graphs import operands
+from onnx2snn.runtime.graphs import names_in, operands, unused_prefix
 from onnx2snn.runtime.inputs import as_input, by_input_name, check_finite
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
@@ -118,11 +118,13 @@ def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) ->
     return Ann(ModelParts(watched, model.weights), providers)
 
 
-def pooled(model: ModelParts, tensors: dict[str, str]) -> tuple[ModelParts, dict[str, str]]:
+def pooled(
+    model: ModelParts, tensors: dict[str, str], ranks: Mapping[str, int]
+) -> tuple[ModelParts, dict[str, str]]:
     """An ANN, and its tensors, of those that a max-pool alone reads what it makes of them.
 
-    ``tensors``: by names of the caller's choice. The pool may read them joined with others: it is
-    there once more, for each alone.
+    ``tensors``: by names of the caller's choice; ``ranks``: their numbers of axes. The pool may
+    read them joined with others: it is there once more, for each alone.
     """
     structure = copy_model(model.structure)
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -130,10 +132,11 @@ def pooled(model: ModelParts, tensors: dict[str, str]) -> tuple[ModelParts, dict
         for read in operands(node):
             readers.setdefault(read, []).append(node)
     made, outputs = {}, {info.name for info in structure.graph.output}
+    prefix = unused_prefix(names_in(structure), "pooled/")
     for name, tensor in tensors.items():
-        pool = _only_pool(tensor, readers, outputs)
+        pool = _only_pool(tensor, readers, outputs, ranks[name])
         if pool is not None:
-            made[name] = f"{tensor}/pooled"
+            made[name] = f"{prefix}{tensor}"
             node = structure.graph.node.add()
             node.CopyFrom(pool)
             node.name, node.input[:], node.output[:] = made[name], [tensor], [made[name]]
@@ -141,7 +144,7 @@ def pooled(model: ModelParts, tensors: dict[str, str]) -> tuple[ModelParts, dict
 
 
 def _only_pool(
-    tensor: str, readers: Mapping[str, list[onnx.NodeProto]], outputs: set[str]
+    tensor: str, readers: Mapping[str, list[onnx.NodeProto]], outputs: set[str], rank: int
 ) -> onnx.NodeProto | None:
     """The max-pool that reads a tensor, also as a part of channels, where nothing else does."""
     while len(readers.get(tensor, ())) == 1 and tensor not in outputs:
@@ -149,7 +152,7 @@ def _only_pool(
         if reader.op_type in MAX_POOLS:
             return reader
         axes = {a.name: a.i for a in reader.attribute}
-        if reader.op_type != "Concat" or axes["axis"] != 1:
+        if reader.op_type != "Concat" or axes["axis"] % rank != 1:
             return None
         tensor = reader.output[0]
     return None

@@ -120,7 +120,7 @@ def some_rows(samples: int, count: int, labels: np.ndarray | None) -> np.ndarray
     if labels is None:
         return rows
     changes, classes = np.count_nonzero(np.diff(labels)), len(np.unique(labels))
-    by_class = 1 < classes <= count // 2 and changes == classes - 1
+    by_class = 1 < classes < count and changes == classes - 1
     return rows * count // len(rows) if by_class else rows
 
 

@@ -22,7 +22,7 @@ from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
-from .data import Data, checked, from_arrays, some_rows, together, with_rows
+from .data import Data, checked, from_arrays, require_whole, some_rows, together, with_rows
 
 DATASETS = (*IN_MEMORY, "imagenet")
 
@@ -50,6 +50,8 @@ def open_data(
     holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
     the network cannot be read.
     """
+    if samples is not None:
+        require_whole("samples", samples, 1)
     if source in DATASETS or Path(source).is_dir():
         wanted = None if model is None else preprocessing_of(model)
         data = _open_images(source, root, train, wanted, samples)
@@ -64,7 +66,10 @@ def open_data(
         )
     if samples is None or samples >= data.samples:
         return data
-    return with_rows(data, some_rows(samples, data.samples, data.labels))
+    known = data.labels
+    if not labels and source.endswith(".npz"):
+        known = _order_of(Path(source), data.samples)
+    return with_rows(data, some_rows(samples, data.samples, known))
 
 
 def _open_images(
@@ -178,6 +183,16 @@ def _open_npz(path: Path, labels: bool) -> Data:
             parts = {name: _open_member(path, archive, name) for name in inputs}
             data = together(str(path), parts)
     return checked(data, y)
+
+
+def _order_of(path: Path, samples: int) -> np.ndarray | None:
+    """The labels beside so many samples, where that is what y is."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        if "y.npy" not in archive.namelist():
+            return None
+        with archive.open("y.npy") as file:
+            y: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return y if y.shape == (samples,) and y.dtype.kind in "iu" else None
 
 
 def _length(archive: zipfile.ZipFile, name: str) -> int | None:

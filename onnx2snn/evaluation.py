@@ -62,12 +62,12 @@ def evaluate(
     axes = axes_of_samples(read_any(model))
     beside = None
     if precision != "float32":
+        # Refused now, where that cannot be or does not fit, not after the run in float32.
+        rounded = SpikingSession(model, providers, threads, "auto", max_memory, precision)
         if max_memory is not None:
-            # Refused now, where that does not fit, rather than after the run in float32.
-            rounded = SpikingSession(model, providers, threads, "auto", max_memory, precision)
             require_samples(data, rounded)
             rounded.chosen(next(iter(data.batches(batch_size)))[0], readouts=len(times))
-            del rounded
+        del rounded
         exact = SpikingSession(model, providers, threads, max_memory=max_memory)
         beside = _classes_by(exact, data, times, batch_size, track)
         del exact

@@ -304,7 +304,8 @@ class Network:
         axes = {node.name: channel_axis(node.outputs[0]) for node in wanted}
         source = self.current
         if threshold.is_of_pooled:
-            source, watched = pooled(source, watched)
+            ranks = {node.name: len(node.outputs[0].shape) for node in wanted}
+            source, watched = pooled(source, watched, ranks)
         thresholds = calibrate(
             source,
             watched,

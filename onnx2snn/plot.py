@@ -59,7 +59,7 @@ def accuracy_plot(
     drawn += [] if ann is None else [ann]
     # Where all is near the top, from 0 on no difference could be seen.
     bottom = 0 if min(drawn) < 50 else 10 * ((min(drawn) - 1) // 10)
-    axes.set_ylim(bottom, min(102, max(drawn) + 0.1 * (max(drawn) - bottom)))
+    axes.set_ylim(bottom, min(102, max(drawn) + max(1, 0.1 * (max(drawn) - bottom))))
     axes.set(xlabel="time-steps T", ylabel=what, title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if len(curves) == 1 else "best")

@@ -153,11 +153,11 @@ def choose(
             + (copied - shared + more) * len(chunks),
             graphs=GRAPHS + NODE * sum(nodes(steps) for steps in (*chunks, 1)),
             states=2 * states,
-            inputs=(3 + varying * (readouts - 1)) * inputs,
+            # While a run goes on, a result of the one before may be there, too.
+            inputs=(3 + varying * (2 * readouts - 1)) * inputs,
             activations=max(alive),
             idle=0,
             read_out=read_out,
-            # While a run goes on, a result of the one before may be there, too.
             counts=max((2 * readouts - 1) * copies, (readouts - 1) * copies + counting),
         )
         # Shorter chunks take no more than the longest.

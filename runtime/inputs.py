@@ -27,17 +27,17 @@ def by_input_name(
     return {name: np.asarray(x[name]) for name in names}
 
 
-def require_same_sizes(
+def require_same_numbers(
     shapes: Mapping[str, Sequence[int]], declared: Mapping[str, Sequence[int | str | None]]
 ) -> None:
-    """Raise ``DataError`` where inputs differ in a size that the network gives one name.
+    """Raise ``DataError`` where inputs differ in N, where the network gives it one name.
 
     An input of one sample goes with any number of another's.
     """
     known: dict[str, tuple[str, int]] = {}
     for name, shape in shapes.items():
-        for symbol, size in zip(declared[name], shape, strict=True):
-            if not isinstance(symbol, str) or size == 1:
+        for symbol, size in zip(declared[name][:1], shape, strict=False):
+            if not isinstance(symbol, str) or not symbol or size == 1:
                 continue
             other, before = known.setdefault(symbol, (name, size))
             if size != before:

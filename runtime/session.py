@@ -16,7 +16,7 @@ from .coding import Coding, check_coding, encode
 from .early_exit import EarlyExit, is_softmax, logits
 from .graphs import only
 from .half import halve
-from .inputs import as_input, by_input_name, readout_times, require_same_sizes
+from .inputs import as_input, by_input_name, readout_times, require_same_numbers
 from .int8 import LayerPrecision, Precision, Quantised, quantise
 from .plan import Neuron, Plan, build_plan
 from .providers import (
@@ -312,7 +312,7 @@ class SpikingSession:
                 shape = (timesteps, *shape)
             inputs[name] = as_input(value, shape, np.dtype(tensor.dtype), name=called)
         sizes = {name: x.shape[1:] if name in varying else x.shape for name, x in inputs.items()}
-        require_same_sizes(sizes, {name: tensor.shape for name, tensor in declared.items()})
+        require_same_numbers(sizes, {name: tensor.shape for name, tensor in declared.items()})
         return inputs, varying
 
     def _step_inputs(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

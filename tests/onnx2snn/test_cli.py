@@ -232,9 +232,10 @@ def test_an_evaluation_has_one_session_at_a_time(monkeypatch):
     options = "evaluate", "snn.onnx", "--data", "data.npz", "-T", "4", "--precision", "int8"
     invoke(*options, "--max-memory", "1GB")
     assert seen == ["session", "session", "session", "counter"]
-    # What does not fit is refused before anything runs.
+    # What cannot be or does not fit is refused before anything runs.
     monkeypatch.setattr(evaluation, "_classes_by", None)
     assert "max_memory" in invoke(*options, "--max-memory", "1MB", code=1).output
+    assert "GPU" in invoke(*options[:-1], "float16", code=1).output
 
 
 def test_evaluate_without_labels(snn):
@@ -586,7 +587,12 @@ def test_plots(snn, monkeypatch):
 
 @pytest.mark.parametrize(
     ("values", "ann", "limits"),
-    [([92.6, 94.0], 94.0, (90, 94.4)), ([10.0, 90.0], 95.0, (0, 102)), ([100.0], None, (90, 101))],
+    [
+        ([92.6, 94.0], 94.0, (90, 95)),
+        ([0.0], None, (0, 1)),
+        ([10.0, 90.0], 95.0, (0, 102)),
+        ([100.0], None, (90, 101)),
+    ],
 )
 def test_a_curve_near_the_top_is_drawn_near(monkeypatch, values, ann, limits):
     drawn = []

@@ -73,6 +73,23 @@ def test_so_many_of_what_lies_class_by_class_are_of_all_classes(tmp_path, batch,
         got = np.concatenate([found[name] if several else found for found, _ in batches])
         np.testing.assert_array_equal(got, values[rows])
     assert data.shape == (6, 2)
+    # Also where labels are not wanted, which may be no classes.
+    data = open_data(str(tmp_path / "d.npz"), samples=6, labels=False)
+    x, labels = next(data.batches(6))
+    assert labels is None
+    for name, values in inputs.items():
+        np.testing.assert_array_equal(x[name] if several else x, values[rows])
+    np.savez(tmp_path / "d.npz", y=y / 2, **inputs)
+    x, _ = next(open_data(str(tmp_path / "d.npz"), samples=6, labels=False).batches(6))
+    for name, values in inputs.items():
+        np.testing.assert_array_equal(x[name] if several else x, values[:6])
+
+
+@pytest.mark.parametrize("samples", [0, -1, 2.5, "3", True])
+def test_numbers_of_samples_that_are_none(tmp_path, samples):
+    np.savez(tmp_path / "d.npz", x=X)
+    with pytest.raises(DataError, match="samples must be a whole number"):
+        open_data(str(tmp_path / "d.npz"), samples=samples)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,8 @@ POOLED = """net (float[N, 2, 6, 6] x) => (float[N, 2] y, float[N, 4, H, W] z) {
         # Both are read by one pool, as two halves of its channels.
         ("j = Concat<axis = 1>(a, b) z = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(j) "
          "g = GlobalAveragePool(n) y = Flatten(g)", {"a": 3, "b": 3}),
+        ("j = Concat<axis = -3>(a, b) z = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(j) "
+         "g = GlobalAveragePool(n) y = Flatten(g)", {"a": 3, "b": 3}),
         # Something else reads a, too; of b, rows lie one above the other.
         ("p = GlobalMaxPool(a) y = Flatten(p) q = MaxPool<kernel_shape = [2, 2]>(b) "
          "z = Concat<axis = 1>(a, b)", {}),
@@ -240,6 +242,16 @@ def test_best_takes_thresholds_of_what_max_pools_let_through(recipe, text, size)
         histogram.update(values)
         wanted = histogram.value(Statistic("robust-mmse", 8))
         np.testing.assert_allclose(neuron.threshold.ravel(), wanted, rtol=1e-6)
+
+
+def test_pools_for_thresholds_have_names_of_their_own():
+    text = "p = GlobalMaxPool(a) y = Flatten(p) z = Concat<axis = 1>(b, b)"
+    ann = model(POOLED % text)
+    (pool,) = [node for node in ann.graph.node if node.op_type == "GlobalMaxPool"]
+    pool.name = pool.output[0] = "pooled/a"
+    next(node for node in ann.graph.node if node.op_type == "Flatten").input[0] = "pooled/a"
+    x = np.random.default_rng(0).normal(size=(20, 2, 6, 6)).astype(np.float32)
+    convert(ann, calibration=from_arrays(x), recipe="best", timesteps=8)
 
 
 def test_local_threshold_balancing_by_its_recursion():

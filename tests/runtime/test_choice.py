@@ -233,7 +233,7 @@ def test_what_read_outs_keep_is_in_the_estimate():
     # Of the run before there are as many as of this one, and its last.
     assert session.chosen(x, readouts=50).memory.counts == 99 * copies
     varying = session._time_steps.choice(values, 5, varying=True).memory
-    assert varying.inputs * 3 == more.inputs * 7
+    assert varying.inputs * 3 == more.inputs * 12
     # What has been read is one array a read-out: the sum so far.
     inputs = np.random.default_rng(0).normal(size=(6, *x.shape)).astype(np.float32)
     result = session.run(inputs, 6, [2, 4])

@@ -115,6 +115,12 @@ def test_inputs_of_different_numbers_of_samples():
         session.run({"a": x, "b": x[:2]}, 4)
     output = session.run({"a": x, "b": x[:1]}, 4).output
     np.testing.assert_array_equal(output, session.run({"a": x, "b": x}, 4).output)
+    # Other sizes may have one name, or none.
+    for size in ("S", ""):
+        image = model(CLIP.replace("[N, 3]", "[N, H, W]"), WEIGHTS)
+        for dimension in image.graph.input[0].type.tensor_type.shape.dim[1:]:
+            dimension.dim_param = size
+        SpikingSession(convert(image).model).run(np.ones((2, 3, 4), np.float32), 2)
     varying = np.stack([x[:2]] * 4)
     with pytest.raises(DataError, match="'N' is 2 in the input b"):
         session.run({"a": x, "b": varying}, 4)
