@@ -173,8 +173,7 @@ def _open_npz(path: Path, labels: bool) -> Data:
             raise DataError(f"'{path}' holds no array x, only: {held}")
         y = None
         if labels and "y" in names:
-            with archive.open("y.npy") as file:
-                y = np.lib.format.read_array(file, allow_pickle=False)
+            y = _labels_in(archive)
         if "x" in inputs:
             data = _open_member(path, archive, "x")
             # What else is there may be further inputs, or has nothing to do with them.
@@ -188,11 +187,16 @@ def _open_npz(path: Path, labels: bool) -> Data:
 def _order_of(path: Path, samples: int) -> np.ndarray | None:
     """The labels beside so many samples, where that is what y is."""
     with _reading(path), zipfile.ZipFile(path) as archive:
-        if "y.npy" not in archive.namelist():
+        if _length(archive, "y") != samples:
             return None
-        with archive.open("y.npy") as file:
-            y: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    return y if y.shape == (samples,) and y.dtype.kind in "iu" else None
+        y = _labels_in(archive)
+    return y if y.ndim == 1 and y.dtype.kind in "iu" else None
+
+
+def _labels_in(archive: zipfile.ZipFile) -> np.ndarray:
+    with archive.open("y.npy") as file:
+        y: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return y
 
 
 def _length(archive: zipfile.ZipFile, name: str) -> int | None:

@@ -43,7 +43,8 @@ class SynapseCounter:
     """
 
     def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
-        graph, self._axes = to_graph(model), axes_of_samples(model)
+        graph = to_graph(model)
+        self._axes = _axes(graph)
         averages = _to_float32(graph, input_shape)
         neurons = neuron_nodes(graph)
         spiking = downstream(graph, [node.outputs[0] for node in neurons])
@@ -92,7 +93,10 @@ class SynapseCounter:
 
 def axes_of_samples(model: onnx.ModelProto | ModelParts) -> dict[str, int]:
     """The axis along which a layer of neurons has its samples, by layer."""
-    graph = to_graph(model)
+    return _axes(to_graph(model))
+
+
+def _axes(graph: gs.Graph) -> dict[str, int]:
     return {node.name: samples_axis(graph, node.outputs[0]) for node in neuron_nodes(graph)}
 
 

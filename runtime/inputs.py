@@ -36,15 +36,15 @@ def require_same_numbers(
     """
     known: dict[str, tuple[str, int]] = {}
     for name, shape in shapes.items():
-        for symbol, size in zip(declared[name][:1], shape, strict=False):
-            if not isinstance(symbol, str) or not symbol or size == 1:
-                continue
-            other, before = known.setdefault(symbol, (name, size))
-            if size != before:
-                raise DataError(
-                    f"'{symbol}' is {size} in the input {name} of shape {list(shape)}, but "
-                    f"{before} in {other}"
-                )
+        symbol = next(iter(declared[name]), None)
+        if not isinstance(symbol, str) or not symbol or shape[0] == 1:
+            continue
+        other, before = known.setdefault(symbol, (name, shape[0]))
+        if shape[0] != before:
+            raise DataError(
+                f"'{symbol}' is {shape[0]} in the input {name} of shape {list(shape)}, but "
+                f"{before} in {other}"
+            )
 
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:

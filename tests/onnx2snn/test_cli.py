@@ -183,10 +183,14 @@ DEEP = (
 )
 
 
-def test_precision():
+def convert_deep():
     drawn = {n: RNG.normal(0, 0.2, shape).astype(np.float32) for n, shape in LAYERS.items()}
     onnx.save(model(DEEP, WEIGHTS | drawn), "deep.onnx")
     invoke("convert", "deep.onnx", "-o", "snn.onnx")
+
+
+def test_precision():
+    convert_deep()
     options = ("evaluate", "snn.onnx", "--data", "data.npz", "-T", "4,16", "--precision", "int8")
     output = " ".join(invoke(*options).output.split())
     assert "int8: 1 of 2 layers between neurons" in output
@@ -226,9 +230,7 @@ def test_an_evaluation_has_one_session_at_a_time(monkeypatch):
     monkeypatch.setattr(evaluation, "SpikingSession", noting("session"))
     counter = noting("counter", evaluation.SynapseCounter)
     monkeypatch.setattr(evaluation, "SynapseCounter", counter)
-    drawn = {n: RNG.normal(0, 0.2, shape).astype(np.float32) for n, shape in LAYERS.items()}
-    onnx.save(model(DEEP, WEIGHTS | drawn), "deep.onnx")
-    invoke("convert", "deep.onnx", "-o", "snn.onnx")
+    convert_deep()
     options = "evaluate", "snn.onnx", "--data", "data.npz", "-T", "4", "--precision", "int8"
     invoke(*options, "--max-memory", "1GB")
     assert seen == ["session", "session", "session", "counter"]

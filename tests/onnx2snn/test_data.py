@@ -79,10 +79,11 @@ def test_so_many_of_what_lies_class_by_class_are_of_all_classes(tmp_path, batch,
     assert labels is None
     for name, values in inputs.items():
         np.testing.assert_array_equal(x[name] if several else x, values[rows])
-    np.savez(tmp_path / "d.npz", y=y / 2, **inputs)
-    x, _ = next(open_data(str(tmp_path / "d.npz"), samples=6, labels=False).batches(6))
-    for name, values in inputs.items():
-        np.testing.assert_array_equal(x[name] if several else x, values[:6])
+    for other in (y / 2, np.stack([y, y], 1), np.array([str(label) for label in y], object)):
+        np.savez(tmp_path / "d.npz", y=other, **inputs)
+        x, _ = next(open_data(str(tmp_path / "d.npz"), samples=6, labels=False).batches(6))
+        for name, values in inputs.items():
+            np.testing.assert_array_equal(x[name] if several else x, values[:6])
 
 
 @pytest.mark.parametrize("samples", [0, -1, 2.5, "3", True])
