@@ -7,7 +7,7 @@ reads it, and one layer's currents over T time-steps, where a pass looks at them
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,6 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.editing import operands, part_of
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     starts_of,
@@ -124,18 +123,8 @@ class Layer:
 
     def measure(self, tensors: list[gs.Tensor]) -> list[np.ndarray]:
         """Means over time of tensors of the segment, or of what it reads: [N, ...] each."""
-        known = {name: self.simulation.mean_potential(name) for name in self.segment.spikes}
-        # What is affine in the spikes is at their mean what it is on average: in one run, not T.
-        pools = [node for node in self.segment.nodes if node.op in MAX_POOLS]
-        affine = not (self.segment.stateful or pools)
-        if not affine:
-            known[self.node.inputs[0].name] = self._mean_current
-        unknown = [tensor for tensor in tensors if tensor.name not in known]
-        if unknown:
-            steps = list(self.simulation.steps(self.segment, unknown, at_means=affine))
-            means = [sum(values) / len(steps) for values in zip(*steps, strict=True)]
-            known |= {tensor.name: mean for tensor, mean in zip(unknown, means, strict=True)}
-        return [known[tensor.name] for tensor in tensors]
+        known = {} if self.segment.affine else {self.node.inputs[0].name: self._mean_current}
+        return self.simulation.measure(self.segment, tensors, known)
 
     def _parts(self) -> list[slice]:
         """The samples, a few at a time, so that a neuron's arrays stay in the CPU's cache."""
@@ -202,25 +191,27 @@ class Simulation:
         self._means: dict[str, np.ndarray] = {}
         self._apart = {} if apart is None else apart
 
-    def layers(self, first: int = 0) -> Iterator[Layer]:
+    def layers(self, first: int = 0, read_outs: Sequence[Segment] = ()) -> Iterator[Layer]:
         """The layers in order; each that did not fire does so when the next is asked for.
 
-        What the last one reads stays, so that it can be looked at later. ``first``: the number of
-        the first one, where those before it have fired.
+        What the last one reads stays, so that it can be looked at later, and what ``read_outs``
+        read. ``first``: the number of the first one, where those before it have fired.
         """
         nodes = neuron_nodes(self.graph)
         segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
-        last_use = {name: i for i, segment in enumerate(segments) for name in segment.spikes}
+        readers = [*segments, *read_outs]
+        last_use = {name: i for i, segment in enumerate(readers) for name in segment.spikes}
         self._thresholds = {node.outputs[0].name: node for node in nodes}
         for number in range(first, len(nodes)):
             node, segment = nodes[number], segments[number]
             layer = Layer(node, self.timesteps, segment, self)
             yield layer
+            if node.outputs[0].name in last_use:
+                fired = layer.fire() if layer.fired is None else layer.fired
+                self._spikes[node.outputs[0].name] = fired
             if number == len(nodes) - 1:
                 return
-            fired = layer.fire() if layer.fired is None else layer.fired
-            self._spikes[node.outputs[0].name] = fired
-            for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
+            for name in [name for name in self._spikes if last_use[name] <= number]:
                 del self._spikes[name]
                 self._means.pop(name, None)
 
@@ -242,6 +233,26 @@ class Simulation:
             found[t] = value
         assert found is not None
         return found
+
+    def measure(
+        self,
+        segment: Segment,
+        tensors: list[gs.Tensor],
+        known: Mapping[str, np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """Means over time of tensors of a segment, or of what it reads; of some they are known.
+
+        Where the segment itself averages over time: what tensors are after the last time-step.
+        """
+        means = {name: self.mean_potential(name) for name in segment.spikes} | dict(known or {})
+        unknown = [tensor for tensor in tensors if tensor.name not in means]
+        if unknown:
+            # What is affine in the spikes is at their mean what it is on average: one run, not T.
+            steps = list(self.steps(segment, unknown, at_means=segment.affine))
+            steps = steps[-1:] if segment.averages else steps
+            found = [sum(values) / len(steps) for values in zip(*steps, strict=True)]
+            means |= {tensor.name: mean for tensor, mean in zip(unknown, found, strict=True)}
+        return [means[tensor.name] for tensor in tensors]
 
     def steps(
         self, segment: Segment, tensors: list[gs.Tensor], at_means: bool = False

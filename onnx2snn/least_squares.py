@@ -1,11 +1,13 @@
-"""Weights that bring a layer's mean current nearest to that of the ANN."""
+"""Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, only_consumer, producer
 
-from .layers import Layer, few_samples
+from .layers import few_samples
 
 RIDGE = 0.1
 """How much a change of weights is held back: a share of the inputs' mean square."""
@@ -17,27 +19,33 @@ ENOUGH_PLACES = 2**13
 """From which a layer's weights are refitted: of more, only some samples are looked at."""
 
 
-def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float) -> bool:
-    """Refit the convolutions and dense layers that add up to a layer's current.
+def fit_weights(
+    graph: gs.Graph,
+    tensor: gs.Tensor,
+    wanted: np.ndarray,
+    part: float,
+    measure: Callable[[list[gs.Tensor]], list[np.ndarray]],
+    floor: float = -np.inf,
+) -> bool:
+    """Refit the convolutions and dense layers that add up to a tensor.
 
-    wanted: ``current`` in the ANN, [N, ...]. With P the patches of the mean inputs that each
-    place of the output sees, of K numbers each, and R a part of what the mean current c lacks,
-    max(wanted, 0) - max(c, 0), as what is below 0 no neuron says:
+    wanted: the tensor in the ANN, [N, ...]. ``measure``: means over time. With P the patches of
+    the mean inputs that each place of the output sees, of K numbers each, and R a part of what
+    the mean c of the tensor lacks, max(wanted, floor) - max(c, floor):
 
         dW = argmin |R - P dW|^2 + RIDGE |P|^2 (1 / K + 1 / places) |dW|^2
 
     which the normal equations (P'P + ...) dW = P'R give exactly. Where there are fewer places
-    than weights, as in a dense layer after few images, 1 / places holds dW back. Layers
-    between which and the neuron anything but sums lies keep their weights, and so do those that
-    others read too. Returns whether any was refitted.
+    than weights, as in a dense layer after few images, 1 / places holds dW back. A layer keeps
+    its weights if anything but sums lies between it and the tensor, or if others read its output
+    too. Returns whether any was refitted.
     """
-    graph = layer.simulation.graph
-    linear = [node for node in _summed(graph, current) if _is_known(node)]
-    if not linear or not layer.segment.spikes:
+    linear = [node for node in _summed(graph, tensor) if _is_known(node)]
+    if not linear:
         return False
-    *sources, mean = layer.measure([*(node.inputs[0] for node in linear), current])
-    residual = np.maximum(wanted, 0).astype(np.float32, copy=False)
-    residual -= np.maximum(mean, 0)
+    *sources, mean = measure([*(node.inputs[0] for node in linear), tensor])
+    residual = np.maximum(wanted, floor).astype(np.float32, copy=False)
+    residual -= np.maximum(mean, floor)
     residual *= part
     fitted = False
     for node, source in zip(linear, sources, strict=True):
@@ -45,17 +53,17 @@ def fit_weights(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: floa
         fitted = fitted or bool(changes)
         if changes and node is not linear[-1]:
             residual = _left(node, source, residual, changes)
-    layer.refresh()
     return fitted
 
 
 def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
     """The weighted nodes whose outputs are added to make a tensor, and nothing else."""
     node = producer(tensor)
-    if node is None or only_consumer(graph, tensor) is None:
+    if node is None:
         return []
     if node.op == "Add":
-        return [found for operand in node.inputs for found in _summed(graph, operand)]
+        alone = [operand for operand in node.inputs if only_consumer(graph, operand) is not None]
+        return [found for operand in alone for found in _summed(graph, operand)]
     weighted = node.op in ("Conv", "Gemm", "MatMul") and isinstance(node.inputs[1], gs.Constant)
     return [node] if weighted else []
 

@@ -52,7 +52,6 @@ from .checking import (
     relative_error,
     tolerance,
 )
-from .correction import Spiking
 from .data import Data, Inputs
 from .examination import (
     analog_activations,
@@ -63,6 +62,7 @@ from .examination import (
     require_sizes,
 )
 from .recipes import Neuron, SpikingPass
+from .spiking import Spiking
 from .statistics import Statistic
 
 TOGETHER = "all together"

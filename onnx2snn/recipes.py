@@ -1,7 +1,7 @@
 """Every way to convert that has a name: the passes and settings that its paper stands for.
 
 A recipe of one's own is a ``Recipe`` too, made from nothing or by ``dataclasses.replace``; its
-passes are functions of a ``correction.Spiking`` that say whether they changed anything.
+passes are functions of a ``spiking.Spiking`` that say whether they changed anything.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +14,9 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 
-from .correction import (
-    Spiking,
-    balance_thresholds,
-    correct,
-    scale_thresholds,
-    search_potentials,
-    shift_currents,
-    switch_inputs,
-)
+from .correction import correct, shift_currents, switch_inputs
+from .searching import balance_thresholds, scale_thresholds, search_potentials
+from .spiking import Spiking
 from .statistics import Statistic
 
 DEFAULT_TIMESTEPS = 16

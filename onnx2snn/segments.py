@@ -6,7 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import operands, producer
+from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
+    is_mean,
     is_neuron,
     is_stateful,
     names_of_states,
@@ -35,6 +37,16 @@ class Segment:
     def varies(self) -> bool:
         """Whether what it makes may differ from one time-step to the next."""
         return bool(self.spikes or self.stateful)
+
+    @property
+    def averages(self) -> bool:
+        """Whether some of its nodes average over time."""
+        return any(is_mean(node) for node in self.nodes)
+
+    @property
+    def affine(self) -> bool:
+        """Whether what it makes of means over time is the mean of what it makes."""
+        return not (self.stateful or any(node.op in MAX_POOLS for node in self.nodes))
 
     @property
     def starts(self) -> dict[str, np.ndarray]:

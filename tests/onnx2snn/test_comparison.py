@@ -20,9 +20,9 @@ from onnx2snn import DataError, ModelError, comparison, convert, evaluate, from_
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
 from onnx2snn.comparison_state import digest_of_data, read_results
-from onnx2snn.correction import search_potentials
 from onnx2snn.plot import comparison_plot
 from onnx2snn.recipes import RECIPES, recipe_by_name
+from onnx2snn.searching import search_potentials
 from onnx2snn.tables import comparison_reasons, comparison_table
 
 RNG = np.random.default_rng(0)

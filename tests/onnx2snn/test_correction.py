@@ -15,11 +15,12 @@ from one_neuron import WEIGHTS as DENSE
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, Statistic, convert, from_arrays, layers, least_squares
-from onnx2snn.correction import BALANCING_STEPS, correct, mean_by_channel
+from onnx2snn.correction import correct, mean_by_channel
 from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
 from onnx2snn.layers import Simulation
 from onnx2snn.least_squares import RIDGE
 from onnx2snn.recipes import Neuron, recipe_by_name
+from onnx2snn.searching import BALANCING_STEPS
 
 SMALL = from_arrays(X)
 RNG = np.random.default_rng(0)
@@ -389,6 +390,55 @@ def test_weights_over_batches(size, enough, monkeypatch):
         share = len(seen) / (start + len(seen))
         u = u + share * ridge(seen[::every], lacks[::every])
     np.testing.assert_allclose(weights_of(conversion, "q"), u, rtol=1e-3, atol=1e-5)
+
+
+READ_OUTS = {
+    "y = Gemm(r, v)": lambda rate: rate,
+    "z = Gemm(r, v) y = Softmax(z)": lambda rate: rate,
+    "s = Sigmoid(r) y = Gemm(s, v)": lambda rate: 1 / (1 + np.exp(-rate)),
+}
+
+
+@pytest.mark.parametrize("read_out", READ_OUTS)
+@pytest.mark.parametrize("size", [40, 16])
+def test_the_weights_of_the_read_out(read_out, size):
+    """What it lacks below 0 counts, too; what is averaged is what is not affine is taken of."""
+    text = f"net (float[N, 3] x) => (float[N, 2] y) {{ a = Gemm(x, w) r = Relu(a) {read_out} }}"
+    weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    alone = partial(correct, weights=True, biases=False)
+    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
+    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
+    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
+    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
+    features = READ_OUTS[read_out]
+    seen = features(np.float64(result.potential_sums["r"]) / 8)
+    truth = features(np.maximum(x @ np.float64(weights["w"]), 0))
+    old = v = np.float64(weights["v"])
+    for start in range(0, 40, size):
+        batch = slice(start, start + size)
+        lacks = truth[batch] @ old - seen[batch] @ v
+        v = v + len(lacks) / (start + len(lacks)) * ridge(seen[batch], lacks)
+    found = {i.name: onnx.numpy_helper.to_array(i) for i in conversion.model.graph.initializer}
+    np.testing.assert_allclose(found["v"], v, rtol=1e-3, atol=1e-5)
+    assert np.abs(v - old).max() > 0.01
+
+
+def test_every_read_out_of_what_spikes_is_refitted():
+    """An output that other layers read, and one without neurons before it, stay."""
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y, float[N, 2] z, float[N, 2] p, float[N, 2] q) "
+        "{ a = Gemm(x, w) r = Relu(a) y = Gemm(r, v) z = Gemm(r, u) b = Relu(z) "
+        "p = Gemm(b, t) q = Gemm(x, u) }"
+    )
+    rng = np.random.default_rng(1)
+    shapes = {"w": (3, 3), "u": (3, 2), "v": (3, 2), "t": (2, 2)}
+    weights = {n: rng.normal(size=shape).astype(np.float32) for n, shape in shapes.items()}
+    data = from_arrays(rng.normal(size=(40, 3)).astype(np.float32))
+    conversion = convert(model(text, weights), calibration=data, timesteps=4)
+    found = {i.name: onnx.numpy_helper.to_array(i) for i in conversion.model.graph.initializer}
+    refitted = {name: not np.array_equal(found[name], weights[name]) for name in "uvt"}
+    assert refitted == {"u": False, "v": True, "t": True}
 
 
 @pytest.mark.parametrize("maxpool", ["average", "exact"])

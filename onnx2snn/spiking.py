@@ -1,0 +1,123 @@
+"""What a pass over a spiking network changes, and what it measures it against."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.editing import only_consumer, producer
+from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
+from onnx2snn.graph_passes.neurons import is_mean, names_of_states, neuron_nodes, stateful_nodes
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.inputs import as_input, by_input_name
+
+from .calibration import Ann, Running, with_outputs
+from .data import Data
+from .layers import Layer, Simulation
+from .segments import Segment, segment_of
+
+MOST_BYTES = 2**30
+"""Of one layer's currents over all time-steps of one batch."""
+
+
+@dataclass(frozen=True)
+class Spiking:
+    """A spiking network in the making, and what a pass may measure it against.
+
+    ``ann``: the ANN with the activations that the network's neurons stand for, of the same
+    names. ``data``: the calibration data, or None. ``timesteps``: the T that it is made for.
+    ``apart``: what simulations found out about its layers.
+    """
+
+    graph: gs.Graph
+    ann: ModelParts
+    data: Data | None
+    running: Running
+    timesteps: int
+    apart: dict[str, bool] = field(default_factory=dict)
+
+    def batches(
+        self, what: str, timesteps: int, samples: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The inputs by name, in the network's types, batch by batch, with progress.
+
+        Batches are cut to a fixed batch size, or to so many ``samples``, or where the currents of
+        a layer over ``timesteps`` would take more than ``MOST_BYTES``. Raises
+        ``MissingThresholdError`` without data.
+        """
+        if self.data is None:
+            raise MissingThresholdError(
+                "this recipe measures the network on data (--calibration DATA):",
+                [
+                    Refusal(node.name, node.op, "no calibration data")
+                    for node in neuron_nodes(self.graph)
+                ],
+            )
+        states = names_of_states(self.graph)
+        inputs = [tensor for tensor in self.graph.inputs if tensor.name not in states]
+        names = [tensor.name for tensor in inputs]
+        sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
+        fixed = sizes.pop() if len(sizes) == 1 else None
+        layers = [node.outputs[0].shape[1:] for node in neuron_nodes(self.graph)]
+        known = [shape for shape in layers if all(isinstance(size, int) for size in shape)]
+        largest = max((int(np.prod(shape)) for shape in known), default=1)
+        most = max(1, MOST_BYTES // (4 * timesteps * largest))
+        most = min(most, samples or most)
+        for x, _ in self.running.batches(self.data, what):
+            given = by_input_name(x, names, "the network")
+            count = len(given[names[0]])
+            size = fixed if isinstance(fixed, int) and fixed > 0 else min(count, most)
+            for start in range(0, count, size):
+                part = slice(start, start + size)
+                yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
+
+    def simulate(
+        self,
+        inputs: dict[str, np.ndarray],
+        timesteps: int,
+        read_outs: Sequence[Segment] = (),
+    ) -> Iterator[Layer]:
+        """The layers in order on one batch; what ``read_outs`` read is kept to the end."""
+        providers = self.running.providers
+        simulation = Simulation(self.graph, inputs, timesteps, providers, self.apart)
+        return simulation.layers(read_outs=read_outs)
+
+    def in_the_ann(self, tensors: Sequence[gs.Tensor]) -> Ann:
+        """The ANN with these tensors as its outputs, each once."""
+        names = list(dict.fromkeys(tensor.name for tensor in tensors))
+        return with_outputs(self.ann, names, self.running.providers)
+
+    @property
+    def _known(self) -> set[str]:
+        """The tensors that nodes of the ANN make."""
+        return {name for node in self.ann.structure.graph.node for name in node.output}
+
+    def currents_in_the_ann(self) -> dict[str, gs.Tensor]:
+        """By node, what the ANN too adds up to a neuron's current, if it does.
+
+        What passes have added to the current since is left out.
+        """
+        known = self._known
+        found = {}
+        for node in neuron_nodes(self.graph):
+            tensor, maker = node.inputs[0], producer(node.inputs[0])
+            while tensor.name not in known and maker is not None and maker.op == "Add":
+                tensor, maker = maker.inputs[0], producer(maker.inputs[0])
+            if tensor.name in known and only_consumer(self.graph, tensor) is not None:
+                found[node.name] = tensor
+        return found
+
+    def read_outs_in_the_ann(self) -> dict[str, tuple[gs.Tensor, Segment]]:
+        """By name, what is averaged over time, and the outputs, where the ANN makes them too.
+
+        With each, what lies between the neurons and it.
+        """
+        means = [node for node in stateful_nodes(self.graph) if is_mean(node)]
+        found = {}
+        for tensor in (*(node.inputs[0] for node in means), *self.graph.outputs):
+            segment = segment_of(self.graph, tensor)
+            read_out = all(is_mean(reader) for reader in tensor.outputs)
+            if segment.spikes and tensor.name in self._known and read_out:
+                found[tensor.name] = (tensor, segment)
+        return found
