@@ -10,6 +10,7 @@ from .average_pool import max_to_average_pool
 from .canonicalise import canonicalise
 from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
+from .dequantize import dequantize_weights
 from .driver import PassReport, run_passes, verify
 from .errors import (
     DataError,
@@ -60,6 +61,7 @@ __all__ = [
     "code_inputs",
     "decompose_activations",
     "delay_read_out",
+    "dequantize_weights",
     "end_pools_in_the_image",
     "fix_reshapes",
     "fold_batch_normalization",

@@ -146,7 +146,7 @@ def approximate_activations(
     editor = Editor(graph)
     wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
     # All before any is replaced, since regions may overlap.
-    curves = [_evaluate(region, _places(samples[region.name])) for region in wanted]
+    curves = [_evaluate(r, _places(samples[r.name]), graph.opset) for r in wanted]
     _require_finite(wanted, curves, samples)
     for region, y in zip(wanted, curves, strict=True):
         x = _places(samples[region.name])
@@ -185,7 +185,7 @@ def _places(samples: np.ndarray) -> np.ndarray:
     return np.linspace(low, high if high > low else low + 1.0, _GRID)
 
 
-def _evaluate(region: ScalarRegion, x: np.ndarray) -> np.ndarray:
+def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:
     """F at the places x."""
     dtype = np.dtype(np.float32 if region.source.dtype is None else region.source.dtype)
     made: dict[str, gs.Tensor] = {region.source.name: gs.Constant("x", x.astype(dtype))}
@@ -200,7 +200,7 @@ def _evaluate(region: ScalarRegion, x: np.ndarray) -> np.ndarray:
         result = gs.Variable(f"t{number}", dtype)
         nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
         made[node.outputs[0].name] = result
-    part = gs.Graph(nodes, [], [result], opset=20)
+    part = gs.Graph(nodes, [], [result], opset=opset)
     with quietly():
         part.fold_constants(fold_shapes=False)
     return np.asarray(part.outputs[0].values, np.float64).reshape(-1)

@@ -119,7 +119,10 @@ def _clip_bound(node: gs.Node, index: int, attribute: str, unbounded: float) -> 
     bound: float | np.ndarray | None = node.attrs.get(attribute, unbounded)
     if len(node.inputs) > index and not node.inputs[index].is_empty():
         bound = constant_value(node.inputs[index])
-    value = np.asarray(bound, np.float64).reshape(())
+    value = np.asarray(bound, np.float64)
+    if value.size != 1:
+        return np.array(np.nan)
+    value = value.reshape(())
     # Exporters write "no bound" as the type's largest number.
     largest = float(np.finfo(bound.dtype if isinstance(bound, np.ndarray) else np.float32).max)
     beyond = value >= largest if unbounded > 0 else value <= -largest

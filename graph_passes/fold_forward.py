@@ -74,7 +74,7 @@ def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> list[gs.Node] |
     nodes = [first]
     while True:
         node = nodes[-1]
-        if node.domain or [tensor is source for tensor in node.inputs].index(True) != 0:
+        if node.domain or [i for i, tensor in enumerate(node.inputs) if tensor is source] != [0]:
             return None
         if node.op in _LINEAR and not node.attrs.get("transA", 0):
             return nodes if constant_value(node.inputs[1]) is not None else None

@@ -22,7 +22,8 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
     sample and every run. Raises ``UnsupportedModelError`` if a draw needs the size of a
     layer that shape inference cannot tell, and ``DataError`` for a distribution of another name.
     """
-    if isinstance(v_init, str) and v_init not in ("uniform", "normal"):
+    known = v_init in ("uniform", "normal") if isinstance(v_init, str) else np.ndim(v_init) == 0
+    if not known:
         raise DataError(f"v_init must be a fraction of V_th, 'uniform' or 'normal', not {v_init!r}")
     nodes = neuron_nodes(graph)
     if isinstance(v_init, str):

@@ -1,7 +1,7 @@
 """The data sets of the paper and of the shipped networks, read from their own files.
 
 What is small enough for memory comes as NumPy arrays; ImageNet and folders of images are
-read image by image (``image_folders``).
+read image by image (``image_folder``).
 """
 
 import gzip

@@ -38,6 +38,8 @@ class Preprocessing:
                 raise ValueError(f"unknown: {', '.join(sorted(set(values) - known))}")
             for name in ("mean", "std"):
                 if values.get(name) is not None:
+                    if not isinstance(values[name], list):
+                        raise ValueError(f"{name} must be a list, not {values[name]!r}")
                     values[name] = tuple(map(float, values[name]))
             made = cls(**values)
         except (TypeError, AttributeError) as error:
@@ -50,6 +52,9 @@ class Preprocessing:
             raise ValueError(f"sizes must be positive integers and channels 1 or 3, not {sizes}")
         if any(v is not None and len(v) != made.channels for v in (made.mean, made.std)):
             raise ValueError("mean and std must have a value for each channel")
+        std = made.std or (1.0,)
+        if not np.all(np.isfinite([*(made.mean or ()), *std])) or min(std) <= 0:
+            raise ValueError("mean and std must be finite, and std above 0")
         return made
 
     def normalise(self, images: np.ndarray) -> np.ndarray:

@@ -62,9 +62,10 @@ from .statistics import Statistic, parse_statistic
 @click.option(
     "--threshold",
     callback=parsed(parse_statistic),
-    metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T",
+    metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T|robust-mmse=T|balanced=N",
     help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
-    "above 0, or the least squared error of T time-steps. A clip keeps its bound.  "
+    "above 0, the least squared error of T time-steps, also at most the 99.9 percentile, or local "
+    "threshold balancing in N steps.  "
     "[default: the recipe's]",
 )
 @click.option(

@@ -26,7 +26,7 @@ from .examination import analog_activations, require_bounds
 from .inspection import plain
 from .network import Network
 from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, recipe_by_name
-from .statistics import Statistic
+from .statistics import Statistic, parse_statistic
 from .version import __version__
 
 Reset = Literal["subtract", "zero"]
@@ -74,7 +74,7 @@ def convert(
     calibration: Data | None = None,
     recipe: Recipe | str | None = None,
     timesteps: int | None = None,
-    threshold: Statistic | None = None,
+    threshold: Statistic | str | None = None,
     per_channel: bool | None = None,
     recalibrate: bool | None = None,
     maxpool: MaxPool | None = None,
@@ -91,8 +91,9 @@ def convert(
 
     Each Relu or Clip becomes an IF neuron, and each other piecewise linear activation a sum
     of them. A clip's bound is its threshold; a Relu's comes from ``calibration`` data by the
-    statistic ``threshold``, for the whole layer or per channel. With ``recalibrate`` a
-    clip's threshold comes from the data too, where that is lower than its bound.
+    statistic ``threshold`` (or its name, as "percentile=99.9"), for the whole layer or per
+    channel. With ``recalibrate`` a clip's threshold comes from the data too, where that is lower
+    than its bound.
     ``recipe``: a ``Recipe``, or the name of one, whose settings hold where no other is given:
     "best" if there is calibration data, "opi" without. What a recipe corrects it corrects for
     ``timesteps``, 16 if not given.
@@ -121,6 +122,9 @@ def convert(
     for name, (value, least) in wholes.items():
         if value is not None:
             require_whole(name, value, least)
+    if calibration is not None and not isinstance(calibration, Data):
+        raise DataError("calibration must be a Data: from_arrays(x) and open_data make one")
+    threshold = parse_statistic(threshold) if isinstance(threshold, str) else threshold
     chosen = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
               "v_init": v_init}  # fmt: skip
     plan.require_account({name: value for name, value in chosen.items() if value is not None})

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from .checking import Agreement
 from .conversion import Conversion, NeuronReport
-from .network import EXACT, TOGETHER
+from .network import APPROXIMATED, CLIPPED, POOLED
 from .readiness import NodeReport
 from .recipes import Recipe
 from .tables import name_text, new_table, percent_text, shape_text, values_text
@@ -105,17 +105,18 @@ def advice(agreements: list[Agreement], per_channel: bool) -> list[str]:
     """
     lines = []
     finer = "" if per_channel else ", thresholds per channel (--per-channel),"
+    known = {
+        POOLED: "keep max-pooling as a pool that counts spikes (--maxpool exact), or train the "
+        "network with average pooling in its place",
+        CLIPPED: f"take higher thresholds (--threshold max){finer} or more calibration data",
+        APPROXIMATED: "take more clips (--approximate N)",
+    }
     for row in agreements:
-        if row.change in (EXACT, TOGETHER) or not did_harm(row):
+        cures = [cure for change, cure in known.items() if row.change.startswith(change)]
+        if not cures or not did_harm(row):
             continue
-        cure = {
-            "max-pooling -> average-pooling": "keep max-pooling as a pool that counts spikes "
-            "(--maxpool exact), or train the network with average pooling in its place",
-            "activations clipped at V_th": f"take higher thresholds (--threshold max){finer} "
-            "or more calibration data",
-        }.get(row.change, "take more clips (--approximate N)")
         harm = f"has a relative error of {row.error:.2f}"
         if row.top1 is not None:
             harm = f"changed the class of {100 - row.top1:.1f} % of the samples"
-        lines.append(f"'{row.change}' {harm}: {cure}.")
+        lines.append(f"'{row.change}' {harm}: {cures[0]}.")
     return lines

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from onnx2snn.graph_passes.errors import DataError
 
@@ -63,25 +64,27 @@ def number_of(x: Inputs) -> int:
 
 
 def from_arrays(
-    x: np.ndarray | Mapping[str, np.ndarray], y: np.ndarray | None = None, name: str = "data"
+    x: ArrayLike | Mapping[str, ArrayLike], y: ArrayLike | None = None, name: str = "data"
 ) -> Data:
     """Data that is in memory: x [N, ...], and integer labels y [N] if there are any.
 
     For a network with several inputs, x has each by its name. Raises ``DataError`` if x is
     empty, its arrays are of different lengths, or y does not fit it.
     """
+    y = None if y is None else np.asarray(y)
     if isinstance(x, Mapping):
         arrays = {key: np.asarray(value) for key, value in x.items()}
         if not arrays:
             raise DataError(f"'{name}' holds no arrays")
         parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in arrays.items()}
         return checked(together(name, parts), y)
+    array = np.asarray(x)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(x), batch_size):
-            yield x[start : start + batch_size]
+        for start in range(0, len(array), batch_size):
+            yield array[start : start + batch_size]
 
-    return checked(Data(name, x.shape, x.dtype, None, read), y)
+    return checked(Data(name, array.shape, array.dtype, None, read), y)
 
 
 def together(name: str, parts: dict[str, Data]) -> Data:

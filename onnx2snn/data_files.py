@@ -5,6 +5,7 @@ is read as a stream. Nothing is ever unpickled.
 """
 
 import contextlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,8 +32,8 @@ _EXAMPLE = Preprocessing(_IMAGENET.size, 3, 256, _IMAGENET.mean, _IMAGENET.std)
 
 
 def open_data(
-    source: str,
-    root: Path | None = None,
+    source: str | Path,
+    root: str | Path | None = None,
     train: bool = False,
     samples: int | None = None,
     labels: bool = True,
@@ -50,6 +51,7 @@ def open_data(
     holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
     the network cannot be read.
     """
+    source, root = os.fspath(source), None if root is None else Path(root)
     if samples is not None:
         require_whole("samples", samples, 1)
     if source in DATASETS or Path(source).is_dir():

@@ -28,11 +28,12 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import DataError, ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.editing import Editor, tidy
-from onnx2snn.graph_passes.files import Model, read_any
+from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -137,7 +138,11 @@ def is_source(snn: Model, ann: Model) -> bool:
 
     An ANN that was saved anew has another digest, although it may compute the same.
     """
-    return _metadata(read_any(snn)).get("onnx2snn.source_sha256") == digest_of(ann)
+    made_from = _metadata(read_any(snn)).get("onnx2snn.source_sha256")
+    if made_from == digest_of(ann):
+        return True
+    # Python's convert may have had what the file holds, not the file.
+    return not isinstance(ann, onnx.ModelProto) and made_from == digest_of(read_model(ann))
 
 
 def _metadata(parts: ModelParts) -> dict[str, str]:

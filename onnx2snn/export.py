@@ -13,13 +13,11 @@ import onnx
 from onnx2snn.graph_passes.errors import OutputError
 from onnx2snn.graph_passes.files import Model, check_writable, read_any
 from onnx2snn.graph_passes.weights import attach
+from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
 
 from .conversion import digest_of
 from .version import __version__
-
-PREPROCESSING = "onnx2snn.preprocessing"
-"""The metadata key of what is done to an input before the network."""
 
 
 def to_loop(
@@ -65,7 +63,7 @@ def stamp(
     """The metadata of an export: the SNN's own, and how this was made."""
     entries = {entry.key: entry.value for entry in snn.metadata_props}
     if preprocessing is not None:
-        entries[PREPROCESSING] = preprocessing
+        entries[KEY] = preprocessing
     versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
     entries["onnx2snn.export"] = json.dumps({**made, "versions": versions, "snn_sha256": digest})
     return entries

@@ -39,10 +39,11 @@ from onnx2snn.graph_passes.neurons import (
     state_names,
 )
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
+from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.plan import build_plan
 
 from .conversion import digest_of
-from .export import PREPROCESSING, stamp
+from .export import stamp
 from .nir_nodes import RESETS, Writer
 
 
@@ -74,8 +75,8 @@ def to_nir(snn: Model, path: Path | str, *, preprocessing: str | None = None) ->
     made = {"format": "nir", "timesteps": "any", "nir": nir.version}
     entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
     graph.metadata["onnx2snn.export"] = entries.pop("onnx2snn.export")
-    if PREPROCESSING in entries:
-        graph.metadata[PREPROCESSING] = entries.pop(PREPROCESSING)
+    if KEY in entries:
+        graph.metadata[KEY] = entries.pop(KEY)
     graph.metadata["onnx2snn.metadata"] = json.dumps(entries, sort_keys=True)
     content = io.BytesIO()
     nir.write(content, graph)

@@ -71,6 +71,11 @@ TOGETHER = "all together"
 EXACT = "exact rewriting"
 """The name of the passes that leave the network's function as it is, in the same list."""
 
+POOLED = "max-pooling -> average-pooling"
+CLIPPED = "activations clipped at V_th"
+APPROXIMATED = "activations approximated"
+"""The changes that a network may not stand, in the same list."""
+
 NOT_CHECKED = (
     "not made: the sizes of the inputs are open and none of those tried runs, or the network's "
     "activations would take over a gigabyte; with calibration data it is made on them"
@@ -237,7 +242,7 @@ class Network:
             return
         before = self.current
         if self.run([partial(max_to_average_pool, declined=self.declined)]):
-            self._compare("max-pooling -> average-pooling", before)
+            self._compare(POOLED, before)
             before = self.current
             folding: list[Pass] = [partial(fold_forward, declined=self.declined)]
             if self.run(folding):
@@ -279,7 +284,7 @@ class Network:
             ]
         )
         self.notes += found
-        self._compare(f"activations approximated by {clips} clips", before)
+        self._compare(f"{APPROXIMATED} by {clips} clips", before)
 
     def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
         """Give activations thresholds from data; says for each where it came from."""
@@ -323,7 +328,7 @@ class Network:
         }
         before = self.unclipped
         if self.run([partial(bound_activations, thresholds=thresholds)]):
-            self._compare("activations clipped at V_th", before)
+            self._compare(CLIPPED, before)
         return sources
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:

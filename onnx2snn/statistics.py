@@ -73,7 +73,9 @@ class Statistic:
 
 
 def parse_statistic(text: str) -> Statistic:
-    """``max``, ``percentile=99.9`` or ``nonzero-percentile=99`` as a ``Statistic``.
+    """A ``Statistic`` as the command line names it: ``max``, or a kind and its number.
+
+    For instance ``percentile=99.9``, ``mmse=16`` or ``balanced=1000``.
 
     Raises ``DataError`` for anything else, and for percentiles outside (0, 100].
     """

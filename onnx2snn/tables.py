@@ -1,4 +1,4 @@
-"""What the command line shows: tables, progress bars, and the same as JSON values."""
+"""What the command line shows: tables and progress bars."""
 
 import contextlib
 import sys

@@ -133,7 +133,7 @@ class IntegerLayer:
 
 @dataclass(frozen=True)
 class LayerPrecision:
-    """What a layer is computed in, "int8" or "float32", and why."""
+    """What a layer is computed in, "int8", "float16" or "float32", and why."""
 
     layer: str
     precision: str

@@ -227,3 +227,12 @@ def test_constants_of_any_name():
     data = {region.name: u @ WEIGHTS["w"]}
     changes_once(lambda g: approximate_activations(g, data, 12), g)
     np.testing.assert_allclose(run(g, u), wanted, atol=0.15)
+
+
+def test_functions_of_newer_opsets():
+    """Swish is one of ONNX itself since opset 24."""
+    g = graph(TEXT.format("s = Swish(h)", FOLLOWED), WEIGHTS, opset=24)
+    (region,) = regions_to_approximate(g)
+    h = RNG.normal(size=(256, 6)).astype(np.float32)
+    assert approximate_activations(g, {region.name: h}, 12)
+    assert "Swish" not in ops(g)

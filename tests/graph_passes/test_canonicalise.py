@@ -89,6 +89,13 @@ def test_a_bound_that_changes_the_shape_is_no_clip():
     assert not unify_clips(g)
 
 
+def test_bounds_of_a_clip_that_are_no_scalar():
+    """ONNX has them scalar; what reads such a file says which node it is."""
+    weights = {"low": np.zeros(4, np.float32), "high": np.float32(1)}
+    g = graph(f"{SIGNATURE} {{ y = Clip(x, low, high) }}", weights)
+    assert not unify_clips(g)
+
+
 def test_fold_constants():
     g = graph(
         f"{SIGNATURE} {{ a = Constant<value_float = 2.0>() b = Add(a, a) y = Mul(x, b) }}",

@@ -307,3 +307,13 @@ def test_several_in_a_row():
     )
     same(g, X)
     assert ops(g) == ["Relu", "Conv"]
+
+
+def test_a_result_that_one_layer_reads_twice_stays():
+    """As its bias, too: what is folded into the weights would be missing there."""
+    g = graph(
+        "g (float[2, 2] x) => (float[2, 2] y) { r = Relu(x) n = Mul(r, f) y = Gemm(n, w, n) }",
+        {"f": np.float32([2, 3]), "w": normal(2, 2)},
+    )
+    assert not fold_forward(g)
+    assert ops(g) == ["Relu", "Mul", "Gemm"]

@@ -123,9 +123,10 @@ def test_clip_needs_no_data():
     assert neuron.source == "bound of the clip"
 
 
-def test_the_rate_approaches_the_ann():
+@pytest.mark.parametrize("recipe", [{"recipe": "opi"}, {"recipe": "best", "timesteps": 512}])
+def test_the_rate_approaches_the_ann(recipe):
     proto = model(MAX_POOLED.replace("MaxPool", "AveragePool"), WEIGHTS)
-    snn = convert(proto, calibration=DATA, threshold=Statistic("max")).model
+    snn = convert(proto, calibration=DATA, threshold=Statistic("max"), **recipe).model
     result = SpikingSession(snn).run(X, 512, readout=[16, 128])
     ann = run(proto, X)
     errors = [np.abs(result.outputs[t] - ann).max() for t in (16, 128, 512)]
@@ -173,6 +174,20 @@ def test_refusals():
     for bad, message in ((X[:, :1], "shape"), (X.astype(int), "type"), (X * np.nan, "NaN")):
         with pytest.raises(DataError, match=message):
             convert(model(MAX_POOLED, WEIGHTS), calibration=from_arrays(bad))
+    with pytest.raises(DataError, match="from_arrays"):
+        convert(model(MAX_POOLED, WEIGHTS), calibration=X)
+    with pytest.raises(DataError, match="v_init must be"):
+        convert(model(MAX_POOLED, WEIGHTS), calibration=from_arrays(X), v_init=[0.5])
+
+
+def test_a_threshold_by_its_name():
+    ann = model(MAX_POOLED, WEIGHTS)
+    by_name, made = (
+        convert(ann, calibration=DATA, recipe="opi", threshold=threshold).neurons
+        for threshold in ("percentile=90", Statistic("percentile", 90))
+    )
+    for one, other in zip(by_name, made, strict=True):
+        np.testing.assert_array_equal(one.threshold, other.threshold)
 
 
 def test_evaluate():
@@ -207,6 +222,10 @@ def test_advises_thresholds_per_channel_where_there_are_none(per_channel):
     (text,) = advice([clipped], per_channel)
     assert "changed the class of 10.0 % of the samples: take higher thresholds" in text
     assert ("--per-channel" in text) != per_channel
+
+
+def test_advises_nothing_where_nothing_helps():
+    assert advice([Agreement("exact folding", 90.0, None, None, 0.5)], False) == []
 
 
 def test_outputs_with_other_numbers_of_rows_do_not_agree():

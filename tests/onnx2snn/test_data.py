@@ -228,3 +228,17 @@ def test_from_arrays():
     x, y = together(from_arrays(X, Y), 10)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
+
+
+def test_lists_are_arrays():
+    data = from_arrays([[1.0, 2.0], [3.0, 4.0]], [0, 1])
+    x, y = together(data, 10)
+    np.testing.assert_array_equal(x, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(y, [0, 1])
+
+
+def test_paths_as_names_of_files(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+    assert open_data(tmp_path / "d.npz").samples == len(X)
+    with pytest.raises(DataError, match="cifar-100"):
+        open_data("cifar100", str(tmp_path))

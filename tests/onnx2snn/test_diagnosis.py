@@ -21,6 +21,7 @@ from onnx2snn import (
     diagnose,
     evaluate,
     from_arrays,
+    read_model,
     write_model,
 )
 from onnx2snn.cli import main
@@ -268,6 +269,7 @@ def test_weights_beside_an_ann_are_a_part_of_it(tmp_path):
     onnx.save(ann, path, save_as_external_data=True, location=data.name, size_threshold=0)
     snn = convert(path, calibration=from_arrays(X)).model
     assert is_source(snn, path)
+    assert is_source(convert(read_model(path), calibration=from_arrays(X)).model, path)
     content = bytearray(data.read_bytes())
     content[3] ^= 1
     data.write_bytes(content)

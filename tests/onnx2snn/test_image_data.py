@@ -195,7 +195,9 @@ def test_a_network_for_other_images(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"size": 4, "channels": 2}', '{"size": 4, "channels": 3, "mean": [0]}',
-     '{"size": "4", "channels": 3}', '{"size": 4, "channels": 1, "crop": 3}', "null"],
+     '{"size": "4", "channels": 3}', '{"size": 4, "channels": 1, "crop": 3}', "null",
+     '{"size": 4, "channels": 3, "mean": "123"}', '{"size": 4, "channels": 1, "std": [0]}',
+     '{"size": 4, "channels": 1, "mean": [NaN]}'],
 )  # fmt: skip
 def test_damaged_preprocessing(tmp_path, text):
     model = with_preprocessing(text)

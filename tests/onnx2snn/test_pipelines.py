@@ -1,5 +1,6 @@
 """The examples of docs/pipelines.md run, and the page of public names says what there is."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -101,4 +102,10 @@ def test_what_the_page_shows_is_in_the_files():
 def test_the_page_of_public_names_is_all(module):
     page = (ROOT / "docs/api.md").read_text()
     section = page.split(f"## `{module.__name__}`\n")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(module.__all__)
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE))
+    assert list(rows) == list(module.__all__)
+    for name, row in rows.items():
+        public = getattr(module, name)
+        if inspect.isclass(public) or inspect.isfunction(public):
+            first = inspect.getdoc(public).split("\n\n")[0]
+            assert row.replace("\\|", "|") == " ".join(first.split())
