@@ -18,6 +18,8 @@ SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32
 """Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
 that are time-batched, and bringing states into the layout of the CPU and out of it. The longest
 take twice as long to make, and pay where a time-step does little with each weight (``FEW_USES``).
+No longer ones: beyond 32 tensors CUDA's Concat and Split read their addresses from a list on the
+host, which a captured run would find changed.
 
 Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
 best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In

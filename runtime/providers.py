@@ -1,5 +1,6 @@
 """ONNX Runtime sessions: which device they run on, said plainly and never changed silently."""
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -39,7 +40,9 @@ MOST_THREADS = 1024
 FEW_WEIGHTS = 2**24
 """Bytes, 16 MiB: making a session of no more leaves little memory to give back."""
 _IN_FLOAT32 = "; it has some operators in float32 alone: export the network in that"
-_CAPTURES = ("enable_cuda_graph", "trt_cuda_graph_enable")
+_CAPTURE = "enable_cuda_graph"
+_TENSORRT_CAPTURE = "trt_cuda_graph_enable"
+_TF32 = "use_tf32"
 _SHORT_NAMES = {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
 
@@ -59,13 +62,14 @@ def resolve_providers(providers: Providers) -> list[Any]:
     """ONNX Runtime's provider list for what a user asked for.
 
     Raises ``ProviderError`` if a provider is not in the installed ONNX Runtime, or cannot
-    be started. "auto" takes CUDA where it starts, and logs which device it took.
+    be started. "auto" takes CUDA where it starts, and logs which device it took. CUDA computes
+    in float32, not in the 10 bits of TF32, unless the option ``use_tf32`` asks for that.
     """
     ort = onnxruntime()
     if providers == "auto":
         try:
             chosen = resolve_providers("cuda")
-            _try_to_start(chosen)
+            _require_start(chosen)
         except ProviderError as error:
             logger.info("device: CPU (%s)", error)
             return [CPU]
@@ -88,34 +92,84 @@ def resolve_providers(providers: Providers) -> list[Any]:
     available = ort.get_available_providers()
     missing = [name for name in names if name not in available]
     if missing or not names:
-        advice = "; for CUDA, pip install 'onnx2snn[gpu]'" if CUDA in missing else ""
+        advice = (
+            "; for CUDA, pip uninstall onnxruntime, then pip install 'onnx2snn[gpu]'"
+            if CUDA in missing
+            else ""
+        )
         raise ProviderError(
             f"{', '.join(missing) or 'no provider'} is not in the installed ONNX Runtime, "
             f"which has {', '.join(available)}{advice}"
         )
     if set(ON_GPU) & set(names) and hasattr(ort, "preload_dlls"):
-        # Finds the CUDA and cuDNN libraries that the [gpu] extra installs with pip.
-        ort.preload_dlls()
-    return chosen
+        # Finds the CUDA and cuDNN libraries that the [gpu] extra installs with pip. What it says
+        # of those that are missing is no part of a command's output.
+        with contextlib.redirect_stdout(sys.stderr):
+            ort.preload_dlls()
+    if any(_is_on(options_of(entry), _TENSORRT_CAPTURE) for entry in chosen):
+        raise ProviderError(
+            f"{TENSORRT} captures one CUDA graph a session, and time-steps take turns between two: "
+            f"leave out {_TENSORRT_CAPTURE}"
+        )
+    return [
+        (CUDA, {_TF32: "0"} | options_of(entry)) if name_of(entry) == CUDA else entry
+        for entry in chosen
+    ]
+
+
+def options_of(provider: Any) -> dict[str, Any]:
+    """The options that one of ONNX Runtime's providers comes with."""
+    return {} if isinstance(provider, str) else dict(provider[1])
+
+
+def _is_on(options: Mapping[str, Any], name: str) -> bool:
+    return str(options.get(name, 0)).lower() in ("1", "true")
 
 
 def without_capture(providers: list[Any]) -> list[Any]:
-    """The same providers, but that none captures runs as CUDA graphs.
-
-    Only runs that read and write the same memory each time can be captured.
-    """
+    """The same providers, but that none captures runs as CUDA graphs."""
     return [
         entry if isinstance(entry, str)
-        else (entry[0], {n: value for n, value in entry[1].items() if n not in _CAPTURES})
+        else (entry[0], {name: v for name, v in entry[1].items() if name != _CAPTURE})
         for entry in providers
     ]  # fmt: skip
 
 
-def _try_to_start(providers: list[Any]) -> None:
+def rounds_products(providers: list[Any]) -> bool:
+    """Whether the first provider computes products of float32 in fewer bits, as in TF32."""
+    first = providers[0]
+    return name_of(first) == TENSORRT or _is_on(options_of(first), _TF32)
+
+
+def _require_start(providers: list[Any]) -> None:
+    """Raise ``ProviderError``, with the reason, if the first provider does not start."""
+    ort, wanted = onnxruntime(), name_of(providers[0])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
     identity = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
     )
-    create_session(identity, providers)
+    try:
+        session = _start(identity.SerializeToString(), options, providers)
+    except Exception as error:  # onnxruntime raises types of its own, with no common base.
+        raise ProviderError(
+            f"ONNX Runtime could not start {wanted}: {first_line(error)}; check its options, the "
+            "driver and the CUDA and cuDNN libraries"
+        ) from error
+    _require_first(session, wanted)
+
+
+def _require_first(session: Any, wanted: str) -> None:
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(
+            f"ONNX Runtime could not start {wanted} and would use {session.get_providers()[0]}: "
+            "check the driver and the CUDA and cuDNN libraries"
+        )
+
+
+def _start(model: bytes, options: Any, providers: list[Any]) -> Any:
+    # Else it goes on with the CPU after an error, also one of a later run, and prints that.
+    return onnxruntime().InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def create_session(
@@ -127,6 +181,7 @@ def create_session(
     own: Mapping[str, np.ndarray] | None = None,
     laid_out: bool = True,
     in_order: bool = False,
+    captures: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
@@ -138,12 +193,15 @@ def create_session(
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
     ``in_order``: nodes run in the order of the graph, as far as they stay what they are.
+    ``captures``: runs become CUDA graphs, if ``providers`` say so: for what reads and writes the
+    same memory each time, through bindings.
     ``once``: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since
     the large weights are inputs, copies them; ``run_session`` feeds them. Raises
     ``ProviderError`` if that provider does not start, where ONNX Runtime itself would go on with
     the next one, and ``ModelError`` if it cannot load the model.
     """
     ort = onnxruntime()
+    providers = providers if captures else without_capture(providers)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = _cores() if threads is None else threads
@@ -173,8 +231,10 @@ def create_session(
                 options.add_initializer(name, value)
         model = model.structure
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        session = _start(model.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
+        if name_of(providers[0]) != CPU:
+            _require_start(providers)
         raise ModelError(
             f"ONNX Runtime cannot load the model: {first_line(error)}"
             + (_IN_FLOAT32 if "NOT_IMPLEMENTED" in str(error) else "")
@@ -184,12 +244,7 @@ def create_session(
     # The session reads this memory as long as it lives, or is fed with it.
     session.shared_weights = shared
     session.weight_feed = shared if once else {}
-    wanted = name_of(providers[0])
-    if session.get_providers()[0] != wanted:
-        raise ProviderError(
-            f"ONNX Runtime could not start {wanted} and would use {session.get_providers()[0]}: "
-            "check the driver and the CUDA and cuDNN libraries"
-        )
+    _require_first(session, name_of(providers[0]))
     return session
 
 

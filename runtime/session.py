@@ -26,7 +26,9 @@ from .providers import (
     Providers,
     cores_of,
     create_session,
+    options_of,
     resolve_providers,
+    rounds_products,
     run_session,
     without_capture,
 )
@@ -92,8 +94,6 @@ class SpikingSession:
         quantised = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
         self._plan = made = quantised.plan
         self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
-        # Graphs that time-steps run may be captured; what else runs has other buffers each time.
-        capturing, chosen = chosen, without_capture(chosen)
         # Several graphs are made of the model's; all read these weights.
         create = partial(
             _create_with,
@@ -103,21 +103,23 @@ class SpikingSession:
         self._prologue = None if made.prologue is None else create(made.prologue)
         self._averages = Averages(made, create)
         self._chunked = plan == "auto"
-        # Currents in 16 bits are not what potentials say that they add up to.
-        totals = totals_of(made) if self._chunked and precision != "float16" else None
+        # Currents in fewer bits are not what potentials say that they add up to.
+        exact = precision != "float16" and not rounds_products(chosen)
+        totals = totals_of(made) if self._chunked and exact else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
         step = only(made.step, [*now, *(state.written for state in states)])
         self.providers: list[str] = self._averages.providers
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
-        graphs = capturing != chosen
-        self._states = DeviceStates(states, made.step_inputs, device, graphs)
+        device_id = int(options_of(chosen[0]).get("device_id", 0))
+        graphs = chosen != without_capture(chosen)
+        self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
         self._sums = Sums(made, totals, self._states, partial(create, lean=True))
         self._time_steps = TimeSteps(
             quantised,
             step,
             states,
-            partial(create, providers=capturing),
+            partial(create, captures=True),
             on_cpu=self.providers[0] == CPU,
             cores=cores_of(threads),
             in_chunks=self._chunked,

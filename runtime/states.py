@@ -4,7 +4,7 @@ import itertools
 import math
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,16 @@ class Moment:
             return self._copies
 
 
+def _made(make: Callable[..., Any], *arguments: Any) -> Any:
+    """A value on the device; ``DataError`` where that has no room for it."""
+    try:
+        return make(*arguments)
+    except Exception as error:  # onnxruntime raises types of its own, with no common base.
+        raise DataError(
+            f"the device has no room for the states: {first_line(error)}; run fewer samples at once"
+        ) from error
+
+
 class DeviceStates:
     """Runs step graphs again and again, feeding what they wrote back to what they read.
 
@@ -55,9 +65,15 @@ class DeviceStates:
     """
 
     def __init__(
-        self, states: list[State], inputs: tuple[str, ...], device: str, graphs: bool = False
+        self,
+        states: list[State],
+        inputs: tuple[str, ...],
+        device: str,
+        device_id: int = 0,
+        graphs: bool = False,
     ):
-        self.states, self._device, self._graphs = states, device, graphs
+        self.states, self._device, self._device_id = states, device, device_id
+        self._graphs = graphs
         self._numbers = itertools.count(1)
         self._starts = {state.read: self._to_device(state.start) for state in states}
         self._inputs: dict[str, Any] = dict.fromkeys(inputs)
@@ -68,8 +84,11 @@ class DeviceStates:
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
         self._full: dict[str, np.ndarray] = {}
-        # With the number of the CUDA graph, which no other buffers may have.
-        self._bindings: dict[tuple, tuple[list[Any], int]] = {}
+        # By session, which they must not outlive, and buffers; with the number of the CUDA graph,
+        # which no other buffers may have.
+        self._bindings: weakref.WeakKeyDictionary[Any, dict[tuple, tuple[list[Any], int]]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def reset(self) -> None:
         """Begin again: the next time-step reads the starts."""
@@ -102,7 +121,8 @@ class DeviceStates:
 
     def _as_value(self, array: np.ndarray) -> Any:
         """An array as a value on the device; on a CPU it is the array's own memory."""
-        return onnxruntime().OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        make = onnxruntime().OrtValue.ortvalue_from_numpy
+        return _made(make, array, self._device, self._device_id)
 
     def set_inputs(self, values: dict[str, np.ndarray]) -> None:
         """Give what the step reads besides its states.
@@ -147,15 +167,14 @@ class DeviceStates:
         self._let_go()
         source, target = self._current_index, 1 if self._current_index == 0 else 0
         held = self._current is (self._starts if source is None else self._buffers[source])
-        key = (id(session), source, target)
         keep = held and not fetch
-        runs, number = self._bindings.get(key, ([], 0)) if keep else ([], 0)
+        known = self._bindings.setdefault(session, {}) if keep else {}
+        runs, number = known.get((source, target), ([], NOT_CAPTURED))
         if not runs:
             runs = [self._bind(session, target, fetch, rows) for rows in self._rows(together)]
-            number = NOT_CAPTURED
-            if keep and self._buffers:
+            if keep and self._buffers and self._reads_in_place(session):
                 number = next(self._numbers)
-                self._bindings[key] = runs, number
+                known[source, target] = runs, number
         try:
             for binding in runs:
                 last = binding is runs[-1]
@@ -200,6 +219,14 @@ class DeviceStates:
             options.add_run_config_entry(name, value)
         return options
 
+    def _reads_in_place(self, session: Any) -> bool:
+        """Whether a session reads inputs where they are.
+
+        What a node without a form for the device reads ONNX Runtime copies, once, as it is bound.
+        """
+        places = session.get_input_memory_infos() if self._device != "cpu" else []
+        return all(place.name.lower() != "cpu" for place in places)
+
     def _bind(
         self, session: Any, target: int, fetch: tuple[str, ...], rows: tuple[int, int] | None
     ) -> Any:
@@ -218,7 +245,7 @@ class DeviceStates:
             binding.bind_output(name, "cpu")
         for state in self.states:
             if not self._buffers:
-                binding.bind_output(state.written, self._device)
+                binding.bind_output(state.written, self._device, self._device_id)
             elif rows is None:
                 binding.bind_ortvalue_output(state.written, self._buffers[target][state.read])
             else:
@@ -231,12 +258,12 @@ class DeviceStates:
         (first, end), shape = rows, value.shape()
         dtype = helper.tensor_dtype_to_np_dtype(value.element_type())
         place = value.data_ptr() + first * math.prod(shape[1:]) * dtype.itemsize
-        return self._device, 0, dtype, [end - first, *shape[1:]], place
+        return self._device, self._device_id, dtype, [end - first, *shape[1:]], place
 
     def _like(self, values: dict[str, Any]) -> dict[str, Any]:
         make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
         return {
-            name: make(value.shape(), value.element_type(), self._device, 0)
+            name: _made(make, value.shape(), value.element_type(), self._device, self._device_id)
             for name, value in values.items()
         }
 

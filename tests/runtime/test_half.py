@@ -3,9 +3,9 @@
 import dyadic
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from alike import run_alike
+from gpu import needs_cuda
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kinds import Kind, Network
@@ -95,9 +95,7 @@ def test_where_float16_is_no_option():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    CUDA not in onnxruntime.get_available_providers(), reason="ONNX Runtime has no CUDA here"
-)
+@needs_cuda
 def test_sixteen_bits_on_a_gpu():
     network = dyadic.finish(5)
     snn = convert(dyadic.to_onnx(network)).model

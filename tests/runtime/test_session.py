@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from gpu import needs_cuda
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
 from onnx2snn.runtime import providers
 from onnx2snn.runtime.sums import Later
 
-HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 TEXT = (
     "net (float[N, 3] x) => (float[N, 2] y) "
     "{ a = Mul(x, two) b = Clip(a, zero, one) y = Gemm(b, w, c) }"
@@ -380,7 +380,8 @@ def test_cuda_must_be_there(monkeypatch, caplog):
 def test_a_provider_that_does_not_start_is_no_silent_fallback(monkeypatch):
     real = onnxruntime.InferenceSession
 
-    def falls_back(content, options, providers):
+    def falls_back(content, options, providers, enable_fallback):
+        assert not enable_fallback
         return real(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
@@ -400,7 +401,7 @@ def test_onnxruntime_must_be_there(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_CUDA, reason="ONNX Runtime has no CUDA here")
+@needs_cuda
 def test_cuda_equals_cpu():
     cuda = SpikingSession(snn(), "cuda")
     assert cuda.providers[0] == "CUDAExecutionProvider"
@@ -420,7 +421,7 @@ CAPTURING = ("CUDAExecutionProvider", {"enable_cuda_graph": "1"})
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_CUDA, reason="ONNX Runtime has no CUDA here")
+@needs_cuda
 def test_captured_runs_equal_others():
     captured, cpu = SpikingSession(snn(), [CAPTURING]), SpikingSession(snn())
     for samples, timesteps in ((2, 64), (2, 21), (1, 16), (2, 64)):
@@ -457,13 +458,68 @@ def test_a_captured_run_keeps_its_buffers(monkeypatch):
     assert numbers == [-1]
 
 
-def test_without_capture():
-    tensorrt = ("TensorrtExecutionProvider", {"trt_cuda_graph_enable": True, "device_id": 0})
-    assert providers.without_capture([tensorrt, CAPTURING, "CPUExecutionProvider"]) == [
-        ("TensorrtExecutionProvider", {"device_id": 0}),
-        ("CUDAExecutionProvider", {}),
-        "CPUExecutionProvider",
-    ]
+@pytest.fixture
+def cuda_listed(monkeypatch):
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+
+
+def test_cuda_computes_in_float32(cuda_listed):
+    """By TF32, 10 bits of a number, as ONNX Runtime does unless told, counts would be others."""
+    exact, chosen = ({"use_tf32": "0"}, {"use_tf32": "1", "device_id": 1})
+    assert providers.resolve_providers("cuda") == [(providers.CUDA, exact), providers.CPU]
+    assert providers.resolve_providers([(providers.CUDA, chosen)]) == [(providers.CUDA, chosen)]
+    first = [(providers.CUDA, chosen)], [providers.TENSORRT], [(providers.CUDA, exact)]
+    assert [providers.rounds_products(each) for each in first] == [True, True, False]
+
+
+def test_captures_are_for_bound_runs(cuda_listed):
+    capturing = providers.resolve_providers([CAPTURING, providers.CPU])
+    assert providers.without_capture(capturing) == providers.resolve_providers("cuda")
+    tensorrt = (providers.TENSORRT, {"trt_cuda_graph_enable": True})
+    with pytest.raises(ProviderError, match="leave out trt_cuda_graph_enable"):
+        providers.resolve_providers([tensorrt])
+
+
+def test_what_looks_for_cuda_says_nothing_on_stdout(cuda_listed, monkeypatch, capsys):
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no cudart"), raising=False)
+    providers.resolve_providers("cuda")
+    assert capsys.readouterr() == ("", "no cudart\n")
+
+
+def test_why_a_provider_does_not_start(cuda_listed, monkeypatch):
+    def fails(content, options, providers, enable_fallback):
+        raise RuntimeError("no CUDA-capable device is detected")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with pytest.raises(ProviderError, match="could not start CUDA.*no CUDA-capable device"):
+        providers.create_session(model(TEXT, WEIGHTS), ["CUDAExecutionProvider"])
+
+
+def test_states_that_a_device_has_no_room_for(monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("out of memory")
+
+    session = SpikingSession(snn())
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", fails)
+    with pytest.raises(DataError, match="no room for the states: out of memory"):
+        session.run(X, 8)
+
+
+def test_bindings_do_not_outlive_sessions():
+    """Else they would hold ONNX Runtime's session, with its weights, and be taken for another's."""
+    session = SpikingSession(snn())
+    session.run(X, 37)
+    steps = session._time_steps
+    held = [weakref.ref(each) for each in steps.sessions.values()]
+    assert len(session._states._bindings) == len(held) > 1
+    steps.sessions.clear()
+    gc.collect()
+    assert not any(each() for each in held)
+    assert not session._states._bindings
+    np.testing.assert_array_equal(
+        session.run(X, 37).output, SpikingSession(snn()).run(X, 37).output
+    )
 
 
 def test_file_is_plain_onnx():
