@@ -492,7 +492,7 @@ def test_why_a_provider_does_not_start(cuda_listed, monkeypatch):
         raise RuntimeError("no CUDA-capable device is detected")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
-    with pytest.raises(ProviderError, match="could not start CUDA.*no CUDA-capable device"):
+    with pytest.raises(ProviderError, match=r"could not start CUDA.*no CUDA-capable device"):
         providers.create_session(model(TEXT, WEIGHTS), ["CUDAExecutionProvider"])
 
 
