@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from .clips import clip_bounds, keeps_shape
 from .editing import Editor, constant_value, is_floating, producer, replace_node, tidy
+from .io import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
 
 
@@ -26,6 +27,9 @@ def decompose_activations(graph: gs.Graph) -> bool:
     An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
     neurons; the last form lets spikes reach the ThresholdedRelu, which can count them.
     """
+    if any(t.dtype is None for n in graph.nodes if n.op in _ALSO_OF_WHOLE for t in n.inputs):
+        # What is of whole numbers is no activation.
+        infer_shapes(graph)
     editor = Editor(graph)
     changed = False
     for node in list(graph.nodes):
@@ -33,9 +37,12 @@ def decompose_activations(graph: gs.Graph) -> bool:
         if rewrite is not None:
             rewrite(editor, node)
             changed = True
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
+
+_ALSO_OF_WHOLE = ("Abs", "Clip", "Max", "Min", "PRelu")
 
 _Rewriting = Callable[[Editor, gs.Node], None]
 

@@ -2,7 +2,7 @@
 
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, is_used, producer, tidy
+from .editing import constant_value, is_floating, is_used, producer, tidy
 from .errors import Refusal
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
@@ -24,12 +24,15 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
         changed |= reason is None
         if reason is not None and declined is not None:
             declined.append(Refusal(node.name, node.op, reason))
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 
 def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     """Replace one node; the reason if it cannot be."""
+    if not is_floating(node.inputs[0]):
+        return "it is of whole numbers, which an average is not"
     if node.op == "GlobalMaxPool":
         node.op = "GlobalAveragePool"
         return None

@@ -23,10 +23,16 @@ def end_pools_in_the_image(graph: gs.Graph) -> bool:
             changed = True
             # What comes after has another size, and so may have other windows.
             after = downstream(graph, node.outputs)
-            for tensor in graph.tensors().values():
-                if tensor.name in after:
-                    tensor.shape = None
+            stale = [t for t in graph.tensors().values() if t.name in after and t.shape]
+            old = [tensor.shape for tensor in stale]
+            for tensor in stale:
+                tensor.shape = None
             infer_shapes(graph)
+            for tensor, (samples, *others) in zip(stale, old, strict=True):
+                # Behind what ONNX has no shape inference for, the number of axes at least stays.
+                if tensor.shape is None:
+                    open_sizes = [f"{tensor.name}.{axis}" for axis in range(1, len(others) + 1)]
+                    tensor.shape = [samples, *open_sizes]
     return changed
 
 
@@ -39,7 +45,7 @@ def _end(pool: gs.Node) -> bool:
         return False
     rank = len(size)
     ones, own = [1] * rank, attrs.get("pads", [0] * 2 * rank)
-    ends, too_far = [], False
+    ends, too_far = [], []
     for axis, (pixels, kernel, stride, dilation) in enumerate(
         zip(
             size,
@@ -51,16 +57,21 @@ def _end(pool: gs.Node) -> bool:
     ):
         begin, end, reach = own[axis], own[rank + axis], dilation * (kernel - 1) + 1
         last = -((begin + pixels + end - reach) // -stride)
-        if last * stride >= begin + pixels:
-            last, too_far = last - 1, True
+        too_far.append(last * stride >= begin + pixels)
+        last -= too_far[-1]
         ends.append(last * stride + reach - begin - pixels)
     # Where windows reach beyond the pads, an average over all pixels counts none of those.
     counts = pool.op == "AveragePool" and attrs.get("count_include_pad", 0)
-    beyond = any(new > old for new, old in zip(ends, own[rank:], strict=True))
+    rounds_up = counts and any(new > old for new, old in zip(ends, own[rank:], strict=True))
     # ONNX Runtime takes no pads as large as a kernel.
     fits = all(new < kernel for new, kernel in zip(ends, attrs["kernel_shape"], strict=True))
-    if not too_far or not fits or (counts and beyond):
+    if rounds_up:
+        # So axes whose windows are all there stay, and others end within their pads, or not at all.
+        axes = list(zip(too_far, ends, own[rank:], strict=True))
+        ends = [new if far else old for far, new, old in axes]
+        fits &= all(0 <= new <= old for new, (*_, old) in zip(ends, axes, strict=True))
+    if not any(too_far) or not fits:
         return False
     attrs["pads"] = [*own[:rank], *(max(0, end) for end in ends)]
-    attrs["ceil_mode"] = 0
+    attrs["ceil_mode"] = int(bool(rounds_up))
     return True

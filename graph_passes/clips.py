@@ -57,7 +57,8 @@ def unify_clips(graph: gs.Graph) -> bool:
         wanted = _canonical_form(bounds)
         if wanted is not None and [_spelling(link) for link in chain] != wanted:
             changed |= _rewrite(graph, editor, chain, wanted)
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 
@@ -120,7 +121,8 @@ def _clip_bound(node: gs.Node, index: int, attribute: str, unbounded: float) -> 
     if len(node.inputs) > index and not node.inputs[index].is_empty():
         bound = constant_value(node.inputs[index])
     value = np.asarray(bound, np.float64)
-    if value.size != 1:
+    whole = isinstance(bound, np.ndarray) and not np.issubdtype(bound.dtype, np.floating)
+    if value.size != 1 or whole:
         return np.array(np.nan)
     value = value.reshape(())
     # Exporters write "no bound" as the type's largest number.

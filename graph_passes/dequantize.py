@@ -25,7 +25,8 @@ def dequantize_weights(graph: gs.Graph) -> bool:
             constant = editor.constant(f"{node.name}/weights", weights)
             replace_uses(node.outputs[0], constant)
             changed = True
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

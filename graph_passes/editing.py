@@ -18,10 +18,31 @@ def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 
 
 def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """The one node that reads a tensor once, or None if there are others or it is an output."""
+    """The one node of a graph that reads a tensor once.
+
+    None if there are others, it is an output, or the node is in the branch of an If.
+    """
     if len(tensor.outputs) != 1 or is_graph_output(graph, tensor):
         return None
-    return tensor.outputs[0]
+    return None if is_inner(tensor.outputs[0]) else tensor.outputs[0]
+
+
+def is_inner(node: gs.Node) -> bool:
+    """Whether a node is in a subgraph: it reads the graph's tensors, but is none of its nodes."""
+    return getattr(node, "inner", False)
+
+
+def mark_inner_nodes(graph: gs.Graph, inner: bool = False) -> None:
+    """Tell the nodes of subgraphs from the graph's own, for ``is_inner``."""
+    for node in graph.nodes:
+        node.inner = inner
+        for subgraph in subgraphs_of(node):
+            mark_inner_nodes(subgraph, inner=True)
+
+
+def subgraphs_of(node: gs.Node) -> list[gs.Graph]:
+    """The branches of an If, the body of a Loop or Scan."""
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
@@ -46,6 +67,16 @@ def is_floating(tensor: gs.Tensor) -> bool:
     return not isinstance(tensor.dtype, int) and np.issubdtype(tensor.dtype, np.floating)
 
 
+def names_in(graph: gs.Graph) -> set[str]:
+    """The names of all tensors and nodes, those of subgraphs among them."""
+    found = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+    for node in graph.nodes:
+        found.add(node.name)
+        found.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+        found.update(name for subgraph in subgraphs_of(node) for name in names_in(subgraph))
+    return found
+
+
 class Editor:
     """Adds tensors and nodes to a graph under names that no other has.
 
@@ -55,10 +86,7 @@ class Editor:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
-        self._taken = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
-        for node in graph.nodes:
-            self._taken.add(node.name)
-            self._taken.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+        self._taken = names_in(graph)
 
     def name(self, wanted: str) -> str:
         """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
@@ -101,7 +129,7 @@ def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
 def operands(node: gs.Node) -> list[gs.Tensor]:
     """All that a node reads: its inputs, and what its subgraphs (of If, Loop) capture."""
     tensors = list(node.inputs)
-    for subgraph in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+    for subgraph in subgraphs_of(node):
         local = {tensor.name for tensor in subgraph.inputs}
         local |= {tensor.name for inner in subgraph.nodes for tensor in inner.outputs}
         read = [tensor for inner in subgraph.nodes for tensor in operands(inner)]

@@ -39,7 +39,8 @@ def fold_batch_normalization(graph: gs.Graph, declined: list[Refusal] | None = N
         changed |= reason is None
         if reason is not None and declined is not None and node.op == "BatchNormalization":
             declined.append(Refusal(node.name, node.op, reason))
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import name_nodes, tidy
+from .editing import mark_inner_nodes, name_nodes, tidy
 from .errors import ModelError
 from .io import infer_shapes
 from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
@@ -32,7 +32,15 @@ def fold_constants(graph: gs.Graph) -> bool:
     """f(constants) -> its value. Random operators and neurons are never folded, nor what would
     be larger, in all, than twice the constants of the network, if those are many.
     """
-    before = len(graph.nodes)
+    changed = False
+    # Sizes that only then are known may make more constant.
+    while _fold_once(graph):
+        changed = True
+    return changed
+
+
+def _fold_once(graph: gs.Graph) -> bool:
+    before = list(graph.nodes)
     if not any(_may_fold(node) for node in graph.nodes):
         return False
     for node in graph.nodes:
@@ -47,8 +55,9 @@ def fold_constants(graph: gs.Graph) -> bool:
         graph.fold_constants(recurse_subgraphs=False, should_exclude_node=_stays(graph))
     # An If whose condition is constant is replaced by its branch, whose nodes have no names.
     name_nodes(graph)
+    mark_inner_nodes(graph)
     tidy(graph)
-    if len(graph.nodes) == before:
+    if {id(node) for node in graph.nodes} == {id(node) for node in before}:
         return False
     # What was computed at run time may have hidden shapes.
     infer_shapes(graph)

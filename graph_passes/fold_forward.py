@@ -9,6 +9,7 @@ from .editing import (
     bypass,
     constant_value,
     is_graph_output,
+    is_inner,
     only_consumer,
     release,
     replace_node,
@@ -47,7 +48,8 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
         changed |= reason is None
         if reason is not None and declined is not None and node.op == "BatchNormalization":
             declined.append(Refusal(node.name, node.op, reason))
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 
@@ -74,7 +76,11 @@ def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> list[gs.Node] |
     nodes = [first]
     while True:
         node = nodes[-1]
-        if node.domain or [i for i, tensor in enumerate(node.inputs) if tensor is source] != [0]:
+        if (
+            node.domain
+            or is_inner(node)
+            or [i for i, tensor in enumerate(node.inputs) if tensor is source] != [0]
+        ):
             return None
         if node.op in _LINEAR and not node.attrs.get("transA", 0):
             return nodes if constant_value(node.inputs[1]) is not None else None

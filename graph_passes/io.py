@@ -17,7 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
 from .contents import UNSUPPORTED_TYPES, stored_tensors
-from .editing import name_nodes
+from .editing import mark_inner_nodes, name_nodes
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
 from .limits import all_nodes, sizes_of_functions, with_shapes
@@ -165,6 +165,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
         if isinstance(tensor, gs.Constant) and tensor.name in parts.weights:
             tensor.values, tensor.data_location = parts.weights[tensor.name], None
     name_nodes(graph)
+    mark_inner_nodes(graph)
     return graph
 
 

@@ -38,7 +38,8 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
                 changed = True
             case "ReduceMean" | "ReduceMax":
                 changed |= _global_pool(editor, node)
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 
@@ -68,7 +69,6 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
     for attribute, index in (("alpha", 1), ("beta", 2)):
         factor = node.attrs.get(attribute, 1.0)
         if factor == 1.0:
-            node.attrs.pop(attribute, None)
             continue
         held = len(node.inputs) > index and not node.inputs[index].is_empty()
         value = constant_value(node.inputs[index]) if held else None

@@ -63,7 +63,8 @@ def change_neurons(
             node.inputs.append(clock(graph))
         neurons.add_state(graph, node, rank, threshold.dtype)
         changed = True
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

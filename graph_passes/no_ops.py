@@ -16,7 +16,8 @@ def remove_no_ops(graph: gs.Graph) -> bool:
     for node in list(graph.nodes):
         if _is_no_op(graph, node):
             changed |= bypass(graph, node)
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

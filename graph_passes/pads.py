@@ -20,7 +20,8 @@ def fold_pads(graph: gs.Graph) -> bool:
     for node in list(graph.nodes):
         if node.op == "Pad" and not node.domain:
             changed |= _fold(graph, node)
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

@@ -43,7 +43,8 @@ def standardise_scikit_learn(graph: gs.Graph) -> bool:
         if node.op == "Scaler" and node.domain == _DOMAIN:
             _scale(editor, node)
             changed = True
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

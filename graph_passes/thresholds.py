@@ -93,7 +93,8 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
             _unbound(graph, node)
         _bound(graph, editor, node, bound)
         changed = True
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 

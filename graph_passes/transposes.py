@@ -11,6 +11,9 @@ _ELEMENTWISE = {
     "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
     "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
+_ACTIVATIONS = _ELEMENTWISE - {
+    "Add", "Cast", "Div", "Dropout", "Identity", "Mean", "Mul", "Neg", "Sub", "Sum",
+}  # fmt: skip
 _REDUCTIONS = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 
 
@@ -18,7 +21,7 @@ def sink_transposes(graph: gs.Graph) -> bool:
     """f(Transpose(x), Transpose(y)) -> Transpose(f(x, y)); pairs that undo each other vanish.
 
     f: elementwise operators, whose constants are permuted instead, Concat, Pad, Slice, and
-    reductions.
+    reductions. Activations that have the samples along axis 0 keep them there.
     A network that an exporter wrote with channels last, a pair of Transposes around every
     convolution, keeps one at its input and perhaps one before a Reshape.
     """
@@ -38,7 +41,8 @@ def sink_transposes(graph: gs.Graph) -> bool:
             if moved is not None:
                 changed = True
                 waiting.append(moved)
-    tidy(graph)
+    if changed:
+        tidy(graph)
     return changed
 
 
@@ -79,6 +83,8 @@ def _sink(graph: gs.Graph, editor: Editor, node: gs.Node) -> gs.Node | None:
     permutation = permutations[0] if permutations else None
     if permutation is None or any(p != permutation for p in permutations):
         return None
+    if node.op in _ACTIVATIONS and _takes_samples_away(editor.graph, data, permutation):
+        return None
     below = _move(editor, node, permutation)
     if below is None:
         return None
@@ -96,6 +102,15 @@ def _sink(graph: gs.Graph, editor: Editor, node: gs.Node) -> gs.Node | None:
     transpose = gs.Node("Transpose", name, {"perm": below}, [above], [result])
     graph.nodes.append(transpose)
     return transpose
+
+
+def _takes_samples_away(graph: gs.Graph, data: list[gs.Tensor], permutation: list[int]) -> bool:
+    """Whether samples lie along axis 0 behind these Transposes, as neurons have them, not before.
+
+    As far as names of sizes tell.
+    """
+    names = {t.shape[0] for t in graph.inputs if t.shape and isinstance(t.shape[0], str)}
+    return permutation[0] != 0 and any(t.shape and t.shape[0] in names for t in data)
 
 
 def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:

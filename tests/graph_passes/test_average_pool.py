@@ -78,3 +78,12 @@ def test_dilations_need_a_newer_opset():
     shape = run(g, X).shape
     changes_once(max_to_average_pool, g)
     assert run(g, X).shape == shape
+
+
+def test_pools_of_whole_numbers_stay():
+    declined = []
+    g = graph(
+        "g (uint8[N, 1, 4, 4] x) => (uint8[N, 1, a, b] y) { y = MaxPool<kernel_shape = [2, 2]>(x) }"
+    )
+    assert not max_to_average_pool(g, declined)
+    assert "whole numbers" in declined[0].reason

@@ -2,9 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_text import changes_once, graph, ops, run
+from onnx_text import changes_once, graph, model, ops, run
 
-from onnx2snn.graph_passes import canonicalise, fold_constants, remove_no_ops, unify_clips
+from onnx2snn.graph_passes import (
+    canonicalise,
+    fold_constants,
+    remove_no_ops,
+    to_graph,
+    unify_clips,
+)
 
 X = np.linspace(-9, 9, 24, dtype=np.float32).reshape(2, 3, 4)
 SIGNATURE = "g (float[N, 3, 4] x) => (float[N, 3, 4] y)"
@@ -94,6 +100,15 @@ def test_bounds_of_a_clip_that_are_no_scalar():
     weights = {"low": np.zeros(4, np.float32), "high": np.float32(1)}
     g = graph(f"{SIGNATURE} {{ y = Clip(x, low, high) }}", weights)
     assert not unify_clips(g)
+
+
+@pytest.mark.parametrize("op", ["Abs", "Clip", "Max"])
+def test_whole_numbers_of_a_type_not_known_yet(op):
+    more = {"Abs": "", "Clip": ", low, high", "Max": ", low"}[op]
+    text = f"g (float[N] x) => (int64[N] y) {{ i = Cast<to = 7>(x) y = {op}(i{more}) }}"
+    g = to_graph(model(text, {"low": np.int64(0), "high": np.int64(3)}))
+    canonicalise(g)
+    assert ops(g) == ["Cast", op]
 
 
 def test_fold_constants():

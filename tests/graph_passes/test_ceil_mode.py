@@ -1,11 +1,18 @@
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 from onnx_text import changes_once, graph, run
 
 from onnx2snn import SpikingSession, convert, from_arrays
-from onnx2snn.graph_passes import canonicalise, end_pools_in_the_image, to_model
+from onnx2snn.graph_passes import (
+    canonicalise,
+    end_pools_in_the_image,
+    infer_shapes,
+    to_graph,
+    to_model,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -91,3 +98,31 @@ def test_a_network_with_such_a_pool_converts_and_runs(maxpool):
     plans = [SpikingSession(conversion.model, plan=plan).run(x, 21) for plan in ("auto", "step")]
     assert plans[0].output.shape == (4, 18)
     np.testing.assert_array_equal(plans[0].output, plans[1].output)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6), (6, 5), (4, 8)])
+def test_an_average_over_pads_that_rounds_up_along_one_axis(sizes):
+    """Along the other its last window is in the padding alone."""
+    pool = "strides = [3, 3], pads = [1, 1, 1, 1], ceil_mode = 1, count_include_pad = 1"
+    text = "AveragePool<kernel_shape = [3, 3], " + pool + ">(x)"
+    height, width = sizes
+    g = graph(f"g (float[N, 2, {height}, {width}] x) => (float[N, a, b, c] y) {{ y = {text} }}")
+    x = RNG.normal(size=(2, 2, *sizes)).astype(np.float32)
+    wanted = run(g, x)
+    end_pools_in_the_image(g)
+    np.testing.assert_allclose(run(g, x), wanted, rtol=1e-5, atol=1e-6)
+    assert g.outputs[0].shape[2:] == list(wanted.shape[2:])
+
+
+def test_ranks_stay_behind_operators_without_shape_inference():
+    """Else the model has an output without a shape, which ONNX's checker refuses."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> '
+        "g (float[N, 1, 5, 5] x) => (float[N, 1, 3, 3] y) { p = MaxPool<kernel_shape = [2, 2], "
+        "strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1>(x) y = com.microsoft.QuickGelu(p) }"
+    )
+    g = to_graph(proto)
+    infer_shapes(g)
+    assert end_pools_in_the_image(g)
+    assert len(g.outputs[0].shape) == 4
+    onnx.checker.check_model(to_model(g), full_check=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import sink_transposes
+from onnx2snn.graph_passes import canonicalise, sink_transposes
 
 RNG = np.random.default_rng(0)
 LAST = "perm = [0, 2, 3, 1]"
@@ -223,3 +223,16 @@ def test_a_slope_that_is_no_constant_keeps_its_place():
     before = run(g, x, slope)
     sink_transposes(g)
     np.testing.assert_array_equal(run(g, x, slope), before)
+
+
+def test_activations_keep_samples_along_axis_0():
+    """Neurons have their channels where samples would be otherwise."""
+    g = graph(
+        "g (float[N, 4] x) => (float[N, 3] y) { t = Transpose<perm = [1, 0]>(x) "
+        "a = MatMul(w, t) h = Transpose<perm = [1, 0]>(a) r = Relu(h) "
+        "u = Transpose<perm = [1, 0]>(r) b = MatMul(v, u) y = Transpose<perm = [1, 0]>(b) }",
+        {"w": np.ones((5, 4), np.float32), "v": np.ones((3, 5), np.float32)},
+    )
+    canonicalise(g)
+    (relu,) = (node for node in g.nodes if node.op == "Relu")
+    assert relu.outputs[0].shape == ["N", 5]

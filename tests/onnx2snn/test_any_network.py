@@ -291,6 +291,7 @@ def test_rows_of_a_sample_spend_what_their_spikes_do():
 def test_samples_are_not_taken_for_channels():
     ann = model(SAMPLES_LAST, WEIGHTS)
     data = from_arrays(X, run(ann, X).argmax(1))
+    assert not check(ann).converts
     for recipe in ("best", "opi"):
         with pytest.raises(UnsupportedModelError, match=r"(?s)where samples are.*Relu 'r'.*axis 0"):
             convert(ann, calibration=data, recipe=recipe)

@@ -634,6 +634,12 @@ def test_as_a_process(folder):
     assert done.stderr.startswith("Error: 'data.npz' is not an ONNX model")
     assert done.stdout == ""
     assert call("convert").returncode == 2
+    # A disk that is full, and a shell's >&-.
+    full = subprocess.run(f"{script} recipes > /dev/full", shell=True, stderr=subprocess.PIPE)
+    assert full.returncode == 1
+    assert full.stderr == b"Error: No space left on device\n"
+    closed = subprocess.run(f"{script} recipes >&-", shell=True, stderr=subprocess.PIPE)
+    assert (closed.returncode, closed.stderr) == (0, b"")
 
 
 def test_check_exits_with_its_verdict():
