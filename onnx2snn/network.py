@@ -307,6 +307,7 @@ class Network:
         if not wanted:
             return {}
         require_ranks(self.graph, wanted)
+        self._note_equal_samples(self.calibration)
         watched = {node.name: node.outputs[0].name for node in wanted}
         if per_channel:
             require_channels(self.graph, wanted, NO_CHANNELS)
@@ -334,6 +335,15 @@ class Network:
         if self.run([partial(bound_activations, thresholds=thresholds)]):
             self._compare(CLIPPED, before)
         return sources
+
+    def _note_equal_samples(self, data: Data) -> None:
+        x, _ = next(iter(data.batches(self._running.batch_size)))
+        inputs = x.values() if isinstance(x, dict) else [x]
+        if all(len(value) > 1 and np.all(value == value[:1]) for value in inputs):
+            self.notes.append(
+                "the samples of the calibration data's first batch are all the same: thresholds "
+                "that follow from them may fit nothing else"
+            )
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
         """Turn activations into neurons, and what is left of the ANN into their company."""

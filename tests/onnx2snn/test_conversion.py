@@ -180,6 +180,13 @@ def test_refusals():
         convert(model(MAX_POOLED, WEIGHTS), calibration=from_arrays(X), v_init=[0.5])
 
 
+def test_calibration_data_that_says_nothing():
+    ann = model(MAX_POOLED, WEIGHTS)
+    assert not convert(ann, calibration=DATA, recipe="mmse", timesteps=8).notes
+    (note,) = convert(ann, calibration=from_arrays(0 * X), recipe="mmse", timesteps=8).notes
+    assert "all the same" in note
+
+
 def test_a_threshold_by_its_name():
     ann = model(MAX_POOLED, WEIGHTS)
     by_name, made = (
