@@ -57,8 +57,6 @@ import onnx
 import onnx.parser
 import onnx_graphsurgeon as gs
 
-from .errors import ModelError
-
 DOMAIN = "onnx2snn"
 DOMAIN_VERSION = 1
 
@@ -398,12 +396,6 @@ def add_state(graph: gs.Graph, node: gs.Node, rank: int, dtype: np.dtype) -> Non
 def sum_type(dtype: np.dtype) -> np.dtype:
     """The type of a sum over time: float16 cannot even count beyond 2048."""
     return np.promote_types(dtype, np.float32)
-
-
-def require_steps(delay: float) -> None:
-    """Raise ``ModelError`` if a delay is no number of time-steps."""
-    if delay < 0 or delay != int(delay):
-        raise ModelError(f"a delay is a whole number of time-steps, from 0 on, not {delay}")
 
 
 def threshold_of(node: gs.Node) -> np.ndarray:

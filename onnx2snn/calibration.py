@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import neurons
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import ModelError, require_whole
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach
@@ -16,7 +16,7 @@ from onnx2snn.runtime.graphs import names_in, operands, unused_prefix
 from onnx2snn.runtime.inputs import as_input, by_input_name, check_finite
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
-from .data import Batch, Data, require_whole
+from .data import Batch, Data
 from .statistics import ActivationHistogram, Statistic
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]

@@ -8,7 +8,13 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, ProviderError
+from onnx2snn.graph_passes.errors import (
+    DataError,
+    ModelError,
+    Onnx2SnnError,
+    ProviderError,
+    require_whole,
+)
 from onnx2snn.graph_passes.files import read_model
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.inputs import readout_times
@@ -18,7 +24,7 @@ from .calibration import Ann, Track
 from .checking import require_class_output
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
-from .data import Data, check_labels, require_whole
+from .data import Data, check_labels
 from .evaluation import evaluate
 from .recipes import Recipe
 from .version import __version__

@@ -12,6 +12,7 @@ import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
+from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, files_of, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -21,7 +22,7 @@ from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
-from .data import Data, require_whole
+from .data import Data
 from .examination import analog_activations, require_bounds
 from .inspection import plain
 from .network import Network

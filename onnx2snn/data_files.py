@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError
+from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
@@ -22,7 +22,7 @@ from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
-from .data import Data, checked, from_arrays, require_whole, some_rows, together, with_rows
+from .data import Data, checked, from_arrays, some_rows, together, with_rows
 
 DATASETS = (*IN_MEMORY, "imagenet")
 

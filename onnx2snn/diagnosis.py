@@ -30,8 +30,9 @@ from typing import Any, get_args
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes import DataError, ModelError, infer_shapes, neuron_nodes, threshold_of
+from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
@@ -105,10 +106,10 @@ def diagnose(
     that change cost. Memory is that of one batch: a handful of arrays for each layer.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
-    neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit.
+    neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or
+    ``timesteps`` is no whole number from 1 on.
     """
-    if timesteps < 1:
-        raise DataError(f"time-steps must be positive, not {timesteps}")
+    require_whole("timesteps", timesteps, 1)
     parts = read_any(snn)
     graph = to_graph(parts)
     tidy(graph)

@@ -43,7 +43,7 @@ def to_loop(
 
     The outputs are those of ``SpikingSession.run``, bit for bit in float32 where ONNX Runtime
     runs both at one optimisation level. Raises ``ModelError`` for a file that is no SNN and
-    ``DataError`` for a T that is not positive or cannot be unrolled.
+    ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
     parts = read_any(snn)
     model = loop_model(
@@ -51,7 +51,7 @@ def to_loop(
     )
     made = {
         "format": "loop",
-        "timesteps": "input" if timesteps is None else timesteps,
+        "timesteps": "input" if timesteps is None else int(timesteps),
         "unrolled": unroll,
     }
     entries = stamp(parts.structure, digest_of(snn), made, preprocessing)

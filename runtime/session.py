@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -66,7 +66,7 @@ class SpikingSession:
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and
-    ``ValueError`` for a plan, precision, number of threads or memory that is none.
+    ``DataError`` for a plan, precision, number of threads or memory that is none.
     """
 
     def __init__(
@@ -80,14 +80,12 @@ class SpikingSession:
     ) -> None:
         for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
             if given not in get_args(kinds):
-                raise ValueError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
+                raise DataError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
         number = isinstance(max_memory, int | float | np.number) and max_memory is not True
         if max_memory is not None and not (number and max_memory > 0):
-            raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
-        if threads is not None and not (
-            isinstance(threads, int | np.integer) and 1 <= threads <= MOST_THREADS
-        ):
-            raise ValueError(f"threads is a number from 1 to {MOST_THREADS}, not {threads!r}")
+            raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
+        if threads is not None:
+            require_whole("threads", threads, 1, MOST_THREADS)
         made, chosen = build_plan(read_any(model)), resolve_providers(providers)
         quantised = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
         self._plan = made = quantised.plan
@@ -217,8 +215,7 @@ class SpikingSession:
         Only the shape of x matters. readouts: at how many time-steps the output is read; each
         keeps a copy of states. Raises ``DataError`` like ``run``.
         """
-        if isinstance(readouts, bool) or not isinstance(readouts, int | np.integer) or readouts < 1:
-            raise DataError(f"readouts is a number of read-outs, 1 or more, not {readouts!r}")
+        require_whole("readouts", readouts, 1)
         inputs, varying = self._check_inputs(x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")

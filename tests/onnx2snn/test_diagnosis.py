@@ -280,8 +280,9 @@ def test_what_cannot_be_diagnosed():
         diagnose(ann, ann, from_arrays(X), 4)
     with pytest.raises(ModelError, match="spiking network already"):
         diagnose(snn, snn, from_arrays(X), 4)
-    with pytest.raises(DataError, match="time-steps"):
-        diagnose(snn, ann, from_arrays(X), 0)
+    for timesteps in (0, -1, 2.5, True):
+        with pytest.raises(DataError, match="timesteps must be a whole number, 1 or more"):
+            diagnose(snn, ann, from_arrays(X), timesteps)
     with pytest.raises(DataError, match="shape"):
         diagnose(snn, ann, from_arrays(X[:, :1]), 4)
     onnx.helper.set_model_props(snn, {"onnx2snn.recipe": "[]"})

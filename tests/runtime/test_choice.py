@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused():
     session.run(zeros(7), 4)
     with pytest.raises(DataError, match="max_memory is 10: raise it"):
         SpikingSession(snn, max_memory=10).run(zeros(1), 1)
-    with pytest.raises(ValueError, match="a number of bytes"):
+    with pytest.raises(DataError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
 
 
