@@ -44,7 +44,7 @@ class Running:
 class Ann:
     """An ANN in ONNX Runtime, its inputs checked against what it declares.
 
-    ``outputs``: the names of its outputs. Raises ``ModelError`` if the model has neurons.
+    Raises ``ModelError`` if the model has neurons.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Ann:
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
         self._session = create_session(ModelParts(structure, parts.weights), chosen, threads, once)
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._outputs = [output.name for output in self._session.get_outputs()]
         kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}
         self._inputs = {
             source.name: (source.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[source.name]))
@@ -75,8 +75,8 @@ class Ann:
         size = sizes.pop() if len(sizes) == 1 else None
         return size if isinstance(size, int) and size > 0 else None
 
-    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The model's outputs for inputs x [N, ...]; ``DataError`` if x does not fit.
+    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's outputs by name for inputs x [N, ...]; ``DataError`` if x does not fit.
 
         A model of a fixed batch size runs several times where N is a multiple of that.
         """
@@ -90,12 +90,12 @@ class Ann:
                     self.run({name: v[start : start + batch] for name, v in given.items()})
                     for start in range(0, size, batch)
                 ]
-                return [np.concatenate(values) for values in zip(*parts, strict=True)]
+                return {n: np.concatenate([part[n] for part in parts]) for n in self._outputs}
         feed = {
             name: as_input(given[name], shape, dtype, "the ANN", "x" if len(given) == 1 else name)
             for name, (shape, dtype) in self._inputs.items()
         }
-        return run_session(self._session, None, feed)
+        return dict(zip(self._outputs, run_session(self._session, None, feed), strict=True))
 
 
 def require_ann(model: onnx.ModelProto) -> None:
@@ -171,7 +171,8 @@ def watch(
     """
     ann = with_outputs(model, list(tensors.values()), running.providers)
     for x, _ in running.batches(data, "calibrating"):
-        values = dict(zip(tensors, ann.run(x), strict=True))
+        found = ann.run(x)
+        values = {name: found[tensor] for name, tensor in tensors.items()}
         for name, value in values.items():
             check_finite(value, f"the activation '{name}'")
         yield values

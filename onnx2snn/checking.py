@@ -54,7 +54,7 @@ def compare(
     same = right_before = right_after = 0
     classes = False
     for x, y in running.batches(data, f"checking: {change}"):
-        a, b = (dict(zip(ann.outputs, ann.run(x), strict=True)) for ann in anns)
+        a, b = (ann.run(x) for ann in anns)
         sums.add(a, b)
         name = class_output(a)
         classes = name is not None
@@ -174,8 +174,7 @@ def outputs_of(
     model: ModelParts, inputs: Inputs, providers: Providers = None
 ) -> dict[str, np.ndarray]:
     """What an ANN computes for one batch, by name; for one run, without optimisations."""
-    ann = Ann(model, providers, once=True)
-    return dict(zip(ann.outputs, ann.run(inputs), strict=True))
+    return Ann(model, providers, once=True).run(inputs)
 
 
 def relative_error(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
@@ -202,7 +201,7 @@ def first_inputs_that_run(
         return None
     for inputs in seeded_inputs(graph):
         try:
-            return inputs, dict(zip(ann.outputs, ann.run(inputs), strict=True))
+            return inputs, ann.run(inputs)
         except DataError:
             continue
     return None

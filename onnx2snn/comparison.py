@@ -242,7 +242,7 @@ def _require_classes(setting: _Setting) -> None:
     """Raise ``DataError`` unless the ANN says classes, of which the labels are some."""
     ann = Ann(setting.ann, setting.providers)
     x, _ = next(iter(setting.data.batches(setting.batch_size)))
-    outputs = dict(zip(ann.outputs, ann.run(x), strict=True))
+    outputs = ann.run(x)
     classes = outputs[require_class_output(outputs)].shape[1]
     check_labels(setting.data.labels, classes, setting.data.name)
 

@@ -95,7 +95,7 @@ def correct(
     for inputs in snn.batches("correcting", snn.timesteps):
         count = max(len(value) for value in inputs.values() if value.ndim)
         first, seen = not seen, seen + count
-        truth = dict(zip(ann.outputs, ann.run(inputs), strict=True))
+        truth = ann.run(inputs)
         part = count / seen
         for layer in snn.simulate(inputs, snn.timesteps, [s for _, s in read_outs.values()]):
             node, activation = layer.node, truth[layer.node.outputs[0].name]

@@ -177,7 +177,7 @@ def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.
 
     Raises ``DataError`` unless that has the shape of the spiking network's.
     """
-    outputs = dict(zip(ann.outputs, ann.run(x), strict=True))
+    outputs = ann.run(x)
     # The name of a lone output may differ.
     scores = outputs.get(output, next(iter(outputs.values())))
     if scores.shape != shape:

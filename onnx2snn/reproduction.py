@@ -162,7 +162,7 @@ def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
     network = Ann(model, running.providers)
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
-        values = dict(zip(network.outputs, network.run(x), strict=True))
+        values = network.run(x)
         return {"right": _right(values, require_class_output(values), y, running)}
 
     sums = _sum({"ann": digest_of(model)}, ANN, running, count)
