@@ -18,7 +18,7 @@ from onnx2snn.runtime.plan import Plan, build_plan
 from . import tables
 from .cli_export import print_export
 from .import_nir import header_of, is_nir
-from .inspection import export_of, json_object
+from .inspection import export_of, json_object, own_metadata_of
 from .options import (
     examples,
     json_option,
@@ -71,11 +71,7 @@ def inspect(
         return
     snn = read_model(model)
     plan = build_plan(snn)
-    metadata = {
-        entry.key.removeprefix("onnx2snn."): entry.value
-        for entry in snn.metadata_props
-        if entry.key.startswith("onnx2snn.")
-    }
+    metadata = own_metadata_of(snn)
     sources = json_object(metadata.pop("thresholds", ""))
     recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}

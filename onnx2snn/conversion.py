@@ -24,7 +24,7 @@ from .calibration import Running, Track, no_progress
 from .checking import Agreement
 from .data import Data
 from .examination import analog_activations, require_bounds
-from .inspection import plain
+from .inspection import metadata_of, plain
 from .network import Network
 from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, recipe_by_name
 from .statistics import Statistic
@@ -232,5 +232,4 @@ def _write_metadata(
         "onnx2snn.recipe": json.dumps(recipe, default=plain),
         "onnx2snn.thresholds": json.dumps({neuron.name: neuron.source for neuron in neurons}),
     }
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, kept | entries)
+    onnx.helper.set_model_props(model, metadata_of(model) | entries)

@@ -23,6 +23,7 @@ from onnx2snn.models.image_folder import image_files, imagenet_folder, read_imag
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
 from .data import Data, checked, from_arrays, some_rows, together, with_rows
+from .inspection import metadata_of
 
 DATASETS = (*IN_MEMORY, "imagenet")
 
@@ -92,13 +93,11 @@ def preprocessing_of(model: Model | ModelParts) -> Preprocessing | None:
     Raises ``ModelError`` if it says what cannot be understood, or if the file is no model.
     """
     structure = model if isinstance(model, onnx.ModelProto) else read_any(model).structure
-    for entry in structure.metadata_props:
-        if entry.key == KEY:
-            try:
-                return Preprocessing.parse(entry.value)
-            except ValueError as error:
-                raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
-    return None
+    text = metadata_of(structure).get(KEY)
+    try:
+        return None if text is None else Preprocessing.parse(text)
+    except ValueError as error:
+        raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
 
 
 def _open_in_memory(

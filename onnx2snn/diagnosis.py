@@ -51,6 +51,7 @@ from onnx2snn.runtime.providers import Providers, create_session, resolve_provid
 from .calibration import Running, Track, no_progress, watch
 from .conversion import digest_of
 from .data import Data, Inputs, number_of
+from .inspection import metadata_of
 from .network import Network
 
 NOT_THE_ANN = "the ANN is not the one that this network was made from"
@@ -138,17 +139,14 @@ def is_source(snn: Model, ann: Model) -> bool:
 
     An ANN that was saved anew has another digest, although it may compute the same.
     """
-    return _metadata(read_any(snn)).get("onnx2snn.source_sha256") == digest_of(ann)
-
-
-def _metadata(parts: ModelParts) -> dict[str, str]:
-    return {entry.key: entry.value for entry in parts.structure.metadata_props}
+    said = metadata_of(read_any(snn).structure)
+    return said.get("onnx2snn.source_sha256") == digest_of(ann)
 
 
 def _recipe(parts: ModelParts) -> dict[str, Any]:
     """How an SNN was made, as ``convert`` wrote it; raises ``ModelError`` if it is not said."""
     try:
-        recipe = json.loads(_metadata(parts).get("onnx2snn.recipe", ""))
+        recipe = json.loads(metadata_of(parts.structure).get("onnx2snn.recipe", ""))
     except ValueError:
         recipe = None
     if not isinstance(recipe, dict) or recipe.get("maxpool") not in get_args(MaxPool):

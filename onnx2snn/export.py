@@ -16,6 +16,7 @@ from onnx2snn.graph_passes.weights import attach
 from onnx2snn.runtime.loop import loop_model
 
 from .conversion import digest_of
+from .inspection import metadata_of
 from .version import __version__
 
 PREPROCESSING = "onnx2snn.preprocessing"
@@ -63,7 +64,7 @@ def stamp(
     snn: onnx.ModelProto, digest: str, made: dict[str, Any], preprocessing: str | None
 ) -> dict[str, str]:
     """The metadata of an export: the SNN's own, and how this was made."""
-    entries = {entry.key: entry.value for entry in snn.metadata_props}
+    entries = metadata_of(snn)
     if preprocessing is not None:
         entries[PREPROCESSING] = preprocessing
     versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
