@@ -26,6 +26,7 @@ from .options import (
     print_json,
     reports_errors,
     require_output,
+    require_plot,
     root_option,
     samples_option,
 )
@@ -102,11 +103,7 @@ def reproduce(
     dataset = dataset or experiment.dataset
     times = timesteps or list(experiment.timesteps)
     require_output(state, ann)
-    if plot is not None:
-        from .plot import check_format
-
-        check_format(plot)
-        require_output(plot, ann)
+    require_plot(plot, ann)
     kept = State(state)
     providers = chosen_providers(device)
     with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:

@@ -211,6 +211,15 @@ def require_output(path: Path | None, *inputs: Path | str | None) -> None:
             raise OutputError(f"'{path}' is an input too: write the result to another file")
 
 
+def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
+    """The same of a plot; it needs matplotlib, and a kind of file that this can draw."""
+    require_output(plot, *inputs)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
+
+
 def chosen_providers(device: str) -> list[Any]:
     """ONNX Runtime's providers for a device; says on standard error what auto took."""
     from onnx2snn.runtime.providers import resolve_providers
