@@ -13,7 +13,7 @@ import onnx
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import require_whole
-from onnx2snn.graph_passes.files import Model, files_of, read_any
+from onnx2snn.graph_passes.files import Model, files_of
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
@@ -134,9 +134,7 @@ def convert(
     neuron = _with_reset(plan, reset)
     if maxpool not in get_args(MaxPool):
         raise DataError(f"maxpool must be one of {', '.join(get_args(MaxPool))}, not {maxpool!r}")
-    network = Network(
-        lambda: read_any(model), calibration, maxpool, Running(batch_size, providers, track)
-    )
+    network = Network(model, calibration, maxpool, Running(batch_size, providers, track))
     network.rewrite_exactly()
     network.replace_pools()
     if approximate is not None:

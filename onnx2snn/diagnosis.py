@@ -159,7 +159,7 @@ def _recipe(parts: ModelParts) -> dict[str, Any]:
 
 def _converted_form(ann: Model, recipe: Mapping[str, Any]) -> Network:
     """An ANN in the form in which its activations became neurons, before they were clipped."""
-    network = Network(lambda: read_any(ann), None, recipe["maxpool"], Running())
+    network = Network(ann, None, recipe["maxpool"], Running())
     network.rewrite_exactly()
     network.replace_pools()
     return network

@@ -1,6 +1,6 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,7 @@ from onnx2snn.graph_passes.approximate import approximate_activations, regions_t
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass, pass_name
+from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import channel_axis, require_channels
@@ -85,13 +86,13 @@ class Network:
 
     def __init__(
         self,
-        read: Callable[[], ModelParts],
+        model: Model,
         calibration: Data | None,
         maxpool: MaxPool,
         running: Running,
     ) -> None:
-        parts = read()
-        self.read, self.original = read, parts
+        parts = read_any(model)
+        self._model, self.original = model, parts
         self.calibration, self.maxpool = calibration, maxpool
         self._running = running
         self.reports: list[PassReport] = []
@@ -211,7 +212,7 @@ class Network:
         self, passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float
     ) -> None:
         if before is self.original:
-            before = self.read()
+            before = read_any(self._model)
         graph, wanted = import_ann(upgrade_opset(before)), outputs_of(before, x)
         limit = tolerance(graph)
         for function in (None, *passes):
@@ -321,9 +322,8 @@ class Network:
             for name, value in thresholds.items()
             if name not in bounds or np.any(value < bounds[name])
         }
-        before = self.unclipped
         if self.run([partial(bound_activations, thresholds=thresholds)]):
-            self._compare("activations clipped at V_th", before)
+            self._compare("activations clipped at V_th", self.unclipped)
         return sources
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
