@@ -58,7 +58,6 @@ import onnx.parser
 import onnx_graphsurgeon as gs
 
 DOMAIN = "onnx2snn"
-DOMAIN_VERSION = 1
 
 MIN_OPSET = 17
 """Oldest opset in which ONNX Runtime was measured to inline the functions below."""

@@ -9,7 +9,6 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.providers import Providers
 
 from .calibration import Ann, Running
 from .data import Data, Inputs, check_labels
@@ -141,7 +140,7 @@ def tolerance(graph: gs.Graph) -> float:
     return max((TOLERANCE.get(dtype, 0.0) for dtype in types), default=0.0) or 1e-3
 
 
-def seeded_inputs(graph: gs.Graph, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def seeded_inputs(graph: gs.Graph) -> Iterator[dict[str, np.ndarray]]:
     """Inputs of the declared shapes, normally distributed; where sizes are open, several tries.
 
     Open batch axes take 2 samples; other open axes one of some common sizes.
@@ -150,7 +149,7 @@ def seeded_inputs(graph: gs.Graph, seed: int = 0) -> Iterator[dict[str, np.ndarr
         not isinstance(size, int) for t in graph.inputs for size in (t.shape or ())[1:]
     )
     for size in (32, 64, 224, 16, 8, 128, 4) if open_sizes else (1,):
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(0)
         inputs = {}
         shapes = {
             tensor.name: [
@@ -170,11 +169,9 @@ def seeded_inputs(graph: gs.Graph, seed: int = 0) -> Iterator[dict[str, np.ndarr
         yield inputs
 
 
-def outputs_of(
-    model: ModelParts, inputs: Inputs, providers: Providers = None
-) -> dict[str, np.ndarray]:
+def outputs_of(model: ModelParts, inputs: Inputs) -> dict[str, np.ndarray]:
     """What an ANN computes for one batch, by name; for one run, without optimisations."""
-    return Ann(model, providers, once=True).run(inputs)
+    return Ann(model, once=True).run(inputs)
 
 
 def relative_error(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:

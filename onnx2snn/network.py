@@ -413,8 +413,8 @@ def _over_graph(function: SpikingPass, snn: Spiking) -> Pass:
     return over_graph
 
 
-def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:
-    """At most so many values of an array, evenly spread, the extremes among them."""
+def _thinned(value: np.ndarray) -> np.ndarray:
+    """Some 20,000 values of an array, evenly spread, the extremes among them."""
     flat = value.reshape(-1)
-    thin = flat[:: max(1, flat.size // most)]
+    thin = flat[:: max(1, flat.size // 20_000)]
     return np.concatenate([thin, [flat.min(), flat.max()]])

@@ -175,9 +175,6 @@ data_option = click.option(
 calibration_option = click.option(
     "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
 )
-seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
-)
 
 
 def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:

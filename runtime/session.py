@@ -145,12 +145,6 @@ class SpikingSession:
         """Shape of the first input."""
         return tuple(self._plan.inputs[0].shape)
 
-    @property
-    def input_dtype(self) -> np.dtype:
-        """Type of the first input's elements."""
-        dtype: np.dtype = np.dtype(self._plan.inputs[0].dtype)
-        return dtype
-
     def run(
         self,
         x: np.ndarray | Mapping[str, np.ndarray],
