@@ -93,8 +93,7 @@ def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
     onnx-graphsurgeon's tensors refer to themselves, so that the array would stay until Python
     looks for such cycles.
     """
-    unread = not tensor.outputs and all(output is not tensor for output in graph.outputs)
-    if isinstance(tensor, gs.Constant) and unread:
+    if isinstance(tensor, gs.Constant) and not is_used(graph, tensor):
         tensor.values = np.empty(0, tensor.dtype)
 
 
