@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import constant_value
+from onnx2snn.graph_passes.editing import constant_value, free_name
 from onnx2snn.graph_passes.errors import Refusal
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -333,11 +333,7 @@ class Writer:
     def _key(self, name: str) -> str:
         """A name that HDF5 and Python modules can have, and no other node has."""
         base = re.sub(r"\W", "_", name, flags=re.ASCII)
-        base = base if base[:1].isalpha() else f"n{base}"
-        key, number = base, 2
-        while key in self.nodes:
-            key, number = f"{base}_{number}", number + 1
-        return key
+        return free_name(base if base[:1].isalpha() else f"n{base}", self.nodes)
 
 
 def _label(name: str, op: str | None = None, **told: Any) -> dict[str, Any]:
