@@ -56,7 +56,7 @@ class Ann:
     ):
         parts = model if isinstance(model, ModelParts) else detach(model)
         structure = zip_maps_to_tensors(parts.structure)
-        require_ann(structure)
+        require_no_neurons(structure)
         chosen = resolve_providers(providers)
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
@@ -98,7 +98,7 @@ class Ann:
         return dict(zip(self._outputs, run_session(self._session, None, feed), strict=True))
 
 
-def require_ann(model: onnx.ModelProto) -> None:
+def require_no_neurons(model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` if the model has neurons."""
     if any(node.domain == neurons.DOMAIN for node in model.graph.node):
         raise ModelError("the model given as the ANN is a spiking network")

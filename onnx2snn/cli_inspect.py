@@ -11,7 +11,7 @@ from rich.table import Table
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
 from onnx2snn.runtime.choice import Choice
-from onnx2snn.runtime.chunks import Layer
+from onnx2snn.runtime.chunks import WeightedLayer
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.plan import Plan, build_plan
 
@@ -163,13 +163,13 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def _runs(layer: Layer, choice: Choice) -> str:
+def _runs(layer: WeightedLayer, choice: Choice) -> str:
     if not choice.chunks:
         return "one at a time"
     return "time-batched" if layer.time_batched else "unrolled"
 
 
-def _on_tiles(choice: Choice) -> list[Layer]:
+def _on_tiles(choice: Choice) -> list[WeightedLayer]:
     """The layers that run on tiles, which they do within chunks."""
     return [layer for layer in choice.layers if choice.chunks and layer.tiles is not None]
 

@@ -33,9 +33,9 @@ from .options import (
 from .published import OURS, SAID, published
 from .reproduction import (
     EXPERIMENTS,
+    CountsFile,
     Experiment,
-    Running,
-    State,
+    ExperimentRun,
     ann_accuracy,
     converted,
     differences,
@@ -104,13 +104,13 @@ def reproduce(
     times = timesteps or list(experiment.timesteps)
     require_output(state, ann)
     require_plot(plot, ann)
-    kept = State(state)
+    kept = CountsFile(state)
     providers = chosen_providers(device)
     with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_model(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
-        running = Running(data, kept, batch_size, providers, report)
+        running = ExperimentRun(data, kept, batch_size, providers, report)
         calibration = None
         if what == "fig4":
             calibration = open_data(

@@ -123,12 +123,12 @@ def diagnose(
     network = _converted_form(ann, recipe)
     activations = _counterparts(graph, network.graph, recipe)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
-    simulation = Simulation(graph, timesteps, providers)
+    spiking = WatchedRun(graph, timesteps, providers)
     running = Running(batch_size, providers, track)
     # The batches of both are the same; one of them shows progress.
     watched = watch(network.current, activations, data, Running(batch_size, providers))
     for (x, _), values in zip(running.batches(data, "diagnosing"), watched, strict=True):
-        for layer, sums in zip(layers, simulation.run(x), strict=True):
+        for layer, sums in zip(layers, spiking.run(x), strict=True):
             layer.add(sums, values[layer.name], number_of(x))
     found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
@@ -186,7 +186,7 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> di
 
 
 @dataclass(frozen=True)
-class Sums:
+class LayerSums:
     """One layer over T time-steps, each [N, ...].
 
     ``current``: the sum of the input currents; ``potential``: that of what was emitted;
@@ -198,7 +198,7 @@ class Sums:
     magnitude: np.ndarray
 
 
-class Simulation:
+class WatchedRun:
     """Runs an SNN over T time-steps and adds up what its neurons take in and emit.
 
     graph: the SNN, which is changed: what its neurons take in and emit become its outputs.
@@ -220,7 +220,7 @@ class Simulation:
         graph.outputs = [*states, *watched]
         self._session = create_session(to_parts(graph), resolve_providers(providers))
 
-    def run(self, x: Inputs) -> list[Sums]:
+    def run(self, x: Inputs) -> list[LayerSums]:
         """The sums of each layer, in graph order; ``DataError`` if x does not fit."""
         given = by_input_name(x, [tensor.name for tensor in self._inputs], "the network")
         feed = {
@@ -228,7 +228,7 @@ class Simulation:
             for t in self._inputs
         }
         held: dict[str, np.ndarray] = {}
-        sums: list[Sums] = []
+        sums: list[LayerSums] = []
         for _ in range(self._timesteps):
             # Without states in the first time-step, each is at its default, v(0).
             values = run_session(self._session, None, feed | held)
@@ -243,8 +243,8 @@ class Simulation:
         return sums
 
 
-def _no_sums(shape: tuple[int, ...]) -> Sums:
-    return Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
+def _no_sums(shape: tuple[int, ...]) -> LayerSums:
+    return LayerSums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
 
 
 def _pairs(values: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -262,7 +262,7 @@ class Split:
 
 
 def split(
-    sums: Sums,
+    sums: LayerSums,
     threshold: np.ndarray,
     start: np.ndarray,
     bound: np.ndarray,
@@ -302,7 +302,7 @@ class _Layer:
     values: int = 0
     totals: dict[str, float] = field(default_factory=dict)
 
-    def add(self, sums: Sums, reference: np.ndarray, samples: int) -> None:
+    def add(self, sums: LayerSums, reference: np.ndarray, samples: int) -> None:
         """Take in one batch of N samples. reference: the ANN's activations [N, ...]."""
         if reference.shape != sums.potential.shape:
             raise ModelError(

@@ -45,7 +45,7 @@ class Refused(Exception):  # noqa: N818
 
 
 @dataclass
-class Writer:
+class NirWriter:
     """Walks an SNN's graph and collects NIR nodes and edges, or all refusals."""
 
     nir: Any

@@ -80,7 +80,7 @@ EXPERIMENTS = {
 """By name; the first network is the one that is taken if none is named."""
 
 
-class State:
+class CountsFile:
     """A file with what was counted over the batches so far, by what decides it."""
 
     def __init__(self, path: Path) -> None:
@@ -113,11 +113,11 @@ def _is_cell(cell: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Running:
+class ExperimentRun:
     """How an experiment is run: on what data, where its counts are kept."""
 
     data: Data
-    state: State
+    state: CountsFile
     batch_size: int
     providers: Providers
     report: Report
@@ -127,7 +127,9 @@ Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
 """What is counted in one batch, by name."""
 
 
-def _sum(made_from: Mapping[str, Any], name: str, running: Running, count: Count) -> dict[str, int]:
+def _sum(
+    made_from: Mapping[str, Any], name: str, running: ExperimentRun, count: Count
+) -> dict[str, int]:
     """Sums over all batches of the data, on from those that the state has already."""
     data = running.data
     decides = {**made_from, "data": _digest(data, running.batch_size), "n": running.batch_size}
@@ -157,7 +159,7 @@ def _digest(data: Data, batch_size: int) -> str:
     return digest.hexdigest()
 
 
-def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
+def ann_accuracy(model: onnx.ModelProto, running: ExperimentRun) -> float:
     """Top-1 accuracy of the ANN in percent."""
     network = Ann(model, running.providers)
 
@@ -169,14 +171,16 @@ def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
     return 100 * sums["right"] / running.data.samples
 
 
-def _right(values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: Running) -> int:
+def _right(
+    values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: ExperimentRun
+) -> int:
     """How many samples get their class from an output."""
     check_labels(y, values[scored].shape[1], running.data.name)
     return int((classes_of(values[scored]) == y).sum())
 
 
 def snn_accuracies(
-    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: Running
+    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: ExperimentRun
 ) -> list[float]:
     """Top-1 accuracies in percent after each T, from one run of the largest."""
     session = SpikingSession(snn, running.providers)
@@ -192,7 +196,7 @@ def snn_accuracies(
 
 
 def fired_shares(
-    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: Running
+    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: ExperimentRun
 ) -> dict[str, list[float]]:
     """By layer, the share in percent of neurons that have fired by each T, over all samples."""
     session = SpikingSession(snn, running.providers)

@@ -12,7 +12,7 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .chunks import Layer, axes_of_time, lengths_of_chunks, weighted_layers
+from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks, weighted_layers
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, nodes_of, sizes_of
@@ -42,7 +42,7 @@ class Choice:
     samples: int
     together: int
     chunks: tuple[int, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[WeightedLayer, ...]
     derived_counts: bool
     memory: Memory
     short_of_memory: bool

@@ -239,8 +239,8 @@ class SpikingSession:
         }
         outputs = dict(zip(self._plan.averages, self._averages.of_one(now), strict=True))
         if self._plan.means:
-            together = self._read_out().values
-            outputs |= {name: together[name] for name in self._plan.means}
+            means = self._read_out().values
+            outputs |= {name: means[name] for name in self._plan.means}
         by_name = {name: outputs[name] for name in self._plan.outputs}
         return by_name if len(by_name) > 1 else by_name[self._plan.outputs[0]]
 

@@ -24,7 +24,7 @@ from onnx2snn import (
     write_model,
 )
 from onnx2snn.cli import main
-from onnx2snn.diagnosis import Simulation, is_source, split
+from onnx2snn.diagnosis import WatchedRun, is_source, split
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import initial_potential_of
 from onnx2snn.plot import diagnosis_plot
@@ -120,7 +120,7 @@ def test_sums_are_those_of_the_equations_and_the_split_is_exact(seed):
     clips = {layer.output: layer for layer in network.clips}
     _, spikes = dyadic.simulate(network, x, timesteps)
     potentials = SpikingSession(snn).run(x, timesteps).readouts[timesteps].potential_sums
-    found = Simulation(graph, timesteps, None).run(x)
+    found = WatchedRun(graph, timesteps, None).run(x)
     for node, sums in zip(nodes, found, strict=True):
         clip = clips[node.outputs[0].name]
         current, _ = dyadic.simulate(network, x, timesteps, stop=clip.inputs[0])
