@@ -57,6 +57,7 @@ import onnx
 import onnx.parser
 import onnx_graphsurgeon as gs
 
+from .errors import ModelError
 from .neuron_functions import FUNCTIONS
 
 DOMAIN = "onnx2snn"
@@ -117,6 +118,14 @@ def stateful_nodes(graph: gs.Graph) -> list[gs.Node]:
 def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
     """The graph's spiking neurons, in graph order."""
     return [node for node in graph.nodes if is_neuron(node)]
+
+
+def require_neurons(graph: gs.Graph) -> None:
+    """Raise ``ModelError`` if a graph has no spiking neurons."""
+    if not neuron_nodes(graph):
+        raise ModelError(
+            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
+        )
 
 
 def is_neuron(node: gs.Node) -> bool:

@@ -38,6 +38,7 @@ from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
     is_mean,
+    require_neurons,
     state_names,
     stateful_nodes,
     states_written,
@@ -115,10 +116,7 @@ def diagnose(
     graph = to_graph(parts)
     tidy(graph)
     infer_shapes(graph)
-    if not neuron_nodes(graph):
-        raise ModelError(
-            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
-        )
+    require_neurons(graph)
     recipe = _recipe(parts)
     network = _converted_form(ann, recipe)
     activations = _counterparts(graph, network.graph, recipe)

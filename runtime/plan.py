@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     is_neuron,
     is_stateful,
     names_of_states,
-    neuron_nodes,
+    require_neurons,
     starts_of,
     state_names,
     states_read,
@@ -108,10 +108,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     """
     graph = to_graph(model)
     tidy(graph)
-    if not neuron_nodes(graph):
-        raise ModelError(
-            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
-        )
+    require_neurons(graph)
     try:
         verify(graph)
     except PassError as error:
