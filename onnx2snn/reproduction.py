@@ -19,6 +19,7 @@ from onnx2snn.runtime.session import SpikingSession
 from .calibration import Ann
 from .checking import classes_of, require_class_output
 from .comparison import Report
+from .comparison_state import read_kept
 from .conversion import convert, digest_of
 from .data import Data, Inputs, check_labels
 
@@ -85,21 +86,7 @@ class CountsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[str, dict[str, Any]] = {}
-        try:
-            content = json.loads(path.read_bytes())
-            if content["format"] != FORMAT or not all(map(_is_cell, content["cells"].values())):
-                raise ValueError(content["format"])
-            self.cells = content["cells"]
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise DataError(f"cannot read '{path}': {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"'{path}' holds no results of onnx2snn reproduce, or is damaged: move it away, "
-                "or name another file (--state FILE)"
-            ) from error
+        self.cells = read_kept(path, FORMAT, "cells", _is_cell)
 
     def save(self) -> None:
         """Replace the file as a whole, or raise ``OutputError`` and leave it."""
@@ -108,7 +95,9 @@ class CountsFile:
 
 
 def _is_cell(cell: Any) -> bool:
-    counts = [cell["samples"], *cell["sums"].values()]
+    if not isinstance(cell, dict) or not isinstance(cell.get("sums"), dict):
+        return False
+    counts = [cell.get("samples"), *cell["sums"].values()]
     return all(isinstance(count, int) and count >= 0 for count in counts)
 
 
