@@ -121,7 +121,9 @@ def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) ->
 def pooled(
     model: ModelParts, tensors: dict[str, str], ranks: Mapping[str, int]
 ) -> tuple[ModelParts, dict[str, str]]:
-    """An ANN, and its tensors, of those that a max-pool alone reads what it makes of them.
+    """The ANN with further nodes, and the tensors to watch.
+
+    For one that only a max-pool reads, that pool's result takes its place.
 
     ``tensors``: by names of the caller's choice; ``ranks``: their numbers of axes. The pool may
     read them joined with others: it is there once more, for each alone.

@@ -61,7 +61,7 @@ def compare(
             check_labels(y, a[name].shape[1], data.name)
             chosen_a, chosen_b = classes_of(a[name]), classes_of(b[name])
             if len(chosen_a) != len(chosen_b):
-                # Which no error is as large as.
+                # Differences.add has made the error infinite.
                 continue
             same += int((chosen_a == chosen_b).sum())
             if y is not None:

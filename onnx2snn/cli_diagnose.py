@@ -26,8 +26,8 @@ from .options import (
 )
 
 OTHER_FILE = (
-    "this ANN's file is not the one that the network was made from, by its SHA-256: what is "
-    "said against the ANN holds if it computes the same"
+    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
+    "the ANN hold only if both compute the same"
 )
 
 

@@ -71,8 +71,8 @@ def correct(
 
     On the first batch. On each after it what is corrected moves by a part of what the batch
     lacks, its share of the images so far: a stochastic approximation (Robbins and Monro 1951).
-    A layer whose weights do so keeps its biases and potentials: to move them, too, gained
-    nothing. Memory is that of one batch.
+    A layer whose weights were refitted on a later batch keeps its biases and potentials: moving
+    them as well gained nothing. Memory is that of one batch.
 
     Raises ``UnsupportedModelError`` where samples lie along the axis of the channels, and, of
     potentials, along any axis but the first.
@@ -83,7 +83,7 @@ def correct(
     if potentials:
         refuse_layout(
             [node for node in nodes if samples_axis(snn.graph, node.outputs[0])],
-            "no v(0) of each neuron where samples come later:",
+            "v(0) per neuron needs samples along axis 0, which these layers do not have:",
             "take a recipe that leaves v(0) alone",
         )
     shifts = {node.name: np.zeros(()) for node in nodes}

@@ -327,7 +327,10 @@ class Network:
         return sources
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
-        """Turn activations into neurons, and what is left of the ANN into their company."""
+        """Turn activations into neurons.
+
+        And pools, ThresholdedRelus and the read-out into their spiking forms.
+        """
         passes: list[Pass] = [partial(activations_to_neurons, maxpool=self.maxpool)]
         if self.maxpool == "exact":
             passes.append(max_to_spiking_pool)
@@ -384,7 +387,8 @@ class Network:
     def delay(self, steps: int) -> None:
         """Let the read-out begin after so many time-steps.
 
-        It gives outputs that are neurons' new names, so it comes after what a recipe measures.
+        Neurons that are outputs of the network get new output names, so run it after the passes
+        that look tensors up by name.
         """
         if steps:
             self.run([partial(delay_read_out, delay=steps)])

@@ -174,7 +174,10 @@ def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
 
 
 def _without_memory(graph: gs.Graph) -> None:
-    """Let what counts spikes pass them on one by one: pools as they pool one time-step."""
+    """Replace every stateful operator but neurons by what it does in one time-step.
+
+    Pools pool, a Clock says 1, the rest pass on what they read.
+    """
     for node in stateful_nodes(graph):
         if is_neuron(node):
             continue

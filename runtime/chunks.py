@@ -136,7 +136,7 @@ def axes_of_time(layers: Iterable[WeightedLayer]) -> dict[str, int]:
 def lengths_of_chunks(
     layers: Sequence[WeightedLayer], layout: Layout | None
 ) -> tuple[tuple[int, ...], ...]:
-    """Lengths of chunks that pay for these layers, and less of them where memory is short."""
+    """Candidate lists of chunk lengths, the fastest first; later ones need less memory."""
     if not layout and not any(layer.time_batched for layer in layers):
         return ((SHORT,),) if layout is None else ((MIDDLE, SHORT), (SHORT,))
     weights = sum(layer.weights for layer in layers)

@@ -130,7 +130,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     epilogue_reads = _reads(parts.epilogue, {*given, *made_by(parts.prologue + parts.core)})
     for tensor in finals.values():
         if tensor.name not in made_by(parts.epilogue):
-            # A neuron's output, say, is an output: its average is that of just this tensor.
+            # No node of the epilogue makes this tensor: it is read, and averaged, as it is.
             epilogue_reads.setdefault(tensor.name, tensor)
     prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
     events = {node.name: _events(node, prefix) for node in neurons}
