@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from .clips import keeps_shape
 from .editing import constant_value, is_floating, is_used
+from .spiking import per_sample
 
 AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub", "Neg")
 
@@ -33,7 +34,8 @@ def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | str:
     constant = constants[0] if len(constants) == 1 else None
     if constant is None or not keeps_shape(constant, x) or not is_floating(x):
         return "its operand is not a constant"
-    value = _per_sample(constant.astype(np.float64), x)
+    # Where x has no axes, or an unknown shape, keeps_shape lets only scalars pass.
+    value = per_sample(constant.astype(np.float64), len(x.shape or ()) or 1)
     if value is None:
         return "its constant differs from sample to sample"
     first = node.inputs[0] is x
@@ -67,13 +69,6 @@ def _of_batch_norm(graph: gs.Graph, node: gs.Node) -> Affine | str:
         return "the number of axes of its input cannot be inferred"
     per_channel = (-1, *(1,) * (len(shape) - 2))
     return Affine(node.inputs[0], a.reshape(per_channel), c.reshape(per_channel))
-
-
-def _per_sample(value: np.ndarray, x: gs.Tensor) -> np.ndarray | None:
-    """A constant without its batch axis, of size 1."""
-    if x.shape is not None and value.ndim == len(x.shape) and value.ndim:
-        return value[0] if value.shape[0] == 1 else None
-    return value if x.shape is not None or value.ndim == 0 else None
 
 
 def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | None:

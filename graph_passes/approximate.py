@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import Editor, is_floating, replace_node, tidy
-from .errors import Refusal, UnsupportedModelError
+from .errors import Refusal, UnsupportedModelError, require_whole
 from .limits import WEIGHTED
 from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes
 from .quiet import quietly
@@ -139,10 +139,9 @@ def approximate_activations(
     from data, by the name of the region, as ``regions_to_approximate`` names it. Outside
     the samples' range the result is constant. A line for each region that says its error
     is appended to ``found``. Raises ``UnsupportedModelError`` for a function that is not
-    finite all over that range.
+    finite all over that range, ``DataError`` for fewer clips than 1.
     """
-    if clips < 1:
-        raise ValueError(f"the number of clips must be positive, not {clips}")
+    require_whole("clips", clips, 1)
     editor = Editor(graph)
     wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
     # All before any is replaced, since regions may overlap.

@@ -8,7 +8,7 @@ from .io import infer_shapes
 
 
 def free_batch_axis(graph: gs.Graph) -> bool:
-    """Inputs [1, ...] -> [N, ...]; Reshape to [1, ...] -> [0, ...], which keeps N.
+    """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead. The result is the same for b

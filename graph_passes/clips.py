@@ -56,7 +56,8 @@ def unify_clips(graph: gs.Graph) -> bool:
             bounds = bounds.then(_bounds_of(link) or _UNBOUNDED)
         wanted = _canonical_form(bounds)
         if wanted is not None and [_spelling(link) for link in chain] != wanted:
-            changed |= _rewrite(graph, editor, chain, wanted)
+            _rewrite(graph, editor, chain, wanted)
+            changed = True
     if changed:
         tidy(graph)
     return changed
@@ -166,7 +167,7 @@ def _spelling(node: gs.Node) -> tuple:
     return node.op, bounds.low.tolist(), bounds.high.tolist()
 
 
-def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> bool:
+def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
     """Let the last node of a chain, and one before it if need be, compute what is wanted."""
     source, last = _bounded_input(chain[0]), chain[-1]
     dtype = np.float32 if source.dtype is None else source.dtype
@@ -175,12 +176,12 @@ def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list
     if not wanted:
         replace_node(last, "Identity", [source])
         bypass(graph, last)
-        return True
+        return
     if len(wanted) == 2:
         positive = editor.node("Relu", f"{last.name}/relu", [source], like=last.outputs[0])
         bound = editor.constant(f"{last.name}/max", np.asarray(wanted[1][2], dtype))
         replace_node(last, "Min", [positive, bound])
-        return True
+        return
     op, low, high = wanted[0]
     inputs: list[gs.Tensor] = [source]
     attributes: dict[str, float] = {}
@@ -192,4 +193,3 @@ def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list
         else:
             inputs.append(gs.Variable.empty())
     replace_node(last, op, inputs, attributes)
-    return True

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .errors import Onnx2SnnError, PassError
+from .neuron_functions import FUNCTIONS
 
 Pass = Callable[[gs.Graph], bool]
 """A pass edits a graph in place and says whether it changed anything; what else it needs
@@ -99,7 +100,7 @@ def verify(graph: gs.Graph) -> None:
 def _verify_states(graph: gs.Graph) -> None:
     reads, writes = set(), set()
     for node in neurons.stateful_nodes(graph):
-        expected = neurons.attributes_of(node.op) if node.op in neurons.FUNCTIONS else None
+        expected = neurons.attributes_of(node.op) if node.op in FUNCTIONS else None
         if expected is None:
             raise PassError(f"there is no stateful operator '{node.op}' ('{node.name}')")
         if set(node.attrs) != expected:

@@ -5,7 +5,7 @@ tested here by identity or by name, and nodes leave a graph by being disconnecte
 then tidied away, never by ``list.remove``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -77,6 +77,14 @@ def names_in(graph: gs.Graph) -> set[str]:
     return found
 
 
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if that is taken."""
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    return name
+
+
 class Editor:
     """Adds tensors and nodes to a graph under names that no other has.
 
@@ -90,9 +98,7 @@ class Editor:
 
     def name(self, wanted: str) -> str:
         """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
-        name, number = wanted, 2
-        while name in self._taken:
-            name, number = f"{wanted}_{number}", number + 1
+        name = free_name(wanted, self._taken)
         self._taken.add(name)
         return name
 
@@ -121,8 +127,7 @@ def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
     onnx-graphsurgeon's tensors refer to themselves, so that the array would stay until Python
     looks for such cycles.
     """
-    unread = not tensor.outputs and all(output is not tensor for output in graph.outputs)
-    if isinstance(tensor, gs.Constant) and unread:
+    if isinstance(tensor, gs.Constant) and not is_used(graph, tensor):
         tensor.values = np.empty(0, tensor.dtype)
 
 
@@ -214,11 +219,8 @@ def name_nodes(graph: gs.Graph) -> None:
     taken: set[str] = set()
     for node in graph.nodes:
         base = node.name or (node.outputs[0].name if node.outputs else node.op)
-        name, number = base, 2
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
-        node.name = name
-        taken.add(name)
+        node.name = free_name(base, taken)
+        taken.add(node.name)
 
 
 def tidy(graph: gs.Graph) -> None:

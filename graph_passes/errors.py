@@ -6,6 +6,9 @@ else that escapes is a bug of this package and keeps its traceback.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 
 class Onnx2SnnError(Exception):
@@ -54,3 +57,11 @@ class UnsupportedModelError(ModelError):
 
 class MissingThresholdError(UnsupportedModelError):
     """Neurons whose threshold is not known without calibration data."""
+
+
+def require_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ``DataError`` unless a value of this name is a whole number in this range."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        wanted = f", {least} or more" if most is None else f" from {least} to {most}"
+        raise DataError(f"{name} must be a whole number{wanted}, not {value!r}")

@@ -37,7 +37,8 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
     """
     changed, editor = False, Editor(graph)
     after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in _ACTIVATIONS])
-    # From the back: of several in a row the last goes first, so that it is in nobody's way.
+    # From the last to the first, so that of several in a row each is next to the layer when its
+    # turn comes.
     for node in reversed(list(graph.nodes)):
         if node.op not in AFFINE_OPS or node.domain:
             continue

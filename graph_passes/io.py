@@ -21,6 +21,7 @@ from .editing import mark_inner_nodes, name_nodes
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
 from .limits import all_nodes, sizes_of_functions, with_shapes
+from .neuron_functions import FUNCTIONS
 from .weights import ModelParts, attach, copy_model, detach, is_large, stub
 
 
@@ -197,7 +198,7 @@ def _check_functions(model: onnx.ModelProto) -> None:
     if overloaded:
         raise ModelError("the file holds several functions for one neuron; convert again")
     for op in {node.op_type for node in model.graph.node if node.domain == neurons.DOMAIN}:
-        if op not in neurons.FUNCTIONS:
+        if op not in FUNCTIONS:
             continue
         expected, found = neurons.function_proto(op, 0), functions.get(op)
         if found is None or any(
@@ -215,7 +216,7 @@ def _check_stateful(
     defaults: dict[str, onnx.TensorProto],
     weights: dict[str, np.ndarray],
 ) -> None:
-    if node.op_type not in neurons.FUNCTIONS:
+    if node.op_type not in FUNCTIONS:
         raise ModelError(f"node '{node.name}': this version knows no neuron '{node.op_type}'")
     expected = neurons.attributes_of(node.op_type)
     found = {attribute.name for attribute in node.attribute}

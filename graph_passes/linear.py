@@ -118,10 +118,10 @@ def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
 
 
 def require_channels(graph: gs.Graph, nodes: Iterable[gs.Node], what: str) -> None:
-    """Raise ``UnsupportedModelError`` for nodes whose channels would be their samples."""
+    """Raise ``UnsupportedModelError`` for layers whose channel axis is their batch axis."""
     refuse_layout(
         [n for n in nodes if samples_axis(graph, n.outputs[0]) == channel_axis(n.outputs[0])],
-        f"{what} where samples are:",
+        f"{what}: the axis that would count channels counts samples in these layers:",
         "take thresholds per layer (--per-layer) and a recipe that corrects nothing",
     )
 

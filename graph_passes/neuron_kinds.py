@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import tidy
-from .errors import ModelError
+from .errors import DataError, ModelError, require_whole
 from .spiking_pool import clock
 
 MOST_SPIKES = 127
@@ -26,16 +26,15 @@ def change_neurons(
     (IJCAI 2022); 0 follows (v(0) + sum of currents) / V_th as closely as one spike a time-step
     can. ``max_spikes``: of a BurstIF in one time-step. ``delay``: after how many time-steps a
     ResidualIF or OffsetIF starts again. Neurons that are of this kind already take the
-    settings. Raises ``ModelError`` for an unknown ``op``, for neurons of a third kind and for
-    settings that make no sense; the graph is then as it was.
+    settings. Raises ``ModelError`` for an unknown ``op`` and for neurons of a third kind, and
+    ``DataError`` for settings that make no sense; the graph is then as it was.
     """
     if op not in neurons.NEURONS:
         raise ModelError(f"there is no neuron '{op}', only {', '.join(sorted(neurons.NEURONS))}")
-    neurons.require_steps(delay)
-    if not (1 <= max_spikes <= MOST_SPIKES and max_spikes == int(max_spikes)):
-        raise ModelError(f"max_spikes is a whole number from 1 to {MOST_SPIKES}, not {max_spikes}")
+    require_whole("delay", delay, 0)
+    require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
     if negative > 0:
-        raise ModelError(f"a spike is taken back below 0 or less of V_th, not {negative}")
+        raise DataError(f"a spike is taken back below 0 or less of V_th, not {negative}")
     nodes = neurons.neuron_nodes(graph)
     for node in nodes:
         if node.op not in ("IF", op):

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import Editor, is_floating, operands, producer, replace_uses, tidy
-from .errors import Refusal, UnsupportedModelError
+from .errors import Refusal, UnsupportedModelError, require_whole
 from .linear import downstream, nonlinear_nodes, regions
 from .spiking import StateNames, add_counting, require_ranks
 from .spiking_pool import clock
@@ -66,10 +66,10 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
 
     The delayed evaluation of Hwang et al. (2021): the first spikes of a network come before
     those of deep layers have settled. Up to ``delay``, the mean is that of all time-steps so
-    far. Run it after ``average_before_read_out``. Raises ``ModelError`` for a
+    far. Run it after ``average_before_read_out``. Raises ``DataError`` for a
     delay that is no whole number from 0 on.
     """
-    neurons.require_steps(delay)
+    require_whole("delay", delay, 0)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = [node for node in neurons.stateful_nodes(graph) if neurons.is_mean(node)]
     begun = [node for node in means if node.attrs.get("delay") is None or not _same(node, delay)]

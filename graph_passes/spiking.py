@@ -131,11 +131,14 @@ def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:
         )
 
 
-def per_sample(bound: np.ndarray, rank: int) -> np.ndarray | None:
-    """A bound that broadcasts to [N, ...] without its batch axis; None if that is no 1."""
-    while bound.ndim >= rank and bound.ndim and bound.shape[0] == 1:
-        bound = bound[0]
-    return bound if bound.ndim < rank else None
+def per_sample(value: np.ndarray, rank: int) -> np.ndarray | None:
+    """What broadcasts to [N, ...], without its batch axis; None if its batch axis is not of size 1.
+
+    ``rank`` counts the batch axis.
+    """
+    while value.ndim >= rank and value.ndim and value.shape[0] == 1:
+        value = value[0]
+    return value if value.ndim < rank else None
 
 
 def activation_nodes(graph: gs.Graph) -> list[gs.Node]:

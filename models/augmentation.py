@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
-def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
+def crop_and_flip(images: Tensor) -> Tensor:
     """Random crop of the same size after zero-padding, then a random flip, per image.
 
     images: [N, C, H, W]; returns the same shape.
     """
+    padding = 4
     count, _, height, width = images.shape
     padded = nn.functional.pad(images, (padding,) * 4)
     top, left = torch.randint(0, 2 * padding + 1, (2, count, 1))

@@ -16,11 +16,6 @@ from .cifar import cifar
 FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts its files."""
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top", "trouser", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class DataSet:

@@ -18,7 +18,7 @@ from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
 
-from .calibration import require_ann
+from .calibration import require_no_neurons
 from .comparison import Report, no_report
 from .conversion import convert
 from .demo import demo_network
@@ -216,7 +216,7 @@ class AnnRuns:
     def load(self) -> None:
         """Make the session; ``ModelError`` if the ANN takes other inputs than the SNN."""
         parts = read_parts(self._path)
-        require_ann(parts.structure)
+        require_no_neurons(parts.structure)
         # The conversion has freed a fixed batch size, if it could; so is the ANN timed.
         graph = to_graph(parts)
         infer_shapes(graph)

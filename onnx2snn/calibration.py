@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import neurons
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import ModelError, require_whole
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach
@@ -16,7 +16,7 @@ from onnx2snn.runtime.graphs import names_in, operands, unused_prefix
 from onnx2snn.runtime.inputs import as_input, by_input_name, check_finite
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
-from .data import Batch, Data, require_whole
+from .data import Batch, Data
 from .statistics import ActivationHistogram, Statistic
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -44,7 +44,7 @@ class Running:
 class Ann:
     """An ANN in ONNX Runtime, its inputs checked against what it declares.
 
-    ``outputs``: the names of its outputs. Raises ``ModelError`` if the model has neurons.
+    Raises ``ModelError`` if the model has neurons.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Ann:
     ):
         parts = model if isinstance(model, ModelParts) else detach(model)
         structure = zip_maps_to_tensors(parts.structure)
-        require_ann(structure)
+        require_no_neurons(structure)
         chosen = resolve_providers(providers)
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
         self._session = create_session(ModelParts(structure, parts.weights), chosen, threads, once)
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._outputs = [output.name for output in self._session.get_outputs()]
         kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}
         self._inputs = {
             source.name: (source.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[source.name]))
@@ -75,8 +75,8 @@ class Ann:
         size = sizes.pop() if len(sizes) == 1 else None
         return size if isinstance(size, int) and size > 0 else None
 
-    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The model's outputs for inputs x [N, ...]; ``DataError`` if x does not fit.
+    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's outputs by name for inputs x [N, ...]; ``DataError`` if x does not fit.
 
         A model of a fixed batch size runs several times where N is a multiple of that.
         """
@@ -90,15 +90,15 @@ class Ann:
                     self.run({name: v[start : start + batch] for name, v in given.items()})
                     for start in range(0, size, batch)
                 ]
-                return [np.concatenate(values) for values in zip(*parts, strict=True)]
+                return {n: np.concatenate([part[n] for part in parts]) for n in self._outputs}
         feed = {
             name: as_input(given[name], shape, dtype, "the ANN", "x" if len(given) == 1 else name)
             for name, (shape, dtype) in self._inputs.items()
         }
-        return run_session(self._session, None, feed)
+        return dict(zip(self._outputs, run_session(self._session, None, feed), strict=True))
 
 
-def require_ann(model: onnx.ModelProto) -> None:
+def require_no_neurons(model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` if the model has neurons."""
     if any(node.domain == neurons.DOMAIN for node in model.graph.node):
         raise ModelError("the model given as the ANN is a spiking network")
@@ -121,7 +121,9 @@ def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) ->
 def pooled(
     model: ModelParts, tensors: dict[str, str], ranks: Mapping[str, int]
 ) -> tuple[ModelParts, dict[str, str]]:
-    """An ANN, and its tensors, of those that a max-pool alone reads what it makes of them.
+    """The ANN with further nodes, and the tensors to watch.
+
+    For one that only a max-pool reads, that pool's result takes its place.
 
     ``tensors``: by names of the caller's choice; ``ranks``: their numbers of axes. The pool may
     read them joined with others: it is there once more, for each alone.
@@ -171,7 +173,8 @@ def watch(
     """
     ann = with_outputs(model, list(tensors.values()), running.providers)
     for x, _ in running.batches(data, "calibrating"):
-        values = dict(zip(tensors, ann.run(x), strict=True))
+        found = ann.run(x)
+        values = {name: found[tensor] for name, tensor in tensors.items()}
         for name, value in values.items():
             check_finite(value, f"the activation '{name}'")
         yield values

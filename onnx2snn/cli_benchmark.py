@@ -16,7 +16,7 @@ from .options import (
     json_option,
     print_json,
     reports_errors,
-    require_output,
+    require_plot,
 )
 
 
@@ -68,11 +68,7 @@ def benchmark(
 
     if model is None and ann is not None:
         raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")
-    require_output(plot, model, ann)
-    if plot is not None:
-        from .plot import check_format
-
-        check_format(plot)
+    require_plot(plot, model, ann)
     with contextlib.ExitStack() as stack:
         if model is None:
             model, ann = stack.enter_context(demo_files())

@@ -31,6 +31,7 @@ from .options import (
     print_json,
     reports_errors,
     require_output,
+    require_plot,
     root_option,
     samples_option,
 )
@@ -139,13 +140,8 @@ def compare(
 
 def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
     require_output(state, *inputs)
-    if plot is None:
-        return
-    from .plot import check_format
-
-    check_format(plot)
-    require_output(plot, *inputs)
-    if plot.resolve() == state.resolve():
+    require_plot(plot, *inputs)
+    if plot is not None and plot.resolve() == state.resolve():
         raise OutputError(f"'{plot}' is the state file too: draw to another file")
 
 

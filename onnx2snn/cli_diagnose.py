@@ -20,14 +20,14 @@ from .options import (
     model_argument,
     print_json,
     reports_errors,
-    require_output,
+    require_plot,
     root_option,
     samples_option,
 )
 
 OTHER_FILE = (
-    "this ANN's file is not the one that the network was made from, by its SHA-256: what is "
-    "said against the ANN holds if it computes the same"
+    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
+    "the ANN hold only if both compute the same"
 )
 
 
@@ -76,11 +76,7 @@ def diagnose(
     from .diagnosis import diagnose as diagnose_model
     from .diagnosis import is_source
 
-    require_output(plot, model, source, ann)
-    if plot is not None:
-        from .plot import check_format
-
-        check_format(plot)
+    require_plot(plot, model, source, ann)
     snn = read_model(model)
     same = is_source(snn, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)

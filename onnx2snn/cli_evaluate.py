@@ -26,7 +26,7 @@ from .options import (
     precision_option,
     print_json,
     reports_errors,
-    require_output,
+    require_plot,
     root_option,
     samples_option,
     threads_option,
@@ -97,11 +97,7 @@ def evaluate(
     from .early_exits import early_exits
     from .evaluation import evaluate as evaluate_model
 
-    require_output(plot, model, source, ann)
-    if plot is not None:
-        from .plot import check_format
-
-        check_format(plot)
+    require_plot(plot, model, source, ann)
     if max_drop is not None and ann is None:
         raise click.UsageError("--max-drop compares with the ANN: give --ann too")
     data = open_data(source, data_root, samples=samples, model=model)

@@ -11,14 +11,14 @@ from rich.table import Table
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
 from onnx2snn.runtime.choice import Choice
-from onnx2snn.runtime.chunks import Layer
+from onnx2snn.runtime.chunks import WeightedLayer
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.plan import Plan, build_plan
 
 from . import tables
 from .cli_export import print_export
 from .import_nir import header_of, is_nir
-from .inspection import export_of, json_object
+from .inspection import export_of, json_object, own_metadata_of
 from .options import (
     examples,
     json_option,
@@ -71,11 +71,7 @@ def inspect(
         return
     snn = read_model(model)
     plan = build_plan(snn)
-    metadata = {
-        entry.key.removeprefix("onnx2snn."): entry.value
-        for entry in snn.metadata_props
-        if entry.key.startswith("onnx2snn.")
-    }
+    metadata = own_metadata_of(snn)
     sources = json_object(metadata.pop("thresholds", ""))
     recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
@@ -167,13 +163,13 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def _runs(layer: Layer, choice: Choice) -> str:
+def _runs(layer: WeightedLayer, choice: Choice) -> str:
     if not choice.chunks:
         return "one at a time"
     return "time-batched" if layer.time_batched else "unrolled"
 
 
-def _on_tiles(choice: Choice) -> list[Layer]:
+def _on_tiles(choice: Choice) -> list[WeightedLayer]:
     """The layers that run on tiles, which they do within chunks."""
     return [layer for layer in choice.layers if choice.chunks and layer.tiles is not None]
 

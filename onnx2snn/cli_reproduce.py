@@ -26,15 +26,16 @@ from .options import (
     print_json,
     reports_errors,
     require_output,
+    require_plot,
     root_option,
     samples_option,
 )
 from .published import OURS, SAID, published
 from .reproduction import (
     EXPERIMENTS,
+    CountsFile,
     Experiment,
-    Running,
-    State,
+    ExperimentRun,
     ann_accuracy,
     converted,
     differences,
@@ -102,18 +103,14 @@ def reproduce(
     dataset = dataset or experiment.dataset
     times = timesteps or list(experiment.timesteps)
     require_output(state, ann)
-    if plot is not None:
-        from .plot import check_format
-
-        check_format(plot)
-        require_output(plot, ann)
-    kept = State(state)
+    require_plot(plot, ann)
+    kept = CountsFile(state)
     providers = chosen_providers(device)
     with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_model(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
-        running = Running(data, kept, batch_size, providers, report)
+        running = ExperimentRun(data, kept, batch_size, providers, report)
         calibration = None
         if what == "fig4":
             calibration = open_data(

@@ -8,7 +8,13 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, ProviderError
+from onnx2snn.graph_passes.errors import (
+    DataError,
+    ModelError,
+    Onnx2SnnError,
+    ProviderError,
+    require_whole,
+)
 from onnx2snn.graph_passes.files import read_model
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.runtime.inputs import readout_times
@@ -18,7 +24,7 @@ from .calibration import Ann, Track
 from .checking import require_class_output
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
-from .data import Data, check_labels, require_whole
+from .data import Data, check_labels
 from .evaluation import evaluate
 from .recipes import Recipe
 from .version import __version__
@@ -236,7 +242,7 @@ def _require_classes(setting: _Setting) -> None:
     """Raise ``DataError`` unless the ANN says classes, of which the labels are some."""
     ann = Ann(setting.ann, setting.providers)
     x, _ = next(iter(setting.data.batches(setting.batch_size)))
-    outputs = dict(zip(ann.outputs, ann.run(x), strict=True))
+    outputs = ann.run(x)
     classes = outputs[require_class_output(outputs)].shape[1]
     check_labels(setting.data.labels, classes, setting.data.name)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,16 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises ``DataError`` if it cannot be read or is no state file.
     """
+    return read_kept(path, FORMAT, "results", _is_entry)
+
+
+def read_kept(
+    path: Path, kind: str, what: str, is_entry: Callable[[Any], bool]
+) -> dict[str, dict[str, Any]]:
+    """What a file of this kind, a command and a version, keeps under ``what``; none without a file.
+
+    Raises ``DataError`` if it cannot be read, or is of no such kind.
+    """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -83,13 +93,14 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"cannot read '{path}': {error.strerror}") from error
     except (ValueError, RecursionError):
         content = None
-    if not _is_state(content):
+    known = isinstance(content, dict) and content.get("format") == kind
+    entries: Any = content.get(what) if known else None
+    if not (isinstance(entries, dict) and all(map(is_entry, entries.values()))):
         raise DataError(
-            f"'{path}' holds no results of onnx2snn compare, or is damaged; it was left as it is: "
-            "move it away, or name another file (--state FILE)"
+            f"'{path}' holds no results of {kind.rpartition(' ')[0]}, or is damaged; it was left "
+            "as it is: move it away, or name another file (--state FILE)"
         )
-    results: dict[str, dict[str, Any]] = content["results"]
-    return results
+    return entries
 
 
 def score_of(entry: Mapping[str, Any]) -> Score:
@@ -131,13 +142,6 @@ def _others_held_back(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def _is_state(content: Any) -> bool:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return False
-    results = content.get("results")
-    return isinstance(results, dict) and all(map(_is_entry, results.values()))
 
 
 def _is_entry(entry: Any) -> bool:

@@ -12,7 +12,8 @@ import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.files import Model, files_of, read_any
+from onnx2snn.graph_passes.errors import require_whole
+from onnx2snn.graph_passes.files import Model, files_of
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
@@ -21,9 +22,9 @@ from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
-from .data import Data, require_whole
+from .data import Data
 from .examination import analog_activations, require_bounds
-from .inspection import plain
+from .inspection import metadata_of, plain
 from .network import Network
 from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, recipe_by_name
 from .statistics import Statistic, parse_statistic
@@ -137,9 +138,7 @@ def convert(
     neuron = _with_reset(plan, reset)
     if maxpool not in get_args(MaxPool):
         raise DataError(f"maxpool must be one of {', '.join(get_args(MaxPool))}, not {maxpool!r}")
-    network = Network(
-        lambda: read_any(model), calibration, maxpool, Running(batch_size, providers, track)
-    )
+    network = Network(model, calibration, maxpool, Running(batch_size, providers, track))
     network.rewrite_exactly()
     network.replace_pools()
     if approximate is not None:
@@ -235,5 +234,4 @@ def _write_metadata(
         "onnx2snn.recipe": json.dumps(recipe, default=plain),
         "onnx2snn.thresholds": json.dumps({neuron.name: neuron.source for neuron in neurons}),
     }
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, kept | entries)
+    onnx.helper.set_model_props(model, metadata_of(model) | entries)

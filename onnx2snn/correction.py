@@ -84,7 +84,7 @@ def correct(
     if potentials:
         refuse_layout(
             [node for node in nodes if samples_axis(snn.graph, node.outputs[0])],
-            "no v(0) of each neuron where samples come later:",
+            "v(0) per neuron needs samples along axis 0, which these layers do not have:",
             "take a recipe that leaves v(0) alone",
         )
     shifts = {node.name: np.zeros(()) for node in nodes}
@@ -96,7 +96,7 @@ def correct(
     for inputs in snn.batches("correcting", snn.timesteps):
         count = max(len(value) for value in inputs.values() if value.ndim)
         first, seen = not seen, seen + count
-        truth = dict(zip(ann.outputs, ann.run(inputs), strict=True))
+        truth = ann.run(inputs)
         part = count / seen
         for layer in snn.simulate(inputs, snn.timesteps, [s for _, s in read_outs.values()]):
             node, activation = layer.node, truth[layer.node.outputs[0].name]

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,13 +48,6 @@ class Data:
                     raise DataError(f"'{self.name}' holds NaN or infinity, first at {name}{place}")
             yield x, None if self.labels is None else self.labels[start:stop]
             start = stop
-
-
-def require_whole(name: str, value: Any, least: int) -> None:
-    """Raise ``DataError`` unless an argument of this name is a whole number, ``least`` or more."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not (whole and value >= least):
-        raise DataError(f"{name} must be a whole number, {least} or more, not {value}")
 
 
 def number_of(x: Inputs) -> int:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError
+from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
@@ -23,7 +23,8 @@ from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
-from .data import Data, checked, from_arrays, require_whole, some_rows, together, with_rows
+from .data import Data, checked, from_arrays, some_rows, together, with_rows
+from .inspection import metadata_of
 
 DATASETS = (*IN_MEMORY, "imagenet")
 
@@ -94,13 +95,11 @@ def preprocessing_of(model: Model | ModelParts) -> Preprocessing | None:
     Raises ``ModelError`` if it says what cannot be understood, or if the file is no model.
     """
     structure = model if isinstance(model, onnx.ModelProto) else read_any(model).structure
-    for entry in structure.metadata_props:
-        if entry.key == KEY:
-            try:
-                return Preprocessing.parse(entry.value)
-            except ValueError as error:
-                raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
-    return None
+    text = metadata_of(structure).get(KEY)
+    try:
+        return None if text is None else Preprocessing.parse(text)
+    except ValueError as error:
+        raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
 
 
 def _open_in_memory(

@@ -31,13 +31,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes import DataError, ModelError, infer_shapes, neuron_nodes, threshold_of
+from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
     is_mean,
+    require_neurons,
     state_names,
     stateful_nodes,
     states_written,
@@ -51,6 +53,7 @@ from onnx2snn.runtime.providers import Providers, create_session, resolve_provid
 from .calibration import Running, Track, no_progress, watch
 from .conversion import digest_of
 from .data import Data, Inputs, number_of
+from .inspection import metadata_of
 from .network import Network
 
 NOT_THE_ANN = "the ANN is not the one that this network was made from"
@@ -106,28 +109,25 @@ def diagnose(
     that change cost. Memory is that of one batch: a handful of arrays for each layer.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
-    neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit.
+    neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or
+    ``timesteps`` is no whole number from 1 on.
     """
-    if timesteps < 1:
-        raise DataError(f"time-steps must be positive, not {timesteps}")
+    require_whole("timesteps", timesteps, 1)
     parts = read_any(snn)
     graph = to_graph(parts)
     tidy(graph)
     infer_shapes(graph)
-    if not neuron_nodes(graph):
-        raise ModelError(
-            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
-        )
+    require_neurons(graph)
     recipe = _recipe(parts)
     network = _converted_form(ann, recipe)
     activations = _counterparts(graph, network.graph, recipe)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
-    simulation = Simulation(graph, timesteps, providers)
+    spiking = WatchedRun(graph, timesteps, providers)
     running = Running(batch_size, providers, track)
     # The batches of both are the same; one of them shows progress.
     watched = watch(network.current, activations, data, Running(batch_size, providers))
     for (x, _), values in zip(running.batches(data, "diagnosing"), watched, strict=True):
-        for layer, sums in zip(layers, simulation.run(x), strict=True):
+        for layer, sums in zip(layers, spiking.run(x), strict=True):
             layer.add(sums, values[layer.name], number_of(x))
     found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
@@ -138,21 +138,17 @@ def is_source(snn: Model, ann: Model) -> bool:
 
     An ANN that was saved anew has another digest, although it may compute the same.
     """
-    made_from = _metadata(read_any(snn)).get("onnx2snn.source_sha256")
+    made_from = metadata_of(read_any(snn).structure).get("onnx2snn.source_sha256")
     if made_from == digest_of(ann):
         return True
     # Python's convert may have had what the file holds, not the file.
     return not isinstance(ann, onnx.ModelProto) and made_from == digest_of(read_model(ann))
 
 
-def _metadata(parts: ModelParts) -> dict[str, str]:
-    return {entry.key: entry.value for entry in parts.structure.metadata_props}
-
-
 def _recipe(parts: ModelParts) -> dict[str, Any]:
     """How an SNN was made, as ``convert`` wrote it; raises ``ModelError`` if it is not said."""
     try:
-        recipe = json.loads(_metadata(parts).get("onnx2snn.recipe", ""))
+        recipe = json.loads(metadata_of(parts.structure).get("onnx2snn.recipe", ""))
     except ValueError:
         recipe = None
     if not isinstance(recipe, dict) or recipe.get("maxpool") not in get_args(MaxPool):
@@ -165,7 +161,7 @@ def _recipe(parts: ModelParts) -> dict[str, Any]:
 
 def _converted_form(ann: Model, recipe: Mapping[str, Any]) -> Network:
     """An ANN in the form in which its activations became neurons, before they were clipped."""
-    network = Network(lambda: read_any(ann), None, recipe["maxpool"], Running())
+    network = Network(ann, None, recipe["maxpool"], Running())
     network.rewrite_exactly()
     network.replace_pools()
     return network
@@ -192,7 +188,7 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> di
 
 
 @dataclass(frozen=True)
-class Sums:
+class LayerSums:
     """One layer over T time-steps, each [N, ...].
 
     ``current``: the sum of the input currents; ``potential``: that of what was emitted;
@@ -204,7 +200,7 @@ class Sums:
     magnitude: np.ndarray
 
 
-class Simulation:
+class WatchedRun:
     """Runs an SNN over T time-steps and adds up what its neurons take in and emit.
 
     graph: the SNN, which is changed: what its neurons take in and emit become its outputs.
@@ -226,7 +222,7 @@ class Simulation:
         graph.outputs = [*states, *watched]
         self._session = create_session(to_parts(graph), resolve_providers(providers))
 
-    def run(self, x: Inputs) -> list[Sums]:
+    def run(self, x: Inputs) -> list[LayerSums]:
         """The sums of each layer, in graph order; ``DataError`` if x does not fit."""
         given = by_input_name(x, [tensor.name for tensor in self._inputs], "the network")
         feed = {
@@ -234,7 +230,7 @@ class Simulation:
             for t in self._inputs
         }
         held: dict[str, np.ndarray] = {}
-        sums: list[Sums] = []
+        sums: list[LayerSums] = []
         for _ in range(self._timesteps):
             # Without states in the first time-step, each is at its default, v(0).
             values = run_session(self._session, None, feed | held)
@@ -249,8 +245,8 @@ class Simulation:
         return sums
 
 
-def _no_sums(shape: tuple[int, ...]) -> Sums:
-    return Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
+def _no_sums(shape: tuple[int, ...]) -> LayerSums:
+    return LayerSums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
 
 
 def _pairs(values: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -268,7 +264,7 @@ class Split:
 
 
 def split(
-    sums: Sums,
+    sums: LayerSums,
     threshold: np.ndarray,
     start: np.ndarray,
     bound: np.ndarray,
@@ -308,7 +304,7 @@ class _Layer:
     values: int = 0
     totals: dict[str, float] = field(default_factory=dict)
 
-    def add(self, sums: Sums, reference: np.ndarray, samples: int) -> None:
+    def add(self, sums: LayerSums, reference: np.ndarray, samples: int) -> None:
         """Take in one batch of N samples. reference: the ANN's activations [N, ...]."""
         if reference.shape != sums.potential.shape:
             raise ModelError(

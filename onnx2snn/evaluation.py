@@ -1,6 +1,6 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.result import SpikingResult
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
@@ -72,16 +73,12 @@ def evaluate(
         beside = _classes_by(exact, data, times, batch_size, track)
         del exact
     session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
-    require_samples(data, session)
     reference = None if ann is None else Ann(read_any(ann), providers, threads)
     chosen: list[np.ndarray] = []
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
-    for x, y in batches_of(data, batch_size, "evaluating", track):
-        result = session.run(x, times[-1], times)
-        scored = require_class_output(result.values)
+    for x, result, scored in _results(session, data, times, batch_size, "evaluating", track):
         output = result.values[scored]
-        check_labels(y, output.shape[1], data.name)
         if reference is not None:
             chosen.append(ann_classes(reference, x, scored, output.shape))
         for t in times:
@@ -142,15 +139,28 @@ def _classes_by(
     session: SpikingSession, data: Data, times: Sequence[int], batch_size: int, track: Track
 ) -> dict[int, np.ndarray]:
     """The classes at each of ``times``, int64 [N]."""
-    require_samples(data, session)
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
-    for x, y in batches_of(data, batch_size, "in float32", track):
-        result = session.run(x, times[-1], times)
-        scored = require_class_output(result.values)
-        check_labels(y, result.values[scored].shape[1], data.name)
+    for _, result, scored in _results(session, data, times, batch_size, "in float32", track):
         for t, found in said.items():
             found.append(classes_of(result.readouts[t].values[scored]))
     return {t: np.concatenate(found) for t, found in said.items()}
+
+
+def _results(
+    session: SpikingSession,
+    data: Data,
+    times: Sequence[int],
+    batch_size: int,
+    what: str,
+    track: Track,
+) -> Iterator[tuple[Inputs, SpikingResult, str]]:
+    """Each batch's inputs, its result read at ``times``, and the name of its class output."""
+    require_samples(data, session)
+    for x, y in batches_of(data, batch_size, what, track):
+        result = session.run(x, times[-1], times)
+        scored = require_class_output(result.values)
+        check_labels(y, result.values[scored].shape[1], data.name)
+        yield x, result, scored
 
 
 def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:
@@ -177,7 +187,7 @@ def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.
 
     Raises ``DataError`` unless that has the shape of the spiking network's.
     """
-    outputs = dict(zip(ann.outputs, ann.run(x), strict=True))
+    outputs = ann.run(x)
     # The name of a lone output may differ.
     scores = outputs.get(output, next(iter(outputs.values())))
     if scores.shape != shape:

@@ -66,7 +66,7 @@ def require_ann(graph: gs.Graph) -> None:
 
 
 def require_bounds(graph: gs.Graph, recipe: str) -> None:
-    """Refuse activations without a bound, for a recipe that no data can help."""
+    """Refuse unbounded activations, for a recipe whose thresholds are trained bounds only."""
     unbounded = unbounded_activations(graph)
     if unbounded:
         raise MissingThresholdError(

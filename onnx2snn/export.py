@@ -17,6 +17,7 @@ from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
 
 from .conversion import digest_of
+from .inspection import metadata_of
 from .version import __version__
 
 
@@ -41,7 +42,7 @@ def to_loop(
 
     The outputs are those of ``SpikingSession.run``, bit for bit in float32 where ONNX Runtime
     runs both at one optimisation level. Raises ``ModelError`` for a file that is no SNN and
-    ``DataError`` for a T that is not positive or cannot be unrolled.
+    ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
     parts = read_any(snn)
     model = loop_model(
@@ -49,7 +50,7 @@ def to_loop(
     )
     made = {
         "format": "loop",
-        "timesteps": "input" if timesteps is None else timesteps,
+        "timesteps": "input" if timesteps is None else int(timesteps),
         "unrolled": unroll,
     }
     entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
@@ -61,7 +62,7 @@ def stamp(
     snn: onnx.ModelProto, digest: str, made: dict[str, Any], preprocessing: str | None
 ) -> dict[str, str]:
     """The metadata of an export: the SNN's own, and how this was made."""
-    entries = {entry.key: entry.value for entry in snn.metadata_props}
+    entries = metadata_of(snn)
     if preprocessing is not None:
         entries[KEY] = preprocessing
     versions = {"onnx2snn": __version__, "onnx": onnx.__version__}

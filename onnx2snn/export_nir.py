@@ -44,7 +44,7 @@ from onnx2snn.runtime.plan import build_plan
 
 from .conversion import digest_of
 from .export import stamp
-from .nir_nodes import RESETS, Writer
+from .nir_nodes import RESETS, NirWriter
 
 
 def nir_package() -> Any:
@@ -90,7 +90,7 @@ def nir_graph(parts: ModelParts) -> tuple[Any, list[str]]:
     graph = to_graph(parts)
     tidy(graph)
     infer_shapes(graph)
-    writer = Writer(nir_package(), graph)
+    writer = NirWriter(nir_package(), graph)
     writer.write()
     if writer.refusals:
         raise UnsupportedModelError("NIR cannot hold these nodes:", writer.refusals)
@@ -120,7 +120,7 @@ def strip(structure: onnx.ModelProto, held: set[str]) -> None:
             tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
 
 
-def _notes(writer: Writer) -> list[str]:
+def _notes(writer: NirWriter) -> list[str]:
     """What readers ignore or cannot read, as measured with sinabs 3.1 and SpikingJelly 2.0."""
     kinds = {type(node).__name__ for node in writer.nodes.values()}
     neurons = [node for node in writer.nodes.values() if "reset" in node.metadata]

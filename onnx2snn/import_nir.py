@@ -19,6 +19,7 @@ from onnx2snn.graph_passes.neurons import state_names
 from onnx2snn.graph_passes.weights import attach, fill
 
 from .export_nir import nir_graph, nir_package
+from .inspection import metadata_of
 from .nir_nodes import RESETS
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -83,10 +84,9 @@ def header_of(path: Path) -> onnx.ModelProto:
     """Inputs, outputs and metadata of an export, as a model, for ``inspect``."""
     graph = _read(path)
     structure = structure_of(graph, path)
-    entries = {entry.key: entry.value for entry in structure.metadata_props}
     told = {key: value for key, value in graph.metadata.items() if isinstance(value, str)}
     told.pop("onnx2snn.metadata", None)
-    onnx.helper.set_model_props(structure, entries | told)
+    onnx.helper.set_model_props(structure, metadata_of(structure) | told)
     states = {
         name
         for node in structure.graph.node

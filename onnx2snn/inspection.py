@@ -1,10 +1,24 @@
-"""What an exported file tells about itself."""
+"""What a file tells about itself."""
 
 import json
 from typing import Any
 
 import numpy as np
 import onnx
+
+
+def metadata_of(structure: onnx.ModelProto) -> dict[str, str]:
+    """The metadata of a model, by key."""
+    return {entry.key: entry.value for entry in structure.metadata_props}
+
+
+def own_metadata_of(structure: onnx.ModelProto) -> dict[str, str]:
+    """What of it is this package's, by key without the prefix."""
+    return {
+        key.removeprefix("onnx2snn."): value
+        for key, value in metadata_of(structure).items()
+        if key.startswith("onnx2snn.")
+    }
 
 
 def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
@@ -14,11 +28,7 @@ def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
     shapes; ``recipe``, ``thresholds`` (where each layer's came from) and the other
     ``metadata`` of this package.
     """
-    entries = {
-        entry.key.removeprefix("onnx2snn."): entry.value
-        for entry in model.metadata_props
-        if entry.key.startswith("onnx2snn.")
-    }
+    entries = own_metadata_of(model)
     if "export" not in entries:
         return None
     entries.setdefault("preprocessing", "not stated")

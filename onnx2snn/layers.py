@@ -82,7 +82,7 @@ class Layer:
 
         The layers that come after see those of the last call.
         """
-        # What has a delay reads a clock, too.
+        # Neurons with a delay also read a Clock, which only the path below feeds.
         streams = self.segment.spikes and "delay" not in self.node.attrs
         if streams and "currents" not in self.__dict__:
             self.fired = self.simulation.fire(self)

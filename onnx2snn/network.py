@@ -1,6 +1,6 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,7 @@ from onnx2snn.graph_passes.approximate import approximate_activations, regions_t
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass, pass_name
+from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import channel_axis, require_channels
@@ -93,13 +94,13 @@ class Network:
 
     def __init__(
         self,
-        read: Callable[[], ModelParts],
+        model: Model,
         calibration: Data | None,
         maxpool: MaxPool,
         running: Running,
     ) -> None:
-        parts = read()
-        self.read, self.original = read, parts
+        parts = read_any(model)
+        self._model, self.original = model, parts
         self.calibration, self.maxpool = calibration, maxpool
         self._running = running
         self.reports: list[PassReport] = []
@@ -219,7 +220,7 @@ class Network:
         self, passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float
     ) -> None:
         if before is self.original:
-            before = self.read()
+            before = read_any(self._model)
         graph, wanted = import_ann(upgrade_opset(before)), outputs_of(before, x)
         limit = tolerance(graph)
         for function in (None, *passes):
@@ -331,9 +332,8 @@ class Network:
             for name, value in thresholds.items()
             if name not in bounds or np.any(value < bounds[name])
         }
-        before = self.unclipped
         if self.run([partial(bound_activations, thresholds=thresholds)]):
-            self._compare(CLIPPED, before)
+            self._compare(CLIPPED, self.unclipped)
         return sources
 
     def _note_equal_samples(self, data: Data) -> None:
@@ -346,7 +346,10 @@ class Network:
             )
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
-        """Turn activations into neurons, and what is left of the ANN into their company."""
+        """Turn activations into neurons.
+
+        And pools, ThresholdedRelus and the read-out into their spiking forms.
+        """
         passes: list[Pass] = [partial(activations_to_neurons, maxpool=self.maxpool)]
         if self.maxpool == "exact":
             passes.append(max_to_spiking_pool)
@@ -406,7 +409,8 @@ class Network:
     def delay(self, steps: int) -> None:
         """Let the read-out begin after so many time-steps.
 
-        It gives outputs that are neurons' new names, so it comes after what a recipe measures.
+        Neurons that are outputs of the network get new output names, so run it after the passes
+        that look tensors up by name.
         """
         if steps:
             self.run([partial(delay_read_out, delay=steps)])
@@ -435,8 +439,8 @@ def _over_graph(function: SpikingPass, snn: Spiking) -> Pass:
     return over_graph
 
 
-def _thinned(value: np.ndarray, most: int = 20_000) -> np.ndarray:
-    """At most so many values of an array, evenly spread, the extremes among them."""
+def _thinned(value: np.ndarray) -> np.ndarray:
+    """Some 20,000 values of an array, evenly spread, the extremes among them."""
     flat = value.reshape(-1)
-    thin = flat[:: max(1, flat.size // most)]
+    thin = flat[:: max(1, flat.size // 20_000)]
     return np.concatenate([thin, [flat.min(), flat.max()]])

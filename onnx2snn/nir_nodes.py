@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import constant_value
+from onnx2snn.graph_passes.affine import per_channel
+from onnx2snn.graph_passes.editing import constant_value, free_name
 from onnx2snn.graph_passes.errors import Refusal
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -18,6 +19,7 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.spiking import per_sample
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""
@@ -43,7 +45,7 @@ class Refused(Exception):  # noqa: N818
 
 
 @dataclass
-class Writer:
+class NirWriter:
     """Walks an SNN's graph and collects NIR nodes and edges, or all refusals."""
 
     nir: Any
@@ -213,7 +215,9 @@ class Writer:
         assert constant is not None
         if x.shape != shape:
             raise Refused("NIR cannot repeat a tensor along an axis")
-        constant = _of_sample(constant, shape).astype(np.float64)
+        constant = per_sample(constant.astype(np.float64), len(shape) + 1)
+        if constant is None:
+            raise Refused("its constant differs between the samples of a batch")
         scale, bias = np.ones(()), np.zeros(())
         match node.op, place:
             case "Add", _:
@@ -333,11 +337,7 @@ class Writer:
     def _key(self, name: str) -> str:
         """A name that HDF5 and Python modules can have, and no other node has."""
         base = re.sub(r"\W", "_", name, flags=re.ASCII)
-        base = base if base[:1].isalpha() else f"n{base}"
-        key, number = base, 2
-        while key in self.nodes:
-            key, number = f"{base}_{number}", number + 1
-        return key
+        return free_name(base if base[:1].isalpha() else f"n{base}", self.nodes)
 
 
 def _label(name: str, op: str | None = None, **told: Any) -> dict[str, Any]:
@@ -356,20 +356,8 @@ def _spread(scale: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
 
 def _per_channel(scale: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
     """A factor for each channel, [C]; None if it differs within one."""
-    scale = np.ones(()) if scale is None else scale
-    padded = scale.reshape((1,) * (len(shape) - scale.ndim) + scale.shape)
-    if any(size != 1 for size in padded.shape[1:]):
-        return None
-    return np.array(np.broadcast_to(padded.reshape(-1), shape[0]))
-
-
-def _of_sample(constant: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A constant that broadcasts against [N, *shape], against a sample."""
-    if constant.ndim == len(shape) + 1:
-        if constant.shape[0] != 1:
-            raise Refused("its constant differs between the samples of a batch")
-        constant = constant[0]
-    return constant
+    factors = per_channel(np.ones(()) if scale is None else scale, len(shape) + 1)
+    return None if factors is None else np.array(np.broadcast_to(factors, shape[0]))
 
 
 def _times(weight: np.ndarray, factors: np.ndarray, scale: np.ndarray | None) -> np.ndarray:

@@ -175,9 +175,6 @@ data_option = click.option(
 calibration_option = click.option(
     "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
 )
-seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For what is random."
-)
 
 
 def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
@@ -209,6 +206,15 @@ def require_output(path: Path | None, *inputs: Path | str | None) -> None:
         exist = source is not None and path.exists() and os.path.exists(source)
         if exist and os.path.samefile(path, str(source)):
             raise OutputError(f"'{path}' is an input too: write the result to another file")
+
+
+def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
+    """The same of a plot; it needs matplotlib, and a kind of file that this can draw."""
+    require_output(plot, *inputs)
+    if plot is not None:
+        from .plot import check_format
+
+        check_format(plot)
 
 
 def chosen_providers(device: str) -> list[Any]:

@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
 from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
-from onnx2snn.graph_passes.files import read_any
 from onnx2snn.graph_passes.linear import MAX_POOLS, regions, require_channels
 from onnx2snn.graph_passes.spiking import MaxPool, activation_nodes, obstacles
 from onnx2snn.graph_passes.thresholds import bounded_activations
@@ -60,7 +59,7 @@ def check(
     ``approximate``: whether clips may stand in for scalar activations. Raises ``ModelError``
     for files that are no ANN.
     """
-    network = Network(lambda: read_any(model), None, maxpool, Running(providers=providers))
+    network = Network(model, None, maxpool, Running(providers=providers))
     network.rewrite_exactly()
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()

@@ -70,7 +70,9 @@ class Recipe:
         return replace(self.threshold, q=timesteps or DEFAULT_TIMESTEPS)
 
     def require_account(self, settings: Mapping[str, Any]) -> None:
-        """Raise ``DataError`` for settings that would change nothing.
+        """Raise ``DataError`` for settings that a pass of this recipe would overwrite.
+
+        And for those that need thresholds from data, where it takes none.
 
         settings: those of ``threshold``, ``per_channel``, ``recalibrate`` and ``v_init`` that
         someone gave.
@@ -78,8 +80,8 @@ class Recipe:
         for name, value in settings.items():
             option = f"--{name.replace('_', '-')}"
             for function in self.passes:
-                # The largest, for a layer, is what thresholds come to; a bound that is kept, or a
-                # v(0) of one half, is not what a pass finds that begins with it.
+                # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
+                # recalibrate never is, since the pass overwrites it.
                 same = name in ("threshold", "per_channel") and value == getattr(self, name)
                 if name in _DECIDES.get(unbound(function), ()) and not same:
                     raise DataError(
@@ -128,7 +130,7 @@ _DECIDES = {
     balance_thresholds: ("threshold", "per_channel", "recalibrate"),
     search_potentials: ("v_init",),
 }
-"""The settings that are of no account before these passes."""
+"""Settings that these passes overwrite."""
 
 
 def _pass_definition(function: SpikingPass) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from onnx2snn.runtime.session import SpikingSession
 from .calibration import Ann
 from .checking import classes_of, require_class_output
 from .comparison import Report
+from .comparison_state import read_kept
 from .conversion import convert, digest_of
 from .data import Data, Inputs, check_labels
 
@@ -80,26 +81,12 @@ EXPERIMENTS = {
 """By name; the first network is the one that is taken if none is named."""
 
 
-class State:
+class CountsFile:
     """A file with what was counted over the batches so far, by what decides it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[str, dict[str, Any]] = {}
-        try:
-            content = json.loads(path.read_bytes())
-            if content["format"] != FORMAT or not all(map(_is_cell, content["cells"].values())):
-                raise ValueError(content["format"])
-            self.cells = content["cells"]
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise DataError(f"cannot read '{path}': {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"'{path}' holds no results of onnx2snn reproduce, or is damaged: move it away, "
-                "or name another file (--state FILE)"
-            ) from error
+        self.cells = read_kept(path, FORMAT, "cells", _is_cell)
 
     def save(self) -> None:
         """Replace the file as a whole, or raise ``OutputError`` and leave it."""
@@ -108,16 +95,18 @@ class State:
 
 
 def _is_cell(cell: Any) -> bool:
-    counts = [cell["samples"], *cell["sums"].values()]
+    if not isinstance(cell, dict) or not isinstance(cell.get("sums"), dict):
+        return False
+    counts = [cell.get("samples"), *cell["sums"].values()]
     return all(isinstance(count, int) and count >= 0 for count in counts)
 
 
 @dataclass(frozen=True)
-class Running:
+class ExperimentRun:
     """How an experiment is run: on what data, where its counts are kept."""
 
     data: Data
-    state: State
+    state: CountsFile
     batch_size: int
     providers: Providers
     report: Report
@@ -127,7 +116,9 @@ Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
 """What is counted in one batch, by name."""
 
 
-def _sum(made_from: Mapping[str, Any], name: str, running: Running, count: Count) -> dict[str, int]:
+def _sum(
+    made_from: Mapping[str, Any], name: str, running: ExperimentRun, count: Count
+) -> dict[str, int]:
     """Sums over all batches of the data, on from those that the state has already."""
     data = running.data
     decides = {**made_from, "data": _digest(data, running.batch_size), "n": running.batch_size}
@@ -157,26 +148,28 @@ def _digest(data: Data, batch_size: int) -> str:
     return digest.hexdigest()
 
 
-def ann_accuracy(model: onnx.ModelProto, running: Running) -> float:
+def ann_accuracy(model: onnx.ModelProto, running: ExperimentRun) -> float:
     """Top-1 accuracy of the ANN in percent."""
     network = Ann(model, running.providers)
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
-        values = dict(zip(network.outputs, network.run(x), strict=True))
+        values = network.run(x)
         return {"right": _right(values, require_class_output(values), y, running)}
 
     sums = _sum({"ann": digest_of(model)}, ANN, running, count)
     return 100 * sums["right"] / running.data.samples
 
 
-def _right(values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: Running) -> int:
+def _right(
+    values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: ExperimentRun
+) -> int:
     """How many samples get their class from an output."""
     check_labels(y, values[scored].shape[1], running.data.name)
     return int((classes_of(values[scored]) == y).sum())
 
 
 def snn_accuracies(
-    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: Running
+    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: ExperimentRun
 ) -> list[float]:
     """Top-1 accuracies in percent after each T, from one run of the largest."""
     session = SpikingSession(snn, running.providers)
@@ -192,7 +185,7 @@ def snn_accuracies(
 
 
 def fired_shares(
-    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: Running
+    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: ExperimentRun
 ) -> dict[str, list[float]]:
     """By layer, the share in percent of neurons that have fired by each T, over all samples."""
     session = SpikingSession(snn, running.providers)

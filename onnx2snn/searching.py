@@ -37,12 +37,12 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
     nodes = neuron_nodes(snn.graph)
     ann = snn.in_the_ann([node.outputs[0] for node in nodes])
     inputs = next(snn.batches("searching v(0)", snn.timesteps))
-    truth = dict(zip((node.name for node in nodes), ann.run(inputs), strict=True))
+    truth = ann.run(inputs)
     for layer in snn.simulate(inputs, snn.timesteps):
         errors = []
         for fraction in fractions:
             _start_at(layer.node, fraction)
-            errors.append(_squared_error(layer, truth[layer.node.name]))
+            errors.append(_squared_error(layer, truth[layer.node.outputs[0].name]))
         _start_at(layer.node, fractions[int(np.argmin(errors))])
     return bool(nodes)
 
@@ -78,7 +78,7 @@ def scale_thresholds(
     ann = snn.in_the_ann([nodes[-1].outputs[0]])
     timesteps = min(snn.timesteps, BALANCING_STEPS)
     inputs = next(snn.batches("scaling thresholds", timesteps, SCALING_SAMPLES))
-    (truth,) = ann.run(inputs)
+    (truth,) = ann.run(inputs).values()
     starts = {node.name: initial_potential_of(node) / threshold_of(node) for node in nodes}
     for node in nodes:
         _start_at(node, 0.0)
@@ -155,7 +155,7 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
     if len(scales) > 1:
         ann = snn.in_the_ann([nodes[-1].outputs[0]])
         inputs = next(snn.batches("scaling thresholds", BALANCING_STEPS))
-        (truth,) = ann.run(inputs)
+        (truth,) = ann.run(inputs).values()
         errors = []
         for candidate in scales:
             last = _balance(snn, inputs, candidate, bounds, {})

@@ -49,7 +49,7 @@ class Statistic:
 
     @property
     def is_of_pooled(self) -> bool:
-        """Whether activations that a max-pool alone reads count as far as it lets them through.
+        """Whether, for a layer that only a max-pool reads, the pool's outputs are measured instead.
 
         The largest of 28 x 28 places is beyond their 99.9 percentile: clipped there, a network
         with a global max-pool lost 2.3 points at T=32 and, at T=4, agreed with its ANN on 76 % of

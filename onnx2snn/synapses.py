@@ -116,15 +116,6 @@ def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) 
     return np.asarray(counts.reshape(parts).sum(axis=axis))
 
 
-def synaptic_operations(
-    model: onnx.ModelProto,
-    spike_counts: Mapping[str, np.ndarray],
-    input_shape: InputShape,
-) -> float:
-    """SOPs of one sample: each spike times its fan-out; see ``SynapseCounter``."""
-    return sum(SynapseCounter(model, input_shape).layers(spike_counts).values())
-
-
 def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
 
@@ -183,7 +174,10 @@ def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
 
 
 def _without_memory(graph: gs.Graph) -> None:
-    """Let what counts spikes pass them on one by one: pools as they pool one time-step."""
+    """Replace every stateful operator but neurons by what it does in one time-step.
+
+    Pools pool, a Clock says 1, the rest pass on what they read.
+    """
     for node in stateful_nodes(graph):
         if is_neuron(node):
             continue

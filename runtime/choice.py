@@ -12,7 +12,7 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .chunks import Layer, axes_of_time, lengths_of_chunks, weighted_layers
+from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks, weighted_layers
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, nodes_of, sizes_of
@@ -31,9 +31,9 @@ class Choice:
 
     ``chunks``: lengths of the chunks, in time-steps, the longest first; what is left over, as up
     to a read-out that none of them hits, runs one time-step at a time, and all where there are
-    none. ``samples``: N. ``together``: how many of them, at most, are in one run; it is repeated
-    for the others. ``layers`` are told for these. ``derived_counts``: whether spike counts follow
-    from membrane potentials, or are added up at each time-step. ``short_of_memory``: whether
+    none. ``samples``: N. ``together``: at most so many samples run at once; the run is repeated for
+    the rest. ``layers`` describes runs of that many. ``derived_counts``: whether spike counts
+    follow from membrane potentials, or are added up at each time-step. ``short_of_memory``: whether
     longer chunks would be faster, but do not fit. ``layout``: what enters the layout of the CPU in
     a chunk; None where chunks are in plain layout. ``shapes``: those of what a time-step reads.
     ``in_full``: whether those of all states are known, so that a chunk reads them in full.
@@ -42,7 +42,7 @@ class Choice:
     samples: int
     together: int
     chunks: tuple[int, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[WeightedLayer, ...]
     derived_counts: bool
     memory: Memory
     short_of_memory: bool

@@ -46,7 +46,7 @@ ResNet-20, N=16 (1795), 1.136 and 1.153. Hours later, several sessions each: VGG
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A node with weights, and the numbers that decide whether it runs once for a whole chunk.
 
     ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
@@ -84,7 +84,7 @@ def weighted_layers(
     sizes: Sizes,
     may_tile: Collection[str] = (),
     in_8_bits: Collection[str] = (),
-) -> tuple[Layer, ...]:
+) -> tuple[WeightedLayer, ...]:
     """The nodes of ``WEIGHTED`` with constant weights, in graph order.
 
     ``may_tile``: the names of weights of which convolutions may run on tiles. ``in_8_bits``: those
@@ -116,7 +116,7 @@ def weighted_layers(
         return 0 if found and node.name in in_8_bits else found
 
     return tuple(
-        Layer(
+        WeightedLayer(
             node.name,
             node.op_type,
             int(np.prod(constants[node.input[1]])),
@@ -129,16 +129,16 @@ def weighted_layers(
     )
 
 
-def axes_of_time(layers: Iterable[Layer]) -> dict[str, int]:
+def axes_of_time(layers: Iterable[WeightedLayer]) -> dict[str, int]:
     """The layers that run once for a whole chunk, by name, and their ``axis``."""
     heavy = (layer for layer in layers if layer.time_batched)
     return {layer.name: layer.axis for layer in heavy if layer.axis is not None}
 
 
 def lengths_of_chunks(
-    layers: Sequence[Layer], layout: Layout | None
+    layers: Sequence[WeightedLayer], layout: Layout | None
 ) -> tuple[tuple[int, ...], ...]:
-    """Lengths of chunks that pay for these layers, and less of them where memory is short."""
+    """Candidate lists of chunk lengths, the fastest first; later ones need less memory."""
     if not layout and not any(layer.time_batched for layer in layers):
         return ((SHORT,),) if layout is None else ((MIDDLE, SHORT), (SHORT,))
     weights = sum(layer.weights for layer in layers)

@@ -5,15 +5,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 
 Coding = Literal["constant", "poisson"]
 
 
 def check_coding(coding: str, seed: int) -> None:
     """Raise ``DataError`` for a coding or a seed that is none."""
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise DataError(f"a seed is a whole number, 0 or more, not {seed!r}")
+    require_whole("seed", seed, 0)
     if coding not in get_args(Coding):
         raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")
 

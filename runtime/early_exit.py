@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,11 @@ class EarlyExit:
     every: int = 4
 
     def __post_init__(self) -> None:
-        counts = (self.stable, self.every)
-        whole = all(isinstance(count, int | np.integer) and count >= 1 for count in counts)
+        require_whole("stable", self.stable, 1)
+        require_whole("every", self.every, 1)
         number = isinstance(self.confidence, int | float | np.number)
-        if not (whole and number and 0 <= self.confidence <= 1):
-            raise DataError(
-                "an early exit takes a confidence from 0 to 1, and looks at 1 or more in a row, "
-                f"every 1 or more time-steps, in whole numbers, not {self}"
-            )
+        if not (number and 0 <= self.confidence <= 1):
+            raise DataError(f"confidence must be a number from 0 to 1, not {self.confidence!r}")
 
     def settled(self, looks: list[np.ndarray]) -> np.ndarray:
         """Which samples leave, bool [N], after these looks, each [N, classes]; the last is now.

@@ -21,7 +21,7 @@ from .int8 import LayerPrecision, Quantised, require_float32
 from .plan import Plan
 from .providers import ON_GPU, name_of
 
-LARGEST = float(np.finfo(np.float16).max)
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def halve(plan: Plan, providers: Sequence[Any]) -> Quantised:
@@ -44,9 +44,9 @@ def halve(plan: Plan, providers: Sequence[Any]) -> Quantised:
             precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
             continue
         values = plan.weights[name] if name in plan.weights else numpy_helper.to_array(inline[name])
-        if np.abs(values).max(initial=0) > LARGEST:
+        if np.abs(values).max(initial=0) > LARGEST_FLOAT16:
             raise ModelError(
-                f"precision 'float16' holds numbers up to {LARGEST:g}, but {node.op_type} "
+                f"precision 'float16' holds numbers up to {LARGEST_FLOAT16:g}, but {node.op_type} "
                 f"'{node.name}' has larger weights: leave it out"
             )
         names.add(name)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 
 
 def by_input_name(
@@ -53,8 +53,7 @@ def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
         raise DataError(f"readout takes time-steps as a list, [{readout}], not {readout!r}")
     wanted = [timesteps, *(readout if readout is not None else [])]
     for t in wanted:
-        if isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 1:
-            raise DataError(f"time-steps must be positive integers, not {t!r}")
+        require_whole("a time-step", t, 1)
         if t > timesteps:
             raise DataError(f"cannot read out at time-step {t} of {timesteps}")
     return {int(t) for t in wanted}

@@ -32,7 +32,7 @@ Precision = Literal["float32", "float16", "int8"]
 """What layers with weights compute in: as the file says, in 16 bits on a GPU, or in 8 bits on a
 CPU where that is faster."""
 
-LARGEST = 127
+LARGEST_INT8 = 127
 """Of a weight, either sign."""
 
 ROUNDED_AT_ONCE = 2**20
@@ -231,7 +231,7 @@ def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(matrix).max(axis=0)
-    fine = np.where(largest == 0, 1, largest) / np.float32(LARGEST)
+    fine = np.where(largest == 0, 1, largest) / np.float32(LARGEST_INT8)
     power = np.exp2(np.ceil(np.log2(fine)))
 
     def codes_at(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

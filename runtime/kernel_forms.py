@@ -105,7 +105,8 @@ def on_cpu(
 ) -> ModelParts | None:
     """A chunk of a step with stand-ins, with the neurons themselves, for the CPU at hand.
 
-    None if ONNX Runtime, of whatever version, makes other nodes of a neuron's stand-ins.
+    None if this version of ONNX Runtime fused or replaced a stand-in, so that its neuron cannot
+    be put back.
     It must be given all states in full, and run in the order of its nodes. ``layout``: what
     ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
     """

@@ -16,7 +16,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
 from onnx2snn.graph_passes.neurons import DOMAIN
 
 from .graphs import Writer, unused_prefix
@@ -45,10 +45,10 @@ def loop_model(
     the file.
 
     Raises ``ModelError`` if the model is no spiking network, and ``DataError`` for a T that is
-    not positive or cannot be unrolled.
+    no whole number from 1 on or cannot be unrolled.
     """
-    if timesteps is not None and not 1 <= timesteps < 2**31:
-        raise DataError(f"the number of time-steps is from 1 to 2^31 - 1, not {timesteps}")
+    if timesteps is not None:
+        require_whole("timesteps", timesteps, 1, 2**31 - 1)
     if unroll and (timesteps is None or timesteps > MOST_STEPS_CARRIED):
         raise DataError(
             f"only a fixed number of time-steps, up to {MOST_STEPS_CARRIED}, can be unrolled: "

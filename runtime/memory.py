@@ -88,9 +88,9 @@ def _itemsize(kind: int) -> int:
 class Memory:
     """Estimated bytes, on a CPU, beyond what Python and its libraries take.
 
-    ``weights``: held once, once more by each graph that runs time-steps, those of convolutions on
-    tiles as their matrices, and once more while one is made; chunks share those of convolutions in
-    the layout of the CPU. ``graphs``: these graphs themselves. ``states``: two sets of buffers.
+    ``weights``: one copy, one for each graph of time-steps (as Winograd matrices where tiled), and
+    one while a graph is made; chunks share convolutions in the CPU's layout. ``graphs``: these
+    graphs themselves. ``states``: two sets of buffers.
     ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
     within a chunk. ``idle``: what graphs keep of theirs while others run; 0 where they give it
     back, and ask for it anew each time. ``read_out``: what reading out takes. ``counts``: what

@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     is_neuron,
     is_stateful,
     names_of_states,
-    neuron_nodes,
+    require_neurons,
     starts_of,
     state_names,
     states_read,
@@ -108,10 +108,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     """
     graph = to_graph(model)
     tidy(graph)
-    if not neuron_nodes(graph):
-        raise ModelError(
-            "the model has no spiking neurons: it is an ANN; convert it first (onnx2snn convert)"
-        )
+    require_neurons(graph)
     try:
         verify(graph)
     except PassError as error:
@@ -133,7 +130,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     epilogue_reads = _reads(parts.epilogue, {*given, *made_by(parts.prologue + parts.core)})
     for tensor in finals.values():
         if tensor.name not in made_by(parts.epilogue):
-            # A neuron's output, say, is an output: its average is that of just this tensor.
+            # No node of the epilogue makes this tensor: it is read, and averaged, as it is.
             epilogue_reads.setdefault(tensor.name, tensor)
     prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
     events = {node.name: _events(node, prefix) for node in neurons}

@@ -186,10 +186,9 @@ def create_session(
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
-    Of ``ModelParts`` the session on a CPU shares the weights, but those that ONNX Runtime holds
-    in a layout of its own, for speed. ``lean``: it shares all, and holds no memory between runs.
-    ``own``: further weights, which it does not share: of those that it holds in another layout
-    nothing else is left.
+    From ``ModelParts``, a CPU session shares the weights with the caller, except those that ONNX
+    Runtime repacks for speed. ``lean``: nothing is repacked, and no memory is kept between runs.
+    ``own``: further weights that are not shared; the caller may drop them.
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
     ``in_order``: nodes run in the order of the graph, as far as they stay what they are.

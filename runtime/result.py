@@ -32,12 +32,6 @@ class ReadOut:
         return {neuron.name: sums[neuron.spikes] for neuron in self.neurons}
 
     @property
-    def event_sums(self) -> dict[str, np.ndarray]:
-        """The same of |x|, which differs where spikes are taken back."""
-        sums = self.sums()
-        return {neuron.name: sums[neuron.events] for neuron in self.neurons}
-
-    @property
     def output(self) -> np.ndarray:
         """The first output."""
         return next(iter(self.values.values()))

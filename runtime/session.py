@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -68,7 +68,7 @@ class SpikingSession:
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and
-    ``ValueError`` for a plan, precision, number of threads or memory that is none.
+    ``DataError`` for a plan, precision, number of threads or memory that is none.
     """
 
     def __init__(
@@ -82,14 +82,12 @@ class SpikingSession:
     ) -> None:
         for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
             if given not in get_args(kinds):
-                raise ValueError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
+                raise DataError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
         number = isinstance(max_memory, int | float | np.number) and max_memory is not True
         if max_memory is not None and not (number and max_memory > 0):
-            raise ValueError(f"max_memory is a number of bytes, not {max_memory!r}")
-        if threads is not None and not (
-            isinstance(threads, int | np.integer) and 1 <= threads <= MOST_THREADS
-        ):
-            raise ValueError(f"threads is a number from 1 to {MOST_THREADS}, not {threads!r}")
+            raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
+        if threads is not None:
+            require_whole("threads", threads, 1, MOST_THREADS)
         made, chosen = build_plan(read_any(model)), resolve_providers(providers)
         quantised = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
         self._plan = made = quantised.plan
@@ -148,12 +146,6 @@ class SpikingSession:
     def input_shape(self) -> tuple[int | str, ...]:
         """Shape of the first input."""
         return tuple(self._plan.inputs[0].shape)
-
-    @property
-    def input_dtype(self) -> np.dtype:
-        """Type of the first input's elements."""
-        dtype: np.dtype = np.dtype(self._plan.inputs[0].dtype)
-        return dtype
 
     def run(
         self,
@@ -219,8 +211,7 @@ class SpikingSession:
         Only the shape of x matters. readouts: at how many time-steps the output is read; each
         keeps a copy of states. Raises ``DataError`` like ``run``.
         """
-        if isinstance(readouts, bool) or not isinstance(readouts, int | np.integer) or readouts < 1:
-            raise DataError(f"readouts is a number of read-outs, 1 or more, not {readouts!r}")
+        require_whole("readouts", readouts, 1)
         inputs, varying = self._check_inputs(x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
@@ -250,8 +241,8 @@ class SpikingSession:
         }
         outputs = dict(zip(self._plan.averages, self._averages.of_one(now), strict=True))
         if self._plan.means:
-            together = self._read_out().values
-            outputs |= {name: together[name] for name in self._plan.means}
+            means = self._read_out().values
+            outputs |= {name: means[name] for name in self._plan.means}
         by_name = {name: outputs[name] for name in self._plan.outputs}
         return by_name if len(by_name) > 1 else by_name[self._plan.outputs[0]]
 

@@ -116,9 +116,9 @@ class Sums:
         return Later(lambda: {name: value for name, value in every().items() if name in names})
 
     def _all(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
-        """What works out all sums up to now."""
+        """A function that works out all sums up to now."""
         if self._inputs:
-            # What varies would be kept twice: what was read last, and the sum of all before.
+            # Else the last varying input and the sum of those before would both be kept.
             self._add_inputs()
         moment, done = self._states.moment(self.kept), self._done
         states: Callable[[], list[Arrays]] = partial(_at, self._read(), self._before, moment)

@@ -105,7 +105,7 @@ class TimeSteps:
     def states_have_rows(self, inputs: Mapping[str, np.ndarray], samples: int) -> bool:
         """Whether states have a row for each of so many samples, along axis 0, as inputs do.
 
-        Of one sample all are, since none goes on without it.
+        True for one sample: the run ends when it leaves.
         """
         choice = self.choice(inputs)
         if choice.samples != samples or samples == 1:

@@ -125,7 +125,8 @@ def _totals_model(
             emitted = graph.node("Add", [sums[neuron.current], spent], f"{name}/emitted")
             levels = graph.node("Div", [emitted, threshold], f"{name}/levels")
             rounded = graph.node("Round", [levels], f"{name}/rounded")
-            # Large currents round v by more than thresholds; nobody takes back, or fires twice.
+            # Under large currents v is off by whole thresholds; clip to what the neuron can emit,
+            # 0 or more, and of an IF at most t.
             zero = graph.constant(np.zeros((), kind), f"{name}/zero")
             counted = graph.node("Max", [rounded, zero], f"{name}/positive")
             if neuron.op == "IF":

@@ -81,9 +81,9 @@ class UnitStep:
 def with_unit_thresholds(
     step: onnx.ModelProto, network: Quantised, states: Sequence[State], in_full: bool = True
 ) -> UnitStep:
-    """A step in which all IF and SignedIF have thresholds of 1 that have one, or one a channel.
+    """The step with IF and SignedIF rescaled to V_th = 1, where it is one number or one a channel.
 
-    ``step``: of the plan of ``network``. What it does writes ``states``, and makes nothing else.
+    ``step`` belongs to ``network``'s plan; of its outputs the written ``states`` are left.
     ``in_full``: whether it reads them in the shapes that it writes, starts too.
     """
     units = _Units(step, network, states)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import Onnx2SnnError, approximate, canonicalise
+from onnx2snn.graph_passes import DataError, Onnx2SnnError, approximate, canonicalise
 from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
 
 RNG = np.random.default_rng(0)
@@ -195,9 +195,9 @@ def test_says_how_near_it_comes():
     assert high == pytest.approx(4 / (1 + np.exp(-4)), abs=1e-3)
 
 
-@pytest.mark.parametrize("clips", [0, -1])
+@pytest.mark.parametrize("clips", [0, -1, 2.5, True])
 def test_needs_a_clip(clips):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(DataError, match="clips must be a whole number, 1 or more"):
         approximate_activations(network("tanh"), {}, clips)
 
 

@@ -4,6 +4,7 @@ import pytest
 from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn.graph_passes import (
+    DataError,
     ModelError,
     PassError,
     activations_to_neurons,
@@ -108,13 +109,13 @@ def test_unknown_kinds_and_delays_are_refused():
     for op in ("RunningMean", "Clock", ""):
         with pytest.raises(ModelError, match="there is no neuron"):
             change_neurons(g, op)
-    for delay in (-1, 0.5):
-        with pytest.raises(ModelError, match="whole number of time-steps"):
+    for delay in (-1, 0.5, True):
+        with pytest.raises(DataError, match="delay must be a whole number, 0 or more"):
             change_neurons(g, "OffsetIF", delay=delay)
-    for most in (0, 1.5, 128):
-        with pytest.raises(ModelError, match="max_spikes is a whole number from 1 to 127"):
+    for most in (0, -1, 1.5, True, 128):
+        with pytest.raises(DataError, match="max_spikes must be a whole number from 1 to 127"):
             change_neurons(g, "BurstIF", max_spikes=most)
-    with pytest.raises(ModelError, match="taken back below 0 or less"):
+    with pytest.raises(DataError, match="taken back below 0 or less"):
         change_neurons(g, "SignedIF", negative=2.0)
     assert to_model(g) == before
 

@@ -5,7 +5,7 @@ import pytest
 from onnx_text import changes_once, graph, ops
 
 from onnx2snn.graph_passes import (
-    ModelError,
+    DataError,
     UnsupportedModelError,
     activations_to_neurons,
     average_before_read_out,
@@ -246,11 +246,11 @@ def test_outputs_that_are_no_numbers_over_time_stay():
     assert spikes.dtype == np.float32
 
 
-@pytest.mark.parametrize("delay", [-1, 1.5])
+@pytest.mark.parametrize("delay", [-1, 1.5, True])
 def test_delays_that_are_no_time_steps_are_refused(delay):
     g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}")
     before = to_model(g)
-    with pytest.raises(ModelError, match="whole number of time-steps"):
+    with pytest.raises(DataError, match="delay must be a whole number, 0 or more"):
         delay_read_out(g, delay)
     assert to_model(g) == before
 

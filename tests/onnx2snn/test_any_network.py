@@ -293,7 +293,7 @@ def test_samples_are_not_taken_for_channels():
     data = from_arrays(X, run(ann, X).argmax(1))
     assert not check(ann).converts
     for recipe in ("best", "opi"):
-        with pytest.raises(UnsupportedModelError, match=r"(?s)where samples are.*Relu 'r'.*axis 0"):
+        with pytest.raises(UnsupportedModelError, match=r"(?s)counts samples in.*Relu 'r'.*axis 0"):
             convert(ann, calibration=data, recipe=recipe)
     with pytest.raises(UnsupportedModelError, match="no channels to correct"):
         convert(ann, calibration=data, per_channel=False)
@@ -306,7 +306,7 @@ def test_samples_are_not_taken_for_channels():
 
 def test_no_potential_of_each_neuron_where_samples_come_second():
     ann = model(SEQUENCE_FIRST, WEIGHTS)
-    with pytest.raises(UnsupportedModelError, match=r"(?s)no v\(0\) of each.*IF 'r'"):
+    with pytest.raises(UnsupportedModelError, match=r"(?s)v\(0\) per neuron needs samples.*IF 'r'"):
         convert(ann, calibration=from_arrays(SEQUENCES), recipe="calibration")
 
 

@@ -308,7 +308,7 @@ def test_numpy_values_are_numbers():
     assert again.reused == 2
     assert results(again) == results(found)
     for wrong in ([], [0], [4.0]):
-        with pytest.raises(DataError, match="time-steps"):
+        with pytest.raises(DataError, match="time-step"):
             compared(times=wrong)
 
 

@@ -25,7 +25,7 @@ from onnx2snn import (
     write_model,
 )
 from onnx2snn.cli import main
-from onnx2snn.diagnosis import Simulation, is_source, split
+from onnx2snn.diagnosis import WatchedRun, is_source, split
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import initial_potential_of
 from onnx2snn.plot import diagnosis_plot
@@ -121,7 +121,7 @@ def test_sums_are_those_of_the_equations_and_the_split_is_exact(seed):
     clips = {layer.output: layer for layer in network.clips}
     _, spikes = dyadic.simulate(network, x, timesteps)
     potentials = SpikingSession(snn).run(x, timesteps).readouts[timesteps].potential_sums
-    found = Simulation(graph, timesteps, None).run(x)
+    found = WatchedRun(graph, timesteps, None).run(x)
     for node, sums in zip(nodes, found, strict=True):
         clip = clips[node.outputs[0].name]
         current, _ = dyadic.simulate(network, x, timesteps, stop=clip.inputs[0])
@@ -282,8 +282,9 @@ def test_what_cannot_be_diagnosed():
         diagnose(ann, ann, from_arrays(X), 4)
     with pytest.raises(ModelError, match="spiking network already"):
         diagnose(snn, snn, from_arrays(X), 4)
-    with pytest.raises(DataError, match="time-steps"):
-        diagnose(snn, ann, from_arrays(X), 0)
+    for timesteps in (0, -1, 2.5, True):
+        with pytest.raises(DataError, match="timesteps must be a whole number, 1 or more"):
+            diagnose(snn, ann, from_arrays(X), timesteps)
     with pytest.raises(DataError, match="shape"):
         diagnose(snn, ann, from_arrays(X[:, :1]), 4)
     onnx.helper.set_model_props(snn, {"onnx2snn.recipe": "[]"})
@@ -338,7 +339,7 @@ def test_cli_json():
 
 @pytest.mark.usefixtures("folder")
 def test_cli_notes_and_errors():
-    assert "Note: this ANN's file is not the one" in invoke("other.onnx").output
+    assert "Note: by its SHA-256 this ANN's file is not the one" in invoke("other.onnx").output
     assert "no spiking neurons" in invoke("ann.onnx", code=1).output
     assert "cannot draw" in invoke("snn.onnx", "--plot", "layers.txt", code=1).output
     assert "is an input too" in invoke("snn.onnx", "--plot", "data.npz", code=1).output

@@ -11,6 +11,7 @@ import pytest
 from onnx_text import model, run
 
 from onnx2snn.graph_passes import neurons
+from onnx2snn.graph_passes.neuron_functions import FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -52,11 +53,11 @@ def test_the_example_in_the_guide_is_the_file():
 def test_neuron_table_lists_every_stateful_operator():
     page = (ROOT / "docs/neurons.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", page, re.MULTILINE)
-    assert {name for name, _ in rows} == set(neurons.FUNCTIONS)
+    assert {name for name, _ in rows} == set(FUNCTIONS)
     for name, row in rows:
         for attribute in neurons.attributes_of(name):
             assert f"`{attribute}`" in row
-    code = neurons.FUNCTIONS["IF"]
+    code = FUNCTIONS["IF"]
     shown = re.search(r"```\n(IF .*?)```", page, re.DOTALL)
     assert shown is not None
     squeeze = lambda text: re.sub(r"\s+", " ", text).strip()  # noqa: E731

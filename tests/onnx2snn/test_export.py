@@ -54,6 +54,7 @@ def test_exports_tell_who_made_them(snn):
     assert set(made["versions"]) == {"onnx2snn", "onnx"}
     assert len(made["snn_sha256"]) == 64
     assert "onnx2snn.preprocessing" not in metadata(to_loop(snn, 4))
+    assert '"timesteps": 4,' in metadata(to_loop(snn, np.int64(4)))["onnx2snn.export"]
 
 
 def test_nothing_is_overwritten_without_force(snn, tmp_path):

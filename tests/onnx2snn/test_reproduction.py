@@ -11,7 +11,7 @@ from onnx_text import model
 from onnx2snn import convert, evaluate, from_arrays, write_model
 from onnx2snn.cli import main
 from onnx2snn.published import OURS, TABLES, published
-from onnx2snn.reproduction import EXPERIMENTS, Running, State, ann_accuracy
+from onnx2snn.reproduction import EXPERIMENTS, CountsFile, ExperimentRun, ann_accuracy
 
 RNG = np.random.default_rng(0)
 TEXT = (
@@ -82,9 +82,9 @@ def test_counts_of_several_inputs_and_outputs(tmp_path):
     )
     x = {name: RNG.uniform(size=(9, 2)).astype(np.float32) for name in "ab"}
     chosen = (x["a"] + x["b"]).clip(0, 1).argmax(1)
-    state = State(tmp_path / "state.json")
+    state = CountsFile(tmp_path / "state.json")
     for y, accuracy in ((chosen, 100), (1 - chosen, 0)):
-        running = Running(from_arrays(x, y), state, 4, None, lambda *_: None)
+        running = ExperimentRun(from_arrays(x, y), state, 4, None, lambda *_: None)
         assert ann_accuracy(ann, running) == accuracy
 
 

@@ -5,7 +5,7 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import convert
-from onnx2snn.synapses import macs, synaptic_operations
+from onnx2snn.synapses import SynapseCounter, macs
 
 RNG = np.random.default_rng(0)
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -13,6 +13,11 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 def normal(*shape):
     return RNG.normal(size=shape).astype(np.float32)
+
+
+def synaptic_operations(snn, spike_counts, input_shape):
+    """SOPs of one sample: each spike times its fan-out."""
+    return sum(SynapseCounter(snn, input_shape).layers(spike_counts).values())
 
 
 def conv_connections(size_in, size_out, kernel, stride, pad):

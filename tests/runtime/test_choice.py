@@ -58,7 +58,7 @@ def test_small_weights_are_in_the_cache():
 
 def test_lengths_of_chunks():
     def longest(weights, uses, heavy=False, layout=(("v/a", ("N", 8, 4, 4)),)):
-        layer = chunks.Layer("a", "Conv", weights, 128, uses, 0 if heavy else None, None)
+        layer = chunks.WeightedLayer("a", "Conv", weights, 128, uses, 0 if heavy else None, None)
         return chunks.lengths_of_chunks([layer], layout)[0]
 
     cached = chunks.CACHED
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused():
     session.run(zeros(7), 4)
     with pytest.raises(DataError, match="max_memory is 10: raise it"):
         SpikingSession(snn, max_memory=10).run(zeros(1), 1)
-    with pytest.raises(ValueError, match="a number of bytes"):
+    with pytest.raises(DataError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
 
 

@@ -104,19 +104,15 @@ def test_a_delayed_read_out_is_not_looked_at_before_it_begins():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "message"),
     [
-        {"confidence": 1.1},
-        {"confidence": float("nan")},
-        {"confidence": "high"},
-        {"stable": 0},
-        {"stable": 1.5},
-        {"every": 0},
-        {"every": 2.0},
+        *(({"confidence": c}, "a number from 0 to 1") for c in (1.1, float("nan"), "high")),
+        *(({"stable": n}, "stable must be a whole number, 1") for n in (0, -1, 1.5, True)),
+        *(({"every": n}, "every must be a whole number, 1") for n in (0, -1, 2.0, True)),
     ],
 )
-def test_rules_that_make_no_sense(options):
-    with pytest.raises(DataError, match="an early exit takes a confidence from 0 to 1"):
+def test_rules_that_make_no_sense(options, message):
+    with pytest.raises(DataError, match=message):
         EarlyExit(**options)
 
 

@@ -16,7 +16,7 @@ from onnx_text import model
 from onnx2snn import SpikingSession, convert
 from onnx2snn.demo import demo_images
 from onnx2snn.graph_passes import read_model, to_model
-from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.runtime import chunks, int8
 from onnx2snn.runtime.plan import build_plan
@@ -323,5 +323,5 @@ def test_where_int8_is_no_option():
     plan = build_plan(convert(dyadic.to_onnx(dyadic.finish(0))).model)
     with pytest.raises(ProviderError, match="runs on the CPU only, not on CUDA"):
         int8.quantise(plan, [(CUDA, {})])
-    with pytest.raises(ValueError, match="precision must be one of"):
+    with pytest.raises(DataError, match="precision must be one of"):
         SpikingSession(convert(dyadic.to_onnx(dyadic.finish(0))).model, precision="int4")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn import DataError, SpikingSession, convert, from_arrays
 from onnx2snn.runtime import chunks
 from onnx2snn.runtime.chunks import weighted_layers
 from onnx2snn.runtime.memory import sizes_of
@@ -196,13 +196,13 @@ def test_activity_is_worked_out_after_other_runs():
 
 
 def test_another_plan_is_refused():
-    with pytest.raises(ValueError, match="plan must be one of"):
+    with pytest.raises(DataError, match="plan must be one of"):
         SpikingSession(network_of(0), plan="fast")
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "1", 10**6])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "1", True, 10**6])
 def test_numbers_of_threads_that_are_none(threads):
-    with pytest.raises(ValueError, match="threads is a number from 1 to 1024"):
+    with pytest.raises(DataError, match="threads must be a whole number from 1 to 1024"):
         SpikingSession(network_of(0), threads=threads)
 
 

@@ -5,11 +5,11 @@ import itertools
 import dyadic
 import numpy as np
 import pytest
+from conservation import conservation_errors
 from one_neuron import one
 from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert, from_arrays
-from onnx2snn.runtime.conservation import conservation_errors
 from onnx2snn.statistics import Statistic
 
 

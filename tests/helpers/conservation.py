@@ -7,9 +7,8 @@ from onnx import helper
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.weights import copy_model
-
-from .session import SpikingSession
-from .totals import CONSERVING, COUNTING
+from onnx2snn.runtime import SpikingSession
+from onnx2snn.runtime.totals import CONSERVING, COUNTING
 
 
 def conservation_errors(
@@ -20,8 +19,8 @@ def conservation_errors(
         sum over t of (W x(t) + b) + v(0) - v(T) = V_th sum over t of s(t)
 
     Largest difference of both sides over samples and neurons, in units of V_th: 0 where no sum
-    rounds, about 1e-6 T in float32, and 1 for a spike that was lost. A check for debugging: it
-    runs the network once, with the layers' currents as further outputs. x: as in
+    rounds, about 1e-6 T in float32, and 1 for a spike that was lost. The
+    network runs once, with the layers' currents as further outputs. x: as in
     ``SpikingSession.run``, not varying in time. Raises ``DataError`` for neurons that do not
     conserve, as those that reset to zero.
     """
