@@ -63,20 +63,30 @@ def from_arrays(
     For a network with several inputs, x has each by its name. Raises ``DataError`` if x is
     empty, its arrays are of different lengths, or y does not fit it.
     """
-    y = None if y is None else np.asarray(y)
+    y = None if y is None else _as_array(y, f"{name}: y")
     if isinstance(x, Mapping):
         arrays = {key: np.asarray(value) for key, value in x.items()}
         if not arrays:
             raise DataError(f"'{name}' holds no arrays")
         parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in arrays.items()}
         return checked(together(name, parts), y)
-    array = np.asarray(x)
+    array = _as_array(x, name)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(array), batch_size):
             yield array[start : start + batch_size]
 
     return checked(Data(name, array.shape, array.dtype, None, read), y)
+
+
+def _as_array(values: ArrayLike, name: str) -> np.ndarray:
+    """Values as an array, unless they are like one already, as those of an HDF5 file are."""
+    if isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "shape"):
+        return values  # type: ignore[return-value]
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"'{name}' is no array: {error}") from error
 
 
 def together(name: str, parts: dict[str, Data]) -> Data:

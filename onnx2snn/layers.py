@@ -248,10 +248,14 @@ class Simulation:
         unknown = [tensor for tensor in tensors if tensor.name not in means]
         if unknown:
             # What is affine in the spikes is at their mean what it is on average: one run, not T.
-            steps = list(self.steps(segment, unknown, at_means=segment.affine))
-            steps = steps[-1:] if segment.averages else steps
-            found = [sum(values) / len(steps) for values in zip(*steps, strict=True)]
-            means |= {tensor.name: mean for tensor, mean in zip(unknown, found, strict=True)}
+            found: list[np.ndarray] = []
+            count = 0
+            for values in self.steps(segment, unknown, at_means=segment.affine):
+                # One sum: all time-steps of a wide layer take gigabytes.
+                kept = found and not segment.averages
+                found = [a + b for a, b in zip(found, values, strict=True)] if kept else values
+                count = count + 1 if kept else 1
+            means |= {t.name: total / count for t, total in zip(unknown, found, strict=True)}
         return [means[tensor.name] for tensor in tensors]
 
     def steps(

@@ -18,6 +18,9 @@ MOST_NUMBERS = 2**24
 ENOUGH_PLACES = 2**13
 """From which a layer's weights are refitted: of more, only some samples are looked at."""
 
+FEWEST_SAMPLES = 8
+"""That are looked at, whatever their size: one black image would stand for all."""
+
 
 def fit_weights(
     graph: gs.Graph,
@@ -45,7 +48,10 @@ def fit_weights(
         return False
     *sources, mean = measure([*(node.inputs[0] for node in linear), tensor])
     residual = np.maximum(wanted, floor).astype(np.float32, copy=False)
-    residual -= np.maximum(mean, floor)
+    with np.errstate(invalid="ignore"):
+        residual -= np.maximum(mean, floor)
+    # A mask may have made both infinite.
+    residual[~np.isfinite(residual)] = 0
     residual *= part
     fitted = False
     for node, source in zip(linear, sources, strict=True):
@@ -74,8 +80,8 @@ def _refit(
     """Change a node's weights towards a residual; returns what changes, [K, C] in each group."""
     weights = np.asarray(node.inputs[1].values)
     columns = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
-    if columns.shape[:-1] != _places(node, source):
-        # Its output is broadcast to a larger current.
+    if columns.shape != (*_places(node, source), _outputs(node)):
+        # Its output is broadcast to a larger tensor.
         return []
     changes = _solve(node, source, columns)
     flat = np.concatenate([change.T for change in changes])
@@ -87,6 +93,12 @@ def _refit(
     name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
     node.inputs[1] = gs.Constant(name, new)
     return changes
+
+
+def _outputs(node: gs.Node) -> int:
+    """How many channels or features a node makes."""
+    first = node.op == "Conv" or node.attrs.get("transB", 0)
+    return int(node.inputs[1].values.shape[0 if first else -1])
 
 
 def _left(
@@ -103,7 +115,8 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
     """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'."""
     groups = node.attrs.get("group", 1)
     size = len(_patches(node, source[:1])[0])
-    every = max(1, int(np.prod(columns.shape[:-1])) // ENOUGH_PLACES)
+    every = int(np.prod(columns.shape[:-1])) // ENOUGH_PLACES
+    every = max(1, min(every, len(source) // FEWEST_SAMPLES))
     source, columns = source[::every], columns[::every]
     places = int(np.prod(columns.shape[:-1]))
 

@@ -114,10 +114,11 @@ class Spiking:
         With each, what lies between the neurons and it.
         """
         means = [node for node in stateful_nodes(self.graph) if is_mean(node)]
-        found = {}
-        for tensor in (*(node.inputs[0] for node in means), *self.graph.outputs):
-            segment = segment_of(self.graph, tensor)
-            read_out = all(is_mean(reader) for reader in tensor.outputs)
-            if segment.spikes and tensor.name in self._known and read_out:
-                found[tensor.name] = (tensor, segment)
+        ends = (*(node.inputs[0] for node in means), *self.graph.outputs)
+        known, found = self._known, {}
+        for tensor in ends:
+            if tensor.name in known and all(is_mean(reader) for reader in tensor.outputs):
+                segment = segment_of(self.graph, tensor)
+                if segment.spikes:
+                    found[tensor.name] = (tensor, segment)
         return found

@@ -3,8 +3,8 @@
 ``choose`` is all there is to it: sessions run what it says, and ``inspect --plan`` shows it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import onnx
@@ -12,17 +12,13 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks, weighted_layers
-from .integer_products import NODES_OF_PRODUCTS
+from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks
+from .estimate import Costs, Estimate, Run
 from .kernel_forms import Layout
-from .memory import GRAPHS, NODE, Memory, Peaks, nodes_of, sizes_of
+from .memory import Memory, sizes_of
 from .plan import Plan, State
 from .rows import Shape
-from .winograd import NODES_OF_TILES, Tiles
-
-EXTRA_ACTIVATIONS = 2**28
-"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, and as much what graphs
-may keep of their activations while others run."""
+from .winograd import Tiles
 
 
 @dataclass(frozen=True)
@@ -66,147 +62,52 @@ class Choice:
 
 
 def choose(
-    peaks: Peaks,
+    costs: Costs,
     shapes: Mapping[str, Shape],
     samples: int,
     together: int,
-    weights: int,
-    copied: int,
     read_out: int,
     *,
-    in_chunks: bool,
-    derived_counts: bool,
-    may_tile: Collection[str] = (),
     layout: Layout | None = None,
-    max_memory: int | None = None,
-    kept: Collection[str] = (),
     readouts: int = 1,
     varying: bool = False,
 ) -> Choice:
     """Choose how time-steps run.
 
-    peaks: of the graph of one time-step. shapes: of what it reads; ``samples`` is N, of which
-    ``together`` are in one run. weights: bytes, of the whole network; ``copied`` are those of them
-    that each graph of time-steps holds anew. read_out: bytes that reading out takes.
-    in_chunks: whether chunks are wanted at all. may_tile: the names of weights of which
-    convolutions may run on tiles. layout: what ``layout_of`` says. max_memory: bytes; None lets a
-    chunk take ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing. kept: the states
-    of which each of so many ``readouts`` keeps a copy, and where inputs are ``varying``, of their
-    sums.
+    shapes: of what a time-step reads; ``samples`` is N, of which ``together`` are in one run.
+    read_out: bytes that reading out takes, ``readouts`` times; ``varying``: whether inputs are
+    others at each time-step. layout: what ``layout_of`` says.
     Raises ``DataError`` where not even a time-step fits.
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
-    sizes = sizes_of(peaks.step, at_once)
-    layers = weighted_layers(peaks.step, sizes, may_tile, peaks.scratch)
-    heavy = axes_of_time(layers)
-    if 2 * len(heavy) > len(layers):
-        # Time-batched layers are between plain ones: little would be left in the layout.
-        # VGG-16 took 2 to 7 % longer with it than without.
-        layout = None
-    in_full = all_known(peaks.states, shapes)
-    written = {state.read: state.written for state in peaks.states}
-    reads = [info.name for info in peaks.step.graph.input if info.name not in written]
-    states, inputs, copies = (
-        sum(sizes.bytes_of(name) for name in names) * samples // together
-        for names in (written.values(), reads, [written[name] for name in kept])
-    )
-    # One layer after the other is divided by its threshold, rounded, and made int64.
-    largest = max((sizes.bytes_of(name) for name in written.values()), default=0)
-    rounding = 4 * largest * samples // together
-    tiled = {layer.name: layer.tiles for layer in layers if layer.tiles is not None}
-    scratch = {name: tiles.scratch for name, tiles in tiled.items()}
-    # A chunk holds their matrices in place of their weights.
-    more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in tiled.values())
-    other = {*tiled, *peaks.scratch}
-    laid_out = (layer for layer in layers if layer.op == "Conv" and layer.name not in other)
-    shared = 0 if layout is None else min(copied, 4 * sum(layer.weights for layer in laid_out))
-
-    def most(timesteps: int) -> int:
-        by_layer = timesteps > 1 and layout is not None
-        return peaks.of(timesteps, heavy, together, at_once, by_layer, scratch)
-
-    def nodes(timesteps: int) -> int:
-        """About how many nodes a graph of so many time-steps has."""
-        besides = dict.fromkeys(peaks.scratch, NODES_OF_PRODUCTS)
-        if timesteps > 1:
-            besides |= dict.fromkeys(tiled, NODES_OF_TILES)
-        return sum(
-            (nodes_of(node) + besides.get(node.name, 0)) * (1 if node.name in heavy else timesteps)
-            for node in peaks.step.graph.node
-        )
-
-    if derived_counts:
-        counting = max(2 * states + most(1) * samples // together, 3 * states + rounding)
-    else:
-        # Half of the states, or more, are sums over time.
-        counting = max(states, states // 2 + rounding)
-
-    def memory_of(chunks: tuple[int, ...]) -> Memory:
-        # Single time-steps run too, in another order.
-        alive = [most(steps) for steps in (*chunks[:1], 1)]
-        given_back = Memory(
-            weights=weights
-            # One graph of time-steps, and that of the sums while it is made, or one more; or, while
-            # weights are rounded to 8 bits, what they were.
-            + (copied + weights if derived_counts else max(2 * copied, weights - copied))
-            + shared * bool(chunks)
-            + (copied - shared + more) * len(chunks),
-            graphs=GRAPHS + NODE * sum(nodes(steps) for steps in (*chunks, 1)),
-            states=2 * states,
-            # While a run goes on, a result of the one before may be there, too.
-            inputs=(3 + varying * (2 * readouts - 1)) * inputs,
-            activations=max(alive),
-            idle=0,
-            read_out=read_out,
-            counts=max((2 * readouts - 1) * copies, (readouts - 1) * copies + counting),
-        )
-        # Shorter chunks take no more than the longest.
-        idle = alive[0] * len(chunks) + alive[-1] - max(alive)
-        room = EXTRA_ACTIVATIONS if max_memory is None else max_memory - given_back.total
-        return replace(given_back, idle=idle) if idle <= room else given_back
-
-    least = memory_of(())
-    if max_memory is not None and least.total > max_memory:
-        raise DataError(_too_much(least, samples, together, readouts, max_memory))
-    ladder = lengths_of_chunks(layers, layout)
-    for chunks in ladder if in_chunks else ():
-        memory = memory_of(chunks)
-        extra = memory.activations - least.activations
-        if memory.total <= max_memory if max_memory is not None else extra <= EXTRA_ACTIVATIONS:
-            return Choice(
-                samples,
-                together,
-                chunks,
-                layers,
-                derived_counts,
-                memory,
-                chunks != ladder[0],
-                layout,
-                shapes,
-                in_full,
-            )
-    if in_chunks and tiled:
-        # Chunks fit without tiles, or not at all.
-        plain = choose(
-            peaks,
-            shapes,
+    sizes = sizes_of(costs.peaks.step, at_once)
+    in_full = all_known(costs.peaks.states, shapes)
+    run = Run(sizes, at_once, samples, together, read_out, readouts, varying)
+    # Without tiles chunks may fit that otherwise do not.
+    for may_tile in dict.fromkeys((costs.may_tile, frozenset[str]())):
+        estimate = Estimate(costs, run, may_tile, layout)
+        least, layers = estimate.memory(()), estimate.layers
+        if costs.max_memory is not None and least.total > costs.max_memory:
+            raise DataError(_too_much(least, run, costs.max_memory))
+        ladder = lengths_of_chunks(layers, estimate.layout)
+        fitting = (chunks for chunks in ladder if estimate.fits(chunks))
+        chunks = next(fitting, ()) if costs.in_chunks else ()
+        short = costs.in_chunks and (chunks != ladder[0] or may_tile != costs.may_tile)
+        choice = Choice(
             samples,
             together,
-            weights,
-            copied,
-            read_out,
-            in_chunks=True,
-            derived_counts=derived_counts,
-            layout=layout,
-            max_memory=max_memory,
-            kept=kept,
-            readouts=readouts,
-            varying=varying,
+            chunks,
+            layers,
+            costs.derived_counts,
+            estimate.memory(chunks),
+            short,
+            estimate.layout if chunks else None,
+            shapes,
+            in_full,
         )
-        return replace(plain, short_of_memory=True)
-    return Choice(
-        samples, together, (), layers, derived_counts, least, in_chunks, None, shapes, in_full
-    )
+        if chunks or not (costs.in_chunks and choice.tiled):
+            break
+    return choice
 
 
 def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
@@ -252,7 +153,8 @@ def shapes_read(
     return known
 
 
-def _too_much(memory: Memory, samples: int, together: int, readouts: int, max_memory: int) -> str:
+def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
+    samples, together, readouts = run.samples, run.together, run.readouts
     left = max_memory - memory.weights - memory.graphs
     each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
     fit = int((left - memory.activations) // max(each, 1))

@@ -122,6 +122,15 @@ def options_of(provider: Any) -> dict[str, Any]:
     return {} if isinstance(provider, str) else dict(provider[1])
 
 
+def device_id_of(provider: Any) -> int:
+    """Which GPU it runs on; ``ProviderError`` for a ``device_id`` that is no number."""
+    given = options_of(provider).get("device_id", 0)
+    try:
+        return int(given)
+    except (TypeError, ValueError) as error:
+        raise ProviderError(f"device_id must be a number, not {given!r}") from error
+
+
 def _is_on(options: Mapping[str, Any], name: str) -> bool:
     return str(options.get(name, 0)).lower() in ("1", "true")
 

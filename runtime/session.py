@@ -26,7 +26,7 @@ from .providers import (
     Providers,
     cores_of,
     create_session,
-    options_of,
+    device_id_of,
     resolve_providers,
     rounds_products,
     run_session,
@@ -109,7 +109,7 @@ class SpikingSession:
         step = only(made.step, [*now, *(state.written for state in states)])
         self.providers: list[str] = self._averages.providers
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
-        device_id = int(options_of(chosen[0]).get("device_id", 0))
+        device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = chosen != without_capture(chosen)
         self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
         self._sums = Sums(made, totals, self._states, partial(create, lean=True))

@@ -11,6 +11,7 @@ import onnx
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, all_known, choose, shapes_read
+from .estimate import Costs
 from .graphs import with_nodes
 from .groups import samples_together
 from .half import with_half_products
@@ -33,7 +34,7 @@ class TimeSteps:
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``create``: makes a session of a graph, as ``create_session`` does.
     ``on_cpu``: whether that runs on a CPU, on so many ``cores``; ``in_chunks``,
-    ``derived_counts``, ``max_memory`` and ``kept`` are those of ``choose``. ``shared``: weights in
+    ``derived_counts``, ``max_memory`` and ``kept`` are those of ``Costs``. ``shared``: weights in
     the layout of the CPU, which chunks share, by what they hold.
     """
 
@@ -55,15 +56,22 @@ class TimeSteps:
         plan, layers, half = self.network.plan, self.network.layers, self.network.half
         scratch = {layer.node: layer.scratch for layer in layers.values()}
         spikes = frozenset(neuron.spikes for neuron in plan.neurons)
-        self.peaks = Peaks(self.step, self.states, spikes, scratch)
         sizes = {name: values.nbytes for name, values in plan.weights.items()}
-        self._weights = sum(sizes.values())
-        # The rounded weights of layers in 8 bits are there for the sums alone.
-        self._copied = self._weights - sum(sizes[name] for name in layers)
-        self._may_tile = frozenset(
-            name
-            for name, values in plan.weights.items()
-            if self.on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
+        weights = sum(sizes.values())
+        self.costs = Costs(
+            peaks=Peaks(self.step, self.states, spikes, scratch),
+            weights=weights,
+            # The rounded weights of layers in 8 bits are there for the sums alone.
+            copied=weights - sum(sizes[name] for name in layers),
+            may_tile=frozenset(
+                name
+                for name, values in plan.weights.items()
+                if self.on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
+            ),
+            in_chunks=self.in_chunks,
+            derived_counts=self.derived_counts,
+            kept=self.kept,
+            max_memory=self.max_memory,
         )
 
     def choice(
@@ -82,19 +90,12 @@ class TimeSteps:
             if self.on_cpu and self.in_chunks:
                 together = samples_together(self.step, self.states, shapes, samples, self.cores)
             self.choices[key] = choose(
-                self.peaks,
+                self.costs,
                 shapes,
                 samples,
                 together,
-                self._weights,
-                self._copied,
                 self._read_out(shapes),
-                in_chunks=self.in_chunks,
-                derived_counts=self.derived_counts,
-                may_tile=self._may_tile,
                 layout=self._layout(shapes, samples),
-                max_memory=self.max_memory,
-                kept=self.kept,
                 readouts=readouts,
                 varying=varying,
             )
@@ -130,7 +131,7 @@ class TimeSteps:
         """Let go of sessions that other choices made, where not all fit the memory."""
         wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
         others = self.sessions.keys() - wanted
-        total = choice.memory.total + len(others) * self._copied
+        total = choice.memory.total + len(others) * self.costs.copied
         if self.max_memory is not None and total > self.max_memory:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
 

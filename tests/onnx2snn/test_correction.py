@@ -441,6 +441,69 @@ def test_every_read_out_of_what_spikes_is_refitted():
     assert refitted == {"u": False, "v": True, "t": True}
 
 
+@pytest.mark.parametrize("end", ["y = Add(v, p)", "s = Add(v, p) y = Relu(s)"])
+def test_a_layer_of_one_output_that_is_broadcast_keeps_its_weights(end):
+    """As the value in a dueling network: every advantage is added to it."""
+    rng = np.random.default_rng(2)
+    weights = {n: rng.normal(size=(4, k)).astype(np.float32) for n, k in (("a", 1), ("b", 3))}
+    body = f"h = Gemm(x, w) r = Relu(h) v = Gemm(r, a) p = Gemm(r, b) {end}"
+    ann = model(f"net (float[N, 3] x) => (float[N, 3] y) {{ {body} }}", weights | {"w": DENSE["w"]})
+    data = from_arrays(rng.normal(size=(40, 3)).astype(np.float32))
+    snn = convert(ann, calibration=data, timesteps=4).model
+    made = {i.name: onnx.numpy_helper.to_array(i) for i in snn.graph.initializer}
+    assert np.array_equal(made["a"], weights["a"])
+    assert not np.array_equal(made["b"], weights["b"])
+
+
+def test_infinite_logits_say_nothing():
+    """Two masks, each the least number, make minus infinity of them; a Softmax 0."""
+    weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
+    body = "h = Gemm(x, w) r = Relu(h) a = Gemm(r, v) b = Add(a, m) c = Add(b, m) y = Softmax(c)"
+    ann = model(f"n (float[N, 3] x, float[N, 2] m) => (float[N, 2] y) {{ {body} }}", weights)
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    masks = np.tile(np.float32([0, np.finfo(np.float32).min]), (40, 1))
+    inputs = {"x": x, "m": masks}
+    snn = convert(ann, calibration=from_arrays(inputs), timesteps=4).model
+    output = SpikingSession(snn).run(inputs, 4).output
+    np.testing.assert_array_equal(output, [[1, 0]] * 40)
+
+
+def test_large_images_are_looked_at_beside_each_other(monkeypatch):
+    """Of a layer with more places a sample than are enough, not the first sample alone counts."""
+    monkeypatch.setattr(least_squares, "ENOUGH_PLACES", 8)
+    x, _ = next(iter(DATA.batches(64)))
+    black = np.concatenate([np.zeros_like(x[:1]), x[1:]])
+    ann, errors = model(POOLED, WEIGHTS), []
+    for data in (x, black):
+        snn = convert(ann, calibration=from_arrays(data), recipe="best", timesteps=8).model
+        error = SpikingSession(snn).run(UNSEEN, 8).output - run(ann, UNSEEN)
+        errors.append(np.square(error).mean())
+    assert errors[1] < 1.3 * errors[0]
+
+
+def test_memory_of_wide_layers_is_that_of_one_time_step():
+    """Where their mean is taken over steps, as behind a head that is not affine."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(4, 1, 1, 1)), "u": rng.normal(size=(64, 4, 1, 1)),
+        "v": rng.normal(size=(2, 64, 1, 1)),
+    }  # fmt: skip
+    text = (
+        "net (float[N, 1, 16, 16] x) => (float[N, 2, 16, 16] y) { a = Conv(x, w) r = Relu(a) "
+        "b = Conv(r, u) s = Sigmoid(b) y = Conv(s, v) }"
+    )
+    ann = model(text, {name: value.astype(np.float32) for name, value in weights.items()})
+    data = from_arrays(rng.normal(size=(16, 1, 16, 16)).astype(np.float32))
+    peaks = []
+    for timesteps in (4, 64):
+        tracemalloc.start()
+        convert(ann, calibration=data, recipe="best", timesteps=timesteps)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Sixty more time-steps of 64 channels would take 63 MB.
+    assert peaks[1] - peaks[0] < 16e6
+
+
 @pytest.mark.parametrize("maxpool", ["average", "exact"])
 def test_means_between_layers_are_those_over_all_time_steps(maxpool):
     ann, (x, _) = model(POOLED, WEIGHTS), next(iter(DATA.batches(64)))

@@ -235,6 +235,8 @@ def test_lists_are_arrays():
     x, y = together(data, 10)
     np.testing.assert_array_equal(x, [[1, 2], [3, 4]])
     np.testing.assert_array_equal(y, [0, 1])
+    with pytest.raises(DataError, match="is no array"):
+        from_arrays([[1.0], [2.0, 3.0]])
 
 
 def test_paths_as_names_of_files(tmp_path):

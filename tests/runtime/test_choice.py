@@ -11,7 +11,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import choice, chunks, memory
+from onnx2snn.runtime import chunks, estimate, memory
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -148,7 +148,8 @@ def budgets(session, x, readouts=1):
         if not chosen.chunks:
             return found
         session._time_steps.choices.clear()
-        session._time_steps.max_memory = found[chosen.chunks] - 1
+        costs = session._time_steps.costs
+        session._time_steps.costs = replace(costs, max_memory=found[chosen.chunks] - 1)
         chosen = session.chosen(x, readouts=readouts)
         assert chosen.short_of_memory
 
@@ -250,12 +251,12 @@ def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
     less = SpikingSession(wide(), max_memory=kept.total - 1).chosen(zeros(5)).memory
     assert less == replace(kept, idle=0)
     assert less.gives_back
-    monkeypatch.setattr(choice, "EXTRA_ACTIVATIONS", kept.idle - 1)
+    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", kept.idle - 1)
     assert SpikingSession(wide()).chosen(zeros(5)).memory.gives_back
 
 
 def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):
-    monkeypatch.setattr(choice, "EXTRA_ACTIVATIONS", -1)
+    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", -1)
     assert SpikingSession(wide()).chosen(zeros(3)).chunks == ()
     assert SpikingSession(wide()).chosen(zeros(3)).short_of_memory
 
@@ -285,7 +286,7 @@ def test_longer_chunks_are_never_estimated_lower():
     for heavy in ({}, {layer.name: layer.axis for layer in layers if layer.axis is not None}):
         for by_layer in (False, True):
             found = [
-                session._time_steps.peaks.of(k, heavy, 2, shapes, by_layer, {})
+                session._time_steps.costs.peaks.of(k, heavy, 2, shapes, by_layer, {})
                 for k in (2, 4, 8, 16)
             ]
             assert found == sorted(found)

@@ -9,7 +9,7 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import choice, groups
+from onnx2snn.runtime import estimate, groups
 from onnx2snn.runtime.states import DeviceStates
 
 
@@ -259,8 +259,8 @@ def test_as_many_run_as_a_refusal_says(together, monkeypatch):
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 24)
     # They are the same for any number of samples.
-    monkeypatch.setattr(choice, "GRAPHS", 0)
-    monkeypatch.setattr(choice, "NODE", 0)
+    monkeypatch.setattr(estimate, "GRAPHS", 0)
+    monkeypatch.setattr(estimate, "NODE", 0)
     weights = in_groups(monkeypatch, snn, x, together).chosen(x).memory.weights
     refused = 0
     for budget in range(weights, weights + 400_000, 20_000):

@@ -481,6 +481,15 @@ def test_captures_are_for_bound_runs(cuda_listed):
         providers.resolve_providers([tensorrt])
 
 
+def test_the_number_of_a_device():
+    """Of a GPU; what others call theirs is theirs."""
+    given = (providers.CUDA, {"device_id": "1"})
+    assert (providers.device_id_of(given), providers.device_id_of(providers.CUDA)) == (1, 0)
+    with pytest.raises(ProviderError, match="device_id must be a number"):
+        providers.device_id_of((providers.CUDA, {"device_id": "first"}))
+    SpikingSession(snn(), [(providers.CPU, {"device_id": "GPU.0"})]).run(X, 4)
+
+
 def test_what_looks_for_cuda_says_nothing_on_stdout(cuda_listed, monkeypatch, capsys):
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no cudart"), raising=False)
     providers.resolve_providers("cuda")

@@ -1,0 +1,189 @@
+"""What memory a way to run takes, and whether that fits."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from .chunks import WeightedLayer, axes_of_time, weighted_layers
+from .integer_products import NODES_OF_PRODUCTS
+from .kernel_forms import Layout
+from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
+from .rows import Shape
+from .winograd import NODES_OF_TILES, Tiles
+
+EXTRA_ACTIVATIONS = 2**28
+"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, and as much what graphs
+may keep of their activations while others run."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a session's graphs cost, whatever its inputs, and what it may take.
+
+    ``peaks``: of the graph of one time-step. ``weights``: bytes, of the whole network;
+    ``copied`` are those of them that each graph of time-steps holds anew. ``may_tile``: the names
+    of weights of which convolutions may run on tiles. ``in_chunks``: whether chunks are wanted at
+    all. ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the
+    states of which each read-out keeps a copy. ``max_memory``: bytes; None lets a chunk take
+    ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
+    """
+
+    peaks: Peaks
+    weights: int
+    copied: int
+    may_tile: frozenset[str]
+    in_chunks: bool
+    derived_counts: bool
+    kept: frozenset[str]
+    max_memory: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: N ``samples``, of which ``together`` go at once, in ``shapes``, and ``sizes``.
+
+    ``read_out``: bytes that reading out takes; there are so many ``readouts``. ``varying``: whether
+    inputs are others at each time-step.
+    """
+
+    sizes: Sizes
+    shapes: Mapping[str, Shape]
+    samples: int
+    together: int
+    read_out: int
+    readouts: int
+    varying: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a run whose chunks may have some convolutions on tiles, and a layout if it pays."""
+
+    costs: Costs
+    run: Run
+    may_tile: frozenset[str]
+    wanted_layout: Layout | None
+
+    @cached_property
+    def layers(self) -> tuple[WeightedLayer, ...]:
+        """The layers with weights, as they are in a chunk."""
+        peaks = self.costs.peaks
+        return weighted_layers(peaks.step, self.run.sizes, self.may_tile, peaks.scratch)
+
+    @cached_property
+    def heavy(self) -> dict[str, int]:
+        """The nodes that run once for a whole chunk, and their axis of time."""
+        return axes_of_time(self.layers)
+
+    @cached_property
+    def tiled(self) -> dict[str, Tiles]:
+        """The convolutions on tiles, by name."""
+        return {layer.name: layer.tiles for layer in self.layers if layer.tiles is not None}
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """What chunks have in the layout of the CPU.
+
+        Not where most layers are time-batched: those are between plain ones, so that little would
+        be left in the layout. VGG-16 took 2 to 7 % longer with it than without.
+        """
+        return None if 2 * len(self.heavy) > len(self.layers) else self.wanted_layout
+
+    def fits(self, chunks: tuple[int, ...]) -> bool:
+        """Whether these chunks fit the memory that there is."""
+        memory, most = self.memory(chunks), self.costs.max_memory
+        if most is not None:
+            return memory.total <= most
+        return memory.activations - self._peak(1) <= EXTRA_ACTIVATIONS
+
+    def memory(self, chunks: tuple[int, ...]) -> Memory:
+        """With graphs for chunks of these lengths, the longest first, and for single time-steps."""
+        costs, run = self.costs, self.run
+        weights, copied, shared = costs.weights, costs.copied, self._shared
+        # Single time-steps run too, in another order.
+        alive = [self._peak(steps) for steps in (*chunks[:1], 1)]
+        # A chunk holds their matrices in place of their weights.
+        more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
+        copies = self._bytes_of(self._written[name] for name in costs.kept)
+        given_back = Memory(
+            weights=weights
+            # One graph of time-steps, and that of the sums while it is made, or one more; or, while
+            # weights are rounded to 8 bits, what they were.
+            + (copied + weights if costs.derived_counts else max(2 * copied, weights - copied))
+            + shared * bool(chunks)
+            + (copied - shared + more) * len(chunks),
+            graphs=GRAPHS + NODE * sum(self._nodes(steps) for steps in (*chunks, 1)),
+            states=2 * self._states,
+            # While a run goes on, a result of the one before may be there, too.
+            inputs=(3 + run.varying * (2 * run.readouts - 1)) * self._inputs,
+            activations=max(alive),
+            idle=0,
+            read_out=run.read_out,
+            counts=max(
+                (2 * run.readouts - 1) * copies, (run.readouts - 1) * copies + self._counting
+            ),
+        )
+        # Shorter chunks take no more than the longest.
+        idle = alive[0] * len(chunks) + alive[-1] - max(alive)
+        most = costs.max_memory
+        room = EXTRA_ACTIVATIONS if most is None else most - given_back.total
+        return replace(given_back, idle=idle) if idle <= room else given_back
+
+    def _bytes_of(self, names: Iterable[str]) -> int:
+        """Of tensors, for all samples."""
+        run = self.run
+        return sum(run.sizes.bytes_of(name) for name in names) * run.samples // run.together
+
+    @cached_property
+    def _written(self) -> dict[str, str]:
+        return {state.read: state.written for state in self.costs.peaks.states}
+
+    @cached_property
+    def _states(self) -> int:
+        return self._bytes_of(self._written.values())
+
+    @property
+    def _inputs(self) -> int:
+        given = (info.name for info in self.costs.peaks.step.graph.input)
+        return self._bytes_of(name for name in given if name not in self._written)
+
+    @property
+    def _shared(self) -> int:
+        """Bytes of weights in the layout of the CPU, which chunks share."""
+        other = {*self.tiled, *self.costs.peaks.scratch}
+        convolutions = (n for n in self.layers if n.op == "Conv" and n.name not in other)
+        shared = min(self.costs.copied, 4 * sum(layer.weights for layer in convolutions))
+        return 0 if self.layout is None else shared
+
+    @property
+    def _counting(self) -> int:
+        """Bytes that working out spike counts takes."""
+        run, states = self.run, self._states
+        # One layer after the other is divided by its threshold, rounded, and made int64.
+        largest = max((run.sizes.bytes_of(name) for name in self._written.values()), default=0)
+        rounding = 4 * largest * run.samples // run.together
+        if not self.costs.derived_counts:
+            # Half of the states, or more, are sums over time.
+            return max(states, states // 2 + rounding)
+        at_once = self._peak(1) * run.samples // run.together
+        return max(2 * states + at_once, 3 * states + rounding)
+
+    def _peak(self, timesteps: int) -> int:
+        """Bytes of activations that are alive within a chunk."""
+        by_layer = timesteps > 1 and self.layout is not None
+        scratch = {name: tiles.scratch for name, tiles in self.tiled.items()}
+        run = self.run
+        return self.costs.peaks.of(
+            timesteps, self.heavy, run.together, run.shapes, by_layer, scratch
+        )
+
+    def _nodes(self, timesteps: int) -> int:
+        """About how many nodes a graph of so many time-steps has."""
+        besides = dict.fromkeys(self.costs.peaks.scratch, NODES_OF_PRODUCTS)
+        if timesteps > 1:
+            besides |= dict.fromkeys(self.tiled, NODES_OF_TILES)
+        return sum(
+            (nodes_of(node) + besides.get(node.name, 0))
+            * (1 if node.name in self.heavy else timesteps)
+            for node in self.costs.peaks.step.graph.node
+        )
