@@ -61,7 +61,7 @@ def _end(pool: gs.Node) -> bool:
         last -= too_far[-1]
         ends.append(last * stride + reach - begin - pixels)
     # Where windows reach beyond the pads, an average over all pixels counts none of those.
-    counts = pool.op == "AveragePool" and attrs.get("count_include_pad", 0)
+    counts = pool.op == "AveragePool" and attrs.get("count_include_pad", 0) == 1
     rounds_up = counts and any(new > old for new, old in zip(ends, own[rank:], strict=True))
     # ONNX Runtime takes no pads as large as a kernel.
     fits = all(new < kernel for new, kernel in zip(ends, attrs["kernel_shape"], strict=True))
@@ -73,5 +73,5 @@ def _end(pool: gs.Node) -> bool:
     if not any(too_far) or not fits:
         return False
     attrs["pads"] = [*own[:rank], *(max(0, end) for end in ends)]
-    attrs["ceil_mode"] = int(bool(rounds_up))
+    attrs["ceil_mode"] = int(rounds_up)
     return True

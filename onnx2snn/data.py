@@ -65,10 +65,9 @@ def from_arrays(
     """
     y = None if y is None else _as_array(y, f"{name}: y")
     if isinstance(x, Mapping):
-        arrays = {key: np.asarray(value) for key, value in x.items()}
-        if not arrays:
+        if not x:
             raise DataError(f"'{name}' holds no arrays")
-        parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in arrays.items()}
+        parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in x.items()}
         return checked(together(name, parts), y)
     array = _as_array(x, name)
 

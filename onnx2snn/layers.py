@@ -211,7 +211,7 @@ class Simulation:
                 self._spikes[node.outputs[0].name] = fired
             if number == len(nodes) - 1:
                 return
-            for name in [name for name in self._spikes if last_use[name] <= number]:
+            for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
                 del self._spikes[name]
                 self._means.pop(name, None)
 

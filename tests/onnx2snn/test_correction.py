@@ -363,6 +363,16 @@ def test_advanced_calibration_fits_dense_layers(layer):
     np.testing.assert_allclose(weights_of(conversion, "q"), wanted, rtol=0.01, atol=1e-4)
 
 
+def refitted_alone(text, weights, size):
+    """A network whose weights alone are corrected, for T=8: the data, that, and what it emits."""
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    alone = partial(correct, weights=True, biases=False)
+    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
+    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
+    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
+    return x, conversion, SpikingSession(conversion.model).run(x, 8).readouts[8]
+
+
 @pytest.mark.parametrize("enough", [1000, 8])
 @pytest.mark.parametrize("size", [40, 25])
 def test_weights_over_batches(size, enough, monkeypatch):
@@ -373,12 +383,7 @@ def test_weights_over_batches(size, enough, monkeypatch):
         "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
     )
     weights = {name: DENSE[name] for name in "wuv"}
-    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
-    alone = partial(correct, weights=True, biases=False)
-    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
-    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
-    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
-    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
+    x, conversion, result = refitted_alone(text, weights, size)
     spikes = np.float64(result.potential_sums["r"]) / 8
     wanted = np.maximum(x @ np.float64(weights["w"]), 0) @ np.float64(weights["u"])
     u = np.float64(weights["u"])
@@ -405,12 +410,7 @@ def test_the_weights_of_the_read_out(read_out, size):
     """What it lacks below 0 counts, too; what is averaged is what is not affine is taken of."""
     text = f"net (float[N, 3] x) => (float[N, 2] y) {{ a = Gemm(x, w) r = Relu(a) {read_out} }}"
     weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
-    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
-    alone = partial(correct, weights=True, biases=False)
-    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
-    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
-    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
-    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
+    x, conversion, result = refitted_alone(text, weights, size)
     features = READ_OUTS[read_out]
     seen = features(np.float64(result.potential_sums["r"]) / 8)
     truth = features(np.maximum(x @ np.float64(weights["w"]), 0))
@@ -687,3 +687,14 @@ def test_memory_is_that_of_one_batch(recipe):
     assert twice < 1.2 * once
     # The check sees the arrays: currents of 8 time-steps, 16 images and 4 channels, 0.5 MB.
     assert once > 16 * 4 * 16 * 16 * 4 * 4
+
+
+def test_a_search_goes_on_behind_layers_that_no_layer_reads():
+    """Those of an auxiliary head, whose spikes an output alone reads."""
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y, float[N, 2] z) { a = Gemm(x, w) r = Relu(a) "
+        "z = Gemm(r, u) b = Gemm(x, w) s = Relu(b) c = Gemm(s, u) t = Relu(c) y = Gemm(t, v) }"
+    )
+    weights = {name: DENSE[name] for name in "wuv"}
+    conversion = convert(model(text, weights), calibration=SMALL, recipe="rnl", timesteps=8)
+    assert len(conversion.neurons) == 3
