@@ -3,15 +3,20 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes import run_passes, upgrade_opset
+from onnx2snn.graph_passes.driver import Pass, pass_name
+from onnx2snn.graph_passes.errors import DataError, ModelError, PassError
+from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .calibration import Ann, Running
 from .data import Data, Inputs, check_labels
+from .examination import import_ann
 
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-3}
 """Largest relative error of outputs that counts as rounding, by the network's type."""
@@ -179,6 +184,47 @@ def relative_error(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) 
     sums = Differences()
     sums.add(before, after)
     return sums.error()
+
+
+def batch_dependence(
+    model: ModelParts, inputs: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+) -> float:
+    """How far an ANN's outputs for some samples depend on the others in the batch: an error.
+
+    ``wanted``: its outputs for ``inputs`` alone. Raises ``ModelError`` or ``DataError`` where it
+    does not run on twice as many samples.
+    """
+    size = len(next(iter(inputs.values())))
+    twice = {name: np.concatenate([x, -x[::-1]]) for name, x in inputs.items()}
+    both = outputs_of(model, twice)
+    parts = [outputs_of(model, {n: x[i : i + size] for n, x in twice.items()}) for i in (0, size)]
+    apart = {name: np.concatenate([p[name] for p in parts]) for name in both}
+    return max(relative_error(wanted, parts[0]), relative_error(apart, both))
+
+
+def blame(passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float) -> NoReturn:
+    """Raise ``PassError``, naming the pass after which an ANN's outputs for x differ.
+
+    ``passes``: those that together made the ``error``.
+    """
+    graph, wanted = import_ann(upgrade_opset(before)), outputs_of(before, x)
+    limit = tolerance(graph)
+    for function in (None, *passes):
+        if function is not None:
+            run_passes(graph, [function])
+        name = "upgrade_opset" if function is None else pass_name(function)
+        found = relative_error(wanted, outputs_of(to_parts(graph), x))
+        if found > limit:
+            raise PassError(
+                f"pass {name} should leave the network's function as it is, "
+                f"but changed its output by {found:.1e} of its size: please report it, with "
+                "the model"
+            )
+    raise PassError(
+        f"the passes {', '.join(map(pass_name, passes))} should leave the network's function "
+        f"as it is, but together changed its output by {error:.1e} of its size: please report "
+        "it, with the model"
+    )
 
 
 def first_inputs_that_run(

@@ -10,7 +10,6 @@ from onnx2snn.graph_passes import (
     DataError,
     MissingThresholdError,
     ModelError,
-    PassError,
     PassReport,
     Refusal,
     UnsupportedModelError,
@@ -47,13 +46,15 @@ from onnx2snn.runtime.providers import CPU, create_session
 from .calibration import Running, calibrate, pooled, watch
 from .checking import (
     Agreement,
+    batch_dependence,
+    blame,
     compare,
     first_inputs_that_run,
     outputs_of,
     relative_error,
     tolerance,
 )
-from .data import Data, Inputs
+from .data import Data
 from .examination import (
     analog_activations,
     import_ann,
@@ -166,20 +167,11 @@ class Network:
         report = run_passes(self.graph, [free_batch_axis])[0]
         if not report.changed:
             return False
-        size = len(next(iter(inputs.values())))
-        twice = {name: np.concatenate([x, -x[::-1]]) for name, x in inputs.items()}
         try:
-            freed = to_parts(self.graph)
-            both = outputs_of(freed, twice)
-            parts = [
-                outputs_of(freed, {n: x[i : i + size] for n, x in twice.items()}) for i in (0, size)
-            ]
-            apart = {name: np.concatenate([p[name] for p in parts]) for name in both}
-            error = max(relative_error(wanted, parts[0]), relative_error(apart, both))
+            error = batch_dependence(to_parts(self.graph), inputs, wanted)
+            why = "samples depend on each other"
         except (ModelError, DataError, ValueError) as failure:
             error, why = np.inf, str(failure)
-        else:
-            why = "samples depend on each other"
         if error <= tolerance(self.graph):
             self.reports.append(report)
             return True
@@ -202,7 +194,7 @@ class Network:
             self.check = f"on {self.calibration.samples} samples of the calibration data"
             if error > limit:
                 x, _ = next(iter(self.calibration.batches(self._running.batch_size)))
-                self._name_the_culprit(passes, before, x, error)
+                blame(passes, self._again(before), x, error)
         elif sample is None:
             self.current = to_parts(self.graph)
             self.check = NOT_CHECKED
@@ -213,32 +205,12 @@ class Network:
             count = len(next(iter(inputs.values()), ()))
             self.check = f"on {count} random inputs (seed 0) of the declared shape"
             if error > limit:
-                self._name_the_culprit(passes, before, inputs, error)
+                blame(passes, self._again(before), inputs, error)
         self.check += f"; relative error {error:.1e}" if sample or self.calibration else ""
 
-    def _name_the_culprit(
-        self, passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float
-    ) -> None:
-        if before is self.original:
-            before = read_any(self._model)
-        graph, wanted = import_ann(upgrade_opset(before)), outputs_of(before, x)
-        limit = tolerance(graph)
-        for function in (None, *passes):
-            if function is not None:
-                run_passes(graph, [function])
-            name = "upgrade_opset" if function is None else pass_name(function)
-            found = relative_error(wanted, outputs_of(to_parts(graph), x))
-            if found > limit:
-                raise PassError(
-                    f"pass {name} should leave the network's function as it is, "
-                    f"but changed its output by {found:.1e} of its size: please report it, with "
-                    "the model"
-                )
-        raise PassError(
-            f"the passes {', '.join(map(pass_name, passes))} should leave the network's function "
-            f"as it is, but together changed its output by {error:.1e} of its size: please report "
-            "it, with the model"
-        )
+    def _again(self, model: ModelParts) -> ModelParts:
+        """The same, its weights read again if it is the original and they were let go."""
+        return read_any(self._model) if model is self.original else model
 
     def replace_pools(self) -> None:
         """Replace max-pooling by average-pooling, if so wanted, and fold what that lets fold."""

@@ -1,5 +1,6 @@
 """Samples whose read-out is settled need no further time-steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,26 @@ def is_softmax(read_out: onnx.ModelProto | None, output: str) -> bool:
     while node is not None and node.op_type in _SHAPING:
         node = makers.get(node.input[0])
     return node is not None and node.op_type == "Softmax"
+
+
+def scores_of(outputs: Mapping[str, np.ndarray], samples: int) -> np.ndarray:
+    """The first output as scores [N, classes], all outputs having a row for each sample.
+
+    Raises ``DataError`` where they have not, or where there are no two classes.
+    """
+    for name, value in outputs.items():
+        if value.shape[:1] != (samples,):
+            raise DataError(
+                f"an early exit needs outputs with a row for each sample; '{name}' is "
+                f"{list(value.shape)} for {samples}"
+            )
+    scores = next(iter(outputs.values()))
+    if scores.ndim < 2 or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
+        raise DataError(
+            "an early exit needs a first output [N, classes] with two classes or more, "
+            f"not {list(scores.shape)}"
+        )
+    return np.asarray(scores.reshape(samples, -1))
 
 
 def logits(probabilities: np.ndarray) -> np.ndarray:

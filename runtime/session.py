@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice
 from .coding import Coding, check_coding, encode
-from .early_exit import EarlyExit, is_softmax, logits
+from .early_exit import EarlyExit, is_softmax, logits, scores_of
 from .graphs import only
 from .half import halve
 from .inputs import as_input, by_input_name, readout_times, require_same_numbers
@@ -342,19 +342,7 @@ class SpikingSession:
             if t <= self._plan.delay and t < timesteps:
                 continue
             outputs = self._outputs_now()
-            for name, value in outputs.items():
-                if value.shape[:1] != left.shape:
-                    raise DataError(
-                        f"an early exit needs outputs with a row for each sample; '{name}' is "
-                        f"{list(value.shape)} for {len(left)}"
-                    )
-            scores = next(iter(outputs.values()))
-            if scores.ndim < 2 or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
-                raise DataError(
-                    "an early exit needs a first output [N, classes] with two classes or more, "
-                    f"not {list(scores.shape)}"
-                )
-            scores = scores.reshape(len(scores), -1)
+            scores = scores_of(outputs, len(left))
             now = logits(scores) if probabilities else scores
             looks = [*looks, now][-rule.stable :]
             leave = rule.settled(looks) | (t == timesteps)
