@@ -1,13 +1,18 @@
 """What memory a way to run takes, and whether that fits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+import onnx
+
 from .chunks import WeightedLayer, axes_of_time, weighted_layers
+from .int8 import Quantised
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
+from .plan import State
 from .rows import Shape
 from .winograd import NODES_OF_TILES, Tiles
 
@@ -36,6 +41,43 @@ class Costs:
     derived_counts: bool
     kept: frozenset[str]
     max_memory: int | None
+
+
+def costs_of(
+    network: Quantised,
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    *,
+    on_cpu: bool,
+    in_chunks: bool,
+    derived_counts: bool,
+    kept: frozenset[str],
+    max_memory: int | None,
+) -> Costs:
+    """What graphs of ``step`` cost, which reads and writes these ``states`` anew.
+
+    ``on_cpu``: whether they run on a CPU; the rest are those of ``Costs``.
+    """
+    plan, layers, half = network.plan, network.layers, network.half
+    scratch = {layer.node: layer.scratch for layer in layers.values()}
+    spikes = frozenset(neuron.spikes for neuron in plan.neurons)
+    sizes = {name: values.nbytes for name, values in plan.weights.items()}
+    weights = sum(sizes.values())
+    return Costs(
+        peaks=Peaks(step, states, spikes, scratch),
+        weights=weights,
+        # The rounded weights of layers in 8 bits are there for the sums alone.
+        copied=weights - sum(sizes[name] for name in layers),
+        may_tile=frozenset(
+            name
+            for name, values in plan.weights.items()
+            if on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
+        ),
+        in_chunks=in_chunks,
+        derived_counts=derived_counts,
+        kept=kept,
+        max_memory=max_memory,
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 from .choice import Choice
 from .coding import Coding, check_coding, encode
 from .early_exit import EarlyExit, is_softmax, logits, scores_of
+from .estimate import costs_of
 from .graphs import only
 from .half import halve
 from .inputs import as_input, by_input_name, readout_times, require_same_numbers
@@ -100,10 +101,9 @@ class SpikingSession:
         )
         self._prologue = None if made.prologue is None else create(made.prologue)
         self._averages = Averages(made, create)
-        self._chunked = plan == "auto"
         # Currents in fewer bits are not what potentials say that they add up to.
         exact = precision != "float16" and not rounds_products(chosen)
-        totals = totals_of(made) if self._chunked and exact else None
+        totals = totals_of(made) if plan == "auto" and exact else None
         states = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
         step = only(made.step, [*now, *(state.written for state in states)])
@@ -113,17 +113,20 @@ class SpikingSession:
         graphs = chosen != without_capture(chosen)
         self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
         self._sums = Sums(made, totals, self._states, partial(create, lean=True))
-        self._time_steps = TimeSteps(
+        on_cpu = self.providers[0] == CPU
+        costs = costs_of(
             quantised,
             step,
             states,
-            partial(create, captures=True),
-            on_cpu=self.providers[0] == CPU,
-            cores=cores_of(threads),
-            in_chunks=self._chunked,
+            on_cpu=on_cpu,
+            in_chunks=plan == "auto",
             derived_counts=self._sums.derived,
-            max_memory=max_memory,
             kept=self._sums.kept,
+            max_memory=max_memory,
+        )
+        capturing = partial(create, captures=True)
+        self._time_steps = TimeSteps(
+            quantised, step, states, costs, capturing, on_cpu, cores_of(threads)
         )
         self.reset()
 
@@ -370,7 +373,7 @@ class SpikingSession:
         choice = self._time_steps.choice(inputs, self._readouts, self._varying)
         steps = choice.chunk(most)
         # A budget counts on groups of samples, which need states in full, from the first run on.
-        grouped = choice.together < choice.samples and self._time_steps.max_memory is not None
+        grouped = choice.together < choice.samples and self._time_steps.costs.max_memory is not None
         if choice.in_full and (steps > 1 or grouped):
             self._states.fill(choice.shapes)
         # What runs next may be another graph, which needs the memory; the next run is as this one.

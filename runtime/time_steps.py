@@ -18,7 +18,7 @@ from .half import with_half_products
 from .int8 import IntegerLayer, Quantised
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
-from .memory import Peaks, read_out_memory, sizes_of
+from .memory import read_out_memory, sizes_of
 from .plan import State
 from .providers import give_back_memory
 from .rows import Shape, states_have_rows
@@ -32,47 +32,21 @@ class TimeSteps:
     """Chooses how time-steps run, and makes their graphs where they are first used.
 
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
-    ``create``: makes a session of a graph, as ``create_session`` does.
-    ``on_cpu``: whether that runs on a CPU, on so many ``cores``; ``in_chunks``,
-    ``derived_counts``, ``max_memory`` and ``kept`` are those of ``Costs``. ``shared``: weights in
-    the layout of the CPU, which chunks share, by what they hold.
+    ``costs``: what its graphs cost. ``create``: makes a session of a graph, as ``create_session``
+    does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in the
+    layout of the CPU, which chunks share, by what they hold.
     """
 
     network: Quantised
     step: onnx.ModelProto
     states: Sequence[State]
+    costs: Costs
     create: Callable[..., Any]
     on_cpu: bool
     cores: int
-    in_chunks: bool
-    derived_counts: bool
-    max_memory: int | None
-    kept: frozenset[str]
     sessions: dict[tuple, Any] = field(default_factory=dict)
     shared: dict[tuple, np.ndarray] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        plan, layers, half = self.network.plan, self.network.layers, self.network.half
-        scratch = {layer.node: layer.scratch for layer in layers.values()}
-        spikes = frozenset(neuron.spikes for neuron in plan.neurons)
-        sizes = {name: values.nbytes for name, values in plan.weights.items()}
-        weights = sum(sizes.values())
-        self.costs = Costs(
-            peaks=Peaks(self.step, self.states, spikes, scratch),
-            weights=weights,
-            # The rounded weights of layers in 8 bits are there for the sums alone.
-            copied=weights - sum(sizes[name] for name in layers),
-            may_tile=frozenset(
-                name
-                for name, values in plan.weights.items()
-                if self.on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
-            ),
-            in_chunks=self.in_chunks,
-            derived_counts=self.derived_counts,
-            kept=self.kept,
-            max_memory=self.max_memory,
-        )
 
     def choice(
         self, inputs: Mapping[str, np.ndarray], readouts: int = 1, varying: bool = False
@@ -87,7 +61,7 @@ class TimeSteps:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
             together = samples
-            if self.on_cpu and self.in_chunks:
+            if self.on_cpu and self.costs.in_chunks:
                 together = samples_together(self.step, self.states, shapes, samples, self.cores)
             self.choices[key] = choose(
                 self.costs,
@@ -131,8 +105,8 @@ class TimeSteps:
         """Let go of sessions that other choices made, where not all fit the memory."""
         wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
         others = self.sessions.keys() - wanted
-        total = choice.memory.total + len(others) * self.costs.copied
-        if self.max_memory is not None and total > self.max_memory:
+        total, most = choice.memory.total + len(others) * self.costs.copied, self.costs.max_memory
+        if most is not None and total > most:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
 
     def _rounded(
