@@ -94,13 +94,13 @@ from .statistics import Statistic, parse_statistic
     "--reset",
     type=click.Choice(["subtract", "zero"]),
     help="At a spike, subtract V_th from the membrane potential, or set it to zero.  "
-    "[default: subtract]",
+    "[default: the recipe's; subtract]",
 )
 @click.option(
     "--delay",
     type=click.IntRange(0),
     metavar="N",
-    help="Leave the first N time-steps out of the read-out.  [default: 0]",
+    help="Leave the first N time-steps out of the read-out.  [default: the recipe's; 0]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="For uniform and normal."

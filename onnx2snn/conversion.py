@@ -148,10 +148,10 @@ def convert(
         require_bounds(network.graph, plan.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
     network.make_spiking(v_init, seed)
-    network.change(neuron, delay)
+    network.change(neuron, delay, timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(plan.passes, timesteps)
-    network.delay(delay)
+    network.delay(delay, timesteps)
     then = f", then {', '.join(map(pass_name, plan.passes))}"
     neurons = [
         NeuronReport(
@@ -194,15 +194,18 @@ def convert(
 
 
 def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
-    """The recipe's neurons with another reset; ``DataError`` where theirs is none of the two."""
+    """The recipe's neurons with this reset; ``DataError`` where they cannot reset to zero."""
     if reset is None:
         return recipe.neuron
     if reset not in get_args(Reset):
         raise DataError(f"reset must be one of {', '.join(get_args(Reset))}, not {reset!r}")
     if recipe.neuron.op not in ("IF", "ResetToZeroIF"):
+        if reset == "subtract":
+            # All other kinds do.
+            return recipe.neuron
         raise DataError(
-            f"the recipe '{recipe.name}' is made of neurons {recipe.neuron.op}, which reset in "
-            "their own way: leave out --reset, or take another recipe"
+            f"the recipe '{recipe.name}' is made of neurons {recipe.neuron.op}, which reset by "
+            "subtraction alone: leave out --reset, or take another recipe"
         )
     return Neuron("ResetToZeroIF" if reset == "zero" else "IF")
 

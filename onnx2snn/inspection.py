@@ -68,6 +68,15 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+def has_json(value: Any) -> bool:
+    """Whether ``json.dumps`` writes a value, with ``plain`` as its default."""
+    try:
+        json.dumps(value, default=plain)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object from a file's metadata; empty if it is something else."""
     try:

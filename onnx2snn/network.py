@@ -361,8 +361,11 @@ class Network:
         snn = Spiking(self.graph, self.unclipped, self.calibration, self._running, timesteps)
         self.run([*(_over_graph(function, snn) for function in passes), fold_batch_normalization])
 
-    def change(self, neuron: Neuron, delay: int) -> None:
-        """Let neurons be of another kind, and start again after a delay if they are of one."""
+    def change(self, neuron: Neuron, delay: int, timesteps: int) -> None:
+        """Let neurons be of another kind, and start again after a delay if they are of one.
+
+        timesteps: the T that this is for.
+        """
         if neuron.op != "IF":
             kind = partial(
                 change_neurons,
@@ -372,20 +375,25 @@ class Network:
                 delay=delay,
             )
             self.run([kind])
-            if delay == 0 and neuron.op in ("ResidualIF", "OffsetIF"):
+            if neuron.op in ("ResidualIF", "OffsetIF") and not 0 < delay < timesteps:
                 self.notes.append(
-                    f"{neuron.op} begins again after the delay; without one (--delay 0, or T=1) "
-                    "it is an IF"
+                    f"{neuron.op} begins again after the delay; without one (--delay 0, or T=1), "
+                    "or in no more time-steps than it takes, it is an IF"
                 )
 
-    def delay(self, steps: int) -> None:
-        """Let the read-out begin after so many time-steps.
+    def delay(self, steps: int, timesteps: int) -> None:
+        """Let the read-out begin after so many time-steps, of ``timesteps`` that this is for.
 
         Neurons that are outputs of the network get new output names, so run it after the passes
         that look tensors up by name.
         """
         if steps:
             self.run([partial(delay_read_out, delay=steps)])
+        if steps >= timesteps:
+            self.notes.append(
+                f"the read-out begins after {steps} time-steps; runs of no more, as of "
+                f"T={timesteps}, are read out from their start"
+            )
 
     def require_loadable(self) -> None:
         """Raise ``ModelError`` if ONNX Runtime cannot load the result.

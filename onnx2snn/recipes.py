@@ -4,6 +4,7 @@ A recipe of one's own is a ``Recipe`` too, made from nothing or by ``dataclasses
 passes are functions of a ``spiking.Spiking`` that say whether they changed anything.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 
 from .correction import correct, shift_currents, switch_inputs
+from .inspection import has_json
 from .searching import balance_thresholds, scale_thresholds, search_potentials
 from .spiking import Spiking
 from .statistics import Statistic
@@ -48,7 +50,8 @@ class Recipe:
     ``recalibrate``: for clips too, where it is below their bound. ``v_init``, ``neuron`` and
     ``delay`` go with any recipe: v(0), the kind of neurons, and what the read-out leaves out at
     the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
-    is then done to the spiking network, in order.
+    is then done to the spiking network, in order. Raises ``DataError`` for fields that are none
+    of these.
     """
 
     name: str
@@ -62,6 +65,24 @@ class Recipe:
     neuron: Neuron = Neuron()
     delay: float = 0
     passes: tuple[SpikingPass, ...] = ()
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.delay, int | float) and math.isfinite(self.delay)
+        checks = {
+            "threshold": (isinstance(self.threshold, Statistic | None), "a Statistic or None"),
+            "neuron": (isinstance(self.neuron, Neuron), "a Neuron"),
+            "delay": (number and self.delay >= 0, "a number of time-steps, or a share of T"),
+            "passes": (
+                isinstance(self.passes, tuple) and all(map(callable, self.passes)),
+                "a tuple of functions",
+            ),
+        }
+        for name, (holds, what) in checks.items():
+            if not holds:
+                raise DataError(
+                    f"{name} of the recipe '{self.name}' must be {what}, "
+                    f"not {getattr(self, name)!r}"
+                )
 
     def statistic(self, timesteps: int | None) -> Statistic | None:
         """The threshold's statistic for T time-steps."""
@@ -110,15 +131,19 @@ class Recipe:
     def is_told_by_definition(self) -> bool:
         """Whether two recipes of this definition convert alike: its passes are this package's.
 
-        What others do, a function within a function, say, their names do not tell.
+        What others do, a function within a function, say, their names do not tell; nor is it told
+        what they are given that has no form in JSON.
         """
         package = __name__.partition(".")[0]
-        named = all(not getattr(function, "args", ()) for function in self.passes)
+        named = all(
+            not getattr(function, "args", ()) and all(map(has_json, _settings(function).values()))
+            for function in self.passes
+        )
         modules = [unbound(function).__module__ for function in self.passes]
         return named and all(module.partition(".")[0] == package for module in modules)
 
     def definition(self) -> dict[str, Any]:
-        """All settings, in JSON's types."""
+        """All settings, in JSON's types; of what has no form there, the name of its type."""
         kept = asdict(self) | {"passes": [_pass_definition(f) for f in self.passes]}
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
 
@@ -133,8 +158,15 @@ _DECIDES = {
 """Settings that these passes overwrite."""
 
 
+def _settings(function: SpikingPass) -> dict[str, Any]:
+    return dict(function.keywords) if isinstance(function, partial) else {}
+
+
 def _pass_definition(function: SpikingPass) -> dict[str, Any]:
-    settings = dict(function.keywords) if isinstance(function, partial) else {}
+    settings = {
+        name: value if has_json(value) else type(value).__name__
+        for name, value in _settings(function).items()
+    }
     return {"pass": pass_name(function), **settings}
 
 

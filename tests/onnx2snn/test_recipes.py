@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from onnx2snn import (
 )
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
+from onnx2snn.correction import correct
 from onnx2snn.early_exits import early_exits
 from onnx2snn.graph_passes import neuron_nodes
 from onnx2snn.recipes import RECIPES, Recipe, recipe_by_name
@@ -425,8 +427,57 @@ def test_reset_to_zero_by_hand():
 
 def test_resets_of_other_neurons_are_refused():
     for recipe in ("signed", "burst", "srp", "cos", "best"):
-        with pytest.raises(DataError, match="reset in their own way"):
+        with pytest.raises(DataError, match="reset by subtraction alone"):
             convert(two(), calibration=DATA, recipe=recipe, reset="zero")
+        as_ever, said = (
+            convert(two(), calibration=DATA, recipe=recipe, reset=reset).model.graph
+            for reset in (None, "subtract")
+        )
+        assert as_ever == said
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("cos", "OffsetIF"), ("srp", "ResidualIF")])
+@pytest.mark.parametrize("delay", [0, 3, 8, 20])
+def test_a_delay_that_leaves_no_time_is_said(recipe, kind, delay):
+    notes = convert(two(), calibration=DATA, recipe=recipe, delay=delay, timesteps=8).notes
+    assert any(kind in note and "it is an IF" in note for note in notes) == (delay != 3)
+    assert any("are read out from their start" in note for note in notes) == (delay >= 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threshold", "max"), ("neuron", "IF"), ("delay", float("nan")), ("delay", -1), ("passes", 3)],
+)
+def test_a_recipe_refuses_fields_that_are_none(name, value):
+    with pytest.raises(DataError, match=f"{name} of the recipe 'mine' must be"):
+        replace(recipe_by_name("mmse"), name="mine", **{name: value})
+
+
+def changes_nothing(snn, extra):
+    return False
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [(len, "builtin_function_or_method"), (DATA, "Data"), ({1, 2}, "set"), ({(1, 2): 3}, "dict"),
+     (np.float32(0.5), 0.5), ([1, "a"], [1, "a"])],
+)  # fmt: skip
+def test_a_pass_takes_whatever_it_wants(extra, told):
+    mine = partial(changes_nothing, extra=extra)
+    recipe = replace(recipe_by_name("opi"), name="mine", passes=(mine,))
+    conversion = convert(two(), calibration=DATA, recipe=recipe)
+    metadata = {entry.key: entry.value for entry in conversion.model.metadata_props}
+    (entry,) = json.loads(metadata["onnx2snn.recipe"])["corrections"]
+    assert entry == {"pass": "changes_nothing", "extra": told}
+
+
+def test_settings_without_a_form_in_json_tell_no_recipe():
+    known, unknown = (
+        replace(recipe_by_name("opi"), passes=(partial(correct, rounds=rounds),))
+        for rounds in (3, DATA)
+    )
+    assert known.is_told_by_definition
+    assert not unknown.is_told_by_definition
 
 
 @pytest.mark.parametrize(("name", "value"), [("timesteps", 0), ("timesteps", -4), ("delay", -1)])
