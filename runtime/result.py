@@ -1,12 +1,40 @@
 """What a run returns."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from .plan import Neuron
+
+Arrays = dict[str, np.ndarray]
+
+
+class Later:
+    """Arrays that are worked out when someone first asks, from what is kept until then.
+
+    So they are when it is pickled or copied.
+    """
+
+    def __init__(self, work_out: Callable[[], Arrays]) -> None:
+        self._work_out: Callable[[], Arrays] | None = work_out
+        self._found: Arrays = {}
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Arrays:
+        """The arrays."""
+        with self._lock:
+            if self._work_out is not None:
+                self._found = self._work_out()
+                # With it go states, and the session that they are of.
+                self._work_out = None
+            return self._found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Later, (dict,), {"_work_out": None, "_found": self()}
 
 
 @dataclass(frozen=True)
@@ -20,13 +48,13 @@ class ReadOut:
     """
 
     timesteps: int
-    values: dict[str, np.ndarray]
+    values: Arrays
     neurons: tuple[Neuron, ...]
-    sums: Callable[[], dict[str, np.ndarray]] = field(repr=False, compare=False)
+    sums: Callable[[], Arrays] = field(repr=False, compare=False)
     sample_timesteps: np.ndarray | None = None
 
     @property
-    def potential_sums(self) -> dict[str, np.ndarray]:
+    def potential_sums(self) -> Arrays:
         """The postsynaptic potentials x = s V_th of each layer summed over time, [N, ...]."""
         sums = self.sums()
         return {neuron.name: sums[neuron.spikes] for neuron in self.neurons}
@@ -37,7 +65,7 @@ class ReadOut:
         return next(iter(self.values.values()))
 
     @cached_property
-    def spike_counts(self) -> dict[str, np.ndarray]:
+    def spike_counts(self) -> Arrays:
         """Spikes of each neuron by layer, of either sign: int64, [N, ...] in its shape."""
         return {neuron.name: self._counts(neuron) for neuron in self.neurons}
 
@@ -82,19 +110,18 @@ class Exit:
 
     timesteps: int
     samples: np.ndarray
-    values: dict[str, np.ndarray]
-    sums: Callable[[], dict[str, np.ndarray]]
+    values: Arrays
+    sums: Callable[[], Arrays]
 
 
 def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> ReadOut:
     """The read-out of a run that samples left at different times."""
     order = np.argsort(np.concatenate([each.samples for each in exits]))
 
-    def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def joined(parts: list[Arrays]) -> Arrays:
         return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
-    @cache
-    def sums() -> dict[str, np.ndarray]:
+    def sums() -> Arrays:
         return joined([{n: of_each(v, each) for n, v in each.sums().items()} for each in exits])
 
     def of_each(total: np.ndarray, left: Exit) -> np.ndarray:
@@ -102,7 +129,7 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
         return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
 
     ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]
-    return ReadOut(timesteps, joined([each.values for each in exits]), neurons, sums, ran)
+    return ReadOut(timesteps, joined([each.values for each in exits]), neurons, Later(sums), ran)
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,7 @@ class SpikingResult:
         return self.readouts[self.timesteps].output
 
     @property
-    def values(self) -> dict[str, np.ndarray]:
+    def values(self) -> Arrays:
         """Every output at T, by name."""
         return self.readouts[self.timesteps].values
 
@@ -128,7 +155,7 @@ class SpikingResult:
         return {t: readout.output for t, readout in self.readouts.items()}
 
     @property
-    def spike_counts(self) -> dict[str, np.ndarray]:
+    def spike_counts(self) -> Arrays:
         """Spikes of each neuron in T time-steps, by layer: int64 [N, ...]."""
         return self.readouts[self.timesteps].spike_counts
 

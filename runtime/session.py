@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from threading import RLock
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from .graphs import only
 from .half import halve
 from .inputs import as_input, by_input_name, readout_times, require_same_numbers
 from .int8 import LayerPrecision, Precision, Quantised, quantise
+from .one_at_a_time import one_at_a_time
 from .plan import Neuron, Plan, build_plan
 from .providers import (
     CPU,
@@ -67,6 +69,9 @@ class SpikingSession:
     "float16" computes layers in 16 bits, and potentials in float32; GPUs only.
     ``session.precisions`` says what became of each layer; it is empty for "float32".
 
+    Threads may share a session: its methods wait for each other. Where one is interrupted, as by
+    Ctrl-C, the session is at v(0) again.
+
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and
     ``DataError`` for a plan, precision, number of threads or memory that is none.
@@ -84,6 +89,7 @@ class SpikingSession:
         for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
             if given not in get_args(kinds):
                 raise DataError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
+        self._turn = RLock()
         number = isinstance(max_memory, int | float | np.number) and max_memory is not True
         if max_memory is not None and not (number and max_memory > 0):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
@@ -150,6 +156,7 @@ class SpikingSession:
         """Shape of the first input."""
         return tuple(self._plan.inputs[0].shape)
 
+    @one_at_a_time
     def run(
         self,
         x: np.ndarray | Mapping[str, np.ndarray],
@@ -208,6 +215,7 @@ class SpikingSession:
                 readouts[t] = self._read_out()
         return SpikingResult(timesteps, readouts)
 
+    @one_at_a_time
     def chosen(self, x: np.ndarray | Mapping[str, np.ndarray], *, readouts: int = 1) -> Choice:
         """What ``run`` would do for an input x, [N, ...], the same at every time-step.
 
@@ -220,6 +228,7 @@ class SpikingSession:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
         return self._time_steps.choice(self._step_inputs(inputs), readouts)
 
+    @one_at_a_time
     def step(
         self, x_t: np.ndarray | Mapping[str, np.ndarray]
     ) -> np.ndarray | dict[str, np.ndarray]:
@@ -249,6 +258,7 @@ class SpikingSession:
         by_name = {name: outputs[name] for name in self._plan.outputs}
         return by_name if len(by_name) > 1 else by_name[self._plan.outputs[0]]
 
+    @one_at_a_time
     def reset(self) -> None:
         """Set every membrane potential to v(0), as in the file."""
         self._states.reset()
@@ -256,7 +266,13 @@ class SpikingSession:
         self._time, self._readouts, self._varying = 0, 1, False
         self._before: dict[str, np.ndarray] = {}
 
+    def _begin_anew(self) -> None:
+        """Reset, and let go of all buffers: what was interrupted may have left them half done."""
+        self._states.forget()
+        self.reset()
+
     @property
+    @one_at_a_time
     def state(self) -> dict[str, np.ndarray]:
         """The membrane potentials by state name ``v/<neuron>``, as copies.
 
@@ -269,6 +285,7 @@ class SpikingSession:
         return {state.read: self._states.get(state.read) for state in self._plan.states}
 
     @state.setter
+    @one_at_a_time
     def state(self, values: Mapping[str, np.ndarray]) -> None:
         unknown = set(values) - {state.read for state in self._plan.states}
         if unknown:

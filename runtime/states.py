@@ -90,6 +90,12 @@ class DeviceStates:
             weakref.WeakKeyDictionary()
         )
 
+    def forget(self) -> None:
+        """Begin again, with new buffers and inputs."""
+        self._inputs = dict.fromkeys(self._inputs)
+        self._forget_buffers()
+        self.reset()
+
     def reset(self) -> None:
         """Begin again: the next time-step reads the starts."""
         self._current: dict[str, Any] = self._starts

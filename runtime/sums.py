@@ -1,6 +1,5 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
-import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -10,32 +9,13 @@ import onnx
 
 from .plan import Plan, State
 from .providers import run_session
+from .result import Arrays, Later
 from .states import DeviceStates, Moment
 from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
 term up to there, so that spike counts are exact; longer runs move them to float64 in between."""
-
-Arrays = dict[str, np.ndarray]
-
-
-class Later:
-    """Arrays that are worked out when someone first asks, from what is kept until then."""
-
-    def __init__(self, work_out: Callable[[], Arrays]) -> None:
-        self._work_out: Callable[[], Arrays] | None = work_out
-        self._found: Arrays = {}
-        self._lock = threading.Lock()
-
-    def __call__(self) -> Arrays:
-        """The arrays."""
-        with self._lock:
-            if self._work_out is not None:
-                self._found = self._work_out()
-                # With it go states, and the session that they are of.
-                self._work_out = None
-            return self._found
 
 
 class Sums:

@@ -12,7 +12,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
 from onnx2snn.runtime import providers
-from onnx2snn.runtime.sums import Later
+from onnx2snn.runtime.result import Later
 
 TEXT = (
     "net (float[N, 3] x) => (float[N, 2] y) "

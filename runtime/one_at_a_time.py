@@ -1,0 +1,42 @@
+"""What several threads may ask of an object, and what may be interrupted."""
+
+from collections.abc import Callable
+from functools import wraps
+from threading import RLock
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from onnx2snn.graph_passes.errors import Onnx2SnnError
+
+
+class Whole(Protocol):
+    """An object whose methods take turns."""
+
+    _turn: RLock
+
+    def _begin_anew(self) -> None:
+        """Forget all that a method may have left half done."""
+
+
+W = TypeVar("W", bound=Whole)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def one_at_a_time(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P], R]:
+    """A method that waits for the others of its object, whatever thread they run in.
+
+    Where anything but an error of this package ends it, as Ctrl-C does, the object begins anew.
+    """
+
+    @wraps(method)
+    def in_turn(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._turn:
+            try:
+                return method(self, *args, **kwargs)
+            except Onnx2SnnError:
+                raise
+            except BaseException:
+                self._begin_anew()
+                raise
+
+    return in_turn
