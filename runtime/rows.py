@@ -3,13 +3,13 @@
 Then some of them may run without the others: in groups, or after others have left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .graphs import attributes_of
+from .graphs import attributes_of, operands
 from .memory import Sizes, sizes_of
 from .plan import State
 
@@ -23,6 +23,16 @@ _ALONG_AXES = {"CumSum", "Gather", "Pad", "Slice"}
 
 _ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "ReverseSequence", "Trilu"}
 """Others that may."""
+
+_OF_SHAPES = {"Add", "Cast", "Concat", "Div", "Equal", "Gather", "Identity", "Max", "Min", "Mul",
+              "Slice", "Squeeze", "Sub", "Unsqueeze", "Where"}  # fmt: skip
+"""Operators by which one shape is made of others."""
+
+_WHOLE = (None, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+"""To what a Cast may take a shape."""
+
+_TO_SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 1, "Tile": 1}
+"""Operators that take a shape, or numbers of elements, from this input on."""
 
 
 def states_have_rows(
@@ -64,7 +74,9 @@ def samples_are_apart(
     if any(sizes.shapes.get(info.name, ())[:1] != (_MANY,) for info in step.graph.output):
         return False
     constants = {t.name: t for t in step.graph.initializer if t.name not in shapes}
-    return not any(_mixes(node, sizes, constants) for node in step.graph.node)
+    if any(_mixes(node, sizes, constants) for node in step.graph.node):
+        return False
+    return not _compute_with_sizes(step.graph.node)
 
 
 def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
@@ -87,6 +99,27 @@ def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.Tens
         axes = _axes(node, constants, len(read[0]))
         return axes is None or any(axis % len(read[0]) == 0 for axis in axes)
     return node.op_type in _ALONG_ANY
+
+
+def _compute_with_sizes(nodes: Iterable[onnx.NodeProto]) -> bool:
+    """Whether sizes of tensors, N perhaps among them, become numbers to compute with."""
+    sizes = set[str]()
+    for node in nodes:
+        if node.op_type in ("Shape", "Size"):
+            sizes.update(node.output)
+            continue
+        read = sizes.intersection(operands(node))
+        if not read:
+            continue
+        of_shapes = node.op_type in _OF_SHAPES and attributes_of(node).get("to") in _WHOLE
+        if node.op_type in ("Gather", "Slice"):
+            # What else they read says where, in something that may be no shape.
+            of_shapes = node.input[0] in sizes and read == {node.input[0]}
+        if of_shapes:
+            sizes.update(node.output)
+        elif node.op_type not in _TO_SHAPES or read & {*node.input[: _TO_SHAPES[node.op_type]]}:
+            return True
+    return False
 
 
 def _axes(

@@ -10,6 +10,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.runtime import estimate, groups
+from onnx2snn.runtime.rows import samples_are_apart
 from onnx2snn.runtime.states import DeviceStates
 
 
@@ -276,3 +277,36 @@ def test_as_many_run_as_a_refusal_says(together, monkeypatch):
                 with pytest.raises(DataError):
                     session.chosen(x[: fit + 2])
     assert refused > 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "apart"),
+    [
+        ("s = Shape(b) n = Gather(s, i0) f = Cast<to = 1>(n) c = Mul(b, f)", False),
+        ("s = Size(b) f = Cast<to = 1>(s) c = Div(b, f)", False),
+        ("s = Shape(b) n = Gather(s, i0) r = Range(i0, n, i1) q = Cast<to = 1>(r) "
+         "p = Reshape(q, column) c = Add(b, p)", False),
+        ("s = Shape(b) n = Gather(s, i1) d = Gather(table, n) c = Mul(b, d)", False),
+        ("s = Shape(b) n = Gather(s, i0) u = Unsqueeze(n, zeroth) d = Concat<axis = 0>(u, rest) "
+         "c = Reshape(b, d)", True),
+        ("s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, rest) "
+         "q = Expand(one, d) c = Mul(b, q)", True),
+        ("s = Shape(b) z = ConstantOfShape(s) c = Add(b, z)", True),
+    ],
+)  # fmt: skip
+def test_sizes_to_compute_with(numbers, apart):
+    values = {
+        "i0": np.int64(0), "i1": np.int64(1), "zeroth": np.int64([0]), "first": np.int64([1]),
+        "rest": np.int64([4]), "column": np.int64([-1, 1]), "one": np.float32([1]),
+        "table": np.arange(8, dtype=np.float32), "lo": np.float32(0), "hi": np.float32(1),
+        "w": dyadic.weights(np.random.default_rng(0), 4, 4),
+    }  # fmt: skip
+    text = (
+        "net (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) b = Clip(a, lo, hi) "
+        + numbers + " e = MatMul(c, w) y = Clip(e, lo, hi) }"
+    )  # fmt: skip
+    used = {name: value for name, value in values.items() if f"{name})" in text
+            or f"{name}," in text or f"({name}" in text}  # fmt: skip
+    graph = model(text, used)
+    shapes = {"x": (5, 4)}
+    assert samples_are_apart(graph, [], shapes, 5) == apart
