@@ -6,10 +6,23 @@ _SOME = 2**16
 """Of the weights of a layer, as many tell how long they are."""
 
 
+_LONGEST = 22
+"""Digits of weights whose sums may be exact: of float32's 24, thresholds that are no powers of two
+take another two."""
+
+
 def is_long(weights: np.ndarray) -> bool:
-    """Whether some of them need more than 16 of the 24 bits of float32, so that sums round."""
+    """Whether sums of float32 weights round: they have more than 22 binary digits.
+
+    From the first of the largest to the last of any.
+    """
     some = np.ascontiguousarray(weights.reshape(-1)[:_SOME])
-    return bool(np.any(some.view(np.int32) & 0xFF))
+    fractions, exponents = np.frexp(some[some != 0])
+    if not fractions.size:
+        return False
+    whole = (fractions * 2.0**24).astype(np.int64)
+    last = exponents - 24 + np.frexp(whole & -whole)[1] - 1
+    return bool(exponents.max() - last.min() > _LONGEST)
 
 
 def of_channels(factor: np.ndarray, count: int, rank: int) -> bool:

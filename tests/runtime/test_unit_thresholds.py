@@ -14,6 +14,7 @@ from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.runtime import time_steps
 from onnx2snn.runtime.int8 import Quantised
 from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.scaled_weights import is_long
 from onnx2snn.runtime.unit_thresholds import rescaled, with_unit_thresholds
 from onnx2snn.runtime.unroll import unrolled
 
@@ -187,3 +188,43 @@ def test_pools_keep_their_maxima_where_sizes_are_known(monkeypatch, known):
     assert made
     pools = {node.op_type for chunk in made for node in chunk.graph.node if "Pool" in node.op_type}
     assert pools == ({"MaxPool"} if known else {"SpikingMaxPool"})
+
+
+@pytest.mark.parametrize(
+    ("weights", "long"),
+    [
+        ([0.0, 0.0], False),
+        ([1.0, 0.75], False),
+        ([2**-21, 1.5], False),
+        ([2**-22, 1.5], True),
+        ([3 * 2**-17, -3.0], False),
+        ([0.1], True),
+        (np.random.default_rng(0).normal(size=50), True),
+    ],
+)
+def test_weights_whose_sums_may_be_exact(weights, long):
+    assert is_long(np.float32(weights)) == long
+
+
+@pytest.mark.parametrize("digits", [14, 17, 19])
+def test_sums_that_are_exact_in_many_digits_stay_so(digits):
+    # Currents of 0.75 / 2 and more: every second time-step is a tie.
+    rng, half = np.random.default_rng(digits), 2 ** (digits + 1)
+    some = (rng.integers(-half, half, (7, 200)) / 2**digits).astype(np.float32)
+    w = np.concatenate([some, -some])
+    w[-1] += np.float32(0.375)
+    values = {
+        "one": np.eye(14, dtype=np.float32), "w": w, "v": np.ones((200, 1), np.float32),
+        "zero": np.float32(0), "first": np.float32(1), "second": np.float32(0.75),
+    }  # fmt: skip
+    snn = convert(
+        model(
+            "net (float[N, 14] x) => (float[N, 1] y) { a = MatMul(x, one) b = Clip(a, zero, first) "
+            "c = MatMul(b, w) d = Clip(c, zero, second) y = MatMul(d, v) }",
+            values,
+        )
+    ).model
+    x = np.ones((2, 14), np.float32)
+    runs = [SpikingSession(snn, plan=plan, threads=1).run(x, 33) for plan in ("auto", "step")]
+    same(*runs)
+    assert (runs[0].spike_counts["d"] == 16).all()
