@@ -112,6 +112,9 @@ def weighted_layers(
         return count // sizes.shapes[node.output[0]][channels] if count else 0
 
     def axis(node: onnx.NodeProto) -> int | None:
+        if len(sizes.shapes.get(node.input[0], (0, 0))) < 2:
+            # A vector: its axis 0 is what is multiplied.
+            return None
         found = axis_of_time(node, constants)
         return 0 if found and node.name in in_8_bits else found
 

@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
+from alike import same
 from onnx_text import model
 
 from onnx2snn import (
@@ -205,3 +206,22 @@ def test_a_batch_size_that_is_part_of_the_network_stays():
     assert "batch size stays fixed" in conversion.notes[0]
     with pytest.raises(DataError, match="use --batch-size 2"):
         evaluate(conversion.model, from_arrays(np.ones((4, 3), np.float32)), [8], batch_size=4)
+
+
+def test_a_vector_through_heavy_weights():
+    rng = np.random.default_rng(1)
+    weights = {"w": (rng.integers(-4, 5, (600, 600)) / 64).astype(np.float32), **{
+        name: WEIGHTS[name] for name in ("lo", "hi")
+    }}  # fmt: skip
+    snn = convert(
+        model(
+            "g (float[600] x) => (float[600] y) { a = Clip(x, lo, hi) b = MatMul(a, w) "
+            "c = Clip(b, lo, hi) y = MatMul(c, w) }",
+            weights,
+        )
+    ).model
+    x = (rng.integers(-8, 9, 600) / 8).astype(np.float32)
+    found, wanted = (
+        SpikingSession(snn, plan=p, threads=1).run(x, 37, [5]) for p in ("auto", "step")
+    )
+    same(found, wanted)
