@@ -133,7 +133,11 @@ class Estimate:
 
     def fits(self, chunks: tuple[int, ...]) -> bool:
         """Whether these chunks fit the memory that there is."""
-        memory, most = self.memory(chunks), self.costs.max_memory
+        most = self.costs.max_memory
+        # To know the activations of a chunk is to make its graph, which takes memory, too.
+        if most is not None and self._weights(chunks) + self._graphs(chunks) > most:
+            return False
+        memory = self.memory(chunks)
         if most is not None:
             return memory.total <= most
         return memory.activations - self._peak(1) <= EXTRA_ACTIVATIONS
@@ -141,20 +145,12 @@ class Estimate:
     def memory(self, chunks: tuple[int, ...]) -> Memory:
         """With graphs for chunks of these lengths, the longest first, and for single time-steps."""
         costs, run = self.costs, self.run
-        weights, copied, shared = costs.weights, costs.copied, self._shared
         # Single time-steps run too, in another order.
         alive = [self._peak(steps) for steps in (*chunks[:1], 1)]
-        # A chunk holds their matrices in place of their weights.
-        more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
         copies = self._bytes_of(self._written[name] for name in costs.kept)
         given_back = Memory(
-            weights=weights
-            # One graph of time-steps, and that of the sums while it is made, or one more; or, while
-            # weights are rounded to 8 bits, what they were.
-            + (copied + weights if costs.derived_counts else max(2 * copied, weights - copied))
-            + shared * bool(chunks)
-            + (copied - shared + more) * len(chunks),
-            graphs=GRAPHS + NODE * sum(self._nodes(steps) for steps in (*chunks, 1)),
+            weights=self._weights(chunks),
+            graphs=self._graphs(chunks),
             states=2 * self._states,
             # While a run goes on, a result of the one before may be there, too.
             inputs=(3 + run.varying * (2 * run.readouts - 1)) * self._inputs,
@@ -170,6 +166,21 @@ class Estimate:
         most = costs.max_memory
         room = EXTRA_ACTIVATIONS if most is None else most - given_back.total
         return replace(given_back, idle=idle) if idle <= room else given_back
+
+    def _weights(self, chunks: tuple[int, ...]) -> int:
+        """Bytes of all copies of weights."""
+        costs = self.costs
+        weights, copied, shared = costs.weights, costs.copied, self._shared
+        # A chunk holds their matrices in place of their weights.
+        more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
+        # One graph of time-steps, and that of the sums while it is made, or one more; or, while
+        # weights are rounded to 8 bits, what they were.
+        made = copied + weights if costs.derived_counts else max(2 * copied, weights - copied)
+        return weights + made + shared * bool(chunks) + (copied - shared + more) * len(chunks)
+
+    def _graphs(self, chunks: tuple[int, ...]) -> int:
+        """Bytes of all graphs of time-steps."""
+        return GRAPHS + NODE * sum(self._nodes(steps) for steps in (*chunks, 1))
 
     def _bytes_of(self, names: Iterable[str]) -> int:
         """Of tensors, for all samples."""

@@ -18,7 +18,7 @@ from onnx_text import model
 
 from onnx2snn import SpikingSession, convert, plot, write_model
 from onnx2snn.cli import main
-from onnx2snn.runtime import groups
+from onnx2snn.runtime import groups, kernel_forms
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -264,7 +264,8 @@ def test_demo():
     onnx.checker.check_model("results/snn-half.onnx", full_check=True)
 
 
-def test_inspect_shows_the_plan(snn):
+def test_inspect_shows_the_plan(snn, monkeypatch):
+    monkeypatch.setattr(kernel_forms, "LEAST_FILLED", 0)
     write_model(convert(dyadic.to_onnx(dyadic.finish(3))).model, "deep.onnx")
     plan = as_json("inspect", "deep.onnx", "--plan", "-N", "3")["plan"]
     assert plan["samples"] == plan["samples_together"] == 3

@@ -190,6 +190,34 @@ def test_thresholds_of_many_channels():
     run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 21)])
 
 
+def test_images_that_would_be_padding_stay_out(monkeypatch):
+    monkeypatch.setattr(kernel_forms, "LEAST_FILLED", 0.75)
+    monkeypatch.setattr(kernel_forms, "block_of_channels", lambda: 16)
+    shapes = {str(c): (2, c, 8, 8) for c in (1, 4, 8, 12, 13, 16, 20, 24, 25, 32)}
+    entering = dict(kernel_forms.layout_of([], shapes, 2))
+    assert list(entering) == ["12", "13", "16", "24", "25", "32"]
+    assert entering["13"] == ("N", 13, 8, 8)
+
+
+@needs_blocks
+def test_blocks_are_of_the_channels_to_which_filters_are_padded():
+    assert kernel_forms.block_of_channels() in (8, 16)
+
+
+@pytest.mark.parametrize("least_filled", [0, 0.75])
+def test_images_of_few_channels_beside_others(least_filled, monkeypatch):
+    monkeypatch.setattr(kernel_forms, "LEAST_FILLED", least_filled)
+    builder = dyadic.Builder(1)
+    x = builder.clip(builder.conv("input", 2, 4), 4)
+    x = builder.clip(builder.conv(x, 4, 32), 32)
+    x = builder.clip(builder.conv(x, 32, 4), 4)
+    builder.add("gemm", [builder.add("flatten", [x])], w=builder.eighths(3, 64), b=np.zeros(3))
+    network = dyadic.Network(builder.layers, (2, 4, 4))
+    snn = convert(dyadic.to_onnx(network)).model
+    session = SpikingSession(snn, threads=1)
+    run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 21), (3, 9)])
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 6)])
 def test_a_threshold_of_one_channel(shape):
     """As an array, which one channel does not bring into the blocked layout."""
