@@ -66,6 +66,7 @@ def choose(
     shapes: Mapping[str, Shape],
     samples: int,
     together: int,
+    prologue: int,
     read_out: int,
     *,
     layout: Layout | None = None,
@@ -75,14 +76,14 @@ def choose(
     """Choose how time-steps run.
 
     shapes: of what a time-step reads; ``samples`` is N, of which ``together`` are in one run.
-    read_out: bytes that reading out takes, ``readouts`` times; ``varying``: whether inputs are
-    others at each time-step. layout: what ``layout_of`` says.
+    prologue: bytes that it takes; read_out: those that reading out takes, ``readouts`` times;
+    ``varying``: whether inputs are others at each time-step. layout: what ``layout_of`` says.
     Raises ``DataError`` where not even a time-step fits.
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
     sizes = sizes_of(costs.peaks.step, at_once)
     in_full = all_known(costs.peaks.states, shapes)
-    run = Run(sizes, at_once, samples, together, read_out, readouts, varying)
+    run = Run(sizes, at_once, samples, together, prologue, read_out, readouts, varying)
     # Without tiles chunks may fit that otherwise do not.
     for may_tile in dict.fromkeys((costs.may_tile, frozenset[str]())):
         estimate = Estimate(costs, run, may_tile, layout)

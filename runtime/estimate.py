@@ -29,8 +29,9 @@ class Costs:
     ``copied`` are those of them that each graph of time-steps holds anew. ``may_tile``: the names
     of weights of which convolutions may run on tiles. ``in_chunks``: whether chunks are wanted at
     all. ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the
-    states of which each read-out keeps a copy. ``max_memory``: bytes; None lets a chunk take
-    ``EXTRA_ACTIVATIONS`` more than a time-step, and refuses nothing.
+    states of which each read-out keeps a copy. ``nodes``: how many the session's graphs besides
+    those of time-steps have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS``
+    more than a time-step, and refuses nothing.
     """
 
     peaks: Peaks
@@ -40,6 +41,7 @@ class Costs:
     in_chunks: bool
     derived_counts: bool
     kept: frozenset[str]
+    nodes: int
     max_memory: int | None
 
 
@@ -52,6 +54,7 @@ def costs_of(
     in_chunks: bool,
     derived_counts: bool,
     kept: frozenset[str],
+    nodes: int,
     max_memory: int | None,
 ) -> Costs:
     """What graphs of ``step`` cost, which reads and writes these ``states`` anew.
@@ -76,6 +79,7 @@ def costs_of(
         in_chunks=in_chunks,
         derived_counts=derived_counts,
         kept=kept,
+        nodes=nodes,
         max_memory=max_memory,
     )
 
@@ -84,14 +88,15 @@ def costs_of(
 class Run:
     """One run: N ``samples``, of which ``together`` go at once, in ``shapes``, and ``sizes``.
 
-    ``read_out``: bytes that reading out takes; there are so many ``readouts``. ``varying``: whether
-    inputs are others at each time-step.
+    ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``.
+    ``varying``: whether inputs are others at each time-step.
     """
 
     sizes: Sizes
     shapes: Mapping[str, Shape]
     samples: int
     together: int
+    prologue: int
     read_out: int
     readouts: int
     varying: bool
@@ -156,7 +161,7 @@ class Estimate:
             inputs=(3 + run.varying * (2 * run.readouts - 1)) * self._inputs,
             activations=max(alive),
             idle=0,
-            read_out=run.read_out,
+            read_out=max(run.prologue, run.read_out),
             counts=max(
                 (2 * run.readouts - 1) * copies, (run.readouts - 1) * copies + self._counting
             ),
@@ -179,8 +184,8 @@ class Estimate:
         return weights + made + shared * bool(chunks) + (copied - shared + more) * len(chunks)
 
     def _graphs(self, chunks: tuple[int, ...]) -> int:
-        """Bytes of all graphs of time-steps."""
-        return GRAPHS + NODE * sum(self._nodes(steps) for steps in (*chunks, 1))
+        """Bytes of all graphs."""
+        return GRAPHS + NODE * sum([self.costs.nodes, *map(self._nodes, (*chunks, 1))])
 
     def _bytes_of(self, names: Iterable[str]) -> int:
         """Of tensors, for all samples."""

@@ -82,8 +82,14 @@ def _enters(shape: Sequence[int | str]) -> bool:
     """Whether tensors of this shape have a blocked layout of their own that is worth it."""
     if len(shape) != 4 or shape[1] == 1:
         return False
-    channels, block = int(shape[1]), block_of_channels()
-    return channels >= LEAST_FILLED * block * -(-channels // block)
+    channels = int(shape[1])
+    return channels >= LEAST_FILLED * padded_channels(channels)
+
+
+def padded_channels(channels: int) -> int:
+    """To how many channels so many are padded in the blocked layout."""
+    block = block_of_channels()
+    return block * -(-channels // block)
 
 
 @cache

@@ -1,6 +1,6 @@
 """Sizes of a graph's tensors, and the most memory that its run takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
 import numpy as np
@@ -10,9 +10,9 @@ from onnx import helper
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
 
-from .graphs import give_shapes, operands
-from .kernel_forms import layer_by_layer
-from .plan import State
+from .graphs import attributes_of, give_shapes, operands
+from .kernel_forms import layer_by_layer, padded_channels
+from .plan import Plan, State
 from .unroll import unrolled
 
 FRAGMENTED = 1.25
@@ -93,9 +93,10 @@ class Memory:
     graphs themselves. ``states``: two sets of buffers.
     ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
     within a chunk. ``idle``: what graphs keep of theirs while others run; 0 where they give it
-    back, and ask for it anew each time. ``read_out``: what reading out takes. ``counts``: what
-    read-outs keep for spike counts and firing rates, and what working them out takes, which happens
-    where they are asked for. Not arrays that belong to the caller: x, outputs, ``spike_counts``.
+    back, and ask for it anew each time. ``read_out``: what reading out takes, or the prologue.
+    ``counts``: what read-outs keep for spike counts and firing rates, and what working them out
+    takes, which happens where they are asked for. Not arrays that belong to the caller: x, outputs,
+    ``spike_counts``.
     """
 
     weights: int
@@ -196,16 +197,40 @@ def peak_of_activations(
                 now -= alive.pop(taken)
             alive[name] = size
             now += size
-        most = max(most, now)
+        most = max(most, now + _blocks_beside(node, sizes, outside))
         for name in (*operands(node), *node.output):
             if last.get(name, place) == place:
                 now -= alive.pop(name, 0)
     return int(FRAGMENTED * most)
 
 
+def _blocks_beside(node: onnx.NodeProto, sizes: Sizes, outside: Collection[str]) -> int:
+    """Bytes of what a convolution makes in blocks of channels, beyond those of its result.
+
+    ONNX Runtime pads 2 channels to 8 or 16, and copies the result from that.
+    """
+    made = node.output[0] if node.output else ""
+    shape, itemsize = sizes.shapes.get(made, ()), sizes.itemsizes.get(made)
+    grouped = attributes_of(node).get("group", 1) > 1
+    if node.op_type != "Conv" or len(shape) != 4 or not all(shape) or itemsize != 4 or grouped:
+        return 0
+    padded = sizes.bytes_of(made) // shape[1] * padded_channels(shape[1])
+    return padded if made in outside else padded - sizes.bytes_of(made)
+
+
 def nodes_of(node: onnx.NodeProto) -> int:
     """About how many nodes run for one, which may be a function."""
     return 1 + (NODES_OF_FUNCTIONS if node.domain == DOMAIN else 0)
+
+
+def prologue_memory(plan: Plan, samples: int) -> int:
+    """Bytes that a prologue takes for so many samples, as far as sizes are declared."""
+    if plan.prologue is None:
+        return 0
+    sizes = sizes_of(plan.prologue, {t.name: (samples, *t.shape[1:]) for t in plan.inputs})
+    made = sum(sizes.bytes_of(info.name) for info in plan.prologue.graph.output)
+    nodes = as_executed(plan.prologue.graph.node)
+    return made + peak_of_activations(plan.prologue, sizes, nodes)
 
 
 def read_out_memory(

@@ -186,6 +186,7 @@ def create_session(
     providers: list[Any],
     threads: int | None = None,
     once: bool = False,
+    seldom: bool = False,
     lean: bool = False,
     own: Mapping[str, np.ndarray] | None = None,
     laid_out: bool = True,
@@ -196,8 +197,9 @@ def create_session(
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
     From ``ModelParts``, a CPU session shares the weights with the caller, except those that ONNX
-    Runtime repacks for speed. ``lean``: nothing is repacked, and no memory is kept between runs.
-    ``own``: further weights that are not shared; the caller may drop them.
+    Runtime repacks for speed. ``seldom``: no memory is kept between runs. (Kept, it doubles in the
+    second, where a result takes a part of what the largest tensor had.) ``lean``: nothing is
+    repacked, either. ``own``: further weights that are not shared; the caller may drop them.
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
     ``in_order``: nodes run in the order of the graph, as far as they stay what they are.
@@ -214,12 +216,12 @@ def create_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = laid_out and not lean
+    options.enable_mem_pattern = laid_out and not (seldom or lean)
+    options.enable_cpu_mem_arena = not (seldom or lean)
     if lean:
         # One level more would bring the blocked layout, and copies of weights in it.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     shared: dict[str, Any] = {}

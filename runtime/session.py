@@ -105,8 +105,9 @@ class SpikingSession:
             made.weights,
             partial(create_session, providers=chosen, threads=threads),
         )
-        self._prologue = None if made.prologue is None else create(made.prologue)
-        self._averages = Averages(made, create)
+        once_a_read_out = partial(create, seldom=True)
+        self._prologue = None if made.prologue is None else once_a_read_out(made.prologue)
+        self._averages = Averages(made, once_a_read_out)
         # Currents in fewer bits are not what potentials say that they add up to.
         exact = precision != "float16" and not rounds_products(chosen)
         totals = totals_of(made) if plan == "auto" and exact else None
@@ -120,6 +121,7 @@ class SpikingSession:
         self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
         self._sums = Sums(made, totals, self._states, partial(create, lean=True))
         on_cpu = self.providers[0] == CPU
+        others = [made.prologue, made.epilogue, *([totals.totals, totals.silent] if totals else [])]
         costs = costs_of(
             quantised,
             step,
@@ -128,6 +130,7 @@ class SpikingSession:
             in_chunks=plan == "auto",
             derived_counts=self._sums.derived,
             kept=self._sums.kept,
+            nodes=sum(len(model.graph.node) for model in others if model is not None),
             max_memory=max_memory,
         )
         capturing = partial(create, captures=True)

@@ -18,7 +18,7 @@ from .half import with_half_products
 from .int8 import IntegerLayer, Quantised
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
-from .memory import read_out_memory, sizes_of
+from .memory import prologue_memory, read_out_memory, sizes_of
 from .plan import State
 from .providers import give_back_memory
 from .rows import Shape, states_have_rows
@@ -68,6 +68,7 @@ class TimeSteps:
                 shapes,
                 samples,
                 together,
+                prologue_memory(self.network.plan, samples),
                 self._read_out(shapes),
                 layout=self._layout(shapes, samples),
                 readouts=readouts,

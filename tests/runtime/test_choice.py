@@ -1,6 +1,7 @@
 """What a session chooses, and that it does what it says."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import dyadic
@@ -11,7 +12,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import chunks, estimate, memory
+from onnx2snn.runtime import chunks, estimate, kernel_forms, memory
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -275,6 +276,39 @@ def test_activations_of_a_graph_by_hand():
     sizes = memory.sizes_of(graph, {"x": (10, 8)})
     order = memory.as_executed(graph.graph.node)
     assert memory.peak_of_activations(graph, sizes, order) == memory.FRAGMENTED * alive * 10
+
+
+def test_convolutions_to_few_channels_are_padded(monkeypatch):
+    monkeypatch.setattr(kernel_forms, "block_of_channels", lambda: 16)
+    values = {"w": np.ones((2, 3, 1, 1), np.float32), "v": np.ones((18, 2, 1, 1), np.float32),
+              "u": np.ones((18, 1, 1, 1), np.float32)}  # fmt: skip
+    graph = model(
+        "net (float[N, 3, 5, 5] x) => (float[N, 18, 5, 5] y) { "
+        "a = Conv(x, w) b = Exp(a) c = Conv(b, v) y = Conv<group = 18>(c, u) }",
+        values,
+    )
+    sizes = memory.sizes_of(graph, {"x": (10, 3, 5, 5)})
+    order = memory.as_executed(graph.graph.node)
+    # While c is made, in 32 channels, b is there with its 2; a depthwise convolution is not padded.
+    alive = 4 * 25 * (2 + 32)
+    assert memory.peak_of_activations(graph, sizes, order) == memory.FRAGMENTED * alive * 10
+
+
+def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
+    snn = wide()
+    monkeypatch.setattr(estimate, "NODE", 2**20)
+    with pytest.raises(DataError, match="needs about") as refusal:
+        SpikingSession(snn, threads=1, max_memory=1).chosen(zeros(1))
+    least = int(re.search(r"about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
+    monkeypatch.setattr(memory, "unrolled", None)
+    assert SpikingSession(snn, threads=1, max_memory=least + 2**25).chosen(zeros(1)).chunks == ()
+
+
+def test_all_graphs_of_a_session_count():
+    session = SpikingSession(wide(), threads=1)
+    made, totals = session._plan, session._sums._totals
+    models = made.prologue, made.epilogue, totals.totals, totals.silent
+    assert session._time_steps.costs.nodes == sum(len(each.graph.node) for each in models)
 
 
 def test_longer_chunks_are_never_estimated_lower():
