@@ -70,9 +70,11 @@ def plain(value: Any) -> Any:
 
 def has_json(value: Any) -> bool:
     """Whether ``json.dumps`` writes a value, with ``plain`` as its default."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf"
     try:
         json.dumps(value, default=plain)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 

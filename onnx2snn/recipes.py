@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from onnx2snn.graph_passes.driver import pass_name, unbound
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
@@ -50,8 +52,8 @@ class Recipe:
     ``recalibrate``: for clips too, where it is below their bound. ``v_init``, ``neuron`` and
     ``delay`` go with any recipe: v(0), the kind of neurons, and what the read-out leaves out at
     the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
-    is then done to the spiking network, in order. Raises ``DataError`` for fields that are none
-    of these.
+    is then done to the spiking network, in order. Raises ``DataError`` for a ``threshold``,
+    ``neuron``, ``delay`` or ``passes`` that are none.
     """
 
     name: str
@@ -67,7 +69,7 @@ class Recipe:
     passes: tuple[SpikingPass, ...] = ()
 
     def __post_init__(self) -> None:
-        number = isinstance(self.delay, int | float) and math.isfinite(self.delay)
+        number = isinstance(self.delay, int | float | np.number) and math.isfinite(self.delay)
         checks = {
             "threshold": (isinstance(self.threshold, Statistic | None), "a Statistic or None"),
             "neuron": (isinstance(self.neuron, Neuron), "a Neuron"),
@@ -144,7 +146,9 @@ class Recipe:
 
     def definition(self) -> dict[str, Any]:
         """All settings, in JSON's types; of what has no form there, the name of its type."""
-        kept = asdict(self) | {"passes": [_pass_definition(f) for f in self.passes]}
+        kept = asdict(replace(self, passes=())) | {
+            "passes": [_pass_definition(f) for f in self.passes]
+        }
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
 
 

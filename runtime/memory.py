@@ -11,7 +11,7 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import attributes_of, give_shapes, operands
-from .kernel_forms import layer_by_layer, padded_channels
+from .kernel_forms import block_of_channels, layer_by_layer, padded_channels
 from .plan import Plan, State
 from .unroll import unrolled
 
@@ -205,17 +205,29 @@ def peak_of_activations(
 
 
 def _blocks_beside(node: onnx.NodeProto, sizes: Sizes, outside: Collection[str]) -> int:
-    """Bytes of what a convolution makes in blocks of channels, beyond those of its result.
+    """Bytes of what a convolution reads and makes in blocks of channels, beyond its result.
 
-    ONNX Runtime pads 2 channels to 8 or 16, and copies the result from that.
+    ONNX Runtime pads 2 channels to 8 or 16, and copies the result from that; of a depthwise one
+    what it reads, too.
     """
-    made = node.output[0] if node.output else ""
-    shape, itemsize = sizes.shapes.get(made, ()), sizes.itemsizes.get(made)
-    grouped = attributes_of(node).get("group", 1) > 1
-    if node.op_type != "Conv" or len(shape) != 4 or not all(shape) or itemsize != 4 or grouped:
+    if node.op_type != "Conv":
         return 0
-    padded = sizes.bytes_of(made) // shape[1] * padded_channels(shape[1])
-    return padded if made in outside else padded - sizes.bytes_of(made)
+    read, made = (sizes.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+    whole = all(read) and all(made) and sizes.itemsizes.get(node.output[0]) == 4
+    if len(read) != 4 or len(made) != 4 or not whole:
+        return 0
+    padded = padded_bytes(made)
+    beside = padded if node.output[0] in outside else padded - sizes.bytes_of(node.output[0])
+    if attributes_of(node).get("group", 1) == 1:
+        plain = read[1] % 4 and read[1] >= block_of_channels()
+        return 0 if plain else beside
+    return padded_bytes(read) + beside if read[1] == made[1] and made[1] % 4 == 0 else 0
+
+
+def padded_bytes(image: tuple[int, ...]) -> int:
+    """Of an image [N, C, H, W] of float32 in blocks of channels."""
+    samples, channels, *size = image
+    return 4 * samples * padded_channels(channels) * int(np.prod(size))
 
 
 def nodes_of(node: onnx.NodeProto) -> int:
@@ -223,26 +235,29 @@ def nodes_of(node: onnx.NodeProto) -> int:
     return 1 + (NODES_OF_FUNCTIONS if node.domain == DOMAIN else 0)
 
 
-def prologue_memory(plan: Plan, samples: int) -> int:
-    """Bytes that a prologue takes for so many samples, as far as sizes are declared."""
+def prologue_memory(plan: Plan, shapes: Mapping[str, Sequence[int | str]]) -> int:
+    """Bytes that a prologue takes for inputs of these shapes."""
     if plan.prologue is None:
         return 0
-    sizes = sizes_of(plan.prologue, {t.name: (samples, *t.shape[1:]) for t in plan.inputs})
+    sizes = sizes_of(plan.prologue, shapes)
     made = sum(sizes.bytes_of(info.name) for info in plan.prologue.graph.output)
     nodes = as_executed(plan.prologue.graph.node)
     return made + peak_of_activations(plan.prologue, sizes, nodes)
 
 
-def read_out_memory(
-    epilogue: onnx.ModelProto, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]
-) -> int:
-    """Bytes that a read-out takes: the sums that the epilogue reads, and what it makes of them.
+def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]) -> int:
+    """Bytes that a read-out takes: the sums that it reads, and what it makes of them.
 
     ``shapes``: those of what it reads; ``sizes`` has theirs in bytes.
     """
-    sums = sum(sizes.bytes_of(name) for name in shapes)
-    nodes = as_executed(epilogue.graph.node)
-    return sums + peak_of_activations(epilogue, sizes_of(epilogue, shapes), nodes)
+    most, given = 0, shapes
+    for graph in (plan.epilogue, plan.read_out):
+        if graph is not None:
+            made = sizes_of(graph, given)
+            most = max(most, peak_of_activations(graph, made, as_executed(graph.graph.node)))
+            outputs = (info.name for info in graph.graph.output)
+            given = {name: made.shapes[name] for name in outputs if name in made.shapes}
+    return most + sum(sizes.bytes_of(name) for name in shapes)
 
 
 def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

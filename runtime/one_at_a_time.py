@@ -22,21 +22,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def in_turn(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P], R]:
+    """A method that waits for the others of its object, whatever thread they run in."""
+
+    @wraps(method)
+    def waiting(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
 def one_at_a_time(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P], R]:
-    """A method that waits for the others of its object, whatever thread they run in.
+    """The same of a method that changes its object.
 
     Where anything but an error of this package ends it, as Ctrl-C does, the object begins anew.
     """
 
     @wraps(method)
-    def in_turn(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._turn:
-            try:
-                return method(self, *args, **kwargs)
-            except Onnx2SnnError:
-                raise
-            except BaseException:
-                self._begin_anew()
-                raise
+    def whole(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except Onnx2SnnError:
+            raise
+        except BaseException:
+            self._begin_anew()
+            raise
 
-    return in_turn
+    return in_turn(whole)

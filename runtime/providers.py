@@ -197,9 +197,10 @@ def create_session(
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
     From ``ModelParts``, a CPU session shares the weights with the caller, except those that ONNX
-    Runtime repacks for speed. ``seldom``: no memory is kept between runs. (Kept, it doubles in the
-    second, where a result takes a part of what the largest tensor had.) ``lean``: nothing is
-    repacked, either. ``own``: further weights that are not shared; the caller may drop them.
+    Runtime repacks for speed. ``seldom``: no memory of a CPU is kept between runs. (Kept, it
+    doubles in the second, where a result takes a part of what the largest tensor had.) ``lean``:
+    nothing is repacked, either.
+    ``own``: further weights that are not shared; the caller may drop them.
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
     ``in_order``: nodes run in the order of the graph, as far as they stay what they are.
@@ -216,8 +217,9 @@ def create_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = laid_out and not (seldom or lean)
-    options.enable_cpu_mem_arena = not (seldom or lean)
+    seldom = seldom or lean
+    options.enable_mem_pattern = laid_out and not seldom
+    options.enable_cpu_mem_arena = not seldom
     if lean:
         # One level more would bring the blocked layout, and copies of weights in it.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -8,8 +8,7 @@ import numpy as np
 from .inputs import check_finite
 from .plan import Plan
 from .providers import run_session
-
-Arrays = dict[str, np.ndarray]
+from .result import Arrays
 
 
 class Averages:

@@ -3,7 +3,7 @@
 Then some of them may run without the others: in groups, or after others have left.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -43,16 +43,17 @@ def states_have_rows(
 ) -> bool:
     """Whether each state has a row for each sample, along axis 0, or is the same for any N.
 
+    And whether N is no number that the step computes with.
     ``shapes``: those of what ``step`` reads, as far as they are known, for N = ``samples``.
     """
     more = _with_many(shapes, samples)
-    made = sizes_of(step, more).shapes
+    sizes = sizes_of(step, more)
 
     def has_rows(state: State) -> bool:
-        written = made.get(state.written, ())
+        written = sizes.shapes.get(state.written, ())
         return written == more[state.read] if state.read in more else _MANY not in written[1:]
 
-    return all(has_rows(state) for state in states)
+    return all(has_rows(state) for state in states) and not _compute_with_sizes(step, sizes)
 
 
 def samples_are_apart(
@@ -76,7 +77,7 @@ def samples_are_apart(
     constants = {t.name: t for t in step.graph.initializer if t.name not in shapes}
     if any(_mixes(node, sizes, constants) for node in step.graph.node):
         return False
-    return not _compute_with_sizes(step.graph.node)
+    return not _compute_with_sizes(step, sizes)
 
 
 def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
@@ -101,25 +102,45 @@ def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.Tens
     return node.op_type in _ALONG_ANY
 
 
-def _compute_with_sizes(nodes: Iterable[onnx.NodeProto]) -> bool:
-    """Whether sizes of tensors, N perhaps among them, become numbers to compute with."""
+def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
+    """Whether sizes of tensors, N perhaps among them, become numbers to compute with.
+
+    Or say which rows of something that has none for samples there are.
+    """
+    shapes = {t.name: tuple(t.dims) for t in step.graph.initializer} | dict(known.shapes)
     sizes = set[str]()
-    for node in nodes:
+    for node in step.graph.node:
+        attributes = attributes_of(node)
         if node.op_type in ("Shape", "Size"):
-            sizes.update(node.output)
+            shape = shapes.get(node.input[0], (_MANY,))
+            if _MANY in shape[attributes.get("start", 0) : attributes.get("end", len(shape))]:
+                sizes.update(node.output)
             continue
         read = sizes.intersection(operands(node))
         if not read:
             continue
-        of_shapes = node.op_type in _OF_SHAPES and attributes_of(node).get("to") in _WHOLE
+        of_shapes = node.op_type in _OF_SHAPES and attributes.get("to") in _WHOLE
         if node.op_type in ("Gather", "Slice"):
             # What else they read says where, in something that may be no shape.
             of_shapes = node.input[0] in sizes and read == {node.input[0]}
         if of_shapes:
             sizes.update(node.output)
-        elif node.op_type not in _TO_SHAPES or read & {*node.input[: _TO_SHAPES[node.op_type]]}:
+            continue
+        alike = node.op_type == "ConstantOfShape" or _makes_rows_alike(node, shapes)
+        if node.op_type not in _TO_SHAPES or not alike:
+            return True
+        if read & {*node.input[: _TO_SHAPES[node.op_type]]}:
             return True
     return False
+
+
+def _makes_rows_alike(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a node that takes a shape makes of rows their own, or the same in each."""
+    rows = shapes.get(node.input[0])
+    if rows is None or rows[:1] == (_MANY,):
+        return rows is not None
+    fewer = node.op_type == "Expand" and len(rows) < len(shapes.get(node.output[0], ()))
+    return node.op_type != "Reshape" and (rows[:1] in ((), (1,)) or fewer)
 
 
 def _axes(

@@ -5,7 +5,6 @@ import numpy as np
 _SOME = 2**16
 """Of the weights of a layer, as many tell how long they are."""
 
-
 _LONGEST = 22
 """Digits of weights whose sums may be exact: of float32's 24, thresholds that are no powers of two
 take another two."""

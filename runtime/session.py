@@ -20,7 +20,8 @@ from .graphs import only
 from .half import halve
 from .inputs import as_input, by_input_name, readout_times, require_same_numbers
 from .int8 import LayerPrecision, Precision, Quantised, quantise
-from .one_at_a_time import one_at_a_time
+from .memory import prologue_memory
+from .one_at_a_time import in_turn, one_at_a_time
 from .plan import Neuron, Plan, build_plan
 from .providers import (
     CPU,
@@ -69,8 +70,8 @@ class SpikingSession:
     "float16" computes layers in 16 bits, and potentials in float32; GPUs only.
     ``session.precisions`` says what became of each layer; it is empty for "float32".
 
-    Threads may share a session: its methods wait for each other. Where one is interrupted, as by
-    Ctrl-C, the session is at v(0) again.
+    Threads may share a session: its methods wait for each other. Where one ends by anything but an
+    error of this package, as by Ctrl-C, the session is at v(0) again.
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and
@@ -105,9 +106,9 @@ class SpikingSession:
             made.weights,
             partial(create_session, providers=chosen, threads=threads),
         )
-        once_a_read_out = partial(create, seldom=True)
-        self._prologue = None if made.prologue is None else once_a_read_out(made.prologue)
-        self._averages = Averages(made, once_a_read_out)
+        keeping_none = partial(create, seldom=True)
+        self._prologue = None if made.prologue is None else keeping_none(made.prologue)
+        self._averages = Averages(made, keeping_none)
         # Currents in fewer bits are not what potentials say that they add up to.
         exact = precision != "float16" and not rounds_products(chosen)
         totals = totals_of(made) if plan == "auto" and exact else None
@@ -121,7 +122,8 @@ class SpikingSession:
         self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
         self._sums = Sums(made, totals, self._states, partial(create, lean=True))
         on_cpu = self.providers[0] == CPU
-        others = [made.prologue, made.epilogue, *([totals.totals, totals.silent] if totals else [])]
+        others = [made.prologue, made.epilogue, made.read_out]
+        others += [totals.totals, totals.silent] if totals else []
         costs = costs_of(
             quantised,
             step,
@@ -137,6 +139,8 @@ class SpikingSession:
         self._time_steps = TimeSteps(
             quantised, step, states, costs, capturing, on_cpu, cores_of(threads)
         )
+        self._given: dict[str, tuple[int, ...]] = {}
+        self._prologue_takes = 0
         self.reset()
 
     @property
@@ -218,7 +222,7 @@ class SpikingSession:
                 readouts[t] = self._read_out()
         return SpikingResult(timesteps, readouts)
 
-    @one_at_a_time
+    @in_turn
     def chosen(self, x: np.ndarray | Mapping[str, np.ndarray], *, readouts: int = 1) -> Choice:
         """What ``run`` would do for an input x, [N, ...], the same at every time-step.
 
@@ -229,7 +233,8 @@ class SpikingSession:
         inputs, varying = self._check_inputs(x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
-        return self._time_steps.choice(self._step_inputs(inputs), readouts)
+        values = self._step_inputs(inputs)
+        return self._time_steps.choice(values, readouts, prologue=self._prologue_takes)
 
     @one_at_a_time
     def step(
@@ -275,7 +280,7 @@ class SpikingSession:
         self.reset()
 
     @property
-    @one_at_a_time
+    @in_turn
     def state(self) -> dict[str, np.ndarray]:
         """The membrane potentials by state name ``v/<neuron>``, as copies.
 
@@ -290,6 +295,8 @@ class SpikingSession:
     @state.setter
     @one_at_a_time
     def state(self, values: Mapping[str, np.ndarray]) -> None:
+        if not isinstance(values, Mapping):
+            raise DataError(f"the state is a mapping of names to arrays, not {values!r}")
         unknown = set(values) - {state.read for state in self._plan.states}
         if unknown:
             raise DataError(f"the network has no state {sorted(unknown)}")
@@ -336,11 +343,24 @@ class SpikingSession:
         names = self._plan.step_inputs
         values = {name: inputs[name] for name in names if name in inputs}
         if self._prologue is not None:
+            self._require_room({name: value.shape for name, value in inputs.items()})
             made = [output.name for output in self._prologue.get_outputs()]
             wanted = {source.name for source in self._prologue.get_inputs()}
             feed = {name: value for name, value in inputs.items() if name in wanted}
             values |= zip(made, run_session(self._prologue, made, feed), strict=True)
         return values
+
+    def _require_room(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Note what the prologue takes; ``DataError`` where that alone is more than there is."""
+        if shapes == self._given:
+            return
+        takes, most = prologue_memory(self._plan, shapes), self._time_steps.costs.max_memory
+        if most is not None and takes > most:
+            raise DataError(
+                f"what the network makes of its input once needs about {takes:,} bytes, but "
+                f"max_memory is {most:,}: run fewer at a time, or raise it"
+            )
+        self._given, self._prologue_takes = shapes, takes
 
     def _run_until_settled(
         self, inputs: dict[str, np.ndarray], timesteps: int, rule: EarlyExit
@@ -354,7 +374,7 @@ class SpikingSession:
         if not self._time_steps.states_have_rows(values, len(left)):
             raise DataError(
                 "an early exit needs a network that has its samples along the first axis of all "
-                "layers, so that some of them can leave"
+                "layers, and does not compute with their number, so that some of them can leave"
             )
         self._states.set_inputs(values)
         looks: list[np.ndarray] = []
@@ -390,7 +410,9 @@ class SpikingSession:
     ) -> list[np.ndarray]:
         """Do up to ``most`` time-steps in one run."""
         most = min(most, self._sums.make_room())
-        choice = self._time_steps.choice(inputs, self._readouts, self._varying)
+        choice = self._time_steps.choice(
+            inputs, self._readouts, self._varying, self._prologue_takes
+        )
         steps = choice.chunk(most)
         # A budget counts on groups of samples, which need states in full, from the first run on.
         grouped = choice.together < choice.samples and self._time_steps.costs.max_memory is not None

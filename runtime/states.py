@@ -111,9 +111,11 @@ class DeviceStates:
         starts = {name: value.numpy() for name, value in self._starts.items()}
         if not self._full:
             self._forget_buffers()
-            self._full = {name: np.empty(shapes[name], v.dtype) for name, v in starts.items()}
-            written = {name: self._as_value(array) for name, array in self._full.items()}
+            full = {name: np.empty(shapes[name], v.dtype) for name, v in starts.items()}
+            written = {name: self._as_value(array) for name, array in full.items()}
+            # Where there is no room for all of them, there are none.
             self._buffers = [written, self._like(written)]
+            self._full = full
         self._let_go()
         for name, array in self._full.items():
             np.copyto(array, starts[name])

@@ -18,7 +18,7 @@ from .half import with_half_products
 from .int8 import IntegerLayer, Quantised
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
-from .memory import prologue_memory, read_out_memory, sizes_of
+from .memory import read_out_memory, sizes_of
 from .plan import State
 from .providers import give_back_memory
 from .rows import Shape, states_have_rows
@@ -49,14 +49,18 @@ class TimeSteps:
     choices: dict[tuple, Choice] = field(default_factory=dict)
 
     def choice(
-        self, inputs: Mapping[str, np.ndarray], readouts: int = 1, varying: bool = False
+        self,
+        inputs: Mapping[str, np.ndarray],
+        readouts: int = 1,
+        varying: bool = False,
+        prologue: int = 0,
     ) -> Choice:
         """How time-steps run that read ``inputs`` besides states, with so many read-outs.
 
-        ``varying``: whether inputs are others at each time-step.
+        ``varying``: whether inputs are others at each time-step. ``prologue``: bytes that it takes.
         """
         read = {name: value.shape for name, value in inputs.items()}
-        key = (*read.items(), readouts, varying)
+        key = (*read.items(), readouts, varying, prologue)
         if key not in self.choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
@@ -68,7 +72,7 @@ class TimeSteps:
                 shapes,
                 samples,
                 together,
-                prologue_memory(self.network.plan, samples),
+                prologue,
                 self._read_out(shapes),
                 layout=self._layout(shapes, samples),
                 readouts=readouts,
@@ -156,7 +160,7 @@ class TimeSteps:
         """Bytes that a read-out takes where a step reads tensors of these shapes."""
         plan, sizes = self.network.plan, sizes_of(self.step, shapes)
         read = {n: sizes.shapes[n] for n in plan.readout_types if all(sizes.shapes.get(n, (0,)))}
-        return read_out_memory(plan.epilogue, sizes, read)
+        return read_out_memory(plan, sizes, read)
 
     def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -459,8 +460,8 @@ def changes_nothing(snn, extra):
 
 @pytest.mark.parametrize(
     ("extra", "told"),
-    [(len, "builtin_function_or_method"), (DATA, "Data"), ({1, 2}, "set"), ({(1, 2): 3}, "dict"),
-     (np.float32(0.5), 0.5), ([1, "a"], [1, "a"])],
+    [(len, "builtin_function_or_method"), (DATA, "Data"), (threading.Lock(), "lock"),
+     ({1, 2}, "set"), ({(1, 2): 3}, "dict"), (np.float32(0.5), 0.5), ([1, "a"], [1, "a"])],
 )  # fmt: skip
 def test_a_pass_takes_whatever_it_wants(extra, told):
     mine = partial(changes_nothing, extra=extra)

@@ -204,7 +204,9 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(DataError, match=r"of 8 samples needs about .* at a time, up to 7"):
             run()
     session.run(zeros(7), 4)
-    with pytest.raises(DataError, match="max_memory is 10: raise it"):
+    with pytest.raises(DataError, match="max_memory is 1,000: raise it"):
+        SpikingSession(snn, max_memory=1000).run(zeros(1), 1)
+    with pytest.raises(DataError, match=r"of its input once needs about .* or raise it"):
         SpikingSession(snn, max_memory=10).run(zeros(1), 1)
     with pytest.raises(DataError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
@@ -280,25 +282,54 @@ def test_activations_of_a_graph_by_hand():
 
 def test_convolutions_to_few_channels_are_padded(monkeypatch):
     monkeypatch.setattr(kernel_forms, "block_of_channels", lambda: 16)
-    values = {"w": np.ones((2, 3, 1, 1), np.float32), "v": np.ones((18, 2, 1, 1), np.float32),
-              "u": np.ones((18, 1, 1, 1), np.float32)}  # fmt: skip
-    graph = model(
-        "net (float[N, 3, 5, 5] x) => (float[N, 18, 5, 5] y) { "
-        "a = Conv(x, w) b = Exp(a) c = Conv(b, v) y = Conv<group = 18>(c, u) }",
-        values,
+
+    def peak(nodes, channels, **filters):
+        values = {name: np.ones(shape, np.float32) for name, shape in filters.items()}
+        graph = model(
+            f"net (float[N, 3, 5, 5] x) => (float[N, {channels}, 5, 5] y) {{ a = Exp(x) {nodes} }}",
+            values,
+        )
+        sizes = memory.sizes_of(graph, {"x": (10, 3, 5, 5)})
+        found = memory.peak_of_activations(graph, sizes, memory.as_executed(graph.graph.node))
+        return found / memory.FRAGMENTED / (4 * 25 * 10)
+
+    # What is read, 3 or 18 channels, is there while results are made in blocks.
+    assert peak("y = Conv(a, w)", 2, w=(2, 3, 1, 1)) == 3 + 16
+    assert peak("b = Conv(a, w) y = Exp(b)", 17, w=(17, 3, 1, 1)) == 3 + 32
+    assert peak("b = Conv(a, w) y = Conv(b, v)", 2, w=(18, 3, 1, 1), v=(2, 18, 1, 1)) == 3 + 32
+    # A depthwise one is padded on both sides, if at all.
+    depthwise = {"w": (20, 3, 1, 1), "v": (20, 1, 1, 1)}
+    assert peak("b = Conv(a, w) y = Conv<group = 20>(b, v)", 20, **depthwise) == 20 + 2 * 32
+    depthwise = {"w": (18, 3, 1, 1), "v": (18, 1, 1, 1)}
+    assert peak("b = Conv(a, w) y = Conv<group = 18>(b, v)", 18, **depthwise) == 3 + 32
+
+
+def test_a_prologue_and_a_read_out_count():
+    text = (
+        "net (float[N, 3, H, W] x) => (float[N, 2, H, W] y) { "
+        "a = Conv(x, w) b = Clip(a, zero, one) c = Conv(b, v) s = Softmax<axis = 1>(c) "
+        "e = Exp(s) y = Log(e) }"
     )
-    sizes = memory.sizes_of(graph, {"x": (10, 3, 5, 5)})
-    order = memory.as_executed(graph.graph.node)
-    # While c is made, in 32 channels, b is there with its 2; a depthwise convolution is not padded.
-    alive = 4 * 25 * (2 + 32)
-    assert memory.peak_of_activations(graph, sizes, order) == memory.FRAGMENTED * alive * 10
+    values = {"w": np.ones((2, 3, 1, 1), np.float32), "v": np.ones((2, 2, 1, 1), np.float32),
+              "zero": np.float32(0), "one": np.float32(1)}  # fmt: skip
+    snn = convert(model(text, values)).model
+    session = SpikingSession(snn, threads=1)
+    found = {h: session.chosen(np.ones((1, 3, h, 8), np.float32)).memory for h in (8, 80)}
+    assert found[80].read_out == 10 * found[8].read_out > 0
+    plan = session._plan
+    assert plan.read_out is not None
+    # Of the last three, two at once are 2 channels each.
+    assert found[8].read_out >= memory.FRAGMENTED * 4 * 64 * (2 + 2)
+    tight = SpikingSession(snn, threads=1, max_memory=1000)
+    with pytest.raises(DataError, match="makes of its input once needs about"):
+        tight.run(np.ones((1, 3, 80, 8), np.float32), 4)
 
 
 def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
     snn = wide()
     monkeypatch.setattr(estimate, "NODE", 2**20)
     with pytest.raises(DataError, match="needs about") as refusal:
-        SpikingSession(snn, threads=1, max_memory=1).chosen(zeros(1))
+        SpikingSession(snn, threads=1, max_memory=1000).chosen(zeros(1))
     least = int(re.search(r"about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
     monkeypatch.setattr(memory, "unrolled", None)
     assert SpikingSession(snn, threads=1, max_memory=least + 2**25).chosen(zeros(1)).chunks == ()
@@ -307,6 +338,7 @@ def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
 def test_all_graphs_of_a_session_count():
     session = SpikingSession(wide(), threads=1)
     made, totals = session._plan, session._sums._totals
+    assert made.read_out is None
     models = made.prologue, made.epilogue, totals.totals, totals.silent
     assert session._time_steps.costs.nodes == sum(len(each.graph.node) for each in models)
 

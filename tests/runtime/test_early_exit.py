@@ -243,3 +243,16 @@ def test_an_input_without_rows(size, layer, plan):
         for name, counts in whole.readouts[t].spike_counts.items():
             of_it = np.broadcast_to(counts, (30, 4))[n]
             np.testing.assert_array_equal(early.spike_counts[name][n], of_it)
+
+
+def test_samples_whose_number_counts_cannot_leave():
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { a = Clip(x, zero, one) s = Shape(a) "
+        "n = Gather(s, first) f = Cast<to = 1>(n) b = Mul(a, f) c = Clip(b, zero, one) "
+        "y = Gemm(c, w) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "first": np.int64(0),
+              "w": np.eye(4, 3, dtype=np.float32)}  # fmt: skip
+    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    with pytest.raises(DataError, match="does not compute with their number"):
+        session.run(np.ones((3, 4), np.float32), 8, early_exit=EarlyExit())

@@ -292,12 +292,20 @@ def test_as_many_run_as_a_refusal_says(together, monkeypatch):
         ("s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, rest) "
          "q = Expand(one, d) c = Mul(b, q)", True),
         ("s = Shape(b) z = ConstantOfShape(s) c = Add(b, z)", True),
+        ("s = Shape(b) n = Slice(s, zeroth, first) q = Slice(rows, zeroth, n) "
+         "c = Add(b, q)", False),
+        ("s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, first) "
+         "q = Tile(rows, d) r = Slice(q, zeroth, n) c = Add(b, r)", False),
+        ("s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, first) "
+         "q = Tile(token, d) c = Add(b, q)", True),
+        ("s = Shape<start = 1>(b) f = Cast<to = 1>(s) c = Div(b, f)", True),
     ],
 )  # fmt: skip
 def test_sizes_to_compute_with(numbers, apart):
     values = {
         "i0": np.int64(0), "i1": np.int64(1), "zeroth": np.int64([0]), "first": np.int64([1]),
-        "rest": np.int64([4]), "column": np.int64([-1, 1]), "one": np.float32([1]),
+        "rest": np.int64([4]), "rows": np.ones((32, 4), np.float32),
+        "token": np.ones((1, 4), np.float32), "column": np.int64([-1, 1]), "one": np.float32([1]),
         "table": np.arange(8, dtype=np.float32), "lo": np.float32(0), "hi": np.float32(1),
         "w": dyadic.weights(np.random.default_rng(0), 4, 4),
     }  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from alike import same
 
-from onnx2snn import EarlyExit, SpikingSession, convert
+from onnx2snn import DataError, EarlyExit, SpikingSession, convert
 from onnx2snn.runtime import groups
 
 NETWORK = dyadic.finish(3)
@@ -71,6 +71,18 @@ def test_an_interrupted_step_begins_anew():
     session.step(images(2))
     assert interrupted_at(5, lambda: session.step(images(2)))
     np.testing.assert_array_equal(session.step(images(2)), first)
+
+
+def test_wrong_calls_leave_the_state():
+    session = SpikingSession(SNN, threads=1)
+    session.step(images(2))
+    before = session.state
+    with pytest.raises(DataError, match="mapping of names"):
+        session.state = None
+    with pytest.raises(TypeError):
+        session.chosen()
+    for name, value in session.state.items():
+        np.testing.assert_array_equal(value, before[name])
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
