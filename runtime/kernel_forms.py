@@ -144,12 +144,15 @@ def on_cpu(
     """A chunk of a step with stand-ins, with the neurons themselves, for the CPU at hand.
 
     None if this version of ONNX Runtime fused or replaced a stand-in, so that its neuron cannot
-    be put back.
+    be put back, or if there is no folder for temporary files.
     It must be given all states in full, and run in the order of its nodes. ``layout``: what
     ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
     """
     entrance = unused_prefix(names_in(chunk), "enter/")
-    made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
+    try:
+        made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
+    except OSError:
+        return None
     laid = made.structure
     placed = _with_neurons(_entered(laid, entrance), stand_ins)
     if placed is None:

@@ -3,7 +3,7 @@
 Then some of them may run without the others: in groups, or after others have left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -43,7 +43,7 @@ def states_have_rows(
 ) -> bool:
     """Whether each state has a row for each sample, along axis 0, or is the same for any N.
 
-    And whether N is no number that the step computes with.
+    And whether each is computed by itself.
     ``shapes``: those of what ``step`` reads, as far as they are known, for N = ``samples``.
     """
     more = _with_many(shapes, samples)
@@ -53,7 +53,7 @@ def states_have_rows(
         written = sizes.shapes.get(state.written, ())
         return written == more[state.read] if state.read in more else _MANY not in written[1:]
 
-    return all(has_rows(state) for state in states) and not _compute_with_sizes(step, sizes)
+    return all(has_rows(state) for state in states) and _are_apart(step, sizes, shapes)
 
 
 def samples_are_apart(
@@ -74,7 +74,12 @@ def samples_are_apart(
         return False
     if any(sizes.shapes.get(info.name, ())[:1] != (_MANY,) for info in step.graph.output):
         return False
-    constants = {t.name: t for t in step.graph.initializer if t.name not in shapes}
+    return _are_apart(step, sizes, shapes)
+
+
+def _are_apart(step: onnx.ModelProto, sizes: Sizes, read: Collection[str]) -> bool:
+    """Whether no node computes rows from others, or from N. ``read``: what is no constant."""
+    constants = {t.name: t for t in step.graph.initializer if t.name not in read}
     if any(_mixes(node, sizes, constants) for node in step.graph.node):
         return False
     return not _compute_with_sizes(step, sizes)

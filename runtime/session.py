@@ -343,24 +343,14 @@ class SpikingSession:
         names = self._plan.step_inputs
         values = {name: inputs[name] for name in names if name in inputs}
         if self._prologue is not None:
-            self._require_room({name: value.shape for name, value in inputs.items()})
+            shapes = {name: value.shape for name, value in inputs.items()}
+            if shapes != self._given:
+                self._given, self._prologue_takes = shapes, prologue_memory(self._plan, shapes)
             made = [output.name for output in self._prologue.get_outputs()]
             wanted = {source.name for source in self._prologue.get_inputs()}
             feed = {name: value for name, value in inputs.items() if name in wanted}
             values |= zip(made, run_session(self._prologue, made, feed), strict=True)
         return values
-
-    def _require_room(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Note what the prologue takes; ``DataError`` where that alone is more than there is."""
-        if shapes == self._given:
-            return
-        takes, most = prologue_memory(self._plan, shapes), self._time_steps.costs.max_memory
-        if most is not None and takes > most:
-            raise DataError(
-                f"what the network makes of its input once needs about {takes:,} bytes, but "
-                f"max_memory is {most:,}: run fewer at a time, or raise it"
-            )
-        self._given, self._prologue_takes = shapes, takes
 
     def _run_until_settled(
         self, inputs: dict[str, np.ndarray], timesteps: int, rule: EarlyExit
@@ -374,7 +364,7 @@ class SpikingSession:
         if not self._time_steps.states_have_rows(values, len(left)):
             raise DataError(
                 "an early exit needs a network that has its samples along the first axis of all "
-                "layers, and does not compute with their number, so that some of them can leave"
+                "layers, and computes each by itself, so that some of them can leave"
             )
         self._states.set_inputs(values)
         looks: list[np.ndarray] = []

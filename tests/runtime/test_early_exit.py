@@ -245,14 +245,19 @@ def test_an_input_without_rows(size, layer, plan):
             np.testing.assert_array_equal(early.spike_counts[name][n], of_it)
 
 
-def test_samples_whose_number_counts_cannot_leave():
+@pytest.mark.parametrize(
+    "of_all",
+    ["s = Shape(a) n = Gather(s, first) f = Cast<to = 1>(n) b = Mul(a, f)",
+     "m = ReduceMean<axes = [0], keepdims = 1>(a) b = Sub(a, m)"],
+)  # fmt: skip
+def test_samples_that_depend_on_others_cannot_leave(of_all):
     text = (
-        "net (float[N, 4] x) => (float[N, 3] y) { a = Clip(x, zero, one) s = Shape(a) "
-        "n = Gather(s, first) f = Cast<to = 1>(n) b = Mul(a, f) c = Clip(b, zero, one) "
-        "y = Gemm(c, w) }"
+        "net (float[N, 4] x) => (float[N, 3] y) { a = Clip(x, zero, one) "
+        f"{of_all} c = Clip(b, zero, one) y = Gemm(c, w) }}"
     )
-    values = {"zero": np.float32(0), "one": np.float32(1), "first": np.int64(0),
-              "w": np.eye(4, 3, dtype=np.float32)}  # fmt: skip
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(4, 3, dtype=np.float32)}
+    if "first" in text:
+        values["first"] = np.int64(0)
     session = SpikingSession(convert(model(text, values)).model, threads=1)
-    with pytest.raises(DataError, match="does not compute with their number"):
+    with pytest.raises(DataError, match="computes each by itself"):
         session.run(np.ones((3, 4), np.float32), 8, early_exit=EarlyExit())

@@ -199,6 +199,16 @@ def test_images_that_would_be_padding_stay_out(monkeypatch):
     assert entering["13"] == ("N", 13, 8, 8)
 
 
+def test_without_a_folder_for_temporary_files(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    kernel_forms.block_of_channels.cache_clear()
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    sessions = [SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step")]
+    run_alike(*sessions, network, [(2, 21)])
+    kernel_forms.block_of_channels.cache_clear()
+
+
 @needs_blocks
 def test_blocks_are_of_the_channels_to_which_filters_are_padded():
     assert kernel_forms.block_of_channels() in (8, 16)
