@@ -216,15 +216,15 @@ def _blocks_beside(node: onnx.NodeProto, sizes: Sizes, outside: Collection[str])
     whole = all(read) and all(made) and sizes.itemsizes.get(node.output[0]) == 4
     if len(read) != 4 or len(made) != 4 or not whole:
         return 0
-    padded = padded_bytes(made)
+    padded = _padded_bytes(made)
     beside = padded if node.output[0] in outside else padded - sizes.bytes_of(node.output[0])
     if attributes_of(node).get("group", 1) == 1:
         plain = read[1] % 4 and read[1] >= block_of_channels()
         return 0 if plain else beside
-    return padded_bytes(read) + beside if read[1] == made[1] and made[1] % 4 == 0 else 0
+    return _padded_bytes(read) + beside if read[1] == made[1] and made[1] % 4 == 0 else 0
 
 
-def padded_bytes(image: tuple[int, ...]) -> int:
+def _padded_bytes(image: tuple[int, ...]) -> int:
     """Of an image [N, C, H, W] of float32 in blocks of channels."""
     samples, channels, *size = image
     return 4 * samples * padded_channels(channels) * int(np.prod(size))
@@ -241,8 +241,7 @@ def prologue_memory(plan: Plan, shapes: Mapping[str, Sequence[int | str]]) -> in
         return 0
     sizes = sizes_of(plan.prologue, shapes)
     made = sum(sizes.bytes_of(info.name) for info in plan.prologue.graph.output)
-    nodes = as_executed(plan.prologue.graph.node)
-    return made + peak_of_activations(plan.prologue, sizes, nodes)
+    return made + _peak(plan.prologue, sizes)
 
 
 def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]) -> int:
@@ -254,10 +253,15 @@ def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int 
     for graph in (plan.epilogue, plan.read_out):
         if graph is not None:
             made = sizes_of(graph, given)
-            most = max(most, peak_of_activations(graph, made, as_executed(graph.graph.node)))
+            most = max(most, _peak(graph, made))
             outputs = (info.name for info in graph.graph.output)
             given = {name: made.shapes[name] for name in outputs if name in made.shapes}
     return most + sum(sizes.bytes_of(name) for name in shapes)
+
+
+def _peak(model: onnx.ModelProto, sizes: Sizes) -> int:
+    """``peak_of_activations`` in the order in which ONNX Runtime runs the model."""
+    return peak_of_activations(model, sizes, as_executed(model.graph.node))
 
 
 def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
