@@ -6,10 +6,12 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 import hashlib
 import itertools
 import math
+import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import google.protobuf.message
 import numpy as np
@@ -38,8 +40,7 @@ from .weights import (
     stub,
     with_weights_as_inputs,
 )
-
-Content = bytes | memoryview
+from .wire import Content, bytes_of, encoded, without_large_weights
 
 MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
@@ -70,24 +71,29 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
 def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     """Like ``read_model``, with the weights beside the structure; external data is mapped."""
     path = Path(path)
-    model = parse_model(path)
+    parsed = parse_model(path)
+    model, weights = parsed.structure, parsed.weights
     _check_whole(model, f"'{path}'")
-    external: dict[str, np.ndarray] = {}
-    for tensor in model.graph.initializer:
-        if onnx.external_data_helper.uses_external_data(tensor):
+    for tensor in _external(model.graph.initializer):
+        if tensor.name not in weights:
             values = _external_data(tensor, path)
             if values.nbytes >= STAYS_INLINE:
-                external[tensor.name] = values
+                weights[tensor.name] = values
                 tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
             else:
                 fill(tensor, values)
-    for tensor in itertools.islice(stored_tensors(model), len(model.graph.initializer), None):
-        if onnx.external_data_helper.uses_external_data(tensor):
-            fill(tensor, _external_data(tensor, path))
-    parts = detach(model)
-    parts.weights.update(external)
+    others = itertools.islice(stored_tensors(model), len(model.graph.initializer), None)
+    for tensor in _external(others):
+        fill(tensor, _external_data(tensor, path))
+    rest = detach(model)
+    parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
     return parts
+
+
+def _external(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
+    """Those whose data is not among them."""
+    return [t for t in tensors if onnx.external_data_helper.uses_external_data(t)]
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
@@ -96,9 +102,14 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
     if not _holds(path, b"location"):
         return [path]
-    stored = stored_tensors(parse_model(path))
-    places = {entry.value for tensor in stored for entry in tensor.external_data
-              if entry.key == "location"}  # fmt: skip
+    parsed = parse_model(path)
+    places = {
+        entry.value
+        for tensor in stored_tensors(parsed.structure)
+        if tensor.name not in parsed.weights
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
     return [path, *(path.resolve().parent / place for place in sorted(places))]
 
 
@@ -113,14 +124,19 @@ def _holds(path: Path, text: bytes) -> bool:
     return False
 
 
-def parse_model(path: Path) -> onnx.ModelProto:
+def parse_model(path: Path) -> ModelParts:
     """A file's content, without its external data and not checked any further.
 
-    Raises ``ModelError`` if the file cannot be read, or is no ONNX model.
+    Large weights are read from the file straight into arrays: parsed, and copied out, they would
+    take up to three times the memory. Raises ``ModelError`` if the file cannot be read, or is no
+    ONNX model.
     """
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        with path.open("rb") as file:
+            content, places = _without_large_weights(file)
+            model.ParseFromString(content)
+            weights = {name: _read_at(file, *place) for name, place in places.items()}
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     except MemoryError as error:
@@ -132,7 +148,29 @@ def parse_model(path: Path) -> onnx.ModelProto:
     # Some files of other kinds, the empty one among them, parse as a protobuf message.
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it holds no graph")
-    return model
+    return ModelParts(model, weights)
+
+
+def _without_large_weights(
+    file: BinaryIO,
+) -> tuple[bytes, Mapping[str, tuple[int, onnx.TensorProto]]]:
+    """The model in a file with stubs for its large initializers, and where their data is."""
+    try:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return without_large_weights(mapped)
+    except (OSError, ValueError):
+        # A pipe, or damaged: protobuf says which.
+        return file.read(), {}
+
+
+def _read_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray:
+    """The data of a tensor that begins at this place in a file."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    values = np.empty(tuple(tensor.dims), dtype)
+    file.seek(place)
+    if file.readinto(bytes_of(values)) != values.nbytes:  # type: ignore[attr-defined]
+        raise OSError(None, "it became shorter while it was read")
+    return values
 
 
 def _check_whole(model: onnx.ModelProto, what: str) -> None:
@@ -227,7 +265,7 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
     parts = model if isinstance(model, ModelParts) else detach(model)
     size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
     if size <= MAX_PROTO_BYTES:
-        write_bytes(path, _serialised(parts))
+        write_bytes(path, encoded(parts))
         return
     offset, digest = 0, hashlib.sha256()
     structure = copy_model(parts.structure)
@@ -237,7 +275,7 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
         # ONNX recommends offsets at page boundaries, so that runtimes can map the file.
         offset += -offset % _PAGE
         places.append(offset)
-        digest.update(_bytes_of(parts.weights[tensor.name]))
+        digest.update(bytes_of(parts.weights[tensor.name]))
         offset += parts.weights[tensor.name].nbytes
     data_name = f"{path.name}.{digest.hexdigest()[:12]}.data"
     for tensor, place in zip(stubs, places, strict=True):
@@ -251,57 +289,6 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
     write_bytes(path, structure.SerializeToString())
 
 
-def _serialised(parts: ModelParts) -> Iterator[Content]:
-    """A model as protobuf, the weights one by one, so that no second copy of all is made.
-
-    The graph is one message: what the structure holds of it, then its further initializers.
-    """
-    structure = copy_model(parts.structure)
-    graph = onnx.GraphProto()
-    graph.CopyFrom(structure.graph)
-    structure.ClearField("graph")
-    stubs = [tensor for tensor in graph.initializer if tensor.name in parts.weights]
-    kept = [tensor for tensor in graph.initializer if tensor.name not in parts.weights]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    head = graph.SerializeToString()
-    length, headers = len(head), []
-    for tensor in stubs:
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        size = parts.weights[tensor.name].nbytes
-        data_header = _RAW_DATA + _varint(size)
-        message = tensor.SerializeToString() + data_header
-        headers.append(_INITIALIZER + _varint(len(message) + size) + message)
-        length += len(headers[-1]) + size
-    yield structure.SerializeToString() + _GRAPH + _varint(length) + head
-    for tensor, header in zip(stubs, headers, strict=True):
-        yield header
-        yield _bytes_of(parts.weights[tensor.name])
-
-
-def _bytes_of(values: np.ndarray) -> memoryview:
-    """The data of an array, without a copy of it."""
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-
-
-def _field_tag(message: type, name: str) -> bytes:
-    """The tag in protobuf of a field that has a length."""
-    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2)  # type: ignore[attr-defined]
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-_GRAPH = _field_tag(onnx.ModelProto, "graph")
-_INITIALIZER = _field_tag(onnx.GraphProto, "initializer")
-_RAW_DATA = _field_tag(onnx.TensorProto, "raw_data")
-
 _PAGE = 4096
 
 
@@ -311,7 +298,7 @@ def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
     for values in arrays:
         yield b"\0" * (-offset % _PAGE)
         offset += -offset % _PAGE + values.nbytes
-        yield _bytes_of(values)
+        yield bytes_of(values)
 
 
 def write_bytes(path: Path, content: bytes | Iterable[Content]) -> None:

@@ -65,7 +65,7 @@ def inspect(
     these, how spikes are counted, and an estimate of the memory that takes; and with --precision
     int8, which layers are computed in 8 bits.
     """
-    export = export_of(header_of(model) if is_nir(model) else parse_model(model))
+    export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
     if export is not None:
         print_export(export, as_json)
         return

@@ -4,7 +4,6 @@ import pytest
 from onnx_text import graph, model, run
 
 from onnx2snn.graph_passes import to_graph, to_model
-from onnx2snn.graph_passes.files import _serialised
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.weights import (
     STAYS_INLINE,
@@ -13,6 +12,7 @@ from onnx2snn.graph_passes.weights import (
     is_large,
     with_weights_as_inputs,
 )
+from onnx2snn.graph_passes.wire import encoded
 
 RNG = np.random.default_rng(0)
 TEXT = """
@@ -142,7 +142,7 @@ def test_what_is_written_is_the_same_model(how, layout):
     parts = detach(proto)
     parts.weights["w"] = LAYOUTS[layout](parts.weights["w"])
     before = parts.structure.SerializeToString()
-    written = onnx.ModelProto.FromString(b"".join(_serialised(parts)))
+    written = onnx.ModelProto.FromString(b"".join(encoded(parts)))
     assert parts.structure.SerializeToString() == before
     assert_same(written, proto)
     onnx.checker.check_model(written, full_check=True)
@@ -156,7 +156,7 @@ def test_lengths_of_every_number_of_bytes(size):
     """Protobuf writes lengths seven bits a byte."""
     value = np.arange(size, dtype=np.float32)
     proto = model("g (float[N] x) => (float[N] y) { y = Neg(x) }", {"value": value, "more": value})
-    assert_same(onnx.ModelProto.FromString(b"".join(_serialised(detach(proto)))), proto)
+    assert_same(onnx.ModelProto.FromString(b"".join(encoded(detach(proto)))), proto)
 
 
 @pytest.mark.parametrize("name", ["w", "bias"])
