@@ -59,20 +59,21 @@ def evaluate(
     if not times:
         raise DataError("no time-steps to evaluate at")
     # One session after the other, and what counts synapses after them: each takes memory of its
-    # own, and the weights are read anew for each.
-    axes = axes_of_samples(read_any(model))
+    # own, beside these weights, which all read.
+    parts = read_any(model)
+    axes = axes_of_samples(parts)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
-        rounded = SpikingSession(model, providers, threads, "auto", max_memory, precision)
+        rounded = SpikingSession(parts, providers, threads, "auto", max_memory, precision)
         if max_memory is not None:
             require_samples(data, rounded)
             rounded.chosen(next(iter(data.batches(batch_size)))[0], readouts=len(times))
         del rounded
-        exact = SpikingSession(model, providers, threads, max_memory=max_memory)
+        exact = SpikingSession(parts, providers, threads, max_memory=max_memory)
         beside = _classes_by(exact, data, times, batch_size, track)
         del exact
-    session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
+    session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     reference = None if ann is None else Ann(read_any(ann), providers, threads)
     chosen: list[np.ndarray] = []
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
@@ -90,8 +91,7 @@ def evaluate(
                 spikes[t][name] = spikes[t].get(name, 0) + summed
     rows, sizes = precision_rows(session), _sample_shapes(session, data)
     del session, reference
-    parts, samples = read_any(model), data.samples
-    operations = macs(parts, sizes)
+    samples, operations = data.samples, macs(parts, sizes)
     counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
     truth = {

@@ -61,12 +61,14 @@ class SynapseCounter:
                     _pass_events_on(graph, node, spiking)
                 else:
                     weights = 1 if node.inputs[0].name in spiking else 0
-                    totals[node.name] = _count_events(graph, node, weights)
+                    fan_outs = _fan_outs(node, weights)
+                    _let_count(graph, node, weights)
+                    totals[node.name] = _operations(graph, node, weights, fan_outs)
         self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in spikes.items()}
         self._batch = graph.inputs[0].shape[0]
         self._ranks = {name: len(tensor.shape) for name, tensor in spikes.items()}
-        self._silence = {t.name: np.zeros(t.shape, np.float32) for t in graph.inputs}
+        self._silence = _silence(graph)
         graph.inputs += list(spikes.values())
         self._session = _session(graph, list(totals.values())) if totals else None
 
@@ -129,11 +131,13 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
         node.inputs[1 - weights] = _filled_like(graph, node.inputs[1 - weights], 1.0)
-        totals.append(_count_events(graph, node, weights))
+        fan_outs = _fan_outs(node, weights)
+        if fan_outs is None:
+            _let_count(graph, node, weights)
+        totals.append(_operations(graph, node, weights, fan_outs))
     if not totals:
         return 0
-    silence = {t.name: np.zeros(t.shape) for t in graph.inputs}
-    counted = _run(_session(graph, totals), silence)
+    counted = _run(_session(graph, totals), _silence(graph))
     return round(sum(counted) / int(graph.inputs[0].shape[0]))
 
 
@@ -173,6 +177,11 @@ def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
     return averages
 
 
+def _silence(graph: gs.Graph) -> dict[str, np.ndarray]:
+    """0 for each input, in its type."""
+    return {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in graph.inputs}
+
+
 def _without_memory(graph: gs.Graph) -> None:
     """Replace every stateful operator but neurons by what it does in one time-step.
 
@@ -201,13 +210,24 @@ def _session(graph: gs.Graph, outputs: list[gs.Variable]) -> Any:
     for info in model.structure.graph.input:
         del info.type.tensor_type.shape.dim[:]
         info.type.tensor_type.ClearField("shape")
-    return create_session(model, [CPU], lean=True)
+    # In order, and not optimised: so that ones are made one layer's at a time.
+    return create_session(model, [CPU], seldom=True, once=True, in_order=True)
 
 
 def _run(session: Any, feed: dict[str, np.ndarray]) -> list[float]:
     types = {source.name for source in session.get_inputs()}
-    wanted = {name: value.astype(np.float32) for name, value in feed.items() if name in types}
+    wanted = {name: value for name, value in feed.items() if name in types}
     return [float(value) for value in run_session(session, None, wanted)]
+
+
+def _ones_for(graph: gs.Graph, weights: gs.Tensor) -> gs.Tensor:
+    """1 for each weight that is not 0, made as the graph runs: no copy of all weights is kept."""
+    name = Editor(graph).name(f"{weights.name}/synapses")
+    some, ones = gs.Variable(f"{name}/some", np.bool_), gs.Variable(name, np.float32)
+    to_bool, to_float = int(onnx.TensorProto.BOOL), int(onnx.TensorProto.FLOAT)
+    graph.nodes.append(gs.Node("Cast", some.name, {"to": to_bool}, [weights], [some]))
+    graph.nodes.append(gs.Node("Cast", name, {"to": to_float}, [some], [ones]))
+    return ones
 
 
 def _filled_like(graph: gs.Graph, tensor: gs.Tensor, value: float) -> gs.Tensor:
@@ -222,20 +242,46 @@ def _filled_like(graph: gs.Graph, tensor: gs.Tensor, value: float) -> gs.Tensor:
     return filled
 
 
-def _count_events(graph: gs.Graph, node: gs.Node, weights: int) -> gs.Variable:
-    """Make a weighted layer count: weights to 1, no bias; returns the sum of its output."""
+def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
+    """Of a dense layer how many of its weights each input meets, as those of a single output.
+
+    None for others, and where weights are not constant. Without it a layer counts by its weights.
+    """
     value = constant_value(node.inputs[weights])
-    if value is not None:
-        ones = (value != 0).astype(np.float32)
-        node.inputs[weights] = Editor(graph).constant(f"{node.name}/synapses", ones)
+    if node.op not in ("Gemm", "MatMul") or value is None or value.ndim < 2:
+        return None
+    if node.attrs.get(("transA", "transB")[weights], 0):
+        value = value.T
+    counts: np.ndarray = np.count_nonzero(value, axis=(-2, -1)[weights], keepdims=True)
+    return counts.astype(np.float64)
+
+
+def _let_count(graph: gs.Graph, node: gs.Node, weights: int) -> None:
+    """Make a weighted layer hand on events: weights to 1, no bias."""
+    if constant_value(node.inputs[weights]) is not None:
+        node.inputs[weights] = _ones_for(graph, node.inputs[weights])
     node.inputs = list(node.inputs[:2])
     if node.op == "Gemm":
         node.attrs["alpha"] = 1.0
+
+
+def _operations(
+    graph: gs.Graph, node: gs.Node, weights: int, fan_outs: np.ndarray | None
+) -> gs.Variable:
+    """The sum of what a layer counts."""
     # In double, since a layer can have more than the 2^24 operations that float32 counts.
     name = Editor(graph).name(f"{node.name}/operations")
     exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])
+    counted = node.outputs[0] if fan_outs is None else node.inputs[1 - weights]
     to_double = {"to": int(onnx.TensorProto.DOUBLE)}
-    graph.nodes.append(gs.Node("Cast", exact.name, to_double, [node.outputs[0]], [exact]))
+    graph.nodes.append(gs.Node("Cast", exact.name, to_double, [counted], [exact]))
+    if fan_outs is not None:
+        inputs = [exact, exact]
+        inputs[weights] = Editor(graph).constant(f"{name}/fan-outs", fan_outs)
+        transposed = ("transA", "transB")[1 - weights]
+        attributes = {k: v for k, v in node.attrs.items() if k == transposed}
+        exact = gs.Variable(f"{name}/dense", np.float64)
+        graph.nodes.append(gs.Node(node.op, exact.name, attributes, inputs, [exact]))
     graph.nodes.append(gs.Node("ReduceSum", name, {"keepdims": 0}, [exact], [total]))
     return total
 
@@ -263,7 +309,9 @@ def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
             axes = list(node.inputs[1:])
             if "axes" in node.attrs:
                 axes = [Editor(graph).constant(f"{node.name}/axes", np.array(node.attrs["axes"]))]
-            _become(node, "ReduceSum", [x, *axes], {"keepdims": node.attrs.get("keepdims", 1)})
+            kept = {"keepdims": 1, "noop_with_empty_axes": 0}
+            attributes = {name: node.attrs.get(name, value) for name, value in kept.items()}
+            _become(node, "ReduceSum", [x, *axes], attributes)
         case "BatchNormalization" | "Neg":
             _become(node, "Identity", [x])
         case "Mul" | "Div":

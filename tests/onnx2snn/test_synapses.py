@@ -5,6 +5,7 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import convert
+from onnx2snn.graph_passes.weights import detach
 from onnx2snn.synapses import SynapseCounter, macs
 
 RNG = np.random.default_rng(0)
@@ -56,6 +57,71 @@ def test_zero_weights_are_no_synapses():
     snn = convert(proto).model
     assert synaptic_operations(snn, {"s": np.array([10, 100])}, (2,)) == 10 * 2 + 100 * 1
     assert macs(snn, (2,)) == 3
+
+
+def sparse(*shape):
+    return (normal(*shape) * (RNG.random(shape) < 0.6)).astype(np.float32)
+
+
+DENSE = {
+    "x [4], MatMul(s, w)": ((4, 5), lambda w: (w != 0).sum(1)),
+    "x [4], Gemm(s, w, b)": ((4, 5), lambda w: (w != 0).sum(1)),
+    "x [4], Gemm<alpha = 2.0, transB = 1>(s, w, b)": ((5, 4), lambda w: (w != 0).sum(0)),
+    "x [3, 4], MatMul(s, w)": ((4, 5), lambda w: np.tile((w != 0).sum(1), (3, 1))),
+    "x [4, 3], MatMul(w, s)": ((5, 4), lambda w: np.tile((w != 0).sum(0)[:, None], (1, 3))),
+    "x [2, 3, 4], MatMul(s, w)": (
+        (2, 4, 5),
+        lambda w: np.tile((w != 0).sum(2)[:, None, :], (1, 3, 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", DENSE)
+def test_dense_layers_of_every_form(layer):
+    shape, text = layer[3:].split("], ", 1)
+    weights, fan_outs = DENSE[layer]
+    axes = ", ".join("Nabc"[: shape.count(",") + 2])
+    w, sizes = sparse(*weights), tuple(map(int, shape.split(", ")))
+    proto = model(
+        f"g (float[N, {shape}] x) => (float[{axes}] y) {{ s = Clip(x, zero, one) y = {text} }}",
+        {"w": w, "b": normal(5), "zero": ZERO, "one": ONE},
+    )
+    snn = convert(proto).model
+    counts = RNG.integers(0, 9, sizes)
+    wanted = (counts * fan_outs(w)).sum()
+    assert synaptic_operations(snn, {"s": counts}, sizes) == wanted
+    assert macs(snn, sizes) == np.broadcast_to(fan_outs(w), sizes).sum()
+
+
+def test_dense_layers_with_no_neuron_between():
+    w, v = sparse(4, 5), sparse(5, 6)
+    proto = model(
+        "g (float[N, 4] x) => (float[N, 6] y) { s = Clip(x, zero, one) h = MatMul(s, w) "
+        "r = Sum(h, h) y = MatMul(r, v) }",
+        {"w": w, "v": v, "zero": ZERO, "one": ONE},
+    )
+    snn = convert(proto).model
+    counts = RNG.integers(0, 9, 4)
+    arrived = 2 * counts @ (w != 0)
+    wanted = (counts @ (w != 0)).sum() + (arrived @ (v != 0)).sum()
+    assert synaptic_operations(snn, {"s": counts}, (4,)) == wanted
+    assert macs(snn, (4,)) == np.count_nonzero(w) + np.count_nonzero(v)
+
+
+def test_weights_are_not_copied():
+    """Ones for them are made one layer's at a time, as the graph runs."""
+    shared = {"w": normal(32, 64), "v": normal(64, 32)}
+    proto = model(
+        "g (float[N, 32] x) => (float[N, 32] y) { s = Clip(x, zero, one) h = MatMul(s, w) "
+        "t = Clip(h, zero, one) y = MatMul(t, v) }",
+        shared | {"zero": ZERO, "one": ONE},
+    )
+    parts = detach(convert(proto).model)
+    counter = SynapseCounter(parts, (32,))
+    held = counter._session.weight_feed.values()
+    large = [array for array in held if array.size == 32 * 64]
+    own = {array.ctypes.data for array in parts.weights.values()}
+    assert {array.ctypes.data for array in large} <= own
 
 
 def test_through_pooling_flatten_and_residual_add():
