@@ -60,6 +60,7 @@ def measure(path, samples, timesteps, plan, max_memory):
         "weights": Path(path).stat().st_size,
         "states": chosen.memory.states // 2,
         "chunks": chosen.chunks,
+        "lean": chosen.lean,
         "estimate": chosen.memory.total,
     }
     print(json.dumps(found))
@@ -113,7 +114,7 @@ def main():
         return
     print("MB beyond the imports; x: of weights + states")
     print(
-        f"{'network':>9} {'N':>3} {'T':>4} {'plan':>5} {'budget':>6} {'chunks':>6} "
+        f"{'network':>9} {'N':>3} {'T':>4} {'plan':>5} {'budget':>6} {'lean':>5} {'chunks':>6} "
         f"{'weights':>8} {'states':>7} "
         f"{'loading':>8} {'running':>8} {'after':>6} {'x':>5} {'counting':>9} {'estimate':>9}"
     )
@@ -123,6 +124,7 @@ def main():
         if "refused" in row:
             print(f"{case} refused: {row['refused']}")
             continue
+        case += f" {row['lean']!s:>5}"
         mb = {k: f"{v / 1e6:.0f}" for k, v in row.items() if isinstance(v, int)}
         ratio = row["after"] / (row["weights"] + row["states"])
         print(

@@ -43,9 +43,7 @@ from .options import (
     "-N",
     "--batch-size",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Samples at a time that --plan is for.",
+    help="Samples at a time that --plan is for.  [default: 1]",
 )
 @precision_option
 @max_memory_option
@@ -54,7 +52,7 @@ from .options import (
 def inspect(
     model: Path,
     show_plan: bool,
-    batch_size: int,
+    batch_size: int | None,
     precision: Precision,
     max_memory: int | None,
     as_json: bool,
@@ -65,6 +63,11 @@ def inspect(
     these, how spikes are counted, and an estimate of the memory that takes; and with --precision
     int8, which layers are computed in 8 bits.
     """
+    of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,
+               "--precision": None if precision == "float32" else precision}  # fmt: skip
+    for name, given in of_plan.items():
+        if given is not None and not show_plan:
+            raise click.UsageError(f"{name} is for --plan: give that too")
     export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
     if export is not None:
         print_export(export, as_json)
@@ -81,7 +84,7 @@ def inspect(
 
         from .inference import precision_rows
 
-        x = _zeros(plan, batch_size)
+        x = _zeros(plan, batch_size or 1)
         session = SpikingSession(model, max_memory=max_memory, precision=precision)
         choice, rows = session.chosen(x), precision_rows(session)
     if as_json:
@@ -144,6 +147,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
         "samples_together": choice.together,
         "chunks": list(choice.chunks),
         "short_of_memory": choice.short_of_memory,
+        "lean": choice.lean,
         "layout": "cpu" if choice.layout else "plain",
         "spike_counts": "derived" if choice.derived_counts else "summed",
         "layers": [
@@ -224,11 +228,13 @@ def _lines_of(choice: Choice) -> list[str]:
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
     groups = f"samples in a run: {choice.together}, so that the caches hold the states of a layer"
+    lean = "all of these read one copy of the weights, as they are: slower, but it fits the memory"
     layout = "the layout of the CPU" if choice.layout else "plain layout"
     order = "" if choice.layout is None else ", layer by layer"
     return [
         first,
         *([f"these runs are in {layout}{order}"] if choice.chunks else []),
+        *([lean] if choice.lean else []),
         *([groups] if choice.together < choice.samples else []),
         "input that varies in time: one time-step a run",
         f"spike counts {counts}",

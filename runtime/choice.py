@@ -33,6 +33,8 @@ class Choice:
     longer chunks would be faster, but do not fit. ``layout``: what enters the layout of the CPU in
     a chunk; None where chunks are in plain layout. ``shapes``: those of what a time-step reads.
     ``in_full``: whether those of all states are known, so that a chunk reads them in full.
+    ``lean``: whether all graphs read one copy of the weights, as they are, which takes the least
+    memory.
     """
 
     samples: int
@@ -45,6 +47,7 @@ class Choice:
     layout: Layout | None
     shapes: Mapping[str, Shape]
     in_full: bool
+    lean: bool
 
     @cached_property
     def time_batched(self) -> dict[str, int]:
@@ -54,6 +57,8 @@ class Choice:
     @cached_property
     def tiled(self) -> tuple[Tiles, ...]:
         """The convolutions that run on tiles within a chunk."""
+        if not self.chunks:
+            return ()
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
     def chunk(self, most: int) -> int:
@@ -82,33 +87,40 @@ def choose(
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
     sizes = sizes_of(costs.peaks.step, at_once)
-    in_full = all_known(costs.peaks.states, shapes)
     run = Run(sizes, at_once, samples, together, prologue, read_out, readouts, varying)
     # Without tiles chunks may fit that otherwise do not.
-    for may_tile in dict.fromkeys((costs.may_tile, frozenset[str]())):
-        estimate = Estimate(costs, run, may_tile, layout)
-        least, layers = estimate.memory(()), estimate.layers
-        if costs.max_memory is not None and least.total > costs.max_memory:
-            raise DataError(_too_much(least, run, costs.max_memory))
-        ladder = lengths_of_chunks(layers, estimate.layout)
-        fitting = (chunks for chunks in ladder if estimate.fits(chunks))
+    full = [
+        Estimate(costs, run, may_tile, layout)
+        for may_tile in dict.fromkeys((costs.may_tile, frozenset[str]()))
+    ]
+    lean = Estimate(costs, run, frozenset(), None, lean=True)
+    ways = [way for way in full if costs.max_memory is None or way.fits(())]
+    if costs.may_be_lean and (not ways or lean.lean_chunks_pay):
+        ways += [lean] if lean.fits(()) else []
+    if costs.max_memory is not None and not ways:
+        least = lean if costs.may_be_lean else full[0]
+        raise DataError(_too_much(least.memory(()), run, costs.max_memory))
+    for way in ways:
+        ladder = lengths_of_chunks(way.layers, way.layout)
+        fitting = (chunks for chunks in ladder if way.fits(chunks))
         chunks = next(fitting, ()) if costs.in_chunks else ()
-        short = costs.in_chunks and (chunks != ladder[0] or may_tile != costs.may_tile)
-        choice = Choice(
-            samples,
-            together,
-            chunks,
-            layers,
-            costs.derived_counts,
-            estimate.memory(chunks),
-            short,
-            estimate.layout if chunks else None,
-            shapes,
-            in_full,
-        )
-        if chunks or not (costs.in_chunks and choice.tiled):
+        if chunks:
             break
-    return choice
+    else:
+        way = ways[0]
+    return Choice(
+        samples,
+        together,
+        chunks,
+        way.layers,
+        costs.derived_counts,
+        way.memory(chunks),
+        costs.in_chunks and (way is not full[0] or chunks != ladder[0]),
+        way.layout if chunks else None,
+        shapes,
+        all_known(costs.peaks.states, shapes),
+        way.lean,
+    )
 
 
 def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:

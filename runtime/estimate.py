@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from .chunks import WeightedLayer, axes_of_time, weighted_layers
+from .chunks import LEAN_USES, WeightedLayer, average_uses, axes_of_time, weighted_layers
 from .int8 import Quantised
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
@@ -27,17 +27,19 @@ class Costs:
 
     ``peaks``: of the graph of one time-step. ``weights``: bytes, of the whole network;
     ``copied`` are those of them that each graph of time-steps holds anew. ``may_tile``: the names
-    of weights of which convolutions may run on tiles. ``in_chunks``: whether chunks are wanted at
-    all. ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the
-    states of which each read-out keeps a copy. ``nodes``: how many the session's graphs besides
-    those of time-steps have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS``
-    more than a time-step, and refuses nothing.
+    of weights of which convolutions may run on tiles. ``may_be_lean``: whether graphs may read one
+    copy of the weights, as they are. ``in_chunks``: whether chunks are wanted at all.
+    ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the states
+    of which each read-out keeps a copy. ``nodes``: how many the session's graphs besides those of
+    time-steps have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a
+    time-step, and refuses nothing.
     """
 
     peaks: Peaks
     weights: int
     copied: int
     may_tile: frozenset[str]
+    may_be_lean: bool
     in_chunks: bool
     derived_counts: bool
     kept: frozenset[str]
@@ -76,6 +78,8 @@ def costs_of(
             for name, values in plan.weights.items()
             if on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         ),
+        # Rounded weights are in the graphs themselves.
+        may_be_lean=on_cpu and max_memory is not None and not layers,
         in_chunks=in_chunks,
         derived_counts=derived_counts,
         kept=kept,
@@ -104,12 +108,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run whose chunks may have some convolutions on tiles, and a layout if it pays."""
+    """Of a run whose chunks may have some convolutions on tiles, and a layout if it pays.
+
+    ``lean``: all graphs read one copy of the weights, as they are.
+    """
 
     costs: Costs
     run: Run
     may_tile: frozenset[str]
     wanted_layout: Layout | None
+    lean: bool = False
 
     @cached_property
     def layers(self) -> tuple[WeightedLayer, ...]:
@@ -134,7 +142,16 @@ class Estimate:
         Not where most layers are time-batched: those are between plain ones, so that little would
         be left in the layout. VGG-16 took 2 to 7 % longer with it than without.
         """
-        return None if 2 * len(self.heavy) > len(self.layers) else self.wanted_layout
+        return None if self.lean or self._mostly_time_batched else self.wanted_layout
+
+    @property
+    def _mostly_time_batched(self) -> bool:
+        return 2 * len(self.heavy) > len(self.layers)
+
+    @property
+    def lean_chunks_pay(self) -> bool:
+        """Whether lean chunks take less time than single time-steps that are not lean."""
+        return self._mostly_time_batched and average_uses(self.layers) < LEAN_USES
 
     def fits(self, chunks: tuple[int, ...]) -> bool:
         """Whether these chunks fit the memory that there is."""
@@ -176,11 +193,13 @@ class Estimate:
         """Bytes of all copies of weights."""
         costs = self.costs
         weights, copied, shared = costs.weights, costs.copied, self._shared
+        if self.lean:
+            return weights
         # A chunk holds their matrices in place of their weights.
         more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
-        # One graph of time-steps, and that of the sums while it is made, or one more; or, while
-        # weights are rounded to 8 bits, what they were.
-        made = copied + weights if costs.derived_counts else max(2 * copied, weights - copied)
+        # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
+        # bits, what they were.
+        made = max(2 * copied, weights - copied)
         return weights + made + shared * bool(chunks) + (copied - shared + more) * len(chunks)
 
     def _graphs(self, chunks: tuple[int, ...]) -> int:

@@ -197,9 +197,10 @@ def create_session(
 
     ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
     From ``ModelParts``, a CPU session shares the weights with the caller, except those that ONNX
-    Runtime repacks for speed. ``seldom``: no memory of a CPU is kept between runs. (Kept, it
-    doubles in the second, where a result takes a part of what the largest tensor had.) ``lean``:
-    nothing is repacked, either.
+    Runtime repacks for speed, and holds all of them once more while it is made. ``lean``: on a CPU
+    it does neither, since large weights are inputs, which are fed with each run (``run_session``,
+    ``DeviceStates``). ``seldom``: no memory of a CPU is kept between runs. (Kept, it doubles in the
+    second, where a result takes a part of what the largest tensor had.)
     ``own``: further weights that are not shared; the caller may drop them.
     ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
     of it.
@@ -217,20 +218,17 @@ def create_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
-    seldom = seldom or lean
     options.enable_mem_pattern = laid_out and not seldom
     options.enable_cpu_mem_arena = not seldom
-    if lean:
-        # One level more would bring the blocked layout, and copies of weights in it.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.add_session_config_entry("session.disable_prepacking", "1")
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     shared: dict[str, Any] = {}
     weights: dict[str, np.ndarray] = {}
+    feeds = once or (lean and providers == [CPU])
     if once:
-        parts = model if isinstance(model, ModelParts) else detach(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if feeds:
+        parts = model if isinstance(model, ModelParts) else detach(model)
         weights = parts.weights
         model, shared = with_weights_as_inputs(parts.structure), dict(weights)
     elif isinstance(model, ModelParts):
@@ -255,7 +253,7 @@ def create_session(
         give_back_memory()
     # The session reads this memory as long as it lives, or is fed with it.
     session.shared_weights = shared
-    session.weight_feed = shared if once else {}
+    session.weight_feed = shared if feeds else {}
     _require_first(session, name_of(providers[0]))
     return session
 
@@ -364,7 +362,7 @@ def run_session(
 ) -> list[np.ndarray]:
     """``session.run``, with ``DataError`` where the network cannot run on these inputs."""
     try:
-        values: list[np.ndarray] = session.run(outputs, feed | session.weight_feed)
+        values: list[np.ndarray] = session.run(outputs, session.weight_feed | feed)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
         raise DataError(f"the network cannot run on {shapes}: {first_line(error)}") from error

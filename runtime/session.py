@@ -120,7 +120,7 @@ class SpikingSession:
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = chosen != without_capture(chosen)
         self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
-        self._sums = Sums(made, totals, self._states, partial(create, lean=True))
+        self._sums = Sums(made, totals, self._states, partial(keeping_none, lean=True))
         on_cpu = self.providers[0] == CPU
         others = [made.prologue, made.epilogue, made.read_out]
         others += [totals.totals, totals.silent] if totals else []

@@ -242,10 +242,12 @@ class DeviceStates:
         read = {i.name for i in session.get_inputs()}
         # States have defaults in the graph.
         read |= {i.name for i in session.get_overridable_initializers()}
-        for name, value in (self._inputs | self._current).items():
+        # On a CPU, weights that a session does not hold itself.
+        weights = {name: self._as_value(array) for name, array in session.weight_feed.items()}
+        for name, value in (weights | self._inputs | self._current).items():
             if name not in read:
                 continue
-            if rows is None:
+            if rows is None or name in weights:
                 binding.bind_ortvalue_input(name, value)
             else:
                 binding.bind_input(name, *self._memory(value, rows))

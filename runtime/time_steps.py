@@ -93,13 +93,15 @@ class TimeSteps:
         return states_have_rows(self.step, self.states, choice.shapes, samples)
 
     def session(self, steps: int, choice: Choice) -> Any:
-        """The session that does so many time-steps in a run; it holds weights of its own."""
+        """The session that does so many time-steps in a run; if not lean, with its own weights."""
         key, planned = _key(steps, choice), choice.memory.few_activations
         if key not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(steps, choice)
             in_order = steps > 1 and choice.layout is not None
-            session = self.create(graph, own=own, laid_out=planned, in_order=in_order)
+            session = self.create(
+                graph, own=own, laid_out=planned, in_order=in_order, lean=choice.lean
+            )
             self.sessions[key] = session
             # Its own weights are there once more, in the layout of the session.
             del graph, own
@@ -123,8 +125,11 @@ class TimeSteps:
 
     def _graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
-        if steps == 1:
-            return ModelParts(self._rounded(self.step, self.network.layers), {}), {}
+        if steps == 1 or choice.lean:
+            step = self.step
+            if steps > 1:
+                step = unrolled(step, self.states, steps, choice.time_batched)
+            return ModelParts(self._rounded(step, self.network.layers), {}), {}
         unit = with_unit_thresholds(self.step, self.network, self.states, choice.in_full)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in choice.tiled:
@@ -171,7 +176,8 @@ class TimeSteps:
 
 def _key(steps: int, choice: Choice) -> tuple:
     """What tells the sessions of so many time-steps in a run apart."""
-    few = choice.memory.few_activations
+    alike = choice.memory.few_activations, choice.lean
     if steps == 1:
-        return steps, few
-    return steps, frozenset(choice.time_batched), choice.layout, choice.tiled, choice.in_full, few
+        return steps, *alike
+    batched = frozenset(choice.time_batched)
+    return steps, batched, choice.layout, choice.tiled, choice.in_full, *alike

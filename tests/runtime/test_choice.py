@@ -12,7 +12,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import chunks, estimate, kernel_forms, memory
+from onnx2snn.runtime import chunks, estimate, int8, kernel_forms, memory
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -142,41 +142,103 @@ def test_memory_grows_with_samples_and_states_are_exact():
 
 
 def budgets(session, x, readouts=1):
-    """Totals of all ways to run, the longest chunks first."""
+    """Totals of all ways to run, as (lean, chunks), the fastest first."""
     found, chosen = {}, session.chosen(x, readouts=readouts)
     while True:
-        found[chosen.chunks] = chosen.memory.total - chosen.memory.idle
-        if not chosen.chunks:
-            return found
+        least = chosen.memory.total - chosen.memory.idle
+        found[chosen.lean, chosen.chunks] = least
         session._time_steps.choices.clear()
         costs = session._time_steps.costs
-        session._time_steps.costs = replace(costs, max_memory=found[chosen.chunks] - 1)
-        chosen = session.chosen(x, readouts=readouts)
-        assert chosen.short_of_memory
+        session._time_steps.costs = replace(costs, max_memory=least - 1)
+        try:
+            chosen = session.chosen(x, readouts=readouts)
+        except DataError:
+            return found
+        assert chosen.short_of_memory == costs.in_chunks
+
+
+def with_budget(snn, most=2**40, **options):
+    return SpikingSession(snn, threads=1, max_memory=most, **options)
 
 
 def test_chunks_get_shorter_with_the_budget(monkeypatch):
     monkeypatch.setattr(chunks, "CACHED", 0)
-    found = budgets(SpikingSession(wide(), threads=1), zeros(5))
-    assert list(found) == [(32, 16, 8, 4), (16, 8, 4), (16, 4), (16,), (4,), ()]
+    monkeypatch.setattr(estimate, "LEAN_USES", 0)
+    found = budgets(with_budget(wide()), zeros(5))
+    lengths = [(32, 16, 8, 4), (16, 8, 4), (16, 4), (16,), (4,), ()]
+    assert list(found)[:6] == [(False, each) for each in lengths]
+    # Of lean chunks the first to fit are those that take less than a time-step that is not lean.
+    lean = [(True, each) for each in lengths]
+    assert list(found)[6:] == lean[6 - len(found) :]
+    assert len(found) > 6
     assert list(found.values()) == sorted(found.values(), reverse=True)
-    for lengths, total in found.items():
-        assert SpikingSession(wide(), max_memory=total).chosen(zeros(5)).chunks == lengths
+    for way, total in found.items():
+        chosen = with_budget(wide(), total).chosen(zeros(5))
+        assert (chosen.lean, chosen.chunks) == way
 
 
+def deep(rng=None):
+    """Three dense layers of 64, the neurons between with thresholds of their own."""
+    rng = rng or np.random.default_rng(0)
+    named = {n: (rng.integers(-8, 9, (64, 64)) / 32).astype(np.float32) for n in ("w1", "w2", "w3")}
+    text = (
+        "net (float[N, 64] x) => (float[N, 64] y) { a = MatMul(x, w1) b = Clip(a, zero, one) "
+        "c = MatMul(b, w2) d = Clip(c, zero, two) e = MatMul(d, w2) f = Clip(e, zero, one) "
+        "g = MatMul(f, w3) y = Clip(g, zero, two) }"
+    )
+    bounds = {"zero": np.float32(0), "one": np.float32(1), "two": np.float32(2)}
+    return convert(model(text, named | bounds)).model
+
+
+@pytest.mark.parametrize(("samples", "first"), [(1, (True, (32, 16, 8, 4))), (24, (False, ()))])
+def test_lean_chunks_go_before_single_time_steps_where_they_are_faster(samples, first, monkeypatch):
+    monkeypatch.setattr(chunks, "CACHED", 0)
+    monkeypatch.setattr(estimate, "NODE", 0)
+    snn, x = deep(), np.zeros((samples, 64), np.float32)
+    found = budgets(with_budget(snn), x)
+    ways = list(found)
+    assert next(way for way in ways if way[0] or not way[1]) == first
+    lean = with_budget(snn, min(found.values())).chosen(x)
+    assert lean.lean
+    weights = SpikingSession(snn, threads=1)._plan.weights
+    assert lean.memory.weights == sum(values.nbytes for values in weights.values())
+
+
+def test_lean_graphs_hold_no_weights():
+    snn = deep()
+    x = np.random.default_rng(1).integers(-8, 9, (3, 64)).astype(np.float32) / 8
+    least = min(budgets(with_budget(snn), x, readouts=2).values())
+    session = with_budget(snn, least)
+    same(session.run(x, 41, [3]), SpikingSession(snn, threads=1, plan="step").run(x, 41, [3]))
+    held = {value.ctypes.data for value in session._plan.weights.values()}
+    for made in session._time_steps.sessions.values():
+        # One matrix is that of two layers.
+        assert len(made.weight_feed) == 2
+        assert {value.ctypes.data for value in made.weight_feed.values()} <= held
+
+
+def test_eight_bits_are_never_lean(monkeypatch):
+    monkeypatch.setattr(int8, "WORTH", np.inf)
+    session = with_budget(deep(), precision="int8")
+    assert {row.precision for row in session.precisions} == {"int8"}
+    assert not any(lean for lean, _ in budgets(session, np.zeros((1, 64), np.float32)))
+
+
+@pytest.mark.parametrize("width", [1, 8])
 @pytest.mark.parametrize("seed", range(6))
-def test_every_budget_gives_the_same_spikes(seed, monkeypatch):
+def test_every_budget_gives_the_same_spikes(seed, width, monkeypatch):
     monkeypatch.setattr(chunks, "CACHED", 0)
     # Graphs then give back their memory to each other, as large ones do.
     monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
-    network = dyadic.finish(seed)
+    network = dyadic.finish(seed, width=width)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 63, [7])
-    found = budgets(SpikingSession(snn, threads=1), x, readouts=2)
+    found = budgets(with_budget(snn), x, readouts=2)
     assert len(found) > 1
-    for lengths, total in found.items():
-        session = SpikingSession(snn, threads=1, max_memory=total)
+    assert width == 1 or {lean for lean, _ in found} == {True, False}
+    for (_, lengths), total in found.items():
+        session = with_budget(snn, total)
         result = session.run(x, 63, [7])
         assert {key[0] for key in session._time_steps.sessions} == {1, *lengths}
         same(result, wanted)
@@ -198,8 +260,8 @@ def test_sessions_of_another_n_go_where_they_do_not_fit(monkeypatch):
 
 def test_what_does_not_fit_is_refused():
     snn = wide()
-    least = budgets(SpikingSession(snn, threads=1), zeros(8))[()]
-    session = SpikingSession(snn, threads=1, max_memory=least - 1)
+    least = min(budgets(with_budget(snn), zeros(8)).values())
+    session = with_budget(snn, least - 1)
     for run in (lambda: session.run(zeros(8), 4), lambda: session.step(zeros(8))):
         with pytest.raises(DataError, match=r"of 8 samples needs about .* at a time, up to 7"):
             run()
@@ -213,11 +275,11 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize("plan", ["auto", "step"])
 def test_each_read_out_keeps_states(plan):
     snn = wide()
-    choice = SpikingSession(snn, threads=1, plan=plan).chosen(zeros(8))
-    session = SpikingSession(snn, threads=1, plan=plan, max_memory=choice.memory.total)
+    choice = with_budget(snn, plan=plan).chosen(zeros(8))
+    session = with_budget(snn, choice.memory.total, plan=plan)
     session.run(zeros(8), 4)
-    least = budgets(session, zeros(8))[()]
-    session = SpikingSession(snn, threads=1, plan=plan, max_memory=least)
+    least = min(budgets(session, zeros(8)).values())
+    session = with_budget(snn, least, plan=plan)
     session.run(zeros(8), 4)
     with pytest.raises(DataError, match="of 8 samples, read out 4 times, needs about"):
         session.run(zeros(8), 4, [1, 2, 3])
