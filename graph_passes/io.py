@@ -270,20 +270,26 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
 def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts:
     """Like ``to_model``, with the weights beside the structure: they are not copied."""
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
-    weights = {}
+    weights, texts = {}, {}
     for tensor in constants:
         data_type = onnx_type(tensor.dtype)
         proto = onnx.TensorProto(data_type=data_type, dims=tensor.shape)
         if is_large(proto) and tensor.export_dtype == tensor.dtype:
             weights[tensor.name] = tensor.values
             tensor.values = LazyValues(stub(tensor.name, data_type, tensor.shape))
+        elif data_type == onnx.TensorProto.STRING:
+            # onnx-graphsurgeon would write them as numbers.
+            texts[tensor.name] = tensor.values
+            proto = onnx.numpy_helper.from_array(tensor.values.astype(object), tensor.name)
+            tensor.values = LazyValues(proto)
+    held = weights | texts
     try:
         with G_LOGGER.suppress():
             model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     finally:
         for tensor in constants:
-            if tensor.name in weights:
-                tensor.values = weights[tensor.name]
+            if tensor.name in held:
+                tensor.values = held[tensor.name]
     opset = opset_of(model)
     stateful = neurons.stateful_nodes(graph)
     for op in sorted({node.op for node in stateful}):

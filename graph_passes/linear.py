@@ -56,6 +56,10 @@ _APPROXIMATE = (
     "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
     "clips approximate it (convert --approximate N)"
 )
+_IN_TRAINING = (
+    "it is in training mode, where it takes its mean and variance from the batch: export the "
+    "network in evaluation mode"
+)
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"
@@ -219,6 +223,8 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
     if node.op in _PRODUCTS:
         factors = [tensor.name in varying for tensor in node.inputs[: _PRODUCTS[node.op]]]
         return None if sum(factors) < 2 else "the product of two activations is not linear"
+    if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
+        return _IN_TRAINING
     if node.op in ("Resize", "Upsample"):
         sized = any(tensor.name in varying for tensor in node.inputs[1:])
         return "its size depends on the values of the input" if sized else None

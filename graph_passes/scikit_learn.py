@@ -37,11 +37,14 @@ def _is_zip_map(node: onnx.NodeProto) -> bool:
 
 
 def standardise_scikit_learn(graph: gs.Graph) -> bool:
-    """Scaler(x) -> (x - offset) scale."""
+    """Scaler(x) -> (x - offset) scale; Imputer(x) -> x, or its value where x is missing."""
     changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
         if node.op == "Scaler" and node.domain == _DOMAIN:
             _scale(editor, node)
+            changed = True
+        if node.op == "Imputer" and node.domain == _DOMAIN and "imputed_value_floats" in node.attrs:
+            _impute(editor, node)
             changed = True
     if changed:
         tidy(graph)
@@ -58,3 +61,19 @@ def _scale(editor: Editor, node: gs.Node) -> None:
         "Sub", f"{node.name}/shifted", [x, editor.constant(f"{node.name}/offset", offset)], like=x
     )
     replace_node(node, "Mul", [shifted, editor.constant(f"{node.name}/scale", scale)])
+
+
+def _impute(editor: Editor, node: gs.Node) -> None:
+    x, missing = node.inputs[0], np.float32(node.attrs.get("replaced_value_float", 0.0))
+    op, operands, attributes = "Equal", [x], {}
+    if np.isnan(missing):
+        op = "IsNaN"
+    elif np.isinf(missing):
+        op = "IsInf"
+        attributes = {"detect_negative": int(missing < 0), "detect_positive": int(missing > 0)}
+    else:
+        operands.append(editor.constant(f"{node.name}/missing", missing))
+    flag = gs.Variable("", np.bool_, x.shape)
+    gone = editor.node(op, f"{node.name}/gone", operands, attributes, like=flag)
+    values = np.asarray(node.attrs["imputed_value_floats"], np.float32)
+    replace_node(node, "Where", [gone, editor.constant(f"{node.name}/values", values), x])

@@ -32,7 +32,7 @@ from .options import (
     root_option,
 )
 from .recipes import Recipe, recipe_by_name
-from .statistics import Statistic, parse_statistic
+from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 
 
 @examples(
@@ -148,6 +148,12 @@ def convert(
         raise click.UsageError(
             "-T is the T that a recipe converts for: give --calibration or --recipe too"
         )
+    of_data = {"--threshold": threshold, "--per-channel": per_channel,
+               "--recalibrate": recalibrate, "--approximate": approximate, "--samples": samples,
+               "--data-root": data_root}  # fmt: skip
+    for name, given in of_data.items():
+        if given is not None and calibration is None:
+            raise click.UsageError(f"{name} is for calibration data: give --calibration too")
     require_output(output, model, calibration)
     data = None
     if calibration is not None:
@@ -174,7 +180,8 @@ def convert(
     )
     write_model(result.parts, output)
     by_channel = any(neuron.threshold.size > 1 for neuron in result.neurons)
-    warnings = advice(result.agreements, by_channel)
+    fitted = result.threshold is not None and result.threshold.kind in FOR_TIMESTEPS
+    warnings = advice(result.agreements, by_channel, fitted)
     if as_json:
         print_json(
             {

@@ -106,7 +106,8 @@ def export(
             tables.console().print(line, markup=False)
         return
     if timesteps is None or (target == "triton" and timesteps == "input"):
-        raise click.UsageError(f"--to {target} needs -T, the number of time-steps")
+        what = "a number" if timesteps else "the number"
+        raise click.UsageError(f"--to {target} needs -T, {what} of time-steps")
     chosen = [name for name, given in (("--unroll", unroll), ("--inline", inline),
               ("--each-step", each_step), ("--rates", rates)) if given]  # fmt: skip
     if target == "triton":

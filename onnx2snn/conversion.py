@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import onnx
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import require_whole
-from onnx2snn.graph_passes.files import Model, files_of
+from onnx2snn.graph_passes.files import Model, files_of, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
@@ -51,7 +52,8 @@ class Conversion:
     ``declined``: what passes left as it was, with reasons. ``analog``: activations before
     the first neuron that are no clip, and so stay what they were in the ANN. ``check``: how
     the exact rewriting was checked. ``agreements``: what each change cost, on the
-    calibration data. ``notes``: what a user should know of the result.
+    calibration data. ``notes``: what a user should know of the result. ``threshold``: the
+    statistic that thresholds from data are; None where there are none.
     """
 
     parts: ModelParts
@@ -62,6 +64,7 @@ class Conversion:
     check: str
     agreements: list[Agreement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    threshold: Statistic | None = None
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -114,6 +117,9 @@ def convert(
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
     ``DataError`` (data that does not fit) and ``PassError`` (a pass changed the function).
     """
+    if isinstance(model, str | os.PathLike) and not Path(model).is_file():
+        # A pipe can be read once, and its digest is wanted, too.
+        model = read_model(model)
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     plan = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
@@ -190,6 +196,7 @@ def convert(
         network.check,
         network.agreements,
         network.notes,
+        threshold if sources else None,
     )
 
 

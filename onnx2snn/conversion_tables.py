@@ -98,17 +98,23 @@ def did_harm(row: Agreement) -> bool:
     return row.top1 < LOW_AGREEMENT or loss > LARGE_LOSS
 
 
-def advice(agreements: list[Agreement], per_channel: bool) -> list[str]:
+def advice(
+    agreements: list[Agreement], per_channel: bool, for_timesteps: bool = False
+) -> list[str]:
     """What to do about each change that the network did not stand.
 
-    ``per_channel``: whether each channel has a threshold already.
+    ``per_channel``: whether each channel has a threshold already. ``for_timesteps``: whether
+    thresholds are the best for T time-steps, and so low where these are few: higher ones would
+    make most networks worse.
     """
     lines = []
     finer = "" if per_channel else ", thresholds per channel (--per-channel),"
     known = {
         POOLED: "keep max-pooling as a pool that counts spikes (--maxpool exact), or train the "
         "network with average pooling in its place",
-        CLIPPED: f"take higher thresholds (--threshold max){finer} or more calibration data",
+        CLIPPED: "more time-steps (-T), for which thresholds are higher, would lose less"
+        if for_timesteps
+        else f"take higher thresholds (--threshold max){finer} or more calibration data",
         APPROXIMATED: "take more clips (--approximate N)",
     }
     for row in agreements:

@@ -63,6 +63,26 @@ def require_ann(graph: gs.Graph) -> None:
         dtype = tensor.dtype
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
+    random = [Refusal(node.name, node.op, "random") for node in graph.nodes if _is_random(node)]
+    if random:
+        raise UnsupportedModelError(
+            "the model draws random numbers, as in training; export it in evaluation mode:", random
+        )
+
+
+def _is_random(node: gs.Node) -> bool:
+    if node.op != "Dropout" or node.domain or len(node.inputs) < 3:
+        return node.op in _RANDOM and not node.domain
+    training = node.inputs[2]
+    if training.inputs and training.inputs[0].op == "Constant":
+        training = training.inputs[0].attrs["value"]
+    return isinstance(training, gs.Constant) and bool(np.any(training.values))
+
+
+_RANDOM = {
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+}  # fmt: skip
 
 
 def require_bounds(graph: gs.Graph, recipe: str) -> None:

@@ -21,7 +21,7 @@ from .correction import correct, shift_currents, switch_inputs
 from .inspection import has_json
 from .searching import balance_thresholds, scale_thresholds, search_potentials
 from .spiking import Spiking
-from .statistics import Statistic
+from .statistics import FOR_TIMESTEPS, Statistic
 
 DEFAULT_TIMESTEPS = 16
 """The T that a conversion is made for where none is given."""
@@ -88,7 +88,7 @@ class Recipe:
 
     def statistic(self, timesteps: int | None) -> Statistic | None:
         """The threshold's statistic for T time-steps."""
-        if self.threshold is None or self.threshold.kind not in ("mmse", "robust-mmse"):
+        if self.threshold is None or self.threshold.kind not in FOR_TIMESTEPS:
             return self.threshold
         return replace(self.threshold, q=timesteps or DEFAULT_TIMESTEPS)
 

@@ -13,6 +13,9 @@ BINS = 2048
 KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "balanced")
 """The kinds of statistics, as ``Statistic`` tells them."""
 
+FOR_TIMESTEPS = ("mmse", "robust-mmse")
+"""Those that are for a number of time-steps."""
+
 _NO_STATISTIC = (
     "is no threshold: use max, percentile=Q or nonzero-percentile=Q with 0 < Q <= 100, mmse=T or "
     "robust-mmse=T with T time-steps, or balanced=STEPS"

@@ -58,6 +58,23 @@ def test_an_own_scaler_is_none_of_scikit_learns():
     )
 
 
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf, -999.0])
+def test_imputers_become_standard_operators(missing):
+    g = graph(
+        "g (float[N, 3] x) => (float[N, 3] y) { "
+        "y = ai.onnx.ml.Imputer<imputed_value_floats = [0.5, 1.0, 2.0]>(x) }"
+    )
+    g.nodes[0].attrs["replaced_value_float"] = float(missing)
+    x = X.copy()
+    x[1, 2] = x[3, 0] = missing
+    x[4] = np.inf if missing == -np.inf else -np.inf
+    before = run(g, x)
+    assert before[1, 2] == 2
+    changes_once(standardise_scikit_learn, g)
+    assert not any(node.domain for node in g.nodes)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
 def classifier(zip_map):
     """As scikit-learn's exporter ends it: the class, and a list of dictionaries."""
     body = f"p = Softmax(x) l = ArgMax<axis = 1, keepdims = 0>(p) {zip_map}"

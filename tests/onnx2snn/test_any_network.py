@@ -18,6 +18,7 @@ from onnx2snn import (
     evaluate,
     from_arrays,
     network,
+    write_model,
 )
 from onnx2snn.recipes import RECIPES
 
@@ -339,3 +340,121 @@ def test_a_pool_that_no_average_can_replace_says_so():
     with pytest.raises(UnsupportedModelError, match=r"(?s)'p'.*dilated.*--maxpool exact"):
         convert(ann, calibration=data, recipe="opi")
     convert(ann, calibration=data, recipe="opi", maxpool="exact")
+
+
+NAMES = np.array(["cat", "dog", "bird"], object)
+
+
+def with_names():
+    """Two outputs: logits, and the names of the classes, strings."""
+    return model(
+        "net (float[N, 6] x) => (float[N, 3] y, string[N] name) "
+        "{ a = MatMul(x, w) r = Clip(a, lo, hi) y = MatMul(r, v) "
+        "i = ArgMax<axis = 1, keepdims = 0>(y) name = Gather(names, i) }",
+        WEIGHTS | {"names": NAMES},
+    )
+
+
+def test_names_of_classes_may_be_strings(tmp_path):
+    proto = with_names()
+    assert check(proto).converts
+    snn = convert(proto, calibration=from_arrays(X), timesteps=64).model
+    result = SpikingSession(snn).run(X, 64)
+    np.testing.assert_array_equal(result.values["name"], NAMES[result.values["y"].argmax(1)])
+    report = evaluate(snn, from_arrays(X), [64], ann=proto)
+    assert report["snn"][0]["agreement"] > 90
+    write_model(snn, tmp_path / "snn.onnx")
+    again = SpikingSession(tmp_path / "snn.onnx").run(X, 64)
+    np.testing.assert_array_equal(again.values["name"], result.values["name"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ("int64", "e = Gather(table, ids) x = ReduceMean<axes = [1], keepdims = 0>(e)"),
+        ("int32", "e = Gather(table, ids) x = ReduceMean<axes = [1], keepdims = 0>(e)"),
+        ("uint8", "c = Cast<to = 1>(ids) f = Slice(c, from, end, from) x = MatMul(f, table)"),
+        ("bool", "c = Cast<to = 1>(ids) f = Slice(c, from, end, from) x = MatMul(f, table)"),
+    ],
+)
+def test_inputs_that_are_no_floats_are_evaluated(kind, start):
+    proto = model(
+        f"net ({kind}[N, 4] ids) => (float[N, 3] y) {{ {start} a = MatMul(x, w) "
+        "r = Clip(a, lo, hi) y = MatMul(r, v) }",
+        WEIGHTS | {
+            "table": RNG.normal(size=(3, 6)).astype(np.float32),
+            "from": np.array([1]), "end": np.array([4]),
+        },
+    )  # fmt: skip
+    ids = RNG.integers(0, 2 if kind == "bool" else 3, (30, 4)).astype(kind)
+    snn = convert(proto, calibration=from_arrays(ids)).model
+    report = evaluate(snn, from_arrays(ids), [64], ann=proto)
+    assert report["snn"][0]["agreement"] > 80
+    assert 0 < report["snn"][0]["sops"] <= 64 * 18
+    assert report["macs"] >= 36 + 18
+
+
+RANDOM = {
+    "Dropout": "d = Dropout(r, share, yes)",
+    "RandomNormalLike": "z = RandomNormalLike(r) d = Add(r, z)",
+    "Bernoulli": "z = Bernoulli(share) d = Mul(r, z)",
+}
+
+
+@pytest.mark.parametrize("op", RANDOM)
+@pytest.mark.parametrize("as_node", [False, True])
+def test_what_draws_random_numbers_is_refused(op, as_node):
+    yes = "yes = Constant<value = bool {1}>()" if as_node else ""
+    proto = model(
+        "net (float[N, 6] x) => (float[N, 3] y) "
+        f"{{ {yes} a = MatMul(x, w) r = Clip(a, lo, hi) {RANDOM[op]} y = MatMul(d, v) }}",
+        WEIGHTS | {"share": np.float32(0.5)} | ({} if as_node else {"yes": np.array(True)}),
+    )
+    for function in (check, convert):
+        with pytest.raises(UnsupportedModelError, match=f"in evaluation mode:\\n  {op} '"):
+            function(proto)
+
+
+def test_batch_normalization_in_training_mode_is_refused():
+    ones = np.ones(6, np.float32)
+    proto = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Clip(a, lo, hi) "
+        "n, p, q = BatchNormalization<training_mode = 1>(r, one, one, one, one) "
+        "s = Clip(n, lo, hi) y = MatMul(s, v) }",
+        WEIGHTS | {"one": ones},
+    )
+    found = {row.node: row for row in check(proto).nodes}
+    assert "training mode" in next(r.reason for r in found.values() if r.role == "obstacle")
+    with pytest.raises(UnsupportedModelError, match="training mode"):
+        convert(proto)
+
+
+SHAPE_OUTPUTS = {
+    "Shape": ("int64[2] s", "s = Shape(y)"),
+    "Size": ("int64 s", "s = Size(y)"),
+    "filled": ("float[N, 3] s", "t = Shape(y) s = ConstantOfShape(t)"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPE_OUTPUTS)
+def test_outputs_of_shapes_alone_are_refused(name):
+    output, nodes = SHAPE_OUTPUTS[name]
+    proto = model(
+        f"net (float[N, 6] x) => (float[N, 3] y, {output}) "
+        f"{{ a = MatMul(x, w) r = Clip(a, lo, hi) y = MatMul(r, v) {nodes} }}",
+        WEIGHTS,
+    )
+    assert not check(proto).converts
+    with pytest.raises(UnsupportedModelError, match="output 's': depends on no values"):
+        convert(proto)
+
+
+def test_a_mean_over_no_axes_is_evaluated():
+    proto = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Clip(a, lo, hi) "
+        "m = ReduceMean<noop_with_empty_axes = 1>(r) y = MatMul(m, v) }",
+        WEIGHTS,
+        opset=18,
+    )
+    report = evaluate(convert(proto).model, from_arrays(X), [8], ann=proto)
+    assert report["macs"] == 36 + 18

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert, plot, write_model
+from onnx2snn import SpikingSession, convert, diagnose, open_data, plot, write_model
 from onnx2snn.cli import main
 from onnx2snn.runtime import groups, kernel_forms
 
@@ -400,6 +401,16 @@ def test_bad_data(snn, name):
     assert not Path("out.onnx").exists()
 
 
+def test_a_model_from_a_pipe():
+    os.mkfifo("pipe.onnx")
+    content = Path("ann.onnx").read_bytes()
+    writer = threading.Thread(target=Path("pipe.onnx").write_bytes, args=(content,))
+    writer.start()
+    invoke("convert", "pipe.onnx", "-o", "piped.onnx")
+    writer.join()
+    assert diagnose("piped.onnx", onnx.load("ann.onnx"), open_data("data.npz"), 4)
+
+
 def test_labels_that_are_no_classes(snn):
     np.savez("bad.npz", x=X, y=Y + 1)
     message = invoke("evaluate", snn, "--data", "bad.npz", "-T", "4", code=1).output
@@ -417,6 +428,12 @@ def test_labels_that_are_no_classes(snn):
         ["convert", "ann.onnx", "-o", "out.onnx", "--v-init", "nan"],
         ["convert", "ann.onnx", "-o", "out.onnx", "--maxpool", "exact?"],
         ["convert", "ann.onnx"],
+        ["convert", "ann.onnx", "-o", "out.onnx", "--threshold", "max"],
+        ["convert", "ann.onnx", "-o", "out.onnx", "--samples", "8"],
+        ["inspect", "snn.onnx", "-N", "8"],
+        ["inspect", "snn.onnx", "--max-memory", "2GB"],
+        ["inspect", "snn.onnx", "--precision", "int8"],
+        ["export", "snn.onnx", "--to", "triton", "-T", "input", "-o", "folder"],
         ["nothing"],
     ],
 )

@@ -231,6 +231,13 @@ def test_advises_thresholds_per_channel_where_there_are_none(per_channel):
     assert ("--per-channel" in text) != per_channel
 
 
+def test_advises_no_higher_thresholds_than_are_best_for_the_time_steps():
+    clipped = Agreement("activations clipped at V_th", 90.0, 95.0, 80.0, 0.5)
+    (text,) = advice([clipped], True, True)
+    assert "more time-steps (-T)" in text
+    assert "--threshold" not in text
+
+
 def test_advises_nothing_where_nothing_helps():
     assert advice([Agreement("exact folding", 90.0, None, None, 0.5)], False) == []
 
