@@ -128,6 +128,15 @@ def some_rows(samples: int, count: int, labels: np.ndarray | None) -> np.ndarray
     return rows * count // len(rows) if by_class else rows
 
 
+def rows_in_turn(labels: np.ndarray) -> np.ndarray:
+    """Rows, so that classes take turns: the first of each class, the second of each, and so on."""
+    turns = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        own = labels == label
+        turns[own] = np.arange(np.count_nonzero(own))
+    return np.argsort(turns, kind="stable")
+
+
 def with_rows(data: Data, rows: np.ndarray) -> Data:
     """These rows of the data, which are in order."""
     kept = len(rows)

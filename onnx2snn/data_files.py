@@ -23,7 +23,7 @@ from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
-from .data import Data, checked, from_arrays, some_rows, together, with_rows
+from .data import Data, checked, from_arrays, rows_in_turn, some_rows, together, with_rows
 from .inspection import metadata_of
 
 DATASETS = (*IN_MEMORY, "imagenet")
@@ -44,10 +44,11 @@ def open_data(
     a folder with a folder of images for each class.
 
     root: the folder of a named data set. train: its training images instead of its test
-    images. samples: only so many: the first, or, where labels come class by class, as those of a
-    folder do, evenly spread over all. labels: whether y is wanted at all. model: the
-    network that images are for, whose metadata may say how they become its input; else they
-    are pixels in [0, 1] as they are, and images of various sizes cannot be read. Arrays are
+    images; of a folder, one of each class in turn, so that each batch is of many classes (what
+    corrects batch by batch minds). samples: only so many: the first, or, where labels come class
+    by class, as those of a folder do, evenly spread over all. labels: whether y is wanted at all.
+    model: the network that images are for, whose metadata may say how they become its input; else
+    they are pixels in [0, 1] as they are, and images of various sizes cannot be read. Arrays are
     taken as they are. Raises ``DataError`` if the data is not there, is empty, is damaged or
     holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
     the network cannot be read.
@@ -86,7 +87,7 @@ def _open_images(
     if source in IN_MEMORY:
         return _open_in_memory(source, root, train, preprocessing)
     folder = imagenet_folder(root or Path(), train) if source == "imagenet" else Path(source)
-    return _open_folder(source, folder, preprocessing, samples)
+    return _open_folder(source, folder, preprocessing, samples, train)
 
 
 def preprocessing_of(model: Model | ModelParts) -> Preprocessing | None:
@@ -126,7 +127,11 @@ def _open_in_memory(
 
 
 def _open_folder(
-    name: str, folder: Path, preprocessing: Preprocessing | None, samples: int | None
+    name: str,
+    folder: Path,
+    preprocessing: Preprocessing | None,
+    samples: int | None,
+    in_turn: bool,
 ) -> Data:
     if preprocessing is None:
         raise DataError(
@@ -139,9 +144,10 @@ def _open_folder(
         files, labels, _ = image_files(folder)
     except OSError as error:
         raise DataError(str(error)) from error
-    if samples is not None:
-        rows = some_rows(samples, len(files), labels)
-        files, labels = [files[row] for row in rows], labels[rows]
+    rows = some_rows(len(files) if samples is None else samples, len(files), labels)
+    if in_turn:
+        rows = rows[rows_in_turn(labels[rows])]
+    files, labels = [files[row] for row in rows], labels[rows]
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(files), batch_size):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from onnx2snn import DataError, from_arrays, open_data
+from onnx2snn.data import rows_in_turn
 
 X = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
 Y = np.arange(23) % 5
@@ -84,6 +85,12 @@ def test_so_many_of_what_lies_class_by_class_are_of_all_classes(tmp_path, batch,
         x, _ = next(open_data(str(tmp_path / "d.npz"), samples=6, labels=False).batches(6))
         for name, values in inputs.items():
             np.testing.assert_array_equal(x[name] if several else x, values[:6])
+
+
+def test_rows_of_classes_in_turn():
+    labels = np.array([2, 2, 2, 0, 5, 5])
+    assert rows_in_turn(labels).tolist() == [0, 3, 4, 1, 5, 2]
+    assert rows_in_turn(labels[:0]).tolist() == []
 
 
 @pytest.mark.parametrize("samples", [0, -1, 2.5, "3", True])

@@ -140,6 +140,18 @@ def test_imagenet_is_prepared_as_the_model_says(folder, tmp_path):
     np.testing.assert_array_equal(again, x)
 
 
+@pytest.mark.parametrize("samples", [None, 4])
+def test_classes_of_a_folder_take_turns_in_training(folder, samples):
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    source = str(folder / "train")
+    x, y = everything(open_data(source, model=model, samples=samples))
+    mixed, classes = everything(open_data(source, train=True, model=model, samples=samples))
+    assert y.tolist() == sorted(y)
+    assert classes.tolist() == [0, 1, 0, 1, 0, 1][: len(y)]
+    order = [place for pair in zip(*np.split(np.arange(len(y)), 2), strict=True) for place in pair]
+    np.testing.assert_array_equal(mixed, x[order])
+
+
 def test_so_many_images_of_a_folder_are_of_all_classes(folder, monkeypatch):
     from onnx2snn import data_files
 
