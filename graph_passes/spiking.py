@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import constant_value, disconnect, tidy
+from .editing import constant_value, disconnect, operands, tidy
 from .errors import MissingThresholdError, ModelError, Refusal, UnsupportedModelError
 from .io import infer_shapes
-from .linear import MAX_POOLS, downstream, nonlinear_nodes, regions
+from .linear import MAX_POOLS, nonlinear_nodes, regions
 from .thresholds import bounded_activations, relu_of_min, unbounded_activations
 
 MaxPool = Literal["average", "exact", "keep"]
@@ -194,8 +194,11 @@ def obstacles(
 
 
 def _constant_outputs(graph: gs.Graph) -> list[Refusal]:
-    computed = downstream(graph, graph.inputs) | {tensor.name for tensor in graph.inputs}
-    reason = "depends on no values of the model's inputs: leave it out of the outputs"
+    computed = {tensor.name for tensor in graph.inputs}
+    for node in graph.nodes:
+        if any(tensor.name in computed for tensor in operands(node)):
+            computed.update(tensor.name for tensor in node.outputs)
+    reason = "depends on no input of the model: leave it out of the outputs"
     constant = [tensor for tensor in graph.outputs if tensor.name not in computed]
     return [Refusal(tensor.name, "output", reason) for tensor in constant]
 

@@ -1,5 +1,6 @@
 """Divide an SNN's graph: what runs once, at every time-step, and on sums or averages over time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -34,9 +35,10 @@ def parts_of(graph: gs.Graph) -> Parts:
     makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
     order = {node.name: place for place, node in enumerate(graph.nodes)}
 
-    def complete(nodes: list[gs.Node]) -> list[gs.Node]:
+    def complete(nodes: list[gs.Node], fixed: Sequence[gs.Node] = ()) -> list[gs.Node]:
         part: dict[str, gs.Node] = {}
         waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
+        waiting += fixed
         while waiting:
             node = waiting.pop()
             if node.name in part:
@@ -62,11 +64,20 @@ def parts_of(graph: gs.Graph) -> Parts:
     apart = {id(node) for node in (*means, *read_out, *idle)}
     found = regions(graph, lambda node: is_stateful(node) and id(node) not in apart)
 
-    def rest(nodes: list[gs.Node]) -> list[gs.Node]:
-        return complete([node for node in nodes if id(node) not in apart])
+    def rest(nodes: list[gs.Node], fixed: Sequence[gs.Node] = ()) -> list[gs.Node]:
+        return complete([node for node in nodes if id(node) not in apart], fixed)
 
+    # Outputs of shapes alone, which are read where the tensors of these shapes are.
+    ends = [makers[t.name] for t in graph.outputs if t.name in makers and t.name not in varying]
+    last = [
+        n for n in ends if any(t.name in behind for m in complete([], [n]) for t in operands(m))
+    ]
     return Parts(
-        rest(found.prologue), rest(found.core), rest(found.epilogue), means, complete(read_out)
+        rest(found.prologue),
+        rest(found.core),
+        rest(found.epilogue, [node for node in ends if node not in last]),
+        means,
+        complete(read_out, last),
     )
 
 

@@ -18,6 +18,7 @@ from onnx2snn import (
     evaluate,
     from_arrays,
     network,
+    to_loop,
     write_model,
 )
 from onnx2snn.recipes import RECIPES
@@ -430,23 +431,34 @@ def test_batch_normalization_in_training_mode_is_refused():
 
 
 SHAPE_OUTPUTS = {
-    "Shape": ("int64[2] s", "s = Shape(y)"),
-    "Size": ("int64 s", "s = Size(y)"),
-    "filled": ("float[N, 3] s", "t = Shape(y) s = ConstantOfShape(t)"),
+    "of the input": ("int64[2] s", "s = Shape(x)"),
+    "of a current": ("int64[2] s", "s = Shape(a)"),
+    "of spikes": ("int64[2] s", "s = Shape(r)"),
+    "of the read-out": ("int64[2] s", "s = Shape(y)"),
+    "behind the average": ("int64[2] s", "p = Softmax(y) s = Shape(p)"),
+    "number": ("int64 s", "s = Size(y)"),
+    "filled": ("float[N, 3] s", "t = Shape(y) s = ConstantOfShape<value = float[1] {2.5}>(t)"),
+    "both": ("int64[2] s", "p = Softmax(y) t = Shape(p) q = Shape(r) s = Add(t, q)"),
 }
 
 
 @pytest.mark.parametrize("name", SHAPE_OUTPUTS)
-def test_outputs_of_shapes_alone_are_refused(name):
+def test_outputs_of_shapes_alone(name):
     output, nodes = SHAPE_OUTPUTS[name]
     proto = model(
         f"net (float[N, 6] x) => (float[N, 3] y, {output}) "
         f"{{ a = MatMul(x, w) r = Clip(a, lo, hi) y = MatMul(r, v) {nodes} }}",
         WEIGHTS,
     )
-    assert not check(proto).converts
-    with pytest.raises(UnsupportedModelError, match="output 's': depends on no values"):
-        convert(proto)
+    wanted = run(proto, X, output=1)
+    snn = convert(proto).model
+    for plan in ("auto", "step"):
+        result = SpikingSession(snn, plan=plan).run(X, 7, [3])
+        for values in (result.values, result.readouts[3].values):
+            np.testing.assert_array_equal(values["s"], wanted)
+            assert values["s"].dtype == wanted.dtype
+    np.testing.assert_array_equal(SpikingSession(snn).step(X)["s"], wanted)
+    np.testing.assert_array_equal(run(to_loop(snn, 7), X, output=1), wanted)
 
 
 def test_a_mean_over_no_axes_is_evaluated():
