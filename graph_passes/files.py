@@ -4,12 +4,10 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
 import hashlib
-import itertools
 import math
-import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,28 +70,31 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     """Like ``read_model``, with the weights beside the structure; external data is mapped."""
     path = Path(path)
     parsed = parse_model(path)
-    model, weights = parsed.structure, parsed.weights
+    model, weights = parsed.structure, dict(parsed.weights)
     _check_whole(model, f"'{path}'")
-    for tensor in _external(model.graph.initializer):
-        if tensor.name not in weights:
-            values = _external_data(tensor, path)
-            if values.nbytes >= STAYS_INLINE:
-                weights[tensor.name] = values
-                tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
-            else:
-                fill(tensor, values)
-    others = itertools.islice(stored_tensors(model), len(model.graph.initializer), None)
-    for tensor in _external(others):
-        fill(tensor, _external_data(tensor, path))
+    for tensor, is_initializer in _external(parsed):
+        values = _external_data(tensor, path)
+        if is_initializer and values.nbytes >= STAYS_INLINE:
+            weights[tensor.name] = values
+            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            fill(tensor, values)
     rest = detach(model)
     parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
     return parts
 
 
-def _external(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
-    """Those whose data is not among them."""
-    return [t for t in tensors if onnx.external_data_helper.uses_external_data(t)]
+def _external(parts: ModelParts) -> list[tuple[onnx.TensorProto, bool]]:
+    """The tensors whose data is in another file, and whether each is one of the initializers."""
+    initializers = len(parts.structure.graph.initializer)
+    stored = [(t, place < initializers) for place, t in enumerate(stored_tensors(parts.structure))]
+    return [
+        (tensor, is_initializer)
+        for tensor, is_initializer in stored
+        if onnx.external_data_helper.uses_external_data(tensor)
+        and not (is_initializer and tensor.name in parts.weights)
+    ]
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
@@ -102,14 +103,9 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
     if not _holds(path, b"location"):
         return [path]
-    parsed = parse_model(path)
-    places = {
-        entry.value
-        for tensor in stored_tensors(parsed.structure)
-        if tensor.name not in parsed.weights
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    stored = _external(parse_model(path))
+    places = {entry.value for tensor, _ in stored for entry in tensor.external_data
+              if entry.key == "location"}  # fmt: skip
     return [path, *(path.resolve().parent / place for place in sorted(places))]
 
 
@@ -136,7 +132,11 @@ def parse_model(path: Path) -> ModelParts:
         with path.open("rb") as file:
             content, places = _without_large_weights(file)
             model.ParseFromString(content)
-            weights = {name: _read_at(file, *place) for name, place in places.items()}
+            weights = {
+                tensor.name: _data_at(file, places[tensor.name], tensor)
+                for tensor in model.graph.initializer
+                if tensor.name in places
+            }
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     except MemoryError as error:
@@ -151,22 +151,21 @@ def parse_model(path: Path) -> ModelParts:
     return ModelParts(model, weights)
 
 
-def _without_large_weights(
-    file: BinaryIO,
-) -> tuple[bytes, Mapping[str, tuple[int, onnx.TensorProto]]]:
-    """The model in a file with stubs for its large initializers, and where their data is."""
+def _without_large_weights(file: BinaryIO) -> tuple[bytes, dict[str, int]]:
+    """The model in a file with stubs for its large initializers, and where their data begins."""
+    if not file.seekable():
+        return file.read(), {}
     try:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return without_large_weights(mapped)
-    except (OSError, ValueError):
-        # A pipe, or damaged: protobuf says which.
+        return without_large_weights(file)
+    except ValueError:
+        # Damaged, or no model: protobuf says which.
+        file.seek(0)
         return file.read(), {}
 
 
-def _read_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray:
+def _data_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray:
     """The data of a tensor that begins at this place in a file."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    values = np.empty(tuple(tensor.dims), dtype)
+    values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     file.seek(place)
     if file.readinto(bytes_of(values)) != values.nbytes:  # type: ignore[attr-defined]
         raise OSError(None, "it became shorter while it was read")

@@ -5,14 +5,17 @@ or 4 bytes (1, 5), or a length and so many bytes (2): text, data, or a message a
 field of the model, an initializer one of the graph, and its data, raw_data, one of the initializer.
 """
 
-from collections.abc import Iterator, Mapping
-from mmap import mmap
+import math
+from collections.abc import Iterator
+from os import SEEK_END
+from typing import BinaryIO
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from .weights import ModelParts, copy_model, is_large, stub
+from .limits import MAX_AXES
+from .weights import STAYS_INLINE, ModelParts, copy_model, is_large, stub
 
 Content = bytes | memoryview
 
@@ -26,6 +29,11 @@ def _tag(message: type, name: str) -> int:
 _GRAPH = _tag(onnx.ModelProto, "graph")
 _INITIALIZER = _tag(onnx.GraphProto, "initializer")
 _RAW_DATA = _tag(onnx.TensorProto, "raw_data")
+_LONGEST = 10
+"""Bytes of a varint."""
+MOST_FIELDS, MOST_BESIDE = 10**5, 2**16
+"""Files with more fields of the model itself, and initializers with more bytes beside their data,
+are protobuf's: they are damaged, and it is faster."""
 
 
 def encoded(parts: ModelParts) -> Iterator[Content]:
@@ -74,80 +82,117 @@ def _varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-def without_large_weights(file: mmap) -> tuple[bytes, Mapping[str, tuple[int, onnx.TensorProto]]]:
-    """An encoded model with stubs for its large initializers, and where in the file their data is.
+Piece = bytes | tuple[int, int]
+"""Bytes, or where they are in a file: the first, and where they end."""
 
-    By name: the first byte, and the stub. Those whose data is not as long as their shape says stay
-    as they are. Raises ``ValueError`` for what is not encoded so, as a file cut short.
+
+def without_large_weights(file: BinaryIO) -> tuple[bytes, dict[str, int]]:
+    """An encoded model with stubs for its large initializers, and where their data begins.
+
+    Those whose data is not as long as their shape says stay as they are. Raises ``ValueError`` for
+    what is not encoded so, as a file cut short.
     """
-    places: dict[str, tuple[int, onnx.TensorProto]] = {}
-    model = bytearray()
-    for tag, begin, start, end in _fields(file, 0, len(file)):
+    places: dict[str, int] = {}
+    model: list[Piece] = []
+    for count, (tag, begin, start, end) in enumerate(_fields(file, 0, file.seek(0, SEEK_END))):
+        if count > MOST_FIELDS:
+            raise ValueError("a model has no so many fields")
         if tag != _GRAPH:
-            model += file[begin:end]
+            _append(model, begin, end)
             continue
-        graph = bytearray()
+        graph: list[Piece] = []
         for inner, first, value, last in _fields(file, start, end):
-            found = _large(file, value, last) if inner == _INITIALIZER else None
+            large = inner == _INITIALIZER and last - value >= STAYS_INLINE
+            found = _large(file, value, last) if large else None
             if found is None or found[1].name in places:
-                graph += file[first:last]
+                _append(graph, first, last)
                 continue
-            message = found[1].SerializeToString()
-            graph += _header(_INITIALIZER, len(message)) + message
-            places[found[1].name] = found
-        model += _header(_GRAPH, len(graph)) + graph
-    return bytes(model), places
+            place, tensor = found
+            message = tensor.SerializeToString()
+            graph.append(_header(_INITIALIZER, len(message)) + message)
+            places[tensor.name] = place
+        model += [_header(_GRAPH, sum(map(_length, graph))), *graph]
+    # Where nothing is left out, it is read in one piece.
+    return _joined(file, model if places else [(0, file.seek(0, SEEK_END))]), places
 
 
-def _large(file: mmap, start: int, end: int) -> tuple[int, onnx.TensorProto] | None:
-    """Where the data of an initializer is, and its stub; None if it is to stay as it is."""
-    rest, data = bytearray(), []
+def _append(pieces: list[Piece], begin: int, end: int) -> None:
+    """Add bytes of the file, to those that are right before them."""
+    if pieces and isinstance(pieces[-1], tuple) and pieces[-1][1] == begin:
+        pieces[-1] = pieces[-1][0], end
+    else:
+        pieces.append((begin, end))
+
+
+def _length(piece: Piece) -> int:
+    return piece[1] - piece[0] if isinstance(piece, tuple) else len(piece)
+
+
+def _joined(file: BinaryIO, pieces: list[Piece]) -> bytes:
+    def read(begin: int, end: int) -> bytes:
+        file.seek(begin)
+        return file.read(end - begin)
+
+    return b"".join(read(*piece) if isinstance(piece, tuple) else piece for piece in pieces)
+
+
+def _large(file: BinaryIO, start: int, end: int) -> tuple[int, onnx.TensorProto] | None:
+    """Where the data of an initializer begins, and its stub; None if it is to stay as it is."""
+    rest: list[Piece] = []
+    data: list[tuple[int, int]] = []
     for tag, begin, first, last in _fields(file, start, end):
+        if begin - start > MOST_BESIDE and not data:
+            return None
         if tag == _RAW_DATA:
             data.append((first, last))
         else:
-            rest += file[begin:last]
+            _append(rest, begin, last)
+    if len(data) != 1:
+        return None
+    ((first, last),) = data
+    if end - start - (last - first) > MOST_BESIDE:
+        return None
     try:
-        tensor = onnx.TensorProto.FromString(bytes(rest))
+        tensor = onnx.TensorProto.FromString(_joined(file, rest))
         plain = isinstance(tensor.name, str) and not tensor.HasField("segment")
     except (DecodeError, UnicodeDecodeError):
         return None
-    if len(data) != 1 or not plain or min(tensor.dims, default=0) < 1 or not is_large(tensor):
+    if not plain or not 0 < len(tensor.dims) <= MAX_AXES or min(tensor.dims) < 1:
         return None
-    ((first, last),) = data
+    if not is_large(tensor):
+        return None
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if last - first != int(np.prod(tensor.dims, dtype=object)) * dtype.itemsize:
+    if last - first != math.prod(tensor.dims) * dtype.itemsize:
         return None
     return first, stub(tensor.name, tensor.data_type, tensor.dims)
 
 
-def _fields(file: mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """The fields of a message: tag, first byte, first byte of the value, and where it ends."""
     while start < end:
-        tag, value = _varint_at(file, start, end)
+        file.seek(start)
+        head = file.read(2 * _LONGEST)
+        tag, size = _number(head, 0)
         kind = tag & 7
+        last = start + size
         if kind == 2:
-            length, value = _varint_at(file, value, end)
-            last = value + length
+            length, size = _number(head, size)
+            last = start + size + length
         elif kind == 0:
-            last = _varint_at(file, value, end)[1]
+            last = start + _number(head, size)[1]
         elif kind in (1, 5):
-            last = value + (8 if kind == 1 else 4)
-        else:
-            raise ValueError("no such kind of field")
-        if last > end:
-            raise ValueError("a field is longer than its message")
-        yield tag, start, value, last
+            last += 8 if kind == 1 else 4
+        if tag < 8 or kind in (3, 4, 6, 7) or last > end:
+            raise ValueError("no such field, or one that is longer than its message")
+        yield tag, start, start + size, last
         start = last
 
 
-def _varint_at(file: mmap, place: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends."""
-    number = shift = 0
-    while place < end and shift < 70:
-        byte = file[place]
-        number |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+def _number(head: bytes, place: int) -> tuple[int, int]:
+    """A varint that begins at this place, and where it ends."""
+    number = 0
+    for shift, byte in enumerate(head[place : place + _LONGEST]):
+        number |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            return number, place
+            return number, place + shift + 1
     raise ValueError("a number has no end")

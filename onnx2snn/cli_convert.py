@@ -152,7 +152,7 @@ def convert(
                "--recalibrate": recalibrate, "--approximate": approximate, "--samples": samples,
                "--data-root": data_root}  # fmt: skip
     for name, given in of_data.items():
-        if given is not None and calibration is None:
+        if given and calibration is None:
             raise click.UsageError(f"{name} is for calibration data: give --calibration too")
     require_output(output, model, calibration)
     data = None

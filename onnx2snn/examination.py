@@ -14,7 +14,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     unbounded_activations,
 )
-from onnx2snn.graph_passes.editing import is_floating, part_of, tidy
+from onnx2snn.graph_passes.editing import constant_value, is_floating, part_of, tidy
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
 from onnx2snn.graph_passes.neurons import is_mean, states_read
@@ -63,20 +63,34 @@ def require_ann(graph: gs.Graph) -> None:
         dtype = tensor.dtype
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
-    random = [Refusal(node.name, node.op, "random") for node in graph.nodes if _is_random(node)]
-    if random:
+    trained = [(node, reason) for node in graph.nodes if (reason := _why_in_training(node))]
+    if trained:
         raise UnsupportedModelError(
-            "the model draws random numbers, as in training; export it in evaluation mode:", random
+            "these nodes compute what they do in training; export the network in evaluation mode:",
+            [Refusal(node.name, node.op, reason) for node, reason in trained],
         )
 
 
-def _is_random(node: gs.Node) -> bool:
-    if node.op != "Dropout" or node.domain or len(node.inputs) < 3:
-        return node.op in _RANDOM and not node.domain
-    training = node.inputs[2]
-    if training.inputs and training.inputs[0].op == "Constant":
-        training = training.inputs[0].attrs["value"]
-    return isinstance(training, gs.Constant) and bool(np.any(training.values))
+def _why_in_training(node: gs.Node) -> str | None:
+    if node.domain:
+        return None
+    if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
+        return "it takes mean and variance from the batch"
+    if node.op == "Dropout":
+        ratio, training = (_constant(node, place) for place in (1, 2))
+        never = ratio is not None and not np.any(ratio)
+        return None if never or training is None or not np.any(training) else "it is random"
+    return "it is random" if node.op in _RANDOM else None
+
+
+def _constant(node: gs.Node, place: int) -> np.ndarray | None:
+    """What a node reads there, if that is a constant."""
+    if len(node.inputs) <= place:
+        return None
+    tensor = node.inputs[place]
+    if tensor.inputs and tensor.inputs[0].op == "Constant":
+        tensor = tensor.inputs[0].attrs.get("value", tensor)
+    return constant_value(tensor)
 
 
 _RANDOM = {

@@ -61,9 +61,7 @@ class SynapseCounter:
                     _pass_events_on(graph, node, spiking)
                 else:
                     weights = 1 if node.inputs[0].name in spiking else 0
-                    fan_outs = _fan_outs(node, weights)
-                    _let_count(graph, node, weights)
-                    totals[node.name] = _operations(graph, node, weights, fan_outs)
+                    totals[node.name] = _operations(graph, node, weights, hands_on=True)
         self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in spikes.items()}
         self._batch = graph.inputs[0].shape[0]
@@ -131,10 +129,7 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
         node.inputs[1 - weights] = _filled_like(graph, node.inputs[1 - weights], 1.0)
-        fan_outs = _fan_outs(node, weights)
-        if fan_outs is None:
-            _let_count(graph, node, weights)
-        totals.append(_operations(graph, node, weights, fan_outs))
+        totals.append(_operations(graph, node, weights, hands_on=False))
     if not totals:
         return 0
     counted = _run(_session(graph, totals), _silence(graph))
@@ -265,10 +260,11 @@ def _let_count(graph: gs.Graph, node: gs.Node, weights: int) -> None:
         node.attrs["alpha"] = 1.0
 
 
-def _operations(
-    graph: gs.Graph, node: gs.Node, weights: int, fan_outs: np.ndarray | None
-) -> gs.Variable:
-    """The sum of what a layer counts."""
+def _operations(graph: gs.Graph, node: gs.Node, weights: int, hands_on: bool) -> gs.Variable:
+    """The sum of what a layer counts; ``hands_on``: whether others read the events behind it."""
+    fan_outs = _fan_outs(node, weights)
+    if hands_on or fan_outs is None:
+        _let_count(graph, node, weights)
     # In double, since a layer can have more than the 2^24 operations that float32 counts.
     name = Editor(graph).name(f"{node.name}/operations")
     exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])

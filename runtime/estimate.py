@@ -68,18 +68,20 @@ def costs_of(
     spikes = frozenset(neuron.spikes for neuron in plan.neurons)
     sizes = {name: values.nbytes for name, values in plan.weights.items()}
     weights = sum(sizes.values())
+    # A CPU computes float16 in float32.
+    widened = [n for n, v in plan.weights.items() if on_cpu and v.dtype == np.float16]
     return Costs(
         peaks=Peaks(step, states, spikes, scratch),
         weights=weights,
         # The rounded weights of layers in 8 bits are there for the sums alone.
-        copied=weights - sum(sizes[name] for name in layers),
+        copied=weights + sum(sizes[name] for name in widened) - sum(sizes[name] for name in layers),
         may_tile=frozenset(
             name
             for name, values in plan.weights.items()
             if on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         ),
-        # Rounded weights are in the graphs themselves.
-        may_be_lean=on_cpu and max_memory is not None and not layers,
+        # Rounded weights are in the graphs themselves; others would be widened in each run.
+        may_be_lean=on_cpu and max_memory is not None and not layers and not widened,
         in_chunks=in_chunks,
         derived_counts=derived_counts,
         kept=kept,

@@ -224,19 +224,20 @@ def create_session(
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     shared: dict[str, Any] = {}
     weights: dict[str, np.ndarray] = {}
-    feeds = once or (lean and providers == [CPU])
+    on_cpu = name_of(providers[0]) == CPU
+    feeds = once or (lean and on_cpu)
     if once:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if feeds:
         parts = model if isinstance(model, ModelParts) else detach(model)
-        weights = parts.weights
+        weights = {name: np.ascontiguousarray(array) for name, array in parts.weights.items()}
         model, shared = with_weights_as_inputs(parts.structure), dict(weights)
     elif isinstance(model, ModelParts):
         weights = model.weights
         # By these its optimisers read the weights; without the others it would copy them.
         given = _give_weights(options, weights | dict(own or {}))
         shared = {name: given[name] for name in weights}
-        if providers == [CPU]:
+        if on_cpu:
             for name, value in shared.items():
                 options.add_initializer(name, value)
         model = model.structure

@@ -106,7 +106,8 @@ class SpikingSession:
             made.weights,
             partial(create_session, providers=chosen, threads=threads),
         )
-        keeping_none = partial(create, seldom=True)
+        # Within a budget they hold no weights of their own, whatever time-steps do.
+        keeping_none = partial(create, seldom=True, lean=max_memory is not None)
         self._prologue = None if made.prologue is None else keeping_none(made.prologue)
         self._averages = Averages(made, keeping_none)
         # Currents in fewer bits are not what potentials say that they add up to.

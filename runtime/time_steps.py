@@ -111,7 +111,7 @@ class TimeSteps:
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""
         wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
-        others = self.sessions.keys() - wanted
+        others = [key for key in self.sessions.keys() - wanted if not key[-1]]
         total, most = choice.memory.total + len(others) * self.costs.copied, self.costs.max_memory
         if most is not None and total > most:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}

@@ -191,6 +191,17 @@ def test_axes_of_one_are_no_part_of_a_threshold(shape):
     np.testing.assert_array_equal(threshold_of(neuron), wanted)
 
 
+def test_normalisation_by_the_batch_is_refused():
+    g = graph(
+        "g (float[N, 3] x) => (float[N, 3] y) { s = Clip(x, zero, four) "
+        "b, m, v = BatchNormalization<training_mode = 1>(s, one, one, one, one) "
+        "y = Clip(b, zero, four) }",
+        WEIGHTS | {"one": np.ones(3, np.float32)},
+    )
+    with pytest.raises(UnsupportedModelError, match="in training mode"):
+        activations_to_neurons(g)
+
+
 def test_a_threshold_of_each_sample_is_refused():
     t = np.array([1, 2], np.float32).reshape(2, 1, 1)
     g = graph("g (float[2, 2, 3] x) => (float[2, 2, 3] y) { r = Relu(x) y = Min(r, t) }", {"t": t})

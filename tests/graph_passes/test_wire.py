@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn.graph_passes import ModelError, read_model
+from onnx2snn.graph_passes import ModelError, files, read_model, wire
 from onnx2snn.graph_passes.files import files_of, parse_model
 
 TEXT = """
@@ -102,6 +102,10 @@ def by_number(tensor):
     tensor.float_data.extend(WEIGHTS["w"].ravel())
 
 
+def of_many_axes(tensor):
+    tensor.dims[:] = [1] * 70 + [32 * 16]
+
+
 def of_no_type(tensor):
     tensor.data_type = 99
 
@@ -111,7 +115,7 @@ def in_segments(tensor):
 
 
 @pytest.mark.parametrize(
-    "change", [longer, negative, elsewhere, by_number, of_no_type, in_segments]
+    "change", [longer, negative, elsewhere, by_number, of_many_axes, of_no_type, in_segments]
 )
 def test_what_is_not_plain_is_left_to_protobuf(tmp_path, change):
     proto = network()
@@ -127,6 +131,23 @@ def test_two_weights_of_one_name_are_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="w"):
         read_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("content", [bytes(2**20), b"\x08\x01" * 2**20])
+def test_what_is_no_model_is_not_scanned(tmp_path, content, monkeypatch):
+    """As a download that is not done; a scan would take minutes for some of these."""
+    fields, seen = wire._fields, []
+
+    def counted(*arguments):
+        for field in fields(*arguments):
+            seen.append(field)
+            yield field
+
+    monkeypatch.setattr(wire, "_fields", counted)
+    monkeypatch.setattr(wire, "MOST_FIELDS", 1000)
+    with pytest.raises(ModelError, match="damaged"):
+        read(tmp_path, content)
+    assert len(seen) < 1100
 
 
 def outcome(content):
@@ -156,6 +177,22 @@ def test_damaged_files_are_read_as_protobuf_reads_them(tmp_path_factory, changes
         return
     assert wanted is not None
     assert_same(parts, wanted)
+
+
+def test_a_file_that_is_cut_while_it_is_read(tmp_path, monkeypatch):
+    """As by an exporter that writes it anew."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(CONTENT)
+    scan = files.without_large_weights
+
+    def then_cut(file):
+        found = scan(file)
+        os.truncate(path, 100)
+        return found
+
+    monkeypatch.setattr(files, "without_large_weights", then_cut)
+    with pytest.raises(ModelError, match="became shorter while it was read"):
+        read_model(path)
 
 
 def test_from_a_pipe(tmp_path):

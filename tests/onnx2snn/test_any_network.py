@@ -412,22 +412,37 @@ def test_what_draws_random_numbers_is_refused(op, as_node):
         WEIGHTS | {"share": np.float32(0.5)} | ({} if as_node else {"yes": np.array(True)}),
     )
     for function in (check, convert):
-        with pytest.raises(UnsupportedModelError, match=f"in evaluation mode:\\n  {op} '"):
+        with pytest.raises(
+            UnsupportedModelError, match=f"in evaluation mode:\\n  {op} 'd?z?': it is random"
+        ):
             function(proto)
 
 
-def test_batch_normalization_in_training_mode_is_refused():
-    ones = np.ones(6, np.float32)
+def test_dropout_of_nothing_is_none():
     proto = model(
-        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Clip(a, lo, hi) "
-        "n, p, q = BatchNormalization<training_mode = 1>(r, one, one, one, one) "
-        "s = Clip(n, lo, hi) y = MatMul(s, v) }",
-        WEIGHTS | {"one": ones},
+        "net (float[N, 6] x) => (float[N, 3] y) "
+        "{ a = MatMul(x, w) r = Clip(a, lo, hi) d = Dropout(r, share, yes) y = MatMul(d, v) }",
+        WEIGHTS | {"share": np.float32(0), "yes": np.array(True)},
     )
-    found = {row.node: row for row in check(proto).nodes}
-    assert "training mode" in next(r.reason for r in found.values() if r.role == "obstacle")
-    with pytest.raises(UnsupportedModelError, match="training mode"):
-        convert(proto)
+    assert check(proto).converts
+    assert len(convert(proto).neurons) == 1
+
+
+@pytest.mark.parametrize("place", ["before the neurons", "between them"])
+def test_batch_normalization_in_training_mode_is_refused(place):
+    norm = "BatchNormalization<training_mode = 1>({}, one, one, one, one)"
+    nodes = {
+        "before the neurons": f"n, m, q = {norm.format('a')} r = Clip(n, lo, hi)",
+        "between them": f"c = Clip(a, lo, hi) n, m, q = {norm.format('c')} r = Clip(n, lo, hi)",
+    }
+    proto = model(
+        "net (float[N, 6] x) => (float[N, 3] y) "
+        f"{{ a = MatMul(x, w) {nodes[place]} y = MatMul(r, v) }}",
+        WEIGHTS | {"one": np.ones(6, np.float32)},
+    )
+    for function in (check, convert):
+        with pytest.raises(UnsupportedModelError, match="mean and variance from the batch"):
+            function(proto)
 
 
 SHAPE_OUTPUTS = {

@@ -401,6 +401,11 @@ def test_bad_data(snn, name):
     assert not Path("out.onnx").exists()
 
 
+@pytest.mark.parametrize("option", ["--per-layer", "--keep-bounds"])
+def test_what_changes_nothing_without_data_may_be_given(option):
+    invoke("convert", "ann.onnx", "-o", "snn.onnx", option)
+
+
 def test_a_model_from_a_pipe():
     os.mkfifo("pipe.onnx")
     content = Path("ann.onnx").read_bytes()

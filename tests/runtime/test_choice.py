@@ -204,17 +204,32 @@ def test_lean_chunks_go_before_single_time_steps_where_they_are_faster(samples, 
     assert lean.memory.weights == sum(values.nbytes for values in weights.values())
 
 
-def test_lean_graphs_hold_no_weights():
+@pytest.mark.parametrize("providers", [None, [CPU], [(CPU, {})]])
+def test_lean_sessions_hold_no_weights(providers):
     snn = deep()
     x = np.random.default_rng(1).integers(-8, 9, (3, 64)).astype(np.float32) / 8
     least = min(budgets(with_budget(snn), x, readouts=2).values())
-    session = with_budget(snn, least)
+    session = with_budget(snn, least, providers=providers)
     same(session.run(x, 41, [3]), SpikingSession(snn, threads=1, plan="step").run(x, 41, [3]))
     held = {value.ctypes.data for value in session._plan.weights.values()}
-    for made in session._time_steps.sessions.values():
-        # One matrix is that of two layers.
-        assert len(made.weight_feed) == 2
-        assert {value.ctypes.data for value in made.weight_feed.values()} <= held
+    made = [*session._time_steps.sessions.values(), session._prologue, session._sums._session]
+    # One matrix is that of two layers; the sums of the last one do not need its own.
+    assert [len(each.weight_feed) for each in made] == [*[2] * (len(made) - 2), 1, 1]
+    for each in made:
+        assert {value.ctypes.data for value in each.weight_feed.values()} <= held
+
+
+def test_float16_is_never_lean():
+    weight = (np.random.default_rng(0).integers(-8, 9, (64, 64)) / 32).astype(np.float16)
+    text = (
+        "net (float16[N, 64] x) => (float16[N, 64] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
+        "y = Clip(b, zero, one) }"
+    )
+    snn = convert(model(text, {"w": weight, "zero": np.float16(0), "one": np.float16(1)})).model
+    costs = with_budget(snn)._time_steps.costs
+    assert not costs.may_be_lean
+    # ONNX Runtime computes with it in float32, of twice the size.
+    assert costs.copied == 2 * costs.weights
 
 
 def test_eight_bits_are_never_lean(monkeypatch):
