@@ -52,7 +52,12 @@ class UnsupportedModelError(ModelError):
 
     def __init__(self, heading: str, refusals: Sequence[Refusal]) -> None:
         super().__init__("\n".join([heading, *(f"  {refusal}" for refusal in refusals)]))
-        self.refusals = tuple(refusals)
+        self.heading, self.refusals = heading, tuple(refusals)
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[Refusal, ...]]]:
+        # As of all exceptions that are made of other things than their text; a pool of processes
+        # that cannot read one back waits for ever.
+        return type(self), (self.heading, self.refusals)
 
 
 class MissingThresholdError(UnsupportedModelError):

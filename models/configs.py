@@ -1,6 +1,7 @@
 """Training runs as data: those of the paper, and those that made the files that ship."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,8 +61,17 @@ class Config:
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
         for name in ("epochs", "batch_size", "size", "hidden", "width", "learning_rate"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("weight_decay", "theta_weight_decay", "cutout", "color_jitter", "levels"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name in ("momentum", "dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        size = self.size if self.dataset in ("folder", "imagenet") else DATASETS[self.dataset].size
+        if self.network == "vgg" and size != 28:
+            raise ValueError(f"network vgg is for images of 28 x 28, and these are {size} x {size}")
         if self.levels and self.network not in ("vgg16", "resnet18", "resnet20"):
             raise ValueError(f"levels are of trainable clips, and {self.network} has none")
 
@@ -135,9 +145,9 @@ def read_config(source: str) -> tuple[str, Config]:
         raise ValueError(f"'{source}' is no .toml file, and none of {', '.join(CONFIGS)}")
     path = Path(source)
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text("utf-8-sig"))
         base = content.pop("base", None)
-        if base is not None and base not in CONFIGS:
+        if base is not None and base not in list(CONFIGS):
             raise ValueError(f"base must be one of {', '.join(CONFIGS)}, not {base!r}")
         return path.stem, _config(content, CONFIGS.get(base))
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,20 +14,29 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     """The image files, their labels int64 [N], and the names of the classes, all in order.
 
-    A class is a folder; its label is its place among them by name, as in torchvision.
-    Raises ``FileNotFoundError`` if there is no such folder, or none with an image.
+    A class is a folder that is not hidden; its label is its place among them by name, as in
+    torchvision. Raises ``FileNotFoundError`` if there is no such folder, or none with an image,
+    or a class without one, which would shift the labels of others.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _SUFFIXES)
-        files += found
-        labels += [label] * len(found)
-    if not files:
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+    classes = sorted(name for name in names if not name.startswith("."))
+    found = [_images_in(folder / name) for name in classes]
+    if not any(found):
         raise FileNotFoundError(f"{folder} has no folders with images, one for each class")
-    return files, np.array(labels, np.int64), classes
+    empty = [name for name, files in zip(classes, found, strict=True) if not files]
+    if empty:
+        raise FileNotFoundError(
+            f"{folder / empty[0]} holds no images, and would be a class: remove the folder"
+        )
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
+    return [file for files in found for file in files], labels, classes
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in files if not path.is_dir())
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarray:
@@ -38,8 +48,7 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarr
 
     images = []
     for path in files:
-        with Image.open(path) as file:
-            image = file.convert("RGB" if preprocessing.channels == 3 else "L")
+        image = read_image(path, "RGB" if preprocessing.channels == 3 else "L")
         if preprocessing.resize is not None:
             scale = preprocessing.resize / min(image.size)
             width, height = (max(round(side * scale), preprocessing.resize) for side in image.size)
@@ -49,6 +58,23 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarr
         pixels = np.asarray(image)
         images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
     return np.stack(images)
+
+
+def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
+    """A ``PIL.Image`` of 8 bits; of 16 bits the high ones. Raises ``OSError``, naming the file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            if file.mode in ("I", "F"):
+                raise OSError(f"its pixels are of mode {file.mode}: save it with 8 or 16 bits")
+            if not file.mode.startswith("I;16"):
+                return file.convert(mode)
+            # Pillow would cut off what is above 255.
+            high = (np.asarray(file).astype(np.uint16) >> 8).astype(np.uint8)
+            return Image.fromarray(high).convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def imagenet_folder(root: Path, train: bool) -> Path:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from .augmentation import crop_and_flip, cutout
 from .configs import Config
 from .datasets import DATASETS, IN_MEMORY, DataSet, in_memory
-from .image_folder import image_files, imagenet_folder, read_images
+from .image_folder import image_files, imagenet_folder, read_image, read_images
 from .preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
@@ -93,10 +93,7 @@ class FolderImages(Dataset):
         if self.config is None:
             pixels = read_images([self.files[index]], self.preprocessing)[0]
             return torch.tensor(pixels).float() / 255, label
-        from PIL import Image
-
-        with Image.open(self.files[index]) as file:
-            return self._transform(file.convert("RGB")), label
+        return self._transform(read_image(self.files[index], "RGB")), label
 
 
 def describe(config: Config, root: Path | None) -> tuple[DataSet, Preprocessing]:
@@ -121,18 +118,22 @@ def open_images(
     """The training images, changed at random, and the test images of a run.
 
     ``root``: the folder of the data set. Raises ``OSError`` if they are not there and
-    ``ValueError`` if a file is damaged.
+    ``ValueError`` if a file is damaged, or if test images are of other classes.
     """
     data, preprocessing = describe(config, root)
     if config.dataset in IN_MEMORY:
-        training = ArrayImages(*in_memory(config.dataset, root, True), config, data.mean)
-        return training, ArrayImages(*in_memory(config.dataset, root, False))
+        arrays = ArrayImages(*in_memory(config.dataset, root, True), config, data.mean)
+        return arrays, ArrayImages(*in_memory(config.dataset, root, False))
     folders = [imagenet_folder(root or Path(), train) for train in (True, False)]
-    training_folder, test_folder = folders
-    return (
-        FolderImages(training_folder, preprocessing, config),
-        FolderImages(test_folder, preprocessing),
-    )
+    training = FolderImages(folders[0], preprocessing, config)
+    test = FolderImages(folders[1], preprocessing)
+    other = sorted(set(training.classes) ^ set(test.classes))
+    if other:
+        raise ValueError(
+            f"{folders[0]} and {folders[1]} must have the same classes, but {other[0]} is in one "
+            "of them alone"
+        )
+    return training, test
 
 
 def first_images(images: ArrayImages | FolderImages, count: int) -> Tensor:
@@ -161,7 +162,7 @@ def batches(
     )
     sampler.set_epoch(epoch or 0)
     in_memory = isinstance(images, ArrayImages)
-    yield from DataLoader(
+    loader: DataLoader = DataLoader(
         images,
         batch_size,
         sampler=sampler,
@@ -169,3 +170,8 @@ def batches(
         num_workers=0 if in_memory else workers,
         pin_memory=torch.cuda.is_available(),
     )
+    try:
+        yield from loader
+    except OSError as error:
+        # That of a worker holds its traceback.
+        raise OSError(str(error).strip().splitlines()[-1].removeprefix("OSError: ")) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from torch import nn
 
 from .clips import TrainableClip
@@ -84,7 +85,12 @@ def start_from(source: str, network: nn.Module, images: torch.Tensor) -> None:
     path = Path(source)
     if not path.exists():
         path = Path(__file__).with_name(source)
-    model = onnx.load(path)
+    if not path.exists():
+        raise ValueError(f"start: there is no file '{source}'")
+    try:
+        model = onnx.load(path)
+    except DecodeError as error:
+        raise ValueError(f"start: '{source}' is no ONNX file") from error
     weights = {
         tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor))
         for tensor in model.graph.initializer

@@ -14,7 +14,7 @@ from onnx2snn.models.configs import CONFIGS
 
 from . import tables
 from .comparison import no_report
-from .data_files import open_data
+from .data_files import DATASETS, open_data
 from .options import (
     CALIBRATION_SAMPLES,
     TIMESTEPS,
@@ -113,6 +113,8 @@ def reproduce(
         running = ExperimentRun(data, kept, batch_size, providers, report)
         calibration = None
         if what == "fig4":
+            if dataset not in DATASETS:
+                tables.note(f"'{dataset}' has no training images: calibrating on its first ones")
             calibration = open_data(
                 dataset, data_root, train=True, samples=CALIBRATION_SAMPLES, model=model
             )

@@ -2,12 +2,14 @@
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,6 +32,11 @@ from .early_exits import AS_ACCURATE
 def console() -> Console:
     """Where tables go: standard output, as wide as they need where it is no terminal."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def note(text: str) -> None:
+    """What a user should know of a result, on standard error."""
+    Console(stderr=True).print(f"Note: {text}", style="yellow", markup=False)
 
 
 def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
@@ -67,12 +74,29 @@ def overall_progress() -> Iterator[Report]:
 
 
 def new_table(title: str, *columns: str) -> Table:
-    """A table whose columns that begin with '>' are aligned to the right."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    """A table whose columns that begin with '>' are aligned to the right: those of numbers."""
+    table = _Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left")
+        if column.startswith(">"):
+            table.add_column(column.removeprefix(">"), justify="right")
+        else:
+            table.add_column(column, overflow="fold")
     return table
+
+
+class _Table(Table):
+    """Where it is too wide it breaks names, and the heads of numbers, rather than numbers."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(max_width=10**4)
+        if Measurement.get(console, wide, self).maximum > options.max_width:
+            self.padding = (0, 0)
+            for column in (c for c in self.columns if c.justify == "right"):
+                widths = [Measurement.get(console, wide, cell).maximum for cell in column.cells]
+                # The first cell is the head.
+                column.header = textwrap.fill(str(column.header), max([5, *widths[1:]]))
+                column.no_wrap = True
+        yield from super().__rich_console__(console, options)
 
 
 def printable(text: str) -> str:

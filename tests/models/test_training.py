@@ -47,6 +47,9 @@ def test_a_config_file(tmp_path):
     name, config = read_config(str(path))
     expected = dataclasses.replace(CONFIGS["resnet20-cifar10"], epochs=3, learning_rate=1.0)
     assert (name, config) == ("mine", expected)
+    # In UTF-8, as TOML is, whatever the locale, and as Windows' editors begin it.
+    path.write_bytes('\ufeff# é\nbase = "resnet20-cifar10"\nepochs = 3'.encode())
+    assert read_config(str(path))[1].epochs == 3
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,13 @@ def test_a_config_file(tmp_path):
         ('base = "vgg16-cifar10"\nepochs = 0', "epochs must be above 0"),
         ('base = "vgg16-cifar10"\nnetwork = "vgg19"', "network must be one of"),
         ('base = "vgg-fashion-mnist"\nlevels = 4', "no.* trainable clips|has none"),
+        ('base = ["x"]', "base must be one of"),
+        ('base = "vgg16-cifar10"\nwidth = inf', "width must be above 0"),
+        ('base = "vgg16-cifar10"\nlevels = -2', "levels must be 0 or more"),
+        ('base = "vgg16-cifar10"\nweight_decay = -1.0', "weight_decay must be 0 or more"),
+        ('base = "vgg16-cifar10"\ndropout = 1.5', "dropout must be from 0 to below 1"),
+        ('base = "vgg16-cifar10"\nlabel_smoothing = 2.0', "label_smoothing must be from 0"),
+        ('base = "vgg-fashion-mnist"\ndataset = "cifar10"', "for images of 28 x 28"),
         ("epochs 3", "mine.toml"),
     ],
 )
@@ -265,6 +275,24 @@ def test_a_folder_of_images(tmp_path):
     arguments += ["--calibration", str(tmp_path / "train"), "--recipe", "opi"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
+    (tmp_path / "val" / "bees" / "0.png").write_bytes(b"no image")
+    for workers in (0, 1):
+        with pytest.raises(OSError, match=r"^.*bees/0.png: cannot identify image file") as error:
+            run("other", config, tmp_path / "other", tmp_path, workers=workers)
+        assert "\n" not in str(error.value)
+    (tmp_path / "val" / "bees").rename(tmp_path / "val" / "wasps")
+    with pytest.raises(ValueError, match="must have the same classes, but bees is in one"):
+        run("third", config, tmp_path / "third", tmp_path)
+
+
+@needs_torch
+@pytest.mark.parametrize("start", ["nothing.onnx", __file__])
+def test_what_is_no_start(tmp_path, data, start):
+    from onnx2snn.models.run import run
+
+    config = dataclasses.replace(CONFIGS["resnet20-qcfs-fashion-mnist"], start=start)
+    with pytest.raises(ValueError, match=f"^start: .*{start}"):
+        run("none", config, tmp_path / "none", data)
 
 
 @needs_torch

@@ -1,5 +1,7 @@
 """convert on networks of unusual form, and the check that it always makes."""
 
+import pickle
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,6 +23,7 @@ from onnx2snn import (
     to_loop,
     write_model,
 )
+from onnx2snn.graph_passes import Refusal
 from onnx2snn.recipes import RECIPES
 
 RNG = np.random.default_rng(0)
@@ -116,6 +119,13 @@ def test_long_runs_with_a_read_out_that_is_not_affine():
 
 
 # Scalar activations -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [UnsupportedModelError, MissingThresholdError])
+def test_refusals_can_be_sent_from_process_to_process(kind):
+    error = kind("these nodes:", [Refusal("a", "Relu", "why"), Refusal("b", "Exp", "because")])
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.refusals) == (kind, str(error), error.refusals)
 
 
 def test_a_curved_activation_is_refused_with_the_option_that_helps():

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from onnx2snn import DataError, ModelError, open_data, write_model
+from onnx2snn.models.image_folder import read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
@@ -138,6 +139,49 @@ def test_imagenet_is_prepared_as_the_model_says(folder, tmp_path):
     write_model(model, tmp_path / "m.onnx")
     again, _ = everything(open_data(str(folder / "val"), model=tmp_path / "m.onnx"))
     np.testing.assert_array_equal(again, x)
+
+
+def test_a_folder_without_images_is_no_class(folder):
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    before = everything(open_data(str(folder / "val"), model=model))
+    # As Jupyter makes them.
+    (folder / "val" / ".ipynb_checkpoints").mkdir()
+    (folder / "val" / "n01" / "a.png").mkdir()
+    for was, now in zip(
+        before, everything(open_data(str(folder / "val"), model=model)), strict=True
+    ):
+        np.testing.assert_array_equal(was, now)
+    (folder / "val" / "a").mkdir()
+    with pytest.raises(DataError, match="a holds no images, and would be a class: remove"):
+        open_data(str(folder / "val"), model=model)
+
+
+def test_images_of_16_bits_keep_their_high_ones(folder):
+    from PIL import Image
+
+    levels = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096
+    path = folder / "val" / "n01" / "00.png"
+    Image.fromarray(levels).save(path)
+    for channels in (1, 3):
+        preprocessing = Preprocessing(4, channels, 4, (0,) * channels, (1,) * channels)
+        (image,) = read_images([path], preprocessing)
+        np.testing.assert_array_equal(image, np.broadcast_to(levels >> 8, (channels, 4, 4)))
+
+
+@pytest.mark.parametrize("what", ["cut", "float", "bomb"])
+def test_an_image_that_cannot_be_read_is_named(folder, what, monkeypatch):
+    from PIL import Image
+
+    path = folder / "val" / "n02" / "11.png"
+    if what == "cut":
+        path.write_bytes(path.read_bytes()[:-30])
+    elif what == "float":
+        Image.fromarray(np.ones((8, 8), np.float32)).save(path, format="TIFF")
+    else:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    with pytest.raises(DataError, match=r"n02/11.png: " if what != "bomb" else r"n01/00.png: "):
+        everything(open_data(str(folder / "val"), model=model))
 
 
 @pytest.mark.parametrize("samples", [None, 4])

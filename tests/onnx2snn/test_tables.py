@@ -1,0 +1,30 @@
+"""Tables on terminals of any width."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from onnx2snn.tables import new_table
+
+
+def shown(width):
+    table = new_table("title", "layer", ">neurons", ">quantisation %", ">rate")
+    table.add_row("a_long_name_of_a_layer", "12544", "[bold]25.31[/]", "0.1297")
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 80])
+def test_numbers_are_never_cut(width):
+    text = shown(width)
+    assert max(map(len, text.splitlines())) <= width
+    for number in ("12544", "25.31", "0.1297"):
+        assert number in text
+    assert "…" not in text
+
+
+def test_heads_are_whole_where_there_is_room():
+    assert "quantisation %" in shown(80)
+    assert "a_long_name_of_a_layer" in shown(80)
