@@ -16,7 +16,8 @@ class Preprocessing:
 
     Scale the shorter side to ``resize``, if it is given; cut the middle ``size`` x ``size`` out;
     1 ``channels`` are grey, 3 are RGB; pixels in [0, 1]; then subtract ``mean`` and divide by
-    ``std``, a value for each channel, if the network does not do so itself.
+    ``std``, a value for each channel, if the network does not do so itself. Raises ``ValueError``
+    for sizes, channels or values that are none.
     """
 
     size: int
@@ -24,6 +25,17 @@ class Preprocessing:
     resize: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [self.size, self.channels, self.size if self.resize is None else self.resize]
+        whole = all(type(value) is int and value > 0 for value in sizes)
+        if not whole or self.channels not in (1, 3):
+            raise ValueError(f"sizes must be positive integers and channels 1 or 3, not {sizes}")
+        if any(v is not None and len(v) != self.channels for v in (self.mean, self.std)):
+            raise ValueError("mean and std must have a value for each channel")
+        std = self.std or (1.0,)
+        if not np.all(np.isfinite([*(self.mean or ()), *std])) or min(std) <= 0:
+            raise ValueError("mean and std must be finite, and std above 0")
 
     def __str__(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -41,21 +53,9 @@ class Preprocessing:
                     if not isinstance(values[name], list):
                         raise ValueError(f"{name} must be a list, not {values[name]!r}")
                     values[name] = tuple(map(float, values[name]))
-            made = cls(**values)
+            return cls(**values)
         except (TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
-        sizes = [made.size, made.channels, made.size if made.resize is None else made.resize]
-        if any(type(value) is not int or value < 1 for value in sizes) or made.channels not in (
-            1,
-            3,
-        ):
-            raise ValueError(f"sizes must be positive integers and channels 1 or 3, not {sizes}")
-        if any(v is not None and len(v) != made.channels for v in (made.mean, made.std)):
-            raise ValueError("mean and std must have a value for each channel")
-        std = made.std or (1.0,)
-        if not np.all(np.isfinite([*(made.mean or ()), *std])) or min(std) <= 0:
-            raise ValueError("mean and std must be finite, and std above 0")
-        return made
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """Pixels uint8 [N, C, H, W] to the network's input, float32 in the same shape."""

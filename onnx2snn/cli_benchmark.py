@@ -35,8 +35,7 @@ from .options import (
     "batches",
     type=CountsType("samples", "N"),
     default=[1, 16, 64],
-    show_default="1,16,64",
-    help="Samples at a time.",
+    help="Samples at a time.  [default: 1,16,64]",
 )
 @click.option(
     "--threads",

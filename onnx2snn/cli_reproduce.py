@@ -55,7 +55,12 @@ from .tables import new_table
 @click.option(
     "--dataset", metavar="DATA", help="Named data or a file of it.  [default: the paper's]"
 )
-@click.option("--network", type=click.Choice(["vgg16", "resnet18", "resnet20"]))
+@click.option(
+    "--network",
+    type=click.Choice(["vgg16", "resnet18", "resnet20"]),
+    help="Which of the paper's networks it is, or stands for.  [default: the first that the paper "
+    "has there]",
+)
 @click.option(
     "--ann",
     type=click.Path(path_type=Path),
@@ -64,7 +69,13 @@ from .tables import new_table
 )
 @click.option("-T", "--timesteps", type=TIMESTEPS, help="[default: the paper's]")
 @samples_option
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of random initial potentials.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of random initial potentials.",
+)
 @click.option(
     "--state",
     type=click.Path(path_type=Path),

@@ -31,7 +31,13 @@ from .options import device_option, examples, json_option, print_json, reports_e
     help="Folder for checkpoint.pt, log.csv, and the ONNX file with its card; made if it is not "
     "there.  [default: runs/NAME]",
 )
-@click.option("--workers", type=click.IntRange(0), default=4, help="Processes that read images.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Processes that read images.",
+)
 @root_option
 @device_option
 @json_option

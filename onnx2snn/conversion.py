@@ -56,7 +56,7 @@ class Conversion:
     statistic that thresholds from data are; None where there are none.
     """
 
-    parts: ModelParts
+    parts: ModelParts = field(repr=False)
     neurons: list[NeuronReport]
     passes: list[PassReport]
     declined: list[Refusal]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 
 Inputs = np.ndarray | dict[str, np.ndarray]
 """A network's one input, or its several inputs by name."""
@@ -37,7 +37,12 @@ class Data:
         return self.shape[0]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the samples in order, ``batch_size`` at a time, the last batch what is left."""
+        """Yield the samples in order, ``batch_size`` at a time, the last batch what is left.
+
+        Raises ``DataError`` for a size that is none, and for data that cannot be read, or is not
+        finite.
+        """
+        require_whole("batch_size", batch_size, 1)
         start = 0
         for x in self.read(batch_size):
             stop = start + number_of(x)

@@ -1,6 +1,6 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,8 @@ def evaluate(
     ``DataError`` if the data does not fit the network, a label is none of its classes, or the
     output is not [N, classes].
     """
+    if not isinstance(timesteps, Iterable):
+        raise DataError(f"timesteps are numbers of them, as [8, 16], not {timesteps!r}")
     times = sorted(set(timesteps))
     if not times:
         raise DataError("no time-steps to evaluate at")

@@ -89,7 +89,7 @@ def parse_statistic(text: str) -> Statistic:
         q = float(number)
     except ValueError:
         q = np.nan
-    if kind == "max" or kind not in KINDS:
+    if kind == "max" or kind not in KINDS or not number:
         raise DataError(f"'{text}' {_NO_STATISTIC}")
     return Statistic(kind, q)
 

@@ -87,6 +87,12 @@ def test_so_many_of_what_lies_class_by_class_are_of_all_classes(tmp_path, batch,
             np.testing.assert_array_equal(x[name] if several else x, values[:6])
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_sizes_of_batches_that_are_none(size):
+    with pytest.raises(DataError, match="batch_size must be a whole number"):
+        list(from_arrays(X).batches(size))
+
+
 def test_rows_of_classes_in_turn():
     labels = np.array([2, 2, 2, 0, 5, 5])
     assert rows_in_turn(labels).tolist() == [0, 3, 4, 1, 5, 2]

@@ -141,6 +141,15 @@ def test_imagenet_is_prepared_as_the_model_says(folder, tmp_path):
     np.testing.assert_array_equal(again, x)
 
 
+@pytest.mark.parametrize(
+    "settings", [(0, 3), (224, 2), (224, 3, 2.5), (224, 3, 256, (1,), (1,)),
+                 (224, 1, 256, (0.5,), (0.0,))]
+)  # fmt: skip
+def test_preprocessing_that_is_none(settings):
+    with pytest.raises(ValueError, match=r"sizes must|mean and std must"):
+        Preprocessing(*settings)
+
+
 def test_a_folder_without_images_is_no_class(folder):
     model = with_preprocessing(Preprocessing(4, 3, 8))
     before = everything(open_data(str(folder / "val"), model=model))
