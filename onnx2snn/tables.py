@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -39,6 +40,13 @@ def note(text: str) -> None:
     Console(stderr=True).print(f"Note: {text}", style="yellow", markup=False)
 
 
+def _progress(*columns: ProgressColumn, **settings: Any) -> Progress:
+    """Bars on standard error, which go when they are done; none where that is no terminal."""
+    console = Console(stderr=True)
+    settings |= {"transient": True, "disable": not console.is_terminal}
+    return Progress(*columns, console=console, **settings)
+
+
 def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
     """Show a progress bar on standard error while the batches are worked through."""
     columns = (
@@ -48,7 +56,7 @@ def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         yield from progress.track(batches, how_many, description=what)
 
 
@@ -62,9 +70,7 @@ def overall_progress() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     # The speed is that of the last hour: one part may take minutes before it tells anything.
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600
-    ) as progress:
+    with _progress(*columns, speed_estimate_period=3600) as progress:
         task = progress.add_task("reading data", total=None)
 
         def report(what: str, done: int, total: int) -> None:
