@@ -66,13 +66,13 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
 
     try:
         with Image.open(path) as file:
-            if file.mode in ("I", "F"):
-                raise OSError(f"its pixels are of mode {file.mode}: save it with 8 or 16 bits")
-            if not file.mode.startswith("I;16"):
+            if file.mode not in ("I", "F") and not file.mode.startswith("I;16"):
                 return file.convert(mode)
-            # Pillow would cut off what is above 255.
-            high = (np.asarray(file).astype(np.uint16) >> 8).astype(np.uint8)
-            return Image.fromarray(high).convert(mode)
+            # Pillow would cut off what is above 255; its earlier versions say "I" of 16 bits.
+            pixels = np.asarray(file)
+            if file.mode == "F" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+                raise OSError("its pixels are neither of 8 nor of 16 bits")
+            return Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
