@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, constant_value, tidy
+from .editing import Editor, known_value, tidy
 from .io import infer_shapes
 
 
@@ -24,7 +24,7 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     for node in graph.nodes:
         if node.domain or node.op not in ("Reshape", "Expand"):
             continue
-        shape, before = _value(node.inputs[1]), node.inputs[0].shape
+        shape, before = known_value(node.inputs[1]), node.inputs[0].shape
         if shape is None or not shape.size or shape[0] != batch or np.any(shape[1:] == 0):
             continue
         if node.op == "Reshape" and (before is None or not before or before[0] != batch):
@@ -43,13 +43,3 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     tidy(graph)
     infer_shapes(graph)
     return True
-
-
-def _value(tensor: gs.Tensor) -> np.ndarray | None:
-    """The value of a constant tensor, or of what a node Constant makes; None for any other."""
-    maker = tensor.inputs[0] if tensor.inputs else None
-    if maker is None or maker.op != "Constant":
-        return constant_value(tensor)
-    if "value_ints" in maker.attrs:
-        return np.asarray(maker.attrs["value_ints"])
-    return constant_value(maker.attrs.get("value"))

@@ -55,6 +55,16 @@ def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
 
 
+def known_value(tensor: gs.Tensor) -> np.ndarray | None:
+    """The value of a constant tensor, or of what a node Constant makes; None for any other."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op != "Constant":
+        return constant_value(tensor)
+    if "value_ints" in maker.attrs:
+        return np.asarray(maker.attrs["value_ints"])
+    return constant_value(maker.attrs.get("value"))
+
+
 def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a node reads a tensor, or it is an output of the graph."""
     return bool(tensor.outputs) or is_graph_output(graph, tensor)

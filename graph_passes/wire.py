@@ -140,18 +140,18 @@ def _large(file: BinaryIO, start: int, end: int) -> tuple[int, onnx.TensorProto]
     """Where the data of an initializer begins, and its stub; None if it is to stay as it is."""
     rest: list[Piece] = []
     data: list[tuple[int, int]] = []
+    beside = 0
     for tag, begin, first, last in _fields(file, start, end):
-        if begin - start > MOST_BESIDE and not data:
-            return None
         if tag == _RAW_DATA:
             data.append((first, last))
-        else:
-            _append(rest, begin, last)
+            continue
+        _append(rest, begin, last)
+        beside += last - begin
+        if beside > MOST_BESIDE:
+            return None
     if len(data) != 1:
         return None
     ((first, last),) = data
-    if end - start - (last - first) > MOST_BESIDE:
-        return None
     try:
         tensor = onnx.TensorProto.FromString(_joined(file, rest))
         plain = isinstance(tensor.name, str) and not tensor.HasField("segment")

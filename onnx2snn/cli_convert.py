@@ -27,6 +27,7 @@ from .options import (
     model_argument,
     parsed,
     print_json,
+    refuse_options,
     reports_errors,
     require_output,
     root_option,
@@ -148,12 +149,11 @@ def convert(
         raise click.UsageError(
             "-T is the T that a recipe converts for: give --calibration or --recipe too"
         )
-    of_data = {"--threshold": threshold, "--per-channel": per_channel,
-               "--recalibrate": recalibrate, "--approximate": approximate, "--samples": samples,
-               "--data-root": data_root}  # fmt: skip
-    for name, given in of_data.items():
-        if given and calibration is None:
-            raise click.UsageError(f"{name} is for calibration data: give --calibration too")
+    if calibration is None:
+        of_data = {"--threshold": threshold, "--per-channel": per_channel,
+                   "--recalibrate": recalibrate, "--approximate": approximate,
+                   "--samples": samples, "--data-root": data_root}  # fmt: skip
+        refuse_options(of_data, "is for calibration data: give --calibration too")
     require_output(output, model, calibration)
     data = None
     if calibration is not None:

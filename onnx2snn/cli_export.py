@@ -14,6 +14,7 @@ from .options import (
     json_option,
     model_argument,
     print_json,
+    refuse_options,
     reports_errors,
     require_output,
 )
@@ -90,12 +91,10 @@ def export(
     from .export_nir import to_nir
     from .export_triton import to_triton
 
+    of_loop = {"--unroll": unroll, "--inline": inline, "--each-step": each_step, "--rates": rates}
     if target == "nir":
-        given = [("-T", timesteps), ("--unroll", unroll), ("--inline", inline),
-                 ("--each-step", each_step), ("--rates", rates), ("--gpu", gpu)]  # fmt: skip
-        for name, value in given:
-            if value:
-                raise click.UsageError(f"{name} is not for --to nir: a NIR file has no time-steps")
+        given = {"-T": timesteps, **of_loop, "--gpu": gpu}
+        refuse_options(given, "is not for --to nir: a NIR file has no time-steps")
         require_new(output, force)
         require_output(output, model)
         notes = to_nir(model, output, preprocessing=preprocessing)
@@ -108,19 +107,15 @@ def export(
     if timesteps is None or (target == "triton" and timesteps == "input"):
         what = "a number" if timesteps else "the number"
         raise click.UsageError(f"--to {target} needs -T, {what} of time-steps")
-    chosen = [name for name, given in (("--unroll", unroll), ("--inline", inline),
-              ("--each-step", each_step), ("--rates", rates)) if given]  # fmt: skip
     if target == "triton":
-        if chosen:
-            raise click.UsageError(f"{chosen[0]} is for --to loop")
+        refuse_options(of_loop, "is for --to loop")
         folders = to_triton(
             model, output, int(timesteps), name=model.stem, gpu=gpu, force=force,
             preprocessing=preprocessing,
         )  # fmt: skip
         _tell(output, [str(folder) for folder in folders], timesteps, as_json)
         return
-    if gpu:
-        raise click.UsageError("--gpu is for --to triton")
+    refuse_options({"--gpu": gpu}, "is for --to triton")
     require_new(output, force)
     require_output(output, model)
     result = to_loop(

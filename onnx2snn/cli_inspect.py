@@ -26,6 +26,7 @@ from .options import (
     model_argument,
     precision_option,
     print_json,
+    refuse_options,
     reports_errors,
 )
 
@@ -63,11 +64,10 @@ def inspect(
     these, how spikes are counted, and an estimate of the memory that takes; and with --precision
     int8, which layers are computed in 8 bits.
     """
-    of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,
-               "--precision": None if precision == "float32" else precision}  # fmt: skip
-    for name, given in of_plan.items():
-        if given is not None and not show_plan:
-            raise click.UsageError(f"{name} is for --plan: give that too")
+    if not show_plan:
+        of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,
+                   "--precision": precision != "float32"}  # fmt: skip
+        refuse_options(of_plan, "is for --plan: give that too")
     export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
     if export is not None:
         print_export(export, as_json)

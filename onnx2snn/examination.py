@@ -14,7 +14,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     unbounded_activations,
 )
-from onnx2snn.graph_passes.editing import constant_value, is_floating, part_of, tidy
+from onnx2snn.graph_passes.editing import is_floating, known_value, part_of, tidy
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
 from onnx2snn.graph_passes.neurons import is_mean, states_read
@@ -77,20 +77,11 @@ def _why_in_training(node: gs.Node) -> str | None:
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
         return "it takes mean and variance from the batch"
     if node.op == "Dropout":
-        ratio, training = (_constant(node, place) for place in (1, 2))
+        given = dict(zip(("ratio", "training"), map(known_value, node.inputs[1:]), strict=False))
+        ratio, training = given.get("ratio"), given.get("training")
         never = ratio is not None and not np.any(ratio)
         return None if never or training is None or not np.any(training) else "it is random"
     return "it is random" if node.op in _RANDOM else None
-
-
-def _constant(node: gs.Node, place: int) -> np.ndarray | None:
-    """What a node reads there, if that is a constant."""
-    if len(node.inputs) <= place:
-        return None
-    tensor = node.inputs[place]
-    if tensor.inputs and tensor.inputs[0].op == "Constant":
-        tensor = tensor.inputs[0].attrs.get("value", tensor)
-    return constant_value(tensor)
 
 
 _RANDOM = {

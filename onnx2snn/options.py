@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +31,13 @@ def parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]
             raise click.BadParameter(str(error), ctx, param) from error
 
     return callback
+
+
+def refuse_options(given: Mapping[str, Any], why: str) -> None:
+    """A usage error for the first of these options that was given, which would not be heeded."""
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(f"{name} {why}")
 
 
 class CountsType(click.ParamType):

@@ -244,10 +244,11 @@ class DeviceStates:
         read |= {i.name for i in session.get_overridable_initializers()}
         # On a CPU, weights that a session does not hold itself.
         weights = {name: self._as_value(array) for name, array in session.weight_feed.items()}
-        for name, value in (weights | self._inputs | self._current).items():
+        of_samples = self._inputs | self._current
+        for name, value in (weights | of_samples).items():
             if name not in read:
                 continue
-            if rows is None or name in weights:
+            if rows is None or name not in of_samples:
                 binding.bind_ortvalue_input(name, value)
             else:
                 binding.bind_input(name, *self._memory(value, rows))
