@@ -99,8 +99,7 @@ class _Table(Table):
             self.padding = (0, 0)
             for column in (c for c in self.columns if c.justify == "right"):
                 widths = [Measurement.get(console, wide, cell).maximum for cell in column.cells]
-                # The first cell is the head.
-                column.header = textwrap.fill(str(column.header), max([5, *widths[1:]]))
+                column.header = textwrap.fill(str(column.header), max([5, *widths]))
                 column.no_wrap = True
         yield from super().__rich_console__(console, options)
 
