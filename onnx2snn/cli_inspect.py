@@ -156,6 +156,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
                 "op": layer.op,
                 "runs": _runs(layer, choice),
                 "tiles": layer in tiled,
+                "weights_first": _has_weights_first(layer, choice),
                 "weights": layer.weights,
                 "computes": layer.computes,
                 "why": layer.why,
@@ -178,6 +179,11 @@ def _on_tiles(choice: Choice) -> list[WeightedLayer]:
     return [layer for layer in choice.layers if choice.chunks and layer.tiles is not None]
 
 
+def _has_weights_first(layer: WeightedLayer, choice: Choice) -> bool:
+    """Whether its weights come first in its product, in the longest runs."""
+    return layer.has_weights_first(choice.chunk(choice.chunks[0] if choice.chunks else 1))
+
+
 def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     """The layers with weights, and what decides how each runs."""
     table = tables.new_table(
@@ -186,11 +192,13 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     )  # fmt: skip
     precisions = {row["layer"]: (row["precision"], row["reason"]) for row in rows}
     tiled = _on_tiles(choice)
+    first = [layer for layer in choice.layers if _has_weights_first(layer, choice)]
     for layer in choice.layers:
+        ways = [(", tiles", layer in tiled), (", weights first", layer in first)]
         table.add_row(
             tables.name_text(layer.name),
             layer.op,
-            _runs(layer, choice) + (", tiles" if layer in tiled else ""),
+            _runs(layer, choice) + "".join(way for way, runs_so in ways if runs_so),
             f"{layer.weights:,}",
             f"{layer.computes:,}",
             layer.why,
@@ -199,6 +207,8 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     table.caption = "computes: numbers in one time-step, for all samples that run together"
     if tiled:
         table.caption += "\ntiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)"
+    if first:
+        table.caption += "\nweights first: read where they are, one copy for all graphs"
     table.caption_justify = "left"
     return table
 

@@ -61,6 +61,11 @@ class Choice:
             return ()
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
+    def weights_first(self, timesteps: int) -> frozenset[str]:
+        """The weights of dense layers that come first in a graph of so many time-steps."""
+        first = (layer for layer in self.layers if layer.has_weights_first(timesteps))
+        return frozenset(layer.dense for layer in first if layer.dense is not None)
+
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
         return next((length for length in self.chunks if length <= most), 1)
@@ -90,10 +95,9 @@ def choose(
     run = Run(sizes, at_once, samples, together, prologue, read_out, readouts, varying)
     # Without tiles chunks may fit that otherwise do not.
     full = [
-        Estimate(costs, run, may_tile, layout)
-        for may_tile in dict.fromkeys((costs.may_tile, frozenset[str]()))
+        Estimate(costs, run, tiles, layout) for tiles in ((True, False) if costs.free else (False,))
     ]
-    lean = Estimate(costs, run, frozenset(), None, lean=True)
+    lean = Estimate(costs, run, False, None, lean=True)
     ways = [way for way in full if costs.max_memory is None or way.fits(())]
     if costs.may_be_lean and (not ways or lean.lean_chunks_pay):
         ways += [lean] if lean.fits(()) else []

@@ -12,6 +12,7 @@ from onnx2snn.graph_passes.limits import WEIGHTED
 from .kernel_forms import Layout
 from .memory import Sizes
 from .unroll import axis_of_time
+from .weights_first import dense_weights, first_pays
 from .winograd import Tiles, tiles_where_they_pay
 
 SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32
@@ -60,7 +61,8 @@ class WeightedLayer:
     ``weights`` counts its weights, ``computes`` the numbers that it computes in a time-step, for
     all samples that run together, and ``uses`` how often it uses each weight for that. ``axis``:
     that along which time-steps may come together; None where they may not. ``tiles``: those of a
-    convolution that runs on tiles within a chunk.
+    convolution that runs on tiles within a chunk. ``dense``: the name of the weights where they may
+    come first in the product, so that graphs share them.
     """
 
     name: str
@@ -70,6 +72,7 @@ class WeightedLayer:
     uses: int
     axis: int | None
     tiles: Tiles | None
+    dense: str | None = None
 
     @property
     def time_batched(self) -> bool:
@@ -86,17 +89,24 @@ class WeightedLayer:
         than = "more" if self.time_batched else "no more"
         return f"{than} weights than it computes"
 
+    def has_weights_first(self, timesteps: int) -> bool:
+        """Whether its weights come first in its product, in a graph of so many time-steps."""
+        rows = self.uses * (timesteps if self.time_batched else 1)
+        return self.dense is not None and self.weights > CACHED and first_pays(rows)
+
 
 def weighted_layers(
     step: onnx.ModelProto,
     sizes: Sizes,
-    may_tile: Collection[str] = (),
+    free: Collection[str] = (),
+    tiles: bool = True,
     in_8_bits: Collection[str] = (),
 ) -> tuple[WeightedLayer, ...]:
     """The nodes of ``WEIGHTED`` with constant weights, in graph order.
 
-    ``may_tile``: the names of weights of which convolutions may run on tiles. ``in_8_bits``: those
-    of the nodes that run in 8 bits, which take images of one size alone.
+    ``free``: the names of weights that a layer may read in another way, convolutions on tiles if
+    ``tiles``. ``in_8_bits``: the names of the nodes that run in 8 bits, which take images of one
+    size alone.
     """
     inputs = {info.name for info in step.graph.input}
     # The starts of states, of which these are other sizes, are initializers too.
@@ -110,7 +120,7 @@ def weighted_layers(
 
     def tiles_of(node: onnx.NodeProto) -> Tiles | None:
         weights, made = node.input[1], sizes.shapes.get(node.output[0], ())
-        if weights not in may_tile or readers[weights] > 1 or 0 in made[2:]:
+        if not tiles or weights not in free or readers[weights] > 1 or 0 in made[2:]:
             return None
         return tiles_where_they_pay(node, constants[weights], made)
 
@@ -135,6 +145,7 @@ def weighted_layers(
             uses_of(node),
             axis(node),
             tiles_of(node),
+            dense_weights(node, constants, free),
         )
         for node in nodes
     )

@@ -26,8 +26,8 @@ class Costs:
     """What a session's graphs cost, whatever its inputs, and what it may take.
 
     ``peaks``: of the graph of one time-step. ``weights``: bytes, of the whole network;
-    ``copied`` are those of them that each graph of time-steps holds anew. ``may_tile``: the names
-    of weights of which convolutions may run on tiles. ``may_be_lean``: whether graphs may read one
+    ``copied`` are those of them that each graph of time-steps holds anew. ``free``: the names of
+    weights that layers may read in another way. ``may_be_lean``: whether graphs may read one
     copy of the weights, as they are. ``in_chunks``: whether chunks are wanted at all.
     ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the states
     of which each read-out keeps a copy. ``nodes``: how many the session's graphs besides those of
@@ -38,7 +38,7 @@ class Costs:
     peaks: Peaks
     weights: int
     copied: int
-    may_tile: frozenset[str]
+    free: frozenset[str]
     may_be_lean: bool
     in_chunks: bool
     derived_counts: bool
@@ -75,10 +75,10 @@ def costs_of(
         weights=weights,
         # The rounded weights of layers in 8 bits are there for the sums alone.
         copied=weights + sum(sizes[name] for name in widened) - sum(sizes[name] for name in layers),
-        may_tile=frozenset(
+        free=frozenset(
             name
             for name, values in plan.weights.items()
-            if on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
+            if in_chunks and on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         ),
         # Rounded weights are in the graphs themselves; others would be widened in each run.
         may_be_lean=on_cpu and max_memory is not None and not layers and not widened,
@@ -110,22 +110,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run whose chunks may have some convolutions on tiles, and a layout if it pays.
+    """Of a run whose chunks may have some convolutions on ``tiles``, and a layout if it pays.
 
     ``lean``: all graphs read one copy of the weights, as they are.
     """
 
     costs: Costs
     run: Run
-    may_tile: frozenset[str]
+    tiles: bool
     wanted_layout: Layout | None
     lean: bool = False
 
     @cached_property
     def layers(self) -> tuple[WeightedLayer, ...]:
         """The layers with weights, as they are in a chunk."""
-        peaks = self.costs.peaks
-        return weighted_layers(peaks.step, self.run.sizes, self.may_tile, peaks.scratch)
+        costs = self.costs
+        step, in_8_bits = costs.peaks.step, costs.peaks.scratch
+        return weighted_layers(step, self.run.sizes, costs.free, self.tiles, in_8_bits)
 
     @cached_property
     def heavy(self) -> dict[str, int]:
@@ -199,10 +200,19 @@ class Estimate:
             return weights
         # A chunk holds their matrices in place of their weights.
         more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
+        first = {steps: self._weights_first(steps) for steps in (*chunks, 1)}
         # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
         # bits, what they were.
-        made = max(2 * copied, weights - copied)
-        return weights + made + shared * bool(chunks) + (copied - shared + more) * len(chunks)
+        made = max(2 * copied - first[1], weights - copied)
+        # Chunks share what they have in the layout of the CPU, and what is in other units.
+        in_chunks = sum(copied - shared + more - first[steps] for steps in chunks)
+        once = shared * bool(chunks) + max((first[steps] for steps in chunks), default=0)
+        return weights + made + in_chunks + once
+
+    def _weights_first(self, timesteps: int) -> int:
+        """Bytes of weights that a graph of so many time-steps reads where they are."""
+        first = (layer for layer in self.layers if layer.has_weights_first(timesteps))
+        return sum(4 * layer.weights for layer in first)
 
     def _graphs(self, chunks: tuple[int, ...]) -> int:
         """Bytes of all graphs."""

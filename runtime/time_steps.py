@@ -24,6 +24,7 @@ from .providers import give_back_memory
 from .rows import Shape, states_have_rows
 from .unit_thresholds import rescaled, with_unit_thresholds
 from .unroll import unrolled
+from .weights_first import with_weights_first
 from .winograd import matrices_of, with_winograd
 
 
@@ -33,8 +34,8 @@ class TimeSteps:
 
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``costs``: what its graphs cost. ``create``: makes a session of a graph, as ``create_session``
-    does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in the
-    layout of the CPU, which chunks share, by what they hold.
+    does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in
+    the layout of the CPU or in other units, which chunks share, by what they hold.
     """
 
     network: Quantised
@@ -125,11 +126,13 @@ class TimeSteps:
 
     def _graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
+        first = choice.weights_first(steps)
         if steps == 1 or choice.lean:
             step = self.step
             if steps > 1:
                 step = unrolled(step, self.states, steps, choice.time_batched)
-            return ModelParts(self._rounded(step, self.network.layers), {}), {}
+            step = self._rounded(step, self.network.layers)
+            return ModelParts(with_weights_first(step, first), {}), {}
         unit = with_unit_thresholds(self.step, self.network, self.states, choice.in_full)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in choice.tiled:
@@ -141,25 +144,31 @@ class TimeSteps:
             chunk = unrolled(step, states, steps, choice.time_batched)
             if unit.begins:
                 chunk = with_nodes(chunk, [*unit.begins, *chunk.graph.node], chunk.graph.output)
-            return with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
+            chunk = with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
+            return with_weights_first(chunk, first)
 
         chunk = None
         if choice.layout is not None:
             stand_ins = with_stand_ins(unit.step, unit.bodies)
             chunk = on_cpu(chunk_of(stand_ins.step), stand_ins, choice.layout, weights | own)
-        chunk = ModelParts(chunk_of(unit.step), {}) if chunk is None else self._shared(chunk)
+        if chunk is None:
+            chunk = ModelParts(chunk_of(unit.step), {n: own[n] for n in first & own.keys()})
+        shared = self._shared(chunk.weights)
         structure = rescaled(chunk.structure, unit.units, self.states)
-        held = {tensor.name for tensor in structure.graph.initializer} - chunk.weights.keys()
+        held = {tensor.name for tensor in structure.graph.initializer} - shared.keys()
         own = {name: values for name, values in own.items() if name in held}
-        return ModelParts(structure, chunk.weights), own
+        return ModelParts(structure, shared), own
 
-    def _shared(self, chunk: ModelParts) -> ModelParts:
-        """The chunk, with weights that equal those of another one in place of its own."""
-        held = {}
-        for name, values in chunk.weights.items():
+    def _shared(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights of a chunk, those of the network or of another chunk where they equal these."""
+        held, network = {}, self.network.plan.weights
+        for name, values in own.items():
+            if name in network and np.array_equal(values, network[name]):
+                held[name] = network[name]
+                continue
             key = values.shape, values.dtype, hashlib.blake2b(values.data).digest()
             held[name] = self.shared.setdefault(key, values)
-        return ModelParts(chunk.structure, held)
+        return held
 
     def _read_out(self, shapes: dict[str, Shape]) -> int:
         """Bytes that a read-out takes where a step reads tensors of these shapes."""
@@ -176,7 +185,7 @@ class TimeSteps:
 
 def _key(steps: int, choice: Choice) -> tuple:
     """What tells the sessions of so many time-steps in a run apart."""
-    alike = choice.memory.few_activations, choice.lean
+    alike = choice.weights_first(steps), choice.memory.few_activations, choice.lean
     if steps == 1:
         return steps, *alike
     batched = frozenset(choice.time_batched)
