@@ -11,7 +11,7 @@ from .plan import Plan, State
 from .providers import run_session
 from .result import Arrays, Later
 from .states import DeviceStates, Moment
-from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
+from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next, steps_under
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
@@ -36,6 +36,9 @@ class Sums:
         self._create = create
         self._carried = carried_sums(plan, totals)
         self._given = {tensor.name for tensor in plan.inputs}
+        derived = () if totals is None else totals.made
+        # Those that count what they emit need no v for it.
+        self._conserving = [n for n in plan.neurons if n.op in CONSERVING and n.spikes in derived]
         self._followed = () if totals is None else _states_read_by(totals, plan.states)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
@@ -60,10 +63,21 @@ class Sums:
         """The states of which a snapshot keeps a copy."""
         return frozenset({*self._followed, *(state.read for state in self._carried.values())})
 
-    def make_room(self) -> int:
-        """How many time-steps may pass before sums are brought in, as is done where none may."""
+    def make_room(self, inputs: Arrays) -> int:
+        """How many time-steps may pass before sums are brought in, as is done where none may.
+
+        ``inputs``: what the step is to read.
+        """
         if self._steps == self._most:
             self.bring_in()
+        if self._steps == 0 and self._totals is not None:
+            in_thresholds = (
+                max(value.max(initial=0), -value.min(initial=0)) / neuron.threshold.min()
+                for neuron in self._conserving
+                if neuron.current in inputs
+                for value in (inputs[neuron.current],)
+            )
+            self._most = min(self._most, steps_under(max(in_thresholds, default=0.0)))
         return self._most - self._steps
 
     def count(self, steps: int, inputs: Arrays) -> None:
@@ -112,7 +126,7 @@ class Sums:
             read, before, now = states()
             sums = {name: now[state.read] for name, state in carried.items()}
             if totals is not None and steps:
-                sums |= self._derived(totals, steps, read, before, now)
+                sums |= self._derived(totals, steps, read, sums, before, now)
             return done | {n: done[n] + value if n in done else value for n, value in sums.items()}
 
         return work_out
@@ -133,11 +147,9 @@ class Sums:
         """What passes from now on begins at the states as they are."""
         self._before = self._now()
         if self._totals is not None:
-            # Those that count what they emit need no v for it.
             in_thresholds = [
                 float(np.abs(self._before[f"v/{n.name}"]).max() / n.threshold.min())
-                for n in self._plan.neurons
-                if n.op in CONSERVING and f"v/{n.name}" in self._before
+                for n in self._conserving
             ]
             self._most = steps_to_next(max(in_thresholds, default=0.0))
 
@@ -164,11 +176,20 @@ class Sums:
         self._inputs, self._last = _summed(self._read()), None
 
     def _derived(
-        self, totals: Totals, steps: int, inputs: Arrays, before: Arrays, after: Arrays
+        self,
+        totals: Totals,
+        steps: int,
+        inputs: Arrays,
+        carried: Arrays,
+        before: Arrays,
+        after: Arrays,
     ) -> Arrays:
-        """The sums of ``totals`` over some time-steps, and those of what the step reads."""
+        """The sums of ``totals`` over some time-steps, from those of what the step reads.
+
+        ``carried``: the sums that the step made itself.
+        """
         prefix = totals.prefix
-        feed = inputs | {f"{prefix}more": np.array(steps - 1, np.float32)}
+        feed = carried | inputs | {f"{prefix}more": np.array(steps - 1, np.float32)}
         feed |= {f"{prefix}silent/{n}": v for n, v in self._silence(totals, inputs).items()}
         feed |= {f"{prefix}before/{name}": value for name, value in before.items()}
         feed |= {f"{prefix}after/{name}": value for name, value in after.items()}

@@ -9,20 +9,25 @@ sum of a layer's currents follows from what the layers before it emitted, and X 
 from one pass through the network. X / V_th is a whole number: rounding to it takes away what
 rounding errors have put in. A ``SignedIF`` counts what it emits, net, in its state m; a pool
 that counts gives the maximum of the sums of its inputs.
+
+Where currents are hundreds of V_th, what v loses by rounding is more than V_th: such layers are
+left to the step (``coarse``).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
-from .plan import Plan
+from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
+from .plan import Neuron, Plan
 
 CONSERVING = ("IF", "BurstIF")
 """Neurons that lose nothing: they reset by subtraction and never start anew."""
@@ -35,23 +40,41 @@ MOST_STEPS = 256
 half a threshold. They are n |v| / 2**24 at most after n: up to mean currents of 64 V_th."""
 
 
+FAR = 64
+"""Times V_th: sums of a layer whose currents are further are not worked out (``coarse``).
+
+Thirty neurons, thresholds of channels, ten of them with a largest activation of 1e-2, 1e-3, 1e-4
+and 1e-5 where the others have 1: counts of these were wrong in 0, 0, 433 and 2,918 cases of 12,000
+at T=64, and in 0, 919, 1,873 and 3,000 at T=256."""
+
+
 def steps_to_next(largest: float) -> int:
     """How many time-steps may pass until the next pass, where v is so many thresholds.
 
     v may double on the way; its rounding stays below a quarter of a threshold.
     """
-    return int(min(MOST_STEPS, max(1, 2**21 // max(largest, 1))))
+    return _in_chunks(2**21 / max(largest, 1))
+
+
+def steps_under(current: float) -> int:
+    """How many time-steps may pass from v(0) on under currents of so many thresholds."""
+    return _in_chunks(math.sqrt(2**22 / max(current, 1)))
+
+
+def _in_chunks(steps: float) -> int:
+    """A power of two, of which chunks leave nothing over, up to so many."""
+    return int(min(MOST_STEPS, 1 << max(int(steps), 1).bit_length() - 1))
 
 
 @dataclass(frozen=True)
 class Totals:
     """Two graphs that give sums over t time-steps.
 
-    ``totals`` reads what the step reads, summed over time; each state before and after, as
-    ``before/<state>`` and ``after/<state>``; f(0) of each current as ``silent/<current>``; and
-    ``more``, t - 1. It makes the sums of ``made``, what neurons emit that the step need not sum
-    for the read-out. ``silent`` makes f(0) of the currents in ``silenced``, from inputs of
-    zeros. All names but those of ``made`` and of inputs begin with ``prefix``.
+    ``totals`` reads what the step reads, summed over time, and what it sums; each state before and
+    after, as ``before/<state>`` and ``after/<state>``; f(0) of each current as
+    ``silent/<current>``; and ``more``, t - 1. It makes the sums of ``made``, what neurons emit that
+    the step need not sum. ``silent`` makes f(0) of the currents in ``silenced``, from inputs of
+    zeros. All names but those of what neurons emit and of inputs begin with ``prefix``.
     """
 
     totals: onnx.ModelProto
@@ -69,9 +92,11 @@ def totals_of(plan: Plan) -> Totals | None:
     known = {node.op_type for node in stateful} | {neuron.op for neuron in plan.neurons}
     kept = any(node.op_type in MAX_POOLS and not node.domain for node in plan.step.graph.node)
     half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)
-    currents = [neuron.current for neuron in plan.neurons if neuron.op in CONSERVING]
+    summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan))}
+    derived = [neuron for neuron in plan.neurons if neuron.spikes not in summed]
+    currents = [neuron.current for neuron in derived if neuron.op in CONSERVING]
     silenced = tuple(dict.fromkeys([*currents, *(node.input[0] for node in pools)]))
-    made = tuple(n.spikes for n in plan.neurons if n.spikes not in plan.readout_types)
+    made = tuple(neuron.spikes for neuron in derived)
     if kept or half or not known <= allowed or not made:
         return None
     prefix = unused_prefix(names_in(plan.step), "total/")
@@ -82,6 +107,67 @@ def totals_of(plan: Plan) -> Totals | None:
         made,
         silenced,
     )
+
+
+def coarse(plan: Plan) -> list[Neuron]:
+    """The layers whose potentials may lose more than a threshold by rounding.
+
+    Those where the weights of a channel, in V_th_before / V_th, have a norm above ``FAR``, which is
+    about what its currents are; or whose thresholds are so far apart, which tells of those, too,
+    that read what comes of the input.
+    """
+    nodes = plan.step.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    layers = {n.output[0]: n for n in nodes if n.op_type in WEIGHTED and not n.domain}
+    emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
+    weights = {t.name: t for t in plan.step.graph.initializer}
+
+    def largest(neuron: Neuron, layer: onnx.NodeProto) -> float:
+        """The largest norm of a channel's weights."""
+        name = layer.input[1]
+        read = [emitted[x] for x in _made_of(layer.input[0], makers, emitted) if x in emitted]
+        if not read or name not in weights:
+            return 0.0
+        held = plan.weights[name] if name in plan.weights else numpy_helper.to_array(weights[name])
+        norms, threshold = _norms(layer, held), neuron.threshold.reshape(-1)
+        per = threshold if threshold.size == norms.size else threshold.min()
+        return max(read) * float((norms / per).max(initial=0))
+
+    def is_coarse(neuron: Neuron) -> bool:
+        before = _made_of(neuron.current, makers, {*emitted, *layers})
+        apart = neuron.threshold.max() > FAR * neuron.threshold.min()
+        return bool(apart) or any(largest(neuron, layers[y]) > FAR for y in before if y in layers)
+
+    return [n for n in plan.neurons if n.op in CONSERVING and is_coarse(n)]
+
+
+def _made_of(
+    tensor: str, makers: Mapping[str, onnx.NodeProto], ends: Collection[str]
+) -> dict[str, None]:
+    """The names of all that a tensor is made of, and its own, back to ``ends``."""
+    found, waiting = dict[str, None](), [tensor]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = None
+            if name in makers and name not in ends:
+                waiting += operands(makers[name])
+    return found
+
+
+def _norms(node: onnx.NodeProto, weights: np.ndarray) -> np.ndarray:
+    """The norms of a layer's weights, one for each output channel."""
+    given = attributes_of(node)
+    if node.op_type == "Conv" or given.get("transB"):
+        rows = weights.reshape(len(weights), -1)
+    elif node.op_type == "ConvTranspose":
+        group = given.get("group", 1)
+        apart = weights.reshape(group, len(weights) // group, weights.shape[1], -1)
+        rows = apart.transpose(0, 2, 1, 3).reshape(group * weights.shape[1], -1)
+    else:
+        rows = np.moveaxis(weights, -1, 0).reshape(weights.shape[-1], -1)
+    squares: np.ndarray = np.einsum("oi,oi->o", rows, rows)
+    return np.sqrt(squares)
 
 
 def _totals_model(
@@ -115,6 +201,10 @@ def _totals_model(
     sums = {name: whole(name) for name in silenced}
     for neuron in plan.neurons:
         kind, name = neuron.threshold.dtype, neuron.name
+        if neuron.spikes not in made:
+            element = helper.np_dtype_to_tensor_dtype(kind)
+            inputs[neuron.spikes] = helper.make_tensor_value_info(neuron.spikes, element, None)
+            continue
         threshold = graph.constant(neuron.threshold, f"{name}/V_th")
         state = f"m/{name}" if neuron.op in COUNTING else f"v/{name}"
         before, after = (given(f"{when}/{state}", kind) for when in ("before", "after"))

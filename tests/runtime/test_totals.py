@@ -1,0 +1,130 @@
+"""Spike counts that follow from membrane potentials, and where they would not."""
+
+import dyadic
+import numpy as np
+import pytest
+from onnx_text import model
+
+from onnx2snn import EarlyExit, SpikingSession, convert, from_arrays
+from onnx2snn.runtime import totals
+from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.totals import coarse, steps_under, totals_of
+
+TWO_LAYERS = """net (float[N, 20] x) => (float[N, 5] y) {
+    g = Gemm(x, w, b) a = Relu(g) h = MatMul(a, v) c = Relu(h) y = MatMul(c, u) }"""
+
+
+def nearly_silent(largest):
+    """Two layers; a third of the channels of the first has activations up to ``largest``."""
+    rng = np.random.default_rng(0)
+    x = rng.random((400, 20)).astype(np.float32)
+    shapes = {"w": (20, 30), "v": (30, 20), "u": (20, 5)}
+    values = {n: (rng.normal(size=s) / s[0] ** 0.5).astype(np.float32) for n, s in shapes.items()}
+    bias = np.zeros(30, np.float32)
+    bias[:10] = largest - (x @ values["w"]).max(0)[:10]
+    ann = model(TWO_LAYERS, values | {"b": bias})
+    return convert(ann, calibration=from_arrays(x), recipe="opi").model, x[:100]
+
+
+def names_of(layers):
+    return [neuron.name for neuron in layers]
+
+
+def same(found, wanted):
+    for name, counts in wanted.spike_counts.items():
+        np.testing.assert_array_equal(found.spike_counts[name], counts)
+    assert found.firing_rate == wanted.firing_rate
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e-2, 1e-3, 1e-4, 1e-6])
+def test_nearly_silent_channels_are_counted_right(largest):
+    snn, x = nearly_silent(largest)
+    plan = build_plan(snn)
+    assert len(coarse(plan)) == (largest < 0.1)
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    for timesteps in (16, 64, 300):
+        same(auto.run(x, timesteps, [7]), step.run(x, timesteps))
+    rule = EarlyExit(confidence=0.5, stable=1)
+    same(auto.run(x, 64, early_exit=rule), step.run(x, 64, early_exit=rule))
+    varying = np.stack([x, x / 2, x / 4] * 10)
+    same(auto.run(varying, 30), step.run(varying, 30))
+
+
+@pytest.mark.parametrize("bound", [1.0, 1e-2, 1e-3, 1e-4])
+def test_an_input_of_many_thresholds_is_counted_more_often(bound):
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "bound": np.float32(bound)}
+    values["w"] = rng.normal(size=(30, 40)).astype(np.float32)
+    values["u"] = rng.normal(size=(40, 3)).astype(np.float32)
+    text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) "
+    snn = convert(model(text + "a = Clip(g, zero, bound) y = MatMul(a, u) }", values)).model
+    assert not coarse(build_plan(snn))
+    x = rng.random((50, 30)).astype(np.float32)
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    for timesteps in (32, 256):
+        same(auto.run(x, timesteps), step.run(x, timesteps))
+
+
+def test_how_many_time_steps_may_pass():
+    found = [steps_under(current) for current in (0, 1, 64, 65, 1000, 3000, 2**22, 1e12)]
+    assert found == [256, 256, 256, 128, 64, 32, 1, 1]
+
+
+@pytest.mark.parametrize("far", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_sums_of_any_layers_may_be_left_to_the_step(monkeypatch, seed, far):
+    """Dyadic networks, of which the layers whose weights have a larger norm are summed."""
+    monkeypatch.setattr(totals, "FAR", far)
+    network = dyadic.finish(seed)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 3)
+    plan = build_plan(snn)
+    followed = totals_of(plan)
+    if far == 0:
+        assert followed is None
+    elif followed is not None:
+        made = set(followed.made)
+        assert not made & {neuron.spikes for neuron in coarse(plan)}
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    for timesteps in (1, 6, 35):
+        same(auto.run(x, timesteps, [1]), step.run(x, timesteps))
+
+
+LAYERS = {
+    "Conv": ("Conv<group = 2>(a, w)", (6, 2, 3, 3), lambda w: (w**2).sum((1, 2, 3))),
+    "ConvTranspose": ("ConvTranspose<group = 2>(a, w)", (4, 3, 3, 3), lambda w: np.concatenate(
+        [(half**2).sum((0, 2, 3)) for half in np.split(w, 2)]
+    )),
+    "through a pool": ("Conv<group = 2>(p, w)", (6, 2, 3, 3), lambda w: (w**2).sum((1, 2, 3))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_norms_of_weights(monkeypatch, name):
+    layer, shape, squares = LAYERS[name]
+    values = {"w": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+    values |= {n: np.float32(v) for n, v in (("zero", 0), ("two", 2), ("half", 0.5))}
+    text = "net (float[N, 4, 8, 8] x) => (float[N, C, H, W] y) { a = Clip(x, zero, two) "
+    text += "p = AveragePool<kernel_shape = [2, 2]>(a) z = %s y = Clip(z, zero, half) }"
+    plan = build_plan(convert(model(text % layer, values)).model)
+    last = plan.neurons[-1:]
+    # In V_th of this layer, 1/2, for each of the one before, 2.
+    norm = 4 * float(np.sqrt(squares(values["w"])).max())
+    monkeypatch.setattr(totals, "FAR", 0.999 * norm)
+    assert names_of(coarse(plan)) == names_of(last)
+    monkeypatch.setattr(totals, "FAR", 1.001 * norm)
+    assert coarse(plan) == []
+
+
+@pytest.mark.parametrize(("attributes", "axis"), [("transB = 1", 1), ("transB = 0", 0)])
+def test_norms_of_dense_layers_with_thresholds_of_channels(monkeypatch, attributes, axis):
+    w = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
+    bounds = np.linspace(1, 2, 7).astype(np.float32)
+    text = "net (float[N, 7] x) => (float[N, 7] y) { a = Relu(x) b = Min(a, k) "
+    text += "g = Gemm<%s>(b, w) h = Relu(g) y = Min(h, k) }"
+    plan = build_plan(convert(model(text % attributes, {"w": w, "k": bounds})).model)
+    norm = float((2 * np.sqrt((w**2).sum(axis)) / bounds).max())
+    monkeypatch.setattr(totals, "FAR", 0.999 * norm)
+    assert names_of(coarse(plan)) == names_of(plan.neurons[-1:])
+    monkeypatch.setattr(totals, "FAR", 1.001 * norm)
+    assert coarse(plan) == []
