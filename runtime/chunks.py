@@ -117,10 +117,12 @@ def weighted_layers(
         if node.op_type in WEIGHTED and node.domain == "" and node.input[1] in constants
     ]
     readers = Counter(node.input[1] for node in nodes)
+    # Ways to read weights are by their names: those of several nodes stay.
+    own = {name for name in free if readers[name] == 1}
 
     def tiles_of(node: onnx.NodeProto) -> Tiles | None:
         weights, made = node.input[1], sizes.shapes.get(node.output[0], ())
-        if not tiles or weights not in free or readers[weights] > 1 or 0 in made[2:]:
+        if not tiles or weights not in own or 0 in made[2:]:
             return None
         return tiles_where_they_pay(node, constants[weights], made)
 
@@ -145,7 +147,7 @@ def weighted_layers(
             uses_of(node),
             axis(node),
             tiles_of(node),
-            dense_weights(node, constants, free),
+            dense_weights(node, constants, own),
         )
         for node in nodes
     )

@@ -166,8 +166,8 @@ def _norms(node: onnx.NodeProto, weights: np.ndarray) -> np.ndarray:
         rows = apart.transpose(0, 2, 1, 3).reshape(group * weights.shape[1], -1)
     else:
         rows = np.moveaxis(weights, -1, 0).reshape(weights.shape[-1], -1)
-    squares: np.ndarray = np.einsum("oi,oi->o", rows, rows)
-    return np.sqrt(squares)
+    norms: np.ndarray = np.sqrt(np.einsum("oi,oi->o", rows, rows))
+    return norms
 
 
 def _totals_model(

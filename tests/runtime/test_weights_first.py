@@ -115,6 +115,17 @@ def test_graphs_share_one_copy(small_caches, bounds):
         assert values.ctypes.data in places.get(name, {values.ctypes.data})
 
 
+def test_weights_of_two_layers_stay(small_caches):
+    rng = np.random.default_rng(3)
+    graph = "net (float[N, 16] x) => (float[N, 16] y) <float low = {0.0}, float high = {1.0}> {"
+    graph += "a = Clip(x, low, high) b = Gemm<transB = 1>(a, w, k) c = Clip(b, low, high)"
+    graph += "d = Gemm<transB = 1>(c, w) e = Clip(d, low, high) y = Gemm<transB = 1>(e, u) }"
+    shapes = {"w": (16, 16), "k": (16,), "u": (16, 16)}
+    values = {n: (rng.integers(-8, 9, s) / 8).astype(np.float32) for n, s in shapes.items()}
+    session = SpikingSession(convert(model(graph, values)).model)
+    assert session.chosen(np.zeros((1, 16), np.float32)).weights_first(32) == set()
+
+
 def test_estimates_count_it_once(small_caches, monkeypatch):
     snn, x = snn_of(1.0, 1.0, 1.0), np.ones((1, 16), np.float32)
     least = SpikingSession(snn).chosen(x).memory.weights
