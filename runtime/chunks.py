@@ -90,9 +90,9 @@ class WeightedLayer:
         return f"{than} weights than it computes"
 
     def has_weights_first(self, timesteps: int) -> bool:
-        """Whether its weights come first in its product, in a graph of so many time-steps."""
-        rows = self.uses * (timesteps if self.time_batched else 1)
-        return self.dense is not None and self.weights > CACHED and first_pays(rows)
+        """Whether its weights come first in its product, in a chunk of so many time-steps."""
+        may = self.dense is not None and self.time_batched and timesteps > 1
+        return may and first_pays(self.uses * timesteps, self.weights)
 
 
 def weighted_layers(

@@ -200,17 +200,17 @@ class Estimate:
             return weights
         # A chunk holds their matrices in place of their weights.
         more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
-        first = {steps: self._weights_first(steps) for steps in (*chunks, 1)}
+        first = {steps: self._weights_first(steps) for steps in chunks}
         # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
         # bits, what they were.
-        made = max(2 * copied - first[1], weights - copied)
+        made = max(2 * copied, weights - copied)
         # Chunks share what they have in the layout of the CPU, and what is in other units.
         in_chunks = sum(copied - shared + more - first[steps] for steps in chunks)
-        once = shared * bool(chunks) + max((first[steps] for steps in chunks), default=0)
+        once = shared * bool(chunks) + max(first.values(), default=0)
         return weights + made + in_chunks + once
 
     def _weights_first(self, timesteps: int) -> int:
-        """Bytes of weights that a graph of so many time-steps reads where they are."""
+        """Bytes of weights that a chunk of so many time-steps reads where they are."""
         first = (layer for layer in self.layers if layer.has_weights_first(timesteps))
         return sum(4 * layer.weights for layer in first)
 

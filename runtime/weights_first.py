@@ -15,13 +15,17 @@ from onnx import helper
 
 from .graphs import Writer, attributes_of, names_in, unused_prefix, with_nodes
 
-FEWEST, MOST = 4, 128
-"""Rows for which that pays, and one row.
+FEWEST, MOST = 16, 128
+"""Rows for which that pays; 4 do where weights are ``LARGE``.
 
-Measured on a Xeon, one thread, times of those with repacked weights, for 1, 2, 4, 8, 16, 32, 64,
-96 and 128 rows: 4096 inputs and outputs 0.88, 1.23, 1.07, 0.89, 0.76, 0.75, 0.94, 1.12, 1.11; 512
-inputs 0.91, 1.42, 1.24, 0.95, 0.81, 0.72, 0.90, 1.12, 1.03. Repacked weights take as much memory
-again in each graph."""
+Measured on a Xeon, one thread, times of those with repacked weights, for 1, 2, 4, 8, 16, 32, 64 and
+128 rows: 4096 inputs and outputs 1.15, 1.18, 1.03, 0.88, 0.75, 0.73, 0.96, 1.12; 1200 inputs and
+outputs, which stay in the cache, 1.60, 1.59, 1.49, 1.18, 0.92, 0.93, 0.92, 0.99. Repacked weights
+take as much memory again in each graph."""
+
+
+LARGE = 2**23
+"""Weights, 32 MiB in float32, which no cache keeps."""
 
 
 def dense_weights(
@@ -42,9 +46,9 @@ def dense_weights(
     return weights if all(len(constants.get(b, (0, 0))) == 1 for b in filter(None, bias)) else None
 
 
-def first_pays(rows: int) -> bool:
-    """Whether a product of so many rows is to have its weights first."""
-    return rows == 1 or FEWEST <= rows <= MOST
+def first_pays(rows: int, weights: int) -> bool:
+    """Whether a product of so many rows with so many weights is to have them first."""
+    return (4 if weights >= LARGE else FEWEST) <= rows <= MOST
 
 
 def with_weights_first(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
