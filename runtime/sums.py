@@ -140,6 +140,10 @@ class Sums:
             self._states.put({s.read: np.zeros_like(self._states.get(s.read))
                               for s in self._carried.values()})  # fmt: skip
         self._done = {name: value.astype(np.float64) for name, value in sums.items()}
+        for neuron in self._plan.neurons:
+            # Whole multiples, so that what sums of V_th in float32 are off by does not add up.
+            for name in {neuron.spikes, neuron.events} & sums.keys():
+                self._done[name] = np.rint(self._done[name] / neuron.threshold) * neuron.threshold
         self._steps, self._inputs, self._last = 0, {}, None
         self.begin_here()
 

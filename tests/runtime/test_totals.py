@@ -128,3 +128,13 @@ def test_norms_of_dense_layers_with_thresholds_of_channels(monkeypatch, attribut
     assert names_of(coarse(plan)) == names_of(plan.neurons[-1:])
     monkeypatch.setattr(totals, "FAR", 1.001 * norm)
     assert coarse(plan) == []
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_counts_of_very_long_runs(plan):
+    """Sums of 0.1 in float32 are off by a term after some thousands."""
+    text = "net (float[N, 2] x) => (float[N, 2] y) { a = Clip(x, zero, bound) y = MatMul(a, u) }"
+    values = {"zero": np.float32(0), "bound": np.float32(0.1), "u": np.eye(2, dtype=np.float32)}
+    session = SpikingSession(convert(model(text, values), v_init=0.5).model, plan=plan)
+    (counts,) = session.run(np.array([[0.2, -1]], np.float32), 20_000).spike_counts.values()
+    np.testing.assert_array_equal(counts, [[20_000, 0]])
