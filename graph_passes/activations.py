@@ -6,7 +6,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .clips import clip_bounds, keeps_shape
-from .editing import Editor, constant_value, is_floating, producer, replace_node, tidy
+from .editing import (
+    Editor,
+    constant_value,
+    is_floating,
+    producer,
+    replace_node,
+    tidy,
+    type_of,
+)
 from .io import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
 
@@ -25,10 +33,10 @@ def decompose_activations(graph: gs.Graph) -> bool:
         ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x)); ReLU(x) where alpha is 0
 
     An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
-    neurons; the last form lets spikes reach the ThresholdedRelu, which can count them.
+    neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. What is
+    of an unknown type stays.
     """
-    if any(t.dtype is None for n in graph.nodes if n.op in _ALSO_OF_WHOLE for t in n.inputs):
-        # What is of whole numbers is no activation.
+    if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
         infer_shapes(graph)
     editor = Editor(graph)
     changed = False
@@ -42,14 +50,16 @@ def decompose_activations(graph: gs.Graph) -> bool:
     return changed
 
 
-_ALSO_OF_WHOLE = ("Abs", "Clip", "Max", "Min", "PRelu")
+_OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")
 
 _Rewriting = Callable[[Editor, gs.Node], None]
 
 
 def _rewriting(graph: gs.Graph, node: gs.Node) -> _Rewriting | None:
     """How to rewrite a node; None if it is no activation, or canonical already."""
-    if node.domain or not node.inputs or not all(is_floating(t) for t in node.inputs):
+    # What is of whole numbers is no activation; an unknown type does not tell that of constants.
+    floating = all(is_floating(tensor) for tensor in (*node.inputs, *node.outputs))
+    if node.domain or not node.inputs or not floating or type_of(node) is None:
         return None
     match node.op:
         case "LeakyRelu":
@@ -94,9 +104,7 @@ def _variables(node: gs.Node) -> list[gs.Tensor]:
 
 def _like(node: gs.Node) -> gs.Tensor:
     """A stand-in for the dtype and shape of a node's result."""
-    result, source = node.outputs[0], node.inputs[0]
-    dtype = source.dtype if result.dtype is None else result.dtype
-    return gs.Variable("", np.float32 if dtype is None else dtype, result.shape)
+    return gs.Variable("", type_of(node), node.outputs[0].shape)
 
 
 def _constant(editor: Editor, node: gs.Node, name: str, value: object) -> gs.Constant:

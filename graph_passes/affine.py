@@ -80,3 +80,10 @@ def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | Non
     if any(size != 1 for place, size in enumerate(full.shape, start=1) if place != axis):
         return None
     return full.reshape(-1)
+
+
+def rounded(exact: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Numbers in a type of less precision; None if finite ones are too large for it."""
+    with np.errstate(over="ignore"):
+        values = np.asarray(exact).astype(dtype)
+    return None if np.any(np.isfinite(exact) & ~np.isfinite(values)) else values

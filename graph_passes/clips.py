@@ -15,6 +15,7 @@ from .editing import (
     producer,
     replace_node,
     tidy,
+    type_of,
 )
 
 
@@ -170,7 +171,8 @@ def _spelling(node: gs.Node) -> tuple:
 def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
     """Let the last node of a chain, and one before it if need be, compute what is wanted."""
     source, last = _bounded_input(chain[0]), chain[-1]
-    dtype = np.float32 if source.dtype is None else source.dtype
+    # Bounds that are not constants of a type are attributes, and stay such.
+    dtype = next((kind for node in chain if (kind := type_of(node)) is not None), None)
     for node in chain[:-1]:
         disconnect(node)
     if not wanted:

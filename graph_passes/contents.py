@@ -34,11 +34,9 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
         raise ModelError(f"{what} is damaged: a name in it is no text")
     for graph in _graphs(model):
         for info in (*graph.input, *graph.output, *graph.value_info):
-            kind = info.type.WhichOneof("value")
-            if kind == "tensor_type":
+            if info.type.HasField("tensor_type"):
                 check_type(info.type.tensor_type.elem_type, info.name, what)
-            elif kind not in (None, "sequence_type"):
-                raise ModelError(f"{what}: '{info.name}' is no tensor; it cannot be converted")
+            _check_is_tensor(info, what)
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.TENSOR and not attribute.HasField("t"):
@@ -46,6 +44,35 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
                         f"{what} is damaged: {node.op_type} '{node.name}' has no value for its "
                         f"attribute '{attribute.name}'"
                     )
+
+
+def check_kinds(model: onnx.ModelProto, what: str) -> None:
+    """Raise ``ModelError`` for what onnx-graphsurgeon has no place for: values that are neither
+    tensors nor sequences of them, and attributes of rare types.
+    """
+    for graph in _graphs(model):
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            _check_is_tensor(info, what)
+    for node in _all_nodes(model):
+        for attribute in node.attribute:
+            if attribute.type not in _ATTRIBUTES:
+                kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+                raise ModelError(
+                    f"{what}: {node.op_type} '{node.name or next(iter(node.output), '')}' has an "
+                    f"attribute '{attribute.name}' of the type {kind}, which cannot be converted"
+                )
+
+
+_ATTRIBUTES = {
+    onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.STRING,
+    onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS,
+    onnx.AttributeProto.TENSOR, onnx.AttributeProto.GRAPH,
+}  # fmt: skip
+
+
+def _check_is_tensor(info: onnx.ValueInfoProto, what: str) -> None:
+    if info.type.WhichOneof("value") not in (None, "tensor_type", "sequence_type"):
+        raise ModelError(f"{what}: '{info.name}' is no tensor; it cannot be converted")
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
@@ -77,6 +104,14 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
                 for graph in subgraphs(attribute):
                     yield graph
                     waiting.append(graph.node)
+
+
+def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a model, those inside nodes and functions too."""
+    for graph in _graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
 
 
 def check_type(kind: int, name: str, what: str) -> None:
@@ -138,12 +173,13 @@ def check_values(tensor: onnx.TensorProto, what: str) -> None:
 
 
 def has_sparse(model: onnx.ModelProto) -> bool:
-    """Whether a model has sparse initializers."""
-    return any(graph.sparse_initializer for graph in _graphs(model))
+    """Whether a model has sparse initializers, or nodes Constant of sparse values."""
+    stored = any(graph.sparse_initializer for graph in _graphs(model))
+    return stored or any(_sparse_values(node) for node in _all_nodes(model))
 
 
 def make_dense(model: onnx.ModelProto, what: str) -> None:
-    """Replace sparse initializers by dense ones; onnx-graphsurgeon would change their type.
+    """Replace sparse constants by dense ones; onnx-graphsurgeon would lose them, or their type.
 
     Raises ``ModelError`` for positions outside the tensor, and for one larger than memory
     should hold.
@@ -152,6 +188,15 @@ def make_dense(model: onnx.ModelProto, what: str) -> None:
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse, what))
         graph.ClearField("sparse_initializer")
+    for node in _all_nodes(model):
+        for attribute in _sparse_values(node):
+            value = _dense(attribute.sparse_tensor, what)
+            attribute.CopyFrom(onnx.helper.make_attribute("value", value))
+
+
+def _sparse_values(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
+    constant = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+    return [a for a in node.attribute if constant and a.name == "sparse_value"]
 
 
 def _dense(sparse: onnx.SparseTensorProto, what: str) -> onnx.TensorProto:

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, constant_value, replace_uses, tidy
+from .editing import constant_value, disconnect, tidy
 
 
 def dequantize_weights(graph: gs.Graph) -> bool:
@@ -12,7 +12,7 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     onnx-graphsurgeon never folds it, and ONNX Runtime, where it stays, may fuse it with a
     MatMul in a way that rounds activations too.
     """
-    changed, editor = False, Editor(graph)
+    changed = False
     for node in list(graph.nodes):
         if node.op != "DequantizeLinear" or node.domain:
             continue
@@ -22,8 +22,9 @@ def dequantize_weights(graph: gs.Graph) -> bool:
             continue
         weights = _dequantized(node, *values)
         if weights is not None:
-            constant = editor.constant(f"{node.name}/weights", weights)
-            replace_uses(node.outputs[0], constant)
+            # In its place, as it may be an output of the graph.
+            node.outputs[0].to_constant(weights)
+            disconnect(node)
             changed = True
     if changed:
         tidy(graph)

@@ -77,6 +77,12 @@ def is_floating(tensor: gs.Tensor) -> bool:
     return not isinstance(tensor.dtype, int) and np.issubdtype(tensor.dtype, np.floating)
 
 
+def type_of(node: gs.Node) -> np.dtype | None:
+    """The type of the numbers of a node that has one for all, as any of them tells it."""
+    known = [t.dtype for t in (*node.inputs, *node.outputs) if t.dtype is not None]
+    return known[0] if known else None
+
+
 def names_in(graph: gs.Graph) -> set[str]:
     """The names of all tensors and nodes, those of subgraphs among them."""
     found = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
@@ -161,9 +167,12 @@ def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
 
 
 def disconnect(node: gs.Node) -> None:
-    """Take a node out of the graph's wiring; ``tidy`` then drops it."""
+    """Take a node out of the graph's wiring, with all that is inside it; ``tidy`` drops it."""
     node.inputs.clear()
     node.outputs.clear()
+    for subgraph in subgraphs_of(node):
+        for inner in subgraph.nodes:
+            disconnect(inner)
 
 
 def bypass(graph: gs.Graph, node: gs.Node) -> bool:
@@ -225,12 +234,24 @@ def part_of(
 
 
 def name_nodes(graph: gs.Graph) -> None:
-    """Give every node a unique name: its own, or its first output's, numbered if taken."""
+    """Give every node a unique name: its own, or its first output's, numbered if taken.
+
+    Those inside of others too: onnx-graphsurgeon confuses nodes that are alike, name and all.
+    """
     taken: set[str] = set()
-    for node in graph.nodes:
+    for node in _with_inner_nodes(graph):
         base = node.name or (node.outputs[0].name if node.outputs else node.op)
         node.name = free_name(base, taken)
         taken.add(node.name)
+
+
+def _with_inner_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """All nodes, those of subgraphs last."""
+    level, found = list(graph.nodes), []
+    while level:
+        found += level
+        level = [inner for node in level for part in subgraphs_of(node) for inner in part.nodes]
+    return found
 
 
 def tidy(graph: gs.Graph) -> None:

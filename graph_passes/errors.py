@@ -70,3 +70,9 @@ def require_whole(name: str, value: Any, least: int, most: int | None = None) ->
     if not whole or value < least or (most is not None and value > most):
         wanted = f", {least} or more" if most is None else f" from {least} to {most}"
         raise DataError(f"{name} must be a whole number{wanted}, not {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one finite number."""
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return real and bool(np.isfinite(value))

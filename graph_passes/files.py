@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google.protobuf.message
 import numpy as np
@@ -26,7 +26,7 @@ from .contents import (
     make_dense,
     stored_tensors,
 )
-from .errors import ModelError, OutputError
+from .errors import ModelError, Onnx2SnnError, OutputError
 from .limits import check_shapes, check_structure
 from .weights import (
     STAYS_INLINE,
@@ -48,12 +48,23 @@ Model = str | os.PathLike[str] | onnx.ModelProto
 """A model file's path, or the model in memory."""
 
 
+def require_path(path: Any, what: str, error: type[Onnx2SnnError]) -> None:
+    """Raise an ``error`` that begins with ``what``, which says what is wanted, for no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise error(f"{what}, not {type(path).__name__}")
+
+
 def read_any(model: Model | ModelParts) -> ModelParts:
-    """A model in parts, checked; parts are taken as they are."""
+    """A model in parts, checked; parts are taken as they are.
+
+    Raises ``ModelError`` for what is no model, or cannot be read.
+    """
     if isinstance(model, ModelParts):
         return model
     if isinstance(model, onnx.ModelProto):
         return take_apart(model, "the model")
+    what = "a model is a file's path or an onnx.ModelProto (of a Conversion, its .model)"
+    require_path(model, what, ModelError)
     return read_parts(model)
 
 
@@ -68,6 +79,7 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     """Like ``read_model``, with the weights beside the structure; external data is mapped."""
+    require_path(path, "a model is read from a file's path", ModelError)
     path = Path(path)
     parsed = parse_model(path)
     model, weights = parsed.structure, dict(parsed.weights)
@@ -257,9 +269,15 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
 
     The bytes go to a temporary file in the same folder, which then takes the name.
     Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data`` beside it. Raises
-    ``OutputError`` if the folder does not exist, cannot be written or is full; a file
-    that stood at ``path`` is then as it was.
+    ``OutputError`` if ``path`` is none, the folder does not exist, cannot be written or is full;
+    a file that stood at ``path`` is then as it was. Raises ``ModelError`` for what is no model.
     """
+    require_path(path, "a model is written to a file's path", OutputError)
+    if not isinstance(model, onnx.ModelProto | ModelParts):
+        raise ModelError(
+            "what is written is an onnx.ModelProto (of a Conversion, its .model), "
+            f"not {type(model).__name__}"
+        )
     path = Path(path)
     parts = model if isinstance(model, ModelParts) else detach(model)
     size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())

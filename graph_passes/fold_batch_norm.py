@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import AFFINE_OPS, Affine, affine_of, per_channel
+from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
 from .editing import (
     Editor,
     bypass,
@@ -83,8 +83,11 @@ def _into_batch_norm(
     alone = only_consumer(graph, affine.x) is not None and len(norm.outputs) == 1
     if scale is None or bias is None or a is None or c is None or not alone:
         return f"it cannot join BatchNormalization '{norm.name}'; it stays as a scale and shift"
-    norm.inputs[1] = editor.constant(f"{norm.name}/scale", (a * scale).astype(scale.dtype))
-    norm.inputs[2] = editor.constant(f"{norm.name}/bias", (a * bias + c).astype(bias.dtype))
+    new_scale, new_bias = rounded(a * scale, scale.dtype), rounded(a * bias + c, bias.dtype)
+    if new_scale is None or new_bias is None:
+        return f"its product with BatchNormalization '{norm.name}' overflows {scale.dtype}"
+    norm.inputs[1] = editor.constant(f"{norm.name}/scale", new_scale)
+    norm.inputs[2] = editor.constant(f"{norm.name}/bias", new_bias)
     _leave_out(graph, node, affine.x)
     return None
 
@@ -116,15 +119,18 @@ def _scale_and_shift(
     a, c = np.broadcast_to(a, channels), np.broadcast_to(c, channels)
     beta = linear.attrs.get("beta", 1.0) if linear.op == "Gemm" else 1.0
     alpha = linear.attrs.get("alpha", 1.0) if linear.op == "Gemm" else 1.0
-    new_weight = weight * (alpha * a).reshape([-1 if i == axis else 1 for i in range(rank)])
-    new_bias = a * (beta * bias.reshape(-1)) + c
+    factors = (alpha * a).reshape([-1 if i == axis else 1 for i in range(rank)])
+    dtype, old = weight.dtype, linear.inputs[1]
+    new_weight = rounded(weight * factors, dtype)
+    new_bias = rounded(a * (beta * bias.reshape(-1)) + c, dtype)
+    if new_weight is None or new_bias is None:
+        return f"the weights of {linear.op} '{linear.name}' with it in them overflow {dtype}"
 
     # New tensors: another node may share the old ones.
-    dtype, old = weight.dtype, linear.inputs[1]
     linear.inputs = [
         linear.inputs[0],
-        editor.constant(f"{linear.name}/weight", new_weight.astype(dtype)),
-        editor.constant(f"{linear.name}/bias", new_bias.astype(dtype)),
+        editor.constant(f"{linear.name}/weight", new_weight),
+        editor.constant(f"{linear.name}/bias", new_bias),
     ]
     release(editor.graph, old)
     linear.attrs.pop("alpha", None)

@@ -7,8 +7,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import mark_inner_nodes, name_nodes, tidy
+from .branches import flatten_branches
+from .editing import tidy
 from .errors import ModelError
+from .fold_sizes import fold_sizes
 from .io import infer_shapes
 from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
 from .quiet import quietly
@@ -49,13 +51,17 @@ def _fold_once(graph: gs.Graph) -> bool:
     if any(node.op in _GROWING_OPS and _elements(node) is None for node in graph.nodes):
         infer_shapes(graph)
     _require_sane_sizes(graph)
+    fold_sizes(graph)
     # Not inside the branches of an If: one whose condition is constant is flattened, and what
     # was inside it is folded in the next round.
     with quietly():
-        graph.fold_constants(recurse_subgraphs=False, should_exclude_node=_stays(graph))
-    # An If whose condition is constant is replaced by its branch, whose nodes have no names.
-    name_nodes(graph)
-    mark_inner_nodes(graph)
+        graph.fold_constants(
+            fold_shapes=False,
+            recurse_subgraphs=False,
+            flatten_subgraphs=False,
+            should_exclude_node=_stays(graph),
+        )
+    flatten_branches(graph)
     tidy(graph)
     if {id(node) for node in graph.nodes} == {id(node) for node in before}:
         return False

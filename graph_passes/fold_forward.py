@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import AFFINE_OPS, Affine, affine_of, per_channel
+from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
 from .editing import (
     Editor,
     bypass,
@@ -65,6 +65,12 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str
     found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
     if not found or len(found) < len(paths):
         return "what reads it is not one linear operator with constant weights"
+    for path, parts in found:
+        dtype = path[-1].inputs[1].dtype
+        if any(rounded(part, dtype) is None for part in parts):
+            return (
+                f"the weights of {path[-1].op} '{path[-1].name}' with it in them overflow {dtype}"
+            )
     for path, (weight, shift) in found:
         _apply(editor, path, weight, shift)
     replace_node(node, "Identity", [affine.x])

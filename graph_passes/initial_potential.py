@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .errors import DataError, Refusal, UnsupportedModelError
+from .errors import DataError, Refusal, UnsupportedModelError, is_number, require_whole
 from .io import infer_shapes
 from .neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
 
@@ -20,11 +20,13 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
     Half the threshold minimises the expected squared conversion error and makes the
     expected error 0 (Bu et al., AAAI 2022, Theorem 1). A draw is the same for every
     sample and every run. Raises ``UnsupportedModelError`` if a draw needs the size of a
-    layer that shape inference cannot tell, and ``DataError`` for a distribution of another name.
+    layer that shape inference cannot tell, and ``DataError`` for a distribution of another name,
+    for what is no number, and for a seed that is no whole number from 0 on.
     """
-    known = v_init in ("uniform", "normal") if isinstance(v_init, str) else np.ndim(v_init) == 0
+    known = v_init in ("uniform", "normal") if isinstance(v_init, str) else is_number(v_init)
     if not known:
         raise DataError(f"v_init must be a fraction of V_th, 'uniform' or 'normal', not {v_init!r}")
+    require_whole("seed", seed, 0)
     nodes = neuron_nodes(graph)
     if isinstance(v_init, str):
         _require_sizes(graph, nodes)

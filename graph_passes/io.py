@@ -8,6 +8,7 @@ from typing import overload
 
 import numpy as np
 import onnx
+import onnx.external_data_helper
 import onnx.inliner
 import onnx.numpy_helper
 import onnx.version_converter
@@ -16,8 +17,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
-from .contents import UNSUPPORTED_TYPES, stored_tensors
-from .editing import mark_inner_nodes, name_nodes
+from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors
+from .editing import mark_inner_nodes, name_nodes, tidy
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
 from .limits import all_nodes, sizes_of_functions, with_shapes
@@ -115,11 +116,12 @@ def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
 def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     """A model as an onnx-graphsurgeon graph; the model is left as it was.
 
-    Every node gets a unique name. Local functions are inlined. A neuron's state input
-    ``v/<name>`` becomes a plain input: its default lives in the neuron's ``v_init`` alone.
-    Inputs with a default value become constants. Raises ``ModelError`` for tensor types
-    that onnx-graphsurgeon cannot hold and for stateful nodes of which this version knows
-    nothing.
+    Every node gets a unique name; those that no output depends on are left out. Local
+    functions are inlined. A neuron's state input ``v/<name>`` becomes a plain input: its
+    default lives in the neuron's ``v_init`` alone. Inputs with a default value become
+    constants, sparse ones dense. Raises ``ModelError`` for types of tensors and attributes
+    that onnx-graphsurgeon cannot hold, for external data that was not loaded, and for
+    stateful nodes of which this version knows nothing.
     """
     parts = detach(model) if isinstance(model, onnx.ModelProto) else model
     refused = {
@@ -133,7 +135,17 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
             "export it with float32 weights:",
             [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
         )
-    structure = _with_constants_only(copy_model(parts.structure))
+    for tensor in stored_tensors(parts.structure):
+        external = onnx.external_data_helper.uses_external_data(tensor)
+        if external and tensor.name not in parts.weights:
+            raise ModelError(
+                f"the model does not hold the values of its tensor '{tensor.name}', which are in "
+                "another file: read it with read_model, or load its external data"
+            )
+    structure = copy_model(parts.structure)
+    make_dense(structure, "the model")
+    check_kinds(structure, "the model")
+    structure = _with_constants_only(structure)
     _check_functions(structure)
     structure = inline_functions(structure)
     defaults = {tensor.name: tensor for tensor in structure.graph.initializer}
@@ -160,13 +172,20 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     structure.functions.extend(kept_functions)
     for node in all_nodes(structure.graph.node):
         _drop_empty_lists(node)
+    infos = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
+    sequences = {info.name: info.type for info in infos if info.type.HasField("sequence_type")}
     with G_LOGGER.suppress():
         graph = gs.import_onnx(structure)
     for tensor in graph.tensors().values():
+        if tensor.name in sequences:
+            # onnx-graphsurgeon knows sequences of tensors alone, not those of maps.
+            tensor.sequence = sequences[tensor.name]
         if isinstance(tensor, gs.Constant) and tensor.name in parts.weights:
             tensor.values, tensor.data_location = parts.weights[tensor.name], None
     name_nodes(graph)
     mark_inner_nodes(graph)
+    # Else what reads a tensor in vain would keep passes from what they look for.
+    tidy(graph)
     return graph
 
 
@@ -269,7 +288,9 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
 
 def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts:
     """Like ``to_model``, with the weights beside the structure: they are not copied."""
-    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    tensors = graph.tensors().values()
+    sequences = {t.name: t.sequence for t in tensors if hasattr(t, "sequence")}
+    constants = [t for t in tensors if isinstance(t, gs.Constant)]
     weights, texts = {}, {}
     for tensor in constants:
         data_type = onnx_type(tensor.dtype)
@@ -290,6 +311,9 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
         for tensor in constants:
             if tensor.name in held:
                 tensor.values = held[tensor.name]
+    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if info.name in sequences:
+            info.type.CopyFrom(sequences[info.name])
     opset = opset_of(model)
     stateful = neurons.stateful_nodes(graph)
     for op in sorted({node.op for node in stateful}):

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .affine import rounded
 from .editing import (
     Editor,
     bypass,
@@ -75,7 +76,9 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
         if held and value is None:
             continue
         if value is not None:
-            scaled = (value.astype(np.float64) * factor).astype(value.dtype)
+            scaled = rounded(value.astype(np.float64) * factor, value.dtype)
+            if scaled is None:
+                continue
             node.inputs[index] = editor.constant(f"{node.name}/{attribute}", scaled)
         del node.attrs[attribute]
         changed = True

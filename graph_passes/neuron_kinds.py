@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import tidy
-from .errors import DataError, ModelError, require_whole
+from .errors import DataError, ModelError, is_number, require_whole
 from .spiking_pool import clock
 
 MOST_SPIKES = 127
@@ -33,7 +33,7 @@ def change_neurons(
         raise ModelError(f"there is no neuron '{op}', only {', '.join(sorted(neurons.NEURONS))}")
     require_whole("delay", delay, 0)
     require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
-    if negative > 0:
+    if not is_number(negative) or negative > 0:
         raise DataError(f"a spike is taken back below 0 or less of V_th, not {negative}")
     nodes = neurons.neuron_nodes(graph)
     for node in nodes:

@@ -120,6 +120,15 @@ def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
     return [node for node in graph.nodes if is_neuron(node)]
 
 
+def require_opset(graph: gs.Graph) -> None:
+    """Raise ``ModelError`` if a graph's opset is too old for stateful nodes."""
+    if graph.opset < MIN_OPSET:
+        raise ModelError(
+            f"neurons need opset {MIN_OPSET} or newer, and the model's is {graph.opset}: bring it "
+            "there with upgrade_opset before to_graph"
+        )
+
+
 def require_neurons(graph: gs.Graph) -> None:
     """Raise ``ModelError`` if a graph has no spiking neurons."""
     if not neuron_nodes(graph):

@@ -17,7 +17,8 @@ def fold_pads(graph: gs.Graph) -> bool:
     affine as well. Exact.
     """
     changed = False
-    for node in list(graph.nodes):
+    # From the last to the first, so that of several in a row each meets the operator in its turn.
+    for node in reversed(list(graph.nodes)):
         if node.op == "Pad" and not node.domain:
             changed |= _fold(graph, node)
     if changed:

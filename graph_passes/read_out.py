@@ -18,8 +18,10 @@ def average_before_read_out(graph: gs.Graph) -> bool:
 
     A Softmax of one time-step's spikes is not the Softmax of their rates. What comes after
     a RunningMean is the read-out of all time-steps so far, not that of one. Run it after
-    the passes that make neurons and pools.
+    the passes that make neurons and pools. Raises ``ModelError`` for an opset older than
+    ``neurons.MIN_OPSET``, and ``UnsupportedModelError`` for a read-out that it cannot average.
     """
+    neurons.require_opset(graph)
     read_out = {node.name for node in regions(graph).epilogue}
     starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
     behind = downstream(graph, [t for n in graph.nodes if n.name in starts for t in n.outputs])
@@ -67,9 +69,11 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     The delayed evaluation of Hwang et al. (2021): the first spikes of a network come before
     those of deep layers have settled. Up to ``delay``, the mean is that of all time-steps so
     far. Run it after ``average_before_read_out``. Raises ``DataError`` for a
-    delay that is no whole number from 0 on.
+    delay that is no whole number from 0 on, and ``ModelError`` for an opset older than
+    ``neurons.MIN_OPSET``.
     """
     require_whole("delay", delay, 0)
+    neurons.require_opset(graph)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = [node for node in neurons.stateful_nodes(graph) if neurons.is_mean(node)]
     begun = [node for node in means if node.attrs.get("delay") is None or not _same(node, delay)]

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import constant_value, disconnect, operands, tidy
-from .errors import MissingThresholdError, ModelError, Refusal, UnsupportedModelError
+from .errors import (
+    DataError,
+    MissingThresholdError,
+    ModelError,
+    Refusal,
+    UnsupportedModelError,
+)
 from .io import infer_shapes
 from .linear import MAX_POOLS, nonlinear_nodes, regions
 from .thresholds import bounded_activations, relu_of_min, unbounded_activations
@@ -26,11 +32,15 @@ def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> boo
 
     All activations of the graph, in canonical form (pass ``canonicalise``), become
     neurons; v(0) is 0 until ``set_initial_potential`` sets it. Raises
-    ``MissingThresholdError`` listing every Relu without a bound, and
-    ``UnsupportedModelError`` listing every node between neurons that is not affine, and
-    every bound that is not positive; ``maxpool`` other than "average" says that max-pools
-    between neurons are taken care of. The graph is then as it was.
+    ``MissingThresholdError`` listing every Relu without a bound, ``UnsupportedModelError``
+    listing every node between neurons that is not affine, and every bound that is not
+    positive, ``ModelError`` for an opset older than ``neurons.MIN_OPSET``, and ``DataError``
+    for an unknown ``maxpool``, which other than "average" says that max-pools between neurons
+    are taken care of. The graph is then as it was.
     """
+    if maxpool not in get_args(MaxPool):
+        raise DataError(f"maxpool must be one of {', '.join(get_args(MaxPool))}, not {maxpool!r}")
+    neurons.require_opset(graph)
     require_convertible(graph, maxpool)
     missing = [
         Refusal(node.name, node.op, "no upper bound, so its threshold needs calibration data")

@@ -8,14 +8,16 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import Editor, is_floating, replace_uses, tidy
-from .errors import ModelError, UnsupportedModelError
+from .errors import DataError, ModelError, UnsupportedModelError, is_number, require_whole
 from .linear import MAX_POOLS, nonlinear_nodes
-from .spiking import StateNames, add_counting
+from .spiking import StateNames, activation_nodes, add_counting
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "
     "replace it by average pooling (--maxpool average, pass max_to_average_pool)"
 )
+
+_NO_NEURON = "it is no neuron yet: run the pass activations_to_neurons first"
 
 
 def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) -> bool:
@@ -26,8 +28,15 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     Two switches carry a value: its mean over T time-steps is x to within scale / 2T.
     ``scales``: the largest |x| of each input. An input that is coded already stays. Raises
     ``UnsupportedModelError`` for nodes before the first neuron that are not affine, through
-    which no mean over time passes, and ``ModelError`` for an input of no known rank or type.
+    which no mean over time passes, ``ModelError`` for an input of no known rank or type and for
+    an opset older than ``neurons.MIN_OPSET``, and ``DataError`` for a scale that is not positive
+    and finite or ``timesteps`` that are no whole number from 1 on.
     """
+    require_whole("timesteps", timesteps, 1)
+    for name, scale in scales.items():
+        if not is_number(scale) or scale <= 0:
+            raise DataError(f"the scale of the input '{name}' must be positive, not {scale}")
+    neurons.require_opset(graph)
     states = neurons.names_of_states(graph)
     inputs = [t for t in graph.inputs if t.name not in states and t.name in scales]
     fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]
@@ -53,10 +62,9 @@ def _require_codable(graph: gs.Graph, inputs: list[gs.Variable]) -> None:
     before = {refusal.node for refusal in nonlinear_nodes(graph)}
     refusals = [r for r in nonlinear_nodes(graph, sources=inputs) if r.node not in before]
     if refusals:
+        reasons = {node.name: _NO_NEURON for node in activation_nodes(graph)}
+        reasons |= {refusal.node: _NO_MEAN for refusal in refusals if refusal.op in MAX_POOLS}
         raise UnsupportedModelError(
             "these nodes before the first neurons are in the way of a coded input:",
-            [
-                replace(refusal, reason=_NO_MEAN) if refusal.op in MAX_POOLS else refusal
-                for refusal in refusals
-            ],
+            [replace(other, reason=reasons.get(other.node, other.reason)) for other in refusals],
         )

@@ -1,13 +1,22 @@
 """Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from .clips import clip_bounds
-from .editing import Editor, is_floating, only_consumer, producer, replace_node, tidy
+from .editing import (
+    Editor,
+    is_floating,
+    only_consumer,
+    producer,
+    replace_node,
+    tidy,
+    type_of,
+)
 from .errors import Refusal, UnsupportedModelError
+from .io import infer_shapes
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -67,11 +76,14 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
     """Relu(x) -> Clip(x, 0, V_th), or Min(Relu(x), V_th) where V_th differs by channel.
 
     ``thresholds`` maps names of activations to V_th: a positive scalar, or an array that
-    broadcasts against one sample of x, such as (C, 1, 1). An activation that is bounded
-    already keeps its bound where that is lower. The result is still an ANN, so what the
-    bounds cost can be measured by running it. Raises ``UnsupportedModelError`` for
-    thresholds that are not positive and finite.
+    broadcasts against one sample of x, such as (C, 1, 1); it is rounded to the type of x. An
+    activation that is bounded already keeps its bound where that is lower. The result is still
+    an ANN, so what the bounds cost can be measured by running it. Raises
+    ``UnsupportedModelError`` for thresholds that are not positive and finite, or do not
+    broadcast, and for an x of unknown type.
     """
+    if any(node.name in thresholds and type_of(node) is None for node in graph.nodes):
+        infer_shapes(graph)
     changed, editor = False, Editor(graph)
     bounds = bounded_activations(graph)
     named = {node.name: node for node in graph.nodes}
@@ -79,15 +91,11 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
     for name in [*unbounded, *bounds]:
         if name not in thresholds:
             continue
-        node, bound = named[name], np.asarray(thresholds[name])
-        if not np.all(np.isfinite(bound) & (bound > 0)):
-            raise UnsupportedModelError(
-                "thresholds must be positive and finite:",
-                [Refusal(node.name, node.op, f"got {bound.min()} to {bound.max()}")],
-            )
+        node = named[name]
+        bound = _in_type_of(node, np.asarray(thresholds[name]))
         if name in bounds:
             own = bounds[name]
-            bound = np.minimum(bound, own)
+            bound = np.minimum(bound, own).astype(bound.dtype)
             if np.all(bound == own):
                 continue
             _unbound(graph, node)
@@ -98,6 +106,39 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
     return changed
 
 
+def _in_type_of(node: gs.Node, threshold: np.ndarray) -> np.ndarray:
+    """A threshold in the type of an activation; raises ``UnsupportedModelError``."""
+    dtype, shape = type_of(node), node.outputs[0].shape
+    if dtype is None:
+        raise UnsupportedModelError(
+            "a threshold takes the type of its activation, which cannot be inferred:",
+            [Refusal(node.name, node.op, "operators before it, such as custom ones, hide it")],
+        )
+    if not _fits(threshold, shape):
+        raise UnsupportedModelError(
+            "thresholds must broadcast against one sample:",
+            [Refusal(node.name, node.op, f"got the shape {threshold.shape}, and its is {shape}")],
+        )
+    with np.errstate(over="ignore"):
+        bound = threshold.astype(dtype)
+    low, high = threshold.min(), threshold.max()
+    if not np.all(np.isfinite(bound) & (bound > 0)):
+        raise UnsupportedModelError(
+            "thresholds must be positive and finite:",
+            [Refusal(node.name, node.op, f"got {low} to {high} for {bound.dtype}")],
+        )
+    return bound
+
+
+def _fits(threshold: np.ndarray, shape: Sequence[int | str] | None) -> bool:
+    """Whether a threshold broadcasts against one sample of a tensor, as far as is known."""
+    if shape is None or threshold.ndim == 0:
+        return True
+    sizes = zip(threshold.shape[::-1], (1, *shape[1:])[::-1], strict=False)
+    same = all(size in (1, axis) or not isinstance(axis, int) for size, axis in sizes)
+    return same and threshold.ndim <= len(shape)
+
+
 def _unbound(graph: gs.Graph, node: gs.Node) -> None:
     """Make a bounded activation a Relu."""
     relu = relu_of_min(graph, node)
@@ -106,7 +147,6 @@ def _unbound(graph: gs.Graph, node: gs.Node) -> None:
 
 def _bound(graph: gs.Graph, editor: Editor, node: gs.Node, bound: np.ndarray) -> None:
     source, name = node.inputs[0], node.name
-    bound = bound.astype(np.float32 if source.dtype is None else source.dtype)
     if bound.ndim == 0:
         low = editor.constant(f"{name}/min", np.zeros((), bound.dtype))
         replace_node(node, "Clip", [source, low, editor.constant(f"{name}/max", bound)])

@@ -1,8 +1,10 @@
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
-from onnx_text import changes_once, graph, ops, run
+from onnx_text import changes_once, graph, model, ops, run
 
-from onnx2snn.graph_passes import decompose_activations
+from onnx2snn.graph_passes import decompose_activations, to_graph
 
 DTYPES = {"float16": np.float16, "float": np.float32, "double": np.float64}
 # Multiples of 1/8, and slopes and bounds that are too: all sums and products are exact.
@@ -166,3 +168,39 @@ def test_bounds_of_some_channels_that_are_none(op, lowest, dtype):
     before = run(g, x)
     decompose_activations(g)
     np.testing.assert_array_equal(run(g, x), before)
+
+
+# Of numbers of which nothing says the type before shapes are inferred, if ever.
+UNTYPED = ["LeakyRelu", "HardSigmoid", "ThresholdedRelu", "Abs"]
+HIDDEN = '<ir_version: 8, opset_import: ["": 17, "custom": 1]> g'
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float"])
+@pytest.mark.parametrize("name", UNTYPED)
+def test_types_that_are_not_inferred_yet(name, dtype):
+    expression, function, wanted = FORMS[name]
+    body = f"a = Neg(x) b = {expression.replace('(x)', '(a)')} y = Neg(b)"
+    g = to_graph(model(f"g ({dtype}[N, 3, 8] x) => ({dtype}[N, 3, 8] y) {{ {body} }}"))
+    changes_once(decompose_activations, g)
+    assert ops(g) == ["Neg", *wanted, "Neg"]
+    np.testing.assert_array_equal(run(g, X.astype(DTYPES[dtype])), -function(-X))
+
+
+@pytest.mark.parametrize("name", UNTYPED)
+def test_what_is_of_an_unknown_type_stays(name):
+    """A custom operator hides it: it may be float16, or of whole numbers."""
+    body = f"a = custom.Foo(x) b = {FORMS[name][0].replace('(x)', '(a)')} y = custom.Foo(b)"
+    g = to_graph(onnx.parser.parse_model(f"{HIDDEN} (float[N] x) => (float[N] y) {{ {body} }}"))
+    assert not decompose_activations(g)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constants_tell_a_type_that_is_hidden(dtype):
+    slope = onnx.numpy_helper.from_array(np.asarray(0.5, DTYPES[dtype]), "slope")
+    body = "a = custom.Foo(x) b = PRelu(a, slope) y = custom.Foo(b)"
+    proto = onnx.parser.parse_model(f"{HIDDEN} ({dtype}[N] x) => ({dtype}[N] y) {{ {body} }}")
+    proto.graph.initializer.append(slope)
+    g = to_graph(proto)
+    changes_once(decompose_activations, g)
+    assert ops(g) == ["Foo", *LEAKY, "Foo"]
+    assert {t.dtype for n in g.nodes for t in n.inputs} == {None, np.dtype(DTYPES[dtype])}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx_text import graph, ops, run
+from onnx_text import changes_once, graph, ops, run, whole
 
 from onnx2snn.graph_passes import (
     canonicalise,
@@ -74,4 +74,66 @@ def test_an_if_that_becomes_its_branch_is_a_change():
     assert ops(g) == ["MatMul", "Add"]
     canonicalise(g)
     assert ops(g) == ["Gemm"]
+    np.testing.assert_allclose(run(g, X), wanted, rtol=1e-5)
+
+
+def branches(outputs, then, names=("o", "u")):
+    """An If of two outputs, that takes its first branch."""
+    kinds = [", ".join(f"float[N, 4] {name}" for name in some) for some in (names, ("o2", "u2"))]
+    return (
+        f"{outputs} = If(yes) <then_branch = t () => ({kinds[0]}) {{ {then} }}, "
+        f"else_branch = e () => ({kinds[1]}) {{ o2 = Neg(m) u2 = Abs(m) }}>"
+    )
+
+
+SIGNATURE = "g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z)"
+ENDS = "y = Neg(c) z = Abs(d)"
+NESTED = branches("o, u", "i = Add(m, two) j = Mul(i, m)", ("i", "j"))
+CONSTANTS = "o = Constant<value = float[1, 4] {1, -2, 3, -4}>() u = Add(m, o)"
+# All after m = MatMul(x, w) and k = Concat(m, x).
+TAKEN = {
+    "two outputs": f"{branches('c, d', 'o = Add(m, b) u = Sub(m, b)')} {ENDS}",
+    "the graph's outputs": branches("y, z", "o = Add(m, b) u = Sub(m, b)"),
+    "one that is read inside": f"{branches('c, d', 'o = Add(m, b) u = Relu(o)')} {ENDS}",
+    "one of the graph's that is read inside": branches("y, z", "o = Add(m, b) u = Relu(o)"),
+    "one that nothing reads": f"{branches('c, z', 'o = Add(m, b) u = Relu(o)')} y = Abs(m)",
+    "of one node": f"{branches('c, d', 'o, u = Split<axis = 1>(k, halves)')} {ENDS}",
+    "constants": f"{branches('c, d', CONSTANTS)} {ENDS}",
+    "constants that are the graph's outputs": branches("y, z", CONSTANTS),
+    "captured tensors": f"{branches('c, d', 'o = Identity(m) u = Identity(x)')} {ENDS}",
+    "captured tensors that are the graph's outputs":
+        branches("y, z", "o = Identity(x) u = Identity(m)"),
+    "the same names inside of two":
+        f"{branches('c, h', 'i = Add(m, two) o = Relu(i) u = Neg(o)')} "
+        f"{branches('d, j', 'i = Sub(m, two) o = Abs(i) u = Neg(o)')} "
+        "y = Add(c, j) z = Add(d, h)",
+    "one inside another": f"{branches('c, d', NESTED)} {ENDS}",
+    "one inside another, the graph's outputs": branches("y, z", NESTED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_branch_that_is_always_taken(name):
+    weights = WEIGHTS | {"halves": np.array([4, 4])}
+    text = f"{SIGNATURE} {{ m = MatMul(x, w) k = Concat<axis = 1>(m, x) {TAKEN[name]} }}"
+    g = graph(text, weights)
+    wanted = [run(g, X, output=place) for place in (0, 1)]
+    changes_once(fold_constants, g)
+    assert "If" not in ops(g)
+    whole(g)
+    for place in (0, 1):
+        np.testing.assert_array_equal(run(g, X, output=place), wanted[place])
+
+
+def test_the_other_branch_reads_nothing_any_more():
+    """Else MatMul and Add would stay apart."""
+    g = graph(
+        "g (float[N, 4] x) => (float[N, 4] y) { m = MatMul(x, w) c = If (yes) <then_branch = t () "
+        "=> (float[N, 4] p) { p = Add(m, b) }, else_branch = e () => (float[N, 4] q) "
+        "{ q = Neg(m) }> y = Relu(c) }",
+        WEIGHTS,
+    )
+    wanted = run(g, X)
+    canonicalise(g)
+    assert ops(g) == ["Gemm", "Relu"]
     np.testing.assert_allclose(run(g, X), wanted, rtol=1e-5)

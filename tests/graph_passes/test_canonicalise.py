@@ -111,6 +111,33 @@ def test_whole_numbers_of_a_type_not_known_yet(op):
     assert ops(g) == ["Cast", op]
 
 
+def test_what_reads_a_bound_in_vain_is_no_obstacle():
+    g = graph(f"{SIGNATURE} {{ a = Max(x, zero) d = Max(x, a) y = Min(a, six) }}", WEIGHTS)
+    before = run(g, X)
+    changes_once(unify_clips, g)
+    assert ops(g) == ["Clip"]
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+@pytest.mark.parametrize(("body", "wanted"), [
+    ("r = Relu(a) b = Min(r, six)", ["Abs", "Clip", "Neg"]),
+    ("r = Max(a, zero) b = Min(r, levels)", ["Abs", "Relu", "Min", "Neg"]),
+])  # fmt: skip
+def test_bounds_tell_the_type_of_what_has_none(dtype, body, wanted):
+    kind = {"float16": np.float16, "double": np.float64}[dtype]
+    weights = {"zero": kind(0), "six": kind(6), "levels": np.arange(1, 5, dtype=kind)}
+    text = f"g ({dtype}[4] x) => ({dtype}[4] y) {{ a = Abs(x) {body} y = Neg(b) }}"
+    g = to_graph(model(text, weights))
+    # As far as it is known where levels have as many axes as what they bound.
+    g.nodes[0].outputs[0].shape = [4]
+    x = np.linspace(-9, 9, 4, dtype=kind)
+    before = run(g, x)
+    unify_clips(g)
+    assert ops(g) == wanted
+    np.testing.assert_array_equal(run(g, x), before)
+
+
 def test_fold_constants():
     g = graph(
         f"{SIGNATURE} {{ a = Constant<value_float = 2.0>() b = Add(a, a) y = Mul(x, b) }}",

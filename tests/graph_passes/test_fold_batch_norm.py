@@ -195,3 +195,54 @@ def test_weights_that_are_an_output_too_stay():
     g.outputs.append(kept)
     changes_once(fold_batch_normalization, g)
     np.testing.assert_array_equal(kept.values, weights["w"])
+
+
+def test_what_reads_a_result_in_vain_is_no_obstacle():
+    """Nor does it become none when the pass has removed it, so that a second run would fold."""
+    g = graph(
+        f"{IMAGE} {{ r = Conv(x, w) d = Abs(r) {BN.replace('y =', 'p =')} y = Mul(p, half) }}",
+        {"w": normal(6, 4, 3, 3), "half": np.float32(0.5)} | bn(6),
+    )
+    x = normal(2, 4, 6, 6)
+    before = run(g, x)
+    changes_once(fold_batch_normalization, g)
+    assert ops(g) == ["Conv"]
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+
+
+LARGE = {
+    "weights": "r = MatMul(x, w) y = Mul(r, factor)",
+    "a batch normalization": f"{BN.replace('y =', 'r =').replace('(r', '(x')} y = Mul(r, factor)",
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_stays_where_weights_would_overflow(name):
+    weights = {
+        "w": np.diag([200, 200, 1]), "scale": [200, 200, 1], "shift": [0, 0, 0],
+        "mean": [0, 0, 0], "var": [1, 1, 1], "factor": [1000, 1, 1],
+    }  # fmt: skip
+    g = graph(
+        f"g (float16[N, 3] x) => (float16[N, 3] y) {{ {LARGE[name]} }}",
+        {key: np.array(value, np.float16) for key, value in weights.items()},
+    )
+    wanted = ops(g)
+    x = np.float16([[0.01, -0.02, 1], [0, 0.005, -2]])
+    before = run(g, x)
+    assert not fold_batch_normalization(g)
+    assert ops(g) == wanted
+    np.testing.assert_array_equal(run(g, x), before)
+    assert np.all(np.isfinite(before))
+
+
+def test_says_what_would_overflow():
+    """ONNX Runtime folds it all the same, and computes infinity."""
+    weights = bn(3) | {"w": 200 * np.eye(3), "scale": 3 * np.ones(3), "var": 1e-6 * np.ones(3)}
+    body = f"r = MatMul(x, w) {BN.replace('0.001', '0.0')}"
+    g = graph(
+        f"g (float16[N, 3] x) => (float16[N, 3] y) {{ {body} }}",
+        {name: value.astype(np.float16) for name, value in weights.items()},
+    )
+    declined = []
+    assert not fold_batch_normalization(g, declined)
+    assert declined[0].reason == "the weights of MatMul 'r' with it in them overflow float16"

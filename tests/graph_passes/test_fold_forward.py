@@ -317,3 +317,15 @@ def test_a_result_that_one_layer_reads_twice_stays():
     )
     assert not fold_forward(g)
     assert ops(g) == ["Relu", "Mul", "Gemm"]
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_stays_where_weights_would_overflow(op):
+    weights = {"large": [1000, 1, 1], "w": 200 * np.eye(3)}
+    g = graph(
+        "g (float16[N, 3] x) => (float16[N, 3] y) "
+        f"{{ r = Relu(x) n = {op}(r, large) y = MatMul(n, w) }}",
+        {name: np.array(value, np.float16) for name, value in weights.items()},
+    )
+    assert not fold_forward(g)
+    assert ops(g) == ["Relu", op, "MatMul"]

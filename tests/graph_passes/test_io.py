@@ -3,7 +3,7 @@ import os
 import numpy as np
 import onnx
 import pytest
-from onnx_text import graph, model, run
+from onnx_text import graph, model, ops, run
 
 from onnx2snn.graph_passes import (
     ModelError,
@@ -161,6 +161,11 @@ def test_nodes_get_unique_names():
     assert names == ["same", "same_2", "y"]
 
 
+def test_nodes_in_vain_are_left_out():
+    proto = model("g (float[N] x) => (float[N] y) { a = Neg(x) b = Abs(a) y = Exp(x) }")
+    assert ops(to_graph(proto)) == ["Exp"]
+
+
 def test_domain_ai_onnx_is_the_standard_one():
     proto = model(TEXT, {"w": WEIGHT})
     proto.graph.node[0].domain = proto.opset_import[0].domain = "ai.onnx"
@@ -205,3 +210,76 @@ def test_a_type_that_does_not_exist(tmp_path):
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="unknown type"):
         read_model(tmp_path / "model.onnx")
+
+
+DENSE = np.float32([[0, 2, 0], [0, 0, -3]])
+
+
+def sparse(flat, dtype=np.float32):
+    places = np.array([1, 5] if flat else [[0, 1], [1, 2]])
+    values = onnx.numpy_helper.from_array(np.array([2, -3], dtype), "s")
+    return onnx.helper.make_sparse_tensor(values, onnx.numpy_helper.from_array(places), [2, 3])
+
+
+SPARSE = {
+    "initializer": "y = Add(x, s)",
+    "node": "s = Identity(x) y = Add(x, s)",
+    "branch": "y = If(c) <then_branch = t () => (float[2, 3] p) { s = Identity(x) p = Add(x, s) }, "
+              "else_branch = e () => (float[2, 3] q) { q = Abs(x) }>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("place", SPARSE)
+def test_sparse_constants_become_dense(place, flat):
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> '
+        f"g (float[2, 3] x, bool c) => (float[2, 3] y) {{ {SPARSE[place]} }}"
+    )
+    if place == "initializer":
+        proto.graph.sparse_initializer.append(sparse(flat))
+    else:
+        first = proto.graph.node[0]
+        node = first if place == "node" else first.attribute[0].g.node[0]
+        node.CopyFrom(onnx.helper.make_node("Constant", [], ["s"], sparse_value=sparse(flat)))
+    x, c = np.float32([[1, 2, 3], [4, 5, 6]]), np.array(True)
+    result = to_model(to_graph(proto))
+    onnx.checker.check_model(result)
+    np.testing.assert_array_equal(run(proto, x, c), x + DENSE)
+    np.testing.assert_array_equal(run(result, x, c), x + DENSE)
+
+
+def test_sparse_constants_keep_their_type():
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float16[2, 3] x) => (float16[2, 3] y) '
+        "{ y = Add(x, s) }"
+    )
+    proto.graph.sparse_initializer.append(sparse(True, np.float16))
+    x = np.ones((2, 3), np.float16)
+    result = run(to_model(to_graph(proto)), x)
+    np.testing.assert_array_equal(result, (x + DENSE).astype(np.float16), strict=True)
+
+
+@pytest.mark.parametrize("place", ["input", "value_info"])
+def test_optional_tensors_are_refused(place):
+    proto = model("g (float[N] x) => (float[N] y) { a = Neg(x) y = Neg(a) }")
+    kind = onnx.helper.make_optional_type_proto(onnx.helper.make_tensor_type_proto(1, [3]))
+    getattr(proto.graph, place).append(onnx.helper.make_value_info("o", kind))
+    with pytest.raises(ModelError, match="'o' is no tensor"):
+        to_graph(proto)
+
+
+def test_attributes_that_graphsurgeon_loses_are_refused():
+    proto = model("g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    kind = onnx.helper.make_tensor_type_proto(1, [3])
+    proto.graph.node.append(onnx.helper.make_node("Optional", [], ["o"], type=kind))
+    with pytest.raises(ModelError, match=r"Optional 'o' has an attribute 'type' .* TYPE_PROTO"):
+        to_graph(proto)
+
+
+def test_external_data_that_was_not_loaded_is_refused(tmp_path):
+    path, content = external(tmp_path, "weights.bin")
+    path.with_name("weights.bin").write_bytes(content)
+    with pytest.raises(ModelError, match=r"tensor 'w'.* read it with read_model"):
+        to_graph(onnx.load(path, load_external_data=False))
+    assert to_graph(read_model(path))

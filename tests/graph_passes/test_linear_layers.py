@@ -168,3 +168,11 @@ def test_what_ran_before_still_runs(name):
     before = run(g, x)
     unify_linear_layers(g)
     np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_a_factor_with_which_weights_would_overflow_stays():
+    weights = {"w": np.full((4, 3), 200, np.float16)}
+    text = "g (float16[N, 4] x) => (float16[N, 3] y) { y = Gemm<alpha = 1000.0>(x, w) }"
+    g = graph(text, weights)
+    assert not unify_linear_layers(g)
+    assert g.nodes[0].attrs["alpha"] == 1000

@@ -115,8 +115,9 @@ def test_unknown_kinds_and_delays_are_refused():
     for most in (0, -1, 1.5, True, 128):
         with pytest.raises(DataError, match="max_spikes must be a whole number from 1 to 127"):
             change_neurons(g, "BurstIF", max_spikes=most)
-    with pytest.raises(DataError, match="taken back below 0 or less"):
-        change_neurons(g, "SignedIF", negative=2.0)
+    for negative in (2.0, np.nan, -np.inf, None):
+        with pytest.raises(DataError, match="taken back below 0 or less"):
+            change_neurons(g, "SignedIF", negative=negative)
     assert to_model(g) == before
 
 

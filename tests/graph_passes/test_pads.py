@@ -158,3 +158,14 @@ def test_a_window_that_steps_over_the_whole_image():
     before = run(g, x)
     fold_pads(g)
     np.testing.assert_array_equal(run(g, x), before)
+
+
+@pytest.mark.parametrize("behind", [CONV, f"{MEAN}>(q)"])
+def test_several_in_a_row(behind):
+    body = f"p = Pad(x, pads) q = Pad(p, more) {behind.replace('(p', '(q')}"
+    more = {"more": np.array((0, 0, 1, 0, 0, 0, 0, 1))}
+    g = graph(f"{SIGNATURE} {{ {body} }}", constants((0, 0, 0, 1, 0, 0, 1, 0)) | more)
+    before = run(g, X)
+    changes_once(fold_pads, g)
+    assert "Pad" not in ops(g)
+    np.testing.assert_allclose(run(g, X), before, rtol=1e-5, atol=1e-6)

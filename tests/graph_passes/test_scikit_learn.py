@@ -113,3 +113,19 @@ def test_without_a_map_the_model_is_the_same():
     assert zip_maps_to_tensors(proto) is proto
     changed = zip_maps_to_tensors(classifier(ZIP_MAPS["names"]))
     assert zip_maps_to_tensors(changed) is changed
+
+
+def test_lists_of_dictionaries_stay_what_they_are():
+    proto = model(
+        "g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { p = Softmax(x) "
+        "y = ai.onnx.ml.ZipMap<classlabels_int64s = [4, 5, 6]>(p) z = Identity(p) }"
+    )
+    kind = onnx.helper.make_map_type_proto(7, onnx.helper.make_tensor_type_proto(1, None))
+    proto.graph.output[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(kind))
+    before = run(proto, X)
+    g = to_graph(proto)
+    infer_shapes(g)
+    result = to_model(g)
+    assert result.graph.output[0] == proto.graph.output[0]
+    assert run(result, X) == before
+    assert list(before[0]) == [4, 5, 6]

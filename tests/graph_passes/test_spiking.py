@@ -2,20 +2,27 @@
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import (
+    DataError,
     MissingThresholdError,
+    ModelError,
     UnsupportedModelError,
     activations_to_neurons,
+    average_before_read_out,
     bound_activations,
+    code_inputs,
+    delay_read_out,
     initial_potential_of,
     set_initial_potential,
     stateful_nodes,
     threshold_of,
     to_graph,
     to_model,
+    upgrade_opset,
 )
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
@@ -41,7 +48,52 @@ def test_bound_activations_per_channel():
     np.testing.assert_array_equal(run(g, X), np.clip(X, 0, bound))
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("bound", [0.7, 0.8, [[0.7], [0.8]]])
+def test_bounds_are_rounded_to_the_type_of_the_activation(dtype, bound):
+    """To numbers that may lie above those given."""
+    kind = {"float32": "float", "float64": "double"}.get(dtype, dtype)
+    g = graph(f"{SIGNATURE.replace('float', kind)} {{ y = Relu(x) }}")
+    changes_once(lambda g: bound_activations(g, {"y": np.array(bound)}), g)
+    x = X.astype(dtype)
+    np.testing.assert_array_equal(run(g, x), np.clip(x, 0, np.array(bound, dtype)), strict=True)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3), (2, 2, 3), (1, 1, 2, 3)])
+def test_bounds_must_broadcast_against_one_sample(shape):
+    g = graph("g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }")
+    before = to_model(g)
+    with pytest.raises(UnsupportedModelError, match="must broadcast against one sample"):
+        bound_activations(g, {"y": np.ones(shape)})
+    assert to_model(g) == before
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 3), (1, 1)])
+def test_bounds_that_broadcast_against_one_sample(shape):
+    g = graph("g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }")
+    changes_once(lambda g: bound_activations(g, {"y": np.ones(shape)}), g)
+    x = X.reshape(4, 3)
+    np.testing.assert_array_equal(run(g, x), np.clip(x, 0, 1))
+
+
+def test_bounds_take_the_type_of_what_is_not_inferred_yet():
+    text = "g (float16[N, 3] x) => (float16[N, 3] y) { a = Neg(x) b = Relu(a) y = Neg(b) }"
+    g = to_graph(model(text))
+    changes_once(lambda g: bound_activations(g, {"b": np.float64(2)}), g)
+    x = X.reshape(4, 3).astype(np.float16)
+    np.testing.assert_array_equal(run(g, x), -np.clip(-x, 0, 2), strict=True)
+
+
+def test_bounds_need_a_type():
+    g = to_graph(onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "custom": 1]> g (float[N, 3] x) => (float[N, 3] y) '
+        "{ a = custom.Foo(x) b = Relu(a) y = custom.Foo(b) }"
+    ))  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="type of its activation"):
+        bound_activations(g, {"b": np.float64(2)})
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, 1e-50, 1e50])
 def test_bounds_must_be_positive_and_finite(bad):
     g = graph(f"{SIGNATURE} {{ y = Relu(x) }}")
     with pytest.raises(UnsupportedModelError, match="positive and finite"):
@@ -111,6 +163,43 @@ def test_bound_of_zero_is_refused():
     g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, zero) }}", WEIGHTS)
     with pytest.raises(UnsupportedModelError, match="not positive"):
         activations_to_neurons(g)
+
+
+@pytest.mark.parametrize("opset", [13, 14, 16])
+def test_older_opsets_are_refused(opset):
+    """CastLike, for one, is of opset 15."""
+    g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, four) }}", WEIGHTS, opset)
+    before = to_model(g)
+    for function in (activations_to_neurons, average_before_read_out):
+        with pytest.raises(ModelError, match=f"opset 17 or newer.* {opset}: .*upgrade_opset"):
+            function(g)
+    for refused in (lambda g: code_inputs(g, {"x": 1.0}, 8), lambda g: delay_read_out(g, 2)):
+        with pytest.raises(ModelError, match="upgrade_opset"):
+            refused(g)
+    assert to_model(g) == before
+    assert activations_to_neurons(to_graph(upgrade_opset(before)))
+
+
+def test_an_unknown_way_with_max_pools_is_refused():
+    g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, four) }}", WEIGHTS)
+    with pytest.raises(DataError, match="one of average, exact, keep, not 'foo'"):
+        activations_to_neurons(g, maxpool="foo")
+
+
+@pytest.mark.parametrize("v_init", [None, "half", np.ones(2), True, 0.5j, np.nan])
+def test_potentials_that_are_no_fractions_are_refused(v_init):
+    g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, four) }}", WEIGHTS)
+    activations_to_neurons(g)
+    with pytest.raises(DataError, match="v_init must be a fraction of V_th"):
+        set_initial_potential(g, v_init)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_seeds_are_whole_numbers(seed):
+    g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, four) }}", WEIGHTS)
+    activations_to_neurons(g)
+    with pytest.raises(DataError, match="seed must be a whole number"):
+        set_initial_potential(g, "uniform", seed=seed)
 
 
 @pytest.mark.parametrize("v_init", ["uniform", "normal"])

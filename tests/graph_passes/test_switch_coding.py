@@ -5,6 +5,7 @@ from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn import SpikingSession
 from onnx2snn.graph_passes import (
+    DataError,
     ModelError,
     UnsupportedModelError,
     activations_to_neurons,
@@ -121,3 +122,24 @@ def test_inputs_of_whole_numbers_are_refused():
     g = spiking(f"{text} {{ a = Cast<to = 1>(x) y = Clip(a, zero, one) }}")
     with pytest.raises(ModelError, match="'x' is no floating-point tensor"):
         code_inputs(g, {"x": 255.0}, T)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, np.nan, np.inf, None])
+def test_scales_that_make_no_sense(scale):
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    with pytest.raises(DataError, match="scale of the input 'x' must be positive"):
+        code_inputs(g, {"x": scale}, T)
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 2.5, None])
+def test_timesteps_that_make_no_sense(timesteps):
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    with pytest.raises(DataError, match="timesteps must be a whole number, 1 or more"):
+        code_inputs(g, {"x": 1.0}, timesteps)
+
+
+@pytest.mark.parametrize("activation", ["Clip(x, zero, one)", "Relu(x)"])
+def test_activations_that_are_no_neurons_yet(activation):
+    g = graph(f"g (float[N, 4] x) => (float[N, 4] y) {{ y = {activation} }}", WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match="run the pass activations_to_neurons first"):
+        code_inputs(g, {"x": 1.0}, T)

@@ -1,0 +1,22 @@
+import numpy as np
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import canonicalise, dequantize_weights
+
+X = np.float32([[1, -2, 3]])
+WEIGHTS = {"q": np.array([1, 2, -3], np.int8), "scale": np.float32(0.5), "zero": np.int8(1)}
+
+
+def test_weights_that_are_an_output():
+    g = graph(
+        "g (float[N, 3] x) => (float[N, 3] y, float[3] w) "
+        "{ w = DequantizeLinear(q, scale, zero) y = Add(x, w) }",
+        WEIGHTS,
+    )
+    before = [run(g, X, output=place) for place in (0, 1)]
+    changes_once(dequantize_weights, g)
+    assert ops(g) == ["Add"]
+    canonicalise(g)
+    for place in (0, 1):
+        np.testing.assert_array_equal(run(g, X, output=place), before[place])
+    np.testing.assert_array_equal(before[1], [0, 0.5, -2])

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import canonicalise, fix_reshapes, fold_constants
+
+X = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+
+
+def test_casts_of_data_stay():
+    """Onnx-graphsurgeon takes them for those of sizes, and computes between them in integers."""
+    g = graph(
+        "g (int64[N, 3] i) => (int64[N, 3] y, int64[2] q) "
+        "{ f = Cast<to = 1>(i) h = Mul(f, half) y = Cast<to = 7>(h) q = Shape(i) }",
+        {"half": np.float32(0.5)},
+    )
+    i = np.array([[8, 9, -3], [1, 2, 5]])
+    before = run(g, i)
+    fold_constants(g)
+    np.testing.assert_array_equal(run(g, i), before)
+    assert before[0, 0] == 4
+
+
+def test_a_resize_to_computed_sizes():
+    """As tf2onnx writes it."""
+    g = graph(
+        "g (float[N, 3, 8, 8] x) => (float[N, 3, H, W] y) { s = Shape(x) hw = Slice(s, two, four) "
+        "f = Cast<to = 1>(hw) l = Mul(f, factor) i = Cast<to = 7>(l) nc = Slice(s, zero, two) "
+        "all = Concat<axis = 0>(nc, i) y = Resize(x, , , all) }",
+        {"zero": np.array([0]), "two": np.array([2]), "four": np.array([4]),
+         "factor": np.float32(1.5)},
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    before = run(g, x)
+    changes_once(fold_constants, g)
+    assert before.shape == (2, 3, 12, 12)
+    np.testing.assert_array_equal(run(g, x), before)
+    assert "Cast" not in ops(g)
+
+
+CONSTANTS = {
+    "one": np.array([1]), "two": np.array([2]), "last": np.array([-1]), "far": np.array([2**62]),
+    "far_back": np.array([-(2**62)]), "both": np.array([[1, -1]]), "scalar": np.array(2),
+    "back": np.array([-1]), "zero": np.array([0]),
+    "square": np.array([[0, 1], [1, 2]]),
+}  # fmt: skip
+# Of a tensor [N, 3, 4, 5].
+KNOWN = {
+    "of all but the first": ("y = Shape<start = 1>(x)", [3, 4, 5]),
+    "from the back": ("y = Shape<start = -2>(x)", [4, 5]),
+    "up to the last": ("y = Shape<start = -3, end = -1>(x)", [3, 4]),
+    "of no axes": ("y = Shape<start = 3, end = 1>(x)", []),
+    "one": ("s = Shape(x) y = Gather(s, one)", [3]),
+    "a scalar": ("s = Shape(x) y = Gather(s, scalar)", 4),
+    "several": ("s = Shape(x) y = Gather(s, both)", [[3, 5]]),
+    "one of some": ("s = Shape<start = 1>(x) y = Gather(s, one)", [4]),
+    "a slice": ("s = Shape(x) y = Slice(s, one, far)", [3, 4, 5]),
+    "a slice from the back": ("s = Shape(x) y = Slice(s, last, far, zero)", [5]),
+    "every second": ("s = Shape(x) y = Slice(s, one, far, last, two)", [3, 5]),
+    "backwards": ("s = Shape(x) y = Slice(s, last, zero, zero, back)", [5, 4, 3]),
+    "backwards from before the first":
+        ("s = Shape<start = 1>(x) y = Slice(s, far_back, far_back, zero, back)", [3]),
+    "a slice of some": ("s = Shape<end = 3>(x) y = Slice(s, one, far)", [3, 4]),
+    "one of a slice": ("s = Shape(x) p = Slice(s, one, far) y = Gather(p, zero)", [3]),
+    "by constants of nodes": ("i = Constant<value_ints = [1, 2]>() s = Shape(x) y = Gather(s, i)",
+                              [3, 4]),
+    "by a number of a node": ("i = Constant<value_int = -1>() s = Shape(x) y = Gather(s, i)", 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_sizes_that_are_known_though_others_are_open(name):
+    body, wanted = KNOWN[name]
+    kind = f"int64{list(np.shape(wanted))}" if np.ndim(wanted) else "int64"
+    g = graph(f"g (float[N, 3, 4, 5] x) => ({kind} y) {{ {body} }}", CONSTANTS)
+    np.testing.assert_array_equal(run(g, X), wanted)
+    changes_once(fold_constants, g)
+    assert not g.nodes
+    y = g.outputs[0].values
+    assert y.dtype == np.int64
+    np.testing.assert_array_equal(y, np.array(wanted, np.int64), strict=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = Shape(x) p = Gather(s, square) y = Slice(p, one, two, one)",
+        "y = Shape(x)", "y = Shape<end = 2>(x)", "s = Shape(x) y = Gather(s, zero)",
+        "s = Shape(x) y = Slice(s, far_back, two)",
+        "s = Shape(x) y = Slice(s, one, far_back, zero, back)",
+    ],
+)  # fmt: skip
+def test_sizes_that_are_open_stay(body):
+    g = graph(f"g (float[N, 3, 4, 5] x) => (int64[K] y) {{ {body} }}", CONSTANTS)
+    before = run(g, X)
+    fold_constants(g)
+    assert ops(g)[0] == "Shape"
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize("name", ["of all but the first", "one of some"])
+def test_sizes_of_a_reshape(name):
+    body = KNOWN[name][0]
+    g = graph(
+        f"g (float[N, 3, 4, 5] x) => (float[N, K] r) {{ {body} p = ReduceProd<keepdims = 1>(y) "
+        "t = Concat<axis = 0>(back, p) r = Reshape(x, t) }",
+        CONSTANTS,
+    )
+    before = run(g, X)
+    fix_reshapes(g)
+    assert ops(g) == ["Reshape"]
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+def test_a_size_of_a_batch_that_is_fixed():
+    g = graph("g (float[2, 3] x) => (float[2, 3] y) { s = Shape(x) z = Expand(one, s) "
+              "y = Add(x, z) }", {"one": np.float32(1)})  # fmt: skip
+    x = np.float32([[1, 2, 3], [4, 5, 6]])
+    changes_once(fold_constants, g)
+    assert ops(g) == ["Add"]
+    np.testing.assert_array_equal(run(g, x), x + 1)
+    assert not canonicalise(g)
