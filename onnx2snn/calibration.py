@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import neurons
-from onnx2snn.graph_passes.errors import ModelError, require_whole
+from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach
@@ -105,8 +105,10 @@ def require_no_neurons(model: onnx.ModelProto) -> None:
 
 
 def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:
-    """The batches of ``data``, with progress; ``DataError`` for a size that is none."""
+    """The batches of ``data``, with progress; ``DataError`` for a size or a track that is none."""
     require_whole("batch_size", batch_size, 1)
+    if not callable(track):
+        raise DataError(f"track must be a function that wraps batches, not {track!r}")
     return track(data.batches(batch_size), what, -(-data.samples // batch_size))
 
 

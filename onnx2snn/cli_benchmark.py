@@ -11,6 +11,7 @@ from onnx2snn.runtime.providers import MOST_THREADS
 from . import tables
 from .comparison import no_report
 from .options import (
+    MODEL,
     CountsType,
     examples,
     json_option,
@@ -25,8 +26,8 @@ from .options import (
     "  onnx2snn benchmark snn.onnx --ann ann.onnx -T 32 --batch 1,16 --plot speed.png"
 )
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
+@click.argument("model", **MODEL, required=False)
+@click.option("--ann", **MODEL, help="The ANN to compare with.")
 @click.option(
     "-T", "--timesteps", type=click.IntRange(1), default=32, show_default=True, help="Time-steps."
 )

@@ -11,6 +11,7 @@ from . import tables
 from .calibration import no_progress
 from .data_files import open_data
 from .options import (
+    MODEL,
     batch_option,
     chosen_providers,
     data_option,
@@ -38,9 +39,7 @@ OTHER_FILE = (
 )
 @click.command()
 @model_argument
-@click.option(
-    "--ann", type=click.Path(path_type=Path), required=True, help="The ANN it was made from."
-)
+@click.option("--ann", **MODEL, required=True, help="The ANN it was made from.")
 @data_option
 @click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw each layer's errors.")

@@ -14,6 +14,7 @@ from .calibration import no_progress
 from .data import Data
 from .data_files import open_data
 from .options import (
+    MODEL,
     TIMESTEPS,
     batch_option,
     chosen_providers,
@@ -45,7 +46,7 @@ from .options import (
 @model_argument
 @data_option
 @click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
-@click.option("--ann", type=click.Path(path_type=Path), help="The ANN to compare with.")
+@click.option("--ann", **MODEL, help="The ANN to compare with.")
 @click.option(
     "--early-exit",
     is_flag=True,

@@ -7,12 +7,12 @@ import click
 from onnx2snn.graph_passes.files import write_model
 
 from . import tables
-from .options import examples, json_option, print_json, reports_errors, require_output
+from .options import MODEL, examples, json_option, print_json, reports_errors, require_output
 
 
 @examples("  onnx2snn import net.nir -o snn.onnx")
 @click.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", **MODEL)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The SNN.")
 @click.option("--force", is_flag=True, help="Replace what stands at OUTPUT.")
 @json_option

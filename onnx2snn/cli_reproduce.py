@@ -17,6 +17,7 @@ from .comparison import no_report
 from .data_files import DATASETS, open_data
 from .options import (
     CALIBRATION_SAMPLES,
+    MODEL,
     TIMESTEPS,
     batch_option,
     chosen_providers,
@@ -63,9 +64,9 @@ from .tables import new_table
 )
 @click.option(
     "--ann",
-    type=click.Path(path_type=Path),
-    help="A trained network.  [default: NETWORK-DATA.onnx that ships, else one that is trained "
-    "by 'onnx2snn train NETWORK-DATA', or has been]",
+    **MODEL,
+    help="A trained network, with clips but for fig4.  [default: NETWORK-DATA.onnx that ships, "
+    "else one that is trained by 'onnx2snn train NETWORK-DATA', or has been]",
 )
 @click.option("-T", "--timesteps", type=TIMESTEPS, help="[default: the paper's]")
 @samples_option

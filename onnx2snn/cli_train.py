@@ -98,8 +98,7 @@ def train_network(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         click.echo(f"Training on {device}.", err=True)
-    _require_folder(folder)
-    with _translated():
+    with _folder_for(folder), _translated():
         from onnx2snn.models.run import run
 
         def tell(done: float, history: list[dict[str, float]]) -> None:
@@ -122,14 +121,26 @@ def _torch() -> Any:
     return torch
 
 
-def _require_folder(folder: Path) -> None:
-    """Raise ``OutputError`` unless the folder is there, or can be made, and takes files."""
+@contextlib.contextmanager
+def _folder_for(folder: Path) -> Iterator[None]:
+    """Make the folder, unless it is there; a failure that leaves it empty leaves none.
+
+    Raises ``OutputError`` unless it takes files.
+    """
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write into the folder '{folder}'")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
 
 
 @contextlib.contextmanager

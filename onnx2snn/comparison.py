@@ -12,21 +12,23 @@ from onnx2snn.graph_passes.errors import (
     DataError,
     ModelError,
     Onnx2SnnError,
+    OutputError,
     ProviderError,
     require_whole,
 )
-from onnx2snn.graph_passes.files import read_model
+from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.spiking import MaxPool
-from onnx2snn.runtime.inputs import readout_times
+from onnx2snn.graph_passes.weights import attach
+from onnx2snn.runtime.inputs import times_in
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .calibration import Ann, Track
 from .checking import require_class_output
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
-from .data import Data, check_labels
+from .data import Data, check_labels, require_data
 from .evaluation import evaluate
-from .recipes import Recipe
+from .recipes import Recipe, as_recipe
 from .version import __version__
 
 Report = Callable[[str, int, int], None]
@@ -122,8 +124,8 @@ class _Setting:
 
 
 def compare_recipes(
-    model: str | os.PathLike[str] | onnx.ModelProto,
-    recipes: Sequence[Recipe],
+    model: Model,
+    recipes: Sequence[Recipe | str],
     calibration: Data | None,
     data: Data,
     timesteps: Sequence[int],
@@ -135,7 +137,7 @@ def compare_recipes(
     providers: Providers = None,
     report: Report = no_report,
 ) -> Comparison:
-    """Convert an ANN by each recipe and evaluate it on ``data`` after each T time-steps.
+    """Convert an ANN by each recipe, or its name, and evaluate it after each T time-steps.
 
     A recipe that ``is_for_timesteps`` converts anew for each T and is evaluated at that T;
     any other converts once and is evaluated at all T in one run. One that cannot convert the
@@ -150,21 +152,26 @@ def compare_recipes(
     done again. A recipe with passes of your own converts again, and then takes what is known of
     this very spiking network. Failures are not kept.
 
-    Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; a batch size or a seed that is
-    none; data that is not finite; a file that holds no state), ``OutputError`` (the state cannot
-    be written) and ``ProviderError``.
+    Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; a recipe, a batch size, a seed
+    or data that is none; data that is not finite; a file that holds no state), ``OutputError`` (the
+    state cannot be written) and ``ProviderError``.
     """
-    if not len(timesteps):
+    require_data("data", data)
+    if calibration is not None:
+        require_data("calibration", calibration)
+    times = times_in("timesteps", timesteps)
+    if not times:
         raise DataError("no time-steps to compare at")
     require_whole("batch_size", batch_size, 1)
     require_whole("seed", seed, 0)
-    times = sorted(readout_times(max(timesteps), list(timesteps)))
+    if state is not None:
+        require_path(state, "state is a file's path", OutputError)
     file = None if state is None else Path(state)
-    ann = model if isinstance(model, onnx.ModelProto) else read_model(model)
+    ann = model if isinstance(model, onnx.ModelProto) else attach(read_any(model))
     setting = _Setting(ann, calibration, data, batch_size, seed, maxpool, providers)
     known = {} if file is None else read_results(file)
     common = {} if file is None else setting.made_from()
-    rows = [Row(recipe) for recipe in recipes]
+    rows = [Row(as_recipe(recipe)) for recipe in recipes]
     for row in rows:
         if row.recipe.is_told_by_definition:
             row.scores.update(_known(known, {**common, "recipe": row.recipe.definition()}, times))

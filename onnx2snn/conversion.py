@@ -23,11 +23,11 @@ from onnx2snn.runtime.providers import Providers
 
 from .calibration import Running, Track, no_progress
 from .checking import Agreement
-from .data import Data
+from .data import Data, require_data
 from .examination import analog_activations, require_bounds
 from .inspection import metadata_of, plain
 from .network import Network
-from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, recipe_by_name
+from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, as_recipe
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 
@@ -115,23 +115,28 @@ def convert(
 
     Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
-    ``DataError`` (data that does not fit) and ``PassError`` (a pass changed the function).
+    ``DataError`` (data that does not fit, settings that are none) and ``PassError`` (a pass
+    changed the function).
     """
     if isinstance(model, str | os.PathLike) and not Path(model).is_file():
         # A pipe can be read once, and its digest is wanted, too.
         model = read_model(model)
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
-    plan = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
+    plan = as_recipe(recipe)
     timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
     wholes = {"timesteps": (timesteps, 1), "delay": (delay, 0), "approximate": (approximate, 1),
               "seed": (seed, 0), "batch_size": (batch_size, 1)}  # fmt: skip
     for name, (value, least) in wholes.items():
         if value is not None:
             require_whole(name, value, least)
-    if calibration is not None and not isinstance(calibration, Data):
-        raise DataError("calibration must be a Data: from_arrays(x) and open_data make one")
-    threshold = parse_statistic(threshold) if isinstance(threshold, str) else threshold
+    for name, given in {"per_channel": per_channel, "recalibrate": recalibrate}.items():
+        if given is not None and not isinstance(given, bool):
+            raise DataError(f"{name} must be True or False, not {given!r}")
+    if calibration is not None:
+        require_data("calibration", calibration)
+    if threshold is not None and not isinstance(threshold, Statistic):
+        threshold = parse_statistic(threshold)
     chosen = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
               "v_init": v_init}  # fmt: skip
     plan.require_account({name: value for name, value in chosen.items() if value is not None})
@@ -217,10 +222,10 @@ def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
     return Neuron("ResetToZeroIF" if reset == "zero" else "IF")
 
 
-def digest_of(model: Model) -> str:
+def digest_of(model: Model | ModelParts) -> str:
     """The digest of a model's file and of those with its weights, or of what it holds in memory."""
-    if isinstance(model, onnx.ModelProto):
-        parts = detach(model)
+    if isinstance(model, onnx.ModelProto | ModelParts):
+        parts = detach(model) if isinstance(model, onnx.ModelProto) else model
         digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
         for name in sorted(parts.weights):
             digest.update(np.ascontiguousarray(parts.weights[name]).data)

@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.runtime.inputs import as_array
 
 Inputs = np.ndarray | dict[str, np.ndarray]
 """A network's one input, or its several inputs by name."""
@@ -55,6 +57,12 @@ class Data:
             start = stop
 
 
+def require_data(name: str, data: Any) -> None:
+    """Raise ``DataError`` unless a value of this name is a ``Data``."""
+    if not isinstance(data, Data):
+        raise DataError(f"{name} must be a Data: from_arrays(x) and open_data make one")
+
+
 def number_of(x: Inputs) -> int:
     """How many samples there are in a batch."""
     return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
@@ -87,10 +95,7 @@ def _as_array(values: ArrayLike, name: str) -> np.ndarray:
     """Values as an array, unless they are like one already, as those of an HDF5 file are."""
     if isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "shape"):
         return values  # type: ignore[return-value]
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise DataError(f"'{name}' is no array: {error}") from error
+    return as_array(values, f"'{name}'")
 
 
 def together(name: str, parts: dict[str, Data]) -> Data:

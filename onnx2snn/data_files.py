@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, require_whole
-from onnx2snn.graph_passes.files import Model, read_any
+from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
@@ -33,8 +33,8 @@ _EXAMPLE = Preprocessing(_IMAGENET.size, 3, 256, _IMAGENET.mean, _IMAGENET.std)
 
 
 def open_data(
-    source: str | Path,
-    root: str | Path | None = None,
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
     train: bool = False,
     samples: int | None = None,
     labels: bool = True,
@@ -53,6 +53,9 @@ def open_data(
     holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
     the network cannot be read.
     """
+    require_path(source, "DATA is a path or a name (from_arrays takes arrays)", DataError)
+    if root is not None:
+        require_path(root, "root is a folder's path", DataError)
     source, root = os.fspath(source), None if root is None else Path(root)
     if samples is not None:
         require_whole("samples", samples, 1)

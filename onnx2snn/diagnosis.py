@@ -52,7 +52,7 @@ from onnx2snn.runtime.providers import Providers, create_session, resolve_provid
 
 from .calibration import Running, Track, no_progress, watch
 from .conversion import digest_of
-from .data import Data, Inputs, number_of
+from .data import Data, Inputs, number_of, require_data
 from .inspection import metadata_of
 from .network import Network
 
@@ -89,7 +89,7 @@ class LayerDiagnosis:
 
 
 def diagnose(
-    snn: Model,
+    snn: Model | ModelParts,
     ann: Model,
     data: Data,
     timesteps: int,
@@ -113,6 +113,7 @@ def diagnose(
     ``timesteps`` is no whole number from 1 on.
     """
     require_whole("timesteps", timesteps, 1)
+    require_data("data", data)
     parts = read_any(snn)
     graph = to_graph(parts)
     tidy(graph)

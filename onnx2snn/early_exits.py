@@ -10,12 +10,13 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.early_exit import EarlyExit
+from onnx2snn.runtime.inputs import times_in
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
-from .data import Data, check_labels
+from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, require_samples, shares
 from .inference import precision_rows
 
@@ -58,9 +59,11 @@ def early_exits(
     like ``evaluate`` and ``SpikingSession.run(early_exit=...)``. Where ``precision`` is not
     "float32", the report has ``precision`` and ``precisions`` of ``evaluate`` besides.
     """
-    if not len(timesteps):
+    require_data("data", data)
+    timesteps = times_in("timesteps", timesteps)
+    if not timesteps:
         raise DataError("no time-steps to evaluate at")
-    most = max(timesteps)
+    most = timesteps[-1]
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)

@@ -1,6 +1,6 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.inputs import times_in
 from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
@@ -15,7 +16,7 @@ from onnx2snn.runtime.session import SpikingSession
 
 from .calibration import Ann, Track, batches_of, no_progress
 from .checking import classes_of, require_class_output
-from .data import Data, Inputs, check_labels
+from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
 from .synapses import SynapseCounter, axes_of_samples, macs, summed_over_samples
 
@@ -55,9 +56,8 @@ def evaluate(
     ``DataError`` if the data does not fit the network, a label is none of its classes, or the
     output is not [N, classes].
     """
-    if not isinstance(timesteps, Iterable):
-        raise DataError(f"timesteps are numbers of them, as [8, 16], not {timesteps!r}")
-    times = sorted(set(timesteps))
+    require_data("data", data)
+    times = times_in("timesteps", timesteps)
     if not times:
         raise DataError("no time-steps to evaluate at")
     # One session after the other, and what counts synapses after them: each takes memory of its

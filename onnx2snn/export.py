@@ -12,7 +12,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import OutputError
 from onnx2snn.graph_passes.files import Model, check_writable, read_any
-from onnx2snn.graph_passes.weights import attach
+from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
 
@@ -22,7 +22,7 @@ from .version import __version__
 
 
 def to_loop(
-    snn: Model,
+    snn: Model | ModelParts,
     timesteps: int | None,
     *,
     unroll: bool = False,
@@ -33,8 +33,8 @@ def to_loop(
 ) -> onnx.ModelProto:
     """A spiking network over T time-steps as one ordinary ONNX model: image in, read-out out.
 
-    snn: the file that ``convert`` made, or its model. timesteps: T; None makes it an input,
-    ``timesteps``, an int64 scalar. unroll: T copies of the step in place of a Loop.
+    snn: the file that ``convert`` made, or its model, or parts. timesteps: T; None makes it an
+    input, ``timesteps``, an int64 scalar. unroll: T copies of the step in place of a Loop.
     each_step: also the read-out after each time-step, ``steps/<output>`` [T, N, ...].
     rates: also ``firing_rate/<layer>``, float32 [N], spikes per neuron and time-step.
     inline: only operators of ONNX itself. preprocessing: what is done to an input before the

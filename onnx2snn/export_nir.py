@@ -25,6 +25,7 @@ What NIR has no place for is metadata, so that ``from_nir`` gives back the same 
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,14 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.editing import tidy
-from onnx2snn.graph_passes.errors import Onnx2SnnError, UnsupportedModelError
-from onnx2snn.graph_passes.files import Model, check_writable, read_any, write_bytes
+from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError, UnsupportedModelError
+from onnx2snn.graph_passes.files import (
+    Model,
+    check_writable,
+    read_any,
+    require_path,
+    write_bytes,
+)
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import (
     state_names,
@@ -58,16 +65,20 @@ def nir_package() -> Any:
     return nir
 
 
-def to_nir(snn: Model, path: Path | str, *, preprocessing: str | None = None) -> list[str]:
+def to_nir(
+    snn: Model | ModelParts, path: str | os.PathLike[str], *, preprocessing: str | None = None
+) -> list[str]:
     """Write a spiking network as a NIR file (HDF5), whole or not at all; returns notes.
 
-    snn: the file that ``convert`` made, or its model. The notes say, in words, what readers of
-    the file ignore. preprocessing: what is done to an input before the network, in words.
+    snn: the file that ``convert`` made, or its model, or parts. The notes say, in words, what
+    readers of the file ignore. preprocessing: what is done to an input before the network, in
+    words.
 
     Raises ``ModelError`` for a file that is no SNN, ``UnsupportedModelError`` naming all nodes
     that NIR cannot hold, ``OutputError`` where nothing can be written and ``Onnx2SnnError``
     if the package ``nir`` is not installed.
     """
+    require_path(path, "a NIR file is written to a path", OutputError)
     nir, path = nir_package(), Path(path)
     check_writable(path)
     parts = read_any(snn)

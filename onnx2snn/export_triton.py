@@ -21,10 +21,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.errors import ModelError, OutputError
-from onnx2snn.graph_passes.files import Model, check_writable, read_any, write_bytes
+from onnx2snn.graph_passes.files import (
+    Model,
+    check_writable,
+    read_any,
+    require_path,
+    write_bytes,
+)
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
-from onnx2snn.graph_passes.weights import attach, copy_model
+from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model
 from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 
@@ -44,7 +50,7 @@ class _Name(str):
 
 
 def to_triton(
-    snn: Model,
+    snn: Model | ModelParts,
     folder: str | os.PathLike[str],
     timesteps: int,
     *,
@@ -60,6 +66,7 @@ def to_triton(
     of these names. Raises ``ModelError`` for a file that is no SNN, or of a fixed batch size,
     and ``OutputError`` where a model of the name exists or nothing can be written.
     """
+    require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
     names = name, f"{name}-stateful"
     _require_room(folder, names, force)

@@ -6,6 +6,7 @@ since something changed one of them, is refused.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError
-from onnx2snn.graph_passes.files import first_line, take_apart
+from onnx2snn.graph_passes.files import first_line, require_path, take_apart
 from onnx2snn.graph_passes.neurons import state_names
 from onnx2snn.graph_passes.weights import attach, fill
 
@@ -35,14 +36,16 @@ def is_nir(path: Path) -> bool:
         return False
 
 
-def from_nir(path: str | Path) -> onnx.ModelProto:
+def from_nir(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """The SNN in a file that ``to_nir`` wrote: the same model.
 
     Raises ``ModelError`` for a file that is no NIR file, that something else wrote, or whose
     nodes were changed so that they disagree with its metadata, and ``Onnx2SnnError`` if the
     package ``nir`` is not installed.
     """
-    graph = _read(Path(path))
+    require_path(path, "a NIR file is read from a path", ModelError)
+    path = Path(path)
+    graph = _read(path)
     structure = structure_of(graph, path)
     what = f"'{path}'"
     arrays, neurons = _arrays(graph, what)

@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -196,7 +198,23 @@ def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
     )
 
 
-model_argument = click.argument("model", type=click.Path(path_type=Path))
+def _from_pipe(ctx: Any, param: Any, path: Path | None) -> Path | None:
+    """A model's path; where that is a pipe, which can be read once, of a copy of what it gives."""
+    try:
+        if path is None or not path.is_fifo():
+            return path
+        copy = Path(ctx.with_resource(tempfile.TemporaryDirectory()), path.name)
+        with path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        raise click.FileError(str(path), error.strerror) from error
+    return copy
+
+
+MODEL: dict[str, Any] = {"type": click.Path(path_type=Path), "callback": _from_pipe}
+"""What an argument or option is that names a model's file."""
+
+model_argument = click.argument("model", **MODEL)
 
 
 def print_json(value: Any) -> None:

@@ -4,16 +4,13 @@ A recipe of one's own is a ``Recipe`` too, made from nothing or by ``dataclasses
 passes are functions of a ``spiking.Spiking`` that say whether they changed anything.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from onnx2snn.graph_passes.driver import pass_name, unbound
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, is_number
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 
@@ -53,7 +50,7 @@ class Recipe:
     ``delay`` go with any recipe: v(0), the kind of neurons, and what the read-out leaves out at
     the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
     is then done to the spiking network, in order. Raises ``DataError`` for a ``threshold``,
-    ``neuron``, ``delay`` or ``passes`` that are none.
+    ``per_channel``, ``recalibrate``, ``neuron``, ``delay`` or ``passes`` that are none.
     """
 
     name: str
@@ -69,11 +66,13 @@ class Recipe:
     passes: tuple[SpikingPass, ...] = ()
 
     def __post_init__(self) -> None:
-        number = isinstance(self.delay, int | float | np.number) and math.isfinite(self.delay)
+        delays = is_number(self.delay) and self.delay >= 0
         checks = {
             "threshold": (isinstance(self.threshold, Statistic | None), "a Statistic or None"),
+            "per_channel": (isinstance(self.per_channel, bool), "True or False"),
+            "recalibrate": (isinstance(self.recalibrate, bool), "True or False"),
             "neuron": (isinstance(self.neuron, Neuron), "a Neuron"),
-            "delay": (number and self.delay >= 0, "a number of time-steps, or a share of T"),
+            "delay": (delays, "a number of time-steps, or a share of T"),
             "passes": (
                 isinstance(self.passes, tuple) and all(map(callable, self.passes)),
                 "a tuple of functions",
@@ -389,3 +388,8 @@ def recipe_by_name(name: str) -> Recipe:
         if recipe.name == name:
             return recipe
     raise DataError(f"there is no recipe '{name}', only {', '.join(r.name for r in RECIPES)}")
+
+
+def as_recipe(recipe: Recipe | str) -> Recipe:
+    """A recipe, or the one of this name; raises ``DataError`` if it is neither."""
+    return recipe if isinstance(recipe, Recipe) else recipe_by_name(recipe)

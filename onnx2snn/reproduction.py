@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
 from onnx2snn.graph_passes.files import write_bytes
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.runtime.providers import Providers
@@ -212,15 +212,26 @@ def fired_shares(
 def converted(
     ann: onnx.ModelProto, curve: Curve, calibration: Data | None, seed: int, providers: Providers
 ) -> onnx.ModelProto:
-    """The spiking network of a curve; ``calibration``: for recipes other than the paper's."""
-    return convert(
-        ann,
-        recipe=curve.recipe,
-        v_init=curve.v_init,
-        calibration=None if curve.recipe == "opi" else calibration,
-        seed=seed,
-        providers=providers,
-    ).model
+    """The spiking network of a curve; ``calibration``: for recipes other than the paper's.
+
+    Raises ``MissingThresholdError`` where the ANN was not trained with clips.
+    """
+    try:
+        return convert(
+            ann,
+            recipe=curve.recipe,
+            v_init=curve.v_init,
+            calibration=None if curve.recipe == "opi" else calibration,
+            seed=seed,
+            providers=providers,
+        ).model
+    except MissingThresholdError as error:
+        raise MissingThresholdError(
+            "the paper's thresholds are the bounds of trained clips, and these activations have "
+            "none: take a network trained with clips, as 'onnx2snn train' does, or 'onnx2snn "
+            "compare' for this one:",
+            [replace(refusal, reason="no upper bound") for refusal in error.refusals],
+        ) from error
 
 
 def differences(ours: Sequence[float | None], paper: Sequence[float | None]) -> list[float | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, is_number
 
 BINS = 2048
 """Bins of a histogram; a percentile is right to within 1/1024 of the largest activation."""
@@ -35,8 +35,8 @@ class Statistic:
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0
 
-    Raises ``DataError`` for another kind, percentiles outside (0, 100], and time-steps or steps
-    that are no whole number from 1.
+    Raises ``DataError`` for another kind, a ``q`` that is no number, percentiles outside (0, 100],
+    and time-steps or steps that are no whole number from 1.
     """
 
     kind: str
@@ -45,6 +45,8 @@ class Statistic:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise DataError(f"a statistic is one of {', '.join(KINDS)}, not '{self.kind}'")
+        if not is_number(self.q):
+            raise DataError(f"'{self.kind}={self.q}' {_NO_STATISTIC}")
         percent = 0 < self.q <= 100
         steps = self.q >= 1 and float(self.q).is_integer()
         if not (self.kind == "max" or (percent if "percentile" in self.kind else steps)):
@@ -82,6 +84,8 @@ def parse_statistic(text: str) -> Statistic:
 
     Raises ``DataError`` for anything else, and for percentiles outside (0, 100].
     """
+    if not isinstance(text, str):
+        raise DataError(f"'{text}' {_NO_STATISTIC}")
     kind, _, number = text.partition("=")
     if text == "max":
         return Statistic("max", 100.0)

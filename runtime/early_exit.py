@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class EarlyExit:
     def __post_init__(self) -> None:
         require_whole("stable", self.stable, 1)
         require_whole("every", self.every, 1)
-        number = isinstance(self.confidence, int | float | np.number)
-        if not (number and 0 <= self.confidence <= 1):
+        if not (is_number(self.confidence) and 0 <= self.confidence <= 1):
             raise DataError(f"confidence must be a number from 0 to 1, not {self.confidence!r}")
 
     def settled(self, looks: list[np.ndarray]) -> np.ndarray:

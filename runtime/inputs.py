@@ -1,10 +1,20 @@
 """What a network is given: held against what it declares."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, require_whole
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    """Values as an array, or ``DataError``, beginning with ``what``, if they are none."""
+    try:
+        return np.asarray(values)
+    # A tensor of torch says by the others that it is on a GPU, or has a gradient.
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{what} is no array: {error}") from error
 
 
 def by_input_name(
@@ -12,19 +22,19 @@ def by_input_name(
 ) -> dict[str, np.ndarray]:
     """Inputs by name: of a mapping those that are needed, an array as the one input.
 
-    The only input may be called x in a mapping. Raises ``DataError`` if one is missing.
+    The only input may be called x in a mapping. Raises ``DataError`` if one is missing, or no
+    array.
     """
     if not isinstance(x, Mapping):
         if len(names) != 1:
             raise DataError(f"{who} has the inputs {', '.join(names)}: give each by its name")
-        return {names[0]: np.asarray(x)}
+        return {names[0]: as_array(x, "x")}
     if len(names) == 1 and names[0] not in x and "x" in x:
-        return {names[0]: np.asarray(x["x"])}
+        return {names[0]: as_array(x["x"], "x")}
     if any(name not in x for name in names):
-        raise DataError(
-            f"{who} has the inputs {', '.join(names)}; given were {', '.join(x) or 'none'}"
-        )
-    return {name: np.asarray(x[name]) for name in names}
+        given = ", ".join(map(str, x)) or "none"
+        raise DataError(f"{who} has the inputs {', '.join(names)}; given were {given}")
+    return {name: as_array(x[name], name) for name in names}
 
 
 def require_same_numbers(
@@ -49,14 +59,22 @@ def require_same_numbers(
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
     """The time-steps at which to read out, T among them; ``DataError`` for what is none."""
-    if readout is not None and not isinstance(readout, Iterable):
-        raise DataError(f"readout takes time-steps as a list, [{readout}], not {readout!r}")
-    wanted = [timesteps, *(readout if readout is not None else [])]
-    for t in wanted:
+    require_whole("a time-step", timesteps, 1)
+    wanted = times_in("readout", readout if readout is not None else [])
+    if wanted and wanted[-1] > timesteps:
+        raise DataError(f"cannot read out at time-step {wanted[-1]} of {timesteps}")
+    return {int(timesteps), *wanted}
+
+
+def times_in(name: str, times: Iterable[int]) -> list[int]:
+    """Time-steps in order, each once; ``DataError`` for what is none, or no list of them."""
+    try:
+        found = list(times)
+    except TypeError as error:
+        raise DataError(f"{name} takes a list of time-steps, as [8, 16], not {times!r}") from error
+    for t in found:
         require_whole("a time-step", t, 1)
-        if t > timesteps:
-            raise DataError(f"cannot read out at time-step {t} of {timesteps}")
-    return {int(t) for t in wanted}
+    return sorted({int(t) for t in found})
 
 
 def as_input(

@@ -18,7 +18,7 @@ from .early_exit import EarlyExit, is_softmax, logits, scores_of
 from .estimate import costs_of
 from .graphs import only
 from .half import halve
-from .inputs import as_input, by_input_name, readout_times, require_same_numbers
+from .inputs import as_array, as_input, by_input_name, readout_times, require_same_numbers
 from .int8 import LayerPrecision, Precision, Quantised, quantise
 from .memory import prologue_memory
 from .one_at_a_time import in_turn, one_at_a_time
@@ -300,7 +300,10 @@ class SpikingSession:
             raise DataError(f"the state is a mapping of names to arrays, not {values!r}")
         unknown = set(values) - {state.read for state in self._plan.states}
         if unknown:
-            raise DataError(f"the network has no state {sorted(unknown)}")
+            raise DataError(f"the network has no state {sorted(map(str, unknown))}")
+        for name, value in values.items():
+            if not as_array(value, f"the state '{name}'").size:
+                raise DataError(f"the state '{name}' is empty: {list(np.shape(value))}")
         neurons = {neuron.name: neuron for neuron in self.neurons}
         for state in self._plan.states:
             neuron = neurons.get(state.read.partition("/")[2])

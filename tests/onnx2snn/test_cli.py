@@ -411,9 +411,34 @@ def test_a_model_from_a_pipe():
     content = Path("ann.onnx").read_bytes()
     writer = threading.Thread(target=Path("pipe.onnx").write_bytes, args=(content,))
     writer.start()
-    invoke("convert", "pipe.onnx", "-o", "piped.onnx")
+    piped = convert(Path("pipe.onnx")).model
     writer.join()
-    assert diagnose("piped.onnx", onnx.load("ann.onnx"), open_data("data.npz"), 4)
+    assert diagnose(piped, onnx.load("ann.onnx"), open_data("data.npz"), 4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "{ann}", "-o", "out.onnx"),
+        ("inspect", "{snn}"),
+        ("diagnose", "{snn}", "--ann", "{ann}", "--data", "data.npz", "-T", "4"),
+        ("evaluate", "{snn}", "--ann", "{ann}", "--data", "data.npz", "-T", "4"),
+        ("benchmark", "{snn}", "--ann", "{ann}", "-T", "1", "--batch", "1"),
+        ("export", "{snn}", "--to", "loop", "-T", "4", "-o", "out.onnx", "--force"),
+    ],
+)
+def test_models_from_pipes_read_as_files(snn, words):
+    """Also by commands that read them more than once."""
+    places = {"snn": Path("pipes/snn.onnx"), "ann": Path("pipes/ann.onnx")}
+    Path("pipes").mkdir()
+    for name, place in places.items():
+        if f"{{{name}}}" in words:
+            os.mkfifo(place)
+            content = Path(f"{name}.onnx").read_bytes()
+            threading.Thread(target=place.write_bytes, args=(content,), daemon=True).start()
+    report = as_json(*(word.format(**places) for word in words))
+    if words[0] != "benchmark":
+        assert report == as_json(*(word.format(snn="snn.onnx", ann="ann.onnx") for word in words))
 
 
 def test_labels_that_are_no_classes(snn):

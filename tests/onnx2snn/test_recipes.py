@@ -31,7 +31,7 @@ from onnx2snn.comparison import compare_recipes
 from onnx2snn.correction import correct
 from onnx2snn.early_exits import early_exits
 from onnx2snn.graph_passes import neuron_nodes
-from onnx2snn.recipes import RECIPES, Recipe, recipe_by_name
+from onnx2snn.recipes import RECIPES, Neuron, Recipe, recipe_by_name
 from onnx2snn.statistics import ActivationHistogram
 
 DATA = from_arrays(X)
@@ -447,11 +447,19 @@ def test_a_delay_that_leaves_no_time_is_said(recipe, kind, delay):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", "max"), ("neuron", "IF"), ("delay", float("nan")), ("delay", -1), ("passes", 3)],
-)
+    [("threshold", "max"), ("neuron", "IF"), ("delay", float("nan")), ("delay", -1),
+     ("delay", True), ("passes", 3), ("per_channel", "yes"), ("recalibrate", 1)],
+)  # fmt: skip
 def test_a_recipe_refuses_fields_that_are_none(name, value):
     with pytest.raises(DataError, match=f"{name} of the recipe 'mine' must be"):
         replace(recipe_by_name("mmse"), name="mine", **{name: value})
+
+
+@pytest.mark.parametrize("negative", [float("nan"), float("-inf"), "a", True, 0.5])
+def test_a_neuron_takes_spikes_back_at_a_finite_potential(negative):
+    signed = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative))
+    with pytest.raises(DataError, match="below 0 or less of V_th, not"):
+        convert(clipped(4), recipe=signed)
 
 
 def changes_nothing(snn, extra):
@@ -687,6 +695,14 @@ def test_trained_clips_are_not_recalibrated_without_a_statistic():
         ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, not 0"),
         ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
         ({"timesteps": True}, "timesteps must be a whole number, 1 or more, not True"),
+        ({"v_init": True}, "v_init must be a fraction of V_th, 'uniform' or 'normal', not True"),
+        ({"per_channel": "yes"}, "per_channel must be True or False, not 'yes'"),
+        ({"recalibrate": 0}, "recalibrate must be True or False, not 0"),
+        ({"recipe": 3}, "there is no recipe '3', only threshold-balancing"),
+        ({"recipe": ["opi"]}, "there is no recipe '['opi']', only threshold-balancing"),
+        ({"threshold": 3}, "'3' is no threshold: use max"),
+        ({"threshold": ["max"]}, "'['max']' is no threshold: use max"),
+        ({"track": None}, "track must be a function that wraps batches, not None"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(setting, text):

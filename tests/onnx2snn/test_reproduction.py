@@ -2,6 +2,8 @@
 
 import json
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,3 +192,32 @@ def test_what_is_known_beforehand_is_said_beforehand(here):
     assert "--ann" in result.output
     np.savez("d.npz", x=X)
     assert "no labels" in reproduce("table1", code=1)
+
+
+def test_a_network_without_clips(here):
+    write_model(model(TEXT.replace("Clip(d, zero, one)", "Relu(d)"), WEIGHTS), "ann.onnx")
+    text = " ".join(reproduce("table1", "-T", "2", code=1).split())
+    assert "take a network trained with clips" in text
+    assert "Relu 'q': no upper bound" in text
+    assert "--calibration" not in text
+
+
+def test_a_start_that_fails_leaves_no_folder(here, monkeypatch):
+    from onnx2snn import cli_train
+
+    def no_images(*_, **__):
+        raise FileNotFoundError("there are no images")
+
+    monkeypatch.setattr(cli_train, "_torch", lambda: None)
+    monkeypatch.setitem(sys.modules, "onnx2snn.models.run", SimpleNamespace(run=no_images))
+    before = sorted(here.iterdir())
+    for command in (["reproduce", "table1"], ["train", "vgg16-cifar10", "-o", "a/b"]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1
+        assert "there are no images" in result.output
+        assert sorted(here.iterdir()) == before
+    # One that was there stays, and so does what holds something.
+    (here / "a").mkdir()
+    assert CliRunner().invoke(main, ["train", "vgg16-cifar10", "-o", "a/b"]).exit_code == 1
+    assert list(here.glob("a/**/*")) == []
+    assert (here / "a").is_dir()

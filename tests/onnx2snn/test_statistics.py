@@ -97,7 +97,8 @@ def test_parse(text, wanted):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "min", "percentile", "percentile=0", "percentile=101", "max=3", "mmse=1.5"]
+    "text",
+    ["", "min", "percentile", "percentile=0", "percentile=101", "max=3", "mmse=1.5", None, 3],
 )
 def test_parse_refuses(text):
     with pytest.raises(DataError, match="is no threshold"):
@@ -105,8 +106,10 @@ def test_parse_refuses(text):
 
 
 @pytest.mark.parametrize(
-    ("kind", "q"), [("percentile", 0), ("percentile", 250), ("mmse", 0), ("balanced", np.inf)]
-)
+    ("kind", "q"),
+    [("percentile", 0), ("percentile", 250), ("mmse", 0), ("balanced", np.inf),
+     ("percentile", "a"), ("max", None), ("mmse", True), ("balanced", [3])],
+)  # fmt: skip
 def test_what_is_no_statistic(kind, q):
     with pytest.raises(DataError, match="is no threshold"):
         Statistic(kind, q)

@@ -106,7 +106,7 @@ def test_a_delayed_read_out_is_not_looked_at_before_it_begins():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(({"confidence": c}, "a number from 0 to 1") for c in (1.1, float("nan"), "high")),
+        *(({"confidence": c}, "a number from 0 to 1") for c in (1.1, float("nan"), "high", True)),
         *(({"stable": n}, "stable must be a whole number, 1") for n in (0, -1, 1.5, True)),
         *(({"every": n}, "every must be a whole number, 1") for n in (0, -1, 2.0, True)),
     ],

@@ -65,11 +65,33 @@ def test_output_is_the_mean():
         (np.stack([X] * 3), "3 time-steps on its first axis, not 2"),
         (np.zeros((2, 0, 3), np.float32), "empty"),
         (np.zeros((0, 2, 3), np.float32), "shape|empty|time-steps"),
+        ([[1.0, 2.0], [3.0]], "x is no array"),
+        ({"x": [[1.0, 2.0], [3.0]]}, "x is no array"),
+        ({1: X}, "has the inputs x; given were 1"),
     ],
 )
 def test_inputs_that_do_not_fit(x, message):
     with pytest.raises(DataError, match=message):
         SpikingSession(snn()).run(x, 2)
+
+
+class Tensor:
+    """As one of torch that has a gradient."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("use tensor.detach().numpy() instead")
+
+
+def test_each_way_to_run_refuses_what_is_no_array():
+    session = SpikingSession(snn())
+    for call in (lambda x: session.run(x, 4), session.step, session.chosen):
+        for x, message in (
+            ([[1.0], [2.0, 3.0]], "x is no array"),
+            (Tensor(), r"x is no array: use tensor\.detach"),
+            ({1: X}, "given were 1"),
+        ):
+            with pytest.raises(DataError, match=message):
+                call(x)
 
 
 def test_other_floating_types_are_cast():
@@ -94,8 +116,9 @@ def test_readouts_lie_within_the_run(readout):
 
 def test_arguments_that_are_none():
     session = SpikingSession(snn())
-    with pytest.raises(DataError, match=r"readout takes time-steps as a list, \[4\], not 4"):
-        session.run(X, 8, 4)
+    for readout in (4, np.array(4)):
+        with pytest.raises(DataError, match=r"readout takes a list of time-steps, as \[8, 16\]"):
+            session.run(X, 8, readout)
     for readouts in (0, -5, 1.5, True, "a"):
         with pytest.raises(DataError, match="readouts must be a whole number, 1 or more"):
             session.chosen(X, readouts=readouts)
@@ -170,8 +193,9 @@ def test_state():
     np.testing.assert_array_equal(session.state["v/b"], [[0.5]])
     session.step(X)
     assert session.state["v/b"].shape == (2, 3)
-    with pytest.raises(DataError, match="no state"):
-        session.state = {"v/none": np.zeros((2, 3))}
+    for unknown in ({"v/none": np.zeros((2, 3))}, {1: X, "a": X}):
+        with pytest.raises(DataError, match="no state"):
+            session.state = unknown
     texts, beyond = np.array([["a"] * 3] * 2), np.full((2, 3), 1e300)
     for bad in (np.zeros((3, 3)), np.zeros(3), np.full((2, 3), np.nan), beyond, texts):
         with pytest.raises(DataError, match="the state 'v/b'"):
@@ -179,6 +203,9 @@ def test_state():
     with pytest.raises(DataError, match=r"call reset\(\)"):
         session.step(X[:1])
     session.reset()
+    for bad, message in ((np.zeros((0, 3)), r"is empty: \[0, 3\]"), ([[1], [2, 3]], "is no array")):
+        with pytest.raises(DataError, match=f"the state 'v/b' {message}"):
+            session.state = {"v/b": bad}
     assert session.step(X[:1]).shape == (1, 2)
 
 
