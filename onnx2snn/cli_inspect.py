@@ -208,7 +208,7 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     if tiled:
         table.caption += "\ntiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)"
     if first:
-        table.caption += "\nweights first: read where they are, one copy for all graphs"
+        table.caption += "\nweights first: read where they are, one copy for all chunks"
     table.caption_justify = "left"
     return table
 
