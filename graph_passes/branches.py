@@ -12,6 +12,7 @@ from .editing import (
     name_nodes,
     names_in,
     operands,
+    part_of,
 )
 
 
@@ -20,47 +21,65 @@ def flatten_branches(graph: gs.Graph) -> None:
 
     onnx-graphsurgeon's own flattening leaves an If of several outputs broken.
     """
-    found = [n for n in graph.nodes if n.op == "If" and constant_value(n.inputs[0]) is not None]
-    for node in found:
-        _flatten(graph, node)
-    if found:
-        # The nodes of a branch are the graph's own now, and often have no names.
-        name_nodes(graph)
-        mark_inner_nodes(graph)
+    known = {id(node) for node in graph.nodes if _takes_a_known_branch(node)}
+    if not known:
+        return
+    rest = [node for node in graph.nodes if id(node) not in known]
+    taken = names_in(part_of(graph, rest, graph.inputs, graph.outputs))
+    outer = {id(tensor) for tensor in graph.tensors().values()}
+    taken |= {tensor.name for tensor in graph.tensors().values()}
+    nodes, ends = list[gs.Node](), list[gs.Node]()
+    for node in graph.nodes:
+        if id(node) in known:
+            own, results = _flattened(node, taken, outer)
+            nodes += [*own, *results]
+            ends += results
+        else:
+            nodes.append(node)
+    graph.nodes = nodes
+    for end in ends:
+        bypass(graph, end)
+    # The nodes of a branch are the graph's own now, and often have no names.
+    name_nodes(graph)
+    mark_inner_nodes(graph)
 
 
-def _flatten(graph: gs.Graph, node: gs.Node) -> None:
+def _takes_a_known_branch(node: gs.Node) -> bool:
+    # Of an If that was computed, its results being constant, nothing is left to be made.
+    return node.op == "If" and bool(node.outputs) and constant_value(node.inputs[0]) is not None
+
+
+def _flattened(
+    node: gs.Node, taken: set[str], outer: set[int]
+) -> tuple[list[gs.Node], list[gs.Node]]:
+    """The nodes of the branch that an If takes, and those that give its results their names.
+
+    ``taken``: the names of all tensors and nodes of the graph, ``outer`` the identities of its
+    own tensors; what comes to the graph is added to both.
+    """
     branch = node.attrs["then_branch" if np.any(node.inputs[0].values) else "else_branch"]
-    nodes, results = list(branch.nodes), list(node.outputs)
-    inner, branch.nodes = names_in(branch), []
-    place = next(place for place, other in enumerate(graph.nodes) if other is node)
-    del graph.nodes[place]
+    nodes, results, inner = list(branch.nodes), list(node.outputs), names_in(branch)
+    # What is disconnected with the If is what is left in it.
+    branch.nodes = []
     disconnect(node)
-    _rename(_own_tensors(graph, nodes, branch.outputs), names_in(graph), inner)
+    for tensor in _own_tensors(nodes, branch.outputs, outer):
+        if tensor.name in taken:
+            tensor.name = free_name(tensor.name, taken | inner)
+        taken.add(tensor.name)
+        outer.add(id(tensor))
     ends = [
         gs.Node("Identity", "", {}, [source], [result])
         for source, result in zip(branch.outputs, results, strict=True)
     ]
-    graph.nodes[place:place] = [*nodes, *ends]
-    for end in ends:
-        bypass(graph, end)
+    return nodes, ends
 
 
 def _own_tensors(
-    graph: gs.Graph, nodes: list[gs.Node], results: list[gs.Tensor]
+    nodes: list[gs.Node], results: list[gs.Tensor], outer: set[int]
 ) -> list[gs.Tensor]:
     """What the nodes of a branch make, and its constants."""
-    outer = graph.tensors()
     made = [tensor for node in nodes for tensor in node.outputs]
     read = [tensor for node in nodes for tensor in operands(node)]
     constants = [t for t in (*read, *results) if isinstance(t, gs.Constant)]
-    own = {id(t): t for t in (*made, *constants) if t.name and outer.get(t.name) is not t}
+    own = {id(t): t for t in (*made, *constants) if t.name and id(t) not in outer}
     return list(own.values())
-
-
-def _rename(tensors: list[gs.Tensor], taken: set[str], inner: set[str]) -> None:
-    """Give tensors names that are not taken, and not those of others inside the branch either."""
-    for tensor in tensors:
-        if tensor.name in taken:
-            tensor.name = free_name(tensor.name, taken | inner)
-        taken.add(tensor.name)

@@ -74,5 +74,7 @@ def require_whole(name: str, value: Any, least: int, most: int | None = None) ->
 
 def is_number(value: Any) -> bool:
     """Whether a value is one finite number."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return real and bool(np.isfinite(value))

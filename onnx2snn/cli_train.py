@@ -128,17 +128,21 @@ def _folder_for(folder: Path) -> Iterator[None]:
     Raises ``OutputError`` unless it takes files.
     """
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        whole = folder.resolve()
+        made = [path for path in (whole, *whole.parents) if not path.exists()]
     except OSError as error:
         raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into the folder '{folder}'")
     try:
+        try:
+            whole.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+        if not os.access(whole, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write into the folder '{folder}'")
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            for path in made:
+            for path in filter(Path.exists, made):
                 path.rmdir()
         raise
 

@@ -131,7 +131,7 @@ def convert(
         if value is not None:
             require_whole(name, value, least)
     for name, given in {"per_channel": per_channel, "recalibrate": recalibrate}.items():
-        if given is not None and not isinstance(given, bool):
+        if given is not None and not isinstance(given, bool | np.bool_):
             raise DataError(f"{name} must be True or False, not {given!r}")
     if calibration is not None:
         require_data("calibration", calibration)

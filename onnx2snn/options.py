@@ -203,6 +203,10 @@ def _from_pipe(ctx: Any, param: Any, path: Path | None) -> Path | None:
     try:
         if path is None or not path.is_fifo():
             return path
+    except OSError:
+        # What is wrong with the name, whoever reads the file says.
+        return path
+    try:
         copy = Path(ctx.with_resource(tempfile.TemporaryDirectory()), path.name)
         with path.open("rb") as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target)

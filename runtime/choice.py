@@ -12,7 +12,7 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks
+from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks, with_weights_first_in
 from .estimate import Costs, Estimate, Run
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of
@@ -63,8 +63,7 @@ class Choice:
 
     def weights_first(self, timesteps: int) -> frozenset[str]:
         """The weights of dense layers that come first in a graph of so many time-steps."""
-        first = (layer for layer in self.layers if layer.has_weights_first(timesteps))
-        return frozenset(layer.dense for layer in first if layer.dense is not None)
+        return frozenset(with_weights_first_in(self.layers, timesteps))
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""

@@ -176,6 +176,17 @@ def average_uses(layers: Sequence[WeightedLayer]) -> float:
     return sum(layer.weights * layer.uses for layer in layers) / max(weights_in(layers), 1)
 
 
+def with_weights_first_in(
+    layers: Iterable[WeightedLayer], timesteps: int
+) -> dict[str, WeightedLayer]:
+    """The layers whose weights come first in a chunk of so many time-steps, by these' names."""
+    return {
+        layer.dense: layer
+        for layer in layers
+        if layer.dense is not None and layer.has_weights_first(timesteps)
+    }
+
+
 def weights_in(layers: Sequence[WeightedLayer]) -> int:
     """How many weights the layers have."""
     return sum(layer.weights for layer in layers)

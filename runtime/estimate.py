@@ -7,7 +7,15 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from .chunks import LEAN_USES, WeightedLayer, average_uses, axes_of_time, weighted_layers
+from .chunks import (
+    LEAN_USES,
+    WeightedLayer,
+    average_uses,
+    axes_of_time,
+    weighted_layers,
+    weights_in,
+    with_weights_first_in,
+)
 from .int8 import Quantised
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
@@ -211,8 +219,7 @@ class Estimate:
 
     def _weights_first(self, timesteps: int) -> int:
         """Bytes of weights that a chunk of so many time-steps reads where they are."""
-        first = (layer for layer in self.layers if layer.has_weights_first(timesteps))
-        return sum(4 * layer.weights for layer in first)
+        return 4 * weights_in([*with_weights_first_in(self.layers, timesteps).values()])
 
     def _graphs(self, chunks: tuple[int, ...]) -> int:
         """Bytes of all graphs."""

@@ -403,7 +403,7 @@ class SpikingSession:
         self, inputs: dict[str, np.ndarray], fetch: tuple[str, ...] = (), most: int = 1
     ) -> list[np.ndarray]:
         """Do up to ``most`` time-steps in one run."""
-        most = min(most, self._sums.make_room(inputs))
+        most = min(most, self._sums.make_room())
         choice = self._time_steps.choice(
             inputs, self._readouts, self._varying, self._prologue_takes
         )

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
+from .graphs import attributes_of
 from .plan import Plan, State
 from .providers import run_session
 from .result import Arrays, Later
 from .states import DeviceStates, Moment
-from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next, steps_under
+from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
@@ -39,6 +41,7 @@ class Sums:
         derived = () if totals is None else totals.made
         # Those that count what they emit need no v for it.
         self._conserving = [n for n in plan.neurons if n.op in CONSERVING and n.spikes in derived]
+        self._most_carried = MOST_STEPS_CARRIED // _most_spikes(plan)
         self._followed = () if totals is None else _states_read_by(totals, plan.states)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
@@ -51,7 +54,7 @@ class Sums:
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
         self._before = {s.read: s.start for s in self._plan.states if s.read in self._followed}
-        self._most = MOST_STEPS_CARRIED if self._totals is None else MOST_STEPS
+        self._most = self._most_carried if self._totals is None else MOST_STEPS
 
     @property
     def derived(self) -> bool:
@@ -63,21 +66,10 @@ class Sums:
         """The states of which a snapshot keeps a copy."""
         return frozenset({*self._followed, *(state.read for state in self._carried.values())})
 
-    def make_room(self, inputs: Arrays) -> int:
-        """How many time-steps may pass before sums are brought in, as is done where none may.
-
-        ``inputs``: what the step is to read.
-        """
+    def make_room(self) -> int:
+        """How many time-steps may pass before sums are brought in, as is done where none may."""
         if self._steps == self._most:
             self.bring_in()
-        if self._steps == 0 and self._totals is not None:
-            in_thresholds = (
-                max(value.max(initial=0), -value.min(initial=0)) / neuron.threshold.min()
-                for neuron in self._conserving
-                if neuron.current in inputs
-                for value in (inputs[neuron.current],)
-            )
-            self._most = min(self._most, steps_under(max(in_thresholds, default=0.0)))
         return self._most - self._steps
 
     def count(self, steps: int, inputs: Arrays) -> None:
@@ -217,6 +209,12 @@ class Sums:
             # Others of this size would take as much memory again.
             self._silent = {shapes: found}
         return found
+
+
+def _most_spikes(plan: Plan) -> int:
+    """How many terms of V_th a time-step may bring."""
+    bursts = [attributes_of(n) for n in plan.step.graph.node if n.op_type == "BurstIF"]
+    return int(max([numpy_helper.to_array(b["max_spikes"]).max() for b in bursts], default=1))
 
 
 def _at(read: list[tuple[Arrays, int]], before: Arrays, moment: Moment) -> list[Arrays]:

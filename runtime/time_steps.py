@@ -152,8 +152,12 @@ class TimeSteps:
             stand_ins = with_stand_ins(unit.step, unit.bodies)
             chunk = on_cpu(chunk_of(stand_ins.step), stand_ins, choice.layout, weights | own)
         if chunk is None:
-            chunk = ModelParts(chunk_of(unit.step), {n: own[n] for n in first & own.keys()})
-        shared = self._shared(chunk.weights)
+            # Of the same names and states chunks have the same weights.
+            keys = {name: (name, choice.in_full) for name in first & own.keys()}
+            shared = {n: self.shared.setdefault(key, own[n]) for n, key in keys.items()}
+            chunk = ModelParts(chunk_of(unit.step), shared)
+        else:
+            shared = self._shared(chunk.weights)
         structure = rescaled(chunk.structure, unit.units, self.states)
         held = {tensor.name for tensor in structure.graph.initializer} - shared.keys()
         own = {name: values for name, values in own.items() if name in held}

@@ -14,7 +14,6 @@ Where currents are hundreds of V_th, what v loses by rounding is more than V_th:
 left to the step (``coarse``).
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ MOST_STEPS = 256
 half a threshold. They are n |v| / 2**24 at most after n: up to mean currents of 64 V_th."""
 
 
-FAR = 64
+FAR = 256
 """Times V_th: sums of a layer whose currents are further are not worked out (``coarse``).
 
 Thirty neurons, thresholds of channels, ten of them with a largest activation of 1e-2, 1e-3, 1e-4
@@ -53,17 +52,7 @@ def steps_to_next(largest: float) -> int:
 
     v may double on the way; its rounding stays below a quarter of a threshold.
     """
-    return _in_chunks(2**21 / max(largest, 1))
-
-
-def steps_under(current: float) -> int:
-    """How many time-steps may pass from v(0) on under currents of so many thresholds."""
-    return _in_chunks(math.sqrt(2**22 / max(current, 1)))
-
-
-def _in_chunks(steps: float) -> int:
-    """A power of two, of which chunks leave nothing over, up to so many."""
-    return int(min(MOST_STEPS, 1 << max(int(steps), 1).bit_length() - 1))
+    return int(min(MOST_STEPS, max(1, 2**21 // max(largest, 1))))
 
 
 @dataclass(frozen=True)
@@ -112,31 +101,44 @@ def totals_of(plan: Plan) -> Totals | None:
 def coarse(plan: Plan) -> list[Neuron]:
     """The layers whose potentials may lose more than a threshold by rounding.
 
-    Those where the weights of a channel, in V_th_before / V_th, have a norm above ``FAR``, which is
-    about what its currents are; or whose thresholds are so far apart, which tells of those, too,
-    that read what comes of the input.
+    Those whose currents may be above ``FAR`` thresholds: about the norm of a channel's weights, in
+    V_th_before / V_th, and the size of its bias, what is no neuron's taken for 1; or whose
+    thresholds are so far apart.
     """
-    nodes = plan.step.graph.node
+    models = [plan.step] if plan.prologue is None else [plan.prologue, plan.step]
+    nodes = [node for model in models for node in model.graph.node]
     makers = {name: node for node in nodes for name in node.output}
     layers = {n.output[0]: n for n in nodes if n.op_type in WEIGHTED and not n.domain}
     emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
-    weights = {t.name: t for t in plan.step.graph.initializer}
+    stored = {t.name: t for model in models for t in model.graph.initializer}
 
-    def largest(neuron: Neuron, layer: onnx.NodeProto) -> float:
-        """The largest norm of a channel's weights."""
-        name = layer.input[1]
-        read = [emitted[x] for x in _made_of(layer.input[0], makers, emitted) if x in emitted]
-        if not read or name not in weights:
+    def value_of(name: str) -> np.ndarray | None:
+        if name in plan.weights or name not in stored:
+            return plan.weights.get(name)
+        return numpy_helper.to_array(stored[name])
+
+    def largest(layer: onnx.NodeProto, threshold: np.ndarray) -> float:
+        """What a channel's currents may be, the most of all channels."""
+        weights, *bias = map(value_of, filter(None, layer.input[1:]))
+        if weights is None:
             return 0.0
-        held = plan.weights[name] if name in plan.weights else numpy_helper.to_array(weights[name])
-        norms, threshold = _norms(layer, held), neuron.threshold.reshape(-1)
-        per = threshold if threshold.size == norms.size else threshold.min()
-        return max(read) * float((norms / per).max(initial=0))
+        made_of = _made_of(layer.input[0], makers, emitted)
+        read = max((emitted[x] for x in made_of if x in emitted), default=1.0)
+        sizes = read * _norms(layer, weights)
+        if bias and bias[0] is not None:
+            # That of a Gemm may be one for each row as well.
+            own = np.abs(bias[0].reshape(-1))
+            sizes = sizes + (own if own.size == sizes.size else own.max(initial=0))
+        per = threshold.reshape(-1) if threshold.size == sizes.size else threshold.min()
+        return float((sizes / per).max(initial=0))
 
     def is_coarse(neuron: Neuron) -> bool:
+        threshold = neuron.threshold
         before = _made_of(neuron.current, makers, {*emitted, *layers})
-        apart = neuron.threshold.max() > FAR * neuron.threshold.min()
-        return bool(apart) or any(largest(neuron, layers[y]) > FAR for y in before if y in layers)
+        read = max((emitted[x] for x in before if x in emitted), default=0.0)
+        return max(read, float(threshold.max())) > FAR * threshold.min() or any(
+            largest(layers[y], threshold) > FAR for y in before if y in layers
+        )
 
     return [n for n in plan.neurons if n.op in CONSERVING and is_coarse(n)]
 

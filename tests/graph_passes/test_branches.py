@@ -137,3 +137,17 @@ def test_the_other_branch_reads_nothing_any_more():
     canonicalise(g)
     assert ops(g) == ["Gemm", "Relu"]
     np.testing.assert_allclose(run(g, X), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inside", ["o = Constant<value = float {2}>()", "o = Neg(two)"])
+def test_a_branch_that_is_constant(inside):
+    g = graph(
+        "g (float[N, 4] x) => (float[N, 4] y) { k = If (yes) <then_branch = t () => (float o) "
+        f"{{ {inside} }}, else_branch = e () => (float o2) {{ o2 = Constant<value = float {{3}}>() "
+        "}> y = Mul(x, k) }",
+        WEIGHTS,
+    )
+    wanted = run(g, X)
+    changes_once(fold_constants, g)
+    assert ops(g) == ["Mul"]
+    np.testing.assert_array_equal(run(g, X), wanted)
