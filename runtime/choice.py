@@ -62,7 +62,7 @@ class Choice:
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
     def weights_first(self, timesteps: int) -> frozenset[str]:
-        """The weights of dense layers that come first in a graph of so many time-steps."""
+        """The weights of dense layers that come first in a chunk of so many time-steps."""
         return frozenset(with_weights_first_in(self.layers, timesteps))
 
     def chunk(self, most: int) -> int:

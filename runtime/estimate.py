@@ -213,9 +213,9 @@ class Estimate:
         # bits, what they were.
         made = max(2 * copied, weights - copied)
         # Chunks share what they have in the layout of the CPU, and what is in other units.
-        in_chunks = sum(copied - shared + more - first[steps] for steps in chunks)
+        own = sum(copied - shared + more - first[steps] for steps in chunks)
         once = shared * bool(chunks) + max(first.values(), default=0)
-        return weights + made + in_chunks + once
+        return weights + made + own + once
 
     def _weights_first(self, timesteps: int) -> int:
         """Bytes of weights that a chunk of so many time-steps reads where they are."""
