@@ -24,10 +24,9 @@ def flatten_branches(graph: gs.Graph) -> None:
     known = {id(node) for node in graph.nodes if _takes_a_known_branch(node)}
     if not known:
         return
-    rest = [node for node in graph.nodes if id(node) not in known]
-    taken = names_in(part_of(graph, rest, graph.inputs, graph.outputs))
-    outer = {id(tensor) for tensor in graph.tensors().values()}
-    taken |= {tensor.name for tensor in graph.tensors().values()}
+    rest, tensors = [node for node in graph.nodes if id(node) not in known], graph.tensors()
+    taken = names_in(part_of(graph, rest, graph.inputs, graph.outputs)) | set(tensors)
+    outer = {id(tensor) for tensor in tensors.values()}
     nodes, ends = list[gs.Node](), list[gs.Node]()
     for node in graph.nodes:
         if id(node) in known:

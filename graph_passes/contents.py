@@ -9,7 +9,7 @@ import onnx.numpy_helper
 from google.protobuf.message import Message
 
 from .errors import ModelError
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, subgraphs
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, subgraphs
 
 # onnx-graphsurgeon changes or loses these types without a word.
 UNSUPPORTED_TYPES: dict[int, str] = {
@@ -108,10 +108,8 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a model, those inside nodes and functions too."""
-    for graph in _graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        yield from all_nodes(nodes)
 
 
 def check_type(kind: int, name: str, what: str) -> None:

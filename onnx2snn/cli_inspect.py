@@ -141,7 +141,7 @@ def _zeros(plan: Plan, samples: int) -> dict[str, np.ndarray]:
 
 def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
     """``rows``: those of ``precision_rows``."""
-    memory, tiled = choice.memory, _on_tiles(choice)
+    memory, tiled, first = choice.memory, _on_tiles(choice), _weights_first(choice)
     return {
         "samples": choice.samples,
         "samples_together": choice.together,
@@ -156,7 +156,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
                 "op": layer.op,
                 "runs": _runs(layer, choice),
                 "tiles": layer in tiled,
-                "weights_first": _has_weights_first(layer, choice),
+                "weights_first": layer.dense in first,
                 "weights": layer.weights,
                 "computes": layer.computes,
                 "why": layer.why,
@@ -179,9 +179,9 @@ def _on_tiles(choice: Choice) -> list[WeightedLayer]:
     return [layer for layer in choice.layers if choice.chunks and layer.tiles is not None]
 
 
-def _has_weights_first(layer: WeightedLayer, choice: Choice) -> bool:
-    """Whether its weights come first in its product, in the longest runs."""
-    return layer.has_weights_first(choice.chunk(choice.chunks[0] if choice.chunks else 1))
+def _weights_first(choice: Choice) -> frozenset[str]:
+    """The weights that come first in their products, in the longest runs."""
+    return choice.weights_first(max(choice.chunks, default=1))
 
 
 def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
@@ -192,9 +192,9 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     )  # fmt: skip
     precisions = {row["layer"]: (row["precision"], row["reason"]) for row in rows}
     tiled = _on_tiles(choice)
-    first = [layer for layer in choice.layers if _has_weights_first(layer, choice)]
+    first = _weights_first(choice)
     for layer in choice.layers:
-        ways = [(", tiles", layer in tiled), (", weights first", layer in first)]
+        ways = [(", tiles", layer in tiled), (", weights first", layer.dense in first)]
         table.add_row(
             tables.name_text(layer.name),
             layer.op,

@@ -127,24 +127,26 @@ def _folder_for(folder: Path) -> Iterator[None]:
 
     Raises ``OutputError`` unless it takes files.
     """
+    whole = Path(os.path.realpath(folder))
+    made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
     try:
-        whole = folder.resolve()
-        made = [path for path in (whole, *whole.parents) if not path.exists()]
-    except OSError as error:
-        raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
-    try:
-        try:
-            whole.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
-        if not os.access(whole, os.W_OK | os.X_OK):
-            raise OutputError(f"cannot write into the folder '{folder}'")
+        _require_folder(whole, folder)
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
-            for path in filter(Path.exists, made):
+        for path in made:
+            with contextlib.suppress(OSError):
                 path.rmdir()
         raise
+
+
+def _require_folder(whole: Path, given: Path) -> None:
+    """Raise ``OutputError``, about the path as given, unless a folder can be made and written."""
+    try:
+        whole.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{given}': {error.strerror}") from error
+    if not os.access(whole, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into the folder '{given}'")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
-from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph, to_parts
@@ -116,7 +116,6 @@ def diagnose(
     require_data("data", data)
     parts = read_any(snn)
     graph = to_graph(parts)
-    tidy(graph)
     infer_shapes(graph)
     require_neurons(graph)
     recipe = _recipe(parts)

@@ -14,7 +14,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     unbounded_activations,
 )
-from onnx2snn.graph_passes.editing import is_floating, known_value, part_of, tidy
+from onnx2snn.graph_passes.editing import is_floating, known_value, part_of
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
 from onnx2snn.graph_passes.neurons import is_mean, states_read
@@ -25,7 +25,6 @@ from onnx2snn.graph_passes.weights import ModelParts
 def import_ann(parts: ModelParts) -> gs.Graph:
     """A model as a graph in order, with shapes, free of dictionaries."""
     graph = to_graph(ModelParts(zip_maps_to_tensors(parts.structure), parts.weights))
-    tidy(graph)
     standardise_scikit_learn(graph)
     infer_shapes(graph)
     return graph

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.editing import tidy
 from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError, UnsupportedModelError
 from onnx2snn.graph_passes.files import (
     Model,
@@ -99,7 +98,6 @@ def nir_graph(parts: ModelParts) -> tuple[Any, list[str]]:
     """A spiking network as a ``nir.NIRGraph``, and notes on what readers will ignore."""
     build_plan(parts)  # Refuses what is no spiking network.
     graph = to_graph(parts)
-    tidy(graph)
     infer_shapes(graph)
     writer = NirWriter(nir_package(), graph)
     writer.write()

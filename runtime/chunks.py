@@ -89,11 +89,6 @@ class WeightedLayer:
         than = "more" if self.time_batched else "no more"
         return f"{than} weights than it computes"
 
-    def has_weights_first(self, timesteps: int) -> bool:
-        """Whether its weights come first in its product, in a chunk of so many time-steps."""
-        may = self.dense is not None and self.time_batched and timesteps > 1
-        return may and first_pays(self.uses * timesteps, self.weights)
-
 
 def weighted_layers(
     step: onnx.ModelProto,
@@ -180,10 +175,14 @@ def with_weights_first_in(
     layers: Iterable[WeightedLayer], timesteps: int
 ) -> dict[str, WeightedLayer]:
     """The layers whose weights come first in a chunk of so many time-steps, by these' names."""
+    if timesteps == 1:
+        return {}
     return {
         layer.dense: layer
         for layer in layers
-        if layer.dense is not None and layer.has_weights_first(timesteps)
+        if layer.dense is not None
+        and layer.time_batched
+        and first_pays(layer.uses * timesteps, layer.weights)
     }
 
 

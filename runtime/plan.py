@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
-from onnx2snn.graph_passes.editing import operands, part_of, tidy
+from onnx2snn.graph_passes.editing import operands, part_of
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
@@ -107,7 +107,6 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     node between neurons, or in a read-out that is averaged over time, is not affine.
     """
     graph = to_graph(model)
-    tidy(graph)
     require_neurons(graph)
     try:
         verify(graph)

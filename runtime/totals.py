@@ -38,7 +38,6 @@ MOST_STEPS = 256
 """Time-steps between two passes, at most: rounding errors of v add up, and must stay far below
 half a threshold. They are n |v| / 2**24 at most after n: up to mean currents of 64 V_th."""
 
-
 FAR = 256
 """Times V_th: sums of a layer whose currents are further are not worked out (``coarse``).
 
@@ -81,12 +80,14 @@ def totals_of(plan: Plan) -> Totals | None:
     known = {node.op_type for node in stateful} | {neuron.op for neuron in plan.neurons}
     kept = any(node.op_type in MAX_POOLS and not node.domain for node in plan.step.graph.node)
     half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)
+    if kept or half or not known <= allowed:
+        return None
     summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan))}
     derived = [neuron for neuron in plan.neurons if neuron.spikes not in summed]
     currents = [neuron.current for neuron in derived if neuron.op in CONSERVING]
     silenced = tuple(dict.fromkeys([*currents, *(node.input[0] for node in pools)]))
     made = tuple(neuron.spikes for neuron in derived)
-    if kept or half or not known <= allowed or not made:
+    if not made:
         return None
     prefix = unused_prefix(names_in(plan.step), "total/")
     return Totals(

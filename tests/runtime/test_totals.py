@@ -14,12 +14,16 @@ TWO_LAYERS = """net (float[N, 20] x) => (float[N, 5] y) {
     g = Gemm(x, w, b) a = Relu(g) h = MatMul(a, v) c = Relu(h) y = MatMul(c, u) }"""
 
 
+def layers(rng, **shapes):
+    """Weights [inputs, outputs] by name, which keep the size of what they read."""
+    return {n: (rng.normal(size=s) / s[0] ** 0.5).astype(np.float32) for n, s in shapes.items()}
+
+
 def nearly_silent(largest):
     """Two layers; a third of the channels of the first has activations up to ``largest``."""
     rng = np.random.default_rng(0)
     x = rng.random((400, 20)).astype(np.float32)
-    shapes = {"w": (20, 30), "v": (30, 20), "u": (20, 5)}
-    values = {n: (rng.normal(size=s) / s[0] ** 0.5).astype(np.float32) for n, s in shapes.items()}
+    values = layers(rng, w=(20, 30), v=(30, 20), u=(20, 5))
     bias = np.zeros(30, np.float32)
     bias[:10] = largest - (x @ values["w"]).max(0)[:10]
     ann = model(TWO_LAYERS, values | {"b": bias})
@@ -55,8 +59,7 @@ def test_currents_of_many_thresholds_are_counted_right(bound):
     """All thresholds are low, so that none is far from the others."""
     rng = np.random.default_rng(0)
     values = {"zero": np.float32(0), "bound": np.float32(bound)}
-    for name, shape in (("w", (30, 40)), ("v", (40, 40)), ("u", (40, 3))):
-        values[name] = (rng.normal(size=shape) / shape[0] ** 0.5).astype(np.float32)
+    values |= layers(rng, w=(30, 40), v=(40, 40), u=(40, 3))
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, bound) "
     text += "h = MatMul(a, v) c = Clip(h, zero, bound) y = MatMul(c, u) }"
     snn = convert(model(text, values)).model
@@ -73,8 +76,7 @@ def test_currents_of_many_thresholds_are_counted_right(bound):
 def test_channels_that_a_bias_masks_are_counted_right(bias):
     rng = np.random.default_rng(0)
     values = {"zero": np.float32(0), "one": np.float32(1)}
-    for name, shape in (("w", (30, 40)), ("v", (40, 40)), ("u", (40, 3))):
-        values[name] = (rng.normal(size=shape) / shape[0] ** 0.5).astype(np.float32)
+    values |= layers(rng, w=(30, 40), v=(40, 40), u=(40, 3))
     values["b"] = np.where(np.arange(40) < 5, bias, 0).astype(np.float32)
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
     text += "h = Gemm(a, v, b) c = Clip(h, zero, one) d = Relu(c) e = MatMul(d, v) "
@@ -88,8 +90,7 @@ def test_channels_that_a_bias_masks_are_counted_right(bias):
 def test_what_two_layers_make_together_is_counted_right():
     rng = np.random.default_rng(0)
     values = {"zero": np.float32(0), "one": np.float32(1), "low": np.float32(1e-5)}
-    for name, shape in (("w", (30, 40)), ("v", (30, 40)), ("q", (40, 40)), ("u", (40, 3))):
-        values[name] = (rng.normal(size=shape) / shape[0] ** 0.5).astype(np.float32)
+    values |= layers(rng, w=(30, 40), v=(30, 40), q=(40, 40), u=(40, 3))
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
     text += "h = MatMul(x, v) b = Clip(h, zero, one) c = Sub(a, b) d = Clip(c, zero, low) "
     text += "e = MatMul(d, q) f = Clip(e, zero, low) y = MatMul(f, u) }"
