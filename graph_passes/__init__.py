@@ -1,7 +1,8 @@
 """ONNX to ONNX rewrites, one file a pass, usable one by one.
 
 A pass is ``name(graph, ...) -> bool``: it edits an onnx-graphsurgeon graph in place and
-says whether it changed anything; a second run returns False. ``to_graph`` and
+says whether it changed anything; a second run returns False. Passes raise ``ModelError`` for
+an opset older than 13, and those that place neurons for one older than 17. ``to_graph`` and
 ``to_model`` get a model in and out, ``run_passes`` runs several and verifies each.
 """
 

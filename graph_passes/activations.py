@@ -12,6 +12,7 @@ from .editing import (
     is_floating,
     producer,
     replace_node,
+    require_opset,
     tidy,
     type_of,
 )
@@ -36,6 +37,7 @@ def decompose_activations(graph: gs.Graph) -> bool:
     neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. What is
     of an unknown type stays.
     """
+    require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
         infer_shapes(graph)
     editor = Editor(graph)

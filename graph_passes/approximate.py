@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, is_floating, replace_node, tidy
+from .editing import Editor, is_floating, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .limits import WEIGHTED
 from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes
@@ -142,6 +142,7 @@ def approximate_activations(
     finite all over that range, ``DataError`` for fewer clips than 1.
     """
     require_whole("clips", clips, 1)
+    require_opset(graph)
     editor = Editor(graph)
     wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
     # All before any is replaced, since regions may overlap.

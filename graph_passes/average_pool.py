@@ -2,7 +2,7 @@
 
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, is_floating, is_used, producer, tidy
+from .editing import constant_value, is_floating, is_used, producer, require_opset, tidy
 from .errors import Refusal
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
@@ -16,6 +16,7 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     function: it is exact only for a network that was trained with average pooling.
     Reasons for a node that stays are appended to ``declined``.
     """
+    require_opset(graph)
     changed = False
     for node in graph.nodes:
         if node.domain or node.op not in ("MaxPool", "GlobalMaxPool"):

@@ -13,11 +13,13 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead. The result is the same for b
     samples; that it treats samples apart is to be checked by running it, since a constant
-    may hold b too. False, and nothing changes, if the first axes are not one fixed size.
+    may hold b too. False, and nothing changes, if the first axes are not one fixed size, or the
+    opset is older than 5.
     """
     sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = sizes.pop() if len(sizes) == 1 else None
-    if not isinstance(batch, int):
+    # Before opset 5 a Reshape has its sizes in an attribute.
+    if not isinstance(batch, int) or graph.opset < 5:
         return False
     editor = Editor(graph)
     symbol = editor.name("N")

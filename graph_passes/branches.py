@@ -61,10 +61,12 @@ def _flattened(
     # What is disconnected with the If is what is left in it.
     branch.nodes = []
     disconnect(node)
+    names, numbers = taken | inner, dict[str, int]()
     for tensor in _own_tensors(nodes, branch.outputs, outer):
         if tensor.name in taken:
-            tensor.name = free_name(tensor.name, taken | inner)
+            tensor.name = free_name(tensor.name, names, numbers)
         taken.add(tensor.name)
+        names.add(tensor.name)
         outer.add(id(tensor))
     ends = [
         gs.Node("Identity", "", {}, [source], [result])

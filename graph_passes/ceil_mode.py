@@ -2,6 +2,7 @@
 
 import onnx_graphsurgeon as gs
 
+from .editing import require_opset
 from .io import infer_shapes
 from .linear import downstream
 
@@ -17,6 +18,7 @@ def end_pools_in_the_image(graph: gs.Graph) -> bool:
     at H or later, which ONNX's shape inference does not know. Pads at the end that stop at the
     window before say the same without ``ceil_mode``, and shapes follow. Exact.
     """
+    require_opset(graph)
     changed = False
     for node in graph.nodes:
         if node.op in ("AveragePool", "MaxPool") and not node.domain and _end(node):

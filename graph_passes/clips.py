@@ -7,13 +7,14 @@ import onnx_graphsurgeon as gs
 
 from .editing import (
     Editor,
-    bypass,
     constant_value,
     disconnect,
     is_floating,
+    leave_out,
     only_consumer,
     producer,
     replace_node,
+    require_opset,
     tidy,
     type_of,
 )
@@ -47,6 +48,7 @@ def unify_clips(graph: gs.Graph) -> bool:
 
     Chains are merged where nothing else reads what lies between.
     """
+    require_opset(graph)
     changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
         chain = _chain_of_bounds(graph, node)
@@ -97,7 +99,8 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
             return _Bounds(low, high) if usable else None
         case "Min" | "Max":
             values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
-            if not values or not all(keeps_shape(value, variables[0]) for value in values):
+            usable = all(value.size and keeps_shape(value, variables[0]) for value in values)
+            if not values or not usable:
                 return None
             combine = np.minimum if node.op == "Min" else np.maximum
             bound = values[0].astype(np.float64)
@@ -114,21 +117,19 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
 
 def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
     """The scalar bounds of a Clip, infinite where there is none, NaN where not constant."""
-    return _clip_bound(node, 1, "min", -np.inf), _clip_bound(node, 2, "max", np.inf)
+    return _clip_bound(node, 1, -np.inf), _clip_bound(node, 2, np.inf)
 
 
-def _clip_bound(node: gs.Node, index: int, attribute: str, unbounded: float) -> np.ndarray:
-    """A bound of Clip: an input since opset 11, an attribute before, or absent."""
-    bound: float | np.ndarray | None = node.attrs.get(attribute, unbounded)
-    if len(node.inputs) > index and not node.inputs[index].is_empty():
-        bound = constant_value(node.inputs[index])
-    value = np.asarray(bound, np.float64)
-    whole = isinstance(bound, np.ndarray) and not np.issubdtype(bound.dtype, np.floating)
-    if value.size != 1 or whole:
+def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
+    """One of the bounds of a Clip, ``unbounded`` where there is none."""
+    if len(node.inputs) <= index or node.inputs[index].is_empty():
+        return np.array(unbounded)
+    bound = constant_value(node.inputs[index])
+    if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
-    value = value.reshape(())
+    value = bound.astype(np.float64).reshape(())
     # Exporters write "no bound" as the type's largest number.
-    largest = float(np.finfo(bound.dtype if isinstance(bound, np.ndarray) else np.float32).max)
+    largest = float(np.finfo(bound.dtype).max)
     beyond = value >= largest if unbounded > 0 else value <= -largest
     return np.array(unbounded) if beyond else value
 
@@ -171,13 +172,11 @@ def _spelling(node: gs.Node) -> tuple:
 def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
     """Let the last node of a chain, and one before it if need be, compute what is wanted."""
     source, last = _bounded_input(chain[0]), chain[-1]
-    # Bounds that are not constants of a type are attributes, and stay such.
     dtype = next((kind for node in chain if (kind := type_of(node)) is not None), None)
     for node in chain[:-1]:
         disconnect(node)
     if not wanted:
-        replace_node(last, "Identity", [source])
-        bypass(graph, last)
+        leave_out(graph, last, source)
         return
     if len(wanted) == 2:
         positive = editor.node("Relu", f"{last.name}/relu", [source], like=last.outputs[0])
@@ -186,12 +185,9 @@ def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list
         return
     op, low, high = wanted[0]
     inputs: list[gs.Tensor] = [source]
-    attributes: dict[str, float] = {}
     for name, value in (("min", low), ("max", high)) if op == "Clip" else ():
-        if graph.opset < 11:
-            attributes |= {name: value} if np.isfinite(value) else {}
-        elif np.isfinite(value):
+        if np.isfinite(value):
             inputs.append(editor.constant(f"{last.name}/{name}", np.array(value, dtype)))
         else:
             inputs.append(gs.Variable.empty())
-    replace_node(last, op, inputs, attributes)
+    replace_node(last, op, inputs)

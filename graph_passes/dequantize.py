@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, disconnect, tidy
+from .editing import constant_value, disconnect, require_opset, tidy
 
 
 def dequantize_weights(graph: gs.Graph) -> bool:
@@ -12,6 +12,7 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     onnx-graphsurgeon never folds it, and ONNX Runtime, where it stays, may fuse it with a
     MatMul in a way that rounds activations too.
     """
+    require_opset(graph)
     changed = False
     for node in list(graph.nodes):
         if node.op != "DequantizeLinear" or node.domain:

@@ -11,6 +11,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import ArrayLike
 
+from .errors import ModelError
+
+MIN_OPSET = 13
+"""Oldest opset whose operators the passes know: older ones have attributes for inputs."""
+
+
+def require_opset(graph: gs.Graph, least: int = MIN_OPSET, what: str = "passes") -> None:
+    """Raise ``ModelError`` if a graph's opset is too old for ``what``."""
+    if graph.opset < least:
+        raise ModelError(
+            f"{what} need opset {least} or newer, and the model's is {graph.opset}: bring it "
+            "there with upgrade_opset before to_graph"
+        )
+
 
 def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a tensor is an output of the graph."""
@@ -93,11 +107,16 @@ def names_in(graph: gs.Graph) -> set[str]:
     return found
 
 
-def free_name(wanted: str, taken: Container[str]) -> str:
-    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if that is taken."""
-    name, number = wanted, 2
+def free_name(wanted: str, taken: Container[str], numbers: dict[str, int] | None = None) -> str:
+    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if that is taken.
+
+    ``numbers``: where names are only ever added to ``taken``, the next number of each wanted name,
+    which is kept there, so that thousands that want the same one do not each try all again.
+    """
+    name, numbers = wanted, {} if numbers is None else numbers
     while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
+        number = numbers.get(wanted, 2)
+        name, numbers[wanted] = f"{wanted}_{number}", number + 1
     return name
 
 
@@ -111,10 +130,11 @@ class Editor:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self._taken = names_in(graph)
+        self._numbers: dict[str, int] = {}
 
     def name(self, wanted: str) -> str:
         """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
-        name = free_name(wanted, self._taken)
+        name = free_name(wanted, self._taken, self._numbers)
         self._taken.add(name)
         return name
 
@@ -205,6 +225,15 @@ def replace_node(
     node.attrs.update(attrs or {})
 
 
+def leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
+    """Let ``x``, whichever of a node's inputs it is, take the place of the node's first output.
+
+    An Identity stays where ``bypass`` can do nothing.
+    """
+    replace_node(node, "Identity", [x])
+    bypass(graph, node)
+
+
 def reduction_axes(node: gs.Node) -> list[int] | None:
     """The axes of a reduction, an input or, before opset 18, an attribute; None if not known."""
     axes: list[int] | None = node.attrs.get("axes")
@@ -238,10 +267,10 @@ def name_nodes(graph: gs.Graph) -> None:
 
     Those inside of others too: onnx-graphsurgeon confuses nodes that are alike, name and all.
     """
-    taken: set[str] = set()
+    taken, numbers = set[str](), dict[str, int]()
     for node in _with_inner_nodes(graph):
         base = node.name or (node.outputs[0].name if node.outputs else node.op)
-        node.name = free_name(base, taken)
+        node.name = free_name(base, taken, numbers)
         taken.add(node.name)
 
 

@@ -4,7 +4,7 @@ The command line prints the message of an ``Onnx2SnnError`` and exits with 1; an
 else that escapes is a bug of this package and keeps its traceback.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,19 @@ def require_whole(name: str, value: Any, least: int, most: int | None = None) ->
     if not whole or value < least or (most is not None and value > most):
         wanted = f", {least} or more" if most is None else f" from {least} to {most}"
         raise DataError(f"{name} must be a whole number{wanted}, not {value!r}")
+
+
+def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ``DataError`` unless a value of this name is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise DataError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def require_named(what: str, names: Iterable[str], known: Container[str]) -> None:
+    """Raise ``DataError`` naming those of ``names`` that no node or tensor of a graph has."""
+    unknown = [f"'{name}'" for name in names if name not in known]
+    if unknown:
+        raise DataError(f"the graph has no {what} named {' or '.join(unknown)}")
 
 
 def is_number(value: Any) -> bool:

@@ -110,10 +110,17 @@ def _external(parts: ModelParts) -> list[tuple[onnx.TensorProto, bool]]:
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """An ONNX file, and after it the files beside it that hold weights of it."""
+    """An ONNX file, and after it the files beside it that hold weights of it.
+
+    Raises ``ModelError`` if the file cannot be read.
+    """
     path = Path(path)
     # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
-    if not _holds(path, b"location"):
+    try:
+        elsewhere = _holds(path, b"location")
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    if not elsewhere:
         return [path]
     stored = _external(parse_model(path))
     places = {entry.value for tensor, _ in stored for entry in tensor.external_data
@@ -284,6 +291,9 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
     if size <= MAX_PROTO_BYTES:
         write_bytes(path, encoded(parts))
         return
+    # Through a link: the data belongs beside the file that it names, where readers look for it.
+    check_writable(path)
+    path = path.resolve()
     offset, digest = 0, hashlib.sha256()
     structure = copy_model(parts.structure)
     stubs = [tensor for tensor in structure.graph.initializer if tensor.name in parts.weights]

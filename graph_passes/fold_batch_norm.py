@@ -6,12 +6,12 @@ import onnx_graphsurgeon as gs
 from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
 from .editing import (
     Editor,
-    bypass,
     constant_value,
+    leave_out,
     only_consumer,
     producer,
     release,
-    replace_node,
+    require_opset,
     tidy,
 )
 from .errors import Refusal
@@ -31,6 +31,7 @@ def fold_batch_normalization(graph: gs.Graph, declined: list[Refusal] | None = N
     weights. Where it cannot be done the node stays, which is correct too: it is affine;
     the reasons are appended to ``declined`` for each BatchNormalization.
     """
+    require_opset(graph)
     changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
         if node.op not in AFFINE_OPS or node.domain:
@@ -88,14 +89,8 @@ def _into_batch_norm(
         return f"its product with BatchNormalization '{norm.name}' overflows {scale.dtype}"
     norm.inputs[1] = editor.constant(f"{norm.name}/scale", new_scale)
     norm.inputs[2] = editor.constant(f"{norm.name}/bias", new_bias)
-    _leave_out(graph, node, affine.x)
+    leave_out(graph, node, affine.x)
     return None
-
-
-def _leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
-    """Remove a scale and shift of x, whichever of its inputs that is."""
-    replace_node(node, "Identity", [x])
-    bypass(graph, node)
 
 
 def _scale_and_shift(
@@ -137,5 +132,5 @@ def _scale_and_shift(
     linear.attrs.pop("beta", None)
     if linear.op == "MatMul":
         linear.op = "Gemm"
-    _leave_out(editor.graph, node, affine.x)
+    leave_out(editor.graph, node, affine.x)
     return None

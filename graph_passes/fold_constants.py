@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from . import neurons
 from .branches import flatten_branches
-from .editing import tidy
+from .editing import require_opset, tidy
 from .errors import ModelError
 from .fold_sizes import fold_sizes
-from .io import infer_shapes
+from .io import infer_shapes, onnx_type
 from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
 from .quiet import quietly
 
@@ -34,6 +35,7 @@ def fold_constants(graph: gs.Graph) -> bool:
     """f(constants) -> its value. Random operators and neurons are never folded, nor what would
     be larger, in all, than twice the constants of the network, if those are many.
     """
+    require_opset(graph)
     changed = False
     # Sizes that only then are known may make more constant.
     while _fold_once(graph):
@@ -82,11 +84,13 @@ def _may_fold(node: gs.Node) -> bool:
 def _require_sane_sizes(graph: gs.Graph) -> None:
     """Refuse what nothing can compute, now that constants give more sizes than the file did."""
     for node in graph.nodes:
-        size = _elements(node)
-        if node.op in _GROWING_OPS and size is not None and size > MAX_TENSOR_BYTES:
+        if node.op not in _GROWING_OPS:
+            continue
+        size = (_elements(node) or 0) * _itemsize(node)
+        if size > MAX_TENSOR_BYTES:
             raise ModelError(
-                f"{node.op} '{node.name}' would make {size:,} elements: the file is damaged, or "
-                "export the network for smaller inputs or fewer samples"
+                f"{node.op} '{node.name}' would make {size / 2**30:.3g} GiB: the file is damaged, "
+                "or export the network for smaller inputs or fewer samples"
             )
 
 
@@ -104,7 +108,7 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
         size = _elements(node)
         if size is None:
             return node.op in _GROWING_OPS
-        if _makes_weights(node) and 4 * size <= MAX_COMPUTED_WEIGHT_BYTES:
+        if _makes_weights(node) and size * _itemsize(node) <= MAX_COMPUTED_WEIGHT_BYTES:
             return False
         # onnx-graphsurgeon may ask about a node several times.
         if size > left + folded.get(node.name, 0):
@@ -133,6 +137,13 @@ def _elements(node: gs.Node) -> int | None:
             return None
         size += math.prod(tensor.shape)
     return size
+
+
+def _itemsize(node: gs.Node) -> int:
+    """Bytes of an element of what a node makes; those of float32 where the type is not known."""
+    types = [onnx_type(tensor.dtype) for tensor in node.outputs if tensor.dtype is not None]
+    sizes = [onnx.helper.tensor_dtype_to_np_dtype(number).itemsize for number in types]
+    return max(sizes, default=np.dtype(np.float32).itemsize)
 
 
 def _type_constant(node: gs.Node) -> None:

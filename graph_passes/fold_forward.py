@@ -6,13 +6,13 @@ import onnx_graphsurgeon as gs
 from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
 from .editing import (
     Editor,
-    bypass,
     constant_value,
     is_graph_output,
     is_inner,
+    leave_out,
     only_consumer,
     release,
-    replace_node,
+    require_opset,
     tidy,
 )
 from .errors import Refusal
@@ -35,6 +35,7 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
     the rewriting is exact up to rounding. Where it cannot be done the scale and shift stays,
     which is affine too; the reasons are appended to ``declined``.
     """
+    require_opset(graph)
     changed, editor = False, Editor(graph)
     after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in _ACTIVATIONS])
     # From the last to the first, so that of several in a row each is next to the layer when its
@@ -73,8 +74,7 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str
             )
     for path, (weight, shift) in found:
         _apply(editor, path, weight, shift)
-    replace_node(node, "Identity", [affine.x])
-    bypass(graph, node)
+    leave_out(graph, node, affine.x)
     return None
 
 

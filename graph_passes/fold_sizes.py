@@ -46,24 +46,16 @@ def _gathered(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _sliced(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
-    start, end, step = (_bound(node, *which) for which in _BOUNDS)
-    if start is None or end is None or step is None:
+    start, end, step = (_bound(node, index) for index in (1, 2, 4))
+    if start is None or end is None or not step:
         return None
     # Backwards from far before the first, ONNX begins at the first, and NumPy nowhere.
     return sizes[max(start, -sizes.size) : end : step]
 
 
-# Of a Slice: where they are among its inputs, their names as attributes before opset 10.
-_BOUNDS = ((1, "starts", None), (2, "ends", None), (4, "steps", 1))
-
-
-def _bound(node: gs.Node, index: int, attribute: str, default: int | None) -> int | None:
-    """One of the bounds of a Slice of one axis; None if it is not constant."""
-    given = node.attrs.get(attribute)
-    if len(node.inputs) > index and not node.inputs[index].is_empty():
-        given = known_value(node.inputs[index])
-        if given is None:
-            return None
-    if given is None:
-        return default
-    return int(np.ravel(given)[0]) if np.size(given) == 1 else None
+def _bound(node: gs.Node, index: int) -> int | None:
+    """Start, end or step of a Slice of one axis; None if it is not constant."""
+    if len(node.inputs) <= index or node.inputs[index].is_empty():
+        return 1  # The step alone may be left out.
+    given = known_value(node.inputs[index])
+    return int(given.reshape(())) if given is not None and given.size == 1 else None

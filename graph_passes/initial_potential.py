@@ -6,8 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import DataError, Refusal, UnsupportedModelError, is_number, require_whole
-from .io import infer_shapes
 from .neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
+from .spiking import require_shapes
 
 InitialPotential = float | Literal["uniform", "normal"]
 """A fraction of V_th (0.5 is optimal, Theorem 1), or a distribution over the neurons:
@@ -29,7 +29,13 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
     require_whole("seed", seed, 0)
     nodes = neuron_nodes(graph)
     if isinstance(v_init, str):
-        _require_sizes(graph, nodes)
+        require_shapes(
+            graph,
+            nodes,
+            lambda shape: shape is not None and all(isinstance(size, int) for size in shape[1:]),
+            "a random v(0) needs the size of every layer, which these do not tell:",
+            "export the model with a fixed image size",
+        )
     generator = np.random.default_rng(seed)
     changed = False
     for node in nodes:
@@ -54,24 +60,3 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
             node.attrs["v_init"] = attribute_tensor(value)
             changed = True
     return changed
-
-
-def _require_sizes(graph: gs.Graph, nodes: list[gs.Node]) -> None:
-    def unknown() -> list[gs.Node]:
-        return [
-            node
-            for node in nodes
-            if node.outputs[0].shape is None
-            or any(not isinstance(size, int) for size in node.outputs[0].shape[1:])
-        ]
-
-    if unknown():
-        infer_shapes(graph)
-    if unknown():
-        raise UnsupportedModelError(
-            "a random v(0) needs the size of every layer, which these do not tell:",
-            [
-                Refusal(node.name, node.op, "export the model with a fixed image size")
-                for node in unknown()
-            ],
-        )

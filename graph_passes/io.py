@@ -23,7 +23,7 @@ from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
 from .limits import all_nodes, sizes_of_functions, with_shapes
 from .neuron_functions import FUNCTIONS
-from .weights import ModelParts, attach, copy_model, detach, is_large, stub
+from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -85,9 +85,8 @@ def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
         for read, _ in neurons.state_names(node.op_type, node.name)
     }
     constants = {tensor.name for tensor in structure.graph.initializer} - states
-    inputs = [info for info in structure.graph.input if info.name not in constants]
-    del structure.graph.input[:]
-    structure.graph.input.extend(inputs)
+    inputs = (info for info in structure.graph.input if info.name not in constants)
+    replace_all(structure.graph.input, inputs)
     return structure
 
 
@@ -164,12 +163,10 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
                 starts.add(read)
     for entry in structure.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
-    kept = [tensor for tensor in structure.graph.initializer if tensor.name not in starts]
-    del structure.graph.initializer[:]
-    structure.graph.initializer.extend(kept)
-    kept_functions = [f for f in structure.functions if f.domain != neurons.DOMAIN]
-    del structure.functions[:]
-    structure.functions.extend(kept_functions)
+    initializers = structure.graph.initializer
+    replace_all(initializers, (t for t in initializers if t.name not in starts))
+    own = (f for f in structure.functions if f.domain != neurons.DOMAIN)
+    replace_all(structure.functions, own)
     for node in all_nodes(structure.graph.node):
         _drop_empty_lists(node)
     infos = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
@@ -203,8 +200,7 @@ def _drop_empty_lists(node: onnx.NodeProto) -> None:
              onnx.AttributeProto.STRINGS: "strings"}  # fmt: skip
     kept = [a for a in node.attribute if a.type not in lists or len(getattr(a, lists[a.type]))]
     if len(kept) < len(node.attribute):
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        replace_all(node.attribute, kept)
 
 
 def _check_functions(model: onnx.ModelProto) -> None:

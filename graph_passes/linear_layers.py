@@ -6,11 +6,12 @@ import onnx_graphsurgeon as gs
 from .affine import rounded
 from .editing import (
     Editor,
-    bypass,
     constant_value,
+    leave_out,
     only_consumer,
     reduction_axes,
     replace_node,
+    require_opset,
     tidy,
 )
 
@@ -24,6 +25,7 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
     Sum(x, y)                                  ->  Add(x, y)
     ReduceMean, ReduceMax over all of an image ->  GlobalAveragePool, GlobalMaxPool
     """
+    require_opset(graph)
     editor = Editor(graph)
     changed = False
     for node in list(graph.nodes):
@@ -60,8 +62,7 @@ def _with_bias(graph: gs.Graph, node: gs.Node) -> bool:
         return False
     x, w = node.inputs
     replace_node(node, "Gemm", [x, w, other])
-    replace_node(add, "Identity", [node.outputs[0]])
-    bypass(graph, add)
+    leave_out(graph, add, node.outputs[0])
     return True
 
 

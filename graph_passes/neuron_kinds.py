@@ -6,6 +6,7 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .editing import tidy
 from .errors import DataError, ModelError, is_number, require_whole
+from .spiking import StateEditor
 from .spiking_pool import clock
 
 MOST_SPIKES = 127
@@ -39,7 +40,7 @@ def change_neurons(
     for node in nodes:
         if node.op not in ("IF", op):
             raise ModelError(f"{node.op} '{node.name}' is no IF that could become a {op}")
-    changed = False
+    changed, editor = False, StateEditor(graph)
     for node in nodes:
         threshold = neurons.threshold_of(node)
         settings = {
@@ -59,7 +60,7 @@ def change_neurons(
         _without_states(graph, node)
         node.op = op
         if neurons.inputs_of(op) > 1 + len(neurons.state_names(op, node.name)):
-            node.inputs.append(clock(graph))
+            node.inputs.append(clock(editor))
         neurons.add_state(graph, node, rank, threshold.dtype)
         changed = True
     if changed:

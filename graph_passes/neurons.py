@@ -57,6 +57,7 @@ import onnx
 import onnx.parser
 import onnx_graphsurgeon as gs
 
+from . import editing
 from .errors import ModelError
 from .neuron_functions import FUNCTIONS
 
@@ -122,11 +123,7 @@ def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
 
 def require_opset(graph: gs.Graph) -> None:
     """Raise ``ModelError`` if a graph's opset is too old for stateful nodes."""
-    if graph.opset < MIN_OPSET:
-        raise ModelError(
-            f"neurons need opset {MIN_OPSET} or newer, and the model's is {graph.opset}: bring it "
-            "there with upgrade_opset before to_graph"
-        )
+    editing.require_opset(graph, MIN_OPSET, "neurons")
 
 
 def require_neurons(graph: gs.Graph) -> None:
@@ -211,6 +208,12 @@ def names_of_states(graph: gs.Graph) -> set[str]:
     """The names of all inputs and outputs of a graph that carry states."""
     pairs = [pair for node in stateful_nodes(graph) for pair in state_names(node.op, node.name)]
     return {name for pair in pairs for name in pair}
+
+
+def inputs_besides_states(graph: gs.Graph) -> list[gs.Variable]:
+    """What a network is shown: the inputs of a graph that are no states, in its order."""
+    states = names_of_states(graph)
+    return [tensor for tensor in graph.inputs if tensor.name not in states]
 
 
 def with_batch_axis(value: np.ndarray, rank: int) -> np.ndarray:

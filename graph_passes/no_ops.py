@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, is_used, tidy
+from .editing import bypass, constant_value, is_used, require_opset, tidy
 from .io import onnx_type
 
 
@@ -12,6 +12,7 @@ def remove_no_ops(graph: gs.Graph) -> bool:
 
     One whose output is the graph's output and whose input is the graph's input stays.
     """
+    require_opset(graph)
     changed = False
     for node in list(graph.nodes):
         if _is_no_op(graph, node):
@@ -37,7 +38,7 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
             permutation = node.attrs.get("perm")
             return permutation is not None and permutation == sorted(permutation)
         case "Pad":
-            pads = constant_value(node.inputs[1]) if len(node.inputs) > 1 else node.attrs["pads"]
+            pads = constant_value(node.inputs[1])
             return pads is not None and not np.any(pads)
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, only_consumer, producer, tidy
+from .editing import bypass, constant_value, only_consumer, producer, require_opset, tidy
 from .thresholds import is_non_negative
 
 _POOLS = ("AveragePool", "MaxPool")
@@ -16,6 +16,7 @@ def fold_pads(graph: gs.Graph) -> bool:
     constant, non-negative pads of an image's axes are folded; any other Pad stays, which is
     affine as well. Exact.
     """
+    require_opset(graph)
     changed = False
     # From the last to the first, so that of several in a row each meets the operator in its turn.
     for node in reversed(list(graph.nodes)):
@@ -103,6 +104,6 @@ def _spatial_pads(node: gs.Node) -> list[int] | None:
     begins, ends = [0] * rank, [0] * rank
     for place, begin, end in zip(places, pads[: len(places)], pads[len(places) :], strict=True):
         begins[place], ends[place] = int(begin), int(end)
-    if any(begins[:2]) or any(ends[:2]) or min(*begins, *ends) < 0:
+    if any(begins[:2]) or any(ends[:2]) or any(pad < 0 for pad in (*begins, *ends)):
         return None
     return [*begins[2:], *ends[2:]]

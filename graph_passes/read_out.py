@@ -4,10 +4,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, is_floating, operands, producer, replace_uses, tidy
+from .editing import is_floating, operands, producer, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .linear import downstream, nonlinear_nodes, regions
-from .spiking import StateNames, add_counting, require_ranks
+from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
 
 
@@ -49,14 +49,14 @@ def average_before_read_out(graph: gs.Graph) -> bool:
         )
     makers = [t.inputs[0] for t in wanted.values() if t.inputs]
     require_ranks(graph, makers)
-    editor, names = Editor(graph), StateNames(graph)
+    editor = StateEditor(graph)
     for tensor in wanted.values():
         mean = gs.Variable(editor.name(f"{tensor.name}/mean"), tensor.dtype, tensor.shape)
         for node in readers:
             for index, read in enumerate(node.inputs):
                 if read is tensor:
                     node.inputs[index] = mean
-        add_counting(graph, names, "RunningMean", mean.name, [tensor, clock(graph)], mean)
+        add_counting(editor, "RunningMean", mean.name, [tensor, clock(editor)], mean)
     tidy(graph)
     return bool(wanted)
 
@@ -81,7 +81,7 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
         node.op, node.attrs["delay"] = "DelayedMean", length
     averaged = downstream(graph, [node.outputs[0] for node in means])
     states = neurons.names_of_states(graph)
-    editor, names = Editor(graph), StateNames(graph)
+    editor = StateEditor(graph)
     done = averaged | states
     # Each once, also where a model has an output twice.
     outputs = {t.name: t for t in graph.outputs if t.name not in done}.values()
@@ -92,9 +92,9 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
         maker = tensor.inputs[0]
         maker.outputs = [source if t is tensor else t for t in maker.outputs]
         replace_uses(tensor, source)
-        inputs = [source, clock(graph)]
-        name, attributes = f"{tensor.name}/mean", {"delay": length}
-        add_counting(graph, names, "DelayedMean", name, inputs, tensor, attributes)
+        inputs = [source, clock(editor)]
+        name, attributes = editor.name(f"{tensor.name}/mean"), {"delay": length}
+        add_counting(editor, "DelayedMean", name, inputs, tensor, attributes)
     tidy(graph)
     return bool(begun or fresh)
 

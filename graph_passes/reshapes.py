@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, tidy
+from .editing import Editor, require_opset, tidy
 from .fold_constants import fold_constants
 from .io import declared_shape, to_parts
 from .limits import with_shapes
@@ -18,6 +18,7 @@ def fix_reshapes(graph: gs.Graph) -> bool:
     Exporters write x.view(x.size(0), 2, x.size(1) // 2, ...) as arithmetic on Shape(x), which would
     run at every time-step. Left as it is where further sizes of the result are open, or one is 0.
     """
+    require_opset(graph)
     changed = False
     while computed := [place for place, node in enumerate(graph.nodes) if _is_computed(node)]:
         if fold_constants(graph):
@@ -90,7 +91,8 @@ def _constant_sizes(
     if before and sizes[0] == -1:
         rows = [shape[1:] for shape in (before, after)]
         known = all(isinstance(size, int) for row in rows for size in row)
-        if (known and math.prod(rows[0]) == math.prod(rows[1])) or before[0] == after[0] in own:
+        equal = known and math.prod(rows[0]) == math.prod(rows[1])
+        if equal or (before[0] == after[0] and after[0] in own):
             # -1 would not say that it is the same size, which what adds the two needs to know.
             sizes[0] = 0
     return sizes if sizes.count(-1) <= 1 else None

@@ -1,6 +1,6 @@
 """Turn bounded activations into integrate-and-fire neurons."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -8,13 +8,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import constant_value, disconnect, operands, tidy
+from .editing import Editor, constant_value, disconnect, operands, tidy
 from .errors import (
-    DataError,
     MissingThresholdError,
     ModelError,
     Refusal,
     UnsupportedModelError,
+    require_one_of,
 )
 from .io import infer_shapes
 from .linear import MAX_POOLS, nonlinear_nodes, regions
@@ -38,8 +38,7 @@ def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> boo
     for an unknown ``maxpool``, which other than "average" says that max-pools between neurons
     are taken care of. The graph is then as it was.
     """
-    if maxpool not in get_args(MaxPool):
-        raise DataError(f"maxpool must be one of {', '.join(get_args(MaxPool))}, not {maxpool!r}")
+    require_one_of("maxpool", maxpool, get_args(MaxPool))
     neurons.require_opset(graph)
     require_convertible(graph, maxpool)
     missing = [
@@ -64,43 +63,34 @@ def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> boo
     ]
     if refusals:
         raise UnsupportedModelError("a threshold cannot depend on the batch axis:", refusals)
-    names = StateNames(graph)
+    editor = StateEditor(graph)
     for node in activations:
         threshold = thresholds[node.name]
-        names.settle(node)
+        editor.settle(node)
         _to_neuron(graph, node, threshold)
     tidy(graph)
     return True
 
 
-class StateNames:
-    """Renames nodes whose states would have names that the user's tensors have."""
-
-    def __init__(self, graph: gs.Graph) -> None:
-        self._taken = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
-        self._nodes = {node.name for node in graph.nodes}
-        for node in graph.nodes:
-            self._taken.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+class StateEditor(Editor):
+    """An editor for nodes that keep states: the names of these are free too."""
 
     def settle(self, node: gs.Node) -> None:
-        """Give a node that is to become stateful a name whose states' names are free."""
-        base, number = node.name, 2
-        while self._taken & self._of(node):
-            node.name, number = f"{base}_{number}", number + 1
-            while node.name in self._nodes:
-                node.name, number = f"{base}_{number}", number + 1
-        self._nodes.add(node.name)
-        self._taken |= self._of(node)
+        """Rename a node that is to become stateful where a name of its states is taken."""
+        wanted = node.name
+        while not self._taken.isdisjoint(_names_of_states(node)):
+            node.name = self.name(wanted)
+        self._taken |= _names_of_states(node)
 
-    def _of(self, node: gs.Node) -> set[str]:
-        # Of all kinds of neurons, so that one kind can become another.
-        kinds = {*neurons.MEMORY, node.op}
-        return {n for op in kinds for pair in neurons.state_names(op, node.name) for n in pair}
+
+def _names_of_states(node: gs.Node) -> set[str]:
+    # Of all kinds of neurons, so that one kind can become another.
+    kinds = {*neurons.MEMORY, node.op}
+    return {n for op in kinds for pair in neurons.state_names(op, node.name) for n in pair}
 
 
 def add_counting(
-    graph: gs.Graph,
-    names: StateNames,
+    editor: StateEditor,
     op: str,
     name: str,
     inputs: list[gs.Tensor],
@@ -109,36 +99,40 @@ def add_counting(
 ) -> None:
     """Add a stateful node that keeps a sum of what it reads or emits, in the shape of ``result``.
 
-    It has this name, or one like it where the states' names would not be free.
+    It has this name, which the editor gave, or one like it where a name of its states is taken.
     """
     node = gs.Node(op, name, attributes or {}, inputs, [result], domain=neurons.DOMAIN)
-    names.settle(node)
-    graph.nodes.append(node)
+    editor.settle(node)
+    editor.graph.nodes.append(node)
     dtype = neurons.sum_type(np.dtype(result.dtype))
-    neurons.add_state(graph, node, len(result.shape), dtype)
+    neurons.add_state(editor.graph, node, len(result.shape), dtype)
 
 
 def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:
     """Raise ``UnsupportedModelError`` where the number of axes of an output is unknown."""
+    require_shapes(
+        graph,
+        nodes,
+        lambda shape: shape is not None,
+        "the number of axes of these tensors cannot be inferred:",
+        "declare the shape of the model's input; operators before it that ONNX has no shape "
+        "inference for, such as custom ones, also hide it",
+    )
 
-    def unknown() -> list[gs.Node]:
-        return [node for node in nodes if node.outputs[0].shape is None]
 
-    if unknown():
+def require_shapes(
+    graph: gs.Graph,
+    nodes: list[gs.Node],
+    is_known: Callable[[list[int | str] | None], bool],
+    heading: str,
+    reason: str,
+) -> None:
+    """Raise ``UnsupportedModelError`` where the shape of an output cannot be inferred either."""
+    if not all(is_known(node.outputs[0].shape) for node in nodes):
         infer_shapes(graph)
-    if unknown():
-        raise UnsupportedModelError(
-            "the number of axes of these tensors cannot be inferred:",
-            [
-                Refusal(
-                    node.name,
-                    node.op,
-                    "declare the shape of the model's input; operators before it that ONNX has "
-                    "no shape inference for, such as custom ones, also hide it",
-                )
-                for node in unknown()
-            ],
-        )
+    refusals = [Refusal(n.name, n.op, reason) for n in nodes if not is_known(n.outputs[0].shape)]
+    if refusals:
+        raise UnsupportedModelError(heading, refusals)
 
 
 def per_sample(value: np.ndarray, rank: int) -> np.ndarray | None:

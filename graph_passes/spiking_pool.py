@@ -5,10 +5,10 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .average_pool import pads_lowest
-from .editing import Editor, is_used, producer, tidy
+from .editing import is_used, producer, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import MAX_POOLS, downstream
-from .spiking import StateNames, require_ranks
+from .spiking import StateEditor, require_ranks
 
 
 def max_to_spiking_pool(graph: gs.Graph) -> bool:
@@ -17,19 +17,19 @@ def max_to_spiking_pool(graph: gs.Graph) -> bool:
         S(t) = S(t - 1) + x(t),   out(t) = max_pool(S(t)) - max_pool(S(t - 1))
 
     The outputs add up to the maximum of the inputs' sums, so the mean over time is that of
-    max-pooling the rates, for any window, stride and padding; at most one spike leaves a
-    window in a time-step. Run it after ``activations_to_neurons``. Pools that no spikes
-    reach stay. Raises ``UnsupportedModelError`` for a pool whose indices are used, or whose
-    padding depends on the size of an image that is not fixed.
+    max-pooling the rates, for any window, stride and padding. Run it after
+    ``activations_to_neurons``. Pools that no spikes reach stay. Raises ``UnsupportedModelError``
+    for a pool whose indices are used, or whose padding depends on the size of an image that is not
+    fixed.
     """
     nodes = [node for node in _reached(graph) if node.op in MAX_POOLS]
     require_ranks(graph, nodes)
     refusals = [Refusal(n.name, n.op, why) for n in nodes if (why := _why_not(graph, n))]
     if refusals:
         raise UnsupportedModelError("these pools cannot count spikes:", refusals)
-    names = StateNames(graph)
+    editor = StateEditor(graph)
     for node in nodes:
-        names.settle(node)
+        editor.settle(node)
         attributes = _attributes(node) if node.op == "MaxPool" else {}
         _to_stateful(graph, node, f"Spiking{node.op}", [node.inputs[0]], attributes)
     tidy(graph)
@@ -46,28 +46,28 @@ def thresholds_to_spiking(graph: gs.Graph) -> bool:
     """
     nodes = [node for node in _reached(graph) if node.op == "ThresholdedRelu"]
     require_ranks(graph, nodes)
-    names = StateNames(graph)
+    editor = StateEditor(graph)
     for node in nodes:
-        names.settle(node)
+        editor.settle(node)
         alpha = np.asarray(node.attrs.get("alpha", 1.0), node.inputs[0].dtype)
-        inputs = [node.inputs[0], clock(graph)]
+        inputs = [node.inputs[0], clock(editor)]
         attributes = {"alpha": neurons.attribute_tensor(alpha)}
         _to_stateful(graph, node, "SpikingThreshold", inputs, attributes)
     tidy(graph)
     return bool(nodes)
 
 
-def clock(graph: gs.Graph) -> gs.Variable:
+def clock(editor: StateEditor) -> gs.Variable:
     """The time-step t, counted by the graph's one Clock, which is added if there is none."""
-    for node in neurons.stateful_nodes(graph):
+    for node in neurons.stateful_nodes(editor.graph):
         if node.op == "Clock":
             result: gs.Variable = node.outputs[0]
             return result
-    t = gs.Variable(Editor(graph).name("t"), np.float32, [1])
-    node = gs.Node("Clock", "clock", {}, [], [t], domain=neurons.DOMAIN)
-    StateNames(graph).settle(node)
-    graph.nodes.insert(0, node)
-    neurons.add_state(graph, node, 1, np.dtype(np.float32))
+    t = gs.Variable(editor.name("t"), np.float32, [1])
+    node = gs.Node("Clock", editor.name("clock"), {}, [], [t], domain=neurons.DOMAIN)
+    editor.settle(node)
+    editor.graph.nodes.insert(0, node)
+    neurons.add_state(editor.graph, node, 1, np.dtype(np.float32))
     return t
 
 

@@ -7,10 +7,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, is_floating, replace_uses, tidy
-from .errors import DataError, ModelError, UnsupportedModelError, is_number, require_whole
+from .editing import is_floating, replace_uses, tidy
+from .errors import (
+    DataError,
+    ModelError,
+    UnsupportedModelError,
+    is_number,
+    require_named,
+    require_whole,
+)
 from .linear import MAX_POOLS, nonlinear_nodes
-from .spiking import StateNames, activation_nodes, add_counting
+from .spiking import StateEditor, activation_nodes, add_counting
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "
@@ -30,18 +37,19 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     ``UnsupportedModelError`` for nodes before the first neuron that are not affine, through
     which no mean over time passes, ``ModelError`` for an input of no known rank or type and for
     an opset older than ``neurons.MIN_OPSET``, and ``DataError`` for a scale that is not positive
-    and finite or ``timesteps`` that are no whole number from 1 on.
+    and finite, for one of a tensor that the graph does not have, and for ``timesteps`` that are no
+    whole number from 1 on.
     """
     require_whole("timesteps", timesteps, 1)
     for name, scale in scales.items():
         if not is_number(scale) or scale <= 0:
             raise DataError(f"the scale of the input '{name}' must be positive, not {scale}")
     neurons.require_opset(graph)
-    states = neurons.names_of_states(graph)
-    inputs = [t for t in graph.inputs if t.name not in states and t.name in scales]
+    require_named("tensor", scales, graph.tensors())
+    inputs = [t for t in neurons.inputs_besides_states(graph) if t.name in scales]
     fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]
     _require_codable(graph, fresh)
-    editor, names = Editor(graph), StateNames(graph)
+    editor = StateEditor(graph)
     for tensor in fresh:
         coded = gs.Variable(editor.name(f"{tensor.name}/coded"), tensor.dtype, tensor.shape)
         replace_uses(tensor, coded)
@@ -50,7 +58,7 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
             "scale": neurons.attribute_tensor(np.asarray(scales[tensor.name], dtype)),
             "timesteps": neurons.attribute_tensor(np.asarray(timesteps, dtype)),
         }
-        add_counting(graph, names, "SwitchCoder", coded.name, [tensor], coded, attributes)
+        add_counting(editor, "SwitchCoder", coded.name, [tensor], coded, attributes)
     tidy(graph)
     return bool(fresh)
 

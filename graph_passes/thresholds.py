@@ -12,10 +12,11 @@ from .editing import (
     only_consumer,
     producer,
     replace_node,
+    require_opset,
     tidy,
     type_of,
 )
-from .errors import Refusal, UnsupportedModelError
+from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
 
 
@@ -80,19 +81,22 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
     activation that is bounded already keeps its bound where that is lower. The result is still
     an ANN, so what the bounds cost can be measured by running it. Raises
     ``UnsupportedModelError`` for thresholds that are not positive and finite, or do not
-    broadcast, and for an x of unknown type.
+    broadcast, and for an x of unknown type, and ``DataError`` for a name that no node has; the
+    graph is then as it was.
     """
+    require_opset(graph)
+    named = {node.name: node for node in graph.nodes}
+    require_named("node", thresholds, named)
     if any(node.name in thresholds and type_of(node) is None for node in graph.nodes):
         infer_shapes(graph)
     changed, editor = False, Editor(graph)
     bounds = bounded_activations(graph)
-    named = {node.name: node for node in graph.nodes}
     unbounded = [node.name for node in unbounded_activations(graph)]
-    for name in [*unbounded, *bounds]:
-        if name not in thresholds:
-            continue
+    wanted = [name for name in (*unbounded, *bounds) if name in thresholds]
+    # All before any is applied, since one may be refused.
+    found = {name: _in_type_of(named[name], np.asarray(thresholds[name])) for name in wanted}
+    for name, bound in found.items():
         node = named[name]
-        bound = _in_type_of(node, np.asarray(thresholds[name]))
         if name in bounds:
             own = bounds[name]
             bound = np.minimum(bound, own).astype(bound.dtype)

@@ -3,7 +3,15 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, bypass, constant_value, producer, reduction_axes, tidy
+from .editing import (
+    Editor,
+    bypass,
+    constant_value,
+    producer,
+    reduction_axes,
+    require_opset,
+    tidy,
+)
 
 _ELEMENTWISE = {
     "Abs", "Add", "BitShift", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf",
@@ -25,6 +33,7 @@ def sink_transposes(graph: gs.Graph) -> bool:
     A network that an exporter wrote with channels last, a pair of Transposes around every
     convolution, keeps one at its input and perhaps one before a Reshape.
     """
+    require_opset(graph)
     editor = Editor(graph)
     changed = False
     # A sunk Transpose comes after the node in the list, so one round in order moves each
@@ -110,7 +119,7 @@ def _takes_samples_away(graph: gs.Graph, data: list[gs.Tensor], permutation: lis
     As far as names of sizes tell.
     """
     names = {t.shape[0] for t in graph.inputs if t.shape and isinstance(t.shape[0], str)}
-    return permutation[0] != 0 and any(t.shape and t.shape[0] in names for t in data)
+    return permutation[:1] != [0] and any(t.shape and t.shape[0] in names for t in data)
 
 
 def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:

@@ -5,8 +5,9 @@ converting its opset. Copying and serialising the weights each time would cost s
 times the model's size in memory, and protobuf cannot serialise more than 2 GiB at all.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, MutableSequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,6 +136,12 @@ def with_weights_as_inputs(
             model.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    replace_all(model.graph.initializer, kept)
     return model
+
+
+def replace_all(field: MutableSequence[Any], items: Iterable[Any]) -> None:
+    """Let a repeated field of a protobuf message hold these items, some of its own among them."""
+    kept = list(items)
+    del field[:]
+    field.extend(kept)

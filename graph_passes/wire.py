@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from .limits import MAX_AXES
-from .weights import STAYS_INLINE, ModelParts, copy_model, is_large, stub
+from .weights import STAYS_INLINE, ModelParts, copy_model, is_large, replace_all, stub
 
 Content = bytes | memoryview
 
@@ -46,9 +46,7 @@ def encoded(parts: ModelParts) -> Iterator[Content]:
     graph.CopyFrom(structure.graph)
     structure.ClearField("graph")
     stubs = [tensor for tensor in graph.initializer if tensor.name in parts.weights]
-    kept = [tensor for tensor in graph.initializer if tensor.name not in parts.weights]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    replace_all(graph.initializer, (t for t in graph.initializer if t.name not in parts.weights))
     head = graph.SerializeToString()
     length, headers = len(head), []
     for tensor in stubs:

@@ -101,3 +101,8 @@ def test_nothing_to_do(inputs):
     shapes = [tensor.shape for tensor in g.inputs]
     assert not free_batch_axis(g)
     assert [tensor.shape for tensor in g.inputs] == shapes
+
+
+def test_a_reshape_of_the_first_opsets():
+    g = graph("g (float[2, 3] x) => (float[2, 3] y) { y = Reshape<shape = [2, 3]>(x) }", opset=4)
+    assert not free_batch_axis(g)

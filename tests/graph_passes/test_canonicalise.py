@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,12 +7,21 @@ from hypothesis import strategies as st
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import (
+    ModelError,
+    bound_activations,
     canonicalise,
+    fold_batch_normalization,
     fold_constants,
+    fold_forward,
+    max_to_average_pool,
     remove_no_ops,
     to_graph,
+    to_model,
     unify_clips,
+    upgrade_opset,
 )
+from onnx2snn.graph_passes.approximate import approximate_activations
+from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 
 X = np.linspace(-9, 9, 24, dtype=np.float32).reshape(2, 3, 4)
 SIGNATURE = "g (float[N, 3, 4] x) => (float[N, 3, 4] y)"
@@ -56,12 +67,37 @@ def test_canonical_clips_stay(body):
     assert not canonicalise(g)
 
 
-def test_clip_with_attributes():
-    g = graph(f"{SIGNATURE} {{ r = Relu(x) y = Clip<min = 0.0, max = 6.0>(r) }}", opset=10)
-    before = run(g, X)
-    changes_once(unify_clips, g)
-    assert ops(g) == ["Clip"]
-    np.testing.assert_array_equal(run(g, X), before)
+OLD = {
+    "a clip": (10, "y = Clip<min = 0.0, max = 6.0>(x)"),
+    "a slice": (9, "t = Transpose<perm = [0, 2, 1]>(x) s = Slice<axes = [1], starts = [0], "
+                   "ends = [2]>(t) y = MatMul(x, s)"),
+    "a pad": (10, "t = Transpose<perm = [0, 2, 1]>(x) p = Pad<pads = [0, 0, 1, 0, 0, 1]>(t) "
+                  "y = MatMul(x, p)"),
+    "a sum": (12, "s = ReduceSum<axes = [1]>(x) y = Add(x, s)"),
+}  # fmt: skip
+FOR_NETWORKS = (
+    canonicalise, *CANONICAL_FORM, fold_batch_normalization, fold_forward, max_to_average_pool,
+    partial(bound_activations, thresholds={}),
+    partial(approximate_activations, samples={}, clips=1),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_older_opsets_are_refused(name):
+    opset, body = OLD[name]
+    old = model(f"{SIGNATURE} {{ {body} }}", opset=opset)
+    g = to_graph(old)
+    for function in FOR_NETWORKS:
+        with pytest.raises(ModelError, match=f"opset 13 or newer.* {opset}: .*upgrade_opset"):
+            function(g)
+    assert to_model(g) == to_model(to_graph(old))
+    canonicalise(to_graph(upgrade_opset(old)))
+
+
+def test_bounds_of_no_elements_stay():
+    g = graph("g (float[N, 0] x) => (float[N, 0] y) { r = Relu(x) y = Min(r, empty) }",
+              {"empty": np.zeros(0, np.float32)})  # fmt: skip
+    assert not unify_clips(g)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,13 @@ def test_sizes_that_are_open_stay(body):
     np.testing.assert_array_equal(run(g, X), before)
 
 
+def test_a_slice_by_steps_of_nothing_stays():
+    """It is wrong, and ONNX Runtime is to say so."""
+    text = "g (float[N, 3, 4, 5] x) => (int64[K] y) { s = Shape(x) y = Slice(s, one, two, , zero) }"
+    g = graph(text, CONSTANTS)
+    assert not fold_constants(g)
+
+
 @pytest.mark.parametrize("name", ["of all but the first", "one of some"])
 def test_sizes_of_a_reshape(name):
     body = KNOWN[name][0]

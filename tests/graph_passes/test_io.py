@@ -8,6 +8,7 @@ from onnx_text import graph, model, ops, run
 from onnx2snn.graph_passes import (
     ModelError,
     OutputError,
+    editing,
     files,
     read_model,
     to_graph,
@@ -110,6 +111,22 @@ def test_large_models_keep_their_weights_beside_them(tmp_path, monkeypatch):
     )
 
 
+def test_large_models_through_a_link(tmp_path, monkeypatch):
+    proto = read_model(saved(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link.onnx", tmp_path / "elsewhere" / "target.onnx"
+    link.symlink_to(target)
+    monkeypatch.setattr(files, "MAX_PROTO_BYTES", 1000)
+    write_model(proto, link)
+    assert link.is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "link.onnx", "model.onnx"]
+    assert len(list(target.parent.glob("target.onnx.*.data"))) == 1
+    for path in (link, target):
+        np.testing.assert_array_equal(
+            onnx.numpy_helper.to_array(read_model(path).graph.initializer[0]), WEIGHT
+        )
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
         write_model(model(TEXT, {"w": WEIGHT}), tmp_path / "no" / "model.onnx")
@@ -159,6 +176,32 @@ def test_nodes_get_unique_names():
     proto.graph.node[0].name = proto.graph.node[1].name = "same"
     names = [node.name for node in to_graph(proto).nodes]
     assert names == ["same", "same_2", "y"]
+
+
+def test_nodes_of_one_name_are_numbered():
+    text = "g (float[N, 4] x) => (float[N, 4] y) { a = Neg(x) b = Neg(a) c = Neg(b) y = Neg(c) }"
+    proto = model(text)
+    for node, name in zip(proto.graph.node, ["n", "n", "n_2", "n"], strict=True):
+        node.name = name
+    assert [node.name for node in to_graph(proto).nodes] == ["n", "n_2", "n_2_2", "n_3"]
+
+
+class Counted(set):
+    looks = 0
+
+    def __contains__(self, name):
+        self.looks += 1
+        return super().__contains__(name)
+
+
+def test_a_thousand_that_want_one_name_take_few_looks(monkeypatch):
+    taken = Counted({"a", "a_3"})
+    monkeypatch.setattr(editing, "names_in", lambda graph: taken)
+    editor = editing.Editor(graph("g (float[N] x) => (float[N] y) { y = Neg(x) }"))
+    assert [editor.name("a") for _ in range(1000)] == [
+        "a_2", *(f"a_{number}" for number in range(4, 1003))
+    ]  # fmt: skip
+    assert taken.looks < 4000
 
 
 def test_nodes_in_vain_are_left_out():

@@ -91,7 +91,7 @@ def test_constants_that_would_take_all_memory(tmp_path, node):
         read(proto, tmp_path)
 
 
-@pytest.mark.parametrize(("exponent", "ops"), [(2, []), (9, ["ConstantOfShape"])])
+@pytest.mark.parametrize(("exponent", "ops"), [(2, []), (8.4, ["ConstantOfShape"])])
 def test_constants_whose_size_is_computed(exponent, ops):
     values = {"ten": np.full(1, 10, np.float32), "power": np.full(1, exponent, np.float32)}
     g = graph(
@@ -104,14 +104,15 @@ def test_constants_whose_size_is_computed(exponent, ops):
     assert [node.op for node in g.nodes] == ops
 
 
-def test_constants_whose_computed_size_is_absurd():
-    values = {"ten": np.full(1, 10, np.float32), "power": np.full(1, 11, np.float32)}
+@pytest.mark.parametrize("exponent", [9, 11])
+def test_constants_whose_computed_size_is_absurd(exponent):
+    values = {"ten": np.full(1, 10, np.float32), "power": np.full(1, exponent, np.float32)}
     g = graph(
         "g (float[N] x) => (float[M] y)"
         "{ p = Pow (ten, power) s = Cast <to = 7> (p) z = ConstantOfShape (s) y = Identity (z) }",
         values,
     )
-    with pytest.raises(ModelError, match="ConstantOfShape 'z' would make"):
+    with pytest.raises(ModelError, match=r"ConstantOfShape 'z' would make .* GiB"):
         canonicalise(g)
 
 

@@ -138,6 +138,13 @@ def test_one_clock_for_all(op):
     assert {reader.op for reader in clock.outputs[0].outputs} == {op, "RunningMean"}
 
 
+def test_a_node_of_the_clocks_name():
+    g = graph(f"{SIGNATURE} {{ clock = Neg(x) y = Clip(clock, zero, four) }}", WEIGHTS)
+    activations_to_neurons(g)
+    changes_once(lambda g: change_neurons(g, "ResidualIF"), g)
+    whole(g)
+
+
 def test_names_of_the_memory_that_are_taken():
     g = graph(f"{SIGNATURE} {{ t0 = Neg(x) y = Clip(t0, zero, four) }}", WEIGHTS)
     g.nodes[0].outputs[0].name = "m/y"

@@ -169,3 +169,8 @@ def test_several_in_a_row(behind):
     changes_once(fold_pads, g)
     assert "Pad" not in ops(g)
     np.testing.assert_allclose(run(g, X), before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pad_of_no_axes_stays():
+    g = graph("g (float x) => (float y) { y = Pad(x, none) }", {"none": np.zeros(0, np.int64)})
+    assert not fold_pads(g)

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx_text import changes_once, graph, ops
+from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn.graph_passes import (
     DataError,
@@ -260,3 +260,20 @@ def test_an_output_that_stands_twice_is_averaged_once():
     g = spiking(f"{text} {{ s = Clip(x, zero, one) }}")
     changes_once(lambda g: delay_read_out(g, 2), g)
     assert ops(g).count("DelayedMean") == 1
+
+
+@pytest.mark.parametrize("taken", ["clock", "v/clock", "t", "l/mean", "v/l/mean"])
+def test_names_that_are_taken(taken):
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Softmax<axis = -1>(l) }}")
+    g.nodes[-1].name = g.outputs[0].name = taken
+    changes_once(average_before_read_out, g)
+    whole(g)
+
+
+@pytest.mark.parametrize("taken", ["clock", "v/clock", "y/mean", "v/y/mean", "y/now"])
+def test_names_that_are_taken_where_it_begins_later(taken):
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}")
+    producer = next(node for node in g.nodes if node.op == "Gemm")
+    producer.name = producer.outputs[0].name = taken
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    whole(g)

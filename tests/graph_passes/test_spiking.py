@@ -100,6 +100,22 @@ def test_bounds_must_be_positive_and_finite(bad):
         bound_activations(g, {g.nodes[0].name: np.array(bad)})
 
 
+def test_a_bad_threshold_leaves_all_as_they_were():
+    g = graph(f"{SIGNATURE} {{ a = Relu(x) b = Neg(a) y = Relu(b) }}")
+    before = to_model(g)
+    with pytest.raises(UnsupportedModelError, match="positive and finite"):
+        bound_activations(g, {"a": np.float32(1), "y": np.float32(-1)})
+    assert to_model(g) == before
+
+
+def test_thresholds_of_what_is_not_there():
+    g = graph(f"{SIGNATURE} {{ a = Relu(x) y = Neg(a) }}")
+    before = to_model(g)
+    with pytest.raises(DataError, match="no node named 'b' or 'x'"):
+        bound_activations(g, {"a": np.float32(1), "b": np.float32(1), "x": np.float32(1)})
+    assert to_model(g) == before
+
+
 def test_clip_becomes_a_neuron():
     g = graph(f"{SIGNATURE} {{ y = Clip(x, zero, four) }}", WEIGHTS)
     name = g.nodes[0].name

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx_text import changes_once, graph, ops, run
+from onnx_text import changes_once, graph, ops, run, whole
 
 from onnx2snn.graph_passes import (
     UnsupportedModelError,
@@ -196,3 +196,25 @@ def test_names_of_states_that_are_taken():
     g.outputs[1].name = "v/pool"
     changes_once(max_to_spiking_pool, g)
     assert g.nodes[-1].name == "pool_2"
+
+
+@pytest.mark.parametrize("taken", ["clock", "v/clock", "t"])
+def test_names_of_the_clock_that_are_taken(taken):
+    body = "a = ThresholdedRelu<alpha = 0.5>(s) n = Neg(a) y = ThresholdedRelu<alpha = 0.25>(n)"
+    g = spiking(f"{SIGNATURE} {{ {NEURON} {body} }}")
+    last = g.outputs[0].inputs[0]
+    last.name = taken
+    g.outputs[0].name = taken
+    changes_once(thresholds_to_spiking, g)
+    whole(g)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_threshold_of_the_clocks_name(first):
+    body = "a = ThresholdedRelu<alpha = 0.5>(s) y = ThresholdedRelu<alpha = 0.25>(a)"
+    g = spiking(f"{SIGNATURE} {{ {NEURON} {body} }}")
+    one, two = [node for node in g.nodes if node.op == "ThresholdedRelu"]
+    (one if first else two).name = "clock"
+    g.outputs[0].name = "v/clock"
+    changes_once(thresholds_to_spiking, g)
+    whole(g)

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     to_model,
 )
+from onnx2snn.graph_passes.neurons import inputs_besides_states
 
 T = 8
 SIGNATURE = "g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z)"
@@ -39,6 +40,7 @@ def test_structure():
     coder = g.nodes[0]
     assert [t.name for t in coder.inputs] == ["x", "v/x/coded"]
     assert [t.name for t in coder.outputs] == ["x/coded", "v_next/x/coded"]
+    assert inputs_besides_states(g) == [g.inputs[0]]
     # Nothing else reads the input as it is.
     assert [node.op for node in g.inputs[0].outputs] == ["SwitchCoder"]
     assert not code_inputs(g, {"x": 2.0}, 2 * T)
@@ -82,6 +84,22 @@ def test_names_that_are_taken():
     g.nodes[0].outputs[0].name = "x/coded"
     changes_once(lambda g: code_inputs(g, {"x": 1.0}, T), g)
     whole(g)
+
+
+def test_a_node_of_the_coders_name():
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    g.nodes[0].name = "x/coded"
+    g.outputs[0].name = "v/x/coded_2"
+    changes_once(lambda g: code_inputs(g, {"x": 1.0}, T), g)
+    whole(g)
+
+
+def test_scales_of_what_is_not_there():
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    before = to_model(g)
+    with pytest.raises(DataError, match="no tensor named 'u' or 'w'"):
+        code_inputs(g, {"x": 1.0, "u": 1.0, "w": 1.0}, T)
+    assert to_model(g) == before
 
 
 def test_a_read_out_that_reads_an_input():

@@ -236,3 +236,9 @@ def test_activations_keep_samples_along_axis_0():
     canonicalise(g)
     (relu,) = (node for node in g.nodes if node.op == "Relu")
     assert relu.outputs[0].shape == ["N", 5]
+
+
+def test_a_transpose_of_no_axes():
+    g = graph("g (float x) => (float y) { t = Transpose(x) y = Relu(t) }")
+    changes_once(sink_transposes, g)
+    assert ops(g) == ["Relu"]

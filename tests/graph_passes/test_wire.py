@@ -210,3 +210,9 @@ def test_weights_beside_are_files_and_those_inside_are_not(tmp_path):
     proto.graph.doc_string = "location"
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     assert files_of(tmp_path / "model.onnx") == [tmp_path / "model.onnx"]
+
+
+def test_files_of_what_cannot_be_read(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.onnx"):
+        with pytest.raises(ModelError, match=f"cannot read '{path}': "):
+            files_of(path)
