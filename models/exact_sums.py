@@ -45,7 +45,9 @@ def round_for_exact_sums(model: onnx.ModelProto) -> None:
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm") and node.input[0] in bounds:
             weights, *bias = (constants[name] for name in node.input[1:])
-            transposed = node.op_type == "Conv" or any(a.name == "transB" for a in node.attribute)
+            transposed = node.op_type == "Conv" or any(
+                a.name == "transB" and a.i for a in node.attribute
+            )
             _round_layer(weights, bias, bounds[node.input[0]], 0 if transposed else 1)
 
 

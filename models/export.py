@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .exact_sums import round_for_exact_sums
+from .files import write_whole
 from .preprocessing import KEY, Preprocessing
 
 
@@ -42,9 +43,4 @@ def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None
         del noted.metadata_props[:]
     round_for_exact_sums(model)
     onnx.helper.set_model_props(model, {KEY: str(preprocessing)})
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(model.SerializeToString())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, model.SerializeToString())

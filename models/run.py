@@ -17,6 +17,7 @@ from torch import nn
 from .clips import TrainableClip
 from .configs import Config
 from .export import export
+from .files import write_whole
 from .images import describe, first_images, open_images
 from .training import Epoch, bounds, build, plain_clips, restore_weights, train
 
@@ -58,7 +59,7 @@ def run(
     def note(done: float, history: list[Epoch]) -> None:
         nonlocal written
         if rank == 0 and len(history) > written:
-            _write(folder / "log.csv", _csv(history).encode())
+            write_whole(folder / "log.csv", _csv(history).encode())
             written = len(history)
         tell(done, history)
 
@@ -70,7 +71,7 @@ def run(
     plain_clips(network)
     if rank == 0:
         export(network, path, preprocessing)
-        _write(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
+        write_whole(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
     if world > 1:
         torch.distributed.destroy_process_group()
     return path, history
@@ -148,13 +149,3 @@ def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: l
     if config.levels:
         lines[-1] += f" with the clips quantised to {config.levels} levels, as they were trained"
     return "\n".join(lines) + ".\n"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

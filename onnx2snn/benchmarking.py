@@ -18,10 +18,10 @@ from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
 
-from .calibration import require_no_neurons
-from .comparison import Report, no_report
+from .ann import require_no_neurons
 from .conversion import convert
 from .demo import demo_network
+from .progress import Report, no_report
 from .timing import Contestant, interleaved, ratio
 
 ANN = "ANN"
@@ -222,11 +222,11 @@ class AnnRuns:
         infer_shapes(graph)
         freed = to_parts(graph) if free_batch_axis(graph) else parts
         self._session = create_session(freed, [CPU], self._threads)
-        own = {source.name for source in self._session.get_inputs()}
-        known = set(self._inputs.shapes)
-        if own != known:
+        own = {source.name: source.shape for source in self._session.get_inputs()}
+        known = {name: shape for name, (shape, _) in self._inputs.shapes.items()}
+        if own.keys() != known.keys() or not all(_takes(own[n], known[n]) for n in own):
             raise ModelError(
-                f"the ANN takes the inputs {sorted(own)}, the spiking network {sorted(known)}: "
+                f"the ANN takes the inputs {own}, the spiking network, of a sample, {known}: "
                 "they are not the same network"
             )
 
@@ -235,6 +235,16 @@ class AnnRuns:
         feed = self._inputs(samples)
         for _ in range(self._timesteps):
             self._session.run(None, feed)
+
+
+def _takes(declared: Sequence[int | str | None], shape: tuple[int, ...] | None) -> bool:
+    """Whether an input that is declared so, its batch axis first, takes samples of this shape."""
+    if shape is None:
+        return not declared
+    pairs = zip(declared[1:], shape, strict=False)
+    return len(declared) == 1 + len(shape) and all(
+        have == want for have, want in pairs if isinstance(have, int)
+    )
 
 
 class RandomInputs:

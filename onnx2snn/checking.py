@@ -14,9 +14,10 @@ from onnx2snn.graph_passes.errors import DataError, ModelError, PassError
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .calibration import Ann, Running
+from .ann import Ann
 from .data import Data, Inputs, check_labels
 from .examination import import_ann
+from .progress import Running
 
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-3}
 """Largest relative error of outputs that counts as rounding, by the network's type."""

@@ -11,7 +11,6 @@ from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.spiking import MaxPool
 
 from . import tables
-from .calibration import no_progress
 from .cli_benchmark import benchmark
 from .cli_compare import compare
 from .cli_convert import convert
@@ -33,6 +32,7 @@ from .options import (
     reports_errors,
     samples_option,
 )
+from .progress import no_progress
 from .version import __version__
 
 # Modules that bring ONNX Runtime's session or matplotlib are imported by the commands that
@@ -100,6 +100,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
         sys.exit(1)
 
 
+@examples("  onnx2snn recipes\n  onnx2snn recipes --json")
 @main.command()
 @json_option
 @reports_errors

@@ -9,7 +9,6 @@ import click
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from . import tables
-from .comparison import no_report
 from .options import (
     MODEL,
     CountsType,
@@ -19,6 +18,7 @@ from .options import (
     reports_errors,
     require_plot,
 )
+from .progress import no_report
 
 
 @examples(

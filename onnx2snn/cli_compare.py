@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.errors import OutputError
 from onnx2snn.graph_passes.spiking import MaxPool
 
 from . import tables
-from .comparison import Comparison, compare_recipes, no_report
+from .comparison import Comparison, compare_recipes
 from .data import Data
 from .data_files import open_data
 from .options import (
@@ -29,12 +29,14 @@ from .options import (
     model_argument,
     parsed,
     print_json,
+    refuse_options,
     reports_errors,
     require_output,
     require_plot,
     root_option,
     samples_option,
 )
+from .progress import no_report
 from .recipes import RECIPES, Recipe, recipe_by_name
 
 
@@ -53,9 +55,7 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 @click.option(
     "--calibration-samples",
     type=click.IntRange(1),
-    default=CALIBRATION_SAMPLES,
-    show_default=True,
-    help="As --samples, of --calibration.",
+    help=f"As --samples, of --calibration.  [default: {CALIBRATION_SAMPLES}]",
 )
 @data_option
 @samples_option
@@ -82,7 +82,7 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 def compare(
     model: Path,
     calibration: str | None,
-    calibration_samples: int,
+    calibration_samples: int | None,
     source: str,
     samples: int | None,
     timesteps: list[int],
@@ -106,10 +106,12 @@ def compare(
     state = state or Path(f"{model.stem}.compare.json")
     _check_outputs(state, plot, model, calibration, source)
     thresholds = None
-    if calibration is not None:
-        thresholds = open_data(
-            calibration, data_root, train=True, samples=calibration_samples, model=model
-        )
+    if calibration is None:
+        given = {"--calibration-samples": calibration_samples}
+        refuse_options(given, "is for calibration data: give --calibration too")
+    else:
+        count = calibration_samples or CALIBRATION_SAMPLES
+        thresholds = open_data(calibration, data_root, train=True, samples=count, model=model)
     data = open_data(source, data_root, samples=samples, model=model)
     providers = chosen_providers(device)
     with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:

@@ -10,7 +10,6 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
 
 from . import tables
-from .calibration import no_progress
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
 from .data_files import open_data
 from .options import (
@@ -32,6 +31,7 @@ from .options import (
     require_output,
     root_option,
 )
+from .progress import no_progress
 from .recipes import Recipe, recipe_by_name
 from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 

@@ -8,7 +8,6 @@ import click
 from onnx2snn.graph_passes.files import read_model
 
 from . import tables
-from .calibration import no_progress
 from .data_files import open_data
 from .options import (
     MODEL,
@@ -25,6 +24,7 @@ from .options import (
     root_option,
     samples_option,
 )
+from .progress import no_progress
 
 OTHER_FILE = (
     "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "

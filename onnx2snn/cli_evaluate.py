@@ -6,11 +6,10 @@ from typing import Any
 import click
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.runtime.int8 import Precision
+from onnx2snn.runtime.precision import Precision
 
 from . import tables
 from .budget import budget_options, require_budget
-from .calibration import no_progress
 from .data import Data
 from .data_files import open_data
 from .options import (
@@ -32,6 +31,7 @@ from .options import (
     samples_option,
     threads_option,
 )
+from .progress import no_progress
 
 
 @examples(

@@ -12,8 +12,8 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
 from onnx2snn.runtime.choice import Choice
 from onnx2snn.runtime.chunks import WeightedLayer
-from onnx2snn.runtime.int8 import Precision
 from onnx2snn.runtime.plan import Plan, build_plan
+from onnx2snn.runtime.precision import Precision
 
 from . import tables
 from .cli_export import print_export
@@ -70,6 +70,7 @@ def inspect(
         refuse_options(of_plan, "is for --plan: give that too")
     export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
     if export is not None:
+        refuse_options({"--plan": show_plan}, "is for a spiking network, not for an export of one")
         print_export(export, as_json)
         return
     snn = read_model(model)

@@ -13,7 +13,6 @@ from onnx2snn.graph_passes.files import read_model
 from onnx2snn.models.configs import CONFIGS
 
 from . import tables
-from .comparison import no_report
 from .data_files import DATASETS, open_data
 from .options import (
     CALIBRATION_SAMPLES,
@@ -31,6 +30,7 @@ from .options import (
     root_option,
     samples_option,
 )
+from .progress import no_report
 from .published import OURS, SAID, published
 from .reproduction import (
     EXPERIMENTS,

@@ -9,10 +9,9 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import write_bytes
 from onnx2snn.runtime.coding import Coding
-from onnx2snn.runtime.int8 import Precision
+from onnx2snn.runtime.precision import Precision
 
 from . import tables
-from .calibration import no_progress
 from .data_files import open_data
 from .options import (
     DATA,
@@ -32,6 +31,7 @@ from .options import (
     samples_option,
     threads_option,
 )
+from .progress import no_progress
 
 
 @examples(

@@ -12,8 +12,8 @@ from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError, 
 from onnx2snn.models.configs import read_config
 
 from . import tables
-from .comparison import Report, no_report
 from .options import device_option, examples, json_option, print_json, reports_errors, root_option
+from .progress import Report, no_report
 
 
 @examples(

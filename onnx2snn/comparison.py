@@ -1,7 +1,7 @@
 """``compare``: one ANN converted by several recipes, each evaluated at several time-steps."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,15 @@ from onnx2snn.graph_passes.weights import attach
 from onnx2snn.runtime.inputs import times_in
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
-from .calibration import Ann, Track
+from .ann import Ann
 from .checking import require_class_output
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
 from .data import Data, check_labels, require_data
 from .evaluation import evaluate
+from .progress import Report, Track, no_report
 from .recipes import Recipe, as_recipe
 from .version import __version__
-
-Report = Callable[[str, int, int], None]
-"""Told how far a comparison is: ``report(what, done, total)``, done and total in time-steps
-of batches that are run."""
-
-
-def no_report(what: str, done: int, total: int) -> None:
-    """A ``Report`` that shows nothing."""
 
 
 @dataclass

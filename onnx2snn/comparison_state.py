@@ -118,15 +118,26 @@ def add_results(path: Path, made_from: Mapping[str, Any], scores: Mapping[str, S
         key: {"score": dataclasses.asdict(score), "made_from": dict(made_from)}
         for key, score in scores.items()
     }
+    add_kept(path, FORMAT, "results", _is_entry, added)
+
+
+def add_kept(
+    path: Path, kind: str, what: str, is_entry: Callable[[Any], bool], added: Mapping[str, Any]
+) -> None:
+    """Add to what ``read_kept`` reads, or replace entries of it; the file is written as a whole.
+
+    Raises ``OutputError`` if the file cannot be written, and like ``read_kept``.
+    """
     with _others_held_back(path):
-        # Read again: another comparison may have added its own meanwhile.
-        content = {"format": FORMAT, "results": read_results(path) | added}
+        # Read again: another process may have added its own meanwhile.
+        entries = read_kept(path, kind, what, is_entry) | dict(added)
+        content = {"format": kind, what: entries}
         write_bytes(path, json.dumps(content, indent=1, default=plain).encode())
 
 
 @contextmanager
 def _others_held_back(path: Path) -> Iterator[None]:
-    """Let no other comparison add results in this folder meanwhile, where the system can do that.
+    """Let no other process add results in this folder meanwhile, where the system can do that.
 
     The folder is locked, not the file, which is another one after each time.
     """

@@ -13,7 +13,7 @@ import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.errors import require_whole
+from onnx2snn.graph_passes.errors import require_one_of, require_whole
 from onnx2snn.graph_passes.files import Model, files_of, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -21,12 +21,12 @@ from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.providers import Providers
 
-from .calibration import Running, Track, no_progress
 from .checking import Agreement
 from .data import Data, require_data
 from .examination import analog_activations, require_bounds
 from .inspection import metadata_of, plain
 from .network import Network
+from .progress import Running, Track, no_progress
 from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, as_recipe
 from .statistics import Statistic, parse_statistic
 from .version import __version__
@@ -115,7 +115,7 @@ def convert(
 
     Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
-    ``DataError`` (data that does not fit, settings that are none) and ``PassError`` (a pass
+    ``DataError`` (data that does not fit, invalid settings) and ``PassError`` (a pass
     changed the function).
     """
     if isinstance(model, str | os.PathLike) and not Path(model).is_file():
@@ -123,7 +123,7 @@ def convert(
         model = read_model(model)
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
-    plan = as_recipe(recipe)
+    chosen = as_recipe(recipe)
     timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
     wholes = {"timesteps": (timesteps, 1), "delay": (delay, 0), "approximate": (approximate, 1),
               "seed": (seed, 0), "batch_size": (batch_size, 1)}  # fmt: skip
@@ -137,18 +137,17 @@ def convert(
         require_data("calibration", calibration)
     if threshold is not None and not isinstance(threshold, Statistic):
         threshold = parse_statistic(threshold)
-    chosen = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
-              "v_init": v_init}  # fmt: skip
-    plan.require_account({name: value for name, value in chosen.items() if value is not None})
-    threshold = threshold or plan.statistic(timesteps)
-    per_channel = plan.per_channel if per_channel is None else per_channel
-    recalibrate = plan.recalibrate if recalibrate is None else recalibrate
-    maxpool = plan.maxpool if maxpool is None else maxpool
-    v_init = plan.v_init if v_init is None else v_init
-    delay = plan.delay_for(timesteps) if delay is None else delay
-    neuron = _with_reset(plan, reset)
-    if maxpool not in get_args(MaxPool):
-        raise DataError(f"maxpool must be one of {', '.join(get_args(MaxPool))}, not {maxpool!r}")
+    own = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
+           "v_init": v_init}  # fmt: skip
+    chosen.require_account({name: value for name, value in own.items() if value is not None})
+    threshold = threshold or chosen.statistic(timesteps)
+    per_channel = chosen.per_channel if per_channel is None else per_channel
+    recalibrate = chosen.recalibrate if recalibrate is None else recalibrate
+    maxpool = chosen.maxpool if maxpool is None else maxpool
+    v_init = chosen.v_init if v_init is None else v_init
+    delay = chosen.delay_for(timesteps) if delay is None else delay
+    neuron = _with_reset(chosen, reset)
+    require_one_of("maxpool", maxpool, get_args(MaxPool))
     network = Network(model, calibration, maxpool, Running(batch_size, providers, track))
     network.rewrite_exactly()
     network.replace_pools()
@@ -156,14 +155,14 @@ def convert(
         network.approximate(approximate)
     require_convertible(network.graph, maxpool, network.declined)
     if threshold is None:
-        require_bounds(network.graph, plan.name)
+        require_bounds(network.graph, chosen.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
     network.make_spiking(v_init, seed)
     network.change(neuron, delay, timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
-    network.apply(plan.passes, timesteps)
+    network.apply(chosen.passes, timesteps)
     network.delay(delay, timesteps)
-    then = f", then {', '.join(map(pass_name, plan.passes))}"
+    then = f", then {', '.join(map(pass_name, chosen.passes))}"
     neurons = [
         NeuronReport(
             node.name,
@@ -176,8 +175,8 @@ def convert(
     ]
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
-        "name": plan.name,
-        "timesteps": timesteps if plan.is_for_timesteps else None,
+        "name": chosen.name,
+        "timesteps": timesteps if chosen.is_for_timesteps else None,
         "threshold": str(threshold) if threshold else None,
         "per_channel": per_channel,
         "recalibrate": recalibrate,
@@ -186,7 +185,7 @@ def convert(
         "v_init": v_init,
         "neuron": vars(neuron),
         "delay": delay,
-        "corrections": plan.definition()["passes"],
+        "corrections": chosen.definition()["passes"],
         "seed": seed,
         "passes": [report.name for report in network.reports],
     }
@@ -209,8 +208,7 @@ def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
     """The recipe's neurons with this reset; ``DataError`` where they cannot reset to zero."""
     if reset is None:
         return recipe.neuron
-    if reset not in get_args(Reset):
-        raise DataError(f"reset must be one of {', '.join(get_args(Reset))}, not {reset!r}")
+    require_one_of("reset", reset, get_args(Reset))
     if recipe.neuron.op not in ("IF", "ResetToZeroIF"):
         if reset == "subtract":
             # All other kinds do.

@@ -76,7 +76,7 @@ def from_arrays(
     For a network with several inputs, x has each by its name. Raises ``DataError`` if x is
     empty, its arrays are of different lengths, or y does not fit it.
     """
-    y = None if y is None else _as_array(y, f"{name}: y")
+    y = None if y is None else as_array(y, f"'{name}: y'")
     if isinstance(x, Mapping):
         if not x:
             raise DataError(f"'{name}' holds no arrays")

@@ -47,9 +47,9 @@ def open_data(
     images; of a folder, one of each class in turn, so that each batch is of many classes (what
     corrects batch by batch minds). samples: only so many: the first, or, where labels come class
     by class, as those of a folder do, evenly spread over all. labels: whether y is wanted at all.
-    model: the network that images are for, whose metadata may say how they become its input; else
-    they are pixels in [0, 1] as they are, and images of various sizes cannot be read. Arrays are
-    taken as they are. Raises ``DataError`` if the data is not there, is empty, is damaged or
+    model: the network that images are for, whose metadata may say how they become its input, which
+    a folder of images needs; images of a named data set are else pixels in [0, 1]. Arrays are taken
+    as they are. Raises ``DataError`` if the data is not there, is empty, is damaged or
     holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
     the network cannot be read.
     """

@@ -9,10 +9,10 @@ import onnx
 
 from onnx2snn.graph_passes import read_model
 
-from .calibration import Track, no_progress
 from .conversion import Conversion, convert
 from .data import Data, from_arrays, pixels_to_input
 from .evaluation import evaluate
+from .progress import Track, no_progress
 
 NETWORK = "resnet20-fashion-mnist.onnx"
 IMAGES = "fashion-mnist-2000.npz"

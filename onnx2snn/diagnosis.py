@@ -23,7 +23,7 @@ loses, or a neuron that starts again after some time-steps, counts as unevenness
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -32,29 +32,22 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
-from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any, read_model
-from onnx2snn.graph_passes.io import to_graph, to_parts
-from onnx2snn.graph_passes.neurons import (
-    initial_potential_of,
-    is_mean,
-    require_neurons,
-    state_names,
-    stateful_nodes,
-    states_written,
-)
+from onnx2snn.graph_passes.io import to_graph
+from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
 from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.inputs import as_input, by_input_name
-from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.providers import Providers
 
-from .calibration import Running, Track, no_progress, watch
+from .calibration import watch
 from .conversion import digest_of
-from .data import Data, Inputs, number_of, require_data
+from .data import Data, number_of, require_data
 from .inspection import metadata_of
 from .network import Network
+from .progress import Running, Track, no_progress
+from .watched_run import LayerSums, WatchedRun
 
 NOT_THE_ANN = "the ANN is not the one that this network was made from"
 
@@ -185,72 +178,6 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> di
     if missing:
         raise ModelError(f"{NOT_THE_ANN}: it has no activation for the neuron '{missing[0]}'")
     return found
-
-
-@dataclass(frozen=True)
-class LayerSums:
-    """One layer over T time-steps, each [N, ...].
-
-    ``current``: the sum of the input currents; ``potential``: that of what was emitted;
-    ``magnitude``: that of its absolute values; all float64.
-    """
-
-    current: np.ndarray
-    potential: np.ndarray
-    magnitude: np.ndarray
-
-
-class WatchedRun:
-    """Runs an SNN over T time-steps and adds up what its neurons take in and emit.
-
-    graph: the SNN, which is changed: what its neurons take in and emit become its outputs.
-    """
-
-    def __init__(self, graph: gs.Graph, timesteps: int, providers: Providers) -> None:
-        self._timesteps = timesteps
-        nodes = stateful_nodes(graph)
-        self._states = dict(pair for node in nodes for pair in state_names(node.op, node.name))
-        self._inputs = [tensor for tensor in graph.inputs if tensor.name not in self._states]
-        editor = Editor(graph)
-        watched = [
-            # A copy: the tensor itself may be an input, or an output already.
-            editor.node("Identity", f"watched/{tensor.name}", [tensor], like=tensor)
-            for node in neuron_nodes(graph)
-            for tensor in (node.inputs[0], node.outputs[0])
-        ]
-        states = [state for node in nodes for state in states_written(node)]
-        graph.outputs = [*states, *watched]
-        self._session = create_session(to_parts(graph), resolve_providers(providers))
-
-    def run(self, x: Inputs) -> list[LayerSums]:
-        """The sums of each layer, in graph order; ``DataError`` if x does not fit."""
-        given = by_input_name(x, [tensor.name for tensor in self._inputs], "the network")
-        feed = {
-            t.name: as_input(given[t.name], tuple(t.shape), np.dtype(t.dtype), name=t.name)
-            for t in self._inputs
-        }
-        held: dict[str, np.ndarray] = {}
-        sums: list[LayerSums] = []
-        for _ in range(self._timesteps):
-            # Without states in the first time-step, each is at its default, v(0).
-            values = run_session(self._session, None, feed | held)
-            held = dict(zip(self._states, values, strict=False))
-            pairs = list(_pairs(values[len(self._states) :]))
-            if not sums:
-                sums = [_no_sums(emitted.shape) for _, emitted in pairs]
-            for total, (current, emitted) in zip(sums, pairs, strict=True):
-                np.add(total.current, current, out=total.current)
-                np.add(total.potential, emitted, out=total.potential)
-                np.add(total.magnitude, np.abs(emitted), out=total.magnitude)
-        return sums
-
-
-def _no_sums(shape: tuple[int, ...]) -> LayerSums:
-    return LayerSums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
-
-
-def _pairs(values: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return zip(values[::2], values[1::2], strict=True)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.inputs import times_in
-from onnx2snn.runtime.int8 import Precision
+from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
-from .calibration import Ann, Track, batches_of, no_progress
+from .ann import Ann
 from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, require_samples, shares
 from .inference import precision_rows
+from .progress import Track, batches_of, no_progress
 
 RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
 """The default rule and others, by how sure a sample must be to leave."""

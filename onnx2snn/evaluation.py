@@ -9,15 +9,16 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import times_in
-from onnx2snn.runtime.int8 import Precision
+from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
 from onnx2snn.runtime.session import SpikingSession
 
-from .calibration import Ann, Track, batches_of, no_progress
+from .ann import Ann
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
+from .progress import Track, batches_of, no_progress
 from .synapses import SynapseCounter, axes_of_samples, macs, summed_over_samples
 
 

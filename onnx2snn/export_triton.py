@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.errors import ModelError, OutputError
+from onnx2snn.graph_passes.errors import ModelError, OutputError, require_whole
 from onnx2snn.graph_passes.files import (
     Model,
     check_writable,
@@ -63,13 +63,15 @@ def to_triton(
 
     folder: the repository, made if it is not there; its other models stay. timesteps: T of the
     stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
-    of these names. Raises ``ModelError`` for a file that is no SNN, or of a fixed batch size,
-    and ``OutputError`` where a model of the name exists or nothing can be written.
+    of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
+    SNN, or of a fixed batch size, and ``OutputError`` where a model of the name exists or nothing
+    can be written.
     """
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
     names = name, f"{name}-stateful"
     _require_room(folder, names, force)
+    require_whole("timesteps", timesteps, 1)
     loop = to_loop(snn, timesteps, preprocessing=preprocessing)
     parts = read_any(snn)
     stateful, states = stateful_model(attach(parts))

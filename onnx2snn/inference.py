@@ -9,8 +9,8 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
-from .calibration import Track, batches_of, no_progress
 from .data import Data, from_arrays, number_of
+from .progress import Track, batches_of, no_progress
 
 
 def run_batches(

@@ -43,7 +43,7 @@ from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
 
-from .calibration import Running, calibrate, pooled, watch
+from .calibration import calibrate, pooled, watch
 from .checking import (
     Agreement,
     batch_dependence,
@@ -63,6 +63,7 @@ from .examination import (
     require_ann,
     require_sizes,
 )
+from .progress import Running
 from .recipes import Neuron, SpikingPass
 from .spiking import Spiking
 from .statistics import Statistic
@@ -202,7 +203,7 @@ class Network:
             self.current = to_parts(self.graph)
             inputs, wanted = sample
             error = relative_error(wanted, outputs_of(self.current, inputs))
-            count = len(next(iter(inputs.values()), ()))
+            count = max((len(value) for value in inputs.values() if value.ndim), default=1)
             self.check = f"on {count} random inputs (seed 0) of the declared shape"
             if error > limit:
                 blame(passes, self._again(before), inputs, error)

@@ -57,6 +57,7 @@ class NirWriter:
     unreadable: list[str] = field(default_factory=list)
     signals: dict[str, Signal] = field(default_factory=dict)
     scaled: dict[tuple, tuple[str, ...]] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
 
     @property
     def dtype(self) -> np.dtype:
@@ -337,7 +338,7 @@ class NirWriter:
     def _key(self, name: str) -> str:
         """A name that HDF5 and Python modules can have, and no other node has."""
         base = re.sub(r"\W", "_", name, flags=re.ASCII)
-        return free_name(base if base[:1].isalpha() else f"n{base}", self.nodes)
+        return free_name(base if base[:1].isalpha() else f"n{base}", self.nodes, self.numbers)
 
 
 def _label(name: str, op: str | None = None, **told: Any) -> dict[str, Any]:

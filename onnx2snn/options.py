@@ -17,7 +17,7 @@ from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import MaxPool
-from onnx2snn.runtime.int8 import Precision
+from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from .data_files import DATASETS
@@ -126,7 +126,8 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
         except MemoryError as error:
             raise click.ClickException("out of memory: try a smaller --batch-size") from error
         except OSError as error:
-            raise click.ClickException(error.strerror or str(error)) from error
+            place = f": '{error.filename}'" if error.filename else ""
+            raise click.ClickException(f"{error.strerror or error}{place}") from error
 
     return wrapper
 

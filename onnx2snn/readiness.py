@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -9,14 +10,14 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
 from onnx2snn.graph_passes.approximate import regions_to_approximate
-from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
+from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError, require_one_of
 from onnx2snn.graph_passes.linear import MAX_POOLS, regions, require_channels
 from onnx2snn.graph_passes.spiking import MaxPool, activation_nodes, obstacles
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.runtime.providers import Providers
 
-from .calibration import Running
 from .network import NO_CHANNELS, Network
+from .progress import Running
 
 CALIBRATION = "--calibration DATA"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
@@ -57,8 +58,9 @@ def check(
     """Say what ``convert`` would do with an ANN, without data, and what stands in its way.
 
     ``approximate``: whether clips may stand in for scalar activations. Raises ``ModelError``
-    for files that are no ANN.
+    for files that are no ANN, ``DataError`` for an unknown ``maxpool``.
     """
+    require_one_of("maxpool", maxpool, get_args(MaxPool))
     network = Network(model, None, maxpool, Running(providers=providers))
     network.rewrite_exactly()
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}

@@ -11,17 +11,16 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
-from onnx2snn.graph_passes.files import write_bytes
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
-from .calibration import Ann
+from .ann import Ann
 from .checking import classes_of, require_class_output
-from .comparison import Report
-from .comparison_state import read_kept
+from .comparison_state import add_kept, read_kept
 from .conversion import convert, digest_of
 from .data import Data, Inputs, check_labels
+from .progress import Report
 
 FORMAT = "onnx2snn reproduce 1"
 
@@ -88,10 +87,12 @@ class CountsFile:
         self.path = path
         self.cells = read_kept(path, FORMAT, "cells", _is_cell)
 
-    def save(self) -> None:
-        """Replace the file as a whole, or raise ``OutputError`` and leave it."""
-        content = {"format": FORMAT, "cells": self.cells}
-        write_bytes(self.path, json.dumps(content, indent=1).encode())
+    def keep(self, key: str) -> None:
+        """Write the cell of this key; others, which another process may have written, stay.
+
+        Raises ``OutputError`` if the file cannot be written; it is then as it was.
+        """
+        add_kept(self.path, FORMAT, "cells", _is_cell, {key: self.cells[key]})
 
 
 def _is_cell(cell: Any) -> bool:
@@ -134,7 +135,7 @@ def _sum(
             for what, number in count(x, y).items():
                 cell["sums"][what] = cell["sums"].get(what, 0) + number
             cell["samples"] = start
-            running.state.save()
+            running.state.keep(key)
     sums: dict[str, int] = cell["sums"]
     return sums
 

@@ -8,10 +8,10 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import operands, producer
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
+    inputs_besides_states,
     is_mean,
     is_neuron,
     is_stateful,
-    names_of_states,
     starts_of,
     states_read,
 )
@@ -63,7 +63,7 @@ def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
     wanted: dict[int, gs.Node] = {}
     spikes: dict[str, None] = {}
     inputs: dict[str, None] = {}
-    given = {t.name for t in graph.inputs} - names_of_states(graph)
+    given = {t.name for t in inputs_besides_states(graph)}
     waiting = [tensor]
     while waiting:
         now = waiting.pop()

@@ -8,14 +8,21 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import only_consumer, producer
 from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
-from onnx2snn.graph_passes.neurons import is_mean, names_of_states, neuron_nodes, stateful_nodes
+from onnx2snn.graph_passes.neurons import (
+    inputs_besides_states,
+    is_mean,
+    neuron_nodes,
+    stateful_nodes,
+)
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import as_input, by_input_name
 
-from .calibration import Ann, Running, with_outputs
+from .ann import Ann, with_outputs
 from .data import Data
-from .layers import Layer, Simulation
+from .layers import Layer
+from .progress import Running
 from .segments import Segment, segment_of
+from .simulation import Simulation
 
 MOST_BYTES = 2**30
 """Of one layer's currents over all time-steps of one batch."""
@@ -54,8 +61,7 @@ class Spiking:
                     for node in neuron_nodes(self.graph)
                 ],
             )
-        states = names_of_states(self.graph)
-        inputs = [tensor for tensor in self.graph.inputs if tensor.name not in states]
+        inputs = inputs_besides_states(self.graph)
         names = [tensor.name for tensor in inputs]
         sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
         fixed = sizes.pop() if len(sizes) == 1 else None

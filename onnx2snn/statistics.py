@@ -26,10 +26,11 @@ _NO_STATISTIC = (
 class Statistic:
     """How a threshold follows from a layer's activations.
 
-    ``kind`` "max": the largest. "percentile": ``q`` percent of all activations lie at or
-    below it, zeros counted. "nonzero-percentile": the same of the activations above zero.
-    "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps, come
-    nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
+    ``kind`` "max": the largest (Diehl et al. 2015). "percentile": ``q`` percent of all
+    activations lie at or below it, zeros counted (Rueckauer et al. 2017); the largest where that is
+    0, as for a channel that is rarely active. "nonzero-percentile": the same of the activations
+    above zero. "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps,
+    come nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
     percentile and, where a max-pool alone reads them, of what it lets through. "balanced": local
     threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
@@ -152,7 +153,7 @@ class ActivationHistogram:
         if statistic.kind == "robust-mmse":
             most = self.value(Statistic("percentile", 99.9))
             theta = self._least_squares(int(statistic.q))
-            return np.where(most > 0, np.minimum(theta, most), theta)
+            return np.asarray(np.minimum(theta, most))
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)
@@ -166,7 +167,8 @@ class ActivationHistogram:
         part = np.where(inside > 0, (wanted - before) / np.maximum(inside, 1), 0)
         widths = np.ldexp(1.0 / BINS, self._exponents)
         result = np.minimum((index + part) * widths, self._max)
-        return np.where(wanted > 0, result, 0.0)
+        # A percentile of 0, where few are above it, is no threshold.
+        return np.where(wanted > 0, result, self._max)
 
     def _balanced(self, steps: int) -> np.ndarray:
         """Local threshold balancing over the whole distribution: float64 [C]."""

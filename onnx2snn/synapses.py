@@ -54,14 +54,14 @@ class SynapseCounter:
             spikes[node.name] = node.outputs[0]
             node.inputs.clear()
             node.outputs.clear()
-        totals = {}
+        totals, editor = {}, Editor(graph)
         for node in list(graph.nodes):
             if any(tensor.name in spiking for tensor in node.inputs):
                 if node.op not in WEIGHTED:
-                    _pass_events_on(graph, node, spiking)
+                    _pass_events_on(editor, node, spiking)
                 else:
                     weights = 1 if node.inputs[0].name in spiking else 0
-                    totals[node.name] = _operations(graph, node, weights, hands_on=True)
+                    totals[node.name] = _operations(editor, node, weights, hands_on=True)
         self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in spikes.items()}
         self._batch = graph.inputs[0].shape[0]
@@ -125,11 +125,11 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     _to_float32(graph, input_shape)
     for node in neuron_nodes(graph):
         _become(node, "Identity", [node.inputs[0]])
-    totals = []
+    totals, editor = [], Editor(graph)
     for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
-        node.inputs[1 - weights] = _filled_like(graph, node.inputs[1 - weights], 1.0)
-        totals.append(_operations(graph, node, weights, hands_on=False))
+        node.inputs[1 - weights] = _filled_like(editor, node.inputs[1 - weights], 1.0)
+        totals.append(_operations(editor, node, weights, hands_on=False))
     if not totals:
         return 0
     counted = _run(_session(graph, totals), _silence(graph))
@@ -215,25 +215,25 @@ def _run(session: Any, feed: dict[str, np.ndarray]) -> list[float]:
     return [float(value) for value in run_session(session, None, wanted)]
 
 
-def _ones_for(graph: gs.Graph, weights: gs.Tensor) -> gs.Tensor:
+def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
     """1 for each weight that is not 0, made as the graph runs: no copy of all weights is kept."""
-    name = Editor(graph).name(f"{weights.name}/synapses")
+    name = editor.name(f"{weights.name}/synapses")
     some, ones = gs.Variable(f"{name}/some", np.bool_), gs.Variable(name, np.float32)
     to_bool, to_float = int(onnx.TensorProto.BOOL), int(onnx.TensorProto.FLOAT)
-    graph.nodes.append(gs.Node("Cast", some.name, {"to": to_bool}, [weights], [some]))
-    graph.nodes.append(gs.Node("Cast", name, {"to": to_float}, [some], [ones]))
+    editor.graph.nodes.append(gs.Node("Cast", some.name, {"to": to_bool}, [weights], [some]))
+    editor.graph.nodes.append(gs.Node("Cast", name, {"to": to_float}, [some], [ones]))
     return ones
 
 
-def _filled_like(graph: gs.Graph, tensor: gs.Tensor, value: float) -> gs.Tensor:
+def _filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
     """A tensor of the same shape, filled with one value."""
     if isinstance(tensor, gs.Constant):
-        return Editor(graph).constant("filled", np.full(tensor.shape, value, np.float32))
-    name = Editor(graph).name(f"{tensor.name}/filled")
+        return editor.constant("filled", np.full(tensor.shape, value, np.float32))
+    name = editor.name(f"{tensor.name}/filled")
     shape, filled = gs.Variable(f"{name}/shape", np.int64), gs.Variable(name, np.float32)
-    graph.nodes.append(gs.Node("Shape", shape.name, {}, [tensor], [shape]))
+    editor.graph.nodes.append(gs.Node("Shape", shape.name, {}, [tensor], [shape]))
     fill = {"value": gs.Constant("", np.array([value], np.float32))}
-    graph.nodes.append(gs.Node("ConstantOfShape", name, fill, [shape], [filled]))
+    editor.graph.nodes.append(gs.Node("ConstantOfShape", name, fill, [shape], [filled]))
     return filled
 
 
@@ -251,34 +251,34 @@ def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
     return counts.astype(np.float64)
 
 
-def _let_count(graph: gs.Graph, node: gs.Node, weights: int) -> None:
+def _let_count(editor: Editor, node: gs.Node, weights: int) -> None:
     """Make a weighted layer hand on events: weights to 1, no bias."""
     if constant_value(node.inputs[weights]) is not None:
-        node.inputs[weights] = _ones_for(graph, node.inputs[weights])
+        node.inputs[weights] = _ones_for(editor, node.inputs[weights])
     node.inputs = list(node.inputs[:2])
     if node.op == "Gemm":
         node.attrs["alpha"] = 1.0
 
 
-def _operations(graph: gs.Graph, node: gs.Node, weights: int, hands_on: bool) -> gs.Variable:
+def _operations(editor: Editor, node: gs.Node, weights: int, hands_on: bool) -> gs.Variable:
     """The sum of what a layer counts; ``hands_on``: whether others read the events behind it."""
     fan_outs = _fan_outs(node, weights)
     if hands_on or fan_outs is None:
-        _let_count(graph, node, weights)
+        _let_count(editor, node, weights)
     # In double, since a layer can have more than the 2^24 operations that float32 counts.
-    name = Editor(graph).name(f"{node.name}/operations")
+    name = editor.name(f"{node.name}/operations")
     exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])
     counted = node.outputs[0] if fan_outs is None else node.inputs[1 - weights]
     to_double = {"to": int(onnx.TensorProto.DOUBLE)}
-    graph.nodes.append(gs.Node("Cast", exact.name, to_double, [counted], [exact]))
+    editor.graph.nodes.append(gs.Node("Cast", exact.name, to_double, [counted], [exact]))
     if fan_outs is not None:
         inputs = [exact, exact]
-        inputs[weights] = Editor(graph).constant(f"{name}/fan-outs", fan_outs)
+        inputs[weights] = editor.constant(f"{name}/fan-outs", fan_outs)
         transposed = ("transA", "transB")[1 - weights]
         attributes = {k: v for k, v in node.attrs.items() if k == transposed}
         exact = gs.Variable(f"{name}/dense", np.float64)
-        graph.nodes.append(gs.Node(node.op, exact.name, attributes, inputs, [exact]))
-    graph.nodes.append(gs.Node("ReduceSum", name, {"keepdims": 0}, [exact], [total]))
+        editor.graph.nodes.append(gs.Node(node.op, exact.name, attributes, inputs, [exact]))
+    editor.graph.nodes.append(gs.Node("ReduceSum", name, {"keepdims": 0}, [exact], [total]))
     return total
 
 
@@ -287,24 +287,24 @@ def _become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None 
     node.outputs = node.outputs[:1]
 
 
-def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
+def _pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
     """Let an operator between spikes and weights hand on events instead of potentials."""
     x = node.inputs[0]
 
     def others_filled(value: float) -> list[gs.Tensor]:
         """The operands, those without spikes filled: they still give the result its shape."""
-        return [t if t.name in spiking else _filled_like(graph, t, value) for t in node.inputs]
+        return [t if t.name in spiking else _filled_like(editor, t, value) for t in node.inputs]
 
     match node.op:
         case "AveragePool":
-            _sum_pool(graph, node)
+            _sum_pool(editor, node)
         case "GlobalAveragePool":
-            axes = Editor(graph).constant(f"{node.name}/axes", np.arange(2, len(x.shape)))
+            axes = editor.constant(f"{node.name}/axes", np.arange(2, len(x.shape)))
             _become(node, "ReduceSum", [x, axes], {"keepdims": 1})
         case "ReduceMean":
             axes = list(node.inputs[1:])
             if "axes" in node.attrs:
-                axes = [Editor(graph).constant(f"{node.name}/axes", np.array(node.attrs["axes"]))]
+                axes = [editor.constant(f"{node.name}/axes", np.array(node.attrs["axes"]))]
             kept = {"keepdims": 1, "noop_with_empty_axes": 0}
             attributes = {name: node.attrs.get(name, value) for name, value in kept.items()}
             _become(node, "ReduceSum", [x, *axes], attributes)
@@ -317,10 +317,10 @@ def _pass_events_on(graph: gs.Graph, node: gs.Node, spiking: set[str]) -> None:
         case "Concat":
             node.inputs = others_filled(0.0)
         case "Pad" if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-            node.inputs[2] = Editor(graph).constant(f"{node.name}/zero", np.zeros((), np.float32))
+            node.inputs[2] = editor.constant(f"{node.name}/zero", np.zeros((), np.float32))
 
 
-def _sum_pool(graph: gs.Graph, node: gs.Node) -> None:
+def _sum_pool(editor: Editor, node: gs.Node) -> None:
     """AveragePool -> a convolution of each channel with ones, over the same windows."""
     x, result, attrs = node.inputs[0], node.outputs[0], dict(node.attrs)
     kernel = attrs["kernel_shape"]
@@ -338,5 +338,5 @@ def _sum_pool(graph: gs.Graph, node: gs.Node) -> None:
         attrs["pads"] = pads
     channels = x.shape[1]
     ones = np.ones((channels, 1, *kernel), np.float32)
-    weights = Editor(graph).constant(f"{node.name}/ones", ones)
+    weights = editor.constant(f"{node.name}/ones", ones)
     _become(node, "Conv", [x, weights], attrs | {"group": channels})

@@ -25,9 +25,10 @@ from rich.text import Text
 from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.plan import Neuron
 
-from .comparison import Comparison, Report
+from .comparison import Comparison
 from .diagnosis import LayerDiagnosis
 from .early_exits import AS_ACCURATE
+from .progress import Report
 
 
 def console() -> Console:

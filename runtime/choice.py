@@ -3,7 +3,7 @@
 ``choose`` is all there is to it: sessions run what it says, and ``inspect --plan`` shows it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,7 +91,16 @@ def choose(
     """
     at_once = _with_samples(shapes, together) if together < samples else shapes
     sizes = sizes_of(costs.peaks.step, at_once)
-    run = Run(sizes, at_once, samples, together, prologue, read_out, readouts, varying)
+    run = Run(
+        sizes=sizes,
+        shapes=at_once,
+        samples=samples,
+        together=together,
+        prologue=prologue,
+        read_out=read_out,
+        readouts=readouts,
+        varying=varying,
+    )
     # Without tiles chunks may fit that otherwise do not.
     full = [
         Estimate(costs, run, tiles, layout) for tiles in ((True, False) if costs.free else (False,))
@@ -103,27 +112,30 @@ def choose(
     if costs.max_memory is not None and not ways:
         least = lean if costs.may_be_lean else full[0]
         raise DataError(_too_much(least.memory(()), run, costs.max_memory))
-    for way in ways:
-        ladder = lengths_of_chunks(way.layers, way.layout)
-        fitting = (chunks for chunks in ladder if way.fits(chunks))
-        chunks = next(fitting, ()) if costs.in_chunks else ()
-        if chunks:
-            break
-    else:
-        way = ways[0]
+    way, chunks = _first_in_chunks(ways) if costs.in_chunks else (ways[0], ())
+    longest = lengths_of_chunks(full[0].layers, full[0].layout)[0]
     return Choice(
-        samples,
-        together,
-        chunks,
-        way.layers,
-        costs.derived_counts,
-        way.memory(chunks),
-        costs.in_chunks and (way is not full[0] or chunks != ladder[0]),
-        way.layout if chunks else None,
-        shapes,
-        all_known(costs.peaks.states, shapes),
-        way.lean,
+        samples=samples,
+        together=together,
+        chunks=chunks,
+        layers=way.layers,
+        derived_counts=costs.derived_counts,
+        memory=way.memory(chunks),
+        short_of_memory=costs.in_chunks and (way is not full[0] or chunks != longest),
+        layout=way.layout if chunks else None,
+        shapes=shapes,
+        in_full=all_known(costs.peaks.states, shapes),
+        lean=way.lean,
     )
+
+
+def _first_in_chunks(ways: Sequence[Estimate]) -> tuple[Estimate, tuple[int, ...]]:
+    """The first way whose chunks fit, and the fastest that do; else the first, without chunks."""
+    for way in ways:
+        for chunks in lengths_of_chunks(way.layers, way.layout):
+            if way.fits(chunks):
+                return way, chunks
+    return ways[0], ()
 
 
 def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:

@@ -11,7 +11,7 @@ Coding = Literal["constant", "poisson"]
 
 
 def check_coding(coding: str, seed: int) -> None:
-    """Raise ``DataError`` for a coding or a seed that is none."""
+    """Raise ``DataError`` for an invalid coding or seed."""
     require_whole("seed", seed, 0)
     if coding not in get_args(Coding):
         raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")

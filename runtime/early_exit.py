@@ -1,12 +1,17 @@
 """Samples whose read-out is settled need no further time-steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
+
+from .plan import Plan
+from .progress import Progress
+from .result import Arrays, Exit, ReadOut, together
+from .sums import rows_of
 
 
 @dataclass(frozen=True)
@@ -16,8 +21,11 @@ class EarlyExit:
     Every ``every`` time-steps the read-out [N, classes] is looked at. A sample leaves where the
     softmax of its read-out is ``confidence`` or more for one class, and that class has been
     its largest at the last ``stable`` looks. A read-out that is a Softmax already counts as it
-    is. Raises ``DataError`` for values that make no sense: ``confidence`` is from 0 to 1, the
-    others are whole numbers, 1 or more.
+    is. The defaults did best of 21 pairs of ``confidence`` and ``stable``, at looks every 4
+    time-steps, on 4,000 training images of the demo (docs/speed.md, section Early exit).
+
+    Raises ``DataError`` for values that make no sense: ``confidence`` is from 0 to 1, the others
+    are whole numbers, 1 or more.
     """
 
     confidence: float = 0.85
@@ -47,6 +55,80 @@ class EarlyExit:
     def looks_at(self, timesteps: int) -> list[int]:
         """The time-steps at which to look, T being the last."""
         return sorted({*range(self.every, timesteps, self.every), timesteps})
+
+
+def require_may_leave(
+    rule: EarlyExit, plan: Plan, constant: bool, readout: Sequence[int] | None
+) -> None:
+    """Raise ``DataError`` for what is no rule, or where no sample may leave by one.
+
+    ``constant``: whether the input is the same at every time-step.
+    """
+    if not isinstance(rule, EarlyExit):
+        raise DataError(f"early_exit takes an EarlyExit, not {rule!r}")
+    if not constant:
+        raise DataError(
+            "early_exit is for an input that is the same at every time-step: x [N, ...], "
+            "with coding='constant'"
+        )
+    if readout is not None:
+        raise DataError("early_exit reads out where samples leave: leave readout away")
+    if any(isinstance(size, int) for tensor in plan.inputs for size in tensor.shape[:1]):
+        raise DataError("an early exit needs a network whose batch size is not fixed")
+
+
+def run_until_settled(
+    rule: EarlyExit, progress: Progress, inputs: Arrays, timesteps: int
+) -> ReadOut:
+    """Run the samples that are left, and read out those that leave; at T all do.
+
+    Raises ``DataError`` where samples are no rows, or depend on each other.
+    """
+    plan, values = progress.plan, progress.take(inputs)
+    left = np.arange(max((len(value) for value in inputs.values() if value.ndim), default=1))
+    if not progress.time_steps.states_have_rows(values, len(left)):
+        raise DataError(
+            "an early exit needs a network that has its samples along the first axis of all "
+            "layers, and computes each by itself, so that some of them can leave"
+        )
+    looks: list[np.ndarray] = []
+    exits: list[Exit] = []
+    probabilities = is_softmax(plan.read_out, plan.outputs[0])
+    for t in rule.looks_at(timesteps):
+        progress.advance_to(t, values)
+        if t <= plan.delay and t < timesteps:
+            continue
+        outputs = progress.outputs()
+        scores = scores_of(outputs, len(left))
+        looks = [*looks, logits(scores) if probabilities else scores][-rule.stable :]
+        leave = rule.settled(looks) | (t == timesteps)
+        if not leave.any():
+            continue
+        count, gone, stay = len(left), np.flatnonzero(leave), np.flatnonzero(~leave)
+        sums = progress.sums.snapshot(gone, count)
+        exits.append(Exit(t, left[gone], rows_of(outputs, gone, count), sums))
+        if leave.all():
+            break
+        progress.keep(stay, count)
+        if len(exits) == 1:
+            _require_alike(progress.outputs(), rows_of(outputs, stay, count))
+        values = rows_of(values, stay, count)
+        looks = [look[stay] for look in looks]
+        left = left[stay]
+    return together(exits, timesteps, plan.neurons)
+
+
+def _require_alike(alone: Arrays, among: Arrays) -> None:
+    """Raise ``DataError`` where what samples are read out as depends on those that have left."""
+    for name, value in among.items():
+        if value.dtype.kind != "f":
+            continue
+        rounding = np.abs(value).max(initial=0.0) * np.sqrt(np.finfo(value.dtype).eps)
+        if not np.allclose(alone[name], value, rtol=0, atol=rounding, equal_nan=True):
+            raise DataError(
+                "an early exit needs a network that reads out each sample by itself; its output "
+                f"'{name}' depends on the other samples, too"
+            )
 
 
 _SHAPING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}

@@ -16,11 +16,11 @@ from .chunks import (
     weights_in,
     with_weights_first_in,
 )
-from .int8 import Quantised
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
 from .plan import State
+from .precision import PlanInPrecision
 from .rows import Shape
 from .winograd import NODES_OF_TILES, Tiles
 
@@ -56,7 +56,7 @@ class Costs:
 
 
 def costs_of(
-    network: Quantised,
+    network: PlanInPrecision,
     step: onnx.ModelProto,
     states: Sequence[State],
     *,

@@ -9,6 +9,8 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.weights import replace_all
+
 
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
     """A model with some of its outputs, and what they need."""
@@ -23,8 +25,7 @@ def give_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]
     """
     inputs = {info.name for info in model.graph.input}
     weights = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
+    replace_all(model.graph.initializer, weights)
     for info in model.graph.input:
         if info.name in shapes:
             dims = info.type.tensor_type.shape

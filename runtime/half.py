@@ -17,14 +17,14 @@ from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.graph_passes.limits import WEIGHTED
 
 from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
-from .int8 import LayerPrecision, Quantised, require_float32
 from .plan import Plan
+from .precision import LayerPrecision, PlanInPrecision, require_float32
 from .providers import ON_GPU, name_of
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
-def halve(plan: Plan, providers: Sequence[Any]) -> Quantised:
+def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     """The layers with constant weights of a plan's step, to be computed in float16.
 
     Raises ``ProviderError`` where the step would not run on a GPU, and ``ModelError`` for a
@@ -51,7 +51,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> Quantised:
             )
         names.add(name)
         precisions.append(LayerPrecision(node.name, "float16", "on a GPU"))
-    return Quantised(plan, precisions=tuple(precisions), half=frozenset(names))
+    return PlanInPrecision(plan, precisions=tuple(precisions), half=frozenset(names))
 
 
 def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:

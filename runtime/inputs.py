@@ -9,7 +9,7 @@ from onnx2snn.graph_passes.errors import DataError, require_whole
 
 
 def as_array(values: Any, what: str) -> np.ndarray:
-    """Values as an array, or ``DataError``, beginning with ``what``, if they are none."""
+    """Values as an array, or ``DataError``, beginning with ``what``, if they cannot be one."""
     try:
         return np.asarray(values)
     # A tensor of torch says by the others that it is on a GPU, or has a gradient.
@@ -58,7 +58,7 @@ def require_same_numbers(
 
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
-    """The time-steps at which to read out, T among them; ``DataError`` for what is none."""
+    """The time-steps at which to read out, T among them; ``DataError`` for invalid ones."""
     require_whole("a time-step", timesteps, 1)
     wanted = times_in("readout", readout if readout is not None else [])
     if wanted and wanted[-1] > timesteps:
@@ -67,7 +67,7 @@ def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
 
 
 def times_in(name: str, times: Iterable[int]) -> list[int]:
-    """Time-steps in order, each once; ``DataError`` for what is none, or no list of them."""
+    """Time-steps in order, each once; ``DataError`` for invalid ones, or no list."""
     try:
         found = list(times)
     except TypeError as error:
@@ -112,7 +112,7 @@ def as_input(
         raise DataError(f"{name} is empty: its shape is {list(x.shape)}")
     check_finite(x, name)
     with np.errstate(over="ignore"):
-        value = np.ascontiguousarray(x, dtype)
+        value = np.asarray(x, dtype, order="C")
     if value.dtype != x.dtype:
         check_finite(value, f"{name}, as the {value.dtype} that {who} needs,")
     return value

@@ -10,27 +10,24 @@ n has at most 8 bits and loses nothing. q, from -127 to 127, is where rounding h
 the inner sum is exact in 32 bits.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.errors import ProviderError
 from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.weights import copy_model, stub
 
 from .graphs import attributes_of, names_in, unused_prefix, with_nodes
-from .plan import Neuron, Plan
+from .integer_layers import IntegerLayer, Window
+from .plan import Plan
+from .precision import LayerPrecision, PlanInPrecision, require_float32
 from .providers import CPU, name_of
-from .whole_numbers import Shape, WholeNumbers, shapes_of, whole_numbers
-
-Precision = Literal["float32", "float16", "int8"]
-"""What layers with weights compute in: as the file says, in 16 bits on a GPU, or in 8 bits on a
-CPU where that is faster."""
+from .whole_numbers import SampleShape, WholeNumbers, shapes_of, whole_numbers
 
 LARGEST_INT8 = 127
 """Of a weight, either sign."""
@@ -62,101 +59,7 @@ def cost(inputs: int, outputs: int) -> float:
     return 0.25 + 12 / outputs + 25 / inputs
 
 
-@dataclass(frozen=True)
-class Window:
-    """How a convolution reads an image [N, C, H, W]; each (vertical, horizontal).
-
-    ``pads``: (top, left, bottom, right).
-    """
-
-    image: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """The image's size with its pads."""
-        (height, width), (top, left, bottom, right) = self.image, self.pads
-        return height + top + bottom, width + left + right
-
-    @property
-    def places(self) -> tuple[int, int]:
-        """The size of the result."""
-        down, across = (
-            (size - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, dilation in zip(
-                self.padded, self.kernel, self.strides, self.dilations, strict=True
-            )
-        )
-        return down, across
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """Which pixels of the padded image, row by row, each place reads: [places, kernel]."""
-        rows, columns = (
-            stride * np.arange(places)[:, np.newaxis] + dilation * np.arange(kernel)
-            for places, stride, kernel, dilation in zip(
-                self.places, self.strides, self.kernel, self.dilations, strict=True
-            )
-        )
-        read = rows[:, np.newaxis, :, np.newaxis] * self.padded[1] + columns[:, np.newaxis]
-        return read.reshape(len(rows) * len(columns), -1).astype(np.int32)
-
-
-@dataclass(frozen=True)
-class IntegerLayer:
-    """y = scale (n codes) + bias, n being what the layer, a node, reads in whole numbers.
-
-    ``codes``: the weights q, int8 [inputs of a sum, outputs]; the inputs of a convolution in the
-    order vertical, horizontal, channel. ``scale`` and ``bias``: float32 [outputs].
-    """
-
-    node: str
-    codes: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-    reads: WholeNumbers
-    window: Window | None
-
-    @property
-    def scratch(self) -> int:
-        """Bytes for each sample, besides what a layer in float32 reads and makes."""
-        inputs, outputs = self.codes.shape
-        if self.window is None:
-            return int(inputs)
-        image = math.prod(self.window.padded) * inputs // math.prod(self.window.kernel)
-        # The rows of windows give way to the result with its channels last, in float32.
-        return int(image + math.prod(self.window.places) * max(inputs, 4 * outputs))
-
-
-@dataclass(frozen=True)
-class LayerPrecision:
-    """What a layer is computed in, "int8", "float16" or "float32", and why."""
-
-    layer: str
-    precision: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """A plan in whose step the layers in 8 bits have rounded weights, each of a name of its own.
-
-    ``layers``: these layers by the names of their weights; their codes are weights of the name
-    ``<weights>/codes``. ``half``: the names of the weights of layers in 16 bits. ``precisions``:
-    what became of all layers with weights. The step itself computes in float32, what ``layers``
-    say to rounding.
-    """
-
-    plan: Plan
-    layers: Mapping[str, IntegerLayer] = field(default_factory=dict)
-    precisions: tuple[LayerPrecision, ...] = ()
-    half: frozenset[str] = frozenset()
-
-
-def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
+def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     """Round the weights of the layers of a plan's step that read whole numbers, where that pays.
 
     Raises ``ProviderError`` where the step would not run on the CPU, and ``ModelError`` for a
@@ -202,17 +105,7 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> Quantised:
             if part is not None for t in part.graph.initializer}  # fmt: skip
     read |= {f"{name}/codes" for name in layers}
     kept = {name: values for name, values in weights.items() if name in read}
-    return Quantised(replace(plan, step=step, weights=kept), layers, tuple(precisions))
-
-
-def require_float32(neurons: Iterable[Neuron], precision: Precision) -> None:
-    """Raise ``ModelError`` if neurons compute in another type than float32."""
-    other = [neuron for neuron in neurons if neuron.threshold.dtype != np.float32]
-    if other:
-        raise ModelError(
-            f"precision '{precision}' takes the place of float32, but {other[0].op} "
-            f"'{other[0].name}' computes in {other[0].threshold.dtype}: leave it out"
-        )
+    return PlanInPrecision(replace(plan, step=step, weights=kept), layers, tuple(precisions))
 
 
 def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +140,7 @@ def _layer(
     node: onnx.NodeProto,
     constants: Mapping[str, np.ndarray],
     reads: WholeNumbers | None,
-    shape: Shape | None,
+    shape: SampleShape | None,
 ) -> tuple[np.ndarray, np.ndarray, Window | None] | str:
     """A layer's weights [inputs of a sum, outputs], bias and window; or why it has none.
 

@@ -16,7 +16,7 @@ from onnx import helper
 from onnx2snn.graph_passes.weights import stub
 
 from .graphs import Writer, names_in, unused_prefix, with_nodes
-from .int8 import IntegerLayer
+from .integer_layers import IntegerLayer
 
 _CONTRIB = "com.microsoft"
 

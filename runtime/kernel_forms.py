@@ -32,12 +32,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.graph_passes.weights import ModelParts, detach, with_weights_as_inputs
+from onnx2snn.graph_passes.weights import ModelParts, detach, replace_all, with_weights_as_inputs
 
 from .graphs import give_shapes, names_in, renamed, unused_prefix, with_nodes
 from .plan import Neuron
 from .providers import in_layout_of_cpu
-from .unit_thresholds import Body
+from .unit_steps import Body
 
 IN_TURN = 2
 """Layers that take turns, time-step by time-step, before the next ones do.
@@ -92,8 +92,17 @@ def padded_channels(channels: int) -> int:
     return block * -(-channels // block)
 
 
-@cache
 def block_of_channels() -> int:
+    """How many channels a block has on this CPU; 1 where nothing can be laid out."""
+    try:
+        return _block_as_laid_out()
+    except OSError:
+        # No folder for temporary files, which there may be at another time.
+        return 1
+
+
+@cache
+def _block_as_laid_out() -> int:
     """How many channels a block has on this CPU; 1 where it has no such layout."""
     weights = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "w")
     image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 4, 4])
@@ -102,11 +111,7 @@ def block_of_channels() -> int:
         [weights],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    try:
-        (filters,) = in_layout_of_cpu(detach(model)).structure.graph.initializer
-    except OSError:
-        # No folder for temporary files: nothing can be laid out.
-        return 1
+    (filters,) = in_layout_of_cpu(detach(model)).structure.graph.initializer
     return int(filters.dims[0])
 
 
@@ -167,12 +172,9 @@ def on_cpu(
     constants = {tensor.name: tensor for tensor in chunk.graph.initializer}
     constants |= {t.name: t for body in stand_ins.bodies for t in body.constants}
     others = [tensor for name, tensor in constants.items() if name not in own]
-    inputs = [info for info in laid.graph.input if info.name in given]
-    del laid.graph.input[:]
-    whole = with_nodes(laid, nodes, chunk.graph.output, inputs, others)
-    nodes = layer_by_layer(whole.graph.node, spikes, potentials)
-    del whole.graph.node[:]
-    whole.graph.node.extend(nodes)
+    replace_all(laid.graph.input, [info for info in laid.graph.input if info.name in given])
+    whole = with_nodes(laid, nodes, chunk.graph.output, constants=others)
+    replace_all(whole.graph.node, layer_by_layer(whole.graph.node, spikes, potentials))
     parts = detach(whole)
     held = {tensor.name for tensor in parts.structure.graph.initializer}
     laid_out = {name: values for name, values in made.weights.items() if name in held}

@@ -18,6 +18,7 @@ from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.weights import replace_all
 
 from .graphs import Writer, unused_prefix
 from .loop_read_outs import Network, read_outs, total_of
@@ -278,6 +279,5 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with every call of a function replaced by the function's body."""
     inlined = onnx.inliner.inline_local_functions(model) if model.functions else model
     kept = [entry for entry in inlined.opset_import if entry.domain != DOMAIN]
-    del inlined.opset_import[:]
-    inlined.opset_import.extend(kept)
+    replace_all(inlined.opset_import, kept)
     return inlined

@@ -185,32 +185,35 @@ def create_session(
     model: onnx.ModelProto | ModelParts,
     providers: list[Any],
     threads: int | None = None,
+    *,
     once: bool = False,
     seldom: bool = False,
     lean: bool = False,
     own: Mapping[str, np.ndarray] | None = None,
-    laid_out: bool = True,
+    plans_memory: bool = True,
     in_order: bool = False,
     captures: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
-    ``threads`` is the number of threads within an operator (None: ONNX Runtime's choice).
     From ``ModelParts``, a CPU session shares the weights with the caller, except those that ONNX
-    Runtime repacks for speed, and holds all of them once more while it is made. ``lean``: on a CPU
-    it does neither, since large weights are inputs, which are fed with each run (``run_session``,
-    ``DeviceStates``). ``seldom``: no memory of a CPU is kept between runs. (Kept, it doubles in the
-    second, where a result takes a part of what the largest tensor had.)
-    ``own``: further weights that are not shared; the caller may drop them.
-    ``laid_out``: the memory of runs on the same shapes is planned ahead, which may take twice
-    of it.
-    ``in_order``: nodes run in the order of the graph, as far as they stay what they are.
-    ``captures``: runs become CUDA graphs, if ``providers`` say so: for what reads and writes the
-    same memory each time, through bindings.
-    ``once``: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since
-    the large weights are inputs, copies them; ``run_session`` feeds them. Raises
-    ``ProviderError`` if that provider does not start, where ONNX Runtime itself would go on with
-    the next one, and ``ModelError`` if it cannot load the model.
+    Runtime repacks for speed, and holds all of them once more while it is made.
+
+    threads: within an operator; None for ONNX Runtime's choice.
+    once: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since the
+    large weights are inputs, copies them; ``run_session`` feeds them.
+    seldom: no memory of a CPU is kept between runs. (Kept, it doubles in the second, where a
+    result takes a part of what the largest tensor had.)
+    lean: on a CPU it holds no large weights, nor copies of them while it is made, since they are
+    inputs, which are fed with each run (``run_session``, ``DeviceStates``).
+    own: further weights that are not shared; the caller may drop them.
+    plans_memory: that of runs on the same shapes is planned ahead, which may take twice of it.
+    in_order: nodes run in the order of the graph, as far as they stay what they are.
+    captures: runs become CUDA graphs, if ``providers`` say so: for what reads and writes the same
+    memory each time, through bindings.
+
+    Raises ``ProviderError`` if the first provider does not start, where ONNX Runtime itself would
+    go on with the next one, and ``ModelError`` if it cannot load the model.
     """
     ort = onnxruntime()
     providers = providers if captures else without_capture(providers)
@@ -218,7 +221,7 @@ def create_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = laid_out and not seldom
+    options.enable_mem_pattern = plans_memory and not seldom
     options.enable_cpu_mem_arena = not seldom
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
@@ -230,7 +233,7 @@ def create_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if feeds:
         parts = model if isinstance(model, ModelParts) else detach(model)
-        weights = {name: np.ascontiguousarray(array) for name, array in parts.weights.items()}
+        weights = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
         model, shared = with_weights_as_inputs(parts.structure), dict(weights)
     elif isinstance(model, ModelParts):
         weights = model.weights
@@ -334,7 +337,7 @@ def _aligned(values: np.ndarray) -> np.ndarray:
 def _give_weights(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Give ONNX Runtime what the stubs of a model stand for; returns the values, to be kept."""
     values = {
-        name: onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        name: onnxruntime().OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
         for name, array in weights.items()
     }
     options.add_external_initializers(list(values), list(values.values()))

@@ -30,9 +30,10 @@ class Averages:
         return found
 
     def outputs(self, sums: Arrays, timesteps: int) -> Arrays:
-        """Every output by name, from sums over so many time-steps, which are lost by that.
+        """Every output by name, from sums over ``timesteps`` time-steps.
 
-        Raises ``DataError`` where an output is not finite.
+        The arrays in ``sums`` may be overwritten. Raises ``DataError`` where an output is not
+        finite.
         """
         values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
         if self._read_out is not None:

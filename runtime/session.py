@@ -14,15 +14,18 @@ from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice
 from .coding import Coding, check_coding, encode
-from .early_exit import EarlyExit, is_softmax, logits, scores_of
+from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .estimate import costs_of
+from .given import checked_inputs, require_states
 from .graphs import only
 from .half import halve
-from .inputs import as_array, as_input, by_input_name, readout_times, require_same_numbers
-from .int8 import LayerPrecision, Precision, Quantised, quantise
-from .memory import prologue_memory
+from .inputs import readout_times
+from .int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
 from .plan import Neuron, Plan, build_plan
+from .precision import LayerPrecision, PlanInPrecision, Precision
+from .progress import Progress
+from .prologue import Prologue
 from .providers import (
     CPU,
     MOST_THREADS,
@@ -33,13 +36,12 @@ from .providers import (
     device_id_of,
     resolve_providers,
     rounds_products,
-    run_session,
     without_capture,
 )
 from .read_out import Averages
-from .result import Exit, ReadOut, SpikingResult, together
+from .result import SpikingResult
 from .states import DeviceStates
-from .sums import Sums, carried_sums, rows_of
+from .sums import Sums, carried_sums
 from .time_steps import TimeSteps
 from .totals import totals_of
 
@@ -75,7 +77,7 @@ class SpikingSession:
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and
-    ``DataError`` for a plan, precision, number of threads or memory that is none.
+    ``DataError`` for an invalid plan, precision, number of threads or memory.
     """
 
     def __init__(
@@ -97,9 +99,9 @@ class SpikingSession:
         if threads is not None:
             require_whole("threads", threads, 1, MOST_THREADS)
         made, chosen = build_plan(read_any(model)), resolve_providers(providers)
-        quantised = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
-        self._plan = made = quantised.plan
-        self.precisions: tuple[LayerPrecision, ...] = quantised.precisions
+        network = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
+        self._plan = made = network.plan
+        self.precisions: tuple[LayerPrecision, ...] = network.precisions
         # Several graphs are made of the model's; all read these weights.
         create = partial(
             _create_with,
@@ -108,41 +110,36 @@ class SpikingSession:
         )
         # Within a budget they hold no weights of their own, whatever time-steps do.
         keeping_none = partial(create, seldom=True, lean=max_memory is not None)
-        self._prologue = None if made.prologue is None else keeping_none(made.prologue)
-        self._averages = Averages(made, keeping_none)
+        prologue, averages = Prologue(made, keeping_none), Averages(made, keeping_none)
         # Currents in fewer bits are not what potentials say that they add up to.
         exact = precision != "float16" and not rounds_products(chosen)
         totals = totals_of(made) if plan == "auto" and exact else None
-        states = [*made.states, *carried_sums(made, totals).values()]
+        carried = [*made.states, *carried_sums(made, totals).values()]
         now = [name for name in made.readout_types if name not in made.step_inputs]
-        step = only(made.step, [*now, *(state.written for state in states)])
-        self.providers: list[str] = self._averages.providers
+        step = only(made.step, [*now, *(state.written for state in carried)])
+        self.providers: list[str] = averages.providers
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = chosen != without_capture(chosen)
-        self._states = DeviceStates(states, made.step_inputs, device, device_id, graphs)
-        self._sums = Sums(made, totals, self._states, partial(keeping_none, lean=True))
+        states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
+        sums = Sums(made, totals, states, partial(keeping_none, lean=True))
         on_cpu = self.providers[0] == CPU
         others = [made.prologue, made.epilogue, made.read_out]
         others += [totals.totals, totals.silent] if totals else []
         costs = costs_of(
-            quantised,
+            network,
             step,
-            states,
+            carried,
             on_cpu=on_cpu,
             in_chunks=plan == "auto",
-            derived_counts=self._sums.derived,
-            kept=self._sums.kept,
+            derived_counts=sums.derived,
+            kept=sums.kept,
             nodes=sum(len(model.graph.node) for model in others if model is not None),
             max_memory=max_memory,
         )
         capturing = partial(create, captures=True)
-        self._time_steps = TimeSteps(
-            quantised, step, states, costs, capturing, on_cpu, cores_of(threads)
-        )
-        self._given: dict[str, tuple[int, ...]] = {}
-        self._prologue_takes = 0
-        self.reset()
+        time_steps = TimeSteps(network, step, carried, costs, capturing, on_cpu, cores_of(threads))
+        self._progress = Progress(made, prologue, time_steps, states, sums, averages)
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -177,6 +174,9 @@ class SpikingSession:
     ) -> SpikingResult:
         """Run ``timesteps`` time-steps from v(0); the session's state is then v(T).
 
+        With ``early_exit`` it is that of the samples that left last, in their order in x, as they
+        left.
+
         x: the input, [N, ...] in the network's input shape, the same at every time-step;
         or [T, N, ...], one for each. N may change from run to run. A network with several
         inputs takes them by name.
@@ -193,34 +193,24 @@ class SpikingSession:
         """
         wanted = readout_times(timesteps, readout)
         check_coding(coding, seed)
-        inputs, varying = self._check_inputs(x, timesteps)
+        inputs, varying = checked_inputs(self._plan, x, timesteps)
+        constant = coding == "constant" and not varying
         if early_exit is not None:
-            if not isinstance(early_exit, EarlyExit):
-                raise DataError(f"early_exit takes an EarlyExit, not {early_exit!r}")
-            if coding != "constant" or varying:
-                raise DataError(
-                    "early_exit is for an input that is the same at every time-step: x [N, ...], "
-                    "with coding='constant'"
-                )
-            if readout is not None:
-                raise DataError("early_exit reads out where samples leave: leave readout away")
-            return self._run_until_settled(inputs, timesteps, early_exit)
-        self.reset()
-        self._readouts, self._varying = len(wanted), coding != "constant" or bool(varying)
-        readouts = {}
-        if not self._varying:
-            values = self._step_inputs(inputs)
-            self._states.set_inputs(values)
+            require_may_leave(early_exit, self._plan, constant, readout)
+        progress, readouts = self._progress, {}
+        progress.reset(len(wanted), varying=not constant)
+        if early_exit is not None:
+            readouts[timesteps] = run_until_settled(early_exit, progress, inputs, timesteps)
+        elif constant:
+            values = progress.take(inputs)
             for t in sorted(wanted):
-                self._advance_to(t, values)
-                readouts[t] = self._read_out()
-            return SpikingResult(timesteps, readouts)
-        for t, now in enumerate(encode(inputs, timesteps, coding, varying, seed), start=1):
-            values = self._step_inputs(now)
-            self._states.set_inputs(values)
-            self._advance(values)
-            if t in wanted:
-                readouts[t] = self._read_out()
+                progress.advance_to(t, values)
+                readouts[t] = progress.read_out()
+        else:
+            for t, now in enumerate(encode(inputs, timesteps, coding, varying, seed), start=1):
+                progress.advance(progress.take(now))
+                if t in wanted:
+                    readouts[t] = progress.read_out()
         return SpikingResult(timesteps, readouts)
 
     @in_turn
@@ -231,11 +221,10 @@ class SpikingSession:
         keeps a copy of states. Raises ``DataError`` like ``run``.
         """
         require_whole("readouts", readouts, 1)
-        inputs, varying = self._check_inputs(x, None)
+        inputs, varying = checked_inputs(self._plan, x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
-        values = self._step_inputs(inputs)
-        return self._time_steps.choice(values, readouts, prologue=self._prologue_takes)
+        return self._progress.choice(self._progress.prologue.step_inputs(inputs), readouts)
 
     @one_at_a_time
     def step(
@@ -249,35 +238,36 @@ class SpikingSession:
         since ``reset()``. A network with several outputs returns them by name. Raises
         ``DataError`` like ``run``, and if N is not that of the state: call ``reset()`` first.
         """
-        inputs, varying = self._check_inputs(x_t, None)
+        inputs, varying = checked_inputs(self._plan, x_t, None)
         if varying:
             raise DataError("step() takes the input of one time-step, [N, ...]")
-        values = self._step_inputs(inputs)
-        if not self._states.has_room_for(values):
-            raise DataError("x_t has another shape than the state; call reset() first")
-        self._states.set_inputs(values)
-        made = tuple(name for name in self._plan.readout_types if name not in values)
-        now = dict(zip(made, self._advance(values, made), strict=True)) | {
-            name: values[name] for name in self._plan.readout_types if name in values
+        plan, progress = self._plan, self._progress
+        values = progress.prologue.step_inputs(inputs)
+        if not progress.has_room_for(values):
+            raise DataError(
+                "x_t has another shape than the state: call reset() first, or set the state of as "
+                "many samples"
+            )
+        progress.states.set_inputs(values)
+        made = tuple(name for name in plan.readout_types if name not in values)
+        now = dict(zip(made, progress.advance(values, made), strict=True)) | {
+            name: values[name] for name in plan.readout_types if name in values
         }
-        outputs = dict(zip(self._plan.averages, self._averages.of_one(now), strict=True))
-        if self._plan.means:
-            means = self._read_out().values
-            outputs |= {name: means[name] for name in self._plan.means}
-        by_name = {name: outputs[name] for name in self._plan.outputs}
-        return by_name if len(by_name) > 1 else by_name[self._plan.outputs[0]]
+        outputs = dict(zip(plan.averages, progress.averages.of_one(now), strict=True))
+        if plan.means:
+            means = progress.outputs()
+            outputs |= {name: means[name] for name in plan.means}
+        by_name = {name: outputs[name] for name in plan.outputs}
+        return by_name if len(by_name) > 1 else by_name[plan.outputs[0]]
 
     @one_at_a_time
     def reset(self) -> None:
         """Set every membrane potential to v(0), as in the file."""
-        self._states.reset()
-        self._sums.reset()
-        self._time, self._readouts, self._varying = 0, 1, False
-        self._before: dict[str, np.ndarray] = {}
+        self._progress.reset()
 
     def _begin_anew(self) -> None:
         """Reset, and let go of all buffers: what was interrupted may have left them half done."""
-        self._states.forget()
+        self._progress.states.forget()
         self.reset()
 
     @property
@@ -291,160 +281,20 @@ class SpikingSession:
         form, or a part of one) to let ``step`` go on from there; ``run`` starts at v(0)
         regardless.
         """
-        return {state.read: self._states.get(state.read) for state in self._plan.states}
+        states = self._progress.states
+        return {state.read: states.get(state.read) for state in self._plan.states}
 
     @state.setter
     @one_at_a_time
     def state(self, values: Mapping[str, np.ndarray]) -> None:
-        if not isinstance(values, Mapping):
-            raise DataError(f"the state is a mapping of names to arrays, not {values!r}")
-        unknown = set(values) - {state.read for state in self._plan.states}
-        if unknown:
-            raise DataError(f"the network has no state {sorted(map(str, unknown))}")
-        for name, value in values.items():
-            if not as_array(value, f"the state '{name}'").size:
-                raise DataError(f"the state '{name}' is empty: {list(np.shape(value))}")
-        neurons = {neuron.name: neuron for neuron in self.neurons}
-        for state in self._plan.states:
-            neuron = neurons.get(state.read.partition("/")[2])
-            if neuron is None:
-                continue
-            have = np.shape(values.get(state.read, state.start))[1:]
-            pairs = zip(have, neuron.shape, strict=False)
-            if any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):
-                raise DataError(
-                    f"the state '{state.read}' has shape {list(have)} for a sample, "
-                    f"its layer {list(neuron.shape)}"
-                )
-        self._sums.bring_in()
-        self._states.put(dict(values))
-        self._sums.begin_here()
-
-    def _check_inputs(
-        self, x: np.ndarray | Mapping[str, np.ndarray], timesteps: int | None
-    ) -> tuple[dict[str, np.ndarray], set[str]]:
-        """The inputs in the network's types, and the names of those with a leading time axis."""
-        declared = {tensor.name: tensor for tensor in self._plan.inputs}
-        given = by_input_name(x, list(declared), "the network")
-        varying, inputs = set(), {}
-        for name, tensor in declared.items():
-            value, shape = given[name], tuple(tensor.shape)
-            called = "x" if len(declared) == 1 else name
-            if value.ndim == len(shape) + 1:
-                varying.add(name)
-                if timesteps is not None and len(value) != timesteps:
-                    raise DataError(
-                        f"{called} has {len(value)} time-steps on its first axis, not {timesteps}"
-                    )
-                shape = (timesteps, *shape)
-            inputs[name] = as_input(value, shape, np.dtype(tensor.dtype), name=called)
-        sizes = {name: x.shape[1:] if name in varying else x.shape for name, x in inputs.items()}
-        require_same_numbers(sizes, {name: tensor.shape for name, tensor in declared.items()})
-        return inputs, varying
-
-    def _step_inputs(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the step reads: the prologue's results, and the inputs that it reads itself."""
-        names = self._plan.step_inputs
-        values = {name: inputs[name] for name in names if name in inputs}
-        if self._prologue is not None:
-            shapes = {name: value.shape for name, value in inputs.items()}
-            if shapes != self._given:
-                self._given, self._prologue_takes = shapes, prologue_memory(self._plan, shapes)
-            made = [output.name for output in self._prologue.get_outputs()]
-            wanted = {source.name for source in self._prologue.get_inputs()}
-            feed = {name: value for name, value in inputs.items() if name in wanted}
-            values |= zip(made, run_session(self._prologue, made, feed), strict=True)
-        return values
-
-    def _run_until_settled(
-        self, inputs: dict[str, np.ndarray], timesteps: int, rule: EarlyExit
-    ) -> SpikingResult:
-        """Run the samples that are left, and read out those that leave."""
-        if any(isinstance(size, int) for tensor in self._plan.inputs for size in tensor.shape[:1]):
-            raise DataError("an early exit needs a network whose batch size is not fixed")
-        self.reset()
-        values = self._step_inputs(inputs)
-        left = np.arange(max((len(value) for value in inputs.values() if value.ndim), default=1))
-        if not self._time_steps.states_have_rows(values, len(left)):
-            raise DataError(
-                "an early exit needs a network that has its samples along the first axis of all "
-                "layers, and computes each by itself, so that some of them can leave"
-            )
-        self._states.set_inputs(values)
-        looks: list[np.ndarray] = []
-        exits: list[Exit] = []
-        probabilities = is_softmax(self._plan.read_out, self.outputs[0])
-        for t in rule.looks_at(timesteps):
-            self._advance_to(t, values)
-            if t <= self._plan.delay and t < timesteps:
-                continue
-            outputs = self._outputs_now()
-            scores = scores_of(outputs, len(left))
-            now = logits(scores) if probabilities else scores
-            looks = [*looks, now][-rule.stable :]
-            leave = rule.settled(looks) | (t == timesteps)
-            if not leave.any():
-                continue
-            count, gone = len(left), np.flatnonzero(leave)
-            sums = self._sums.snapshot(gone, count)
-            exits.append(Exit(t, left[gone], rows_of(outputs, gone, count), sums))
-            if leave.all():
-                break
-            stay = np.flatnonzero(~leave)
-            self._states.keep(stay, count)
-            self._sums.keep(stay, count)
-            self._before = rows_of(self._before, stay, count)
-            values = rows_of(values, stay, count)
-            looks = [look[stay] for look in looks]
-            left = left[stay]
-        return SpikingResult(timesteps, {timesteps: together(exits, timesteps, self.neurons)})
-
-    def _advance(
-        self, inputs: dict[str, np.ndarray], fetch: tuple[str, ...] = (), most: int = 1
-    ) -> list[np.ndarray]:
-        """Do up to ``most`` time-steps in one run."""
-        most = min(most, self._sums.make_room())
-        choice = self._time_steps.choice(
-            inputs, self._readouts, self._varying, self._prologue_takes
-        )
-        steps = choice.chunk(most)
-        # A budget counts on groups of samples, which need states in full, from the first run on.
-        grouped = choice.together < choice.samples and self._time_steps.costs.max_memory is not None
-        if choice.in_full and (steps > 1 or grouped):
-            self._states.fill(choice.shapes)
-        # What runs next may be another graph, which needs the memory; the next run is as this one.
-        following = choice.chunk(most - steps if most > steps else self._time + steps)
-        shrink = following != steps and choice.memory.gives_back
-        fetched = self._states.advance(
-            self._time_steps.session(steps, choice), fetch, shrink, choice.together
-        )
-        self._time += steps
-        self._sums.count(steps, inputs)
-        if self._time == self._plan.delay:
-            self._before = self._sums.carried(self._plan.readout_types)
-        return fetched
-
-    def _advance_to(self, t: int, inputs: dict[str, np.ndarray]) -> None:
-        """Go on to time-step t, in chunks as far as they fit."""
-        while self._time < t:
-            stop = self._plan.delay if self._time < self._plan.delay < t else t
-            self._advance(inputs, most=stop - self._time)
-
-    def _read_out(self) -> ReadOut:
-        """What the network says and did in the time-steps so far."""
-        return ReadOut(self._time, self._outputs_now(), self.neurons, self._sums.snapshot())
-
-    def _outputs_now(self) -> dict[str, np.ndarray]:
-        """The outputs by name after the time-steps so far, but those of a delay."""
-        sums, t = self._sums.carried(self._plan.readout_types), self._time
-        if 0 < self._plan.delay < t:
-            t -= self._plan.delay
-            sums = {n: np.asarray(total - self._before[n]) for n, total in sums.items()}
-        return self._averages.outputs(sums, t)
+        require_states(self._plan, values)
+        self._progress.sums.bring_in()
+        self._progress.states.put(dict(values))
+        self._progress.sums.begin_here()
 
 
-def _as_it_is(plan: Plan, providers: Sequence[Any]) -> Quantised:
-    return Quantised(plan)
+def _as_it_is(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
+    return PlanInPrecision(plan)
 
 
 def _create_with(

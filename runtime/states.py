@@ -141,19 +141,28 @@ class DeviceStates:
         for name, value in values.items():
             held = self._inputs[name]
             if held is not None and held.shape() == list(value.shape):
-                held.update_inplace(np.ascontiguousarray(value))
+                held.update_inplace(np.asarray(value, order="C"))
                 continue
             self._inputs[name] = self._to_device(value)
             if held is not None:
                 self._forget_buffers()
 
-    def has_room_for(self, values: dict[str, np.ndarray]) -> bool:
-        """Whether the states can go on from here with inputs of these shapes."""
+    def has_room_for(
+        self, values: dict[str, np.ndarray], shapes: Mapping[str, Sequence[int | str]]
+    ) -> bool:
+        """Whether the states can go on from here with inputs of these shapes.
+
+        ``shapes``: those that states then have, where they are known.
+        """
         if self._current_index is None:
-            # Not all states have the samples along axis 0; ONNX Runtime refuses what differs.
-            batch = {size for value in values.values() for size in value.shape[:1]}
-            shapes = [state.shape() for state in self._current.values()]
-            return all(shape[:1] in ([], [1]) or batch & set(shape) for shape in shapes)
+            # Starts broadcast, and states that were put may be like them.
+            known = [(held, shapes[n]) for n, held in self._current.items() if n in shapes]
+            return all(
+                have in (1, want)
+                for held, shape in known
+                for have, want in zip(held.shape(), shape, strict=True)
+                if isinstance(want, int)
+            )
         return all(
             self._inputs[name] is not None and self._inputs[name].shape() == list(value.shape)
             for name, value in values.items()
@@ -283,8 +292,8 @@ class DeviceStates:
 
         def kept(values: dict[str, Any]) -> dict[str, Any]:
             return {
-                name: self._to_device(value.numpy()[rows]) if value.shape()[0] == count else value
-                for name, value in values.items()
+                name: self._to_device(v.numpy()[rows]) if v.shape()[:1] == [count] else v
+                for name, v in values.items()
             }
 
         self._inputs, current = kept(self._inputs), kept(self._current)

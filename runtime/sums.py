@@ -75,7 +75,8 @@ class Sums:
     def count(self, steps: int, inputs: Arrays) -> None:
         """Note that time-steps have passed, in which the step read ``inputs``.
 
-        Those that are no inputs of the network are not written to again.
+        Values that are not the network's own inputs must not be written to afterwards; of the
+        caller's inputs a snapshot keeps copies.
         """
         self._steps += steps
         if self._last is not None and self._last[0] is inputs:

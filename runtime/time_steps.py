@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -15,17 +15,54 @@ from .estimate import Costs
 from .graphs import with_nodes
 from .groups import samples_together
 from .half import with_half_products
-from .int8 import IntegerLayer, Quantised
+from .integer_layers import IntegerLayer
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
 from .memory import read_out_memory, sizes_of
 from .plan import State
+from .precision import PlanInPrecision
 from .providers import give_back_memory
 from .rows import Shape, states_have_rows
-from .unit_thresholds import rescaled, with_unit_thresholds
+from .unit_steps import rescaled
+from .unit_thresholds import with_unit_thresholds
 from .unroll import unrolled
 from .weights_first import with_weights_first
-from .winograd import matrices_of, with_winograd
+from .winograd import Tiles, matrices_of, with_winograd
+
+
+class SessionKey(NamedTuple):
+    """What tells the sessions of ``steps`` time-steps in a run apart, in the words of ``Choice``.
+
+    ``plans_memory``: as for ``create_session``. Single time-steps do not differ by what has a
+    default. It is made for each run, for which a dataclass would take three times as long.
+    """
+
+    steps: int
+    lean: bool
+    plans_memory: bool
+    weights_first: frozenset[str]
+    time_batched: frozenset[str] = frozenset()
+    layout: Layout | None = None
+    tiled: tuple[Tiles, ...] = ()
+    in_full: bool = False
+
+
+def key_of(steps: int, choice: Choice) -> SessionKey:
+    """The key of the session that does so many time-steps."""
+    lean, planned = choice.lean, choice.memory.few_activations
+    first = choice.weights_first(steps)
+    if steps == 1:
+        return SessionKey(steps, lean, planned, first)
+    return SessionKey(
+        steps=steps,
+        lean=lean,
+        plans_memory=planned,
+        weights_first=first,
+        time_batched=frozenset(choice.time_batched),
+        layout=choice.layout,
+        tiled=choice.tiled,
+        in_full=choice.in_full,
+    )
 
 
 @dataclass
@@ -38,14 +75,14 @@ class TimeSteps:
     the layout of the CPU or in other units, which chunks share, by what they hold.
     """
 
-    network: Quantised
+    network: PlanInPrecision
     step: onnx.ModelProto
     states: Sequence[State]
     costs: Costs
     create: Callable[..., Any]
     on_cpu: bool
     cores: int
-    sessions: dict[tuple, Any] = field(default_factory=dict)
+    sessions: dict[SessionKey, Any] = field(default_factory=dict)
     shared: dict[tuple, np.ndarray] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
 
@@ -95,15 +132,17 @@ class TimeSteps:
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; if not lean, with its own weights."""
-        key, planned = _key(steps, choice), choice.memory.few_activations
+        key = key_of(steps, choice)
         if key not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(steps, choice)
-            in_order = steps > 1 and choice.layout is not None
-            session = self.create(
-                graph, own=own, laid_out=planned, in_order=in_order, lean=choice.lean
+            self.sessions[key] = self.create(
+                graph,
+                lean=key.lean,
+                own=own,
+                plans_memory=key.plans_memory,
+                in_order=key.layout is not None,
             )
-            self.sessions[key] = session
             # Its own weights are there once more, in the layout of the session.
             del graph, own
             give_back_memory()
@@ -111,8 +150,8 @@ class TimeSteps:
 
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""
-        wanted = {_key(steps, choice) for steps in (1, *choice.chunks)}
-        others = [key for key in self.sessions.keys() - wanted if not key[-1]]
+        wanted = {key_of(steps, choice) for steps in (1, *choice.chunks)}
+        others = [key for key in self.sessions.keys() - wanted if not key.lean]
         total, most = choice.memory.total + len(others) * self.costs.copied, self.costs.max_memory
         if most is not None and total > most:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
@@ -185,12 +224,3 @@ class TimeSteps:
         if not self.on_cpu or not all_known(self.states, shapes) or self.network.half:
             return None
         return layout_of(self.network.plan.neurons, shapes, samples)
-
-
-def _key(steps: int, choice: Choice) -> tuple:
-    """What tells the sessions of so many time-steps in a run apart."""
-    alike = choice.weights_first(steps), choice.memory.few_activations, choice.lean
-    if steps == 1:
-        return steps, *alike
-    batched = frozenset(choice.time_batched)
-    return steps, batched, choice.layout, choice.tiled, choice.in_full, *alike

@@ -8,15 +8,16 @@ spikes back below 0 becomes, with w = -v / V_th and W' of the other sign,
 
     s = [u < -1] - [u m > 0],  w_next = u + s,  m_next = m + s
 
-Chunks run like that; what they read and write of states is in the file's units (``rescaled``), one
-multiplication for each chunk. Sums that are exact stay so: where V_th are powers of two nothing
-rounds, and other V_th stay what they are where weights are so short that sums may be exact.
+Chunks run like that; what they read and write of states is in the file's units
+(``unit_steps.rescaled``), one multiplication for each chunk. Sums that are exact stay so: where
+V_th are powers of two nothing rounds, and other V_th stay what they are where weights are so short
+that sums may be exact.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,13 @@ from onnx import helper, numpy_helper
 from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
-from .int8 import IntegerLayer, Quantised
 from .kernels import STEEP
 from .plan import Neuron, State
+from .precision import PlanInPrecision
 from .scaled_weights import is_long, of_channels, scaled
+from .unit_steps import Body, UnitStep
 
 _STEEPEST = 2.0**127
 """[low > 0] is HardSigmoid(low) = max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal
@@ -43,43 +44,8 @@ _ALIKE = ("AveragePool", "GlobalAveragePool", "Identity", *MAX_POOLS)
 of what they make."""
 
 
-@dataclass(frozen=True)
-class Body:
-    """What neurons do with their potential ``u``: the nodes that make ``x`` and what follows.
-
-    ``reads``: what x depends on besides u. ``nexts``: by the names of states as they are written,
-    what they are before: u, or states as they are read. ``constants`` are what the nodes read.
-    """
-
-    nodes: tuple[onnx.NodeProto, ...]
-    u: str
-    reads: tuple[str, ...]
-    x: str
-    nexts: dict[str, str]
-    constants: tuple[onnx.TensorProto, ...] = ()
-
-
-@dataclass(frozen=True)
-class UnitStep:
-    """A step whose neurons have a threshold of 1, as far as they can.
-
-    ``bodies``: of neurons that do the same with each element. ``weights``: those that are other
-    ones than before, by their names. ``layers``: those in 8 bits, as they then are. ``units``: by
-    the names of states and inputs, what 1 is there, [] or one for each channel, [C, 1, ...].
-    ``inner``: states that chunks alone have; ``begins`` are the nodes that make them at first.
-    """
-
-    step: onnx.ModelProto
-    weights: dict[str, np.ndarray]
-    layers: Mapping[str, IntegerLayer]
-    units: dict[str, np.ndarray]
-    bodies: tuple[Body, ...]
-    inner: tuple[State, ...]
-    begins: tuple[onnx.NodeProto, ...]
-
-
 def with_unit_thresholds(
-    step: onnx.ModelProto, network: Quantised, states: Sequence[State], in_full: bool = True
+    step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], in_full: bool = True
 ) -> UnitStep:
     """The step with IF and SignedIF rescaled to V_th = 1, where it is one number or one a channel.
 
@@ -102,46 +68,12 @@ def with_unit_thresholds(
     return units.made()
 
 
-def rescaled(
-    chunk: onnx.ModelProto, units: Mapping[str, np.ndarray], states: Iterable[State]
-) -> onnx.ModelProto:
-    """A chunk that reads and writes in the file's units what it has in ``units``."""
-    written = {state.read: state.written for state in states}
-    graph = Writer(unused_prefix(names_in(chunk), "unit/"))
-    reads = [info.name for info in chunk.graph.input if np.any(units.get(info.name, 1) != 1)]
-    if not reads:
-        return chunk
-    before = {name: graph.prefix + name for name in reads}
-    after = {written[name]: graph.prefix + written[name] for name in reads if name in written}
-    unit_of = {name: graph.constant(_one_if_all(units[name]), f"{name}/1") for name in reads}
-    unit_of |= {written[name]: unit_of[name] for name in reads if name in written}
-    entered = set[str]()
-    for node in chunk.graph.node:
-        for name in operands(node):
-            if name in before and name not in entered:
-                entered.add(name)
-                graph.node("Div", [name, unit_of[name]], name)
-        graph.nodes.append(renamed(node, before | after, node.name))
-        for name in set(node.output) & after.keys():
-            inside = [after[name], unit_of[name]]
-            graph.nodes.append(helper.make_node("Mul", inside, [name], graph.prefix + name))
-    made = copy_model(chunk)
-    del made.graph.node[:]
-    made.graph.node.extend(graph.nodes)
-    made.graph.initializer.extend(graph.initializers.values())
-    return made
-
-
-def _one_if_all(values: np.ndarray) -> np.ndarray:
-    """One number if all are the same."""
-    first = values.flat[0]
-    return np.asarray(first) if np.all(values == first) else values
-
-
 class _Units:
     """A step as it is rewritten: ``makers`` are its nodes, and new ones, by what they make."""
 
-    def __init__(self, step: onnx.ModelProto, network: Quantised, states: Sequence[State]) -> None:
+    def __init__(
+        self, step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State]
+    ) -> None:
         self.step, self.plan = step, network.plan
         self.layers = dict(network.layers)
         self.states = {state.read: state for state in states}

@@ -17,7 +17,7 @@ from .graphs import attributes_of
 from .plan import Neuron
 from .scaled_weights import of_channels
 
-Shape = tuple[int, ...]
+SampleShape = tuple[int, ...]
 
 _LAYOUT = ("Identity", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
 
@@ -35,7 +35,7 @@ class WholeNumbers:
 
 
 def whole_numbers(
-    step: onnx.ModelProto, neurons: Sequence[Neuron], shapes: Mapping[str, Shape]
+    step: onnx.ModelProto, neurons: Sequence[Neuron], shapes: Mapping[str, SampleShape]
 ) -> dict[str, WholeNumbers]:
     """What neurons emit, and what layouts, pools and Concat make of it, by name.
 
@@ -66,7 +66,7 @@ def _range(op: str, node: onnx.NodeProto) -> tuple[int, int]:
 
 
 def _through(
-    node: onnx.NodeProto, found: Mapping[str, WholeNumbers], shapes: Mapping[str, Shape]
+    node: onnx.NodeProto, found: Mapping[str, WholeNumbers], shapes: Mapping[str, SampleShape]
 ) -> WholeNumbers | None:
     """What a node makes of whole numbers; None if that is not known to be such."""
     x = found.get(node.input[0])
@@ -91,7 +91,7 @@ def _through(
     return WholeNumbers(x.unit.repeat(after[0] // len(x.unit)), x.lowest, x.highest)
 
 
-def _common_multiple(node: onnx.NodeProto, image: Shape) -> int | None:
+def _common_multiple(node: onnx.NodeProto, image: SampleShape) -> int | None:
     """The least common multiple of how many pixels the means are of; None if unknown.
 
     Windows at the border have fewer where a pool does not count its pads.
@@ -116,7 +116,7 @@ def _common_multiple(node: onnx.NodeProto, image: Shape) -> int | None:
 
 
 def _concat(
-    node: onnx.NodeProto, found: Mapping[str, WholeNumbers], shapes: Mapping[str, Shape]
+    node: onnx.NodeProto, found: Mapping[str, WholeNumbers], shapes: Mapping[str, SampleShape]
 ) -> WholeNumbers | None:
     """Channels one after the other; None unless all are whole numbers."""
     if attributes_of(node)["axis"] != 1 or not all(n in found and n in shapes for n in node.input):
@@ -127,7 +127,7 @@ def _concat(
     return WholeNumbers(np.concatenate(units), lowest, highest)
 
 
-def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, Shape]:
+def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, SampleShape]:
     """The shape of one sample of each of a step's tensors [N, ...], where the neurons' fix it."""
     model = copy_model(step)
     for neuron in neurons:

@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).parents[2] / "models" / "resnet20-fashion-mnist.onnx"
 TEXT = (
     "net (float[N, 2, 4, 4] x) => (float[N, 5] y) { a = Conv(x, u) r = Relu(a) c = Min(r, theta) "
     "d = Conv(c, w, b) s = Relu(d) e = Min(s, phi) f = Flatten(e) g = Gemm<transB = 1>(f, v) "
-    "t = Relu(g) h = Min(t, psi) i = Gemm(h, k, l) j = Relu(i) y = Gemm(j, m) }"
+    "t = Relu(g) h = Min(t, psi) i = Gemm<transB = 0>(h, k, l) j = Relu(i) y = Gemm(j, m) }"
 )
 
 

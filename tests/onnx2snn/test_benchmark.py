@@ -119,6 +119,10 @@ def test_the_command(files):
     assert found["against"] == "ANN"
     assert "it is an ANN" in call("ann.onnx", *options, code=1)
     assert "spiking network" in call("snn.onnx", "--ann", "snn.onnx", *options, code=1)
+    text = "net (float[N, 3, 8, 8] input) => (float[N, 3, 8, 8] y) { y = Relu(input) }"
+    onnx.save(model(text), "other.onnx")
+    refused = call("snn.onnx", "--ann", "other.onnx", *options, code=1)
+    assert "not the same network" in " ".join(refused.split())
     assert "give MODEL" in call("--ann", "ann.onnx", code=2)
     assert "samples start at 1" in call("snn.onnx", "--batch", "0", code=2)
 

@@ -472,6 +472,9 @@ def test_command_without_calibration():
     assert not Path("plot.png").exists()
     report = invoke("net.onnx", "--data", "test.npz", "-T", "2", "--json", code=1)
     assert all(row["failures"][0]["timesteps"] == 2 for row in json.loads(report.stdout)["recipes"])
+    unheeded = ("--calibration-samples", "4", "--recipes", "opi")
+    refused = invoke("net.onnx", "--data", "test.npz", "-T", "2", *unheeded, code=2)
+    assert "--calibration-samples is for calibration data" in refused.output
 
 
 def test_numbers_of_samples():

@@ -16,10 +16,11 @@ from onnx2snn import (
     evaluate,
     from_arrays,
 )
-from onnx2snn.calibration import Running
+from onnx2snn.ann import Ann
 from onnx2snn.checking import Agreement, compare
 from onnx2snn.conversion_tables import advice
 from onnx2snn.graph_passes.weights import detach
+from onnx2snn.progress import Running
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -47,6 +48,22 @@ def test_from_file_and_proto_alike(tmp_path):
     assert proto.SerializeToString() == before
     assert a.graph == b.graph
     assert a.functions == b.functions
+
+
+def test_a_first_input_of_one_number():
+    text = "net (float s, float[N, 4] x) => (float[N, 4] y) { a = Neg(x) b = Neg(a) c = Mul(b, s) "
+    text += "r = Clip(c, lo, hi) y = Identity(r) }"
+    conversion = convert(model(text, {"lo": np.float32(0), "hi": np.float32(1)}))
+    assert "random inputs (seed 0)" in conversion.check
+
+
+def test_an_ann_of_a_fixed_batch_size_takes_arrays_of_samples():
+    text = "net (float[2, 3] a, float[2, 3] b) => (float[2, 3] y) { y = Add(a, b) }"
+    ann = Ann(detach(model(text)))
+    a = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(ann.run({"a": a, "b": a})["y"], 2 * a)
+    with pytest.raises(DataError, match="b"):
+        ann.run({"a": a, "b": np.float32(1)})
 
 
 def test_says_what_it_did():

@@ -14,13 +14,21 @@ from one_neuron import POOLED, X, activations, clipped, fire, held, two
 from one_neuron import WEIGHTS as DENSE
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, Statistic, convert, from_arrays, layers, least_squares
+from onnx2snn import (
+    SpikingSession,
+    Statistic,
+    convert,
+    from_arrays,
+    layers,
+    least_squares,
+    simulation,
+)
 from onnx2snn.correction import correct, mean_by_channel
 from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
-from onnx2snn.layers import Simulation
 from onnx2snn.least_squares import RIDGE
 from onnx2snn.recipes import Neuron, recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
+from onnx2snn.simulation import Simulation
 
 SMALL = from_arrays(X)
 RNG = np.random.default_rng(0)
@@ -533,11 +541,17 @@ def simulate_both_ways(snn, x, shift):
     assert set(apart.values()) == {True}
 
 
+def cache(monkeypatch, neurons):
+    """Let so many neurons be simulated at a time."""
+    for module in (layers, simulation):
+        monkeypatch.setattr(module, "IN_CACHE", neurons)
+
+
 @pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "ResetToZeroIF"])
 @pytest.mark.parametrize("together", [1, 2**17])
 @pytest.mark.parametrize("seed", range(3))
 def test_layers_fire_the_same_whether_or_not_currents_are_kept(op, together, seed, monkeypatch):
-    monkeypatch.setattr(layers, "IN_CACHE", together)
+    cache(monkeypatch, together)
     network = dyadic.finish(seed)
     recipe = replace(recipe_by_name("opi"), name="other", neuron=Neuron(op))
     snn = convert(dyadic.to_onnx(network), recipe=recipe).model
@@ -546,7 +560,7 @@ def test_layers_fire_the_same_whether_or_not_currents_are_kept(op, together, see
 
 @pytest.mark.parametrize("together", [1, 2**17])
 def test_layers_behind_pools_that_count_fire_the_same(together, monkeypatch):
-    monkeypatch.setattr(layers, "IN_CACHE", together)
+    cache(monkeypatch, together)
     text = POOLED.replace("Relu(c)", "Clip(c, lo, hi)").replace("Relu(e)", "Clip(e, lo, hi)")
     rng = np.random.default_rng(2)
     weights = {name: dyadic.weights(rng, *values.shape) for name, values in WEIGHTS.items()}
@@ -566,7 +580,7 @@ def test_a_fixed_batch_whose_samples_depend_on_each_other(monkeypatch):
     ann = model(text, {name: DENSE[name] for name in "wuv"})
     data = from_arrays(np.tile(X, (4, 1))[:12])
     whole = convert(ann, calibration=data, recipe="best", timesteps=8, batch_size=4)
-    monkeypatch.setattr(layers, "IN_CACHE", 4)
+    cache(monkeypatch, 4)
     few = convert(ann, calibration=data, recipe="best", timesteps=8, batch_size=4)
     assert "samples depend on each other" in few.notes[0]
     assert few.model.graph == whole.model.graph

@@ -252,6 +252,28 @@ def test_lists_are_arrays():
         from_arrays([[1.0], [2.0, 3.0]])
 
 
+class Stored:
+    """An array as HDF5 has it: read by slices, or as a whole by numpy."""
+
+    def __init__(self, values):
+        self._values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, rows):
+        return self._values[rows]
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values
+
+
+def test_arrays_in_a_file_are_read_as_they_are_needed():
+    x, y = together(from_arrays(Stored(X), Stored(Y)), 4)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+
+
 def test_paths_as_names_of_files(tmp_path):
     np.savez(tmp_path / "d.npz", x=X, y=Y)
     assert open_data(tmp_path / "d.npz").samples == len(X)

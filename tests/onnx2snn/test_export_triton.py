@@ -67,16 +67,18 @@ def test_interleaved_sequences_equal_sessions(case):
     model, states = stateful_model(snn)
     onnx.checker.check_model(model, full_check=True)
     server, rng = Server(model, states), np.random.default_rng(0)
-    sessions, left = {}, {}
+    sessions, left, begun = {}, {}, set()
     for tick in range(24):
         for sequence in range(5):
             if left.get(sequence, 0) == 0:  # Ids are used again, as clients do.
                 left[sequence] = int(rng.integers(1, 9))
                 sessions[sequence] = SpikingSession(snn, threads=1)
+                begun.discard(sequence)
         busy = rng.permutation([s for s in range(5) if rng.random() < 0.7])
         if not len(busy):
             continue
-        starts = {s: sessions[s]._time == 0 for s in busy}
+        starts = {s: s not in begun for s in busy}
+        begun.update(busy)
         x = {s: (rng.integers(-8, 9, shape) / 8).astype(np.float32) for s in busy}
         found = server.infer([(s, x[s], starts[s]) for s in busy])
         for place, sequence in enumerate(busy):

@@ -99,6 +99,15 @@ def test_what_is_no_list_of_time_steps(given):
         evaluate(SNN, DATA, ["a", 2])
 
 
+def test_what_is_no_choice_and_no_number():
+    for run in (lambda it: check(ANN, maxpool=it), lambda it: convert(ANN, maxpool=it)):
+        for given in ("typo", 3, ["average"]):
+            with pytest.raises(DataError, match="maxpool must be one of average, exact, keep, not"):
+                run(given)
+    with pytest.raises(DataError, match="timesteps must be a whole number"):
+        to_triton(SNN, "repository", None)
+
+
 @pytest.mark.parametrize(
     ("run", "error"),
     [

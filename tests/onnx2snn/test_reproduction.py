@@ -90,6 +90,15 @@ def test_counts_of_several_inputs_and_outputs(tmp_path):
         assert ann_accuracy(ann, running) == accuracy
 
 
+def test_processes_at_once_keep_each_others_counts(tmp_path):
+    first, second = (CountsFile(tmp_path / "state.json") for _ in range(2))
+    cell = {"name": "a", "samples": 2, "sums": {"hits": 1}}
+    for file, key in ((first, "1"), (second, "2")):
+        file.cells[key] = cell
+        file.keep(key)
+    assert CountsFile(tmp_path / "state.json").cells == {"1": cell, "2": cell}
+
+
 @pytest.mark.parametrize("what", sorted(set(EXPERIMENTS) - {"fig4"}))
 def test_every_experiment(here, what):
     pytest.importorskip("matplotlib")

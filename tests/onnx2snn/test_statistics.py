@@ -43,7 +43,8 @@ def test_percentiles_of_any_batches(seed, cuts, per_channel, q):
         slack = row.max() / 512
         for value, sample in ((all_of_them, row), (above, row[row > 0])):
             low, high = np.percentile(sample, [max(q - 0.3, 0), min(q + 0.3, 100)])
-            assert low - slack <= value <= high + slack
+            # The largest takes the place of a percentile of 0.
+            assert low - slack <= value <= high + slack or (low <= 0 and value == row.max())
 
 
 def test_order_and_size_of_batches_do_not_matter():
@@ -79,7 +80,9 @@ def test_mostly_zero_activations():
     values = np.zeros((1000, 1), np.float32)
     values[:5] = 3
     found = histogram(values, False)
-    assert found.value(Statistic("percentile", 99.0)) == 0
+    assert found.value(Statistic("percentile", 99.9)) == pytest.approx(3, rel=1e-3)
+    # Zero itself would be no threshold.
+    assert found.value(Statistic("percentile", 99.0)) == 3
     assert found.value(Statistic("nonzero-percentile", 99.0)) == pytest.approx(3, rel=1e-3)
 
 

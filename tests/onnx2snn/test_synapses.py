@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx_text import model
 
-from onnx2snn import convert
+from onnx2snn import convert, synapses
+from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.synapses import SynapseCounter, macs
 
@@ -106,6 +107,18 @@ def test_dense_layers_with_no_neuron_between():
     wanted = (counts @ (w != 0)).sum() + (arrived @ (v != 0)).sum()
     assert synaptic_operations(snn, {"s": counts}, (4,)) == wanted
     assert macs(snn, (4,)) == np.count_nonzero(w) + np.count_nonzero(v)
+
+
+def test_a_graph_is_searched_for_names_once(monkeypatch):
+    """Not for each layer, which took time quadratic in their number."""
+    made = []
+    monkeypatch.setattr(synapses, "Editor", lambda graph: made.append(1) or Editor(graph))
+    layers = " ".join(f"a{i} = Gemm(x{i}, w) x{i + 1} = Clip(a{i}, lo, hi)" for i in range(5))
+    text = f"net (float[N, 3] x0) => (float[N, 3] y) {{ {layers} y = Gemm(x5, w) }}"
+    snn = convert(model(text, {"w": normal(3, 3), "lo": ZERO, "hi": ONE})).model
+    SynapseCounter(snn, (3,))
+    assert macs(snn, (3,)) == 6 * 9
+    assert len(made) == 2
 
 
 def test_weights_are_not_copied():

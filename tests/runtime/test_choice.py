@@ -93,7 +93,7 @@ def test_starts_are_written_out_for_chunks_alone():
     wanted = SpikingSession(wide(), threads=1, plan="step")
     for timesteps, written in ((1, False), (3, False), (7, True), (2, True)):
         same(session.run(x, timesteps), wanted.run(x, timesteps))
-        assert bool(session._states._full) == written
+        assert bool(session._progress.states._full) == written
 
 
 def test_what_is_shown_is_what_runs(monkeypatch):
@@ -101,8 +101,8 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 61)
-    assert {key[0] for key in session._time_steps.sessions} == {1, *chosen.chunks}
-    assert {key[1] for key in session._time_steps.sessions if key[0] > 1} == {
+    assert {key.steps for key in session._progress.time_steps.sessions} == {1, *chosen.chunks}
+    assert {key.time_batched for key in session._progress.time_steps.sessions if key.steps > 1} == {
         frozenset(chosen.time_batched)
     }
 
@@ -147,9 +147,9 @@ def budgets(session, x, readouts=1):
     while True:
         least = chosen.memory.total - chosen.memory.idle
         found[chosen.lean, chosen.chunks] = least
-        session._time_steps.choices.clear()
-        costs = session._time_steps.costs
-        session._time_steps.costs = replace(costs, max_memory=least - 1)
+        session._progress.time_steps.choices.clear()
+        costs = session._progress.time_steps.costs
+        session._progress.time_steps.costs = replace(costs, max_memory=least - 1)
         try:
             chosen = session.chosen(x, readouts=readouts)
         except DataError:
@@ -212,7 +212,11 @@ def test_lean_sessions_hold_no_weights(providers):
     session = with_budget(snn, least, providers=providers)
     same(session.run(x, 41, [3]), SpikingSession(snn, threads=1, plan="step").run(x, 41, [3]))
     held = {value.ctypes.data for value in session._plan.weights.values()}
-    made = [*session._time_steps.sessions.values(), session._prologue, session._sums._session]
+    made = [
+        *session._progress.time_steps.sessions.values(),
+        session._progress.prologue.session,
+        session._progress.sums._session,
+    ]
     # One matrix is that of two layers; the sums of the last one do not need its own.
     assert [len(each.weight_feed) for each in made] == [*[2] * (len(made) - 2), 1, 1]
     for each in made:
@@ -226,7 +230,7 @@ def test_float16_is_never_lean():
         "y = Clip(b, zero, one) }"
     )
     snn = convert(model(text, {"w": weight, "zero": np.float16(0), "one": np.float16(1)})).model
-    costs = with_budget(snn)._time_steps.costs
+    costs = with_budget(snn)._progress.time_steps.costs
     assert not costs.may_be_lean
     # ONNX Runtime computes with it in float32, of twice the size.
     assert costs.copied == 2 * costs.weights
@@ -255,7 +259,7 @@ def test_every_budget_gives_the_same_spikes(seed, width, monkeypatch):
     for (_, lengths), total in found.items():
         session = with_budget(snn, total)
         result = session.run(x, 63, [7])
-        assert {key[0] for key in session._time_steps.sessions} == {1, *lengths}
+        assert {key.steps for key in session._progress.time_steps.sessions} == {1, *lengths}
         same(result, wanted)
 
 
@@ -265,12 +269,12 @@ def test_sessions_of_another_n_go_where_they_do_not_fit(monkeypatch):
     generous = SpikingSession(snn, threads=1)
     for samples in (1, 40):
         generous.run(zeros(samples), 23)
-    kept = len(generous._time_steps.sessions)
+    kept = len(generous._progress.time_steps.sessions)
     total = generous.chosen(zeros(40)).memory.total
     session = SpikingSession(snn, threads=1, max_memory=total)
     for samples in (1, 40):
         same(session.run(zeros(samples), 23), generous.run(zeros(samples), 23))
-    assert len(session._time_steps.sessions) < kept
+    assert len(session._progress.time_steps.sessions) < kept
 
 
 def test_what_does_not_fit_is_refused():
@@ -304,14 +308,14 @@ def test_each_read_out_keeps_states(plan):
 def test_what_read_outs_keep_is_in_the_estimate():
     session = SpikingSession(wide(), threads=1)
     x = zeros(8)
-    values = session._step_inputs(dict.fromkeys(session.inputs, x))
+    values = session._progress.prologue.step_inputs(dict.fromkeys(session.inputs, x))
     once, more = (session.chosen(x, readouts=n).memory for n in (1, 5))
     shapes = session.chosen(x).shapes
-    copies = sum(4 * int(np.prod(shapes[name])) for name in session._sums.kept)
+    copies = sum(4 * int(np.prod(shapes[name])) for name in session._progress.sums.kept)
     assert more.counts == max(9 * copies, once.counts + 4 * copies)
     # Of the run before there are as many as of this one, and its last.
     assert session.chosen(x, readouts=50).memory.counts == 99 * copies
-    varying = session._time_steps.choice(values, 5, varying=True).memory
+    varying = session._progress.time_steps.choice(values, 5, varying=True).memory
     assert varying.inputs * 3 == more.inputs * 12
     # What has been read is one array a read-out: the sum so far.
     inputs = np.random.default_rng(0).normal(size=(6, *x.shape)).astype(np.float32)
@@ -409,10 +413,10 @@ def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
 
 def test_all_graphs_of_a_session_count():
     session = SpikingSession(wide(), threads=1)
-    made, totals = session._plan, session._sums._totals
+    made, totals = session._plan, session._progress.sums._totals
     assert made.read_out is None
     models = made.prologue, made.epilogue, totals.totals, totals.silent
-    assert session._time_steps.costs.nodes == sum(len(each.graph.node) for each in models)
+    assert session._progress.time_steps.costs.nodes == sum(len(each.graph.node) for each in models)
 
 
 def test_longer_chunks_are_never_estimated_lower():
@@ -424,14 +428,14 @@ def test_longer_chunks_are_never_estimated_lower():
     for heavy in ({}, {layer.name: layer.axis for layer in layers if layer.axis is not None}):
         for by_layer in (False, True):
             found = [
-                session._time_steps.costs.peaks.of(k, heavy, 2, shapes, by_layer, {})
+                session._progress.time_steps.costs.peaks.of(k, heavy, 2, shapes, by_layer, {})
                 for k in (2, 4, 8, 16)
             ]
             assert found == sorted(found)
 
 
 def _reads(session, x):
-    return session._step_inputs({next(iter(session.inputs)): x})
+    return session._progress.prologue.step_inputs({next(iter(session.inputs)): x})
 
 
 def test_sums_of_all_time_steps_are_worked_out_when_they_are_wanted():
@@ -440,7 +444,7 @@ def test_sums_of_all_time_steps_are_worked_out_when_they_are_wanted():
     x = dyadic.images(network, 2)
     session = SpikingSession(snn, threads=1)
     result = session.run(x, MOST_STEPS)
-    assert session._sums._session is None
+    assert session._progress.sums._session is None
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, MOST_STEPS)
     for name, counts in wanted.spike_counts.items():
         np.testing.assert_array_equal(result.spike_counts[name], counts)
@@ -452,7 +456,7 @@ def test_lean_sessions_compute_the_same():
     name = ann.graph.input[0].name
     found = [
         create_session(detach(ann), [CPU], 1, **options).run(None, {name: x})
-        for options in ({}, {"lean": True}, {"laid_out": False})
+        for options in ({}, {"lean": True}, {"plans_memory": False})
     ]
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)

@@ -65,6 +65,20 @@ def test_an_early_exit_is_a_read_out(seed, samples, timesteps, confidence, stabl
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("rule", [EarlyExit(0.3, 1, 2), EarlyExit(0.0, 3, 2)])
+def test_the_state_is_that_of_the_samples_that_left_last(plan, rule):
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)
+    x = dyadic.images(network, 12)
+    left = session.run(x, 24, early_exit=rule).sample_timesteps
+    found, last = session.state, np.flatnonzero(left == left.max())
+    assert 1 < len(last) < 12 or left.max() < 24
+    session.run(x, left.max())
+    for name, value in session.state.items():
+        np.testing.assert_array_equal(found[name], value[last])
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
 def test_samples_that_left_take_no_more_memory_than_those_of_a_full_run(plan):
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)
@@ -261,3 +275,28 @@ def test_samples_that_depend_on_others_cannot_leave(of_all):
     session = SpikingSession(convert(model(text, values)).model, threads=1)
     with pytest.raises(DataError, match="computes each by itself"):
         session.run(np.ones((3, 4), np.float32), 8, early_exit=EarlyExit())
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["m = ReduceMean<axes = [0], keepdims = 1>(l) y = Sub(l, m)", "y = Softmax<axis = 0>(l)",
+     "y = Slice(l, last, first, rows, back)"],
+)  # fmt: skip
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_a_read_out_that_depends_on_others_is_refused(tail, plan):
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        f"l = MatMul(b, u) {tail} }}"
+    )
+    rng = np.random.default_rng(0)
+    values = {name: (rng.integers(-4, 5, shape) / 4).astype(np.float32)
+              for name, shape in {"w": (4, 6), "u": (6, 3)}.items()}  # fmt: skip
+    values |= {"zero": np.float32(0), "one": np.float32(1)}
+    for name, number in {"last": -1, "first": -99, "rows": 0, "back": -1}.items():
+        values |= {name: np.array([number], np.int64)} if f" {name}" in tail else {}
+    session = SpikingSession(convert(model(text, values)).model, threads=1, plan=plan)
+    x = rng.random((6, 4), dtype=np.float32)
+    with pytest.raises(DataError, match="'y' depends on the other samples"):
+        session.run(x, 24, early_exit=EarlyExit(0.55, 1, 2))
+    # The session is at v(0) again, and of use.
+    assert session.run(x, 4).output.shape == (6, 3)

@@ -18,7 +18,7 @@ def bytes_of_a_sample(session, x):
     """Those of the states of the largest layer."""
     shapes = session.chosen(x).shapes
     by_layer = {}
-    for state in session._time_steps.states:
+    for state in session._progress.time_steps.states:
         layer = state.read.partition("/")[2]
         size = 4 * int(np.prod(shapes[state.read][1:]))
         by_layer[layer] = by_layer.get(layer, 0) + size

@@ -16,7 +16,7 @@ from onnx2snn.runtime import groups
 
 NETWORK = dyadic.finish(3)
 SNN = convert(dyadic.to_onnx(NETWORK)).model
-FILES = {"session.py", "states.py", "sums.py", "time_steps.py"}
+FILES = {"progress.py", "prologue.py", "session.py", "states.py", "sums.py", "time_steps.py"}
 LOCKED = {"values", "__call__", "in_turn"}
 
 

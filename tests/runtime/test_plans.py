@@ -116,8 +116,9 @@ def test_heavy_layers_run_once_for_all_time_steps(monkeypatch, samples):
     # 16 x 12 and 12 x 8 weights, against 12 and 8 numbers a sample.
     few = samples < 12
     lengths = {1, 4, 8, 16} if few else {1, 4, 8}
-    assert {key[0] for key in chunked._time_steps.sessions} == lengths
-    assert {len(key[1]) for key in chunked._time_steps.sessions if key[0] > 1} == {2 if few else 0}
+    assert {key.steps for key in chunked._progress.time_steps.sessions} == lengths
+    in_chunks = [key for key in chunked._progress.time_steps.sessions if key.steps > 1]
+    assert {len(key.time_batched) for key in in_chunks} == {2 if few else 0}
 
 
 def test_a_chunk_holds_a_heavy_layer_once(monkeypatch):
@@ -211,7 +212,7 @@ def test_a_chunk_is_made_once():
     session = SpikingSession(network_of(1), threads=1)
     for samples in (1, 2, 1, 2):
         session.run(dyadic.images(network, samples), 3 * chunks.LONG)
-    assert len(session._time_steps.sessions) == 1
+    assert len(session._progress.time_steps.sessions) == 1
 
 
 def test_a_plan_does_not_hold_the_graph_that_it_was_made_of():

@@ -11,6 +11,8 @@ from gpu import needs_cuda
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
+from onnx2snn.ann import Ann
+from onnx2snn.graph_passes.weights import ModelParts, stub
 from onnx2snn.runtime import providers
 from onnx2snn.runtime.result import Later
 
@@ -175,6 +177,33 @@ def test_poisson_coding():
             session.run(x, 4, coding="poisson", seed=seed)
 
 
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_what_has_no_axes_keeps_none(plan):
+    text = (
+        "net (float[N, 2] x, float s) => (float[N, 2] y, float z) "
+        "{ y = Clip(x, zero, one) z = Neg(s) }"
+    )
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    x = {"x": np.full((3, 2), 0.5, np.float32), "s": np.array(0.25, np.float32)}
+    session = SpikingSession(convert(ann).model, threads=1, plan=plan)
+    for outputs in (Ann(ann).run(x), session.run(x, 21).values, session.step(x), session.step(x)):
+        assert outputs["z"].shape == ()
+        assert outputs["z"] == -0.25
+
+
+@pytest.mark.parametrize("options", [{}, {"once": True}, {"lean": True}])
+def test_a_weight_without_axes(options):
+    held = {"w": np.array(3, np.float32)}
+    text = "net (float x) => (float y) { y = Mul(x, w) }"
+    parts = ModelParts(model(text, held), held)
+    (weight,) = parts.structure.graph.initializer
+    weight.CopyFrom(stub("w", weight.data_type, ()))
+    session = providers.create_session(parts, [providers.CPU], 1, **options)
+    (y,) = providers.run_session(session, None, {"x": np.array(2, np.float32)})
+    assert y.shape == ()
+    assert y == 6
+
+
 def test_inputs_beyond_the_type_of_the_network():
     with pytest.raises(DataError, match=r"x, as the float32 that the network needs, holds NaN or"):
         SpikingSession(snn()).run(np.full(X.shape, 1e300), 4)
@@ -218,6 +247,42 @@ def test_a_state_for_another_batch_size_is_refused_at_the_step():
     session.reset()
     with pytest.raises(DataError, match=r"has shape \[2\] for a sample, its layer \[3\]"):
         session.state = {"v/b": np.zeros((2, 2), np.float32)}
+
+
+WINDOWS = (
+    "net (float[N, 4, 6] x) => (float[N, 24] y) { a = Clip(x, zero, one) "
+    "s = Reshape(a, halves) b = MatMul(s, w) c = Clip(b, zero, one) y = Reshape(c, whole) }"
+)
+"""Two rows of the second layer are one sample, as in networks that attend within windows."""
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("samples", [2, 3, 5])
+def test_a_state_goes_on_in_another_session_where_samples_have_several_rows(plan, samples):
+    weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(6, dtype=np.float32) / 2,
+               "halves": np.array([-1, 2, 6]), "whole": np.array([-1, 24])}  # fmt: skip
+    spiking = convert(model(WINDOWS, weights)).model
+    x = np.random.default_rng(0).integers(0, 9, (samples, 4, 6)).astype(np.float32) / 8
+    first, second = (SpikingSession(spiking, plan=plan) for _ in range(2))
+    first.run(x, 5)
+    second.state = first.state
+    with pytest.raises(DataError, match="another shape than the state"):
+        second.step(np.concatenate([x, x]))
+    np.testing.assert_array_equal(second.step(x), first.step(x))
+
+
+def test_a_state_of_several_samples_is_not_one_of_one():
+    """Which an axis of size 1 would let pass, and make one output of each sample in the state."""
+    weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(6, dtype=np.float32)}
+    text = (
+        "net (float[N, 1, 6] x) => (float[N, 1, 6] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "y = MatMul(b, w) }"
+    )
+    session = SpikingSession(convert(model(text, weights)).model)
+    session.state = {"v/b": np.zeros((3, 1, 6), np.float32)}
+    with pytest.raises(DataError, match="another shape than the state"):
+        session.step(np.ones((1, 1, 6), np.float32))
+    assert session.step(np.ones((3, 1, 6), np.float32)).shape == (3, 1, 6)
 
 
 def test_a_state_that_was_set_survives_another_batch_size():
@@ -312,7 +377,7 @@ def test_a_result_that_was_read_lets_go_of_its_session(plan):
     session = SpikingSession(snn(), plan=plan)
     result = session.run(X, 21, [8])
     rates = [readout.firing_rates for readout in result.readouts.values()]
-    sums = weakref.ref(session._sums)
+    sums = weakref.ref(session._progress.sums)
     del session
     gc.collect()
     assert sums() is None
@@ -546,13 +611,13 @@ def test_bindings_do_not_outlive_sessions():
     """Else they would hold ONNX Runtime's session, with its weights, and be taken for another's."""
     session = SpikingSession(snn())
     session.run(X, 37)
-    steps = session._time_steps
+    steps = session._progress.time_steps
     held = [weakref.ref(each) for each in steps.sessions.values()]
-    assert len(session._states._bindings) == len(held) > 1
+    assert len(session._progress.states._bindings) == len(held) > 1
     steps.sessions.clear()
     gc.collect()
     assert not any(each() for each in held)
-    assert not session._states._bindings
+    assert not session._progress.states._bindings
     np.testing.assert_array_equal(
         session.run(X, 37).output, SpikingSession(snn()).run(X, 37).output
     )

@@ -12,10 +12,11 @@ from onnx_text import model
 
 from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.runtime import time_steps
-from onnx2snn.runtime.int8 import Quantised
 from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.precision import PlanInPrecision
 from onnx2snn.runtime.scaled_weights import is_long
-from onnx2snn.runtime.unit_thresholds import rescaled, with_unit_thresholds
+from onnx2snn.runtime.unit_steps import rescaled
+from onnx2snn.runtime.unit_thresholds import with_unit_thresholds
 from onnx2snn.runtime.unroll import unrolled
 
 RESIDUAL = (
@@ -41,7 +42,7 @@ def residual(first, second):
 def unit_step(snn):
     plan = build_plan(snn)
     states = [*plan.states, *plan.sums.values()]
-    return plan, with_unit_thresholds(plan.step, Quantised(plan), states), states
+    return plan, with_unit_thresholds(plan.step, PlanInPrecision(plan), states), states
 
 
 def held(unit, name):
@@ -94,7 +95,7 @@ def test_sessions_give_the_same_spikes(monkeypatch, thresholds, precision):
     x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
     chunked = SpikingSession(snn, threads=1, precision=precision)
     same(chunked.run(x, 23, [6]), SpikingSession(snn, threads=1, plan="step").run(x, 23, [6]))
-    assert {key[0] for key in chunked._time_steps.sessions} == {1, 4, 16}
+    assert {key.steps for key in chunked._progress.time_steps.sessions} == {1, 4, 16}
 
 
 def test_states_are_in_the_units_of_the_file():

@@ -108,8 +108,11 @@ def test_graphs_share_one_copy(small_caches, bounds):
     session.run(x, 61)
     assert session.chosen(x).chunks == (32, 16, 8, 4)
     assert not session.chosen(x).weights_first(1)
-    held = {key[0]: made.shared_weights for key, made in session._time_steps.sessions.items()}
-    weights = session._time_steps.network.plan.weights
+    held = {
+        key.steps: made.shared_weights
+        for key, made in session._progress.time_steps.sessions.items()
+    }
+    weights = session._progress.time_steps.network.plan.weights
     for name in ("w", "v"):
         (place,) = {held[steps][name].data_ptr() for steps in (32, 16)}
         # Chunks count in thresholds: if these differ, they have other weights than the file.

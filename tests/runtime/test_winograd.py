@@ -129,7 +129,7 @@ def test_a_wide_network_is_on_tiles(samples):
     run_alike(session, reference, network, [(samples, 22), (samples, 7)])
     tiled = session.chosen(dyadic.images(network, samples)).tiled
     assert [(tiles.inputs, tiles.outputs) for tiles in tiled] == [(128, 128)]
-    assert {key[0] for key in reference._time_steps.sessions} == {1}
+    assert {key.steps for key in reference._progress.time_steps.sessions} == {1}
 
 
 def wide():

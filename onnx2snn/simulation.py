@@ -1,0 +1,252 @@
+"""Simulate a spiking network layer by layer, each on the spikes that those before it emit.
+
+A session runs a network time-step by time-step. Here a layer runs over all time-steps before
+the next one begins, so that what a layer does can be measured, and changed, before what comes
+after it sees its spikes. Memory: one byte for each spike of one batch, as long as a later layer
+reads it, and one layer's currents over T time-steps, where a pass looks at them.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper
+
+from onnx2snn.graph_passes.editing import operands, part_of
+from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.neurons import (
+    neuron_nodes,
+    starts_of,
+    states_read,
+    states_written,
+    threshold_of,
+)
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.graphs import names_in, unused_prefix, with_nodes
+from onnx2snn.runtime.memory import sizes_of
+from onnx2snn.runtime.plan import State
+from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.rows import samples_are_apart
+
+from .layers import IN_CACHE, Layer, few_samples, rates
+from .segments import Segment, segment_of
+
+ALL = slice(None)
+
+
+class Simulation:
+    """A spiking network on one batch of inputs, by name, for T time-steps.
+
+    ``apart``: the layers by name, with whether they compute each sample by itself, as far as
+    that is known; what another batch found out serves, too.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        inputs: Mapping[str, np.ndarray],
+        timesteps: int,
+        providers: Providers = None,
+        apart: dict[str, bool] | None = None,
+    ) -> None:
+        self.graph, self.inputs, self.timesteps = graph, inputs, timesteps
+        self._providers = resolve_providers(providers)
+        self._neurons = {node.outputs[0].name: node for node in neuron_nodes(graph)}
+        self._spikes: dict[str, np.ndarray] = {}
+        self._means: dict[str, np.ndarray] = {}
+        self._apart = {} if apart is None else apart
+
+    def layers(self, first: int = 0, read_outs: Sequence[Segment] = ()) -> Iterator[Layer]:
+        """The layers in order; each that did not fire does so when the next is asked for.
+
+        What the last one reads stays, so that it can be looked at later, and what ``read_outs``
+        read. ``first``: the number of the first one, where those before it have fired.
+        """
+        nodes = neuron_nodes(self.graph)
+        segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
+        readers = [*segments, *read_outs]
+        last_use = {name: i for i, segment in enumerate(readers) for name in segment.spikes}
+        for number in range(first, len(nodes)):
+            node, segment = nodes[number], segments[number]
+            layer = Layer(node, self.timesteps, segment, self)
+            yield layer
+            if node.outputs[0].name in last_use:
+                fired = layer.fire() if layer.fired is None else layer.fired
+                self._spikes[node.outputs[0].name] = fired
+            if number == len(nodes) - 1:
+                return
+            for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
+                del self._spikes[name]
+                self._means.pop(name, None)
+
+    def after(self, layer: Layer, read_outs: Sequence[Segment]) -> "Simulation":
+        """How this ends if a layer fires as it is now; ``layers`` goes on from where it was."""
+        ahead = Simulation(self.graph, self.inputs, self.timesteps, self._providers, self._apart)
+        ahead._spikes = self._spikes | {layer.node.outputs[0].name: layer.fire()}
+        number = [node.name for node in neuron_nodes(self.graph)].index(layer.node.name)
+        deque(ahead.layers(number + 1, read_outs), maxlen=0)
+        return ahead
+
+    def currents(self, segment: Segment, result: gs.Tensor) -> np.ndarray:
+        """A tensor at each time-step: [T, N, ...], or [1, N, ...] where it stays the same."""
+        found: np.ndarray | None = None
+        for t, (value,) in enumerate(self.steps(segment, [result])):
+            if found is None:
+                count = self.timesteps if segment.varies else 1
+                found = np.empty((count, *value.shape), value.dtype)
+            found[t] = value
+        assert found is not None
+        return found
+
+    def measure(
+        self,
+        segment: Segment,
+        tensors: list[gs.Tensor],
+        known: Mapping[str, np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """Means over time of tensors of a segment, or of what it reads; of some they are known.
+
+        Where the segment itself averages over time: what tensors are after the last time-step.
+        """
+        means = {name: self.mean_potential(name) for name in segment.spikes} | dict(known or {})
+        unknown = [tensor for tensor in tensors if tensor.name not in means]
+        if unknown:
+            # What is affine in the spikes is at their mean what it is on average: one run, not T.
+            found: list[np.ndarray] = []
+            count = 0
+            for values in self.steps(segment, unknown, at_means=segment.affine):
+                # One sum: all time-steps of a wide layer take gigabytes.
+                kept = found and not segment.averages
+                found = [a + b for a, b in zip(found, values, strict=True)] if kept else values
+                count = count + 1 if kept else 1
+            means |= {t.name: total / count for t, total in zip(unknown, found, strict=True)}
+        return [means[tensor.name] for tensor in tensors]
+
+    def steps(
+        self, segment: Segment, tensors: list[gs.Tensor], at_means: bool = False
+    ) -> Iterator[list[np.ndarray]]:
+        """Tensors of a segment, or of what it reads, at each time-step; once if they stay.
+
+        ``at_means``: once, of the means over time of the spikes.
+        """
+        made = {tensor.name for node in segment.nodes for tensor in node.outputs}
+        inner = [tensor for tensor in tensors if tensor.name in made]
+        session = create_session(self._model(segment, inner), self._providers) if inner else None
+        held = segment.starts
+        fixed = {name: np.asarray(self.inputs[name]) for name in segment.inputs}
+        for t in range(self.timesteps if segment.varies and not at_means else 1):
+            values = fixed | {
+                name: self.mean_potential(name) if at_means else self._potential(name, t)
+                for name in segment.spikes
+            }
+            if session is not None:
+                found = run_session(session, None, values | held)
+                values |= {t.name: v for t, v in zip(inner, found, strict=False)}
+                held = dict(zip(held, found[len(inner) :], strict=True))
+            yield [values[tensor.name] for tensor in tensors]
+
+    def fire(self, layer: Layer) -> np.ndarray:
+        """``Layer.fire``, where nothing has asked for the currents: none are kept.
+
+        A few samples at a time, if the layer computes each by itself, so that what they take
+        stays in the CPU's cache.
+        """
+        node, segment = layer.node, layer.segment
+        whole = Segment([*segment.nodes, node], segment.spikes, segment.inputs)
+        model = _shifted(self._model(whole, node.outputs[:1]), node, layer.shift)
+        session = create_session(model, self._providers)
+        count, size = self._spikes[whole.spikes[0]].shape[1], node.outputs[0].shape[1:]
+        parts = [ALL]
+        if all(isinstance(n, int) for n in size) and self._is_apart(whole, model):
+            parts = few_samples(count, int(np.prod(size)), IN_CACHE)
+        spikes: np.ndarray | None = None
+        for part in parts:
+            held = whole.starts
+            fixed = {name: np.asarray(self.inputs[name])[part] for name in whole.inputs}
+            for t in range(self.timesteps):
+                feed = fixed | {name: self._potential(name, t, part) for name in whole.spikes}
+                x, *states = run_session(session, None, feed | held)
+                held = dict(zip(held, states, strict=True))
+                if spikes is None:
+                    rows = len(x) if part is ALL else count
+                    spikes = np.empty((self.timesteps, rows, *x.shape[1:]), np.int8)
+                spikes[t, part] = layer.to_spikes_in_place(x)
+        assert spikes is not None
+        return spikes
+
+    def _is_apart(self, layer: Segment, model: ModelParts) -> bool:
+        """Whether a layer, which this is a model of, computes each sample by itself."""
+        name = layer.nodes[-1].name
+        if name not in self._apart:
+            shapes = {n: self._spikes[n].shape[1:] for n in layer.spikes}
+            shapes |= {n: np.shape(self.inputs[n]) for n in layer.inputs}
+            states: list[State] = []
+            for node in layer.stateful:
+                # What a neuron integrates, or a pool sums, has the shape of what is kept of it.
+                shape = sizes_of(model.structure, shapes).shapes.get(node.inputs[0].name, ())
+                ends = zip(states_read(node), states_written(node), starts_of(node), strict=True)
+                states += [State(before.name, after.name, start) for before, after, start in ends]
+                shapes |= {state.name: shape for state in states_read(node)}
+            count = self._spikes[layer.spikes[0]].shape[1]
+            known = all(all(shape) for shape in shapes.values())
+            self._apart[name] = known and samples_are_apart(model.structure, states, shapes, count)
+        return self._apart[name]
+
+    def _potential(self, name: str, t: int, part: slice = ALL) -> np.ndarray:
+        """What a layer before emitted at a time-step: x = s V_th."""
+        threshold = threshold_of(self._neurons[name])
+        return np.asarray(self._spikes[name][t, part] * threshold, threshold.dtype)
+
+    def mean_potential(self, name: str) -> np.ndarray:
+        """The mean over time of what a layer before emitted: [N, ...]."""
+        if name not in self._means:
+            threshold = threshold_of(self._neurons[name])
+            rate = rates(self._spikes[name])
+            self._means[name] = np.asarray(rate * threshold, threshold.dtype)
+        return self._means[name]
+
+    def session(
+        self,
+        nodes: list[gs.Node],
+        inputs: Iterable[gs.Tensor],
+        outputs: Iterable[gs.Tensor],
+        threads: int | None = None,
+    ) -> Any:
+        """Some nodes of the graph, as they are now, in ONNX Runtime."""
+        return create_session(self._part(nodes, inputs, outputs), self._providers, threads)
+
+    def _part(
+        self, nodes: list[gs.Node], inputs: Iterable[gs.Tensor], outputs: Iterable[gs.Tensor]
+    ) -> ModelParts:
+        model = to_parts(part_of(self.graph, nodes, list(inputs), list(outputs)))
+        graph = model.structure.graph
+        del graph.value_info[:]
+        # A few samples may run at a time, where the network itself is for a fixed number of them.
+        for info in (*graph.input, *graph.output):
+            for dimension in info.type.tensor_type.shape.dim[:1]:
+                dimension.dim_param = f"{info.name}.0"
+        return model
+
+    def _model(self, segment: Segment, tensors: list[gs.Tensor]) -> ModelParts:
+        """A model of a segment that makes these tensors, and then its states."""
+        operand = {t.name: t for node in segment.nodes for t in operands(node)}
+        read = [operand[name] for name in (*segment.inputs, *segment.spikes)]
+        states = [state for node in segment.stateful for state in states_read(node)]
+        written = [state for node in segment.stateful for state in states_written(node)]
+        return self._part(segment.nodes, [*read, *states], [*tensors, *written])
+
+
+def _shifted(model: ModelParts, neuron: gs.Node, shift: np.ndarray) -> ModelParts:
+    """The model with ``shift`` added to what a neuron of it reads."""
+    structure = model.structure
+    prefix = unused_prefix(names_in(structure), "shifted/")
+    nodes = list(structure.graph.node)
+    place = next(i for i, node in enumerate(nodes) if node.name == neuron.name)
+    current, by = f"{prefix}current", f"{prefix}by"
+    nodes.insert(place, helper.make_node("Add", [nodes[place].input[0], by], [current]))
+    nodes[place + 1].input[0] = current
+    constant = numpy_helper.from_array(np.asarray(shift, neuron.inputs[0].dtype), by)
+    shifted = with_nodes(structure, nodes, structure.graph.output, constants=[constant])
+    return ModelParts(shifted, model.weights)

@@ -1,0 +1,101 @@
+"""How far a network has come in time, and how it goes on."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .choice import Choice
+from .plan import Plan
+from .prologue import Prologue
+from .read_out import Averages
+from .result import Arrays, ReadOut
+from .states import DeviceStates
+from .sums import Sums, rows_of
+from .time_steps import TimeSteps
+
+
+@dataclass
+class Progress:
+    """A network after ``time`` time-steps, its states and sums.
+
+    ``readouts``: how many are wanted of this run; ``varying``: whether its inputs are others at
+    each time-step. ``before``: sums of what is read out, as they were when a delay was over.
+    """
+
+    plan: Plan
+    prologue: Prologue
+    time_steps: TimeSteps
+    states: DeviceStates
+    sums: Sums
+    averages: Averages
+    time: int = 0
+    readouts: int = 1
+    varying: bool = False
+    before: Arrays = field(default_factory=dict)
+
+    def reset(self, readouts: int = 1, varying: bool = False) -> None:
+        """Go back to v(0)."""
+        self.states.reset()
+        self.sums.reset()
+        self.time, self.readouts, self.varying, self.before = 0, readouts, varying, {}
+
+    def take(self, inputs: Arrays) -> Arrays:
+        """Set the inputs of the time-steps that come; returns what these read of them."""
+        values = self.prologue.step_inputs(inputs)
+        self.states.set_inputs(values)
+        return values
+
+    def choice(self, values: Arrays, readouts: int = 1, varying: bool = False) -> Choice:
+        """How time-steps run that read these values."""
+        return self.time_steps.choice(values, readouts, varying, self.prologue.memory)
+
+    def has_room_for(self, values: Arrays) -> bool:
+        """Whether the states can go on from here with these values."""
+        choice = self.choice(values, self.readouts, self.varying)
+        return self.states.has_room_for(values, choice.shapes)
+
+    def advance(
+        self, values: Arrays, fetch: tuple[str, ...] = (), most: int = 1
+    ) -> list[np.ndarray]:
+        """Do up to ``most`` time-steps in one run; returns the tensors named in ``fetch``."""
+        most = min(most, self.sums.make_room())
+        choice = self.choice(values, self.readouts, self.varying)
+        steps = choice.chunk(most)
+        # A budget counts on groups of samples, which need states in full, from the first run on.
+        grouped = choice.together < choice.samples and self.time_steps.costs.max_memory is not None
+        if choice.in_full and (steps > 1 or grouped):
+            self.states.fill(choice.shapes)
+        # What runs next may be another graph, which needs the memory; the next run is as this one.
+        following = choice.chunk(most - steps if most > steps else self.time + steps)
+        shrink = following != steps and choice.memory.gives_back
+        session = self.time_steps.session(steps, choice)
+        fetched = self.states.advance(session, fetch, shrink, choice.together)
+        self.time += steps
+        self.sums.count(steps, values)
+        if self.time == self.plan.delay:
+            self.before = self.sums.carried(self.plan.readout_types)
+        return fetched
+
+    def advance_to(self, t: int, values: Arrays) -> None:
+        """Go on to time-step t, in chunks as far as they fit."""
+        while self.time < t:
+            stop = self.plan.delay if self.time < self.plan.delay < t else t
+            self.advance(values, most=stop - self.time)
+
+    def keep(self, rows: np.ndarray, count: int) -> None:
+        """Go on with some of ``count`` samples."""
+        self.states.keep(rows, count)
+        self.sums.keep(rows, count)
+        self.before = rows_of(self.before, rows, count)
+
+    def read_out(self) -> ReadOut:
+        """What the network says and did in the time-steps so far."""
+        return ReadOut(self.time, self.outputs(), self.plan.neurons, self.sums.snapshot())
+
+    def outputs(self) -> Arrays:
+        """The outputs by name after the time-steps so far, but those of a delay."""
+        sums, t = self.sums.carried(self.plan.readout_types), self.time
+        if 0 < self.plan.delay < t:
+            t -= self.plan.delay
+            sums = {n: np.asarray(total - self.before[n]) for n, total in sums.items()}
+        return self.averages.outputs(sums, t)

@@ -1,0 +1,88 @@
+"""A step that counts in thresholds, and chunks of it between states in the file's units."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx2snn.graph_passes.weights import copy_model, replace_all
+
+from .graphs import Writer, names_in, operands, renamed, unused_prefix
+from .integer_layers import IntegerLayer
+from .plan import State
+
+
+@dataclass(frozen=True)
+class Body:
+    """What neurons do with their potential ``u``: the nodes that make ``x`` and what follows.
+
+    ``reads``: what x depends on besides u. ``nexts``: by the names of states as they are written,
+    what they are before: u, or states as they are read. ``constants`` are what the nodes read.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
+    u: str
+    reads: tuple[str, ...]
+    x: str
+    nexts: dict[str, str]
+    constants: tuple[onnx.TensorProto, ...] = ()
+
+
+@dataclass(frozen=True)
+class UnitStep:
+    """A step whose neurons have a threshold of 1, as far as they can.
+
+    ``bodies``: of neurons that do the same with each element. ``weights``: those that are other
+    ones than before, by their names. ``layers``: those in 8 bits, as they then are. ``units``: by
+    the names of states and inputs, what 1 is there, [] or one for each channel, [C, 1, ...].
+    ``inner``: states that chunks alone have; ``begins`` are the nodes that make them at first.
+    """
+
+    step: onnx.ModelProto
+    weights: dict[str, np.ndarray]
+    layers: Mapping[str, IntegerLayer]
+    units: dict[str, np.ndarray]
+    bodies: tuple[Body, ...]
+    inner: tuple[State, ...]
+    begins: tuple[onnx.NodeProto, ...]
+
+
+def rescaled(
+    chunk: onnx.ModelProto, units: Mapping[str, np.ndarray], states: Iterable[State]
+) -> onnx.ModelProto:
+    """The chunk with conversions at its border.
+
+    What ``units`` names is divided by its unit where it is read, and multiplied by it where it is
+    written.
+    """
+    written = {state.read: state.written for state in states}
+    graph = Writer(unused_prefix(names_in(chunk), "unit/"))
+    reads = [info.name for info in chunk.graph.input if np.any(units.get(info.name, 1) != 1)]
+    if not reads:
+        return chunk
+    before = {name: graph.prefix + name for name in reads}
+    after = {written[name]: graph.prefix + written[name] for name in reads if name in written}
+    unit_of = {name: graph.constant(_one_if_all(units[name]), f"{name}/1") for name in reads}
+    unit_of |= {written[name]: unit_of[name] for name in reads if name in written}
+    entered = set[str]()
+    for node in chunk.graph.node:
+        for name in operands(node):
+            if name in before and name not in entered:
+                entered.add(name)
+                graph.node("Div", [name, unit_of[name]], name)
+        graph.nodes.append(renamed(node, before | after, node.name))
+        for name in set(node.output) & after.keys():
+            inside = [after[name], unit_of[name]]
+            graph.nodes.append(helper.make_node("Mul", inside, [name], graph.prefix + name))
+    made = copy_model(chunk)
+    replace_all(made.graph.node, graph.nodes)
+    made.graph.initializer.extend(graph.initializers.values())
+    return made
+
+
+def _one_if_all(values: np.ndarray) -> np.ndarray:
+    """One number if all are the same."""
+    first = values.flat[0]
+    return np.asarray(first) if np.all(values == first) else values
