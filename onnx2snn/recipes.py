@@ -245,7 +245,7 @@ RECIPES = (
         "rnl",
         "Ding et al. 2021",
         "V_th is the trained bound, or p times the largest activation of a layer, each p searched "
-        "for T time-steps by the last layer's squared error; v(0) = 0",
+        "for T time-steps by the loss of the read-out; v(0) = 0",
         _MAX,
         v_init=0.0,
         passes=(partial(scale_thresholds, scales=_RNL_SCALES, factors=(0.8, 1.25), rounds=2),),

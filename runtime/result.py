@@ -75,9 +75,10 @@ class ReadOut:
 
     @cached_property
     def firing_rates(self) -> dict[str, float]:
-        """Spikes per neuron and time-step by layer, the mean over samples.
+        """Spikes per neuron and time-step by layer, over all time-steps of all samples.
 
-        In [0, 1], or up to ``max_spikes`` where neurons emit several in one time-step.
+        After an early exit a sample counts for as many as it ran. In [0, 1], or up to
+        ``max_spikes`` where neurons emit several in one time-step.
         """
         return {name: float(total) / count for name, (total, count) in self._activity.items()}
 
