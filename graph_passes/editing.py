@@ -21,8 +21,8 @@ def require_opset(graph: gs.Graph, least: int = MIN_OPSET, what: str = "passes")
     """Raise ``ModelError`` if a graph's opset is too old for ``what``."""
     if graph.opset < least:
         raise ModelError(
-            f"{what} need opset {least} or newer, and the model's is {graph.opset}: bring it "
-            "there with upgrade_opset before to_graph"
+            f"{what} need opset {least} or newer, and the graph's is {graph.opset}: bring its "
+            "model there with upgrade_opset before to_graph"
         )
 
 

@@ -223,11 +223,14 @@ class AnnRuns:
         freed = to_parts(graph) if free_batch_axis(graph) else parts
         self._session = create_session(freed, [CPU], self._threads)
         own = {source.name: source.shape for source in self._session.get_inputs()}
-        known = {name: shape for name, (shape, _) in self._inputs.shapes.items()}
+        shapes = {name: shape for name, (shape, _) in self._inputs.shapes.items()}
+        known: dict[str, list[int | str]] = {
+            name: [] if shape is None else ["N", *shape] for name, shape in shapes.items()
+        }
         if own.keys() != known.keys() or not all(_takes(own[n], known[n]) for n in own):
             raise ModelError(
-                f"the ANN takes the inputs {own}, the spiking network, of a sample, {known}: "
-                "they are not the same network"
+                f"the ANN takes the inputs {own}, the spiking network {known}: they are not the "
+                "same network"
             )
 
     def run(self, samples: int) -> None:
@@ -237,12 +240,10 @@ class AnnRuns:
             self._session.run(None, feed)
 
 
-def _takes(declared: Sequence[int | str | None], shape: tuple[int, ...] | None) -> bool:
-    """Whether an input that is declared so, its batch axis first, takes samples of this shape."""
-    if shape is None:
-        return not declared
-    pairs = zip(declared[1:], shape, strict=False)
-    return len(declared) == 1 + len(shape) and all(
+def _takes(declared: Sequence[int | str | None], shape: Sequence[int | str]) -> bool:
+    """Whether an input that is declared so takes arrays of this shape, [N, ...]."""
+    pairs = zip(declared[1:], shape[1:], strict=False)
+    return len(declared) == len(shape) and all(
         have == want for have, want in pairs if isinstance(have, int)
     )
 

@@ -70,7 +70,7 @@ def compare(
                 # Differences.add has made the error infinite.
                 continue
             same += int((chosen_a == chosen_b).sum())
-            if y is not None:
+            if y is not None and len(y) == len(chosen_a):
                 right_before += int((chosen_a == y).sum())
                 right_after += int((chosen_b == y).sum())
     labelled = classes and data.labels is not None

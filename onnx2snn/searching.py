@@ -15,6 +15,7 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.spiking import per_sample
 from onnx2snn.graph_passes.thresholds import bounded_activations
 
+from .checking import class_output
 from .examination import import_ann
 from .layers import Layer
 from .segments import Segment, segment_of
@@ -121,37 +122,42 @@ def _read_outs(
 ) -> tuple[list[Segment], Callable[[Simulation], float]]:
     """What lies before the read-outs, and how far those of a simulation are from the ANN's.
 
-    Where the ANN has no such tensor, that of the last layer of neurons.
+    Where the ANN has no such tensor, that of the last layer of neurons. With labels the first
+    read-out of classes alone counts, as in an evaluation.
     """
     # What is behind an average is a function of it, as the class of highest score is.
     known = snn.read_outs_in_the_ann().items()
     ends = {name: end for name, end in known if not end[1].averages}
+    labelled = ends and snn.data is not None and snn.data.labels is not None
     if not ends:
         last = neuron_nodes(snn.graph)[-1].outputs[0]
         ends = {last.name: (last, segment_of(snn.graph, last))}
     truth = snn.in_the_ann([tensor for tensor, _ in ends.values()]).run(inputs)
-    labelled = snn.data is not None and snn.data.labels is not None
+    classes = class_output({name: truth[name] for name in ends}) if labelled else None
+    loss = _relative_error if classes is None else _cross_entropy
+    counting = list(ends) if classes is None else [classes]
 
     def loss_of(simulation: Simulation) -> float:
-        found = {n: simulation.measure(segment, [end])[0] for n, (end, segment) in ends.items()}
-        return sum(_loss(found[name], truth[name], labelled) for name in ends)
+        found = {n: simulation.measure(ends[n][1], [ends[n][0]])[0] for n in counting}
+        return sum(loss(found[n], truth[n]) for n in counting)
 
     return [segment for _, segment in ends.values()], loss_of
 
 
-def _loss(found: np.ndarray, truth: np.ndarray, labelled: bool) -> float:
-    """How far a read-out is from the ANN's: the cross-entropy of classes [N, C], if they are that.
+def _relative_error(found: np.ndarray, truth: np.ndarray) -> float:
+    """The squared error of a read-out, relative to what the ANN says."""
+    error, whole = (np.square(x, dtype=np.float64).mean() for x in (found - truth, truth))
+    return float(error / (whole or 1.0))
 
-    Else the squared error, relative to the ANN's.
-    """
-    found, truth = found.astype(np.float64), truth.astype(np.float64)
-    if labelled and truth.ndim == 2 and truth.shape[1] > 1:
-        return float(-(np.exp(_log_softmax(truth)) * _log_softmax(found)).sum(axis=1).mean())
-    return float(np.square(found - truth).mean() / (np.square(truth).mean() or 1.0))
+
+def _cross_entropy(found: np.ndarray, truth: np.ndarray) -> float:
+    """That of the classes of two read-outs, [N, classes] or [N, classes, 1, 1]."""
+    said, wanted = (_log_softmax(scores.reshape(len(scores), -1)) for scores in (found, truth))
+    return float(-(np.exp(wanted) * said).sum(axis=1).mean())
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores - scores.max(axis=1, keepdims=True)
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
     logs: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return logs
 

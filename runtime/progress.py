@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .choice import Choice
+from .memory import sizes_of
 from .plan import Plan
 from .prologue import Prologue
 from .read_out import Averages
@@ -51,8 +52,18 @@ class Progress:
 
     def has_room_for(self, values: Arrays) -> bool:
         """Whether the states can go on from here with these values."""
-        choice = self.choice(values, self.readouts, self.varying)
-        return self.states.has_room_for(values, choice.shapes)
+        if not self.states.were_put:
+            return self.states.has_room_for(values)
+        shapes = self.choice(values, self.readouts, self.varying).shapes
+        made = sizes_of(self.time_steps.step, shapes).shapes
+        # A state of a neuron has the shape of its current.
+        of_neurons = {
+            f"{letter}/{neuron.name}": made[neuron.current]
+            for neuron in self.plan.neurons
+            for letter in "vm"
+            if neuron.current in made
+        }
+        return self.states.fit({**of_neurons, **shapes})
 
     def advance(
         self, values: Arrays, fetch: tuple[str, ...] = (), most: int = 1

@@ -244,10 +244,7 @@ class SpikingSession:
         plan, progress = self._plan, self._progress
         values = progress.prologue.step_inputs(inputs)
         if not progress.has_room_for(values):
-            raise DataError(
-                "x_t has another shape than the state: call reset() first, or set the state of as "
-                "many samples"
-            )
+            raise DataError("x_t has another shape than the state; call reset() first")
         progress.states.set_inputs(values)
         made = tuple(name for name in plan.readout_types if name not in values)
         now = dict(zip(made, progress.advance(values, made), strict=True)) | {

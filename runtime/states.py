@@ -136,7 +136,7 @@ class DeviceStates:
         """Give what the step reads besides its states.
 
         Other shapes than before need other buffers: the states must then be at the start, or
-        have been put since. ``has_room_for`` tells.
+        have been put since. ``has_room_for`` and ``fit`` tell.
         """
         for name, value in values.items():
             held = self._inputs[name]
@@ -147,23 +147,24 @@ class DeviceStates:
             if held is not None:
                 self._forget_buffers()
 
-    def has_room_for(
-        self, values: dict[str, np.ndarray], shapes: Mapping[str, Sequence[int | str]]
-    ) -> bool:
-        """Whether the states can go on from here with inputs of these shapes.
+    @property
+    def were_put(self) -> bool:
+        """Whether some are neither at their start nor what a run has written."""
+        return self._current_index is None and self._current is not self._starts
 
-        ``shapes``: those that states then have, where they are known.
-        """
-        if self._current_index is None:
-            # Starts broadcast, and states that were put may be like them.
-            known = [(held, shapes[n]) for n, held in self._current.items() if n in shapes]
-            return all(
-                have in (1, want)
-                for held, shape in known
-                for have, want in zip(held.shape(), shape, strict=True)
-                if isinstance(want, int)
-            )
+    def fit(self, shapes: Mapping[str, Sequence[int | str]]) -> bool:
+        """Whether states that were put are of these shapes, or broadcast to them, as starts do."""
+        known = [(held, shapes[n]) for n, held in self._current.items() if n in shapes]
         return all(
+            have in (1, want)
+            for held, shape in known
+            for have, want in zip(held.shape(), shape, strict=True)
+            if isinstance(want, int)
+        )
+
+    def has_room_for(self, values: dict[str, np.ndarray]) -> bool:
+        """Whether what a run has written can go on with inputs of these shapes."""
+        return self._current_index is None or all(
             self._inputs[name] is not None and self._inputs[name].shape() == list(value.shape)
             for name, value in values.items()
         )

@@ -66,6 +66,14 @@ def test_an_ann_of_a_fixed_batch_size_takes_arrays_of_samples():
         ann.run({"a": a, "b": np.float32(1)})
 
 
+def test_labels_where_samples_lie_along_another_axis():
+    text = "net (float[N, 4] x) => (float[5, N] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, u) "
+    ann = model(text + "y = Transpose(b) }", {"w": np.eye(4, 6, dtype=np.float32),
+                                               "u": np.eye(6, 5, dtype=np.float32)})  # fmt: skip
+    x = RNG.normal(size=(20, 4)).astype(np.float32)
+    assert convert(ann, calibration=from_arrays(x, RNG.integers(0, 5, 20))).neurons
+
+
 def test_says_what_it_did():
     result = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi")
     assert [report.name for report in result.passes if report.changed] == [

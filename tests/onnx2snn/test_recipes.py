@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from one_neuron import TWO, WEIGHTS, X, activations, clipped, fire, held, one, two
+from one_neuron import RNG, TWO, WEIGHTS, X, activations, clipped, fire, held, one, two
 from onnx_text import model
 
 from onnx2snn import (
@@ -178,6 +178,17 @@ def test_rnl_searches_each_layer_by_the_loss_of_the_read_out(labels):
         found = min(changed, key=loss)
     assert found[0] != found[1]
     np.testing.assert_allclose(list(thresholds(conversion).values()), found * most, rtol=1e-5)
+
+
+def test_rnl_with_labels_heeds_the_classes_alone():
+    """Not boxes beside them, whose softmax means nothing."""
+    boxes = TWO.replace("=> (float[N, 2] y)", "=> (float[N, 2] y, float[N, 4] box)")
+    boxes = boxes.replace("y = Gemm(q, v)", "y = Gemm(q, v) box = Gemm(q, large)")
+    large = 50 * RNG.normal(size=(4, 4)).astype(np.float32)
+    data = from_arrays(X, np.arange(len(X)) % 2)
+    options = {"calibration": data, "recipe": "rnl", "timesteps": 8}
+    both = convert(model(boxes, WEIGHTS | {"large": large}), **options)
+    assert str(thresholds(both)) == str(thresholds(convert(two(), **options)))
 
 
 def test_thresholds_say_what_they_come_from():

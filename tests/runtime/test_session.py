@@ -271,6 +271,27 @@ def test_a_state_goes_on_in_another_session_where_samples_have_several_rows(plan
     np.testing.assert_array_equal(second.step(x), first.step(x))
 
 
+@pytest.mark.parametrize("image", ["3, H, W", "3, 4, W"])
+def test_a_state_of_other_images_than_those_shown_is_refused(image):
+    """Also where no size but that of the channels is fixed."""
+    weights = {"zero": np.float32(0), "one": np.float32(1), "two": np.float32(2)}
+    text = (
+        f"net (float[N, {image}] x) => (float[N, {image}] y) {{ a = Mul(x, two) "
+        "b = Clip(a, zero, one) c = Mul(b, two) d = Clip(c, zero, one) y = Mul(d, two) }"
+    )
+    session = SpikingSession(convert(model(text, weights)).model)
+    x = np.full((2, 3, 4, 5), 0.375, np.float32)
+    session.step(x)
+    for names in (["v/b", "v/d"], ["v/d"]):
+        state = {name: session.state[name] for name in names}
+        for other in (x[:1], np.concatenate([x, x[:1]]), x[..., :1], x[..., :3]):
+            session.reset()
+            session.state = state
+            with pytest.raises(DataError, match="another shape than the state"):
+                session.step(other)
+        assert session.step(x).shape == x.shape
+
+
 def test_a_state_of_several_samples_is_not_one_of_one():
     """Which an axis of size 1 would let pass, and make one output of each sample in the state."""
     weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(6, dtype=np.float32)}
