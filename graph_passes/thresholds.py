@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import ArrayLike
 
 from .clips import clip_bounds
 from .editing import (
@@ -73,7 +74,7 @@ def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     ]
 
 
-def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> bool:
+def bound_activations(graph: gs.Graph, thresholds: Mapping[str, ArrayLike]) -> bool:
     """Relu(x) -> Clip(x, 0, V_th), or Min(Relu(x), V_th) where V_th differs by channel.
 
     ``thresholds`` maps names of activations to V_th: a positive scalar, or an array that
@@ -94,7 +95,7 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
     unbounded = [node.name for node in unbounded_activations(graph)]
     wanted = [name for name in (*unbounded, *bounds) if name in thresholds]
     # All before any is applied, since one may be refused.
-    found = {name: _in_type_of(named[name], np.asarray(thresholds[name])) for name in wanted}
+    found = {name: _in_type_of(named[name], thresholds[name]) for name in wanted}
     for name, bound in found.items():
         node = named[name]
         if name in bounds:
@@ -110,8 +111,17 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, np.ndarray]) -> 
     return changed
 
 
-def _in_type_of(node: gs.Node, threshold: np.ndarray) -> np.ndarray:
+def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
     """A threshold in the type of an activation; raises ``UnsupportedModelError``."""
+    try:
+        threshold = np.asarray(given)
+    except ValueError:
+        # Lists of different lengths.
+        threshold = np.asarray(None)
+    if threshold.dtype.kind not in "fiu":
+        raise UnsupportedModelError(
+            "thresholds must be numbers:", [Refusal(node.name, node.op, f"got {given!r}")]
+        )
     dtype, shape = type_of(node), node.outputs[0].shape
     if dtype is None:
         raise UnsupportedModelError(

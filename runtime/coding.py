@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.graph_passes.errors import DataError, require_one_of, require_whole
 
 Coding = Literal["constant", "poisson"]
 
@@ -13,8 +13,7 @@ Coding = Literal["constant", "poisson"]
 def check_coding(coding: str, seed: int) -> None:
     """Raise ``DataError`` for an invalid coding or seed."""
     require_whole("seed", seed, 0)
-    if coding not in get_args(Coding):
-        raise DataError(f"coding must be 'constant' or 'poisson', not {coding!r}")
+    require_one_of("coding", coding, get_args(Coding))
 
 
 def encode(

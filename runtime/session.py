@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.graph_passes.errors import DataError, require_one_of, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -89,9 +89,8 @@ class SpikingSession:
         max_memory: int | None = None,
         precision: Precision = "float32",
     ) -> None:
-        for name, given, kinds in (("plan", plan, PlanKind), ("precision", precision, Precision)):
-            if given not in get_args(kinds):
-                raise DataError(f"{name} must be one of {get_args(kinds)}, not {given!r}")
+        require_one_of("plan", plan, get_args(PlanKind))
+        require_one_of("precision", precision, get_args(Precision))
         self._turn = RLock()
         number = isinstance(max_memory, int | float | np.number) and max_memory is not True
         if max_memory is not None and not (number and max_memory > 0):
