@@ -8,7 +8,7 @@ import onnx
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
-from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach
+from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach, replace_all
 from onnx2snn.runtime.inputs import as_input, by_input_name
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
@@ -83,6 +83,5 @@ def require_no_neurons(model: onnx.ModelProto) -> None:
 def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) -> Ann:
     """An ANN with inner tensors of it as its outputs."""
     watched = copy_model(model.structure)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    replace_all(watched.graph.output, (onnx.ValueInfoProto(name=name) for name in tensors))
     return Ann(ModelParts(watched, model.weights), providers)

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.files import read_parts, write_model
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
+from onnx2snn.runtime.inputs import fits
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
@@ -222,12 +223,13 @@ class AnnRuns:
         infer_shapes(graph)
         freed = to_parts(graph) if free_batch_axis(graph) else parts
         self._session = create_session(freed, [CPU], self._threads)
-        own = {source.name: source.shape for source in self._session.get_inputs()}
+        inputs = {source.name: source.shape for source in self._session.get_inputs()}
+        own = {name: ["N", *shape[1:]] if shape else [] for name, shape in inputs.items()}
         shapes = {name: shape for name, (shape, _) in self._inputs.shapes.items()}
         known: dict[str, list[int | str]] = {
             name: [] if shape is None else ["N", *shape] for name, shape in shapes.items()
         }
-        if own.keys() != known.keys() or not all(_takes(own[n], known[n]) for n in own):
+        if own.keys() != known.keys() or not all(fits(known[n], own[n]) for n in own):
             raise ModelError(
                 f"the ANN takes the inputs {own}, the spiking network {known}: they are not the "
                 "same network"
@@ -238,14 +240,6 @@ class AnnRuns:
         feed = self._inputs(samples)
         for _ in range(self._timesteps):
             self._session.run(None, feed)
-
-
-def _takes(declared: Sequence[int | str | None], shape: Sequence[int | str]) -> bool:
-    """Whether an input that is declared so takes arrays of this shape, [N, ...]."""
-    pairs = zip(declared[1:], shape[1:], strict=False)
-    return len(declared) == len(shape) and all(
-        have == want for have, want in pairs if isinstance(have, int)
-    )
 
 
 class RandomInputs:

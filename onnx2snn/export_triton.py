@@ -30,7 +30,7 @@ from onnx2snn.graph_passes.files import (
 )
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
-from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model
+from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
 from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 
@@ -193,13 +193,12 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
                 infos[name].CopyFrom(helper.make_tensor_value_info(name, kind, sizes))
             states.append((read, written, shape[1:]))
         nodes.append(node)
-    del proto.node[:], proto.value_info[:]
-    proto.node.extend(nodes)
+    del proto.value_info[:]
+    replace_all(proto.node, nodes)
     starts = {read for read, _, _ in states}
     weights = [tensor for tensor in proto.initializer if tensor.name not in starts]
-    del proto.initializer[:]
-    proto.initializer.extend(weights)
-    proto.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
+    weights += [numpy_helper.from_array(v, n) for n, v in constants.items()]
+    replace_all(proto.initializer, weights)
     proto.input.append(helper.make_tensor_value_info(START, onnx.TensorProto.BOOL, ["N", 1]))
     return model, states
 

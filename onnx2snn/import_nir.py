@@ -17,7 +17,7 @@ import onnx
 from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError
 from onnx2snn.graph_passes.files import first_line, require_path, take_apart
 from onnx2snn.graph_passes.neurons import state_names
-from onnx2snn.graph_passes.weights import attach, fill
+from onnx2snn.graph_passes.weights import attach, fill, replace_all
 
 from .export_nir import nir_graph, nir_package
 from .inspection import metadata_of
@@ -98,9 +98,7 @@ def header_of(path: Path) -> onnx.ModelProto:
         for name in pair
     }
     for infos in (structure.graph.input, structure.graph.output):
-        kept = [info for info in infos if info.name not in states]
-        del infos[:]
-        infos.extend(kept)
+        replace_all(infos, [info for info in infos if info.name not in states])
     return structure
 
 

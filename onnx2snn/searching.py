@@ -52,8 +52,11 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
 
 def _squared_error(layer: Layer, activation: np.ndarray) -> float:
     """The mean over images and neurons of (a - x)^2."""
-    gap = layer.mean_potential() - activation
-    return float(np.square(gap, dtype=np.float64).mean())
+    return _mean_square(layer.mean_potential() - activation)
+
+
+def _mean_square(values: np.ndarray) -> float:
+    return float(np.square(values, dtype=np.float64).mean())
 
 
 def _start_at(node: gs.Node, fraction: float | np.ndarray) -> None:
@@ -146,8 +149,7 @@ def _read_outs(
 
 def _relative_error(found: np.ndarray, truth: np.ndarray) -> float:
     """The squared error of a read-out, relative to what the ANN says."""
-    error, whole = (np.square(x, dtype=np.float64).mean() for x in (found - truth, truth))
-    return float(error / (whole or 1.0))
+    return _mean_square(found - truth) / (_mean_square(truth) or 1.0)
 
 
 def _cross_entropy(found: np.ndarray, truth: np.ndarray) -> float:

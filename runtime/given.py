@@ -6,7 +6,7 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 
-from .inputs import as_array, as_input, by_input_name, require_same_numbers
+from .inputs import as_array, as_input, broadcasts, by_input_name, require_same_numbers
 from .plan import Plan
 from .result import Arrays
 
@@ -54,8 +54,7 @@ def require_states(plan: Plan, values: Mapping[str, np.ndarray]) -> None:
         if neuron is None:
             continue
         have = np.shape(values.get(state.read, state.start))[1:]
-        pairs = zip(have, neuron.shape, strict=False)
-        if any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):
+        if not broadcasts(have, neuron.shape):
             raise DataError(
                 f"the state '{state.read}' has shape {list(have)} for a sample, "
                 f"its layer {list(neuron.shape)}"

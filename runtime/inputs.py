@@ -77,6 +77,19 @@ def times_in(name: str, times: Iterable[int]) -> list[int]:
     return sorted({int(t) for t in found})
 
 
+def fits(sizes: Sequence[int | str], shape: Sequence[int | str | None]) -> bool:
+    """Whether these sizes are of this shape, in which names and None are any size."""
+    return len(sizes) == len(shape) and all(
+        have == want for have, want in zip(sizes, shape, strict=True) if isinstance(want, int)
+    )
+
+
+def broadcasts(sizes: Sequence[int], shape: Sequence[int | str]) -> bool:
+    """Whether each size is that of the shape, where that is known, or 1, as at a state's start."""
+    pairs = zip(sizes, shape, strict=False)
+    return all(have in (1, want) for have, want in pairs if isinstance(want, int))
+
+
 def as_input(
     x: np.ndarray,
     shape: Sequence[int | str | None],
@@ -91,10 +104,7 @@ def as_input(
     intensities of another. ``who`` needs the input, for the message.
     """
     expected = ", ".join(str(size) if isinstance(size, int) else "*" for size in shape)
-    fits = x.ndim == len(shape) and all(
-        not isinstance(want, int) or want == have for want, have in zip(shape, x.shape, strict=True)
-    )
-    if not fits:
+    if not fits(x.shape, shape):
         hint = ""
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
             hint = (

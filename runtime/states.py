@@ -13,6 +13,7 @@ from onnx import helper
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import first_line
 
+from .inputs import broadcasts
 from .plan import State
 from .providers import onnxruntime
 
@@ -154,13 +155,8 @@ class DeviceStates:
 
     def fit(self, shapes: Mapping[str, Sequence[int | str]]) -> bool:
         """Whether states that were put are of these shapes, or broadcast to them, as starts do."""
-        known = [(held, shapes[n]) for n, held in self._current.items() if n in shapes]
-        return all(
-            have in (1, want)
-            for held, shape in known
-            for have, want in zip(held.shape(), shape, strict=True)
-            if isinstance(want, int)
-        )
+        held = {name: value.shape() for name, value in self._current.items()}
+        return all(broadcasts(held[name], shapes[name]) for name in held.keys() & shapes.keys())
 
     def has_room_for(self, values: dict[str, np.ndarray]) -> bool:
         """Whether what a run has written can go on with inputs of these shapes."""

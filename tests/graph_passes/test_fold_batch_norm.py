@@ -39,15 +39,19 @@ CASES = {
 }  # fmt: skip
 
 
+def assert_folds_to(wanted, g, x, atol=1e-5):
+    """The pass leaves these operators, and what the graph makes of x."""
+    before = run(g, x)
+    changes_once(fold_batch_normalization, g)
+    assert ops(g) == wanted
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=atol)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_folds_into_the_linear_operator_before(name):
     signature, linear, weights, op = CASES[name]
     g = graph(f"{signature} {{ {linear} {BN} }}", weights | bn(6))
-    x = normal(5, 4, 6, 6) if signature is IMAGE else normal(5, 4)
-    before = run(g, x)
-    changes_once(fold_batch_normalization, g)
-    assert ops(g) == [op]
-    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+    assert_folds_to([op], g, normal(5, 4, 6, 6) if signature is IMAGE else normal(5, 4))
 
 
 def test_is_exact_on_dyadic_numbers():
@@ -119,11 +123,7 @@ SHAPES = {
 def test_however_it_is_spelled(name, shape):
     weights = {"w": normal(6, 4, 3, 3), "k": normal(*SHAPES[shape])} | bn(6)
     g = graph(f"{IMAGE} {{ r = Conv(x, w) {SPELLINGS[name]} }}", weights)
-    x = normal(2, 4, 6, 6)
-    before = run(g, x)
-    changes_once(fold_batch_normalization, g)
-    assert ops(g) == ["Conv"]
-    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)
+    assert_folds_to(["Conv"], g, normal(2, 4, 6, 6), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if case[0] is ROW])
@@ -132,11 +132,7 @@ def test_however_it_is_spelled(name, shape):
 def test_of_features(name, shape, scale):
     _, linear, weights, op = CASES[name]
     g = graph(f"{ROW} {{ {linear} {scale} }}", weights | {"k": normal(*shape)})
-    x = normal(5, 4)
-    before = run(g, x)
-    changes_once(fold_batch_normalization, g)
-    assert ops(g) == [op]
-    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+    assert_folds_to([op], g, normal(5, 4))
 
 
 @pytest.mark.parametrize("name", [n for n in SPELLINGS if "batch" not in n])
@@ -146,11 +142,7 @@ def test_joins_a_batch_normalization_that_comes_first(name):
         f"g (float[N, 6, 4, 4] x) => (float[N, 6, 4, 4] y) {{ {body} }}",
         bn(6) | {"k": normal(6, 1, 1)},
     )
-    x = normal(2, 6, 4, 4)
-    before = run(g, x)
-    changes_once(fold_batch_normalization, g)
-    assert ops(g) == ["BatchNormalization"]
-    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+    assert_folds_to(["BatchNormalization"], g, normal(2, 6, 4, 4))
 
 
 STAYS = {
@@ -203,11 +195,7 @@ def test_what_reads_a_result_in_vain_is_no_obstacle():
         f"{IMAGE} {{ r = Conv(x, w) d = Abs(r) {BN.replace('y =', 'p =')} y = Mul(p, half) }}",
         {"w": normal(6, 4, 3, 3), "half": np.float32(0.5)} | bn(6),
     )
-    x = normal(2, 4, 6, 6)
-    before = run(g, x)
-    changes_once(fold_batch_normalization, g)
-    assert ops(g) == ["Conv"]
-    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-5)
+    assert_folds_to(["Conv"], g, normal(2, 4, 6, 6))
 
 
 LARGE = {

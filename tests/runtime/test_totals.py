@@ -72,6 +72,14 @@ def test_currents_of_many_thresholds_are_counted_right(bound):
     same(auto.run(blank, 64), step.run(blank, 64))
 
 
+def assert_one_layer_is_coarse(text, values, rng):
+    """And counted as one time-step at a time counts it."""
+    snn = convert(model(text, values)).model
+    assert len(coarse(build_plan(snn))) == 1
+    x = rng.random((50, 30)).astype(np.float32)
+    same(SpikingSession(snn).run(x, 256), SpikingSession(snn, plan="step").run(x, 256))
+
+
 @pytest.mark.parametrize("bias", [-1e3, -1e4, -1e6])
 def test_channels_that_a_bias_masks_are_counted_right(bias):
     rng = np.random.default_rng(0)
@@ -81,10 +89,7 @@ def test_channels_that_a_bias_masks_are_counted_right(bias):
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
     text += "h = Gemm(a, v, b) c = Clip(h, zero, one) d = Relu(c) e = MatMul(d, v) "
     text += "f = Clip(e, zero, one) y = MatMul(f, u) }"
-    snn = convert(model(text, values)).model
-    assert len(coarse(build_plan(snn))) == 1
-    x = rng.random((50, 30)).astype(np.float32)
-    same(SpikingSession(snn).run(x, 256), SpikingSession(snn, plan="step").run(x, 256))
+    assert_one_layer_is_coarse(text, values, rng)
 
 
 def test_what_two_layers_make_together_is_counted_right():
@@ -94,10 +99,7 @@ def test_what_two_layers_make_together_is_counted_right():
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
     text += "h = MatMul(x, v) b = Clip(h, zero, one) c = Sub(a, b) d = Clip(c, zero, low) "
     text += "e = MatMul(d, q) f = Clip(e, zero, low) y = MatMul(f, u) }"
-    snn = convert(model(text, values)).model
-    assert len(coarse(build_plan(snn))) == 1
-    x = rng.random((50, 30)).astype(np.float32)
-    same(SpikingSession(snn).run(x, 256), SpikingSession(snn, plan="step").run(x, 256))
+    assert_one_layer_is_coarse(text, values, rng)
 
 
 @pytest.mark.parametrize("far", [0.0, 2.0, 4.0])
