@@ -34,9 +34,9 @@ class Agreement:
     """How the ANN after a change agrees with the ANN before it, on the calibration data.
 
     ``top1``: percent of samples with the same class (None unless the output is [N, classes]).
-    ``accuracy_before`` and ``accuracy_after``: percent, None without labels. ``error``:
-    root mean square of the difference, relative to that of the output before; of several
-    outputs, the largest.
+    ``accuracy_before`` and ``accuracy_after``: percent, None without a label for each row.
+    ``error``: root mean square of the difference, relative to that of the output before; of
+    several outputs, the largest.
     """
 
     change: str
@@ -56,29 +56,31 @@ def compare(
     """Run both ANNs on all the data; memory for one batch. The first class output counts."""
     anns = Ann(before, running.providers), Ann(after, running.providers)
     sums = Differences()
-    same = right_before = right_after = 0
-    classes = False
+    rows = same = right_before = right_after = 0
+    classes = labelled = False
     for x, y in running.batches(data, f"checking: {change}"):
         a, b = (ann.run(x) for ann in anns)
         sums.add(a, b)
         name = class_output(a)
         classes = name is not None
         if name is not None:
-            check_labels(y, a[name].shape[1], data.name)
+            # Else its rows are no samples, and labels say nothing of them.
+            labelled = y is not None and len(y) == len(a[name])
+            check_labels(y if labelled else None, a[name].shape, data.name)
             chosen_a, chosen_b = classes_of(a[name]), classes_of(b[name])
+            rows += len(chosen_a)
             if len(chosen_a) != len(chosen_b):
                 # Differences.add has made the error infinite.
                 continue
             same += int((chosen_a == chosen_b).sum())
-            if y is not None and len(y) == len(chosen_a):
+            if labelled:
                 right_before += int((chosen_a == y).sum())
                 right_after += int((chosen_b == y).sum())
-    labelled = classes and data.labels is not None
     return Agreement(
         change,
-        100 * same / data.samples if classes else None,
-        100 * right_before / data.samples if labelled else None,
-        100 * right_after / data.samples if labelled else None,
+        100 * same / rows if classes else None,
+        100 * right_before / rows if labelled else None,
+        100 * right_after / rows if labelled else None,
         sums.error(),
     )
 

@@ -241,10 +241,11 @@ def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
 def _require_classes(setting: _Setting) -> None:
     """Raise ``DataError`` unless the ANN says classes, of which the labels are some."""
     ann = Ann(setting.ann, setting.providers)
-    x, _ = next(iter(setting.data.batches(setting.batch_size)))
+    x, y = next(iter(setting.data.batches(setting.batch_size)))
     outputs = ann.run(x)
-    classes = outputs[require_class_output(outputs)].shape[1]
-    check_labels(setting.data.labels, classes, setting.data.name)
+    shape = outputs[require_class_output(outputs)].shape
+    check_labels(y, shape, setting.data.name)
+    check_labels(setting.data.labels, (setting.data.samples, *shape[1:]), setting.data.name)
 
 
 def _scores(

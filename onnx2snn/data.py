@@ -1,7 +1,7 @@
 """Samples, and labels if there are any, read in batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,9 +114,17 @@ def together(name: str, parts: dict[str, Data]) -> Data:
     return Data(name, first.shape, first.dtype, None, read, shapes)
 
 
-def check_labels(y: np.ndarray | None, classes: int, name: str) -> None:
-    """Raise ``DataError`` if a label is none of the network's classes."""
-    if y is not None and (y.min() < 0 or y.max() >= classes):
+def check_labels(y: np.ndarray | None, shape: Sequence[int], name: str) -> None:
+    """Raise ``DataError`` unless labels, if any, fit scores of this shape, [N, classes]."""
+    if y is None:
+        return
+    rows, classes = shape[:2]
+    if len(y) != rows:
+        raise DataError(
+            f"'{name}' holds labels of {len(y)} samples, and the network's output is "
+            f"{list(shape)}, with no row for each: leave y out"
+        )
+    if y.min() < 0 or y.max() >= classes:
         raise DataError(
             f"'{name}' holds labels from {y.min()} to {y.max()}; "
             f"the network has the classes 0 to {classes - 1}"

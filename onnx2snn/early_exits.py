@@ -75,7 +75,7 @@ def early_exits(
     for x, y in batches_of(data, batch_size, "evaluating", track):
         recorder = _Recorder(times=times)
         output = session.run(x, most, early_exit=recorder).output
-        check_labels(y, output.shape[1], data.name)
+        check_labels(y, output.shape, data.name)
         if reference is not None:
             chosen.append(ann_classes(reference, x, session.outputs[0], output.shape))
         # A read-out with a delay is not looked at before it begins.

@@ -162,7 +162,7 @@ def _results(
     for x, y in batches_of(data, batch_size, what, track):
         result = session.run(x, times[-1], times)
         scored = require_class_output(result.values)
-        check_labels(y, result.values[scored].shape[1], data.name)
+        check_labels(y, result.values[scored].shape, data.name)
         yield x, result, scored
 
 

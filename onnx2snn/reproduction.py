@@ -165,7 +165,7 @@ def _right(
     values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: ExperimentRun
 ) -> int:
     """How many samples get their class from an output."""
-    check_labels(y, values[scored].shape[1], running.data.name)
+    check_labels(y, values[scored].shape, running.data.name)
     return int((classes_of(values[scored]) == y).sum())
 
 

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from onnx2snn import (
 )
 from onnx2snn.ann import Ann
 from onnx2snn.checking import Agreement, compare
+from onnx2snn.comparison import compare_recipes
 from onnx2snn.conversion_tables import advice
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.progress import Running
@@ -71,7 +73,17 @@ def test_labels_where_samples_lie_along_another_axis():
     ann = model(text + "y = Transpose(b) }", {"w": np.eye(4, 6, dtype=np.float32),
                                                "u": np.eye(6, 5, dtype=np.float32)})  # fmt: skip
     x = RNG.normal(size=(20, 4)).astype(np.float32)
-    assert convert(ann, calibration=from_arrays(x, RNG.integers(0, 5, 20))).neurons
+    data = from_arrays(x, RNG.integers(0, 5, 20))
+    conversion = convert(ann, calibration=data)
+    assert conversion.neurons
+    assert {agreement.accuracy_after for agreement in conversion.agreements} == {None}
+    assert conversion.agreements[0].top1 == 100
+    for score in (
+        partial(evaluate, conversion.model),
+        partial(compare_recipes, ann, ["opi"], data),
+    ):
+        with pytest.raises(DataError, match=r"output is \[5, 20\], with no row for each"):
+            score(data, [2])
 
 
 def test_says_what_it_did():
