@@ -53,12 +53,17 @@ def _read_binary(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
 def _read_pickled(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        images = np.asarray(content[b"data"], np.uint8)
-        labels = np.asarray(content[b"labels" if classes == 10 else b"fine_labels"], np.uint8)
+        images = np.asarray(content[b"data"])
+        labels = np.asarray(content[b"labels" if classes == 10 else b"fine_labels"])
     except OSError:
         raise
     except Exception as error:
         raise ValueError(f"{path} is no batch of CIFAR-{classes}, or is damaged") from error
+    if images.dtype != np.uint8 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: pixels must be uint8, 0 to 255, and labels integers, not {images.dtype} and "
+            f"{labels.dtype}"
+        )
     return _checked(path, images, labels, classes)
 
 
@@ -67,9 +72,10 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     if images.ndim != 2 or images.shape[1] != 3072 or labels.shape != images.shape[:1]:
         raise ValueError(f"{path}: images {images.shape} and labels {labels.shape} do not match")
-    if labels.max(initial=0) >= classes:
-        raise ValueError(f"{path} holds the label {labels.max()}; CIFAR-{classes} has none")
-    return images, labels
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ValueError(f"{path} holds the label {wrong[0]}; CIFAR-{classes} has none")
+    return images, labels.astype(np.uint8)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -7,10 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .datasets import DATASETS
+from .datasets import DATASETS, IN_MEMORY
 
 NETWORKS = ("vgg16", "resnet18", "resnet20", "resnet20-relu", "vgg", "mobilenet")
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+_WITH_CLIPS = ("vgg16", "resnet18", "resnet20")
+"""The networks whose clips have trainable bounds."""
+
+_FEWEST_CHANNELS = {"vgg16": 64, "resnet18": 64, "resnet20": 16, "resnet20-relu": 16}
+"""Of a network's narrowest layer, at width 1."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,41 @@ class Config:
         for name in ("momentum", "dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
-        size = self.size if self.dataset in ("folder", "imagenet") else DATASETS[self.dataset].size
+        # Torch takes 64 bits of what is made of it for each epoch and process.
+        if abs(self.seed) >= 2**32:
+            raise ValueError(f"seed must be above -2**32 and below 2**32, not {self.seed}")
+        size = self.size if self.dataset == "folder" else DATASETS[self.dataset].size
         if self.network == "vgg" and size != 28:
             raise ValueError(f"network vgg is for images of 28 x 28, and these are {size} x {size}")
-        if self.levels and self.network not in ("vgg16", "resnet18", "resnet20"):
+        # Its five pools halve; the last is global up to 64 pixels, and leaves 7 x 7 beyond.
+        if self.network == "vgg16" and not (16 <= size <= 64 or 224 <= size < 256):
+            raise ValueError(
+                "network vgg16 is for images of 16 x 16 to 64 x 64 or 224 x 224 to 255 x 255, and "
+                f"these are {size} x {size}"
+            )
+        channels = _FEWEST_CHANNELS.get(self.network)
+        if channels is not None and round(channels * self.width) < 1:
+            raise ValueError(
+                f"width {self.width} leaves no channels of {self.network}'s first {channels}: take "
+                f"{1 / channels} or more"
+            )
+        if self.levels and self.network not in _WITH_CLIPS:
             raise ValueError(f"levels are of trainable clips, and {self.network} has none")
+
+
+def unused(config: Config) -> list[str]:
+    """The settings that mean nothing for a run's network and data set."""
+    used = {
+        "size": config.dataset == "folder",
+        "width": config.network in _FEWEST_CHANNELS,
+        "hidden": config.network == "vgg16",
+        "dropout": config.network == "vgg16",
+        "theta_weight_decay": config.network in _WITH_CLIPS,
+        "auto_augment": config.dataset in IN_MEMORY,
+        "cutout": config.dataset in IN_MEMORY,
+        "color_jitter": config.dataset not in IN_MEMORY,
+    }
+    return [name for name, is_used in used.items() if not is_used]
 
 
 def _cifar10(network: str, theta_weight_decay: float) -> Config:
@@ -149,7 +185,14 @@ def read_config(source: str) -> tuple[str, Config]:
         base = content.pop("base", None)
         if base is not None and base not in list(CONFIGS):
             raise ValueError(f"base must be one of {', '.join(CONFIGS)}, not {base!r}")
-        return path.stem, _config(content, CONFIGS.get(base))
+        config = _config(content, CONFIGS.get(base))
+        vain = [f"{name} {content[name]}" for name in unused(config) if content.get(name)]
+        if vain:
+            raise ValueError(
+                f"network {config.network} on dataset {config.dataset} does not use "
+                f"{', '.join(vain)}: leave it out"
+            )
+        return path.stem, config
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from error
 

@@ -6,6 +6,7 @@ read image by image (``image_folder``).
 
 import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +49,15 @@ def read_idx(path: Path) -> np.ndarray:
     """Read one IDX file of unsigned bytes, plain or gzip-compressed (``.gz``).
 
     Returns a uint8 array in the shape that the file's header states. Raises
-    ``ValueError`` if the file is no IDX file of bytes or is shorter than its header
-    says, and ``OSError`` if it cannot be read.
+    ``ValueError`` if the file is no IDX file of bytes, is shorter than its header says or
+    cannot be decompressed, and ``OSError`` if it cannot be read.
     """
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        content = file.read()
+    try:
+        with opener(path, "rb") as file:
+            content = file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     rank = content[3]

@@ -1,5 +1,6 @@
 """Folders of images, a folder for each class, as torchvision's ImageFolder has them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,9 +35,18 @@ def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     return [file for files in found for file in files], labels, classes
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    return sorted(path for path in files if not path.is_dir())
+def _images_in(folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
+    """All images in a folder and those in it, linked ones too, but for links in a circle."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    found = list[Path]()
+    for path in folder.iterdir():
+        if path.is_dir():
+            found += _images_in(path, (*above, real))
+        elif path.suffix.lower() in _SUFFIXES:
+            found.append(path)
+    return sorted(found)
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarray:
@@ -50,8 +60,8 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarr
     for path in files:
         image = read_image(path, "RGB" if preprocessing.channels == 3 else "L")
         if preprocessing.resize is not None:
-            scale = preprocessing.resize / min(image.size)
-            width, height = (max(round(side * scale), preprocessing.resize) for side in image.size)
+            # The longer side is rounded down, as torchvision does.
+            width, height = (preprocessing.resize * s // min(image.size) for s in image.size)
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (round((side - preprocessing.size) / 2) for side in image.size)
         image = image.crop((left, top, left + preprocessing.size, top + preprocessing.size))
@@ -78,5 +88,14 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
 
 
 def imagenet_folder(root: Path, train: bool) -> Path:
-    """The folder of ImageNet's training or validation images, as torchvision lays them out."""
-    return root / ("train" if train else "val")
+    """The folder of ImageNet's training or validation images, as torchvision lays them out.
+
+    Raises ``FileNotFoundError`` naming the folder that lacks it.
+    """
+    folder = root / ("train" if train else "val")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder.name} in {root.absolute()}: name the folder that holds train and "
+            "val with --data-root"
+        )
+    return folder

@@ -102,7 +102,7 @@ def describe(config: Config, root: Path | None) -> tuple[DataSet, Preprocessing]
     Raises ``OSError`` if it is a folder that is not there.
     """
     if config.dataset == "folder":
-        classes = image_files((root or Path()) / "train")[2]
+        classes = image_files(imagenet_folder(root or Path(), train=True))[2]
         known = DATASETS["imagenet"]
         data = DataSet(len(classes), 3, config.size, known.mean, known.std)
     else:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from torch import nn
 
 from .clips import TrainableClip
-from .configs import Config
+from .configs import Config, unused
 from .export import export
 from .files import write_whole
 from .images import describe, first_images, open_images
@@ -121,9 +121,8 @@ def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: l
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-    kept = {key: value for key, value in asdict(config).items() if value != ""}
-    if config.dataset != "folder":
-        del kept["size"]
+    vain = unused(config)
+    kept = {key: v for key, v in asdict(config).items() if v != "" and key not in vain}
     settings = ", ".join(f"{key} {value}" for key, value in kept.items())
     packages = ("onnx2snn", "torch", "onnx", "onnxscript")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)

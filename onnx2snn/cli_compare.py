@@ -30,6 +30,7 @@ from .options import (
     parsed,
     print_json,
     refuse_options,
+    refuse_root,
     reports_errors,
     require_output,
     require_plot,
@@ -104,6 +105,7 @@ def compare(
     """
     chosen = RECIPES if recipes is None else recipes
     state = state or Path(f"{model.stem}.compare.json")
+    refuse_root(data_root, source, calibration)
     _check_outputs(state, plot, model, calibration, source)
     thresholds = None
     if calibration is None:

@@ -27,6 +27,7 @@ from .options import (
     parsed,
     print_json,
     refuse_options,
+    refuse_root,
     reports_errors,
     require_output,
     root_option,
@@ -154,10 +155,11 @@ def convert(
                    "--recalibrate": recalibrate, "--approximate": approximate,
                    "--samples": samples, "--data-root": data_root}  # fmt: skip
         refuse_options(of_data, "is for calibration data: give --calibration too")
+    refuse_root(data_root, calibration)
     require_output(output, model, calibration)
     data = None
     if calibration is not None:
-        if samples is None and not calibration.endswith((".npz", ".npy")):
+        if samples is None and not calibration.lower().endswith((".npz", ".npy")):
             samples = CALIBRATION_SAMPLES
         data = open_data(calibration, data_root, train=True, samples=samples, model=model)
     result = convert_model(

@@ -19,6 +19,7 @@ from .options import (
     json_option,
     model_argument,
     print_json,
+    refuse_root,
     reports_errors,
     require_plot,
     root_option,
@@ -75,6 +76,7 @@ def diagnose(
     from .diagnosis import diagnose as diagnose_model
     from .diagnosis import is_source
 
+    refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     snn = read_model(model)
     same = is_source(snn, ann)

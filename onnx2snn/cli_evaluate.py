@@ -25,6 +25,7 @@ from .options import (
     model_argument,
     precision_option,
     print_json,
+    refuse_root,
     reports_errors,
     require_plot,
     root_option,
@@ -98,6 +99,7 @@ def evaluate(
     from .early_exits import early_exits
     from .evaluation import evaluate as evaluate_model
 
+    refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     if max_drop is not None and ann is None:
         raise click.UsageError("--max-drop compares with the ANN: give --ann too")

@@ -24,6 +24,7 @@ from .options import (
     examples,
     json_option,
     print_json,
+    refuse_root,
     reports_errors,
     require_output,
     require_plot,
@@ -114,6 +115,7 @@ def reproduce(
     network = network or experiment.networks[0]
     dataset = dataset or experiment.dataset
     times = timesteps or list(experiment.timesteps)
+    refuse_root(data_root, dataset)
     require_output(state, ann)
     require_plot(plot, ann)
     kept = CountsFile(state)

@@ -25,6 +25,7 @@ from .options import (
     model_argument,
     precision_option,
     print_json,
+    refuse_root,
     reports_errors,
     require_output,
     root_option,
@@ -96,6 +97,7 @@ def run(
     from .checking import class_output, classes_of
     from .inference import precision_rows, run_batches
 
+    refuse_root(data_root, source)
     require_output(output, model, source)
     session = SpikingSession(
         model, chosen_providers(device), threads, max_memory=max_memory, precision=precision

@@ -7,7 +7,6 @@ is read as a stream. Nothing is ever unpickled.
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -59,12 +58,13 @@ def open_data(
     source, root = os.fspath(source), None if root is None else Path(root)
     if samples is not None:
         require_whole("samples", samples, 1)
-    if source in DATASETS or Path(source).is_dir():
+    kind = source.lower()[-4:]
+    if source in DATASETS or (source and Path(source).is_dir()):
         wanted = None if model is None else preprocessing_of(model)
         data = _open_images(source, root, train, wanted, samples)
-    elif source.endswith(".npz"):
+    elif kind == ".npz":
         data = _open_npz(Path(source), labels)
-    elif source.endswith(".npy"):
+    elif kind == ".npy":
         data = _open_npy(Path(source))
     else:
         raise DataError(
@@ -74,7 +74,7 @@ def open_data(
     if samples is None or samples >= data.samples:
         return data
     known = data.labels
-    if not labels and source.endswith(".npz"):
+    if not labels and kind == ".npz":
         known = _order_of(Path(source), data.samples)
     return with_rows(data, some_rows(samples, data.samples, known))
 
@@ -89,8 +89,7 @@ def _open_images(
     """All images, or of a folder, whose files would be read for nothing, so many."""
     if source in IN_MEMORY:
         return _open_in_memory(source, root, train, preprocessing)
-    folder = imagenet_folder(root or Path(), train) if source == "imagenet" else Path(source)
-    return _open_folder(source, folder, preprocessing, samples, train)
+    return _open_folder(source, root, preprocessing, samples, train)
 
 
 def preprocessing_of(model: Model | ModelParts) -> Preprocessing | None:
@@ -111,7 +110,7 @@ def _open_in_memory(
 ) -> Data:
     try:
         images, labels = in_memory(name, root, train)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{name}: {error}") from error
     count, channels, *size = images.shape
     wanted = preprocessing or Preprocessing(size[0], channels)
@@ -131,10 +130,10 @@ def _open_in_memory(
 
 def _open_folder(
     name: str,
-    folder: Path,
+    root: Path | None,
     preprocessing: Preprocessing | None,
     samples: int | None,
-    in_turn: bool,
+    train: bool,
 ) -> Data:
     if preprocessing is None:
         raise DataError(
@@ -144,11 +143,12 @@ def _open_folder(
         )
     wanted = preprocessing
     try:
+        folder = imagenet_folder(root or Path(), train) if name == "imagenet" else Path(name)
         files, labels, _ = image_files(folder)
     except OSError as error:
         raise DataError(str(error)) from error
     rows = some_rows(len(files) if samples is None else samples, len(files), labels)
-    if in_turn:
+    if train:
         rows = rows[rows_in_turn(labels[rows])]
     files, labels = [files[row] for row in rows], labels[rows]
 

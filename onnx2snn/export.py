@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import OutputError
+from onnx2snn.graph_passes.errors import ModelError, OutputError
 from onnx2snn.graph_passes.files import Model, check_writable, read_any
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
@@ -41,13 +41,15 @@ def to_loop(
     network, in words, for the metadata; if not given, what the file says.
 
     The outputs are those of ``SpikingSession.run``, bit for bit in float32 where ONNX Runtime
-    runs both at one optimisation level. Raises ``ModelError`` for a file that is no SNN and
-    ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
+    runs both at one optimisation level. Raises ``ModelError`` for a file that is no SNN, or of
+    which an output is an input too, and ``DataError`` for a T that is no whole number from 1 on or
+    cannot be unrolled.
     """
     parts = read_any(snn)
     model = loop_model(
         attach(parts), timesteps, unroll=unroll, each_step=each_step, rates=rates, inline=inline
     )
+    _require_apart(model.graph)
     made = {
         "format": "loop",
         "timesteps": "input" if timesteps is None else int(timesteps),
@@ -56,6 +58,17 @@ def to_loop(
     entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
     onnx.helper.set_model_props(model, entries)
     return model
+
+
+def _require_apart(graph: onnx.GraphProto) -> None:
+    """Raise ``ModelError`` if an input is an output too: the read-out needs a name of its own."""
+    both = {info.name for info in graph.input} & {info.name for info in graph.output}
+    if both:
+        raise ModelError(
+            f"'{min(both)}' is an input of the network and an output too, and the export's "
+            "read-out needs a name of its own: leave the output out of the ANN, or put an Identity "
+            "before it, and convert it again"
+        )
 
 
 def stamp(

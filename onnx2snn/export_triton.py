@@ -64,8 +64,8 @@ def to_triton(
     folder: the repository, made if it is not there; its other models stay. timesteps: T of the
     stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
     of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
-    SNN, or of a fixed batch size, and ``OutputError`` where a model of the name exists or nothing
-    can be written.
+    SNN, of a fixed batch size, or of which an output is an input too, and ``OutputError`` where a
+    model of the name exists or nothing can be written.
     """
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)

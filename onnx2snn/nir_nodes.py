@@ -202,8 +202,9 @@ class NirWriter:
             return x
         made = self.nir.Flatten(np.array(x.shape), 0, -1, metadata=_label(node.name, node.op))
         scale = x.scale
-        if scale is not None and scale.size > 1:
-            scale = _spread(scale, x.shape).reshape(-1)
+        if scale is not None:
+            # One number may have the axes of a sample too, which are none any more.
+            scale = scale.reshape(()) if scale.size == 1 else _spread(scale, x.shape).reshape(-1)
         return self._add(made, node.name, x.sources, shape, scale)
 
     def _arithmetic(self, node: gs.Node) -> Signal:

@@ -42,6 +42,13 @@ def refuse_options(given: Mapping[str, Any], why: str) -> None:
             raise click.UsageError(f"{name} {why}")
 
 
+def refuse_root(root: Path | None, *sources: str | None) -> None:
+    """A usage error for --data-root where none of the DATA is a data set in files of its own."""
+    named = [name for name in DATASETS if name != "digits"]
+    if root is not None and not set(named) & set(sources):
+        raise click.UsageError(f"--data-root is for DATA by name: {', '.join(named)}")
+
+
 class CountsType(click.ParamType):
     """Positive integers as ``8,16,32``, in order, each once."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import re
 import shutil
 import struct
 
@@ -47,6 +48,9 @@ def test_a_config_file(tmp_path):
     name, config = read_config(str(path))
     expected = dataclasses.replace(CONFIGS["resnet20-cifar10"], epochs=3, learning_rate=1.0)
     assert (name, config) == ("mine", expected)
+    # Off is nothing to use.
+    path.write_text('base = "resnet20-cifar10"\ndataset = "folder"\ncutout = 0\ndropout = 0')
+    assert read_config(str(path))[1].cutout == 0
     # In UTF-8, as TOML is, whatever the locale, and as Windows' editors begin it.
     path.write_bytes('\ufeff# é\nbase = "resnet20-cifar10"\nepochs = 3'.encode())
     assert read_config(str(path))[1].epochs == 3
@@ -70,6 +74,23 @@ def test_a_config_file(tmp_path):
         ('base = "vgg16-cifar10"\ndropout = 1.5', "dropout must be from 0 to below 1"),
         ('base = "vgg16-cifar10"\nlabel_smoothing = 2.0', "label_smoothing must be from 0"),
         ('base = "vgg-fashion-mnist"\ndataset = "cifar10"', "for images of 28 x 28"),
+        ('base = "vgg16-cifar10"\ndataset = "digits"', "for images of 16 x 16 .* these are 8 x 8"),
+        ('base = "vgg16-cifar10"\ndataset = "folder"\nsize = 128', "224 .* these are 128 x 128"),
+        ('base = "vgg-fashion-mnist"\ndataset = "imagenet"\nsize = 28', "these are 224 x 224"),
+        ('base = "resnet20-cifar10"\nwidth = 0.03', "first 16: take 0.0625 or more"),
+        ('base = "resnet18-cifar10"\nwidth = 1e-9', "first 64: take 0.015625 or more"),
+        ('base = "vgg16-cifar10"\nseed = 9223372036854775807', "seed must be above"),
+        ('base = "vgg16-cifar10"\nseed = -99999999999999999999', "seed must be above"),
+        (
+            'base = "resnet18-cifar10"\ndataset = "folder"\ncutout = 8\nauto_augment = true',
+            "resnet18 on dataset folder does not use auto_augment True, cutout 8: leave it out",
+        ),
+        (
+            'base = "resnet20-cifar10"\nhidden = 8\ndropout = 0.1\ncolor_jitter = 0.4\nsize = 28',
+            "use size 28, hidden 8, dropout 0.1, color_jitter 0.4",
+        ),
+        ('base = "mobilenet-fashion-mnist"\nwidth = 0.5', "does not use width 0.5"),
+        ('base = "vgg-fashion-mnist"\ntheta_weight_decay = 1', "not use theta_weight_decay 1"),
         ("epochs 3", "mine.toml"),
     ],
 )
@@ -162,6 +183,10 @@ def test_the_command(tmp_path, data):
     assert sorted(p.name for p in out.iterdir()) == [
         "checkpoint.pt", "log.csv", "tiny.md", "tiny.onnx",
     ]  # fmt: skip
+    card = (out / "tiny.md").read_text()
+    assert "width 0.25" in card
+    assert "cutout 0" in card
+    assert not re.search("hidden|dropout|color_jitter|size 224", card)
     model = onnx.load(out / "tiny.onnx")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert Preprocessing.parse(metadata[KEY]) == Preprocessing(28, 1)
@@ -191,6 +216,14 @@ def test_what_is_known_beforehand_is_said_beforehand(tmp_path, data, monkeypatch
     assert "cannot make the folder" in result.output
     result = CliRunner().invoke(main, ["train", "resnet20-cifar10", "-o", str(tmp_path / "out")])
     assert result.exit_code == 1
+    assert "--data-root" in result.output
+    config = tmp_path / "mine.toml"
+    config.write_text('base = "resnet20-cifar10"\ndataset = "folder"\n')
+    result = CliRunner().invoke(
+        main, ["train", str(config), "--data-root", str(data), "-o", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 1
+    assert f"no folder train in {data}" in result.output
     assert "--data-root" in result.output
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -269,6 +302,10 @@ def test_a_folder_of_images(tmp_path):
     )  # fmt: skip
     path, history = run("ants", config, tmp_path / "out", tmp_path, workers=0)
     assert len(history) == 1
+    card = path.with_suffix(".md").read_text()
+    assert "size 32" in card
+    assert "color_jitter 0.4" in card
+    assert not re.search("cutout|auto_augment", card)
     model = onnx.load(path)
     assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2
     arguments = ["convert", str(path), "-o", str(tmp_path / "snn.onnx")]

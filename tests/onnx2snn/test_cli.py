@@ -471,6 +471,22 @@ def test_usage_errors(options):
     assert "Usage:" in invoke(*options, code=2).output
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["run", "snn.onnx", "--input", "data.npy", "-T", "4"],
+        ["evaluate", "snn.onnx", "--data", "digits", "-T", "4"],
+        ["diagnose", "snn.onnx", "--ann", "ann.onnx", "--data", ".", "-T", "4"],
+        ["convert", "relu.onnx", "-o", "out.onnx", "--calibration", "data.npz"],
+        ["compare", "ann.onnx", "--data", "data.npz", "--calibration", "data.npz", "-T", "4"],
+        ["reproduce", "table1", "--ann", "ann.onnx", "--dataset", "data.npz", "-T", "4"],
+    ],
+)
+def test_a_folder_of_data_that_is_read_from_none(options):
+    message = invoke(*options, "--data-root", ".", code=2).output
+    assert "--data-root is for DATA by name: fashion-mnist, cifar10" in message
+
+
 def test_outputs_that_are_inputs_or_no_files(snn):
     before = Path(snn).read_bytes()
     for options in (

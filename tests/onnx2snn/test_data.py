@@ -153,6 +153,18 @@ def test_fashion_mnist_that_is_damaged(tmp_path):
             open_data("fashion-mnist", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:30], lambda c: b"hello", lambda c: c[:35] + b"\xff" * 5 + c[40:]]
+)
+def test_of_compressed_files_the_damaged_one_is_named(tmp_path, damage):
+    for name, array in (("images-idx3", np.zeros((9, 28, 28), np.uint8)), ("labels-idx1", Y[:9])):
+        idx(tmp_path / f"t10k-{name}-ubyte.gz", array.astype(np.uint8), gzip.open)
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=f"{path} is damaged"):
+        open_data("fashion-mnist", tmp_path)
+
+
 class Malicious:
     def __reduce__(self):
         return exec, ("raise SystemExit('unpickled')",)
@@ -231,7 +243,18 @@ def test_refused(tmp_path, arrays, message):
         open_data(str(tmp_path / "d.npz"))
 
 
-@pytest.mark.parametrize("source", ["nothing.npz", "nothing.npy", "nothing", "data.csv"])
+def test_names_of_files_in_capitals(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X, y=np.sort(Y))
+    (tmp_path / "d.npz").rename(tmp_path / "D.NPZ")
+    np.save(tmp_path / "d.npy", X)
+    (tmp_path / "d.npy").rename(tmp_path / "D.NPY")
+    for source in ("D.NPZ", "D.NPY"):
+        np.testing.assert_array_equal(together(open_data(tmp_path / source), 23)[0], X)
+    found = open_data(tmp_path / "D.NPZ", samples=5, labels=False)
+    np.testing.assert_array_equal(together(found, 5)[0], X[[0, 4, 9, 13, 18]])
+
+
+@pytest.mark.parametrize("source", ["", "nothing.npz", "nothing.npy", "nothing", "data.csv"])
 def test_no_data(source):
     with pytest.raises(DataError, match=r"cannot read|is no data"):
         open_data(source)

@@ -9,7 +9,7 @@ import pytest
 import stock
 from click.testing import CliRunner
 
-from onnx2snn import SpikingSession, convert, to_loop
+from onnx2snn import SpikingSession, convert, to_loop, write_model
 from onnx2snn.cli import main
 
 X = dyadic.images(dyadic.finish(2), 3)
@@ -85,6 +85,20 @@ def test_an_ann_is_refused(tmp_path):
     found = invoke("export", tmp_path / "ann.onnx", "--to", "loop", "-T", 4, "-o", target)
     assert found.exit_code == 1
     assert "convert it first" in found.output
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["loop", "-T", 4], ["loop", "-T", 4, "--unroll"], ["triton", "-T", 4]]
+)
+def test_an_input_that_is_an_output_too_is_refused(tmp_path, arguments):
+    ann = dyadic.to_onnx(dyadic.finish(2))
+    ann.graph.output.append(ann.graph.input[0])
+    write_model(convert(ann).model, tmp_path / "snn.onnx")
+    target = tmp_path / "net"
+    found = invoke("export", tmp_path / "snn.onnx", "--to", *arguments, "-o", target)
+    assert found.exit_code == 1
+    assert "'input' is an input of the network and an output too" in found.output
     assert not target.exists()
 
 

@@ -11,6 +11,7 @@ from onnx2snn.models.image_folder import read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
+FLAT = PIXELS.reshape(10, -1)
 LABELS = np.arange(10, dtype=np.uint8)
 
 
@@ -67,8 +68,16 @@ class Malicious:
     [
         (pickle.dumps({b"data": Malicious()}), "damaged"),
         (pickle.dumps({b"data": PIXELS}), "damaged"),
-        (pickle.dumps({b"data": PIXELS.reshape(10, -1), b"labels": [1]}), "do not match"),
-        (pickle.dumps({b"data": PIXELS.reshape(10, -1), b"labels": [10] * 10}), "label 10"),
+        (pickle.dumps({b"data": FLAT, b"labels": [1]}), "do not match"),
+        (pickle.dumps({b"data": FLAT, b"labels": [10] * 10}), "label 10"),
+        (pickle.dumps({b"data": FLAT / 255, b"labels": [1] * 10}), "not float64 and int64"),
+        (
+            pickle.dumps({b"data": FLAT.astype(np.int64) * 2, b"labels": [1] * 10}),
+            "uint8, 0 to 255",
+        ),
+        (pickle.dumps({b"data": FLAT, b"labels": np.arange(10) + 256}), "label 256"),
+        (pickle.dumps({b"data": FLAT, b"labels": [-1] * 10}), "label -1"),
+        (pickle.dumps({b"data": FLAT, b"labels": [0.5] * 10}), "labels integers"),
         (b"", "damaged"),
     ],
 )
@@ -87,8 +96,14 @@ def test_damaged_binary_cifar(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
 def test_what_is_not_there_is_named(tmp_path, name):
     model = with_preprocessing(Preprocessing(32, 3))
-    with pytest.raises(DataError, match=str(tmp_path)):
+    with pytest.raises(DataError, match=f"{tmp_path}.*--data-root"):
         open_data(name, tmp_path, model=model)
+
+
+def test_imagenet_that_is_not_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"no folder val in {tmp_path}: name .*--data-root"):
+        open_data("imagenet", model=with_preprocessing(Preprocessing(32, 3)))
 
 
 def test_digits():
@@ -229,6 +244,41 @@ def test_scaling(folder):
     model = with_preprocessing(Preprocessing(16, 1, 16))
     x, _ = everything(open_data(str(folder / "val"), model=model))
     assert x.shape == (6, 1, 16, 16)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (500, 375), (224, 999), (64, 64)])
+def test_the_longer_side_is_scaled_as_torchvision_does(tmp_path, size):
+    """Of a white image, what the cut finds none of is black."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("L", size, 255).save(tmp_path / "white.png")
+    longer = int(256 * max(size) / min(size))
+    pixels = read_images([tmp_path / "white.png"], Preprocessing(1200, 1, 256))[0, 0]
+    assert sorted(np.count_nonzero(pixels.max(axis)) for axis in (0, 1)) == [256, longer]
+
+
+def test_images_are_those_of_torchvision(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    for number, size in enumerate([(427, 640, 3), (300, 401, 3), (401, 300, 3), (20, 33, 3)]):
+        pixels = np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8)
+        image.fromarray(pixels).save(tmp_path / "a.png")
+        wanted = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])(image.open(tmp_path / "a.png"))
+        found = read_images([tmp_path / "a.png"], Preprocessing(224, 3, 256))[0]
+        np.testing.assert_array_equal(found, np.asarray(wanted).transpose(2, 0, 1))
+
+
+def test_linked_folders_are_followed(folder):
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    own, other = folder / "val" / "n01", folder / "other"
+    other.mkdir()
+    (own / "00.png").rename(other / "00.png")
+    (own / "a").symlink_to(other)
+    assert everything(open_data(str(folder / "val"), model=model))[1].tolist() == [0] * 3 + [1] * 3
+    # Links in a circle end.
+    (own / "self").symlink_to(own)
+    (other / "back").symlink_to(own)
+    (other / "nowhere").symlink_to(other / "nowhere")
+    assert open_data(str(folder / "val"), model=model).samples == 6
 
 
 def test_images_need_a_preprocessing(folder):

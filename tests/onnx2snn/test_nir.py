@@ -15,6 +15,7 @@ from onnx2snn import (
     SpikingSession,
     UnsupportedModelError,
     convert,
+    from_arrays,
     from_nir,
     to_nir,
     write_model,
@@ -106,6 +107,16 @@ def differences():
     ), (2, 4, 4)  # fmt: skip
 
 
+def one_channel(text):
+    """One channel, whose threshold comes from data, that is flattened."""
+    ann = model(
+        "net (float[N, 1, 6, 6] x) => (float[N, M] y) { a = Conv(x, w) r = Relu(a) " + text + " }",
+        {"w": eighths(1, 1, 3, 3), "u": eighths(16, 3), "v": eighths(1, 3), "k": powers(16)},
+    )
+    data = from_arrays(inputs((1, 6, 6), 20))
+    return convert(ann, calibration=data, recipe="opi").model, (1, 6, 6)
+
+
 def random_v_init():
     network = dyadic.finish(4)
     return convert(dyadic.to_onnx(network), v_init="uniform", seed=2).model, network.input_shape
@@ -119,6 +130,11 @@ def dyadic_network(seed):
 EXACT = {
     "perceptron": perceptron, "sequence": sequence, "image": image, "hard reset": hard_reset,
     "differences": differences,
+    "one channel, Gemm": lambda: one_channel("f = Flatten(r) y = Gemm(f, u)"),
+    "one channel, MatMul": lambda: one_channel(
+        "g = GlobalAveragePool(r) f = Flatten(g) y = MatMul(f, v)"
+    ),
+    "one channel, Mul": lambda: one_channel("f = Flatten(r) y = Mul(f, k)"),
     **{f"dyadic {s}": lambda s=s: dyadic_network(s) for s in (1, 2, 3, 4, 6, 9, 10, 14, 15)},
 }  # fmt: skip
 
@@ -304,6 +320,7 @@ def test_without_the_package(snn, tmp_path, monkeypatch):
 def refused(path):
     found = invoke("import", path, "-o", path.with_name("out.onnx"))
     assert found.exit_code == 1, found.output
+    assert isinstance(found.exception, SystemExit)
     assert not path.with_name("out.onnx").exists()
     return found.output
 
@@ -343,6 +360,7 @@ CHANGES = {
     "negative": lambda g: _first(g, nir.IF).v_threshold.fill(-1),
     "nan": lambda g: _first(g, nir.Affine).weight.fill(np.nan),
     "shape": lambda g: setattr(_first(g, nir.IF), "v_threshold", np.ones(1, np.float32)),
+    "numbers for text": lambda g: _first(g, nir.IF).metadata.update(reset=np.ones(2)),
     "text": lambda g: _first(g, nir.IF).metadata.update(v_init="half"),
     "structure": lambda g: g.metadata.update({"onnx2snn.structure": np.arange(9, dtype=np.uint8)}),
 }
