@@ -12,6 +12,7 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
 from onnx2snn.runtime.choice import Choice
 from onnx2snn.runtime.chunks import WeightedLayer
+from onnx2snn.runtime.columns import Columns
 from onnx2snn.runtime.plan import Plan, build_plan
 from onnx2snn.runtime.precision import Precision
 
@@ -143,9 +144,11 @@ def _zeros(plan: Plan, samples: int) -> dict[str, np.ndarray]:
 def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
     """``rows``: those of ``precision_rows``."""
     memory, tiled, first = choice.memory, _on_tiles(choice), _weights_first(choice)
+    columns = _in_columns(choice)
     return {
         "samples": choice.samples,
         "samples_together": choice.together,
+        "samples_together_in_single_time_steps": choice.alone,
         "chunks": list(choice.chunks),
         "short_of_memory": choice.short_of_memory,
         "lean": choice.lean,
@@ -157,6 +160,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
                 "op": layer.op,
                 "runs": _runs(layer, choice),
                 "tiles": layer in tiled,
+                "columns": layer.columns in columns,
                 "weights_first": layer.dense in first,
                 "weights": layer.weights,
                 "computes": layer.computes,
@@ -185,6 +189,11 @@ def _weights_first(choice: Choice) -> frozenset[str]:
     return choice.weights_first(max(choice.chunks, default=1))
 
 
+def _in_columns(choice: Choice) -> tuple[Columns, ...]:
+    """The convolutions that run in columns, in the longest runs."""
+    return choice.columns(max(choice.chunks, default=1))
+
+
 def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     """The layers with weights, and what decides how each runs."""
     table = tables.new_table(
@@ -193,9 +202,13 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     )  # fmt: skip
     precisions = {row["layer"]: (row["precision"], row["reason"]) for row in rows}
     tiled = _on_tiles(choice)
-    first = _weights_first(choice)
+    first, columns = _weights_first(choice), _in_columns(choice)
     for layer in choice.layers:
-        ways = [(", tiles", layer in tiled), (", weights first", layer.dense in first)]
+        ways = [
+            (", tiles", layer in tiled),
+            (", columns", layer.columns in columns),
+            (", weights first", layer.dense in first),
+        ]
         table.add_row(
             tables.name_text(layer.name),
             layer.op,
@@ -208,6 +221,8 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     table.caption = "computes: numbers in one time-step, for all samples that run together"
     if tiled:
         table.caption += "\ntiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)"
+    if columns:
+        table.caption += "\ncolumns: all images of a chunk are one product with the weights"
     if first:
         table.caption += "\nweights first: read where they are, one copy for all chunks"
     table.caption_justify = "left"
@@ -222,7 +237,7 @@ def _lines_of(choice: Choice) -> list[str]:
         first += f"read-out at a T that {choice.chunks[-1]} does not divide, one at a time"
     else:
         first = "one time-step a run"
-    if choice.short_of_memory:
+    if choice.short_of_memory and not choice.lean:
         first += " (more do not fit the memory)"
     counts = "follow from membrane potentials, when they are asked for"
     if not choice.derived_counts:
@@ -239,7 +254,10 @@ def _lines_of(choice: Choice) -> list[str]:
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
     groups = f"samples in a run: {choice.together}, so that the caches hold the states of a layer"
-    lean = "all of these read one copy of the weights, as they are: slower, but it fits the memory"
+    if choice.alone != choice.together:
+        groups += f", {choice.alone} in a single time-step, so that weights are read once"
+    lean = "all of these read one copy of the weights, as they are: other runs are faster, where "
+    lean += "--max-memory allows for copies"
     layout = "the layout of the CPU" if choice.layout else "plain layout"
     order = "" if choice.layout is None else ", layer by layer"
     return [

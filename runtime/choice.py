@@ -12,8 +12,10 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .chunks import WeightedLayer, axes_of_time, lengths_of_chunks, with_weights_first_in
+from .chunks import WeightedLayer, axes_of_time, held_by_lean, with_weights_first_in
+from .columns import Columns
 from .estimate import Costs, Estimate, Run
+from .groups import Groups
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of
 from .plan import Plan, State
@@ -27,18 +29,19 @@ class Choice:
 
     ``chunks``: lengths of the chunks, in time-steps, the longest first; what is left over, as up
     to a read-out that none of them hits, runs one time-step at a time, and all where there are
-    none. ``samples``: N. ``together``: at most so many samples run at once; the run is repeated for
-    the rest. ``layers`` describes runs of that many. ``derived_counts``: whether spike counts
-    follow from membrane potentials, or are added up at each time-step. ``short_of_memory``: whether
-    longer chunks would be faster, but do not fit. ``layout``: what enters the layout of the CPU in
-    a chunk; None where chunks are in plain layout. ``shapes``: those of what a time-step reads.
-    ``in_full``: whether those of all states are known, so that a chunk reads them in full.
-    ``lean``: whether all graphs read one copy of the weights, as they are, which takes the least
-    memory.
+    none. ``samples``: N. ``together``: at most so many samples run at once in a chunk, ``alone`` in
+    a single time-step; the run is repeated for the rest. ``layers`` describes runs of ``together``.
+    ``derived_counts``: whether spike counts follow from membrane potentials, or are added up at
+    each time-step. ``short_of_memory``: whether other chunks would be faster, but do not fit.
+    ``layout``: what enters the layout of the CPU in a chunk; None where chunks are in plain layout.
+    ``shapes``: those of what a time-step reads. ``in_full``: whether those of all states are known,
+    so that a chunk reads them in full. ``lean``: whether all graphs read one copy of the weights,
+    as they are, which takes the least memory.
     """
 
     samples: int
     together: int
+    alone: int
     chunks: tuple[int, ...]
     layers: tuple[WeightedLayer, ...]
     derived_counts: bool
@@ -61,9 +64,29 @@ class Choice:
             return ()
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
+    def columns(self, timesteps: int) -> tuple[Columns, ...]:
+        """The convolutions that run in columns in a run of so many time-steps."""
+        if not self._many_rows(timesteps):
+            return ()
+        return tuple(layer.columns for layer in self.layers if layer.columns is not None)
+
     def weights_first(self, timesteps: int) -> frozenset[str]:
-        """The weights of dense layers that come first in a chunk of so many time-steps."""
-        return frozenset(with_weights_first_in(self.layers, timesteps))
+        """The weights of dense layers that come first in a run of so many time-steps.
+
+        All where there is one copy: otherwise they would be repacked in each run.
+        """
+        if not self.lean:
+            return frozenset(with_weights_first_in(self.layers, timesteps))
+        dense = (layer.dense for layer in self.layers if layer.dense is not None)
+        return frozenset(dense if self._many_rows(timesteps) else ())
+
+    def held(self, timesteps: int) -> frozenset[str]:
+        """The weights that a lean graph of so many time-steps holds itself, by name."""
+        return held_by_lean(self.layers, timesteps) if self.lean else frozenset()
+
+    def _many_rows(self, timesteps: int) -> bool:
+        """Whether more than one sample at one time-step goes through a layer at once."""
+        return timesteps > 1 or self.alone > 1
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
@@ -74,7 +97,7 @@ def choose(
     costs: Costs,
     shapes: Mapping[str, Shape],
     samples: int,
-    together: int,
+    groups: Groups,
     prologue: int,
     read_out: int,
     *,
@@ -84,44 +107,51 @@ def choose(
 ) -> Choice:
     """Choose how time-steps run.
 
-    shapes: of what a time-step reads; ``samples`` is N, of which ``together`` are in one run.
+    shapes: of what a time-step reads; ``samples`` is N, of which ``groups`` run together.
     prologue: bytes that it takes; read_out: those that reading out takes, ``readouts`` times;
     ``varying``: whether inputs are others at each time-step. layout: what ``layout_of`` says.
     Raises ``DataError`` where not even a time-step fits.
     """
+    together = groups.in_chunks
     at_once = _with_samples(shapes, together) if together < samples else shapes
-    sizes = sizes_of(costs.peaks.step, at_once)
     run = Run(
-        sizes=sizes,
+        sizes=sizes_of(costs.peaks.step, at_once),
         shapes=at_once,
         samples=samples,
         together=together,
+        # A budget counts on groups in single time-steps, too.
+        alone=groups.alone if costs.max_memory is None else together,
         prologue=prologue,
         read_out=read_out,
         readouts=readouts,
         varying=varying,
     )
     # Without tiles chunks may fit that otherwise do not.
-    full = [
-        Estimate(costs, run, tiles, layout) for tiles in ((True, False) if costs.free else (False,))
-    ]
-    lean = Estimate(costs, run, False, None, lean=True)
-    ways = [way for way in full if costs.max_memory is None or way.fits(())]
-    if costs.may_be_lean and (not ways or lean.lean_chunks_pay):
-        ways += [lean] if lean.fits(()) else []
+    with_tiles = (True, False) if costs.free else (False,)
+    full = [Estimate(costs, run, tiles, layout) for tiles in with_tiles]
+    lean = []
+    if costs.may_be_lean:
+        lean = [Estimate(costs, run, tiles, None, lean=True) for tiles in with_tiles]
+    if costs.max_memory is None:
+        ways = [*(way for way in lean if way.pays_by_default), *full]
+    else:
+        ways = [way for way in full if way.fits(())]
+        if not ways or (lean and lean[0].chunks_pay):
+            ways += [way for way in lean if way.fits(())]
     if costs.max_memory is not None and not ways:
-        least = lean if costs.may_be_lean else full[0]
+        least = [*full, *lean][-1]
         raise DataError(_too_much(least.memory(()), run, costs.max_memory))
     way, chunks = _first_in_chunks(ways) if costs.in_chunks else (ways[0], ())
-    longest = lengths_of_chunks(full[0].layers, full[0].layout)[0]
+    fastest = full[0], full[0].lengths_of_chunks[0]
     return Choice(
         samples=samples,
         together=together,
+        alone=run.alone,
         chunks=chunks,
         layers=way.layers,
         derived_counts=costs.derived_counts,
         memory=way.memory(chunks),
-        short_of_memory=costs.in_chunks and (way is not full[0] or chunks != longest),
+        short_of_memory=costs.in_chunks and (way, chunks) != fastest,
         layout=way.layout if chunks else None,
         shapes=shapes,
         in_full=all_known(costs.peaks.states, shapes),
@@ -132,7 +162,7 @@ def choose(
 def _first_in_chunks(ways: Sequence[Estimate]) -> tuple[Estimate, tuple[int, ...]]:
     """The first way whose chunks fit, and the fastest that do; else the first, without chunks."""
     for way in ways:
-        for chunks in lengths_of_chunks(way.layers, way.layout):
+        for chunks in way.lengths_of_chunks:
             if way.fits(chunks):
                 return way, chunks
     return ways[0], ()

@@ -12,10 +12,13 @@ from .chunks import (
     WeightedLayer,
     average_uses,
     axes_of_time,
+    held_by_lean,
+    lengths_of_chunks,
     weighted_layers,
     weights_in,
     with_weights_first_in,
 )
+from .columns import NODES_OF_COLUMNS
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
@@ -27,6 +30,14 @@ from .winograd import NODES_OF_TILES, Tiles
 EXTRA_ACTIVATIONS = 2**28
 """Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, and as much what graphs
 may keep of their activations while others run."""
+
+
+LEAN_SHARE, OWN = 1.5, 2**24
+"""Of weights and states, what a session may take by default whose graphs are lean, and what ONNX
+Runtime takes besides, 16 MiB, where the rest is estimated.
+
+Measured, VGG-16 at N=1, 2, 4 and 8, T=32, 35 and 61: 1.42, 1.37, 1.46; 1.43, 1.39, 1.48; 1.45,
+1.40, 1.49; 1.49, 1.45, 1.54, which is above, as is its estimate."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ def costs_of(
             if in_chunks and on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
         ),
         # Rounded weights are in the graphs themselves; others would be widened in each run.
-        may_be_lean=on_cpu and max_memory is not None and not layers and not widened,
+        may_be_lean=on_cpu and not layers and not widened,
         in_chunks=in_chunks,
         derived_counts=derived_counts,
         kept=kept,
@@ -102,6 +113,7 @@ def costs_of(
 class Run:
     """One run: N ``samples``, of which ``together`` go at once, in ``shapes``, and ``sizes``.
 
+    ``alone`` go at once in single time-steps.
     ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``.
     ``varying``: whether inputs are others at each time-step.
     """
@@ -110,6 +122,7 @@ class Run:
     shapes: Mapping[str, Shape]
     samples: int
     together: int
+    alone: int
     prologue: int
     read_out: int
     readouts: int
@@ -134,7 +147,7 @@ class Estimate:
         """The layers with weights, as they are in a chunk."""
         costs = self.costs
         step, in_8_bits = costs.peaks.step, costs.peaks.scratch
-        return weighted_layers(step, self.run.sizes, costs.free, self.tiles, in_8_bits)
+        return weighted_layers(step, self.run.sizes, costs.free, self.tiles, in_8_bits, self.lean)
 
     @cached_property
     def heavy(self) -> dict[str, int]:
@@ -160,26 +173,48 @@ class Estimate:
         return 2 * len(self.heavy) > len(self.layers)
 
     @property
-    def lean_chunks_pay(self) -> bool:
+    def lengths_of_chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Candidate lists of chunk lengths, the fastest first."""
+        return lengths_of_chunks(self.layers, self.layout)
+
+    @property
+    def chunks_pay(self) -> bool:
         """Whether lean chunks take less time than single time-steps that are not lean."""
         return self._mostly_time_batched and average_uses(self.layers) < LEAN_USES
 
+    @property
+    def pays_by_default(self) -> bool:
+        """Whether lean graphs are what a session without a budget should run.
+
+        Of one sample dense layers lose nothing by them, but convolutions lose their tiles.
+        """
+        dense = [layer for layer in self.layers if layer.dense is not None]
+        mostly_dense = 2 * weights_in(dense) > weights_in(self.layers)
+        return self.chunks_pay and mostly_dense and self.run.samples == 1
+
     def fits(self, chunks: tuple[int, ...]) -> bool:
-        """Whether these chunks fit the memory that there is."""
+        """Whether these chunks fit the memory that there is.
+
+        By default lean graphs are for sessions that fit ``LEAN_SHARE``.
+        """
         most = self.costs.max_memory
+        if most is None and self.lean:
+            memory = self.memory(chunks)
+            held = memory.total - memory.graphs - memory.counts + OWN
+            return held <= LEAN_SHARE * (self.costs.weights + self._states)
         # To know the activations of a chunk is to make its graph, which takes memory, too.
         if most is not None and self._weights(chunks) + self._graphs(chunks) > most:
             return False
         memory = self.memory(chunks)
         if most is not None:
             return memory.total <= most
-        return memory.activations - self._peak(1) <= EXTRA_ACTIVATIONS
+        return memory.activations - self._peak_alone <= EXTRA_ACTIVATIONS
 
     def memory(self, chunks: tuple[int, ...]) -> Memory:
         """With graphs for chunks of these lengths, the longest first, and for single time-steps."""
         costs, run = self.costs, self.run
         # Single time-steps run too, in another order.
-        alive = [self._peak(steps) for steps in (*chunks[:1], 1)]
+        alive = [*(self._peak(steps) for steps in chunks[:1]), self._peak_alone]
         copies = self._bytes_of(self._written[name] for name in costs.kept)
         given_back = Memory(
             weights=self._weights(chunks),
@@ -198,6 +233,8 @@ class Estimate:
         idle = alive[0] * len(chunks) + alive[-1] - max(alive)
         most = costs.max_memory
         room = EXTRA_ACTIVATIONS if most is None else most - given_back.total
+        if most is None and self.lean:
+            room = 0
         return replace(given_back, idle=idle) if idle <= room else given_back
 
     def _weights(self, chunks: tuple[int, ...]) -> int:
@@ -205,7 +242,10 @@ class Estimate:
         costs = self.costs
         weights, copied, shared = costs.weights, costs.copied, self._shared
         if self.lean:
-            return weights
+            matrices = bool(chunks) * sum(tiles.matrices for tiles in self.tiled.values())
+            held = sum(self._held(steps) for steps in (*chunks, 1))
+            # As they are, too, while a graph is made.
+            return weights + matrices + held + self._held(1)
         # A chunk holds their matrices in place of their weights.
         more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
         first = {steps: self._weights_first(steps) for steps in chunks}
@@ -216,6 +256,11 @@ class Estimate:
         own = sum(copied - shared + more - first[steps] for steps in chunks)
         once = shared * bool(chunks) + max(first.values(), default=0)
         return weights + made + own + once
+
+    def _held(self, timesteps: int) -> int:
+        """Bytes of weights that a lean graph of so many time-steps holds itself."""
+        held = held_by_lean(self.layers, timesteps)
+        return 4 * weights_in([layer for layer in self.layers if layer.initializer in held])
 
     def _weights_first(self, timesteps: int) -> int:
         """Bytes of weights that a chunk of so many time-steps reads where they are."""
@@ -268,16 +313,24 @@ class Estimate:
         """Bytes of activations that are alive within a chunk."""
         by_layer = timesteps > 1 and self.layout is not None
         scratch = {name: tiles.scratch for name, tiles in self.tiled.items()}
+        scratch |= {n.name: n.columns.scratch for n in self.layers if n.columns is not None}
         run = self.run
         return self.costs.peaks.of(
             timesteps, self.heavy, run.together, run.shapes, by_layer, scratch
         )
+
+    @property
+    def _peak_alone(self) -> int:
+        """Bytes of activations that are alive within a single time-step."""
+        return self._peak(1) * self.run.alone // self.run.together
 
     def _nodes(self, timesteps: int) -> int:
         """About how many nodes a graph of so many time-steps has."""
         besides = dict.fromkeys(self.costs.peaks.scratch, NODES_OF_PRODUCTS)
         if timesteps > 1:
             besides |= dict.fromkeys(self.tiled, NODES_OF_TILES)
+        columns = (layer.name for layer in self.layers if layer.columns is not None)
+        besides |= dict.fromkeys(columns, NODES_OF_COLUMNS)
         return sum(
             (nodes_of(node) + besides.get(node.name, 0))
             * (1 if node.name in self.heavy else timesteps)

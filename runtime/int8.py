@@ -23,11 +23,12 @@ from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.weights import copy_model, stub
 
 from .graphs import attributes_of, names_in, unused_prefix, with_nodes
-from .integer_layers import IntegerLayer, Window
+from .integer_layers import IntegerLayer
 from .plan import Plan
 from .precision import LayerPrecision, PlanInPrecision, require_float32
 from .providers import CPU, name_of
 from .whole_numbers import SampleShape, WholeNumbers, shapes_of, whole_numbers
+from .windows import Window, window_of
 
 LARGEST_INT8 = 127
 """Of a weight, either sign."""
@@ -154,18 +155,10 @@ def _layer(
         return "has no constant weights"
     weight, attributes, window = constants[node.input[1]], attributes_of(node), None
     if node.op_type in ("Conv", "ConvTranspose"):
-        plain = node.op_type == "Conv" and attributes.get("group", 1) == 1
-        if not plain or weight.ndim != 4 or shape is None or len(shape) != 3:
-            return "is no convolution of images of a fixed size in one group"
-        if attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
-            return "has automatic pads"
-        window = Window(
-            image=(shape[1], shape[2]),
-            kernel=(weight.shape[2], weight.shape[3]),
-            strides=tuple(attributes.get("strides", (1, 1))),
-            dilations=tuple(attributes.get("dilations", (1, 1))),
-            pads=tuple(attributes.get("pads", (0, 0, 0, 0))),
-        )
+        found = window_of(node, weight.shape, shape or ())
+        if isinstance(found, str):
+            return found
+        window = found
     elif weight.ndim != 2 or any(attributes.get(name, 1) != 1 for name in ("alpha", "beta")):
         return "is no plain product with a matrix"
     elif attributes.get("transA", 0) or (reads.unit.ndim and (shape is None or len(shape) != 1)):

@@ -1,4 +1,4 @@
-"""A layer in 8 bits: its weights as whole numbers, and where in an image it reads."""
+"""A layer in 8 bits: its weights as whole numbers."""
 
 import math
 from dataclasses import dataclass
@@ -6,49 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .whole_numbers import WholeNumbers
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution reads an image [N, C, H, W]; each (vertical, horizontal).
-
-    ``pads``: (top, left, bottom, right).
-    """
-
-    image: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """The image's size with its pads."""
-        (height, width), (top, left, bottom, right) = self.image, self.pads
-        return height + top + bottom, width + left + right
-
-    @property
-    def places(self) -> tuple[int, int]:
-        """The size of the result."""
-        down, across = (
-            (size - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, dilation in zip(
-                self.padded, self.kernel, self.strides, self.dilations, strict=True
-            )
-        )
-        return down, across
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """Which pixels of the padded image, row by row, each place reads: [places, kernel]."""
-        rows, columns = (
-            stride * np.arange(places)[:, np.newaxis] + dilation * np.arange(kernel)
-            for places, stride, kernel, dilation in zip(
-                self.places, self.strides, self.kernel, self.dilations, strict=True
-            )
-        )
-        read = rows[:, np.newaxis, :, np.newaxis] * self.padded[1] + columns[:, np.newaxis]
-        return read.reshape(len(rows) * len(columns), -1).astype(np.int32)
+from .windows import Window
 
 
 @dataclass(frozen=True)

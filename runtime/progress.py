@@ -8,6 +8,7 @@ from .choice import Choice
 from .memory import sizes_of
 from .plan import Plan
 from .prologue import Prologue
+from .providers import give_back_memory
 from .read_out import Averages
 from .result import Arrays, ReadOut
 from .states import DeviceStates
@@ -73,14 +74,18 @@ class Progress:
         choice = self.choice(values, self.readouts, self.varying)
         steps = choice.chunk(most)
         # A budget counts on groups of samples, which need states in full, from the first run on.
-        grouped = choice.together < choice.samples and self.time_steps.costs.max_memory is not None
+        together = choice.together if steps > 1 else choice.alone
+        grouped = together < choice.samples and self.time_steps.costs.max_memory is not None
         if choice.in_full and (steps > 1 or grouped):
             self.states.fill(choice.shapes)
         # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self.time + steps)
         shrink = following != steps and choice.memory.gives_back
         session = self.time_steps.session(steps, choice)
-        fetched = self.states.advance(session, fetch, shrink, choice.together)
+        fetched = self.states.advance(session, fetch, shrink, together)
+        if shrink:
+            # glibc would keep what the graph gave back.
+            give_back_memory()
         self.time += steps
         self.sums.count(steps, values)
         if self.time == self.plan.delay:

@@ -234,7 +234,9 @@ def create_session(
     if feeds:
         parts = model if isinstance(model, ModelParts) else detach(model)
         weights = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
-        model, shared = with_weights_as_inputs(parts.structure), dict(weights)
+        own = own or {}
+        _give_weights(options, own)
+        model, shared = with_weights_as_inputs(parts.structure, but=own), dict(weights)
     elif isinstance(model, ModelParts):
         weights = model.weights
         # By these its optimisers read the weights; without the others it would copy them.

@@ -1,7 +1,7 @@
 """The graphs that run a session's time-steps: one, or a chunk of several."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,9 +11,11 @@ import onnx
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, all_known, choose, shapes_read
+from .chunks import CACHED
+from .columns import Columns, with_columns
 from .estimate import Costs
 from .graphs import with_nodes
-from .groups import samples_together
+from .groups import Groups, groups_of
 from .half import with_half_products
 from .integer_layers import IntegerLayer
 from .integer_products import with_integer_products
@@ -41,6 +43,7 @@ class SessionKey(NamedTuple):
     lean: bool
     plans_memory: bool
     weights_first: frozenset[str]
+    columns: tuple[Columns, ...]
     time_batched: frozenset[str] = frozenset()
     layout: Layout | None = None
     tiled: tuple[Tiles, ...] = ()
@@ -50,14 +53,15 @@ class SessionKey(NamedTuple):
 def key_of(steps: int, choice: Choice) -> SessionKey:
     """The key of the session that does so many time-steps."""
     lean, planned = choice.lean, choice.memory.few_activations
-    first = choice.weights_first(steps)
+    first, columns = choice.weights_first(steps), choice.columns(steps)
     if steps == 1:
-        return SessionKey(steps, lean, planned, first)
+        return SessionKey(steps, lean, planned, first, columns)
     return SessionKey(
         steps=steps,
         lean=lean,
         plans_memory=planned,
         weights_first=first,
+        columns=columns,
         time_batched=frozenset(choice.time_batched),
         layout=choice.layout,
         tiled=choice.tiled,
@@ -72,7 +76,8 @@ class TimeSteps:
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``costs``: what its graphs cost. ``create``: makes a session of a graph, as ``create_session``
     does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in
-    the layout of the CPU or in other units, which chunks share, by what they hold.
+    the layout of the CPU or in other units, which chunks share, by what they hold. ``matrices``:
+    those of convolutions on tiles, which lean chunks share, by the names of their weights.
     """
 
     network: PlanInPrecision
@@ -84,6 +89,7 @@ class TimeSteps:
     cores: int
     sessions: dict[SessionKey, Any] = field(default_factory=dict)
     shared: dict[tuple, np.ndarray] = field(default_factory=dict)
+    matrices: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
 
     def choice(
@@ -102,14 +108,16 @@ class TimeSteps:
         if key not in self.choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
-            together = samples
+            groups = Groups(samples, samples)
             if self.on_cpu and self.costs.in_chunks:
-                together = samples_together(self.step, self.states, shapes, samples, self.cores)
+                groups = groups_of(
+                    self.step, self.states, shapes, samples, self.cores, large=CACHED
+                )
             self.choices[key] = choose(
                 self.costs,
                 shapes,
                 samples,
-                together,
+                groups,
                 prologue,
                 self._read_out(shapes),
                 layout=self._layout(shapes, samples),
@@ -165,13 +173,9 @@ class TimeSteps:
 
     def _graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The graph of so many time-steps, and weights that its session holds in another layout."""
-        first = choice.weights_first(steps)
         if steps == 1 or choice.lean:
-            step = self.step
-            if steps > 1:
-                step = unrolled(step, self.states, steps, choice.time_batched)
-            step = self._rounded(step, self.network.layers)
-            return ModelParts(with_weights_first(step, first), {}), {}
+            return self._plain_graph(steps, choice)
+        first = choice.weights_first(steps)
         unit = with_unit_thresholds(self.step, self.network, self.states, choice.in_full)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in choice.tiled:
@@ -201,6 +205,42 @@ class TimeSteps:
         held = {tensor.name for tensor in structure.graph.initializer} - shared.keys()
         own = {name: values for name, values in own.items() if name in held}
         return ModelParts(structure, shared), own
+
+    def _plain_graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
+        """The same with weights as they are, of which all such graphs share one copy."""
+        step, matrices = self.step, dict[str, np.ndarray]()
+        if steps > 1:
+            step = unrolled(step, self.states, steps, choice.time_batched)
+            matrices = self._shared_matrices(choice.tiled)
+        step = self._rounded(step, self.network.layers)
+        if steps > 1:
+            step = with_winograd(step, choice.tiled)
+        step = with_weights_first(
+            with_columns(step, choice.columns(steps)), choice.weights_first(steps)
+        )
+        return ModelParts(step, matrices), self._with_biases(choice.held(steps))
+
+    def _with_biases(self, names: frozenset[str]) -> dict[str, np.ndarray]:
+        """Weights of these names, and the biases beside them, by name.
+
+        ONNX Runtime lays out convolutions that have both.
+        """
+        layers = (node for node in self.step.graph.node if names.intersection(node.input[1:2]))
+        weights = self.network.plan.weights
+        return {n: weights[n] for node in layers for n in node.input[1:] if n in weights}
+
+    def _shared_matrices(self, tiled: Iterable[Tiles]) -> dict[str, np.ndarray]:
+        """The matrices of convolutions on tiles, as they are, of which lean chunks share one copy.
+
+        By their names.
+        """
+        found = dict[str, np.ndarray]()
+        for tiles in tiled:
+            name = tiles.weights
+            if name not in self.matrices:
+                self.matrices[name] = matrices_of(self.network.plan.weights[name], name)
+            found |= self.matrices[name]
+        return found
 
     def _shared(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Weights of a chunk, those of the network or of another chunk where they equal these."""

@@ -105,7 +105,7 @@ def tiles_where_they_pay(
 
 def matrices_of(weights: np.ndarray, name: str) -> dict[str, np.ndarray]:
     """G g G^T of weights [outputs, inputs, 3, 3], 16 matrices [inputs, outputs] by their names."""
-    product = np.einsum("ai,ocij,bj->abco", _G, weights, _G, optimize=True).astype(np.float32)
+    product = np.einsum("ai,ocij,bj->abco", _G, weights, _G, optimize=True).astype(np.float32, "C")
     return {_matrix(name, a, b): product[a, b] for a in range(4) for b in range(4)}
 
 

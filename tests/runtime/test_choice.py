@@ -59,7 +59,9 @@ def test_small_weights_are_in_the_cache():
 
 def test_lengths_of_chunks():
     def longest(weights, uses, heavy=False, layout=(("v/a", ("N", 8, 4, 4)),)):
-        layer = chunks.WeightedLayer("a", "Conv", weights, 128, uses, 0 if heavy else None, None)
+        layer = chunks.WeightedLayer(
+            "a", "Conv", "w", weights, 128, uses, 0 if heavy else None, None
+        )
         return chunks.lengths_of_chunks([layer], layout)[0]
 
     cached = chunks.CACHED

@@ -9,7 +9,7 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import estimate, groups
+from onnx2snn.runtime import estimate, groups, time_steps
 from onnx2snn.runtime.rows import samples_are_apart
 from onnx2snn.runtime.states import DeviceStates
 
@@ -135,6 +135,25 @@ def test_many_nodes_are_worth_a_large_layer_beyond_the_cache(monkeypatch):
         together[miss] = SpikingSession(snn, threads=1).chosen(x).together
     # As many as eight times the cache holds; or as many as it holds.
     assert together == {0: 16, 1e-9: 16, 1: 2}
+
+
+@pytest.mark.parametrize("budget", [None, 2**31])
+def test_single_time_steps_read_weights_once(budget, monkeypatch):
+    """Within a budget they run in the groups of chunks, which take less memory."""
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 7)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 23)
+    monkeypatch.setattr(groups, "READ", 1e6)
+    # As if the weights that are read anew were large.
+    monkeypatch.setattr(time_steps, "CACHED", 0)
+    session = in_groups(monkeypatch, snn, x, 2, max_memory=budget)
+    chosen = session.chosen(x)
+    assert (chosen.together, chosen.alone) == (2, 2 if budget else 7)
+    sizes = sizes_of_groups(monkeypatch)
+    same(session.run(x, 23), wanted)
+    # Three in a row, the last with the buffers of the first.
+    assert sizes.count(99) == (0 if budget else 2)
 
 
 # Samples on the second axis between two layers.
