@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Config:
                 f"these are {size} x {size}"
             )
         channels = _FEWEST_CHANNELS.get(self.network)
-        if channels is not None and round(channels * self.width) < 1:
+        if channels is not None and channels * self.width < 1:
             raise ValueError(
                 f"width {self.width} leaves no channels of {self.network}'s first {channels}: take "
                 f"{1 / channels} or more"
@@ -186,7 +186,14 @@ def read_config(source: str) -> tuple[str, Config]:
         if base is not None and base not in list(CONFIGS):
             raise ValueError(f"base must be one of {', '.join(CONFIGS)}, not {base!r}")
         config = _config(content, CONFIGS.get(base))
-        vain = [f"{name} {content[name]}" for name in unused(config) if content.get(name)]
+        usual = {field.name: field.default for field in fields(Config)}
+        if config.dataset in DATASETS:
+            usual["size"] = DATASETS[config.dataset].size
+        vain = [
+            f"{name} {content[name]}"
+            for name in unused(config)
+            if content.get(name) and content[name] != usual[name]
+        ]
         if vain:
             raise ValueError(
                 f"network {config.network} on dataset {config.dataset} does not use "

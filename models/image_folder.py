@@ -23,7 +23,7 @@ def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
         raise FileNotFoundError(f"there is no folder {folder}")
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     classes = sorted(name for name in names if not name.startswith("."))
-    found = [_images_in(folder / name) for name in classes]
+    found = [sorted(_images_in(folder / name)) for name in classes]
     if not any(found):
         raise FileNotFoundError(f"{folder} has no folders with images, one for each class")
     empty = [name for name, files in zip(classes, found, strict=True) if not files]
@@ -46,7 +46,7 @@ def _images_in(folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
             found += _images_in(path, (*above, real))
         elif path.suffix.lower() in _SUFFIXES:
             found.append(path)
-    return sorted(found)
+    return found
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarray:

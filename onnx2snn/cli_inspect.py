@@ -222,9 +222,9 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
     if tiled:
         table.caption += "\ntiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)"
     if columns:
-        table.caption += "\ncolumns: all images of a chunk are one product with the weights"
+        table.caption += "\ncolumns: all images of a run are one product with the weights"
     if first:
-        table.caption += "\nweights first: read where they are, one copy for all chunks"
+        table.caption += "\nweights first: read where they are, one copy for all runs"
     table.caption_justify = "left"
     return table
 
@@ -256,8 +256,11 @@ def _lines_of(choice: Choice) -> list[str]:
     groups = f"samples in a run: {choice.together}, so that the caches hold the states of a layer"
     if choice.alone != choice.together:
         groups += f", {choice.alone} in a single time-step, so that weights are read once"
-    lean = "all of these read one copy of the weights, as they are: other runs are faster, where "
-    lean += "--max-memory allows for copies"
+    bound = "" if choice.within_budget else ", to take at most 1.5 times weights and states"
+    lean = (
+        f"all of these share one copy of the weights, and of matrices for tiles{bound}: others may "
+    )
+    lean += "be faster, where --max-memory allows for copies"
     layout = "the layout of the CPU" if choice.layout else "plain layout"
     order = "" if choice.layout is None else ", layer by layer"
     return [

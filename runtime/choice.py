@@ -12,7 +12,14 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .chunks import WeightedLayer, axes_of_time, held_by_lean, with_weights_first_in
+from .chunks import (
+    WeightedLayer,
+    axes_of_time,
+    columns_in,
+    held_by_lean,
+    lean_weights_first,
+    with_weights_first_in,
+)
 from .columns import Columns
 from .estimate import Costs, Estimate, Run
 from .groups import Groups
@@ -36,7 +43,7 @@ class Choice:
     ``layout``: what enters the layout of the CPU in a chunk; None where chunks are in plain layout.
     ``shapes``: those of what a time-step reads. ``in_full``: whether those of all states are known,
     so that a chunk reads them in full. ``lean``: whether all graphs read one copy of the weights,
-    as they are, which takes the least memory.
+    as they are, which takes the least memory. ``within_budget``: whether ``max_memory`` is given.
     """
 
     samples: int
@@ -51,6 +58,7 @@ class Choice:
     shapes: Mapping[str, Shape]
     in_full: bool
     lean: bool
+    within_budget: bool
 
     @cached_property
     def time_batched(self) -> dict[str, int]:
@@ -66,27 +74,19 @@ class Choice:
 
     def columns(self, timesteps: int) -> tuple[Columns, ...]:
         """The convolutions that run in columns in a run of so many time-steps."""
-        if not self._many_rows(timesteps):
-            return ()
-        return tuple(layer.columns for layer in self.layers if layer.columns is not None)
+        return columns_in(self.layers, timesteps, self.alone)
 
     def weights_first(self, timesteps: int) -> frozenset[str]:
-        """The weights of dense layers that come first in a run of so many time-steps.
-
-        All where there is one copy: otherwise they would be repacked in each run.
-        """
-        if not self.lean:
-            return frozenset(with_weights_first_in(self.layers, timesteps))
-        dense = (layer.dense for layer in self.layers if layer.dense is not None)
-        return frozenset(dense if self._many_rows(timesteps) else ())
+        """The weights of dense layers that come first in a run of so many time-steps."""
+        if self.lean:
+            return lean_weights_first(self.layers, timesteps, self.alone)
+        return frozenset(with_weights_first_in(self.layers, timesteps))
 
     def held(self, timesteps: int) -> frozenset[str]:
         """The weights that a lean graph of so many time-steps holds itself, by name."""
-        return held_by_lean(self.layers, timesteps) if self.lean else frozenset()
-
-    def _many_rows(self, timesteps: int) -> bool:
-        """Whether more than one sample at one time-step goes through a layer at once."""
-        return timesteps > 1 or self.alone > 1
+        if not self.lean or self.within_budget:
+            return frozenset()
+        return held_by_lean(self.layers, timesteps)
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""
@@ -130,16 +130,21 @@ def choose(
     with_tiles = (True, False) if costs.free else (False,)
     full = [Estimate(costs, run, tiles, layout) for tiles in with_tiles]
     lean = []
-    if costs.may_be_lean:
-        lean = [Estimate(costs, run, tiles, None, lean=True) for tiles in with_tiles]
+    if costs.may_be_lean and (costs.in_chunks or costs.max_memory is not None):
+        # Columns of many samples take memory, too.
+        ways_to_convolve = [(tiles, True) for tiles in with_tiles] + [(False, False)]
+        lean = [
+            Estimate(costs, run, tiles, None, lean=True, columns=columns)
+            for tiles, columns in ways_to_convolve
+        ]
     if costs.max_memory is None:
-        ways = [*(way for way in lean if way.pays_by_default), *full]
+        ways = [*(way for way in lean if way.pays_by_default and way.fits(())), *full]
     else:
         ways = [way for way in full if way.fits(())]
         if not ways or (lean and lean[0].chunks_pay):
             ways += [way for way in lean if way.fits(())]
     if costs.max_memory is not None and not ways:
-        least = [*full, *lean][-1]
+        least = (lean or full)[-1]
         raise DataError(_too_much(least.memory(()), run, costs.max_memory))
     way, chunks = _first_in_chunks(ways) if costs.in_chunks else (ways[0], ())
     fastest = full[0], full[0].lengths_of_chunks[0]
@@ -156,6 +161,7 @@ def choose(
         shapes=shapes,
         in_full=all_known(costs.peaks.states, shapes),
         lean=way.lean,
+        within_budget=costs.max_memory is not None,
     )
 
 
@@ -220,8 +226,9 @@ def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
         # Activations are then those of fewer samples.
         fit = int(left // max(each + memory.activations / together, 1))
     times = f", read out {readouts} times," if readouts > 1 else ""
+    of = f"{samples} sample{'s' * (samples > 1)}"
     text = (
-        f"one time-step of {samples} samples{times} needs about {memory.total:,} bytes, of which "
+        f"one time-step of {of}{times} needs about {memory.total:,} bytes, of which "
         f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
     )
     return text + (f"run fewer at a time, up to {fit}" if fit > 0 else "raise it")

@@ -62,6 +62,15 @@ MANY_TILES = 16
 FEW_HELD = 32
 """Of the weights, lean graphs hold at most one in so many, those of the smallest convolutions."""
 
+FED_USES, FED_USES_IN_ALL = 3, 6
+"""Lean graphs are for one sample where a time-step uses a weight at most so often, on average, in
+convolutions of more than 16 places that no graph holds, and of 16 places or more.
+
+The former take 1.3 times as long in single time-steps. Measured on a Xeon, N=1, times of those with
+copies; in brackets, these uses: VGG-16 (2.3) 0.97, AlexNet (2.6) 1.00, 1 x 1 on 7 x 7 (4) 1.07, two
+layers of 384 channels on 12 x 12 (8) 1.18, four of 256 on 14 x 14 (11) 1.19. In chunks all of them
+lose their tiles, T=32: VGG-16 (5.1) 1.27, six layers of 512 on 4 x 4 (6.6) 1.98."""
+
 
 @dataclass(frozen=True)
 class WeightedLayer:
@@ -119,12 +128,13 @@ def weighted_layers(
     tiles: bool = True,
     in_8_bits: Collection[str] = (),
     lean: bool = False,
+    columns: bool = False,
 ) -> tuple[WeightedLayer, ...]:
     """The nodes of ``WEIGHTED`` with constant weights, in graph order.
 
     ``free``: the names of weights that a layer may read in another way, convolutions on tiles if
-    ``tiles``. ``in_8_bits``: the names of the nodes that run in 8 bits, which take images of one
-    size alone.
+    ``tiles``, or in ``columns``. ``in_8_bits``: the names of the nodes that run in 8 bits, which
+    take images of one size alone. ``lean``: as in ``WeightedLayer``.
     """
     inputs = {info.name for info in step.graph.input}
     # The starts of states, of which these are other sizes, are initializers too.
@@ -149,7 +159,7 @@ def weighted_layers(
 
     def columns_of(node: onnx.NodeProto) -> Columns | None:
         weights, read = node.input[1], sizes.shapes.get(node.input[0], ())
-        if not lean or weights not in own or axis(node) != 0:
+        if not columns or weights not in own or axis(node) != 0:
             return None
         made = sizes.shapes.get(node.output[0], ())
         return columns_where_they_pay(node, constants[weights], read, made)
@@ -222,6 +232,28 @@ def with_weights_first_in(
     }
 
 
+def columns_in(
+    layers: Iterable[WeightedLayer], timesteps: int, samples: int
+) -> tuple[Columns, ...]:
+    """The convolutions in columns in a run of so many time-steps and samples: not of one row."""
+    found = (layer.columns for layer in layers if layer.columns is not None)
+    return tuple(found) if max(timesteps, samples) > 1 else ()
+
+
+def lean_weights_first(
+    layers: Iterable[WeightedLayer], timesteps: int, samples: int
+) -> frozenset[str]:
+    """The weights of dense layers that come first in lean graphs: all that several rows use.
+
+    Otherwise ONNX Runtime repacks them in each run.
+    """
+    return frozenset(
+        layer.dense
+        for layer in layers
+        if layer.dense is not None and (samples > 1 or (timesteps > 1 and layer.time_batched))
+    )
+
+
 def held_by_lean(layers: Sequence[WeightedLayer], timesteps: int) -> frozenset[str]:
     """The weights that a lean graph of so many time-steps holds itself, by name.
 
@@ -237,6 +269,20 @@ def held_by_lean(layers: Sequence[WeightedLayer], timesteps: int) -> frozenset[s
             break
         held.add(layer.initializer)
     return frozenset(held)
+
+
+def fed_uses(layers: Sequence[WeightedLayer], places: int) -> float:
+    """How often a lean time-step uses a weight in convolutions that it is fed.
+
+    Of those that use each weight at so many ``places`` or more.
+    """
+    held = held_by_lean(layers, 1)
+    uses = sum(
+        layer.weights * layer.uses
+        for layer in layers
+        if layer.op == "Conv" and layer.uses >= places and layer.initializer not in held
+    )
+    return uses / max(weights_in(layers), 1)
 
 
 def weights_in(layers: Sequence[WeightedLayer]) -> int:

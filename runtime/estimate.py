@@ -8,17 +8,22 @@ import numpy as np
 import onnx
 
 from .chunks import (
+    FED_USES,
+    FED_USES_IN_ALL,
     LEAN_USES,
+    SHORT,
     WeightedLayer,
     average_uses,
     axes_of_time,
+    columns_in,
+    fed_uses,
     held_by_lean,
     lengths_of_chunks,
     weighted_layers,
     weights_in,
     with_weights_first_in,
 )
-from .columns import NODES_OF_COLUMNS
+from .columns import FEW_PLACES, NODES_OF_COLUMNS, Columns
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
@@ -36,8 +41,7 @@ LEAN_SHARE, OWN = 1.5, 2**24
 """Of weights and states, what a session may take by default whose graphs are lean, and what ONNX
 Runtime takes besides, 16 MiB, where the rest is estimated.
 
-Measured, VGG-16 at N=1, 2, 4 and 8, T=32, 35 and 61: 1.42, 1.37, 1.46; 1.43, 1.39, 1.48; 1.45,
-1.40, 1.49; 1.49, 1.45, 1.54, which is above, as is its estimate."""
+Measured after a run, VGG-16, N=1, T=32, 35 and 61: 1.43, 1.39, 1.48."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ class Run:
 class Estimate:
     """Of a run whose chunks may have some convolutions on ``tiles``, and a layout if it pays.
 
-    ``lean``: all graphs read one copy of the weights, as they are.
+    ``lean``: all graphs read one copy of the weights, as they are, with some convolutions in
+    ``columns``.
     """
 
     costs: Costs
@@ -141,13 +146,16 @@ class Estimate:
     tiles: bool
     wanted_layout: Layout | None
     lean: bool = False
+    columns: bool = False
 
     @cached_property
     def layers(self) -> tuple[WeightedLayer, ...]:
         """The layers with weights, as they are in a chunk."""
         costs = self.costs
         step, in_8_bits = costs.peaks.step, costs.peaks.scratch
-        return weighted_layers(step, self.run.sizes, costs.free, self.tiles, in_8_bits, self.lean)
+        return weighted_layers(
+            step, self.run.sizes, costs.free, self.tiles, in_8_bits, self.lean, self.columns
+        )
 
     @cached_property
     def heavy(self) -> dict[str, int]:
@@ -174,8 +182,14 @@ class Estimate:
 
     @property
     def lengths_of_chunks(self) -> tuple[tuple[int, ...], ...]:
-        """Candidate lists of chunk lengths, the fastest first."""
-        return lengths_of_chunks(self.layers, self.layout)
+        """Candidate lists of chunk lengths, the fastest first.
+
+        Lean chunks of 4 on tiles are not: without tiles longer ones may fit, which are faster.
+        """
+        found = lengths_of_chunks(self.layers, self.layout)
+        return (
+            tuple(each for each in found if each[0] > SHORT) if self.lean and self.tiled else found
+        )
 
     @property
     def chunks_pay(self) -> bool:
@@ -188,9 +202,13 @@ class Estimate:
 
         Of one sample dense layers lose nothing by them, but convolutions lose their tiles.
         """
+        if self.run.samples != 1 or not self.chunks_pay:
+            return False
         dense = [layer for layer in self.layers if layer.dense is not None]
         mostly_dense = 2 * weights_in(dense) > weights_in(self.layers)
-        return self.chunks_pay and mostly_dense and self.run.samples == 1
+        if not mostly_dense or fed_uses(self.layers, FEW_PLACES) > FED_USES_IN_ALL:
+            return False
+        return fed_uses(self.layers, FEW_PLACES + 1) <= FED_USES
 
     def fits(self, chunks: tuple[int, ...]) -> bool:
         """Whether these chunks fit the memory that there is.
@@ -243,9 +261,7 @@ class Estimate:
         weights, copied, shared = costs.weights, costs.copied, self._shared
         if self.lean:
             matrices = bool(chunks) * sum(tiles.matrices for tiles in self.tiled.values())
-            held = sum(self._held(steps) for steps in (*chunks, 1))
-            # As they are, too, while a graph is made.
-            return weights + matrices + held + self._held(1)
+            return weights + matrices + sum(self._held(steps) for steps in (*chunks, 1))
         # A chunk holds their matrices in place of their weights.
         more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
         first = {steps: self._weights_first(steps) for steps in chunks}
@@ -259,6 +275,8 @@ class Estimate:
 
     def _held(self, timesteps: int) -> int:
         """Bytes of weights that a lean graph of so many time-steps holds itself."""
+        if self.costs.max_memory is not None:
+            return 0
         held = held_by_lean(self.layers, timesteps)
         return 4 * weights_in([layer for layer in self.layers if layer.initializer in held])
 
@@ -312,12 +330,17 @@ class Estimate:
     def _peak(self, timesteps: int) -> int:
         """Bytes of activations that are alive within a chunk."""
         by_layer = timesteps > 1 and self.layout is not None
-        scratch = {name: tiles.scratch for name, tiles in self.tiled.items()}
-        scratch |= {n.name: n.columns.scratch for n in self.layers if n.columns is not None}
+        scratch = {name: tiles.scratch for name, tiles in self.tiled.items() if timesteps > 1}
+        scratch |= {name: columns.scratch for name, columns in self._columns(timesteps).items()}
         run = self.run
         return self.costs.peaks.of(
             timesteps, self.heavy, run.together, run.shapes, by_layer, scratch
         )
+
+    def _columns(self, timesteps: int) -> dict[str, Columns]:
+        """The convolutions in columns in a run of so many time-steps, by name."""
+        found = columns_in(self.layers, timesteps, self.run.alone)
+        return {n.name: n.columns for n in self.layers if n.columns in found}
 
     @property
     def _peak_alone(self) -> int:
@@ -329,8 +352,7 @@ class Estimate:
         besides = dict.fromkeys(self.costs.peaks.scratch, NODES_OF_PRODUCTS)
         if timesteps > 1:
             besides |= dict.fromkeys(self.tiled, NODES_OF_TILES)
-        columns = (layer.name for layer in self.layers if layer.columns is not None)
-        besides |= dict.fromkeys(columns, NODES_OF_COLUMNS)
+        besides |= dict.fromkeys(self._columns(timesteps), NODES_OF_COLUMNS)
         return sum(
             (nodes_of(node) + besides.get(node.name, 0))
             * (1 if node.name in self.heavy else timesteps)

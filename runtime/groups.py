@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from .chunks import CACHED
 from .memory import nodes_of, sizes_of
 from .plan import State
 from .rows import Shape, samples_are_apart
@@ -53,14 +54,12 @@ def groups_of(
     shapes: Mapping[str, Shape],
     samples: int,
     cores: int,
-    large: int,
 ) -> Groups:
     """How many samples are in one run on so many cores: as many as take least time for each.
 
-        (NODE_RUN nodes + READ weights) / n + MISS (states of the layers with n states > CACHE)
+        NODE_RUN nodes / n + MISS (states, in bytes, of the layers with n states > CACHE)
 
-    ``weights``: bytes that a single time-step reads from memory, those of layers with more than
-    ``large`` weights.
+    and in a single time-step READ weights / n besides: bytes of those that no cache holds.
     ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where samples are not
     computed each by itself.
     """
@@ -74,7 +73,7 @@ def groups_of(
     cache = CACHE * cores
     nodes = NODE_RUN * sum(nodes_of(node) for node in step.graph.node)
     constants = (math.prod(tensor.dims) for tensor in step.graph.initializer)
-    reading = 4 * READ * sum(count for count in constants if count > large)
+    reading = 4 * READ * sum(count for count in constants if count > CACHED)
     most = OUTERMOST * cache // max([1, *by_layer.values()])
     # Between these only the first term changes.
     ends = {samples, most, *(cache // size for size in by_layer.values() if size)}

@@ -149,14 +149,14 @@ class Peaks:
         samples: int,
         shapes: Mapping[str, tuple[int | str, ...]],
         by_layer: bool,
-        tiled: dict[str, int],
+        scratch: Mapping[str, int],
     ) -> int:
         """Bytes, for a chunk that reads ``shapes``; in proportion to ``samples``.
 
-        ``by_layer``: its nodes run ``layer_by_layer``. ``tiled``: scratch within chunks alone.
+        ``by_layer``: its nodes run ``layer_by_layer``. ``scratch``: that of so many time-steps.
         """
         rest = tuple((name, shape[1:]) for name, shape in shapes.items())
-        key = (timesteps, frozenset(time_batched), rest, by_layer, frozenset(tiled))
+        key = (timesteps, frozenset(time_batched), rest, by_layer, frozenset(scratch.items()))
         if key not in self.found:
             chunk = self.step
             if timesteps > 1:
@@ -165,7 +165,7 @@ class Peaks:
             peak = peak_of_activations(chunk, sizes_of(chunk, shapes), order) / samples
             extra = (
                 size * (timesteps if name in time_batched else 1)
-                for name, size in (self.scratch | (tiled if timesteps > 1 else {})).items()
+                for name, size in {**self.scratch, **scratch}.items()
             )
             self.found[key] = peak + FRAGMENTED * max(extra, default=0)
         return int(self.found[key] * samples)

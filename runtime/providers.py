@@ -234,9 +234,8 @@ def create_session(
     if feeds:
         parts = model if isinstance(model, ModelParts) else detach(model)
         weights = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
-        own = own or {}
-        _give_weights(options, own)
-        model, shared = with_weights_as_inputs(parts.structure, but=own), dict(weights)
+        given = _give_weights(options, own or {})
+        model, shared = with_weights_as_inputs(parts.structure, but=given), dict(weights)
     elif isinstance(model, ModelParts):
         weights = model.weights
         # By these its optimisers read the weights; without the others it would copy them.

@@ -28,7 +28,6 @@ from .progress import Progress
 from .prologue import Prologue
 from .providers import (
     CPU,
-    FEW_WEIGHTS,
     MOST_THREADS,
     ON_GPU,
     Providers,
@@ -68,8 +67,8 @@ class SpikingSession:
     max_memory: bytes that the session may take; chunks of time-steps get shorter to stay within,
     and ``run`` raises ``DataError`` where not even one time-step does. It is an estimate, of a
     CPU's memory: ``chosen`` gives it. With None one sample of a network whose weights are mostly of
-    dense layers runs in at most 1.5 times weights and states, if it can, which is slower than in
-    more; otherwise a chunk may take 256 MiB more than a time-step.
+    dense layers runs in at most 1.5 times weights and states, if it can, which may be slower than
+    in more; otherwise a chunk may take 256 MiB more than a time-step.
     precision: "int8" rounds the weights of layers that read spikes to 8 bits, a scale for each
     output, and computes their sums in whole numbers, exactly, where that is faster; CPU only.
     "float16" computes layers in 16 bits, and potentials in float32; GPUs only.
@@ -110,9 +109,8 @@ class SpikingSession:
             made.weights,
             partial(create_session, providers=chosen, threads=threads),
         )
-        # Within a budget they hold no weights of their own, whatever time-steps do, nor large ones.
-        few = 0 if max_memory is not None else FEW_WEIGHTS
-        keeping_none = partial(create, seldom=True, held=few)
+        # Within a budget they hold no weights of their own, whatever time-steps do.
+        keeping_none = partial(create, seldom=True, lean=max_memory is not None)
         prologue, averages = Prologue(made, keeping_none), Averages(made, keeping_none)
         # Currents in fewer bits are not what potentials say that they add up to.
         exact = precision != "float16" and not rounds_products(chosen)
@@ -125,7 +123,7 @@ class SpikingSession:
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = chosen != without_capture(chosen)
         states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
-        sums = Sums(made, totals, states, partial(keeping_none, held=0))
+        sums = Sums(made, totals, states, partial(keeping_none, lean=True))
         on_cpu = self.providers[0] == CPU
         others = [made.prologue, made.epilogue, made.read_out]
         others += [totals.totals, totals.silent] if totals else []
@@ -301,18 +299,12 @@ def _create_with(
     weights: Mapping[str, np.ndarray],
     create: Callable[..., Any],
     model: onnx.ModelProto | ModelParts,
-    held: int | None = None,
     **options: Any,
 ) -> Any:
-    """A session of a model whose large weights are among these, or its own.
-
-    held: bytes of weights of which it may hold a copy; it is lean where it has more.
-    """
+    """A session of a model whose large weights are among these, or its own."""
     parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
     names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
     # What comes with the model takes the place of what has the same name.
     names -= {*parts.weights, *(options.get("own") or {})}
-    read = parts.weights | {name: weights[name] for name in names}
-    if held is not None:
-        options["lean"] = sum(values.nbytes for values in read.values()) > held
-    return create(ModelParts(parts.structure, read), **options)
+    held = parts.weights | {name: weights[name] for name in names}
+    return create(ModelParts(parts.structure, held), **options)

@@ -11,7 +11,6 @@ import onnx
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, all_known, choose, shapes_read
-from .chunks import CACHED
 from .columns import Columns, with_columns
 from .estimate import Costs
 from .graphs import with_nodes
@@ -110,9 +109,7 @@ class TimeSteps:
             shapes = shapes_read(self.network.plan, self.step, read, samples)
             groups = Groups(samples, samples)
             if self.on_cpu and self.costs.in_chunks:
-                groups = groups_of(
-                    self.step, self.states, shapes, samples, self.cores, large=CACHED
-                )
+                groups = groups_of(self.step, self.states, shapes, samples, self.cores)
             self.choices[key] = choose(
                 self.costs,
                 shapes,
@@ -160,9 +157,15 @@ class TimeSteps:
         """Let go of sessions that other choices made, where not all fit the memory."""
         wanted = {key_of(steps, choice) for steps in (1, *choice.chunks)}
         others = [key for key in self.sessions.keys() - wanted if not key.lean]
-        total, most = choice.memory.total + len(others) * self.costs.copied, self.costs.max_memory
+        tiled = {tiles.weights for tiles in choice.tiled if choice.lean}
+        # Lean chunks hold nothing within a budget, but share matrices.
+        shared = [v for name in self.matrices.keys() - tiled for v in self.matrices[name].values()]
+        total = choice.memory.total + len(others) * self.costs.copied
+        total += sum(values.nbytes for values in shared)
+        most = self.costs.max_memory
         if most is not None and total > most:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
+            self.matrices = {name: self.matrices[name] for name in self.matrices.keys() & tiled}
 
     def _rounded(
         self, model: onnx.ModelProto, layers: Mapping[str, IntegerLayer]
@@ -208,17 +211,13 @@ class TimeSteps:
 
     def _plain_graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The same with weights as they are, of which all such graphs share one copy."""
-        step, matrices = self.step, dict[str, np.ndarray]()
+        step, tiled = self.step, choice.tiled if steps > 1 else ()
         if steps > 1:
             step = unrolled(step, self.states, steps, choice.time_batched)
-            matrices = self._shared_matrices(choice.tiled)
-        step = self._rounded(step, self.network.layers)
-        if steps > 1:
-            step = with_winograd(step, choice.tiled)
-        step = with_weights_first(
-            with_columns(step, choice.columns(steps)), choice.weights_first(steps)
-        )
-        return ModelParts(step, matrices), self._with_biases(choice.held(steps))
+        step = with_winograd(self._rounded(step, self.network.layers), tiled)
+        step = with_columns(step, choice.columns(steps))
+        step = with_weights_first(step, choice.weights_first(steps))
+        return ModelParts(step, self._shared_matrices(tiled)), self._with_biases(choice.held(steps))
 
     def _with_biases(self, names: frozenset[str]) -> dict[str, np.ndarray]:
         """Weights of these names, and the biases beside them, by name.
@@ -230,15 +229,11 @@ class TimeSteps:
         return {n: weights[n] for node in layers for n in node.input[1:] if n in weights}
 
     def _shared_matrices(self, tiled: Iterable[Tiles]) -> dict[str, np.ndarray]:
-        """The matrices of convolutions on tiles, as they are, of which lean chunks share one copy.
-
-        By their names.
-        """
-        found = dict[str, np.ndarray]()
-        for tiles in tiled:
-            name = tiles.weights
+        """The matrices of convolutions on tiles by name, of which lean chunks share one copy."""
+        weights, found = self.network.plan.weights, dict[str, np.ndarray]()
+        for name in (tiles.weights for tiles in tiled):
             if name not in self.matrices:
-                self.matrices[name] = matrices_of(self.network.plan.weights[name], name)
+                self.matrices[name] = matrices_of(weights[name], name)
             found |= self.matrices[name]
         return found
 

@@ -64,8 +64,14 @@ def test_the_same_numbers(size, kernel, attributes, bias):
     ],
 )
 def test_others_stay(attributes, weights, image, places):
-    """Of as many places as do not pay, in groups, of one dimension, or of unknown size."""
+    """With pads of their own, in groups, of one dimension, empty, or of unknown size."""
     (node,) = conv(4, 4, (3, 3), attributes).graph.node
     made = (2, weights[0], *places) if places else ()
     assert columns_where_they_pay(node, weights, (2, *image), made) is None
-    assert FEW_PLACES == 16
+
+
+def test_images_of_few_places():
+    (node,) = conv(4, 4, (3, 3), "pads = [1, 1, 1, 1]").graph.node
+    for wide, pays in ((FEW_PLACES - 1, True), (FEW_PLACES, False)):
+        found = columns_where_they_pay(node, (5, 3, 3, 3), (2, 3, 1, wide), (2, 5, 1, wide))
+        assert (found is not None) == pays

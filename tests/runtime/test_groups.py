@@ -9,7 +9,7 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import estimate, groups, time_steps
+from onnx2snn.runtime import estimate, groups
 from onnx2snn.runtime.rows import samples_are_apart
 from onnx2snn.runtime.states import DeviceStates
 
@@ -146,7 +146,7 @@ def test_single_time_steps_read_weights_once(budget, monkeypatch):
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 23)
     monkeypatch.setattr(groups, "READ", 1e6)
     # As if the weights that are read anew were large.
-    monkeypatch.setattr(time_steps, "CACHED", 0)
+    monkeypatch.setattr(groups, "CACHED", 0)
     session = in_groups(monkeypatch, snn, x, 2, max_memory=budget)
     chosen = session.chosen(x)
     assert (chosen.together, chosen.alone) == (2, 2 if budget else 7)

@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert
+from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes import weights
-from onnx2snn.runtime import chunks, columns, estimate, session, winograd
+from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime import chunks, columns, estimate, winograd
 from onnx2snn.runtime.estimate import Estimate
+from onnx2snn.runtime.providers import CPU, create_session
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -34,7 +36,6 @@ def test_the_same_spikes(seed, runs, maxpool, time_batched, tiles, few):
         patch.setattr(chunks, "CACHED", 0 if time_batched else 2**18)
         patch.setattr(chunks, "MANY_TILES", 1)
         patch.setattr(columns, "FEW_PLACES", 10**6)
-        patch.setattr(session, "FEW_WEIGHTS", 0)
         # Few weights are held by graphs; or all of convolutions are.
         patch.setattr(chunks, "FEW_HELD", few)
         if tiles:
@@ -124,6 +125,9 @@ def test_what_its_graphs_hold(no_overheads, monkeypatch):
     lean = SpikingSession(heavy(), threads=1)
     lean.run(images(1), 21)
     assert lean.chosen(images(1)).held(1) == lean.chosen(images(1)).held(16) == {"k"}
+    assert chunks.weights_in(
+        [n for n in lean.chosen(images(1)).layers if n.initializer == "k"]
+    ) <= (chunks.weights_in(lean.chosen(images(1)).layers) / 8)
     own = {value.ctypes.data for value in lean._plan.weights.values()}
     for made in lean._progress.time_steps.sessions.values():
         fed = made.weight_feed
@@ -132,12 +136,131 @@ def test_what_its_graphs_hold(no_overheads, monkeypatch):
         assert {value.ctypes.data for value in fed.values()} <= own
 
 
-def test_large_weights_of_prologue_and_read_out_are_fed(monkeypatch):
-    x = images(1)
-    for few, fed in ((2**24, False), (0, True)):
-        monkeypatch.setattr(session, "FEW_WEIGHTS", few)
-        made = SpikingSession(heavy(), threads=1)
-        made.run(x, 3)
-        averages = made._progress.averages
-        (read_out,) = [v for v in vars(averages).values() if hasattr(v, "weight_feed")]
-        assert bool(read_out.weight_feed) == fed
+def test_weights_in_any_order_of_memory():
+    """What a lean session holds is read until it is made, also where it was copied for that."""
+    rng = np.random.default_rng(0)
+    k = (rng.integers(-8, 9, (48, 48, 3, 3)) / 8).astype(np.float32)
+    plain = model(
+        "net (float[N, 48, 5, 5] x) => (float[N, 48, 3, 3] y) { y = Conv(x, k) }", {"k": k}
+    )
+    parts = weights.detach(plain)
+    x = rng.integers(-4, 5, (2, 48, 5, 5)).astype(np.float32)
+    wanted = create_session(plain, [CPU], 1).run(None, {"x": x})[0]
+    for _ in range(20):
+        own = {"k": np.asfortranarray(parts.weights["k"])}
+        made = create_session(ModelParts(parts.structure, {}), [CPU], 1, lean=True, own=own)
+        np.testing.assert_array_equal(made.run(None, {"x": x})[0], wanted)
+
+
+def layer(weights, uses=1, op="Conv", **options):
+    name = f"{op}{weights}"
+    return chunks.WeightedLayer(name, op, name, weights, uses, uses, 0, None, **options)
+
+
+def test_graphs_hold_the_smallest_convolutions(monkeypatch):
+    monkeypatch.setattr(chunks, "CACHED", 300)
+    layers = [layer(400), layer(100), layer(200), layer(20, op="Gemm"), layer(31 * 700, op="Gemm")]
+    # 700 of 32 x 700 weights; in a chunk none that a layer reads once for all of its time-steps.
+    assert chunks.held_by_lean(layers, 1) == {"Conv100", "Conv200", "Conv400"}
+    assert chunks.held_by_lean(layers, 16) == {"Conv100", "Conv200"}
+    assert chunks.held_by_lean([*layers, layer(90)], 1) == {"Conv90", "Conv100", "Conv200"}
+    # What is fed counts as often as it is used at 16 places or more.
+    fed = [layer(500, uses=64), layer(600, uses=16), layer(11 * 2**10, op="Gemm")]
+    assert chunks.fed_uses(fed, 17) == 500 * 64 / chunks.weights_in(fed)
+    assert chunks.fed_uses(fed, 16) == (500 * 64 + 600 * 16) / chunks.weights_in(fed)
+
+
+def test_not_where_large_convolutions_are_fed(no_overheads, monkeypatch):
+    snn = heavy()
+    monkeypatch.setattr(chunks, "CACHED", 30)
+    monkeypatch.setattr(chunks, "FEW_HELD", 10**6)
+    monkeypatch.setattr(estimate, "LEAN_SHARE", np.inf)
+    layers = SpikingSession(snn, threads=1).chosen(images(1)).layers
+    uses = chunks.fed_uses(layers, 36)
+    assert uses > 0
+    for name in ("FED_USES", "FED_USES_IN_ALL"):
+        for most, lean in ((uses - 0.01, False), (uses, True)):
+            monkeypatch.setattr(estimate, name, most)
+            assert SpikingSession(snn, threads=1).chosen(images(1)).lean == lean
+
+
+def test_dense_layers_come_first_where_several_rows_use_them(monkeypatch):
+    monkeypatch.setattr(chunks, "CACHED", 100)
+    few, many = layer(50, op="Gemm", dense="few"), layer(500, op="Gemm", dense="many")
+    for timesteps, samples, first in ((1, 1, ""), (4, 1, "many"), (1, 2, "few many")):
+        found = chunks.lean_weights_first([few, many, layer(900)], timesteps, samples)
+        assert found == set(first.split())
+
+
+def small_images():
+    """Two convolutions of 8 channels on 2 x 2 and a large one on 8 x 8, then dense layers."""
+    rng = np.random.default_rng(5)
+    text = (
+        "net (float[N, 8, 8, 8] x) => (float[N, 10] y) <float low = {0.0}, float one = {1.0}> { "
+        "a = Clip(x, low, one) p = Conv<pads = [1, 1, 1, 1]>(a, k) b = Clip(p, low, one) "
+        "m = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(b) "
+        "q = Conv<pads = [1, 1, 1, 1]>(m, l) c = Clip(q, low, one) "
+        "f = Flatten(c) r = Gemm<transB = 1>(f, w) d = Clip(r, low, one) "
+        "s = Gemm<transB = 1>(d, v) e = Clip(s, low, one) y = Gemm<transB = 1>(e, u) }"
+    )
+    shapes = {"k": (8, 8, 3, 3), "l": (8, 8, 3, 3), "w": (96, 32), "v": (96, 96), "u": (10, 96)}
+    values = {n: (rng.integers(-8, 9, s) / 64).astype(np.float32) for n, s in shapes.items()}
+    return convert(model(text, values)).model
+
+
+def test_estimates_count_matrices_held_weights_and_columns(no_overheads, monkeypatch):
+    monkeypatch.setattr(estimate, "LEAN_SHARE", np.inf)
+    monkeypatch.setattr(winograd, "TRANSFORMATION", -(2**30))
+    x = np.zeros((1, 8, 8, 8), np.float32)
+    chosen = SpikingSession(small_images(), threads=1).chosen(x)
+    assert chosen.lean
+    assert (len(chosen.tiled), len(chosen.columns(16)), len(chosen.columns(1))) == (1, 1, 0)
+    weights_ = sum(4 * n.weights for n in chosen.layers) + 4 * 960
+    assert chosen.memory.weights == weights_ + 16 * 4 * 64
+    # Held in each graph: neither the one in columns nor, where graphs are chunks, that on tiles.
+    monkeypatch.setattr(chunks, "FEW_HELD", 1)
+    held = SpikingSession(small_images(), threads=1).chosen(x)
+    assert held.memory.weights == weights_ + 16 * 4 * 64 + 4 * 576
+
+
+def test_columns_of_many_samples_are_in_the_estimate(no_overheads, monkeypatch):
+    """Within a budget single time-steps of many samples have columns, too, while these fit."""
+    monkeypatch.setattr(Estimate, "lengths_of_chunks", ((),))
+    x, budget, seen = np.zeros((16, 8, 8, 8), np.float32), 2**40, []
+    while True:
+        try:
+            made = SpikingSession(small_images(), threads=1, max_memory=budget).chosen(x)
+        except DataError:
+            break
+        seen += [made] if made.lean else []
+        budget = made.memory.total - made.memory.idle - 1
+    assert [len(made.columns(1)) for made in seen] == [1, 0]
+    (found,) = seen[0].columns(1)
+    assert seen[0].memory.activations > seen[0].alone * found.scratch
+
+
+def test_estimates_do_not_depend_on_what_was_asked_before(no_overheads, monkeypatch):
+    monkeypatch.setattr(estimate, "LEAN_SHARE", np.inf)
+    monkeypatch.setattr(winograd, "TRANSFORMATION", -(2**30))
+    found = []
+    for order in ((1, 2), (2, 1)):
+        made = SpikingSession(small_images(), threads=1)
+        memory = {n: made.chosen(np.zeros((n, 8, 8, 8), np.float32)).memory for n in order}
+        found.append(sorted(memory.items()))
+    assert found[0] == found[1]
+
+
+def test_chunks_feed_one_copy_of_matrices(no_overheads, monkeypatch):
+    monkeypatch.setattr(estimate, "LEAN_SHARE", np.inf)
+    monkeypatch.setattr(winograd, "TRANSFORMATION", -(2**30))
+    monkeypatch.setattr(weights, "STAYS_INLINE", 16)
+    lean = SpikingSession(small_images(), threads=1)
+    lean.run(np.zeros((1, 8, 8, 8), np.float32), 61)
+    places = {}
+    for key, made in lean._progress.time_steps.sessions.items():
+        matrices = {n: v for n, v in made.weight_feed.items() if n.startswith("winograd/")}
+        assert len(matrices) == (16 if key.steps > 1 else 0)
+        for name, value in matrices.items():
+            places.setdefault(name, set()).add(value.ctypes.data)
+    assert len(lean.chosen(np.zeros((1, 8, 8, 8), np.float32)).chunks) > 1
+    assert {len(addresses) for addresses in places.values()} == {1}
