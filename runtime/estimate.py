@@ -37,11 +37,10 @@ EXTRA_ACTIVATIONS = 2**28
 may keep of their activations while others run."""
 
 
-LEAN_SHARE, OWN = 1.5, 2**24
-"""Of weights and states, what a session may take by default whose graphs are lean, and what ONNX
-Runtime takes besides, 16 MiB, where the rest is estimated.
+LEAN_SHARE = 1.5
+"""Of weights and states, what a session may take by default whose graphs are lean.
 
-Measured after a run, VGG-16, N=1, T=32, 35 and 61: 1.43, 1.39, 1.48."""
+Measured after a run, VGG-16, N=1, T=32, 35 and 61: 1.43, 1.38, 1.48."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ class Estimate:
 
         Of one sample dense layers lose nothing by them, but convolutions lose their tiles.
         """
-        if self.run.samples != 1 or not self.chunks_pay:
+        if self.run.samples != 1 or average_uses(self.layers) >= LEAN_USES:
             return False
         dense = [layer for layer in self.layers if layer.dense is not None]
         mostly_dense = 2 * weights_in(dense) > weights_in(self.layers)
@@ -218,7 +217,8 @@ class Estimate:
         most = self.costs.max_memory
         if most is None and self.lean:
             memory = self.memory(chunks)
-            held = memory.total - memory.graphs - memory.counts + OWN
+            # Measured, graphs take half of what they are estimated at.
+            held = memory.total - memory.graphs // 2 - memory.counts
             return held <= LEAN_SHARE * (self.costs.weights + self._states)
         # To know the activations of a chunk is to make its graph, which takes memory, too.
         if most is not None and self._weights(chunks) + self._graphs(chunks) > most:
