@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .graphs import Writer, names_in, unused_prefix, with_nodes
+from .graphs import Writer, with_layers
 from .windows import Window, window_of
 
 FEW_PLACES = 16
@@ -65,17 +65,7 @@ def columns_where_they_pay(
 def with_columns(model: onnx.ModelProto, layers: Iterable[Columns]) -> onnx.ModelProto:
     """A model in which these convolutions are products of their weights and columns."""
     by_weights = {columns.weights: columns for columns in layers}
-    if not by_weights:
-        return model
-    graph = Writer(unused_prefix(names_in(model), "columns/"))
-    for node in model.graph.node:
-        columns = by_weights.get(node.input[1]) if node.op_type == "Conv" else None
-        if columns is None:
-            graph.nodes.append(node)
-        else:
-            _write(graph, node, columns)
-    constants = graph.initializers.values()
-    return with_nodes(model, graph.nodes, model.graph.output, constants=constants)
+    return with_layers(model, ("Conv",), by_weights, "columns/", _write)
 
 
 def _write(graph: Writer, node: onnx.NodeProto, columns: Columns) -> None:

@@ -1,8 +1,8 @@
 """Graphs of a plan, as ONNX protobuf messages: parts of them, copies, and new ones."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.weights import replace_all
+
+Layer = TypeVar("Layer")
 
 
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
@@ -191,3 +193,27 @@ class Writer:
         for node in model.graph.node:
             self.nodes.append(renamed(node, names, f"{self.prefix}{label}/{node.name}"))
         return {output.name: names[output.name] for output in model.graph.output}
+
+
+def with_layers(
+    model: onnx.ModelProto,
+    ops: Collection[str],
+    layers: Mapping[str, Layer],
+    wanted: str,
+    write: Callable[[Writer, onnx.NodeProto, Layer], None],
+) -> onnx.ModelProto:
+    """A model whose nodes of these ``ops`` are written anew where ``layers`` names their weights.
+
+    ``write`` writes what computes the same as a node; ``wanted`` begins its names.
+    """
+    if not layers:
+        return model
+    graph = Writer(unused_prefix(names_in(model), wanted))
+    for node in model.graph.node:
+        layer = layers.get(node.input[1]) if node.op_type in ops else None
+        if layer is None:
+            graph.nodes.append(node)
+        else:
+            write(graph, node, layer)
+    constants = graph.initializers.values()
+    return with_nodes(model, graph.nodes, model.graph.output, constants=constants)

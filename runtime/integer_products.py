@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.weights import stub
 
-from .graphs import Writer, names_in, unused_prefix, with_nodes
+from .graphs import Writer, with_layers
 from .integer_layers import IntegerLayer
 
 _CONTRIB = "com.microsoft"
@@ -33,15 +34,7 @@ def with_integer_products(
     """
     if not layers:
         return model
-    graph = Writer(unused_prefix(names_in(model), "whole/"))
-    for node in model.graph.node:
-        layer = layers.get(node.input[1]) if len(node.input) > 1 else None
-        if layer is None:
-            graph.nodes.append(node)
-        else:
-            _write(graph, node, layer)
-    constants = graph.initializers.values()
-    made = with_nodes(model, graph.nodes, model.graph.output, constants=constants)
+    made = with_layers(model, WEIGHTED, layers, "whole/", _write)
     made.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
     return made
 

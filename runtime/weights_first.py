@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import helper
 
-from .graphs import Writer, attributes_of, names_in, unused_prefix, with_nodes
+from .graphs import Writer, attributes_of, with_layers
 
 FEWEST, MOST = 16, 128
 """Rows for which that pays; 4 do where weights are ``LARGE``.
@@ -51,21 +51,12 @@ def first_pays(rows: int, weights: int) -> bool:
 
 def with_weights_first(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     """A model in which the Gemms with these weights, [outputs, inputs], have them first."""
-    if not names:
-        return model
-    graph = Writer(unused_prefix(names_in(model), "first/"))
-    for node in model.graph.node:
-        if node.op_type == "Gemm" and node.input[1] in names:
-            _write(graph, node)
-        else:
-            graph.nodes.append(node)
-    constants = graph.initializers.values()
-    return with_nodes(model, graph.nodes, model.graph.output, constants=constants)
+    return with_layers(model, ("Gemm",), {name: name for name in names}, "first/", _write)
 
 
-def _write(graph: Writer, node: onnx.NodeProto) -> None:
+def _write(graph: Writer, node: onnx.NodeProto, weights: str) -> None:
     """Nodes that compute what ``node`` does."""
-    (x, weights, *bias), (y,) = filter(None, node.input), node.output
+    (x, _, *bias), (y,) = filter(None, node.input), node.output
     columns = graph.node("Transpose", [x], f"{y}/columns", perm=[1, 0])
     if bias:
         column = graph.node("Reshape", [*bias, graph.constant([-1, 1], "column")], f"{y}/bias")

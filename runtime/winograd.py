@@ -31,7 +31,7 @@ from onnx import helper
 
 from onnx2snn.graph_passes.weights import stub
 
-from .graphs import Writer, attributes_of, names_in, unused_prefix, with_nodes
+from .graphs import Writer, attributes_of, with_layers
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
@@ -117,17 +117,7 @@ def _matrix(weights: str, a: int, b: int) -> str:
 def with_winograd(model: onnx.ModelProto, tiled: Iterable[Tiles]) -> onnx.ModelProto:
     """A model in which these convolutions run on tiles; its ``matrices_of`` are without data."""
     by_weights = {tiles.weights: tiles for tiles in tiled}
-    if not by_weights:
-        return model
-    graph = Writer(unused_prefix(names_in(model), "winograd/"))
-    for node in model.graph.node:
-        tiles = by_weights.get(node.input[1]) if node.op_type == "Conv" else None
-        if tiles is None:
-            graph.nodes.append(node)
-        else:
-            _write(graph, node, tiles)
-    constants = graph.initializers.values()
-    return with_nodes(model, graph.nodes, model.graph.output, constants=constants)
+    return with_layers(model, ("Conv",), by_weights, "winograd/", _write)
 
 
 def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
