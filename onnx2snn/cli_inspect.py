@@ -11,7 +11,7 @@ from rich.table import Table
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
 from onnx2snn.runtime.choice import Choice
-from onnx2snn.runtime.chunks import WeightedLayer
+from onnx2snn.runtime.chunks import MIDDLE, WeightedLayer
 from onnx2snn.runtime.columns import Columns
 from onnx2snn.runtime.plan import Plan, build_plan
 from onnx2snn.runtime.precision import Precision
@@ -147,8 +147,9 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
     columns = _in_columns(choice)
     return {
         "samples": choice.samples,
-        "samples_together": choice.together,
-        "samples_together_in_single_time_steps": choice.alone,
+        "samples_together": choice.groups.long,
+        "samples_together_in_short_chunks": choice.groups.short,
+        "samples_together_in_single_time_steps": choice.groups.alone,
         "chunks": list(choice.chunks),
         "short_of_memory": choice.short_of_memory,
         "lean": choice.lean,
@@ -253,9 +254,12 @@ def _lines_of(choice: Choice) -> list[str]:
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
-    groups = f"samples in a run: {choice.together}, so that the caches hold the states of a layer"
-    if choice.alone != choice.together:
-        groups += f", {choice.alone} in a single time-step, so that weights are read once"
+    long, short, alone = choice.groups.long, choice.groups.short, choice.groups.alone
+    groups = f"samples in a run: {long}, so that the caches hold the states of a layer"
+    more = [f"{short} in one of {MIDDLE} time-steps or fewer"] if short > long else []
+    more += [f"{alone} in a single time-step"] if alone > long else []
+    if more:
+        groups += f"; {' and '.join(more)}, so that weights are read less often"
     bound = "" if choice.within_budget else ", to take at most 1.5 times weights and states"
     lean = (
         f"all of these share one copy of the weights, and of matrices for tiles{bound}: others may "
@@ -267,7 +271,7 @@ def _lines_of(choice: Choice) -> list[str]:
         first,
         *([f"these runs are in {layout}{order}"] if choice.chunks else []),
         *([lean] if choice.lean else []),
-        *([groups] if choice.together < choice.samples else []),
+        *([groups] if long < choice.samples else []),
         "input that varies in time: one time-step a run",
         f"spike counts {counts}",
         f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",

@@ -22,7 +22,7 @@ from .chunks import (
 )
 from .columns import Columns
 from .estimate import Costs, Estimate, Run
-from .groups import Groups
+from .groups import Groups, groups_of_all
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of
 from .plan import Plan, State
@@ -36,8 +36,8 @@ class Choice:
 
     ``chunks``: lengths of the chunks, in time-steps, the longest first; what is left over, as up
     to a read-out that none of them hits, runs one time-step at a time, and all where there are
-    none. ``samples``: N. ``together``: at most so many samples run at once in a chunk, ``alone`` in
-    a single time-step; the run is repeated for the rest. ``layers`` describes runs of ``together``.
+    none. ``samples``: N. ``groups``: how many of them run at once; the run is repeated for the
+    rest. ``layers`` describes those of long chunks.
     ``derived_counts``: whether spike counts follow from membrane potentials, or are added up at
     each time-step. ``short_of_memory``: whether other chunks would be faster, but do not fit.
     ``layout``: what enters the layout of the CPU in a chunk; None where chunks are in plain layout.
@@ -47,8 +47,7 @@ class Choice:
     """
 
     samples: int
-    together: int
-    alone: int
+    groups: Groups
     chunks: tuple[int, ...]
     layers: tuple[WeightedLayer, ...]
     derived_counts: bool
@@ -74,12 +73,12 @@ class Choice:
 
     def columns(self, timesteps: int) -> tuple[Columns, ...]:
         """The convolutions that run in columns in a run of so many time-steps."""
-        return columns_in(self.layers, timesteps, self.alone)
+        return columns_in(self.layers, timesteps, self.groups.alone)
 
     def weights_first(self, timesteps: int) -> frozenset[str]:
         """The weights of dense layers that come first in a run of so many time-steps."""
         if self.lean:
-            return lean_weights_first(self.layers, timesteps, self.alone)
+            return lean_weights_first(self.layers, timesteps, self.groups.alone)
         return frozenset(with_weights_first_in(self.layers, timesteps))
 
     def held(self, timesteps: int) -> frozenset[str]:
@@ -107,20 +106,21 @@ def choose(
 ) -> Choice:
     """Choose how time-steps run.
 
-    shapes: of what a time-step reads; ``samples`` is N, of which ``groups`` run together.
+    shapes: of what a time-step reads; ``samples`` is N, which run in ``groups``.
     prologue: bytes that it takes; read_out: those that reading out takes, ``readouts`` times;
     ``varying``: whether inputs are others at each time-step. layout: what ``layout_of`` says.
     Raises ``DataError`` where not even a time-step fits.
     """
-    together = groups.in_chunks
+    together = groups.long
+    if costs.max_memory is not None:
+        # A budget counts on groups in all runs.
+        groups = groups_of_all(together)
     at_once = _with_samples(shapes, together) if together < samples else shapes
     run = Run(
         sizes=sizes_of(costs.peaks.step, at_once),
         shapes=at_once,
         samples=samples,
-        together=together,
-        # A budget counts on groups in single time-steps, too.
-        alone=groups.alone if costs.max_memory is None else together,
+        groups=groups,
         prologue=prologue,
         read_out=read_out,
         readouts=readouts,
@@ -150,8 +150,7 @@ def choose(
     fastest = full[0], full[0].lengths_of_chunks[0]
     return Choice(
         samples=samples,
-        together=together,
-        alone=run.alone,
+        groups=groups,
         chunks=chunks,
         layers=way.layers,
         derived_counts=costs.derived_counts,
@@ -218,7 +217,7 @@ def shapes_read(
 
 
 def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
-    samples, together, readouts = run.samples, run.together, run.readouts
+    samples, together, readouts = run.samples, run.groups.long, run.readouts
     left = max_memory - memory.weights - memory.graphs
     each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
     fit = int((left - memory.activations) // max(each, 1))

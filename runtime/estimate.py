@@ -24,6 +24,7 @@ from .chunks import (
     with_weights_first_in,
 )
 from .columns import FEW_PLACES, NODES_OF_COLUMNS, Columns
+from .groups import Groups
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
 from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
@@ -114,9 +115,8 @@ def costs_of(
 
 @dataclass(frozen=True)
 class Run:
-    """One run: N ``samples``, of which ``together`` go at once, in ``shapes``, and ``sizes``.
+    """One run: N ``samples``, in ``groups``; ``shapes`` and ``sizes`` are those of long chunks.
 
-    ``alone`` go at once in single time-steps.
     ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``.
     ``varying``: whether inputs are others at each time-step.
     """
@@ -124,8 +124,7 @@ class Run:
     sizes: Sizes
     shapes: Mapping[str, Shape]
     samples: int
-    together: int
-    alone: int
+    groups: Groups
     prologue: int
     read_out: int
     readouts: int
@@ -226,13 +225,14 @@ class Estimate:
         memory = self.memory(chunks)
         if most is not None:
             return memory.total <= most
-        return memory.activations - self._peak_alone <= EXTRA_ACTIVATIONS
+        return memory.activations - self._peak(1) <= EXTRA_ACTIVATIONS
 
     def memory(self, chunks: tuple[int, ...]) -> Memory:
         """With graphs for chunks of these lengths, the longest first, and for single time-steps."""
         costs, run = self.costs, self.run
-        # Single time-steps run too, in another order.
-        alive = [*(self._peak(steps) for steps in chunks[:1]), self._peak_alone]
+        # Single time-steps run too, in another order, and short chunks with other samples.
+        first = chunks[:1] if run.groups.short == run.groups.long else chunks
+        alive = [self._peak(steps) for steps in (*first, 1)]
         copies = self._bytes_of(self._written[name] for name in costs.kept)
         given_back = Memory(
             weights=self._weights(chunks),
@@ -247,8 +247,8 @@ class Estimate:
                 (2 * run.readouts - 1) * copies, (run.readouts - 1) * copies + self._counting
             ),
         )
-        # Shorter chunks take no more than the longest.
-        idle = alive[0] * len(chunks) + alive[-1] - max(alive)
+        # Of as many samples shorter chunks take no more than the longest.
+        idle = max(alive[:-1], default=0) * len(chunks) + alive[-1] - max(alive)
         most = costs.max_memory
         room = EXTRA_ACTIVATIONS if most is None else most - given_back.total
         if most is None and self.lean:
@@ -291,7 +291,7 @@ class Estimate:
     def _bytes_of(self, names: Iterable[str]) -> int:
         """Of tensors, for all samples."""
         run = self.run
-        return sum(run.sizes.bytes_of(name) for name in names) * run.samples // run.together
+        return sum(run.sizes.bytes_of(name) for name in names) * run.samples // run.groups.long
 
     @cached_property
     def _written(self) -> dict[str, str]:
@@ -320,11 +320,11 @@ class Estimate:
         run, states = self.run, self._states
         # One layer after the other is divided by its threshold, rounded, and made int64.
         largest = max((run.sizes.bytes_of(name) for name in self._written.values()), default=0)
-        rounding = 4 * largest * run.samples // run.together
+        rounding = 4 * largest * run.samples // run.groups.long
         if not self.costs.derived_counts:
             # Half of the states, or more, are sums over time.
             return max(states, states // 2 + rounding)
-        at_once = self._peak(1) * run.samples // run.together
+        at_once = self._peak(1) * run.samples // run.groups.alone
         return max(2 * states + at_once, 3 * states + rounding)
 
     def _peak(self, timesteps: int) -> int:
@@ -332,20 +332,16 @@ class Estimate:
         by_layer = timesteps > 1 and self.layout is not None
         scratch = {name: tiles.scratch for name, tiles in self.tiled.items() if timesteps > 1}
         scratch |= {name: columns.scratch for name, columns in self._columns(timesteps).items()}
-        run = self.run
-        return self.costs.peaks.of(
-            timesteps, self.heavy, run.together, run.shapes, by_layer, scratch
+        run, groups = self.run, self.run.groups
+        peak = self.costs.peaks.of(
+            timesteps, self.heavy, groups.long, run.shapes, by_layer, scratch
         )
+        return peak * groups.of(timesteps) // groups.long
 
     def _columns(self, timesteps: int) -> dict[str, Columns]:
         """The convolutions in columns in a run of so many time-steps, by name."""
-        found = columns_in(self.layers, timesteps, self.run.alone)
+        found = columns_in(self.layers, timesteps, self.run.groups.alone)
         return {n.name: n.columns for n in self.layers if n.columns in found}
-
-    @property
-    def _peak_alone(self) -> int:
-        """Bytes of activations that are alive within a single time-step."""
-        return self._peak(1) * self.run.alone // self.run.together
 
     def _nodes(self, timesteps: int) -> int:
         """About how many nodes a graph of so many time-steps has."""

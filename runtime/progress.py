@@ -74,7 +74,7 @@ class Progress:
         choice = self.choice(values, self.readouts, self.varying)
         steps = choice.chunk(most)
         # A budget counts on groups of samples, which need states in full, from the first run on.
-        together = choice.together if steps > 1 else choice.alone
+        together = choice.groups.of(steps)
         grouped = together < choice.samples and self.time_steps.costs.max_memory is not None
         if choice.in_full and (steps > 1 or grouped):
             self.states.fill(choice.shapes)

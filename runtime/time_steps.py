@@ -14,7 +14,7 @@ from .choice import Choice, all_known, choose, shapes_read
 from .columns import Columns, with_columns
 from .estimate import Costs
 from .graphs import with_nodes
-from .groups import Groups, groups_of
+from .groups import groups_of, groups_of_all
 from .half import with_half_products
 from .integer_layers import IntegerLayer
 from .integer_products import with_integer_products
@@ -107,7 +107,7 @@ class TimeSteps:
         if key not in self.choices:
             samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
-            groups = Groups(samples, samples)
+            groups = groups_of_all(samples)
             if self.on_cpu and self.costs.in_chunks:
                 groups = groups_of(self.step, self.states, shapes, samples, self.cores)
             self.choices[key] = choose(

@@ -10,6 +10,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.runtime import estimate, groups
+from onnx2snn.runtime.groups import Groups
 from onnx2snn.runtime.rows import samples_are_apart
 from onnx2snn.runtime.states import DeviceStates
 
@@ -42,7 +43,7 @@ def test_groups_are_the_whole_batch(seed, together, monkeypatch):
     x = dyadic.images(network, 7)
     session = in_groups(monkeypatch, snn, x, together)
     reference = SpikingSession(snn, threads=1, plan="step")
-    assert [session.chosen(x[:n]).together for n in (7, 2)] == [together, min(2, together)]
+    assert [session.chosen(x[:n]).groups.long for n in (7, 2)] == [together, min(2, together)]
     run_alike(session, reference, network, [(7, 23), (2, 9), (5, 20)])
     # Single time-steps go on from there, and say what they make; so they do from put states.
     few = x[:5]
@@ -114,8 +115,8 @@ def test_more_cores_hold_more(monkeypatch):
     x = dyadic.images(network, 16)
     in_groups(monkeypatch, snn, x, 2)
     for threads, together in ((1, 2), (2, 4), (16, 16)):
-        assert SpikingSession(snn, threads=threads).chosen(x).together == together
-    assert SpikingSession(snn, threads=1, plan="step").chosen(x).together == 16
+        assert SpikingSession(snn, threads=threads).chosen(x).groups.long == together
+    assert SpikingSession(snn, threads=1, plan="step").chosen(x).groups.long == 16
 
 
 def test_many_nodes_are_worth_a_large_layer_beyond_the_cache(monkeypatch):
@@ -132,14 +133,14 @@ def test_many_nodes_are_worth_a_large_layer_beyond_the_cache(monkeypatch):
     together = {}
     for miss in (0, 1e-9, 1):
         monkeypatch.setattr(groups, "MISS", miss)
-        together[miss] = SpikingSession(snn, threads=1).chosen(x).together
+        together[miss] = SpikingSession(snn, threads=1).chosen(x).groups.long
     # As many as eight times the cache holds; or as many as it holds.
     assert together == {0: 16, 1e-9: 16, 1: 2}
 
 
 @pytest.mark.parametrize("budget", [None, 2**31])
-def test_single_time_steps_read_weights_once(budget, monkeypatch):
-    """Within a budget they run in the groups of chunks, which take less memory."""
+def test_single_time_steps_and_short_chunks_read_weights_once(budget, monkeypatch):
+    """Within a budget they run in the groups of long chunks, which take less memory."""
     network = dyadic.finish(2)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 7)
@@ -149,11 +150,13 @@ def test_single_time_steps_read_weights_once(budget, monkeypatch):
     monkeypatch.setattr(groups, "CACHED", 0)
     session = in_groups(monkeypatch, snn, x, 2, max_memory=budget)
     chosen = session.chosen(x)
-    assert (chosen.together, chosen.alone) == (2, 2 if budget else 7)
+    assert chosen.chunks == (16, 8, 4)
+    assert chosen.groups == (Groups(2, 2, 2) if budget else Groups(long=2, short=7, alone=7))
+    assert chosen.memory.activations > 0
     sizes = sizes_of_groups(monkeypatch)
     same(session.run(x, 23), wanted)
-    # Three in a row, the last with the buffers of the first.
-    assert sizes.count(99) == (0 if budget else 2)
+    # 16 in four groups, 4, and three in a row, the last with the buffers of the first.
+    assert sizes.count(99) == (0 if budget else 3)
 
 
 # Samples on the second axis between two layers.
@@ -181,7 +184,7 @@ def test_no_groups_where_axis_0_is_not_the_samples(samples, monkeypatch):
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
     monkeypatch.setattr(groups, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
-    assert session.chosen(x).together == samples
+    assert session.chosen(x).groups.long == samples
     same(session.run(x, 18, [7]), wanted)
 
 
@@ -233,7 +236,7 @@ def test_no_groups_where_samples_depend_on_others(between, apart, monkeypatch):
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
     monkeypatch.setattr(groups, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
-    assert session.chosen(x).together == (1 if apart else 6)
+    assert session.chosen(x).groups.long == (1 if apart else 6)
     same(session.run(x, 18, [7]), wanted)
 
 
@@ -251,7 +254,7 @@ def test_no_groups_where_some_tensor_has_one_row(monkeypatch):
     wanted = SpikingSession(snn, threads=1, plan="step").run({"x": x, "z": z}, 18, [7])
     monkeypatch.setattr(groups, "CACHE", 1)
     session = SpikingSession(snn, threads=1)
-    assert session.chosen({"x": x, "z": z}).together == 6
+    assert session.chosen({"x": x, "z": z}).groups.long == 6
     same(session.run({"x": x, "z": z}, 18, [7]), wanted)
 
 

@@ -237,7 +237,7 @@ def test_columns_of_many_samples_are_in_the_estimate(no_overheads, monkeypatch):
         budget = made.memory.total - made.memory.idle - 1
     assert [len(made.columns(1)) for made in seen] == [1, 0]
     (found,) = seen[0].columns(1)
-    assert seen[0].memory.activations > seen[0].alone * found.scratch
+    assert seen[0].memory.activations > seen[0].groups.alone * found.scratch
 
 
 def test_estimates_do_not_depend_on_what_was_asked_before(no_overheads, monkeypatch):
