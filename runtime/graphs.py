@@ -99,6 +99,36 @@ def operands(node: onnx.NodeProto) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def names_read(model: onnx.ModelProto) -> set[str]:
+    """The names of what a model's nodes read, and of its outputs."""
+    read = {name for node in model.graph.node for name in operands(node)}
+    return read | {info.name for info in model.graph.output}
+
+
+def names_left(model: onnx.ModelProto) -> set[str]:
+    """The names of what ONNX Runtime's optimisers leave as it is, if it is constant.
+
+    Where they move a Transpose past a node they write its constants anew, by their old names: not
+    those of convolutions and Gemms, nor the first factor of a product of matrices, as in
+    ``with_weights_first``.
+    """
+    matrices = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Transpose" and len(attributes_of(node).get("perm", ())) == 2
+    }
+    left, others = set[str](), {info.name for info in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+            left.update(node.input)
+        elif node.op_type == "MatMul" and node.input[1] in matrices:
+            left.add(node.input[0])
+            others.add(node.input[1])
+        else:
+            others.update(operands(node))
+    return left - others
+
+
 def with_nodes(
     model: onnx.ModelProto,
     nodes: Iterable[onnx.NodeProto],

@@ -22,6 +22,7 @@ after x, so that weights, potentials and spikes are in the cache when they are r
 """
 
 import heapq
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from .graphs import give_shapes, names_in, renamed, unused_prefix, with_nodes
 from .plan import Neuron
 from .providers import in_layout_of_cpu
 from .unit_steps import Body
+
+logger = logging.getLogger("onnx2snn")
 
 IN_TURN = 2
 """Layers that take turns, time-step by time-step, before the next ones do.
@@ -97,7 +100,7 @@ def block_of_channels() -> int:
     try:
         return _block_as_laid_out()
     except OSError:
-        # No folder for temporary files, which there may be at another time.
+        # No room for temporary files, which there may be at another time.
         return 1
 
 
@@ -149,14 +152,15 @@ def on_cpu(
     """A chunk of a step with stand-ins, with the neurons themselves, for the CPU at hand.
 
     None if this version of ONNX Runtime fused or replaced a stand-in, so that its neuron cannot
-    be put back, or if there is no folder for temporary files.
+    be put back, or if there is no room for temporary files.
     It must be given all states in full, and run in the order of its nodes. ``layout``: what
     ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
     """
     entrance = unused_prefix(names_in(chunk), "enter/")
     try:
         made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
-    except OSError:
+    except OSError as error:
+        logger.warning("time-steps run in plain layout, which is slower: %s", error)
         return None
     laid = made.structure
     placed = _with_neurons(_entered(laid, entrance), stand_ins)

@@ -25,6 +25,8 @@ from onnx2snn.graph_passes.weights import (
     with_weights_as_inputs,
 )
 
+from .graphs import names_left, names_read
+
 logger = logging.getLogger("onnx2snn")
 
 Providers = str | Sequence[str | tuple[str, dict[str, Any]]] | None
@@ -237,14 +239,14 @@ def create_session(
         given = _give_weights(options, own or {})
         model, shared = with_weights_as_inputs(parts.structure, but=given), dict(weights)
     elif isinstance(model, ModelParts):
-        weights = model.weights
-        # By these its optimisers read the weights; without the others it would copy them.
-        given = _give_weights(options, weights | dict(own or {}))
-        shared = {name: given[name] for name in weights}
-        if on_cpu:
-            for name, value in shared.items():
-                options.add_initializer(name, value)
-        model = model.structure
+        weights, model = model.weights, model.structure
+        read, left = names_read(model), names_left(model) if on_cpu else set()
+        every = {name: array for name, array in {**weights, **(own or {})}.items() if name in read}
+        # By these its optimisers read the weights, and it copies them but for those that follow.
+        given = _give_weights(options, every)
+        shared = {name: given[name] for name in weights if name in left}
+        for name, value in shared.items():
+            options.add_initializer(name, value)
     try:
         session = _start(model.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
@@ -285,6 +287,7 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
 
     Convolutions and what it knows besides are then on tensors of blocked channels, where the CPU
     has instructions for it: nodes of the domain ``com.microsoft.nchwc``, which ONNX Runtime loads.
+    Raises ``OSError`` if the folder for temporary files is missing, or has no room for them.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -298,12 +301,15 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
         options.add_session_config_entry(f"{external}file_name", "weights")
         options.add_session_config_entry(f"{external}min_size_in_bytes", str(STAYS_INLINE))
         # That fusion would take convolutions out of the layout.
-        ort.InferenceSession(
-            parts.structure.SerializeToString(),
-            options,
-            providers=[CPU],
-            disabled_optimizers=["ConvAddActivationFusion"],
-        )
+        try:
+            ort.InferenceSession(
+                parts.structure.SerializeToString(),
+                options,
+                providers=[CPU],
+                disabled_optimizers=["ConvAddActivationFusion"],
+            )
+        except Exception as error:  # onnxruntime raises types of its own, with no common base.
+            raise OSError(first_line(error)) from error
         del given  # It reads them until here.
         return _read_laid_out(path)
 

@@ -75,7 +75,8 @@ class SpikingSession:
     ``session.precisions`` says what became of each layer; it is empty for "float32".
 
     Threads may share a session: its methods wait for each other. Where one ends by anything but an
-    error of this package, as by Ctrl-C, the session is at v(0) again.
+    error of this package, as by Ctrl-C, the session is at v(0) again. A process that was forked
+    while a session ran makes one of its own: that one would wait for ever.
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and

@@ -199,8 +199,8 @@ def test_images_that_would_be_padding_stay_out(monkeypatch):
     assert entering["13"] == ("N", 13, 8, 8)
 
 
-def test_without_a_folder_for_temporary_files(monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+def test_without_a_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     kernel_forms._block_as_laid_out.cache_clear()
     network = dyadic.finish(2)
     snn = convert(dyadic.to_onnx(network)).model
@@ -209,11 +209,31 @@ def test_without_a_folder_for_temporary_files(monkeypatch):
 
 
 @needs_blocks
-def test_blocks_are_of_the_channels_to_which_filters_are_padded(monkeypatch):
+def test_without_room_for_temporary_files(monkeypatch, caplog):
+    # A file of more bytes cannot be written.
+    resource = pytest.importorskip("resource")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 2)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 21)
+    session = SpikingSession(snn, threads=1)
+    assert session.chosen(x).layout
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        found = session.run(x, 21)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    same(found, wanted)
+    assert "time-steps run in plain layout, which is slower: " in caplog.text
+
+
+@needs_blocks
+def test_blocks_are_of_the_channels_to_which_filters_are_padded(tmp_path, monkeypatch):
     """Which is found out anew after there was no folder for temporary files."""
     kernel_forms._block_as_laid_out.cache_clear()
     with monkeypatch.context() as patched:
-        patched.setattr("tempfile.tempdir", "/nonexistent")
+        patched.setattr("tempfile.tempdir", str(tmp_path / "gone"))
         assert kernel_forms.block_of_channels() == 1
     assert kernel_forms.block_of_channels() in (8, 16)
 

@@ -679,3 +679,31 @@ def test_spike_counts_under_large_currents(timesteps, large):
     )
     np.testing.assert_array_equal(derived, carried)
     np.testing.assert_array_equal(derived[:, [0, 2]], [[0, timesteps], [timesteps, 0]])
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 32), (8, 8, 64), (16, 16, 4)])
+def test_constants_that_onnxruntime_transposes(shape):
+    """Between two Transposes it moves one past a constant, which it writes anew by its old name."""
+    height, width, channels = shape
+    text = (
+        f"net (float[N, {channels}, {height}, {width}] x) => (float[N, {height}, {width}] y) {{ "
+        "t = Transpose<perm = [0, 2, 3, 1]>(x) m = Mul(t, scale) a = Add(m, offset) "
+        "u = Transpose<perm = [0, 3, 1, 2]>(a) c = Conv(u, w) d = Clip(c, zero, one) "
+        "e = Transpose<perm = [0, 2, 3, 1]>(d) f = Mul(e, scale) g = Transpose<perm = [0, 3, 1, 2]>(f) "
+        "y = ReduceSum<keepdims = 0>(g, axes) }"
+    )
+    rng = np.random.default_rng(0)
+    named = {
+        "scale": (rng.integers(0, 9, shape) / 8).astype(np.float32),
+        "offset": (rng.integers(-8, 9, shape) / 8).astype(np.float32),
+        "w": np.eye(channels, dtype=np.float32)[:, :, None, None],
+        "zero": np.float32(0), "one": np.float32(1), "axes": np.array([1]),
+    }  # fmt: skip
+    x = (rng.integers(0, 9, (2, channels, height, width)) / 8).astype(np.float32)
+    images = x.transpose(0, 2, 3, 1) * named["scale"] + named["offset"]
+    counts = np.floor(np.clip(images, 0, 1) * 64 + 0.5)
+    wanted = (counts / 64 * named["scale"]).sum(3)
+    snn = convert(model(text, named)).model
+    for plan in ("auto", "step"):
+        found = SpikingSession(snn, threads=1, plan=plan).run(x, 64)
+        np.testing.assert_allclose(found.output, wanted, rtol=1e-6)
