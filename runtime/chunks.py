@@ -34,6 +34,15 @@ Where nothing has either to be done once, as in small dense networks, a graph co
 nodes: 20 layers of 128, ``best``, N=4, T=32, took 1.16, 1.04, 0.82 and 0.75 of the time of single
 time-steps in runs of 32, 16, 8 and 4, and three layers of 64, N=1, 0.54, 0.52, 0.54 and 0.61."""
 
+MOST_NODES = 2**13
+"""Nodes of a chunk, not counting those of tiles: to make a longer one takes ONNX Runtime time out
+of proportion.
+
+Measured on a Xeon, N=1, images of 64 x 64, the first run of 32 time-steps and later ones, seconds,
+in chunks of 4, 8 and 16: a NASNet (1274 nodes a time-step) 5.5, 11.4, 31.1 (85 in chunks of 32) and
+0.37, 0.39, 0.32; a DenseNet-121 (939) 3.7, 4.9, 10.7 and 0.55, 0.50, 0.51; a ResNet-50 (346) 4.3,
+6.2, 10.5 (18.8 in chunks of 32) and 0.60, 0.48, 0.42 (0.41)."""
+
 CACHED = 2**18
 """Weights, 1 MiB in float32: a layer that has no more finds them in the cache each time."""
 

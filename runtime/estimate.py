@@ -11,6 +11,7 @@ from .chunks import (
     FED_USES,
     FED_USES_IN_ALL,
     LEAN_USES,
+    MOST_NODES,
     SHORT,
     WeightedLayer,
     average_uses,
@@ -185,9 +186,13 @@ class Estimate:
         Lean chunks of 4 on tiles are not: without tiles longer ones may fit, which are faster.
         """
         found = lengths_of_chunks(self.layers, self.layout)
-        return (
-            tuple(each for each in found if each[0] > SHORT) if self.lean and self.tiled else found
-        )
+        if self.lean and self.tiled:
+            found = tuple(each for each in found if each[0] > SHORT)
+        nodes = self.costs.peaks.step.graph.node
+        heavy = sum(node.name in self.heavy for node in nodes)
+        most = (MOST_NODES - heavy) // max(len(nodes) - heavy, 1)
+        few = (tuple(steps for steps in each if steps <= most) for each in found)
+        return tuple(dict.fromkeys(filter(None, few))) or ((),)
 
     @property
     def chunks_pay(self) -> bool:

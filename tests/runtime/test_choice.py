@@ -462,3 +462,12 @@ def test_lean_sessions_compute_the_same():
     ]
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)
+
+
+def test_chunks_of_few_nodes(monkeypatch):
+    session = SpikingSession(wide(), threads=1)
+    nodes = len(session._progress.time_steps.step.graph.node)
+    for most, lengths in ((8 * nodes, (8, 4)), (8 * nodes - 1, (4,)), (nodes, ())):
+        monkeypatch.setattr(estimate, "MOST_NODES", most)
+        chosen = SpikingSession(wide(), threads=1).chosen(zeros(1))
+        assert (chosen.chunks, chosen.short_of_memory) == (lengths, False)
