@@ -12,7 +12,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
 from onnx2snn.ann import Ann
-from onnx2snn.graph_passes.weights import ModelParts, stub
+from onnx2snn.graph_passes.weights import ModelParts, detach, stub
 from onnx2snn.runtime import providers
 from onnx2snn.runtime.result import Later
 
@@ -681,29 +681,33 @@ def test_spike_counts_under_large_currents(timesteps, large):
     np.testing.assert_array_equal(derived[:, [0, 2]], [[0, timesteps], [timesteps, 0]])
 
 
-@pytest.mark.parametrize("shape", [(5, 16, 32), (8, 8, 64), (16, 16, 4)])
-def test_constants_that_onnxruntime_transposes(shape):
-    """Between two Transposes it moves one past a constant, which it writes anew by its old name."""
-    height, width, channels = shape
+@pytest.mark.parametrize(
+    ("read", "shape"),
+    [
+        ("Mul(t, c)", (5, 16, 32)),
+        ("Add(c, t)", (5, 16, 32)),
+        ("PRelu(t, c)", (5, 16, 32)),
+        ("MatMul(t, c)", (32, 32)),
+        ("MatMul(c, t)", (16, 16)),
+    ],
+)
+def test_constants_that_onnxruntime_transposes(read, shape):
+    """It moves a Transpose past what reads them, and writes them anew by their old names."""
     text = (
-        f"net (float[N, {channels}, {height}, {width}] x) => (float[N, {height}, {width}] y) {{ "
-        "t = Transpose<perm = [0, 2, 3, 1]>(x) m = Mul(t, scale) a = Add(m, offset) "
-        "u = Transpose<perm = [0, 3, 1, 2]>(a) c = Conv(u, w) d = Clip(c, zero, one) "
-        "e = Transpose<perm = [0, 2, 3, 1]>(d) f = Mul(e, scale) g = Transpose<perm = [0, 3, 1, 2]>(f) "
-        "y = ReduceSum<keepdims = 0>(g, axes) }"
+        "net (float[N, 32, 5, 16] x) => (float[N, 32, 5, 16] y) { "
+        f"t = Transpose<perm = [0, 2, 3, 1]>(x) r = {read} y = Transpose<perm = [0, 3, 1, 2]>(r) }}"
     )
     rng = np.random.default_rng(0)
-    named = {
-        "scale": (rng.integers(0, 9, shape) / 8).astype(np.float32),
-        "offset": (rng.integers(-8, 9, shape) / 8).astype(np.float32),
-        "w": np.eye(channels, dtype=np.float32)[:, :, None, None],
-        "zero": np.float32(0), "one": np.float32(1), "axes": np.array([1]),
-    }  # fmt: skip
-    x = (rng.integers(0, 9, (2, channels, height, width)) / 8).astype(np.float32)
-    images = x.transpose(0, 2, 3, 1) * named["scale"] + named["offset"]
-    counts = np.floor(np.clip(images, 0, 1) * 64 + 0.5)
-    wanted = (counts / 64 * named["scale"]).sum(3)
-    snn = convert(model(text, named)).model
-    for plan in ("auto", "step"):
-        found = SpikingSession(snn, threads=1, plan=plan).run(x, 64)
-        np.testing.assert_allclose(found.output, wanted, rtol=1e-6)
+    network = model(text, {"c": rng.standard_normal(shape).astype(np.float32)})
+    x = rng.standard_normal((2, 32, 5, 16)).astype(np.float32)
+    plain = onnxruntime.InferenceSession(network.SerializeToString())
+    shared = providers.create_session(detach(network), [providers.CPU])
+    wanted, found = (session.run(None, {"x": x})[0] for session in (plain, shared))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_nothing_reads_are_left_out():
+    text = "net (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"
+    parts = detach(model(text, {"unused": np.ones((32, 32), np.float32)}))
+    session = providers.create_session(parts, [providers.CPU])
+    np.testing.assert_array_equal(session.run(None, {"x": -np.ones((1, 4), np.float32)})[0], 0)
