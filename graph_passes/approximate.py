@@ -11,9 +11,9 @@ from . import neurons
 from .editing import Editor, is_floating, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .limits import WEIGHTED
-from .linear import APPROXIMABLE, MAX_POOLS, nonlinear_nodes
+from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes
 from .quiet import quietly
-from .spiking import MaxPool, activation_nodes
+from .thresholds import activation_nodes
 
 _SCALAR = {
     "Abs", "Add", "Cast", "Clip", "Div", "Identity", "HardSigmoid", "Max", "Min", "Mul", "Neg",

@@ -1,5 +1,7 @@
 """What only damage can put into a model: names that are no text, tensors without their values."""
 
+import contextlib
+import graphlib
 import math
 from collections.abc import Iterable, Iterator
 
@@ -10,6 +12,7 @@ from google.protobuf.message import Message
 
 from .errors import ModelError
 from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, subgraphs
+from .weights import replace_all
 
 # onnx-graphsurgeon changes or loses these types without a word.
 UNSUPPORTED_TYPES: dict[int, str] = {
@@ -168,6 +171,23 @@ def check_values(tensor: onnx.TensorProto, what: str) -> None:
             f"{what}: tensor '{tensor.name}' holds {len(tensor.raw_data)} bytes where its "
             f"shape {list(tensor.dims)} needs {expected}: the file or its data is damaged"
         )
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Let each node come after those that make what it reads; some tools leave them in disorder.
+
+    A graph in order stays as it is, and so does one with a cycle, which the checker refuses.
+    """
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    needs = {
+        place: {makers[n] for inner in all_nodes([node]) for n in inner.input if n in makers}
+        for place, node in enumerate(graph.node)
+    }
+    if all(max(makes, default=-1) < place for place, makes in needs.items()):
+        return
+    with contextlib.suppress(graphlib.CycleError):
+        order = list(graphlib.TopologicalSorter(needs).static_order())
+        replace_all(graph.node, [graph.node[place] for place in order])
 
 
 def has_sparse(model: onnx.ModelProto) -> bool:

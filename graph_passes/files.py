@@ -6,6 +6,7 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 import hashlib
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from .contents import (
     check_values,
     has_sparse,
     make_dense,
+    sort_nodes,
     stored_tensors,
 )
 from .errors import ModelError, Onnx2SnnError, OutputError
@@ -92,6 +94,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
         else:
             fill(tensor, values)
     rest = detach(model)
+    sort_nodes(rest.structure.graph)
     parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
     return parts
@@ -216,6 +219,7 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
                 "external data, or give the path of its file"
             )
     parts = detach(model)
+    sort_nodes(parts.structure.graph)
     check_model(parts, what)
     return parts
 
@@ -271,13 +275,16 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
 
 
-def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str]) -> None:
+def write_model(
+    model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str], *, new: bool = False
+) -> None:
     """Write a model to ``path``, whole or not at all.
 
-    The bytes go to a temporary file in the same folder, which then takes the name.
-    Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data`` beside it. Raises
-    ``OutputError`` if ``path`` is none, the folder does not exist, cannot be written or is full;
-    a file that stood at ``path`` is then as it was. Raises ``ModelError`` for what is no model.
+    The bytes go to a temporary file in the same folder, which then takes the name. new: only if
+    no file has that name by then. Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data``
+    beside it. Raises ``OutputError`` if ``path`` is none, the folder does not exist, cannot be
+    written or is full; a file that stood at ``path`` is then as it was. Raises ``ModelError`` for
+    what is no model.
     """
     require_path(path, "a model is written to a file's path", OutputError)
     if not isinstance(model, onnx.ModelProto | ModelParts):
@@ -289,7 +296,7 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
     parts = model if isinstance(model, ModelParts) else detach(model)
     size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
     if size <= MAX_PROTO_BYTES:
-        write_bytes(path, encoded(parts))
+        write_bytes(path, encoded(parts), new=new)
         return
     # Through a link: the data belongs beside the file that it names, where readers look for it.
     check_writable(path)
@@ -313,7 +320,7 @@ def write_model(model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str
             entry.key, entry.value = key, str(value)
     # The data first, under a name that its content gives: an older model's file keeps its own.
     write_bytes(path.with_name(data_name), _pages(parts.weights[tensor.name] for tensor in stubs))
-    write_bytes(path, structure.SerializeToString())
+    write_bytes(path, structure.SerializeToString(), new=new)
 
 
 _PAGE = 4096
@@ -328,8 +335,11 @@ def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
         yield bytes_of(values)
 
 
-def write_bytes(path: Path, content: bytes | Iterable[Content]) -> None:
-    """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was."""
+def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = False) -> None:
+    """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was.
+
+    Who may read or write an older file may the new one. new: refuse to replace a file.
+    """
     check_writable(path)
     # Through a link, to the file that it names.
     path = path.resolve()
@@ -343,10 +353,17 @@ def write_bytes(path: Path, content: bytes | Iterable[Content]) -> None:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        # A temporary file is its owner's alone; the result gets what a new file would.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if new:
+            # Takes the name; fails where another process was faster.
+            path.touch(exist_ok=False)
+        # A temporary file is its owner's alone; the result gets what the older file had, or what
+        # a new one would.
+        if path.exists():
+            shutil.copymode(path, temporary)
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error

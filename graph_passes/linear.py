@@ -6,11 +6,12 @@ the next neuron, or the output, is affine in the spikes: then mean(f(x(t))) = f(
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import operands
+from .editing import operands, producer
 from .errors import Refusal, UnsupportedModelError
 from .neurons import NEURONS, is_stateful
 
@@ -40,6 +41,9 @@ APPROXIMABLE = (
 
 MAX_POOLS = ("MaxPool", "GlobalMaxPool")
 
+MaxPool = Literal["average", "exact", "keep"]
+"""What becomes of max-pooling between neurons."""
+
 SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
 """The pools that count spikes, and how each pools."""
 
@@ -60,6 +64,7 @@ _IN_TRAINING = (
     "it is in training mode, where it takes its mean and variance from the batch: export the "
     "network in evaluation mode"
 )
+_QUANTISED = "part of a quantized layer: convert the network as it was before quantization"
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"
@@ -78,6 +83,7 @@ _ADVICE = {
     ),
     **dict.fromkeys(APPROXIMABLE, _APPROXIMATE),
     "Clip": "not linear in the spikes: its bounds must be constants",
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _QUANTISED),
     **dict.fromkeys(
         ("QuantizeLinear", "DynamicQuantizeLinear"),
         "it rounds activations: export the network before quantization, or fold the "
@@ -222,7 +228,11 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
         return None
     if node.op in _PRODUCTS:
         factors = [tensor.name in varying for tensor in node.inputs[: _PRODUCTS[node.op]]]
-        return None if sum(factors) < 2 else "the product of two activations is not linear"
+        if sum(factors) < 2:
+            return None
+        if any(map(_is_sum_of_integers, node.inputs)):
+            return _QUANTISED
+        return "the product of two activations is not linear"
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
         return _IN_TRAINING
     if node.op in ("Resize", "Upsample"):
@@ -239,6 +249,14 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
             return "its second operand depends on the input: that is a product of two activations"
         return None
     return _ADVICE.get(node.op, _NO_ACTIVATION)
+
+
+def _is_sum_of_integers(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is the result of a layer of integers, of whatever type."""
+    maker = producer(tensor)
+    if maker is not None and maker.op == "Cast":
+        maker = producer(maker.inputs[0])
+    return maker is not None and maker.op in ("ConvInteger", "MatMulInteger")
 
 
 _FLOATING_TYPES = {

@@ -37,7 +37,9 @@ def _is_zip_map(node: onnx.NodeProto) -> bool:
 
 
 def standardise_scikit_learn(graph: gs.Graph) -> bool:
-    """Scaler(x) -> (x - offset) scale; Imputer(x) -> x, or its value where x is missing."""
+    """Scaler(x) -> (x - offset) scale; Imputer(x) -> x, or its value where x is missing;
+    Normalizer(x) -> x / its norm, or its largest value, of each sample.
+    """
     changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
         if node.op == "Scaler" and node.domain == _DOMAIN:
@@ -46,21 +48,47 @@ def standardise_scikit_learn(graph: gs.Graph) -> bool:
         if node.op == "Imputer" and node.domain == _DOMAIN and "imputed_value_floats" in node.attrs:
             _impute(editor, node)
             changed = True
+        if node.op == "Normalizer" and node.domain == _DOMAIN:
+            _normalise(editor, node)
+            changed = True
     if changed:
         tidy(graph)
     return changed
 
 
 def _scale(editor: Editor, node: gs.Node) -> None:
-    x = node.inputs[0]
+    x = _as_float(editor, node)
     offset = np.asarray(node.attrs.get("offset", [0.0]), np.float32)
     scale = np.asarray(node.attrs.get("scale", [1.0]), np.float32)
-    if x.dtype != np.float32:
-        x = editor.node("Cast", f"{node.name}/float", [x], {"to": 1}, gs.Variable("", np.float32))
     shifted = editor.node(
         "Sub", f"{node.name}/shifted", [x, editor.constant(f"{node.name}/offset", offset)], like=x
     )
     replace_node(node, "Mul", [shifted, editor.constant(f"{node.name}/scale", scale)])
+
+
+def _as_float(editor: Editor, node: gs.Node) -> gs.Tensor:
+    x: gs.Tensor = node.inputs[0]
+    if x.dtype == np.float32:
+        return x
+    like = gs.Variable("", np.float32, x.shape)
+    return editor.node("Cast", f"{node.name}/float", [x], {"to": 1}, like)
+
+
+def _normalise(editor: Editor, node: gs.Node) -> None:
+    x, norm = _as_float(editor, node), node.attrs.get("norm", "MAX")
+    if norm in ("L1", "L2"):
+        replace_node(node, "LpNormalization", [x], {"axis": -1, "p": int(norm[1])})
+        return
+    last, of = np.array([-1]), gs.Variable("", np.float32)
+    axes = {"axes": last.tolist()} if editor.graph.opset < 18 else {}
+    given = [] if axes else [editor.constant(f"{node.name}/axes", last)]
+    largest = editor.node("ReduceMax", f"{node.name}/largest", [x, *given], axes, of)
+    zero, one = (editor.constant(f"{node.name}/{n}", np.float32(n)) for n in (0, 1))
+    none = editor.node(
+        "Equal", f"{node.name}/none", [largest, zero], like=gs.Variable("", np.bool_)
+    )
+    divisor = editor.node("Where", f"{node.name}/divisor", [none, one, largest], like=of)
+    replace_node(node, "Div", [x, divisor])
 
 
 def _impute(editor: Editor, node: gs.Node) -> None:

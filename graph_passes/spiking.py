@@ -1,13 +1,14 @@
 """Turn bounded activations into integrate-and-fire neurons."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
+from .approximate import regions_to_approximate
 from .editing import Editor, constant_value, disconnect, operands, tidy
 from .errors import (
     MissingThresholdError,
@@ -17,11 +18,8 @@ from .errors import (
     require_one_of,
 )
 from .io import infer_shapes
-from .linear import MAX_POOLS, nonlinear_nodes, regions
-from .thresholds import bounded_activations, relu_of_min, unbounded_activations
-
-MaxPool = Literal["average", "exact", "keep"]
-"""What becomes of max-pooling between neurons."""
+from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes, regions
+from .thresholds import activation_nodes, bounded_activations, relu_of_min, unbounded_activations
 
 
 def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> bool:
@@ -145,17 +143,11 @@ def per_sample(value: np.ndarray, rank: int) -> np.ndarray | None:
     return value if value.ndim < rank else None
 
 
-def activation_nodes(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes that make up the activations in canonical form, bounded or not."""
-    unbounded = unbounded_activations(graph)
-    bounds = bounded_activations(graph)
-    bounded = [node for node in graph.nodes if node.name in bounds]
-    relus = [relu for node in bounded if (relu := relu_of_min(graph, node)) is not None]
-    return [*unbounded, *bounded, *relus]
-
-
 def obstacles(
-    graph: gs.Graph, maxpool: MaxPool = "average", declined: Iterable[Refusal] = ()
+    graph: gs.Graph,
+    maxpool: MaxPool = "average",
+    declined: Iterable[Refusal] = (),
+    approximated: bool = False,
 ) -> list[Refusal]:
     """Every node in the way of a spiking network, with the reason.
 
@@ -163,8 +155,13 @@ def obstacles(
     bound is not positive. A Relu without a bound is none: data can tell its threshold.
     What comes after the last activation is the read-out and may be anything but a constant.
     ``declined``: the reasons of ``max_to_average_pool`` for pools that it left.
+    ``approximated``: as if clips stood in already for all scalar functions that they can stand
+    in for.
     """
+    curves = regions_to_approximate(graph, maxpool)
     activations = {id(node) for node in activation_nodes(graph)}
+    if approximated:
+        activations |= {id(curve.last) for curve in curves}
 
     def is_activation(node: gs.Node) -> bool:
         return neurons.is_stateful(node) or id(node) in activations
@@ -194,7 +191,25 @@ def obstacles(
                 f"its upper bound, {np.min(bound)} to {np.max(bound)}, is not positive and finite"
             )
             refusals.append(Refusal(node.name, node.op, text))
-    return refusals + _constant_outputs(graph)
+    sources = {node.name: curve.source.name for curve in curves for node in curve.nodes}
+    if approximated:
+        refusals = [refusal for refusal in refusals if refusal.node not in sources]
+    return [_with_advice(refusal, sources) for refusal in refusals] + _constant_outputs(graph)
+
+
+def _with_advice(refusal: Refusal, sources: Mapping[str, str]) -> Refusal:
+    """Say of a node that is part of a scalar function, as a swish's product, that it has a way.
+
+    ``sources``: of what tensor such nodes are functions, by their names. An operator that is such a
+    function by itself has the advice as its reason.
+    """
+    if refusal.node not in sources or refusal.op in APPROXIMABLE:
+        return refusal
+    advice = (
+        f"as a function of '{sources[refusal.node]}' alone clips can approximate it "
+        "(convert --approximate N)"
+    )
+    return replace(refusal, reason=f"{refusal.reason}; {advice}")
 
 
 def _constant_outputs(graph: gs.Graph) -> list[Refusal]:

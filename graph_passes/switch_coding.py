@@ -17,7 +17,8 @@ from .errors import (
     require_whole,
 )
 from .linear import MAX_POOLS, nonlinear_nodes
-from .spiking import StateEditor, activation_nodes, add_counting
+from .spiking import StateEditor, add_counting
+from .thresholds import activation_nodes
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "

@@ -74,6 +74,15 @@ def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     ]
 
 
+def activation_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes that make up the activations in canonical form, bounded or not."""
+    unbounded = unbounded_activations(graph)
+    bounds = bounded_activations(graph)
+    bounded = [node for node in graph.nodes if node.name in bounds]
+    relus = [relu for node in bounded if (relu := relu_of_min(graph, node)) is not None]
+    return [*unbounded, *bounded, *relus]
+
+
 def bound_activations(graph: gs.Graph, thresholds: Mapping[str, ArrayLike]) -> bool:
     """Relu(x) -> Clip(x, 0, V_th), or Min(Relu(x), V_th) where V_th differs by channel.
 

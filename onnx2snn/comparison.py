@@ -17,7 +17,7 @@ from onnx2snn.graph_passes.errors import (
     require_whole,
 )
 from onnx2snn.graph_passes.files import Model, read_any, require_path
-from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.weights import attach
 from onnx2snn.runtime.inputs import times_in
 from onnx2snn.runtime.providers import Providers, resolve_providers

@@ -17,7 +17,8 @@ from onnx2snn.graph_passes.errors import require_one_of, require_whole
 from onnx2snn.graph_passes.files import Model, files_of, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.spiking import MaxPool, require_convertible
+from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.providers import Providers
 

@@ -5,6 +5,7 @@ is read as a stream. Nothing is ever unpickled.
 """
 
 import contextlib
+import dataclasses
 import os
 import zipfile
 from collections.abc import Iterator
@@ -47,10 +48,10 @@ def open_data(
     corrects batch by batch minds). samples: only so many: the first, or, where labels come class
     by class, as those of a folder do, evenly spread over all. labels: whether y is wanted at all.
     model: the network that images are for, whose metadata may say how they become its input, which
-    a folder of images needs; images of a named data set are else pixels in [0, 1]. Arrays are taken
-    as they are. Raises ``DataError`` if the data is not there, is empty, is damaged or
-    holds pickled objects, or does not fit its labels or the network; ``ModelError`` if
-    the network cannot be read.
+    a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
+    channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are.
+    Raises ``DataError`` if the data is not there, is empty, is damaged or holds pickled objects, or
+    does not fit its labels or the network; ``ModelError`` if the network cannot be read.
     """
     require_path(source, "DATA is a path or a name (from_arrays takes arrays)", DataError)
     if root is not None:
@@ -60,8 +61,11 @@ def open_data(
         require_whole("samples", samples, 1)
     kind = source.lower()[-4:]
     if source in DATASETS or (source and Path(source).is_dir()):
-        wanted = None if model is None else preprocessing_of(model)
+        structure = None if model is None else _structure_of(model)
+        wanted = None if structure is None else preprocessing_of(structure)
         data = _open_images(source, root, train, wanted, samples)
+        if structure is not None and _has_channels_last(structure, data.shape[1]):
+            data = _with_channels_last(data)
     elif kind == ".npz":
         data = _open_npz(Path(source), labels)
     elif kind == ".npy":
@@ -92,12 +96,36 @@ def _open_images(
     return _open_folder(source, root, preprocessing, samples, train)
 
 
-def preprocessing_of(model: Model | ModelParts) -> Preprocessing | None:
+def _structure_of(model: Model | ModelParts) -> onnx.ModelProto:
+    return model if isinstance(model, onnx.ModelProto) else read_any(model).structure
+
+
+def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:
+    """Whether a model's first input is [N, H, W, C], and not, as well, [N, C, H, W]."""
+    # Weights and states have defaults.
+    defaults = {tensor.name for tensor in structure.graph.initializer}
+    given = (info for info in structure.graph.input if info.name not in defaults)
+    info = next(given, None)
+    sizes = [] if info is None else [d.dim_value for d in info.type.tensor_type.shape.dim]
+    return len(sizes) == 4 and sizes[3] == channels != sizes[1]
+
+
+def _with_channels_last(data: Data) -> Data:
+    """Images [N, C, H, W] as [N, H, W, C]."""
+
+    def read(batch_size: int) -> Iterator[np.ndarray]:
+        for x in data.read(batch_size):
+            yield np.ascontiguousarray(np.moveaxis(np.asarray(x), 1, 3))
+
+    count, channels, height, width = data.shape
+    return dataclasses.replace(data, shape=(count, height, width, channels), read=read)
+
+
+def preprocessing_of(structure: onnx.ModelProto) -> Preprocessing | None:
     """How a model's metadata says that images become its input; None if it does not.
 
-    Raises ``ModelError`` if it says what cannot be understood, or if the file is no model.
+    Raises ``ModelError`` if it says what cannot be understood.
     """
-    structure = model if isinstance(model, onnx.ModelProto) else read_any(model).structure
     text = metadata_of(structure).get(KEY)
     try:
         return None if text is None else Preprocessing.parse(text)

@@ -35,8 +35,8 @@ from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, thresh
 from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph
+from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
-from onnx2snn.graph_passes.spiking import MaxPool
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import Providers

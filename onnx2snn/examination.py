@@ -14,11 +14,13 @@ from onnx2snn.graph_passes import (
     to_graph,
     unbounded_activations,
 )
+from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.editing import is_floating, known_value, part_of
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import MAX_POOLS, downstream
+from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, downstream
 from onnx2snn.graph_passes.neurons import is_mean, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
+from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.weights import ModelParts
 
 
@@ -98,6 +100,28 @@ def require_bounds(graph: gs.Graph, recipe: str) -> None:
             "train the network with clips, or take another recipe:",
             [Refusal(node.name, node.op, "no upper bound") for node in unbounded],
         )
+
+
+def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
+    """Refuse a network none of whose activations became a neuron, with what it has instead."""
+    if neuron_nodes(graph):
+        return
+    found = analog_activations(graph)
+    has = "these activations:" if found else "no activations"
+    if any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes):
+        has = "QuantizeLinear, into which quantisation folds them: convert it before that"
+    elif regions_to_approximate(graph, maxpool) and not obstacles(
+        graph, maxpool, approximated=True
+    ):
+        has = (
+            "these activations; clips can stand in for those before the last layer (convert "
+            "--approximate N --calibration DATA):"
+        )
+    raise UnsupportedModelError(
+        "the model has no ReLU, and no clip to a positive constant, that could become "
+        f"a spiking neuron; it has {has}",
+        found,
+    )
 
 
 def require_sizes(graph: gs.Graph) -> None:

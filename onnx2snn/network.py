@@ -12,7 +12,6 @@ from onnx2snn.graph_passes import (
     ModelError,
     PassReport,
     Refusal,
-    UnsupportedModelError,
     activations_to_neurons,
     average_before_read_out,
     bound_activations,
@@ -23,7 +22,6 @@ from onnx2snn.graph_passes import (
     infer_shapes,
     max_to_average_pool,
     max_to_spiking_pool,
-    neuron_nodes,
     run_passes,
     set_initial_potential,
     thresholds_to_spiking,
@@ -37,8 +35,8 @@ from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import channel_axis, require_channels
-from onnx2snn.graph_passes.spiking import MaxPool, require_finite_weights, require_ranks
+from onnx2snn.graph_passes.linear import MaxPool, channel_axis, require_channels
+from onnx2snn.graph_passes.spiking import require_finite_weights, require_ranks
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
@@ -56,10 +54,10 @@ from .checking import (
 )
 from .data import Data
 from .examination import (
-    analog_activations,
     import_ann,
     kept_max_pools,
     one_of_each_kind,
+    require_activations,
     require_ann,
     require_sizes,
 )
@@ -332,16 +330,7 @@ class Network:
             partial(set_initial_potential, v_init=v_init, seed=seed),
         ]
         self.run(passes)
-        if not neuron_nodes(self.graph):
-            found = analog_activations(self.graph)
-            has = "these activations:" if found else "no activations"
-            if any(node.op in ("QuantizeLinear", "QLinearConv") for node in self.graph.nodes):
-                has = "QuantizeLinear, into which quantisation folds them: convert it before that"
-            raise UnsupportedModelError(
-                "the model has no ReLU, and no clip to a positive constant, that could become "
-                f"a spiking neuron; it has {has}",
-                found,
-            )
+        require_activations(self.graph, self.maxpool)
         if self.calibration is not None:
             last = self.current
             self.agreements.append(

@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
 from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError, require_one_of
-from onnx2snn.graph_passes.linear import MAX_POOLS, regions, require_channels
-from onnx2snn.graph_passes.spiking import MaxPool, activation_nodes, obstacles
-from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, regions, require_channels
+from onnx2snn.graph_passes.spiking import obstacles
+from onnx2snn.graph_passes.thresholds import activation_nodes, bounded_activations
 from onnx2snn.runtime.providers import Providers
 
 from .network import NO_CHANNELS, Network
@@ -69,14 +69,20 @@ def check(
     curved = {
         node.name for region in regions_to_approximate(graph, maxpool) for node in region.nodes
     }
-    found = {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined)}
+    left, now = (
+        {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined, done)}
+        for done in (True, False)
+    )
+    has_neurons = bool(activation_nodes(graph))
+    # Without a neuron nothing is in the way of one: what counts is what clips would leave.
+    found = now if has_neurons and not approximate else left
     approximated = curved if approximate else set()
-    if activation_nodes(graph) and not approximate:
+    if has_neurons and not approximate:
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
     needs_data = bool(unbounded_activations(graph) or approximated)
     rows = _rows(graph, found, curved, approximated, pools)
-    if not found and activation_nodes(graph):
+    if has_neurons and not found and not now:
         found = {refusal.node: refusal for refusal in _dry_run(network)}
         rows = [
             NodeReport(row.node, row.op, "obstacle", found[row.node].reason)
@@ -84,25 +90,30 @@ def check(
             else row
             for row in rows
         ]
-    blocking = set(found) - approximated
     options = []
     if needs_data:
         options.append(APPROXIMATION if approximated else CALIBRATION)
     if maxpool != "average":
         options.append(f"--maxpool {maxpool}")
-    converts = not blocking and any(row.role in ("neuron", "approximated") for row in rows)
+    blocking = set(found) | (curved - approximated) if found else set()
+    converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
+    helps = bool(curved) and not left and not approximate
     return Readiness(
-        converts, _verdict(converts, blocking, curved, options), tuple(options), rows, network.check
+        converts,
+        _verdict(converts, len(blocking), helps, options),
+        tuple(options),
+        rows,
+        network.check,
     )
 
 
-def _verdict(converts: bool, blocking: set[str], curved: set[str], options: list[str]) -> str:
+def _verdict(converts: bool, blocking: int, helps: bool, options: list[str]) -> str:
     if converts:
         return f"Converts{' with ' + ' '.join(options) if options else ' as it is'}."
-    remedy = f"; with {APPROXIMATION} it would" if curved and blocking <= curved else ""
+    remedy = f"; with {APPROXIMATION} it would" if helps else ""
     if not blocking:
         return f"Does not convert: it has no ReLU and no clip{remedy}."
-    count = f"{len(blocking)} nodes stand" if len(blocking) > 1 else "1 node stands"
+    count = f"{blocking} nodes stand" if blocking > 1 else "1 node stands"
     return f"Does not convert: {count} in the way{remedy}."
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from onnx2snn.graph_passes.driver import pass_name, unbound
 from onnx2snn.graph_passes.errors import DataError, is_number
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 
 from .correction import correct, shift_currents, switch_inputs
 from .inspection import has_json

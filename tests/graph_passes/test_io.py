@@ -62,6 +62,33 @@ def test_truncated(tmp_path, share):
         read_model(path)
 
 
+def test_nodes_in_disorder_are_sorted(tmp_path):
+    text = "g (float[N, 3] x, bool c) => (float[N, 3] y) { a = Neg (x) b = Exp (a) y = If (c) <"
+    text += "then_branch = t () => (float[N, 3] p) { p = Neg (b) }, "
+    text += "else_branch = e () => (float[N, 3] q) { q = Abs (a) }> }"
+    proto = model(text)
+    wanted = [node.op_type for node in proto.graph.node]
+    nodes = [proto.graph.node[place] for place in (2, 1, 0)]
+    shuffled = onnx.ModelProto()
+    shuffled.CopyFrom(proto)
+    del shuffled.graph.node[:]
+    shuffled.graph.node.extend(nodes)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(shuffled.SerializeToString())
+    for found in (read_model(path), files.read_any(shuffled).structure):
+        assert [node.op_type for node in found.graph.node] == wanted
+    assert [node.op_type for node in shuffled.graph.node] == wanted[::-1]
+
+
+def test_nodes_in_a_circle(tmp_path):
+    proto = model("g (float[N] x) => (float[N] y) { a = Neg (x) y = Exp (a) }")
+    proto.graph.node[0].input[0] = "y"
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="topologically sorted"):
+        read_model(path)
+
+
 def test_missing(tmp_path):
     with pytest.raises(ModelError, match="No such file"):
         read_model(tmp_path / "nothing.onnx")

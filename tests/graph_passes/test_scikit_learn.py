@@ -75,6 +75,28 @@ def test_imputers_become_standard_operators(missing):
     np.testing.assert_array_equal(run(g, x), before)
 
 
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("norm", ["MAX", "L1", "L2", None])
+@pytest.mark.parametrize("dtype", ["float", "double", "int64"])
+def test_normalizers_become_standard_operators(dtype, norm, opset):
+    given = f'<norm = "{norm}">' if norm else ""
+    proto = model(
+        f"g ({dtype}[N, 3] x) => (float[N, 3] y) "
+        f"{{ z = ai.onnx.ml.Normalizer{given}(x) y = Relu(z) }}"
+    )
+    proto.opset_import[0].version = opset
+    g = to_graph(proto)
+    x = (4 * X).astype({"float": np.float32, "double": np.float64, "int64": np.int64}[dtype])
+    # Where there is nothing to divide by.
+    x[1], x[2] = 0, [-1, -2, 0]
+    before = run(g, x)
+    changes_once(standardise_scikit_learn, g)
+    assert not any(node.domain for node in g.nodes)
+    infer_shapes(g)
+    assert g.outputs[0].inputs[0].inputs[0].shape == ["N", 3]
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-6)
+
+
 def classifier(zip_map):
     """As scikit-learn's exporter ends it: the class, and a list of dictionaries."""
     body = f"p = Softmax(x) l = ArgMax<axis = 1, keepdims = 0>(p) {zip_map}"

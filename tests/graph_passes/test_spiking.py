@@ -178,6 +178,19 @@ def test_lists_every_node_in_the_way():
     assert ops(g) == ["Clip", "Sigmoid", "Mul", "Exp", "Clip"]
 
 
+def test_quantized_layers_are_refused_as_such():
+    body = (
+        "a = Clip(x, zero, four) q, s, z = DynamicQuantizeLinear(a) f = Mul(s, four) "
+        "i = MatMulInteger(q, whole, z) c = Cast<to = 1>(i) m = Mul(c, f) y = Clip(m, zero, four)"
+    )
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | {"whole": np.ones((3, 3), np.uint8)})
+    with pytest.raises(UnsupportedModelError) as caught:
+        activations_to_neurons(g)
+    reasons = {refusal.op: refusal.reason for refusal in caught.value.refusals}
+    assert set(reasons) == {"DynamicQuantizeLinear", "MatMulInteger", "Mul"}
+    assert all("before quantization" in reason for reason in reasons.values())
+
+
 def test_what_comes_before_the_first_neuron_may_be_anything():
     g = graph(f"{SIGNATURE} {{ a = Sigmoid(x) b = Mul(a, x) y = Clip(b, zero, four) }}", WEIGHTS)
     assert activations_to_neurons(g)

@@ -129,8 +129,55 @@ def test_refusals_can_be_sent_from_process_to_process(kind):
 
 
 def test_a_curved_activation_is_refused_with_the_option_that_helps():
-    with pytest.raises(UnsupportedModelError, match=r"(?s)Sigmoid 's'.*--approximate N.*Mul 'm'"):
+    advice = (
+        "(?s)Sigmoid 's'.*--approximate N.*Mul 'm'.*as a function of 'a' alone.*--approximate N"
+    )
+    with pytest.raises(UnsupportedModelError, match=advice):
         convert(model(CURVED.replace("a = MatMul(x, w)", "z = Relu(x) a = MatMul(z, w)"), WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        "k = HardSigmoid<alpha = 0.1666667>(a) m = Mul(a, k)",
+        "i = Add(a, three) c = Clip(i, lo, six) k = Mul(c, sixth) m = Mul(a, k)",
+    ],
+)
+def test_a_hard_swish_in_parts_is_refused_with_the_option_that_helps(curve):
+    text = CURVED.replace("a = MatMul(x, w)", "z = Relu(x) a = MatMul(z, w)")
+    text = text.replace("s = Sigmoid(a) m = Mul(a, s)", curve)
+    numbers = {"three": np.float32(3), "six": np.float32(6), "sixth": np.float32(1 / 6)}
+    ann = model(text, WEIGHTS | numbers)
+    with pytest.raises(UnsupportedModelError, match=r"'m': .* of 'a' alone .*--approximate N"):
+        convert(ann)
+    assert check(ann).verdict.endswith("with --approximate N --calibration DATA it would.")
+    convert(ann, calibration=from_arrays(X), approximate=4)
+
+
+ALL_CURVED = CURVED.replace("r = Relu(b)", "t = Sigmoid(b) r = Mul(b, t)")
+GATED = CURVED.replace("r = Relu(b)", "t = Sigmoid(b) g = Mul(m, t) r = Sigmoid(g)")
+
+
+def test_without_a_relu_the_option_that_helps_is_named_where_it_does():
+    for text, helps in ((ALL_CURVED, True), (GATED, False)):
+        with pytest.raises(UnsupportedModelError, match="no ReLU") as caught:
+            convert(model(text, WEIGHTS))
+        assert ("--approximate N" in str(caught.value)) == helps
+
+
+def test_check_sees_gates_without_a_relu_too():
+    verdict = check(model(ALL_CURVED, WEIGHTS)).verdict
+    assert verdict.startswith("Does not convert: it has no ReLU and no clip; with --approximate N ")
+    assert check(model(ALL_CURVED, WEIGHTS), approximate=True).converts
+    ann = model(GATED, WEIGHTS)
+    for given, count in ((False, "5 nodes stand"), (True, "1 node stands")):
+        result = check(ann, approximate=given)
+        assert result.verdict == f"Does not convert: {count} in the way."
+        (gate,) = (row for row in result.nodes if row.node == "g")
+        assert (gate.role, gate.option) == ("obstacle", "")
+        assert "product of two activations" in gate.reason
+    with pytest.raises(UnsupportedModelError, match="Mul 'g': the product of two"):
+        convert(ann, calibration=from_arrays(X), approximate=4)
 
 
 def test_clips_stand_in_for_a_curved_activation():

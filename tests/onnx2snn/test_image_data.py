@@ -281,6 +281,32 @@ def test_linked_folders_are_followed(folder):
     assert open_data(str(folder / "val"), model=model).samples == 6
 
 
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [
+        (["N", 4, 4, 3], True),
+        (["N", None, None, 3], True),
+        (["N", 3, 4, 3], False),
+        (["N", 3, 4, 4], False),
+        (["N", 4, 4, 1], False),
+        (["N", 48], False),
+    ],
+)
+def test_channels_are_where_the_input_has_them(folder, shape, last):
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    wanted, _ = everything(open_data(str(folder / "val"), model=model, samples=5))
+    info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    model.graph.input[0].CopyFrom(info)
+    # As a state in a spiking network, whose default is no input of the user's.
+    model.graph.input.insert(0, onnx.helper.make_tensor_value_info("v", 1, ["N", 1, 1, 1]))
+    model.graph.initializer.append(onnx.helper.make_tensor("v", 1, [1, 1, 1, 1], [0.0]))
+    data = open_data(str(folder / "val"), model=model, samples=5)
+    found, labels = everything(data)
+    np.testing.assert_array_equal(found, wanted.transpose(0, 2, 3, 1) if last else wanted)
+    assert data.shape == found.shape
+    assert len(labels) == 5
+
+
 def test_images_need_a_preprocessing(folder):
     with pytest.raises(DataError, match=r'preprocessing = \{"size": 224, .* "std": \[0.229'):
         open_data("imagenet", folder)
