@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from .clips import QuantizedClip, TrainableClip
 from .configs import Config
 from .datasets import DataSet
+from .files import whole_file
 from .images import batches
 from .networks import Normalize, mobilenet, resnet18, resnet20, vgg, vgg16
 
@@ -184,23 +185,26 @@ def _require_space(path: Path, network: nn.Module) -> None:
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"{needed / 1e6:.0f} MB are needed in {path.parent} for checkpoints, "
-            f"{free / 1e6:.0f} MB are free",
+            f"{_size(needed)} are needed in {path.parent} for checkpoints, {_size(free)} are free",
         )
+
+
+def _size(count: int) -> str:
+    """Bytes in a unit in which they are not rounded to nothing."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
 
 
 def _save(path: Path, config: Config, parts: dict[str, Any], history: list[Epoch]) -> None:
     """Write the checkpoint whole or not at all."""
     content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    with whole_file(path) as file:
+        try:
             torch.save({**content, "config": asdict(config), "history": history}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        except RuntimeError as error:
+            # In the end torch finds the file too short, and says so in place of the cause.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _restore(path: Path, config: Config, parts: dict[str, Any]) -> list[Epoch]:

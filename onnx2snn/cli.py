@@ -1,14 +1,16 @@
 """The command line: the small commands, and those of other files."""
 
+import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from onnx2snn.graph_passes.errors import OutputError
 from onnx2snn.graph_passes.files import write_model
-from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 
 from . import tables
 from .cli_benchmark import benchmark
@@ -24,12 +26,14 @@ from .cli_run import run
 from .cli_train import train
 from .conversion_tables import readiness_table, recipe_table
 from .options import (
+    OutputPath,
     examples,
     json_option,
     maxpool_option,
     model_argument,
     print_json,
     reports_errors,
+    said_by_system,
     samples_option,
 )
 from .progress import no_progress
@@ -39,13 +43,36 @@ from .version import __version__
 # need them, so that --help and usage errors come at once.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands; what ``reports_errors`` cannot see, since it comes before or around them."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click does; help that cannot be written is one message too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            click.echo(f"Error: {said_by_system(error)}", err=True)
+            sys.exit(1)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does; but Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nAborted!", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="onnx2snn")
 def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
     if sys.stdout is None:
         # As the shell's >&- leaves it.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # As on standard error: the name of a file may have what the encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 main.add_command(benchmark)
@@ -119,7 +146,7 @@ def recipes(as_json: bool) -> None:
 @main.command()
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputPath(file_okay=False),
     default="demo-out",
     show_default=True,
     help="Folder for the networks and the plot; made if it is not there.",

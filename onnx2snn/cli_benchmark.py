@@ -12,11 +12,13 @@ from . import tables
 from .options import (
     MODEL,
     CountsType,
+    OutputPath,
     examples,
     json_option,
     print_json,
     reports_errors,
     require_plot,
+    tell_drawn,
 )
 from .progress import no_report
 
@@ -45,7 +47,7 @@ from .progress import no_report
     show_default=True,
     help="CPU threads; one is pinned to a core.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the ratios.")
+@click.option("--plot", type=OutputPath(), help="Draw the ratios.")
 @json_option
 @reports_errors
 def benchmark(
@@ -74,17 +76,16 @@ def benchmark(
             model, ann = stack.enter_context(demo_files())
         report = no_report if as_json else stack.enter_context(tables.overall_progress())
         found = benchmark_files(model, timesteps, batches, ann=ann, threads=threads, report=report)
-    if plot is not None:
-        _plot(plot, found)
     if as_json:
         print_json(found)
-        return
-    console = tables.console()
-    console.print(tables.benchmark_table(found))
-    if found["against"] == "step":
-        console.print("Give --ann to compare with T forward passes of the ANN.")
+    else:
+        console = tables.console()
+        console.print(tables.benchmark_table(found))
+        if found["against"] == "step":
+            console.print("Give --ann to compare with T forward passes of the ANN.")
     if plot is not None:
-        console.print(f"Drew {plot}.", markup=False)
+        _plot(plot, found)
+        tell_drawn(plot, as_json)
 
 
 def _plot(path: Path, found: dict[str, Any]) -> None:

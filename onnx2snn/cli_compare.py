@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnx2snn.graph_passes.errors import OutputError
-from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 
 from . import tables
 from .comparison import Comparison, compare_recipes
@@ -18,6 +18,7 @@ from .data_files import open_data
 from .options import (
     CALIBRATION_SAMPLES,
     TIMESTEPS,
+    OutputPath,
     batch_option,
     calibration_option,
     chosen_providers,
@@ -36,6 +37,7 @@ from .options import (
     require_plot,
     root_option,
     samples_option,
+    tell_drawn,
 )
 from .progress import no_report
 from .recipes import RECIPES, Recipe, recipe_by_name
@@ -69,12 +71,12 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 )
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     help="File that keeps each result as it comes, for the next run to go on from.  "
     "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
 )
 @maxpool_option("exact")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a curve for each recipe.")
+@click.option("--plot", type=OutputPath(), help="Draw a curve for each recipe.")
 @root_option
 @batch_option
 @device_option
@@ -130,14 +132,13 @@ def compare(
             report=report,
         )
     converted = any(row.scores for row in comparison.rows)
-    if plot is not None and converted:
-        _plot(plot, comparison, data)
     if as_json:
         print_json(_as_json(comparison, state))
     else:
         _print(comparison, state)
-        if plot is not None and converted:
-            tables.console().print(f"Drew {plot}.", markup=False)
+    if plot is not None and converted:
+        _plot(plot, comparison, data)
+        tell_drawn(plot, as_json)
     if not converted:
         sys.exit(1)
 

@@ -7,7 +7,7 @@ import click
 
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 
 from . import tables
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
@@ -16,6 +16,7 @@ from .options import (
     CALIBRATION_SAMPLES,
     SO_MANY,
     InitialPotentialType,
+    OutputPath,
     batch_option,
     calibration_option,
     chosen_providers,
@@ -46,7 +47,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 )
 @click.command()
 @model_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="SNN file.")
+@click.option("-o", "--output", type=OutputPath(), required=True, help="SNN file.")
 @calibration_option
 @click.option(
     "--recipe",

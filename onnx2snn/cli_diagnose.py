@@ -11,6 +11,7 @@ from . import tables
 from .data_files import open_data
 from .options import (
     MODEL,
+    OutputPath,
     batch_option,
     chosen_providers,
     data_option,
@@ -24,6 +25,7 @@ from .options import (
     require_plot,
     root_option,
     samples_option,
+    tell_drawn,
 )
 from .progress import no_progress
 
@@ -43,7 +45,7 @@ OTHER_FILE = (
 @click.option("--ann", **MODEL, required=True, help="The ANN it was made from.")
 @data_option
 @click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw each layer's errors.")
+@click.option("--plot", type=OutputPath(), help="Draw each layer's errors.")
 @root_option
 @samples_option
 @batch_option
@@ -90,10 +92,6 @@ def diagnose(
         providers=chosen_providers(device),
         track=no_progress if as_json else tables.track,
     )
-    if plot is not None:
-        from .plot import diagnosis_plot
-
-        diagnosis_plot(plot, layers, f"{data.name}, {data.samples} samples, T={timesteps}")
     if as_json:
         report = {
             "samples": data.samples,
@@ -102,10 +100,13 @@ def diagnose(
             "layers": [dataclasses.asdict(layer) for layer in layers],
         }
         print_json(report)
-        return
-    console = tables.console()
-    console.print(tables.diagnosis_table(layers, f"{data.samples} samples, T={timesteps}"))
-    if not same:
-        console.print(f"Note: {OTHER_FILE}.", style="yellow", markup=False)
+    else:
+        console = tables.console()
+        console.print(tables.diagnosis_table(layers, f"{data.samples} samples, T={timesteps}"))
+        if not same:
+            console.print(f"Note: {OTHER_FILE}.", style="yellow", markup=False)
     if plot is not None:
-        console.print(f"Drew {plot}.", markup=False)
+        from .plot import diagnosis_plot
+
+        diagnosis_plot(plot, layers, f"{data.name}, {data.samples} samples, T={timesteps}")
+        tell_drawn(plot, as_json)

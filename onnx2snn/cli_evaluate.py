@@ -15,6 +15,7 @@ from .data_files import open_data
 from .options import (
     MODEL,
     TIMESTEPS,
+    OutputPath,
     batch_option,
     chosen_providers,
     data_option,
@@ -30,6 +31,7 @@ from .options import (
     require_plot,
     root_option,
     samples_option,
+    tell_drawn,
     threads_option,
 )
 from .progress import no_progress
@@ -54,7 +56,7 @@ from .progress import no_progress
     help="Let samples leave once they are settled, at the last T at the latest: accuracy against "
     "mean T, for several rules.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy over time-steps.")
+@click.option("--plot", type=OutputPath(), help="Draw accuracy over time-steps.")
 @budget_options
 @root_option
 @samples_option
@@ -120,16 +122,14 @@ def evaluate(
         max_memory=max_memory,
         track=no_progress if as_json else tables.track,
     )
-    if plot is not None:
-        _plot(plot, report, data)
     if as_json:
         print_json(report)
     else:
-        console = tables.console()
         table = tables.early_exit_table if early_exit else tables.evaluation_table
-        console.print(table(report))
-        if plot is not None:
-            console.print(f"Drew {plot}.", markup=False)
+        tables.console().print(table(report))
+    if plot is not None:
+        _plot(plot, report, data)
+        tell_drawn(plot, as_json)
     require_budget(report, min_accuracy, max_drop)
 
 

@@ -10,6 +10,7 @@ from onnx2snn.graph_passes.files import write_model
 from . import tables
 from .inspection import lines_of
 from .options import (
+    OutputPath,
     examples,
     json_option,
     model_argument,
@@ -52,7 +53,7 @@ class LengthType(click.ParamType):
     "Triton Inference Server, with that file and a stateful model of one time-step. nir: the "
     "Neuromorphic Intermediate Representation, for other spiking simulators.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The result.")
+@click.option("-o", "--output", type=OutputPath(), required=True, help="The result.")
 @click.option(
     "-T",
     "--timesteps",
@@ -97,7 +98,7 @@ def export(
         refuse_options(given, "is not for --to nir: a NIR file has no time-steps")
         require_new(output, force)
         require_output(output, model)
-        notes = to_nir(model, output, preprocessing=preprocessing)
+        notes = to_nir(model, output, preprocessing=preprocessing, new=not force)
         if as_json:
             print_json({"output": str(output), "notes": notes})
             return
@@ -127,7 +128,7 @@ def export(
         inline=inline,
         preprocessing=preprocessing,
     )
-    write_model(result, output)
+    write_model(result, output, new=not force)
     _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
 
 

@@ -7,13 +7,21 @@ import click
 from onnx2snn.graph_passes.files import write_model
 
 from . import tables
-from .options import MODEL, examples, json_option, print_json, reports_errors, require_output
+from .options import (
+    MODEL,
+    OutputPath,
+    examples,
+    json_option,
+    print_json,
+    reports_errors,
+    require_output,
+)
 
 
 @examples("  onnx2snn import net.nir -o snn.onnx")
 @click.command("import")
 @click.argument("file", **MODEL)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The SNN.")
+@click.option("-o", "--output", type=OutputPath(), required=True, help="The SNN.")
 @click.option("--force", is_flag=True, help="Replace what stands at OUTPUT.")
 @json_option
 @reports_errors
@@ -24,7 +32,7 @@ def import_(file: Path, output: Path, force: bool, as_json: bool) -> None:
 
     require_new(output, force)
     require_output(output, file)
-    write_model(from_nir(file), output)
+    write_model(from_nir(file), output, new=not force)
     if as_json:
         print_json({"output": str(output)})
         return

@@ -18,6 +18,7 @@ from .options import (
     CALIBRATION_SAMPLES,
     MODEL,
     TIMESTEPS,
+    OutputPath,
     batch_option,
     chosen_providers,
     device_option,
@@ -30,6 +31,7 @@ from .options import (
     require_plot,
     root_option,
     samples_option,
+    tell_drawn,
 )
 from .progress import no_report
 from .published import OURS, SAID, published
@@ -80,12 +82,12 @@ from .tables import new_table
 )
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     default="reproduce.json",
     show_default=True,
     help="File that keeps what each batch came to, for the next run to go on from.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw it.")
+@click.option("--plot", type=OutputPath(), help="Draw it.")
 @root_option
 @batch_option
 @device_option
@@ -142,20 +144,19 @@ def reproduce(
             snn = converted(model, curve, calibration, seed, providers)
             found["curves"][curve.name] = measure(snn, curve.name, times, running)
     found["paper"] = _of_the_paper(what, network, times)
-    if plot is not None:
-        _plot(plot, found)
     if as_json:
         print_json(found)
-        return
-    console = tables.console()
-    console.print(_fired_table(found) if what == "fig1" else _accuracy_table(found, experiment))
-    console.print(
-        f"{path}, {data.name}, {data.samples} samples. The counts are in {state}.", markup=False
-    )
-    if what in SAID:
-        console.print(f"The paper: {SAID[what]}.", markup=False)
+    else:
+        console = tables.console()
+        console.print(_fired_table(found) if what == "fig1" else _accuracy_table(found, experiment))
+        console.print(
+            f"{path}, {data.name}, {data.samples} samples. The counts are in {state}.", markup=False
+        )
+        if what in SAID:
+            console.print(f"The paper: {SAID[what]}.", markup=False)
     if plot is not None:
-        console.print(f"Drew {plot}.", markup=False)
+        _plot(plot, found)
+        tell_drawn(plot, as_json)
 
 
 def _trained(network: str, dataset: str, root: Path | None, device: str, report: Any) -> Path:

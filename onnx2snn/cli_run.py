@@ -16,6 +16,7 @@ from .data_files import open_data
 from .options import (
     DATA,
     TIMESTEPS,
+    OutputPath,
     batch_option,
     chosen_providers,
     device_option,
@@ -57,7 +58,7 @@ from .progress import no_progress
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T at "
     "further read-outs, and firing rates.",
 )

@@ -12,7 +12,16 @@ from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError, 
 from onnx2snn.models.configs import read_config
 
 from . import tables
-from .options import device_option, examples, json_option, print_json, reports_errors, root_option
+from .options import (
+    OutputPath,
+    device_option,
+    examples,
+    json_option,
+    print_json,
+    reports_errors,
+    root_option,
+    said_by_system,
+)
 from .progress import Report, no_report
 
 
@@ -27,7 +36,7 @@ from .progress import Report, no_report
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputPath(file_okay=False),
     help="Folder for checkpoint.pt, log.csv, and the ONNX file with its card; made if it is not "
     "there.  [default: runs/NAME]",
 )
@@ -157,6 +166,6 @@ def _translated() -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(str(error)) from error
     except OSError as error:
-        raise OutputError(error.strerror or str(error)) from error
+        raise OutputError(said_by_system(error)) from error
     except (ValueError, FloatingPointError) as error:
         raise DataError(str(error)) from error

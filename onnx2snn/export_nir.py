@@ -65,13 +65,17 @@ def nir_package() -> Any:
 
 
 def to_nir(
-    snn: Model | ModelParts, path: str | os.PathLike[str], *, preprocessing: str | None = None
+    snn: Model | ModelParts,
+    path: str | os.PathLike[str],
+    *,
+    preprocessing: str | None = None,
+    new: bool = False,
 ) -> list[str]:
     """Write a spiking network as a NIR file (HDF5), whole or not at all; returns notes.
 
     snn: the file that ``convert`` made, or its model, or parts. The notes say, in words, what
     readers of the file ignore. preprocessing: what is done to an input before the network, in
-    words.
+    words. new: only if no file has that name by then.
 
     Raises ``ModelError`` for a file that is no SNN, ``UnsupportedModelError`` naming all nodes
     that NIR cannot hold, ``OutputError`` where nothing can be written and ``Onnx2SnnError``
@@ -90,7 +94,7 @@ def to_nir(
     graph.metadata["onnx2snn.metadata"] = json.dumps(entries, sort_keys=True)
     content = io.BytesIO()
     nir.write(content, graph)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue(), new=new)
     return notes
 
 

@@ -9,10 +9,12 @@ stateful model the reset is inside: state' = Where(START, v(0), state), and time
 each sample.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from onnx2snn.graph_passes.files import (
     check_writable,
     read_any,
     require_path,
-    write_bytes,
 )
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
@@ -65,11 +66,12 @@ def to_triton(
     stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
     of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
     SNN, of a fixed batch size, or of which an output is an input too, and ``OutputError`` where a
-    model of the name exists or nothing can be written.
+    model of the name exists, the name is not UTF-8 or nothing can be written.
     """
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
     names = name, f"{name}-stateful"
+    _require_text(name)
     _require_room(folder, names, force)
     require_whole("timesteps", timesteps, 1)
     loop = to_loop(snn, timesteps, preprocessing=preprocessing)
@@ -95,11 +97,20 @@ def to_triton(
         files[place / "1" / "model.onnx"] = model.SerializeToString()
         files[place / "README.md"] = page.encode()
         files[place / "config.pbtxt"] = pbtxt(config).encode()
-    _write_all(folder, files, names)
+    _write_all(folder, files, names, force)
     return [folder / name for name in names]
 
 
 # Files ----------------------------------------------------------------------------------
+
+
+def _require_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"'{name}' is no name for a model of Triton, since it is not UTF-8: rename it"
+        ) from error
 
 
 def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
@@ -112,23 +123,42 @@ def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
             raise OutputError(f"'{folder / name}' exists: give --force to replace its files")
 
 
-def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...]) -> None:
+def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...], force: bool) -> None:
     """New model folders appear whole; of those that exist, file after file is replaced."""
+    with _repository(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".onnx2snn-") as made:
+        for path, content in files.items():
+            target = Path(made) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in names:
+            if not (force and (folder / name).exists()):
+                # Fails where another process was faster, whose folder is not empty.
+                (Path(made) / name).rename(folder / name)
+                continue
+            for path in (path for path in files if path.parts[0] == name):
+                (folder / path).parent.mkdir(exist_ok=True)
+                if (folder / path).exists():
+                    shutil.copymode(folder / path, Path(made) / path)
+                (Path(made) / path).replace(folder / path)
+
+
+@contextlib.contextmanager
+def _repository(folder: Path) -> Iterator[None]:
+    """Make the folder, unless it is there; a failure leaves no new and empty one.
+
+    What the system refuses within is an ``OutputError``.
+    """
+    there = folder.exists()
     try:
         folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx2snn-") as temporary:
-            for path, content in files.items():
-                target = Path(temporary) / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(target, content)
-            for name in names:
-                if not (folder / name).exists():
-                    shutil.move(Path(temporary) / name, folder / name)
-                    continue
-                for path in (path for path in files if path.parts[0] == name):
-                    (folder / path).parent.mkdir(exist_ok=True)
-                    (Path(temporary) / path).replace(folder / path)
+        yield
     except OSError as error:
+        if not there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise OutputError(f"cannot write '{folder}': {error.strerror or error}") from error
 
 

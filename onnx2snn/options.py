@@ -1,5 +1,6 @@
 """The options that the commands share, and how they fail."""
 
+import errno
 import functools
 import json
 import os
@@ -16,10 +17,11 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.spiking import MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import MOST_THREADS
 
+from . import tables
 from .data_files import DATASETS
 
 
@@ -111,6 +113,19 @@ class SizeType(click.ParamType):
         return int(size)
 
 
+class OutputPath(click.Path):
+    """Where to write; "" is refused, which ``Path`` would take for the current folder."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The path; a usage error for an empty one."""
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def examples(text: str) -> Callable[[Any], Any]:
     """Add examples to a command's help, unwrapped."""
 
@@ -119,6 +134,14 @@ def examples(text: str) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+def said_by_system(error: OSError) -> str:
+    """What the system refused, and of which file; the current folder alone it does not name."""
+    text = error.strerror or str(error)
+    if error.filename:
+        return f"{text}: '{error.filename}'"
+    return f"{text}: the current folder" if error.errno == errno.ENOENT else text
 
 
 def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
@@ -133,8 +156,7 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
         except MemoryError as error:
             raise click.ClickException("out of memory: try a smaller --batch-size") from error
         except OSError as error:
-            place = f": '{error.filename}'" if error.filename else ""
-            raise click.ClickException(f"{error.strerror or error}{place}") from error
+            raise click.ClickException(said_by_system(error)) from error
 
     return wrapper
 
@@ -252,6 +274,12 @@ def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
         from .plot import check_format
 
         check_format(plot)
+
+
+def tell_drawn(plot: Path, as_json: bool) -> None:
+    """Say what was drawn, after all else: a plot that fails does not take the results with it."""
+    if not as_json:
+        tables.console().print(f"Drew {plot}.", markup=False)
 
 
 def chosen_providers(device: str) -> list[Any]:

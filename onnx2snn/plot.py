@@ -60,7 +60,8 @@ def accuracy_plot(
     # Where all is near the top, from 0 on no difference could be seen.
     bottom = 0 if min(drawn) < 50 else 10 * ((min(drawn) - 1) // 10)
     axes.set_ylim(bottom, min(102, max(drawn) + max(1, 0.1 * (max(drawn) - bottom))))
-    axes.set(xlabel="time-steps T", ylabel=what, title=title)
+    axes.set(xlabel="time-steps T", ylabel=what)
+    set_title(axes, title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if len(curves) == 1 else "best")
     save(figure, path)
@@ -93,7 +94,8 @@ def early_exit_plot(
     _time_axis(axes, ticks)
     drawn = [value for _, value in (*fixed, *early)] + ([] if ann is None else [ann])
     _stretch(axes, min(drawn), max(drawn))
-    axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched", title=title)
+    axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched")
+    set_title(axes, title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     save(figure, path)
@@ -131,7 +133,8 @@ def comparison_plot(
     _time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values if value is not None]
     _stretch(axes, min([*drawn, ann]), max([*drawn, ann]))
-    axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN", title=title)
+    axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN")
+    set_title(axes, title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
     save(figure, path)
@@ -159,6 +162,11 @@ def _stretch(axes: Any, low: float, high: float) -> None:
     ticks = {round((high - gap) * (2 if gap < 2 else 1)) / (2 if gap < 2 else 1) for gap in gaps}
     axes.set_yticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
     axes.minorticks_off()
+
+
+def set_title(axes: Any, text: str) -> None:
+    """A title as it is: a file's name in it may look like a formula, or be no text at all."""
+    axes.set_title(printable(text), parse_math=False)
 
 
 def _time_axis(axes: Any, times: Sequence[int]) -> None:
@@ -192,7 +200,8 @@ def diagnosis_plot(path: Path, layers: Sequence[LayerDiagnosis], title: str) -> 
     axes.set_yticks(places, [_label(layer) for layer in ordered], parse_math=False)
     axes.set_ylim(len(ordered) + 0.6, 0.4)
     axes.set_xlim(left=0)
-    axes.set(xlabel="RMS error (% of the RMS of the activations)", title=title)
+    axes.set(xlabel="RMS error (% of the RMS of the activations)")
+    set_title(axes, title)
     axes.grid(alpha=0.3, axis="x")
     figure.legend(ncols=5, loc="outside lower center")
     save(figure, path)

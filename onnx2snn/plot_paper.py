@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .plot import pyplot, save
+from .plot import pyplot, save, set_title
+from .tables import printable
 
 
 def fired_plot(
@@ -33,7 +34,7 @@ def fired_plot(
     count = len(next(iter(curves.values())))
     scale = plt.cm.ScalarMappable(plt.Normalize(1, count), "viridis")
     figure.colorbar(scale, ax=panels, label="layer")
-    figure.suptitle(title)
+    figure.suptitle(printable(title), parse_math=False)
     save(figure, path)
 
 
@@ -58,7 +59,8 @@ def potential_plot(
         axes.plot(potentials, values, marker="o", markersize=4, color=color, label=f"T={t}")
     axes.axvspan(0.4, 0.6, color="grey", alpha=0.15)
     axes.set_xticks(potentials)
-    axes.set(xlabel="v(0) / V_th", ylabel="accuracy (%)", title=title)
+    axes.set(xlabel="v(0) / V_th", ylabel="accuracy (%)")
+    set_title(axes, title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     save(figure, path)

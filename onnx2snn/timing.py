@@ -4,6 +4,7 @@ Each contestant may run in a process of its own, so that memory can be told apar
 library's threads disturb another's.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -141,12 +142,18 @@ class Contestant:
 def _serve(
     connection: Connection, pinned: bool, make: Callable[..., Any], arguments: Sequence[object]
 ) -> None:
-    """Make the object and answer calls until the parent closes the connection."""
+    """Make the object and answer calls until the parent closes the connection, or is gone."""
     # Ctrl-C is the parent's, which then closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if pinned:
         pin()
+    with contextlib.suppress(EOFError, ConnectionError):
+        _answer_calls(connection, make, arguments)
 
+
+def _answer_calls(
+    connection: Connection, make: Callable[..., Any], arguments: Sequence[object]
+) -> None:
     def answer(function: Callable[..., Any], given: Sequence[object]) -> Any:
         value, error, start = None, None, time.perf_counter()
         try:
@@ -158,9 +165,6 @@ def _serve(
     seconds, made, error = answer(make, arguments)
     connection.send((seconds, None, peak_memory(), error))
     while error is None:
-        try:
-            method, given = connection.recv()
-        except EOFError:
-            return
+        method, given = connection.recv()
         seconds, value, failed = answer(getattr(made, method), given)
         connection.send((seconds, value, peak_memory(), failed))

@@ -225,11 +225,12 @@ def test_what_is_known_beforehand_is_said_beforehand(tmp_path, data, monkeypatch
     assert result.exit_code == 1
     assert f"no folder train in {data}" in result.output
     assert "--data-root" in result.output
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1200)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     result = CliRunner().invoke(main, [*arguments, str(tmp_path / "full")])
     assert result.exit_code == 1
     assert "MB are needed" in result.output
+    assert "1.2 KB are free" in " ".join(result.output.split())
 
 
 @needs_torch
@@ -243,11 +244,27 @@ def test_a_disk_that_fills_up_harms_no_checkpoint(tmp_path, data, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(training.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         train_tiny(tmp_path / "out", data)
+    assert raised.value.filename == str(tmp_path / "out" / "checkpoint.pt")
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["checkpoint.pt"]
     assert_same(train_tiny(tmp_path / "out", data)[0], expected)
+
+
+@needs_torch
+def test_a_checkpoint_that_is_cut_off_is_named(tmp_path, data):
+    arguments = ["train", "resnet20-fashion-mnist", "--data-root", str(data), "-o"]
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        result = CliRunner().invoke(main, [*arguments, str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: File too large: '{tmp_path / 'out' / 'checkpoint.pt'}'\n"
+    assert not (tmp_path / "out").exists()
 
 
 @needs_torch

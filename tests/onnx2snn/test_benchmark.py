@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from typing import get_args
 
 import dyadic
@@ -36,6 +39,15 @@ def test_a_contestant_is_an_object_elsewhere():
         Contestant(Contender, "broken")
     with Contestant(Contender, "ab", pinned=False) as free:
         assert free.call("where")[1][1] == sorted(os.sched_getaffinity(0))
+
+
+def test_a_contestant_whose_parent_is_gone_ends_quietly():
+    text = (
+        "import signal, time; from onnx2snn.timing import Contestant; "
+        "signal.alarm(1); Contestant(time.sleep, 2)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (-signal.SIGALRM, b"")
 
 
 def test_rounds_take_turns():
@@ -104,7 +116,7 @@ def test_the_figures_belong_together(files):
     assert benchmark(snn, 4, [1], rounds=1)["against"] == "step"
 
 
-def test_the_command(files):
+def test_the_command(files, monkeypatch):
     def call(*options, code=0):
         result = CliRunner().invoke(main, ["benchmark", *options])
         assert result.exit_code == code, result.output
@@ -125,6 +137,12 @@ def test_the_command(files):
     assert "not the same network" in " ".join(refused.split())
     assert "give MODEL" in call("--ann", "ann.onnx", code=2)
     assert "samples start at 1" in call("snn.onnx", "--batch", "0", code=2)
+
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    assert "directory: the current folder\n" in call(str(files / "snn.onnx"), *options, code=1)
 
 
 def test_inputs(files):

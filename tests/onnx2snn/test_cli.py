@@ -17,7 +17,17 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert, diagnose, open_data, plot, write_model
+from onnx2snn import (
+    OutputError,
+    SpikingSession,
+    convert,
+    diagnose,
+    open_data,
+    plot,
+    plot_paper,
+    readiness,
+    write_model,
+)
 from onnx2snn.cli import main
 from onnx2snn.runtime import groups, kernel_forms
 
@@ -651,6 +661,39 @@ def test_plots(snn, monkeypatch):
     assert "onnx2snn[plot]" in invoke(*options, "curve.png", code=1).output
 
 
+@pytest.mark.parametrize("name", ["cost_$5_vs_$10.npz", "$x_{$.npz", "caf\udce9.npz"])
+def test_titles_of_plots_show_names_as_they_are(monkeypatch, name):
+    drawn, save = [], plot.save
+    monkeypatch.setattr(
+        plot, "save", lambda figure, path: [drawn.append(figure), save(figure, path)]
+    )
+    plot.accuracy_plot(Path("plot.png"), [4], {"SNN": [50.0]}, None, name)
+    plot.early_exit_plot(Path("plot.png"), [(4, 50.0)], [(2.0, 50.0)], None, name, "accuracy (%)")
+    plot.comparison_plot(Path("plot.png"), [4], {"opi": [50.0]}, 90.0, name, "accuracy (%)")
+    plot.diagnosis_plot(Path("plot.png"), [], name)
+    plot_paper.potential_plot(Path("plot.png"), [4], {"0.5": [50.0]}, 90.0, name)
+    titles = [figure.axes[0].get_title() for figure in drawn]
+    assert titles == [name.replace("\udce9", "?")] * 4
+    plot_paper.fired_plot(Path("plot.png"), [1], {"a": {"l": [5.0]}, "b": {"l": [5.0]}}, name)
+
+
+def test_a_plot_that_fails_takes_no_results(snn, monkeypatch):
+    def full(figure, path):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(plot, "save", full)
+    data = ("--data", "data.npz", "-T", "4", "--plot", "plot.png")
+    for options, shown in (
+        (("evaluate", snn), "SOPs"),
+        (("diagnose", snn, "--ann", "ann.onnx"), "clipping"),
+        (("compare", "ann.onnx", "--recipes", "opi"), "1 results"),
+        (("evaluate", snn, "--json"), '"samples": 20'),
+    ):
+        result = invoke(*options, *data, code=1)
+        assert shown in result.stdout
+        assert "no room" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("values", "ann", "limits"),
     [
@@ -666,6 +709,48 @@ def test_a_curve_near_the_top_is_drawn_near(monkeypatch, values, ann, limits):
     times = [4, 8][: len(values)]
     plot.accuracy_plot(Path("plot.png"), times, {"SNN": values}, ann, "title")
     np.testing.assert_allclose(drawn[0].axes[0].get_ylim(), limits)
+
+
+def test_what_the_encoding_lacks_is_escaped(snn):
+    for options, name in (
+        (("run", snn, "--input", "data.npy", "-T", "4"), "\xfc.npz"),
+        (("convert", "ann.onnx"), "\xfc.onnx"),
+        (("export", snn, "--to", "loop", "-T", "4"), "\xfcloop.onnx"),
+    ):
+        result = CliRunner(charset="ascii").invoke(main, [*options, "-o", name])
+        assert result.exit_code == 0, result.output
+        assert f"Wrote {name}".replace("\xfc", "\\xfc") in result.stdout
+        assert Path(name).exists()
+
+
+def test_a_file_keeps_its_permissions(snn):
+    for options, name in (
+        (("convert", "ann.onnx"), "out.onnx"),
+        (("run", snn, "--input", "data.npy", "-T", "4"), "out.npz"),
+    ):
+        invoke(*options, "-o", name)
+        assert Path(name).stat().st_mode == Path("ann.onnx").stat().st_mode
+        Path(name).chmod(0o600)
+        invoke(*options, "-o", name)
+        assert Path(name).stat().st_mode & 0o777 == 0o600
+
+
+def test_interrupted(monkeypatch):
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(readiness, "check", interrupt)
+    assert invoke("check", "ann.onnx", code=130).stderr.split() == ["Aborted!"]
+
+
+def test_an_empty_name_is_no_output(snn):
+    for options in (
+        ("convert", "ann.onnx", "-o", ""),
+        ("export", snn, "--to", "triton", "-T", "4", "-o", ""),
+        ("evaluate", snn, "--data", "data.npz", "-T", "4", "--plot", ""),
+        ("train", "resnet20-fashion-mnist", "-o", ""),
+    ):
+        assert "the name is empty" in invoke(*options, code=2).output
 
 
 def test_cuda_that_is_not_there(snn, monkeypatch):
@@ -699,9 +784,10 @@ def test_as_a_process(folder):
     assert done.stdout == ""
     assert call("convert").returncode == 2
     # A disk that is full, and a shell's >&-.
-    full = subprocess.run(f"{script} recipes > /dev/full", shell=True, stderr=subprocess.PIPE)
-    assert full.returncode == 1
-    assert full.stderr == b"Error: No space left on device\n"
+    for words in ("recipes", "--help", "convert --help"):
+        full = subprocess.run(f"{script} {words} > /dev/full", shell=True, stderr=subprocess.PIPE)
+        assert full.returncode == 1
+        assert full.stderr == b"Error: No space left on device\n"
     closed = subprocess.run(f"{script} recipes >&-", shell=True, stderr=subprocess.PIPE)
     assert (closed.returncode, closed.stderr) == (0, b"")
 

@@ -1,5 +1,8 @@
 """A Triton model repository: its configurations, and the sequence protocol on ONNX Runtime."""
 
+import os
+import re
+
 import dyadic
 import numpy as np
 import onnx
@@ -9,7 +12,7 @@ import stock
 from click.testing import CliRunner
 from kinds import KINDS, Kind, Network, model_of
 
-from onnx2snn import SpikingSession, convert
+from onnx2snn import OutputError, SpikingSession, convert, export_triton
 from onnx2snn.cli import main
 from onnx2snn.export_triton import START, pbtxt, stateful_model, to_triton
 
@@ -114,6 +117,33 @@ def test_repository(tmp_path):
     assert (tmp_path / "r" / "snn" / "2").is_dir()
     assert (tmp_path / "r" / "snn" / "config.pbtxt").read_text() != "mine"
     assert not list((tmp_path / "r").glob(".*"))
+
+
+def test_a_model_that_came_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    snn = convert(dyadic.to_onnx(dyadic.finish(2))).model
+    to_triton(snn, tmp_path / "r", 3)
+    files = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()}
+    monkeypatch.setattr(export_triton, "_require_room", lambda folder, names, force: None)
+    with pytest.raises(OutputError, match="not empty"):
+        to_triton(snn, tmp_path / "r", 4)
+    assert {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()} == files
+    one = min(files)
+    one.chmod(0o600)
+    to_triton(snn, tmp_path / "r", 4, force=True)
+    assert one.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_written(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    snn = convert(dyadic.to_onnx(dyadic.finish(2))).model
+    with pytest.raises(OutputError, match="not UTF-8"):
+        to_triton(snn, tmp_path / "r", 3, name="caf\udce9")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=re.escape(f"cannot write '{tmp_path / 'r'}': No space")):
+        to_triton(snn, tmp_path / "r", 3)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("gpu", [False, True])
