@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice
 from .coding import Coding, check_coding, encode
+from .dense import with_rows_of_weights
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .estimate import costs_of
 from .given import checked_inputs, require_states
@@ -101,6 +102,9 @@ class SpikingSession:
         if threads is not None:
             require_whole("threads", threads, 1, MOST_THREADS)
         made, chosen = build_plan(read_any(model)), resolve_providers(providers)
+        if max_memory is None:
+            # Which has both for a while.
+            made = with_rows_of_weights(made)
         network = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
         self._plan = made = network.plan
         self.precisions: tuple[LayerPrecision, ...] = network.precisions

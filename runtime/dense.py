@@ -1,0 +1,65 @@
+"""Dense layers in the one form that graphs can share weights in, whoever exported them."""
+
+import gc
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx2snn.graph_passes.weights import copy_model, replace_all, stub
+
+from .chunks import CACHED
+from .graphs import attributes_of, operands
+from .plan import Plan
+
+
+def with_rows_of_weights(plan: Plan) -> Plan:
+    """The plan with the large weights of its dense time-steps as rows, one for each output.
+
+        y = x W, or Gemm(x, W, b)    becomes    y = Gemm(x, W^T, b), transB = 1
+
+    x [rows, inputs], W [inputs, outputs], as TensorFlow, JAX and scikit-learn have it. What is
+    [outputs, inputs] ``with_weights_first`` can read where it is. The sums are of the same
+    products. A weight that several nodes read, and one for tensors of other axes, stays.
+    """
+    graphs = [plan.prologue, plan.step, plan.epilogue, plan.read_out]
+    nodes = [node for model in graphs if model is not None for node in model.graph.node]
+    readers = Counter(name for node in nodes for name in operands(node))
+    large = {
+        name
+        for name, values in plan.weights.items()
+        if values.ndim == 2 and values.size > CACHED and readers[name] == 1
+    }
+    if not large:
+        return plan
+    axes, step, turned = _axes(plan.step), copy_model(plan.step), set[str]()
+    for node in step.graph.node:
+        plain = node.op_type == "MatMul" and axes.get(node.input[0]) == 2
+        gemm = node.op_type == "Gemm" and not attributes_of(node).get("transB", 0)
+        if (plain or gemm) and node.input[1] in large:
+            kept = [a for a in node.attribute if a.name != "transB"]
+            replace_all(node.attribute, [*kept, helper.make_attribute("transB", 1)])
+            node.op_type = "Gemm"
+            turned.add(node.input[1])
+    if not turned:
+        return plan
+    for tensor in step.graph.initializer:
+        if tensor.name in turned:
+            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims[::-1]))
+    weights = {
+        name: np.ascontiguousarray(values.T) if name in turned else values
+        for name, values in plan.weights.items()
+    }
+    # The graph of the plan, nodes and tensors that hold each other, has the old ones, too.
+    gc.collect()
+    return replace(plan, step=step, weights=weights)
+
+
+def _axes(model: onnx.ModelProto) -> dict[str, int]:
+    """How many axes the tensors of a model have, as far as that can be inferred."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    infos = (*graph.input, *graph.value_info)
+    kinds = {info.name: info.type.tensor_type for info in infos}
+    return {name: len(kind.shape.dim) for name, kind in kinds.items() if kind.HasField("shape")}
