@@ -11,7 +11,7 @@ import onnx.numpy_helper
 from google.protobuf.message import Message
 
 from .errors import ModelError
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, subgraphs
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, operands, subgraphs
 from .weights import replace_all
 
 # onnx-graphsurgeon changes or loses these types without a word.
@@ -176,11 +176,12 @@ def check_values(tensor: onnx.TensorProto, what: str) -> None:
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Let each node come after those that make what it reads; some tools leave them in disorder.
 
-    A graph in order stays as it is, and so does one with a cycle, which the checker refuses.
+    A graph in order stays as it is, and so do one with a cycle, which the checker refuses, and
+    the graphs inside nodes.
     """
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     needs = {
-        place: {makers[n] for inner in all_nodes([node]) for n in inner.input if n in makers}
+        place: {makers[name] for name in operands(node) if name in makers}
         for place, node in enumerate(graph.node)
     }
     if all(max(makes, default=-1) < place for place, makes in needs.items()):

@@ -18,10 +18,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
 from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors
-from .editing import mark_inner_nodes, name_nodes, tidy
+from .editing import mark_inner_nodes, name_nodes, subgraphs_of, tidy
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
-from .limits import all_nodes, sizes_of_functions, with_shapes
+from .limits import all_nodes, graphs_in, sizes_of_functions, with_shapes
 from .neuron_functions import FUNCTIONS
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
@@ -173,7 +173,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     sequences = {info.name: info.type for info in infos if info.type.HasField("sequence_type")}
     with G_LOGGER.suppress():
         graph = gs.import_onnx(structure)
-    for tensor in graph.tensors().values():
+    for tensor in _tensors(graph):
         if tensor.name in sequences:
             # onnx-graphsurgeon knows sequences of tensors alone, not those of maps.
             tensor.sequence = sequences[tensor.name]
@@ -184,6 +184,12 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     # Else what reads a tensor in vain would keep passes from what they look for.
     tidy(graph)
     return graph
+
+
+def _tensors(graph: gs.Graph) -> list[gs.Tensor]:
+    """The tensors of a graph and of those inside it."""
+    inner = (subgraph for node in graph.nodes for subgraph in subgraphs_of(node))
+    return [*graph.tensors().values(), *(tensor for each in inner for tensor in _tensors(each))]
 
 
 def _drop_empty_lists(node: onnx.NodeProto) -> None:
@@ -307,6 +313,10 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
         for tensor in constants:
             if tensor.name in held:
                 tensor.values = held[tensor.name]
+    for inner in (inner for node in all_nodes(model.graph.node) for inner in graphs_in(node)):
+        # Else it would hold what it reads from outside once more, as a stub.
+        own = [tensor for tensor in inner.initializer if tensor.name not in weights]
+        replace_all(inner.initializer, own)
     for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         if info.name in sequences:
             info.type.CopyFrom(sequences[info.name])

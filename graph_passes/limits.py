@@ -57,13 +57,34 @@ def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
+def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside a node."""
+    return [graph for attribute in node.attribute for graph in subgraphs(attribute)]
+
+
+def made_in(graph: onnx.GraphProto) -> set[str]:
+    """The names of what a subgraph makes itself."""
+    names = {info.name for info in graph.input} | {t.name for t in graph.initializer}
+    return names | {name for inner in graph.node for name in inner.output}
+
+
+def operands(node: onnx.NodeProto) -> list[str]:
+    """The names of all that a node reads: its inputs, and what its subgraphs capture."""
+    names = list(node.input)
+    for graph in graphs_in(node):
+        local = made_in(graph)
+        read = [name for inner in graph.node for name in operands(inner)]
+        read += [info.name for info in graph.output]
+        names += [name for name in read if name not in local]
+    return list(dict.fromkeys(names))
+
+
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Nodes and those of the graphs inside them."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for subgraph in subgraphs(attribute):
-                yield from all_nodes(subgraph.node)
+        for graph in graphs_in(node):
+            yield from all_nodes(graph.node)
 
 
 def check_structure(model: onnx.ModelProto, what: str) -> None:

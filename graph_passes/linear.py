@@ -121,10 +121,18 @@ def channel_axis(tensor: gs.Tensor) -> int:
 
 
 def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
-    """The axis along which a tensor has the samples, as far as shapes tell; else 0."""
-    symbols = {given.shape[0] for given in graph.inputs if given.shape} - {None}
-    found = (axis for axis, size in enumerate(tensor.shape or ()) if size in symbols)
-    return next((axis for axis in found if isinstance(tensor.shape[axis], str)), 0)
+    """The axis along which a tensor has the samples, as far as shapes tell; else 0.
+
+    Behind a Reshape to [-1, ...] their number has lost its name: then it is the one open size.
+    """
+    names = {given.shape[0] for given in graph.inputs if given.shape}
+    names = {name for name in names if isinstance(name, str)}
+    shape = list(tensor.shape or ())
+    open_sizes = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+    found = [axis for axis in open_sizes if shape[axis] in names]
+    if not found and names and len(open_sizes) == 1 and isinstance(shape[0], int):
+        found = open_sizes
+    return found[0] if found else 0
 
 
 def require_channels(graph: gs.Graph, nodes: Iterable[gs.Node], what: str) -> None:

@@ -40,7 +40,8 @@ class Ann:
         self._inputs = {
             source.name: (source.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[source.name]))
             for source in self._session.get_inputs()
-            if source.name in kinds
+            # Weights that are inputs to ONNX Runtime are fed with each run.
+            if source.name in kinds and source.name not in self._session.weight_feed
         }
 
     def _fixed_batch(self) -> int | None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
-from onnx2snn.runtime.graphs import names_in, operands, unused_prefix
+from onnx2snn.runtime.graphs import names_in, unused_prefix
 from onnx2snn.runtime.inputs import check_finite
 
 from .ann import with_outputs

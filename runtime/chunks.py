@@ -35,8 +35,8 @@ nodes: 20 layers of 128, ``best``, N=4, T=32, took 1.16, 1.04, 0.82 and 0.75 of 
 time-steps in runs of 32, 16, 8 and 4, and three layers of 64, N=1, 0.54, 0.52, 0.54 and 0.61."""
 
 MOST_NODES = 2**13
-"""Nodes of a chunk, not counting those of tiles: to make a longer one takes ONNX Runtime time out
-of proportion.
+"""Nodes of a chunk, a neuron and a layer on tiles being one each: to make a longer one takes ONNX
+Runtime time out of proportion.
 
 Measured on a Xeon, N=1, images of 64 x 64, the first run of 32 time-steps and later ones, seconds,
 in chunks of 4, 8 and 16: a NASNet (1274 nodes a time-step) 5.5, 11.4, 31.1 (85 in chunks of 32) and

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.weights import copy_model, replace_all, stub
 
 from .chunks import CACHED
-from .graphs import attributes_of, operands
+from .graphs import attributes_of
 from .plan import Plan
 
 

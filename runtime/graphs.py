@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.limits import graphs_in, made_in, operands
 from onnx2snn.graph_passes.weights import replace_all
 
 Layer = TypeVar("Layer")
@@ -64,8 +65,8 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Give tensors other names, also where subgraphs capture them."""
     node.input[:] = [names.get(name, name) for name in node.input]
     node.output[:] = [names.get(name, name) for name in node.output]
-    for graph in _subgraphs(node):
-        local = _local(graph)
+    for graph in graphs_in(node):
+        local = made_in(graph)
         outer = {name: new for name, new in names.items() if name not in local}
         for inner in graph.node:
             _rename(inner, outer)
@@ -73,36 +74,15 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
             info.name = outer.get(info.name, info.name)
 
 
-def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-
-
-def _local(graph: onnx.GraphProto) -> set[str]:
-    """The names of what a subgraph makes itself."""
-    names = {info.name for info in graph.input} | {t.name for t in graph.initializer}
-    return names | {name for inner in graph.node for name in inner.output}
-
-
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """The values of a node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def operands(node: onnx.NodeProto) -> list[str]:
-    """The names of all that a node reads: its inputs, and what its subgraphs capture."""
-    names = list(node.input)
-    for graph in _subgraphs(node):
-        local = _local(graph)
-        read = [name for inner in graph.node for name in operands(inner)]
-        read += [info.name for info in graph.output]
-        names += [name for name in read if name not in local]
-    return list(dict.fromkeys(names))
-
-
 def names_read(model: onnx.ModelProto) -> set[str]:
-    """The names of what a model's nodes read, and of its outputs."""
+    """The names of what a model's nodes read, and of its inputs and outputs."""
     read = {name for node in model.graph.node for name in operands(node)}
-    return read | {info.name for info in model.graph.output}
+    return read | {info.name for info in (*model.graph.input, *model.graph.output)}
 
 
 def names_left(model: onnx.ModelProto) -> set[str]:

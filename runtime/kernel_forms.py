@@ -132,7 +132,10 @@ class StandIns:
 
 def with_stand_ins(step: onnx.ModelProto, bodies: tuple[Body, ...]) -> StandIns:
     """Put stand-ins in the places of neurons whose bodies are these."""
-    mark = unused_prefix(names_in(step), "stand-in/")
+    # In no name, also where something else is put before it.
+    mark = "stand-in/"
+    while any(mark in name for name in names_in(step)):
+        mark = "_" + mark
     gone = {node.name for body in bodies for node in body.nodes}
     nodes = [node for node in step.graph.node if node.name not in gone]
     for body in bodies:

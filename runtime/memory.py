@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
 
-from .graphs import attributes_of, give_shapes, operands
+from .graphs import attributes_of, give_shapes
 from .kernel_forms import block_of_channels, layer_by_layer, padded_channels
 from .plan import Plan, State
 from .unroll import unrolled

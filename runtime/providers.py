@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,8 @@ def create_session(
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
-    From ``ModelParts``, a CPU session shares the weights with the caller, except those that ONNX
-    Runtime repacks for speed, and holds all of them once more while it is made.
+    From ``ModelParts``, a CPU session shares the weights that ``names_left`` names with the caller,
+    but for what ONNX Runtime repacks for speed, and holds all of them once more while it is made.
 
     threads: within an operator; None for ONNX Runtime's choice.
     once: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since the
@@ -300,15 +301,20 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
         external = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(f"{external}file_name", "weights")
         options.add_session_config_entry(f"{external}min_size_in_bytes", str(STAYS_INLINE))
-        # That fusion would take convolutions out of the layout.
+        make = partial(
+            ort.InferenceSession,
+            parts.structure.SerializeToString(),
+            options,
+            providers=[CPU],
+            # That fusion would take convolutions out of the layout.
+            disabled_optimizers=["ConvAddActivationFusion"],
+        )
         try:
-            ort.InferenceSession(
-                parts.structure.SerializeToString(),
-                options,
-                providers=[CPU],
-                disabled_optimizers=["ConvAddActivationFusion"],
-            )
+            make()
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
+            options.optimized_model_filepath = ""
+            # Raises what is wrong with the model, if it was not the writing that failed.
+            make()
             raise OSError(first_line(error)) from error
         del given  # It reads them until here.
         return _read_laid_out(path)

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .graphs import attributes_of, operands
+from onnx2snn.graph_passes.limits import operands
+
+from .graphs import attributes_of
 from .memory import Sizes, sizes_of
 from .plan import State
 

@@ -21,11 +21,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.limits import WEIGHTED
+from onnx2snn.graph_passes.limits import WEIGHTED, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .graphs import Writer, attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
+from .graphs import Writer, attributes_of, names_in, renamed, unused_prefix, with_nodes
 from .plan import Neuron, Plan
 
 CONSERVING = ("IF", "BurstIF")

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.weights import copy_model, replace_all
 
-from .graphs import Writer, names_in, operands, renamed, unused_prefix
+from .graphs import Writer, names_in, renamed, unused_prefix
 from .integer_layers import IntegerLayer
 from .plan import State
 

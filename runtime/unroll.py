@@ -20,7 +20,9 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import helper
 
-from .graphs import attributes_of, names_in, operands, renamed, unused_prefix, with_nodes
+from onnx2snn.graph_passes.limits import operands
+
+from .graphs import attributes_of, names_in, renamed, unused_prefix, with_nodes
 from .plan import State
 
 

@@ -11,6 +11,8 @@ from onnx2snn.graph_passes import (
     fold_forward,
     verify,
 )
+from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.weights import attach
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4)).astype(np.float32)
@@ -151,3 +153,21 @@ def test_a_branch_that_is_constant(inside):
     changes_once(fold_constants, g)
     assert ops(g) == ["Mul"]
     np.testing.assert_array_equal(run(g, X), wanted)
+
+
+@pytest.mark.parametrize("size", [15, 16])
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_a_branch_reads_from_outside_is_no_stub(size, outside):
+    """As large weights of the graph itself are, which others read, too."""
+    text = (
+        f"net (float[N, {size}] x, bool c) => (float[N, 16] y) {{ i = If (c) <"
+        "then_branch = t () => (float[N, 16] p) { p = MatMul (x, w) }, "
+        "else_branch = e () => (float[N, 16] q) { m = MatMul (x, w) q = Neg (m) }> "
+    )
+    text += "o = MatMul (x, w) y = Add (i, o) }" if outside else "y = Identity (i) }"
+    parts = to_parts(graph(text, {"w": np.ones((size, 16), np.float32)}))
+    assert list(parts.weights) == (["w"] if outside and size == 16 else [])
+    x = np.ones((2, size), np.float32)
+    for choice, sign in ((True, 1), (False, -1)):
+        found = run(attach(parts), x, np.array(choice))
+        np.testing.assert_array_equal(found, (sign + outside) * size)

@@ -80,6 +80,16 @@ def test_nodes_in_disorder_are_sorted(tmp_path):
     assert [node.op_type for node in shuffled.graph.node] == wanted[::-1]
 
 
+def test_an_order_is_kept_where_a_branch_names_its_own_tensors_as_others_are(tmp_path):
+    text = "g (float[N] x, bool c) => (float[N] y) { i = If (c) <"
+    text += "then_branch = t () => (float[N] p) { t = Neg (x) p = Abs (t) }, "
+    text += "else_branch = e () => (float[N] q) { q = Abs (x) }> t = Exp (x) y = Add (i, t) }"
+    proto = model(text)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    assert [node.op_type for node in read_model(path).graph.node] == ["If", "Exp", "Add"]
+
+
 def test_nodes_in_a_circle(tmp_path):
     proto = model("g (float[N] x) => (float[N] y) { a = Neg (x) y = Exp (a) }")
     proto.graph.node[0].input[0] = "y"

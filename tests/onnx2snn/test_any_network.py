@@ -347,9 +347,15 @@ def test_rows_of_a_sample_spend_what_their_spikes_do():
     assert report["macs"] == 5 * 36 + 36 + 18
 
 
-def test_samples_are_not_taken_for_channels():
-    ann = model(SAMPLES_LAST, WEIGHTS)
-    data = from_arrays(X, run(ann, X).argmax(1))
+@pytest.mark.parametrize("reshaped", [False, True])
+def test_samples_are_not_taken_for_channels(reshaped):
+    """Also where their number has lost its name."""
+    text, x = SAMPLES_LAST, X
+    if reshaped:
+        text = text.replace("[N, 6]", "[N, 2, 3]").replace("Transpose(x)", "Transpose(f)")
+        text, x = text.replace("{", "{ f = Reshape(x, flat)"), X.reshape(-1, 2, 3)
+    ann = model(text, WEIGHTS | ({"flat": SHAPES["flat"]} if reshaped else {}))
+    data = from_arrays(x, run(ann, x).argmax(1))
     assert not check(ann).converts
     for recipe in ("best", "opi"):
         with pytest.raises(UnsupportedModelError, match=r"(?s)counts samples in.*Relu 'r'.*axis 0"):
@@ -359,7 +365,7 @@ def test_samples_are_not_taken_for_channels():
     snn = convert(ann, calibration=data, recipe="opi", per_channel=False).model
     report = evaluate(snn, data, [64], ann=ann, batch_size=7)["snn"][0]
     assert report["accuracy"] > 90
-    counts = SpikingSession(snn).run(X, 64).spike_counts["r"]
+    counts = SpikingSession(snn).run(x, 64).spike_counts["r"]
     assert report["sops"] == pytest.approx(3 * counts.sum() / 40)
 
 

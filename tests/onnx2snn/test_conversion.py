@@ -68,6 +68,16 @@ def test_an_ann_of_a_fixed_batch_size_takes_arrays_of_samples():
         ann.run({"a": a, "b": np.float32(1)})
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_ann_of_quantized_weights(listed):
+    """Also where the file lists them as inputs."""
+    inputs = "float[N, 32] x, int8[32, 32] w" if listed else "float[N, 32] x"
+    text = f"net ({inputs}) => (float[N, 32] y) {{ d = DequantizeLinear(w, s) y = MatMul(x, d) }}"
+    named = {"w": np.eye(32, dtype=np.int8), "s": np.float32(0.5)}
+    x = np.ones((2, 32), np.float32)
+    np.testing.assert_array_equal(Ann(detach(model(text, named))).run(x)["y"], x / 2)
+
+
 def test_labels_where_samples_lie_along_another_axis():
     text = "net (float[N, 4] x) => (float[5, N] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, u) "
     ann = model(text + "y = Transpose(b) }", {"w": np.eye(4, 6, dtype=np.float32),

@@ -1,5 +1,6 @@
 """Chunks in ONNX Runtime's blocked layout give the spikes of the plain step, bit for bit."""
 
+import sys
 from functools import partial
 
 import dyadic
@@ -158,6 +159,19 @@ def test_pools_that_count_stay_in_the_layout(chunks, channels):
     assert {count(chunk, "MaxPool") for chunk in chunks} == {5, 17}
 
 
+@needs_blocks
+def test_a_name_that_holds_the_mark_of_stand_ins():
+    ann = conv()
+    renamed = {name: f"net/stand-in/{name}" for node in ann.graph.node for name in node.output}
+    renamed |= {info.name: info.name for info in ann.graph.output}
+    for node in ann.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed[name] for name in node.output]
+    x = np.ones((2, 32, 6, 6), np.float32)
+    found, wanted = (SpikingSession(convert(a).model, threads=1).run(x, 16) for a in (ann, conv()))
+    np.testing.assert_array_equal(found.output, wanted.output)
+
+
 def test_a_plain_chunk_where_stand_ins_are_gone(chunks, monkeypatch):
     """As another version of ONNX Runtime may leave it."""
 
@@ -212,18 +226,20 @@ def test_without_a_folder_for_temporary_files(tmp_path, monkeypatch):
 def test_without_room_for_temporary_files(monkeypatch, caplog):
     # A file of more bytes cannot be written.
     resource = pytest.importorskip("resource")
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Else Python would keep modules that it compiles as far as they are written.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     network = dyadic.finish(2)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 2)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 21)
     session = SpikingSession(snn, threads=1)
     assert session.chosen(x).layout
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
     try:
         found = session.run(x, 21)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     same(found, wanted)
     assert "time-steps run in plain layout, which is slower: " in caplog.text
 

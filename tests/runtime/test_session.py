@@ -706,8 +706,11 @@ def test_constants_that_onnxruntime_transposes(read, shape):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_that_nothing_reads_are_left_out():
-    text = "net (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"
+@pytest.mark.parametrize("listed", [False, True])
+def test_weights_that_nothing_reads(listed):
+    """Also where the file lists them as inputs, which ONNX Runtime keeps."""
+    inputs = "float[N, 4] x, float[32, 32] unused" if listed else "float[N, 4] x"
+    text = f"net ({inputs}) => (float[N, 4] y) {{ y = Relu(x) }}"
     parts = detach(model(text, {"unused": np.ones((32, 32), np.float32)}))
     session = providers.create_session(parts, [providers.CPU])
     np.testing.assert_array_equal(session.run(None, {"x": -np.ones((1, 4), np.float32)})[0], 0)
