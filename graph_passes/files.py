@@ -338,7 +338,7 @@ def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
 def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = False) -> None:
     """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was.
 
-    Who may read or write an older file may the new one. new: refuse to replace a file.
+    An older file's mode stays. new: refuse to replace a file.
     """
     check_writable(path)
     # Through a link, to the file that it names.
@@ -353,9 +353,6 @@ def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = F
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        if new:
-            # Takes the name; fails where another process was faster.
-            path.touch(exist_ok=False)
         # A temporary file is its owner's alone; the result gets what the older file had, or what
         # a new one would.
         if path.exists():
@@ -364,7 +361,15 @@ def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = F
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        if new:
+            # Takes the name; fails where another process was faster.
+            path.touch(exist_ok=False)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            if new:
+                path.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
     finally:

@@ -24,6 +24,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             shutil.copymode(path, temporary)
         temporary.replace(path)
     except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ KEY = "onnx2snn.preprocessing"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What makes an image file a network's input [C, H, W] float32, or [H, W, C].
+    """What makes an image file a network's input [C, H, W] float32.
 
     Scale the shorter side to ``resize``, if it is given; cut the middle ``size`` x ``size`` out;
     1 ``channels`` are grey, 3 are RGB; pixels in [0, 1]; then subtract ``mean`` and divide by

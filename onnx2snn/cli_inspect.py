@@ -254,10 +254,11 @@ def _lines_of(choice: Choice) -> list[str]:
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
-    long, short, alone = choice.groups.long, choice.groups.short, choice.groups.alone
-    groups = f"samples in a run: {long}, so that the caches hold the states of a layer"
-    more = [f"{short} in one of {MIDDLE} time-steps or fewer"] if short > long else []
-    more += [f"{alone} in a single time-step"] if alone > long else []
+    groups_of, longest = choice.groups, max(choice.chunks, default=1)
+    usual, short, alone = groups_of.of(longest), groups_of.short, groups_of.alone
+    groups = f"samples in a run: {usual}, so that the caches hold the states of a layer"
+    more = [f"{short} in one of {MIDDLE} time-steps or fewer"] if short > usual else []
+    more += [f"{alone} in a single time-step"] if alone > max(usual, short) else []
     if more:
         groups += f"; {' and '.join(more)}, so that weights are read less often"
     bound = "" if choice.within_budget else ", to take at most 1.5 times weights and states"
@@ -271,7 +272,7 @@ def _lines_of(choice: Choice) -> list[str]:
         first,
         *([f"these runs are in {layout}{order}"] if choice.chunks else []),
         *([lean] if choice.lean else []),
-        *([groups] if long < choice.samples else []),
+        *([groups] if usual < choice.samples else []),
         "input that varies in time: one time-step a run",
         f"spike counts {counts}",
         f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",

@@ -119,7 +119,7 @@ def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
     elif not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write in '{folder}': no permission")
     for name in names:
-        if (folder / name).exists() and not force:
+        if os.path.lexists(folder / name) and not force:
             raise OutputError(f"'{folder / name}' exists: give --force to replace its files")
 
 
@@ -155,10 +155,12 @@ def _repository(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(exist_ok=True)
         yield
-    except OSError as error:
+    except BaseException as error:
         if not there:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(f"cannot write '{folder}': {error.strerror or error}") from error
 
 

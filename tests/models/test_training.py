@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import os
 import re
 import shutil
 import struct
+import sys
 
 import numpy as np
 import onnx
@@ -235,15 +237,13 @@ def test_what_is_known_beforehand_is_said_beforehand(tmp_path, data, monkeypatch
 
 @needs_torch
 def test_a_disk_that_fills_up_harms_no_checkpoint(tmp_path, data, monkeypatch):
-    from onnx2snn.models import training
-
     expected, _ = train_tiny(tmp_path / "whole", data)
 
     def full(descriptor):
         if (tmp_path / "out" / "checkpoint.pt").exists():
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(training.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space") as raised:
         train_tiny(tmp_path / "out", data)
     assert raised.value.filename == str(tmp_path / "out" / "checkpoint.pt")
@@ -253,7 +253,9 @@ def test_a_disk_that_fills_up_harms_no_checkpoint(tmp_path, data, monkeypatch):
 
 
 @needs_torch
-def test_a_checkpoint_that_is_cut_off_is_named(tmp_path, data):
+def test_a_checkpoint_that_is_cut_off_is_named(tmp_path, data, monkeypatch):
+    # Else Python would keep modules that it compiles as far as they are written.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     arguments = ["train", "resnet20-fashion-mnist", "--data-root", str(data), "-o"]
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -29,7 +29,7 @@ from onnx2snn import (
     write_model,
 )
 from onnx2snn.cli import main
-from onnx2snn.runtime import groups, kernel_forms
+from onnx2snn.runtime import chunks, groups, kernel_forms, time_steps
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -313,6 +313,26 @@ def test_inspect_shows_groups_of_samples(snn, monkeypatch):
     monkeypatch.setattr(groups, "CACHE", 1)
     assert "samples in a run: 1," in invoke("inspect", snn, "--plan", "-N", "5").output
     assert as_json("inspect", snn, "--plan", "-N", "5")["plan"]["samples_together"] == 1
+
+
+@pytest.mark.parametrize(
+    ("alone", "said"),
+    [
+        (3, "3 in one of 8 time-steps or fewer, so"),
+        (5, "3 in one of 8 time-steps or fewer and 5 in a single time-step, so"),
+    ],
+)
+def test_inspect_shows_groups_that_share_the_reading_of_weights(folder, alone, said, monkeypatch):
+    write_model(convert(dyadic.to_onnx(dyadic.finish(0))).model, "snn.onnx")
+    # Else all its chunks are short.
+    monkeypatch.setattr(chunks, "CACHED", 0)
+    made = groups.Groups(long=1, short=3, alone=alone)
+    monkeypatch.setattr(time_steps, "groups_of", lambda *_: made)
+    plan = as_json("inspect", "snn.onnx", "--plan", "-N", "5")["plan"]
+    kinds = ("", "_in_short_chunks", "_in_single_time_steps")
+    assert [plan[f"samples_together{kind}"] for kind in kinds] == [1, 3, alone]
+    text = " ".join(invoke("inspect", "snn.onnx", "--plan", "-N", "5").output.split())
+    assert "samples in a run: 1, so that the caches hold the states of a layer; " + said in text
 
 
 def test_inspect_shows_what_runs_on_tiles(snn):
