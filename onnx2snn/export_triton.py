@@ -32,6 +32,7 @@ from onnx2snn.graph_passes.files import (
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
 from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
+from onnx2snn.models.files import write_whole
 from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 
@@ -129,10 +130,7 @@ def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...], f
         for path, content in files.items():
             target = Path(made) / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_whole(target, content)
         for name in names:
             if not (force and (folder / name).exists()):
                 # Fails where another process was faster, whose folder is not empty.

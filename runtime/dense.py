@@ -2,6 +2,7 @@
 
 import gc
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx2snn.graph_passes.weights import copy_model, replace_all, stub
 
 from .chunks import CACHED
 from .graphs import attributes_of
+from .memory import sizes_of
 from .plan import Plan
 
 
@@ -33,19 +35,21 @@ def with_rows_of_weights(plan: Plan) -> Plan:
         for name, values in plan.weights.items()
         if values.ndim == 2 and values.size > CACHED and readers[name] == 1
     }
-    if not large:
+    wanted = [node for node in plan.step.graph.node if _multiplies(node, large)]
+    shapes = sizes_of(plan.step, {}).shapes if wanted else {}
+    turned = {
+        node.input[1]
+        for node in wanted
+        if node.op_type == "Gemm" or len(shapes.get(node.input[0], ())) == 2
+    }
+    if not turned:
         return plan
-    axes, step, turned = _axes(plan.step), copy_model(plan.step), set[str]()
+    step = copy_model(plan.step)
     for node in step.graph.node:
-        plain = node.op_type == "MatMul" and axes.get(node.input[0]) == 2
-        gemm = node.op_type == "Gemm" and not attributes_of(node).get("transB", 0)
-        if (plain or gemm) and node.input[1] in large:
+        if _multiplies(node, turned):
             kept = [a for a in node.attribute if a.name != "transB"]
             replace_all(node.attribute, [*kept, helper.make_attribute("transB", 1)])
             node.op_type = "Gemm"
-            turned.add(node.input[1])
-    if not turned:
-        return plan
     for tensor in step.graph.initializer:
         if tensor.name in turned:
             tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims[::-1]))
@@ -58,9 +62,8 @@ def with_rows_of_weights(plan: Plan) -> Plan:
     return replace(plan, step=step, weights=weights)
 
 
-def _axes(model: onnx.ModelProto) -> dict[str, int]:
-    """How many axes the tensors of a model have, as far as that can be inferred."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    infos = (*graph.input, *graph.value_info)
-    kinds = {info.name: info.type.tensor_type for info in infos}
-    return {name: len(kind.shape.dim) for name, kind in kinds.items() if kind.HasField("shape")}
+def _multiplies(node: onnx.NodeProto, weights: Collection[str]) -> bool:
+    """Whether a node multiplies what it reads by one of these weights, [inputs, outputs]."""
+    if node.op_type == "Gemm":
+        return node.input[1] in weights and not attributes_of(node).get("transB", 0)
+    return node.op_type == "MatMul" and node.input[1] in weights
