@@ -19,7 +19,7 @@ from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
 from .progress import Track, batches_of, no_progress
-from .synapses import SynapseCounter, axes_of_samples, macs, summed_over_samples
+from .synapses import MaxPools, SynapseCounter, axes_of_samples, macs, summed_over_samples
 
 
 def evaluate(
@@ -77,23 +77,28 @@ def evaluate(
         beside = _classes_by(exact, data, times, batch_size, track)
         del exact
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
+    rows, sizes, pools = precision_rows(session), _sample_shapes(session, data), None
     reference = None if ann is None else Ann(read_any(ann), providers, threads)
     chosen: list[np.ndarray] = []
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
+    pooled: dict[int, dict[str, Any]] = {t: {} for t in times}
     for x, result, scored in _results(session, data, times, batch_size, "evaluating", track):
         output = result.values[scored]
+        # Only now is it known that the data fits the network.
+        pools = pools or MaxPools(parts, sizes)
         if reference is not None:
             chosen.append(ann_classes(reference, x, scored, output.shape))
         for t in times:
             # Out of the result: spike counts of all T at once may be more than all else.
             readout = result.readouts.pop(t)
             said[t].append(classes_of(readout.values[scored]))
-            for name, counts in readout.spike_counts.items():
-                summed = summed_over_samples(counts, axes[name], len(output), name)
-                spikes[t][name] = spikes[t].get(name, 0) + summed
-    rows, sizes = precision_rows(session), _sample_shapes(session, data)
-    del session, reference
+            let_through = pools.counts(readout.spike_counts, len(output))
+            for totals, found in ((spikes[t], readout.spike_counts), (pooled[t], let_through)):
+                for name, counts in found.items():
+                    summed = summed_over_samples(counts, axes[name], len(output), name)
+                    totals[name] = totals.get(name, 0) + summed
+    del session, reference, pools
     samples, operations = data.samples, macs(parts, sizes)
     counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
@@ -115,7 +120,9 @@ def evaluate(
                 "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
                 / (neurons * samples * t),
                 "sops": sum(
-                    counter.layers({n: s / samples for n, s in spikes[t].items()}).values()
+                    counter.layers(
+                        {n: s / samples for n, s in {**spikes[t], **pooled[t]}.items()}
+                    ).values()
                 ),
             }
             for t in times

@@ -4,13 +4,15 @@ A spike of a neuron travels through pooling, reshapes and additions to each weig
 (Conv, ConvTranspose, Gemm, MatMul) and is added up there once for each synapse, that is
 each non-zero weight that it meets: its fan-out. Summing spikes times fan-out gives the
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
-Connections to padding count in neither.
+Connections to padding count in neither. Of a window that a max-pool reads as many spikes go on as
+the neuron in it emits that emits most, in each sample.
 
 Both are computed by running a graph on counts of events: the network in float32 with every
 weight 1 (0 where it is 0), biases and whatever carries no spikes 0, and averages as sums.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from onnx2snn.graph_passes.editing import Editor, constant_value, replace_node, 
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.limits import WEIGHTED
-from onnx2snn.graph_passes.linear import SPIKING_POOLS, downstream, samples_axis
+from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, downstream, samples_axis
 from onnx2snn.graph_passes.neurons import (
     is_mean,
     is_neuron,
@@ -36,6 +38,74 @@ InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 """Shape of one sample; of a network with several inputs, by name."""
 
 
+@dataclass(frozen=True)
+class _Events:
+    """A spiking network as a graph on counts of events, without what comes before its neurons.
+
+    ``spikes``: what neurons emit, by their names, and now nothing makes. ``pools``: the max-pools
+    that events reach. ``totals``: the operations of each weighted layer that events reach.
+    """
+
+    graph: gs.Graph
+    axes: dict[str, int]
+    spikes: dict[str, gs.Variable]
+    pools: list[gs.Node]
+    totals: dict[str, gs.Variable]
+
+
+def _events(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> _Events:
+    graph = to_graph(model)
+    axes = _axes(graph)
+    averages = _to_float32(graph, input_shape)
+    neurons = neuron_nodes(graph)
+    spiking = downstream(graph, [node.outputs[0] for node in neurons])
+    spiking -= downstream(graph, averages)
+    spikes = {}
+    for node in neurons:
+        spikes[node.name] = node.outputs[0]
+        node.inputs.clear()
+        node.outputs.clear()
+    pools, totals, editor = [], {}, Editor(graph)
+    for node in list(graph.nodes):
+        if any(tensor.name in spiking for tensor in node.inputs):
+            if node.op in MAX_POOLS:
+                pools.append(node)
+            elif node.op not in WEIGHTED:
+                _pass_events_on(editor, node, spiking)
+            else:
+                weights = 1 if node.inputs[0].name in spiking else 0
+                totals[node.name] = _operations(editor, node, weights, hands_on=True)
+    return _Events(graph, axes, spikes, pools, totals)
+
+
+class MaxPools:
+    """What max-pools let through: of a window the most spikes of a neuron, in each sample."""
+
+    def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
+        events = _events(model, input_shape)
+        self._names = [node.name for node in events.pools]
+        self._inputs = {name: tensor.name for name, tensor in events.spikes.items()}
+        # What comes before the neurons may still give shapes.
+        self._silence = _silence(events.graph)
+        events.graph.inputs += list(events.spikes.values())
+        made = [node.outputs[0] for node in events.pools]
+        self._session = _session(events.graph, made) if made else None
+
+    def counts(self, spike_counts: Mapping[str, np.ndarray], samples: int) -> dict[str, np.ndarray]:
+        """Spikes that leave each max-pool, of each of N = ``samples``, in all time-steps.
+
+        ``spike_counts``: those of each layer of neurons, in its shape for N samples.
+        """
+        if self._session is None:
+            return {}
+        feed = {name: spike_counts[layer] for layer, name in self._inputs.items()}
+        feed |= {
+            name: np.broadcast_to(zeros[:1], (samples, *zeros.shape[1:]))
+            for name, zeros in self._silence.items()
+        }
+        return dict(zip(self._names, _run(self._session, feed), strict=True))
+
+
 class SynapseCounter:
     """Counts the synaptic operations of a spiking network, with a 1 for each of its weights.
 
@@ -43,47 +113,37 @@ class SynapseCounter:
     """
 
     def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
-        graph = to_graph(model)
-        self._axes = _axes(graph)
-        averages = _to_float32(graph, input_shape)
-        neurons = neuron_nodes(graph)
-        spiking = downstream(graph, [node.outputs[0] for node in neurons])
-        spiking -= downstream(graph, averages)
-        spikes = {}
-        for node in neurons:
-            spikes[node.name] = node.outputs[0]
+        events = _events(model, input_shape)
+        graph, sources = events.graph, dict(events.spikes)
+        for node in events.pools:
+            # Their counts are given: the maximum of means is no mean of maxima.
+            sources[node.name] = node.outputs[0]
             node.inputs.clear()
             node.outputs.clear()
-        totals, editor = {}, Editor(graph)
-        for node in list(graph.nodes):
-            if any(tensor.name in spiking for tensor in node.inputs):
-                if node.op not in WEIGHTED:
-                    _pass_events_on(editor, node, spiking)
-                else:
-                    weights = 1 if node.inputs[0].name in spiking else 0
-                    totals[node.name] = _operations(editor, node, weights, hands_on=True)
-        self._layers = tuple(totals)
-        self._inputs = {name: tensor.name for name, tensor in spikes.items()}
+        self._axes = events.axes
+        self._layers = tuple(events.totals)
+        self._inputs = {name: tensor.name for name, tensor in sources.items()}
         self._batch = graph.inputs[0].shape[0]
-        self._ranks = {name: len(tensor.shape) for name, tensor in spikes.items()}
+        self._ranks = {name: len(tensor.shape) for name, tensor in sources.items()}
         self._silence = _silence(graph)
-        graph.inputs += list(spikes.values())
-        self._session = _session(graph, list(totals.values())) if totals else None
+        graph.inputs += list(sources.values())
+        self._session = _session(graph, list(events.totals.values())) if events.totals else None
 
     def layers(self, spike_counts: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Synaptic operations of one sample, by weighted layer.
 
-        ``spike_counts``: by layer of neurons, in the layer's shape with the samples' axis or
-        without, the number of spikes of one sample, or its mean over samples, in all time-steps.
+        ``spike_counts``: by layer of neurons and by max-pool, in its shape with the samples' axis
+        or without, the number of spikes of one sample (of ``MaxPools``), or its mean over samples,
+        in all time-steps.
         """
         if self._session is None:
             return {}
         feed = {
-            self._inputs[name]: self._batch_of(name, np.asarray(counts, np.float32))
+            self._inputs[name]: self._batch_of(name, counts)
             for name, counts in spike_counts.items()
         }
         values = _run(self._session, feed | self._silence)
-        return {n: value / self._batch for n, value in zip(self._layers, values, strict=True)}
+        return {n: float(v) / self._batch for n, v in zip(self._layers, values, strict=True)}
 
     def _batch_of(self, name: str, counts: np.ndarray) -> np.ndarray:
         """The counts of one sample for each of a batch."""
@@ -92,16 +152,18 @@ class SynapseCounter:
 
 
 def axes_of_samples(model: onnx.ModelProto | ModelParts) -> dict[str, int]:
-    """The axis along which a layer of neurons has its samples, by layer."""
+    """The axis along which a layer of neurons, or a max-pool, has its samples, by its name."""
     return _axes(to_graph(model))
 
 
 def _axes(graph: gs.Graph) -> dict[str, int]:
-    return {node.name: samples_axis(graph, node.outputs[0]) for node in neuron_nodes(graph)}
+    pools = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
+    layers = [*neuron_nodes(graph), *pools]
+    return {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
 
 
 def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) -> np.ndarray:
-    """Spike counts of a layer of this name summed over N = ``samples``, in its shape for one.
+    """Counts of a layer, or max-pool, of this name summed over N = ``samples``, in its shape for 1.
 
     counts: [N, C, ...] or, where a sample has several rows or samples come along another
     ``axis``, [N k, C, ...] or [L, N, C]; the sum is [1, C, ...], [k, C, ...] or [L, 1, C].
@@ -133,7 +195,7 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     if not totals:
         return 0
     counted = _run(_session(graph, totals), _silence(graph))
-    return round(sum(counted) / int(graph.inputs[0].shape[0]))
+    return round(sum(map(float, counted)) / int(graph.inputs[0].shape[0]))
 
 
 def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
@@ -209,10 +271,16 @@ def _session(graph: gs.Graph, outputs: list[gs.Variable]) -> Any:
     return create_session(model, [CPU], seldom=True, once=True, in_order=True)
 
 
-def _run(session: Any, feed: dict[str, np.ndarray]) -> list[float]:
-    types = {source.name for source in session.get_inputs()}
-    wanted = {name: value for name, value in feed.items() if name in types}
-    return [float(value) for value in run_session(session, None, wanted)]
+def _run(session: Any, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a session on those of the arrays that it reads, counts in float32."""
+    types = {source.name: source.type for source in session.get_inputs()}
+    wanted = {
+        name: np.asarray(value, np.float32 if types[name] == "tensor(float)" else None)
+        for name, value in feed.items()
+        if name in types
+    }
+    found: list[np.ndarray] = run_session(session, None, wanted)
+    return found
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from onnx_text import model
+from onnx_text import model, run
 
-from onnx2snn import convert, synapses
+from onnx2snn import SpikingSession, convert, evaluate, from_arrays, synapses
 from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.synapses import SynapseCounter, macs
@@ -222,3 +222,42 @@ def test_prologues_that_are_not_finite_at_zero():
         {"w": normal(2, 3), "zero": ZERO, "one": ONE},
     )
     assert macs(convert(proto).model, (2,)) == 6
+
+
+POOLS = {
+    "a pool": "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a)",
+    "of windows that overlap": "p = MaxPool<kernel_shape = [3, 3], strides = [2, 2], "
+    "pads = [1, 1, 0, 0]>(a)",
+    "of joined channels": "j = Concat<axis = 1>(a, b) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(j)",
+    "of a pool": "q = MaxPool<kernel_shape = [2, 2]>(a) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(q)",
+    "of all places": "p = GlobalMaxPool(a)",
+    "beside what is not pooled": "q = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(a) "
+    "p = Add(q, b)",
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_max_pools_let_the_most_spikes_of_a_window_through(pool, batch):
+    """In each sample: on average that is more than the maximum of the mean sample."""
+    given = "g (float[N, 2, 6, 6] a, float[N, 2, 6, 6] b) => (float[N, c, h, w] p)"
+    counted = model(f"{given} {{ {POOLS[pool]} }}")
+    x = RNG.normal(size=(12, 2, 6, 6)).astype(np.float32)
+    weights = {"w": normal(run(counted, x[:1], x[:1]).size, 3), "zero": ZERO, "one": ONE}
+    proto = model(
+        f"g (float[{batch}, 2, 6, 6] x) => (float[{batch}, 3] y) {{ a = Clip(x, zero, one) "
+        f"m = Neg(x) b = Clip(m, zero, one) {POOLS[pool]} f = Flatten(p) y = MatMul(f, w) }}",
+        weights,
+    )
+    snn = convert(proto, maxpool="exact").model
+    passed = 0
+    for start in range(0, 12, 4):
+        counts = SpikingSession(snn).run(x[start : start + 4], 8).spike_counts
+        # Where nothing reads "b" it is not there.
+        emitted = (counts.get(name, 0 * counts["a"]) for name in "ab")
+        passed += run(counted, *(count.astype(np.float32) for count in emitted)).sum()
+    report = evaluate(snn, from_arrays(x), [4, 8], batch_size=4)
+    assert report["snn"][-1]["sops"] == pytest.approx(3 * passed / 12)
+    assert report["macs"] == weights["w"].size
