@@ -75,3 +75,10 @@ def test_public_names_are_there():
         assert sorted(module.__all__) == list(module.__all__)
         for name in module.__all__:
             assert getattr(module, name).__doc__ or name == "__version__"
+
+
+def test_python_runs_the_command_line():
+    command = [sys.executable, "-m", "onnx2snn", "convert", "no.onnx", "-o", "snn.onnx"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == "Error: cannot read 'no.onnx': No such file or directory\n"
