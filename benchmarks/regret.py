@@ -5,7 +5,8 @@
 
 Time of a run by "auto" over that by "step", the median over rounds within which both run in turns,
 each in a process of its own, one thread, on the same core; runs shorter than 50 ms are repeated.
-Weights are random, thresholds from random inputs. Needs the extra [train].
+A second process of "step" runs, too: what it takes over the first is how far off such a ratio may
+be. Weights are random, thresholds from random inputs. Needs the extra [train].
 """
 
 import argparse
@@ -179,12 +180,14 @@ class Runs:
 
 
 def measure(path, batches, timesteps, rounds):
-    """For each N and T, what "auto" takes over what "step" takes."""
+    """For each N and T, what "auto", and "step" in another process, take over "step"."""
     shapes, rows = input_shapes(path), []
     with (
         Contestant(Runs, shapes, path, "auto") as auto,
         Contestant(Runs, shapes, path, "step") as step,
+        Contestant(Runs, shapes, path, "step") as again,
     ):
+        plans = {"auto": auto, "step": step, "again": again}
         for samples in batches:
             for steps in timesteps:
 
@@ -192,13 +195,13 @@ def measure(path, batches, timesteps, rounds):
                     return plan.call("run", samples, steps, times)[1]
 
                 # The first runs make graphs.
-                once = [seconds(plan, 1) for plan in 2 * (auto, step)][2:]
+                once = [seconds(plan, 1) for plan in 2 * (*plans.values(),)][len(plans) :]
                 times = max(1, int(SHORT / max(once)))
-                plans = {"auto": auto, "step": step}
                 tasks = {name: partial(seconds, plan, times) for name, plan in plans.items()}
                 found = interleaved(tasks, rounds)
                 row = {"samples": samples, "timesteps": steps}
                 row["ratio"] = ratio(found["auto"], found["step"]).median
+                row["step_over_step"] = ratio(found["again"], found["step"]).median
                 rows.append(row | {"seconds": float(np.median(found["auto"]))})
     return rows
 
@@ -233,11 +236,12 @@ def main():
                     print(f"{name:18} {recipe:12} median {np.median(ratios):.2f}, most "
                           f"{worst['ratio']:.2f} at N={worst['samples']}, T={worst['timesteps']} "
                           f"({1000 * worst['seconds']:.1f} ms)", flush=True)  # fmt: skip
-    ratios = np.array([row["ratio"] for row in rows])
     if arguments.json:
         print(json.dumps(rows))
-    else:
-        print(f"{len(rows)} rows: median {np.median(ratios):.2f}, above 1.05 "
+        return
+    for what, key in (("auto / step", "ratio"), ("step / step", "step_over_step")):
+        ratios = np.array([row[key] for row in rows])
+        print(f"{what}: {len(rows)} rows, median {np.median(ratios):.2f}, above 1.05 "
               f"{(ratios > 1.05).mean():.1%}, above 1.1 {(ratios > 1.1).mean():.1%}, "
               f"most {ratios.max():.2f}")  # fmt: skip
 

@@ -83,9 +83,9 @@ class Choice:
 
     def held(self, timesteps: int) -> frozenset[str]:
         """The weights that a lean graph of so many time-steps holds itself, by name."""
-        if not self.lean or self.within_budget:
+        if not self.lean:
             return frozenset()
-        return held_by_lean(self.layers, timesteps)
+        return held_by_lean(self.layers, timesteps, self.within_budget)
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""

@@ -280,9 +280,7 @@ class Estimate:
 
     def _held(self, timesteps: int) -> int:
         """Bytes of weights that a lean graph of so many time-steps holds itself."""
-        if self.costs.max_memory is not None:
-            return 0
-        held = held_by_lean(self.layers, timesteps)
+        held = held_by_lean(self.layers, timesteps, self.costs.max_memory is not None)
         return 4 * weights_in([layer for layer in self.layers if layer.initializer in held])
 
     def _weights_first(self, timesteps: int) -> int:
