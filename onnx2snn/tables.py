@@ -92,16 +92,25 @@ def new_table(title: str, *columns: str) -> Table:
 
 
 class _Table(Table):
-    """Where it is too wide it breaks names, and the heads of numbers, rather than numbers."""
+    """Where it is too wide it breaks names, and the heads of numbers, rather than numbers.
+
+    Within words only where it would else be too wide still.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.update(max_width=10**4)
         if Measurement.get(console, wide, self).maximum > options.max_width:
             self.padding = (0, 0)
-            for column in (c for c in self.columns if c.justify == "right"):
-                widths = [Measurement.get(console, wide, cell).maximum for cell in column.cells]
-                column.header = textwrap.fill(str(column.header), max([5, *widths]))
-                column.no_wrap = True
+            numbers = [column for column in self.columns if column.justify == "right"]
+            heads = [str(column.header) for column in numbers]
+            for within_words in (False, True):
+                for column, head in zip(numbers, heads, strict=True):
+                    cells = (Measurement.get(console, wide, cell) for cell in column.cells)
+                    width = max([5, *(cell.maximum for cell in cells)])
+                    column.header = textwrap.fill(head, width, break_long_words=within_words)
+                    column.no_wrap = True
+                if Measurement.get(console, wide, self).minimum <= options.max_width:
+                    break
         yield from super().__rich_console__(console, options)
 
 

@@ -28,3 +28,15 @@ def test_numbers_are_never_cut(width):
 def test_heads_are_whole_where_there_is_room():
     assert "quantisation %" in shown(80)
     assert "a_long_name_of_a_layer" in shown(80)
+
+
+def test_heads_break_between_words_first():
+    """Within them where there is no other way."""
+    table = new_table("title", "layer", ">accuracy %", ">same class as ANN %", "reason")
+    table.add_row("dense", "94.12", "93.81", "what takes more than one line, " * 4)
+    file = io.StringIO()
+    Console(file=file, width=60).print(table)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert sum("accuracy" in line for line in lines) == 1
+    assert "accuracy" not in shown(20)
