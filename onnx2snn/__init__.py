@@ -23,7 +23,9 @@ from onnx2snn.graph_passes import (
 from onnx2snn.runtime import EarlyExit, ReadOut, SpikingResult, SpikingSession
 
 from .checking import Agreement
+from .comparison import Comparison, compare_recipes
 from .conversion import Conversion, NeuronReport, convert
+from .correction import correct
 from .data import Data, from_arrays
 from .data_files import open_data
 from .diagnosis import LayerDiagnosis, diagnose
@@ -34,11 +36,13 @@ from .export_triton import to_triton
 from .import_nir import from_nir
 from .readiness import NodeReport, Readiness, check
 from .recipes import Recipe, recipe_by_name
+from .spiking import Spiking
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 
 __all__ = [
     "Agreement",
+    "Comparison",
     "Conversion",
     "Data",
     "DataError",
@@ -56,13 +60,16 @@ __all__ = [
     "Readiness",
     "Recipe",
     "Refusal",
+    "Spiking",
     "SpikingResult",
     "SpikingSession",
     "Statistic",
     "UnsupportedModelError",
     "__version__",
     "check",
+    "compare_recipes",
     "convert",
+    "correct",
     "diagnose",
     "evaluate",
     "from_arrays",

@@ -47,10 +47,16 @@ def require_budget(
     accuracy, at = last["accuracy"], f"at T={last['timesteps']}"
     exceeded = []
     if min_accuracy is not None and accuracy < min_accuracy:
-        exceeded.append(f"{accuracy:.2f} % {at}, less than --min-accuracy {min_accuracy:g}")
+        exceeded.append(f"{_exact(accuracy)} % {at}, less than --min-accuracy {min_accuracy:g}")
     # Rounded, since 95.1 - 94.1 is more than 1 in binary.
     drop = 0.0 if max_drop is None else round(report["ann"]["accuracy"] - accuracy, 9)
     if max_drop is not None and drop > max_drop:
-        exceeded.append(f"{drop:.2f} points below the ANN {at}, more than --max-drop {max_drop:g}")
+        below = f"{_exact(drop)} points below the ANN {at}"
+        exceeded.append(f"{below}, more than --max-drop {max_drop:g}")
     if exceeded:
         raise BudgetError("outside of the accuracy budget: " + "; ".join(exceeded))
+
+
+def _exact(value: float) -> str:
+    """With two decimals, or more where these would hide what it lacks of a limit."""
+    return f"{value:.2f}" if round(value, 2) == round(value, 9) else f"{value:.6g}"

@@ -51,14 +51,15 @@ class LengthType(click.ParamType):
     required=True,
     help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
     "Triton Inference Server, with that file and a stateful model of one time-step. nir: the "
-    "Neuromorphic Intermediate Representation, for other spiking simulators.",
+    "Neuromorphic Intermediate Representation, for other spiking simulators, of IF neurons "
+    "(convert --recipe opi).",
 )
 @click.option("-o", "--output", type=OutputPath(), required=True, help="The result.")
 @click.option(
     "-T",
     "--timesteps",
     type=LengthType(),
-    help="Time-steps; 'input' makes them an input of the loop file.",
+    help="Time-steps, which loop and triton need; 'input' makes them an input of the loop file.",
 )
 @click.option("--unroll", is_flag=True, help="Copies of the time-step in place of a Loop.")
 @click.option("--inline", is_flag=True, help="Only operators of ONNX itself.")

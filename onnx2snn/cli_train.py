@@ -98,7 +98,9 @@ def train_network(
     """
     try:
         name, config = read_config(source)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"cannot read '{source}': {error.strerror or error}") from error
+    except ValueError as error:
         raise DataError(str(error)) from error
     folder = output or Path("runs") / name
     torch = _torch()

@@ -260,7 +260,8 @@ def benchmark_table(found: dict[str, Any]) -> Table:
         last = row["samples"]
     table.caption = (
         "of ...: the median of ratios within a round. peak: of the process, libraries included.\n"
-        "load: from the file until it runs. regret: what auto takes more than the best other plan."
+        "load: from the file until it runs. regret: what auto takes more than the best\n"
+        "other plan, the median within rounds."
     )
     table.caption_justify = "left"
     return table

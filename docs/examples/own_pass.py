@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx2snn import convert, open_data, recipe_by_name, write_model
+from onnx2snn import Spiking, convert, open_data, recipe_by_name, write_model
 from onnx2snn.graph_passes import neuron_nodes, threshold_of
 
 
-def round_thresholds(snn) -> bool:
+def round_thresholds(snn: Spiking) -> bool:
     """V_th -> the next power of two, for chips that shift bits; v(0) stays half of it."""
     changed = False
     for node in neuron_nodes(snn.graph):
