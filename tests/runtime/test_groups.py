@@ -159,6 +159,19 @@ def test_single_time_steps_and_short_chunks_read_weights_once(budget, monkeypatc
     assert sizes.count(99) == (0 if budget else 3)
 
 
+def test_single_time_steps_take_all_samples_where_weights_are_most(monkeypatch):
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    x = dyadic.images(network, 7)
+    for name, value in {"READ": 1e6, "CACHED": 0, "OUTERMOST": 2}.items():
+        monkeypatch.setattr(groups, name, value)
+    chosen = in_groups(monkeypatch, snn, x, 2).chosen(x)
+    assert chosen.groups == Groups(long=2, short=4, alone=7)
+    # Of as many runs the smaller: four of two samples, or three and one.
+    monkeypatch.setattr(groups, "READ", 0)
+    assert in_groups(monkeypatch, snn, x, 3).chosen(x).groups.alone == 3
+
+
 # Samples on the second axis between two layers.
 SEQUENCE = (
     "net (float[N, S, 4] x) => (float[N, S, 3] y) { "
