@@ -50,7 +50,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
         else:
             fraction = v_init
         # An array even where both are scalars.
-        value = np.asarray(np.float64(threshold) * fraction).astype(threshold.dtype)
+        value = np.asarray(threshold.astype(np.float64) * fraction).astype(threshold.dtype)
         if not np.all(np.isfinite(value)):
             raise UnsupportedModelError(
                 "v(0) must be finite:",

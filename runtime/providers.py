@@ -180,8 +180,15 @@ def _require_first(session: Any, wanted: str) -> None:
 
 
 def _start(model: bytes, options: Any, providers: list[Any]) -> Any:
-    # Else it goes on with the CPU after an error, also one of a later run, and prints that.
-    return onnxruntime().InferenceSession(model, options, providers=providers, enable_fallback=0)
+    ort = onnxruntime()
+    # Up to 1.31, of which is the newest for GPUs, it lets a max-pool that pads take over a Pad of
+    # zeros, which are then taken for the lowest number.
+    version = tuple(map(int, ort.__version__.split(".")[:2]))
+    disabled = [] if version >= (1, 32) else ["Pad_Fusion"]
+    # With a fallback it goes on with the CPU after an error, also of a later run, and prints that.
+    return ort.InferenceSession(
+        model, options, providers=providers, enable_fallback=0, disabled_optimizers=disabled
+    )
 
 
 def create_session(

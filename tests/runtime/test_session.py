@@ -493,7 +493,7 @@ def test_cuda_must_be_there(monkeypatch, caplog):
 def test_a_provider_that_does_not_start_is_no_silent_fallback(monkeypatch):
     real = onnxruntime.InferenceSession
 
-    def falls_back(content, options, providers, enable_fallback):
+    def falls_back(content, options, providers, enable_fallback, **others):
         assert not enable_fallback
         return real(content, options, providers=["CPUExecutionProvider"])
 
@@ -609,8 +609,31 @@ def test_what_looks_for_cuda_says_nothing_on_stdout(cuda_listed, monkeypatch, ca
     assert capsys.readouterr() == ("", "no cudart\n")
 
 
+@pytest.mark.parametrize(("version", "disabled"), [("1.31.1", ["Pad_Fusion"]), ("1.32.0", [])])
+def test_pads_of_zeros_before_a_max_pool_stay_zeros(version, disabled, monkeypatch):
+    """Older versions take them for those of the pool, the lowest number."""
+    real, given = onnxruntime.InferenceSession, []
+
+    def told(*arguments, disabled_optimizers, **others):
+        given.append(disabled_optimizers)
+        return real(*arguments, disabled_optimizers=disabled_optimizers, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", told)
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    text = (
+        "g (float[N, 1, 2, 2] x) => (float[N, 1, 4, 4] y) "
+        "{ p = Pad(x, pads) y = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(p) }"
+    )
+    session = providers.create_session(
+        model(text, {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}), [providers.CPU]
+    )
+    x = np.full((1, 1, 2, 2), -1, np.float32)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0][0, 0], np.zeros((4, 4)))
+    assert given == [disabled]
+
+
 def test_why_a_provider_does_not_start(cuda_listed, monkeypatch):
-    def fails(content, options, providers, enable_fallback):
+    def fails(content, options, providers, enable_fallback, **others):
         raise RuntimeError("no CUDA-capable device is detected")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
