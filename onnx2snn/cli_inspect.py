@@ -249,7 +249,7 @@ def _lines_of(choice: Choice) -> list[str]:
         "graphs": memory.graphs,
         "states": memory.states,
         "inputs": memory.inputs,
-        "activations": memory.activations + memory.idle,
+        "activations": memory.activations + memory.idle + memory.planned,
         "read-out": memory.read_out,
         "spike counts": memory.counts,
     }

@@ -86,7 +86,7 @@ def run_until_settled(
     """
     plan, values = progress.plan, progress.take(inputs)
     left = np.arange(max((len(value) for value in inputs.values() if value.ndim), default=1))
-    if not progress.time_steps.states_have_rows(values, len(left)):
+    if not progress.time_steps.states_have_rows(progress.choice(values), len(left)):
         raise DataError(
             "an early exit needs a network that has its samples along the first axis of all "
             "layers, and computes each by itself, so that some of them can leave"

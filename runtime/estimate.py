@@ -28,7 +28,7 @@ from .columns import FEW_PLACES, NODES_OF_COLUMNS, Columns
 from .groups import Groups
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
-from .memory import GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
+from .memory import FEW_ACTIVATIONS, GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
 from .plan import State
 from .precision import PlanInPrecision
 from .rows import Shape
@@ -247,18 +247,22 @@ class Estimate:
             inputs=(3 + run.varying * (2 * run.readouts - 1)) * self._inputs,
             activations=max(alive),
             idle=0,
+            planned=0,
             read_out=max(run.prologue, run.read_out),
             counts=max(
                 (2 * run.readouts - 1) * copies, (run.readouts - 1) * copies + self._counting
             ),
         )
         # Of as many samples shorter chunks take no more than the longest.
-        idle = max(alive[:-1], default=0) * len(chunks) + alive[-1] - max(alive)
-        most = costs.max_memory
+        largest, every = max(alive), max(alive[:-1], default=0) * len(chunks) + alive[-1]
+        few, most = largest <= FEW_ACTIVATIONS, costs.max_memory
         room = EXTRA_ACTIVATIONS if most is None else most - given_back.total
-        if most is None and self.lean:
+        if most is None and self.lean and not few:
             room = 0
-        return replace(given_back, idle=idle) if idle <= room else given_back
+        idle = every - largest
+        if idle > room:
+            return given_back
+        return replace(given_back, idle=idle, planned=every if few and idle + every <= room else 0)
 
     def _weights(self, chunks: tuple[int, ...]) -> int:
         """Bytes of all copies of weights."""

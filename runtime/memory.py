@@ -94,10 +94,11 @@ class Memory:
     graphs themselves. ``states``: two sets of buffers.
     ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
     within a chunk. ``idle``: what graphs keep of theirs while others run; 0 where they give it
-    back, and ask for it anew each time. ``read_out``: what reading out takes, or the prologue.
-    ``counts``: what read-outs keep for spike counts and firing rates, and what working them out
-    takes, which happens where they are asked for. Not arrays that belong to the caller: x, outputs,
-    ``spike_counts``.
+    back, and ask for it anew each time. ``planned``: as much again as all of them keep, where that
+    is planned ahead, as ``FEW_ACTIVATIONS`` are; else 0. ``read_out``: what reading out takes, or
+    the prologue. ``counts``: what read-outs keep for spike counts and firing rates, and what
+    working them out takes, which happens where they are asked for. Not arrays that belong to the
+    caller: x, outputs, ``spike_counts``.
     """
 
     weights: int
@@ -106,13 +107,14 @@ class Memory:
     inputs: int
     activations: int
     idle: int
+    planned: int
     read_out: int
     counts: int
 
     @property
-    def few_activations(self) -> bool:
+    def plans_activations(self) -> bool:
         """Whether to keep twice the memory of activations, so that a run needs not ask for it."""
-        return self.activations <= FEW_ACTIVATIONS
+        return self.planned > 0
 
     @property
     def gives_back(self) -> bool:
@@ -121,12 +123,17 @@ class Memory:
         To ask for it anew costs a page fault every 4 KiB: a small U-Net, N=1, whose T=5 is a chunk
         and a time-step, took 1.3 times as long.
         """
-        return not self.idle and not self.few_activations
+        return not self.idle and not self.plans_activations
 
     @property
     def total(self) -> int:
         """All of it."""
         return sum(astuple(self))
+
+    @property
+    def needed(self) -> int:
+        """What a budget must have room for: not what graphs keep only where there is."""
+        return self.total - self.idle - self.planned
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class SessionKey(NamedTuple):
 
 def key_of(steps: int, choice: Choice) -> SessionKey:
     """The key of the session that does so many time-steps."""
-    lean, planned = choice.lean, choice.memory.few_activations
+    lean, planned = choice.lean, choice.memory.plans_activations
     first, columns = choice.weights_first(steps), choice.columns(steps)
     if steps == 1:
         return SessionKey(steps, lean, planned, first, columns)
@@ -125,12 +125,11 @@ class TimeSteps:
             give_back_memory()
         return self.choices[key]
 
-    def states_have_rows(self, inputs: Mapping[str, np.ndarray], samples: int) -> bool:
+    def states_have_rows(self, choice: Choice, samples: int) -> bool:
         """Whether states have a row for each of so many samples, along axis 0, as inputs do.
 
         True for one sample: the run ends when it leaves.
         """
-        choice = self.choice(inputs)
         if choice.samples != samples or samples == 1:
             return choice.samples == samples
         return states_have_rows(self.step, self.states, choice.shapes, samples)

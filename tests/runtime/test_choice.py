@@ -147,7 +147,7 @@ def budgets(session, x, readouts=1):
     """Totals of all ways to run, as (lean, chunks), the fastest first."""
     found, chosen = {}, session.chosen(x, readouts=readouts)
     while True:
-        least = chosen.memory.total - chosen.memory.idle
+        least = chosen.memory.needed
         found[chosen.lean, chosen.chunks] = least
         session._progress.time_steps.choices.clear()
         costs = session._progress.time_steps.costs
@@ -250,7 +250,7 @@ def test_eight_bits_are_never_lean(monkeypatch):
 def test_every_budget_gives_the_same_spikes(seed, width, monkeypatch):
     monkeypatch.setattr(chunks, "CACHED", 0)
     # Graphs then give back their memory to each other, as large ones do.
-    monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
+    monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 0)
     network = dyadic.finish(seed, width=width)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
@@ -266,7 +266,7 @@ def test_every_budget_gives_the_same_spikes(seed, width, monkeypatch):
 
 
 def test_sessions_of_another_n_go_where_they_do_not_fit(monkeypatch):
-    monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 3000)
+    monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 3000)
     snn = wide()
     generous = SpikingSession(snn, threads=1)
     for samples in (1, 40):
@@ -328,7 +328,7 @@ def test_what_read_outs_keep_is_in_the_estimate():
 
 
 def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
-    monkeypatch.setattr(memory, "FEW_ACTIVATIONS", 0)
+    monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 0)
     kept = SpikingSession(wide()).chosen(zeros(5)).memory
     assert kept.idle > 0
     assert not kept.gives_back
@@ -337,6 +337,17 @@ def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
     assert less.gives_back
     monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", kept.idle - 1)
     assert SpikingSession(wide()).chosen(zeros(5)).memory.gives_back
+
+
+def test_memory_is_planned_ahead_where_there_is_room():
+    """It takes that of activations once more, in each graph."""
+    planned = SpikingSession(wide()).chosen(zeros(5)).memory
+    assert planned.planned == planned.activations + planned.idle > 0
+    session = SpikingSession(wide(), max_memory=planned.total)
+    assert session.chosen(zeros(5)).memory == planned
+    less = SpikingSession(wide(), max_memory=planned.total - 1).chosen(zeros(5)).memory
+    assert less == replace(planned, planned=0)
+    assert not less.gives_back
 
 
 def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):

@@ -300,3 +300,15 @@ def test_a_read_out_that_depends_on_others_is_refused(tail, plan):
         session.run(x, 24, early_exit=EarlyExit(0.55, 1, 2))
     # The session is at v(0) again, and of use.
     assert session.run(x, 4).output.shape == (6, 3)
+
+
+def test_what_does_not_fit_is_refused_in_the_same_words():
+    """It counts on the prologue, too."""
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, max_memory=1000)
+    refused = []
+    for options in ({}, {"early_exit": EarlyExit()}):
+        with pytest.raises(DataError, match="needs about") as error:
+            session.run(dyadic.images(network, 7), 20, **options)
+        refused.append(str(error.value))
+    assert refused[0] == refused[1]

@@ -234,7 +234,7 @@ def test_columns_of_many_samples_are_in_the_estimate(no_overheads, monkeypatch):
         except DataError:
             break
         seen += [made] if made.lean else []
-        budget = made.memory.total - made.memory.idle - 1
+        budget = made.memory.needed - 1
     assert [len(made.columns(1)) for made in seen] == [1, 0]
     (found,) = seen[0].columns(1)
     assert seen[0].memory.activations > seen[0].groups.alone * found.scratch

@@ -152,7 +152,7 @@ def test_chunks_go_on_without_tiles_where_memory_is_short():
         if not choice.chunks:
             break
         assert choice.short_of_memory == (len(seen) > 1)
-        budget = choice.memory.total - choice.memory.idle - 1
+        budget = choice.memory.needed - 1
     assert (1, (16, 4)) in seen
     assert (0, (16,)) in seen
     # All with tiles come first.
