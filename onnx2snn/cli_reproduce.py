@@ -71,7 +71,13 @@ from .tables import new_table
     help="A trained network, with clips but for fig4.  [default: NETWORK-DATA.onnx that ships, "
     "else one that is trained by 'onnx2snn train NETWORK-DATA', or has been]",
 )
-@click.option("-T", "--timesteps", type=TIMESTEPS, help="[default: the paper's]")
+@click.option(
+    "-T",
+    "--timesteps",
+    type=TIMESTEPS,
+    help="[default: of a table the paper's, up to 256; of a figure, whose T it does not print, "
+    "4 to 128, of fig1 1 to 64, of fig4 16 to 256]",
+)
 @samples_option
 @click.option(
     "--seed",
@@ -174,7 +180,9 @@ def _trained(network: str, dataset: str, root: Path | None, device: str, report:
         return path
     from .cli_train import train_network
 
-    click.echo(f"Training: onnx2snn train {name} (300 epochs take a GPU).", err=True)
+    click.echo(
+        f"Training: onnx2snn train {name} ({CONFIGS[name].epochs} epochs take a GPU).", err=True
+    )
     return train_network(name, None, root, device, report=report)[0]
 
 

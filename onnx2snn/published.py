@@ -90,10 +90,10 @@ TABLES = {
 """By table, data set and network: the rows in the paper's order."""
 
 SAID = {
-    "fig1": "without initialisation neurons take long to fire their first spike, and longer the "
-    "deeper they are",
+    "fig1": "without initialisation neurons take a long time to fire the first spikes: a much "
+    "longer propagation delay",
     "fig2": "zero initialisation does not work below 10 time-steps; v(0) = V_th/2 is the best at "
-    "each T; from 256 on all reach the ANN",
+    "each T; beyond 256 all reach the ANN",
     "fig3": "a v(0) above 0 is much better than 0; 0.5 is optimal or nearly so",
     "figS1": "the optimal v(0) is always between 0.4 and 0.6",
     "fig4": "with v(0) = V_th/2 instead of 0, RMP reaches 87 % instead of 67 % at T=64, RNL 82 % "

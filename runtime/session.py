@@ -193,7 +193,7 @@ class SpikingSession:
         output, is settled; ``sample_timesteps`` of the result says after how many time-steps.
         For those that stay nothing changes. Without ``readout``, for a constant input.
 
-        Nothing of an earlier run or ``step`` remains. Memory does not grow with T. Raises
+        Nothing of an earlier run or ``step`` remains. Memory has a bound, whatever T. Raises
         ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
         for time-steps that are not positive integers.
         """
