@@ -1,5 +1,7 @@
 """Average over time before a read-out that is not affine."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -11,20 +13,33 @@ from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
 
 
+def influenced(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> set[str]:
+    """Names of all tensors that depend on these, be it on their shapes alone.
+
+    The graph must be in topological order.
+    """
+    names = {tensor.name for tensor in tensors}
+    for node in graph.nodes:
+        if any(tensor.name in names for tensor in operands(node)):
+            names.update(tensor.name for tensor in node.outputs)
+    return names
+
+
 def average_before_read_out(graph: gs.Graph) -> bool:
     """f(x) -> f(RunningMean(x)), for f that is not affine and comes after the last neuron.
 
         RunningMean: S(t) = S(t - 1) + x(t),  mean = S(t) / t
 
     A Softmax of one time-step's spikes is not the Softmax of their rates. What comes after
-    a RunningMean is the read-out of all time-steps so far, not that of one. Run it after
+    a RunningMean is the read-out of all time-steps so far, not that of one; so is what takes
+    only the shape of f(x), since a runtime has that no sooner. Run it after
     the passes that make neurons and pools. Raises ``ModelError`` for an opset older than
     ``neurons.MIN_OPSET``, and ``UnsupportedModelError`` for a read-out that it cannot average.
     """
     neurons.require_opset(graph)
     read_out = {node.name for node in regions(graph).epilogue}
     starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
-    behind = downstream(graph, [t for n in graph.nodes if n.name in starts for t in n.outputs])
+    behind = influenced(graph, [t for n in graph.nodes if n.name in starts for t in n.outputs])
     behind -= {t.name for node in neurons.stateful_nodes(graph) for t in node.outputs}
     averaged = downstream(graph, graph.inputs) - behind
     readers = [
@@ -82,9 +97,10 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     averaged = downstream(graph, [node.outputs[0] for node in means])
     states = neurons.names_of_states(graph)
     editor = StateEditor(graph)
-    done = averaged | states
+    # An output of shapes alone is the same at all time-steps.
+    wanted = downstream(graph, graph.inputs) - averaged - states
     # Each once, also where a model has an output twice.
-    outputs = {t.name: t for t in graph.outputs if t.name not in done}.values()
+    outputs = {t.name: t for t in graph.outputs if t.name in wanted}.values()
     fresh = [t for t in outputs if t.inputs and is_floating(t)]
     require_ranks(graph, [t.inputs[0] for t in fresh])
     for tensor in fresh:

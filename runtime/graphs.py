@@ -192,7 +192,7 @@ class Writer:
         names = dict(reads)
         # A state that is given anew has its start among the initializers too.
         for tensor in (t for t in model.graph.initializer if t.name not in reads):
-            names[tensor.name] = self.prefix + tensor.name
+            names[tensor.name] = f"{self.prefix}weights/{tensor.name}"
             if names[tensor.name] not in self.initializers:
                 copy = onnx.TensorProto()
                 copy.CopyFrom(tensor)

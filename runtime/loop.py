@@ -125,7 +125,8 @@ def _looped(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[st
     if network.each_step:
         t = body.node("Cast", [number], "t", to=onnx.TensorProto.DOUBLE)
         now = {held.read: held.written for held in carried}
-        steps = read_outs(network, body, t, _at(now, totals), _at(now, moved), _at(now, before))
+        sums_now = _at(now, totals), _at(now, moved), _at(now, before)
+        steps = read_outs(network, body, t, reads, *sums_now)
 
     ends = [f"{main.prefix}end/{held.read.removeprefix(main.prefix)}" for held in carried]
     stacked = {f"steps/{name}": f"{main.prefix}steps/{name}" for name in steps}
@@ -143,8 +144,8 @@ def _looped(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[st
     )
     last = dict(zip((held.read for held in carried), ends, strict=True))
     t = main.node("Cast", [trips], "t", to=onnx.TensorProto.DOUBLE)
-    finals = read_outs(network, main, t, _at(last, totals), _at(last, moved), _at(last, before))
-    return finals | stacked
+    sums_then = _at(last, totals), _at(last, moved), _at(last, before)
+    return read_outs(network, main, t, reads, *sums_then) | stacked
 
 
 def _at(tensors: Mapping[str, str], kept: Mapping[str, _Carried]) -> dict[str, str]:
@@ -216,7 +217,7 @@ def _unrolled(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[
         totals = {name: now[state.read] for name, state in sums.items()}
         if network.each_step or t == network.timesteps:
             count = main.constant(np.float64(t), f"t/{t}")
-            finals = read_outs(network, main, count, totals, {}, before, f"/{t}")
+            finals = read_outs(network, main, count, reads, totals, {}, before, f"/{t}")
         for name, tensor in finals.items() if network.each_step else ():
             axis = main.constant(np.array([0]), "front")
             row = main.node("Unsqueeze", [tensor, axis], f"row/{t}/{name}")

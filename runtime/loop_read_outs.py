@@ -60,12 +60,16 @@ def read_outs(
     network: Network,
     writer: Writer,
     t: str,
+    reads: Mapping[str, str],
     totals: Mapping[str, str],
     moved: Mapping[str, str],
     before: Mapping[str, str],
     place: str = "",
 ) -> dict[str, str]:
-    """What the network says after t time-steps, a float64: outputs, and rates if wanted."""
+    """What the network says after t time-steps, a float64: outputs, and rates if wanted.
+
+    ``reads``: where what a time-step reads is found.
+    """
     plan = network.plan
     sums = {
         name: total_of(network, writer, name, total, moved.get(name, ""), f"total{place}/{name}")
@@ -87,7 +91,8 @@ def read_outs(
             read[name] = since, sums[name][1]
     values = _averages(network, writer, count, read, place)
     if plan.read_out is not None:
-        values |= writer.part(plan.read_out, values, f"read_out{place}")
+        given = values | {name: reads[name] for name in plan.latest}
+        values |= writer.part(plan.read_out, given, f"read_out{place}")
     return {name: values[name] for name in plan.outputs} | rates
 
 
@@ -113,10 +118,11 @@ def _averages(
         means = {}
         for name, (total, have) in sums.items():
             dtype = network.sums[name].start.dtype
-            total = writer.cast(total, have, dtype, f"total{place}/{name}/{dtype}")
-            steps = writer.cast(count, double, dtype, f"count{place}/{name}")
-            mean = writer.node("Div", [total, steps], f"mean{place}/{name}")
-            means[name] = writer.cast(mean, dtype, types[name], f"mean{place}/{name}/{types[name]}")
+            # Other names than those of totals and averages below, which may be of the same tensor.
+            total = writer.cast(total, have, dtype, f"dividend{place}/{name}")
+            steps = writer.cast(count, double, dtype, f"divisor{place}/{name}")
+            mean = writer.node("Div", [total, steps], f"quotient{place}/{name}")
+            means[name] = writer.cast(mean, dtype, types[name], f"term{place}/{name}")
         made = writer.part(plan.epilogue, means, f"epilogue_of_means{place}")
         of_means = dict(zip(plan.averages, (made[name] for name in results), strict=True))
     if np.dtype(np.float16) in types.values():

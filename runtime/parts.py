@@ -1,14 +1,21 @@
 """Divide an SNN's graph: what runs once, at every time-step, and on sums or averages over time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import operands
-from onnx2snn.graph_passes.errors import UnsupportedModelError
-from onnx2snn.graph_passes.linear import MAX_POOLS, downstream, nonlinear_nodes, regions
+from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
+from onnx2snn.graph_passes.linear import (
+    MAX_POOLS,
+    Regions,
+    downstream,
+    nonlinear_nodes,
+    regions,
+)
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful
+from onnx2snn.graph_passes.read_out import influenced
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,20 @@ def parts_of(graph: gs.Graph) -> Parts:
     """Divide a graph.
 
     What depends on shapes alone cannot pass from part to part as a sum over time, so each
-    part computes it anew from the shapes of its own tensors.
+    part computes it anew from the shapes of its own tensors. What takes the shape of a tensor
+    is therefore computed no sooner than that.
+
+    Raises ``ModelError`` where an average over time needs the shape of what follows averages.
     """
     varying = downstream(graph, graph.inputs)
     makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
     order = {node.name: place for place, node in enumerate(graph.nodes)}
 
-    def complete(nodes: list[gs.Node], fixed: Sequence[gs.Node] = ()) -> list[gs.Node]:
+    def complete(
+        nodes: list[gs.Node], fixed: Sequence[gs.Node] = (), late: Sequence[gs.Node] = ()
+    ) -> list[gs.Node]:
+        """Nodes, and what they need of those that depend on shapes alone, or are ``late``."""
+        anew = {tensor.name for node in late for tensor in node.outputs}
         part: dict[str, gs.Node] = {}
         waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
         waiting += fixed
@@ -45,11 +59,11 @@ def parts_of(graph: gs.Graph) -> Parts:
                 continue
             part[node.name] = node
             names = [tensor.name for tensor in operands(node)]
-            waiting += [makers[n] for n in names if n in makers and n not in varying]
+            waiting += [makers[n] for n in names if n in makers and (n not in varying or n in anew)]
         return sorted(part.values(), key=lambda node: order[node.name])
 
     means = [node for node in graph.nodes if is_mean(node)]
-    behind = downstream(graph, [node.outputs[0] for node in means])
+    behind = influenced(graph, [node.outputs[0] for node in means])
     read_out = [
         node
         for node in graph.nodes
@@ -62,7 +76,9 @@ def parts_of(graph: gs.Graph) -> Parts:
         if all(is_mean(reader) for reader in node.outputs[0].outputs)
     ]
     apart = {id(node) for node in (*means, *read_out, *idle)}
+    _require_averages_first(graph, means, read_out)
     found = regions(graph, lambda node: is_stateful(node) and id(node) not in apart)
+    late, core = _shaped_by_neurons(graph, found, apart)
 
     def rest(nodes: list[gs.Node], fixed: Sequence[gs.Node] = ()) -> list[gs.Node]:
         return complete([node for node in nodes if id(node) not in apart], fixed)
@@ -73,12 +89,53 @@ def parts_of(graph: gs.Graph) -> Parts:
         n for n in ends if any(t.name in behind for m in complete([], [n]) for t in operands(m))
     ]
     return Parts(
-        rest(found.prologue),
-        rest(found.core),
-        rest(found.epilogue, [node for node in ends if node not in last]),
+        rest([node for node in found.prologue if id(node) not in core]),
+        rest([node for node in graph.nodes if id(node) in core]),
+        rest(
+            [node for node in found.epilogue if id(node) not in core],
+            [node for node in ends if node not in last],
+        ),
         means,
-        complete(read_out, last),
+        complete(read_out, last, late),
     )
+
+
+def _require_averages_first(graph: gs.Graph, means: list[gs.Node], read_out: list[gs.Node]) -> None:
+    """Refuse averages of the read-out, as older versions wrote for what takes shapes of it."""
+    after_spikes = downstream(graph, [n.outputs[0] for n in graph.nodes if is_stateful(n)])
+    after_means = downstream(graph, [node.outputs[0] for node in means])
+    made = made_by(read_out)
+    for node in (*means, *read_out):
+        averages = is_mean(node) and node.inputs[0].name in made
+        names = {tensor.name for tensor in node.outputs}
+        if averages or (not is_mean(node) and names & after_spikes and not names & after_means):
+            raise ModelError(
+                f"{node.op} '{node.name}' depends on the shape of what follows an average over "
+                "time, but comes before one: convert the network again"
+            )
+
+
+def _shaped_by_neurons(
+    graph: gs.Graph, found: Regions, apart: Collection[int]
+) -> tuple[list[gs.Node], set[int]]:
+    """What reads no spikes, but shapes of tensors that do; and the core that has it, by identity.
+
+    In the core that is computed anew at each time-step, whatever it is.
+    """
+    neurons = [node for node in found.core if is_stateful(node) and id(node) not in apart]
+    shaped = influenced(graph, [node.outputs[0] for node in neurons])
+    late = [
+        node
+        for node in found.prologue
+        if id(node) not in apart and any(tensor.name in shaped for tensor in node.outputs)
+    ]
+    core, after = ({id(node) for node in nodes} for nodes in ([*found.core, *late], found.epilogue))
+    needed = {tensor.name for node in late for tensor in operands(node)}
+    for node in reversed(graph.nodes):
+        if any(tensor.name in needed for tensor in node.outputs):
+            needed.update(tensor.name for tensor in operands(node))
+            core |= {id(node)} & after
+    return late, core
 
 
 def _clocks(graph: gs.Graph) -> list[gs.Node]:

@@ -80,6 +80,8 @@ class Plan:
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
     inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
     file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
+    ``latest``: what ``read_out`` takes of the step's inputs as it is at the last time-step, such as
+    masks and indices, of which there is no average.
     ``weights`` are the large initializers of all graphs, by name, which the graphs hold as stubs.
     """
 
@@ -96,6 +98,7 @@ class Plan:
     states: tuple[State, ...]
     sums: dict[str, State]
     means: tuple[str, ...]
+    latest: tuple[str, ...]
     delay: int
     weights: dict[str, np.ndarray]
 
@@ -151,6 +154,8 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     epilogue = _epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix)
     read_out = _read_out_model(graph, parts, finals, outputs)
     means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
+    # The file averages what it wants averaged: finals by another name.
+    read_late = _reads(parts.read_out, {*given, *made_before})
     layers = tuple(_neuron(node, events[node.name].name) for node in neurons)
     # The membrane potential is the first state of each.
     kept = (
@@ -177,6 +182,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         sums=sums,
         step_inputs=tuple(step_reads),
         means=means,
+        latest=tuple(read_late),
         delay=_delay(parts.means),
         weights={name: values for part in held for name, values in part.weights.items()},
     )

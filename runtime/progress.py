@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnx2snn.graph_passes.errors import DataError
+
 from .choice import Choice
 from .memory import sizes_of
 from .plan import Plan
@@ -22,6 +24,7 @@ class Progress:
 
     ``readouts``: how many are wanted of this run; ``varying``: whether its inputs are others at
     each time-step. ``before``: sums of what is read out, as they were when a delay was over.
+    ``latest``: what the last time-step read that the read-out takes as it is.
     """
 
     plan: Plan
@@ -34,12 +37,14 @@ class Progress:
     readouts: int = 1
     varying: bool = False
     before: Arrays = field(default_factory=dict)
+    latest: Arrays = field(default_factory=dict)
 
     def reset(self, readouts: int = 1, varying: bool = False) -> None:
         """Go back to v(0)."""
         self.states.reset()
         self.sums.reset()
-        self.time, self.readouts, self.varying, self.before = 0, readouts, varying, {}
+        self.time, self.readouts, self.varying = 0, readouts, varying
+        self.before, self.latest = {}, {}
 
     def take(self, inputs: Arrays) -> Arrays:
         """Set the inputs of the time-steps that come; returns what these read of them."""
@@ -88,6 +93,7 @@ class Progress:
             give_back_memory()
         self.time += steps
         self.sums.count(steps, values)
+        self.latest = {name: values[name] for name in self.plan.latest}
         if self.time == self.plan.delay:
             self.before = self.sums.carried(self.plan.readout_types)
         return fetched
@@ -103,15 +109,27 @@ class Progress:
         self.states.keep(rows, count)
         self.sums.keep(rows, count)
         self.before = rows_of(self.before, rows, count)
+        self.latest = rows_of(self.latest, rows, count)
 
     def read_out(self) -> ReadOut:
         """What the network says and did in the time-steps so far."""
         return ReadOut(self.time, self.outputs(), self.plan.neurons, self.sums.snapshot())
 
     def outputs(self) -> Arrays:
-        """The outputs by name after the time-steps so far, but those of a delay."""
+        """The outputs by name after the time-steps so far, but those of a delay.
+
+        Raises ``DataError`` where a membrane potential in float16 has become infinite, and fires
+        for ever.
+        """
+        halves = (s.read for s in self.plan.states if s.start.dtype == np.float16)
+        for name in halves:
+            if not np.all(np.isfinite(self.states.get(name))):
+                raise DataError(
+                    f"the state '{name}' is beyond what float16 holds after {self.time} "
+                    "time-steps: export the network in float32, or give it smaller inputs"
+                )
         sums, t = self.sums.carried(self.plan.readout_types), self.time
         if 0 < self.plan.delay < t:
             t -= self.plan.delay
             sums = {n: np.asarray(total - self.before[n]) for n, total in sums.items()}
-        return self.averages.outputs(sums, t)
+        return self.averages.outputs(sums, t, self.latest)

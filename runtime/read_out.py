@@ -29,17 +29,18 @@ class Averages:
         found: list[str] = self._epilogue.get_providers()
         return found
 
-    def outputs(self, sums: Arrays, timesteps: int) -> Arrays:
+    def outputs(self, sums: Arrays, timesteps: int, latest: Mapping[str, np.ndarray]) -> Arrays:
         """Every output by name, from sums over ``timesteps`` time-steps.
 
-        The arrays in ``sums`` may be overwritten. Raises ``DataError`` where an output is not
-        finite.
+        ``latest``: what the read-out takes of the last of them. The arrays in ``sums`` may be
+        overwritten. Raises ``DataError`` where an output is not finite.
         """
         values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
         if self._read_out is not None:
             made = [output.name for output in self._read_out.get_outputs()]
             wanted = {source.name for source in self._read_out.get_inputs()}
-            feed = {name: value for name, value in values.items() if name in wanted}
+            given = {**values, **latest}
+            feed = {name: value for name, value in given.items() if name in wanted}
             values |= zip(made, run_session(self._read_out, made, feed), strict=True)
         outputs = {name: values[name] for name in self._plan.outputs}
         for name, value in outputs.items():

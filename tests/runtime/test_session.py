@@ -737,3 +737,19 @@ def test_weights_that_nothing_reads(listed):
     parts = detach(model(text, {"unused": np.ones((32, 32), np.float32)}))
     session = providers.create_session(parts, [providers.CPU])
     np.testing.assert_array_equal(session.run(None, {"x": -np.ones((1, 4), np.float32)})[0], 0)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_potentials_beyond_float16_are_no_spikes_for_ever(plan):
+    weights = {"zero": 0, "high": 1000, "two": 2}
+    proto = model(
+        "g (float16[N, 2] x) => (float16[N, 2] y) { c = Clip(x, zero, high) y = Mul(c, two) }",
+        {name: np.float16(value) for name, value in weights.items()},
+    )
+    session = SpikingSession(convert(proto).model, plan=plan)
+    x = np.zeros((40, 1, 2), np.float16)
+    x[:5, :, 0], x[5:, :, 0] = 20_000, -20_000
+    with pytest.raises(DataError, match=r"'v/c' is beyond what float16 holds after 40 time-steps"):
+        session.run(x, 40)
+    counts = session.run(np.full((1, 2), 500, np.float16), 40).spike_counts["c"]
+    np.testing.assert_array_equal(counts, [[20, 20]])

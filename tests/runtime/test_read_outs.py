@@ -1,0 +1,167 @@
+"""Read-outs that take shapes, masks and indices, against the file itself, step by step."""
+
+import numpy as np
+import onnx
+import proof
+import pytest
+import stock
+from onnx_text import model
+
+from onnx2snn import EarlyExit, ModelError, SpikingSession, convert
+from onnx2snn.runtime.loop import loop_model
+
+TIMESTEPS = 4
+WEIGHTS = {"zero": np.float32(0), "one": np.float32(1)}
+X, MASK, INDEX = "float[N, 6] x", "bool[N, 6] m", "int64[N, 6] k"
+SHAPES = {
+    "of what follows an average": (X, "p = Softmax(c) s = Shape(p) e = Expand(c, s) y = Mul(e, p)"),
+    "for another output": (
+        X, "p = Softmax(c) s = Shape(p) w = Expand(c, s) y = Mul(p, p)", "float[N, 6] w",
+    ),
+    "for an output of nothing else": (
+        X, "y = Softmax(c) s = Shape(y) w = Expand(one, s)", "float[N, 6] w",
+    ),
+    "for the input": (X, "p = Softmax(c) s = Shape(p) e = Expand(x, s) y = Mul(e, p)"),
+    "of spikes, for the input": (X, "s = Shape(c) e = Expand(x, s) y = Add(e, c)"),
+    "of a sum of spikes, for the input": (
+        X, "d = Add(c, c) s = Shape(d) e = Expand(x, s) r = Mul(e, e) y = Add(r, d)",
+    ),
+    "of spikes, for a neuron": (X, "s = Shape(c) e = Expand(x, s) y = Clip(e, zero, one)"),
+    "for a mask": (
+        f"{X}, {MASK}", "p = Softmax(c) s = Shape(p) e = Expand(m, s) y = Where(e, p, zero)",
+    ),
+    "of spikes, for a mask": (f"{X}, {MASK}", "s = Shape(c) e = Expand(m, s) y = Where(e, c, one)"),
+    "of spikes, for a comparison": (
+        X, "s = Shape(c) e = Expand(x, s) f = Less(e, c) y = Where(f, c, one)",
+    ),
+}  # fmt: skip
+NO_MEANS = {
+    "a mask": (f"{X}, {MASK}", "y = Where(m, c, zero)"),
+    "a mask of the input": (X, "m = Less(x, zero) d = Add(c, c) y = Where(m, one, d)"),
+    "indices": (f"{X}, {INDEX}", "y = GatherElements<axis = 1>(c, k)"),
+    "indices of another type": (
+        f"{X}, int16[N, 6] k", "l = Cast<to = 7>(k) y = ScatterElements<axis = 1>(c, l, x)",
+    ),
+    "what is an output too": (
+        f"{X}, {INDEX}", "y = GatherElements<axis = 1>(c, k) w = Identity(k)", "int64[N, 6] w",
+    ),
+    "a mask before a Softmax": (f"{X}, {MASK}", "d = Where(m, c, one) y = Softmax(d)"),
+    "a mask, and a factor": (f"{X}, {MASK}", "d = Where(m, c, zero) y = Mul(d, x)"),
+}  # fmt: skip
+NETWORKS = SHAPES | NO_MEANS
+
+
+def network(name, **options):
+    inputs, nodes, *outputs = NETWORKS[name]
+    outputs = ", ".join(["float[N, 6] y", *outputs])
+    text = f"g ({inputs}) => ({outputs}) {{ c = Clip(x, zero, one) {nodes} }}"
+    return convert(model(text, WEIGHTS), **options).model
+
+
+def inputs_of(session, t):
+    """Others at each time-step."""
+    rng = np.random.default_rng(t)
+    # ScatterElements must write to no place twice.
+    k = np.argsort(rng.random((3, 6)), axis=1)
+    every = {
+        "x": rng.integers(-2, 9, (3, 6)).astype(np.float32) / 8,
+        "m": rng.random((3, 6)) < 0.5,
+        "k": k.astype(session._plan.inputs[-1].dtype),
+    }
+    return {name: every[name] for name in session.inputs}
+
+
+def stepped(snn, feeds):
+    """The outputs of the file at each time-step, and the read-outs that docs/neurons.md takes."""
+    session = proof.stock(snn)
+    names = [output.name for output in session.get_outputs()]
+    known, state, now = {i.name for i in session.get_inputs()}, {}, []
+    for feed in feeds:
+        given = {name: value for name, value in feed.items() if name in known}
+        values = dict(zip(names, session.run(None, {**given, **state}), strict=True))
+        state = {n.replace("_next/", "/", 1): v for n, v in values.items() if "_next/" in n}
+        now.append({name: value for name, value in values.items() if "_next/" not in name})
+    last = proof.behind_running_means(snn)
+    read = [
+        {n: v if n in last else np.mean([f[n] for f in now[:t]], 0) for n, v in now[t - 1].items()}
+        for t in range(1, len(now) + 1)
+    ]
+    return now, read
+
+
+def floating(values):
+    """The outputs of which there is an average."""
+    return {name: value for name, value in values.items() if value.dtype.kind == "f"}
+
+
+def assert_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 2}], ids=["", "delay"])
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_session_says_what_the_file_says(name, varying, plan, options):
+    snn = network(name, **options)
+    session = SpikingSession(snn, plan=plan)
+    feeds = [inputs_of(session, t if varying else 0) for t in range(TIMESTEPS)]
+    now, read = stepped(snn, feeds)
+    given = {n: np.stack([f[n] for f in feeds]) if varying else feeds[0][n] for n in feeds[0]}
+    result = session.run(given, TIMESTEPS, [1, 2, 3])
+    for t, wanted in enumerate(read, start=1):
+        found = floating(result.readouts[t].values)
+        assert_equal(found, {output: wanted[output] for output in found})
+    session.reset()
+    for feed, wanted in zip(feeds, now, strict=True):
+        found = session.step(feed)
+        found = found if isinstance(found, dict) else {"y": found}
+        assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("timesteps", [TIMESTEPS, None])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"inline": True}, {"each_step": True, "rates": True}, {"unroll": True}],
+    ids=["loop", "inlined", "each step", "unrolled"],
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_loop_file_says_what_the_session_says(name, options, timesteps):
+    if options.get("unroll") and timesteps is None:
+        pytest.skip("only a fixed number of time-steps can be unrolled")
+    snn = network(name)
+    session = SpikingSession(snn)
+    feed = inputs_of(session, 0)
+    wanted = session.run(feed, TIMESTEPS, range(1, TIMESTEPS + 1))
+    file = loop_model(snn, timesteps, **options)
+    onnx.checker.check_model(file, full_check=True)
+    found = stock.run(file, {**feed, "timesteps": TIMESTEPS})
+    for output, value in wanted.values.items():
+        np.testing.assert_array_equal(found[output], value)
+        if "each_step" in options:
+            each = [wanted.readouts[t].values[output] for t in range(1, TIMESTEPS + 1)]
+            np.testing.assert_array_equal(found[f"steps/{output}"], np.stack(each))
+
+
+@pytest.mark.parametrize("name", ["a mask", "indices"])
+def test_samples_leave_early_with_their_own(name):
+    session = SpikingSession(network(name))
+    feed = inputs_of(session, 0)
+    rule = EarlyExit(confidence=0.2, stable=2, every=3)
+    result = session.run(feed, 32, early_exit=rule)
+    assert len(set(result.sample_timesteps)) > 1
+    for row, t in enumerate(result.sample_timesteps):
+        alone = {input_: value[row : row + 1] for input_, value in feed.items()}
+        np.testing.assert_array_equal(result.output[row], session.run(alone, t).output[0])
+
+
+def test_an_average_that_needs_a_shape_of_the_read_out_is_refused():
+    """As releases wrote it, when what takes a shape was averaged afterwards."""
+    snn = network("of what follows an average")
+    (expand,) = [node for node in snn.graph.node if node.op_type == "Expand"]
+    assert expand.input[0] == "c/mean"
+    expand.input[0] = "c"
+    with pytest.raises(ModelError, match=r"Expand 'e' depends on the shape.*convert"):
+        SpikingSession(snn)
