@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import ArrayLike
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelError
 
@@ -66,7 +67,11 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
 
 def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     """The value of a constant tensor, or None for any other."""
-    return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else None
+    if not isinstance(tensor, gs.Constant):
+        return None
+    # It reads values when they are first asked for, and of bfloat16 prints a warning then.
+    with G_LOGGER.suppress():
+        return np.asarray(tensor.values)
 
 
 def known_value(tensor: gs.Tensor) -> np.ndarray | None:

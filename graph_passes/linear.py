@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import operands, producer
 from .errors import Refusal, UnsupportedModelError
+from .limits import WEIGHTED
 from .neurons import NEURONS, is_stateful
 
 # Affine in all their inputs together.
@@ -43,6 +44,12 @@ MAX_POOLS = ("MaxPool", "GlobalMaxPool")
 
 MaxPool = Literal["average", "exact", "keep"]
 """What becomes of max-pooling between neurons."""
+
+_LAYERS = {
+    *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop",
+    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN", "Scan",
+}  # fmt: skip
+"""What has weights, or may have some inside."""
 
 SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
 """The pools that count spikes, and how each pools."""
@@ -227,6 +234,45 @@ def nonlinear_nodes(
         if reason is not None and (node.domain or node.op not in allowed):
             refusals.append(Refusal(node.name, node.op, reason))
     return refusals
+
+
+def behind_nonlinear(
+    graph: gs.Graph,
+    is_neuron: Callable[[gs.Node], bool] = is_stateful,
+    after_layers: bool = False,
+) -> set[str]:
+    """Names of all tensors that depend on a node that is not affine in the spikes.
+
+    Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
+    after all layers of weights are, and no parts of layers that another export would make affine.
+    """
+    found = nonlinear_nodes(graph, is_neuron, (*MAX_POOLS, "ThresholdedRelu"))
+    wrongly_exported = (_QUANTISED, _IN_TRAINING) if after_layers else ()
+    starts = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
+    nodes = _after_layers(graph) if after_layers else graph.nodes
+    ends = [node for node in nodes if node.name in starts]
+    return downstream(graph, [tensor for node in ends for tensor in node.outputs])
+
+
+def _after_layers(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes that depend on a layer of weights, and on which none depends."""
+    layers = [node for node in graph.nodes if _is_layer(node)]
+    after = downstream(graph, [tensor for node in layers for tensor in node.outputs])
+    before, needed = {id(node) for node in layers}, {t.name for n in layers for t in operands(n)}
+    for node in reversed(graph.nodes):
+        if any(tensor.name in needed for tensor in node.outputs):
+            before.add(id(node))
+            needed.update(tensor.name for tensor in operands(node))
+    return [
+        node
+        for node in graph.nodes
+        if id(node) not in before and any(tensor.name in after for tensor in operands(node))
+    ]
+
+
+def _is_layer(node: gs.Node) -> bool:
+    """Whether a node has weights, as far as is known: of a foreign domain any may."""
+    return node.op in _LAYERS if not node.domain else not is_stateful(node)
 
 
 def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:

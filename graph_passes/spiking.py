@@ -19,7 +19,13 @@ from .errors import (
 )
 from .io import infer_shapes
 from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes, regions
-from .thresholds import activation_nodes, bounded_activations, relu_of_min, unbounded_activations
+from .thresholds import (
+    activation_nodes,
+    activations_of_read_out,
+    bounded_activations,
+    relu_of_min,
+    unbounded_activations,
+)
 
 
 def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> bool:
@@ -161,7 +167,9 @@ def obstacles(
     curves = regions_to_approximate(graph, maxpool)
     activations = {id(node) for node in activation_nodes(graph)}
     if approximated:
-        activations |= {id(curve.last) for curve in curves}
+        ends = [curve.last for curve in curves]
+        kept = {id(node) for node in activations_of_read_out(graph, ends)}
+        activations = (activations | {id(node) for node in ends}) - kept
 
     def is_activation(node: gs.Node) -> bool:
         return neurons.is_stateful(node) or id(node) in activations

@@ -7,7 +7,7 @@ from . import neurons
 from .average_pool import pads_lowest
 from .editing import is_used, producer, tidy
 from .errors import Refusal, UnsupportedModelError
-from .linear import MAX_POOLS, downstream
+from .linear import MAX_POOLS, behind_nonlinear, downstream
 from .spiking import StateEditor, require_ranks
 
 
@@ -72,8 +72,12 @@ def clock(editor: StateEditor) -> gs.Variable:
 
 
 def _reached(graph: gs.Graph) -> list[gs.Node]:
-    """The standard nodes whose first input spikes reach."""
+    """The standard nodes whose first input spikes reach, but for those of the read-out.
+
+    What is behind a Softmax there counts no spikes: it is computed on the mean over time.
+    """
     spikes = downstream(graph, [node.outputs[0] for node in neurons.stateful_nodes(graph)])
+    spikes -= behind_nonlinear(graph)
     return [
         node
         for node in graph.nodes

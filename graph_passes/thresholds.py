@@ -1,6 +1,6 @@
 """Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,11 +19,17 @@ from .editing import (
 )
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
+from .linear import behind_nonlinear
+from .neurons import is_stateful
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
-    """The bound theta of each canonical activation that has one, by its last node's name."""
-    bounds = {node.name: _upper_bound(graph, node) for node in graph.nodes}
+    """The bound theta of each canonical activation that has one, by its last node's name.
+
+    Those of the read-out, ``activations_of_read_out``, are none.
+    """
+    kept = {id(node) for node in activations_of_read_out(graph)}
+    bounds = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
     return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
@@ -62,16 +68,45 @@ def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
 
 
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
-    """The Relu nodes that no Min bounds: those whose threshold only data can tell."""
+    """The Relu nodes that no Min bounds: those whose threshold only data can tell.
+
+    Those of the read-out, ``activations_of_read_out``, are none.
+    """
+    kept = {id(node) for node in activations_of_read_out(graph)}
     bounded = {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
     return [
         node
         for node in graph.nodes
-        if node.op == "Relu"
-        and not node.domain
-        and id(node) not in bounded
-        and is_floating(node.inputs[0])
+        if _is_relu(node) and id(node) not in bounded and id(node) not in kept
     ]
+
+
+def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
+    """The nodes of canonical activations that stay what they are, since they are in the read-out.
+
+    Such lie behind a node that is not affine in the spikes and comes after all layers of weights,
+    as the clip that keeps a norm from 0 before something is divided by it. Neurons they could not
+    become: no spikes come out of such a node. ``others``: nodes that neurons will stand in for,
+    though they are no activations in canonical form.
+    """
+    activations = {
+        id(node) for node in graph.nodes if _is_relu(node) or _upper_bound(graph, node) is not None
+    }
+    spiking = activations | {id(node) for node in others}
+
+    def is_activation(node: gs.Node) -> bool:
+        return is_stateful(node) or id(node) in spiking
+
+    behind = behind_nonlinear(graph, is_activation, after_layers=True)
+    return [
+        node
+        for node in graph.nodes
+        if id(node) in activations and any(tensor.name in behind for tensor in node.outputs)
+    ]
+
+
+def _is_relu(node: gs.Node) -> bool:
+    return node.op == "Relu" and not node.domain and is_floating(node.inputs[0])
 
 
 def activation_nodes(graph: gs.Graph) -> list[gs.Node]:

@@ -219,7 +219,7 @@ def convert(
     for line in result.notes:
         console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
     if result.analog:
-        console.print("These stay analog, as in the ANN, before the first neuron:")
+        console.print("These stay analog, as in the ANN:")
         for refusal in result.analog:
             console.print(f"  {tables.printable(str(refusal))}", markup=False)
     if explain:

@@ -50,9 +50,9 @@ class NeuronReport:
 class Conversion:
     """A converted network and what was done to make it.
 
-    ``declined``: what passes left as it was, with reasons. ``analog``: activations before
-    the first neuron that are no clip, and so stay what they were in the ANN. ``check``: how
-    the exact rewriting was checked. ``agreements``: what each change cost, on the
+    ``declined``: what passes left as it was, with reasons. ``analog``: activations that stay what
+    they were in the ANN: before the first neuron those that are no clip, and those of the read-out.
+    ``check``: how the exact rewriting was checked. ``agreements``: what each change cost, on the
     calibration data. ``notes``: what a user should know of the result. ``threshold``: the
     statistic that thresholds from data are; None where there are none.
     """

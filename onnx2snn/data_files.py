@@ -49,7 +49,8 @@ def open_data(
     by class, as those of a folder do, evenly spread over all. labels: whether y is wanted at all.
     model: the network that images are for, whose metadata may say how they become its input, which
     a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
-    channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are.
+    channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are;
+    those beside x that are inputs of the model must have as many rows.
     Raises ``DataError`` if the data is not there, is empty, is damaged or holds pickled objects, or
     does not fit its labels or the network; ``ModelError`` if the network cannot be read.
     """
@@ -67,7 +68,7 @@ def open_data(
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
     elif kind == ".npz":
-        data = _open_npz(Path(source), labels)
+        data = _open_npz(Path(source), labels, model)
     elif kind == ".npy":
         data = _open_npy(Path(source))
     else:
@@ -100,12 +101,15 @@ def _structure_of(model: Model | ModelParts) -> onnx.ModelProto:
     return model if isinstance(model, onnx.ModelProto) else read_any(model).structure
 
 
+def _inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What a model has to be given: weights and states have defaults."""
+    defaults = {tensor.name for tensor in structure.graph.initializer}
+    return [info for info in structure.graph.input if info.name not in defaults]
+
+
 def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:
     """Whether a model's first input is [N, H, W, C], and not, as well, [N, C, H, W]."""
-    # Weights and states have defaults.
-    defaults = {tensor.name for tensor in structure.graph.initializer}
-    given = (info for info in structure.graph.input if info.name not in defaults)
-    info = next(given, None)
+    info = next(iter(_inputs_of(structure)), None)
     sizes = [] if info is None else [d.dim_value for d in info.type.tensor_type.shape.dim]
     return len(sizes) == 4 and sizes[3] == channels != sizes[1]
 
@@ -202,7 +206,7 @@ def _open_npy(path: Path) -> Data:
     return from_arrays(x, None, str(path))
 
 
-def _open_npz(path: Path, labels: bool) -> Data:
+def _open_npz(path: Path, labels: bool, model: Model | ModelParts | None) -> Data:
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         inputs = [name for name in names if name != "y"]
@@ -215,11 +219,33 @@ def _open_npz(path: Path, labels: bool) -> Data:
         if "x" in inputs:
             data = _open_member(path, archive, "x")
             # What else is there may be further inputs, or has nothing to do with them.
-            inputs = [name for name in inputs if _length(archive, name) == data.samples]
+            fitting = [name for name in inputs if _length(archive, name) == data.samples]
+            others = [name for name in inputs if name not in ("x", *fitting)]
+            _refuse_inputs(path, others, data.samples, model)
+            inputs = fitting
         if len(inputs) > 1:
             parts = {name: _open_member(path, archive, name) for name in inputs}
             data = together(str(path), parts)
     return checked(data, y)
+
+
+def _refuse_inputs(
+    path: Path, others: list[str], samples: int, model: Model | ModelParts | None
+) -> None:
+    """Raise ``DataError`` where an input of the network is among arrays of other lengths than x."""
+    # A pipe can be read once, and others need the model.
+    a_pipe = isinstance(model, str | os.PathLike) and not Path(model).is_file()
+    if not others or model is None or a_pipe:
+        return
+    wanted = {info.name for info in _inputs_of(_structure_of(model))}
+    # The only input may be called x, whatever else has its name.
+    found = [name for name in others if name in wanted and len(wanted) > 1]
+    if found:
+        raise DataError(
+            f"'{path}': the network's input '{found[0]}' has no row of numbers for each of the "
+            f"{samples} samples in x: give it one for each; what holds for all samples is a "
+            "constant of the network, or is given to SpikingSession.run in Python"
+        )
 
 
 def _order_of(path: Path, samples: int) -> np.ndarray | None:
@@ -250,6 +276,8 @@ def _length(archive: zipfile.ZipFile, name: str) -> int | None:
 def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> Data:
     with archive.open(f"{name}.npy") as file:
         shape, in_columns, dtype = _read_header(file)
+    if not shape:
+        raise DataError(f"'{path}' holds no samples: {name} has shape []")
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         with _reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:

@@ -1,6 +1,7 @@
 """What conversion asks of a graph: whether it is an ANN, what stayed as it was, what loads."""
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import (
@@ -21,6 +22,7 @@ from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, downstream
 from onnx2snn.graph_passes.neurons import is_mean, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
+from onnx2snn.graph_passes.thresholds import activations_of_read_out
 from onnx2snn.graph_passes.weights import ModelParts
 
 
@@ -62,6 +64,13 @@ def require_ann(graph: gs.Graph) -> None:
         raise ModelError("the model has no inputs or no outputs: it computes a constant")
     for tensor in graph.inputs:
         dtype = tensor.dtype
+        if isinstance(dtype, int) and dtype in onnx.TensorProto.DataType.values()[1:]:
+            # NumPy has no such type.
+            kind = onnx.TensorProto.DataType.Name(dtype).lower()
+            raise ModelError(
+                f"the model's input '{tensor.name}' is of the type {kind}: export the network in "
+                "float32"
+            )
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
     trained = [(node, reason) for node in graph.nodes if (reason := _why_in_training(node))]
@@ -106,7 +115,8 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
     """Refuse a network none of whose activations became a neuron, with what it has instead."""
     if neuron_nodes(graph):
         return
-    found = analog_activations(graph)
+    curved = analog_activations(graph)
+    found = [*curved, *integer_activations(graph)]
     has = "these activations:" if found else "no activations"
     if any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes):
         has = "QuantizeLinear, into which quantisation folds them: convert it before that"
@@ -117,6 +127,7 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
             "these activations; clips can stand in for those before the last layer (convert "
             "--approximate N --calibration DATA):"
         )
+        found = curved
     raise UnsupportedModelError(
         "the model has no ReLU, and no clip to a positive constant, that could become "
         f"a spiking neuron; it has {has}",
@@ -143,14 +154,41 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 
+IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
+"""Why a ReLU or clip becomes no neuron."""
+
+
 def analog_activations(graph: gs.Graph) -> list[Refusal]:
-    """The activations before the first neuron that did not become neurons."""
+    """The activations that did not become neurons.
+
+    Such are those before the first neuron that are no ReLU or clip, and the ReLUs and clips of
+    the read-out.
+    """
     reason = "not a ReLU or a clip, and before the first neuron"
     spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
-    return [
+    before = [
         Refusal(node.name, node.op, reason)
         for node in graph.nodes
         if node.op in _ACTIVATIONS
         and is_floating(node.inputs[0])
         and not any(tensor.name in spiking for tensor in node.inputs)
+    ]
+    kept = activations_of_read_out(graph)
+    return [*before, *(Refusal(node.name, node.op, IN_READ_OUT) for node in kept)]
+
+
+def integer_activations(graph: gs.Graph) -> list[Refusal]:
+    """The ReLUs and bounds of whole numbers that depend on an input."""
+    computed = downstream(graph, graph.inputs)
+    found = [
+        (node, np.dtype(node.inputs[0].dtype))
+        for node in graph.nodes
+        if node.op in ("Clip", "Max", "Min", "Relu")
+        and node.outputs[0].name in computed
+        and not isinstance(node.inputs[0].dtype, int | None)
+    ]
+    return [
+        Refusal(node.name, node.op, f"it is on integers ({dtype}): cast to float32 before it")
+        for node, dtype in found
+        if dtype.kind in "iu"
     ]

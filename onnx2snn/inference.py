@@ -1,6 +1,6 @@
 """Run an SNN over data of any size, in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -28,7 +28,9 @@ def run_batches(
 
     Inputs with one axis more than the network's have time first, [T, N, ...]. Poisson
     coding draws from ``seed`` plus the number of the batch. Returns the outputs [N, ...] by
-    time-step and name, the firing rate by layer, and N. Raises ``DataError`` like ``session.run``.
+    time-step and name, the firing rate by layer, and N. An output that has no rows for each
+    sample, as a sum over all, is that of the one batch; of several batches it is refused. Raises
+    ``DataError`` like ``session.run``.
     """
     varies = data.shapes is None and len(data.shape) == len(session.input_shape) + 1
     if varies:
@@ -49,14 +51,41 @@ def run_batches(
             seed=seed + number,
         )
         for t, readout_t in result.readouts.items():
+            if samples < data.samples:
+                before = outputs[t][0] if t in outputs else readout_t.values
+                _require_rows(readout_t.values, samples, before, min(batch_size, data.samples))
             outputs.setdefault(t, []).append(readout_t.values)
         for name, rate in result.firing_rates.items():
             rates[name] = rates.get(name, 0.0) + rate * samples / data.samples
     together = {
-        t: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        t: {name: _joined([part[name] for part in parts]) for name in parts[0]}
         for t, parts in outputs.items()
     }
     return together, rates, data.samples
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if len(parts) > 1 else np.asarray(parts[0])
+
+
+def _require_rows(
+    values: Mapping[str, np.ndarray],
+    samples: int,
+    first: Mapping[str, np.ndarray],
+    first_samples: int,
+) -> None:
+    """Raise ``DataError`` where an output of a batch has not as many rows for each of its samples.
+
+    first: the outputs of the first batch, of which each sample has as many, too.
+    """
+    for name, value in values.items():
+        shape = np.shape(value)
+        rows = shape[0] if shape else 1
+        if not shape or rows % samples or rows * first_samples != len(first[name]) * samples:
+            raise DataError(
+                f"the network's output '{name}' has shape {list(shape)} for a batch of {samples} "
+                "samples, with no rows for each: run all samples in one batch (--batch-size)"
+            )
 
 
 def precision_rows(session: SpikingSession) -> list[dict[str, str]]:

@@ -13,9 +13,14 @@ from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError, require_one_of
 from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, regions, require_channels
 from onnx2snn.graph_passes.spiking import obstacles
-from onnx2snn.graph_passes.thresholds import activation_nodes, bounded_activations
+from onnx2snn.graph_passes.thresholds import (
+    activation_nodes,
+    activations_of_read_out,
+    bounded_activations,
+)
 from onnx2snn.runtime.providers import Providers
 
+from .examination import IN_READ_OUT, integer_activations
 from .network import NO_CHANNELS, Network
 from .progress import Running
 
@@ -66,9 +71,8 @@ def check(
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()
     graph = network.graph
-    curved = {
-        node.name for region in regions_to_approximate(graph, maxpool) for node in region.nodes
-    }
+    curves = regions_to_approximate(graph, maxpool)
+    curved = {node.name for curve in curves for node in curve.nodes}
     left, now = (
         {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined, done)}
         for done in (True, False)
@@ -80,8 +84,12 @@ def check(
     if has_neurons and not approximate:
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
+    if not has_neurons and not curved:
+        found |= {refusal.node: refusal for refusal in integer_activations(graph)}
     needs_data = bool(unbounded_activations(graph) or approximated)
-    rows = _rows(graph, found, curved, approximated, pools)
+    replaced = [curve.last for curve in curves] if approximate else []
+    kept = {node.name for node in activations_of_read_out(graph, replaced)}
+    rows = _rows(graph, found, curved, approximated, pools, kept)
     if has_neurons and not found and not now:
         found = {refusal.node: refusal for refusal in _dry_run(network)}
         rows = [
@@ -123,6 +131,7 @@ def _rows(
     curved: set[str],
     approximated: set[str],
     pools: set[str],
+    kept: set[str],
 ) -> list[NodeReport]:
     unbounded = {node.name for node in unbounded_activations(graph)}
     bounded = bounded_activations(graph)
@@ -140,6 +149,8 @@ def _rows(
             reason = found[name].reason if name in found else "no ReLU and no clip"
             option = APPROXIMATION if name in curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
+        if name in kept:
+            return NodeReport(name, op, "read-out", f"it stays as it is: {IN_READ_OUT}")
         if name in unbounded:
             return NodeReport(name, op, "neuron", "threshold from data", CALIBRATION)
         if name in bounded:

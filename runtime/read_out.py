@@ -38,9 +38,13 @@ class Averages:
         values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
         if self._read_out is not None:
             made = [output.name for output in self._read_out.get_outputs()]
-            wanted = {source.name for source in self._read_out.get_inputs()}
-            given = {**values, **latest}
-            feed = {name: value for name, value in given.items() if name in wanted}
+            # A mean over a clock's time-steps, [1], has an axis even where what it is of has none.
+            ranks = {source.name: len(source.shape) for source in self._read_out.get_inputs()}
+            feed = {
+                name: value.reshape((1,) * (ranks[name] - value.ndim) + value.shape)
+                for name, value in {**values, **latest}.items()
+                if name in ranks
+            }
             values |= zip(made, run_session(self._read_out, made, feed), strict=True)
         outputs = {name: values[name] for name in self._plan.outputs}
         for name, value in outputs.items():
@@ -77,7 +81,7 @@ class Averages:
             silence = self.of_one(sums)
             self._silence = {shapes: [value.astype(np.float64) for value in silence]}
         means = [
-            ((total.astype(np.float64) + (t - 1) * silent) / t).astype(total.dtype)
+            np.asarray((total.astype(np.float64) + (t - 1) * silent) / t, total.dtype)
             for total, silent in zip(totals, self._silence[shapes], strict=True)
         ]
         return [

@@ -22,6 +22,7 @@ from onnx2snn.graph_passes import (
     threshold_of,
     to_graph,
     to_model,
+    unbounded_activations,
     upgrade_opset,
 )
 
@@ -372,3 +373,28 @@ def test_bounds_that_are_lower_than_the_thresholds_stay():
     changes_once(lambda g: bound_activations(g, {"y": np.float32([[3], [9]])}), g)
     assert ops(g) == ["Relu", "Min"]
     np.testing.assert_array_equal(run(g, X), np.clip(X, 0, [[3], [4]]))
+
+
+def test_a_clip_of_the_read_out_stays():
+    body = "r = Clip(x, zero, four) l = MatMul(r, w) p = Softmax(l) c = Clip(p, zero, four)"
+    weights = WEIGHTS | {"w": np.ones((3, 3), np.float32)}
+    g = graph(f"{SIGNATURE} {{ {body} y = Relu(c) }}", weights)
+    assert unbounded_activations(g) == []
+    assert not bound_activations(g, {"c": np.float32(0.1), "y": np.float32(0.1)})
+    changes_once(activations_to_neurons, g)
+    assert ops(g) == ["IF", "MatMul", "Softmax", "Clip", "Relu"]
+    changes_once(average_before_read_out, g)
+    assert not activations_to_neurons(g)
+    assert ops(g) == ["Clock", "IF", "MatMul", "RunningMean", "Softmax", "Clip", "Relu"]
+
+
+@pytest.mark.parametrize("layer", ["MatMul", 'Einsum<equation = "ncj,jk->nck">'])
+@pytest.mark.parametrize(
+    "body", ["l = {}(p, w) y = Relu(l)", "l = Relu(p) y = {}(l, w)", "y = Relu(p)"]
+)
+def test_an_activation_among_layers_is_none_of_the_read_out(layer, body):
+    body = "r = Clip(x, zero, four) p = Softmax(r) " + body.format(layer)
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | {"w": np.ones((3, 3), np.float32)})
+    assert len(unbounded_activations(g)) == 1
+    with pytest.raises(UnsupportedModelError, match="Softmax 'p'"):
+        activations_to_neurons(g)

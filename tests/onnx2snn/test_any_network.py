@@ -121,6 +121,66 @@ def test_long_runs_with_a_read_out_that_is_not_affine():
 # Scalar activations -------------------------------------------------------------------
 
 
+HEADS = {
+    "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(b) c = Clip(n, tiny) s = Shape(b) "
+    "e = Expand(c, s) y = Div(b, e)",
+    "log of a probability": "p = Softmax<axis = 1>(b) c = Clip(p, tiny) y = Log(c)",
+    "clamped sigmoid": "p = Sigmoid(b) y = Clip(p, lo, one)",
+    "hard shrink": "p = Softmax<axis = 1>(b) y = ThresholdedRelu<alpha = 0.3>(p)",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("calibration", [None, from_arrays(X)])
+def test_a_clip_behind_what_is_not_affine_stays_in_the_read_out(head, calibration):
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) "
+        f"{{ a = MatMul(x, w) r = Clip(a, lo, hi) b = MatMul(r, v) {HEADS[head]} }}"
+    )
+    ann = model(text, WEIGHTS | {"tiny": np.float32(1e-7), "one": np.float32(1)})
+    rows = check(ann)
+    assert rows.converts
+    assert rows.options == ()
+    assert [row.node for row in rows.nodes if row.role == "neuron"] == ["r"]
+    conversion = convert(ann, calibration=calibration, recipe="opi")
+    assert [neuron.name for neuron in conversion.neurons] == ["r"]
+    kept = [(refusal.node, refusal.op) for refusal in conversion.analog]
+    assert len(kept) == 1
+    assert "in the read-out" in conversion.analog[0].reason
+    assert kept == [(n.node, n.op) for n in rows.nodes if n.reason.startswith("it stays as it is")]
+    # What is a mean of neurons for long enough is what the ANN computes of the same values.
+    values = SpikingSession(conversion.model).run(X[:5], 4096).output
+    near = np.isclose(values, run(ann, X[:5]), atol=0.02)
+    assert near.all() if head != "hard shrink" else near.mean() > 0.9
+
+
+def test_a_clip_stays_in_the_read_out_where_clips_stand_in_for_what_is_before():
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) s = Sigmoid(a) "
+        "b = MatMul(s, v) p = Sigmoid(b) y = Clip(p, lo, one) }",
+        WEIGHTS | {"one": np.float32(1)},
+    )
+    roles = {row.node: row.role for row in check(ann).nodes}
+    assert roles["y"] == "neuron"
+    found = check(ann, approximate=True)
+    assert found.converts
+    roles = {row.node: row.role for row in found.nodes}
+    assert (roles["s"], roles["y"]) == ("approximated", "read-out")
+    conversion = convert(ann, approximate=8, calibration=from_arrays(X))
+    assert [refusal.node for refusal in conversion.analog] == ["y"]
+
+
+def test_a_pool_that_is_part_of_the_read_out_counts_no_spikes():
+    text = (
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 2, 2] y) { r = Clip(x, lo, hi) "
+        "p = Softmax<axis = 1>(r) y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(p) }"
+    )
+    ann = model(text, WEIGHTS)
+    x = RNG.normal(size=(3, 2, 4, 4)).astype(np.float32)
+    session = SpikingSession(convert(ann, maxpool="exact").model)
+    np.testing.assert_allclose(session.run(x, 1024).output, run(ann, x), atol=0.01)
+
+
 @pytest.mark.parametrize("kind", [UnsupportedModelError, MissingThresholdError])
 def test_refusals_can_be_sent_from_process_to_process(kind):
     error = kind("these nodes:", [Refusal("a", "Relu", "why"), Refusal("b", "Exp", "because")])
@@ -548,3 +608,17 @@ def test_a_mean_over_no_axes_is_evaluated():
     )
     report = evaluate(convert(proto).model, from_arrays(X), [8], ann=proto)
     assert report["macs"] == 36 + 18
+
+
+@pytest.mark.parametrize("body", ["y = Clip(x, zero, four)", "y = Max(x, zero)"])
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_a_clip_of_integers_is_named(body, kind):
+    weights = {"zero": np.dtype(kind).type(0), "four": np.dtype(kind).type(4)}
+    ann = model(f"net ({kind}[N, 6] x) => ({kind}[N, 6] y) {{ {body} }}", weights)
+    reason = f"it is on integers ({kind}): cast to float32 before it"
+    with pytest.raises(UnsupportedModelError) as caught:
+        convert(ann)
+    assert [(r.node, r.reason) for r in caught.value.refusals] == [("y", reason)]
+    found = check(ann)
+    assert not found.converts
+    assert [(row.role, row.reason) for row in found.nodes] == [("obstacle", reason)]

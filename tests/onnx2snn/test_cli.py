@@ -864,3 +864,72 @@ def test_networks_with_several_inputs_and_outputs():
         "give each by its name"
         in invoke("run", "snn.onnx", "--input", "one.npz", "-T", "8", code=1).output
     )
+
+
+@pytest.mark.parametrize(("shape", "keepdims"), [((), 0), ((1, 1), 1)])
+def test_an_output_without_a_row_for_each_sample_needs_one_batch(shape, keepdims):
+    total = f"float[{', '.join(map(str, shape))}] n" if shape else "float n"
+    text = (
+        f"net (float[N, 6] x) => (float[N, 6] y, {total}) "
+        f"{{ c = Clip(x, zero, one) y = Neg(c) n = ReduceSum<keepdims = {keepdims}>(y) }}"
+    )
+    onnx.save(model(text, WEIGHTS), "sum.onnx")
+    invoke("convert", "sum.onnx", "-o", "snn.onnx")
+    x = RNG.normal(size=(5, 6)).astype(np.float32)
+    np.save("x.npy", x)
+    options = ("run", "snn.onnx", "--input", "x.npy", "-T", 4, "--readout", 2, "-o", "out.npz")
+    invoke(*options)
+    with np.load("out.npz") as outputs:
+        assert outputs["output/n"].shape == outputs["output_2/n"].shape == shape
+        assert outputs["output/n"].sum() == pytest.approx(outputs["output"].sum())
+    Path("out.npz").unlink()
+    for size in (2, 4):
+        message = invoke(*options, "--batch-size", size, code=1).output
+        assert "output 'n' has shape" in message
+        assert "run all samples in one batch (--batch-size)" in message
+        assert not Path("out.npz").exists()
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.5), np.float32([0.5])])
+def test_an_input_without_a_row_for_each_sample_is_named(scale):
+    text = (
+        "net (float[N, 6] x, float s) => (float[N, 6] y) "
+        "{ a = Mul(x, s) c = Clip(a, zero, one) y = Neg(c) }"
+    )
+    onnx.save(model(text, WEIGHTS), "ann.onnx")
+    invoke("convert", "ann.onnx", "-o", "snn.onnx")
+    np.savez("d.npz", x=np.ones((4, 6), np.float32), s=scale)
+    message = invoke("run", "snn.onnx", "--input", "d.npz", "-T", 4, code=1).output
+    assert "input 's' has no row of numbers for each of the 4 samples" in message
+
+
+def with_bfloat16_weights():
+    """The network of clips, whose last weights are of the type bfloat16."""
+    ann = model(CLIPPED, WEIGHTS)
+    (place,) = [i for i, tensor in enumerate(ann.graph.initializer) if tensor.name == "v"]
+    values = WEIGHTS["v"]
+    short = onnx.helper.make_tensor(
+        "short", onnx.TensorProto.BFLOAT16, values.shape, values.ravel().tolist()
+    )
+    ann.graph.initializer[place].CopyFrom(short)
+    to_float = onnx.helper.make_node("Cast", ["short"], ["v"], to=onnx.TensorProto.FLOAT)
+    nodes = list(ann.graph.node)
+    del ann.graph.node[:]
+    ann.graph.node.extend([to_float, *nodes])
+    return ann
+
+
+def test_nothing_is_said_beside_json_of_bfloat16_weights():
+    onnx.save(with_bfloat16_weights(), "short.onnx")
+    assert json.loads(invoke("check", "short.onnx", "--json").stdout)["converts"]
+    converted = invoke("convert", "short.onnx", "-o", "snn.onnx", "--json").stdout
+    assert json.loads(converted)["neurons"]
+
+
+def test_an_input_of_bfloat16_is_refused_by_its_type():
+    text = (
+        "net (bfloat16[N, 3] x) => (float[N, 3] y) { f = Cast<to = 1>(x) y = Clip(f, zero, one) }"
+    )
+    onnx.save(model(text, WEIGHTS), "short.onnx")
+    message = invoke("check", "short.onnx", code=1).output
+    assert "input 'x' is of the type bfloat16: export the network in float32" in message

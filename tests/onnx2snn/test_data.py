@@ -231,6 +231,7 @@ def test_nan_is_placed_in_the_whole_file(tmp_path):
         ({"y": Y}, "no array x"),
         ({"x": X[:0]}, "no samples"),
         ({"x": np.float32(1)}, "no samples"),
+        ({"a": X, "s": np.float32(1)}, r"no samples: s has shape \[\]"),
         ({"x": X, "y": Y[:3]}, "one integer label"),
         ({"x": X, "y": Y.astype(float)}, "one integer label"),
         ({"x": X, "y": Y[:, None]}, "one integer label"),

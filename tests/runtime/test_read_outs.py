@@ -165,3 +165,15 @@ def test_an_average_that_needs_a_shape_of_the_read_out_is_refused():
     expand.input[0] = "c"
     with pytest.raises(ModelError, match=r"Expand 'e' depends on the shape.*convert"):
         SpikingSession(snn)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_an_input_of_no_axes_in_the_read_out(plan):
+    proto = model(
+        "g (float[N, 2] x, float s) => (float[N, 2] y) { c = Clip(x, zero, one) y = Mul(c, s) }",
+        WEIGHTS,
+    )
+    session = SpikingSession(convert(proto).model, plan=plan)
+    x = np.array([[0.25, 0.5], [1, 2]], np.float32)
+    found = session.run({"x": x, "s": np.array(0.5, np.float32)}, 64).output
+    np.testing.assert_array_equal(found, x.clip(0, 1) / 2)
