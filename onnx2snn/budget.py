@@ -59,4 +59,4 @@ def require_budget(
 
 def _exact(value: float) -> str:
     """With two decimals, or more where these would hide what it lacks of a limit."""
-    return f"{value:.2f}" if round(value, 2) == round(value, 9) else f"{value:.6g}"
+    return f"{value:.2f}" if round(value, 2) == round(value, 9) else f"{value:.9f}".rstrip("0")

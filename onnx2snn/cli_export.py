@@ -37,8 +37,8 @@ class LengthType(click.ParamType):
 
 
 @examples(
-    "  onnx2snn export snn.onnx --to loop -T 32 -o net.onnx\n"
-    "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o net.onnx\n"
+    "  onnx2snn export snn.onnx --to loop -T 32 -o loop.onnx\n"
+    "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o plain.onnx\n"
     "  onnx2snn export snn.onnx --to triton -T 32 -o repository\n"
     "  onnx2snn export snn.onnx --to nir -o net.nir"
 )

@@ -5,7 +5,8 @@ A spike of a neuron travels through pooling, reshapes and additions to each weig
 each non-zero weight that it meets: its fan-out. Summing spikes times fan-out gives the
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
 Connections to padding count in neither. Of a window that a max-pool reads as many spikes go on as
-the neuron in it emits that emits most, in each sample.
+the neuron in it emits that emits most, in each sample; of one that is kept between spikes, which
+passes one on whenever any neuron fires, at least as many.
 
 Both are computed by running a graph on counts of events: the network in float32 with every
 weight 1 (0 where it is 0), biases and whatever carries no spikes 0, and averages as sums.

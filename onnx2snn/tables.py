@@ -91,6 +91,10 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
+FOLDED = 12
+"""Letters in which a name, or a text, can be read in several lines."""
+
+
 class _Table(Table):
     """Where it is too wide it breaks names, and the heads of numbers, rather than numbers.
 
@@ -109,9 +113,20 @@ class _Table(Table):
                     width = max([5, *(cell.maximum for cell in cells)])
                     column.header = textwrap.fill(head, width, break_long_words=within_words)
                     column.no_wrap = True
-                if Measurement.get(console, wide, self).minimum <= options.max_width:
+                if self._least_width(console, wide) <= options.max_width:
                     break
         yield from super().__rich_console__(console, options)
+
+    def _least_width(self, console: Console, wide: ConsoleOptions) -> int:
+        """What it takes with names folded to ``FOLDED``, and a line between columns."""
+        width = len(self.columns) + 1
+        for column in self.columns:
+            cells = [
+                Measurement.get(console, wide, cell) for cell in (column.header, *column.cells)
+            ]
+            most = max(cell.maximum for cell in cells)
+            width += most if column.no_wrap else min(most, FOLDED)
+        return width
 
 
 def printable(text: str) -> str:

@@ -85,7 +85,7 @@ class Choice:
         """The weights that a lean graph of so many time-steps holds itself, by name."""
         if not self.lean:
             return frozenset()
-        return held_by_lean(self.layers, timesteps, self.within_budget)
+        return held_by_lean(self.layers, timesteps, within_budget=self.within_budget)
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted."""

@@ -264,7 +264,7 @@ def lean_weights_first(
 
 
 def held_by_lean(
-    layers: Sequence[WeightedLayer], timesteps: int, within_budget: bool
+    layers: Sequence[WeightedLayer], timesteps: int, *, within_budget: bool
 ) -> frozenset[str]:
     """The weights that a lean graph of so many time-steps holds itself, by name.
 

@@ -284,7 +284,8 @@ class Estimate:
 
     def _held(self, timesteps: int) -> int:
         """Bytes of weights that a lean graph of so many time-steps holds itself."""
-        held = held_by_lean(self.layers, timesteps, self.costs.max_memory is not None)
+        limited = self.costs.max_memory is not None
+        held = held_by_lean(self.layers, timesteps, within_budget=limited)
         return 4 * weights_in([layer for layer in self.layers if layer.initializer in held])
 
     def _weights_first(self, timesteps: int) -> int:

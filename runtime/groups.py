@@ -83,8 +83,8 @@ def groups_of(
         NODE_RUN nodes / n + MISS (states, in bytes, of the layers with n states > CACHE)
 
     and besides, for bytes of weights that no cache holds, READ weights / n in a single time-step,
-    and an eighth of that, ``MIDDLE``, in short chunks. In single time-steps 1 / n is the number of
-    runs for each sample, and n the largest of these, which are as even as they can be.
+    and an eighth of that, ``MIDDLE``, in short chunks. For single time-steps, whose runs are made
+    even, 1 / n is how many of these there are for each sample, and n the largest.
     ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where samples are not
     computed each by itself.
     """

@@ -111,23 +111,22 @@ class Progress:
         self.before = rows_of(self.before, rows, count)
         self.latest = rows_of(self.latest, rows, count)
 
-    def read_out(self) -> ReadOut:
-        """What the network says and did in the time-steps so far."""
-        return ReadOut(self.time, self.outputs(), self.plan.neurons, self.sums.snapshot())
-
-    def outputs(self) -> Arrays:
-        """The outputs by name after the time-steps so far, but those of a delay.
-
-        Raises ``DataError`` where a membrane potential in float16 has become infinite, and fires
-        for ever.
-        """
-        halves = (s.read for s in self.plan.states if s.start.dtype == np.float16)
-        for name in halves:
+    def require_finite(self) -> None:
+        """Raise ``DataError`` where a potential in float16 is infinite, and fires for ever."""
+        for name in (s.read for s in self.plan.states if s.start.dtype == np.float16):
             if not np.all(np.isfinite(self.states.get(name))):
                 raise DataError(
                     f"the state '{name}' is beyond what float16 holds after {self.time} "
                     "time-steps: export the network in float32, or give it smaller inputs"
                 )
+
+    def read_out(self) -> ReadOut:
+        """What the network says and did in the time-steps so far."""
+        return ReadOut(self.time, self.outputs(), self.plan.neurons, self.sums.snapshot())
+
+    def outputs(self) -> Arrays:
+        """The outputs by name after the time-steps so far, but those of a delay."""
+        self.require_finite()
         sums, t = self.sums.carried(self.plan.readout_types), self.time
         if 0 < self.plan.delay < t:
             t -= self.plan.delay

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -181,9 +182,9 @@ def _require_first(session: Any, wanted: str) -> None:
 
 def _start(model: bytes, options: Any, providers: list[Any]) -> Any:
     ort = onnxruntime()
-    # Up to 1.31, of which is the newest for GPUs, it lets a max-pool that pads take over a Pad of
-    # zeros, which are then taken for the lowest number.
-    version = tuple(map(int, ort.__version__.split(".")[:2]))
+    # Up to 1.31, the newest for GPUs, it lets a max-pool that pads take over a Pad of zeros, which
+    # are then taken for the lowest number.
+    version = tuple(map(int, re.findall(r"\d+", ort.__version__)[:2]))
     disabled = [] if version >= (1, 32) else ["Pad_Fusion"]
     # With a fallback it goes on with the CPU after an error, also of a later run, and prints that.
     return ort.InferenceSession(

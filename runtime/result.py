@@ -42,9 +42,9 @@ class ReadOut:
     """The network's outputs and activity after ``timesteps`` time-steps.
 
     ``values``: each output by name, with the ANN output's shape and dtype: the mean over
-    time of the last linear layer, and what the ANN computes from it; masks and indices, which have
-    no mean, are those of the last time-step. Activity is worked out when it is first asked for, by
-    ``sums``, which gives all sums over time by tensor.
+    time of the last linear layer, and what the ANN computes from it, by masks and indices, which
+    have no mean, as they are at the last time-step. Activity is worked out when it is first asked
+    for, by ``sums``, which gives all sums over time by tensor.
     ``sample_timesteps``: int64 [N], how many time-steps each sample ran, where they left early.
     """
 

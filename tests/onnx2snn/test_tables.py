@@ -33,7 +33,8 @@ def test_heads_are_whole_where_there_is_room():
 def test_heads_break_between_words_first():
     """Within them where there is no other way."""
     table = new_table("title", "layer", ">accuracy %", ">same class as ANN %", "reason")
-    table.add_row("dense", "94.12", "93.81", "what takes more than one line, " * 4)
+    name = "/features/features.0/relu/Relu_output_0_long"
+    table.add_row(name, "94.12", "93.81", "what takes more than one line, " * 4)
     file = io.StringIO()
     Console(file=file, width=60).print(table)
     lines = file.getvalue().splitlines()

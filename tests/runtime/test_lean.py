@@ -162,9 +162,13 @@ def test_graphs_hold_the_smallest_convolutions(monkeypatch):
     monkeypatch.setattr(chunks, "CACHED", 300)
     layers = [layer(400), layer(100), layer(200), layer(20, op="Gemm"), layer(31 * 700, op="Gemm")]
     # 700 of 32 x 700 weights; in a chunk none that a layer reads once for all of its time-steps.
-    assert chunks.held_by_lean(layers, 1, False) == {"Conv100", "Conv200", "Conv400"}
-    assert chunks.held_by_lean(layers, 16, False) == {"Conv100", "Conv200"}
-    assert chunks.held_by_lean([*layers, layer(90)], 1, False) == {"Conv90", "Conv100", "Conv200"}
+    assert chunks.held_by_lean(layers, 1, within_budget=False) == {"Conv100", "Conv200", "Conv400"}
+    assert chunks.held_by_lean(layers, 16, within_budget=False) == {"Conv100", "Conv200"}
+    assert chunks.held_by_lean([*layers, layer(90)], 1, within_budget=False) == {
+        "Conv90",
+        "Conv100",
+        "Conv200",
+    }
     # What is fed counts as often as it is used at 16 places or more.
     fed = [layer(500, uses=64), layer(600, uses=16), layer(11 * 2**10, op="Gemm")]
     assert chunks.fed_uses(fed, 17) == 500 * 64 / chunks.weights_in(fed)
