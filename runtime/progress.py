@@ -111,8 +111,11 @@ class Progress:
         self.before = rows_of(self.before, rows, count)
         self.latest = rows_of(self.latest, rows, count)
 
-    def require_finite(self) -> None:
-        """Raise ``DataError`` where a potential in float16 is infinite, and fires for ever."""
+    def _require_finite(self) -> None:
+        """Raise ``DataError`` where a potential in float16 is infinite, and fires for ever.
+
+        Of an input that is always the same that is right.
+        """
         for name in (s.read for s in self.plan.states if s.start.dtype == np.float16):
             if not np.all(np.isfinite(self.states.get(name))):
                 raise DataError(
@@ -126,7 +129,8 @@ class Progress:
 
     def outputs(self) -> Arrays:
         """The outputs by name after the time-steps so far, but those of a delay."""
-        self.require_finite()
+        if self.varying:
+            self._require_finite()
         sums, t = self.sums.carried(self.plan.readout_types), self.time
         if 0 < self.plan.delay < t:
             t -= self.plan.delay

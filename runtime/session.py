@@ -256,7 +256,6 @@ class SpikingSession:
         now = dict(zip(made, progress.advance(values, made), strict=True)) | {
             name: values[name] for name in plan.readout_types if name in values
         }
-        progress.require_finite()
         outputs = dict(zip(plan.averages, progress.averages.of_one(now), strict=True))
         if plan.means:
             means = progress.outputs()

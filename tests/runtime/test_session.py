@@ -754,10 +754,8 @@ def test_potentials_beyond_float16_are_no_spikes_for_ever(plan):
     x[:5, :, 0], x[5:, :, 0] = 20_000, -20_000
     with pytest.raises(DataError, match=r"'v/c' is beyond what float16 holds after 40 time-steps"):
         session.run(x, 40)
-    session.reset()
-    for _ in range(3):
-        session.step(x[0])
-    with pytest.raises(DataError, match=r"after 4 time-steps"):
-        session.step(x[0])
+    # Of an input that stays as it is these are right.
+    counts = session.run(x[0], 40).spike_counts["c"]
+    np.testing.assert_array_equal(counts, [[40, 0]])
     counts = session.run(np.full((1, 2), 500, np.float16), 40).spike_counts["c"]
     np.testing.assert_array_equal(counts, [[20, 20]])
