@@ -221,8 +221,8 @@ class Estimate:
         most = self.costs.max_memory
         if most is None and self.lean:
             memory = self.memory(chunks)
-            # Measured, graphs take half of what they are estimated at.
-            held = memory.total - memory.graphs // 2 - memory.counts
+            # Measured, graphs take half of what they are estimated at, and keep few activations.
+            held = memory.needed - memory.graphs // 2 - memory.counts
             return held <= LEAN_SHARE * (self.costs.weights + self._states)
         # To know the activations of a chunk is to make its graph, which takes memory, too.
         if most is not None and self._weights(chunks) + self._graphs(chunks) > most:
