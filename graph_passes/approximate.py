@@ -11,7 +11,7 @@ from . import neurons
 from .editing import Editor, is_floating, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .limits import WEIGHTED
-from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes
+from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes, upstream
 from .quiet import quietly
 from .thresholds import activation_nodes
 
@@ -89,11 +89,7 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
 
 def _before_weights(graph: gs.Graph) -> set[str]:
     """Names of the tensors on which some weighted layer depends."""
-    needed: set[str] = set()
-    for node in reversed(graph.nodes):
-        if node.op in WEIGHTED or any(tensor.name in needed for tensor in node.outputs):
-            needed.update(tensor.name for tensor in node.inputs)
-    return needed
+    return upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
 
 
 def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:

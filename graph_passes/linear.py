@@ -180,26 +180,34 @@ class Regions:
     epilogue: list[gs.Node]
 
 
-def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> set[str]:
+def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = False) -> set[str]:
     """Names of all tensors whose values depend on the values of ``tensors``.
 
-    Shape and Size cut a dependency. The graph must be in topological order.
+    Shape and Size cut a dependency; not with ``shapes``, by which shapes count as values. The
+    graph must be in topological order.
     """
     names = {tensor.name for tensor in tensors}
     for node in graph.nodes:
-        if node.op not in _SHAPE_OPS and any(tensor.name in names for tensor in operands(node)):
+        passes = shapes or node.op not in _SHAPE_OPS
+        if passes and any(tensor.name in names for tensor in operands(node)):
             names.update(tensor.name for tensor in node.outputs)
+    return names
+
+
+def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
+    """Names of all tensors that ``nodes`` need. The graph must be in topological order."""
+    names = {tensor.name for node in nodes for tensor in operands(node)}
+    for node in reversed(graph.nodes):
+        if any(tensor.name in names for tensor in node.outputs):
+            names.update(tensor.name for tensor in operands(node))
     return names
 
 
 def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
     """Divide a graph, in topological order, by where its neurons are."""
     neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
-    after = downstream(graph, [node.outputs[0] for node in neuron_nodes])
-    needed = {tensor.name for node in neuron_nodes for tensor in operands(node)}
-    for node in reversed(graph.nodes):
-        if any(tensor.name in needed for tensor in node.outputs):
-            needed.update(tensor.name for tensor in operands(node))
+    after = downstream(graph, [tensor for node in neuron_nodes for tensor in node.outputs])
+    needed = upstream(graph, neuron_nodes)
     parts = Regions([], [], [])
     for node in graph.nodes:
         feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
@@ -249,25 +257,9 @@ def behind_nonlinear(
     found = nonlinear_nodes(graph, is_neuron, (*MAX_POOLS, "ThresholdedRelu"))
     wrongly_exported = (_QUANTISED, _IN_TRAINING) if after_layers else ()
     starts = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
-    nodes = _after_layers(graph) if after_layers else graph.nodes
+    nodes = regions(graph, _is_layer).epilogue if after_layers else graph.nodes
     ends = [node for node in nodes if node.name in starts]
     return downstream(graph, [tensor for node in ends for tensor in node.outputs])
-
-
-def _after_layers(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes that depend on a layer of weights, and on which none depends."""
-    layers = [node for node in graph.nodes if _is_layer(node)]
-    after = downstream(graph, [tensor for node in layers for tensor in node.outputs])
-    before, needed = {id(node) for node in layers}, {t.name for n in layers for t in operands(n)}
-    for node in reversed(graph.nodes):
-        if any(tensor.name in needed for tensor in node.outputs):
-            before.add(id(node))
-            needed.update(tensor.name for tensor in operands(node))
-    return [
-        node
-        for node in graph.nodes
-        if id(node) not in before and any(tensor.name in after for tensor in operands(node))
-    ]
 
 
 def _is_layer(node: gs.Node) -> bool:

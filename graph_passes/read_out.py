@@ -1,7 +1,5 @@
 """Average over time before a read-out that is not affine."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -11,18 +9,6 @@ from .errors import Refusal, UnsupportedModelError, require_whole
 from .linear import downstream, nonlinear_nodes, regions
 from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
-
-
-def influenced(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> set[str]:
-    """Names of all tensors that depend on these, be it on their shapes alone.
-
-    The graph must be in topological order.
-    """
-    names = {tensor.name for tensor in tensors}
-    for node in graph.nodes:
-        if any(tensor.name in names for tensor in operands(node)):
-            names.update(tensor.name for tensor in node.outputs)
-    return names
 
 
 def average_before_read_out(graph: gs.Graph) -> bool:
@@ -39,7 +25,8 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     neurons.require_opset(graph)
     read_out = {node.name for node in regions(graph).epilogue}
     starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
-    behind = influenced(graph, [t for n in graph.nodes if n.name in starts for t in n.outputs])
+    ends = [t for n in graph.nodes if n.name in starts for t in n.outputs]
+    behind = downstream(graph, ends, shapes=True)
     behind -= {t.name for node in neurons.stateful_nodes(graph) for t in node.outputs}
     averaged = downstream(graph, graph.inputs) - behind
     readers = [

@@ -19,7 +19,7 @@ from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
 from .progress import Track, batches_of, no_progress
-from .synapses import MaxPools, SynapseCounter, axes_of_samples, macs, summed_over_samples
+from .synapses import MaxPools, SynapseCounter, macs, summed_over_samples
 
 
 def evaluate(
@@ -64,7 +64,6 @@ def evaluate(
     # One session after the other, and what counts synapses after them: each takes memory of its
     # own, beside these weights, which all read.
     parts = read_any(model)
-    axes = axes_of_samples(parts)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
@@ -96,7 +95,7 @@ def evaluate(
             let_through = pools.counts(readout.spike_counts, len(output))
             for totals, found in ((spikes[t], readout.spike_counts), (pooled[t], let_through)):
                 for name, counts in found.items():
-                    summed = summed_over_samples(counts, axes[name], len(output), name)
+                    summed = summed_over_samples(counts, pools.axes[name], len(output), name)
                     totals[name] = totals.get(name, 0) + summed
     del session, reference, pools
     samples, operations = data.samples, macs(parts, sizes)

@@ -41,22 +41,25 @@ InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Events:
-    """A spiking network as a graph on counts of events, without what comes before its neurons.
+    """A spiking network for one sample, to count events in, cut off behind its neurons.
 
-    ``spikes``: what neurons emit, by their names, and now nothing makes. ``pools``: the max-pools
-    that events reach. ``totals``: the operations of each weighted layer that events reach.
+    ``axes``: those of the samples, by neurons and max-pools. ``spikes``: what neurons emit, by
+    their names, and now nothing makes; ``spiking`` names all tensors that events reach, ``pools``
+    are the max-pools that do.
     """
 
     graph: gs.Graph
     axes: dict[str, int]
     spikes: dict[str, gs.Variable]
+    spiking: set[str]
     pools: list[gs.Node]
-    totals: dict[str, gs.Variable]
 
 
 def _events(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> _Events:
     graph = to_graph(model)
-    axes = _axes(graph)
+    pooling = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
+    layers = [*neuron_nodes(graph), *pooling]
+    axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
     averages = _to_float32(graph, input_shape)
     neurons = neuron_nodes(graph)
     spiking = downstream(graph, [node.outputs[0] for node in neurons])
@@ -66,31 +69,43 @@ def _events(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> _Ev
         spikes[node.name] = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
-    pools, totals, editor = [], {}, Editor(graph)
-    for node in list(graph.nodes):
-        if any(tensor.name in spiking for tensor in node.inputs):
-            if node.op in MAX_POOLS:
-                pools.append(node)
-            elif node.op not in WEIGHTED:
-                _pass_events_on(editor, node, spiking)
-            else:
-                weights = 1 if node.inputs[0].name in spiking else 0
-                totals[node.name] = _operations(editor, node, weights, hands_on=True)
-    return _Events(graph, axes, spikes, pools, totals)
+    pools = [node for node in pooling if node.inputs[0].name in spiking]
+    return _Events(graph, axes, spikes, spiking, pools)
+
+
+def _hand_on(events: _Events) -> dict[str, gs.Variable]:
+    """Let what events reach hand them on; returns the operations of each weighted layer, summed."""
+    totals, editor = {}, Editor(events.graph)
+    for node in list(events.graph.nodes):
+        if not any(tensor.name in events.spiking for tensor in node.inputs):
+            continue
+        if node.op not in WEIGHTED:
+            _pass_events_on(editor, node, events.spiking)
+        else:
+            weights = 1 if node.inputs[0].name in events.spiking else 0
+            totals[node.name] = _operations(editor, node, weights, hands_on=True)
+    return totals
 
 
 class MaxPools:
-    """What max-pools let through: of a window the most spikes of a neuron, in each sample."""
+    """What max-pools let through: of a window the most spikes of a neuron, in each sample.
+
+    ``axes``: those along which neurons and max-pools have their samples, by name.
+    """
 
     def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
         events = _events(model, input_shape)
+        self.axes = events.axes
+        self._session: Any = None
+        if not events.pools:
+            return
+        _hand_on(events)
         self._names = [node.name for node in events.pools]
         self._inputs = {name: tensor.name for name, tensor in events.spikes.items()}
         # What comes before the neurons may still give shapes.
         self._silence = _silence(events.graph)
         events.graph.inputs += list(events.spikes.values())
-        made = [node.outputs[0] for node in events.pools]
-        self._session = _session(events.graph, made) if made else None
+        self._session = _session(events.graph, [node.outputs[0] for node in events.pools])
 
     def counts(self, spike_counts: Mapping[str, np.ndarray], samples: int) -> dict[str, np.ndarray]:
         """Spikes that leave each max-pool, of each of N = ``samples``, in all time-steps.
@@ -115,6 +130,7 @@ class SynapseCounter:
 
     def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
         events = _events(model, input_shape)
+        totals = _hand_on(events)
         graph, sources = events.graph, dict(events.spikes)
         for node in events.pools:
             # Their counts are given: the maximum of means is no mean of maxima.
@@ -122,13 +138,13 @@ class SynapseCounter:
             node.inputs.clear()
             node.outputs.clear()
         self._axes = events.axes
-        self._layers = tuple(events.totals)
+        self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in sources.items()}
         self._batch = graph.inputs[0].shape[0]
         self._ranks = {name: len(tensor.shape) for name, tensor in sources.items()}
         self._silence = _silence(graph)
         graph.inputs += list(sources.values())
-        self._session = _session(graph, list(events.totals.values())) if events.totals else None
+        self._session = _session(graph, list(totals.values())) if totals else None
 
     def layers(self, spike_counts: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Synaptic operations of one sample, by weighted layer.
@@ -150,17 +166,6 @@ class SynapseCounter:
         """The counts of one sample for each of a batch."""
         rows = counts if counts.ndim == self._ranks[name] else counts[np.newaxis]
         return np.concatenate([rows] * self._batch, self._axes[name])
-
-
-def axes_of_samples(model: onnx.ModelProto | ModelParts) -> dict[str, int]:
-    """The axis along which a layer of neurons, or a max-pool, has its samples, by its name."""
-    return _axes(to_graph(model))
-
-
-def _axes(graph: gs.Graph) -> dict[str, int]:
-    pools = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
-    layers = [*neuron_nodes(graph), *pools]
-    return {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
 
 
 def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) -> np.ndarray:

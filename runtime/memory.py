@@ -123,7 +123,7 @@ class Memory:
         To ask for it anew costs a page fault every 4 KiB: a small U-Net, N=1, whose T=5 is a chunk
         and a time-step, took 1.3 times as long.
         """
-        return not self.idle and not self.plans_activations
+        return self.activations > 0 and not self.idle and not self.plans_activations
 
     @property
     def total(self) -> int:

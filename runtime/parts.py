@@ -13,9 +13,9 @@ from onnx2snn.graph_passes.linear import (
     downstream,
     nonlinear_nodes,
     regions,
+    upstream,
 )
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful
-from onnx2snn.graph_passes.read_out import influenced
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def parts_of(graph: gs.Graph) -> Parts:
         return sorted(part.values(), key=lambda node: order[node.name])
 
     means = [node for node in graph.nodes if is_mean(node)]
-    behind = influenced(graph, [node.outputs[0] for node in means])
+    behind = downstream(graph, [node.outputs[0] for node in means], shapes=True)
     read_out = [
         node
         for node in graph.nodes
@@ -123,19 +123,15 @@ def _shaped_by_neurons(
     In the core that is computed anew at each time-step, whatever it is.
     """
     neurons = [node for node in found.core if is_stateful(node) and id(node) not in apart]
-    shaped = influenced(graph, [node.outputs[0] for node in neurons])
+    shaped = downstream(graph, [node.outputs[0] for node in neurons], shapes=True)
     late = [
         node
         for node in found.prologue
         if id(node) not in apart and any(tensor.name in shaped for tensor in node.outputs)
     ]
-    core, after = ({id(node) for node in nodes} for nodes in ([*found.core, *late], found.epilogue))
-    needed = {tensor.name for node in late for tensor in operands(node)}
-    for node in reversed(graph.nodes):
-        if any(tensor.name in needed for tensor in node.outputs):
-            needed.update(tensor.name for tensor in operands(node))
-            core |= {id(node)} & after
-    return late, core
+    needed = upstream(graph, late)
+    before = [node for node in found.epilogue if any(t.name in needed for t in node.outputs)]
+    return late, {id(node) for node in (*found.core, *late, *before)}
 
 
 def _clocks(graph: gs.Graph) -> list[gs.Node]:
