@@ -27,7 +27,6 @@ from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, downstream, samples_axis
 from onnx2snn.graph_passes.neurons import (
     is_mean,
-    is_neuron,
     names_of_states,
     neuron_nodes,
     stateful_nodes,
@@ -60,8 +59,7 @@ def _events(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> _Ev
     pooling = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
     layers = [*neuron_nodes(graph), *pooling]
     axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
-    averages = _to_float32(graph, input_shape)
-    neurons = neuron_nodes(graph)
+    neurons, averages = _without_time(graph, input_shape)
     spiking = downstream(graph, [node.outputs[0] for node in neurons])
     spiking -= downstream(graph, averages)
     spikes = {}
@@ -190,9 +188,7 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     ``input_shape`` is that of one sample, without the batch axis.
     """
     graph = to_graph(model)
-    _to_float32(graph, input_shape)
-    for node in neuron_nodes(graph):
-        _become(node, "Identity", [node.inputs[0]])
+    _without_time(graph, input_shape)
     totals, editor = [], Editor(graph)
     for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
@@ -204,10 +200,13 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     return round(sum(map(float, counted)) / int(graph.inputs[0].shape[0]))
 
 
-def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
+def _without_time(
+    graph: gs.Graph, input_shape: InputShape
+) -> tuple[list[gs.Node], list[gs.Tensor]]:
     """Make an SNN one without states, in float32, for one sample of a known shape.
 
-    Returns the tensors that are averages over time, and so no spikes.
+    Returns its neurons, which now pass on what they read, and the tensors that are averages over
+    time, and so no spikes.
     """
     graph.toposort()
     names = names_of_states(graph)
@@ -232,12 +231,14 @@ def _to_float32(graph: gs.Graph, input_shape: InputShape) -> list[gs.Tensor]:
         batch = tensor.shape[0] if tensor.shape and isinstance(tensor.shape[0], int) else 1
         sizes = input_shape if isinstance(input_shape, tuple) else input_shape[tensor.name]
         tensor.shape = [batch, *sizes]
-    infer_shapes(graph)
+    neurons = neuron_nodes(graph)
     averages = [t for n in stateful_nodes(graph) if is_mean(n) for t in n.outputs[:1]]
     _without_memory(graph)
     graph.inputs = inputs
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]
-    return averages
+    # Not before: no shape is known to follow from what a stateful operator reads.
+    infer_shapes(graph)
+    return neurons, averages
 
 
 def _silence(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -246,13 +247,11 @@ def _silence(graph: gs.Graph) -> dict[str, np.ndarray]:
 
 
 def _without_memory(graph: gs.Graph) -> None:
-    """Replace every stateful operator but neurons by what it does in one time-step.
+    """Replace every stateful operator by what it does in one time-step.
 
-    Pools pool, a Clock says 1, the rest pass on what they read.
+    Pools pool, a Clock says 1, the rest, neurons among them, pass on what they read.
     """
     for node in stateful_nodes(graph):
-        if is_neuron(node):
-            continue
         x, attributes = node.inputs[0], dict(node.attrs)
         op = SPIKING_POOLS.get(node.op)
         if node.op == "Clock":

@@ -187,6 +187,16 @@ def test_every_window_of_a_pool_counts_its_spikes(kernel, stride, pad, ceil_mode
     assert pooled_sops(body, {}, counts) == wanted
 
 
+def test_a_pool_of_samples_along_the_second_axis():
+    counts = RNG.integers(0, 9, (2, 6, 6))
+    body = (
+        "t = Transpose<perm = [1, 0, 2, 3]>(a) "
+        "q = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(t) "
+        "p = Transpose<perm = [1, 0, 2, 3]>(q) y = Conv(p, v)"
+    )
+    assert pooled_sops(body, {}, counts) == 3 * counts.sum()
+
+
 def test_broadcasting_and_padding():
     counts = RNG.integers(0, 9, (2, 6, 6))
     plane = normal(1, 2, 3, 3)
