@@ -2,8 +2,9 @@
 
 A pass is ``name(graph, ...) -> bool``: it edits an onnx-graphsurgeon graph in place and
 says whether it changed anything; a second run returns False. Passes raise ``ModelError`` for
-an opset older than 13, and those that place neurons for one older than 17. ``to_graph`` and
-``to_model`` get a model in and out, ``run_passes`` runs several and verifies each.
+an opset older than 13, and those that place neurons for one older than 17; those that change
+neurons find none there. ``to_graph`` and ``to_model`` get a model in and out, ``run_passes`` runs
+several and verifies each.
 """
 
 from .activations import decompose_activations

@@ -112,13 +112,13 @@ def names_in(graph: gs.Graph) -> set[str]:
     return found
 
 
-def free_name(wanted: str, taken: Container[str], numbers: dict[str, int] | None = None) -> str:
+def free_name(wanted: str, taken: Container[str], numbers: dict[str, int]) -> str:
     """``wanted``, or ``wanted_2``, ``wanted_3``, ... if that is taken.
 
-    ``numbers``: where names are only ever added to ``taken``, the next number of each wanted name,
-    which is kept there, so that thousands that want the same one do not each try all again.
+    Names are only ever added to ``taken``. ``numbers``: the next number of each wanted name, which
+    is kept there, so that thousands that want the same one do not each try all again.
     """
-    name, numbers = wanted, {} if numbers is None else numbers
+    name = wanted
     while name in taken:
         number = numbers.get(wanted, 2)
         name, numbers[wanted] = f"{wanted}_{number}", number + 1

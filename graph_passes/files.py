@@ -6,8 +6,6 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 import hashlib
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +15,8 @@ import numpy as np
 import onnx
 import onnx.checker
 import onnx.external_data_helper
+
+from onnx2snn.models.files import whole_file
 
 from .contents import (
     UNSUPPORTED_TYPES,
@@ -120,7 +120,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     path = Path(path)
     # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
     try:
-        elsewhere = _holds(path, b"location")
+        elsewhere = _names_a_location(path)
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     if not elsewhere:
@@ -131,14 +131,14 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     return [path, *(path.resolve().parent / place for place in sorted(places))]
 
 
-def _holds(path: Path, text: bytes) -> bool:
-    """Whether a file has these bytes in it; it is read in pieces."""
-    before = b""
+def _names_a_location(path: Path) -> bool:
+    """Whether a file has the word in it, as one with external data does; it is read in pieces."""
+    word, before = b"location", b""
     with path.open("rb") as file:
         while piece := file.read(2**20):
-            if text in before + piece:
+            if word in before + piece:
                 return True
-            before = piece[-len(text) :]
+            before = piece[-len(word) :]
     return False
 
 
@@ -341,40 +341,12 @@ def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = F
     An older file's mode stays. new: refuse to replace a file.
     """
     check_writable(path)
-    # Through a link, to the file that it names.
-    path = path.resolve()
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".onnx2snn-", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with whole_file(path, new=new) as file:
             for chunk in (content,) if isinstance(content, bytes) else content:
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is its owner's alone; the result gets what the older file had, or what
-        # a new one would.
-        if path.exists():
-            shutil.copymode(path, temporary)
-        else:
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-        if new:
-            # Takes the name; fails where another process was faster.
-            path.touch(exist_ok=False)
-        try:
-            temporary.replace(path)
-        except BaseException:
-            if new:
-                path.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

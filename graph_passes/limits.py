@@ -15,7 +15,7 @@ from .errors import ModelError
 from .weights import copy_model
 
 MAX_AXES = 32
-"""NumPy's own limit, before version 2."""
+"""No network has more; NumPy's own limit is 64."""
 
 MAX_DEPTH = 16
 """Graphs inside nodes (the branches of an If) inside such graphs, and so on."""

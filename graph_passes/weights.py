@@ -5,6 +5,7 @@ converting its opset. Copying and serialising the weights each time would cost s
 times the model's size in memory, and protobuf cannot serialise more than 2 GiB at all.
 """
 
+import math
 from collections.abc import Collection, Iterable, MutableSequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,10 +77,7 @@ def is_large(tensor: onnx.TensorProto) -> bool:
     if tensor.data_type not in _DETACHABLE or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    size = itemsize
-    for dimension in tensor.dims:
-        size *= dimension
-    return size >= STAYS_INLINE
+    return math.prod(tensor.dims) * itemsize >= STAYS_INLINE
 
 
 def stub(name: str, data_type: int, dims: Iterable[int]) -> onnx.TensorProto:

@@ -1,6 +1,6 @@
 """The ANN that a spiking network is made from, in ONNX Runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -67,12 +67,17 @@ class Ann:
                     self.run({n: v[part] if np.ndim(v) else v for n, v in given.items()})
                     for part in rows
                 ]
-                return {n: np.concatenate([part[n] for part in parts]) for n in self._outputs}
+                return one_after_the_other(parts)
         feed = {
             name: as_input(given[name], shape, dtype, "the ANN", "x" if len(given) == 1 else name)
             for name, (shape, dtype) in self._inputs.items()
         }
         return dict(zip(self._outputs, run_session(self._session, None, feed), strict=True))
+
+
+def one_after_the_other(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The outputs of several batches as those of one; of what has no axes one number for each."""
+    return {name: np.concatenate([np.atleast_1d(p[name]) for p in parts]) for name in parts[0]}
 
 
 def require_no_neurons(model: onnx.ModelProto) -> None:

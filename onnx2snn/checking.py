@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError, PassError
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .ann import Ann
+from .ann import Ann, one_after_the_other
 from .data import Data, Inputs, check_labels
 from .examination import import_ann
 from .progress import Running
@@ -201,8 +201,8 @@ def batch_dependence(
     twice = {name: np.concatenate([x, -x[::-1]]) for name, x in inputs.items()}
     both = outputs_of(model, twice)
     parts = [outputs_of(model, {n: x[i : i + size] for n, x in twice.items()}) for i in (0, size)]
-    apart = {name: np.concatenate([p[name] for p in parts]) for name in both}
-    return max(relative_error(wanted, parts[0]), relative_error(apart, both))
+    apart = relative_error(one_after_the_other(parts), both)
+    return max(relative_error(wanted, parts[0]), apart)
 
 
 def blame(passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float) -> NoReturn:

@@ -152,9 +152,14 @@ def convert(
             "-T is the T that a recipe converts for: give --calibration or --recipe too"
         )
     if calibration is None:
-        of_data = {"--threshold": threshold, "--per-channel": per_channel,
-                   "--recalibrate": recalibrate, "--approximate": approximate,
-                   "--samples": samples, "--data-root": data_root}  # fmt: skip
+        of_data = {
+            "--threshold": threshold,
+            "--per-channel" if per_channel else "--per-layer": per_channel is not None,
+            "--recalibrate" if recalibrate else "--keep-bounds": recalibrate is not None,
+            "--approximate": approximate,
+            "--samples": samples,
+            "--data-root": data_root,
+        }
         refuse_options(of_data, "is for calibration data: give --calibration too")
     refuse_root(data_root, calibration)
     require_output(output, model, calibration)

@@ -136,6 +136,8 @@ def compare_recipes(
     any other converts once and is evaluated at all T in one run. One that cannot convert the
     network says why in its row; nothing else stops for it.
 
+    ``calibration``: the data of those recipes that need it; ``data``: what is evaluated, in batches
+    of ``batch_size``, of which calibration has as many samples. ``report`` is told of progress.
     ``maxpool``: what becomes of max-pooling, in all recipes alike, so that what they differ in
     is compared; None leaves it to each.
 
@@ -152,6 +154,8 @@ def compare_recipes(
     require_data("data", data)
     if calibration is not None:
         require_data("calibration", calibration)
+    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
+        raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
     times = times_in("timesteps", timesteps)
     if not times:
         raise DataError("no time-steps to compare at")

@@ -50,11 +50,13 @@ class NeuronReport:
 class Conversion:
     """A converted network and what was done to make it.
 
-    ``declined``: what passes left as it was, with reasons. ``analog``: activations that stay what
-    they were in the ANN: before the first neuron those that are no clip, and those of the read-out.
-    ``check``: how the exact rewriting was checked. ``agreements``: what each change cost, on the
-    calibration data. ``notes``: what a user should know of the result. ``threshold``: the
-    statistic that thresholds from data are; None where there are none.
+    ``parts``: the network, its large weights beside its structure. ``neurons``: its layers of
+    neurons, with their thresholds. ``passes``: what each pass did. ``declined``: what passes left
+    as it was, with reasons. ``analog``: activations that stay what they were in the ANN: before the
+    first neuron those that are no clip, and those of the read-out. ``check``: how the exact
+    rewriting was checked. ``agreements``: what each change cost, on the calibration data.
+    ``notes``: what a user should know of the result. ``threshold``: the statistic that thresholds
+    from data are; None where there are none.
     """
 
     parts: ModelParts = field(repr=False)
@@ -113,6 +115,9 @@ def convert(
 
     The rewriting that should not change the network's function is checked by running both,
     on the calibration data or else on seeded inputs of the declared shape.
+
+    Calibration data runs in batches of ``batch_size``, on ``providers``; ``track`` may wrap them to
+    show progress.
 
     Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),

@@ -25,6 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     threshold_of,
 )
 from onnx2snn.graph_passes.switch_coding import code_inputs
+from onnx2snn.runtime.inputs import samples_in
 
 from .layers import Layer, rates
 from .least_squares import fit_weights
@@ -75,8 +76,8 @@ def correct(
     behind it took up to 8 points of agreement from a network on images with much background, one
     current at many places. Memory is that of one batch.
 
-    Raises ``UnsupportedModelError`` where samples lie along the axis of the channels, and, of
-    potentials, along any axis but the first.
+    Raises ``MissingThresholdError`` without calibration data, and ``UnsupportedModelError`` where
+    samples lie along the axis of the channels, and, of potentials, along any axis but the first.
     """
     nodes = neuron_nodes(snn.graph)
     if weights or biases:
@@ -94,7 +95,7 @@ def correct(
     ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values(), *ends])
     seen = 0
     for inputs in snn.batches("correcting", snn.timesteps):
-        count = max(len(value) for value in inputs.values() if value.ndim)
+        count = samples_in(inputs)
         first, seen = not seen, seen + count
         truth = ann.run(inputs)
         part = count / seen

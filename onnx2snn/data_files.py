@@ -46,7 +46,8 @@ def open_data(
     root: the folder of a named data set. train: its training images instead of its test
     images; of a folder, one of each class in turn, so that each batch is of many classes (what
     corrects batch by batch minds). samples: only so many: the first, or, where labels come class
-    by class, as those of a folder do, evenly spread over all. labels: whether y is wanted at all.
+    by class, as those of a folder do, evenly spread over all. labels: whether the y of an .npz is
+    wanted.
     model: the network that images are for, whose metadata may say how they become its input, which
     a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
     channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are;

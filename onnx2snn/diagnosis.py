@@ -99,7 +99,9 @@ def diagnose(
 
     The ANN is brought to the form in which it was converted; where its max-pools became
     average-pools, its activations are those behind average-pools, since ``convert`` says what
-    that change cost. Memory is that of one batch: a handful of arrays for each layer.
+    that change cost. Memory is that of one batch of ``batch_size`` samples: a handful of arrays for
+    each layer. ``providers``: what ONNX Runtime runs on; ``track`` may wrap the batches to show
+    progress.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
     neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or

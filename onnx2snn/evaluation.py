@@ -37,7 +37,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Accuracy, agreement with the ANN, and activity of an SNN, each at several time-steps.
 
-    One run of max(timesteps) steps a batch. Returns what ``onnx2snn evaluate --json`` prints:
+    One run of max(timesteps) steps for each batch of ``batch_size`` samples, which ``track`` may
+    wrap to show progress. providers, threads, precision and max_memory are those of the
+    ``SpikingSession``. Returns what ``onnx2snn evaluate --json`` prints:
 
         {"samples": int, "macs": int, "ann": {"accuracy": float} or None without an ANN,
          "snn": [{"timesteps": int, "accuracy": float, "agreement": float,
@@ -53,9 +55,11 @@ def evaluate(
          "float32": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
          "precisions": [{"layer": str, "precision": str, "reason": str}, ...]}
 
-    agreement: percent with the same class in either; precisions: as of ``SpikingSession``. Raises
-    ``DataError`` if the data does not fit the network, a label is none of its classes, or the
-    output is not [N, classes].
+    agreement: percent with the same class in either; precisions: as of ``SpikingSession``.
+
+    Raises ``ModelError`` for what is no spiking network, or an ``ann`` that is one,
+    ``ProviderError`` for a device that is not there, and ``DataError`` if the data does not fit the
+    network, a label is none of its classes, or the output is not [N, classes].
     """
     require_data("data", data)
     times = times_in("timesteps", timesteps)

@@ -72,7 +72,7 @@ def to_triton(
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
     names = name, f"{name}-stateful"
-    _require_text(name)
+    _require_folder_name(name)
     _require_room(folder, names, force)
     require_whole("timesteps", timesteps, 1)
     loop = to_loop(snn, timesteps, preprocessing=preprocessing)
@@ -105,7 +105,9 @@ def to_triton(
 # Files ----------------------------------------------------------------------------------
 
 
-def _require_text(name: str) -> None:
+def _require_folder_name(name: str) -> None:
+    if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+        raise OutputError(f"{name!r} is no name for a model of Triton, which is a folder's")
     try:
         name.encode()
     except UnicodeEncodeError as error:

@@ -39,6 +39,7 @@ from onnx2snn.graph_passes.linear import MaxPool, channel_axis, require_channels
 from onnx2snn.graph_passes.spiking import require_finite_weights, require_ranks
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.providers import CPU, create_session
 
 from .calibration import calibrate, pooled, watch
@@ -201,7 +202,7 @@ class Network:
             self.current = to_parts(self.graph)
             inputs, wanted = sample
             error = relative_error(wanted, outputs_of(self.current, inputs))
-            count = max((len(value) for value in inputs.values() if value.ndim), default=1)
+            count = samples_in(inputs)
             self.check = f"on {count} random inputs (seed 0) of the declared shape"
             if error > limit:
                 blame(passes, self._again(before), inputs, error)

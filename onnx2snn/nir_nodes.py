@@ -191,8 +191,7 @@ class NirWriter:
             np.array(kernel), np.array(strides), np.array(pads),
             metadata=_label(node.name, node.op),
         )  # fmt: skip
-        scale = x.scale
-        return self._add(made, node.name, x.sources, _sizes(node.outputs[0]), scale)
+        return self._add(made, node.name, x.sources, _sizes(node.outputs[0]), x.scale)
 
     def _flatten(self, node: gs.Node) -> Signal:
         x, shape = self._signal(node.inputs[0]), _sizes(node.outputs[0])
@@ -237,7 +236,7 @@ class NirWriter:
         if x.scale is not None:
             scale = scale * x.scale
         kind = _label(node.name, node.op)
-        made = self._diagonal(shape, scale, bias, self.dtype, kind)
+        made = self._diagonal(shape, scale, bias, kind)
         return self._add(made, node.name, x.sources, shape)
 
     def _sum(self, node: gs.Node, shape: tuple[int, ...] | None) -> Signal:
@@ -252,7 +251,7 @@ class NirWriter:
             second = Signal(second.sources, shape, scale)
         added = self._realised(second, node.inputs[1].name)
         if set(sources) & set(added):  # There is one edge at most between two nodes.
-            made = self._diagonal(shape, np.ones(()), np.zeros(()), self.dtype, {})
+            made = self._diagonal(shape, np.ones(()), np.zeros(()), {})
             added = self._add(made, f"{node.name}_twice", added, shape).sources
         return Signal((*sources, *added), shape)
 
@@ -294,7 +293,7 @@ class NirWriter:
             return signal.sources
         content = (signal.sources, signal.scale.shape, signal.scale.tobytes())
         if content not in self.scaled:
-            made = self._diagonal(signal.shape, signal.scale, np.zeros(()), self.dtype, {})
+            made = self._diagonal(signal.shape, signal.scale, np.zeros(()), {})
             added = self._add(made, f"{tensor}_scale", signal.sources, signal.shape)
             self.scaled[content] = added.sources
         return self.scaled[content]
@@ -304,7 +303,6 @@ class NirWriter:
         shape: tuple[int, ...],
         scale: np.ndarray,
         bias: np.ndarray,
-        dtype: np.dtype,
         metadata: dict[str, Any],
     ) -> Any:
         """A node for scale x + bias; where it can be, a matrix, which more readers know."""
@@ -312,8 +310,8 @@ class NirWriter:
         if a is None or b is None or shape[0] > WIDEST_DIAGONAL or len(shape) > 3:
             if np.any(bias):
                 raise Refused("NIR can add one constant for each channel, no more")
-            return self.nir.Scale(_spread(scale, shape).astype(dtype), metadata=metadata)
-        matrix, b = np.diag(a).astype(dtype), b.astype(dtype)
+            return self.nir.Scale(_spread(scale, shape).astype(self.dtype), metadata=metadata)
+        matrix, b = np.diag(a).astype(self.dtype), b.astype(self.dtype)
         if len(shape) == 1:
             return self.nir.Affine(weight=matrix, bias=b, metadata=metadata)
         if len(shape) == 2:

@@ -85,11 +85,11 @@ class Recipe:
                     f"not {getattr(self, name)!r}"
                 )
 
-    def statistic(self, timesteps: int | None) -> Statistic | None:
+    def statistic(self, timesteps: int) -> Statistic | None:
         """The threshold's statistic for T time-steps."""
         if self.threshold is None or self.threshold.kind not in FOR_TIMESTEPS:
             return self.threshold
-        return replace(self.threshold, q=timesteps or DEFAULT_TIMESTEPS)
+        return replace(self.threshold, q=timesteps)
 
     def require_account(self, settings: Mapping[str, Any]) -> None:
         """Raise ``DataError`` for settings that a pass of this recipe would overwrite.

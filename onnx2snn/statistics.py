@@ -89,7 +89,7 @@ def parse_statistic(text: str) -> Statistic:
         raise DataError(f"'{text}' {_NO_STATISTIC}")
     kind, _, number = text.partition("=")
     if text == "max":
-        return Statistic("max", 100.0)
+        return Statistic("max")
     try:
         q = float(number)
     except ValueError:

@@ -1,8 +1,8 @@
 """Counting synapses: what a spike costs, and what the ANN's multiplications would.
 
 A spike of a neuron travels through pooling, reshapes and additions to each weighted layer
-(Conv, ConvTranspose, Gemm, MatMul) and is added up there once for each synapse, that is
-each non-zero weight that it meets: its fan-out. Summing spikes times fan-out gives the
+(Conv, ConvTranspose, Gemm, MatMul, Einsum of two) and is added up there once for each synapse,
+that is each non-zero weight that it meets: its fan-out. Summing spikes times fan-out gives the
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
 Connections to padding count in neither. Of a window that a max-pool reads as many spikes go on as
 the neuron in it emits that emits most, in each sample; of one that is kept between spikes, which
@@ -77,7 +77,7 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     for node in list(events.graph.nodes):
         if not any(tensor.name in events.spiking for tensor in node.inputs):
             continue
-        if node.op not in WEIGHTED:
+        if not _has_weights(node):
             _pass_events_on(editor, node, events.spiking)
         else:
             weights = 1 if node.inputs[0].name in events.spiking else 0
@@ -190,7 +190,7 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     graph = to_graph(model)
     _without_time(graph, input_shape)
     totals, editor = [], Editor(graph)
-    for node in [node for node in graph.nodes if node.op in WEIGHTED and not node.domain]:
+    for node in [node for node in graph.nodes if _has_weights(node) and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
         node.inputs[1 - weights] = _filled_like(editor, node.inputs[1 - weights], 1.0)
         totals.append(_operations(editor, node, weights, hands_on=False))
@@ -310,6 +310,10 @@ def _filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
     return filled
 
 
+def _has_weights(node: gs.Node) -> bool:
+    return node.op in WEIGHTED or (node.op == "Einsum" and len(node.inputs) == 2)
+
+
 def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
     """Of a dense layer how many of its weights each input meets, as those of a single output.
 
@@ -389,6 +393,10 @@ def _pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
             _become(node, "Sum", others_filled(0.0))
         case "Concat":
             node.inputs = others_filled(0.0)
+        case "Where":
+            node.inputs = [x, *others_filled(0.0)[1:]]
+        case "Einsum":
+            node.inputs = [t if t.name in spiking else _ones_for(editor, t) for t in node.inputs]
         case "Pad" if len(node.inputs) > 2 and not node.inputs[2].is_empty():
             node.inputs[2] = editor.constant(f"{node.name}/zero", np.zeros((), np.float32))
 

@@ -297,8 +297,6 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
         ">#", "layer", ">neurons", ">own %", ">clip", ">quant.", ">uneven", ">total %",
         ">rate", ">silent %", ">sat. %", ">corr.",
     )  # fmt: skip
-    # Names of layers tend to differ at their ends.
-    table.columns[1].overflow = "fold"
     for layer in layers:
         parts = (layer.clipping, layer.quantisation, layer.unevenness)
         table.add_row(

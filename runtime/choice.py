@@ -213,6 +213,7 @@ def shapes_read(
         # What does not depend on all inputs may have fewer samples.
         if made.get(neuron.current) != known[f"v/{neuron.name}"]:
             del known[f"v/{neuron.name}"]
+            known.pop(f"m/{neuron.name}", None)
     return known
 
 

@@ -8,6 +8,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
 
+from .inputs import samples_in
 from .plan import Plan
 from .progress import Progress
 from .result import Arrays, Exit, ReadOut, together
@@ -85,7 +86,7 @@ def run_until_settled(
     Raises ``DataError`` where samples are no rows, or depend on each other.
     """
     plan, values = progress.plan, progress.take(inputs)
-    left = np.arange(max((len(value) for value in inputs.values() if value.ndim), default=1))
+    left = np.arange(samples_in(inputs))
     if not progress.time_steps.states_have_rows(progress.choice(values), len(left)):
         raise DataError(
             "an early exit needs a network that has its samples along the first axis of all "

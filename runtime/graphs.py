@@ -169,10 +169,10 @@ class Writer:
         self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
         return output
 
-    def halves(self, tensor: str, sizes: str, axis: int, name: str) -> tuple[str, str]:
-        """Add a Split in two of these sizes; returns the names of the halves."""
+    def halves(self, tensor: str, sizes: str, name: str) -> tuple[str, str]:
+        """Add a Split along axis 2 in two of these sizes; returns the names of the halves."""
         halves = f"{self.prefix}{name}/0", f"{self.prefix}{name}/1"
-        self.nodes.append(helper.make_node("Split", [tensor, sizes], halves, halves[0], axis=axis))
+        self.nodes.append(helper.make_node("Split", [tensor, sizes], halves, halves[0], axis=2))
         return halves
 
     def constant(self, value: ArrayLike, name: str) -> str:

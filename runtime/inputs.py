@@ -1,6 +1,6 @@
 """What a network is given: held against what it declares."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,15 @@ def require_same_numbers(
                 f"'{symbol}' is {shape[0]} in the input {name} of shape {list(shape)}, but "
                 f"{before} in {other}"
             )
+
+
+def samples_in(inputs: Mapping[str, np.ndarray], varying: Collection[str] = ()) -> int:
+    """N, which an input of one sample for all of them does not say; 1 where nothing does.
+
+    Inputs are [N, ...], those named in ``varying`` [T, N, ...].
+    """
+    sizes = [x.shape[int(name in varying) :][:1] for name, x in inputs.items()]
+    return max((size for along in sizes for size in along), default=1)
 
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:

@@ -64,8 +64,10 @@ def loop_model(
     if plan.prologue is not None:
         reads |= main.part(plan.prologue, reads, "prologue")
     made = (_unrolled if unroll else _looped)(network, main, reads)
-    added = {_TIMESTEPS} if timesteps is None else set[str]()
-    clashes = (added | set(made) - set(plan.outputs)) & set(names)
+    own = {f"firing_rate/{neuron.name}" for neuron in plan.neurons} if rates else set[str]()
+    own |= {f"steps/{name}" for name in (*plan.outputs, *own)} if each_step else set()
+    own |= {_TIMESTEPS} if timesteps is None else set()
+    clashes = own & set(names)
     if clashes:
         raise ModelError(
             f"the network has an input or output '{min(clashes)}', which is what the export calls "

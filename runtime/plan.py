@@ -123,26 +123,26 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
 
     parts = parts_of(graph)
     require_affine(graph, parts)
+    made_before, made_in_core = made_by(parts.prologue), made_by(parts.core)
+    made_after = made_by(parts.epilogue)
     stateful = [node for node in parts.core if is_stateful(node)]
     neurons = [node for node in stateful if is_neuron(node)]
     others = [node for node in stateful if not is_neuron(node)]
     given = {tensor.name for tensor in inputs}
     finals = finals_of(parts, outputs)
-    core_reads = _reads(parts.core, {*given, *made_by(parts.prologue)})
-    epilogue_reads = _reads(parts.epilogue, {*given, *made_by(parts.prologue + parts.core)})
+    core_reads = _reads(parts.core, {*given, *made_before})
+    epilogue_reads = _reads(parts.epilogue, {*given, *made_before, *made_in_core})
     for tensor in finals.values():
-        if tensor.name not in made_by(parts.epilogue):
+        if tensor.name not in made_after:
             # No node of the epilogue makes this tensor: it is read, and averaged, as it is.
             epilogue_reads.setdefault(tensor.name, tensor)
     prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
     events = {node.name: _events(node, prefix) for node in neurons}
     summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
     summed |= {tensor.name: tensor for tensor in events.values()}
-    made_in_core = made_by(parts.core)
     step_reads = core_reads | {
         name: tensor for name, tensor in epilogue_reads.items() if name not in made_in_core
     }
-    made_before = made_by(parts.prologue)
     prologue_makes = [tensor for name, tensor in step_reads.items() if name in made_before]
     fixed = [name for name in step_reads if name not in given and name not in made_before]
     if fixed:
@@ -153,8 +153,8 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     prologue = _model(graph, parts.prologue, inputs, prologue_makes) if prologue_makes else None
     epilogue = _epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix)
     read_out = _read_out_model(graph, parts, finals, outputs)
-    means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
     # The file averages what it wants averaged: finals by another name.
+    means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
     read_late = _reads(parts.read_out, {*given, *made_before})
     layers = tuple(_neuron(node, events[node.name].name) for node in neurons)
     # The membrane potential is the first state of each.

@@ -70,7 +70,7 @@ def resolve_providers(providers: Providers) -> list[Any]:
     in float32, not in the 10 bits of TF32, unless the option ``use_tf32`` asks for that.
     """
     ort = onnxruntime()
-    if providers == "auto":
+    if isinstance(providers, str) and providers.lower() == "auto":
         try:
             chosen = resolve_providers("cuda")
             _require_start(chosen)

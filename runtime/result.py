@@ -136,10 +136,11 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
 
 @dataclass(frozen=True)
 class SpikingResult:
-    """The read-outs of one run, by time-step; that at T is also at hand directly."""
+    """The read-outs of a run of N ``samples``, by time-step; that at T is also at hand directly."""
 
     timesteps: int
     readouts: dict[int, ReadOut]
+    samples: int
 
     @property
     def output(self) -> np.ndarray:
@@ -175,4 +176,4 @@ class SpikingResult:
     def sample_timesteps(self) -> np.ndarray:
         """How many time-steps each sample ran: int64 [N]; T, but where it left early."""
         ran = self.readouts[self.timesteps].sample_timesteps
-        return np.full(len(self.output), self.timesteps, np.int64) if ran is None else ran
+        return np.full(self.samples, self.timesteps, np.int64) if ran is None else ran

@@ -20,7 +20,7 @@ from .estimate import costs_of
 from .given import checked_inputs, require_states
 from .graphs import only
 from .half import halve
-from .inputs import readout_times
+from .inputs import readout_times, samples_in
 from .int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
 from .plan import Neuron, Plan, build_plan
@@ -217,7 +217,7 @@ class SpikingSession:
                 progress.advance(progress.take(now))
                 if t in wanted:
                     readouts[t] = progress.read_out()
-        return SpikingResult(timesteps, readouts)
+        return SpikingResult(timesteps, readouts, samples_in(inputs, varying))
 
     @in_turn
     def chosen(self, x: np.ndarray | Mapping[str, np.ndarray], *, readouts: int = 1) -> Choice:

@@ -50,7 +50,7 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         raise DataError(
-            f"the device has no room for the states: {first_line(error)}; run fewer samples at once"
+            f"the device has no room: {first_line(error)}; run fewer samples at once"
         ) from error
 
 

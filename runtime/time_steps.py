@@ -16,6 +16,7 @@ from .estimate import Costs
 from .graphs import with_nodes
 from .groups import groups_of, groups_of_all
 from .half import with_half_products
+from .inputs import samples_in
 from .integer_layers import IntegerLayer
 from .integer_products import with_integer_products
 from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
@@ -105,7 +106,7 @@ class TimeSteps:
         read = {name: value.shape for name, value in inputs.items()}
         key = (*read.items(), readouts, varying, prologue)
         if key not in self.choices:
-            samples = max((value.shape[0] for value in inputs.values() if value.ndim), default=1)
+            samples = samples_in(inputs)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
             groups = groups_of_all(samples)
             if self.on_cpu and self.costs.in_chunks:
@@ -128,10 +129,15 @@ class TimeSteps:
     def states_have_rows(self, choice: Choice, samples: int) -> bool:
         """Whether states have a row for each of so many samples, along axis 0, as inputs do.
 
+        And nothing has other rows of which there may be as many as samples, once some have left.
         True for one sample: the run ends when it leaves.
         """
         if choice.samples != samples or samples == 1:
             return choice.samples == samples
+        others = {shape[0] for shape in choice.shapes.values() if shape}
+        others -= {1, samples, choice.groups.long}
+        if any(isinstance(rows, int) and rows < samples for rows in others):
+            return False
         return states_have_rows(self.step, self.states, choice.shapes, samples)
 
     def session(self, steps: int, choice: Choice) -> Any:

@@ -132,7 +132,7 @@ def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
     def spread(x: str, along: int, row: int, name: str) -> list[str]:
         """The four of B^T d, each [..., along, row]."""
         pairs = graph.node("Reshape", [x, sizes(-1, along, 2 * row)], f"{name}/pairs")
-        even, odd = graph.halves(pairs, sizes(row, row), 2, f"{name}/halves")
+        even, odd = graph.halves(pairs, sizes(row, row), f"{name}/halves")
         later = graph.node("Pad", [odd, sizes(0, 1, 0, 0, -1, 0)], f"{name}/later")
         earlier = graph.node("Pad", [even, sizes(0, -1, 0, 0, 1, 0)], f"{name}/earlier")
         terms = ("Sub", later, odd), ("Add", even, odd), ("Sub", odd, even), ("Sub", even, earlier)

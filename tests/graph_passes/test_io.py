@@ -16,6 +16,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
+from onnx2snn.models.files import whole_file, write_whole
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
@@ -181,6 +182,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_model(model(TEXT, {"w": 2 * WEIGHT}), path)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_whole_files(tmp_path):
+    """Two writers, a link and a name as long as names may be."""
+    target, link, long = tmp_path / "target", tmp_path / "link", tmp_path / ("n" * 252 + ".md")
+    with whole_file(target) as first, whole_file(target) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert target.read_bytes() == b"first"
+    link.symlink_to(target)
+    for path in (link, long):
+        write_whole(path, b"new")
+    assert (target.read_bytes(), link.is_symlink(), long.read_bytes()) == (b"new", True, b"new")
+    with pytest.raises(OSError, match="File exists"), whole_file(target, new=True) as file:
+        file.write(b"newer")
+    assert target.read_bytes() == b"new"
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link", long.name}
 
 
 def test_metadata_survives_a_pass():

@@ -68,6 +68,15 @@ def test_an_ann_of_a_fixed_batch_size_takes_arrays_of_samples():
         ann.run({"a": a, "b": np.float32(1)})
 
 
+def test_an_ann_of_a_fixed_batch_size_and_an_output_of_no_axes():
+    text = "net (float[2, 3] x) => (float y) { r = Clip(x, lo, hi) y = ReduceSum<keepdims = 0>(r) }"
+    proto = model(text, {"lo": np.float32(0), "hi": np.float32(1)})
+    x = np.ones((4, 3), np.float32)
+    assert Ann(detach(proto)).run(x)["y"].tolist() == [6, 6]
+    conversion = convert(proto, calibration=from_arrays(x), recipe="opi")
+    assert any("samples depend on each other" in note for note in conversion.notes)
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_an_ann_of_quantized_weights(listed):
     """Also where the file lists them as inputs."""

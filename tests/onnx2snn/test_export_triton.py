@@ -140,6 +140,9 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     snn = convert(dyadic.to_onnx(dyadic.finish(2))).model
     with pytest.raises(OutputError, match="not UTF-8"):
         to_triton(snn, tmp_path / "r", 3, name="caf\udce9")
+    for name in ("../up", "a/b", "", "..", "a\0b"):
+        with pytest.raises(OutputError, match="is no name for a model of Triton"):
+            to_triton(snn, tmp_path / "r", 3, name=name)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=re.escape(f"cannot write '{tmp_path / 'r'}': No space")):
         to_triton(snn, tmp_path / "r", 3)

@@ -86,6 +86,12 @@ def test_what_is_no_data(given):
         compare_recipes(ANN, OPI, X, DATA, [2])
 
 
+@pytest.mark.parametrize("given", ["opi", OPI[0], None])
+def test_what_are_no_recipes(given):
+    with pytest.raises(DataError, match=r"recipes are several, as in \['opi', 'best'\], not"):
+        compare_recipes(ANN, given, None, DATA, [2])
+
+
 @pytest.mark.parametrize("given", [4, np.array(4), None])
 def test_what_is_no_list_of_time_steps(given):
     for run in (

@@ -187,6 +187,28 @@ def test_every_window_of_a_pool_counts_its_spikes(kernel, stride, pad, ceil_mode
     assert pooled_sops(body, {}, counts) == wanted
 
 
+def test_constants_in_the_places_of_spikes_are_no_spikes():
+    counts, mask = RNG.integers(0, 9, (2, 6, 6)), RNG.random((2, 6, 6)) < 0.5
+    for first, second, kept in (("a", "seven", mask), ("seven", "a", ~mask)):
+        body = f"p = Where(mask, {first}, {second}) y = Conv(p, v)"
+        given = {"mask": mask, "seven": np.float32(7)}
+        assert pooled_sops(body, given, counts) == 3 * (counts * kept).sum()
+
+
+def test_an_einsum_counts_as_the_layer_that_it_is():
+    weights = {"w": sparse(4, 5), "v": sparse(5, 3), "zero": ZERO, "one": ONE}
+    dense, einsum = (
+        convert(model(
+            "g (float[N, 4] x) => (float[N, 3] y) { s = Clip(x, zero, one) "
+            f"h = {layer}(s, w) y = MatMul(h, v) }}", weights,
+        )).model
+        for layer in ("MatMul", 'Einsum<equation = "ni,io->no">')
+    )  # fmt: skip
+    counts = {"s": np.array([3, 1, 4, 2])}
+    assert synaptic_operations(einsum, counts, (4,)) == synaptic_operations(dense, counts, (4,))
+    assert macs(einsum, (4,)) == macs(dense, (4,))
+
+
 def test_a_pool_of_samples_along_the_second_axis():
     counts = RNG.integers(0, 9, (2, 6, 6))
     body = (

@@ -101,6 +101,15 @@ def test_samples_that_left_take_no_more_memory_than_those_of_a_full_run(plan):
     assert early < 3 * whole
 
 
+def test_a_run_without_early_exit_says_t_for_each_sample():
+    text = "net (float[N, 4] x) => (float[3, N] y) {{ a = MatMul(x, w) b = Clip(a, zero, one) {} }}"
+    for tail in ("c = MatMul(b, u) y = Transpose(c)", "y = ReduceSum<keepdims = 0>(b)"):
+        snn = dense(text.format(tail).replace("[3, N] y", "[3, N] y" if "c =" in tail else " y"), 3)
+        result = SpikingSession(snn, threads=1).run(np.ones((5, 4), np.float32), 6)
+        assert result.sample_timesteps.tolist() == [6] * 5
+        assert result.samples == 5
+
+
 def test_a_run_without_early_exit_says_t():
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1)
@@ -257,6 +266,30 @@ def test_an_input_without_rows(size, layer, plan):
         for name, counts in whole.readouts[t].spike_counts.items():
             of_it = np.broadcast_to(counts, (30, 4))[n]
             np.testing.assert_array_equal(early.spike_counts[name][n], of_it)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize(("rows", "leaves"), [(1, True), (3, False), (9, False)])
+def test_as_many_rows_of_another_input_as_samples_may_be_left(plan, rows, leaves):
+    """What has a row for each sample could no longer be told: that is refused."""
+    snn = dense(
+        "net (float[N, 4] x, float[M, 4] z) => (float[N, 3] y) { a = MatMul(x, w) "
+        "b = Clip(a, zero, one) c = MatMul(z, w) d = Clip(c, zero, one) "
+        "m = ReduceMean<axes = [0], keepdims = 1>(d) r = Add(b, m) y = MatMul(r, u) }",
+        3,
+    )
+    rng = np.random.default_rng(8)
+    session = SpikingSession(snn, threads=1, plan=plan)
+    given = {n: (rng.integers(-8, 9, (k, 4)) / 4).astype(np.float32)
+             for n, k in {"x": 6, "z": rows}.items()}  # fmt: skip
+    if not leaves:
+        with pytest.raises(DataError, match="along the first axis"):
+            session.run(given, 8, early_exit=EarlyExit())
+        return
+    early = session.run(given, 24, early_exit=EarlyExit(0.5, 1, 2))
+    whole = session.run(given, 24, sorted({*map(int, early.sample_timesteps)}))
+    for n, t in enumerate(early.sample_timesteps.tolist()):
+        np.testing.assert_array_equal(early.output[n], whole.outputs[t][n])
 
 
 @pytest.mark.parametrize(

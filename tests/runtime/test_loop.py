@@ -204,6 +204,22 @@ def test_names_of_the_users_tensors_are_no_obstacle():
             np.testing.assert_array_equal(next(iter(found.values())), wanted)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("firing_rate/r", {"rates": True}), ("steps/b", {"each_step": True}),
+     ("steps/firing_rate/r", {"each_step": True, "rates": True})],
+)  # fmt: skip
+def test_an_output_that_is_called_like_one_of_the_export_is_refused(name, options):
+    weights = {"lo": np.float32(0), "hi": np.float32(1)}
+    text = "g (float[N, 3] a) => (float[N, 3] b, float[N, 3] c) { r = Clip(a, lo, hi) b = Neg(r) "
+    proto = model(text + "c = Neg(b) }", weights)
+    proto.graph.node[2].output[0] = proto.graph.output[1].name = name
+    snn = convert(proto).model
+    loop_model(snn, 4)
+    with pytest.raises(ModelError, match=f"input or output '{name}'"):
+        loop_model(snn, 4, **options)
+
+
 def test_an_output_that_is_called_like_a_rate_is_declared_as_it_is():
     weights = {"lo": np.float32(0), "hi": np.float32(1)}
     text = "g (float[N, 3] a) => (float[N, 3] b) { r = Clip(a, lo, hi) b = Neg(r) }"

@@ -10,7 +10,15 @@ import pytest
 from gpu import needs_cuda
 from onnx_text import model
 
-from onnx2snn import DataError, ModelError, ProviderError, SpikingSession, convert, write_model
+from onnx2snn import (
+    DataError,
+    ModelError,
+    ProviderError,
+    SpikingSession,
+    convert,
+    from_arrays,
+    write_model,
+)
 from onnx2snn.ann import Ann
 from onnx2snn.graph_passes.weights import ModelParts, detach, stub
 from onnx2snn.runtime import providers
@@ -247,6 +255,25 @@ def test_a_state_for_another_batch_size_is_refused_at_the_step():
     session.reset()
     with pytest.raises(DataError, match=r"has shape \[2\] for a sample, its layer \[3\]"):
         session.state = {"v/b": np.zeros((2, 2), np.float32)}
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("recipe", ["opi", "signed"])
+def test_a_state_goes_on_where_an_input_has_other_rows(plan, recipe):
+    text = (
+        "net (float[N, 3] x, float[M, 3] z) => (float[N, 3] y) { a = Clip(x, zero, one) "
+        "b = Clip(z, zero, one) m = ReduceMean<axes = [0], keepdims = 1>(b) y = Add(a, m) }"
+    )
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    rng = np.random.default_rng(3)
+    given = {"x": rng.random((6, 3), np.float32), "z": rng.random((4, 3), np.float32)}
+    data = from_arrays({name: np.concatenate([v, v])[:6] for name, v in given.items()})
+    snn = convert(ann, recipe=recipe, calibration=data if recipe == "signed" else None).model
+    first, second = (SpikingSession(snn, threads=1, plan=plan) for _ in range(2))
+    for _ in range(3):
+        first.step(given)
+    second.state = first.state
+    np.testing.assert_array_equal(second.step(given), first.step(given))
 
 
 WINDOWS = (
@@ -650,7 +677,7 @@ def test_states_that_a_device_has_no_room_for(monkeypatch):
 
     session = SpikingSession(snn())
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", fails)
-    with pytest.raises(DataError, match="no room for the states: out of memory"):
+    with pytest.raises(DataError, match="no room: out of memory"):
         session.run(X, 8)
 
 
