@@ -11,7 +11,7 @@ import onnx.numpy_helper
 from google.protobuf.message import Message
 
 from .errors import ModelError
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, operands, subgraphs
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, graphs_in, operands
 from .weights import replace_all
 
 # onnx-graphsurgeon changes or loses these types without a word.
@@ -103,10 +103,9 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     waiting = [model.graph.node, *(function.node for function in model.functions)]
     while waiting:
         for node in waiting.pop():
-            for attribute in node.attribute:
-                for graph in subgraphs(attribute):
-                    yield graph
-                    waiting.append(graph.node)
+            for graph in graphs_in(node):
+                yield graph
+                waiting.append(graph.node)
 
 
 def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

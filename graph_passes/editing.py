@@ -76,7 +76,7 @@ def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
 
 def known_value(tensor: gs.Tensor) -> np.ndarray | None:
     """The value of a constant tensor, or of what a node Constant makes; None for any other."""
-    maker = tensor.inputs[0] if tensor.inputs else None
+    maker = producer(tensor)
     if maker is None or maker.op != "Constant":
         return constant_value(tensor)
     if "value_ints" in maker.attrs:

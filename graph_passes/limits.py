@@ -115,7 +115,7 @@ def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
                     f"{what} holds a Loop, '{name}', of which nothing says that it ends: "
                     "export the network without loops, or unrolled"
                 )
-            inner = [graph for attribute in node.attribute for graph in subgraphs(attribute)]
+            inner = graphs_in(node)
             waiting += [(graph.node, depth + 1) for graph in inner]
             count += len(inner)
         if depth > MAX_DEPTH or count > MAX_SUBGRAPHS:

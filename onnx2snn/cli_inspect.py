@@ -226,7 +226,6 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
         table.caption += "\ncolumns: all images of a run are one product with the weights"
     if first:
         table.caption += "\nweights first: read where they are, one copy for all runs"
-    table.caption_justify = "left"
     return table
 
 

@@ -82,7 +82,7 @@ def overall_progress() -> Iterator[Report]:
 
 def new_table(title: str, *columns: str) -> Table:
     """A table whose columns that begin with '>' are aligned to the right: those of numbers."""
-    table = _Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = _Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         if column.startswith(">"):
             table.add_column(column.removeprefix(">"), justify="right")
@@ -184,7 +184,6 @@ def evaluation_table(report: dict[str, Any]) -> Table:
     table.caption = f"ANN: {report['macs']:.3g} MACs per sample"
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
-    table.caption_justify = "left"
     return table
 
 
@@ -218,7 +217,6 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     )
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
-    table.caption_justify = "left"
     return table
 
 
@@ -278,7 +276,6 @@ def benchmark_table(found: dict[str, Any]) -> Table:
         "load: from the file until it runs. regret: what auto takes more than the best\n"
         "other plan, the median within rounds."
     )
-    table.caption_justify = "left"
     return table
 
 
@@ -316,7 +313,6 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
         "inherits.\nErrors: root mean squares, in % of that of the activations. #: place in the "
         "network."
     )
-    table.caption_justify = "left"
     return table
 
 
