@@ -41,7 +41,8 @@ def loop_model(
     unroll: T copies of the step in a row, in place of a Loop; for a fixed T up to 4096.
     each_step: for each output y an output ``steps/y`` [T, N, ...], the read-out after each
     time-step. rates: for each layer of neurons n an output ``firing_rate/n``, float32 [N]:
-    spikes per neuron and time-step in each sample. Both: ``steps/firing_rate/n`` [T, N] too.
+    spikes per neuron and time-step in each sample, or in each row along the layer's axis 0, where
+    samples are not its rows. Both: ``steps/firing_rate/n`` [T, N] too.
     inline: no operators but ONNX's own; else neurons other than IF are calls of functions in
     the file.
 
@@ -242,9 +243,12 @@ def _model_of(
     plan = network.plan
     inputs = {info.name: info for info in snn.graph.input}
     declared = {info.name: info for info in snn.graph.output}
+    known = {info.name: info for info in (*snn.graph.value_info, *snn.graph.output)}
     for neuron in plan.neurons if network.rates else ():
-        rate = f"firing_rate/{neuron.name}"
-        declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, ["N"])
+        rate, rows = f"firing_rate/{neuron.name}", ["N"]
+        if neuron.spikes in known:
+            rows = _sizes(known[neuron.spikes])[:1]
+        declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, rows)
     for name in outputs:
         if name.startswith("steps/") and name not in declared:
             declared[name] = _stacked(declared[name.removeprefix("steps/")], network.timesteps)
@@ -272,10 +276,15 @@ def _model_of(
 
 def _stacked(info: onnx.ValueInfoProto, timesteps: int | None) -> onnx.ValueInfoProto:
     """The declaration of an output at each time-step."""
-    kind = info.type.tensor_type
-    sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
-    first = "T" if timesteps is None else timesteps
-    return helper.make_tensor_value_info(f"steps/{info.name}", kind.elem_type, [first, *sizes])
+    sizes = ["T" if timesteps is None else timesteps, *_sizes(info)]
+    return helper.make_tensor_value_info(
+        f"steps/{info.name}", info.type.tensor_type.elem_type, sizes
+    )
+
+
+def _sizes(info: onnx.ValueInfoProto) -> list[int | str]:
+    dims = info.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims]
 
 
 def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -94,15 +94,17 @@ def resolve_providers(providers: Providers) -> list[Any]:
             )
     names = [name_of(entry) for entry in chosen]
     available = ort.get_available_providers()
+    if not names:
+        raise ProviderError(f"no provider is given; there are {', '.join(available)}")
     missing = [name for name in names if name not in available]
-    if missing or not names:
+    if missing:
         advice = (
             "; for CUDA, pip uninstall onnxruntime, then pip install 'onnx2snn[gpu]'"
             if CUDA in missing
             else ""
         )
         raise ProviderError(
-            f"{', '.join(missing) or 'no provider'} is not in the installed ONNX Runtime, "
+            f"{', '.join(missing)} is not in the installed ONNX Runtime, "
             f"which has {', '.join(available)}{advice}"
         )
     if set(ON_GPU) & set(names) and hasattr(ort, "preload_dlls"):

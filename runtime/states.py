@@ -330,8 +330,10 @@ class DeviceStates:
             if value.ndim != start.ndim or (
                 self._current_index is not None and list(value.shape) != held.shape()
             ):
+                other = list(value.shape[1:]) == held.shape()[1:]
                 raise DataError(
                     f"the state '{name}' has shape {value.shape}, not {tuple(held.shape())}"
+                    + ": for another number of samples call reset() first" * other
                 )
             replaced[name] = self._to_device(value)
         self._current = replaced

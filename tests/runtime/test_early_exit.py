@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn import DataError, EarlyExit, SpikingSession, convert
+from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 
 SETTINGS = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -215,6 +215,27 @@ def test_samples_along_another_axis_cannot_leave(samples):
         SpikingSession(snn, threads=1).run(
             np.ones((samples, 6, 4), np.float32), 8, early_exit=EarlyExit()
         )
+
+
+@pytest.mark.parametrize("recipe", ["opi", "best"])
+def test_samples_of_open_sizes_leave(recipe):
+    """Also with neurons of two states."""
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.integers(-4, 5, (8, 3, 3, 3)) / 8, "u": rng.integers(-8, 9, (8, 3)) / 4}
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    ann = model(
+        "net (float[N, 3, H, W] x) => (float[N, 3] y) { a = Conv<pads = [1, 1, 1, 1]>(x, w) "
+        "b = Clip(a, zero, one) g = GlobalAveragePool(b) f = Flatten(g) y = MatMul(f, u) }",
+        named | {"zero": np.float32(0), "one": np.float32(1)},
+    )
+    x = rng.random((9, 3, 8, 8), np.float32)
+    data = None if recipe == "opi" else from_arrays(x)
+    session = SpikingSession(convert(ann, recipe=recipe, calibration=data).model, threads=1)
+    for images in (x, x[:, :, :6, :5]):
+        early = session.run(images, 12, early_exit=EarlyExit(0.4, 1, 2))
+        whole = session.run(images, 12, sorted({*map(int, early.sample_timesteps)}))
+        for n, t in enumerate(early.sample_timesteps.tolist()):
+            np.testing.assert_allclose(early.output[n], whole.outputs[t][n], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["srp", "cos"])

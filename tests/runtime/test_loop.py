@@ -229,6 +229,20 @@ def test_an_output_that_is_called_like_a_rate_is_declared_as_it_is():
     assert [d.dim_value for d in file.graph.output[0].type.tensor_type.shape.dim] == [0, 3]
 
 
+def test_rates_of_layers_whose_rows_are_no_samples():
+    text = (
+        "g (float[N, 2, 4] a) => (float[N, 3] b) { s = Transpose<perm = [1, 0, 2]>(a) "
+        "m = MatMul(s, w) r = Clip(m, lo, hi) t = Transpose<perm = [1, 0, 2]>(r) f = Flatten(t) "
+        "b = MatMul(f, u) }"
+    )
+    weights = {"w": np.full((4, 8), 0.25), "u": np.full((16, 3), 0.25), "lo": 0, "hi": 1}
+    proto = model(text, {name: np.float32(value) for name, value in weights.items()})
+    file = loop_model(convert(proto).model, 4, rates=True)
+    found = stock.run(file, {"a": np.full((5, 2, 4), 0.5, np.float32)})
+    assert [d.dim_value for d in file.graph.output[1].type.tensor_type.shape.dim] == [2]
+    assert found["firing_rate/r"].tolist() == [0.5, 0.5]
+
+
 def test_what_cannot_be_unrolled_or_is_no_time_is_refused(demo_snn):
     for timesteps in (0, -3, 2.5, True, 10**30):
         with pytest.raises(DataError, match="must be a whole number from 1 to 2147483647"):
