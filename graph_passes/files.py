@@ -16,8 +16,6 @@ import onnx
 import onnx.checker
 import onnx.external_data_helper
 
-from onnx2snn.models.files import whole_file
-
 from .contents import (
     UNSUPPORTED_TYPES,
     check_contents,
@@ -40,6 +38,7 @@ from .weights import (
     stub,
     with_weights_as_inputs,
 )
+from .whole_file import whole_file
 from .wire import Content, bytes_of, encoded, without_large_weights
 
 MAX_PROTO_BYTES = 2**31 - 2**20

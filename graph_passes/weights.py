@@ -77,7 +77,8 @@ def is_large(tensor: onnx.TensorProto) -> bool:
     if tensor.data_type not in _DETACHABLE or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return False
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * itemsize >= STAYS_INLINE
+    size: int = math.prod(tensor.dims) * itemsize
+    return size >= STAYS_INLINE
 
 
 def stub(name: str, data_type: int, dims: Iterable[int]) -> onnx.TensorProto:

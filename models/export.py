@@ -8,8 +8,9 @@ import onnx
 import torch
 from torch import nn
 
+from onnx2snn.graph_passes.whole_file import write_whole
+
 from .exact_sums import round_for_exact_sums
-from .files import write_whole
 from .preprocessing import KEY, Preprocessing
 
 

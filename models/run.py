@@ -14,10 +14,11 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import nn
 
+from onnx2snn.graph_passes.whole_file import write_whole
+
 from .clips import TrainableClip
 from .configs import Config, unused
 from .export import export
-from .files import write_whole
 from .images import describe, first_images, open_images
 from .training import Epoch, bounds, build, plain_clips, restore_weights, train
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from onnx2snn.graph_passes.whole_file import whole_file
+
 from .clips import QuantizedClip, TrainableClip
 from .configs import Config
 from .datasets import DataSet
-from .files import whole_file
 from .images import batches
 from .networks import Normalize, mobilenet, resnet18, resnet20, vgg, vgg16
 

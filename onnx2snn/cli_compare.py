@@ -38,6 +38,7 @@ from .options import (
     root_option,
     samples_option,
     tell_drawn,
+    title_of,
 )
 from .progress import no_report
 from .recipes import RECIPES, Recipe, recipe_by_name
@@ -118,19 +119,26 @@ def compare(
         thresholds = open_data(calibration, data_root, train=True, samples=count, model=model)
     data = open_data(source, data_root, samples=samples, model=model)
     providers = chosen_providers(device)
-    with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
-        comparison = compare_recipes(
-            model,
-            chosen,
-            thresholds,
-            data,
-            timesteps,
-            state=state,
-            maxpool=maxpool,
-            batch_size=batch_size,
-            providers=providers,
-            report=report,
-        )
+    progress = contextlib.nullcontext(no_report) if as_json else tables.overall_progress()
+    try:
+        with progress as report:
+            comparison = compare_recipes(
+                model,
+                chosen,
+                thresholds,
+                data,
+                timesteps,
+                state=state,
+                maxpool=maxpool,
+                batch_size=batch_size,
+                providers=providers,
+                report=report,
+            )
+    except KeyboardInterrupt:
+        if state.exists():
+            what = f"\nWhat is done is in {state}: the same command goes on from there."
+            click.echo(what, err=True)
+        raise
     converted = any(row.scores for row in comparison.rows)
     if as_json:
         print_json(_as_json(comparison, state))
@@ -159,7 +167,8 @@ def _plot(path: Path, comparison: Comparison, data: Data) -> None:
         comparison.timesteps,
         {row.recipe.name: comparison.values(row) for row in comparison.rows if row.scores},
         100.0 if comparison.ann is None else comparison.ann,
-        f"{data.name}, {data.samples} samples",
+        comparison.samples,
+        title_of(data),
         "accuracy (%)" if by_accuracy else "same class as the ANN (%)",
     )
 
@@ -194,6 +203,7 @@ def _print(comparison: Comparison, state: Path) -> None:
     results = sum(len(row.scores) for row in comparison.rows)
     if results:
         console.print(
-            f"{results} results are in {state}, {comparison.reused} of them from before.",
+            f"{results} result{'s are' if results > 1 else ' is'} kept in {state}, "
+            f"{comparison.reused} of them from before.",
             markup=False,
         )

@@ -154,8 +154,8 @@ def convert(
     if calibration is None:
         of_data = {
             "--threshold": threshold,
-            "--per-channel" if per_channel else "--per-layer": per_channel is not None,
-            "--recalibrate" if recalibrate else "--keep-bounds": recalibrate is not None,
+            "--per-channel": per_channel,
+            "--recalibrate": recalibrate,
             "--approximate": approximate,
             "--samples": samples,
             "--data-root": data_root,

@@ -26,13 +26,9 @@ from .options import (
     root_option,
     samples_option,
     tell_drawn,
+    title_of,
 )
 from .progress import no_progress
-
-OTHER_FILE = (
-    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
-    "the ANN hold only if both compute the same"
-)
 
 
 @examples(
@@ -75,8 +71,8 @@ def diagnose(
 
     Errors are root mean squares in percent of the root mean square of the activations.
     """
+    from .diagnosis import OTHER_FILE, is_source
     from .diagnosis import diagnose as diagnose_model
-    from .diagnosis import is_source
 
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
@@ -108,5 +104,5 @@ def diagnose(
     if plot is not None:
         from .plot import diagnosis_plot
 
-        diagnosis_plot(plot, layers, f"{data.name}, {data.samples} samples, T={timesteps}")
+        diagnosis_plot(plot, layers, f"{title_of(data)}, T={timesteps}")
         tell_drawn(plot, as_json)

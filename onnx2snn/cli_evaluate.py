@@ -6,12 +6,14 @@ from typing import Any
 import click
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.files import parse_model
 from onnx2snn.runtime.precision import Precision
 
 from . import tables
 from .budget import budget_options, require_budget
 from .data import Data
 from .data_files import open_data
+from .inspection import json_object, own_metadata_of
 from .options import (
     MODEL,
     TIMESTEPS,
@@ -33,6 +35,7 @@ from .options import (
     samples_option,
     tell_drawn,
     threads_option,
+    title_of,
 )
 from .progress import no_progress
 
@@ -126,11 +129,30 @@ def evaluate(
         print_json(report)
     else:
         table = tables.early_exit_table if early_exit else tables.evaluation_table
-        tables.console().print(table(report))
+        console = tables.console()
+        console.print(table(report))
+        for note in _notes(model, ann, timesteps):
+            console.print(f"Note: {note}.", style="yellow", markup=False)
     if plot is not None:
         _plot(plot, report, data)
         tell_drawn(plot, as_json)
     require_budget(report, min_accuracy, max_drop)
+
+
+def _notes(model: Path, ann: Path | None, timesteps: list[int]) -> list[str]:
+    """What the network's own file says of the comparison."""
+    from .diagnosis import OTHER_FILE, is_source
+
+    recipe = json_object(own_metadata_of(parse_model(model).structure).get("recipe", ""))
+    made_for, notes = recipe.get("timesteps"), []
+    if made_for is not None and set(timesteps) != {made_for}:
+        notes.append(
+            f"the recipe '{recipe.get('name')}' converted this network for T={made_for}; for "
+            "another T it would convert it otherwise (convert -T)"
+        )
+    if ann is not None and not is_source(model, ann):
+        notes.append(OTHER_FILE)
+    return notes
 
 
 def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
@@ -143,10 +165,9 @@ def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
         ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
     times = [row["timesteps"] for row in report["snn"]]
     what = "accuracy (%)" if kind == "accuracy" else "same class as the ANN (%)"
-    title = f"{data.name}, {data.samples} samples"
     if "early_exit" not in report:
-        accuracy_plot(path, times, {"SNN": values}, ann, title, what)
+        accuracy_plot(path, times, {"SNN": values}, ann, title_of(data), what)
         return
     fixed = list(zip(times, values, strict=True))
     early = [(row["mean_timesteps"], row[kind]) for row in report["early_exit"]]
-    early_exit_plot(path, fixed, early, ann, title, what)
+    early_exit_plot(path, fixed, early, ann, title_of(data), what)

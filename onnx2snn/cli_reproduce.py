@@ -262,4 +262,4 @@ def _plot(path: Path, found: dict[str, Any]) -> None:
         paper = found["paper"]
         if isinstance(paper, dict):
             curves = {**curves, "paper's Ours, CIFAR or ImageNet": paper[OURS]["snn"]}
-        comparison_plot(path, times, curves, ann, title, "accuracy (%)")
+        comparison_plot(path, times, curves, ann, found["samples"], title, "accuracy (%)")

@@ -73,7 +73,7 @@ def readiness_table(rows: list[NodeReport]) -> Table:
 def agreement_table(agreements: list[Agreement]) -> Table:
     """How the ANN after each change agrees with the ANN before it."""
     table = new_table(
-        "The ANN after each change, against the ANN before it (calibration data)",
+        "The ANN after each change, against that before it, without spikes (calibration data)",
         "change", ">same class %", ">accuracy before %", ">after %", ">relative error",
     )  # fmt: skip
     for row in agreements:

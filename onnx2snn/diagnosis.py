@@ -128,6 +128,12 @@ def diagnose(
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
 
 
+OTHER_FILE = (
+    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
+    "the ANN hold only if both compute the same"
+)
+
+
 def is_source(snn: Model, ann: Model) -> bool:
     """Whether an SNN says that it was made from just this ANN, by the digest that it holds.
 

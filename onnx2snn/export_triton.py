@@ -32,7 +32,7 @@ from onnx2snn.graph_passes.files import (
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
 from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
-from onnx2snn.models.files import write_whole
+from onnx2snn.graph_passes.whole_file import write_whole
 from onnx2snn.runtime.graphs import unused_prefix
 from onnx2snn.runtime.plan import build_plan
 

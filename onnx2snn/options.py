@@ -22,6 +22,7 @@ from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from . import tables
+from .data import Data
 from .data_files import DATASETS
 
 
@@ -274,6 +275,11 @@ def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
         from .plot import check_format
 
         check_format(plot)
+
+
+def title_of(data: Data) -> str:
+    """A picture's title: a file of samples without the folders that it is in."""
+    return f"{Path(data.name).name or data.name}, {data.samples} samples"
 
 
 def tell_drawn(plot: Path, as_json: bool) -> None:

@@ -106,18 +106,24 @@ def comparison_plot(
     times: Sequence[int],
     curves: Mapping[str, Sequence[float | None]],
     ann: float,
+    samples: int,
     title: str,
     what: str,
 ) -> None:
     """Draw up to 77 curves over the time-steps, each with a colour and marker of its own.
 
     The y axis is stretched towards the ANN, so that of curves at 10 % and others within a
-    point of the ANN both can be read; None leaves a gap. The file is written whole or not at
-    all; raises ``OutputError`` if it cannot be.
+    point of the ANN both can be read; None leaves a gap. A band around the ANN is two standard
+    errors of its figure, on so many ``samples``, to either side. Its lower half is always in view,
+    so that noise looks like noise. The file is written whole or not at all; raises ``OutputError``
+    if it cannot be.
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9.0, 5.4), dpi=150, layout="constrained")
     axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+    error = np.sqrt(ann * (100 - ann) / samples)
+    if error:
+        axes.axhspan(ann - 2 * error, ann + 2 * error, color="0.92", label="± 2 standard errors")
     # 7 colours and 11 markers: no pair comes twice within 77 curves.
     for number, (name, values) in enumerate(curves.items()):
         axes.plot(
@@ -132,7 +138,7 @@ def comparison_plot(
         )
     _time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values if value is not None]
-    _stretch(axes, min([*drawn, ann]), max([*drawn, ann]))
+    _stretch(axes, min([*drawn, ann - 2 * error]), max([*drawn, ann]))
     axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN")
     set_title(axes, title)
     axes.grid(alpha=0.3)

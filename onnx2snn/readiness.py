@@ -159,7 +159,7 @@ def _rows(
                 text += f" to {np.max(bounded[name]):.4g}"
             return NodeReport(name, op, "neuron", text)
         if name in pools and op not in MAX_POOLS:
-            reason = "max-pooling becomes average-pooling; --maxpool exact keeps it"
+            reason = "max-pooling becomes average-pooling; --maxpool exact and recipe best keep it"
             return NodeReport(name, op, place[name], reason)
         return NodeReport(name, op, place[name])
 

@@ -82,7 +82,7 @@ def overall_progress() -> Iterator[Report]:
 
 def new_table(title: str, *columns: str) -> Table:
     """A table whose columns that begin with '>' are aligned to the right: those of numbers."""
-    table = _Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = _Table(title=title, box=box.SIMPLE_HEAD)
     for column in columns:
         if column.startswith(">"):
             table.add_column(column.removeprefix(">"), justify="right")
@@ -115,7 +115,14 @@ class _Table(Table):
                     column.no_wrap = True
                 if self._least_width(console, wide) <= options.max_width:
                     break
+        # Of its own a table breaks these where it ends itself.
+        title, caption, self.title, self.caption = self.title, self.caption, None, None
+        if title:
+            yield Text(str(title), style="table.title")
         yield from super().__rich_console__(console, options)
+        if caption:
+            yield Text(str(caption), style="table.caption")
+        self.title, self.caption = title, caption
 
     def _least_width(self, console: Console, wide: ConsoleOptions) -> int:
         """What it takes with names folded to ``FOLDED``, and a line between columns."""
@@ -181,7 +188,7 @@ def evaluation_table(report: dict[str, Any]) -> Table:
         )
     if report["ann"] is not None:
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
-    table.caption = f"ANN: {report['macs']:.3g} MACs per sample"
+    table.caption = f"The ANN that it was made from: {report['macs']:.3g} MACs per sample"
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
     return table
@@ -309,9 +316,10 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
             "-" if layer.correlation is None else f"{layer.correlation:.4f}",
         )
     table.caption = (
-        "own: clipping + quantisation + unevenness, of this layer alone; total: with what it "
-        "inherits.\nErrors: root mean squares, in % of that of the activations. #: place in the "
-        "network."
+        "own: clipping, quantisation and unevenness together, of this layer alone; total: with "
+        "what it inherits.\nErrors: root mean squares, in % of that of the activations: those of "
+        "a sum are less than the\nsum of those of its parts, and what adds up may cancel. #: "
+        "place in the network."
     )
     return table
 

@@ -245,9 +245,8 @@ def _model_of(
     declared = {info.name: info for info in snn.graph.output}
     known = {info.name: info for info in (*snn.graph.value_info, *snn.graph.output)}
     for neuron in plan.neurons if network.rates else ():
-        rate, rows = f"firing_rate/{neuron.name}", ["N"]
-        if neuron.spikes in known:
-            rows = _sizes(known[neuron.spikes])[:1]
+        rate = f"firing_rate/{neuron.name}"
+        rows = _sizes(known[neuron.spikes])[:1] if neuron.spikes in known else ["N"]
         declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, rows)
     for name in outputs:
         if name.startswith("steps/") and name not in declared:

@@ -16,7 +16,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
-from onnx2snn.models.files import whole_file, write_whole
+from onnx2snn.graph_passes.whole_file import whole_file, write_whole
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)

@@ -175,6 +175,20 @@ def test_run_with_poisson_coding(snn):
     assert as_json(*options, "--seed", 1) != as_json(*options, "--seed", 2)
 
 
+def test_evaluate_says_what_does_not_belong_together(snn):
+    output = invoke("evaluate", snn, "--data", "data.npz", "-T", "2", "--ann", "ann.onnx").output
+    assert "Note" not in output
+    other = onnx.load("ann.onnx")
+    other.doc_string = "other"
+    onnx.save(other, "other.onnx")
+    command = ("evaluate", snn, "--data", "data.npz", "-T", "2", "--ann", "other.onnx")
+    assert "this ANN's file is not the one" in invoke(*command).output
+    invoke("convert", "ann.onnx", "-o", "best.onnx", "--calibration", "data.npz", "-T", "4")
+    for times, noted in (("4", False), ("2,4", True)):
+        output = invoke("evaluate", "best.onnx", "--data", "data.npz", "-T", times).output
+        assert ("'best' converted this network for T=4" in output) == noted
+
+
 def test_evaluate(snn):
     options = ("evaluate", snn, "--data", "data.npz", "-T", "16,4,4", "--ann", "ann.onnx")
     output = invoke(*options, "--plot", "curve.png").output
@@ -689,7 +703,7 @@ def test_titles_of_plots_show_names_as_they_are(monkeypatch, name):
     )
     plot.accuracy_plot(Path("plot.png"), [4], {"SNN": [50.0]}, None, name)
     plot.early_exit_plot(Path("plot.png"), [(4, 50.0)], [(2.0, 50.0)], None, name, "accuracy (%)")
-    plot.comparison_plot(Path("plot.png"), [4], {"opi": [50.0]}, 90.0, name, "accuracy (%)")
+    plot.comparison_plot(Path("plot.png"), [4], {"opi": [50.0]}, 90.0, 9, name, "accuracy (%)")
     plot.diagnosis_plot(Path("plot.png"), [], name)
     plot_paper.potential_plot(Path("plot.png"), [4], {"0.5": [50.0]}, 90.0, name)
     titles = [figure.axes[0].get_title() for figure in drawn]
@@ -706,7 +720,7 @@ def test_a_plot_that_fails_takes_no_results(snn, monkeypatch):
     for options, shown in (
         (("evaluate", snn), "SOPs"),
         (("diagnose", snn, "--ann", "ann.onnx"), "clipping"),
-        (("compare", "ann.onnx", "--recipes", "opi"), "1 results"),
+        (("compare", "ann.onnx", "--recipes", "opi"), "1 result is kept"),
         (("evaluate", snn, "--json"), '"samples": 20'),
     ):
         result = invoke(*options, *data, code=1)

@@ -16,7 +16,15 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import DataError, ModelError, comparison, convert, evaluate, from_arrays
+from onnx2snn import (
+    DataError,
+    ModelError,
+    cli_compare,
+    comparison,
+    convert,
+    evaluate,
+    from_arrays,
+)
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
 from onnx2snn.comparison_state import digest_of_data, read_results
@@ -135,6 +143,17 @@ def test_stopped_within_a_unit_only_that_one_is_lost(monkeypatch, whole):
     assert resumed.reused == 2 * len(TIMES)
     assert results(resumed) == results(whole)
     assert len(calls) == UNIT_COUNT + 1
+
+
+def test_interrupted_it_says_how_to_go_on(monkeypatch):
+    invoke(*OPTIONS, "--recipes", "opi")
+
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_compare, "compare_recipes", interrupt)
+    said = invoke(*OPTIONS, code=130).stderr
+    assert "What is done is in net.compare.json: the same command goes on from there." in said
 
 
 def test_killed_it_goes_on_to_the_same_table(folder):
@@ -415,7 +434,7 @@ def test_curves_of_many_recipes_look_different(monkeypatch):
     drawn = []
     monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
     curves = {f"recipe {n}": [10.0 + n, None, 93.0 + n / 30] for n in range(22)}
-    comparison_plot(Path("plot.png"), [4, 8, 16], curves, 94.0, "title", "accuracy (%)")
+    comparison_plot(Path("plot.png"), [4, 8, 16], curves, 94.0, 1000, "title", "accuracy (%)")
     (axes,) = drawn[0].axes
     lines = axes.get_lines()[1:]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 22
@@ -443,7 +462,7 @@ def test_command():
         assert recipe.name in result.stdout
     assert "Accuracy in percent, 40 samples" in result.stdout
     count = 2 * (len(RECIPES) - 1)  # tcl needs trained clips.
-    assert f"{count} results are in net.compare.json, 0 of them from before." in result.stdout
+    assert f"{count} results are kept in net.compare.json, 0 of them from before." in result.stdout
     assert Path("plot.png").read_bytes().startswith(b"\x89PNG")
     assert f"{count} of them from before" in invoke(*OPTIONS).stdout
     assert "onnx2snn compare" in invoke("--help").output

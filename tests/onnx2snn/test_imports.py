@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 ARROWS = {
     "graph_passes": {"graph_passes"},
     "runtime": {"graph_passes", "runtime"},
-    "models": {"models"},
+    "models": {"graph_passes", "models"},
     "onnx2snn": {"graph_passes", "runtime", "models", "onnx2snn"},
 }
 

@@ -668,10 +668,6 @@ def test_recipes_are_listed_with_their_sources():
     alone = CliRunner().invoke(main, ["convert", "ann.onnx", "-o", "snn.onnx", "-T", "8"])
     assert alone.exit_code == 2
     assert "give --calibration or --recipe too" in alone.output
-    for option in ("--per-channel", "--per-layer", "--recalibrate", "--keep-bounds"):
-        alone = CliRunner().invoke(main, ["convert", "ann.onnx", "-o", "snn.onnx", option])
-        assert alone.exit_code == 2
-        assert f"{option} is for calibration data" in alone.output
 
 
 # Settings that a recipe would not heed ------------------------------------------------

@@ -25,6 +25,16 @@ def test_numbers_are_never_cut(width):
     assert "…" not in text
 
 
+def test_titles_and_captions_take_the_whole_line():
+    table = new_table("a title that is longer than its table", "layer")
+    table.caption = "a caption that is longer than its table"
+    table.add_row("a")
+    file = io.StringIO()
+    Console(file=file, width=60).print(table)
+    lines = file.getvalue().splitlines()
+    assert (lines[0].rstrip(), lines[-1].rstrip()) == (table.title, table.caption)
+
+
 def test_heads_are_whole_where_there_is_room():
     assert "quantisation %" in shown(80)
     assert "a_long_name_of_a_layer" in shown(80)
