@@ -261,6 +261,9 @@ def _check_stateful(
         values[attribute.name] = value
     if not np.all(values.get("v_threshold", np.ones(1)) > 0):
         raise ModelError(f"{node.op_type} '{node.name}': V_th must be positive")
+    most = values.get("max_spikes", np.ones(()))
+    if most.ndim or most < 1 or most % 1:
+        raise ModelError(f"{node.op_type} '{node.name}': max_spikes must be one whole number, >= 1")
     names = neurons.state_names(node.op_type, node.name)
     inputs = neurons.inputs_of(node.op_type)
     kept = list(zip(node.input[-len(names) :], node.output[1:], strict=False))

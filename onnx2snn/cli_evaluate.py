@@ -145,7 +145,7 @@ def _notes(model: Path, ann: Path | None, timesteps: list[int]) -> list[str]:
 
     recipe = json_object(own_metadata_of(parse_model(model).structure).get("recipe", ""))
     made_for, notes = recipe.get("timesteps"), []
-    if made_for is not None and set(timesteps) != {made_for}:
+    if made_for is not None and any(t != made_for for t in timesteps):
         notes.append(
             f"the recipe '{recipe.get('name')}' converted this network for T={made_for}; for "
             "another T it would convert it otherwise (convert -T)"

@@ -31,8 +31,8 @@ class LengthType(click.ParamType):
         text = str(value)
         if text == "input":
             return text
-        if not text.isdecimal() or int(text) < 1:
-            self.fail(f"'{text}' is no number of time-steps, from 1 on, nor 'input'")
+        if not text.isdecimal() or len(text) > 19 or int(text) < 1:
+            self.fail(f"'{text[:19]}' is no number of time-steps, from 1 on, nor 'input'")
         return int(text)
 
 

@@ -145,6 +145,8 @@ def _open_in_memory(
         images, labels = in_memory(name, root, train)
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: {error}") from error
+    if not images.size:
+        raise DataError(f"'{name}' holds no pixels: its images are {list(images.shape)}")
     count, channels, *size = images.shape
     wanted = preprocessing or Preprocessing(size[0], channels)
     if [wanted.channels, wanted.size, wanted.size] != [channels, *size]:
@@ -222,23 +224,29 @@ def _open_npz(path: Path, labels: bool, model: Model | ModelParts | None) -> Dat
             # What else is there may be further inputs, or has nothing to do with them.
             fitting = [name for name in inputs if _length(archive, name) == data.samples]
             others = [name for name in inputs if name not in ("x", *fitting)]
-            _refuse_inputs(path, others, data.samples, model)
-            inputs = fitting
+            wanted = _names_of_inputs(model) if len(inputs) > 1 else None
+            _refuse_inputs(path, others, data.samples, wanted or set())
+            # The only input may be called x.
+            inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
+            if inputs != ["x"]:
+                data = _open_member(path, archive, inputs[0])
         if len(inputs) > 1:
             parts = {name: _open_member(path, archive, name) for name in inputs}
             data = together(str(path), parts)
     return checked(data, y)
 
 
-def _refuse_inputs(
-    path: Path, others: list[str], samples: int, model: Model | ModelParts | None
-) -> None:
-    """Raise ``DataError`` where an input of the network is among arrays of other lengths than x."""
+def _names_of_inputs(model: Model | ModelParts | None) -> set[str] | None:
+    """What the inputs of a network are called; None where that is not known."""
     # A pipe can be read once, and others need the model.
     a_pipe = isinstance(model, str | os.PathLike) and not Path(model).is_file()
-    if not others or model is None or a_pipe:
-        return
-    wanted = {info.name for info in _inputs_of(_structure_of(model))}
+    if model is None or a_pipe:
+        return None
+    return {info.name for info in _inputs_of(_structure_of(model))}
+
+
+def _refuse_inputs(path: Path, others: list[str], samples: int, wanted: set[str]) -> None:
+    """Raise ``DataError`` where an input of the network is among arrays of other lengths than x."""
     # The only input may be called x, whatever else has its name.
     found = [name for name in others if name in wanted and len(wanted) > 1]
     if found:

@@ -255,7 +255,12 @@ def _config(name: str, model: onnx.ModelProto, apart: set[str]) -> dict[str, Any
 
 def _tensor(info: onnx.ValueInfoProto) -> dict[str, Any]:
     sizes = info.type.tensor_type.shape.dim
-    if not sizes or sizes[0].HasField("dim_value"):
+    if not sizes:
+        raise ModelError(
+            f"'{info.name}' is one number for all samples, and Triton batches requests: export the "
+            "ANN with one for each sample, and convert it again"
+        )
+    if sizes[0].HasField("dim_value"):
         raise ModelError(
             f"'{info.name}' has a fixed batch size, and Triton batches requests: "
             "export the ANN with a batch axis of any size, and convert it again"
@@ -305,7 +310,7 @@ def pbtxt(message: dict[str, Any], indent: str = "") -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, _Name):
         return str(value)
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 # Pages -----------------------------------------------------------------------------------

@@ -80,9 +80,16 @@ def has_json(value: Any) -> bool:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object from a file's metadata; empty if it is something else."""
+    """A JSON object from a file's metadata; empty if it is something else.
+
+    What is no finite number is text.
+    """
     try:
-        value = json.loads(text, parse_constant=str)
-    except ValueError:
+        value = json.loads(text, parse_constant=str, parse_float=_finite_or_text)
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _finite_or_text(text: str) -> float | str:
+    return float(text) if np.isfinite(float(text)) else text

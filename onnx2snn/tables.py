@@ -212,6 +212,8 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     for row in report["early_exit"]:
         rule = EarlyExit(row["confidence"], row["stable"], row["every"])
         equal = f">{most}" if row["as_accurate_as"] is None else str(row["as_accurate_as"])
+        if row["accuracy"] is None and row["agreement"] is None:
+            equal = "-"
         what = f"confidence {rule.confidence:g}, stable {rule.stable}"
         style = "bold" if rule == EarlyExit() else ""
         add(what, f"{row['mean_timesteps']:.1f}", row, equal, style)

@@ -23,7 +23,7 @@ from onnx2snn.graph_passes.weights import replace_all
 from .graphs import Writer, unused_prefix
 from .loop_read_outs import Network, read_outs, total_of
 from .plan import build_plan, with_weights
-from .sums import MOST_STEPS_CARRIED
+from .sums import MOST_STEPS_CARRIED, most_steps_carried
 
 
 def loop_model(
@@ -163,13 +163,20 @@ def _move(
     totals: dict[str, _Carried],
     moved: dict[str, _Carried],
 ) -> None:
-    """Every 4096 time-steps, move the sums to their float64 parts and begin them again."""
-    most = body.constant(np.int64(MOST_STEPS_CARRIED), "most")
+    """From time to time, move the sums to their float64 parts and begin them again."""
+    most = body.constant(np.int64(most_steps_carried(network.plan)), "most")
     rest = body.node("Mod", [number, most], "rest")
     full = body.node("Equal", [rest, body.constant(np.int64(0), "none")], "full")
+    thresholds = {x: n.threshold for n in network.plan.neurons for x in (n.spikes, n.events)}
     for name, held in totals.items():
         zero = body.constant(np.zeros((), held.start.dtype), f"zero/{held.start.dtype}")
         both = total_of(network, body, name, held.written, moved[name].read, f"move/{name}")[0]
+        if name in thresholds:
+            # Whole multiples, so that what sums of V_th in float32 are off by does not add up.
+            level = body.constant(thresholds[name].astype(np.float64), f"V_th/f64/{name}")
+            levels = body.node("Div", [both, level], f"move/levels/{name}")
+            whole = body.node("Round", [levels], f"move/whole/{name}")
+            both = body.node("Mul", [whole, level], f"move/multiple/{name}")
         moved[name].written = body.node(
             "Where", [full, both, moved[name].read], f"moved_next/{name}"
         )

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from .graphs import Writer, only
 from .plan import Plan, State
-from .sums import MOST_STEPS_CARRIED
+from .sums import most_steps_carried
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Network:
     @property
     def long(self) -> bool:
         """Whether there may be more time-steps than a float32 sum can count."""
-        return self.timesteps is None or self.timesteps > MOST_STEPS_CARRIED
+        return self.timesteps is None or self.timesteps > most_steps_carried(self.plan)
 
     @property
     def sums(self) -> dict[str, State]:
@@ -90,6 +90,11 @@ def read_outs(
             since = writer.node("Sub", [sums[name][0], before[name]], f"since{place}/{name}")
             read[name] = since, sums[name][1]
     values = _averages(network, writer, count, read, place)
+    values |= {
+        name: writer.node("Identity", [reads[name]], f"latest{place}/{name}")
+        for name in plan.outputs
+        if name in plan.latest
+    }
     if plan.read_out is not None:
         given = values | {name: reads[name] for name in plan.latest}
         values |= writer.part(plan.read_out, given, f"read_out{place}")

@@ -80,8 +80,8 @@ class Plan:
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
     inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
     file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
-    ``latest``: what ``read_out`` takes of the step's inputs as it is at the last time-step, such as
-    masks and indices, of which there is no average.
+    ``latest``: what ``read_out``, or an output, takes of the step's inputs as it is at the last
+    time-step, such as masks and indices, of which there is no average.
     ``weights`` are the large initializers of all graphs, by name, which the graphs hold as stubs.
     """
 
@@ -156,6 +156,12 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     # The file averages what it wants averaged: finals by another name.
     means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
     read_late = _reads(parts.read_out, {*given, *made_before})
+    # What is no number with a mean passes straight through.
+    read_late |= {
+        name: tensor
+        for name, tensor in finals.items()
+        if name == tensor.name and name in step_reads and np.dtype(tensor.dtype).kind != "f"
+    }
     layers = tuple(_neuron(node, events[node.name].name) for node in neurons)
     # The membrane potential is the first state of each.
     kept = (

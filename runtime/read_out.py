@@ -36,6 +36,7 @@ class Averages:
         overwritten. Raises ``DataError`` where an output is not finite.
         """
         values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
+        values |= {name: latest[name] for name in self._plan.outputs if name in latest}
         if self._read_out is not None:
             made = [output.name for output in self._read_out.get_outputs()]
             # A mean over a clock's time-steps, [1], has an axis even where what it is of has none.

@@ -41,7 +41,7 @@ class Sums:
         derived = () if totals is None else totals.made
         # Those that count what they emit need no v for it.
         self._conserving = [n for n in plan.neurons if n.op in CONSERVING and n.spikes in derived]
-        self._most_carried = MOST_STEPS_CARRIED // _most_spikes(plan)
+        self._most_carried = most_steps_carried(plan)
         self._followed = () if totals is None else _states_read_by(totals, plan.states)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
@@ -212,10 +212,11 @@ class Sums:
         return found
 
 
-def _most_spikes(plan: Plan) -> int:
-    """How many terms of V_th a time-step may bring."""
+def most_steps_carried(plan: Plan) -> int:
+    """How many time-steps sums in float32 may hold, of which each may bring several V_th."""
     bursts = [attributes_of(n) for n in plan.step.graph.node if n.op_type == "BurstIF"]
-    return int(max([numpy_helper.to_array(b["max_spikes"]).max() for b in bursts], default=1))
+    most = max([int(numpy_helper.to_array(b["max_spikes"])) for b in bursts], default=1)
+    return max(1, MOST_STEPS_CARRIED // most)
 
 
 def _at(read: list[tuple[Arrays, int]], before: Arrays, moment: Moment) -> list[Arrays]:
@@ -228,6 +229,10 @@ def _summed(read: list[tuple[Arrays, int]]) -> Arrays:
     sums: Arrays = {}
     for values, steps in read:
         for name, value in values.items():
+            if value.dtype.kind != "f":
+                # Masks and indices have no sum: that is of their shapes.
+                sums[name] = value
+                continue
             total = value if steps == 1 else value * value.dtype.type(steps)
             sums[name] = sums[name] + total if name in sums else total
     return sums

@@ -102,9 +102,10 @@ def totals_of(plan: Plan) -> Totals | None:
 def coarse(plan: Plan) -> list[Neuron]:
     """The layers whose potentials may lose more than a threshold by rounding.
 
-    Those whose currents may be above ``FAR`` thresholds: about the norm of a channel's weights, in
-    V_th_before / V_th, and the size of its bias, what is no neuron's taken for 1; or whose
-    thresholds are so far apart.
+    Those whose currents may be above ``FAR`` thresholds: about what a layer reads, V_th of the
+    neurons before it, times the norm of a channel's weights, and the size of its bias; from layer
+    to layer where no neurons are between them. What is made of no neurons is taken for 1. Or those
+    whose thresholds are so far apart.
     """
     models = [plan.step] if plan.prologue is None else [plan.prologue, plan.step]
     nodes = [node for model in models for node in model.graph.node]
@@ -118,28 +119,48 @@ def coarse(plan: Plan) -> list[Neuron]:
             return plan.weights.get(name)
         return numpy_helper.to_array(stored[name])
 
-    def largest(layer: onnx.NodeProto, threshold: np.ndarray) -> float:
-        """What a channel's currents may be, the most of all channels."""
-        weights, *bias = map(value_of, filter(None, layer.input[1:]))
+    def currents(layer: onnx.NodeProto) -> np.ndarray:
+        """About how large the currents of each channel may be."""
+        read, (weights, *bias) = sizes.get(layer.input[0], 1.0), map(value_of, layer.input[1:])
         if weights is None:
-            return 0.0
-        made_of = _made_of(layer.input[0], makers, emitted)
-        read = max((emitted[x] for x in made_of if x in emitted), default=1.0)
-        sizes = read * _norms(layer, weights)
+            return np.full(1, read)
+        found = read * _norms(layer, weights) * abs(attributes_of(layer).get("alpha", 1.0))
         if bias and bias[0] is not None:
             # That of a Gemm may be one for each row as well.
             own = np.abs(bias[0].reshape(-1))
-            sizes = sizes + (own if own.size == sizes.size else own.max(initial=0))
-        per = threshold.reshape(-1) if threshold.size == sizes.size else threshold.min()
-        return float((sizes / per).max(initial=0))
+            found = found + (own if own.size == found.size else own.max(initial=0))
+        return np.asarray(found)
+
+    def size(node: onnx.NodeProto) -> float | None:
+        """About how large what a node makes is; None where no neurons and no layers made it."""
+        read = [sizes[name] for name in operands(node) if name in sizes]
+        held = [value for value in map(value_of, node.input) if value is not None]
+        own = [float(np.abs(v).max(initial=0)) for v in held if v.dtype.kind == "f"]
+        if not read:
+            return None
+        if node.op_type == "Mul":
+            return float(np.prod(read + own))
+        if node.op_type == "Div" and held:
+            return read[0] / max(float(np.abs(held[0]).min(initial=np.inf)), 1e-30)
+        return max(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
+
+    sizes = dict[str, float]()
+    for node in nodes:
+        made = node.output[0]
+        found = currents(node).max(initial=0) if made in layers else size(node)
+        if made in emitted or found is not None:
+            sizes[made] = emitted.get(made, found)
 
     def is_coarse(neuron: Neuron) -> bool:
         threshold = neuron.threshold
         before = _made_of(neuron.current, makers, {*emitted, *layers})
         read = max((emitted[x] for x in before if x in emitted), default=0.0)
-        return max(read, float(threshold.max())) > FAR * threshold.min() or any(
-            largest(layers[y], threshold) > FAR for y in before if y in layers
-        )
+        far = max(read, float(threshold.max())) > FAR * threshold.min()
+        far |= sizes.get(neuron.current, 1.0) > FAR * threshold.max()
+        for found in (currents(layers[name]) for name in before if name in layers):
+            per = threshold.reshape(-1) if threshold.size == found.size else threshold.min()
+            far |= float((found / per).max(initial=0)) > FAR
+        return bool(far)
 
     return [n for n in plan.neurons if n.op in CONSERVING and is_coarse(n)]
 

@@ -633,12 +633,20 @@ def test_names_that_look_like_markup(snn):
 
 
 def test_inspect_stands_odd_metadata(snn):
-    for key, value in (("thresholds", "no json"), ("recipe", "[1, 2]"), ("recipe", '{"a": NaN}')):
+    for key, value in (
+        ("thresholds", "no json"),
+        ("recipe", "[1, 2]"),
+        ("recipe", '{"a": NaN}'),
+        ("recipe", '{"a": 1e999}'),
+        ("recipe", '{"timesteps": [4]}'),
+        ("recipe", "[" * 100_000),
+    ):
         proto = onnx.load(snn)
         onnx.helper.set_model_props(proto, {f"onnx2snn.{key}": value})
         onnx.save(proto, "odd.onnx")
         invoke("inspect", "odd.onnx")
-        as_json("inspect", "odd.onnx")
+        assert "Infinity" not in invoke("inspect", "odd.onnx", "--json").stdout
+        invoke("evaluate", "odd.onnx", "--data", "data.npz", "-T", 2)
 
 
 def test_unsupported_nodes_are_all_listed():

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from onnx_text import model
 
 from onnx2snn import DataError, from_arrays, open_data
 from onnx2snn.data import rows_in_turn
@@ -141,6 +142,30 @@ def test_fashion_mnist(tmp_path, opener):
 def test_fashion_mnist_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="dataset-fashion-mnist"):
         open_data("fashion-mnist", tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 0), (3, 0, 5), (0, 28, 28)])
+def test_fashion_mnist_without_pixels(tmp_path, shape):
+    idx(tmp_path / "t10k-images-idx3-ubyte", np.zeros(shape, np.uint8))
+    idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(shape[0], np.uint8))
+    with pytest.raises(DataError, match="fashion-mnist"):
+        open_data("fashion-mnist", tmp_path)
+
+
+def test_of_an_npz_the_networks_inputs_are_taken(tmp_path):
+    """Not what is beside them, be it as long: with time first that looked like samples."""
+    one = model("net (float[N, 4] in) => (float[N, 4] y) { y = Neg(in) }")
+    two = model("net (float[N, 4] x, float[N] z) => (float[N, 4] y) { y = Neg(x) }")
+    x, z = np.ones((5, 3, 4), np.float32), np.ones(5, np.float32)
+    path = str(tmp_path / "d.npz")
+    np.savez(path, t=np.full(5, np.nan), x=x)
+    assert open_data(path, model=one).shapes is None
+    np.savez(path, t=z, x=x[:, 0], z=z)
+    assert set(open_data(path, model=two).shapes) == {"x", "z"}
+    assert set(open_data(path).shapes) == {"t", "x", "z"}
+    np.savez(path, **{"x": x[:, 0], "in": 2 * x[:, 0]})
+    (batch,) = open_data(path, model=one).batches(5)
+    assert np.all(batch[0] == 2)
 
 
 def test_fashion_mnist_that_is_damaged(tmp_path):

@@ -188,3 +188,4 @@ def test_text_format():
     assert pbtxt({"a": 1, "b": [{"c": 'x"y'}, {}], "d": [True, False]}) == (
         'a: 1\nb {\n  c: "x\\"y"\n}\nb {\n}\nd: true\nd: false\n'
     )
+    assert pbtxt({"name": "\U0001f600"}) == 'name: "\U0001f600"\n'

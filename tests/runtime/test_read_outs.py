@@ -45,6 +45,9 @@ NO_MEANS = {
     "what is an output too": (
         f"{X}, {INDEX}", "y = GatherElements<axis = 1>(c, k) w = Identity(k)", "int64[N, 6] w",
     ),
+    "numbers beside them": (f"{X}, {INDEX}", "y = Neg(c) w = Identity(k)", "int64[N, 6] w"),
+    "sums of numbers beside them": (f"{X}, {INDEX}", "y = Neg(c) w = Add(k, k)", "int64[N, 6] w"),
+    "a mask beside them": (f"{X}, {MASK}", "y = Neg(c) w = Not(m)", "bool[N, 6] w"),
     "a mask before a Softmax": (f"{X}, {MASK}", "d = Where(m, c, one) y = Softmax(d)"),
     "a mask, and a factor": (f"{X}, {MASK}", "d = Where(m, c, zero) y = Mul(d, x)"),
 }  # fmt: skip
@@ -81,17 +84,12 @@ def stepped(snn, feeds):
         values = dict(zip(names, session.run(None, {**given, **state}), strict=True))
         state = {n.replace("_next/", "/", 1): v for n, v in values.items() if "_next/" in n}
         now.append({name: value for name, value in values.items() if "_next/" not in name})
-    last = proof.behind_running_means(snn)
+    last = proof.behind_running_means(snn) | {n for n, v in now[0].items() if v.dtype.kind != "f"}
     read = [
         {n: v if n in last else np.mean([f[n] for f in now[:t]], 0) for n, v in now[t - 1].items()}
         for t in range(1, len(now) + 1)
     ]
     return now, read
-
-
-def floating(values):
-    """The outputs of which there is an average."""
-    return {name: value for name, value in values.items() if value.dtype.kind == "f"}
 
 
 def assert_equal(found, wanted):
@@ -112,8 +110,7 @@ def test_a_session_says_what_the_file_says(name, varying, plan, options):
     given = {n: np.stack([f[n] for f in feeds]) if varying else feeds[0][n] for n in feeds[0]}
     result = session.run(given, TIMESTEPS, [1, 2, 3])
     for t, wanted in enumerate(read, start=1):
-        found = floating(result.readouts[t].values)
-        assert_equal(found, {output: wanted[output] for output in found})
+        assert_equal(result.readouts[t].values, wanted)
     session.reset()
     for feed, wanted in zip(feeds, now, strict=True):
         found = session.step(feed)
@@ -143,6 +140,27 @@ def test_the_loop_file_says_what_the_session_says(name, options, timesteps):
         if "each_step" in options:
             each = [wanted.readouts[t].values[output] for t in range(1, TIMESTEPS + 1)]
             np.testing.assert_array_equal(found[f"steps/{output}"], np.stack(each))
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("timesteps", [1, 3, 300])
+def test_large_numbers_pass_as_they_are(plan, timesteps):
+    """float64 has no odd ones beyond 2**53; and no sum of uint8 is kept, which would overflow."""
+    text = (
+        "g (float[N, 6] x, int64[N] k, uint8[N, 6] u) => (float[N, 6] y, int64[N] w, "
+        "uint8[N, 6] v) { c = Clip(x, zero, one) d = Clip(c, zero, one) y = Neg(d) "
+        "w = Identity(k) v = Identity(u) }"
+    )
+    snn = convert(model(text, WEIGHTS)).model
+    k = np.array([5, 2**53 + 1, 1234567890123456789, -(2**62) - 1])
+    feed = {"x": np.ones((4, 6), np.float32), "k": k, "u": np.full((4, 6), 200, np.uint8)}
+    result = SpikingSession(snn, plan=plan).run(feed, timesteps)
+    found = stock.run(loop_model(snn, timesteps), feed)
+    for values in (result.values, found):
+        np.testing.assert_array_equal(values["w"], k)
+        np.testing.assert_array_equal(values["v"], feed["u"])
+    (counts,) = result.spike_counts.values()
+    assert counts.sum() == 24 * timesteps
 
 
 @pytest.mark.parametrize("name", ["a mask", "indices"])

@@ -102,6 +102,31 @@ def test_what_two_layers_make_together_is_counted_right():
     assert_one_layer_is_coarse(text, values, rng)
 
 
+@pytest.mark.parametrize(
+    "between",
+    ["h = MatMul(a, v) k = MatMul(h, q)", "h = MatMul(a, v) k = Mul(h, many)",
+     "k = Gemm<alpha = 300.0>(a, v)"],
+)  # fmt: skip
+def test_layers_without_neurons_between_them_are_counted_right(between):
+    """A layer that reads another layer's currents reads as large numbers as these are."""
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "one": np.float32(1), "many": np.float32(200)}
+    values |= layers(rng, w=(30, 40), v=(40, 40), q=(40, 40), u=(40, 3))
+    values["v"] *= np.float32(25)
+    values["q"] *= np.float32(25)
+    text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
+    text += f"{between} b = Clip(k, zero, one) y = MatMul(b, u) }}"
+    assert_one_layer_is_coarse(text, values, rng)
+
+
+def test_quotients_do_not_make_layers_coarse():
+    values = {"zero": np.float32(0), "one": np.float32(1), "many": np.float32(1e4)}
+    values |= layers(np.random.default_rng(0), w=(30, 40), u=(40, 3))
+    text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
+    text += "h = Div(a, many) i = Mul(h, many) b = Clip(i, zero, one) y = MatMul(b, u) }"
+    assert not coarse(build_plan(convert(model(text, values)).model))
+
+
 @pytest.mark.parametrize("far", [0.0, 2.0, 4.0])
 @pytest.mark.parametrize("seed", range(12))
 def test_sums_of_any_layers_may_be_left_to_the_step(monkeypatch, seed, far):
