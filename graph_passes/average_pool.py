@@ -4,6 +4,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import constant_value, is_floating, is_used, producer, require_opset, tidy
 from .errors import Refusal
+from .linear import MAX_POOLS, behind_nonlinear
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 
@@ -14,12 +15,15 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     Kernel, strides, pads, auto_pad and ceil_mode stay; ``count_include_pad`` is 0, so
     padding counts in neither the maximum nor the mean. This changes the network's
     function: it is exact only for a network that was trained with average pooling.
-    Reasons for a node that stays are appended to ``declined``.
+    Reasons for a node that stays are appended to ``declined``. Pools of a read-out, behind what is
+    not affine, as a Softmax, stay without one: no spikes come there.
     """
     require_opset(graph)
+    clips = ("Relu", "Clip", "Min")
+    spared = behind_nonlinear(graph, lambda node: node.op in clips, after_layers=True)
     changed = False
     for node in graph.nodes:
-        if node.domain or node.op not in ("MaxPool", "GlobalMaxPool"):
+        if node.domain or node.op not in MAX_POOLS or node.inputs[0].name in spared:
             continue
         reason = _replace(graph, node)
         changed |= reason is None

@@ -128,8 +128,10 @@ def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
     if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
     value = bound.astype(np.float64).reshape(())
-    # Exporters write "no bound" as the type's largest number.
-    largest = float(np.finfo(bound.dtype).max)
+    # Exporters write "no bound" as the type's largest number, people as one like 1e9: no sum of
+    # spikes with such a V_th is exact in any type.
+    info = np.finfo(bound.dtype)
+    largest = float(info.max) if bound.dtype == np.float16 else 2.0 ** (info.nmant - 3)
     beyond = value >= largest if unbounded > 0 else value <= -largest
     return np.array(unbounded) if beyond else value
 

@@ -274,7 +274,7 @@ def name_nodes(graph: gs.Graph) -> None:
     """
     taken, numbers = set[str](), dict[str, int]()
     for node in _with_inner_nodes(graph):
-        base = node.name or (node.outputs[0].name if node.outputs else node.op)
+        base = node.name or next((t.name for t in node.outputs if t.name), node.op)
         node.name = free_name(base, taken, numbers)
         taken.add(node.name)
 

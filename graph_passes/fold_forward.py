@@ -36,6 +36,18 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
     which is affine too; the reasons are appended to ``declined``.
     """
     require_opset(graph)
+    found: list[Refusal] = []
+    changed = False
+    while _fold_all(graph, found):
+        # A constant map that a fold leaves may fold into the next layer.
+        changed, found = True, []
+    if declined is not None:
+        declined += found
+    return changed
+
+
+def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
+    """Fold each node that can be, once; what can not is appended to ``declined``."""
     changed, editor = False, Editor(graph)
     after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in _ACTIVATIONS])
     # From the last to the first, so that of several in a row each is next to the layer when its
@@ -48,7 +60,7 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
             continue
         reason = _fold(graph, editor, node, affine)
         changed |= reason is None
-        if reason is not None and declined is not None and node.op == "BatchNormalization":
+        if reason is not None and node.op == "BatchNormalization":
             declined.append(Refusal(node.name, node.op, reason))
     if changed:
         tidy(graph)
@@ -109,8 +121,11 @@ def _passes_on(node: gs.Node) -> bool:
     if node.op == "Pad":
         value = constant_value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(())
         pads = constant_value(node.inputs[1])
-        zeros = value is not None and not np.any(value)
-        return zeros and pads is not None and node.attrs.get("mode", "constant") == "constant"
+        if value is None or np.any(value) or pads is None or len(node.inputs) > 3:
+            return False
+        # Along places alone: channels keep theirs.
+        places = not np.any(pads.reshape(2, -1)[:, :2])
+        return places and node.attrs.get("mode", "constant") == "constant"
     return node.op in (*_POOLS, "Flatten", "Identity")
 
 
@@ -134,7 +149,7 @@ def _scaled_weight(
     linear = path[-1]
     weight = np.asarray(linear.inputs[1].values)
     if scale.size == 1:
-        return weight * float(scale.reshape(()))
+        return np.asarray(weight.astype(np.float64) * float(scale.reshape(())))
     factors = _factors(path, scale, shape)
     if factors is None:
         return None
@@ -155,6 +170,13 @@ def _factors(path: list[gs.Node], scale: np.ndarray, shape: list[int | str]) -> 
     """The scale as the linear operator meets it: one factor a channel, or a feature."""
     spread = [n for n in path[:-1] if n.op in ("Flatten", "Reshape", "Transpose")]
     rank = len(shape)
+    mixes = [n for n in path[:-1] if n.op in (*_POOLS, "Pad")]
+    if spread and any(path.index(node) > path.index(spread[0]) for node in mixes):
+        # Windows of what is spread would be of several channels.
+        return None
+    if not spread and mixes and path[-1].op != "Conv" and rank > 2:
+        # Features are then along the axis of windows.
+        return None
     if not spread:
         axis = 1 if path[-1].op == "Conv" else rank - 1
         factors = per_channel(scale, rank, axis)

@@ -106,6 +106,13 @@ _ADVICE = {
 }  # fmt: skip
 
 
+ACTIVATIONS = {
+    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
+    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    "ThresholdedRelu",
+}  # fmt: skip
+"""The operators that networks have between their layers, whatever becomes of them."""
+
 _KEEP_CHANNELS = {
     "Add", "BatchNormalization", "Cast", "Clip", "Div", "Identity", "Min", "Mul", "Neg", "Relu",
     "Sub", "Sum", *NEURONS,
@@ -113,8 +120,12 @@ _KEEP_CHANNELS = {
 
 
 def channel_axis(tensor: gs.Tensor) -> int:
-    """The axis that counts channels: 1, as for images, or the last one after a MatMul."""
-    rank = None if tensor.shape is None else len(tensor.shape)
+    """The axis that counts channels: 1, as for images, or the last one after a MatMul.
+
+    Or where axis 1 is of open size, as in sequences, and the last is not.
+    """
+    shape = tensor.shape
+    rank = None if shape is None else len(shape)
     while tensor.inputs and rank is not None and rank > 2:
         node = tensor.inputs[0]
         if node.op in ("MatMul", "Gemm"):
@@ -124,6 +135,8 @@ def channel_axis(tensor: gs.Tensor) -> int:
         tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
         if tensor.shape is None or len(tensor.shape) != rank:
             break
+    if shape and rank and rank > 2 and isinstance(shape[1], str) and isinstance(shape[-1], int):
+        return rank - 1
     return 1
 
 
@@ -143,10 +156,22 @@ def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
 
 
 def require_channels(graph: gs.Graph, nodes: Iterable[gs.Node], what: str) -> None:
-    """Raise ``UnsupportedModelError`` for layers whose channel axis is their batch axis."""
+    """Raise ``UnsupportedModelError`` for layers whose channel axis is their batch axis.
+
+    Or another of which the inputs leave the size open: data shows how many there are of it in the
+    data, not in the network.
+    """
+    opened = {size for given in graph.inputs for size in given.shape or () if isinstance(size, str)}
+
+    def counts_no_channels(tensor: gs.Tensor) -> bool:
+        axis, shape = channel_axis(tensor), tensor.shape or ()
+        is_open = axis < len(shape) and shape[axis] in opened
+        return is_open or samples_axis(graph, tensor) == axis
+
     refuse_layout(
-        [n for n in nodes if samples_axis(graph, n.outputs[0]) == channel_axis(n.outputs[0])],
-        f"{what}: the axis that would count channels counts samples in these layers:",
+        [n for n in nodes if counts_no_channels(n.outputs[0])],
+        f"{what}: the axis that would count channels is of open size, or counts samples in these "
+        "layers:",
         "take thresholds per layer (--per-layer) and a recipe that corrects nothing",
     )
 
@@ -186,20 +211,21 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = Fal
     Shape and Size cut a dependency; not with ``shapes``, by which shapes count as values. The
     graph must be in topological order.
     """
-    names = {tensor.name for tensor in tensors}
+    names = {tensor.name for tensor in tensors if tensor.name}
     for node in graph.nodes:
         passes = shapes or node.op not in _SHAPE_OPS
         if passes and any(tensor.name in names for tensor in operands(node)):
-            names.update(tensor.name for tensor in node.outputs)
+            # An output that is left out has no name, nor has an input.
+            names.update(tensor.name for tensor in node.outputs if tensor.name)
     return names
 
 
 def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
     """Names of all tensors that ``nodes`` need. The graph must be in topological order."""
-    names = {tensor.name for node in nodes for tensor in operands(node)}
+    names = {tensor.name for node in nodes for tensor in operands(node) if tensor.name}
     for node in reversed(graph.nodes):
         if any(tensor.name in names for tensor in node.outputs):
-            names.update(tensor.name for tensor in operands(node))
+            names.update(tensor.name for tensor in operands(node) if tensor.name)
     return names
 
 

@@ -14,6 +14,7 @@ from .editing import (
     require_opset,
     tidy,
 )
+from .linear import ACTIVATIONS, downstream
 
 
 def unify_linear_layers(graph: gs.Graph) -> bool:
@@ -24,9 +25,13 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
     Gemm with transA                           ->  Gemm(Transpose(x), W, b)
     Sum(x, y)                                  ->  Add(x, y)
     ReduceMean, ReduceMax over all of an image ->  GlobalAveragePool, GlobalMaxPool
+
+    Not a ReduceMax before all activations: no pool, but what an input is normalised by.
     """
     require_opset(graph)
     editor = Editor(graph)
+    starts = [node for node in graph.nodes if node.op in ACTIVATIONS and not node.domain]
+    activated = downstream(graph, [node.outputs[0] for node in starts])
     changed = False
     for node in list(graph.nodes):
         if node.domain or not node.inputs:
@@ -39,6 +44,8 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
             case "Sum" if len(node.inputs) == 2:
                 node.op = "Add"
                 changed = True
+            case "ReduceMax" if starts and node.inputs[0].name not in activated:
+                pass
             case "ReduceMean" | "ReduceMax":
                 changed |= _global_pool(editor, node)
     if changed:

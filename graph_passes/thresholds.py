@@ -51,10 +51,20 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     variables = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
     if node.domain or node.op != "Min" or len(variables) != 1 or len(node.inputs) != 2:
         return None
+    (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))
+    shape = variables[0].shape
+    if shape is not None and not _keeps_shape(bound, shape):
+        return None
     before = producer(variables[0])
     if before is None or before.op != "Relu" or only_consumer(graph, variables[0]) is not node:
         return None
     return before
+
+
+def _keeps_shape(bound: tuple[int, ...], shape: list[int | str]) -> bool:
+    """Whether what is bounded stays as large as it is, as far as sizes are known."""
+    ends = zip(reversed(bound), reversed(shape), strict=False)
+    return len(bound) <= len(shape) and not any(b != 1 and size == 1 for b, size in ends)
 
 
 def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:

@@ -21,9 +21,11 @@ from onnx2snn.graph_passes.linear import (
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
+    inputs_besides_states,
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.spiking import require_shapes
 from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.runtime.inputs import samples_in
 
@@ -87,6 +89,15 @@ def correct(
             [node for node in nodes if samples_axis(snn.graph, node.outputs[0])],
             "v(0) per neuron needs samples along axis 0, which these layers do not have:",
             "take a recipe that leaves v(0) alone",
+        )
+        sizes = [size for given in inputs_besides_states(snn.graph) for size in given.shape[1:]]
+        is_open = not all(isinstance(size, int) for size in sizes)
+        require_shapes(
+            snn.graph,
+            nodes if is_open else [],
+            lambda shape: shape is not None and all(isinstance(size, int) for size in shape[1:]),
+            "v(0) per neuron needs the size of every layer, which these do not tell:",
+            "export the model with a fixed image size, or take a recipe that leaves v(0) alone",
         )
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}

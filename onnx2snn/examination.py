@@ -1,5 +1,7 @@
 """What conversion asks of a graph: whether it is an ANN, what stayed as it was, what loads."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -18,7 +20,7 @@ from onnx2snn.graph_passes import (
 from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.editing import is_floating, known_value, part_of
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, downstream
+from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, MaxPool, downstream
 from onnx2snn.graph_passes.neurons import is_mean, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
@@ -135,23 +137,16 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
     )
 
 
-def require_sizes(graph: gs.Graph) -> None:
+def require_sizes(nodes: Iterable[gs.Node]) -> None:
     """Refuse layers of no neurons, as where an image is smaller than a kernel."""
-    shapes = {node.name: node.outputs[0].shape[1:] for node in neuron_nodes(graph)}
+    shapes = [(node, node.outputs[0].shape[1:]) for node in nodes]
     empty = [
-        Refusal(name, "IF", f"its shape is {'x'.join(map(str, shape))}")
-        for name, shape in shapes.items()
+        Refusal(node.name, node.op, f"its shape is {'x'.join(map(str, shape))}")
+        for node, shape in shapes
         if 0 in shape
     ]
     if empty:
         raise UnsupportedModelError("these layers would hold no neurons:", empty)
-
-
-_ACTIVATIONS = {
-    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
-    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
-    "ThresholdedRelu",
-}  # fmt: skip
 
 
 IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
@@ -169,7 +164,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     before = [
         Refusal(node.name, node.op, reason)
         for node in graph.nodes
-        if node.op in _ACTIVATIONS
+        if node.op in ACTIVATIONS
         and is_floating(node.inputs[0])
         and not any(tensor.name in spiking for tensor in node.inputs)
     ]

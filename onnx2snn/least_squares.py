@@ -80,8 +80,8 @@ def _refit(
     """Change a node's weights towards a residual; returns what changes, [K, C] in each group."""
     weights = np.asarray(node.inputs[1].values)
     columns = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
-    if columns.shape != (*_places(node, source), _outputs(node)):
-        # Its output is broadcast to a larger tensor.
+    if columns.ndim < 2 or columns.shape != (*_places(node, source), _outputs(node)):
+        # Its output is broadcast to a larger tensor, or has no axis for samples.
         return []
     changes = _solve(node, source, columns)
     flat = np.concatenate([change.T for change in changes])

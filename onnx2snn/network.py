@@ -22,6 +22,7 @@ from onnx2snn.graph_passes import (
     infer_shapes,
     max_to_average_pool,
     max_to_spiking_pool,
+    neuron_nodes,
     run_passes,
     set_initial_potential,
     thresholds_to_spiking,
@@ -280,6 +281,7 @@ class Network:
         if not wanted:
             return {}
         require_ranks(self.graph, wanted)
+        require_sizes(wanted)
         self._note_equal_samples(self.calibration)
         watched = {node.name: node.outputs[0].name for node in wanted}
         if per_channel:
@@ -343,7 +345,7 @@ class Network:
                 "accuracy falls as T grows; take --maxpool exact for results that can be used"
             )
         infer_shapes(self.graph)
-        require_sizes(self.graph)
+        require_sizes(neuron_nodes(self.graph))
 
     def apply(self, passes: Sequence[SpikingPass], timesteps: int) -> None:
         """Run a recipe's passes over the spiking network, and fold what they added."""

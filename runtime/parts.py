@@ -42,7 +42,7 @@ def parts_of(graph: gs.Graph) -> Parts:
     Raises ``ModelError`` where an average over time needs the shape of what follows averages.
     """
     varying = downstream(graph, graph.inputs)
-    makers = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
+    makers = {t.name: node for node in graph.nodes for t in node.outputs if t.name}
     order = {node.name: place for place, node in enumerate(graph.nodes)}
 
     def complete(
@@ -164,4 +164,4 @@ def finals_of(parts: Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable
 
 def made_by(nodes: list[gs.Node]) -> set[str]:
     """The names of all that nodes make."""
-    return {tensor.name for node in nodes for tensor in node.outputs}
+    return {tensor.name for node in nodes for tensor in node.outputs if tensor.name}

@@ -147,9 +147,10 @@ def coarse(plan: Plan) -> list[Neuron]:
     sizes = dict[str, float]()
     for node in nodes:
         made = node.output[0]
-        found = currents(node).max(initial=0) if made in layers else size(node)
-        if made in emitted or found is not None:
-            sizes[made] = emitted.get(made, found)
+        found = float(currents(node).max(initial=0)) if made in layers else size(node)
+        found = emitted.get(made, found)
+        if found is not None:
+            sizes[made] = found
 
     def is_coarse(neuron: Neuron) -> bool:
         threshold = neuron.threshold

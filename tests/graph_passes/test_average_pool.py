@@ -80,6 +80,18 @@ def test_dilations_need_a_newer_opset():
     assert run(g, X).shape == shape
 
 
+def test_pools_of_a_read_out_that_is_not_affine_stay():
+    """As where the largest of neighbours is found, in the heat maps of a detector."""
+    g = graph(
+        "g (float[N, 2, 6, 6] x) => (float[N, 3, 6, 6] y) { r = Relu(x) "
+        "p = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(r) c = Conv(p, w) s = Sigmoid(c) "
+        "y = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(s) }",
+        {"w": np.ones((3, 2, 1, 1), np.float32)},
+    )
+    changes_once(max_to_average_pool, g)
+    assert ops(g) == ["Relu", "AveragePool", "Conv", "Sigmoid", "MaxPool"]
+
+
 def test_pools_of_whole_numbers_stay():
     declined = []
     g = graph(

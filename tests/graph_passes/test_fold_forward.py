@@ -154,6 +154,44 @@ def test_is_exact_on_dyadic_numbers():
     np.testing.assert_array_equal(run(g, x), before)
 
 
+POOL = "AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+
+
+@pytest.mark.parametrize(
+    ("behind", "y"),
+    [
+        (f"s = Mul(r, along) p = {POOL}(s) y = MatMul(p, line)", "[N, 4, 6, 3]"),
+        (f"s = Mul(r, a) t = Transpose<perm = [0, 2, 3, 1]>(s) p = {POOL}(t) f = Flatten(p) "
+         "y = MatMul(f, flat)", "[N, 7]"),
+        (f"s = Mul(r, a) t = Reshape(s, halves) p = {POOL}(t) f = Flatten(p) y = MatMul(f, flat)",
+         "[N, 7]"),
+        ("s = Mul(r, a) p = Pad(s, shifted) y = Conv(p, w)", "[N, 5, 4, 4]"),
+        ("s = Mul(r, a) p = Pad(s, shifted) f = Flatten(p) y = MatMul(f, flat)", "[N, 7]"),
+    ],
+)  # fmt: skip
+def test_windows_and_pads_of_what_has_factors_of_its_own_stay(behind, y):
+    """A pool over features or channels would mix them."""
+    weights = {
+        "a": normal(4, 1, 1), "along": normal(6), "halves": np.array([0, 2, 12, 6]),
+        "shifted": np.array([0, 1, 0, 0, 0, -1, 0, 0]),
+        **{name: WEIGHTS[name] for name in ("line", "flat", "w")},
+    }  # fmt: skip
+    used = {name: v for name, v in weights.items() if f", {name})" in behind}
+    g = graph(f"g (float[N, 4, 6, 6] x) => (float{y} y) {{ r = Relu(x) {behind} }}", used)
+    wanted = run(g, X)
+    assert fold_forward(g) is False
+    np.testing.assert_array_equal(run(g, X), wanted)
+
+
+def test_a_constant_map_that_a_fold_leaves_folds_too():
+    g = graph(
+        "g (float[N, 4, 6, 6] x) => (float[N, 5, 6, 6] y) { r = Relu(x) s = Add(r, c) "
+        "d = Conv<pads = [1, 1, 1, 1]>(s, w) y = Conv(d, one) }",
+        {"c": normal(4, 1, 1), "w": normal(5, 4, 3, 3), "one": normal(5, 5, 1, 1)},
+    )
+    same(g, X)
+
+
 def test_two_that_read_it():
     body = f"r = Relu(x) {BN} y = Conv(n, w, b) p = GlobalAveragePool(n) z = Conv(p, one)"
     g = graph(

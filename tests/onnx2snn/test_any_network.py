@@ -429,6 +429,30 @@ def test_samples_are_not_taken_for_channels(reshaped):
     assert report["sops"] == pytest.approx(3 * counts.sum() / 40)
 
 
+def test_an_axis_of_open_size_counts_no_channels():
+    """Thresholds would have the size that the calibration data has, and fit no other."""
+    x, w = RNG.random((20, 7, 4), np.float32), WEIGHTS["v"][:4]
+    text = "g (float[N, L, 4] x) => (float[N, L, k] y) { c = Clip(x, zero, one) "
+    text += 'e = Einsum<equation = "nlc,cd->nld">(c, w) r = Relu(e) y = Neg(r) }'
+    ann = model(text, {"w": w, "zero": np.float32(0), "one": np.float32(1)})
+    snn = convert(ann, calibration=from_arrays(x)).model
+    assert SpikingSession(snn).run(x[:, :5], 8).output.shape == (20, 5, w.shape[1])
+    features_first = model("g (float[4, N] x) => (float[3, N] y) { r = Relu(x) y = MatMul(u, r) }",
+                           {"u": RNG.random((3, 4), np.float32)})  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="is of open size"):
+        convert(features_first, calibration=from_arrays(RNG.random((4, 9), np.float32)))
+
+
+def test_no_potentials_of_images_of_open_sizes():
+    text = "g (float[N, 1, H, W] x) => (float[N, 2] y) { c = Conv(x, w) r = Relu(c) "
+    text += "p = GlobalAveragePool(r) y = Flatten(p) }"
+    ann = model(text, {"w": RNG.random((2, 1, 3, 3), np.float32)})
+    data = from_arrays(RNG.random((4, 1, 6, 6), np.float32))
+    with pytest.raises(UnsupportedModelError, match="needs the size of every layer"):
+        convert(ann, calibration=data, recipe="calibration")
+    convert(ann, calibration=data, recipe="best")
+
+
 def test_no_potential_of_each_neuron_where_samples_come_second():
     ann = model(SEQUENCE_FIRST, WEIGHTS)
     with pytest.raises(UnsupportedModelError, match=r"(?s)v\(0\) per neuron needs samples.*IF 'r'"):

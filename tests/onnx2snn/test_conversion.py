@@ -68,6 +68,81 @@ def test_an_ann_of_a_fixed_batch_size_takes_arrays_of_samples():
         ann.run({"a": a, "b": np.float32(1)})
 
 
+def test_what_an_input_is_normalised_by_is_no_pool():
+    text = "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { m = ReduceMax<axes = [2, 3]>(x) "
+    proto = model(
+        text + "d = Div(x, m) r = Clip(d, lo, hi) y = Neg(r) }",
+        {"lo": np.float32(0), "hi": np.float32(1)},
+    )
+    x = np.random.default_rng(0).random((3, 2, 4, 4), np.float32)
+    wanted = Ann(detach(proto)).run(x)["y"]
+    found = SpikingSession(convert(proto).model).run(x, 512).output
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1e30), (0, 1e9), (-1e30, 6)])
+def test_a_bound_that_means_none_is_no_threshold(low, high):
+    text = "net (float[N, 4] x) => (float[N, 4] y) { r = Clip(x, lo, hi) y = Neg(r) }"
+    proto = model(text, {"lo": np.float32(low), "hi": np.float32(high)})
+    with pytest.raises(MissingThresholdError):
+        convert(proto)
+
+
+def test_layers_of_no_neurons_are_named():
+    text = "net (float[N, 4] x) => (float[N, 4] y) { a, b = Split<axis = 1>(x, sizes) r = Relu(a) "
+    text += "s = Relu(b) y = Concat<axis = 1>(r, s) }"
+    x = from_arrays(np.ones((2, 4), np.float32))
+    with pytest.raises(UnsupportedModelError, match=r"(?s)no neurons.*Relu 's'.*shape is 0"):
+        convert(model(text, {"sizes": np.array([4, 0])}), calibration=x)
+
+
+@pytest.mark.parametrize("recipe", ["opi", "best"])
+def test_a_batch_of_one_that_is_squeezed(recipe):
+    text = "net (float[1, 3, 4, 4] x) => (float[2] y) { c = Conv(x, w) r = Relu(c) "
+    text += "s = Squeeze(r, first) "
+    text += "m = ReduceMean<axes = [1, 2], keepdims = 0>(s) y = MatMul(m, v) }"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(5, 3, 3, 3)), "v": rng.normal(size=(5, 2))}
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    x = rng.random((1, 3, 4, 4), np.float32)
+    proto = model(text, named | {"first": np.array([0])})
+    snn = convert(proto, calibration=from_arrays(x), batch_size=1, recipe=recipe).model
+    wanted = Ann(detach(proto)).run(x)["y"]
+    # Of so few activations the 99.9 percentile cuts some off.
+    np.testing.assert_allclose(SpikingSession(snn).run(x, 512).output, wanted, rtol=0.05)
+
+
+@pytest.mark.parametrize("recipe", ["opi", "best"])
+def test_a_bound_larger_than_what_it_bounds(recipe):
+    """No clip then: the result has the size of the bound. Behind the neurons it may stay."""
+    rng = np.random.default_rng(0)
+    text = "net (float[N, 1, 3] x) => (float[N, 5, 3] y) { r = Relu(x) m = Min(r, k) "
+    weights = {"k": rng.random((5, 3), np.float32), "w": rng.random((3, 3), np.float32)}
+    proto = model(text + "y = Neg(m) }", {"k": weights["k"]})
+    x = rng.random((4, 1, 3), np.float32)
+    snn = convert(proto, calibration=from_arrays(x), recipe=recipe).model
+    wanted = Ann(detach(proto)).run(x)["y"]
+    np.testing.assert_allclose(SpikingSession(snn).run(x, 512).output, wanted, atol=0.01)
+    between = model(text + "l = MatMul(m, w) y = Relu(l) }", weights)
+    with pytest.raises(UnsupportedModelError, match="Min 'm'"):
+        convert(between, calibration=from_arrays(x), recipe=recipe)
+
+
+def test_outputs_and_inputs_that_are_left_out_are_no_tensor():
+    """A max-pool without indices, and a bias that is not there, have the same name: none."""
+    text = "net (float[N, 4, 6, 6] x) => (float[N, 3, 4, 4] y) { c = Conv(x, w) r = Relu(c) "
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(3, 4, 3, 3)), "s": np.ones((3, 4, 4))}
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    proto = model(text + "y = LayerNormalization<axis = 1>(r, s) }", named)
+    proto.graph.node[0].input.append("")
+    proto.graph.node[2].output.extend(["", ""])
+    x = rng.random((2, 4, 6, 6), np.float32)
+    wanted = Ann(detach(proto)).run(x)["y"]
+    snn = convert(proto, calibration=from_arrays(x), recipe="opi").model
+    np.testing.assert_allclose(SpikingSession(snn).run(x, 512).output, wanted, atol=0.05)
+
+
 def test_an_ann_of_a_fixed_batch_size_and_an_output_of_no_axes():
     text = "net (float[2, 3] x) => (float y) { r = Clip(x, lo, hi) y = ReduceSum<keepdims = 0>(r) }"
     proto = model(text, {"lo": np.float32(0), "hi": np.float32(1)})

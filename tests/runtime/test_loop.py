@@ -159,6 +159,15 @@ def demo_snn():
 
 @pytest.mark.parametrize("samples", [1, 5])
 @pytest.mark.parametrize("start", [0, 500])
+def test_the_demo_network(demo_snn, samples, start):
+    """Its weights are real, but rounded for exact sums: no kernel adds them otherwise."""
+    images = {"input": next(demo_images(600).batches(600))[0][start : start + samples]}
+    for timesteps in LENGTHS:
+        for form in ("loop", "inlined") if timesteps < 32 else ("inlined", "T as input"):
+            check(demo_snn, images, timesteps, form)
+    check(demo_snn, images, 7, "unrolled")
+
+
 def test_rates_of_long_runs_and_of_bursts_are_whole_spikes():
     """Sums of V_th in float32 are off by less than half a spike up to 4096 of them."""
     weights = {"lo": np.float32(0), "hi": np.float32(0.11)}
@@ -169,15 +178,6 @@ def test_rates_of_long_runs_and_of_bursts_are_whole_spikes():
     recipe = replace(recipe_by_name("opi"), name="bursts", neuron=Neuron("BurstIF", max_spikes=5))
     file = loop_model(convert(model(text, weights), recipe=recipe).model, 4096, rates=True)
     assert stock.run(file, {"a": 7 * x})["firing_rate/r"] == [5]
-
-
-def test_the_demo_network(demo_snn, samples, start):
-    """Its weights are real, but rounded for exact sums: no kernel adds them otherwise."""
-    images = {"input": next(demo_images(600).batches(600))[0][start : start + samples]}
-    for timesteps in LENGTHS:
-        for form in ("loop", "inlined") if timesteps < 32 else ("inlined", "T as input"):
-            check(demo_snn, images, timesteps, form)
-    check(demo_snn, images, 7, "unrolled")
 
 
 def test_constant_input_is_computed_once(demo_snn):
