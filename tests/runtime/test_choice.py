@@ -89,11 +89,23 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
     assert [layer.uses for layer in layers] == [2 * 16, 2 * 4]
 
 
+def test_what_is_left_over_runs_first():
+    chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
+    chosen = replace(chosen, chunks=(16, 8, 4))
+    for timesteps, wanted in ((23, [1, 1, 1, 16, 4]), (28, [16, 8, 4]), (5, [1, 4]), (3, [1] * 3)):
+        left, run = timesteps, []
+        while left:
+            run.append(chosen.chunk(left))
+            left -= run[-1]
+        assert run == wanted
+
+
 def test_starts_are_written_out_for_chunks_alone():
+    """Where a time-step ran before, states are in full."""
     session = SpikingSession(wide(), threads=1)
     x = np.random.default_rng(0).random((3, 4), dtype=np.float32)
     wanted = SpikingSession(wide(), threads=1, plan="step")
-    for timesteps, written in ((1, False), (3, False), (7, True), (2, True)):
+    for timesteps, written in ((1, False), (3, False), (7, False), (8, True), (2, True)):
         same(session.run(x, timesteps), wanted.run(x, timesteps))
         assert bool(session._progress.states._full) == written
 

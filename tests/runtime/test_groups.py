@@ -155,8 +155,8 @@ def test_single_time_steps_and_short_chunks_read_weights_once(budget, monkeypatc
     assert chosen.memory.activations > 0
     sizes = sizes_of_groups(monkeypatch)
     same(session.run(x, 23), wanted)
-    # 16 in four groups, 4, and three in a row, the last with the buffers of the first.
-    assert sizes.count(99) == (0 if budget else 3)
+    # Three in a row, 16 in four groups, and 4.
+    assert sizes.count(99) == (0 if budget else 4)
 
 
 def test_single_time_steps_take_all_samples_where_weights_are_most(monkeypatch):
