@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from .errors import DataError, Refusal, UnsupportedModelError, is_number, require_whole
 from .neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
-from .spiking import require_shapes
+from .spiking import is_fixed, require_shapes
 
 InitialPotential = float | Literal["uniform", "normal"]
 """A fraction of V_th (0.5 is optimal, Theorem 1), or a distribution over the neurons:
@@ -32,7 +32,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
         require_shapes(
             graph,
             nodes,
-            lambda shape: shape is not None and all(isinstance(size, int) for size in shape[1:]),
+            is_fixed,
             "a random v(0) needs the size of every layer, which these do not tell:",
             "export the model with a fixed image size",
         )

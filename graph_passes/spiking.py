@@ -139,6 +139,11 @@ def require_shapes(
         raise UnsupportedModelError(heading, refusals)
 
 
+def is_fixed(shape: list[int | str] | None) -> bool:
+    """Whether the shape of a sample is known, and the same for each."""
+    return shape is not None and all(isinstance(size, int) for size in shape[1:])
+
+
 def per_sample(value: np.ndarray, rank: int) -> np.ndarray | None:
     """What broadcasts to [N, ...], without its batch axis; None if its batch axis is not of size 1.
 

@@ -143,14 +143,15 @@ def _notes(model: Path, ann: Path | None, timesteps: list[int]) -> list[str]:
     """What the network's own file says of the comparison."""
     from .diagnosis import OTHER_FILE, is_source
 
-    recipe = json_object(own_metadata_of(parse_model(model).structure).get("recipe", ""))
+    snn = parse_model(model).structure
+    recipe = json_object(own_metadata_of(snn).get("recipe", ""))
     made_for, notes = recipe.get("timesteps"), []
     if made_for is not None and any(t != made_for for t in timesteps):
         notes.append(
             f"the recipe '{recipe.get('name')}' converted this network for T={made_for}; for "
             "another T it would convert it otherwise (convert -T)"
         )
-    if ann is not None and not is_source(model, ann):
+    if ann is not None and not is_source(snn, ann):
         notes.append(OTHER_FILE)
     return notes
 

@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     threshold_of,
 )
-from onnx2snn.graph_passes.spiking import require_shapes
+from onnx2snn.graph_passes.spiking import is_fixed, require_shapes
 from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.runtime.inputs import samples_in
 
@@ -90,15 +90,15 @@ def correct(
             "v(0) per neuron needs samples along axis 0, which these layers do not have:",
             "take a recipe that leaves v(0) alone",
         )
-        sizes = [size for given in inputs_besides_states(snn.graph) for size in given.shape[1:]]
-        is_open = not all(isinstance(size, int) for size in sizes)
-        require_shapes(
-            snn.graph,
-            nodes if is_open else [],
-            lambda shape: shape is not None and all(isinstance(size, int) for size in shape[1:]),
-            "v(0) per neuron needs the size of every layer, which these do not tell:",
-            "export the model with a fixed image size, or take a recipe that leaves v(0) alone",
-        )
+        # Shapes are not inferred through neurons: with inputs of fixed sizes they all are fixed.
+        if not all(is_fixed(given.shape) for given in inputs_besides_states(snn.graph)):
+            require_shapes(
+                snn.graph,
+                nodes,
+                is_fixed,
+                "v(0) per neuron needs the size of every layer, which these do not tell:",
+                "export the model with a fixed image size, or take a recipe that leaves v(0) alone",
+            )
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}
     read_outs = snn.read_outs_in_the_ann() if weights else {}

@@ -134,12 +134,13 @@ OTHER_FILE = (
 )
 
 
-def is_source(snn: Model, ann: Model) -> bool:
+def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
     """Whether an SNN says that it was made from just this ANN, by the digest that it holds.
 
-    An ANN that was saved anew has another digest, although it may compute the same.
+    Of the SNN its metadata will do. An ANN that was saved anew has another digest, although it may
+    compute the same.
     """
-    made_from = metadata_of(read_any(snn).structure).get("onnx2snn.source_sha256")
+    made_from = metadata_of(snn).get("onnx2snn.source_sha256")
     if made_from == digest_of(ann):
         return True
     # Python's convert may have had what the file holds, not the file.

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx2snn.runtime.graphs import sizes_of_info
+
 
 def metadata_of(structure: onnx.ModelProto) -> dict[str, str]:
     """The metadata of a model, by key."""
@@ -43,9 +45,7 @@ def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
 
 
 def _described(info: onnx.ValueInfoProto) -> dict[str, Any]:
-    sizes = info.type.tensor_type.shape.dim
-    shape = [size.dim_value if size.HasField("dim_value") else size.dim_param for size in sizes]
-    return {"name": info.name, "shape": shape}
+    return {"name": info.name, "shape": sizes_of_info(info)}
 
 
 def lines_of(told: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import replace_all
 
-from .graphs import Writer, unused_prefix
+from .graphs import Writer, sizes_of_info, unused_prefix
 from .loop_read_outs import Network, read_outs, total_of
 from .plan import build_plan, with_weights
 from .sums import MOST_STEPS_CARRIED, most_steps_carried
@@ -253,7 +253,7 @@ def _model_of(
     known = {info.name: info for info in (*snn.graph.value_info, *snn.graph.output)}
     for neuron in plan.neurons if network.rates else ():
         rate = f"firing_rate/{neuron.name}"
-        rows = _sizes(known[neuron.spikes])[:1] if neuron.spikes in known else ["N"]
+        rows = sizes_of_info(known[neuron.spikes])[:1] if neuron.spikes in known else ["N"]
         declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, rows)
     for name in outputs:
         if name.startswith("steps/") and name not in declared:
@@ -282,15 +282,10 @@ def _model_of(
 
 def _stacked(info: onnx.ValueInfoProto, timesteps: int | None) -> onnx.ValueInfoProto:
     """The declaration of an output at each time-step."""
-    sizes = ["T" if timesteps is None else timesteps, *_sizes(info)]
+    sizes = ["T" if timesteps is None else timesteps, *sizes_of_info(info)]
     return helper.make_tensor_value_info(
         f"steps/{info.name}", info.type.tensor_type.elem_type, sizes
     )
-
-
-def _sizes(info: onnx.ValueInfoProto) -> list[int | str]:
-    dims = info.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims]
 
 
 def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -109,7 +109,7 @@ def coarse(plan: Plan) -> list[Neuron]:
     """
     models = [plan.step] if plan.prologue is None else [plan.prologue, plan.step]
     nodes = [node for model in models for node in model.graph.node]
-    makers = {name: node for node in nodes for name in node.output}
+    makers = {name: node for node in nodes for name in node.output if name}
     layers = {n.output[0]: n for n in nodes if n.op_type in WEIGHTED and not n.domain}
     emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
     stored = {t.name: t for model in models for t in model.graph.initializer}
@@ -144,11 +144,15 @@ def coarse(plan: Plan) -> list[Neuron]:
             return read[0] / max(float(np.abs(held[0]).min(initial=np.inf)), 1e-30)
         return max(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
 
-    sizes = dict[str, float]()
-    for node in nodes:
-        made = node.output[0]
-        found = float(currents(node).max(initial=0)) if made in layers else size(node)
-        found = emitted.get(made, found)
+    sizes, by_channel = dict[str, float](), dict[str, np.ndarray]()
+    for made, node in makers.items():
+        if made in emitted:
+            found: float | None = emitted[made]
+        elif made in layers:
+            by_channel[made] = currents(node)
+            found = float(by_channel[made].max(initial=0))
+        else:
+            found = size(node)
         if found is not None:
             sizes[made] = found
 
@@ -158,7 +162,7 @@ def coarse(plan: Plan) -> list[Neuron]:
         read = max((emitted[x] for x in before if x in emitted), default=0.0)
         far = max(read, float(threshold.max())) > FAR * threshold.min()
         far |= sizes.get(neuron.current, 1.0) > FAR * threshold.max()
-        for found in (currents(layers[name]) for name in before if name in layers):
+        for found in (by_channel[name] for name in before if name in by_channel):
             per = threshold.reshape(-1) if threshold.size == found.size else threshold.min()
             far |= float((found / per).max(initial=0)) > FAR
         return bool(far)
