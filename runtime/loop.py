@@ -167,7 +167,7 @@ def _move(
     most = body.constant(np.int64(most_steps_carried(network.plan)), "most")
     rest = body.node("Mod", [number, most], "rest")
     full = body.node("Equal", [rest, body.constant(np.int64(0), "none")], "full")
-    thresholds = {x: n.threshold for n in network.plan.neurons for x in (n.spikes, n.events)}
+    thresholds = {x: n.threshold for n in network.plan.neurons for x in (n.spikes, n.positive)}
     for name, held in totals.items():
         zero = body.constant(np.zeros((), held.start.dtype), f"zero/{held.start.dtype}")
         both = total_of(network, body, name, held.written, moved[name].read, f"move/{name}")[0]

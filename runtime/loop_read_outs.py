@@ -34,7 +34,8 @@ class Network:
         """The sums over time that are needed, by the name of what is summed."""
         wanted = dict.fromkeys(self.plan.readout_types)
         if self.rates:
-            wanted |= dict.fromkeys(neuron.events for neuron in self.plan.neurons)
+            neurons = self.plan.neurons
+            wanted |= dict.fromkeys(name for n in neurons for name in (n.spikes, n.positive))
         return {name: self.plan.sums[name] for name in wanted}
 
     @property
@@ -171,11 +172,20 @@ def _rates(
     """Spikes per neuron and time-step of each layer, in each sample."""
     rates = {}
     for neuron in network.plan.neurons:
-        events, dtype = sums[neuron.events]
         at = f"{place}/{neuron.name}"
+        dtype = sums[neuron.spikes][1]
         level = writer.constant(neuron.threshold.astype(dtype), f"V_th/{neuron.name}")
-        spikes = writer.node("Div", [events, level], f"spikes{at}")
-        spikes = writer.node("Round", [spikes], f"spike_counts{at}")
+
+        def counts(name: str, label: str, level: str = level, at: str = at) -> str:
+            levels = writer.node("Div", [sums[name][0], level], f"{label}{at}")
+            return writer.node("Round", [levels], f"{label}_counts{at}")
+
+        spikes = counts(neuron.spikes, "spike")
+        if neuron.positive != neuron.spikes:
+            # Of p spikes and n that take one back, p + n are 2 p - (p - n).
+            positive = counts(neuron.positive, "positive")
+            negative = writer.node("Sub", [positive, spikes], f"negative_counts{at}")
+            spikes = writer.node("Add", [positive, negative], f"either_counts{at}")
         spikes = writer.node("Flatten", [spikes], f"flat{at}", axis=1)
         spikes = writer.cast(spikes, dtype, np.dtype(np.float64), f"flat{at}/f64")
         axis = writer.constant(np.array([1]), "axis")

@@ -47,7 +47,7 @@ class Neuron:
 
     ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
     and ``v_init`` broadcast against it. ``spikes`` names the sum of postsynaptic potentials
-    x = s V_th, ``events`` that of their absolute values, the same where no s is negative.
+    x = s V_th, ``positive`` that of those above 0, the same where no s is negative.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Neuron:
     v_init: np.ndarray
     current: str
     spikes: str
-    events: str
+    positive: str
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
             # No node of the epilogue makes this tensor: it is read, and averaged, as it is.
             epilogue_reads.setdefault(tensor.name, tensor)
     prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
-    events = {node.name: _events(node, prefix) for node in neurons}
+    positive = {node.name: _positive(node, prefix) for node in neurons}
     summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
-    summed |= {tensor.name: tensor for tensor in events.values()}
+    summed |= {tensor.name: tensor for tensor in positive.values()}
     step_reads = core_reads | {
         name: tensor for name, tensor in epilogue_reads.items() if name not in made_in_core
     }
@@ -162,7 +162,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         for name, tensor in finals.items()
         if name == tensor.name and name in step_reads and np.dtype(tensor.dtype).kind != "f"
     }
-    layers = tuple(_neuron(node, events[node.name].name) for node in neurons)
+    layers = tuple(_neuron(node, positive[node.name].name) for node in neurons)
     # The membrane potential is the first state of each.
     kept = (
         *(_states(node)[0] for node in neurons),
@@ -210,10 +210,11 @@ def with_weights(plan: Plan) -> Plan:
     )
 
 
-def _events(node: gs.Node, prefix: str) -> gs.Variable:
-    """What counts a neuron's spikes: |x| where some are negative, else x itself."""
+def _positive(node: gs.Node, prefix: str) -> gs.Variable:
+    """What of x is above 0: x itself where a neuron takes no spikes back."""
     x = node.outputs[0]
-    return gs.Variable(f"{prefix}events/{x.name}", x.dtype, x.shape) if node.op == "SignedIF" else x
+    name = f"{prefix}positive/{x.name}"
+    return gs.Variable(name, x.dtype, x.shape) if node.op == "SignedIF" else x
 
 
 def _delay(means: list[gs.Node]) -> int:
@@ -230,7 +231,7 @@ def _delay(means: list[gs.Node]) -> int:
     return int(delay)
 
 
-def _neuron(node: gs.Node, events: str) -> Neuron:
+def _neuron(node: gs.Node, positive: str) -> Neuron:
     x = node.outputs[0]
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
     for name in sorted(TENSOR_ATTRIBUTES & set(node.attrs)):
@@ -249,7 +250,7 @@ def _neuron(node: gs.Node, events: str) -> Neuron:
         v_init=initial_potential_of(node),
         current=node.inputs[0].name,
         spikes=x.name,
-        events=events,
+        positive=positive,
     )
 
 
@@ -306,8 +307,8 @@ def _step_model(
     step = gs.Graph(nodes=[node for node in core if node.op != "IF"])
     for node in core:
         if node.op == "SignedIF":
-            x, magnitude = node.outputs[0], summed[_events(node, prefix).name]
-            step.nodes.append(gs.Node("Abs", magnitude.name, {}, [x], [magnitude]))
+            x, above = node.outputs[0], summed[_positive(node, prefix).name]
+            step.nodes.append(gs.Node("Relu", above.name, {}, [x], [above]))
         if node.op == "IF":
             lower_if(step, node, prefix)
     sums_in, sums_out = [], []

@@ -71,8 +71,13 @@ class ReadOut:
         return {neuron.name: self._counts(neuron) for neuron in self.neurons}
 
     def _counts(self, neuron: Neuron) -> np.ndarray:
-        counts: np.ndarray = np.rint(self.sums()[neuron.events] / neuron.threshold)
-        return counts.astype(np.int64)
+        def counts(name: str) -> np.ndarray:
+            levels: np.ndarray = np.rint(self.sums()[name] / neuron.threshold)
+            return levels.astype(np.int64)
+
+        net = counts(neuron.spikes)
+        # Of p spikes and n that take one back, p + n are 2 p - (p - n).
+        return net if neuron.positive == neuron.spikes else 2 * counts(neuron.positive) - net
 
     @cached_property
     def firing_rates(self) -> dict[str, float]:

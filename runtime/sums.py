@@ -99,7 +99,7 @@ class Sums:
         Or for those of some of ``count`` samples alone.
         """
         every = self._all(rows, count)
-        names = {name for n in self._plan.neurons for name in (n.spikes, n.events)}
+        names = {name for n in self._plan.neurons for name in (n.spikes, n.positive)}
         return Later(lambda: {name: value for name, value in every().items() if name in names})
 
     def _all(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
@@ -135,7 +135,7 @@ class Sums:
         self._done = {name: value.astype(np.float64) for name, value in sums.items()}
         for neuron in self._plan.neurons:
             # Whole multiples, so that what sums of V_th in float32 are off by does not add up.
-            for name in {neuron.spikes, neuron.events} & sums.keys():
+            for name in {neuron.spikes, neuron.positive} & sums.keys():
                 self._done[name] = np.rint(self._done[name] / neuron.threshold) * neuron.threshold
         self._steps, self._inputs, self._last = 0, {}, None
         self.begin_here()

@@ -65,14 +65,19 @@ def rescaled(
         return chunk
     before = {name: graph.prefix + name for name in reads}
     after = {written[name]: graph.prefix + written[name] for name in reads if name in written}
-    unit_of = {name: graph.constant(_one_if_all(units[name]), f"{name}/1") for name in reads}
-    unit_of |= {written[name]: unit_of[name] for name in reads if name in written}
+    # ONNX Runtime takes twice as long to divide.
+    per_unit = {name: graph.constant(_one_if_all(1 / units[name]), f"{name}/per") for name in reads}
+    unit_of = {
+        written[name]: graph.constant(_one_if_all(units[name]), f"{name}/1")
+        for name in reads
+        if name in written
+    }
     entered = set[str]()
     for node in chunk.graph.node:
         for name in operands(node):
             if name in before and name not in entered:
                 entered.add(name)
-                graph.node("Div", [name, unit_of[name]], name)
+                graph.node("Mul", [name, per_unit[name]], name)
         graph.nodes.append(renamed(node, before | after, node.name))
         for name in set(node.output) & after.keys():
             inside = [after[name], unit_of[name]]

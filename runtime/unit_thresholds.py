@@ -273,12 +273,11 @@ class _Units:
                 self._node("Add", [m, x], m_next),
             ]
             nexts, reads = {written: u, m_next: m}, (m,)
-            events = self.plan.sums[neuron.events]
-            if events.read in self.states:
-                self.units[events.read] = unit
-                size = self._node("Abs", [x], f"{x}/size")
-                made += [size, self._node("Add", [events.read, size], events.written)]
-                nexts[events.written] = events.read
+            positive = self.plan.sums[neuron.positive]
+            if positive.read in self.states:
+                self.units[positive.read] = unit
+                made.append(self._node("Add", [positive.read, up], positive.written))
+                nexts[positive.written] = positive.read
         self.bodies.append(Body(tuple(self.makers[name] for name in made), u, reads, x, nexts))
         # For all that reads spikes with their unit.
         self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)

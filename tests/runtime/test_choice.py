@@ -336,7 +336,7 @@ def test_what_read_outs_keep_is_in_the_estimate():
     result = session.run(inputs, 6, [2, 4])
     for readout in result.readouts.values():
         assert readout.sums().keys() == {n for neuron in session.neurons
-                                         for n in (neuron.spikes, neuron.events)}  # fmt: skip
+                                         for n in (neuron.spikes, neuron.positive)}  # fmt: skip
 
 
 def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
