@@ -246,7 +246,7 @@ def _lines_of(choice: Choice) -> list[str]:
     parts = {
         "weights": memory.weights,
         "graphs": memory.graphs,
-        "states": memory.states,
+        "states": memory.states + memory.starts,
         "inputs": memory.inputs,
         "activations": memory.activations + memory.idle + memory.planned,
         "read-out": memory.read_out,

@@ -228,10 +228,11 @@ def shapes_read(
 def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
     samples, together, readouts = run.samples, run.groups.long, run.readouts
     left = max_memory - memory.weights - memory.graphs
-    each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
-    fit = int((left - memory.activations) // max(each, 1))
+    of_groups = memory.activations + memory.starts
+    each = (memory.total - memory.weights - memory.graphs - of_groups) / samples
+    fit = int((left - of_groups) // max(each, 1))
     if fit < together:
-        # Activations are then those of fewer samples.
+        # All begin as they are in the file, and activations are those of fewer samples.
         fit = int(left // max(each + memory.activations / together, 1))
     times = f", read out {readouts} times," if readouts > 1 else ""
     of = f"{samples} sample{'s' * (samples > 1)}"

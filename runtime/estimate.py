@@ -243,6 +243,7 @@ class Estimate:
             weights=self._weights(chunks),
             graphs=self._graphs(chunks),
             states=2 * self._states,
+            starts=self._starts(chunks),
             # While a run goes on, a result of the one before may be there, too.
             inputs=(3 + run.varying * (2 * run.readouts - 1)) * self._inputs,
             activations=max(alive),
@@ -308,6 +309,13 @@ class Estimate:
     @cached_property
     def _states(self) -> int:
         return self._bytes_of(self._written.values())
+
+    def _starts(self, chunks: tuple[int, ...]) -> int:
+        """Bytes of the states as they start, in full, of as many samples as begin together."""
+        samples, groups = self.run.samples, self.run.groups
+        grouped = self.costs.max_memory is not None and groups.alone < samples
+        begins = [groups.of(steps) for steps in (*chunks, *[1] * grouped)]
+        return self._states * max(begins, default=0) // samples
 
     @property
     def _inputs(self) -> int:

@@ -81,13 +81,12 @@ class Progress:
         # A budget counts on groups of samples, which need states in full, from the first run on.
         together = choice.groups.of(steps)
         grouped = together < choice.samples and self.time_steps.costs.max_memory is not None
-        if choice.in_full and (steps > 1 or grouped):
-            self.states.fill(choice.shapes)
+        shapes = choice.shapes if choice.in_full and (steps > 1 or grouped) else None
         # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self.time + steps)
         shrink = following != steps and choice.memory.gives_back
         session = self.time_steps.session(steps, choice)
-        fetched = self.states.advance(session, fetch, shrink, together)
+        fetched = self.states.advance(session, fetch, shrink, together, shapes)
         if shrink:
             # glibc would keep what the graph gave back.
             give_back_memory()

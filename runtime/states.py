@@ -58,9 +58,9 @@ class DeviceStates:
     """Runs step graphs again and again, feeding what they wrote back to what they read.
 
     The sessions may differ in how many time-steps a run of theirs is; all have these states.
-    The first time-step reads the states' small, broadcastable starts. Later ones read one
-    of two sets of buffers and write the other, so that nothing is allocated or copied
-    within a run; a buffer is never read and written in the same run.
+    The first time-step reads the states' small, broadcastable starts, or these in full. Later
+    ones read one of two sets of buffers and write the other, so that nothing is allocated or
+    copied within a run; a buffer is never read and written in the same run.
     ``graphs``: the sessions capture runs as CUDA graphs. Those with the same buffers are one
     graph; others, such as the first, are not captured.
     """
@@ -84,7 +84,11 @@ class DeviceStates:
 
     def _forget_buffers(self) -> None:
         self._buffers: list[dict[str, Any]] = []
-        self._full: dict[str, np.ndarray] = {}
+        # The starts in full, as one run of several samples reads them.
+        self._first: dict[str, Any] = {}
+        self._forget_bindings()
+
+    def _forget_bindings(self) -> None:
         # By session, which they must not outlive, and buffers; with the number of the CUDA graph,
         # which no other buffers may have.
         self._bindings: weakref.WeakKeyDictionary[Any, dict[tuple, tuple[list[Any], int]]] = (
@@ -102,27 +106,29 @@ class DeviceStates:
         self._current: dict[str, Any] = self._starts
         self._current_index: int | None = None  # Of the buffers; None for the starts.
 
-    def fill(self, shapes: Mapping[str, Sequence[Any]]) -> None:
-        """Write the starts out in full, where the states are there; ``shapes`` are theirs.
+    def _starts_in_full(
+        self, shapes: Mapping[str, Sequence[Any]], together: int | None
+    ) -> dict[str, Any]:
+        """The starts written out, of so many samples as run together; ``shapes`` are of all.
 
-        So the first run has the same buffers as later ones.
+        They are kept, since every run begins with them.
         """
-        if self._current is not self._starts:
-            return
-        starts = {name: value.numpy() for name, value in self._starts.items()}
-        if not self._full:
-            self._forget_buffers()
-            full = {name: np.empty(shapes[name], v.dtype) for name, v in starts.items()}
-            written = {name: self._as_value(array) for name, array in full.items()}
+        if not self._buffers:
             # Where there is no room for all of them, there are none.
-            self._buffers = [written, self._like(written)]
-            self._full = full
-        self._let_go()
-        for name, array in self._full.items():
-            np.copyto(array, starts[name])
-            if self._device != "cpu":
-                self._buffers[0][name].update_inplace(array)
-        self._current, self._current_index = self._buffers[0], 0
+            self._buffers = [self._empty(shapes), self._empty(shapes)]
+        groups = [rows for rows in self._rows(together, self._buffers[0]) if rows is not None]
+        largest = [max(end - first for first, end in groups)] if groups else []
+        needed = {n: [*largest, *shapes[n][len(largest) :]] for n in self._starts}
+        # Those of more samples serve fewer.
+        if not self._first or any(self._first[n].shape() < shape for n, shape in needed.items()):
+            # They know where these starts are.
+            self._forget_bindings()
+            self._first = {}
+            starts = {name: value.numpy() for name, value in self._starts.items()}
+            self._first = {
+                n: self._to_device(np.broadcast_to(starts[n], needed[n])) for n in needed
+            }
+        return self._first
 
     def _to_device(self, array: np.ndarray) -> Any:
         # A copy: the value is written to later.
@@ -171,24 +177,29 @@ class DeviceStates:
         fetch: tuple[str, ...] = (),
         shrink: bool = False,
         together: int | None = None,
+        shapes: Mapping[str, Sequence[Any]] | None = None,
     ) -> list[np.ndarray]:
         """Do what a session does; returns the outputs named in ``fetch``.
 
         ``shrink``: on a CPU, the session gives back the memory of its activations.
         ``together``: how many samples are in one run, where all that is read and written has a
-        row for each; None for all.
+        row for each; None for all. ``shapes``: those of all states, where it reads them in full.
         """
         self._let_go()
         source, target = self._current_index, 1 if self._current_index == 0 else 0
         held = self._current is (self._starts if source is None else self._buffers[source])
+        read, begins = self._current, False
+        if shapes is not None and self._current is self._starts:
+            read, begins = self._starts_in_full(shapes, together), True
         keep = held and not fetch
         known = self._bindings.setdefault(session, {}) if keep else {}
-        runs, number = known.get((source, target), ([], NOT_CAPTURED))
+        runs, number = known.get((begins, source, target), ([], NOT_CAPTURED))
         if not runs:
-            runs = [self._bind(session, target, fetch, rows) for rows in self._rows(together)]
+            groups = self._rows(together, self._buffers[0] if begins else read)
+            runs = [self._bind(session, read, target, fetch, rows) for rows in groups]
             if keep and self._buffers and self._reads_in_place(session):
                 number = next(self._numbers)
-                known[source, target] = runs, number
+                known[begins, source, target] = runs, number
         try:
             for binding in runs:
                 last = binding is runs[-1]
@@ -206,9 +217,11 @@ class DeviceStates:
         return [parts[0] if len(parts) == 1 else np.concatenate(parts)
                 for parts in zip(*fetched, strict=True)]  # fmt: skip
 
-    def _rows(self, together: int | None) -> list[tuple[int, int] | None]:
+    def _rows(
+        self, together: int | None, states: Mapping[str, Any]
+    ) -> list[tuple[int, int] | None]:
         """The rows, from and to, of each run; None for all of them."""
-        bound = [*self._inputs.values(), *self._current.values()]
+        bound = [*self._inputs.values(), *states.values()]
         counts = {tuple(value.shape()[:1]) for value in bound}
         if together is None or not self._buffers or len(counts) != 1:
             return [None]
@@ -242,7 +255,12 @@ class DeviceStates:
         return all(place.name.lower() != "cpu" for place in places)
 
     def _bind(
-        self, session: Any, target: int, fetch: tuple[str, ...], rows: tuple[int, int] | None
+        self,
+        session: Any,
+        states: dict[str, Any],
+        target: int,
+        fetch: tuple[str, ...],
+        rows: tuple[int, int] | None,
     ) -> Any:
         binding = session.io_binding()
         read = {i.name for i in session.get_inputs()}
@@ -250,12 +268,15 @@ class DeviceStates:
         read |= {i.name for i in session.get_overridable_initializers()}
         # On a CPU, weights that a session does not hold itself.
         weights = {name: self._as_value(array) for name, array in session.weight_feed.items()}
-        of_samples = self._inputs | self._current
+        of_samples = self._inputs | states
         for name, value in (weights | of_samples).items():
             if name not in read:
                 continue
             if rows is None or name not in of_samples:
                 binding.bind_ortvalue_input(name, value)
+            elif states is self._first and name in states:
+                # Those of every group are the same.
+                binding.bind_input(name, *self._memory(value, (0, rows[1] - rows[0])))
             else:
                 binding.bind_input(name, *self._memory(value, rows))
         for name in fetch:
@@ -277,12 +298,15 @@ class DeviceStates:
         place = value.data_ptr() + first * math.prod(shape[1:]) * dtype.itemsize
         return self._device, self._device_id, dtype, [end - first, *shape[1:]], place
 
-    def _like(self, values: dict[str, Any]) -> dict[str, Any]:
+    def _empty(self, shapes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
         return {
-            name: _made(make, value.shape(), value.element_type(), self._device, self._device_id)
-            for name, value in values.items()
+            name: _made(make, [*shapes[name]], start.element_type(), self._device, self._device_id)
+            for name, start in self._starts.items()
         }
+
+    def _like(self, values: dict[str, Any]) -> dict[str, Any]:
+        return self._empty({name: value.shape() for name, value in values.items()})
 
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""

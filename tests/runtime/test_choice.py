@@ -107,7 +107,7 @@ def test_starts_are_written_out_for_chunks_alone():
     wanted = SpikingSession(wide(), threads=1, plan="step")
     for timesteps, written in ((1, False), (3, False), (7, False), (8, True), (2, True)):
         same(session.run(x, timesteps), wanted.run(x, timesteps))
-        assert bool(session._progress.states._full) == written
+        assert bool(session._progress.states._first) == written
 
 
 def test_what_is_shown_is_what_runs(monkeypatch):

@@ -84,15 +84,33 @@ def test_samples_that_leave(monkeypatch):
 
 def sizes_of_groups(monkeypatch):
     """How many samples are in each run from now on; a list that grows, 99 for all of them."""
-    rows, sizes = DeviceStates._rows, []
+    bind, sizes = DeviceStates._bind, []
 
-    def told(self, together):
-        found = rows(self, together)
-        sizes.extend(end - first for first, end in (pair or (0, 99) for pair in found))
+    def told(self, *arguments):
+        found = bind(self, *arguments)
+        first, end = arguments[-1] or (0, 99)
+        sizes.append(end - first)
         return found
 
-    monkeypatch.setattr(DeviceStates, "_rows", told)
+    monkeypatch.setattr(DeviceStates, "_bind", told)
     return sizes
+
+
+@pytest.mark.parametrize("recipe", ["opi", "signed"])
+def test_all_groups_begin_with_the_same_starts(recipe, monkeypatch):
+    network = dyadic.finish(2)
+    x = dyadic.images(network, 7)
+    snn = convert(dyadic.to_onnx(network), calibration=from_arrays(x), recipe=recipe).model
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 40, [16])
+    session = in_groups(monkeypatch, snn, x, 3)
+    same(session.run(x, 40, [16]), wanted)
+    starts = session._progress.states._first
+    # Three groups of at most three.
+    assert {value.shape()[0] for value in starts.values()} == {3}
+    # They are kept, and nothing writes to them.
+    same(session.run(x, 40, [16]), wanted)
+    assert session._progress.states._first is starts
+    assert session.chosen(x).memory.starts == session.chosen(x).memory.states // 2 * 3 // 7
 
 
 @pytest.mark.parametrize("budget", [2**31, None])
