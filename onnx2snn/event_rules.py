@@ -1,0 +1,150 @@
+"""What operators do where a graph counts events: hand spikes on, and add them up at synapses.
+
+W of a layer becomes [W != 0], and its bias goes: what it makes, summed up, are its operations.
+Averages become sums over the same windows. Of what carries no spikes, factors become 1, and terms
+and what is joined to spikes 0.
+"""
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.editing import Editor, constant_value, replace_node
+from onnx2snn.graph_passes.limits import WEIGHTED
+
+
+def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
+    """1 for each weight that is not 0, made as the graph runs: no copy of all weights is kept."""
+    name = editor.name(f"{weights.name}/synapses")
+    some, ones = gs.Variable(f"{name}/some", np.bool_), gs.Variable(name, np.float32)
+    to_bool, to_float = int(onnx.TensorProto.BOOL), int(onnx.TensorProto.FLOAT)
+    editor.graph.nodes.append(gs.Node("Cast", some.name, {"to": to_bool}, [weights], [some]))
+    editor.graph.nodes.append(gs.Node("Cast", name, {"to": to_float}, [some], [ones]))
+    return ones
+
+
+def filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
+    """A tensor of the same shape, filled with one value."""
+    if isinstance(tensor, gs.Constant):
+        return editor.constant("filled", np.full(tensor.shape, value, np.float32))
+    name = editor.name(f"{tensor.name}/filled")
+    shape, filled = gs.Variable(f"{name}/shape", np.int64), gs.Variable(name, np.float32)
+    editor.graph.nodes.append(gs.Node("Shape", shape.name, {}, [tensor], [shape]))
+    fill = {"value": gs.Constant("", np.array([value], np.float32))}
+    editor.graph.nodes.append(gs.Node("ConstantOfShape", name, fill, [shape], [filled]))
+    return filled
+
+
+def has_weights(node: gs.Node) -> bool:
+    """Whether it adds up what it reads by weights: spikes that meet one are synaptic operations."""
+    return node.op in WEIGHTED or (node.op == "Einsum" and len(node.inputs) == 2)
+
+
+def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
+    """Of a dense layer how many of its weights each input meets, as those of a single output.
+
+    None for others, and where weights are not constant. Without it a layer counts by its weights.
+    """
+    value = constant_value(node.inputs[weights])
+    if node.op not in ("Gemm", "MatMul") or value is None or value.ndim < 2:
+        return None
+    if node.attrs.get(("transA", "transB")[weights], 0):
+        value = value.T
+    counts: np.ndarray = np.count_nonzero(value, axis=(-2, -1)[weights], keepdims=True)
+    return counts.astype(np.float64)
+
+
+def _let_count(editor: Editor, node: gs.Node, weights: int) -> None:
+    """Make a weighted layer hand on events: weights to 1, no bias."""
+    if constant_value(node.inputs[weights]) is not None:
+        node.inputs[weights] = _ones_for(editor, node.inputs[weights])
+    node.inputs = list(node.inputs[:2])
+    if node.op == "Gemm":
+        node.attrs["alpha"] = 1.0
+
+
+def operations(editor: Editor, node: gs.Node, weights: int, hands_on: bool) -> gs.Variable:
+    """The sum of what a layer counts; ``hands_on``: whether others read the events behind it."""
+    fan_outs = _fan_outs(node, weights)
+    if hands_on or fan_outs is None:
+        _let_count(editor, node, weights)
+    # In double, since a layer can have more than the 2^24 operations that float32 counts.
+    name = editor.name(f"{node.name}/operations")
+    exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])
+    counted = node.outputs[0] if fan_outs is None else node.inputs[1 - weights]
+    to_double = {"to": int(onnx.TensorProto.DOUBLE)}
+    editor.graph.nodes.append(gs.Node("Cast", exact.name, to_double, [counted], [exact]))
+    if fan_outs is not None:
+        inputs = [exact, exact]
+        inputs[weights] = editor.constant(f"{name}/fan-outs", fan_outs)
+        transposed = ("transA", "transB")[1 - weights]
+        attributes = {k: v for k, v in node.attrs.items() if k == transposed}
+        exact = gs.Variable(f"{name}/dense", np.float64)
+        editor.graph.nodes.append(gs.Node(node.op, exact.name, attributes, inputs, [exact]))
+    editor.graph.nodes.append(gs.Node("ReduceSum", name, {"keepdims": 0}, [exact], [total]))
+    return total
+
+
+def become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:
+    """Make another operator of a node, in its place; of several outputs the first stays."""
+    replace_node(node, op, inputs, attrs)
+    node.outputs = node.outputs[:1]
+
+
+def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
+    """Let an operator between spikes and weights hand on events instead of potentials."""
+    x = node.inputs[0]
+
+    def others_filled(value: float) -> list[gs.Tensor]:
+        """The operands, those without spikes filled: they still give the result its shape."""
+        return [t if t.name in spiking else filled_like(editor, t, value) for t in node.inputs]
+
+    match node.op:
+        case "AveragePool":
+            _sum_pool(editor, node)
+        case "GlobalAveragePool":
+            axes = editor.constant(f"{node.name}/axes", np.arange(2, len(x.shape)))
+            become(node, "ReduceSum", [x, axes], {"keepdims": 1})
+        case "ReduceMean":
+            axes = list(node.inputs[1:])
+            if "axes" in node.attrs:
+                axes = [editor.constant(f"{node.name}/axes", np.array(node.attrs["axes"]))]
+            kept = {"keepdims": 1, "noop_with_empty_axes": 0}
+            attributes = {name: node.attrs.get(name, value) for name, value in kept.items()}
+            become(node, "ReduceSum", [x, *axes], attributes)
+        case "BatchNormalization" | "Neg":
+            become(node, "Identity", [x])
+        case "Mul" | "Div":
+            become(node, "Mul", others_filled(1.0))
+        case "Add" | "Sub" | "Sum" | "Mean":
+            become(node, "Sum", others_filled(0.0))
+        case "Concat":
+            node.inputs = others_filled(0.0)
+        case "Where":
+            node.inputs = [x, *others_filled(0.0)[1:]]
+        case "Einsum":
+            node.inputs = [t if t.name in spiking else _ones_for(editor, t) for t in node.inputs]
+        case "Pad" if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+            node.inputs[2] = editor.constant(f"{node.name}/zero", np.zeros((), np.float32))
+
+
+def _sum_pool(editor: Editor, node: gs.Node) -> None:
+    """AveragePool -> a convolution of each channel with ones, over the same windows."""
+    x, result, attrs = node.inputs[0], node.outputs[0], dict(node.attrs)
+    kernel = attrs["kernel_shape"]
+    attrs.pop("count_include_pad", None)
+    if attrs.pop("ceil_mode", 0):
+        # Conv rounds sizes down: pad the end by what the last windows reach beyond.
+        axes = len(kernel)
+        pads = list(attrs.get("pads", [0] * 2 * axes))
+        strides, dilations = (attrs.get(k, [1] * axes) for k in ("strides", "dilations"))
+        for axis in range(axes):
+            window = (kernel[axis] - 1) * dilations[axis] + 1
+            covered = (result.shape[2 + axis] - 1) * strides[axis] + window
+            padded = x.shape[2 + axis] + pads[axis] + pads[axes + axis]
+            pads[axes + axis] += max(covered - padded, 0)
+        attrs["pads"] = pads
+    channels = x.shape[1]
+    ones = np.ones((channels, 1, *kernel), np.float32)
+    weights = editor.constant(f"{node.name}/ones", ones)
+    become(node, "Conv", [x, weights], attrs | {"group": channels})
