@@ -262,6 +262,26 @@ def require_finite_weights(graph: gs.Graph) -> None:
         raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
 
 
+def require_finite_results(graph: gs.Graph) -> None:
+    """Raise ``UnsupportedModelError`` where what passes made is beyond what its type holds.
+
+    Weights, and V_th and v(0) of neurons.
+    """
+    bad = [
+        Refusal(node.name, node.op, f"its {name} is beyond what {value.values.dtype} holds")
+        for node in neurons.neuron_nodes(graph)
+        for name, value in node.attrs.items()
+        if isinstance(value, gs.Constant) and not np.all(np.isfinite(value.values))
+    ]
+    if bad:
+        raise UnsupportedModelError(
+            "what was found for these neurons must be finite; export the model in float32, or give "
+            "it smaller inputs:",
+            bad,
+        )
+    require_finite_weights(graph)
+
+
 def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None:
     relu = relu_of_min(graph, node)
     current = (relu or node).inputs[0]

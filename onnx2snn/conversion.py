@@ -146,6 +146,9 @@ def convert(
     own = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
            "v_init": v_init}  # fmt: skip
     chosen.require_account({name: value for name, value in own.items() if value is not None})
+    for name in ("threshold", "per_channel"):
+        if own[name] and calibration is None:
+            raise DataError(f"{name}={own[name]} is for calibration data: give calibration too")
     threshold = threshold or chosen.statistic(timesteps)
     per_channel = chosen.per_channel if per_channel is None else per_channel
     recalibrate = chosen.recalibrate if recalibrate is None else recalibrate

@@ -98,7 +98,7 @@ class Layer:
                 # Whole spikes: this takes away what the sums were rounded by.
                 mean[part] = unit * np.rint((came_in + (start - left) / self.timesteps) / unit)
             else:
-                potentials = (x for x, *_ in self._run(part, self.node.outputs[:1]))
+                potentials = (as_term(x) for x, *_ in self._run(part, self.node.outputs[:1]))
                 mean[part] = sum(potentials) / self.timesteps
         return mean
 
@@ -149,6 +149,11 @@ class Layer:
             self._made = (attributes, session)
         assert self._made is not None
         return self._made[1]
+
+
+def as_term(value: np.ndarray) -> np.ndarray:
+    """A value as a sum over time adds it: float16 cannot hold one."""
+    return value.astype(np.float32) if value.dtype == np.float16 else value
 
 
 def few_samples(samples: int, size: int, most: int) -> list[slice]:

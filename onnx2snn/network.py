@@ -37,7 +37,11 @@ from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool, channel_axis, require_channels
-from onnx2snn.graph_passes.spiking import require_finite_weights, require_ranks
+from onnx2snn.graph_passes.spiking import (
+    require_finite_results,
+    require_finite_weights,
+    require_ranks,
+)
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
@@ -353,6 +357,7 @@ class Network:
             return
         snn = Spiking(self.graph, self.unclipped, self.calibration, self._running, timesteps)
         self.run([*(_over_graph(function, snn) for function in passes), fold_batch_normalization])
+        require_finite_results(self.graph)
 
     def change(self, neuron: Neuron, delay: int, timesteps: int) -> None:
         """Let neurons be of another kind, and start again after a delay if they are of one.

@@ -1,11 +1,13 @@
 """Passes that search for thresholds and initial potentials, layer by layer, in order."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.editing import producer
+from onnx2snn.graph_passes.linear import upstream
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
@@ -71,11 +73,11 @@ def scale_thresholds(
 
     What the p of a rate norm layer (Ding et al., IJCAI 2021) learns from the network's loss is
     searched for here, by the loss of T time-steps (64, if T is more) from v(0) = 0, on the first 32
-    samples: first one p of ``scales`` for all layers, then, layer by layer and ``rounds`` times, p
-    times one of ``factors`` wherever that lowers the loss. That is the cross-entropy between what
-    the ANN and the spiking network say of the classes where the data has labels, else the squared
-    error. Where V_th is the bound of a clip it stays: that has been learned. v(0) keeps its
-    fraction of V_th.
+    samples of a batch: first one p of ``scales`` for all layers, then, layer by layer and
+    ``rounds`` times, p times one of ``factors`` wherever that lowers the loss. That is the
+    cross-entropy between what the ANN and the spiking network say of the classes where the data has
+    labels, else the squared error. Where V_th is the bound of a clip it stays: that has been
+    learned. v(0) keeps its fraction of V_th.
     """
     nodes = neuron_nodes(snn.graph)
     bounds = _bounds(snn)
@@ -125,12 +127,13 @@ def _read_outs(
 ) -> tuple[list[Segment], Callable[[Simulation], float]]:
     """What lies before the read-outs, and how far those of a simulation are from the ANN's.
 
-    Where the ANN has no such tensor, that of the last layer of neurons. With labels the first
-    read-out of classes alone counts, as in an evaluation.
+    Where the ANN has no such tensor, that of the last layer of neurons. With labels that of the
+    first output of classes alone counts, as in an evaluation.
     """
     # What is behind an average is a function of it, as the class of highest score is.
-    known = snn.read_outs_in_the_ann().items()
-    ends = {name: end for name, end in known if not end[1].averages}
+    known = snn.read_outs_in_the_ann()
+    ends = {name: known[name] for name in _in_order_of_outputs(snn.graph, known)
+            if not known[name][1].averages}  # fmt: skip
     labelled = ends and snn.data is not None and snn.data.labels is not None
     if not ends:
         last = neuron_nodes(snn.graph)[-1].outputs[0]
@@ -145,6 +148,15 @@ def _read_outs(
         return sum(loss(found[n], truth[n]) for n in counting)
 
     return [segment for _, segment in ends.values()], loss_of
+
+
+def _in_order_of_outputs(graph: gs.Graph, names: Iterable[str]) -> list[str]:
+    """The names of tensors by the first output of the graph that needs them."""
+    needed = [
+        {output.name} | upstream(graph, [maker for maker in [producer(output)] if maker])
+        for output in graph.outputs
+    ]
+    return sorted(names, key=lambda name: [name in each for each in needed].index(True))
 
 
 def _relative_error(found: np.ndarray, truth: np.ndarray) -> float:

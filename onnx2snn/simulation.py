@@ -30,7 +30,7 @@ from onnx2snn.runtime.plan import State
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 from onnx2snn.runtime.rows import samples_are_apart
 
-from .layers import IN_CACHE, Layer, few_samples, rates
+from .layers import IN_CACHE, Layer, as_term, few_samples, rates
 from .segments import Segment, segment_of
 
 ALL = slice(None)
@@ -119,7 +119,8 @@ class Simulation:
             for values in self.steps(segment, unknown, at_means=segment.affine):
                 # One sum: all time-steps of a wide layer take gigabytes.
                 kept = found and not segment.averages
-                found = [a + b for a, b in zip(found, values, strict=True)] if kept else values
+                now = [as_term(value) for value in values]
+                found = [a + b for a, b in zip(found, now, strict=True)] if kept else now
                 count = count + 1 if kept else 1
             means |= {t.name: total / count for t, total in zip(unknown, found, strict=True)}
         return [means[tensor.name] for tensor in tensors]

@@ -159,6 +159,9 @@ class ActivationHistogram:
         above = self._counts.sum(axis=1)
         zeros = self._total - above if statistic.kind == "percentile" else np.zeros_like(above)
         wanted = statistic.q / 100 * (above + zeros) - zeros
+        # 99.9 / 100 * 2000 - 1998 is 2e-13, which is none of the two above 0.
+        whole = np.rint(wanted)
+        wanted = np.where(abs(wanted - whole) < 1e-12 * self._total, whole, wanted)
         cumulative = self._counts.cumsum(axis=1)
         index = np.minimum((cumulative < wanted[:, None]).sum(axis=1), BINS - 1)
         channel = np.arange(len(index))

@@ -380,3 +380,13 @@ def test_outputs_with_other_numbers_of_rows_do_not_agree():
     found = compare("halves", before, after, from_arrays(np.ones((3, 4), np.float32)), Running())
     assert found.top1 == 0
     assert found.error == np.inf
+
+
+@pytest.mark.parametrize("settings", [{"threshold": "max"}, {"per_channel": True}])
+def test_statistics_of_data_need_data(settings):
+    """Bounds are thresholds without it, whatever statistic was asked for."""
+    text = "net (float[N, 3] x) => (float[N, 3] y) { a = Clip(x, zero, one) y = Neg(a) }"
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    with pytest.raises(DataError, match="is for calibration data: give calibration too"):
+        convert(ann, **settings)
+    assert convert(ann, per_channel=False).neurons[0].threshold == 1

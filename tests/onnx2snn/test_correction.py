@@ -17,6 +17,7 @@ from onnx_text import model, run
 from onnx2snn import (
     SpikingSession,
     Statistic,
+    UnsupportedModelError,
     convert,
     from_arrays,
     layers,
@@ -25,6 +26,7 @@ from onnx2snn import (
 )
 from onnx2snn.correction import correct, mean_by_channel
 from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
+from onnx2snn.graph_passes.neurons import attribute_tensor
 from onnx2snn.least_squares import RIDGE
 from onnx2snn.recipes import Neuron, recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
@@ -39,6 +41,47 @@ WEIGHTS = {
 }
 DATA = from_arrays(RNG.normal(size=(64, 2, 8, 8)).astype(np.float32))
 UNSEEN = RNG.normal(size=(64, 2, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("recipe", ["calibration", "calibration-advanced", "best", "rmp"])
+def test_sums_that_float16_cannot_hold(recipe):
+    """Activations of a thousand, over 128 time-steps."""
+    text = (
+        "net ({0}[N, 4, 6, 6] x) => ({0}[N, 3] y) {{ a = Conv<pads = [1, 1, 1, 1]>(x, w) "
+        "b = Relu(a) p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(b) c = Conv(p, u) "
+        "d = Relu(c) e = Flatten(d) y = MatMul(e, v) }}"
+    )
+    rng = np.random.default_rng(3)
+    shapes = {"w": (4, 4, 3, 3), "u": (4, 4, 3, 3), "v": (4, 3)}
+    weights = {n: (rng.normal(size=s) / 6).astype(np.float16) for n, s in shapes.items()}
+    x = (800 * rng.random((48, 4, 6, 6))).astype(np.float16)
+    accurate = []
+    for kind, dtype in (("float", np.float32), ("float16", np.float16)):
+        ann = model(text.format(kind), {n: w.astype(dtype) for n, w in weights.items()})
+        data = from_arrays(x.astype(dtype))
+        snn = convert(ann, calibration=data, recipe=recipe, timesteps=128, maxpool="exact").model
+        wanted = run(ann, x.astype(dtype)).astype(np.float32)
+        found = SpikingSession(snn).run(x.astype(dtype), 128).output.astype(np.float32)
+        accurate.append(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    assert accurate[1] < 1.5 * accurate[0] + 0.01
+
+
+def test_what_float16_cannot_hold_is_refused():
+    text = (
+        "net (float16[N, 4] x) => (float16[N, 3] y) "
+        "{ a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"
+    )
+    weights = {"w": np.eye(4, dtype=np.float16), "v": np.ones((4, 3), np.float16)}
+
+    def beyond(snn):
+        for node in neuron_nodes(snn.graph):
+            node.attrs["v_init"] = attribute_tensor(np.full((4,), np.inf, np.float16))
+        return True
+
+    recipe = replace(recipe_by_name("mmse"), passes=(beyond,))
+    data = from_arrays(RNG.random((8, 4)).astype(np.float16))
+    with pytest.raises(UnsupportedModelError, match="v_init is beyond what float16 holds"):
+        convert(model(text, weights), calibration=data, recipe=recipe)
 
 
 # Networks corrected as a whole ----------------------------------------------------------------

@@ -25,6 +25,7 @@ from onnx2snn import (
     diagnose,
     evaluate,
     from_arrays,
+    searching,
 )
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
@@ -201,6 +202,22 @@ def test_thresholds_say_what_they_come_from():
     }.items():
         found = convert(two(), calibration=DATA, recipe=recipe).neurons
         assert [neuron.source for neuron in found] == wanted
+
+
+def test_rnl_with_labels_heeds_the_first_output_of_classes(monkeypatch):
+    """Also where a later one is behind an average in the file, as before a Softmax."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y, float[N, 5] z) { h = MatMul(x, w) r = Relu(h) "
+        "y = MatMul(r, v) s = MatMul(r, u) z = Softmax(s) }"
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"w": (4, 6), "v": (6, 3), "u": (6, 5)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    data = from_arrays(rng.normal(size=(40, 4)).astype(np.float32), rng.integers(0, 3, 40))
+    shown, loss = set(), searching._cross_entropy
+    monkeypatch.setattr(searching, "_cross_entropy", lambda a, b: shown.add(a.shape) or loss(a, b))
+    convert(model(text, weights), calibration=data, recipe="rnl", timesteps=8)
+    assert shown == {(32, 3)}
 
 
 def test_rnl_leaves_trained_bounds():

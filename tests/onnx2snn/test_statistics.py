@@ -47,6 +47,16 @@ def test_percentiles_of_any_batches(seed, cuts, per_channel, q):
             assert low - slack <= value <= high + slack or (low <= 0 and value == row.max())
 
 
+@pytest.mark.parametrize("samples", [1000, 2000, 30000])
+def test_rounding_does_not_make_a_percentile_of_what_is_above_it(samples):
+    """As many are above 0 as the percentile leaves out: it is 0, which is no threshold."""
+    x = np.zeros((samples, 1), np.float32)
+    x[: samples // 1000, 0] = 5
+    x[0, 0] = 0.001 if samples > 1000 else 5
+    value = histogram(x, True).value(Statistic("percentile", 99.9))
+    assert value == [5]
+
+
 def test_order_and_size_of_batches_do_not_matter():
     values = activations(1)
     results = [
