@@ -228,11 +228,10 @@ def shapes_read(
 def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
     samples, together, readouts = run.samples, run.groups.long, run.readouts
     left = max_memory - memory.weights - memory.graphs
-    of_groups = memory.activations + memory.starts
-    each = (memory.total - memory.weights - memory.graphs - of_groups) / samples
-    fit = int((left - of_groups) // max(each, 1))
+    each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
+    fit = int((left - memory.activations) // max(each, 1))
     if fit < together:
-        # All begin as they are in the file, and activations are those of fewer samples.
+        # Activations are then those of fewer samples.
         fit = int(left // max(each + memory.activations / together, 1))
     times = f", read out {readouts} times," if readouts > 1 else ""
     of = f"{samples} sample{'s' * (samples > 1)}"
@@ -240,4 +239,4 @@ def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
         f"one time-step of {of}{times} needs about {memory.total:,} bytes, of which "
         f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
     )
-    return text + (f"run fewer at a time, up to {fit}" if fit > 0 else "raise it")
+    return text + (f"run fewer at a time, up to {fit} (--batch-size)" if fit > 0 else "raise it")

@@ -311,11 +311,9 @@ class Estimate:
         return self._bytes_of(self._written.values())
 
     def _starts(self, chunks: tuple[int, ...]) -> int:
-        """Bytes of the states as they start, in full, of as many samples as begin together."""
-        samples, groups = self.run.samples, self.run.groups
-        grouped = self.costs.max_memory is not None and groups.alone < samples
-        begins = [groups.of(steps) for steps in (*chunks, *[1] * grouped)]
-        return self._states * max(begins, default=0) // samples
+        """Bytes of the states as chunks read them at first, of as many samples as run together."""
+        together = max(map(self.run.groups.of, chunks), default=0)
+        return self._states * together // self.run.samples
 
     @property
     def _inputs(self) -> int:

@@ -92,7 +92,7 @@ class Memory:
     ``weights``: one copy, one for each graph of time-steps (as Winograd matrices where tiled), and
     one while a graph is made; chunks share convolutions in the CPU's layout. ``graphs``: these
     graphs themselves. ``states``: two sets of buffers.
-    ``starts``: what states are at first, in full, for the samples that begin together.
+    ``starts``: what states are at first, in full, for the samples that are in one run of a chunk.
     ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
     within a chunk. ``idle``: what graphs keep of theirs while others run; 0 where they give it
     back, and ask for it anew each time. ``planned``: as much again as all of them keep, where that

@@ -78,15 +78,15 @@ class Progress:
         most = min(most, self.sums.make_room())
         choice = self.choice(values, self.readouts, self.varying)
         steps = choice.chunk(most)
-        # A budget counts on groups of samples, which need states in full, from the first run on.
         together = choice.groups.of(steps)
+        # A budget counts on groups of samples, from the first run on.
         grouped = together < choice.samples and self.time_steps.costs.max_memory is not None
         shapes = choice.shapes if choice.in_full and (steps > 1 or grouped) else None
         # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self.time + steps)
         shrink = following != steps and choice.memory.gives_back
         session = self.time_steps.session(steps, choice)
-        fetched = self.states.advance(session, fetch, shrink, together, shapes)
+        fetched = self.states.advance(session, fetch, shrink, together, shapes, steps > 1)
         if shrink:
             # glibc would keep what the graph gave back.
             give_back_memory()

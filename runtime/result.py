@@ -103,7 +103,8 @@ class ReadOut:
             counts = self._counts(neuron)
             steps = counts.size * self.timesteps
             if self.sample_timesteps is not None:
-                steps = counts.size // len(counts) * int(self.sample_timesteps.sum())
+                ran = self.sample_timesteps
+                steps = counts.size // len(ran) * int(ran.sum())
             found[neuron.name] = int(counts.sum()), steps
         return found
 
@@ -126,12 +127,17 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
     order = np.argsort(np.concatenate([each.samples for each in exits]))
 
     def joined(parts: list[Arrays]) -> Arrays:
+        if len(order) == 1:
+            # It may have several rows.
+            return parts[0]
         return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
     def sums() -> Arrays:
         return joined([{n: of_each(v, each) for n, v in each.sums().items()} for each in exits])
 
     def of_each(total: np.ndarray, left: Exit) -> np.ndarray:
+        if len(order) == 1:
+            return total
         # A layer that depends on an input of one row has one for all samples.
         return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
 

@@ -113,9 +113,6 @@ class DeviceStates:
 
         They are kept, since every run begins with them.
         """
-        if not self._buffers:
-            # Where there is no room for all of them, there are none.
-            self._buffers = [self._empty(shapes), self._empty(shapes)]
         groups = [rows for rows in self._rows(together, self._buffers[0]) if rows is not None]
         largest = [max(end - first for first, end in groups)] if groups else []
         needed = {n: [*largest, *shapes[n][len(largest) :]] for n in self._starts}
@@ -178,19 +175,26 @@ class DeviceStates:
         shrink: bool = False,
         together: int | None = None,
         shapes: Mapping[str, Sequence[Any]] | None = None,
+        in_full: bool = False,
     ) -> list[np.ndarray]:
         """Do what a session does; returns the outputs named in ``fetch``.
 
         ``shrink``: on a CPU, the session gives back the memory of its activations.
         ``together``: how many samples are in one run, where all that is read and written has a
-        row for each; None for all. ``shapes``: those of all states, where it reads them in full.
+        row for each; None for all. ``shapes``: those of all states, where its first run is to be in
+        groups or reads the starts ``in_full``.
         """
         self._let_go()
         source, target = self._current_index, 1 if self._current_index == 0 else 0
         held = self._current is (self._starts if source is None else self._buffers[source])
         read, begins = self._current, False
         if shapes is not None and self._current is self._starts:
-            read, begins = self._starts_in_full(shapes, together), True
+            begins = True
+            if not self._buffers:
+                # Where there is no room for all of them, there are none.
+                self._buffers = [self._empty(shapes), self._empty(shapes)]
+            if in_full:
+                read = self._starts_in_full(shapes, together)
         keep = held and not fetch
         known = self._bindings.setdefault(session, {}) if keep else {}
         runs, number = known.get((begins, source, target), ([], NOT_CAPTURED))
@@ -272,10 +276,11 @@ class DeviceStates:
         for name, value in (weights | of_samples).items():
             if name not in read:
                 continue
-            if rows is None or name not in of_samples:
+            # Those of every group are the same.
+            starts = name in states and states is self._starts
+            if rows is None or name not in of_samples or starts:
                 binding.bind_ortvalue_input(name, value)
-            elif states is self._first and name in states:
-                # Those of every group are the same.
+            elif name in states and states is self._first:
                 binding.bind_input(name, *self._memory(value, (0, rows[1] - rows[0])))
             else:
                 binding.bind_input(name, *self._memory(value, rows))

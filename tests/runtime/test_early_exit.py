@@ -366,3 +366,28 @@ def test_what_does_not_fit_is_refused_in_the_same_words():
             session.run(dyadic.images(network, 7), 20, **options)
         refused.append(str(error.value))
     assert refused[0] == refused[1]
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_one_sample_of_several_rows(plan):
+    """Its layers have more rows than there are samples; of two such a network is refused."""
+    text = (
+        "net (float[N, 5, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "c = Reshape(b, rows) d = MatMul(c, u) e = Clip(d, zero, one) f = Reshape(e, all) "
+        "y = MatMul(f, v) }"
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"w": (4, 6), "u": (6, 5), "v": (25, 3)}
+    weights = {n: (rng.integers(-4, 5, s) / 8).astype(np.float32) for n, s in shapes.items()}
+    weights |= {"zero": np.float32(0), "one": np.float32(1)}
+    weights |= {"rows": np.array([-1, 6]), "all": np.array([-1, 25])}
+    session = SpikingSession(convert(model(text, weights)).model, threads=1, plan=plan)
+    x = (rng.integers(0, 9, (1, 5, 4)) / 8).astype(np.float32)
+    left = session.run(x, 40, early_exit=EarlyExit(confidence=0.0, stable=1, every=8))
+    assert list(left.sample_timesteps) == [8]
+    whole = session.run(x, 8)
+    np.testing.assert_array_equal(left.output, whole.output)
+    assert [counts.shape for counts in whole.spike_counts.values()] == [(1, 5, 6), (5, 5)]
+    for name, counts in whole.spike_counts.items():
+        np.testing.assert_array_equal(left.spike_counts[name], counts)
+    assert left.firing_rates == whole.firing_rates

@@ -123,8 +123,9 @@ def test_within_a_budget_the_first_run_is_in_groups(budget, monkeypatch):
     session = in_groups(monkeypatch, snn, x, 2, max_memory=budget)
     sizes = sizes_of_groups(monkeypatch)
     same(session.run(varying, 3), wanted)
-    # Without one it reads v(0) as it is in the file, small.
     assert max(sizes) == (2 if budget else 99)
+    # It reads v(0) as it is in the file, small.
+    assert not session._progress.states._first
 
 
 def test_more_cores_hold_more(monkeypatch):
