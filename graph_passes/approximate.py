@@ -15,9 +15,12 @@ from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes, upstream
 from .quiet import quietly
 from .thresholds import activation_nodes
 
+_CONDITIONS = {
+    "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
+}  # fmt: skip
 _SCALAR = {
     "Abs", "Add", "Cast", "Clip", "Div", "Identity", "HardSigmoid", "Max", "Min", "Mul", "Neg",
-    "Relu", "Sub", "Sum", *APPROXIMABLE,
+    "Relu", "Sub", "Sum", "Where", *APPROXIMABLE, *_CONDITIONS,
 }  # fmt: skip
 _GRID = 1025
 
@@ -49,8 +52,8 @@ class ScalarRegion:
 def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> list[ScalarRegion]:
     """The scalar functions before the last weighted layer that are no sums of clips.
 
-    Composites count as one, however an exporter spells them: x Sigmoid(x), or the parts of
-    GELU.
+    Composites count as one, however an exporter spells them: x Sigmoid(x), the parts of GELU, or
+    Where(x > 20, x, Log(Exp(x) + 1)).
     """
     activations = {id(node) for node in activation_nodes(graph)}
 
@@ -68,9 +71,10 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
     found: list[ScalarRegion] = []
     covered: set[str] = set()
     for node in sorted(seeds, key=lambda node: place[node.name], reverse=True):
-        if node.name in covered or node.outputs[0].name not in hidden:
+        result = node.outputs[0]
+        if node.name in covered or result.name not in hidden or not is_floating(result):
             continue
-        root = barred.get(node.outputs[0].name) or free.get(node.outputs[0].name)
+        root = barred.get(result.name) or free.get(result.name)
         if root is None:
             continue
         inside = _between(root, node)
@@ -98,7 +102,7 @@ def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
     for node in graph.nodes:
         if node.domain or node.op not in _SCALAR or len(node.outputs) != 1:
             continue
-        if id(node) in barriers or not all(is_floating(t) for t in node.inputs):
+        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in node.inputs):
             continue
         variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
@@ -193,7 +197,7 @@ def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:
                 inputs.append(gs.Constant(f"c{number}.{index}", np.asarray(tensor.values)))
             else:
                 inputs.append(made.get(tensor.name, tensor))
-        result = gs.Variable(f"t{number}", dtype)
+        result = gs.Variable(f"t{number}", np.bool_ if node.op in _CONDITIONS else dtype)
         nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
         made[node.outputs[0].name] = result
     part = gs.Graph(nodes, [], [result], opset=opset)

@@ -45,6 +45,9 @@ MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
 
 
+EXPORT = "onnx2snn.export"
+"""The key under which the metadata of an export says how it was made."""
+
 Model = str | os.PathLike[str] | onnx.ModelProto
 """A model file's path, or the model in memory."""
 
@@ -196,6 +199,11 @@ def _data_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray
 def _check_whole(model: onnx.ModelProto, what: str) -> None:
     """Check, before any other library reads it, that a model is whole and of sane proportions."""
     check_contents(model, what)
+    if any(entry.key == EXPORT for entry in model.metadata_props):
+        raise ModelError(
+            f"{what} is what 'onnx2snn export' made of a spiking network: run it with ONNX Runtime "
+            "alone, and give that network's own file here"
+        )
     check_structure(model, what)
     make_dense(model, what)
     for tensor in stored_tensors(model):

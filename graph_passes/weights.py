@@ -110,7 +110,7 @@ def attach(parts: ModelParts) -> onnx.ModelProto:
 def fill(tensor: onnx.TensorProto, values: np.ndarray) -> None:
     """Give a stub its data."""
     tensor.ClearField("external_data")
-    tensor.data_location = onnx.TensorProto.DEFAULT
+    tensor.ClearField("data_location")
     tensor.raw_data = values.tobytes()
 
 

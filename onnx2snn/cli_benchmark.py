@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from onnx2snn.graph_passes.files import parse_model
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from . import tables
@@ -67,10 +68,13 @@ def benchmark(
     """
     from .benchmarking import benchmark as benchmark_files
     from .benchmarking import demo_files
+    from .diagnosis import OTHER_FILE, is_source
 
     if model is None and ann is not None:
         raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")
     require_plot(plot, model, ann)
+    if model is not None and ann is not None and not is_source(parse_model(model).structure, ann):
+        tables.note(f"{OTHER_FILE}.")
     with contextlib.ExitStack() as stack:
         if model is None:
             model, ann = stack.enter_context(demo_files())

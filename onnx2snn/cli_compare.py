@@ -19,6 +19,7 @@ from .options import (
     CALIBRATION_SAMPLES,
     TIMESTEPS,
     OutputPath,
+    approximate_option,
     batch_option,
     calibration_option,
     chosen_providers,
@@ -77,6 +78,7 @@ def _recipes_by_name(names: str) -> list[Recipe]:
     "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
 )
 @maxpool_option("exact")
+@approximate_option
 @click.option("--plot", type=OutputPath(), help="Draw a curve for each recipe.")
 @root_option
 @batch_option
@@ -93,6 +95,7 @@ def compare(
     recipes: list[Recipe] | None,
     state: Path | None,
     maxpool: MaxPool,
+    approximate: int | None,
     plot: Path | None,
     data_root: Path | None,
     batch_size: int,
@@ -112,7 +115,7 @@ def compare(
     _check_outputs(state, plot, model, calibration, source)
     thresholds = None
     if calibration is None:
-        given = {"--calibration-samples": calibration_samples}
+        given = {"--calibration-samples": calibration_samples, "--approximate": approximate}
         refuse_options(given, "is for calibration data: give --calibration too")
     else:
         count = calibration_samples or CALIBRATION_SAMPLES
@@ -130,6 +133,7 @@ def compare(
                 timesteps,
                 state=state,
                 maxpool=maxpool,
+                approximate=approximate,
                 batch_size=batch_size,
                 providers=providers,
                 report=report,

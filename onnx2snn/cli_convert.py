@@ -17,6 +17,7 @@ from .options import (
     SO_MANY,
     InitialPotentialType,
     OutputPath,
+    approximate_option,
     batch_option,
     calibration_option,
     chosen_providers,
@@ -80,12 +81,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
     help="Let data lower a clip's threshold below its bound, or not.",
 )
 @maxpool_option(None)
-@click.option(
-    "--approximate",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
-)
+@approximate_option
 @click.option(
     "--v-init",
     type=InitialPotentialType(),
@@ -231,4 +227,6 @@ def convert(
         console.print("Declined:" if result.declined else "No pass declined anything.")
         for refusal in result.declined:
             console.print(f"  {tables.printable(str(refusal))}", markup=False)
-    console.print(f"Wrote {output}: {len(result.neurons)} layers of neurons.", markup=False)
+    layers = len(result.neurons)
+    what = f"{layers} layer{'s' * (layers > 1)} of neurons"
+    console.print(f"Wrote {output}: {what}.", markup=False)

@@ -91,6 +91,7 @@ class _Setting:
     batch_size: int
     seed: int
     maxpool: MaxPool | None
+    approximate: int | None
     providers: Providers
     found: dict[tuple[str, int], Score] = field(default_factory=dict)
     """Results of this comparison, by the digest of the spiking network and T."""
@@ -112,6 +113,7 @@ class _Setting:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "maxpool": self.maxpool,
+            "approximate": self.approximate,
             "providers": str(resolve_providers(self.providers)),
         }
 
@@ -127,6 +129,7 @@ def compare_recipes(
     batch_size: int = 100,
     seed: int = 0,
     maxpool: MaxPool | None = "exact",
+    approximate: int | None = None,
     providers: Providers = None,
     report: Report = no_report,
 ) -> Comparison:
@@ -139,13 +142,14 @@ def compare_recipes(
     ``calibration``: the data of those recipes that need it; ``data``: what is evaluated, in batches
     of ``batch_size``, of which calibration has as many samples. ``report`` is told of progress.
     ``maxpool``: what becomes of max-pooling, in all recipes alike, so that what they differ in
-    is compared; None leaves it to each.
+    is compared; None leaves it to each. ``approximate``: how many clips stand in for any other
+    scalar activation, as in ``convert``, in all alike.
 
-    ``state``: a file that keeps each result as it comes, and gives those that it holds already:
-    of the same network, data, batch size, seed, providers, version of this package and definition
-    of the recipe. Killed at any moment and called again, only the work between two results is
-    done again. A recipe with passes of your own converts again, and then takes what is known of
-    this very spiking network. Failures are not kept.
+    ``state``: a file that keeps each result as it comes, and gives those that it holds already: of
+    the same network, data, settings, version of this package and definition of the recipe. Killed
+    at any moment and called again, only the work between two results is done again. A recipe with
+    passes of your own converts again, and then takes what is known of this very spiking network.
+    Failures are not kept.
 
     Raises ``ModelError`` (no ONNX), ``DataError`` (no time-steps; a recipe, a batch size, a seed
     or data that is none; data that is not finite; a file that holds no state), ``OutputError`` (the
@@ -161,11 +165,13 @@ def compare_recipes(
         raise DataError("no time-steps to compare at")
     require_whole("batch_size", batch_size, 1)
     require_whole("seed", seed, 0)
+    if approximate is not None:
+        require_whole("approximate", approximate, 1)
     if state is not None:
         require_path(state, "state is a file's path", OutputError)
     file = None if state is None else Path(state)
     ann = model if isinstance(model, onnx.ModelProto) else attach(read_any(model))
-    setting = _Setting(ann, calibration, data, batch_size, seed, maxpool, providers)
+    setting = _Setting(ann, calibration, data, batch_size, seed, maxpool, approximate, providers)
     known = {} if file is None else read_results(file)
     common = {} if file is None else setting.made_from()
     rows = [Row(as_recipe(recipe)) for recipe in recipes]
@@ -229,6 +235,7 @@ def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
             timesteps=times[0] if recipe.is_for_timesteps else None,
             seed=setting.seed,
             maxpool=setting.maxpool,
+            approximate=setting.approximate,
             batch_size=setting.batch_size,
             providers=setting.providers,
         ).model

@@ -1,7 +1,7 @@
 """``to_loop``, and what all exports share: where they may be written and what they tell.
 
 Exports go to systems that know nothing of this package. Each carries the SNN file's metadata
-and, under the key ``onnx2snn.export``, how it was exported.
+and, under the key ``EXPORT``, how it was exported.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError, OutputError
-from onnx2snn.graph_passes.files import Model, check_writable, read_any
+from onnx2snn.graph_passes.files import EXPORT, Model, check_writable, read_any
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
@@ -79,7 +79,7 @@ def stamp(
     if preprocessing is not None:
         entries[KEY] = preprocessing
     versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
-    entries["onnx2snn.export"] = json.dumps({**made, "versions": versions, "snn_sha256": digest})
+    entries[EXPORT] = json.dumps({**made, "versions": versions, "snn_sha256": digest})
     return entries
 
 

@@ -34,6 +34,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError, UnsupportedModelError
 from onnx2snn.graph_passes.files import (
+    EXPORT,
     Model,
     check_writable,
     read_any,
@@ -88,7 +89,7 @@ def to_nir(
     graph, notes = nir_graph(parts)
     made = {"format": "nir", "timesteps": "any", "nir": nir.version}
     entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
-    graph.metadata["onnx2snn.export"] = entries.pop("onnx2snn.export")
+    graph.metadata[EXPORT] = entries.pop(EXPORT)
     if KEY in entries:
         graph.metadata[KEY] = entries.pop(KEY)
     graph.metadata["onnx2snn.metadata"] = json.dumps(entries, sort_keys=True)

@@ -215,6 +215,12 @@ data_option = click.option(
 calibration_option = click.option(
     "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
 )
+approximate_option = click.option(
+    "--approximate",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
+)
 
 
 def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:

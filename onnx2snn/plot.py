@@ -97,7 +97,7 @@ def early_exit_plot(
     axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched")
     set_title(axes, title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     save(figure, path)
 
 
@@ -112,11 +112,11 @@ def comparison_plot(
 ) -> None:
     """Draw up to 77 curves over the time-steps, each with a colour and marker of its own.
 
-    The y axis is stretched towards the ANN, so that of curves at 10 % and others within a
-    point of the ANN both can be read; None leaves a gap. A band around the ANN is two standard
-    errors of its figure, on so many ``samples``, to either side. Its lower half is always in view,
-    so that noise looks like noise. The file is written whole or not at all; raises ``OutputError``
-    if it cannot be.
+    The y axis is stretched towards the top, where the ANN is, so that of curves at 10 % and others
+    within a point of the ANN both can be read; None leaves a gap. A band around the ANN is two
+    standard errors of its figure, on so many ``samples``, to either side. Its lower half is always
+    in view, so that noise looks like noise. The file is written whole or not at all; raises
+    ``OutputError`` if it cannot be.
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9.0, 5.4), dpi=150, layout="constrained")
@@ -139,7 +139,7 @@ def comparison_plot(
     _time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values if value is not None]
     _stretch(axes, min([*drawn, ann - 2 * error]), max([*drawn, ann]))
-    axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the ANN")
+    axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the top")
     set_title(axes, title)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small", handlelength=3)

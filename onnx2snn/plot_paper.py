@@ -22,18 +22,19 @@ def fired_plot(
     figure, panels = plt.subplots(
         1, len(curves), figsize=(9.0, 4.0), dpi=150, layout="constrained", sharey=True
     )
+    count = len(next(iter(curves.values())))
+    place = plt.Normalize(1, max(count, 2))
     for axes, (name, layers) in zip(panels, curves.items(), strict=True):
-        for number, shares in enumerate(layers.values()):
-            axes.plot(times, shares, color=plt.cm.viridis(number / len(layers)), marker=".")
+        for number, shares in enumerate(layers.values(), 1):
+            axes.plot(times, shares, color=plt.cm.viridis(place(number)), marker=".")
         axes.set_xscale("log", base=2)
         axes.set_xticks(times, [str(t) for t in times])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.set(xlabel="time-step t", title=f"v(0): {name}")
     panels[0].set(ylabel="neurons that have fired (%)", ylim=(0, None))
-    count = len(next(iter(curves.values())))
-    scale = plt.cm.ScalarMappable(plt.Normalize(1, count), "viridis")
-    figure.colorbar(scale, ax=panels, label="layer")
+    scale = plt.cm.ScalarMappable(place, "viridis")
+    figure.colorbar(scale, ax=panels, label="layer", ticks=plt.MaxNLocator(integer=True))
     figure.suptitle(printable(title), parse_math=False)
     save(figure, path)
 

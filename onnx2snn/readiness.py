@@ -105,20 +105,24 @@ def check(
         options.append(f"--maxpool {maxpool}")
     blocking = set(found) | (curved - approximated) if found else set()
     converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
-    helps = bool(curved) and not left and not approximate
+    remedies = [APPROXIMATION] if curved and not left and not approximate else []
+    pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
+    if maxpool == "average" and found and pooled.issuperset(blocking):
+        exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
+        remedies += [] if obstacles(graph, "exact") else [exact]
     return Readiness(
         converts,
-        _verdict(converts, len(blocking), helps, options),
+        _verdict(converts, len(blocking), remedies, options),
         tuple(options),
         rows,
         network.check,
     )
 
 
-def _verdict(converts: bool, blocking: int, helps: bool, options: list[str]) -> str:
+def _verdict(converts: bool, blocking: int, remedies: list[str], options: list[str]) -> str:
     if converts:
         return f"Converts{' with ' + ' '.join(options) if options else ' as it is'}."
-    remedy = f"; with {APPROXIMATION} it would" if helps else ""
+    remedy = "".join(f"; with {remedy} it would" for remedy in remedies)
     if not blocking:
         return f"Does not convert: it has no ReLU and no clip{remedy}."
     count = f"{blocking} nodes stand" if blocking > 1 else "1 node stands"

@@ -91,14 +91,15 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
-FOLDED = 12
-"""Letters in which a name, or a text, can be read in several lines."""
+FOLDED, LEAST_FOLDED = 12, 5
+"""Letters in which a name, or a text, can be read in several lines, and those that it keeps."""
 
 
 class _Table(Table):
     """Where it is too wide it breaks names, and the heads of numbers, rather than numbers.
 
-    Within words only where it would else be too wide still.
+    Within words only where it would else be too wide still. What is missing even then all columns
+    lose alike.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -115,6 +116,10 @@ class _Table(Table):
                     column.no_wrap = True
                 if self._least_width(console, wide) <= options.max_width:
                     break
+            else:
+                # Rich would take all that is missing from these.
+                for column in self.columns:
+                    column.width = column.width if column in numbers else LEAST_FOLDED
         # Of its own a table breaks these where it ends itself.
         title, caption, self.title, self.caption = self.title, self.caption, None, None
         if title:
@@ -281,8 +286,8 @@ def benchmark_table(found: dict[str, Any]) -> Table:
         )
         last = row["samples"]
     table.caption = (
-        "of ...: the median of ratios within a round. peak: of the process, libraries included.\n"
-        "load: from the file until it runs. regret: what auto takes more than the best\n"
+        "of ...: the median of ratios within a round. peak: of the process, libraries included. "
+        "load: from the file until it runs. regret: what auto takes more than the best "
         "other plan, the median within rounds."
     )
     return table
@@ -319,8 +324,8 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
         )
     table.caption = (
         "own: clipping, quantisation and unevenness together, of this layer alone; total: with "
-        "what it inherits.\nErrors: root mean squares, in % of that of the activations: those of "
-        "a sum are less than the\nsum of those of its parts, and what adds up may cancel. #: "
+        "what it inherits. Errors: root mean squares, in % of that of the activations: those of "
+        "a sum are less than the sum of those of its parts, and what adds up may cancel. #: "
         "place in the network."
     )
     return table

@@ -51,6 +51,11 @@ FUNCTIONS = {
     "by hard sigmoid": ("k = HardSigmoid<alpha = 0.2>(h) s = Mul(h, k)", "Mul, Add, Clip"),
     "softplus": ("s = Softplus(h)", "Softplus"),
     "elu": ("s = Elu(h)", "Elu"),
+    # As torch's exporter by graph capture has it.
+    "softplus by a condition": (
+        "e = Exp(h) f = Add(e, one) l = Log(f) c = Greater(h, six) s = Where(c, h, l)",
+        "Exp, Add, Log, Greater, Where",
+    ),
 }  # fmt: skip
 
 
@@ -74,6 +79,25 @@ def test_finds_functions_however_they_are_spelled(name, behind):
     assert region.source.name == "h"
 
 
+@pytest.mark.parametrize("text", [
+    "c = LessOrEqual(h, half) s = Where(c, zero, h)",
+    "l = Greater(h, half) r = Less(h, six) c = And(l, r) s = Where(c, h, zero)",
+    "c = Greater(h, half) f = Cast<to = 1>(c) s = Mul(h, f)",
+])  # fmt: skip
+def test_conditions_behind_neurons(text):
+    """F.threshold, torch.where and a mask: functions of one tensor that no clips make up."""
+    text = f"k = Clip(x, zero, six) h = MatMul(k, w) {text} {FOLLOWED}"
+    g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ {text} }}", WEIGHTS)
+    canonicalise(g)
+    (region,) = regions_to_approximate(g)
+    assert (region.source.name, region.last.outputs[0].name) == ("h", "s")
+    x = RNG.normal(size=(64, 4)).astype(np.float32)
+    before = run(g, x)
+    places = np.linspace(-9, 9, 4096, dtype=np.float32)
+    assert approximate_activations(g, {region.name: places}, 64)
+    assert np.abs(run(g, x) - before).mean() < 0.1
+
+
 def test_each_of_several_layers():
     body = "a1 = Sigmoid(x) h = MatMul(a1, w) g = Sigmoid(h) s = Mul(h, g) y = MatMul(s, v)"
     g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ {body} }}", WEIGHTS)
@@ -87,6 +111,9 @@ NONE = {
     "sigmoid in the read-out": "s = Clip(h, zero, six) p = MatMul(s, v) y = Sigmoid(p)",
     "a swish in the read-out": (
         "s = Clip(h, zero, six) p = MatMul(s, v) q = Sigmoid(p) y = Mul(p, q)"
+    ),
+    "a condition on another tensor": (
+        "c = Greater(x, six) s = Where(c, h, zero) y = MatMul(s, v)"
     ),
     "a product of two layers": (
         "s = Clip(h, zero, six) i = MatMul(x, w) m = Mul(s, i) y = MatMul(m, v)"

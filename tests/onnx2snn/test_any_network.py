@@ -328,6 +328,19 @@ def test_check_agrees_with_convert():
     }  # fmt: skip
 
 
+def test_check_names_another_way_to_pool():
+    """Average pools have no dilations; recipe best, which data means, takes exact ones."""
+    text = (
+        "net (float[N, 1, 9] x) => (float[N, 2] y) { a = Relu(x) "
+        "p = MaxPool<kernel_shape = [2], dilations = [3]>(a) f = Flatten(p) b = MatMul(f, w) "
+        "c = Relu(b) y = Neg(c) }"
+    )
+    network = model(text, {"w": np.ones((6, 2), np.float32)})
+    wanted = "; with --maxpool exact, as in recipe best, and --calibration DATA it would."
+    assert check(network).verdict.endswith(wanted)
+    assert check(network, maxpool="exact").converts
+
+
 def test_check_names_what_stands_in_the_way():
     text = CURVED.replace("a = MatMul(x, w)", "z = Relu(x) a = MatMul(z, w)")
     result = check(model(text, WEIGHTS))

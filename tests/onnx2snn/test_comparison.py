@@ -206,6 +206,7 @@ def test_only_what_was_made_from_the_same_is_reused():
         {"data": from_arrays(X[20:59], Y[20:59])},
         {"batch_size": 7},
         {"seed": 1},
+        {"approximate": 4},
         {"recipes": [renamed]},
     ):
         assert compared(**{"recipes": [opi]} | change, state=state).reused == 0
@@ -494,6 +495,16 @@ def test_command_without_calibration():
     unheeded = ("--calibration-samples", "4", "--recipes", "opi")
     refused = invoke("net.onnx", "--data", "test.npz", "-T", "2", *unheeded, code=2)
     assert "--calibration-samples is for calibration data" in refused.output
+
+
+def test_activations_that_only_clips_can_stand_in_for():
+    onnx.save(model(TEXT.replace("q = Relu(d)", "s = Sigmoid(d) q = Relu(s)"), WEIGHTS), "net.onnx")
+    names = ["--recipes", "opi,best"]
+    assert "--approximate N" in invoke(*OPTIONS, *names, code=1).output
+    found = json.loads(invoke(*OPTIONS, *names, "--approximate", "6", "--json").stdout)
+    assert all(len(row["snn"]) == 2 for row in found["recipes"])
+    unheeded = ["--data", "test.npz", "-T", "2", "--approximate", "4"]
+    assert "is for calibration data" in invoke("net.onnx", *unheeded, code=2).output
 
 
 def test_numbers_of_samples():

@@ -119,6 +119,17 @@ def test_a_folder_that_is_not_there(snn, tmp_path):
     assert "does not exist" in found.output
 
 
+@pytest.mark.parametrize("unroll", [[], ["--unroll"]])
+def test_what_was_exported_is_no_network_to_convert_or_run(snn, tmp_path, unroll):
+    path = tmp_path / "net.onnx"
+    arguments = ["--to", "loop", "-T", 4, *unroll, "-o", path]
+    assert invoke("export", snn, *arguments).exit_code == 0
+    for command in (["check", path], ["export", path, "--to", "nir", "-o", tmp_path / "net.nir"]):
+        found = invoke(*command)
+        assert found.exit_code == 1
+        assert "is what 'onnx2snn export' made of a spiking network" in found.output
+
+
 def test_inspect_reads_exports(snn, tmp_path):
     for target, place in (("loop", "net.onnx"), ("triton", "r")):
         arguments = ["--to", target, "-T", 7, "--preprocessing", "pixels / 255"]

@@ -25,6 +25,18 @@ def test_numbers_are_never_cut(width):
     assert "…" not in text
 
 
+def test_names_stay_where_there_is_no_room():
+    """Rather than numbers, of which some are cut."""
+    table = new_table("title", "layer", *(f">number {n}" for n in range(9)))
+    table.add_row("Relu_1", *["0.9812"] * 9)
+    file = io.StringIO()
+    Console(file=file, width=48).print(table)
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= 48
+    first = [line[1:6].split(" ")[0] for line in text.splitlines()]
+    assert "Relu_1" in "".join(first)
+
+
 def test_titles_and_captions_take_the_whole_line():
     table = new_table("a title that is longer than its table", "layer")
     table.caption = "a caption that is longer than its table"
