@@ -75,7 +75,8 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
         if node.name in covered or result.name not in hidden or not is_floating(result):
             continue
         root = barred.get(result.name) or free.get(result.name)
-        if root is None:
+        # One number for the whole batch is no activation of a sample.
+        if root is None or (root.shape is not None and not len(root.shape)):
             continue
         inside = _between(root, node)
         inside.sort(key=lambda node: place[node.name])

@@ -112,6 +112,9 @@ NONE = {
     "a swish in the read-out": (
         "s = Clip(h, zero, six) p = MatMul(s, v) q = Sigmoid(p) y = Mul(p, q)"
     ),
+    "a number of the whole batch": (
+        "m = ReduceMean<keepdims = 0>(h) r = Exp(m) s = Add(h, r) y = MatMul(s, v)"
+    ),
     "a condition on another tensor": (
         "c = Greater(x, six) s = Where(c, h, zero) y = MatMul(s, v)"
     ),
