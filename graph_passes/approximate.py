@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from . import neurons
@@ -103,11 +104,15 @@ def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
     for node in graph.nodes:
         if node.domain or node.op not in _SCALAR or len(node.outputs) != 1:
             continue
-        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in node.inputs):
-            continue
         variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
-        if any(np.asarray(tensor.values).size != 1 for tensor in constants):
+        # The exponent of a Pow may be an integer.
+        floating = variables if node.op == "Pow" else [t for t in node.inputs if t.name]
+        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in floating):
+            continue
+        ranks = [len(t.shape) for t in variables if t.shape is not None]
+        if any(np.size(t.values) != 1 or np.ndim(t.values) > min(ranks, default=0)
+               for t in constants):  # fmt: skip
             continue
         sources = {id(root): root for t in variables for root in [roots.get(t.name, t)]}
         if len(sources) == 1:
@@ -198,13 +203,19 @@ def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:
                 inputs.append(gs.Constant(f"c{number}.{index}", np.asarray(tensor.values)))
             else:
                 inputs.append(made.get(tensor.name, tensor))
-        result = gs.Variable(f"t{number}", np.bool_ if node.op in _CONDITIONS else dtype)
+        result = gs.Variable(f"t{number}", _type_made(node, inputs))
         nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
         made[node.outputs[0].name] = result
     part = gs.Graph(nodes, [], [result], opset=opset)
     with quietly():
         part.fold_constants(fold_shapes=False)
     return np.asarray(part.outputs[0].values, np.float64).reshape(-1)
+
+
+def _type_made(node: gs.Node, inputs: list[gs.Tensor]) -> np.dtype:
+    if node.op == "Cast":
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"])))
+    return np.dtype(np.bool_ if node.op in _CONDITIONS else inputs[node.op == "Where"].dtype)
 
 
 def _weights(samples: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -259,10 +270,13 @@ def _moved(knots: np.ndarray, index: int, share: float, low: float, high: float)
 
 
 def _replace(editor: Editor, region: ScalarRegion, knots: np.ndarray, values: np.ndarray) -> None:
-    node, x = region.last, region.source
-    dtype = np.dtype(np.float32 if x.dtype is None else x.dtype)
-    result = node.outputs[0]
+    node, x, result = region.last, region.source, region.last.outputs[0]
+    known = next((kind for kind in (result.dtype, x.dtype) if kind is not None), np.float32)
+    dtype = np.dtype(known)
     like = gs.Variable("", dtype, result.shape)
+    if x.dtype is not None and x.dtype != dtype:
+        to = {"to": int(onnx.helper.np_dtype_to_tensor_dtype(dtype))}
+        x = editor.node("Cast", f"{node.name}/x", [x], to, like=like)
     # Far from 0, or in float16, some may be the same number.
     knots, places = np.unique(knots.astype(dtype), return_index=True)
     values = values[places]

@@ -1,6 +1,7 @@
 """Turn quantized weights back into numbers."""
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .editing import constant_value, disconnect, require_opset, tidy
@@ -35,7 +36,7 @@ def dequantize_weights(graph: gs.Graph) -> bool:
 def _dequantized(
     node: gs.Node, q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """The numbers, in the type of the scale; None for a form that is not known here."""
+    """The numbers, in the scale's type if no other is asked for; None for a form not known here."""
     if q.dtype.kind not in "iu" or scale.dtype.kind != "f":
         return None
     axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
@@ -50,4 +51,6 @@ def _dequantized(
     shifted = q.astype(np.float64)
     if zero_point is not None:
         shifted = shifted - spread(zero_point.astype(np.float64))
-    return np.asarray((shifted * spread(scale.astype(np.float64))).astype(scale.dtype))
+    to = node.attrs.get("output_dtype", 0)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(int(to)) if to else scale.dtype
+    return np.asarray((shifted * spread(scale.astype(np.float64))).astype(dtype))

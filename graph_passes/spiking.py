@@ -27,6 +27,8 @@ from .thresholds import (
     unbounded_activations,
 )
 
+_LOOKED_AT_ONCE = 2**22
+
 
 def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> bool:
     """Clip(x, 0, theta) -> IF(x, v/name) with V_th = theta, and its state in and out.
@@ -246,6 +248,13 @@ def require_convertible(
         )
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Whether none is NaN or infinite; a few at a time, so that it takes no memory to speak of."""
+    flat = values.reshape(-1)
+    pieces = range(0, flat.size, _LOOKED_AT_ONCE)
+    return all(bool(np.all(np.isfinite(flat[at : at + _LOOKED_AT_ONCE]))) for at in pieces)
+
+
 def require_finite_weights(graph: gs.Graph) -> None:
     """Raise ``UnsupportedModelError`` for NaN anywhere, and infinity where it is no bound."""
     bad = []
@@ -256,7 +265,7 @@ def require_finite_weights(graph: gs.Graph) -> None:
                 continue
             # Bounds, and the padding of a maximum.
             bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
-            if not bound and not np.all(np.isfinite(value)):
+            if not bound and not all_finite(value):
                 bad.append(Refusal(node.name, node.op, f"'{tensor.name}' holds NaN or infinity"))
     if bad:
         raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)

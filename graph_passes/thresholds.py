@@ -42,7 +42,9 @@ def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
         low, high = clip_bounds(node)
         return high if low == 0 and np.isfinite(high) else None
     if node.op == "Min" and relu_of_min(graph, node) is not None:
-        return np.asarray(next(t.values for t in node.inputs if isinstance(t, gs.Constant)))
+        bound = np.asarray(next(t.values for t in node.inputs if isinstance(t, gs.Constant)))
+        # The largest number of a type says that a channel has none.
+        return np.where(bound < np.finfo(bound.dtype).max, bound, bound.dtype.type(np.inf))
     return None
 
 
@@ -72,7 +74,8 @@ def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
     if node.domain:
         return False
     if node.op == "Clip":
-        return bool(clip_bounds(node)[0] >= 0)
+        # Where its bounds are the other way round it is the upper one.
+        return bool(np.min(clip_bounds(node)) >= 0)
     at_least_zero = node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) >= 0
     return node.op == "Relu" or at_least_zero or relu_of_min(graph, node) is not None
 

@@ -63,7 +63,11 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarr
             # The longer side is rounded down, as torchvision does.
             width, height = (preprocessing.resize * s // min(image.size) for s in image.size)
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (round((side - preprocessing.size) / 2) for side in image.size)
+        # As torchvision, which pads smaller sides first, and less before than behind.
+        left, top = (
+            round(more / 2) if more >= 0 else -(-more // 2)
+            for more in (side - preprocessing.size for side in image.size)
+        )
         image = image.crop((left, top, left + preprocessing.size, top + preprocessing.size))
         pixels = np.asarray(image)
         images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))

@@ -9,6 +9,9 @@ import numpy as np
 KEY = "onnx2snn.preprocessing"
 """Of an ONNX file's metadata: a ``Preprocessing`` as JSON."""
 
+LONGEST_SIDE = 2**15
+"""Pixels of ``size`` and ``resize``, at most."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -28,9 +31,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         sizes = [self.size, self.channels, self.size if self.resize is None else self.resize]
-        whole = all(type(value) is int and value > 0 for value in sizes)
+        whole = all(type(value) is int and 0 < value <= LONGEST_SIDE for value in sizes)
         if not whole or self.channels not in (1, 3):
-            raise ValueError(f"sizes must be positive integers and channels 1 or 3, not {sizes}")
+            raise ValueError(
+                f"sizes must be integers from 1 to {LONGEST_SIDE} and channels 1 or 3, not {sizes}"
+            )
         if any(v is not None and len(v) != self.channels for v in (self.mean, self.std)):
             raise ValueError("mean and std must have a value for each channel")
         std = self.std or (1.0,)

@@ -86,7 +86,7 @@ def inspect(
 
         from .inference import precision_rows
 
-        x = _zeros(plan, batch_size or 1)
+        x = _zeros(plan, batch_size)
         session = SpikingSession(model, max_memory=max_memory, precision=precision)
         choice, rows = session.chosen(x), precision_rows(session)
     if as_json:
@@ -126,12 +126,15 @@ def inspect(
             console.print(line, markup=False)
 
 
-def _zeros(plan: Plan, samples: int) -> dict[str, np.ndarray]:
-    """Inputs of so many samples."""
-    x = {}
+def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:
+    """Inputs of so many samples; if that is not said, of one, or of as many as the network has."""
+    x, counts = {}, [tensor.shape[0] for tensor in plan.inputs if tensor.shape]
+    fixed = counts and all(isinstance(count, int) for count in counts)
+    if fixed and samples not in (None, *counts):
+        raise DataError(f"the network is for {max(counts)} samples at a time: leave -N out")
     for tensor in plan.inputs:
         first, sizes = tensor.shape[:1], tensor.shape[1:]
-        shape = [*(size if isinstance(size, int) else samples for size in first), *sizes]
+        shape = [*(size if isinstance(size, int) else samples or 1 for size in first), *sizes]
         if any(isinstance(size, str) for size in sizes):
             raise DataError(
                 f"the size of the input '{tensor.name}', {tables.shape_text(tuple(sizes))}, is not "

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -117,7 +118,7 @@ def run(
         track=no_progress if as_json else tables.track,
     )
     if output is not None:
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for t, values in outputs.items():
             key = "output" if t == timesteps else f"output_{t}"
             for number, (name, value) in enumerate(values.items()):
@@ -125,7 +126,7 @@ def run(
                 arrays[f"{key}/{name}" if number else key] = kept
         arrays |= {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
+        np.savez(content, **arrays)
         write_bytes(output, content.getvalue())
     scored = class_output(outputs[timesteps])
     classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()

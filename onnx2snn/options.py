@@ -155,7 +155,8 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
         except Onnx2SnnError as error:
             raise click.ClickException(str(error)) from error
         except MemoryError as error:
-            raise click.ClickException("out of memory: try a smaller --batch-size") from error
+            what = "out of memory: give it less at once (--batch-size), or a smaller network"
+            raise click.ClickException(what) from error
         except OSError as error:
             raise click.ClickException(said_by_system(error)) from error
 

@@ -122,7 +122,7 @@ def as_input(
             )
         raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
     floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
-    if not floating and x.dtype != dtype:
+    if not floating and x.dtype.newbyteorder("=") != dtype:
         raise DataError(
             f"{name} has type {x.dtype}, {who} needs {np.dtype(dtype)}: "
             "prepare it as for the network's training"

@@ -17,6 +17,7 @@ import onnx.inliner
 from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
+from onnx2snn.graph_passes.files import MAX_PROTO_BYTES
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import replace_all
 
@@ -46,8 +47,8 @@ def loop_model(
     inline: no operators but ONNX's own; else neurons other than IF are calls of functions in
     the file.
 
-    Raises ``ModelError`` if the model is no spiking network, and ``DataError`` for a T that is
-    no whole number from 1 on or cannot be unrolled.
+    Raises ``ModelError`` if the model is no spiking network, or too large for one file, and
+    ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
     if timesteps is not None:
         require_whole("timesteps", timesteps, 1, 2**31 - 1)
@@ -56,7 +57,14 @@ def loop_model(
             f"only a fixed number of time-steps, up to {MOST_STEPS_CARRIED}, can be unrolled: "
             "leave out --unroll"
         )
-    plan = with_weights(build_plan(snn))
+    plan = build_plan(snn)
+    size = sum(values.nbytes for values in plan.weights.values())
+    if size > MAX_PROTO_BYTES:
+        raise ModelError(
+            f"the network's weights are {size:,} bytes: a file that loops holds its weights "
+            f"itself, {MAX_PROTO_BYTES:,} bytes at most"
+        )
+    plan = with_weights(plan)
     network = Network(plan, timesteps, each_step, rates)
     names = [tensor.name for tensor in plan.inputs] + list(plan.outputs)
     root = unused_prefix(names, "loop/")

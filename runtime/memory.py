@@ -37,6 +37,7 @@ FEW_ACTIVATIONS = 2**22
 it took when it did not know the sizes. ResNet-20 with N=1 took 4 % less time by that; with N=16,
 VGG-16 and ResNet-18 no less, and ResNet-18 up to twice the memory."""
 
+_POOLS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"}
 IN_PLACE = {"Add", "Sub", "Mul", "Clip", "Relu", "Neg", "Floor", "Reshape", "Flatten", "Identity",
             "Squeeze", "Unsqueeze"}  # fmt: skip
 """Operators whose result takes the place of an operand that nothing reads again."""
@@ -189,11 +190,12 @@ class Peaks:
 
 
 def peak_of_activations(
-    model: onnx.ModelProto, sizes: Sizes, nodes: Sequence[onnx.NodeProto]
+    model: onnx.ModelProto, sizes: Sizes, nodes: Sequence[onnx.NodeProto], plain: bool = False
 ) -> int:
     """Bytes that ONNX Runtime allocates for a run, besides inputs, outputs and weights.
 
-    ``nodes``: those of the model, in the order in which they run.
+    ``nodes``: those of the model, in the order in which they run. ``plain``: whether what pools
+    read may be in plain layout.
     """
     outside = {info.name for info in model.graph.output}
     last = {name: place for place, node in enumerate(nodes) for name in operands(node)}
@@ -207,7 +209,8 @@ def peak_of_activations(
                 now -= alive.pop(taken)
             alive[name] = size
             now += size
-        most = max(most, now + _blocks_beside(node, sizes, outside))
+        pooled = _blocks_of_pool(node, sizes) if plain else 0
+        most = max(most, now + pooled + _blocks_beside(node, sizes, outside))
         for name in (*operands(node), *node.output):
             if last.get(name, place) == place:
                 now -= alive.pop(name, 0)
@@ -232,6 +235,15 @@ def _blocks_beside(node: onnx.NodeProto, sizes: Sizes, outside: Collection[str])
         plain = read[1] % 4 and read[1] >= block_of_channels()
         return 0 if plain else beside
     return _padded_bytes(read) + beside if read[1] == made[1] and made[1] % 4 == 0 else 0
+
+
+def _blocks_of_pool(node: onnx.NodeProto, sizes: Sizes) -> int:
+    """Bytes of what a pool reads in blocks of channels, beside the same in plain layout.
+
+    Beyond its result, which is not there yet.
+    """
+    image = sizes.shapes.get(node.input[0], ()) if node.op_type in _POOLS else ()
+    return max(_padded_bytes(image) - sizes.bytes_of(node.output[0]), 0) if len(image) == 4 else 0
 
 
 def _padded_bytes(image: tuple[int, ...]) -> int:
@@ -270,8 +282,11 @@ def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int 
 
 
 def _peak(model: onnx.ModelProto, sizes: Sizes) -> int:
-    """``peak_of_activations`` in the order in which ONNX Runtime runs the model."""
-    return peak_of_activations(model, sizes, as_executed(model.graph.node))
+    """``peak_of_activations`` in the order in which ONNX Runtime runs the model.
+
+    Its weights may be inputs: then convolutions are in plain layout, but pools are not.
+    """
+    return peak_of_activations(model, sizes, as_executed(model.graph.node), plain=True)
 
 
 def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

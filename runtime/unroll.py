@@ -102,7 +102,7 @@ def axis_of_time(node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]])
     if node.op_type == "MatMul":
         return 0 if len(weights) == 2 else None
     if node.op_type == "Gemm":
-        added = constants[node.input[2]] if len(node.input) > 2 else ()
+        added = constants[node.input[2]] if any(node.input[2:]) else ()
         rows = not attributes.get("transA") and (len(added) < 2 or added[0] == 1)
         return 0 if rows else None
     # With auto_pad there are no pads to 1 x 1 without strides.

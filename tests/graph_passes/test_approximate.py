@@ -13,7 +13,8 @@ WEIGHTS = {
     "w": RNG.normal(size=(4, 6)).astype(np.float32),
     "v": RNG.normal(size=(6, 3)).astype(np.float32),
     "root": np.float32(np.sqrt(2)), "zero": np.float32(0), "one": np.float32(1),
-    "half": np.float32(0.5), "three": np.float32(3), "six": np.float32(6),
+    "axis": np.float32([[[2]]]), "front": np.array([0]), "half": np.float32(0.5),
+    "three": np.float32(3), "six": np.float32(6),
     "sixth": np.float32(1 / 6), "bias": RNG.normal(size=6).astype(np.float32),
     "a": np.float32(0.044715), "b": np.float32(0.7978846),
 }  # fmt: skip
@@ -77,6 +78,41 @@ def test_finds_functions_however_they_are_spelled(name, behind):
     (region,) = regions_to_approximate(network(name, behind))
     assert region.op == FUNCTIONS[name][1]
     assert region.source.name == "h"
+
+
+@pytest.mark.parametrize(("text", "op"), [
+    ("c = Cast<to = 11>(h) d = Sigmoid(c) s = Cast<to = 1>(d)", "Cast, Sigmoid"),
+    ("c = Sigmoid(h) d = Cast<to = 9>(h) s = Where(d, c, h)", "Sigmoid, Cast, Where"),
+    ("s = Pow(h, whole)", "Pow"),
+])  # fmt: skip
+def test_other_types_on_the_way(text, op):
+    """As automatic casts write them, and exponents that are whole numbers."""
+    weights = WEIGHTS | {"whole": np.array(2)}
+    g = graph(TEXT.format(text, FOLLOWED), weights)
+    canonicalise(g)
+    x = RNG.normal(size=(64, 4)).astype(np.float32)
+    before = run(g, x)
+    (region,) = regions_to_approximate(g)
+    assert region.op == op
+    assert approximate_activations(g, {region.name: np.linspace(-9, 9, 4096, dtype=np.float32)}, 64)
+    assert np.abs(run(g, x) - before).mean() < 0.1
+
+
+def test_a_constant_that_adds_an_axis():
+    """What clips stand in for has the shape of what they read: the axis comes before."""
+    text = TEXT.format("m = Mul(h, axis) s = Exp(m)", "i = Squeeze(s, front) y = MatMul(i, v)")
+    (region,) = regions_to_approximate(graph(text, WEIGHTS))
+    assert (region.source.name, region.op) == ("m", "Exp")
+
+
+def test_a_type_that_stays_another():
+    behind = "p = Cast<to = 1>(s) y = MatMul(p, v)"
+    g = graph(TEXT.format("c = Cast<to = 11>(h) s = Sigmoid(c)", behind), WEIGHTS)
+    x = RNG.normal(size=(64, 4)).astype(np.float32)
+    before = run(g, x)
+    (region,) = regions_to_approximate(g)
+    assert approximate_activations(g, {region.name: np.linspace(-9, 9, 4096, dtype=np.float32)}, 64)
+    assert np.abs(run(g, x) - before).mean() < 0.01
 
 
 @pytest.mark.parametrize("text", [

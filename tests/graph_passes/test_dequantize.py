@@ -1,10 +1,25 @@
 import numpy as np
+import pytest
 from onnx_text import changes_once, graph, ops, run
 
 from onnx2snn.graph_passes import canonicalise, dequantize_weights
 
 X = np.float32([[1, -2, 3]])
 WEIGHTS = {"q": np.array([1, 2, -3], np.int8), "scale": np.float32(0.5), "zero": np.int8(1)}
+
+
+@pytest.mark.parametrize(("scale", "wanted"), [(np.float16, 1), (np.float32, 10)])
+def test_another_type_than_that_of_the_scale(scale, wanted):
+    """Of opset 23: float16 scales for float weights, and the other way round."""
+    text = (
+        "g (float[N, 3] x) => (float[N, 3] y) "
+        f"{{ w = DequantizeLinear<output_dtype = {wanted}>(q, scale) v = Cast<to = 1>(w) "
+        "y = Add(x, v) }"
+    )
+    g = graph(text, {"q": WEIGHTS["q"], "scale": scale(0.1)}, opset=23)
+    before = run(g, X)
+    changes_once(dequantize_weights, g)
+    np.testing.assert_array_equal(run(g, X), before)
 
 
 def test_weights_that_are_an_output():

@@ -93,6 +93,9 @@ UNTOUCHED = {
     "the edge again": (None, 'p = Pad<mode = "edge">(x, pads)', CONV),
     "ones": (None, "p = Pad(x, pads, one)", CONV),
     "ones that are averaged": (None, "p = Pad(x, pads, one)", f"{MEAN}>(p)"),
+    "zeros after a clip whose bounds are the other way round": (
+        None, "r = Clip(x, one, lowest) p = Pad(r, pads)", f"{LARGEST}>(p)",
+    ),
     "ones before a maximum": (None, "r = Relu(x) p = Pad(r, pads, one)", f"{LARGEST}>(p)"),
     "zeros before a maximum": (None, "p = Pad(x, pads)", f"{LARGEST}>(p)"),
     "zeros among what is negative": (None, "r = Neg(x) p = Pad(r, pads)", f"{LARGEST}>(p)"),

@@ -313,6 +313,19 @@ def test_inspect_shows_the_plan(snn, monkeypatch):
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
 
 
+def test_inspect_does_not_plan_for_another_number_of_samples():
+    text = (
+        "net (float[4, 4] x) => (float[2, 8] y) "
+        "{ a = Clip(x, zero, one) b = Reshape(a, rows) y = Clip(b, zero, one) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "rows": np.array([2, 8])}
+    ann = model(text, values)
+    write_model(convert(ann).model, "fixed.onnx")
+    assert as_json("inspect", "fixed.onnx", "--plan")["plan"]["samples"] == 4
+    found = invoke("inspect", "fixed.onnx", "--plan", "-N", "16", code=1)
+    assert "the network is for 4 samples at a time: leave -N out" in found.output
+
+
 def test_inspect_shows_the_plan_of_other_inputs():
     """One number, the same for all samples; and no image that the CPU has a layout for."""
     text = "net (float[N, 4] x, float s) => (float[N, 4] y) { c = Clip(x, zero, one) y = Add(c, s)}"

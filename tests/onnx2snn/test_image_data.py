@@ -267,6 +267,17 @@ def test_images_are_those_of_torchvision(tmp_path):
         np.testing.assert_array_equal(found, np.asarray(wanted).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("side", [25, 26, 27, 28, 29, 31])
+def test_cuts_larger_than_an_image_are_those_of_torchvision(tmp_path, side):
+    image = pytest.importorskip("PIL.Image")
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    pixels = np.random.default_rng(side).integers(1, 256, (side, 30), dtype=np.uint8)
+    image.fromarray(pixels).save(tmp_path / "a.png")
+    wanted = v2.CenterCrop(28)(image.open(tmp_path / "a.png"))
+    found = read_images([tmp_path / "a.png"], Preprocessing(28, 1))[0, 0]
+    np.testing.assert_array_equal(found, np.asarray(wanted))
+
+
 def test_linked_folders_are_followed(folder):
     model = with_preprocessing(Preprocessing(4, 3, 8))
     own, other = folder / "val" / "n01", folder / "other"
@@ -340,7 +351,8 @@ def test_a_network_for_other_images(tmp_path):
     ["", "[]", "{}", '{"size": 4, "channels": 2}', '{"size": 4, "channels": 3, "mean": [0]}',
      '{"size": "4", "channels": 3}', '{"size": 4, "channels": 1, "crop": 3}', "null",
      '{"size": 4, "channels": 3, "mean": "123"}', '{"size": 4, "channels": 1, "std": [0]}',
-     '{"size": 4, "channels": 1, "mean": [NaN]}'],
+     '{"size": 4, "channels": 1, "mean": [NaN]}',
+     '{"size": 4, "channels": 1, "resize": 3000000000}'],
 )  # fmt: skip
 def test_damaged_preprocessing(tmp_path, text):
     model = with_preprocessing(text)

@@ -426,6 +426,20 @@ def test_a_prologue_and_a_read_out_count():
     assert found[8].read_out >= memory.FRAGMENTED * 4 * 64 * (2 + 2)
 
 
+def test_pools_of_a_prologue_copy_what_they_read():
+    """Into the layout of the CPU, where the convolution before them is not in it."""
+    text = (
+        "net (float[N, 3, 8, 8] x) => (float[N, 2, 4, 4] y) { a = Conv(x, w) "
+        "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(a) y = Clip(p, zero, one) }"
+    )
+    values = {"w": np.ones((64, 3, 1, 1), np.float32), "zero": np.float32(0), "one": np.float32(1)}
+    text = text.replace("y = Clip", "c = Conv(p, u) y = Clip").replace("(p, zero", "(c, zero")
+    values["u"] = np.ones((2, 64, 1, 1), np.float32)
+    plan = SpikingSession(convert(model(text, values)).model, threads=1)._plan
+    found = memory.prologue_memory(plan, {"x": (5, 3, 8, 8)})
+    assert found > memory.FRAGMENTED * 2 * 4 * 64 * 64 * 5
+
+
 def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
     snn = wide()
     monkeypatch.setattr(estimate, "NODE", 2**20)

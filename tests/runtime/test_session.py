@@ -112,6 +112,15 @@ def test_other_floating_types_are_cast():
     np.testing.assert_array_equal(session.run(X.astype(">f4"), 4).output, wanted)
 
 
+def test_integers_of_another_byte_order():
+    text = "net (int64[N, 2] x) => (float[N, 2] y) { c = Cast<to = 1>(x) y = Clip(c, zero, one) }"
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    session, x = SpikingSession(convert(ann).model), np.array([[0, 1]])
+    np.testing.assert_array_equal(session.run(x.astype(">i8"), 4).output, x)
+    with pytest.raises(DataError, match="has type int32"):
+        session.run(x.astype(np.int32), 4)
+
+
 @pytest.mark.parametrize("timesteps", [0, -1, 1.5, "8", True, None])
 def test_timesteps_are_positive_integers(timesteps):
     with pytest.raises(DataError, match="a time-step must be a whole number, 1 or more"):

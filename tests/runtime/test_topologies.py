@@ -130,13 +130,28 @@ def test_largest_number_of_half_precision_is_no_bound():
         convert(proto)
 
 
-def test_a_bound_that_is_infinite_in_one_channel_is_refused():
+@pytest.mark.parametrize("none", [np.inf, np.finfo(np.float32).max])
+def test_a_bound_that_is_infinite_in_one_channel_is_refused(none):
     proto = model(
         "g (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Min(r, t) }",
-        {"t": np.array([1, np.inf, 2], np.float32)},
+        {"t": np.array([1, none, 2], np.float32)},
     )
     with pytest.raises(UnsupportedModelError, match="not positive and finite"):
         convert(proto)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_a_layer_between_neurons_whose_bias_is_left_out_by_name(plan):
+    text = (
+        "g (float[N, 3] x) => (float[N, 3] y) "
+        "{ a = Clip(x, lo, hi) b = Gemm(a, w) y = Clip(b, lo, hi) }"
+    )
+    weights = {"w": np.eye(3, dtype=np.float32), "lo": np.float32(0), "hi": np.float32(1)}
+    proto = model(text, weights)
+    proto.graph.node[1].input.append("")
+    x = np.float32([[0.25, 0.5, 1]])
+    found = SpikingSession(convert(proto).model, threads=1, plan=plan).run(x, 32)
+    np.testing.assert_array_equal(found.output, x)
 
 
 def test_outputs_that_are_constant_are_refused():
