@@ -107,8 +107,8 @@ def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
         variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
         # The exponent of a Pow may be an integer.
-        floating = variables if node.op == "Pow" else [t for t in node.inputs if t.name]
-        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in floating):
+        numbers = variables if node.op == "Pow" else [*variables, *constants]
+        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in numbers):
             continue
         ranks = [len(t.shape) for t in variables if t.shape is not None]
         if any(np.size(t.values) != 1 or np.ndim(t.values) > min(ranks, default=0)

@@ -108,11 +108,16 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
                 bound = combine(bound, value)
             if np.any(np.isnan(bound)):
                 return None
-            largest = float(np.finfo(values[0].dtype).max)
+            dtype = values[0].dtype
             if node.op == "Min":
-                return _Bounds(_UNBOUNDED.low, np.where(bound >= largest, np.inf, bound))
-            return _Bounds(np.where(bound <= -largest, -np.inf, bound), _UNBOUNDED.high)
+                return _Bounds(_UNBOUNDED.low, open_above(bound, dtype))
+            return _Bounds(-open_above(-bound, dtype), _UNBOUNDED.high)
     return None
+
+
+def open_above(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Upper bounds, infinite where they are the largest number of a type, which says "none"."""
+    return np.where(bound >= np.finfo(dtype).max, np.inf, bound)
 
 
 def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import ArrayLike
 
-from .clips import clip_bounds
+from .clips import clip_bounds, open_above
 from .editing import (
     Editor,
     is_floating,
@@ -43,8 +43,8 @@ def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
         return high if low == 0 and np.isfinite(high) else None
     if node.op == "Min" and relu_of_min(graph, node) is not None:
         bound = np.asarray(next(t.values for t in node.inputs if isinstance(t, gs.Constant)))
-        # The largest number of a type says that a channel has none.
-        return np.where(bound < np.finfo(bound.dtype).max, bound, bound.dtype.type(np.inf))
+        floating = np.issubdtype(bound.dtype, np.floating)
+        return open_above(bound, bound.dtype).astype(bound.dtype) if floating else bound
     return None
 
 

@@ -228,5 +228,4 @@ def convert(
         for refusal in result.declined:
             console.print(f"  {tables.printable(str(refusal))}", markup=False)
     layers = len(result.neurons)
-    what = f"{layers} layer{'s' * (layers > 1)} of neurons"
-    console.print(f"Wrote {output}: {what}.", markup=False)
+    console.print(f"Wrote {output}: {layers} layer{'s' * (layers > 1)} of neurons.", markup=False)

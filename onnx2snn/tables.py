@@ -118,8 +118,8 @@ class _Table(Table):
                     break
             else:
                 # Rich would take all that is missing from these.
-                for column in self.columns:
-                    column.width = column.width if column in numbers else LEAST_FOLDED
+                for column in (column for column in self.columns if column not in numbers):
+                    column.width = LEAST_FOLDED
         # Of its own a table breaks these where it ends itself.
         title, caption, self.title, self.caption = self.title, self.caption, None, None
         if title:

@@ -125,23 +125,21 @@ class Exit:
 def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> ReadOut:
     """The read-out of a run that samples left at different times."""
     order = np.argsort(np.concatenate([each.samples for each in exits]))
+    ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]
+    if len(order) == 1:
+        # A layer may have several rows for one sample: there is nothing to put together.
+        return ReadOut(timesteps, exits[0].values, neurons, exits[0].sums, ran)
 
     def joined(parts: list[Arrays]) -> Arrays:
-        if len(order) == 1:
-            # It may have several rows.
-            return parts[0]
         return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
     def sums() -> Arrays:
         return joined([{n: of_each(v, each) for n, v in each.sums().items()} for each in exits])
 
     def of_each(total: np.ndarray, left: Exit) -> np.ndarray:
-        if len(order) == 1:
-            return total
         # A layer that depends on an input of one row has one for all samples.
         return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
 
-    ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]
     return ReadOut(timesteps, joined([each.values for each in exits]), neurons, Later(sums), ran)
 
 

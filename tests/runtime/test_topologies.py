@@ -140,6 +140,17 @@ def test_a_bound_that_is_infinite_in_one_channel_is_refused(none):
         convert(proto)
 
 
+def test_bounds_of_channels_that_are_integers():
+    """No type's largest number is looked for among them."""
+    text = (
+        "g (int32[N, 3] x) => (float[N, 3] y) "
+        "{ r = Relu(x) c = Min(r, t) f = Cast<to = 1>(c) y = Clip(f, lo, hi) }"
+    )
+    weights = {"t": np.int32([1, 2, 3]), "lo": np.float32(0), "hi": np.float32(1)}
+    thresholds = [neuron.threshold.tolist() for neuron in convert(model(text, weights)).neurons]
+    assert thresholds == [[1, 2, 3], 1]
+
+
 @pytest.mark.parametrize("plan", ["auto", "step"])
 def test_a_layer_between_neurons_whose_bias_is_left_out_by_name(plan):
     text = (
