@@ -1,9 +1,8 @@
 """Training runs as data: those of the paper, and those that made the files that ship."""
 
-import dataclasses
 import math
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,18 +204,18 @@ def read_config(source: str) -> tuple[str, Config]:
 
 
 def _config(content: dict[str, Any], base: Config | None) -> Config:
-    fields = {field.name: field for field in dataclasses.fields(Config)}
+    known = {field.name: field for field in fields(Config)}
     for name, value in content.items():
-        if name not in fields:
-            raise ValueError(f"there is no setting {name!r}, only {', '.join(fields)}")
-        wanted: Any = fields[name].type
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}, only {', '.join(known)}")
+        wanted: Any = known[name].type
         allowed = (int, float) if wanted is float else (wanted,)
         if type(value) not in allowed:
             raise ValueError(f"{name} must be of type {wanted.__name__}, not {value!r}")
         content[name] = wanted(value)
     if base is not None:
         return replace(base, **content)
-    needed = [n for n, field in fields.items() if field.default is dataclasses.MISSING]
+    needed = [name for name, field in known.items() if field.default is MISSING]
     missing = [name for name in needed if name not in content]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given, or a base")

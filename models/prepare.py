@@ -62,7 +62,7 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
     for number, node in enumerate(list(prepared.graph.nodes)):
         module = modules.get(node.target) if node.op == "call_module" else None
         replacement: nn.Module | None = None
-        if isinstance(module, nn.ReLU) or _calls(node, _RELUS, ("relu", "relu_")):
+        if _is_relu(node, module):
             replacement = TrainableClip(theta)
         elif type(module) in _POOLS:
             replacement = _average(module)
@@ -91,10 +91,11 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
     return prepared.train(model.training)
 
 
-def _calls(node: fx.Node, functions: set[Any], methods: tuple[str, ...]) -> bool:
+def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_function":
-        return node.target in functions
-    return node.op == "call_method" and node.target in methods
+        return node.target in _RELUS
+    is_method = node.op == "call_method" and node.target in ("relu", "relu_")
+    return is_method or isinstance(module, nn.ReLU)
 
 
 def _in_place(node: fx.Node, module: nn.Module | None) -> bool:

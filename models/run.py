@@ -17,7 +17,7 @@ from torch import nn
 from onnx2snn.graph_passes.whole_file import write_whole
 
 from .clips import TrainableClip
-from .configs import Config, unused
+from .configs import CONFIGS, Config, unused
 from .export import export
 from .images import describe, first_images, open_images
 from .training import Epoch, bounds, build, plain_clips, restore_weights, train
@@ -103,8 +103,12 @@ def start_from(source: str, network: nn.Module, images: torch.Tensor) -> None:
     try:
         of_clips = {f"{name}.theta": weights[b] for name, b in zip(clips, minima, strict=True)}
         restore_weights(network, weights | of_clips, images)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"'{source}' is of another network than the run's: {error}") from error
+    except KeyError as error:
+        what = f"'{source}' is of another network than the run's: it has no {error}"
+        raise ValueError(what) from error
+    except (RuntimeError, ValueError) as error:
+        what = f"'{source}' is of another network than the run's: its weights do not fit"
+        raise ValueError(what) from error
 
 
 def _csv(history: list[Epoch]) -> str:
@@ -117,6 +121,7 @@ def _csv(history: list[Epoch]) -> str:
 
 def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: list[float]) -> str:
     """What the file is and how it was made, in Markdown."""
+    source = name if name in CONFIGS else f"{name}.toml"
     model = onnx.load(path)
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -130,7 +135,7 @@ def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: l
     lines = [
         f"# {name}.onnx",
         "",
-        f"{config.network} trained on {config.dataset} by `onnx2snn train {name}`.",
+        f"{config.network} trained on {config.dataset} by `onnx2snn train {source}`.",
         "",
         *(f"- `{key}`: float32 {shape}" for key, shape in shapes.items()),
         "- Images: pixels in [0, 1]; the network normalises them itself.",

@@ -129,8 +129,8 @@ def train(
         _require_space(checkpoint, network)
         _save(checkpoint, config, parts, history)
     model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    share = config.batch_size // world
-    steps = math.ceil(math.ceil(len(images) / world) / share)
+    share = _share(config.batch_size, world)
+    steps = _steps(math.ceil(len(images) / world), share)
     precision = getattr(torch, config.precision)
     for epoch in range(len(history), config.epochs):
         start = time.monotonic()
@@ -140,7 +140,7 @@ def train(
         shuffled = batches(
             images, share, epoch=epoch, seed=config.seed, rank=rank, world=world, workers=workers
         )
-        for step, (x, y) in enumerate(shuffled):
+        for step, (x, y) in zip(range(steps), shuffled, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = cosine(
                     config.learning_rate, epoch * steps + step, config.epochs * steps
@@ -159,6 +159,9 @@ def train(
             scaler.update()
             total += loss.detach()
             tell(epoch + (step + 1) / steps, history)
+        if world > 1:
+            torch.distributed.all_reduce(total)
+            total /= world
         if not math.isfinite(total.item()):
             raise FloatingPointError(
                 f"the loss is not finite in epoch {epoch + 1}: the learning rate may be too high"
@@ -177,6 +180,19 @@ def train(
         tell(epoch + 1, history)
     network.eval()
     return history
+
+
+def _share(batch_size: int, world: int) -> int:
+    """How many images of a batch each of so many processes takes."""
+    if batch_size % world:
+        raise ValueError(f"batch_size {batch_size} cannot be divided among {world} processes")
+    return batch_size // world
+
+
+def _steps(images: int, share: int) -> int:
+    """How many batches an epoch has, but for a last one of a single image: it has no variance."""
+    rest = images % share
+    return images // share + (rest > 1 or rest == images)
 
 
 def _require_space(path: Path, network: nn.Module) -> None:

@@ -1,14 +1,17 @@
 """The command line: the small commands, and those of other files."""
 
+import contextlib
 import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnx2snn.graph_passes.errors import OutputError
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.linear import MaxPool
 
@@ -29,6 +32,7 @@ from .options import (
     OutputPath,
     examples,
     json_option,
+    make_folder,
     maxpool_option,
     model_argument,
     print_json,
@@ -41,6 +45,19 @@ from .version import __version__
 
 # Modules that bring ONNX Runtime's session or matplotlib are imported by the commands that
 # need them, so that --help and usage errors come at once.
+
+
+@contextlib.contextmanager
+def _takes_sigterm() -> Iterator[None]:
+    """Let SIGTERM, as of timeout or a stopped service, end as Ctrl-C does: no file is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class _Commands(click.Group):
@@ -57,7 +74,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """As click does; but Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""
         try:
-            return super().invoke(ctx)
+            with _takes_sigterm():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("\nAborted!", err=True)
             ctx.exit(130)
@@ -164,10 +182,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     from .plot import accuracy_plot, pyplot
 
     pyplot()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder '{output}': {error.strerror}") from error
+    make_folder(output)
     found = run_demo(samples, no_progress if as_json else tables.track)
     for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
         write_model(conversion.model, output / f"snn-{name}.onnx")

@@ -132,7 +132,7 @@ def evaluate(
         console = tables.console()
         console.print(table(report))
         for note in _notes(model, ann, timesteps):
-            console.print(f"Note: {note}.", style="yellow", markup=False)
+            console.print(tables.printable(f"Note: {note}."), style="yellow", markup=False)
     if plot is not None:
         _plot(plot, report, data)
         tell_drawn(plot, as_json)

@@ -104,7 +104,7 @@ def export(
             print_json({"output": str(output), "notes": notes})
             return
         for line in (f"Wrote {output}.", *(f"- {note}" for note in notes)):
-            tables.console().print(line, markup=False)
+            tables.console().print(tables.printable(line), markup=False)
         return
     if timesteps is None or (target == "triton" and timesteps == "input"):
         what = "a number" if timesteps else "the number"
@@ -146,5 +146,5 @@ def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) ->
     if as_json:
         print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
         return
-    console = tables.console()
-    console.print(f"Wrote {output}, {timesteps} time-steps: {', '.join(made)}.", markup=False)
+    line = f"Wrote {output}, {timesteps} time-steps: {', '.join(made)}."
+    tables.console().print(tables.printable(line), markup=False)

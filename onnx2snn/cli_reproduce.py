@@ -178,12 +178,12 @@ def _trained(network: str, dataset: str, root: Path | None, device: str, report:
     path = Path("runs") / name / f"{name}.onnx"
     if path.exists():
         return path
-    from .cli_train import train_network
+    from .cli_train import default_workers, train_network
 
     click.echo(
         f"Training: onnx2snn train {name} ({CONFIGS[name].epochs} epochs take a GPU).", err=True
     )
-    return train_network(name, None, root, device, report=report)[0]
+    return train_network(name, None, root, device, default_workers(), report)[0]
 
 
 def _of_the_paper(what: str, network: str, times: Sequence[int]) -> dict[str, Any] | str:

@@ -10,6 +10,7 @@ import click
 
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError, ProviderError
 from onnx2snn.models.configs import read_config
+from onnx2snn.runtime.providers import cores_of
 
 from . import tables
 from .options import (
@@ -17,12 +18,18 @@ from .options import (
     device_option,
     examples,
     json_option,
+    make_folder,
     print_json,
     reports_errors,
     root_option,
     said_by_system,
 )
 from .progress import Report, no_report
+
+
+def default_workers() -> int:
+    """How many processes read images, if nothing is said: one for each core, 4 at most."""
+    return min(4, cores_of(None))
 
 
 @examples(
@@ -43,8 +50,8 @@ from .progress import Report, no_report
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    default=4,
-    show_default=True,
+    default=default_workers,
+    show_default="4, or one for each core",
     help="Processes that read images.",
 )
 @root_option
@@ -67,10 +74,10 @@ def train(
     """
     with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
         path, history = train_network(config, output, data_root, device, workers, report)
+    if int(os.environ.get("RANK", 0)) > 0:  # of torchrun's processes the first one speaks
+        return
     if as_json:
         print_json({"output": str(path), "epochs": history})
-        return
-    if int(os.environ.get("RANK", 0)) > 0:  # of torchrun's processes the first one speaks
         return
     last = history[-1]
     bounds = ""
@@ -87,9 +94,9 @@ def train_network(
     source: str,
     output: Path | None,
     root: Path | None,
-    device: str = "cpu",
-    workers: int = 4,
-    report: Report = no_report,
+    device: str,
+    workers: int,
+    report: Report,
 ) -> tuple[Path, list[dict[str, float]]]:
     """Train as CONFIG says; the ONNX file, and what each epoch came to.
 
@@ -141,23 +148,13 @@ def _folder_for(folder: Path) -> Iterator[None]:
     whole = Path(os.path.realpath(folder))
     made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
     try:
-        _require_folder(whole, folder)
+        make_folder(folder)
         yield
     except BaseException:
         for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
-
-
-def _require_folder(whole: Path, given: Path) -> None:
-    """Raise ``OutputError``, about the path as given, unless a folder can be made and written."""
-    try:
-        whole.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder '{given}': {error.strerror}") from error
-    if not os.access(whole, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into the folder '{given}'")
 
 
 @contextlib.contextmanager

@@ -160,7 +160,7 @@ def _arrays(
                 arrays[told["weight"]] = weight.T if told.get("transposed") else weight
             if "bias" in told:
                 arrays[told["bias"]] = np.asarray(node.bias)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{what}: the metadata of NIR node '{key}' is damaged") from error
     return arrays, neurons
 

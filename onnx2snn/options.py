@@ -137,6 +137,20 @@ def examples(text: str) -> Callable[[Any], Any]:
     return decorate
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, or the one that a link leads to, unless it is there.
+
+    Raises ``OutputError`` unless it can be made and written.
+    """
+    whole = Path(os.path.realpath(folder))
+    try:
+        whole.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    if not os.access(whole, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into the folder '{folder}'")
+
+
 def said_by_system(error: OSError) -> str:
     """What the system refused, and of which file; the current folder alone it does not name."""
     text = error.strerror or str(error)
@@ -153,7 +167,8 @@ def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except Onnx2SnnError as error:
-            raise click.ClickException(str(error)) from error
+            lines = [tables.printable(line) for line in str(error).split("\n")]
+            raise click.ClickException("\n".join(lines)) from error
         except MemoryError as error:
             what = "out of memory: give it less at once (--batch-size), or a smaller network"
             raise click.ClickException(what) from error

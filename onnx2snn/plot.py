@@ -51,10 +51,10 @@ def accuracy_plot(
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     if ann is not None:
-        axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+        ann_line(axes, ann)
     for (name, values), marker in zip(curves.items(), "os^Dv" * len(curves), strict=False):
         axes.plot(times, values, marker=marker, label=name)
-    _time_axis(axes, times)
+    time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values]
     drawn += [] if ann is None else [ann]
     # Where all is near the top, from 0 on no difference could be seen.
@@ -83,7 +83,7 @@ def early_exit_plot(
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     if ann is not None:
-        axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+        ann_line(axes, ann)
     curves = {"the same T for all samples": fixed, "early exit": early}
     for (name, points), marker, colour in zip(curves.items(), "os", COLOURS[:2], strict=True):
         axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=name)
@@ -91,7 +91,7 @@ def early_exit_plot(
     for t, _ in reversed(fixed):
         if not ticks or 2 * t <= ticks[-1]:
             ticks.append(t)
-    _time_axis(axes, ticks)
+    time_axis(axes, ticks)
     drawn = [value for _, value in (*fixed, *early)] + ([] if ann is None else [ann])
     _stretch(axes, min(drawn), max(drawn))
     axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched")
@@ -120,7 +120,7 @@ def comparison_plot(
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9.0, 5.4), dpi=150, layout="constrained")
-    axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+    ann_line(axes, ann)
     error = np.sqrt(ann * (100 - ann) / samples)
     if error:
         axes.axhspan(ann - 2 * error, ann + 2 * error, color="0.92", label="± 2 standard errors")
@@ -136,7 +136,7 @@ def comparison_plot(
             linewidth=1.3,
             label=name,
         )
-    _time_axis(axes, times)
+    time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values if value is not None]
     _stretch(axes, min([*drawn, ann - 2 * error]), max([*drawn, ann]))
     axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the top")
@@ -175,7 +175,13 @@ def set_title(axes: Any, text: str) -> None:
     axes.set_title(printable(text), parse_math=False)
 
 
-def _time_axis(axes: Any, times: Sequence[int]) -> None:
+def ann_line(axes: Any, ann: float) -> None:
+    """The accuracy of the ANN, in percent, as a dotted line."""
+    axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+
+
+def time_axis(axes: Any, times: Sequence[int]) -> None:
+    """Time-steps on a scale of powers of two, with a tick at each of ``times``."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(times, [str(t) for t in times])
     axes.minorticks_off()

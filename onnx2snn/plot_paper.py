@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .plot import pyplot, save, set_title
+from .plot import ann_line, pyplot, save, set_title, time_axis
 from .tables import printable
 
 
@@ -27,9 +27,7 @@ def fired_plot(
     for axes, (name, layers) in zip(panels, curves.items(), strict=True):
         for number, shares in enumerate(layers.values(), 1):
             axes.plot(times, shares, color=plt.cm.viridis(place(number)), marker=".")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(times, [str(t) for t in times])
-        axes.minorticks_off()
+        time_axis(axes, times)
         axes.grid(alpha=0.3)
         axes.set(xlabel="time-step t", title=f"v(0): {name}")
     panels[0].set(ylabel="neurons that have fired (%)", ylim=(0, None))
@@ -52,7 +50,7 @@ def potential_plot(
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    axes.axhline(ann, color="black", linestyle=":", label=f"ANN ({ann:.1f} %)")
+    ann_line(axes, ann)
     potentials = [float(name) for name in curves]
     for number, t in enumerate(times):
         values = [accuracies[number] for accuracies in curves.values()]

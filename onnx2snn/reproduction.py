@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
 from .checking import classes_of, require_class_output
-from .comparison_state import add_kept, read_kept
+from .comparison_state import add_kept, digest_of_data, read_kept
 from .conversion import convert, digest_of
 from .data import Data, Inputs, check_labels
 from .progress import Report
+from .published import TIMESTEPS
 
 FORMAT = "onnx2snn reproduce 1"
 
@@ -46,7 +48,6 @@ class Experiment:
     timesteps: tuple[int, ...]
 
 
-_TABLE = (8, 16, 32, 64, 128, 256)
 _FIGURE = (4, 8, 16, 32, 64, 128)
 _ALL = ("vgg16", "resnet20", "resnet18")
 _OPI = (Curve("v(0) = V_th/2"),)
@@ -59,9 +60,9 @@ _STARTS = (
 _STEPS = tuple(Curve(f"{i / 10:.1f}", i / 10) for i in range(11))
 
 EXPERIMENTS = {
-    "table1": Experiment("cifar10", _ALL, _OPI, _TABLE),
-    "table2": Experiment("cifar100", _ALL, _OPI, _TABLE),
-    "table3": Experiment("imagenet", ("vgg16",), _OPI, _TABLE),
+    "table1": Experiment("cifar10", _ALL, _OPI, TIMESTEPS),
+    "table2": Experiment("cifar100", _ALL, _OPI, TIMESTEPS),
+    "table3": Experiment("imagenet", ("vgg16",), _OPI, TIMESTEPS),
     "fig1": Experiment("cifar10", _ALL, _STARTS[:2], (1, 2, 4, 8, 16, 32, 64)),
     "fig2": Experiment("cifar10", _ALL, _STARTS, _FIGURE),
     "fig3": Experiment("cifar10", _ALL, _STEPS, _FIGURE),
@@ -99,6 +100,8 @@ def _is_cell(cell: Any) -> bool:
     if not isinstance(cell, dict) or not isinstance(cell.get("sums"), dict):
         return False
     counts = [cell.get("samples"), *cell["sums"].values()]
+    if cell.get("samples") and not cell["sums"]:
+        return False
     return all(isinstance(count, int) and count >= 0 for count in counts)
 
 
@@ -112,6 +115,11 @@ class ExperimentRun:
     providers: Providers
     report: Report
 
+    @cached_property
+    def digest(self) -> str | None:
+        """That of the data, all of which is read once more for it."""
+        return digest_of_data(self.data, self.batch_size)
+
 
 Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
 """What is counted in one batch, by name."""
@@ -122,7 +130,7 @@ def _sum(
 ) -> dict[str, int]:
     """Sums over all batches of the data, on from those that the state has already."""
     data = running.data
-    decides = {**made_from, "data": _digest(data, running.batch_size), "n": running.batch_size}
+    decides = {**made_from, "data": running.digest, "n": running.batch_size}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
     start = 0
@@ -138,15 +146,6 @@ def _sum(
             running.state.keep(key)
     sums: dict[str, int] = cell["sums"]
     return sums
-
-
-def _digest(data: Data, batch_size: int) -> str:
-    """Of name, labels and the first batch: all images of ImageNet would take minutes to read."""
-    x, _ = next(data.batches(batch_size))
-    digest = hashlib.sha256(f"{data.name}{data.samples}".encode())
-    for values in (*(x.values() if isinstance(x, dict) else (x,)), data.labels):
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
 
 
 def ann_accuracy(model: onnx.ModelProto, running: ExperimentRun) -> float:

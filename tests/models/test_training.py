@@ -172,6 +172,26 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, data):
 
 
 @needs_torch
+@pytest.mark.parametrize("batch_size", [7, 49])
+def test_a_last_batch_of_one_image_is_left_out(tmp_path, data, batch_size):
+    """A layer of 1 x 1 places has no variance over one image."""
+    config = dataclasses.replace(TINY, epochs=1, batch_size=batch_size)
+    told = []
+    train_tiny(tmp_path / "run", data, config, lambda done, _: told.append(done))
+    steps = 50 // batch_size
+    assert told == [*((step + 1) / steps for step in range(steps)), 1]
+
+
+@needs_torch
+def test_a_batch_that_cannot_be_divided(tmp_path, data, monkeypatch):
+    from onnx2snn.models import training
+
+    assert training._share(24, 4) == 6
+    with pytest.raises(ValueError, match="batch_size 25 cannot be divided among 4 processes"):
+        training._share(25, 4)
+
+
+@needs_torch
 def test_the_command(tmp_path, data):
     config = tmp_path / "tiny.toml"
     config.write_text(
@@ -339,6 +359,16 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "val" / "bees").rename(tmp_path / "val" / "wasps")
     with pytest.raises(ValueError, match="must have the same classes, but bees is in one"):
         run("third", config, tmp_path / "third", tmp_path)
+
+
+@needs_torch
+def test_a_start_of_another_network(tmp_path, data):
+    from onnx2snn.models.run import run
+
+    start = "vgg-fashion-mnist.onnx"
+    config = dataclasses.replace(CONFIGS["resnet20-qcfs-fashion-mnist"], start=start)
+    with pytest.raises(ValueError, match=f"'{start}' is of another network than the run's: its w"):
+        run("other", config, tmp_path / "other", data)
 
 
 @needs_torch

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -796,6 +797,32 @@ def test_interrupted(monkeypatch):
 
     monkeypatch.setattr(readiness, "check", interrupt)
     assert invoke("check", "ann.onnx", code=130).stderr.split() == ["Aborted!"]
+
+
+def test_terminated(monkeypatch):
+    """As timeout does: what was begun is put away, and the old handler is back."""
+    put_away = []
+
+    def terminate(*given, **options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            put_away.append(given)
+
+    monkeypatch.setattr(readiness, "check", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    invoke("check", "ann.onnx", code=143)
+    assert put_away
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_control_characters_in_messages(folder):
+    ann = model(CLIPPED, WEIGHTS)
+    ann.graph.node[0].name, ann.graph.node[0].op_type = "a\x1b[31mb", "Nothing"
+    onnx.save(ann, "odd.onnx")
+    said = invoke("convert", "odd.onnx", "-o", "odd.snn.onnx", code=1).stderr
+    assert "a?[31mb" in said or "Nothing" in said
+    assert "\x1b" not in said
 
 
 def test_an_empty_name_is_no_output(snn):

@@ -90,6 +90,27 @@ def test_counts_of_several_inputs_and_outputs(tmp_path):
         assert ann_accuracy(ann, running) == accuracy
 
 
+def test_other_data_behind_the_same_first_batch(here):
+    before = reproduce("table1", "-T", "4", "--json")["ann"]["accuracy"]
+    x = X.copy()
+    x[7:] = 0
+    np.savez("d.npz", x=x, y=Y)
+    found = reproduce("table1", "-T", "4", "--json")["ann"]["accuracy"]
+    assert (
+        found == reproduce("table1", "-T", "4", "--json", "--state", "new.json")["ann"]["accuracy"]
+    )
+    assert found != before
+
+
+def test_a_cell_without_its_counts_is_damaged(here):
+    reproduce("table1", "-T", "4")
+    state = json.loads((here / "reproduce.json").read_text())
+    for cell in state["cells"].values():
+        cell["sums"] = {}
+    (here / "reproduce.json").write_text(json.dumps(state))
+    assert "is damaged; it was left as it is" in reproduce("table1", "-T", "4", code=1)
+
+
 def test_processes_at_once_keep_each_others_counts(tmp_path):
     first, second = (CountsFile(tmp_path / "state.json") for _ in range(2))
     cell = {"name": "a", "samples": 2, "sums": {"hits": 1}}
