@@ -20,8 +20,8 @@ _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
 }  # fmt: skip
 _SCALAR = {
-    "Abs", "Add", "Cast", "Clip", "Div", "Identity", "HardSigmoid", "Max", "Min", "Mul", "Neg",
-    "Relu", "Sub", "Sum", "Where", *APPROXIMABLE, *_CONDITIONS,
+    "Abs", "Add", "Cast", "Ceil", "Clip", "Div", "Floor", "Identity", "HardSigmoid", "Max", "Min",
+    "Mul", "Neg", "Relu", "Round", "Sign", "Sub", "Sum", "Where", *APPROXIMABLE, *_CONDITIONS,
 }  # fmt: skip
 _GRID = 1025
 
@@ -63,10 +63,14 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
         return standard or id(node) in activations or neurons.is_stateful(node)
 
     curved = [n for n in graph.nodes if not n.domain and n.op in APPROXIMABLE]
-    refused = nonlinear_nodes(graph, is_activation, () if maxpool == "average" else MAX_POOLS)
+    # What follows a layer is an activation, even before the first neuron.
+    weighted = [node for node in graph.nodes if node.op in WEIGHTED]
+    behind = [tensor for node in weighted for tensor in node.outputs]
+    allowed = () if maxpool == "average" else MAX_POOLS
+    refused = nonlinear_nodes(graph, is_activation, allowed, behind)
     names = {refusal.node for refusal in refused}
     seeds = [*curved, *(node for node in graph.nodes if node.name in names)]
-    hidden = _before_weights(graph)
+    hidden = upstream(graph, weighted)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     barred, free = _roots(graph, activations), _roots(graph, set())
     found: list[ScalarRegion] = []
@@ -91,11 +95,6 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
         covered.add(node.name)
         found.append(ScalarRegion(inside, root))
     return found[::-1]
-
-
-def _before_weights(graph: gs.Graph) -> set[str]:
-    """Names of the tensors on which some weighted layer depends."""
-    return upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
 
 
 def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
@@ -188,7 +187,9 @@ def _require_finite(
 def _places(samples: np.ndarray) -> np.ndarray:
     """Places all over the range of the samples."""
     low, high = float(np.min(samples)), float(np.max(samples))
-    return np.linspace(low, high if high > low else low + 1.0, _GRID)
+    # Places nearer to each other than numbers are would be the same place.
+    apart = 1e-10 * max(abs(low), abs(high))
+    return np.linspace(low, high if high - low > apart else low + max(1.0, 1000 * apart), _GRID)
 
 
 def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:

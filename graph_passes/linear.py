@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -87,6 +88,11 @@ _ADVICE = {
         ("Softmax", "LogSoftmax", "Hardmax"),
         "not linear in the spikes: between neurons there is no spiking form of it (as the "
         "read-out, after the last neuron, it may stay)",
+    ),
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+        "the norm of activations is not linear in the spikes: train the network without it, or cut "
+        "it off before (behind the last layer of weights it may stay, in the read-out)",
     ),
     **dict.fromkeys(APPROXIMABLE, _APPROXIMATE),
     "Clip": "not linear in the spikes: its bounds must be constants",
@@ -299,12 +305,17 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
     if node.op in _SHAPE_OPS or node.op in _AFFINE_IN_ALL:
         return None
     if node.op in _PRODUCTS:
-        factors = [tensor.name in varying for tensor in node.inputs[: _PRODUCTS[node.op]]]
-        if sum(factors) < 2:
+        factors = [t.name for t in node.inputs[: _PRODUCTS[node.op]] if t.name in varying]
+        if len(factors) < 2:
             return None
         if any(map(_is_sum_of_integers, node.inputs)):
             return _QUANTISED
-        return "the product of two activations is not linear"
+        if spikes.issuperset(factors):
+            return "the product of two activations is not linear"
+        return (
+            "the product of spikes and of what depends on the input alone is not linear where the "
+            "input varies in time"
+        )
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
         return _IN_TRAINING
     if node.op in ("Resize", "Upsample"):
@@ -314,6 +325,8 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
         chosen = node.inputs[0].name in varying
         return "which operand it takes depends on the input" if chosen else None
     if node.op == "Cast":
+        if node.inputs[0].dtype == np.bool_:
+            return "what a condition says is not linear in the spikes"
         floating = node.attrs["to"] in _FLOATING_TYPES
         return None if floating else "casting spikes to a type that is not floating rounds them"
     if node.op in _AFFINE_IN_FIRST:

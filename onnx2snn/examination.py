@@ -19,8 +19,17 @@ from onnx2snn.graph_passes import (
 )
 from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.editing import is_floating, known_value, part_of
+from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, MaxPool, downstream
+from onnx2snn.graph_passes.limits import WEIGHTED
+from onnx2snn.graph_passes.linear import (
+    ACTIVATIONS,
+    MAX_POOLS,
+    MaxPool,
+    downstream,
+    nonlinear_nodes,
+    upstream,
+)
 from onnx2snn.graph_passes.neurons import is_mean, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
@@ -93,13 +102,7 @@ def _why_in_training(node: gs.Node) -> str | None:
         ratio, training = given.get("ratio"), given.get("training")
         never = ratio is not None and not np.any(ratio)
         return None if never or training is None or not np.any(training) else "it is random"
-    return "it is random" if node.op in _RANDOM else None
-
-
-_RANDOM = {
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-}  # fmt: skip
+    return "it is random" if node.op in RANDOM_OPS else None
 
 
 def require_bounds(graph: gs.Graph, recipe: str) -> None:
@@ -118,7 +121,7 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
     if neuron_nodes(graph):
         return
     curved = analog_activations(graph)
-    found = [*curved, *integer_activations(graph)]
+    found = [*curved, *integer_activations(graph)] or _nonlinear_before_weights(graph)
     has = "these activations:" if found else "no activations"
     if any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes):
         has = "QuantizeLinear, into which quantisation folds them: convert it before that"
@@ -135,6 +138,14 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
         f"a spiking neuron; it has {has}",
         found,
     )
+
+
+def _nonlinear_before_weights(graph: gs.Graph) -> list[Refusal]:
+    """What else makes a network without neurons nonlinear in its inputs."""
+    hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+    nodes = {node.name: node for node in graph.nodes}
+    found = nonlinear_nodes(graph, sources=graph.inputs)
+    return [r for r in found if any(t.name in hidden for t in nodes[r.node].outputs)]
 
 
 def require_sizes(nodes: Iterable[gs.Node]) -> None:
@@ -161,13 +172,19 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     """
     reason = "not a ReLU or a clip, and before the first neuron"
     spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
-    before = [
-        Refusal(node.name, node.op, reason)
+    regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
+    inside = {node.name for region in regions for node in region.nodes}
+    others = [
+        node
         for node in graph.nodes
         if node.op in ACTIVATIONS
+        and node.name not in inside
         and is_floating(node.inputs[0])
         and not any(tensor.name in spiking for tensor in node.inputs)
     ]
+    place = {node.name: index for index, node in enumerate(graph.nodes)}
+    before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]
+    before.sort(key=lambda refusal: place[refusal.node])
     kept = activations_of_read_out(graph)
     return [*before, *(Refusal(node.name, node.op, IN_READ_OUT) for node in kept)]
 

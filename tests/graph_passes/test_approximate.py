@@ -57,6 +57,14 @@ FUNCTIONS = {
         "e = Exp(h) f = Add(e, one) l = Log(f) c = Greater(h, six) s = Where(c, h, l)",
         "Exp, Add, Log, Greater, Where",
     ),
+    "leaky by a condition": (
+        "c = Greater(h, zero) l = Mul(h, half) s = Where(c, h, l)", "Greater, Mul, Where"
+    ),
+    "relu by a mask": ("c = Less(zero, h) m = Cast<to = 1>(c) s = Mul(h, m)", "Less, Cast, Mul"),
+    "step": ("c = Greater(h, zero) s = Cast<to = 1>(c)", "Greater, Cast"),
+    "sign": ("s = Sign(h)", "Sign"),
+    "round": ("s = Round(h)", "Round"),
+    "square": ("s = Mul(h, h)", "Mul"),
 }  # fmt: skip
 
 
@@ -167,7 +175,7 @@ def test_finds_nothing_else(name):
     assert not approximate_activations(g, {}, 4)
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "swish", "gelu", "hard swish in parts"])
+@pytest.mark.parametrize("name", ["sigmoid", "swish", "gelu", "hard swish in parts", "square"])
 def test_more_clips_come_nearer(name):
     x = RNG.normal(size=(512, 4)).astype(np.float32)
     values = {"h": x @ WEIGHTS["w"]}
@@ -218,10 +226,12 @@ def test_data_where_float32_has_few_numbers(shift):
     np.testing.assert_allclose(run(g, np.full((1, 4), shift, np.float32)), 1)
 
 
-def test_data_of_one_value():
+@pytest.mark.parametrize("values", [np.zeros(9), 1000 + 1e-12 * np.arange(9), np.full(9, 1e20)])
+def test_data_of_one_value(values):
+    """Or of values so near to each other that float64 has none between them."""
     g = network("sigmoid")
     (region,) = regions_to_approximate(g)
-    changes_once(lambda g: approximate_activations(g, {region.name: np.zeros(9)}, 2), g)
+    changes_once(lambda g: approximate_activations(g, {region.name: values}, 2), g)
     assert np.all(np.isfinite(run(g, np.zeros((1, 4), np.float32))))
 
 
