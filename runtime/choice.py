@@ -108,9 +108,9 @@ def choose(
     prologue: int,
     read_out: int,
     *,
-    layout: Layout | None = None,
-    readouts: int = 1,
-    varying: bool = False,
+    layout: Layout | None,
+    readouts: int,
+    varying: bool,
 ) -> Choice:
     """Choose how time-steps run.
 
@@ -151,9 +151,9 @@ def choose(
         ways = [way for way in full if way.fits(())]
         if not ways or (lean and lean[0].chunks_pay):
             ways += [way for way in lean if way.fits(())]
-    if costs.max_memory is not None and not ways:
-        least = (lean or full)[-1]
-        raise DataError(_too_much(least.memory(()), run, costs.max_memory))
+        if not ways:
+            least = (lean or full)[-1]
+            raise DataError(_too_much(least.memory(()), run, costs.max_memory))
     way, chunks = _first_in_chunks(ways) if costs.in_chunks else (ways[0], ())
     fastest = full[0], full[0].lengths_of_chunks[0]
     return Choice(

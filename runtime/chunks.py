@@ -1,10 +1,10 @@
 """Chunks of time-steps: how long they are, and which layers run once for all of one."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.limits import WEIGHTED
@@ -190,7 +190,7 @@ def weighted_layers(
             node.name,
             node.op_type,
             node.input[1],
-            int(np.prod(constants[node.input[1]])),
+            math.prod(constants[node.input[1]]),
             sizes.count(node.output[0]),
             uses_of(node),
             axis(node),

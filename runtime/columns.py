@@ -80,18 +80,13 @@ def _write(graph: Writer, node: onnx.NodeProto, columns: Columns) -> None:
 
     x = graph.node("Transpose", [x], f"{y}/rows_last", perm=[1, 2, 3, 0])
     if any(window.pads):
-        top, left, bottom, right = window.pads
-        pads = graph.constant(np.array([0, top, left, 0, 0, bottom, right, 0]), f"pads/{y}")
+        pads = graph.constant(window.pads_of_axes, f"pads/{y}")
         x = graph.node("Pad", [x, pads], f"{y}/padded")
     x = reshaped(x, "pixels", inputs, math.prod(window.padded), -1)
     places = graph.constant(window.pixels.T.reshape(-1), f"places/{y}")
     x = graph.node("Gather", [x, places], f"{y}/windows", axis=1)
-    factors = [reshaped(weights, "weights", outputs, read), reshaped(x, "columns", read, -1)]
-    if bias:
-        column = reshaped(bias[0], "bias", outputs, 1)
-        made = graph.node("Gemm", [*factors, column], f"{y}/product")
-    else:
-        made = graph.node("MatMul", factors, f"{y}/product")
+    weights = reshaped(weights, "weights", outputs, read)
+    made = graph.product(weights, reshaped(x, "columns", read, -1), bias, y)
     made = reshaped(made, "image", outputs, *window.places, -1)
     last = f"{graph.prefix}{y}/rows_first"
     graph.nodes.append(helper.make_node("Transpose", [made], [y], last, perm=[3, 0, 1, 2]))

@@ -27,9 +27,9 @@ def with_rows_of_weights(plan: Plan) -> Plan:
     [outputs, inputs] ``with_weights_first`` can read where it is. The sums are of the same
     products. A weight that several nodes read, and one for tensors of other axes, stays.
     """
-    graphs = [plan.prologue, plan.step, plan.epilogue, plan.read_out]
-    nodes = [node for model in graphs if model is not None for node in model.graph.node]
-    readers = Counter(name for node in nodes for name in operands(node))
+    readers = Counter(
+        name for model in plan.graphs for node in model.graph.node for name in operands(node)
+    )
     large = {
         name
         for name, values in plan.weights.items()

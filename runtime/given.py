@@ -45,17 +45,14 @@ def require_states(plan: Plan, values: Mapping[str, np.ndarray]) -> None:
     unknown = set(values) - {state.read for state in plan.states}
     if unknown:
         raise DataError(f"the network has no state {sorted(map(str, unknown))}")
-    for name, value in values.items():
-        if not as_array(value, f"the state '{name}'").size:
-            raise DataError(f"the state '{name}' is empty: {list(np.shape(value))}")
     neurons = {neuron.name: neuron for neuron in plan.neurons}
-    for state in plan.states:
-        neuron = neurons.get(state.read.partition("/")[2])
-        if neuron is None:
-            continue
-        have = np.shape(values.get(state.read, state.start))[1:]
-        if not broadcasts(have, neuron.shape):
+    for name, value in values.items():
+        shape = as_array(value, f"the state '{name}'").shape
+        if 0 in shape:
+            raise DataError(f"the state '{name}' is empty: {list(shape)}")
+        neuron = neurons.get(name.partition("/")[2])
+        if neuron is not None and not broadcasts(shape[1:], neuron.shape):
             raise DataError(
-                f"the state '{state.read}' has shape {list(have)} for a sample, "
+                f"the state '{name}' has shape {list(shape[1:])} for a sample, "
                 f"its layer {list(neuron.shape)}"
             )

@@ -187,6 +187,13 @@ class Writer:
         self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def product(self, weights: str, columns: str, bias: Sequence[str], name: str) -> str:
+        """Weights times columns, and one bias, if there is one, to each row."""
+        if not bias:
+            return self.node("MatMul", [weights, columns], f"{name}/product")
+        column = self.node("Reshape", [*bias, self.constant([-1, 1], "column")], f"{name}/bias")
+        return self.node("Gemm", [weights, columns, column], f"{name}/product")
+
     def cast(self, tensor: str, have: np.dtype, want: np.dtype, name: str) -> str:
         """The tensor in another type, or as it is."""
         if have == want:

@@ -11,10 +11,13 @@ from onnx2snn.graph_passes.errors import DataError, require_whole
 def as_array(values: Any, what: str) -> np.ndarray:
     """Values as an array, or ``DataError``, beginning with ``what``, if they cannot be one."""
     try:
-        return np.asarray(values)
+        found = np.asarray(values)
     # A tensor of torch says by the others that it is on a GPU, or has a gradient.
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{what} is no array: {error}") from error
+    if found.dtype == object and not found.ndim:
+        raise DataError(f"{what} is no array, but of the type {type(values).__name__}")
+    return found
 
 
 def by_input_name(
@@ -29,12 +32,21 @@ def by_input_name(
         if len(names) != 1:
             raise DataError(f"{who} has the inputs {', '.join(names)}: give each by its name")
         return {names[0]: as_array(x, "x")}
-    if len(names) == 1 and names[0] not in x and "x" in x:
-        return {names[0]: as_array(x["x"], "x")}
-    if any(name not in x for name in names):
-        given = ", ".join(map(str, x)) or "none"
-        raise DataError(f"{who} has the inputs {', '.join(names)}; given were {given}")
-    return {name: as_array(x[name], name) for name in names}
+    return {name: as_array(x[key], key) for name, key in keys_of(x, names, who).items()}
+
+
+def keys_of(given: Collection[str], names: Sequence[str], who: str) -> dict[str, str]:
+    """By which of the names given each input goes: the only input may be called x.
+
+    Raises ``DataError`` if one is missing.
+    """
+    if len(names) == 1 and names[0] not in given and "x" in given:
+        return {names[0]: "x"}
+    if any(name not in given for name in names):
+        found = ", ".join(map(str, given)) or "none"
+        hint = "; call the array x" if len(names) == 1 and names[0] != "x" else ""
+        raise DataError(f"{who} has the inputs {', '.join(names)}; given were {found}{hint}")
+    return dict(zip(names, names, strict=True))
 
 
 def require_same_numbers(

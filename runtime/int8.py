@@ -101,12 +101,11 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         graph.initializer.append(stub(name, onnx.TensorProto.FLOAT, shape))
         layers[name] = IntegerLayer(node.name, codes, scale, bias, whole[x], window)
         node.input[1] = name
-    step = with_nodes(step, graph.node, graph.output)
-    read = {t.name for part in (step, plan.prologue, plan.epilogue, plan.read_out)
-            if part is not None for t in part.graph.initializer}  # fmt: skip
+    plan = replace(plan, step=with_nodes(step, graph.node, graph.output))
+    read = {tensor.name for part in plan.graphs for tensor in part.graph.initializer}
     read |= {f"{name}/codes" for name in layers}
     kept = {name: values for name, values in weights.items() if name in read}
-    return PlanInPrecision(replace(plan, step=step, weights=kept), layers, tuple(precisions))
+    return PlanInPrecision(replace(plan, weights=kept), layers, tuple(precisions))
 
 
 def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -79,8 +79,7 @@ def _windows(graph: Writer, n: str, zero: str, layer: IntegerLayer, weight: str,
     assert window is not None
     n = graph.node("Transpose", [n], f"{y}/channels_last", perm=[0, 2, 3, 1])
     if any(window.pads):
-        top, left, bottom, right = window.pads
-        pads = graph.constant(np.array([0, top, left, 0, 0, bottom, right, 0]), f"{weight}/pads")
+        pads = graph.constant(window.pads_of_axes, f"{weight}/pads")
         n = graph.node("Pad", [n, pads, zero], f"{y}/padded")
     pixels = window.pixels
     if not np.array_equal(pixels.ravel(), np.arange(pixels.size)):

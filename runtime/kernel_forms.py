@@ -71,8 +71,7 @@ def layout_of(
 
     ``shapes``: those of the states, and of what else a step reads, for so many samples.
     """
-    other = any(neuron.threshold.dtype != np.float32 for neuron in neurons)
-    if other or not all(isinstance(size, int) for shape in shapes.values() for size in shape):
+    if any(neuron.threshold.dtype != np.float32 for neuron in neurons):
         return None
     return tuple(
         (name, ("N", *shape[1:]))
@@ -146,7 +145,7 @@ def with_stand_ins(step: onnx.ModelProto, bodies: tuple[Body, ...]) -> StandIns:
     return StandIns(with_nodes(step, nodes, step.graph.output), bodies, mark)
 
 
-def on_cpu(
+def laid_out(
     chunk: onnx.ModelProto,
     stand_ins: StandIns,
     layout: Layout,
@@ -282,16 +281,16 @@ def layer_by_layer(
     readers = defaultdict(list)
     waits_for, keys = [], []
     for place, node in enumerate(nodes):
-        read = [name for name in node.input if name in layer]
+        read = {name for name in node.input if name in layer}
         resets = not potentials.isdisjoint(node.output)
         depths = [layer[n] + (n in spikes and not resets) for n in read if n not in potentials]
         steps = [time[name] + (name in potentials) for name in read]
         depth, step = max(depths, default=0), max(steps, default=0)
         for name in node.output:
             layer[name], time[name] = depth, step
-        for name in set(read):
+        for name in read:
             readers[name].append(place)
-        waits_for.append(len(set(read)))
+        waits_for.append(len(read))
         keys.append((depth // IN_TURN, step, depth, place))
     ready = [key for key, count in zip(keys, waits_for, strict=True) if not count]
     heapq.heapify(ready)

@@ -4,8 +4,9 @@
       -> epilogue on the sums, averages over time, read-out -> y
 
 The parts are those of the plan that a session runs, and so is the arithmetic between them: the
-graph gives what ``SpikingSession.run`` gives, bit for bit. Only float16 networks beyond 4096
-time-steps agree to rounding instead.
+graph gives what ``SpikingSession(plan="step")`` gives, bit for bit in float32 at one optimisation
+level of ONNX Runtime, and what the default session gives where sums are exact. docs/exports.md says
+where float16 differs.
 """
 
 from collections.abc import Mapping
@@ -282,8 +283,7 @@ def _model_of(
         ir_version=max(8, snn.ir_version),
         producer_name="onnx2snn",
     )
-    parts = [plan.prologue, plan.step, plan.epilogue, plan.read_out]
-    functions = {(f.domain, f.name): f for part in parts if part for f in part.functions}
+    functions = {(f.domain, f.name): f for part in plan.graphs for f in part.functions}
     model.functions.extend(functions.values())
     return model
 

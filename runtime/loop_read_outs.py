@@ -112,8 +112,6 @@ def _averages(
     """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
 
     In float16, and for integers, g(S / t).
-
-    The same arithmetic as in ``SpikingSession``, where the reasons are.
     """
     plan = network.plan
     double = np.dtype(np.float64)

@@ -1,9 +1,9 @@
 """Sizes of a graph's tensors, and the most memory that its run takes."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
-import numpy as np
 import onnx
 from onnx import helper
 
@@ -52,7 +52,7 @@ class Sizes:
 
     def count(self, name: str) -> int:
         """How many elements a tensor has; 0 where its shape is not known."""
-        return int(np.prod(self.shapes[name])) if name in self.shapes else 0
+        return math.prod(self.shapes[name]) if name in self.shapes else 0
 
     def bytes_of(self, name: str) -> int:
         """How many bytes a tensor has; 0 where its shape is not known."""
@@ -249,7 +249,7 @@ def _blocks_of_pool(node: onnx.NodeProto, sizes: Sizes) -> int:
 def _padded_bytes(image: tuple[int, ...]) -> int:
     """Of an image [N, C, H, W] of float32 in blocks of channels."""
     samples, channels, *size = image
-    return 4 * samples * padded_channels(channels) * int(np.prod(size))
+    return 4 * samples * padded_channels(channels) * math.prod(size)
 
 
 def nodes_of(node: onnx.NodeProto) -> int:

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.linear import (
     regions,
     upstream,
 )
-from onnx2snn.graph_passes.neurons import is_mean, is_stateful
+from onnx2snn.graph_passes.neurons import is_mean, is_stateful, stateful_nodes
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def parts_of(graph: gs.Graph) -> Parts:
     # A clock that only these averages need has no place in a plan, which counts for itself.
     idle = [
         node
-        for node in _clocks(graph)
-        if all(is_mean(reader) for reader in node.outputs[0].outputs)
+        for node in stateful_nodes(graph)
+        if node.op == "Clock" and all(is_mean(reader) for reader in node.outputs[0].outputs)
     ]
     apart = {id(node) for node in (*means, *read_out, *idle)}
     _require_averages_first(graph, means, read_out)
@@ -132,10 +132,6 @@ def _shaped_by_neurons(
     needed = upstream(graph, late)
     before = [node for node in found.epilogue if any(t.name in needed for t in node.outputs)]
     return late, {id(node) for node in (*found.core, *late, *before)}
-
-
-def _clocks(graph: gs.Graph) -> list[gs.Node]:
-    return [node for node in graph.nodes if is_stateful(node) and node.op == "Clock"]
 
 
 def require_affine(graph: gs.Graph, parts: Parts) -> None:

@@ -102,6 +102,12 @@ class Plan:
     delay: int
     weights: dict[str, np.ndarray]
 
+    @property
+    def graphs(self) -> list[onnx.ModelProto]:
+        """The graphs that there are."""
+        parts = (self.prologue, self.step, self.epilogue, self.read_out)
+        return [part for part in parts if part is not None]
+
 
 def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     """Make the plan of an SNN.
@@ -127,7 +133,6 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     made_after = made_by(parts.epilogue)
     stateful = [node for node in parts.core if is_stateful(node)]
     neurons = [node for node in stateful if is_neuron(node)]
-    others = [node for node in stateful if not is_neuron(node)]
     given = {tensor.name for tensor in inputs}
     finals = finals_of(parts, outputs)
     core_reads = _reads(parts.core, {*given, *made_before})
@@ -163,12 +168,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         if name == tensor.name and name in step_reads and np.dtype(tensor.dtype).kind != "f"
     }
     layers = tuple(_neuron(node, positive[node.name].name) for node in neurons)
-    # The membrane potential is the first state of each.
-    kept = (
-        *(_states(node)[0] for node in neurons),
-        *(state for node in neurons for state in _states(node)[1:]),
-        *(state for node in others for state in _states(node)),
-    )
+    kept = tuple(state for node in stateful for state in _states(node))
     # Last, since it rewrites the neurons.
     step = _step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix)
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]

@@ -56,10 +56,10 @@ class Progress:
         """How time-steps run that read these values."""
         return self.time_steps.choice(values, readouts, varying, self.prologue.memory)
 
-    def has_room_for(self, values: Arrays) -> bool:
+    def can_go_on_with(self, values: Arrays) -> bool:
         """Whether the states can go on from here with these values."""
         if not self.states.were_put:
-            return self.states.has_room_for(values)
+            return self.states.can_go_on_with(values)
         shapes = self.choice(values, self.readouts, self.varying).shapes
         made = sizes_of(self.time_steps.step, shapes).shapes
         # A state of a neuron has the shape of its current.

@@ -79,10 +79,8 @@ def resolve_providers(providers: Providers) -> list[Any]:
             return [CPU]
         logger.info("device: CUDA")
         return chosen
-    if isinstance(providers, str) and providers.lower() in _SHORT_NAMES:
-        chosen = list(_SHORT_NAMES[providers.lower()])
-    elif isinstance(providers, str):
-        chosen = [providers]
+    if isinstance(providers, str):
+        chosen = _SHORT_NAMES.get(providers.lower(), [providers])
     else:
         given = (CPU,) if providers is None else providers
         chosen = list(given) if isinstance(given, Sequence) else [given]

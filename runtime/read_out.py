@@ -36,7 +36,8 @@ class Averages:
         overwritten. Raises ``DataError`` where an output is not finite.
         """
         values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
-        values |= {name: latest[name] for name in self._plan.outputs if name in latest}
+        # Copies, since what is an output as it was given is still the caller's.
+        values |= {n: np.array(latest[n]) for n in self._plan.outputs if n in latest}
         if self._read_out is not None:
             made = [output.name for output in self._read_out.get_outputs()]
             # A mean over a clock's time-steps, [1], has an axis even where what it is of has none.

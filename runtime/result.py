@@ -44,7 +44,7 @@ class ReadOut:
     ``values``: each output by name, with the ANN output's shape and dtype: the mean over
     time of the last linear layer, and what the ANN computes from it, by masks and indices, which
     have no mean, as they are at the last time-step. Activity is worked out when it is first asked
-    for, by ``sums``, which gives all sums over time by tensor.
+    for, by ``sums``, which gives the sums over time of what neurons emit, by tensor.
     ``sample_timesteps``: int64 [N], how many time-steps each sample ran, where they left early.
     """
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, require_one_of, require_whole
+from onnx2snn.graph_passes.errors import DataError, is_number, require_one_of, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -23,7 +23,7 @@ from .half import halve
 from .inputs import readout_times, samples_in
 from .int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
-from .plan import Neuron, Plan, build_plan
+from .plan import Neuron, build_plan
 from .precision import LayerPrecision, PlanInPrecision, Precision
 from .progress import Progress
 from .prologue import Prologue
@@ -45,6 +45,8 @@ from .states import DeviceStates
 from .sums import Sums, carried_sums
 from .time_steps import TimeSteps
 from .totals import totals_of
+
+_IN_FEWER_BITS = {"int8": quantise, "float16": halve}
 
 PlanKind = Literal["auto", "step"]
 """How time-steps are run: in the fastest way, or one at a time, all sums carried along."""
@@ -96,8 +98,7 @@ class SpikingSession:
         require_one_of("plan", plan, get_args(PlanKind))
         require_one_of("precision", precision, get_args(Precision))
         self._turn = RLock()
-        number = isinstance(max_memory, int | float | np.number) and max_memory is not True
-        if max_memory is not None and not (number and max_memory > 0):
+        if max_memory is not None and not (is_number(max_memory) and max_memory > 0):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
         if threads is not None:
             require_whole("threads", threads, 1, MOST_THREADS)
@@ -105,7 +106,8 @@ class SpikingSession:
         if max_memory is None:
             # Which has both for a while.
             made = with_rows_of_weights(made)
-        network = {"int8": quantise, "float16": halve}.get(precision, _as_it_is)(made, chosen)
+        way = _IN_FEWER_BITS.get(precision)
+        network = PlanInPrecision(made) if way is None else way(made, chosen)
         self._plan = made = network.plan
         self.precisions: tuple[LayerPrecision, ...] = network.precisions
         # Several graphs are made of the model's; all read these weights.
@@ -138,7 +140,7 @@ class SpikingSession:
             carried,
             on_cpu=on_cpu,
             in_chunks=plan == "auto",
-            derived_counts=sums.derived,
+            derived_counts=totals is not None,
             kept=sums.kept,
             nodes=sum(len(model.graph.node) for model in others if model is not None),
             max_memory=max_memory,
@@ -249,7 +251,7 @@ class SpikingSession:
             raise DataError("step() takes the input of one time-step, [N, ...]")
         plan, progress = self._plan, self._progress
         values = progress.prologue.step_inputs(inputs)
-        if not progress.has_room_for(values):
+        if not progress.can_go_on_with(values):
             raise DataError("x_t has another shape than the state; call reset() first")
         progress.states.set_inputs(values)
         made = tuple(name for name in plan.readout_types if name not in values)
@@ -294,10 +296,6 @@ class SpikingSession:
         self._progress.sums.bring_in()
         self._progress.states.put(dict(values))
         self._progress.sums.begin_here()
-
-
-def _as_it_is(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
-    return PlanInPrecision(plan)
 
 
 def _create_with(

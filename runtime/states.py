@@ -70,8 +70,8 @@ class DeviceStates:
         states: list[State],
         inputs: tuple[str, ...],
         device: str,
-        device_id: int = 0,
-        graphs: bool = False,
+        device_id: int,
+        graphs: bool,
     ):
         self.states, self._device, self._device_id = states, device, device_id
         self._graphs = graphs
@@ -106,9 +106,7 @@ class DeviceStates:
         self._current: dict[str, Any] = self._starts
         self._current_index: int | None = None  # Of the buffers; None for the starts.
 
-    def _starts_in_full(
-        self, shapes: Mapping[str, Sequence[Any]], together: int | None
-    ) -> dict[str, Any]:
+    def _starts_in_full(self, shapes: Mapping[str, Sequence[Any]], together: int) -> dict[str, Any]:
         """The starts written out, of so many samples as run together; ``shapes`` are of all.
 
         They are kept, since every run begins with them.
@@ -140,7 +138,7 @@ class DeviceStates:
         """Give what the step reads besides its states.
 
         Other shapes than before need other buffers: the states must then be at the start, or
-        have been put since. ``has_room_for`` and ``fit`` tell.
+        have been put since. ``can_go_on_with`` and ``fit`` tell.
         """
         for name, value in values.items():
             held = self._inputs[name]
@@ -161,7 +159,7 @@ class DeviceStates:
         held = {name: value.shape() for name, value in self._current.items()}
         return all(broadcasts(held[name], shapes[name]) for name in held.keys() & shapes.keys())
 
-    def has_room_for(self, values: dict[str, np.ndarray]) -> bool:
+    def can_go_on_with(self, values: dict[str, np.ndarray]) -> bool:
         """Whether what a run has written can go on with inputs of these shapes."""
         return self._current_index is None or all(
             self._inputs[name] is not None and self._inputs[name].shape() == list(value.shape)
@@ -171,17 +169,17 @@ class DeviceStates:
     def advance(
         self,
         session: Any,
-        fetch: tuple[str, ...] = (),
-        shrink: bool = False,
-        together: int | None = None,
-        shapes: Mapping[str, Sequence[Any]] | None = None,
-        in_full: bool = False,
+        fetch: tuple[str, ...],
+        shrink: bool,
+        together: int,
+        shapes: Mapping[str, Sequence[Any]] | None,
+        in_full: bool,
     ) -> list[np.ndarray]:
         """Do what a session does; returns the outputs named in ``fetch``.
 
         ``shrink``: on a CPU, the session gives back the memory of its activations.
         ``together``: how many samples are in one run, where all that is read and written has a
-        row for each; None for all. ``shapes``: those of all states, where its first run is to be in
+        row for each. ``shapes``: those of all states, where its first run is to be in
         groups or reads the starts ``in_full``.
         """
         self._let_go()
@@ -221,13 +219,11 @@ class DeviceStates:
         return [parts[0] if len(parts) == 1 else np.concatenate(parts)
                 for parts in zip(*fetched, strict=True)]  # fmt: skip
 
-    def _rows(
-        self, together: int | None, states: Mapping[str, Any]
-    ) -> list[tuple[int, int] | None]:
+    def _rows(self, together: int, states: Mapping[str, Any]) -> list[tuple[int, int] | None]:
         """The rows, from and to, of each run; None for all of them."""
         bound = [*self._inputs.values(), *states.values()]
         counts = {tuple(value.shape()[:1]) for value in bound}
-        if together is None or not self._buffers or len(counts) != 1:
+        if not self._buffers or len(counts) != 1:
             return [None]
         ((count,),) = counts
         how_many = -(-count // together)

@@ -1,7 +1,6 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from .graphs import attributes_of
 from .plan import Plan, State
 from .providers import run_session
 from .result import Arrays, Later
-from .states import DeviceStates, Moment
+from .states import DeviceStates
 from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
@@ -23,8 +22,8 @@ term up to there, so that spike counts are exact; longer runs move them to float
 class Sums:
     """The sums over time of a plan, by the name of what is summed.
 
-    The step carries those of what the read-out reads, and all where ``totals`` is None. The
-    others follow from the states by ``totals``, which runs only when one of them is wanted.
+    The step carries those that ``totals`` does not make: all, where it is None. These follow from
+    the states when one of them is wanted.
     """
 
     def __init__(
@@ -54,12 +53,8 @@ class Sums:
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
         self._before = {s.read: s.start for s in self._plan.states if s.read in self._followed}
-        self._most = self._most_carried if self._totals is None else MOST_STEPS
-
-    @property
-    def derived(self) -> bool:
-        """Whether sums follow from states."""
-        return self._totals is not None
+        most = self._most_carried
+        self._most = most if self._totals is None else min(most, MOST_STEPS)
 
     @property
     def kept(self) -> frozenset[str]:
@@ -108,7 +103,12 @@ class Sums:
             # Else the last varying input and the sum of those before would both be kept.
             self._add_inputs()
         moment, done = self._states.moment(self.kept), self._done
-        states: Callable[[], list[Arrays]] = partial(_at, self._read(), self._before, moment)
+        read, before = self._read(), self._before
+
+        def states() -> list[Arrays]:
+            """What was read, summed over time, and the states before and at this moment."""
+            return [_summed(read), before, moment.values()]
+
         if rows is not None:
             # Of the other samples nothing is kept.
             own = [rows_of(values, rows, count) for values in states()]
@@ -148,7 +148,7 @@ class Sums:
                 float(np.abs(self._before[f"v/{n.name}"]).max() / n.threshold.min())
                 for n in self._conserving
             ]
-            self._most = steps_to_next(max(in_thresholds, default=0.0))
+            self._most = min(self._most_carried, steps_to_next(max(in_thresholds, default=0.0)))
 
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""
@@ -217,11 +217,6 @@ def most_steps_carried(plan: Plan) -> int:
     bursts = [attributes_of(n) for n in plan.step.graph.node if n.op_type == "BurstIF"]
     most = max([int(numpy_helper.to_array(b["max_spikes"])) for b in bursts], default=1)
     return max(1, MOST_STEPS_CARRIED // most)
-
-
-def _at(read: list[tuple[Arrays, int]], before: Arrays, moment: Moment) -> list[Arrays]:
-    """What was read, summed over time, and the states before and at a moment."""
-    return [_summed(read), before, moment.values()]
 
 
 def _summed(read: list[tuple[Arrays, int]]) -> Arrays:

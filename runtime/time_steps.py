@@ -19,7 +19,7 @@ from .half import with_half_products
 from .inputs import samples_in
 from .integer_layers import IntegerLayer
 from .integer_products import with_integer_products
-from .kernel_forms import Layout, layout_of, on_cpu, with_stand_ins
+from .kernel_forms import Layout, laid_out, layout_of, with_stand_ins
 from .memory import read_out_memory, sizes_of
 from .plan import State
 from .precision import PlanInPrecision
@@ -30,6 +30,9 @@ from .unit_thresholds import with_unit_thresholds
 from .unroll import unrolled
 from .weights_first import with_weights_first
 from .winograd import Tiles, matrices_of, with_winograd
+
+_MOST_CHOICES = 1000
+"""For so many shapes of inputs it is kept how they run; it is worked out in milliseconds."""
 
 
 class SessionKey(NamedTuple):
@@ -76,8 +79,9 @@ class TimeSteps:
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``costs``: what its graphs cost. ``create``: makes a session of a graph, as ``create_session``
     does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in
-    the layout of the CPU or in other units, which chunks share, by what they hold. ``matrices``:
-    those of convolutions on tiles, which lean chunks share, by the names of their weights.
+    the layout of the CPU, by what they hold, or in other units, by name and ``in_full``, which
+    chunks share. ``matrices``: those of convolutions on tiles, which lean chunks share, by the
+    names of their weights.
     """
 
     network: PlanInPrecision
@@ -95,9 +99,9 @@ class TimeSteps:
     def choice(
         self,
         inputs: Mapping[str, np.ndarray],
-        readouts: int = 1,
-        varying: bool = False,
-        prologue: int = 0,
+        readouts: int,
+        varying: bool,
+        prologue: int,
     ) -> Choice:
         """How time-steps run that read ``inputs`` besides states, with so many read-outs.
 
@@ -106,6 +110,8 @@ class TimeSteps:
         read = {name: value.shape for name, value in inputs.items()}
         key = (*read.items(), readouts, varying, prologue)
         if key not in self.choices:
+            if len(self.choices) == _MOST_CHOICES:
+                self.choices.clear()
             samples = samples_in(inputs)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
             groups = groups_of_all(samples)
@@ -160,6 +166,9 @@ class TimeSteps:
 
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""
+        most = self.costs.max_memory
+        if most is None:
+            return
         wanted = {key_of(steps, choice) for steps in (1, *choice.chunks)}
         others = [key for key in self.sessions.keys() - wanted if not key.lean]
         tiled = {tiles.weights for tiles in choice.tiled if choice.lean}
@@ -167,8 +176,7 @@ class TimeSteps:
         shared = [v for name in self.matrices.keys() - tiled for v in self.matrices[name].values()]
         total = choice.memory.total + len(others) * self.costs.copied
         total += sum(values.nbytes for values in shared)
-        most = self.costs.max_memory
-        if most is not None and total > most:
+        if total > most:
             self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
             self.matrices = {name: self.matrices[name] for name in self.matrices.keys() & tiled}
 
@@ -201,7 +209,7 @@ class TimeSteps:
         chunk = None
         if choice.layout is not None:
             stand_ins = with_stand_ins(unit.step, unit.bodies)
-            chunk = on_cpu(chunk_of(stand_ins.step), stand_ins, choice.layout, weights | own)
+            chunk = laid_out(chunk_of(stand_ins.step), stand_ins, choice.layout, weights | own)
         if chunk is None:
             # Of the same names and states chunks have the same weights.
             keys = {name: (name, choice.in_full) for name in first & own.keys()}

@@ -58,10 +58,6 @@ def _write(graph: Writer, node: onnx.NodeProto, weights: str) -> None:
     """Nodes that compute what ``node`` does."""
     (x, _, *bias), (y,) = filter(None, node.input), node.output
     columns = graph.node("Transpose", [x], f"{y}/columns", perm=[1, 0])
-    if bias:
-        column = graph.node("Reshape", [*bias, graph.constant([-1, 1], "column")], f"{y}/bias")
-        made = graph.node("Gemm", [weights, columns, column], f"{y}/product")
-    else:
-        made = graph.node("MatMul", [weights, columns], f"{y}/product")
+    made = graph.product(weights, columns, bias, y)
     back = helper.make_node("Transpose", [made], [y], f"{graph.prefix}{y}/back", perm=[1, 0])
     graph.nodes.append(back)

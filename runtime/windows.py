@@ -29,6 +29,12 @@ class Window:
         return height + top + bottom, width + left + right
 
     @property
+    def pads_of_axes(self) -> np.ndarray:
+        """The pads as ONNX's Pad has them, of four axes with the image's in the middle."""
+        top, left, bottom, right = self.pads
+        return np.array([0, top, left, 0, 0, bottom, right, 0])
+
+    @property
     def places(self) -> tuple[int, int]:
         """The size of the result."""
         down, across = (

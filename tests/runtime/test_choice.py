@@ -329,7 +329,7 @@ def test_what_read_outs_keep_is_in_the_estimate():
     assert more.counts == max(9 * copies, once.counts + 4 * copies)
     # Of the run before there are as many as of this one, and its last.
     assert session.chosen(x, readouts=50).memory.counts == 99 * copies
-    varying = session._progress.time_steps.choice(values, 5, varying=True).memory
+    varying = session._progress.time_steps.choice(values, 5, varying=True, prologue=0).memory
     assert varying.inputs * 3 == more.inputs * 12
     # What has been read is one array a read-out: the sum so far.
     inputs = np.random.default_rng(0).normal(size=(6, *x.shape)).astype(np.float32)

@@ -50,13 +50,13 @@ needs_blocks = pytest.mark.skipif(not has_blocks(), reason="no blocked layout on
 def chunks(monkeypatch):
     """The graphs of chunks that are made in a blocked layout."""
     made = []
-    on_cpu = time_steps.on_cpu
+    laid_out = time_steps.laid_out
 
     def kept(*arguments):
-        made.append(on_cpu(*arguments))
+        made.append(laid_out(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(time_steps, "on_cpu", kept)
+    monkeypatch.setattr(time_steps, "laid_out", kept)
     return made
 
 

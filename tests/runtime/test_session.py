@@ -78,6 +78,8 @@ def test_output_is_the_mean():
         ([[1.0, 2.0], [3.0]], "x is no array"),
         ({"x": [[1.0, 2.0], [3.0]]}, "x is no array"),
         ({1: X}, "has the inputs x; given were 1"),
+        (None, "x is no array, but of the type NoneType"),
+        (iter(X), "x is no array, but of the type "),
     ],
 )
 def test_inputs_that_do_not_fit(x, message):
