@@ -110,7 +110,7 @@ def _like(node: gs.Node) -> gs.Tensor:
 
 
 def _constant(editor: Editor, node: gs.Node, name: str, value: object) -> gs.Constant:
-    return editor.constant(f"{node.name}/{name}", np.asarray(value, _like(node).dtype))
+    return editor.constant(f"{node.name}/{name}", np.asarray(value, type_of(node)))
 
 
 def _relu_or_clip(
@@ -122,21 +122,25 @@ def _relu_or_clip(
     return editor.node("Clip", f"{node.name}/{name}", [x, *bounds], like=_like(node))
 
 
-def _leaky(editor: Editor, node: gs.Node, slope: float | np.ndarray) -> None:
+def _parts(
+    editor: Editor, node: gs.Node, high: float = np.inf, low: float = -np.inf
+) -> list[gs.Tensor]:
+    """clip(x; 0, high) and clip(-x; 0, -low)."""
     x = node.inputs[0]
-    positive = _relu_or_clip(editor, node, "positive", x)
+    positive = _relu_or_clip(editor, node, "positive", x, high)
     minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
-    negative = _relu_or_clip(editor, node, "negative", minus)
+    return [positive, _relu_or_clip(editor, node, "negative", minus, -low)]
+
+
+def _leaky(editor: Editor, node: gs.Node, slope: float | np.ndarray) -> None:
+    positive, negative = _parts(editor, node)
     scale = _constant(editor, node, "slope", slope)
     leak = editor.node("Mul", f"{node.name}/leak", [negative, scale], like=_like(node))
     replace_node(node, "Sub", [positive, leak])
 
 
 def _absolute(editor: Editor, node: gs.Node) -> None:
-    x = node.inputs[0]
-    positive = _relu_or_clip(editor, node, "positive", x)
-    minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
-    replace_node(node, "Add", [positive, _relu_or_clip(editor, node, "negative", minus)])
+    replace_node(node, "Add", _parts(editor, node))
 
 
 def _hard_sigmoid(editor: Editor, node: gs.Node) -> None:
@@ -151,10 +155,7 @@ def _hard_sigmoid(editor: Editor, node: gs.Node) -> None:
 def _clip(editor: Editor, node: gs.Node, low: float, high: float) -> None:
     x = node.inputs[0]
     if low < 0 < high:
-        positive = _relu_or_clip(editor, node, "positive", x, high)
-        minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
-        negative = _relu_or_clip(editor, node, "negative", minus, -low)
-        replace_node(node, "Sub", [positive, negative])
+        replace_node(node, "Sub", _parts(editor, node, high, low))
     elif low >= 0:
         _above(editor, node, x, _constant(editor, node, "low", low), high - low)
     else:

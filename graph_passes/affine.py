@@ -67,8 +67,8 @@ def _of_batch_norm(graph: gs.Graph, node: gs.Node) -> Affine | str:
     c = shift - a * mean
     if shape is None:
         return "the number of axes of its input cannot be inferred"
-    per_channel = (-1, *(1,) * (len(shape) - 2))
-    return Affine(node.inputs[0], a.reshape(per_channel), c.reshape(per_channel))
+    channels = (-1, *(1,) * (len(shape) - 2))
+    return Affine(node.inputs[0], a.reshape(channels), c.reshape(channels))
 
 
 def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | None:
@@ -76,7 +76,7 @@ def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | Non
 
     ``rank`` and ``axis`` count the batch axis of the tensor that the array broadcasts to.
     """
-    full = value.reshape((1,) * (rank - 1 - value.ndim) + value.shape)
+    full = np.array(value, ndmin=rank - 1)
     if any(size != 1 for place, size in enumerate(full.shape, start=1) if place != axis):
         return None
     return full.reshape(-1)

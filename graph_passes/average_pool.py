@@ -2,7 +2,15 @@
 
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, is_floating, is_used, producer, require_opset, tidy
+from .editing import (
+    constant_value,
+    is_floating,
+    is_used,
+    optional_input,
+    producer,
+    require_opset,
+    tidy,
+)
 from .errors import Refusal
 from .linear import MAX_POOLS, behind_nonlinear
 
@@ -61,7 +69,6 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
 
 def pads_lowest(node: gs.Node) -> bool:
     """Whether a node pads with -infinity, or with a number that stands for it."""
-    if node.op != "Pad" or node.domain or len(node.inputs) < 3:
-        return False
-    value = constant_value(node.inputs[2])
+    given = None if node.op != "Pad" or node.domain else optional_input(node, 2)
+    value = None if given is None else constant_value(given)
     return value is not None and value.size == 1 and float(value.reshape(())) <= -60000.0

@@ -12,6 +12,7 @@ from .editing import (
     is_floating,
     leave_out,
     only_consumer,
+    optional_input,
     producer,
     replace_node,
     require_opset,
@@ -127,9 +128,10 @@ def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
 
 def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
     """One of the bounds of a Clip, ``unbounded`` where there is none."""
-    if len(node.inputs) <= index or node.inputs[index].is_empty():
+    given = optional_input(node, index)
+    if given is None:
         return np.array(unbounded)
-    bound = constant_value(node.inputs[index])
+    bound = constant_value(given)
     if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
     value = bound.astype(np.float64).reshape(())

@@ -1,4 +1,6 @@
-"""What only damage can put into a model: names that are no text, tensors without their values."""
+"""What later steps cannot take of a model's content: damage and rare kinds, which are refused,
+and sparse tensors and nodes in disorder, which are put right.
+"""
 
 import contextlib
 import graphlib

@@ -239,11 +239,31 @@ def leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
     bypass(graph, node)
 
 
+def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
+    """An input of a node; None where it is left out."""
+    held = len(node.inputs) > index and not node.inputs[index].is_empty()
+    return node.inputs[index] if held else None
+
+
+def pads_of(node: gs.Node) -> np.ndarray | None:
+    """Begins and ends of a Pad, int64 [2, rank]; None where they, or the rank, are not known."""
+    pads, given = constant_value(node.inputs[1]), optional_input(node, 3)
+    if pads is None or given is None:
+        return None if pads is None else pads.reshape(2, -1)
+    shape, axes = node.inputs[0].shape, constant_value(given)
+    if shape is None or axes is None:
+        return None
+    all_axes = np.zeros((2, len(shape)), np.int64)
+    all_axes[:, axes] = pads.reshape(2, -1)
+    return all_axes
+
+
 def reduction_axes(node: gs.Node) -> list[int] | None:
     """The axes of a reduction, an input or, before opset 18, an attribute; None if not known."""
     axes: list[int] | None = node.attrs.get("axes")
-    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
-        value = constant_value(node.inputs[1])
+    given = optional_input(node, 1)
+    if given is not None:
+        value = constant_value(given)
         axes = None if value is None else value.tolist()
     return axes
 

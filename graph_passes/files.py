@@ -82,7 +82,7 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def read_parts(path: str | os.PathLike[str]) -> ModelParts:
-    """Like ``read_model``, with the weights beside the structure; external data is mapped."""
+    """Like ``read_model``, with the weights beside the structure."""
     require_path(path, "a model is read from a file's path", ModelError)
     path = Path(path)
     parsed = parse_model(path)
@@ -117,7 +117,7 @@ def _external(parts: ModelParts) -> list[tuple[onnx.TensorProto, bool]]:
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """An ONNX file, and after it the files beside it that hold weights of it.
 
-    Raises ``ModelError`` if the file cannot be read.
+    Raises ``ModelError`` if the file cannot be read, or names another that is not beside it.
     """
     path = Path(path)
     # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
@@ -128,9 +128,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     if not elsewhere:
         return [path]
     stored = _external(parse_model(path))
-    places = {entry.value for tensor, _ in stored for entry in tensor.external_data
-              if entry.key == "location"}  # fmt: skip
-    return [path, *(path.resolve().parent / place for place in sorted(places))]
+    return [path, *sorted({_data_file(tensor, path) for tensor, _ in stored})]
 
 
 def _names_a_location(path: Path) -> bool:
@@ -247,15 +245,19 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
-    """What a tensor keeps in another file, mapped rather than read."""
-    folder = path.resolve().parent
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
-    check_dimensions(tensor, f"'{path}'")
-    if tensor.data_type in UNSUPPORTED_TYPES:
-        return np.empty(0, np.uint8)  # Refused later, by its name.
+def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _kept_in(tensor: onnx.TensorProto, path: Path) -> str:
+    location = _entries(tensor).get("location", "")
+    return f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
+
+
+def _data_file(tensor: onnx.TensorProto, path: Path) -> Path:
+    """The file in which a tensor of the model at ``path`` keeps its data."""
+    folder, what = path.resolve().parent, _kept_in(tensor, path)
+    location = _entries(tensor).get("location", "")
     try:
         # Resolved, so that neither '..' nor a link leads out of the folder.
         target = (folder / location).resolve()
@@ -265,6 +267,19 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
             )
         if not target.is_file():
             raise ModelError(f"{what}, which is not there")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
+    return target
+
+
+def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+    """What a tensor keeps in another file."""
+    entries = _entries(tensor)
+    check_dimensions(tensor, f"'{path}'")
+    if tensor.data_type in UNSUPPORTED_TYPES:
+        return np.empty(0, np.uint8)  # Refused later, by its name.
+    target, what = _data_file(tensor, path), _kept_in(tensor, path)
+    try:
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", target.stat().st_size - offset))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -276,8 +291,9 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
             )
         if not expected:
             return np.empty(tensor.dims, dtype)
-        # Copied on write, so that nothing changes the file.
-        return np.memmap(target, dtype, "c", offset, tuple(tensor.dims))
+        # Not mapped: who writes the file anew would change what a session holds, or end it.
+        content = np.fromfile(target, np.uint8, length, offset=offset)
+        return content.view(dtype).reshape(tuple(tensor.dims))
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
 

@@ -9,6 +9,7 @@ from .editing import (
     constant_value,
     leave_out,
     only_consumer,
+    optional_input,
     producer,
     release,
     require_opset,
@@ -60,8 +61,8 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node) -> str | None:
     if only_consumer(graph, affine.x) is None:
         return f"the output of {linear.op} '{linear.name}' is used elsewhere too"
     weight = constant_value(linear.inputs[1])
-    has_bias = len(linear.inputs) > 2 and not linear.inputs[2].is_empty()
-    bias = constant_value(linear.inputs[2]) if has_bias else np.float64(0)
+    given = optional_input(linear, 2)
+    bias = np.float64(0) if given is None else constant_value(given)
     if weight is None or bias is None:
         return f"the weights of {linear.op} '{linear.name}' are not constant"
     if linear.op in ("MatMul", "Gemm") and weight.ndim != 2:

@@ -16,11 +16,11 @@ from .io import infer_shapes, onnx_type
 from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
 from .quiet import quietly
 
-_RANDOM_OPS = {
-    "Bernoulli", "Dropout", "Multinomial",
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+RANDOM_OPS = {
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
 }  # fmt: skip
-
+"""What computes another result each time; besides, Dropout does in training."""
 
 # What a few numbers can make large: folded only once the size of the result is known.
 _GROWING_OPS = {
@@ -97,13 +97,12 @@ def _require_sane_sizes(graph: gs.Graph) -> None:
 def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
     """Whether a node must not be folded, though its inputs are constant."""
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
-    most = max(_MOST, 2 * sum(math.prod(tensor.shape) for tensor in constants))
+    left = max(_MOST, 2 * sum(math.prod(tensor.shape) for tensor in constants))
     folded: dict[str, int] = {}
-    left = most
 
     def stays(node: gs.Node) -> bool:
         nonlocal left
-        if neurons.is_stateful(node) or node.op in _RANDOM_OPS:
+        if neurons.is_stateful(node) or node.op in (*RANDOM_OPS, "Dropout"):
             return True
         size = _elements(node)
         if size is None:

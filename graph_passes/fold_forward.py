@@ -11,6 +11,8 @@ from .editing import (
     is_inner,
     leave_out,
     only_consumer,
+    optional_input,
+    pads_of,
     release,
     require_opset,
     tidy,
@@ -119,13 +121,12 @@ def _passes_on(node: gs.Node) -> bool:
     if node.op == "Transpose":
         return bool(node.attrs.get("perm", [1])[0] == 0)
     if node.op == "Pad":
-        value = constant_value(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(())
-        pads = constant_value(node.inputs[1])
-        if value is None or np.any(value) or pads is None or len(node.inputs) > 3:
+        given, pads = optional_input(node, 2), pads_of(node)
+        value = np.zeros(()) if given is None else constant_value(given)
+        if value is None or np.any(value) or pads is None:
             return False
         # Along places alone: channels keep theirs.
-        places = not np.any(pads.reshape(2, -1)[:, :2])
-        return places and node.attrs.get("mode", "constant") == "constant"
+        return not np.any(pads[:, :2]) and node.attrs.get("mode", "constant") == "constant"
     return node.op in (*_POOLS, "Flatten", "Identity")
 
 
@@ -270,8 +271,8 @@ def _apply(editor: Editor, path: list[gs.Node], weight: np.ndarray, shift: np.nd
     release(editor.graph, old)
     if not np.any(shift):
         return
-    has_bias = len(linear.inputs) > 2 and not linear.inputs[2].is_empty()
-    bias = constant_value(linear.inputs[2]) if has_bias else np.zeros(())
+    given = optional_input(linear, 2)
+    bias = np.zeros(()) if given is None else constant_value(given)
     uniform = shift.ndim == 1
     if (
         uniform

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import disconnect, known_value, producer
+from .editing import disconnect, known_value, optional_input, producer
 
 
 def fold_sizes(graph: gs.Graph) -> None:
@@ -55,7 +55,8 @@ def _sliced(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
 
 def _bound(node: gs.Node, index: int) -> int | None:
     """Start, end or step of a Slice of one axis; None if it is not constant."""
-    if len(node.inputs) <= index or node.inputs[index].is_empty():
+    given = optional_input(node, index)
+    if given is None:
         return 1  # The step alone may be left out.
-    given = known_value(node.inputs[index])
-    return int(given.reshape(())) if given is not None and given.size == 1 else None
+    value = known_value(given)
+    return int(value.reshape(())) if value is not None and value.size == 1 else None

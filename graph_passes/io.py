@@ -46,7 +46,7 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     parts = model if isinstance(model, ModelParts) else detach(model)
     opset = opset_of(parts.structure)
     if opset < neurons.MIN_OPSET:
-        structure = _with_constants_only(inline_functions(parts.structure))
+        structure = _with_constants_only(inline_functions(copy_model(parts.structure)))
         parts = ModelParts(_convert_opset(structure, opset), parts.weights)
     if isinstance(model, ModelParts):
         return parts
@@ -214,11 +214,11 @@ def _check_functions(model: onnx.ModelProto) -> None:
     own = [f for f in model.functions if f.domain == neurons.DOMAIN]
     functions = {f.name: f for f in own}
     overloaded = len(functions) < len(own) or any(
-        node.overload for node in model.graph.node if node.domain == neurons.DOMAIN
+        node.overload for node in model.graph.node if _is_neuron(node)
     )
     if overloaded:
         raise ModelError("the file holds several functions for one neuron; convert again")
-    for op in {node.op_type for node in model.graph.node if node.domain == neurons.DOMAIN}:
+    for op in {node.op_type for node in model.graph.node if _is_neuron(node)}:
         if op not in FUNCTIONS:
             continue
         expected, found = neurons.function_proto(op, 0), functions.get(op)
@@ -375,10 +375,13 @@ def infer_shapes(graph: gs.Graph) -> None:
     tensors = graph.tensors()
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor, kind = tensors.get(info.name), info.type.tensor_type
-        if isinstance(tensor, gs.Variable) and kind.HasField("shape"):
+        if not isinstance(tensor, gs.Variable):
+            continue
+        if kind.elem_type:
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        if kind.HasField("shape"):
             shape = declared_shape(kind)
             if tensor.shape is not None and len(tensor.shape) == len(shape):
                 pairs = zip(shape, tensor.shape, strict=True)
                 shape = [old if isinstance(new, str) else new for new, old in pairs]
             tensor.shape = shape
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)

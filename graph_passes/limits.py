@@ -21,6 +21,8 @@ MAX_DEPTH = 16
 """Graphs inside nodes (the branches of an If) inside such graphs, and so on."""
 
 MAX_SUBGRAPHS = 1000
+"""Graphs inside nodes of a model, all together."""
+
 MAX_CALL_DEPTH = 64
 """Functions that call functions, and so on."""
 

@@ -9,6 +9,7 @@ from .editing import (
     constant_value,
     leave_out,
     only_consumer,
+    optional_input,
     reduction_axes,
     replace_node,
     require_opset,
@@ -79,9 +80,9 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
         factor = node.attrs.get(attribute, 1.0)
         if factor == 1.0:
             continue
-        held = len(node.inputs) > index and not node.inputs[index].is_empty()
-        value = constant_value(node.inputs[index]) if held else None
-        if held and value is None:
+        given = optional_input(node, index)
+        value = None if given is None else constant_value(given)
+        if given is not None and value is None:
             continue
         if value is not None:
             scaled = rounded(value.astype(np.float64) * factor, value.dtype)

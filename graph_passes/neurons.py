@@ -160,7 +160,7 @@ def starts_of(node: gs.Node) -> list[np.ndarray]:
     first = initial_potential_of(node) if is_neuron(node) else np.zeros(())
     starts = [first] + [np.zeros(())] * (len(states) - 1)
     return [
-        with_batch_axis(start, len(state.shape)).astype(state.dtype)
+        np.array(start, state.dtype, ndmin=len(state.shape))
         for start, state in zip(starts, states, strict=True)
     ]
 
@@ -216,12 +216,6 @@ def inputs_besides_states(graph: gs.Graph) -> list[gs.Variable]:
     return [tensor for tensor in graph.inputs if tensor.name not in states]
 
 
-def with_batch_axis(value: np.ndarray, rank: int) -> np.ndarray:
-    """Reshape a per-sample array to ``rank`` axes, the first of them the batch, of size 1."""
-    value = np.asarray(value)
-    return value.reshape((1,) * (rank - value.ndim) + value.shape)
-
-
 def attribute_tensor(value: np.ndarray) -> gs.Constant:
     """An array as the TENSOR attribute of a node."""
-    return gs.Constant("", np.ascontiguousarray(value).reshape(np.shape(value)))
+    return gs.Constant("", np.asarray(value, order="C"))

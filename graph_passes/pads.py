@@ -3,7 +3,17 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, only_consumer, producer, require_opset, tidy
+from .editing import (
+    bypass,
+    constant_value,
+    is_floating,
+    only_consumer,
+    optional_input,
+    pads_of,
+    producer,
+    require_opset,
+    tidy,
+)
 from .thresholds import is_non_negative
 
 _POOLS = ("AveragePool", "MaxPool")
@@ -76,34 +86,18 @@ def _fits_pool(
 
 
 def _value(node: gs.Node) -> float:
-    if len(node.inputs) < 3 or node.inputs[2].is_empty():
+    given = optional_input(node, 2)
+    if given is None:
         return 0.0
-    value = constant_value(node.inputs[2])
+    value = constant_value(given)
     return np.nan if value is None else float(value.reshape(()))
 
 
 def _spatial_pads(node: gs.Node) -> list[int] | None:
     """The pads of axes 2 and up in ONNX's order, begins then ends; None if not foldable."""
-    x = node.inputs[0]
-    pads = constant_value(node.inputs[1])
-    dtype = np.dtype(np.float32 if x.dtype is None or isinstance(x.dtype, int) else x.dtype)
-    if node.attrs.get("mode", "constant") != "constant" or pads is None or dtype.kind != "f":
+    pads = pads_of(node)
+    if node.attrs.get("mode", "constant") != "constant" or pads is None:
         return None
-    axes = None
-    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
-        axes = constant_value(node.inputs[3])
-        if axes is None:
-            return None
-    rank = None if x.shape is None else len(x.shape)
-    if axes is None:
-        rank, places = len(pads) // 2, list(range(len(pads) // 2))
-    elif rank is None:
+    if np.any(pads[:, :2]) or np.any(pads < 0) or not is_floating(node.inputs[0]):
         return None
-    else:
-        places = [int(axis) % rank for axis in axes]
-    begins, ends = [0] * rank, [0] * rank
-    for place, begin, end in zip(places, pads[: len(places)], pads[len(places) :], strict=True):
-        begins[place], ends[place] = int(begin), int(end)
-    if any(begins[:2]) or any(ends[:2]) or any(pad < 0 for pad in (*begins, *ends)):
-        return None
-    return [*begins[2:], *ends[2:]]
+    return [int(pad) for pad in pads[:, 2:].reshape(-1)]

@@ -1,24 +1,29 @@
 """Keep the loggers of other libraries silent about what is expected to fail."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 from onnx_graphsurgeon.logger import G_LOGGER
 
 _FATAL, _WARNING = 4, 2
+_TURN = threading.RLock()
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Let onnx-graphsurgeon evaluate constants, with ONNX Runtime, without a word.
 
-    Both warn of each node that they cannot evaluate; such a node just stays.
+    Both warn of each node that they cannot evaluate; such a node just stays. One thread at a time,
+    since what each is put back to is the whole process's. What ONNX Runtime's level was cannot be
+    asked for: it is that of warnings afterwards, its default.
     """
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(_FATAL)
-    try:
-        with G_LOGGER.suppress():
-            yield
-    finally:
-        onnxruntime.set_default_logger_severity(_WARNING)
+    with _TURN:
+        onnxruntime.set_default_logger_severity(_FATAL)
+        try:
+            with G_LOGGER.suppress():
+                yield
+        finally:
+            onnxruntime.set_default_logger_severity(_WARNING)

@@ -55,18 +55,12 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
         return None
     (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))
     shape = variables[0].shape
-    if shape is not None and not _keeps_shape(bound, shape):
+    if not _fits(bound, shape):
         return None
     before = producer(variables[0])
     if before is None or before.op != "Relu" or only_consumer(graph, variables[0]) is not node:
         return None
     return before
-
-
-def _keeps_shape(bound: tuple[int, ...], shape: list[int | str]) -> bool:
-    """Whether what is bounded stays as large as it is, as far as sizes are known."""
-    ends = zip(reversed(bound), reversed(shape), strict=False)
-    return len(bound) <= len(shape) and not any(b != 1 and size == 1 for b, size in ends)
 
 
 def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
@@ -185,7 +179,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
             "a threshold takes the type of its activation, which cannot be inferred:",
             [Refusal(node.name, node.op, "operators before it, such as custom ones, hide it")],
         )
-    if not _fits(threshold, shape):
+    if not _fits(threshold.shape, shape and (1, *shape[1:])):
         raise UnsupportedModelError(
             "thresholds must broadcast against one sample:",
             [Refusal(node.name, node.op, f"got the shape {threshold.shape}, and its is {shape}")],
@@ -201,13 +195,13 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
     return bound
 
 
-def _fits(threshold: np.ndarray, shape: Sequence[int | str] | None) -> bool:
-    """Whether a threshold broadcasts against one sample of a tensor, as far as is known."""
-    if shape is None or threshold.ndim == 0:
+def _fits(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
+    """Whether what is bounded stays as large as it is, as far as sizes are known."""
+    if shape is None:
         return True
-    sizes = zip(threshold.shape[::-1], (1, *shape[1:])[::-1], strict=False)
+    sizes = zip(reversed(bound), reversed(shape), strict=False)
     same = all(size in (1, axis) or not isinstance(axis, int) for size, axis in sizes)
-    return same and threshold.ndim <= len(shape)
+    return same and len(bound) <= len(shape)
 
 
 def _unbound(graph: gs.Graph, node: gs.Node) -> None:

@@ -7,6 +7,8 @@ from .editing import (
     Editor,
     bypass,
     constant_value,
+    optional_input,
+    pads_of,
     producer,
     reduction_axes,
     require_opset,
@@ -135,7 +137,7 @@ def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | 
             return None
         for index, value in constants.items():
             if value.ndim and not (node.op == "Clip" or node.op == "Dropout"):
-                full = value.reshape((1,) * (rank - value.ndim) + value.shape)
+                full = np.array(value, ndmin=rank)
                 moved = np.ascontiguousarray(full.transpose(np.argsort(permutation)))
                 node.inputs[index] = editor.constant(f"{node.inputs[index].name}/moved", moved)
         return permutation
@@ -154,30 +156,21 @@ def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | 
 
 
 def _move_pad(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
-    rank = len(permutation)
-    others = [tensor for tensor in node.inputs[1:] if not tensor.is_empty()]
-    values = [value for t in others if (value := constant_value(t)) is not None]
-    if len(values) < len(others):
+    pads = pads_of(node)
+    if pads is None:
         return None
-    begins, ends = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
-    pads = values[0]
     # All axes are written out: ONNX Runtime's own moving of Transposes overlooks their choice.
-    axes = list(range(rank))
-    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
-        axes = [int(axis) % rank for axis in values[-1]]
-        node.inputs = list(node.inputs[:3])
-    begins[axes], ends[axes] = pads[: len(axes)], pads[len(axes) :]
-    moved = np.empty(2 * rank, np.int64)
-    for axis, place in enumerate(permutation):
-        moved[place], moved[rank + place] = begins[axis], ends[axis]
-    node.inputs[1] = editor.constant(f"{node.name}/pads", moved)
+    moved = np.empty_like(pads)
+    moved[:, permutation] = pads
+    node.inputs = list(node.inputs[:3])
+    node.inputs[1] = editor.constant(f"{node.name}/pads", moved.reshape(-1))
     return permutation
 
 
 def _move_slice(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
-    starts = constant_value(node.inputs[1])
-    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
-        axes = constant_value(node.inputs[3])
+    starts, given = constant_value(node.inputs[1]), optional_input(node, 3)
+    if given is not None:
+        axes = constant_value(given)
     else:
         axes = None if starts is None else np.arange(starts.size)
     if axes is None:

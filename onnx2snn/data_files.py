@@ -65,7 +65,10 @@ def open_data(
     if source in DATASETS or (source and Path(source).is_dir()):
         structure = None if model is None else _structure_of(model)
         wanted = None if structure is None else preprocessing_of(structure)
-        data = _open_images(source, root, train, wanted, samples)
+        if source in IN_MEMORY:
+            data = _open_in_memory(source, root, train, wanted)
+        else:
+            data = _open_folder(source, root, wanted, samples, train)
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
     elif kind == ".npz":
@@ -83,19 +86,6 @@ def open_data(
     if not labels and kind == ".npz":
         known = _order_of(Path(source), data.samples)
     return with_rows(data, some_rows(samples, data.samples, known))
-
-
-def _open_images(
-    source: str,
-    root: Path | None,
-    train: bool,
-    preprocessing: Preprocessing | None,
-    samples: int | None,
-) -> Data:
-    """All images, or of a folder, whose files would be read for nothing, so many."""
-    if source in IN_MEMORY:
-        return _open_in_memory(source, root, train, preprocessing)
-    return _open_folder(source, root, preprocessing, samples, train)
 
 
 def _structure_of(model: Model | ModelParts) -> onnx.ModelProto:

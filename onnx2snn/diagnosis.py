@@ -22,7 +22,6 @@ bursts of B spikes a time-step, V_th is B V_th in the clips, and T is B T. What 
 loses, or a neuron that starts again after some time-steps, counts as unevenness.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -44,7 +43,7 @@ from onnx2snn.runtime.providers import Providers
 from .calibration import watch
 from .conversion import digest_of
 from .data import Data, number_of, require_data
-from .inspection import metadata_of
+from .inspection import json_object, metadata_of
 from .network import Network
 from .progress import Running, Track, no_progress
 from .watched_run import LayerSums, WatchedRun
@@ -149,11 +148,8 @@ def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
 
 def _recipe(parts: ModelParts) -> dict[str, Any]:
     """How an SNN was made, as ``convert`` wrote it; raises ``ModelError`` if it is not said."""
-    try:
-        recipe = json.loads(metadata_of(parts.structure).get("onnx2snn.recipe", ""))
-    except ValueError:
-        recipe = None
-    if not isinstance(recipe, dict) or recipe.get("maxpool") not in get_args(MaxPool):
+    recipe = json_object(metadata_of(parts.structure).get("onnx2snn.recipe", ""))
+    if recipe.get("maxpool") not in get_args(MaxPool):
         raise ModelError(
             "the spiking network does not say how it was made, so its neurons cannot be matched "
             "with the ANN's activations: convert the ANN again"

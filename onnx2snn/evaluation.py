@@ -8,7 +8,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.inputs import times_in
+from onnx2snn.runtime.inputs import keys_of, times_in
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
@@ -177,13 +177,11 @@ def _results(
 
 
 def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:
-    """The shape of one sample of each input."""
+    """The shape of one sample of each input; raises ``DataError`` if data has one of them not."""
     if data.shapes is None:
         return {next(iter(session.inputs)): data.shape[1:]}
-    alone = len(session.inputs) == 1
-    return {
-        n: data.shapes["x" if alone and n not in data.shapes else n][1:] for n in session.inputs
-    }
+    keys = keys_of(data.shapes, list(session.inputs), "the network")
+    return {name: data.shapes[key][1:] for name, key in keys.items()}
 
 
 def require_samples(data: Data, session: SpikingSession) -> None:

@@ -6,33 +6,31 @@ and what is joined to spikes 0.
 """
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, constant_value, replace_node
+from onnx2snn.graph_passes.editing import Editor, constant_value, optional_input, replace_node
+from onnx2snn.graph_passes.io import onnx_type
 from onnx2snn.graph_passes.limits import WEIGHTED
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
     """1 for each weight that is not 0, made as the graph runs: no copy of all weights is kept."""
-    name = editor.name(f"{weights.name}/synapses")
-    some, ones = gs.Variable(f"{name}/some", np.bool_), gs.Variable(name, np.float32)
-    to_bool, to_float = int(onnx.TensorProto.BOOL), int(onnx.TensorProto.FLOAT)
-    editor.graph.nodes.append(gs.Node("Cast", some.name, {"to": to_bool}, [weights], [some]))
-    editor.graph.nodes.append(gs.Node("Cast", name, {"to": to_float}, [some], [ones]))
-    return ones
+    some = _cast(editor, f"{weights.name}/some", weights, np.bool_)
+    return _cast(editor, f"{weights.name}/synapses", some, np.float32)
+
+
+def _cast(editor: Editor, name: str, tensor: gs.Tensor, dtype: type) -> gs.Tensor:
+    to = {"to": onnx_type(np.dtype(dtype))}
+    return editor.node("Cast", name, [tensor], to, like=gs.Variable("", dtype))
 
 
 def filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
     """A tensor of the same shape, filled with one value."""
     if isinstance(tensor, gs.Constant):
         return editor.constant("filled", np.full(tensor.shape, value, np.float32))
-    name = editor.name(f"{tensor.name}/filled")
-    shape, filled = gs.Variable(f"{name}/shape", np.int64), gs.Variable(name, np.float32)
-    editor.graph.nodes.append(gs.Node("Shape", shape.name, {}, [tensor], [shape]))
-    fill = {"value": gs.Constant("", np.array([value], np.float32))}
-    editor.graph.nodes.append(gs.Node("ConstantOfShape", name, fill, [shape], [filled]))
-    return filled
+    name, fill = f"{tensor.name}/filled", {"value": gs.Constant("", np.array([value], np.float32))}
+    shape = editor.node("Shape", f"{name}/shape", [tensor], like=gs.Variable("", np.int64))
+    return editor.node("ConstantOfShape", name, [shape], fill, gs.Variable("", np.float32))
 
 
 def has_weights(node: gs.Node) -> bool:
@@ -69,20 +67,16 @@ def operations(editor: Editor, node: gs.Node, weights: int, hands_on: bool) -> g
     if hands_on or fan_outs is None:
         _let_count(editor, node, weights)
     # In double, since a layer can have more than the 2^24 operations that float32 counts.
-    name = editor.name(f"{node.name}/operations")
-    exact, total = gs.Variable(f"{name}/exact", np.float64), gs.Variable(name, np.float64, [])
+    name = f"{node.name}/operations"
     counted = node.outputs[0] if fan_outs is None else node.inputs[1 - weights]
-    to_double = {"to": int(onnx.TensorProto.DOUBLE)}
-    editor.graph.nodes.append(gs.Node("Cast", exact.name, to_double, [counted], [exact]))
+    exact = _cast(editor, f"{name}/exact", counted, np.float64)
     if fan_outs is not None:
         inputs = [exact, exact]
         inputs[weights] = editor.constant(f"{name}/fan-outs", fan_outs)
         transposed = ("transA", "transB")[1 - weights]
         attributes = {k: v for k, v in node.attrs.items() if k == transposed}
-        exact = gs.Variable(f"{name}/dense", np.float64)
-        editor.graph.nodes.append(gs.Node(node.op, exact.name, attributes, inputs, [exact]))
-    editor.graph.nodes.append(gs.Node("ReduceSum", name, {"keepdims": 0}, [exact], [total]))
-    return total
+        exact = editor.node(node.op, f"{name}/dense", inputs, attributes, exact)
+    return editor.node("ReduceSum", name, [exact], {"keepdims": 0}, gs.Variable("", np.float64, []))
 
 
 def become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:
@@ -124,7 +118,7 @@ def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
             node.inputs = [x, *others_filled(0.0)[1:]]
         case "Einsum":
             node.inputs = [t if t.name in spiking else _ones_for(editor, t) for t in node.inputs]
-        case "Pad" if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        case "Pad" if optional_input(node, 2) is not None:
             node.inputs[2] = editor.constant(f"{node.name}/zero", np.zeros((), np.float32))
 
 

@@ -40,8 +40,9 @@ def to_loop(
     inline: only operators of ONNX itself. preprocessing: what is done to an input before the
     network, in words, for the metadata; if not given, what the file says.
 
-    The outputs are those of ``SpikingSession.run``, bit for bit in float32 where ONNX Runtime
-    runs both at one optimisation level. Raises ``ModelError`` for a file that is no SNN, or of
+    The outputs are those of ``SpikingSession(plan="step")``, bit for bit in float32 where ONNX
+    Runtime runs both at one optimisation level, and of the default session where sums are exact.
+    Raises ``ModelError`` for a file that is no SNN, or of
     which an output is an input too, and ``DataError`` for a T that is no whole number from 1 on or
     cannot be unrolled.
     """

@@ -42,9 +42,7 @@ from onnx2snn.graph_passes.files import (
     write_bytes,
 )
 from onnx2snn.graph_passes.io import infer_shapes, to_graph
-from onnx2snn.graph_passes.neurons import (
-    state_names,
-)
+from onnx2snn.graph_passes.neurons import state_names
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.plan import build_plan

@@ -212,9 +212,7 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
                 node.input[position] = per_sample(tensor, len(shape), f"{root}t/{len(shape)}")
         for read, written in state_names(node.op_type, node.name):
             first = root + f"first/{read}"
-            constants[first] = defaults[read].reshape(
-                (1,) * (len(shape) - defaults[read].ndim) + defaults[read].shape
-            )
+            constants[first] = np.array(defaults[read], ndmin=len(shape))
             begins = per_sample(START, len(shape), f"{root}start/{len(shape)}")
             reset = root + read
             nodes.append(helper.make_node("Where", [begins, first, read], [reset], reset))

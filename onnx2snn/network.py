@@ -1,6 +1,6 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -58,7 +58,7 @@ from .checking import (
     relative_error,
     tolerance,
 )
-from .data import Data
+from .data import Data, Inputs
 from .examination import (
     import_ann,
     kept_max_pools,
@@ -192,26 +192,22 @@ class Network:
         sample: Sample,
     ) -> None:
         """Raise ``PassError``, naming the pass, if the network's function has changed."""
-        limit = tolerance(self.graph)
-        if self.calibration is not None:
-            agreement = self._compare(change, before)
-            error = 0.0 if agreement is None else agreement.error
-            self.check = f"on {self.calibration.samples} samples of the calibration data"
-            if error > limit:
-                x, _ = next(iter(self.calibration.batches(self._running.batch_size)))
-                blame(passes, self._again(before), x, error)
-        elif sample is None:
-            self.current = to_parts(self.graph)
-            self.check = NOT_CHECKED
+        agreement = self._compare(change, before)
+        first: Iterator[Inputs]
+        if self.calibration is not None and agreement is not None:
+            first = (x for x, _ in self.calibration.batches(self._running.batch_size))
+            error = agreement.error
+            on = f"{self.calibration.samples} samples of the calibration data"
+        elif sample is not None:
+            first = iter([sample[0]])
+            error = relative_error(sample[1], outputs_of(self.current, sample[0]))
+            on = f"{samples_in(sample[0])} random inputs (seed 0) of the declared shape"
         else:
-            self.current = to_parts(self.graph)
-            inputs, wanted = sample
-            error = relative_error(wanted, outputs_of(self.current, inputs))
-            count = samples_in(inputs)
-            self.check = f"on {count} random inputs (seed 0) of the declared shape"
-            if error > limit:
-                blame(passes, self._again(before), inputs, error)
-        self.check += f"; relative error {error:.1e}" if sample or self.calibration else ""
+            self.check = NOT_CHECKED
+            return
+        if error > tolerance(self.graph):
+            blame(passes, self._again(before), next(first), error)
+        self.check = f"on {on}; relative error {error:.1e}"
 
     def _again(self, model: ModelParts) -> ModelParts:
         """The same, its weights read again if it is the original and they were let go."""
@@ -339,9 +335,8 @@ class Network:
         self.run(passes)
         require_activations(self.graph, self.maxpool)
         if self.calibration is not None:
-            last = self.current
             self.agreements.append(
-                compare(TOGETHER, self.original, last, self.calibration, self._running)
+                compare(TOGETHER, self.original, self.current, self.calibration, self._running)
             )
         if self.maxpool == "keep" and kept_max_pools(self.graph):
             self.notes.append(

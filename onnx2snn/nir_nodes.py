@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.affine import per_channel
-from onnx2snn.graph_passes.editing import constant_value, free_name
+from onnx2snn.graph_passes.editing import constant_value, free_name, optional_input
 from onnx2snn.graph_passes.errors import Refusal
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -269,9 +269,10 @@ class NirWriter:
         return value
 
     def _bias(self, node: gs.Node, size: int) -> np.ndarray:
-        if len(node.inputs) < 3 or node.inputs[2].is_empty():
+        given = optional_input(node, 2)
+        if given is None:
             return np.zeros(size, np.dtype(node.inputs[1].dtype))
-        bias = self._constant(node.inputs[2])
+        bias = self._constant(given)
         if bias.size not in (1, size):
             raise Refused("its bias is not one number for each channel or feature")
         return np.array(np.broadcast_to(bias.reshape(-1), size))
@@ -281,7 +282,7 @@ class NirWriter:
         told: dict[str, Any] = {"weight": node.inputs[1].name}
         if node.op != "Conv" and not node.attrs.get("transB", 0):
             told["transposed"] = True
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = optional_input(node, 2)
         if isinstance(bias, gs.Constant) and bias.values.size == scaled.shape[0]:
             told["bias"] = bias.name
         self.held |= {told["weight"], told.get("bias", told["weight"])}

@@ -120,7 +120,8 @@ class Recipe:
     def delay_for(self, timesteps: int) -> int:
         """How many time-steps the read-out leaves out, of T."""
         steps = self.delay * timesteps if self.delay < 1 else self.delay
-        return min(int(steps), timesteps // 2)
+        # Rounded first, since 0.29 * 100 is a little less than 29.
+        return min(int(round(steps, 9)), timesteps // 2)
 
     @property
     def is_for_timesteps(self) -> bool:

@@ -209,7 +209,6 @@ def _without_time(
     Returns its neurons, which now pass on what they read, and the tensors that are averages over
     time, and so no spikes.
     """
-    graph.toposort()
     names = names_of_states(graph)
     for tensor in graph.tensors().values():
         if tensor.dtype in (np.float16, np.float64):

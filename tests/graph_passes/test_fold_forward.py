@@ -52,6 +52,7 @@ CASES = {
         'y = Conv<group = 4, auto_pad = "SAME_UPPER">(n, depthwise)', ["Conv", "Add"],
     ),
     "pad": ("p = Pad(n, pads) y = Conv(p, w)", ["Pad", "Conv", "Add"]),
+    "pad by what is left out": ('p = Pad(n, pads, "") y = Conv(p, w)', ["Pad", "Conv", "Add"]),
     "pad by zero in words": ("p = Pad(n, pads, zero) y = Conv(p, w)", ["Pad", "Conv", "Add"]),
     "pool": (
         "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(n) y = Conv(p, w, b)",

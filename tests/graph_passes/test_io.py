@@ -16,6 +16,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
+from onnx2snn.graph_passes.weights import detach
 from onnx2snn.graph_passes.whole_file import whole_file, write_whole
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
@@ -115,6 +116,19 @@ def test_external_data_beside_the_model(tmp_path):
     )
 
 
+def test_external_data_that_is_written_anew(tmp_path):
+    """By cp or rsync --inplace, while what was read of it before is in use."""
+    path, content = external(tmp_path, "weights.bin")
+    data = path.parent / "weights.bin"
+    data.write_bytes(content)
+    weights = files.read_parts(path).weights["w"]
+    with data.open("r+b") as file:
+        file.write(bytes(len(content)))
+    np.testing.assert_array_equal(weights, WEIGHT)
+    data.write_bytes(b"")
+    np.testing.assert_array_equal(weights, WEIGHT)
+
+
 def test_external_data_cut_short(tmp_path):
     path, content = external(tmp_path, "weights.bin")
     (path.parent / "weights.bin").write_bytes(content[:-5])
@@ -130,8 +144,9 @@ def test_external_data_outside_the_folder_is_refused(tmp_path, how):
     outside.write_bytes(content)
     if how == "link":
         (path.parent / "link.bin").symlink_to(outside)
-    with pytest.raises(ModelError, match="outside the model's folder"):
-        read_model(path)
+    for read in (read_model, files.files_of):
+        with pytest.raises(ModelError, match="outside the model's folder"):
+            read(path)
 
 
 def test_large_models_keep_their_weights_beside_them(tmp_path, monkeypatch):
@@ -284,6 +299,16 @@ def test_old_opsets_are_upgraded():
     assert new.opset_import[0].version == 17
     x = np.linspace(-1, 3, 8, dtype=np.float32).reshape(2, 4)
     np.testing.assert_array_equal(run(new, x), np.clip(x, 0, 2))
+
+
+def test_upgrading_leaves_what_it_is_given(tmp_path):
+    proto = model(TEXT, {"w": WEIGHT}, opset=11)
+    proto.ir_version = 4
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w", 1, [64, 64]))
+    parts = detach(proto)
+    before = parts.structure.SerializeToString()
+    assert [info.name for info in upgrade_opset(parts).structure.graph.input] == ["x"]
+    assert parts.structure.SerializeToString() == before
 
 
 def test_weights_of_a_graph_are_not_shared_with_the_file(tmp_path):

@@ -71,6 +71,27 @@ def test_several_inputs_come_by_name():
         session.run({"left": X}, 8)
 
 
+def test_the_name_of_the_only_input_is_said(tmp_path):
+    ann = model("net (float[N, 6] image) => (float[N, 6] y) { y = Clip(image, lo, hi) }", WEIGHTS)
+    data = from_arrays({"images": X, "labels": np.arange(len(X))})
+    for ask in (lambda s: evaluate(s, data, [4]), lambda s: SpikingSession(s).run({"a": X}, 4)):
+        with pytest.raises(DataError, match=r"has the inputs image; given were .*call the array x"):
+            ask(convert(ann).model)
+
+
+def test_an_input_that_passes_straight_through_is_copied():
+    ann = model(
+        "net (float[N, 6] x, int64[N] id) => (float[N, 6] y, int64[N] id) { y = Clip(x, lo, hi) }",
+        WEIGHTS,
+    )
+    session, ids = SpikingSession(convert(ann).model), np.arange(len(X))
+    result = session.run({"x": X, "id": ids}, 8, [4])
+    ids[:] = -1
+    result.values["id"][0] = -2
+    assert result.readouts[4].values["id"].tolist() == list(range(len(X)))
+    assert set(ids) == {-1}
+
+
 def test_several_inputs_in_calibration_and_evaluation():
     text = TWO_INPUTS.replace("Clip(c, lo, hi)", "Relu(c)")
     ann = model(text, WEIGHTS)
