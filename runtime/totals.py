@@ -164,7 +164,8 @@ def coarse(plan: Plan) -> list[Neuron]:
         far |= sizes.get(neuron.current, 1.0) > FAR * threshold.max()
         for found in (by_channel[name] for name in before if name in by_channel):
             per = threshold.reshape(-1) if threshold.size == found.size else threshold.min()
-            far |= float((found / per).max(initial=0)) > FAR
+            with np.errstate(over="ignore"):
+                far |= float((found / per).max(initial=0)) > FAR
         return bool(far)
 
     return [n for n in plan.neurons if n.op in CONSERVING and is_coarse(n)]

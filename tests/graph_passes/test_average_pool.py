@@ -69,10 +69,11 @@ def test_unused_indices_go_used_ones_stay():
     assert "indices" in declined[0].reason
 
 
-def test_dilations_need_a_newer_opset():
+@pytest.mark.parametrize("opset", [17, 18])
+def test_dilations_need_a_newer_opset(opset):
     text = f"{SIGNATURE} {{ y = MaxPool<kernel_shape = [2, 2], dilations = [2, 2]>(x) }}"
     declined = []
-    assert not max_to_average_pool(graph(text), declined)
+    assert not max_to_average_pool(graph(text, opset=opset), declined)
     assert "opset 19" in declined[0].reason
     g = graph(text, opset=19)
     shape = run(g, X).shape

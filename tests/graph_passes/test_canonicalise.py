@@ -252,3 +252,32 @@ def test_any_chain_keeps_its_values(chain, read):
     for i, value in enumerate(before):
         np.testing.assert_allclose(run(g, X, output=i), value, rtol=1e-6, atol=1e-6)
     assert not canonicalise(g)
+
+
+@pytest.mark.parametrize("body", [
+    "r = Clip(x, , minus) y = Relu(r)", "r = Min(x, minus) y = Clip(r, zero, six)",
+    "r = Clip(x, minus, zero) y = Clip(r, two, six)",
+])  # fmt: skip
+def test_ranges_that_do_not_meet(body):
+    """All that the first lets through is below what the second does."""
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+    before = run(g, X)
+    unify_clips(g)
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize("bound", [-np.inf, [[-np.inf], [1], [2]]])
+def test_a_bound_of_minus_infinity_stays(bound):
+    g = graph(f"{SIGNATURE} {{ r = Relu(x) y = Min(r, t) }}", {"t": np.array(bound, np.float32)})
+    before = run(g, X)
+    unify_clips(g)
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize("body", ["y = Max(z, lowest)", "r = Max(lowest, z) y = Min(r, huge)"])
+def test_bounds_that_bound_nothing(body):
+    weights = WEIGHTS | {"lowest": np.finfo(np.float32).min, "huge": np.finfo(np.float32).max}
+    g = graph(f"{SIGNATURE} {{ z = Neg(x) {body} }}", weights)
+    changes_once(unify_clips, g)
+    assert ops(g) == ["Neg"]
+    np.testing.assert_array_equal(run(g, X), -X)

@@ -368,3 +368,42 @@ def test_stays_where_weights_would_overflow(op):
     )
     assert not fold_forward(g)
     assert ops(g) == ["Relu", op, "MatMul"]
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_a_bias_with_a_factor_of_its_own(beta):
+    body = f"r = Relu(x) n = Add(r, shift) y = Gemm<beta = {beta}>(n, dense, c)"
+    g = graph(f"g (float[N, 4] x) => (float[N, 7] y) {{ {body} }}", WEIGHTS)
+    same(g, normal(5, 4))
+
+
+def test_a_shift_of_features_at_places_of_an_open_number():
+    body = "r = Relu(x) n = Add(r, shift) y = MatMul(n, dense)"
+    g = graph(f"g (float[N, 2, L, 4] x) => (float[N, 2, L, 7] y) {{ {body} }}", WEIGHTS)
+    x = normal(3, 2, 5, 4)
+    before = run(g, x)
+    fold_forward(g)
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool", [POOL, "GlobalAveragePool"])
+def test_factors_of_places_before_a_pool_stay(pool):
+    """Its windows hold pixels of several factors."""
+    flat = "flat" if pool is POOL else "dense"
+    body = f"r = Relu(x) n = Mul(r, places) p = {pool}(n) f = Flatten(p) y = MatMul(f, {flat})"
+    g = graph(f"{ROWS} {{ {body} }}", WEIGHTS | {"places": normal(6, 1)})
+    before = run(g, X)
+    assert not fold_forward(g)
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_rows_that_mix_samples(op):
+    body = f"r = Relu(x) n = {op}(r, shift) p = Reshape(n, pairs) "
+    body += "t = Transpose<perm = [0, 2, 1]>(p) f = Reshape(t, rows) y = MatMul(f, dense)"
+    shapes = {"pairs": np.array([2, -1, 2]), "rows": np.array([-1, 4])}
+    g = graph(f"g (float[N, 4] x) => (float[a, 7] y) {{ {body} }}", WEIGHTS | shapes)
+    x = normal(5, 4)
+    before = run(g, x)
+    fold_forward(g)
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)

@@ -60,7 +60,7 @@ def test_bounds_are_rounded_to_the_type_of_the_activation(dtype, bound):
     np.testing.assert_array_equal(run(g, x), np.clip(x, 0, np.array(bound, dtype)), strict=True)
 
 
-@pytest.mark.parametrize("shape", [(7,), (2, 3), (2, 2, 3), (1, 1, 2, 3)])
+@pytest.mark.parametrize("shape", [(7,), (2, 3), (2, 2, 3), (1, 1, 2, 3), (1, 1, 3)])
 def test_bounds_must_broadcast_against_one_sample(shape):
     g = graph("g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }")
     before = to_model(g)
@@ -397,4 +397,11 @@ def test_an_activation_among_layers_is_none_of_the_read_out(layer, body):
     g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | {"w": np.ones((3, 3), np.float32)})
     assert len(unbounded_activations(g)) == 1
     with pytest.raises(UnsupportedModelError, match="Softmax 'p'"):
+        activations_to_neurons(g)
+
+
+def test_a_choice_that_depends_on_the_input_is_refused():
+    body = "a = Clip(x, zero, four) c = Less(x, zero) w = Where(c, zero, a) y = Clip(w, zero, four)"
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match="which operand it takes depends on the input"):
         activations_to_neurons(g)

@@ -390,3 +390,32 @@ def test_statistics_of_data_need_data(settings):
     with pytest.raises(DataError, match="is for calibration data: give calibration too"):
         convert(ann, **settings)
     assert convert(ann, per_channel=False).neurons[0].threshold == 1
+
+
+def test_infinite_padding_before_the_first_neurons_may_stay():
+    """Windows that stick out keep it from the pool."""
+    text = "net (float[N, 1, 5, 5] x) => (float[N, 1, h, w] y) { p = Pad(x, pads, infinite) "
+    text += "m = MaxPool<kernel_shape = [3, 3], strides = [3, 3], ceil_mode = 1>(p) "
+    text += "y = Clip(m, zero, one) }"
+    weights = {
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "infinite": np.float32(-np.inf),
+        "zero": np.float32(0), "one": np.float32(1),
+    }  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(4, 1, 5, 5)).astype(np.float32)
+    ann = model(text, weights)
+    snn = convert(ann, maxpool="exact", v_init=0.5).model
+    np.testing.assert_allclose(SpikingSession(snn).run(x, 64).output, run(ann, x), atol=1 / 64)
+
+
+def test_channels_of_a_sequence_come_last():
+    """Behind a product with weights, of places whose number is fixed."""
+    text = "net (float[N, 5, 4] x) => (float[N, 5, 2] y) { h = MatMul(x, w) r = Relu(h) "
+    text += "y = MatMul(r, v) }"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(4, 3)), "v": rng.normal(size=(3, 2))}
+    ann = model(text, {name: value.astype(np.float32) for name, value in weights.items()})
+    x = rng.normal(size=(30, 5, 4)).astype(np.float32)
+    conversion = convert(ann, calibration=from_arrays(x), recipe="signed")
+    wanted = np.maximum(x @ weights["w"], 0).max((0, 1))
+    threshold = conversion.neurons[0].threshold
+    np.testing.assert_allclose(threshold.reshape(-1), wanted, rtol=1e-5)

@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import dyadic
 import equations as eq
@@ -19,6 +20,7 @@ from onnx2snn import (
     Statistic,
     UnsupportedModelError,
     convert,
+    correction,
     from_arrays,
     layers,
     least_squares,
@@ -755,3 +757,32 @@ def test_a_search_goes_on_behind_layers_that_no_layer_reads():
     weights = {name: DENSE[name] for name in "wuv"}
     conversion = convert(model(text, weights), calibration=SMALL, recipe="rnl", timesteps=8)
     assert len(conversion.neurons) == 3
+
+
+def test_a_shift_is_at_most_one_threshold():
+    """More than one spike a time-step no neuron can emit."""
+    text = "net (float[N, 3] x) => (float[N, 3] y) { c = Clip(x, lo, hi) y = Neg(c) }"
+    snn = convert(model(text, {"lo": np.float32(0), "hi": np.float32(2)})).model
+    (node,) = neuron_nodes(to_graph(snn))
+    layer = SimpleNamespace(node=node, shift=np.zeros(()))
+    correction._move_shift(layer, np.float32([[5, 1, -7]]), 1.0)
+    np.testing.assert_array_equal(layer.shift, [2, 1, -2])
+
+
+def test_potentials_take_what_shifts_leave_of_later_batches(monkeypatch):
+    gaps, move = [], correction._move_potential
+
+    def watched(layer, gap, part):
+        gaps.append((part, np.array(gap)))
+        move(layer, gap, part)
+
+    monkeypatch.setattr(correction, "_move_potential", watched)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(4, 3)).astype(np.float32)
+    ann = model("net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) y = Relu(a) }", {"w": w})
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    convert(ann, calibration=from_arrays(x), recipe="calibration", timesteps=4, batch_size=20)
+    later = [gap for part, gap in gaps if part < 1]
+    assert len(later) == 2
+    for gap in later:
+        np.testing.assert_allclose(gap.mean(axis=0), 0, atol=1e-6)

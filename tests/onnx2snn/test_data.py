@@ -328,3 +328,13 @@ def test_paths_as_names_of_files(tmp_path):
     assert open_data(tmp_path / "d.npz").samples == len(X)
     with pytest.raises(DataError, match="cifar-100"):
         open_data("cifar100", str(tmp_path))
+
+
+@pytest.mark.parametrize("other", [np.float32(1), np.ones((3, 4), np.float32)])
+def test_the_only_input_may_be_called_x_whatever_has_its_name(tmp_path, other):
+    one = model("net (float[N, 4] in) => (float[N, 4] y) { y = Neg(in) }")
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", **{"x": x, "in": other})
+    data = open_data(str(tmp_path / "d.npz"), model=one)
+    (batch,) = data.batches(5)
+    np.testing.assert_array_equal(batch[0], x)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.cli import main
-from onnx2snn.early_exits import early_exits
+from onnx2snn.early_exits import _as_accurate, early_exits
 
 RULES = (
     EarlyExit(0.2, 1, 3), EarlyExit(0.3, 2, 2), EarlyExit(0.6, 3, 4), EarlyExit(), EarlyExit(1.0),
@@ -93,3 +93,9 @@ def test_the_command(tmp_path, monkeypatch):
     assert "layers between neurons" in call("data.npz", "--precision", "int8")
     assert json.loads(call("data.npz", "--precision", "int8", "--json"))["precision"] == "int8"
     call("data.npy", "--ann", "ann.onnx", "--plot", "curve.png")
+
+
+def test_a_tenth_of_a_point_less_is_just_as_accurate():
+    """94.1 - 94.0 is more than 0.1 in binary."""
+    fixed = [{"timesteps": t, "accuracy": a} for t, a in ((4, 93.9), (8, 94.0), (16, 94.1))]
+    assert _as_accurate({"accuracy": 94.1}, fixed) == 8

@@ -132,3 +132,11 @@ def test_all_digits_of_a_percentile_are_kept():
     statistic = Statistic("percentile", 99.99999)
     assert parse_statistic(str(statistic)) == statistic
     assert "99.99999 %" in statistic.describe()
+
+
+@pytest.mark.parametrize("kind", ["percentile", "nonzero-percentile", "robust-mmse", "balanced"])
+def test_no_threshold_is_above_the_largest_activation(kind):
+    """Not even by a part of a bin."""
+    values = np.full((1000, 1), 0.7, np.float32)
+    (found,) = histogram(values, True).value(Statistic(kind, 100))
+    assert found <= values.max()

@@ -293,3 +293,28 @@ def test_max_pools_let_the_most_spikes_of_a_window_through(pool, batch):
     report = evaluate(snn, from_arrays(x), [4, 8], batch_size=4)
     assert report["snn"][-1]["sops"] == pytest.approx(3 * passed / 12)
     assert report["macs"] == weights["w"].size
+
+
+def test_layers_behind_an_average_over_time_get_no_spikes():
+    weights = {"w": normal(2, 4), "v": normal(4, 3), "zero": ZERO, "one": ONE}
+    proto = model(
+        "g (float[N, 2] x) => (float[N, 3] y) { s = Clip(x, zero, one) h = MatMul(s, w) "
+        "p = Softmax(h) y = MatMul(p, v) }",
+        weights,
+    )
+    snn = convert(proto).model
+    assert synaptic_operations(snn, {"s": np.array([10, 100])}, (2,)) == 4 * 110
+    assert macs(snn, (2,)) == 2 * 4 + 4 * 3
+
+
+@pytest.mark.parametrize("kind", [10, 11])
+def test_casts_to_other_types_between_layers(kind):
+    """float16 would lose count beyond 2048."""
+    weights = {"w": normal(4, 3), "zero": ZERO, "one": ONE}
+    proto = model(
+        f"g (float[N, 4] x) => (float[N, 3] y) {{ s = Clip(x, zero, one) c = Cast<to = {kind}>(s) "
+        "d = Cast<to = 1>(c) y = MatMul(d, w) }",
+        weights,
+    )
+    snn = convert(proto).model
+    assert synaptic_operations(snn, {"s": np.full(4, 4097)}, (4,)) == 4 * 3 * 4097

@@ -804,3 +804,13 @@ def test_potentials_beyond_float16_are_no_spikes_for_ever(plan):
     np.testing.assert_array_equal(counts, [[40, 0]])
     counts = session.run(np.full((1, 2), 500, np.float16), 40).spike_counts["c"]
     np.testing.assert_array_equal(counts, [[20, 20]])
+
+
+def test_a_bias_of_the_read_out_counts_once():
+    text = "net (float[N, 2] x) => (float[N, 3] y) { a = Clip(x, zero, one) y = Gemm(a, w, b) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.ones((2, 3), np.float32),
+              "b": np.float32([1, -2, 0.5])}  # fmt: skip
+    session = SpikingSession(convert(model(text, values)).model)
+    for timesteps in (1, 4, 7):
+        output = session.run(np.zeros((1, 2), np.float32), timesteps).output
+        np.testing.assert_array_equal(output, [values["b"]])

@@ -195,3 +195,16 @@ def test_counts_of_very_long_runs(plan):
     session = SpikingSession(convert(model(text, values), v_init=0.5).model, plan=plan)
     (counts,) = session.run(np.array([[0.2, -1]], np.float32), 20_000).spike_counts.values()
     np.testing.assert_array_equal(counts, [[20_000, 0]])
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub"])
+def test_channels_that_a_constant_masks_behind_a_shortcut_are_counted_right(op):
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= layers(rng, w=(30, 40), v=(40, 40), u=(40, 3))
+    mask = np.where(np.arange(40) < 5, 1e5, 0).astype(np.float32)
+    values["b"] = -mask if op == "Add" else mask
+    text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
+    text += f"h = MatMul(a, v) i = Add(h, a) j = {op}(i, b) c = Clip(j, zero, one) "
+    text += "y = MatMul(c, u) }"
+    assert_one_layer_is_coarse(text, values, rng)

@@ -228,3 +228,36 @@ def test_sums_that_are_exact_in_many_digits_stay_so(digits):
     runs = [SpikingSession(snn, plan=plan, threads=1).run(x, 33) for plan in ("auto", "step")]
     same(*runs)
     assert (runs[0].spike_counts["d"] == 16).all()
+
+
+SHARED = {
+    "a layer that others read takes in no constant": (
+        "e = Conv(c, w) g = Add(e, shift) h = Clip(g, zero, one) k = Clip(e, zero, one) "
+        "y = Add(h, k)"
+    ),
+    "layers that share weights behind other thresholds": (
+        "e = Conv(c, w) h = Clip(e, zero, half) f = Conv<pads = [1, 1, 1, 1]>(h, w) "
+        "y = Clip(f, zero, two)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_has_several_readers(name):
+    text = "net (float[N, 4, 6, 6] x) => (float[N, 4, 4, 4] y) {{ c = Clip(x, zero, two) {} }}"
+    weights = partial(dyadic.weights, np.random.default_rng(0))
+    values = {key: np.float32(v) for key, v in (("zero", 0), ("half", 0.5), ("one", 1), ("two", 2))}
+    values |= {"w": weights(4, 4, 3, 3), "shift": weights(1, 4, 1, 1)}
+    snn = convert(model(text.format(SHARED[name]), values)).model
+    x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("thresholds", [([2.0**15], [2.0**-120]), ([2.0**-120], [2.0**15])])
+def test_thresholds_beyond_what_weights_can_take_stay(thresholds):
+    snn, _ = residual(*thresholds)
+    x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
