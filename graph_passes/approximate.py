@@ -9,12 +9,20 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, is_floating, replace_node, require_opset, tidy
+from .editing import (
+    Editor,
+    constant_value,
+    is_floating,
+    producer,
+    replace_node,
+    require_opset,
+    tidy,
+)
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .limits import WEIGHTED
-from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes, upstream
+from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, downstream, nonlinear_behind_weights, upstream
 from .quiet import quietly
-from .thresholds import activation_nodes
+from .thresholds import activation_nodes, fits
 
 _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
@@ -58,30 +66,54 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
     """
     activations = {id(node) for node in activation_nodes(graph)}
 
-    def is_activation(node: gs.Node) -> bool:
-        standard = not node.domain and node.op in APPROXIMABLE
-        return standard or id(node) in activations or neurons.is_stateful(node)
+    def is_neuron(node: gs.Node) -> bool:
+        return id(node) in activations or neurons.is_stateful(node)
 
-    curved = [n for n in graph.nodes if not n.domain and n.op in APPROXIMABLE]
-    # What follows a layer is an activation, even before the first neuron.
-    weighted = [node for node in graph.nodes if node.op in WEIGHTED]
-    behind = [tensor for node in weighted for tensor in node.outputs]
+    def is_activation(node: gs.Node) -> bool:
+        return is_neuron(node) or (not node.domain and node.op in APPROXIMABLE)
+
     allowed = () if maxpool == "average" else MAX_POOLS
-    refused = nonlinear_nodes(graph, is_activation, allowed, behind)
-    names = {refusal.node for refusal in refused}
-    seeds = [*curved, *(node for node in graph.nodes if node.name in names)]
-    hidden = upstream(graph, weighted)
+    refused = {refusal.node for refusal in nonlinear_behind_weights(graph, is_activation, allowed)}
+    curved = {n.name for n in graph.nodes if not n.domain and n.op in APPROXIMABLE}
+    hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+    found = _regions(graph, refused | curved, hidden, activations)
+    # What is no activation by its operators, before the first neuron, stays where something else
+    # that is not affine follows there: as spikes, it could not be multiplied by another branch.
+    spiking = downstream(graph, [node.outputs[0] for node in graph.nodes if is_neuron(node)])
+    inside = {node.name for region in found for node in region.nodes}
+    others = [
+        node
+        for node in graph.nodes
+        if node.name in refused - inside
+        and node.op not in MAX_POOLS
+        and any(tensor.name in hidden for tensor in node.outputs)
+        and not any(tensor.name in spiking for tensor in node.inputs)
+    ]
+    followed = upstream(graph, others)
+    return [
+        region
+        for region in found
+        if region.source.name in spiking
+        or any(node.name in curved for node in region.nodes)
+        or region.last.outputs[0].name not in followed
+    ]
+
+
+def _regions(
+    graph: gs.Graph, seeds: set[str], hidden: set[str], activations: set[int]
+) -> list[ScalarRegion]:
+    """The regions that end in nodes of these names, in graph order."""
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     barred, free = _roots(graph, activations), _roots(graph, set())
     found: list[ScalarRegion] = []
     covered: set[str] = set()
-    for node in sorted(seeds, key=lambda node: place[node.name], reverse=True):
+    for node in reversed(graph.nodes):
         result = node.outputs[0]
-        if node.name in covered or result.name not in hidden or not is_floating(result):
+        if node.name not in seeds - covered or result.name not in hidden:
             continue
         root = barred.get(result.name) or free.get(result.name)
         # One number for the whole batch is no activation of a sample.
-        if root is None or (root.shape is not None and not len(root.shape)):
+        if not is_floating(result) or root is None or (root.shape is not None and not root.shape):
             continue
         inside = _between(root, node)
         inside.sort(key=lambda node: place[node.name])
@@ -103,20 +135,42 @@ def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
     for node in graph.nodes:
         if node.domain or node.op not in _SCALAR or len(node.outputs) != 1:
             continue
-        variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and t.name]
-        constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
+        numbers = [t for t in node.inputs if _number(t) is not None]
+        variables = [t for t in node.inputs if t.name and all(t is not n for n in numbers)]
         # The exponent of a Pow may be an integer.
-        numbers = variables if node.op == "Pow" else [*variables, *constants]
-        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in numbers):
+        typed = variables if node.op == "Pow" else [*variables, *numbers]
+        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in typed):
             continue
-        ranks = [len(t.shape) for t in variables if t.shape is not None]
-        if any(np.size(t.values) != 1 or np.ndim(t.values) > min(ranks, default=0)
-               for t in constants):  # fmt: skip
+        if any(isinstance(t, gs.Constant) for t in variables) or not _fit(numbers, variables):
             continue
         sources = {id(root): root for t in variables for root in [roots.get(t.name, t)]}
         if len(sources) == 1:
             (roots[node.outputs[0].name],) = sources.values()
     return roots
+
+
+def _number(tensor: gs.Tensor) -> np.ndarray | None:
+    """The one number, [], that a tensor holds everywhere; None if it is not known to."""
+    values = constant_value(tensor)
+    if values is not None:
+        same = values.size > 0 and bool(np.all(values == values.flat[0]))
+        return values.reshape(-1)[:1].reshape(()) if same else None
+    maker = producer(tensor)
+    if maker is None or maker.domain:
+        return None
+    if maker.op == "ConstantOfShape":
+        value = maker.attrs.get("value")
+        return np.zeros((), np.float32) if value is None else np.asarray(value.values).reshape(())
+    return _number(maker.inputs[0]) if maker.op == "Expand" else None
+
+
+def _fit(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
+    """Whether what an operator makes is as large as its variables, whatever it is told to be."""
+    shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
+    own = [tensor.shape for tensor in numbers]
+    if any(shape is None or (len(shape) and not shapes) for shape in own):
+        return False
+    return all(fits(few, many) for few in own for many in shapes)
 
 
 def _between(root: gs.Tensor, last: gs.Node) -> list[gs.Node]:
@@ -127,7 +181,11 @@ def _between(root: gs.Tensor, last: gs.Node) -> list[gs.Node]:
         node = waiting.pop()
         if id(node) not in nodes:
             nodes[id(node)] = node
-            waiting += [t.inputs[0] for t in node.inputs if t is not root and t.inputs]
+            waiting += [
+                t.inputs[0]
+                for t in node.inputs
+                if t is not root and t.inputs and _number(t) is None
+            ]
     return list(nodes.values())
 
 
@@ -200,8 +258,9 @@ def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:
     for number, node in enumerate(region.nodes):
         inputs: list[gs.Tensor] = []
         for index, tensor in enumerate(node.inputs):
-            if isinstance(tensor, gs.Constant):
-                inputs.append(gs.Constant(f"c{number}.{index}", np.asarray(tensor.values)))
+            value = _number(tensor)
+            if value is not None:
+                inputs.append(gs.Constant(f"c{number}.{index}", value))
             else:
                 inputs.append(made.get(tensor.name, tensor))
         result = gs.Variable(f"t{number}", _type_made(node, inputs))

@@ -276,6 +276,18 @@ def nonlinear_nodes(
     return refusals
 
 
+def nonlinear_behind_weights(
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], allowed: Collection[str]
+) -> list[Refusal]:
+    """The same, of what layers of weights make as of spikes.
+
+    What follows a layer is an activation, even before the first neuron.
+    """
+    weighted = [node for node in graph.nodes if node.op in WEIGHTED]
+    made = [tensor for node in weighted for tensor in node.outputs]
+    return nonlinear_nodes(graph, is_neuron, allowed, made)
+
+
 def behind_nonlinear(
     graph: gs.Graph,
     is_neuron: Callable[[gs.Node], bool] = is_stateful,

@@ -55,7 +55,7 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
         return None
     (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))
     shape = variables[0].shape
-    if not _fits(bound, shape):
+    if not fits(bound, shape):
         return None
     before = producer(variables[0])
     if before is None or before.op != "Relu" or only_consumer(graph, variables[0]) is not node:
@@ -179,7 +179,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
             "a threshold takes the type of its activation, which cannot be inferred:",
             [Refusal(node.name, node.op, "operators before it, such as custom ones, hide it")],
         )
-    if not _fits(threshold.shape, shape and (1, *shape[1:])):
+    if not fits(threshold.shape, shape and (1, *shape[1:])):
         raise UnsupportedModelError(
             "thresholds must broadcast against one sample:",
             [Refusal(node.name, node.op, f"got the shape {threshold.shape}, and its is {shape}")],
@@ -195,7 +195,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
     return bound
 
 
-def _fits(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
+def fits(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
     """Whether what is bounded stays as large as it is, as far as sizes are known."""
     if shape is None:
         return True

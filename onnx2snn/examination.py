@@ -27,10 +27,10 @@ from onnx2snn.graph_passes.linear import (
     MAX_POOLS,
     MaxPool,
     downstream,
-    nonlinear_nodes,
+    nonlinear_behind_weights,
     upstream,
 )
-from onnx2snn.graph_passes.neurons import is_mean, states_read
+from onnx2snn.graph_passes.neurons import is_mean, is_stateful, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import activations_of_read_out
@@ -121,7 +121,7 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
     if neuron_nodes(graph):
         return
     curved = analog_activations(graph)
-    found = [*curved, *integer_activations(graph)] or _nonlinear_before_weights(graph)
+    found = [*curved, *integer_activations(graph)]
     has = "these activations:" if found else "no activations"
     if any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes):
         has = "QuantizeLinear, into which quantisation folds them: convert it before that"
@@ -138,14 +138,6 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
         f"a spiking neuron; it has {has}",
         found,
     )
-
-
-def _nonlinear_before_weights(graph: gs.Graph) -> list[Refusal]:
-    """What else makes a network without neurons nonlinear in its inputs."""
-    hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
-    nodes = {node.name: node for node in graph.nodes}
-    found = nonlinear_nodes(graph, sources=graph.inputs)
-    return [r for r in found if any(t.name in hidden for t in nodes[r.node].outputs)]
 
 
 def require_sizes(nodes: Iterable[gs.Node]) -> None:
@@ -174,12 +166,14 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
     inside = {node.name for region in regions for node in region.nodes}
+    hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+    bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
     others = [
         node
         for node in graph.nodes
-        if node.op in ACTIVATIONS
+        if (node.op in ACTIVATIONS or (node.name in bent and node.outputs[0].name in hidden))
         and node.name not in inside
-        and is_floating(node.inputs[0])
+        and is_floating(node.outputs[0])
         and not any(tensor.name in spiking for tensor in node.inputs)
     ]
     place = {node.name: index for index, node in enumerate(graph.nodes)}

@@ -26,6 +26,7 @@ from .progress import Running
 
 CALIBRATION = "--calibration DATA"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
+_ANALOG = "no ReLU and no clip; --approximate N makes neurons of it"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ def check(
         found |= {refusal.node: refusal for refusal in integer_activations(graph)}
     needs_data = bool(unbounded_activations(graph) or approximated)
     replaced = [curve.last for curve in curves] if approximate else []
-    kept = {node.name for node in activations_of_read_out(graph, replaced)}
+    kept = {node.name: ("read-out", IN_READ_OUT)
+            for node in activations_of_read_out(graph, replaced)}  # fmt: skip
+    if has_neurons and not approximate:
+        kept |= {c.name: ("before the neurons", _ANALOG) for c in curves if c.name not in curved}
     rows = _rows(graph, found, curved, approximated, pools, kept)
     if has_neurons and not found and not now:
         found = {refusal.node: refusal for refusal in _dry_run(network)}
@@ -135,7 +139,7 @@ def _rows(
     curved: set[str],
     approximated: set[str],
     pools: set[str],
-    kept: set[str],
+    kept: dict[str, tuple[str, str]],
 ) -> list[NodeReport]:
     unbounded = {node.name for node in unbounded_activations(graph)}
     bounded = bounded_activations(graph)
@@ -154,7 +158,8 @@ def _rows(
             option = APPROXIMATION if name in curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
         if name in kept:
-            return NodeReport(name, op, "read-out", f"it stays as it is: {IN_READ_OUT}")
+            role, reason = kept[name]
+            return NodeReport(name, op, role, f"it stays as it is: {reason}")
         if name in unbounded:
             return NodeReport(name, op, "neuron", "threshold from data", CALIBRATION)
         if name in bounded:

@@ -17,6 +17,7 @@ WEIGHTS = {
     "three": np.float32(3), "six": np.float32(6),
     "sixth": np.float32(1 / 6), "bias": RNG.normal(size=6).astype(np.float32),
     "a": np.float32(0.044715), "b": np.float32(0.7978846),
+    "zeros": np.zeros(6, np.float32), "halves": np.full((1, 6), 0.5, np.float32),
 }  # fmt: skip
 # What comes before h and after s, two spellings of the same place in a network.
 TEXT = "g (float[N, 4] x) => (float[N, 3] y) {{ h = MatMul(x, w) {} {} }}"
@@ -61,6 +62,17 @@ FUNCTIONS = {
         "c = Greater(h, zero) l = Mul(h, half) s = Where(c, h, l)", "Greater, Mul, Where"
     ),
     "relu by a mask": ("c = Less(zero, h) m = Cast<to = 1>(c) s = Mul(h, m)", "Less, Cast, Mul"),
+    "relu beside zeros": (
+        "z = Shape(h) o = ConstantOfShape(z) c = Greater(h, o) s = Where(c, h, o)",
+        "Greater, Where",
+    ),
+    "relu beside zeros as one": (
+        "z = Shape(h) o = Expand(zero, z) c = Greater(h, zero) s = Where(c, h, o)",
+        "Greater, Where",
+    ),
+    "leaky beside constants": (
+        "c = Greater(h, zeros) l = Mul(h, halves) s = Where(c, h, l)", "Greater, Mul, Where"
+    ),
     "step": ("c = Greater(h, zero) s = Cast<to = 1>(c)", "Greater, Cast"),
     "sign": ("s = Sign(h)", "Sign"),
     "round": ("s = Round(h)", "Round"),

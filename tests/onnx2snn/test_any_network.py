@@ -175,6 +175,61 @@ def test_a_clip_behind_what_is_not_affine_stays_in_the_read_out(head, calibratio
     assert near.all() if head != "hard shrink" else near.mean() > 0.9
 
 
+ANALOG = {
+    "where": "c = Greater(a, lo) l = Mul(a, hi) s = Where(c, a, l)",
+    "mask": "c = Greater(a, lo) m = Cast<to = 1>(c) s = Mul(a, m)",
+    "square": "s = Mul(a, a)",
+    "swish": "g = Sigmoid(a) s = Mul(a, g)",
+    "sign": "s = Sign(a)",
+}
+
+
+@pytest.mark.parametrize("name", ANALOG)
+def test_what_stays_analog_before_the_first_neuron_is_said(name):
+    text = "net (float[N, 6] x) => (float[N, 3] y) {{ a = MatMul(x, w) {} {} y = MatMul(r, v) }}"
+    ann = model(text.format(ANALOG[name], "b = MatMul(s, u) r = Relu(b)"), WEIGHTS)
+    rows = {row.node: row for row in check(ann).nodes}
+    assert "--approximate N makes neurons of it" in rows["s"].reason
+    conversion = convert(ann, calibration=from_arrays(X), recipe="signed")
+    assert [refusal.node for refusal in conversion.analog] == ["s"]
+    assert [neuron.name for neuron in conversion.neurons] == ["r"]
+    more = convert(ann, calibration=from_arrays(X), recipe="signed", approximate=4)
+    assert not more.analog
+    assert len(more.neurons) > 1
+    alone = model(text.format(ANALOG[name], "r = Identity(s)"), WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match=r"(?s)--approximate N.* 's': not a ReLU"):
+        convert(alone)
+
+
+BY_ANOTHER = {
+    "mask": "c = Greater(b, lo) m = Cast<to = 1>(c) g = Mul(a, m)",
+    "square": "m = Mul(b, b) g = Mul(a, m)",
+    "sign": "m = Sign(b) g = Mul(a, m)",
+    "two layers": "g = Mul(a, b)",
+    "where": "c = Greater(b, lo) g = Where(c, a, b)",
+}
+
+
+@pytest.mark.parametrize("name", BY_ANOTHER)
+def test_what_another_branch_is_multiplied_by_stays_analog(name):
+    """Before the first neuron; as spikes it would make a product of activations."""
+    text = "net (float[N, 6] x) => (float[N, 3] y) {{ a = MatMul(x, w) b = MatMul(x, u) {} {} }}"
+    ann = model(text.format(BY_ANOTHER[name], "e = MatMul(g, w2) r = Relu(e) y = MatMul(r, v)"),
+                WEIGHTS | {"w2": W})  # fmt: skip
+    data = from_arrays(X)
+    for more in ({}, {"approximate": 4}):
+        conversion = convert(ann, calibration=data, recipe="signed", **more)
+        assert [neuron.name for neuron in conversion.neurons] == ["r"]
+        assert "g" in [refusal.node for refusal in conversion.analog]
+        # Each rate is within one spike of its activation.
+        near = conversion.neurons[0].threshold.max() / 1024 * np.abs(V).sum(0).max()
+        values = SpikingSession(conversion.model).run(X, 1024).output
+        np.testing.assert_allclose(values, run(ann, X), atol=near)
+    alone = model(text.format(BY_ANOTHER[name], "y = MatMul(g, v)"), WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match=r"(?s)these activations:.* 'g': not a ReLU"):
+        convert(alone, calibration=data)
+
+
 def test_a_clip_stays_in_the_read_out_where_clips_stand_in_for_what_is_before():
     ann = model(
         "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) s = Sigmoid(a) "
