@@ -12,6 +12,7 @@ from .average_pool import max_to_average_pool
 from .canonicalise import canonicalise
 from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
+from .conditions import conditions_to_activations
 from .dequantize import dequantize_weights
 from .driver import PassReport, run_passes, verify
 from .errors import (
@@ -61,6 +62,7 @@ __all__ = [
     "canonicalise",
     "change_neurons",
     "code_inputs",
+    "conditions_to_activations",
     "decompose_activations",
     "delay_read_out",
     "dequantize_weights",

@@ -9,20 +9,20 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import (
-    Editor,
-    constant_value,
-    is_floating,
-    producer,
-    replace_node,
-    require_opset,
-    tidy,
-)
+from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .limits import WEIGHTED
-from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, downstream, nonlinear_behind_weights, upstream
+from .linear import (
+    APPROXIMABLE,
+    MAX_POOLS,
+    SHAPE_OPS,
+    MaxPool,
+    downstream,
+    nonlinear_behind_weights,
+    upstream,
+)
 from .quiet import quietly
-from .thresholds import activation_nodes, fits
+from .thresholds import activation_nodes
 
 _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
@@ -109,7 +109,7 @@ def _regions(
     covered: set[str] = set()
     for node in reversed(graph.nodes):
         result = node.outputs[0]
-        if node.name not in seeds - covered or result.name not in hidden:
+        if node.name not in seeds or node.name in covered or result.name not in hidden:
             continue
         root = barred.get(result.name) or free.get(result.name)
         # One number for the whole batch is no activation of a sample.
@@ -122,7 +122,7 @@ def _regions(
         covered |= {
             member.name
             for member in inside
-            if all(id(reader) in members for reader in member.outputs[0].outputs)
+            if all(id(n) in members or n.op in SHAPE_OPS for n in member.outputs[0].outputs)
         }
         covered.add(node.name)
         found.append(ScalarRegion(inside, root))
@@ -135,42 +135,18 @@ def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
     for node in graph.nodes:
         if node.domain or node.op not in _SCALAR or len(node.outputs) != 1:
             continue
-        numbers = [t for t in node.inputs if _number(t) is not None]
+        numbers = [t for t in node.inputs if one_number(t) is not None]
         variables = [t for t in node.inputs if t.name and all(t is not n for n in numbers)]
         # The exponent of a Pow may be an integer.
         typed = variables if node.op == "Pow" else [*variables, *numbers]
         if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in typed):
             continue
-        if any(isinstance(t, gs.Constant) for t in variables) or not _fit(numbers, variables):
+        if any(isinstance(t, gs.Constant) for t in variables) or not keep_size(numbers, variables):
             continue
         sources = {id(root): root for t in variables for root in [roots.get(t.name, t)]}
         if len(sources) == 1:
             (roots[node.outputs[0].name],) = sources.values()
     return roots
-
-
-def _number(tensor: gs.Tensor) -> np.ndarray | None:
-    """The one number, [], that a tensor holds everywhere; None if it is not known to."""
-    values = constant_value(tensor)
-    if values is not None:
-        same = values.size > 0 and bool(np.all(values == values.flat[0]))
-        return values.reshape(-1)[:1].reshape(()) if same else None
-    maker = producer(tensor)
-    if maker is None or maker.domain:
-        return None
-    if maker.op == "ConstantOfShape":
-        value = maker.attrs.get("value")
-        return np.zeros((), np.float32) if value is None else np.asarray(value.values).reshape(())
-    return _number(maker.inputs[0]) if maker.op == "Expand" else None
-
-
-def _fit(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
-    """Whether what an operator makes is as large as its variables, whatever it is told to be."""
-    shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
-    own = [tensor.shape for tensor in numbers]
-    if any(shape is None or (len(shape) and not shapes) for shape in own):
-        return False
-    return all(fits(few, many) for few in own for many in shapes)
 
 
 def _between(root: gs.Tensor, last: gs.Node) -> list[gs.Node]:
@@ -184,7 +160,7 @@ def _between(root: gs.Tensor, last: gs.Node) -> list[gs.Node]:
             waiting += [
                 t.inputs[0]
                 for t in node.inputs
-                if t is not root and t.inputs and _number(t) is None
+                if t is not root and t.inputs and one_number(t) is None
             ]
     return list(nodes.values())
 
@@ -210,8 +186,9 @@ def approximate_activations(
     wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
     # All before any is replaced, since regions may overlap.
     curves = [_evaluate(r, _places(samples[r.name]), graph.opset) for r in wanted]
+    ops = [region.op for region in wanted]
     _require_finite(wanted, curves, samples)
-    for region, y in zip(wanted, curves, strict=True):
+    for region, op, y in zip(wanted, ops, curves, strict=True):
         x = _places(samples[region.name])
         weights = _weights(samples[region.name], x)
         knots = _fit_knots(x, y, weights, clips)
@@ -220,7 +197,7 @@ def approximate_activations(
         if found is not None:
             rms = float(np.sqrt((weights * error**2).sum()))
             found.append(
-                f"{region.op} '{region.name}': {clips} clips over [{x[0]:.4g}, {x[-1]:.4g}], "
+                f"{op} '{region.name}': {clips} clips over [{x[0]:.4g}, {x[-1]:.4g}], "
                 f"RMS error {rms:.2g}, largest {np.abs(error).max():.2g}, "
                 f"of values from {y.min():.4g} to {y.max():.4g}"
             )
@@ -258,7 +235,7 @@ def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:
     for number, node in enumerate(region.nodes):
         inputs: list[gs.Tensor] = []
         for index, tensor in enumerate(node.inputs):
-            value = _number(tensor)
+            value = one_number(tensor)
             if value is not None:
                 inputs.append(gs.Constant(f"c{number}.{index}", value))
             else:

@@ -10,6 +10,7 @@ The passes, in order:
     sink_transposes         NHWC graphs: Transposes move down until they cancel
     unify_linear_layers     MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
     fold_pads               Pad before Conv or a pool -> its own pads
+    conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs
     unify_clips             Relu, Clip, Min, Max and chains of them -> Relu or Clip
     decompose_activations   LeakyRelu, HardTanh, Abs, ... -> Relu, Clip(0, theta) and sums
 
@@ -23,6 +24,7 @@ import onnx_graphsurgeon as gs
 from .activations import decompose_activations
 from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
+from .conditions import conditions_to_activations
 from .dequantize import dequantize_weights
 from .fold_constants import fold_constants
 from .linear_layers import unify_linear_layers
@@ -40,6 +42,7 @@ CANONICAL_FORM = (
     sink_transposes,
     unify_linear_layers,
     fold_pads,
+    conditions_to_activations,
     unify_clips,
     decompose_activations,
 )

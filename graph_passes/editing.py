@@ -239,6 +239,39 @@ def leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
     bypass(graph, node)
 
 
+def one_number(tensor: gs.Tensor) -> np.ndarray | None:
+    """The one number, [], that a tensor holds everywhere; None if it is not known to."""
+    maker = producer(tensor)
+    while maker is not None and maker.op == "Expand" and not maker.domain:
+        tensor = maker.inputs[0]
+        maker = producer(tensor)
+    values = constant_value(tensor)
+    if maker is not None and maker.op == "ConstantOfShape" and not maker.domain:
+        value = maker.attrs.get("value")
+        values = np.zeros(1, np.float32) if value is None else np.asarray(value.values)
+    if values is None or not values.size or np.any(values != values.flat[0]):
+        return None
+    return values.reshape(-1)[:1].reshape(())
+
+
+def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
+    """Whether what an operator makes is as large as its variables, whatever it is told to be."""
+    shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
+    own = [tensor.shape for tensor in numbers]
+    if any(shape is None or (len(shape) and not shapes) for shape in own):
+        return False
+    return all(fits(few, many) for few in own for many in shapes)
+
+
+def fits(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
+    """Whether what is bounded stays as large as it is, as far as sizes are known."""
+    if shape is None:
+        return True
+    sizes = zip(reversed(bound), reversed(shape), strict=False)
+    same = all(size in (1, axis) or not isinstance(axis, int) for size, axis in sizes)
+    return same and len(bound) <= len(shape)
+
+
 def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
     """An input of a node; None where it is left out."""
     held = len(node.inputs) > index and not node.inputs[index].is_empty()

@@ -32,8 +32,8 @@ _AFFINE_IN_FIRST = {
 # Affine in one factor as long as the other is a constant.
 _PRODUCTS: dict[str, int | None] = {"Einsum": None, "Gemm": 2, "MatMul": 2, "Mul": 2}
 
-# Their output depends on the shape of the input only.
-_SHAPE_OPS = {"Shape", "Size"}
+SHAPE_OPS = {"Shape", "Size"}
+"""Their output depends on the shape of the input only."""
 
 APPROXIMABLE = (
     "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow", "Reciprocal",
@@ -219,7 +219,7 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = Fal
     """
     names = {tensor.name for tensor in tensors if tensor.name}
     for node in graph.nodes:
-        passes = shapes or node.op not in _SHAPE_OPS
+        passes = shapes or node.op not in SHAPE_OPS
         if passes and any(tensor.name in names for tensor in operands(node)):
             # An output that is left out has no name, nor has an input.
             names.update(tensor.name for tensor in node.outputs if tensor.name)
@@ -314,7 +314,7 @@ def _is_layer(node: gs.Node) -> bool:
 def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
     if node.domain:
         return f"an operator of the domain '{node.domain}', of which nothing is known here"
-    if node.op in _SHAPE_OPS or node.op in _AFFINE_IN_ALL:
+    if node.op in SHAPE_OPS or node.op in _AFFINE_IN_ALL:
         return None
     if node.op in _PRODUCTS:
         factors = [t.name for t in node.inputs[: _PRODUCTS[node.op]] if t.name in varying]

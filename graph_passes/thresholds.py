@@ -1,6 +1,6 @@
 """Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from .clips import clip_bounds, open_above
 from .editing import (
     Editor,
+    fits,
     is_floating,
     only_consumer,
     producer,
@@ -193,15 +194,6 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
             [Refusal(node.name, node.op, f"got {low} to {high} for {bound.dtype}")],
         )
     return bound
-
-
-def fits(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
-    """Whether what is bounded stays as large as it is, as far as sizes are known."""
-    if shape is None:
-        return True
-    sizes = zip(reversed(bound), reversed(shape), strict=False)
-    same = all(size in (1, axis) or not isinstance(axis, int) for size, axis in sizes)
-    return same and len(bound) <= len(shape)
 
 
 def _unbound(graph: gs.Graph, node: gs.Node) -> None:

@@ -33,7 +33,7 @@ from onnx2snn.graph_passes.linear import (
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
-from onnx2snn.graph_passes.thresholds import activations_of_read_out
+from onnx2snn.graph_passes.thresholds import activation_nodes, activations_of_read_out
 from onnx2snn.graph_passes.weights import ModelParts
 
 
@@ -163,9 +163,10 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     the read-out.
     """
     reason = "not a ReLU or a clip, and before the first neuron"
-    spiking = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
+    emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
+    spiking = downstream(graph, [node.outputs[0] for node in emitting])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
-    inside = {node.name for region in regions for node in region.nodes}
+    inside = {node.name for found in (emitting, *(r.nodes for r in regions)) for node in found}
     hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
     others = [
@@ -173,7 +174,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         for node in graph.nodes
         if (node.op in ACTIVATIONS or (node.name in bent and node.outputs[0].name in hidden))
         and node.name not in inside
-        and is_floating(node.outputs[0])
+        and (is_floating(node.outputs[0]) or node.op == "Cast")
         and not any(tensor.name in spiking for tensor in node.inputs)
     ]
     place = {node.name: index for index, node in enumerate(graph.nodes)}

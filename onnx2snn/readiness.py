@@ -20,13 +20,12 @@ from onnx2snn.graph_passes.thresholds import (
 )
 from onnx2snn.runtime.providers import Providers
 
-from .examination import IN_READ_OUT, integer_activations
+from .examination import IN_READ_OUT, analog_activations, integer_activations
 from .network import NO_CHANNELS, Network
 from .progress import Running
 
 CALIBRATION = "--calibration DATA"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
-_ANALOG = "no ReLU and no clip; --approximate N makes neurons of it"
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,11 @@ def check(
         found |= {refusal.node: refusal for refusal in integer_activations(graph)}
     needs_data = bool(unbounded_activations(graph) or approximated)
     replaced = [curve.last for curve in curves] if approximate else []
-    kept = {node.name: ("read-out", IN_READ_OUT)
-            for node in activations_of_read_out(graph, replaced)}  # fmt: skip
+    kept = {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
     if has_neurons and not approximate:
-        kept |= {c.name: ("before the neurons", _ANALOG) for c in curves if c.name not in curved}
+        kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
+        helps = {curve.name for curve in curves if curve.name in kept and not left}
+        kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
     rows = _rows(graph, found, curved, approximated, pools, kept)
     if has_neurons and not found and not now:
         found = {refusal.node: refusal for refusal in _dry_run(network)}
@@ -139,7 +139,7 @@ def _rows(
     curved: set[str],
     approximated: set[str],
     pools: set[str],
-    kept: dict[str, tuple[str, str]],
+    kept: dict[str, str],
 ) -> list[NodeReport]:
     unbounded = {node.name for node in unbounded_activations(graph)}
     bounded = bounded_activations(graph)
@@ -148,6 +148,7 @@ def _rows(
     place = {node.name: "before the neurons" for node in parts.prologue}
     place |= {node.name: "linear" for node in parts.core}
     place |= {node.name: "read-out" for node in parts.epilogue}
+    place |= {name: "read-out" for name, reason in kept.items() if reason == IN_READ_OUT}
 
     def row(node: gs.Node) -> NodeReport:
         name, op = node.name, node.op
@@ -158,8 +159,7 @@ def _rows(
             option = APPROXIMATION if name in curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
         if name in kept:
-            role, reason = kept[name]
-            return NodeReport(name, op, role, f"it stays as it is: {reason}")
+            return NodeReport(name, op, place[name], f"it stays as it is: {kept[name]}")
         if name in unbounded:
             return NodeReport(name, op, "neuron", "threshold from data", CALIBRATION)
         if name in bounded:

@@ -59,19 +59,19 @@ FUNCTIONS = {
         "Exp, Add, Log, Greater, Where",
     ),
     "leaky by a condition": (
-        "c = Greater(h, zero) l = Mul(h, half) s = Where(c, h, l)", "Greater, Mul, Where"
+        "c = Greater(h, one) l = Mul(h, half) s = Where(c, h, l)", "Greater, Mul, Where"
     ),
-    "relu by a mask": ("c = Less(zero, h) m = Cast<to = 1>(c) s = Mul(h, m)", "Less, Cast, Mul"),
-    "relu beside zeros": (
-        "z = Shape(h) o = ConstantOfShape(z) c = Greater(h, o) s = Where(c, h, o)",
+    "a mask": ("c = Less(one, h) m = Cast<to = 1>(c) s = Mul(h, m)", "Less, Cast, Mul"),
+    "beside zeros": (
+        "z = Shape(h) o = ConstantOfShape(z) c = Greater(h, one) s = Where(c, h, o)",
         "Greater, Where",
     ),
-    "relu beside zeros as one": (
-        "z = Shape(h) o = Expand(zero, z) c = Greater(h, zero) s = Where(c, h, o)",
+    "beside a zero expanded": (
+        "z = Shape(h) o = Expand(zero, z) c = Greater(h, one) s = Where(c, h, o)",
         "Greater, Where",
     ),
     "leaky beside constants": (
-        "c = Greater(h, zeros) l = Mul(h, halves) s = Where(c, h, l)", "Greater, Mul, Where"
+        "c = Greater(h, halves) l = Mul(h, halves) s = Where(c, h, l)", "Greater, Mul, Where"
     ),
     "step": ("c = Greater(h, zero) s = Cast<to = 1>(c)", "Greater, Cast"),
     "sign": ("s = Sign(h)", "Sign"),

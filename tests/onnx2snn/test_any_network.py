@@ -176,8 +176,8 @@ def test_a_clip_behind_what_is_not_affine_stays_in_the_read_out(head, calibratio
 
 
 ANALOG = {
-    "where": "c = Greater(a, lo) l = Mul(a, hi) s = Where(c, a, l)",
-    "mask": "c = Greater(a, lo) m = Cast<to = 1>(c) s = Mul(a, m)",
+    "where": "c = Greater(a, hi) l = Mul(a, hi) s = Where(c, a, l)",
+    "mask": "c = Greater(a, hi) m = Cast<to = 1>(c) s = Mul(a, m)",
     "square": "s = Mul(a, a)",
     "swish": "g = Sigmoid(a) s = Mul(a, g)",
     "sign": "s = Sign(a)",
@@ -189,6 +189,7 @@ def test_what_stays_analog_before_the_first_neuron_is_said(name):
     text = "net (float[N, 6] x) => (float[N, 3] y) {{ a = MatMul(x, w) {} {} y = MatMul(r, v) }}"
     ann = model(text.format(ANALOG[name], "b = MatMul(s, u) r = Relu(b)"), WEIGHTS)
     rows = {row.node: row for row in check(ann).nodes}
+    assert rows["s"].role == "before the neurons"
     assert "--approximate N makes neurons of it" in rows["s"].reason
     conversion = convert(ann, calibration=from_arrays(X), recipe="signed")
     assert [refusal.node for refusal in conversion.analog] == ["s"]
@@ -199,6 +200,16 @@ def test_what_stays_analog_before_the_first_neuron_is_said(name):
     alone = model(text.format(ANALOG[name], "r = Identity(s)"), WEIGHTS)
     with pytest.raises(UnsupportedModelError, match=r"(?s)--approximate N.* 's': not a ReLU"):
         convert(alone)
+
+
+def test_a_curve_of_the_read_out_is_no_activation_before_the_neurons():
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, u) "
+        "s = Sigmoid(b) y = MatMul(s, v) }",
+        WEIGHTS,
+    )
+    rows = {row.node: row for row in check(ann).nodes}
+    assert (rows["s"].role, rows["s"].reason) == ("read-out", "")
 
 
 BY_ANOTHER = {

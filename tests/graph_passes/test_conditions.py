@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import conditions_to_activations
+
+SIGNATURE = "g (float[N, 3, 4] x) => (float[N, 3, 4] y)"
+X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+WEIGHTS = {
+    "zero": np.float32(0), "zeros": np.zeros((3, 1), np.float32), "one": np.float32(1),
+    "tenth": np.float32(0.1), "each": np.float32([[0.1], [0.5], [-2]]),
+    "large": np.zeros((2, 1, 3, 4), np.float32), "mixed": np.float32([[0], [0], [1]]),
+}  # fmt: skip
+FOUND = {
+    "relu": ("c = Greater(z, zero) y = Where(c, z, zero)", ["Relu"]),
+    "or zero": ("c = GreaterOrEqual(z, zeros) y = Where(c, z, zeros)", ["Relu"]),
+    "less": ("c = Less(z, zero) y = Where(c, zero, z)", ["Relu"]),
+    "from the other side": ("c = LessOrEqual(zero, z) y = Where(c, z, zero)", ["Relu"]),
+    "not": ("c = Less(z, zero) d = Not(c) y = Where(d, z, zero)", ["Relu"]),
+    "zeros like x": (
+        "s = Shape(z) o = ConstantOfShape(s) c = Greater(z, o) y = Where(c, z, o)", ["Relu"],
+    ),
+    "a zero expanded": (
+        "s = Shape(z) o = Expand(zero, s) c = Greater(z, zero) y = Where(c, z, o)", ["Relu"],
+    ),
+    "a mask": ("c = Greater(z, zero) m = Cast<to = 1>(c) y = Mul(z, m)", ["Relu"]),
+    "a mask first": ("c = Less(zero, z) m = Cast<to = 1>(c) y = Mul(m, z)", ["Relu"]),
+    "leaky": ("c = Greater(z, zero) l = Mul(z, tenth) y = Where(c, z, l)", ["PRelu"]),
+    "leaky in channels": ("c = Less(z, zero) l = Mul(each, z) y = Where(c, l, z)", ["PRelu"]),
+    "absolute": ("c = Greater(z, zero) n = Neg(z) y = Where(c, z, n)", ["Abs"]),
+}  # fmt: skip
+OTHERS = {
+    "another bound": "c = Greater(z, one) y = Where(c, z, zero)",
+    "a bound in one channel": "c = Greater(z, mixed) y = Where(c, z, zero)",
+    "the negative side": "c = Less(z, zero) y = Where(c, z, zero)",
+    "a mask of the negative": "c = Less(z, zero) m = Cast<to = 1>(c) y = Mul(z, m)",
+    "another tensor": "n = Neg(z) c = Greater(n, zero) y = Where(c, z, zero)",
+    "a mask of another": "n = Neg(z) c = Greater(n, zero) m = Cast<to = 1>(c) y = Mul(z, m)",
+    "something else below": "c = Greater(z, zero) y = Where(c, z, one)",
+    "a product of another": "n = Neg(z) l = Mul(n, tenth) c = Greater(z, zero) y = Where(c, z, l)",
+    "a square below": "l = Mul(z, z) c = Greater(z, zero) y = Where(c, z, l)",
+    "equal": "c = Equal(z, zero) y = Where(c, z, zero)",
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_conditions_spell(name):
+    body, wanted = FOUND[name]
+    g = graph(f"{SIGNATURE} {{ z = Add(x, one) {body} }}", WEIGHTS)
+    before = run(g, X)
+    changes_once(conditions_to_activations, g)
+    assert ops(g) == ["Add", *wanted]
+    np.testing.assert_allclose(run(g, X), before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_something_else(name):
+    g = graph(f"{SIGNATURE} {{ z = Add(x, one) {OTHERS[name]} }}", WEIGHTS)
+    assert not conditions_to_activations(g)
+
+
+def test_zeros_that_make_it_larger_stay():
+    for body in (
+        "c = Greater(x, zero) y = Where(c, x, large)",
+        "o = ConstantOfShape(sizes) c = Greater(x, zero) y = Where(c, x, o)",
+    ):
+        sizes = {"sizes": np.array([2, 1, 3, 4])}
+        g = graph(f"g (float[N, 3, 4] x) => (float[2, N, 3, 4] y) {{ {body} }}", WEIGHTS | sizes)
+        assert not conditions_to_activations(g)
+
+
+def test_whole_numbers_stay():
+    text = "g (int64[N, 3] x) => (int64[N, 3] y) { c = Greater(x, nil) y = Where(c, x, nil) }"
+    assert not conditions_to_activations(graph(text, {"nil": np.int64(0)}))
