@@ -72,6 +72,18 @@ def read_any(model: Model | ModelParts) -> ModelParts:
     return read_parts(model)
 
 
+def read_structure(model: Model | ModelParts) -> onnx.ModelProto:
+    """A model without its large weights, and without reading what is in other files.
+
+    Raises ``ModelError`` for what is no model, or cannot be read.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return read_any(model).structure
+    structure = parse_model(Path(model)).structure
+    _check_whole(structure, f"'{model}'")
+    return structure
+
+
 def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Read an ONNX file, with its external data, and check that it is a valid model.
 
@@ -128,7 +140,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     if not elsewhere:
         return [path]
     stored = _external(parse_model(path))
-    return [path, *sorted({_data_file(tensor, path) for tensor, _ in stored})]
+    return [path, *sorted({_data_file(tensor, path)[0] for tensor, _ in stored})]
 
 
 def _names_a_location(path: Path) -> bool:
@@ -249,15 +261,10 @@ def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _kept_in(tensor: onnx.TensorProto, path: Path) -> str:
-    location = _entries(tensor).get("location", "")
-    return f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
-
-
-def _data_file(tensor: onnx.TensorProto, path: Path) -> Path:
-    """The file in which a tensor of the model at ``path`` keeps its data."""
-    folder, what = path.resolve().parent, _kept_in(tensor, path)
-    location = _entries(tensor).get("location", "")
+def _data_file(tensor: onnx.TensorProto, path: Path) -> tuple[Path, str]:
+    """The file in which a tensor of the model at ``path`` keeps its data; and how to say that."""
+    folder, location = path.resolve().parent, _entries(tensor).get("location", "")
+    what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
     try:
         # Resolved, so that neither '..' nor a link leads out of the folder.
         target = (folder / location).resolve()
@@ -269,7 +276,7 @@ def _data_file(tensor: onnx.TensorProto, path: Path) -> Path:
             raise ModelError(f"{what}, which is not there")
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
-    return target
+    return target, what
 
 
 def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
@@ -278,7 +285,7 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     check_dimensions(tensor, f"'{path}'")
     if tensor.data_type in UNSUPPORTED_TYPES:
         return np.empty(0, np.uint8)  # Refused later, by its name.
-    target, what = _data_file(tensor, path), _kept_in(tensor, path)
+    target, what = _data_file(tensor, path)
     try:
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", target.stat().st_size - offset))

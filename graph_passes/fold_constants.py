@@ -102,7 +102,7 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
 
     def stays(node: gs.Node) -> bool:
         nonlocal left
-        if neurons.is_stateful(node) or node.op in (*RANDOM_OPS, "Dropout"):
+        if neurons.is_stateful(node) or node.op in RANDOM_OPS or node.op == "Dropout":
             return True
         size = _elements(node)
         if size is None:

@@ -105,11 +105,14 @@ def train(
 
     Under ``torchrun`` each process trains on its share. The test images choose nothing. ``tell``
     is called after each step with how many epochs are done, as a float, and those that are
-    whole. Raises ``CheckpointError`` for a checkpoint of another run, ``OSError`` if it cannot
+    whole. Raises ``ValueError`` for a batch that processes cannot share evenly,
+    ``CheckpointError`` for a checkpoint of another run, ``OSError`` if it cannot
     be written, before the first epoch where that can be known, and ``FloatingPointError`` if
     the loss is no number any more; the checkpoint stays that of the last whole epoch.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    share = _share(config.batch_size, world)
+    steps = _steps(math.ceil(len(images) / world), share)
     network.to(device, memory_format=layout(network))
     thetas = bounds(network)
     mine = {id(theta) for theta in thetas}
@@ -129,8 +132,6 @@ def train(
         _require_space(checkpoint, network)
         _save(checkpoint, config, parts, history)
     model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    share = _share(config.batch_size, world)
-    steps = _steps(math.ceil(len(images) / world), share)
     precision = getattr(torch, config.precision)
     for epoch in range(len(history), config.epochs):
         start = time.monotonic()
@@ -140,7 +141,7 @@ def train(
         shuffled = batches(
             images, share, epoch=epoch, seed=config.seed, rank=rank, world=world, workers=workers
         )
-        for step, (x, y) in zip(range(steps), shuffled, strict=False):
+        for (x, y), step in zip(shuffled, range(steps), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = cosine(
                     config.learning_rate, epoch * steps + step, config.epochs * steps
@@ -190,7 +191,7 @@ def _share(batch_size: int, world: int) -> int:
 
 
 def _steps(images: int, share: int) -> int:
-    """How many batches an epoch has, but for a last one of a single image: it has no variance."""
+    """How many batches an epoch has; a last one of a single image, without variance, is none."""
     rest = images % share
     return images // share + (rest > 1 or rest == images)
 

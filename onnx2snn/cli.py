@@ -49,8 +49,9 @@ from .version import __version__
 
 @contextlib.contextmanager
 def _takes_sigterm() -> Iterator[None]:
-    """Let SIGTERM, as of timeout or a stopped service, end as Ctrl-C does: no file is left."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM, as of timeout or a stopped service, put away what is half done, like Ctrl-C."""
+    ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, require_whole
-from onnx2snn.graph_passes.files import Model, read_any, require_path
+from onnx2snn.graph_passes.files import Model, read_structure, require_path
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
@@ -63,7 +63,7 @@ def open_data(
         require_whole("samples", samples, 1)
     kind = source.lower()[-4:]
     if source in DATASETS or (source and Path(source).is_dir()):
-        structure = None if model is None else _structure_of(model)
+        structure = None if model is None else read_structure(model)
         wanted = None if structure is None else preprocessing_of(structure)
         if source in IN_MEMORY:
             data = _open_in_memory(source, root, train, wanted)
@@ -86,10 +86,6 @@ def open_data(
     if not labels and kind == ".npz":
         known = _order_of(Path(source), data.samples)
     return with_rows(data, some_rows(samples, data.samples, known))
-
-
-def _structure_of(model: Model | ModelParts) -> onnx.ModelProto:
-    return model if isinstance(model, onnx.ModelProto) else read_any(model).structure
 
 
 def _inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -232,7 +228,7 @@ def _names_of_inputs(model: Model | ModelParts | None) -> set[str] | None:
     a_pipe = isinstance(model, str | os.PathLike) and not Path(model).is_file()
     if model is None or a_pipe:
         return None
-    return {info.name for info in _inputs_of(_structure_of(model))}
+    return {info.name for info in _inputs_of(read_structure(model))}
 
 
 def _refuse_inputs(path: Path, others: list[str], samples: int, wanted: set[str]) -> None:

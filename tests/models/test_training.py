@@ -184,11 +184,10 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path, data, batch_size):
 
 @needs_torch
 def test_a_batch_that_cannot_be_divided(tmp_path, data, monkeypatch):
-    from onnx2snn.models import training
-
-    assert training._share(24, 4) == 6
-    with pytest.raises(ValueError, match="batch_size 25 cannot be divided among 4 processes"):
-        training._share(25, 4)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="batch_size 20 cannot be divided among 3 processes"):
+        train_tiny(tmp_path / "run", data)
+    assert not list((tmp_path / "run").iterdir())
 
 
 @needs_torch

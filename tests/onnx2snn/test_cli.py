@@ -818,10 +818,11 @@ def test_terminated(monkeypatch):
 
 def test_control_characters_in_messages(folder):
     ann = model(CLIPPED, WEIGHTS)
-    ann.graph.node[0].name, ann.graph.node[0].op_type = "a\x1b[31mb", "Nothing"
+    del ann.graph.node[:]
+    ann.graph.node.append(onnx.helper.make_node("Sigmoid", ["x"], ["y"], "a\x1b[31mb"))
     onnx.save(ann, "odd.onnx")
     said = invoke("convert", "odd.onnx", "-o", "odd.snn.onnx", code=1).stderr
-    assert "a?[31mb" in said or "Nothing" in said
+    assert "a?[31mb" in said
     assert "\x1b" not in said
 
 

@@ -474,6 +474,12 @@ def test_resets_of_other_neurons_are_refused():
         assert as_ever == said
 
 
+def test_a_share_as_delay_is_rounded():
+    """0.29 * 100 is a little less than 29."""
+    assert replace(recipe_by_name("opi"), delay=0.29).delay_for(100) == 29
+    assert replace(recipe_by_name("opi"), delay=0.25).delay_for(7) == 1
+
+
 @pytest.mark.parametrize(("recipe", "kind"), [("cos", "OffsetIF"), ("srp", "ResidualIF")])
 @pytest.mark.parametrize("delay", [0, 3, 8, 20])
 def test_a_delay_that_leaves_no_time_is_said(recipe, kind, delay):
