@@ -11,12 +11,13 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
-from .limits import WEIGHTED
+from .io import onnx_type
 from .linear import (
     APPROXIMABLE,
     MAX_POOLS,
     SHAPE_OPS,
     MaxPool,
+    before_weights,
     downstream,
     nonlinear_behind_weights,
     upstream,
@@ -75,7 +76,7 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
     allowed = () if maxpool == "average" else MAX_POOLS
     refused = {refusal.node for refusal in nonlinear_behind_weights(graph, is_activation, allowed)}
     curved = {n.name for n in graph.nodes if not n.domain and n.op in APPROXIMABLE}
-    hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+    hidden = before_weights(graph)
     found = _regions(graph, refused | curved, hidden, activations)
     # What is no activation by its operators, before the first neuron, stays where something else
     # that is not affine follows there: as spikes, it could not be multiplied by another branch.
@@ -312,8 +313,7 @@ def _replace(editor: Editor, region: ScalarRegion, knots: np.ndarray, values: np
     dtype = np.dtype(known)
     like = gs.Variable("", dtype, result.shape)
     if x.dtype is not None and x.dtype != dtype:
-        to = {"to": int(onnx.helper.np_dtype_to_tensor_dtype(dtype))}
-        x = editor.node("Cast", f"{node.name}/x", [x], to, like=like)
+        x = editor.node("Cast", f"{node.name}/x", [x], {"to": onnx_type(dtype)}, like)
     # Far from 0, or in float16, some may be the same number.
     knots, places = np.unique(knots.astype(dtype), return_index=True)
     values = values[places]

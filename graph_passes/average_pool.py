@@ -3,10 +3,9 @@
 import onnx_graphsurgeon as gs
 
 from .editing import (
-    constant_value,
+    constant_input,
     is_floating,
     is_used,
-    optional_input,
     producer,
     require_opset,
     tidy,
@@ -69,6 +68,7 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
 
 def pads_lowest(node: gs.Node) -> bool:
     """Whether a node pads with -infinity, or with a number that stands for it."""
-    given = None if node.op != "Pad" or node.domain else optional_input(node, 2)
-    value = None if given is None else constant_value(given)
+    if node.op != "Pad" or node.domain:
+        return False
+    value = constant_input(node, 2, 0.0)
     return value is not None and value.size == 1 and float(value.reshape(())) <= -60000.0

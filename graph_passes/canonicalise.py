@@ -2,17 +2,17 @@
 
 The passes, in order:
 
-    end_pools_in_the_image  windows of ceil_mode in the padding alone -> pads that fit
-    fold_constants          Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
-    fix_reshapes            Reshape to sizes from Shape(x) -> to constants, -1 for an open one
-    dequantize_weights      DequantizeLinear(constants) -> constants
-    remove_no_ops           Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
-    sink_transposes         NHWC graphs: Transposes move down until they cancel
-    unify_linear_layers     MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
-    fold_pads               Pad before Conv or a pool -> its own pads
+    end_pools_in_the_image     windows of ceil_mode in the padding alone -> pads that fit
+    fold_constants             Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
+    fix_reshapes               Reshape to sizes from Shape(x) -> to constants, -1 for an open one
+    dequantize_weights         DequantizeLinear(constants) -> constants
+    remove_no_ops              Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
+    sink_transposes            NHWC graphs: Transposes move down until they cancel
+    unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
+    fold_pads                  Pad before Conv or a pool -> its own pads
     conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs
-    unify_clips             Relu, Clip, Min, Max and chains of them -> Relu or Clip
-    decompose_activations   LeakyRelu, HardTanh, Abs, ... -> Relu, Clip(0, theta) and sums
+    unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip
+    decompose_activations      LeakyRelu, HardTanh, Abs, ... -> Relu, Clip(0, theta) and sums
 
 One may open the way for another, so they run until none finds anything to do. Later passes
 rely on the result: an activation is ``Relu(x)``, ``Clip(x, 0, theta)`` with one theta, or

@@ -7,12 +7,11 @@ import onnx_graphsurgeon as gs
 
 from .editing import (
     Editor,
-    constant_value,
+    constant_input,
     disconnect,
     is_floating,
     leave_out,
     only_consumer,
-    optional_input,
     producer,
     replace_node,
     require_opset,
@@ -128,10 +127,7 @@ def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
 
 def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
     """One of the bounds of a Clip, ``unbounded`` where there is none."""
-    given = optional_input(node, index)
-    if given is None:
-        return np.array(unbounded)
-    bound = constant_value(given)
+    bound = constant_input(node, index, unbounded)
     if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
     value = bound.astype(np.float64).reshape(())

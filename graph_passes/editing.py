@@ -255,7 +255,7 @@ def one_number(tensor: gs.Tensor) -> np.ndarray | None:
 
 
 def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
-    """Whether what an operator makes is as large as its variables, whatever it is told to be."""
+    """Whether numbers leave variables as large as they are, as far as sizes are known."""
     shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
     own = [tensor.shape for tensor in numbers]
     if any(shape is None or (len(shape) and not shapes) for shape in own):
@@ -276,6 +276,12 @@ def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
     """An input of a node; None where it is left out."""
     held = len(node.inputs) > index and not node.inputs[index].is_empty()
     return node.inputs[index] if held else None
+
+
+def constant_input(node: gs.Node, index: int, default: float) -> np.ndarray | None:
+    """The value of an input, ``default`` where it is left out; None where it is not constant."""
+    given = optional_input(node, index)
+    return np.asarray(default) if given is None else constant_value(given)
 
 
 def pads_of(node: gs.Node) -> np.ndarray | None:

@@ -6,10 +6,10 @@ import onnx_graphsurgeon as gs
 from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
 from .editing import (
     Editor,
+    constant_input,
     constant_value,
     leave_out,
     only_consumer,
-    optional_input,
     producer,
     release,
     require_opset,
@@ -61,8 +61,7 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node) -> str | None:
     if only_consumer(graph, affine.x) is None:
         return f"the output of {linear.op} '{linear.name}' is used elsewhere too"
     weight = constant_value(linear.inputs[1])
-    given = optional_input(linear, 2)
-    bias = np.float64(0) if given is None else constant_value(given)
+    bias = constant_input(linear, 2, 0.0)
     if weight is None or bias is None:
         return f"the weights of {linear.op} '{linear.name}' are not constant"
     if linear.op in ("MatMul", "Gemm") and weight.ndim != 2:

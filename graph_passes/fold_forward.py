@@ -6,12 +6,12 @@ import onnx_graphsurgeon as gs
 from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
 from .editing import (
     Editor,
+    constant_input,
     constant_value,
     is_graph_output,
     is_inner,
     leave_out,
     only_consumer,
-    optional_input,
     pads_of,
     release,
     require_opset,
@@ -121,8 +121,7 @@ def _passes_on(node: gs.Node) -> bool:
     if node.op == "Transpose":
         return bool(node.attrs.get("perm", [1])[0] == 0)
     if node.op == "Pad":
-        given, pads = optional_input(node, 2), pads_of(node)
-        value = np.zeros(()) if given is None else constant_value(given)
+        value, pads = constant_input(node, 2, 0.0), pads_of(node)
         if value is None or np.any(value) or pads is None:
             return False
         # Along places alone: channels keep theirs.
@@ -271,8 +270,7 @@ def _apply(editor: Editor, path: list[gs.Node], weight: np.ndarray, shift: np.nd
     release(editor.graph, old)
     if not np.any(shift):
         return
-    given = optional_input(linear, 2)
-    bias = np.zeros(()) if given is None else constant_value(given)
+    bias = constant_input(linear, 2, 0.0)
     uniform = shift.ndim == 1
     if (
         uniform

@@ -276,6 +276,11 @@ def nonlinear_nodes(
     return refusals
 
 
+def before_weights(graph: gs.Graph) -> set[str]:
+    """Names of the tensors on which some layer of weights depends."""
+    return upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+
+
 def nonlinear_behind_weights(
     graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], allowed: Collection[str]
 ) -> list[Refusal]:

@@ -5,10 +5,9 @@ import onnx_graphsurgeon as gs
 
 from .editing import (
     bypass,
-    constant_value,
+    constant_input,
     is_floating,
     only_consumer,
-    optional_input,
     pads_of,
     producer,
     require_opset,
@@ -86,10 +85,7 @@ def _fits_pool(
 
 
 def _value(node: gs.Node) -> float:
-    given = optional_input(node, 2)
-    if given is None:
-        return 0.0
-    value = constant_value(given)
+    value = constant_input(node, 2, 0.0)
     return np.nan if value is None else float(value.reshape(()))
 
 

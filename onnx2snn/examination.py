@@ -21,14 +21,13 @@ from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.editing import is_floating, known_value, part_of
 from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import (
     ACTIVATIONS,
     MAX_POOLS,
     MaxPool,
+    before_weights,
     downstream,
     nonlinear_behind_weights,
-    upstream,
 )
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful, states_read
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
@@ -159,15 +158,15 @@ IN_READ_OUT = "in the read-out, behind a node that is not linear and after all l
 def analog_activations(graph: gs.Graph) -> list[Refusal]:
     """The activations that did not become neurons.
 
-    Such are those before the first neuron that are no ReLU or clip, and the ReLUs and clips of
-    the read-out.
+    Such are those before the first neuron that are no ReLU or clip, with all else that is not
+    affine there between layers of weights, and the ReLUs and clips of the read-out.
     """
     reason = "not a ReLU or a clip, and before the first neuron"
     emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
     spiking = downstream(graph, [node.outputs[0] for node in emitting])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
     inside = {node.name for found in (emitting, *(r.nodes for r in regions)) for node in found}
-    hidden = upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+    hidden = before_weights(graph)
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
     others = [
         node

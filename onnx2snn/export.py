@@ -42,9 +42,8 @@ def to_loop(
 
     The outputs are those of ``SpikingSession(plan="step")``, bit for bit in float32 where ONNX
     Runtime runs both at one optimisation level, and of the default session where sums are exact.
-    Raises ``ModelError`` for a file that is no SNN, or of
-    which an output is an input too, and ``DataError`` for a T that is no whole number from 1 on or
-    cannot be unrolled.
+    Raises ``ModelError`` for a file that is no SNN, or of which an output is an input too, and
+    ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
     parts = read_any(snn)
     model = loop_model(
