@@ -508,3 +508,11 @@ def test_chunks_of_few_nodes(monkeypatch):
         monkeypatch.setattr(estimate, "MOST_NODES", most)
         chosen = SpikingSession(wide(), threads=1).chosen(zeros(1))
         assert (chosen.chunks, chosen.short_of_memory) == (lengths, False)
+
+
+def test_sums_that_are_read_out_count():
+    """As they are, with nothing made of them but their mean."""
+    text = "net (float[N, 1000] x) => (float[N, 1000] y) { y = Clip(x, zero, one) }"
+    snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
+    found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
+    assert found.read_out >= 4 * 7 * 1000

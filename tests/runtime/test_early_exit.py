@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
+from onnx2snn.runtime import sums
 
 SETTINGS = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -391,3 +392,61 @@ def test_one_sample_of_several_rows(plan):
     for name, counts in whole.spike_counts.items():
         np.testing.assert_array_equal(left.spike_counts[name], counts)
     assert left.firing_rates == whole.firing_rates
+
+
+def test_a_look_when_the_delay_is_over_is_none():
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network), delay=8).model, threads=1)
+    rule = EarlyExit(confidence=0.0, stable=1, every=4)
+    result = session.run(dyadic.images(network, 5), 16, early_exit=rule)
+    assert set(result.sample_timesteps) == {12}
+
+
+def test_as_much_confidence_as_wanted_is_enough():
+    """Two classes that are alike: each has 0.5."""
+    text = "net (float[N, 2] x) => (float[N, 2] y) { y = Clip(x, zero, one) }"
+    snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
+    rule = EarlyExit(confidence=0.5, stable=1, every=4)
+    result = SpikingSession(snn).run(np.ones((3, 2), np.float32), 8, early_exit=rule)
+    assert result.sample_timesteps.tolist() == [4, 4, 4]
+
+
+def test_outputs_of_whole_numbers_are_read_out_where_samples_leave():
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y, int64[N] c) { a = MatMul(x, w) "
+        "b = Clip(a, zero, one) y = MatMul(b, u) c = ArgMax<axis = 1, keepdims = 0>(y) }"
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"w": (4, 6), "u": (6, 3)}
+    values = {n: (rng.integers(-4, 5, s) / 4).astype(np.float32) for n, s in shapes.items()}
+    values |= {"zero": np.float32(0), "one": np.float32(1)}
+    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    x = rng.random((6, 4), dtype=np.float32)
+    result = session.run(x, 24, early_exit=EarlyExit(confidence=0.55, stable=1, every=2))
+    assert len(set(result.sample_timesteps)) > 1
+    found = result.readouts[24].values
+    np.testing.assert_array_equal(found["c"], found["y"].argmax(1))
+
+
+def test_scores_of_several_places_are_no_classes():
+    text = "net (float[N, 3, 2] x) => (float[N, 3, 2] y) { y = Clip(x, zero, one) }"
+    snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
+    with pytest.raises(DataError, match=r"a first output \[N, classes\] with two classes"):
+        SpikingSession(snn).run(np.ones((2, 3, 2), np.float32), 8, early_exit=EarlyExit())
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_samples_that_leave_after_sums_were_brought_in(plan, monkeypatch):
+    monkeypatch.setattr(sums, "MOST_STEPS", 8)
+    monkeypatch.setattr(sums, "MOST_STEPS_CARRIED", 8)
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)
+    x = dyadic.images(network, 12)
+    early = session.run(x, 48, early_exit=EarlyExit(confidence=0.3, stable=3, every=4))
+    leaves = early.sample_timesteps
+    assert len(set(leaves[leaves > 8])) > 1
+    whole = session.run(x, 48, sorted({*leaves.tolist(), 48}))
+    for n, t in enumerate(leaves.tolist()):
+        np.testing.assert_array_equal(early.output[n], whole.readouts[t].output[n])
+        for name, counts in early.spike_counts.items():
+            np.testing.assert_array_equal(counts[n], whole.readouts[t].spike_counts[name][n])

@@ -9,7 +9,7 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import estimate, groups
+from onnx2snn.runtime import estimate, groups, time_steps
 from onnx2snn.runtime.groups import Groups
 from onnx2snn.runtime.rows import samples_are_apart
 from onnx2snn.runtime.states import DeviceStates
@@ -372,3 +372,15 @@ def test_sizes_to_compute_with(numbers, apart):
     graph = model(text, used)
     shapes = {"x": (5, 4)}
     assert samples_are_apart(graph, [], shapes, 5) == apart
+
+
+def test_starts_of_more_samples_take_the_place_of_those_of_fewer(monkeypatch):
+    """What knows where starts lie must not outlive them: chunks of 4 have smaller groups here."""
+    monkeypatch.setattr(time_steps, "groups_of", lambda *_: Groups(6, 2, 12))
+    network = dyadic.finish(2)
+    x = dyadic.images(network, 12)
+    snn = convert(dyadic.to_onnx(network), calibration=from_arrays(x), recipe="opi").model
+    session = SpikingSession(snn, threads=1)
+    reference = SpikingSession(snn, threads=1, plan="step")
+    for timesteps in (4, 16, 4, 16, 4):
+        same(session.run(x, timesteps), reference.run(x, timesteps))

@@ -269,3 +269,25 @@ def test_chunks_feed_one_copy_of_matrices(no_overheads, monkeypatch):
             places.setdefault(name, set()).add(value.ctypes.data)
     assert len(lean.chosen(np.zeros((1, 8, 8, 8), np.float32)).chunks) > 1
     assert {len(addresses) for addresses in places.values()} == {1}
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_convolutions_of_single_places_come_together_not_in_columns(samples, monkeypatch):
+    """Their time-steps do, as one higher image."""
+    monkeypatch.setattr(Estimate, "pays_by_default", True)
+    monkeypatch.setattr(estimate, "LEAN_SHARE", np.inf)
+    monkeypatch.setattr(weights, "STAYS_INLINE", 16)
+    monkeypatch.setattr(chunks, "CACHED", 0)
+    text = (
+        "net (float[N, 64, 2, 2] x) => (float[N, 8, 2, 2] y) { a = Clip(x, zero, one) "
+        "b = Conv(a, w) y = Clip(b, zero, one) }"
+    )
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": dyadic.weights(rng, 8, 64, 1, 1)}
+    snn = convert(model(text, values)).model
+    lean = SpikingSession(snn, threads=1)
+    x = (rng.integers(-8, 9, (samples, 64, 2, 2)) / 8).astype(np.float32)
+    same(lean.run(x, 21), SpikingSession(snn, threads=1, plan="step").run(x, 21))
+    chosen = lean.chosen(x)
+    assert chosen.lean
+    assert set(chosen.time_batched.values()) == {2}

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kinds import KINDS, Kind, Network, mean, model_of, plain_loop, softmax
-from onnx_text import graph
+from onnx_text import graph, model
 
-from onnx2snn import DataError, SpikingSession, evaluate, from_arrays
+from onnx2snn import DataError, SpikingSession, convert, evaluate, from_arrays
 from onnx2snn.cli import main
 from onnx2snn.graph_passes import (
     ModelError,
@@ -396,3 +396,13 @@ def test_inspection(op, tmp_path):
     content = json.loads(found.stdout)
     assert [neuron["name"] for neuron in content["neurons"]] == ["s", "q"]
     assert content["outputs"] == ["y"]
+
+
+def test_bursts_of_very_long_runs_are_counted():
+    """Each time-step brings as many spikes as one may."""
+    text = "net (float[N, 2] x) => (float[N, 2] y) { a = Relu(x) y = Mul(a, w) }"
+    ann = model(text, {"w": np.ones(2, np.float32)})
+    largest = np.full((1, 2), 0.76806647, np.float32)
+    snn = convert(ann, calibration=from_arrays(largest), recipe="burst").model
+    result = SpikingSession(snn, threads=1).run(50 * largest, 4096)
+    equal(result.spike_counts["a"], 5 * 4096)

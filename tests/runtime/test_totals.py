@@ -208,3 +208,16 @@ def test_channels_that_a_constant_masks_behind_a_shortcut_are_counted_right(op):
     text += f"h = MatMul(a, v) i = Add(h, a) j = {op}(i, b) c = Clip(j, zero, one) "
     text += "y = MatMul(c, u) }"
     assert_one_layer_is_coarse(text, values, rng)
+
+
+@pytest.mark.parametrize("times", [200, -200])
+def test_potentials_that_run_away_are_brought_in_sooner(times):
+    """In the channel of the lowest threshold alone; v rounds more and more there."""
+    text = "net (float[N, 3] x) => (float[N, 3] y) { g = Mul(x, w) a = Relu(g) h = MatMul(a, u) "
+    text += "b = Relu(h) y = MatMul(b, u) }"
+    ann = model(text, {"w": np.ones(3, np.float32), "u": np.eye(3, dtype=np.float32)})
+    largest = np.array([[1, 0.1, 0.03]], np.float32)
+    snn = convert(ann, calibration=from_arrays(largest), recipe="opi").model
+    x = np.array([[0, 0, times * 0.03 * 8 / 7]], np.float32)
+    auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(auto.run(x, 3000), step.run(x, 3000))

@@ -261,3 +261,32 @@ def test_thresholds_beyond_what_weights_can_take_stay(thresholds):
     x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
     chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+
+
+BEHIND_SHORTCUTS = (
+    "r = Conv(c, v) s = Add(e, r) g = Add(row, s) q = Conv(c, v) p = Add(g, q) f = Add(p, flat)"
+)
+
+CONSTANTS = {
+    "of one row": "e = Conv(c, w) f = Add(e, row)",
+    "of a row for each sample": "e = Conv(c, w) f = Add(e, rows)",
+    "behind one another": "e = Conv(c, w) " + BEHIND_SHORTCUTS,
+    "behind a bias": "e = Conv(c, w, b) " + BEHIND_SHORTCUTS,
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants(name):
+    """A layer takes all that it can into its bias, which has no row for each sample."""
+    text = (
+        "net (float[2, 4, 6, 6] x) => (float[2, 4, 4, 4] y) { c = Clip(x, zero, two) "
+        f"{CONSTANTS[name]} y = Clip(f, zero, four) }}"
+    )
+    weights = partial(dyadic.weights, np.random.default_rng(0))
+    values = {"zero": np.float32(0), "two": np.float32(2), "four": np.float32(4)}
+    values |= {"w": weights(4, 4, 3, 3), "v": weights(4, 4, 3, 3), "b": weights(4)}
+    values |= {"row": weights(1, 4, 1, 1), "rows": weights(2, 4, 1, 1), "flat": weights(4, 1, 1)}
+    snn = convert(model(text, values)).model
+    x = (np.random.default_rng(1).integers(0, 17, (2, 4, 6, 6)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 21), stepped.run(x, 21))
