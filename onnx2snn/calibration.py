@@ -1,12 +1,13 @@
 """Thresholds from data: run the ANN, watch its activations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.limits import operands
-from onnx2snn.graph_passes.linear import MAX_POOLS
+from onnx2snn.graph_passes.linear import MAX_POOLS, channel_axis
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
 from onnx2snn.runtime.graphs import names_in, unused_prefix
 from onnx2snn.runtime.inputs import check_finite
@@ -17,7 +18,7 @@ from .progress import Running
 from .statistics import ActivationHistogram, Statistic
 
 
-def pooled(
+def _pooled(
     model: ModelParts, tensors: dict[str, str], ranks: Mapping[str, int]
 ) -> tuple[ModelParts, dict[str, str]]:
     """The ANN with further nodes, and the tensors to watch.
@@ -79,31 +80,53 @@ def watch(
         yield values
 
 
+def sampled(
+    model: ModelParts, tensors: dict[str, str], data: Data, running: Running
+) -> dict[str, np.ndarray]:
+    """Some of the values that ``watch`` yields, flat, the extremes among them."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    for values in watch(model, tensors, data, running):
+        for name, value in values.items():
+            found[name].append(_thinned(value))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _thinned(value: np.ndarray) -> np.ndarray:
+    """Some 20,000 values of an array, evenly spread, and its extremes."""
+    flat = value.reshape(-1)
+    thin = flat[:: max(1, flat.size // 20_000)]
+    return np.concatenate([thin, [flat.min(), flat.max()]])
+
+
 def calibrate(
     model: ModelParts,
-    activations: dict[str, str],
+    activations: Sequence[gs.Node],
     data: Data,
     statistic: Statistic,
-    channel_axes: dict[str, int] | None,
+    per_channel: bool,
     running: Running,
 ) -> dict[str, np.ndarray]:
-    """Thresholds of activations, in one pass over the data.
+    """Thresholds of an ANN's activations, in one pass over the data.
 
-    ``activations`` maps names of neurons to the tensors that they watch, ``channel_axes`` to
-    the axes that count their channels; None for one threshold a layer. Returns V_th by
-    neuron: float32, () per tensor, or (C, 1, ...) per channel. Where a channel is never
-    active, its threshold is the layer's largest; where a whole layer is, 1. Raises
-    ``DataError`` if the data does not fit the model, or activations are not finite.
+    Returns V_th by the name of the activation: float32, () for a layer, or one number for each
+    channel, shaped to broadcast against the activations, as (C, 1, 1); () where a sample is one
+    number. Where a channel is never active, its threshold is the layer's largest; where a whole
+    layer is, 1. Raises ``DataError`` if the data does not fit the model, or activations are not
+    finite.
     """
-    per_channel = channel_axes is not None
-    histograms = {name: ActivationHistogram(per_channel) for name in activations}
+    tensors = {node.name: node.outputs[0] for node in activations}
+    watched = {name: tensor.name for name, tensor in tensors.items()}
+    if statistic.is_of_pooled:
+        ranks = {name: len(tensor.shape) for name, tensor in tensors.items()}
+        model, watched = _pooled(model, watched, ranks)
+    axes = {name: channel_axis(tensor) for name, tensor in tensors.items()} if per_channel else {}
+    histograms = {name: ActivationHistogram(per_channel) for name in tensors}
     shapes: dict[str, tuple[int, ...]] = {}
-    for values in watch(model, activations, data, running):
+    for values in watch(model, watched, data, running):
         for name, value in values.items():
-            axis = channel_axes[name] if channel_axes is not None else 0
+            axis = axes.get(name, 0)
             histograms[name].update(np.moveaxis(value, axis, 1) if axis > 1 else value)
             after = value.ndim - 1 - axis
-            # Where a sample is one number, so is the threshold.
             shapes[name] = (1,) * (axis - 1) + (-1,) + (1,) * after if after >= 0 else ()
     thresholds = {}
     for name, histogram in histograms.items():

@@ -24,7 +24,7 @@ from onnx2snn.runtime.providers import Providers
 
 from .checking import Agreement
 from .data import Data, require_data
-from .examination import analog_activations, require_bounds
+from .examination import analog_activations, require_bounds, require_loadable
 from .inspection import metadata_of, plain
 from .network import Network
 from .progress import Running, Track, no_progress
@@ -199,7 +199,7 @@ def convert(
         "passes": [report.name for report in network.reports],
     }
     _write_metadata(result.structure, digest_of(model), settings, neurons)
-    network.require_loadable()
+    require_loadable(network.current, network.graph)
     return Conversion(
         result,
         neurons,

@@ -34,6 +34,7 @@ from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_map
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import activation_nodes, activations_of_read_out
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.providers import CPU, create_session
 
 
 def import_ann(parts: ModelParts) -> gs.Graph:
@@ -44,7 +45,21 @@ def import_ann(parts: ModelParts) -> gs.Graph:
     return graph
 
 
-def one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
+def require_loadable(ann: ModelParts, graph: gs.Graph) -> None:
+    """Raise ``ModelError`` if ONNX Runtime cannot load a spiking network made from an ANN.
+
+    The ANN in its last form, and one stateful operator of each kind and type in the spiking
+    graph, are loaded, which is as good: ONNX Runtime's time for functions is quadratic in their
+    number.
+    """
+    try:
+        for model in (ann, *_one_of_each_kind(graph)):
+            create_session(model, [CPU], once=True)
+    except ModelError as error:
+        raise ModelError(f"the converted network cannot run: {error}") from error
+
+
+def _one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
     """A model of one node for each kind of stateful operator in a graph."""
     kinds = {
         (node.op, str(node.inputs[0].dtype), len(states_read(node)[0].shape)): node

@@ -36,7 +36,7 @@ from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import MaxPool, channel_axis, require_channels
+from onnx2snn.graph_passes.linear import MaxPool, require_channels
 from onnx2snn.graph_passes.spiking import (
     require_finite_results,
     require_finite_weights,
@@ -45,9 +45,8 @@ from onnx2snn.graph_passes.spiking import (
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
-from onnx2snn.runtime.providers import CPU, create_session
 
-from .calibration import calibrate, pooled, watch
+from .calibration import calibrate, sampled
 from .checking import (
     Agreement,
     batch_dependence,
@@ -62,7 +61,6 @@ from .data import Data, Inputs
 from .examination import (
     import_ann,
     kept_max_pools,
-    one_of_each_kind,
     require_activations,
     require_ann,
     require_sizes,
@@ -242,12 +240,8 @@ class Network:
                 [Refusal(region.name, region.op, "no calibration data") for region in regions],
             )
         watched = {region.name: region.source.name for region in regions}
-        samples: dict[str, list[np.ndarray]] = {name: [] for name in watched}
-        for values in watch(self.current, watched, self.calibration, self._running):
-            for name, value in values.items():
-                samples[name].append(_thinned(value))
+        seen = sampled(self.current, watched, self.calibration, self._running)
         found: list[str] = []
-        seen = {name: np.concatenate(parts) for name, parts in samples.items()}
         before = self.current
         self.run(
             [
@@ -283,21 +277,10 @@ class Network:
         require_ranks(self.graph, wanted)
         require_sizes(wanted)
         self._note_equal_samples(self.calibration)
-        watched = {node.name: node.outputs[0].name for node in wanted}
         if per_channel:
             require_channels(self.graph, wanted, NO_CHANNELS)
-        axes = {node.name: channel_axis(node.outputs[0]) for node in wanted}
-        source = self.current
-        if threshold.is_of_pooled:
-            ranks = {node.name: len(node.outputs[0].shape) for node in wanted}
-            source, watched = pooled(source, watched, ranks)
         thresholds = calibrate(
-            source,
-            watched,
-            self.calibration,
-            threshold,
-            axes if per_channel else None,
-            self._running,
+            self.current, wanted, self.calibration, threshold, per_channel, self._running
         )
         how = "per channel" if per_channel else "per layer"
         text = f"{threshold.describe()}, {how}, {self.calibration.samples} samples"
@@ -388,19 +371,6 @@ class Network:
                 f"T={timesteps}, are read out from their start"
             )
 
-    def require_loadable(self) -> None:
-        """Raise ``ModelError`` if ONNX Runtime cannot load the result.
-
-        The ANN in its last form and one stateful operator of each kind and type are loaded,
-        which is as good: ONNX Runtime's time for functions is quadratic in their number.
-        """
-        try:
-            create_session(self.current, [CPU], once=True)
-            for model in one_of_each_kind(self.graph):
-                create_session(model, [CPU], once=True)
-        except ModelError as error:
-            raise ModelError(f"the converted network cannot run: {error}") from error
-
 
 def _over_graph(function: SpikingPass, snn: Spiking) -> Pass:
     """A pass over a spiking network as one over its graph, of the same name."""
@@ -410,10 +380,3 @@ def _over_graph(function: SpikingPass, snn: Spiking) -> Pass:
 
     over_graph.__name__ = pass_name(function)
     return over_graph
-
-
-def _thinned(value: np.ndarray) -> np.ndarray:
-    """Some 20,000 values of an array, evenly spread, the extremes among them."""
-    flat = value.reshape(-1)
-    thin = flat[:: max(1, flat.size // 20_000)]
-    return np.concatenate([thin, [flat.min(), flat.max()]])
