@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, known_value, tidy
+from .editing import Editor, known_value, optional_input, tidy
 from .io import infer_shapes
 
 
@@ -11,7 +11,8 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
-    Reshape or Expand says b, it keeps its input's size instead. The result is the same for b
+    Reshape or Expand says b, it keeps its input's size instead; a Resize to [b, C, H, W] takes
+    scales in place of sizes. The result is the same for b
     samples; that it treats samples apart is to be checked by running it, since a constant
     may hold b too. False, and nothing changes, if the first axes are not one fixed size, or the
     opset is older than 5.
@@ -24,6 +25,11 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     editor = Editor(graph)
     symbol = editor.name("N")
     for node in graph.nodes:
+        if not node.domain and node.op == "Resize":
+            scales = _scales(node, batch)
+            if scales is not None:
+                node.inputs.pop()
+                node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
         if node.domain or node.op not in ("Reshape", "Expand"):
             continue
         shape, before = known_value(node.inputs[1]), node.inputs[0].shape
@@ -45,3 +51,21 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     tidy(graph)
     infer_shapes(graph)
     return True
+
+
+def _scales(node: gs.Node, batch: int) -> np.ndarray | None:
+    """The scales that a Resize to so many samples, and other sizes, works out: float32 [rank].
+
+    None where it takes none as they are, or they would not come to the same sizes.
+    """
+    given, before = optional_input(node, 3), node.inputs[0].shape
+    sizes = None if given is None else known_value(given)
+    if sizes is None or "axes" in node.attrs or before is None or len(before) != len(sizes):
+        return None
+    if not all(isinstance(size, int) and size > 0 for size in before) or batch != sizes[0]:
+        return None
+    if before[0] != batch or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    had = np.array(before, np.float32)
+    scales = np.float32(sizes) / had
+    return scales if np.array_equal(np.floor(scales * had), sizes) else None

@@ -44,6 +44,46 @@ def test_takes_any_number_of_samples(name, batch):
     np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("sizes", [(6, 8), (3, 2), (7, 9), (5, 11)])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resizes_to_sizes(mode, sizes, batch):
+    g = graph(
+        f"g (float[{batch}, 2, 3, 4] x) => (float[{batch}, 2, {sizes[0]}, {sizes[1]}] y) "
+        f'{{ y = Resize<mode = "{mode}">(x, none, none, sizes) }}',
+        {"none": np.zeros(0, np.float32), "sizes": np.array([batch, 2, *sizes])},
+    )
+    x = normal(6, 2, 3, 4)
+    apart = [run(g, x[i : i + batch]) for i in range(0, 6, batch)]
+    changes_once(free_batch_axis, g)
+    np.testing.assert_array_equal(run(g, x), np.concatenate(apart))
+
+
+RESIZES = {
+    "no sizes": "y = Resize(x, none, scales)",
+    "to sizes that are computed": "s = Shape(x) y = Resize(x, none, none, s)",
+    "to other samples": "y = Resize(x, none, none, other)",
+    "of its sides alone": "y = Resize<axes = [1, 2]>(x, none, none, sides)",
+    "to as much as fits": 'y = Resize<keep_aspect_ratio_policy = "not_larger">'
+    "(x, none, none, sizes)",
+    "to a size that scales would miss": "y = Resize(x, none, none, far)",
+}
+
+
+@pytest.mark.parametrize("name", RESIZES)
+def test_resizes_that_stay(name):
+    weights = {
+        "none": np.zeros(0, np.float32), "scales": np.ones(3, np.float32),
+        "other": np.array([1, 3, 4]), "sides": np.array([6, 8]), "sizes": np.array([2, 6, 8]),
+        "far": np.array([2, 3, 2**24 + 1]),
+    }  # fmt: skip
+    text = f"g (float[2, 3, 4] x) => (float[a, b, c] y) {{ {RESIZES[name]} }}"
+    g = graph(text, weights, opset=18)
+    wanted = read(g)
+    changes_once(free_batch_axis, g)
+    assert read(g) == wanted
+
+
 def test_outputs_have_the_same_symbol():
     g = graph("g (float[1, 3] x, float[1, 4] u) => (float[1, 3] y) { y = Relu(x) }")
     changes_once(free_batch_axis, g)
