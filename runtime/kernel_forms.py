@@ -61,20 +61,26 @@ plain layout, in brackets with ``best``. Three convolutions of 4 channels, 96 x 
 stay out takes 1.3 times as long."""
 
 Layout = tuple[tuple[str, tuple[int | str, ...]], ...]
-"""The shapes, by name, of what may enter a blocked layout: ["N", C, H, W]."""
+"""The shapes, by name, of what may enter a blocked layout: ["N", C, H, W], or [N, C, H, W]."""
 
 
 def layout_of(
-    neurons: Iterable[Neuron], shapes: Mapping[str, Sequence[int | str]], samples: int
+    neurons: Iterable[Neuron],
+    shapes: Mapping[str, Sequence[int | str]],
+    samples: int,
+    any_number: bool,
 ) -> Layout | None:
     """What may enter a blocked layout; None for neurons of other types or unknown sizes.
 
-    ``shapes``: those of the states, and of what else a step reads, for so many samples.
+    ``shapes``: those of the states, and of what else a step reads, for so many samples;
+    ``any_number``: whether the network takes others, too, for which the layout is the same.
     """
     if any(neuron.threshold.dtype != np.float32 for neuron in neurons):
         return None
+    # A network for so many may hold their number elsewhere, and ONNX Runtime compares the two.
+    rows = "N" if any_number else samples
     return tuple(
-        (name, ("N", *shape[1:]))
+        (name, (rows, *shape[1:]))
         for name, shape in shapes.items()
         if shape[:1] == (samples,) and _enters(shape)
     )
@@ -238,7 +244,7 @@ def _with_neurons(
 ) -> tuple[list[onnx.NodeProto], set[str], set[str]] | None:
     """The nodes with neurons where their stand-ins are, and the names of x and of states.
 
-    None where a stand-in is missing.
+    None where a stand-in is missing, or those of one neuron are in different layouts.
     """
     made = [node for node in nodes if stand_ins.mark not in node.name]
     # By what the step calls them, and by what the time-step puts before.
@@ -260,7 +266,9 @@ def _with_neurons(
                 return None
             then = marked[written, time_step]
             names[written] = then.output[0]
-            names[before] = next(name for name in then.input if name != x)
+            others = [name for name in then.input if name != x]
+            if len(others) != 1 or names.setdefault(before, others[0]) != others[0]:
+                return None
             potentials.add(then.output[0])
         for inner in body.nodes:
             names |= {n: f"{node.name}/{n}" for n in inner.output if n not in names}

@@ -271,4 +271,6 @@ class TimeSteps:
         """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
         if not self.on_cpu or not all_known(self.states, shapes) or self.network.half:
             return None
-        return layout_of(self.network.plan.neurons, shapes, samples)
+        plan = self.network.plan
+        any_number = not any(isinstance(size, int) for t in plan.inputs for size in t.shape[:1])
+        return layout_of(plan.neurons, shapes, samples, any_number)

@@ -1,6 +1,7 @@
 """Chunks in ONNX Runtime's blocked layout give the spikes of the plain step, bit for bit."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import dyadic
@@ -12,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert
+from onnx2snn import SpikingSession, convert, recipe_by_name
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import detach
+from onnx2snn.recipes import Neuron
 from onnx2snn.runtime import kernel_forms, time_steps
 from onnx2snn.runtime.providers import in_layout_of_cpu
 
@@ -204,11 +206,54 @@ def test_thresholds_of_many_channels():
     run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 21)])
 
 
+def resized():
+    """A network for two samples together, that many also among the sizes that it resizes to."""
+    text = (
+        "net (float[2, 16, 8, 8] x) => (float[2, 3, 8, 8] y) { m = ReduceMean<axes = [0]>(x) "
+        "n = Add(x, m) a = Clip(n, zero, one) "
+        "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(a) b = Conv(p, w) "
+        'c = Clip(b, zero, one) u = Resize<coordinate_transformation_mode = "asymmetric", '
+        'mode = "nearest", nearest_mode = "floor">(c, none, none, sizes) '
+        "j = Concat<axis = 1>(u, a) d = Conv(j, v) e = Clip(d, zero, one) y = Conv(e, z) }"
+    )
+    weights = partial(dyadic.weights, np.random.default_rng(0))
+    values = {
+        "zero": np.float32(0), "one": np.float32(1), "none": np.zeros(0, np.float32),
+        "sizes": np.array([2, 16, 8, 8]), "w": weights(16, 16, 1, 1), "v": weights(16, 32, 1, 1),
+        "z": weights(3, 16, 1, 1),
+    }  # fmt: skip
+    takes_back = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative=0.0))
+    snn = convert(model(text, values), recipe=takes_back).model
+    x = (np.random.default_rng(1).integers(0, 9, (2, 16, 8, 8)) / 8).astype(np.float32)
+    return snn, x
+
+
+@needs_blocks
+def test_a_number_of_samples_that_the_network_holds_itself(chunks):
+    snn, x = resized()
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 21), stepped.run(x, 21))
+    assert chunks
+    assert all(chunk is not None for chunk in chunks)
+
+
+@needs_blocks
+def test_neurons_in_two_layouts_stay_in_plain_layout(chunks, monkeypatch):
+    """As where ONNX Runtime does not see that tensors are of one shape."""
+    layout_of = kernel_forms.layout_of
+    monkeypatch.setattr(time_steps, "layout_of", lambda *given: layout_of(*given[:-1], True))
+    snn, x = resized()
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 21), stepped.run(x, 21))
+    assert chunks
+    assert all(chunk is None for chunk in chunks)
+
+
 def test_images_that_would_be_padding_stay_out(monkeypatch):
     monkeypatch.setattr(kernel_forms, "LEAST_FILLED", 0.75)
     monkeypatch.setattr(kernel_forms, "block_of_channels", lambda: 16)
     shapes = {str(c): (2, c, 8, 8) for c in (1, 4, 8, 12, 13, 16, 20, 24, 25, 32)}
-    entering = dict(kernel_forms.layout_of([], shapes, 2))
+    entering = dict(kernel_forms.layout_of([], shapes, 2, True))
     assert list(entering) == ["12", "13", "16", "24", "25", "32"]
     assert entering["13"] == ("N", 13, 8, 8)
 
