@@ -1,5 +1,7 @@
 """Write activations that are spelled by conditions as what they are."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -16,18 +18,29 @@ from .editing import (
 )
 from .io import infer_shapes
 
-_SAYS_POSITIVE = {"Greater": True, "GreaterOrEqual": True, "Less": False, "LessOrEqual": False}
+_SAYS_ABOVE = {
+    "Greater": (True, True), "GreaterOrEqual": (True, False),
+    "Less": (False, False), "LessOrEqual": (False, True),
+}  # fmt: skip
+"""Of x and a level: whether it says that x is above, or not; and whether x = level is not above."""
+
+_EXCHANGED = {
+    "Greater": "Less", "GreaterOrEqual": "LessOrEqual",
+    "Less": "Greater", "LessOrEqual": "GreaterOrEqual",
+}  # fmt: skip
 
 
 def conditions_to_activations(graph: gs.Graph) -> bool:
-    """Where and masks by the sign of x -> the activation that they are.
+    """Where and masks by the size of x -> the activation that they are.
 
         Where(x > 0, x, 0), x [x > 0]  ->  Relu(x)
         Where(x > 0, x, a x)           ->  PRelu(x, a)
         Where(x > 0, x, -x)            ->  Abs(x)
+        Where(x > b, x, 0), x [x > b]  ->  ThresholdedRelu(x, b)
 
-    Also with >=, with the sides exchanged, and behind Not; a is constant. Where a zero may make the
-    result larger than x, and where the type of x is unknown, all stays.
+    Also with >=, which differs from > at b, and so is none of the last; with the sides exchanged,
+    and behind Not; a and b > 0 are constant. Where a constant may make the result larger than x,
+    and where the type of x is unknown, all stays.
     """
     require_opset(graph)
     if any(t.dtype is None for node in graph.nodes if node.op == "Where" for t in node.inputs):
@@ -43,58 +56,92 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
     return changed
 
 
-def _activation(node: gs.Node) -> tuple[str, list[gs.Tensor]] | None:
-    """The operator that a node is, and its inputs."""
+_Activation = tuple[str, list[gs.Tensor], dict[str, float]]
+"""An operator, its inputs and its attributes."""
+
+
+def _activation(node: gs.Node) -> _Activation | None:
+    """What a node is."""
     if node.op == "Mul":
         for x, mask in (node.inputs, reversed(node.inputs)):
             cast = producer(mask)
-            if cast is not None and cast.op == "Cast" and _is_sign(cast.inputs[0], x) is True:
-                return "Relu", [x]
+            if cast is None or cast.op != "Cast":
+                continue
+            compared = _compared(cast.inputs[0], x)
+            if compared is not None and compared.above:
+                return _rectified(x, compared)
     if node.op == "Where":
         for x in node.inputs[1:]:
-            positive = _is_sign(node.inputs[0], x)
-            if positive is None:
+            compared = _compared(node.inputs[0], x)
+            if compared is None:
                 continue
-            above, below = node.inputs[1:] if positive else reversed(node.inputs[1:])
+            above, below = node.inputs[1:] if compared.above else reversed(node.inputs[1:])
             if above is x:
-                return _with_below(x, below)
+                number = _number_beside(below, x)
+                return _rectified(x, compared) if number == 0 else _bent(x, below, compared)
     return None
 
 
-def _is_sign(condition: gs.Tensor, x: gs.Tensor) -> bool | None:
-    """Whether a condition says that x is positive; False: negative, None: something else."""
+@dataclass(frozen=True)
+class _Compared:
+    """What a condition says of x: that it is ``above`` a level, or that it is not.
+
+    ``strictly``: x = level is not above.
+    """
+
+    above: bool
+    strictly: bool
+    level: float
+
+
+def _compared(condition: gs.Tensor, x: gs.Tensor) -> _Compared | None:
+    """What a condition says of x and of one number; None if that is something else."""
     node = producer(condition)
     if node is None or node.domain:
         return None
     if node.op == "Not":
-        positive = _is_sign(node.inputs[0], x)
-        return None if positive is None else not positive
-    if node.op not in _SAYS_POSITIVE:
+        inner = _compared(node.inputs[0], x)
+        return None if inner is None else replace(inner, above=not inner.above)
+    if node.op not in _SAYS_ABOVE:
         return None
     first, second = node.inputs
-    if first is x and _is_zero(second, x):
-        return _SAYS_POSITIVE[node.op]
-    return not _SAYS_POSITIVE[node.op] if second is x and _is_zero(first, x) else None
+    op, other = (node.op, second) if first is x else (_EXCHANGED[node.op], first)
+    level = _number_beside(other, x)
+    if (first is not x and second is not x) or level is None:
+        return None
+    return _Compared(*_SAYS_ABOVE[op], level)
 
 
-def _is_zero(tensor: gs.Tensor, x: gs.Tensor) -> bool:
-    """Whether a tensor is 0 everywhere, and x beside it keeps its size."""
+def _number_beside(tensor: gs.Tensor, x: gs.Tensor) -> float | None:
+    """The number that a tensor is everywhere; None for another, or if x beside it would grow."""
     number, floating = one_number(tensor), x.dtype is not None and is_floating(x)
-    return number is not None and not number and floating and keep_size([tensor], [x])
+    if number is None or not floating or not keep_size([tensor], [x]):
+        return None
+    return float(number)
 
 
-def _with_below(x: gs.Tensor, below: gs.Tensor) -> tuple[str, list[gs.Tensor]] | None:
-    """X where it is positive, and what it is below 0."""
-    if _is_zero(below, x):
-        return "Relu", [x]
+def _rectified(x: gs.Tensor, compared: _Compared) -> _Activation | None:
+    """X where it is above the level, and 0 else."""
+    level = compared.level
+    if level == 0:
+        return "Relu", [x], {}
+    if 0 < level < np.inf and compared.strictly and np.float32(level) == level:
+        return "ThresholdedRelu", [x], {"alpha": level}
+    return None
+
+
+def _bent(x: gs.Tensor, below: gs.Tensor, compared: _Compared) -> _Activation | None:
+    """X where it is positive, and a multiple of it else."""
     node = producer(below)
-    if node is None or node.domain or all(tensor is not x for tensor in node.inputs):
+    if compared.level != 0 or node is None or node.domain:
+        return None
+    if all(tensor is not x for tensor in node.inputs):
         return None
     if node.op == "Neg":
-        return "Abs", [x]
+        return "Abs", [x], {}
     if node.op == "Mul":
         (slope,) = [t for t in node.inputs if t is not x] or [x]
         value = constant_value(slope)
         if value is not None and np.all(np.isfinite(value)) and keeps_shape(value, x):
-            return "PRelu", [x, slope]
+            return "PRelu", [x, slope], {}
     return None

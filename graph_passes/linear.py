@@ -73,6 +73,10 @@ _IN_TRAINING = (
     "network in evaluation mode"
 )
 _QUANTISED = "part of a quantized layer: convert the network as it was before quantization"
+_PRODUCT = (
+    "the product of two activations is not linear in the spikes: train the network without it, as "
+    "without gates or squeeze-and-excitation"
+)
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"
@@ -328,7 +332,7 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
         if any(map(_is_sum_of_integers, node.inputs)):
             return _QUANTISED
         if spikes.issuperset(factors):
-            return "the product of two activations is not linear"
+            return _PRODUCT
         return (
             "the product of spikes and of what depends on the input alone is not linear where the "
             "input varies in time"
@@ -348,7 +352,7 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
         return None if floating else "casting spikes to a type that is not floating rounds them"
     if node.op in _AFFINE_IN_FIRST:
         if any(tensor.name in varying for tensor in node.inputs[1:]):
-            return "its second operand depends on the input: that is a product of two activations"
+            return f"its second operand depends on the input: {_PRODUCT}"
         return None
     return _ADVICE.get(node.op, _NO_ACTIVATION)
 

@@ -98,7 +98,8 @@ def require_ann(graph: gs.Graph) -> None:
             )
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
-    trained = [(node, reason) for node in graph.nodes if (reason := _why_in_training(node))]
+    computed = downstream(graph, graph.inputs)
+    trained = [(n, reason) for n in graph.nodes if (reason := _why_in_training(n, computed))]
     if trained:
         raise UnsupportedModelError(
             "these nodes compute what they do in training; export the network in evaluation mode:",
@@ -106,11 +107,14 @@ def require_ann(graph: gs.Graph) -> None:
         )
 
 
-def _why_in_training(node: gs.Node) -> str | None:
+def _why_in_training(node: gs.Node, computed: set[str]) -> str | None:
+    """Why a node does what it does in training; ``computed``: what depends on an input."""
     if node.domain:
         return None
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
-        return "it takes mean and variance from the batch"
+        # Weights are standardised so.
+        of_batch = node.inputs[0].name in computed
+        return "it takes mean and variance from the batch" if of_batch else None
     if node.op == "Dropout":
         given = dict(zip(("ratio", "training"), map(known_value, node.inputs[1:]), strict=False))
         ratio, training = given.get("ratio"), given.get("training")

@@ -61,14 +61,16 @@ FUNCTIONS = {
     "leaky by a condition": (
         "c = Greater(h, one) l = Mul(h, half) s = Where(c, h, l)", "Greater, Mul, Where"
     ),
-    "a mask": ("c = Less(one, h) m = Cast<to = 1>(c) s = Mul(h, m)", "Less, Cast, Mul"),
+    "a mask": (
+        "c = LessOrEqual(one, h) m = Cast<to = 1>(c) s = Mul(h, m)", "LessOrEqual, Cast, Mul",
+    ),
     "beside zeros": (
-        "z = Shape(h) o = ConstantOfShape(z) c = Greater(h, one) s = Where(c, h, o)",
-        "Greater, Where",
+        "z = Shape(h) o = ConstantOfShape(z) c = GreaterOrEqual(h, one) s = Where(c, h, o)",
+        "GreaterOrEqual, Where",
     ),
     "beside a zero expanded": (
-        "z = Shape(h) o = Expand(zero, z) c = Greater(h, one) s = Where(c, h, o)",
-        "Greater, Where",
+        "z = Shape(h) o = Expand(zero, z) c = GreaterOrEqual(h, one) s = Where(c, h, o)",
+        "GreaterOrEqual, Where",
     ),
     "leaky beside constants": (
         "c = Greater(h, halves) l = Mul(h, halves) s = Where(c, h, l)", "Greater, Mul, Where"
@@ -136,12 +138,12 @@ def test_a_type_that_stays_another():
 
 
 @pytest.mark.parametrize("text", [
-    "c = LessOrEqual(h, half) s = Where(c, zero, h)",
+    "c = Less(h, half) s = Where(c, zero, h)",
     "l = Greater(h, half) r = Less(h, six) c = And(l, r) s = Where(c, h, zero)",
-    "c = Greater(h, half) f = Cast<to = 1>(c) s = Mul(h, f)",
+    "c = GreaterOrEqual(h, half) f = Cast<to = 1>(c) s = Mul(h, f)",
 ])  # fmt: skip
 def test_conditions_behind_neurons(text):
-    """F.threshold, torch.where and a mask: functions of one tensor that no clips make up."""
+    """Where and a mask: functions of one tensor that no clips make up."""
     text = f"k = Clip(x, zero, six) h = MatMul(k, w) {text} {FOLLOWED}"
     g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ {text} }}", WEIGHTS)
     canonicalise(g)
@@ -324,3 +326,18 @@ def test_functions_of_newer_opsets():
     h = RNG.normal(size=(256, 6)).astype(np.float32)
     assert approximate_activations(g, {region.name: h}, 12)
     assert "Swish" not in ops(g)
+
+
+def test_knots_that_float16_cannot_tell_apart():
+    text = (
+        "g (float16[N, 4] x) => (float16[N, 3] y) { h = MatMul(x, w) d = Sub(h, far) "
+        "s = Tanh(d) y = MatMul(s, v) }"
+    )
+    values = {"w": np.eye(4), "far": 1002, "v": np.eye(4)[:, :3]}
+    g = graph(text, {name: np.float16(value) for name, value in values.items()})
+    (region,) = regions_to_approximate(g)
+    x = np.arange(1000, 1004.5, 0.5).astype(np.float16)
+    approximate_activations(g, {region.name: x}, 32)
+    shown = np.repeat(x[:, np.newaxis], 4, axis=1)
+    ends = np.tanh(np.float32([[-2], [2]])) * np.ones(3)
+    np.testing.assert_allclose(run(g, shown)[[0, -1]], ends, atol=0.1)

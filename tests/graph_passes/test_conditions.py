@@ -9,6 +9,7 @@ X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
 WEIGHTS = {
     "zero": np.float32(0), "zeros": np.zeros((3, 1), np.float32), "one": np.float32(1),
     "tenth": np.float32(0.1), "each": np.float32([[0.1], [0.5], [-2]]),
+    "minus": np.float32(-1), "far": np.float32(np.inf),
     "large": np.zeros((2, 1, 3, 4), np.float32), "mixed": np.float32([[0], [0], [1]]),
 }  # fmt: skip
 FOUND = {
@@ -27,10 +28,25 @@ FOUND = {
     "a mask first": ("c = Less(zero, z) m = Cast<to = 1>(c) y = Mul(m, z)", ["Relu"]),
     "leaky": ("c = Greater(z, zero) l = Mul(z, tenth) y = Where(c, z, l)", ["PRelu"]),
     "leaky in channels": ("c = Less(z, zero) l = Mul(each, z) y = Where(c, l, z)", ["PRelu"]),
+    "a threshold": ("c = Greater(z, one) y = Where(c, z, zero)", ["ThresholdedRelu"]),
+    "a threshold as torch writes it": (
+        "c = LessOrEqual(z, one) y = Where(c, zeros, z)", ["ThresholdedRelu"],
+    ),
+    "a threshold from the other side": (
+        "c = Less(tenth, z) d = Not(c) y = Where(d, zero, z)", ["ThresholdedRelu"],
+    ),
+    "a mask above a threshold": (
+        "c = Greater(z, one) m = Cast<to = 1>(c) y = Mul(z, m)", ["ThresholdedRelu"],
+    ),
     "absolute": ("c = Greater(z, zero) n = Neg(z) y = Where(c, z, n)", ["Abs"]),
 }  # fmt: skip
 OTHERS = {
-    "another bound": "c = Greater(z, one) y = Where(c, z, zero)",
+    "a threshold that is above": "c = GreaterOrEqual(z, one) y = Where(c, z, zero)",
+    "a threshold that is above, not": "c = Less(z, one) y = Where(c, zero, z)",
+    "a threshold below zero": "c = Greater(z, minus) y = Where(c, z, zero)",
+    "what is below a threshold": "c = Greater(z, one) y = Where(c, zero, z)",
+    "leaky from a threshold on": "c = Greater(z, one) l = Mul(z, tenth) y = Where(c, z, l)",
+    "an infinite threshold": "c = Greater(z, far) y = Where(c, z, zero)",
     "a bound in one channel": "c = Greater(z, mixed) y = Where(c, z, zero)",
     "the negative side": "c = Less(z, zero) y = Where(c, z, zero)",
     "a mask of the negative": "c = Less(z, zero) m = Cast<to = 1>(c) y = Mul(z, m)",
@@ -47,10 +63,11 @@ OTHERS = {
 def test_what_conditions_spell(name):
     body, wanted = FOUND[name]
     g = graph(f"{SIGNATURE} {{ z = Add(x, one) {body} }}", WEIGHTS)
-    before = run(g, X)
+    x = np.concatenate([X, np.full((1, 3, 4), -1, np.float32), 0 * X[:1]])
+    before = run(g, x)
     changes_once(conditions_to_activations, g)
     assert ops(g) == ["Add", *wanted]
-    np.testing.assert_allclose(run(g, X), before, rtol=1e-6)
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", OTHERS)

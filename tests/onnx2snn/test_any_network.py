@@ -177,7 +177,7 @@ def test_a_clip_behind_what_is_not_affine_stays_in_the_read_out(head, calibratio
 
 ANALOG = {
     "where": "c = Greater(a, hi) l = Mul(a, hi) s = Where(c, a, l)",
-    "mask": "c = Greater(a, hi) m = Cast<to = 1>(c) s = Mul(a, m)",
+    "mask": "c = GreaterOrEqual(a, hi) m = Cast<to = 1>(c) s = Mul(a, m)",
     "square": "s = Mul(a, a)",
     "swish": "g = Sigmoid(a) s = Mul(a, g)",
     "sign": "s = Sign(a)",
@@ -690,6 +690,22 @@ def test_batch_normalization_in_training_mode_is_refused(place):
     for function in (check, convert):
         with pytest.raises(UnsupportedModelError, match="mean and variance from the batch"):
             function(proto)
+
+
+def test_weights_that_batch_normalization_standardises():
+    """As timm's layers do: of constants it is what it is in evaluation mode, too."""
+    proto = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { s, m, q = "
+        "BatchNormalization<training_mode = 1>(w, scale, bias, mean, var) a = MatMul(x, s) "
+        "r = Clip(a, lo, hi) y = MatMul(r, v) }",
+        # ONNX Runtime writes over the last two.
+        WEIGHTS | {"scale": np.ones(6, np.float32), "bias": np.zeros(6, np.float32)}
+        | {"mean": np.zeros(6, np.float32), "var": np.ones(6, np.float32)},
+    )  # fmt: skip
+    assert check(proto).converts
+    x = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    found = SpikingSession(convert(proto).model).run(x, 512).output
+    np.testing.assert_allclose(found, run(proto, x), atol=0.05)
 
 
 SHAPE_OUTPUTS = {
