@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from onnx_text import changes_once, graph, ops, run
+from onnx_text import changes_once, graph, ops, run, whole
 
 from onnx2snn.graph_passes import max_to_average_pool
 
@@ -100,3 +100,33 @@ def test_pools_of_whole_numbers_stay():
     )
     assert not max_to_average_pool(g, declined)
     assert "whole numbers" in declined[0].reason
+
+
+def test_the_lowest_of_float16_stands_for_minus_infinity():
+    text = (
+        "g (float16[N, 2, 4, 4] x) => (float16[N, 2, a, b] y) "
+        "{ p = Pad(x, pads, lowest) y = MaxPool<kernel_shape = [2, 2]>(p) }"
+    )
+    lowest = np.finfo(np.float16).min
+    g = graph(text, {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "lowest": lowest})
+    assert not max_to_average_pool(g)
+
+
+def test_a_pool_behind_a_bound_for_each_channel():
+    """That is a neuron, too."""
+    text = (
+        "g (float[N, 2, 4, 4] x) => (float[N, 2, 3, 3] y) { c = Conv(x, w) r = Relu(c) "
+        "m = Min(r, most) y = MaxPool<kernel_shape = [2, 2]>(m) }"
+    )
+    most = np.float32([[[1]], [[2]]])
+    g = graph(text, {"w": np.ones((2, 2, 1, 1), np.float32), "most": most})
+    changes_once(max_to_average_pool, g)
+    assert ops(g)[-1] == "AveragePool"
+
+
+def test_an_average_has_no_second_output():
+    text = "g (float[N, 2, 4, 4] x) => (float[N, 2, 3, 3] y) {"
+    g = graph(f"{text} y, i = MaxPool<kernel_shape = [2, 2]>(x) }}")
+    changes_once(max_to_average_pool, g)
+    assert len(g.nodes[-1].outputs) == 1
+    whole(g)

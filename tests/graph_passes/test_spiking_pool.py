@@ -2,8 +2,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx_text import changes_once, graph, ops, run, whole
+from onnx_text import changes_once, graph, model, ops, run, whole
 
+from onnx2snn import convert
 from onnx2snn.graph_passes import (
     UnsupportedModelError,
     activations_to_neurons,
@@ -218,3 +219,38 @@ def test_a_threshold_of_the_clocks_name(first):
     g.outputs[0].name = "v/clock"
     changes_once(thresholds_to_spiking, g)
     whole(g)
+
+
+PLACES = "g (float[N, 2, 7, 6] x) => (float[N, 2, a, b] y)"
+
+
+@pytest.mark.parametrize("how", ["SAME_UPPER", "SAME_LOWER"])
+def test_windows_that_leave_out_places_need_no_pads(how):
+    """Fewer than none they would be."""
+    pool = f'MaxPool<kernel_shape = [1, 2], strides = [2, 3], auto_pad = "{how}">'
+    g = spiking(f"{PLACES} {{ s = Clip(x, zero, one) y = {pool}(s) }}")
+    max_to_spiking_pool(g)
+    assert g.nodes[-1].attrs["pads"] == [0] * 4
+
+
+def test_dilated_pools_with_automatic_pads_are_refused():
+    pool = 'MaxPool<kernel_shape = [2, 2], dilations = [2, 1], auto_pad = "SAME_UPPER">'
+    g = spiking(f"{PLACES} {{ s = Clip(x, zero, one) y = {pool}(s) }}")
+    with pytest.raises(UnsupportedModelError, match="dilated and padded automatically"):
+        max_to_spiking_pool(g)
+
+
+def test_a_threshold_that_is_not_said_is_one():
+    g = spiking(f"{PLACES.replace('a, b', '7, 6')} {{ s = Clip(x, zero, one) "
+                "t = Add(s, s) y = ThresholdedRelu(t) }")  # fmt: skip
+    thresholds_to_spiking(g)
+    assert g.nodes[-1].attrs["alpha"].values == 1
+
+
+def test_pools_of_the_read_out_count_no_spikes():
+    text = (
+        "g (float[N, 2, 7, 6] x) => (float[N, 2, a, b] y) { s = Clip(x, zero, one) "
+        "h = Softmax<axis = 1>(s) y = GlobalMaxPool(h) }"
+    )
+    snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)}), maxpool="exact")
+    assert [n.op_type for n in snn.model.graph.node][-2:] == ["Softmax", "GlobalMaxPool"]

@@ -11,9 +11,9 @@ import equations as eq
 import numpy as np
 import onnx
 import pytest
-from one_neuron import POOLED, X, activations, clipped, fire, held, two
+from one_neuron import POOLED, X, activations, clipped, fire, held, one, two
 from one_neuron import WEIGHTS as DENSE
-from onnx_text import model, run
+from onnx_text import graph, model, run
 
 from onnx2snn import (
     SpikingSession,
@@ -29,8 +29,8 @@ from onnx2snn import (
 from onnx2snn.correction import correct, mean_by_channel
 from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import attribute_tensor
-from onnx2snn.least_squares import RIDGE
-from onnx2snn.recipes import Neuron, recipe_by_name
+from onnx2snn.least_squares import RIDGE, fit_weights
+from onnx2snn.recipes import Neuron, Recipe, recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
 from onnx2snn.simulation import Simulation
 
@@ -786,3 +786,44 @@ def test_potentials_take_what_shifts_leave_of_later_batches(monkeypatch):
     assert len(later) == 2
     for gap in later:
         np.testing.assert_allclose(gap.mean(axis=0), 0, atol=1e-6)
+
+
+def test_potentials_move_by_the_share_of_each_batch():
+    recipe = Recipe(
+        "mine", "nobody", "v(0) alone", Statistic("max"),
+        passes=(partial(correct, biases=False, potentials=True),),
+    )  # fmt: skip
+    x = np.float32([[0.2], [0.9], [0.55], [0.35], [1.0], [0.1]])
+    conversion = convert(
+        one(), calibration=from_arrays(x), recipe=recipe, timesteps=5, batch_size=2
+    )
+    start = 0.5
+    for seen, batch in enumerate(np.split(x, 3), 1):
+        spikes = fire(held(batch, 5), 1.0, start)
+        start = start + 5 * (batch - spikes.mean(axis=0)).mean(axis=0) / seen
+    (node,) = [node for node in conversion.model.graph.node if node.op_type == "IF"]
+    (found,) = [a.t for a in node.attribute if a.name == "v_init"]
+    np.testing.assert_allclose(onnx.numpy_helper.to_array(found), start, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("sign", "scale"), [(1, 4), (-1, 4), (0, 1)])
+def test_switches_are_as_large_as_the_inputs_of_all_batches(sign, scale):
+    """Above 0 or below; inputs that are all 0 have a scale, too."""
+    data = from_arrays(sign * np.float32([[4, 1, 2], [1, 3, 2], [0.5, 1, 1], [1, 0, 2]]))
+    conversion = convert(two(), calibration=data, recipe="tsc", timesteps=4, batch_size=2)
+    (coder,) = [n for n in conversion.model.graph.node if n.op_type == "SwitchCoder"]
+    (found,) = [a.t for a in coder.attribute if a.name == "scale"]
+    assert onnx.numpy_helper.to_array(found) == scale
+
+
+def test_of_a_sum_each_layer_mends_what_those_before_it_left():
+    text = (
+        "g (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = MatMul(x, u) y = Add(a, b) }"
+    )
+    g = graph(text, {name: np.zeros((4, 3), np.float32) for name in "wu"})
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    wanted = x @ rng.normal(size=(4, 3)).astype(np.float32)
+    means = [x, x, np.zeros_like(wanted)]
+    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: means)
+    assert np.linalg.norm(run(g, x) - wanted) < 0.1 * np.linalg.norm(wanted)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.cli import main
@@ -99,3 +100,49 @@ def test_a_tenth_of_a_point_less_is_just_as_accurate():
     """94.1 - 94.0 is more than 0.1 in binary."""
     fixed = [{"timesteps": t, "accuracy": a} for t, a in ((4, 93.9), (8, 94.0), (16, 94.1))]
     assert _as_accurate({"accuracy": 94.1}, fixed) == 8
+
+
+def test_a_tenth_of_a_point_is_as_accurate_in_binary_too():
+    fixed = [{"timesteps": 4, "accuracy": 63.0}, {"timesteps": 8, "accuracy": 63.1}]
+    assert _as_accurate({"accuracy": 63.1, "agreement": None}, fixed) == 4
+
+
+def test_labels_that_are_no_classes_are_refused():
+    network = dyadic.finish(2)
+    x, labels = dyadic.images(network, 4), np.full(4, 99)
+    snn = convert(dyadic.to_onnx(network)).model
+    with pytest.raises(DataError, match="99"):
+        early_exits(snn, from_arrays(x, labels), [T], rules=[EarlyExit()])
+
+
+def test_without_labels_the_agreement_counts():
+    network = dyadic.finish(2)
+    ann = dyadic.to_onnx(network)
+    data = from_arrays(dyadic.images(network, 40))
+    report = early_exits(convert(ann).model, data, [T], rules=[EarlyExit(1.0)], ann=ann)
+    (row,) = report["early_exit"]
+    enough = row["agreement"] - 0.1
+    assert row["as_accurate_as"] == next(
+        fixed["timesteps"] for fixed in report["snn"] if fixed["agreement"] >= enough
+    )
+
+
+def test_classes_of_images_of_one_place():
+    text = (
+        "net (float[N, 3, 2, 2] x) => (float[N, 3, 1, 1] y) { a = Clip(x, zero, one) "
+        "y = GlobalAveragePool(a) }"
+    )
+    snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)}), delay=4).model
+    labels = np.array([2, 0, 1, 1])
+    x = np.zeros((4, 3, 2, 2), np.float32)
+    x[np.arange(4), labels] = 1
+    report = early_exits(snn, from_arrays(x, labels), [3, 12], rules=[EarlyExit()])
+    assert {row["timesteps"]: row["accuracy"] for row in report["snn"]} == {3: 100, 8: 100, 12: 100}
+
+
+def test_rules_do_not_look_before_the_read_out_begins():
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network), delay=5).model
+    data = from_arrays(dyadic.images(network, 4))
+    report = early_exits(snn, data, [3, 12], rules=[EarlyExit(0.5, 1, 2)])
+    assert [row["timesteps"] for row in report["snn"]] == [3, 6, 8, 10, 12]

@@ -140,3 +140,20 @@ def test_no_threshold_is_above_the_largest_activation(kind):
     values = np.full((1000, 1), 0.7, np.float32)
     (found,) = histogram(values, True).value(Statistic(kind, 100))
     assert found <= values.max()
+
+
+def test_batches_of_silent_channels_come_in_any_order():
+    small = np.float32([[1e-6], [2e-6], [3e-6], [4e-6]])
+    for batches in ((small, 0 * small), (0 * small, small)):
+        seen = ActivationHistogram(per_channel=True)
+        for batch in batches:
+            seen.update(batch)
+        # Of eight values the sixth, four of them 0.
+        np.testing.assert_allclose(seen.value(Statistic("percentile", 75)), 2e-6, rtol=0.01)
+
+
+def test_as_many_as_a_percentile_lie_at_or_below_it():
+    seen = ActivationHistogram(per_channel=False)
+    seen.update(np.float32([[1], [3]]).repeat(50, axis=0))
+    found = seen.value(Statistic("percentile", 50))
+    np.testing.assert_allclose(found, 1, atol=4 / 1024)

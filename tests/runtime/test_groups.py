@@ -384,3 +384,38 @@ def test_starts_of_more_samples_take_the_place_of_those_of_fewer(monkeypatch):
     reference = SpikingSession(snn, threads=1, plan="step")
     for timesteps in (4, 16, 4, 16, 4):
         same(session.run(x, timesteps), reference.run(x, timesteps))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        # Axes from the end.
+        "c = CumSum(b, below)",
+        "c = Trilu(b)",
+        "c = ReverseSequence<batch_axis = 1, time_axis = 0>(b, lengths)",
+        # N itself, as numbers or as columns.
+        "s = Shape(b) n = Slice(s, zeroth, first) q = Expand(n, four) f = Cast<to = 1>(q) "
+        "c = Mul(b, f)",
+        "s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, n) "
+        "p = Slice(b, zeroth, first, first) q = Expand(p, d) r = ReduceSum(q, first) "
+        "c = Add(b, r)",
+    ],
+)
+def test_more_by_which_samples_depend_on_others(between, monkeypatch):
+    values = {
+        "zeroth": np.int64([0]), "first": np.int64([1]), "four": np.int64([4]),
+        "below": np.int64(-2), "lengths": np.int64([6, 3, 2, 5]), "lo": np.float32(0),
+        "hi": np.float32(1), "w": dyadic.weights(np.random.default_rng(0), 4, 4),
+    }  # fmt: skip
+    text = (
+        "net (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) b = Clip(a, lo, hi) "
+        + between + " e = MatMul(c, w) y = Clip(e, lo, hi) }"
+    )  # fmt: skip
+    used = {name: value for name, value in values.items() if re.search(rf"\b{name}\b", text)}
+    snn = convert(model(text, used)).model
+    x = (np.random.default_rng(1).integers(-8, 9, (6, 4)) / 8).astype(np.float32)
+    wanted = SpikingSession(snn, threads=1, plan="step").run(x, 18, [7])
+    monkeypatch.setattr(groups, "CACHE", 1)
+    session = SpikingSession(snn, threads=1)
+    same(session.run(x, 18, [7]), wanted)
+    assert session.chosen(x).groups.long == 6
