@@ -8,7 +8,6 @@ both, one after the other. Also the peak memory of a pass, by batch size.
 """
 
 import argparse
-import importlib.resources
 import statistics
 import time
 import tracemalloc
@@ -17,6 +16,7 @@ import numpy as np
 
 from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.demo import demo_images
+from onnx2snn.models import shipped
 from onnx2snn.network import Network
 
 NETWORK = "resnet20-relu-fashion-mnist.onnx"
@@ -34,15 +34,13 @@ def correction_time(batch_size: int, x: np.ndarray, recipe: str, timesteps: int)
 
     Network.apply = timed
     try:
-        file = importlib.resources.files("onnx2snn.models") / NETWORK
-        with importlib.resources.as_file(file) as path:
-            model = convert(
-                path,
-                calibration=from_arrays(x),
-                recipe=recipe,
-                timesteps=timesteps,
-                batch_size=batch_size,
-            ).model
+        model = convert(
+            shipped(NETWORK),
+            calibration=from_arrays(x),
+            recipe=recipe,
+            timesteps=timesteps,
+            batch_size=batch_size,
+        ).model
     finally:
         Network.apply = apply
     return spent[0], model

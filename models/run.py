@@ -14,8 +14,10 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import nn
 
+from onnx2snn.graph_passes.io import declared_shape
 from onnx2snn.graph_passes.whole_file import write_whole
 
+from . import shipped
 from .clips import TrainableClip
 from .configs import CONFIGS, Config, unused
 from .export import export
@@ -86,7 +88,7 @@ def start_from(source: str, network: nn.Module, images: torch.Tensor) -> None:
     """
     path = Path(source)
     if not path.exists():
-        path = Path(__file__).with_name(source)
+        path = shipped(source)
     if not path.exists():
         raise ValueError(f"start: there is no file '{source}'")
     try:
@@ -124,7 +126,7 @@ def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: l
     source = name if name in CONFIGS else f"{name}.toml"
     model = onnx.load(path)
     shapes = {
-        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        value.name: declared_shape(value.type.tensor_type)
         for value in (*model.graph.input, *model.graph.output)
     }
     vain = unused(config)

@@ -79,12 +79,12 @@ def layout(network: nn.Module) -> torch.memory_format:
 
 
 @torch.inference_mode()
-def accuracy(network: nn.Module, images: Dataset, device: str = "cpu", workers: int = 0) -> float:
+def accuracy(network: nn.Module, images: Dataset, device: str, workers: int) -> float:
     """Top-1 accuracy in percent, in evaluation mode."""
     network.eval()
-    right = count = 0
+    right, count, laid_out = 0, 0, layout(network)
     for x, y in batches(images, 500, workers=workers):
-        chosen = network(x.to(device, memory_format=layout(network))).argmax(1)
+        chosen = network(x.to(device, memory_format=laid_out)).argmax(1)
         right += int((chosen == y.to(device)).sum())
         count += len(y)
     return 100.0 * right / count
@@ -132,7 +132,7 @@ def train(
         _require_space(checkpoint, network)
         _save(checkpoint, config, parts, history)
     model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    precision = getattr(torch, config.precision)
+    precision, laid_out = getattr(torch, config.precision), layout(network)
     for epoch in range(len(history), config.epochs):
         start = time.monotonic()
         torch.manual_seed((config.seed * 1_000_003 + epoch) * world + rank)
@@ -146,7 +146,7 @@ def train(
                 group["lr"] = cosine(
                     config.learning_rate, epoch * steps + step, config.epochs * steps
                 )
-            x = x.to(device, memory_format=layout(network), non_blocking=True)
+            x = x.to(device, memory_format=laid_out, non_blocking=True)
             with torch.autocast(device, precision, enabled=precision != torch.float32):
                 output = model(x)
             loss = nn.functional.cross_entropy(

@@ -37,8 +37,8 @@ Shapes = Mapping[str, tuple[tuple[int, ...] | None, np.dtype]]
 
 def benchmark(
     snn: Path,
-    timesteps: int = 32,
-    batches: Sequence[int] = (1, 16, 64),
+    timesteps: int,
+    batches: Sequence[int],
     *,
     ann: Path | None = None,
     threads: int = 1,
@@ -93,8 +93,8 @@ def timed_rows(
     timesteps: int,
     batches: Sequence[int],
     against: str,
-    rounds: int | None = None,
-    report: Report = no_report,
+    rounds: int | None,
+    report: Report,
 ) -> list[dict[str, Any]]:
     """Time contestants that have ``load()`` and ``run(samples)``; rows as of ``benchmark``.
 

@@ -86,7 +86,7 @@ def compare(
 
 
 def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the first output [N, classes], or [N, classes, 1, 1]; None without."""
+    """The name of the first output [N, classes], or [N, classes, 1, ...]; None without."""
     for name, value in outputs.items():
         floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
         if floating and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
@@ -104,7 +104,7 @@ def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
 
 
 def classes_of(scores: np.ndarray) -> np.ndarray:
-    """The class of each sample: [N], from scores [N, classes], or [N, classes, 1, 1]."""
+    """The class of each sample: int64 [N], from scores [N, classes], or [N, classes, 1, ...]."""
     classes: np.ndarray = scores.reshape(len(scores), -1).argmax(1)
     return classes
 

@@ -7,15 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.linear import MaxPool
 
-from . import tables
+from . import readiness, tables
 from .cli_benchmark import benchmark
 from .cli_compare import compare
 from .cli_convert import convert
@@ -28,6 +30,7 @@ from .cli_reproduce import reproduce
 from .cli_run import run
 from .cli_train import train
 from .conversion_tables import readiness_table, recipe_table
+from .demo import TIMESTEPS, run_demo
 from .options import (
     OutputPath,
     examples,
@@ -36,15 +39,12 @@ from .options import (
     maxpool_option,
     model_argument,
     print_json,
-    reports_errors,
     said_by_system,
     samples_option,
 )
-from .progress import no_progress
+from .plot import accuracy_plot, pyplot
+from .recipes import RECIPES
 from .version import __version__
-
-# Modules that bring ONNX Runtime's session or matplotlib are imported by the commands that
-# need them, so that --help and usage errors come at once.
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def _takes_sigterm() -> Iterator[None]:
 
 
 class _Commands(click.Group):
-    """The commands; what ``reports_errors`` cannot see, since it comes before or around them."""
+    """The commands, and how they fail: one message, no traceback, exit code 1."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """As click does; help that cannot be written is one message too."""
@@ -73,10 +73,18 @@ class _Commands(click.Group):
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does; but Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""
+        """As click does; Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""
         try:
             with _takes_sigterm():
                 return super().invoke(ctx)
+        except Onnx2SnnError as error:
+            lines = [tables.printable(line) for line in str(error).split("\n")]
+            raise click.ClickException("\n".join(lines)) from error
+        except MemoryError as error:
+            what = "out of memory: give it less at once (--batch-size), or a smaller network"
+            raise click.ClickException(what) from error
+        except OSError as error:
+            raise click.ClickException(said_by_system(error)) from error
         except KeyboardInterrupt:
             click.echo("\nAborted!", err=True)
             ctx.exit(130)
@@ -117,25 +125,14 @@ main.add_command(import_)
     "--approximate", is_flag=True, help="Let clips stand in for Sigmoid, Tanh, SiLU, GELU, ..."
 )
 @json_option
-@reports_errors
 def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> None:
     """Say what of the ANN in MODEL would convert, and what not and why.
 
     Exits with 0 if convert would succeed, with the options that it names; else with 1.
     """
-    from .readiness import check as check_model
-
-    result = check_model(model, maxpool=maxpool, approximate=approximate)
+    result = readiness.check(model, maxpool=maxpool, approximate=approximate)
     if as_json:
-        print_json(
-            {
-                "converts": result.converts,
-                "verdict": result.verdict,
-                "options": list(result.options),
-                "check": result.check,
-                "nodes": [vars(row) for row in result.nodes],
-            }
-        )
+        print_json(asdict(result))
     else:
         console = tables.console()
         console.print(readiness_table(result.nodes))
@@ -149,11 +146,8 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
 @examples("  onnx2snn recipes\n  onnx2snn recipes --json")
 @main.command()
 @json_option
-@reports_errors
 def recipes(as_json: bool) -> None:
     """List the ways to convert that have a name, with their sources."""
-    from .recipes import RECIPES
-
     if as_json:
         rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
         print_json({"recipes": rows})
@@ -172,19 +166,15 @@ def recipes(as_json: bool) -> None:
 )
 @samples_option
 @json_option
-@reports_errors
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """Convert the ResNet-20 that ships with the tool and classify real images with it.
 
     Shows the accuracy of the ANN and of the spiking network at T = 4, 8, 16, 32, started
     at half the threshold and at zero.
     """
-    from .demo import TIMESTEPS, run_demo
-    from .plot import accuracy_plot, pyplot
-
     pyplot()
     make_folder(output)
-    found = run_demo(samples, no_progress if as_json else tables.track)
+    found = run_demo(samples, tables.track)
     for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
         write_model(conversion.model, output / f"snn-{name}.onnx")
     title = f"ResNet-20, {found.samples} Fashion-MNIST test images"

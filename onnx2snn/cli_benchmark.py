@@ -9,19 +9,21 @@ import click
 from onnx2snn.graph_passes.files import parse_model
 from onnx2snn.runtime.providers import MOST_THREADS
 
-from . import tables
+from . import benchmarking, tables
+from .diagnosis import OTHER_FILE, is_source
 from .options import (
+    COUNT,
     MODEL,
     CountsType,
     OutputPath,
+    ann_option,
     examples,
     json_option,
     print_json,
-    reports_errors,
     require_plot,
     tell_drawn,
 )
-from .progress import no_report
+from .plot_benchmark import ratio_plot
 
 
 @examples(
@@ -30,10 +32,8 @@ from .progress import no_report
 )
 @click.command()
 @click.argument("model", **MODEL, required=False)
-@click.option("--ann", **MODEL, help="The ANN to compare with.")
-@click.option(
-    "-T", "--timesteps", type=click.IntRange(1), default=32, show_default=True, help="Time-steps."
-)
+@ann_option
+@click.option("-T", "--timesteps", type=COUNT, default=32, show_default=True, help="Time-steps.")
 @click.option(
     "--batch",
     "batches",
@@ -50,7 +50,6 @@ from .progress import no_report
 )
 @click.option("--plot", type=OutputPath(), help="Draw the ratios.")
 @json_option
-@reports_errors
 def benchmark(
     model: Path | None,
     ann: Path | None,
@@ -66,20 +65,18 @@ def benchmark(
     plan "step", one time-step at a time, without --ann. All run in turns on random inputs, each
     in a process of its own: medians of ratios within a round, with their quartiles.
     """
-    from .benchmarking import benchmark as benchmark_files
-    from .benchmarking import demo_files
-    from .diagnosis import OTHER_FILE, is_source
-
     if model is None and ann is not None:
         raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")
     require_plot(plot, model, ann)
     if model is not None and ann is not None and not is_source(parse_model(model).structure, ann):
-        tables.note(f"{OTHER_FILE}.")
+        tables.note(OTHER_FILE)
     with contextlib.ExitStack() as stack:
         if model is None:
-            model, ann = stack.enter_context(demo_files())
-        report = no_report if as_json else stack.enter_context(tables.overall_progress())
-        found = benchmark_files(model, timesteps, batches, ann=ann, threads=threads, report=report)
+            model, ann = stack.enter_context(benchmarking.demo_files())
+        report = stack.enter_context(tables.overall_progress())
+        found = benchmarking.benchmark(
+            model, timesteps, batches, ann=ann, threads=threads, report=report
+        )
     if as_json:
         print_json(found)
     else:
@@ -93,8 +90,6 @@ def benchmark(
 
 
 def _plot(path: Path, found: dict[str, Any]) -> None:
-    from .plot_benchmark import ratio_plot
-
     rows = [row for row in found["rows"] if row["plan"] != found["against"]]
     groups = dict.fromkeys(f"N={row['samples']}" for row in rows)
     bars: dict[str, dict[str, dict[str, float]]] = {row["plan"]: {} for row in rows}

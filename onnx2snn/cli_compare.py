@@ -1,6 +1,5 @@
 """The command ``onnx2snn compare``: recipes side by side on one network."""
 
-import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -17,7 +16,8 @@ from .data import Data
 from .data_files import open_data
 from .options import (
     CALIBRATION_SAMPLES,
-    TIMESTEPS,
+    COUNT,
+    FOR_CALIBRATION,
     OutputPath,
     approximate_option,
     batch_option,
@@ -33,15 +33,15 @@ from .options import (
     print_json,
     refuse_options,
     refuse_root,
-    reports_errors,
     require_output,
     require_plot,
     root_option,
     samples_option,
+    several_timesteps_option,
     tell_drawn,
     title_of,
 )
-from .progress import no_report
+from .plot import comparison_plot
 from .recipes import RECIPES, Recipe, recipe_by_name
 
 
@@ -59,12 +59,12 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 @calibration_option
 @click.option(
     "--calibration-samples",
-    type=click.IntRange(1),
+    type=COUNT,
     help=f"As --samples, of --calibration.  [default: {CALIBRATION_SAMPLES}]",
 )
 @data_option
 @samples_option
-@click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
+@several_timesteps_option
 @click.option(
     "--recipes",
     callback=parsed(_recipes_by_name),
@@ -84,7 +84,6 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 @batch_option
 @device_option
 @json_option
-@reports_errors
 def compare(
     model: Path,
     calibration: str | None,
@@ -116,15 +115,14 @@ def compare(
     thresholds = None
     if calibration is None:
         given = {"--calibration-samples": calibration_samples, "--approximate": approximate}
-        refuse_options(given, "is for calibration data: give --calibration too")
+        refuse_options(given, FOR_CALIBRATION)
     else:
         count = calibration_samples or CALIBRATION_SAMPLES
         thresholds = open_data(calibration, data_root, train=True, samples=count, model=model)
     data = open_data(source, data_root, samples=samples, model=model)
     providers = chosen_providers(device)
-    progress = contextlib.nullcontext(no_report) if as_json else tables.overall_progress()
     try:
-        with progress as report:
+        with tables.overall_progress() as report:
             comparison = compare_recipes(
                 model,
                 chosen,
@@ -163,8 +161,6 @@ def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -
 
 
 def _plot(path: Path, comparison: Comparison, data: Data) -> None:
-    from .plot import comparison_plot
-
     by_accuracy = comparison.kind == "accuracy"
     comparison_plot(
         path,

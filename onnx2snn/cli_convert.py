@@ -8,12 +8,15 @@ import click
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
-from . import tables
+from . import conversion, tables
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
 from .data_files import open_data
 from .options import (
     CALIBRATION_SAMPLES,
+    COUNT,
+    FOR_CALIBRATION,
     SO_MANY,
     InitialPotentialType,
     OutputPath,
@@ -30,11 +33,9 @@ from .options import (
     print_json,
     refuse_options,
     refuse_root,
-    reports_errors,
     require_output,
     root_option,
 )
-from .progress import no_progress
 from .recipes import Recipe, recipe_by_name
 from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 
@@ -60,7 +61,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 @click.option(
     "-T",
     "--timesteps",
-    type=click.IntRange(1),
+    type=COUNT,
     help="The T that a recipe converts for.  [default: 16]",
 )
 @click.option(
@@ -97,7 +98,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 )
 @click.option(
     "--delay",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_TIMESTEPS),
     metavar="N",
     help="Leave the first N time-steps out of the read-out.  [default: the recipe's; 0]",
 )
@@ -108,13 +109,12 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 @root_option
 @click.option(
     "--samples",
-    type=click.IntRange(1),
+    type=COUNT,
     help=f"{SO_MANY}  [default: {CALIBRATION_SAMPLES} of a data set or a folder, all of a file]",
 )
 @batch_option
 @device_option
 @json_option
-@reports_errors
 def convert(
     model: Path,
     output: Path,
@@ -141,8 +141,6 @@ def convert(
 
     Clip(0, theta) gives a threshold without data; a ReLU needs --calibration.
     """
-    from .conversion import convert as convert_model
-
     if timesteps is not None and recipe is None and calibration is None:
         raise click.UsageError(
             "-T is the T that a recipe converts for: give --calibration or --recipe too"
@@ -156,7 +154,7 @@ def convert(
             "--samples": samples,
             "--data-root": data_root,
         }
-        refuse_options(of_data, "is for calibration data: give --calibration too")
+        refuse_options(of_data, FOR_CALIBRATION)
     refuse_root(data_root, calibration)
     require_output(output, model, calibration)
     data = None
@@ -164,7 +162,7 @@ def convert(
         if samples is None and not calibration.lower().endswith((".npz", ".npy")):
             samples = CALIBRATION_SAMPLES
         data = open_data(calibration, data_root, train=True, samples=samples, model=model)
-    result = convert_model(
+    result = conversion.convert(
         model,
         calibration=data,
         recipe=recipe,
@@ -180,7 +178,7 @@ def convert(
         seed=seed,
         batch_size=batch_size,
         providers=chosen_providers(device),
-        track=no_progress if as_json else tables.track,
+        track=tables.track,
     )
     write_model(result.parts, output)
     by_channel = any(neuron.threshold.size > 1 for neuron in result.neurons)

@@ -7,7 +7,7 @@ import click
 
 from onnx2snn.graph_passes.files import read_model
 
-from . import tables
+from . import diagnosis, tables
 from .data_files import open_data
 from .options import (
     MODEL,
@@ -21,14 +21,14 @@ from .options import (
     model_argument,
     print_json,
     refuse_root,
-    reports_errors,
     require_plot,
     root_option,
     samples_option,
     tell_drawn,
+    timesteps_option,
     title_of,
 )
-from .progress import no_progress
+from .plot import diagnosis_plot
 
 
 @examples(
@@ -40,14 +40,13 @@ from .progress import no_progress
 @model_argument
 @click.option("--ann", **MODEL, required=True, help="The ANN it was made from.")
 @data_option
-@click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
+@timesteps_option
 @click.option("--plot", type=OutputPath(), help="Draw each layer's errors.")
 @root_option
 @samples_option
 @batch_option
 @device_option
 @json_option
-@reports_errors
 def diagnose(
     model: Path,
     ann: Path,
@@ -71,23 +70,22 @@ def diagnose(
 
     Errors are root mean squares in percent of the root mean square of the activations.
     """
-    from .diagnosis import OTHER_FILE, is_source
-    from .diagnosis import diagnose as diagnose_model
-
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     snn = read_model(model)
-    same = is_source(snn, ann)
+    same = diagnosis.is_source(snn, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
-    layers = diagnose_model(
+    layers = diagnosis.diagnose(
         snn,
         ann,
         data,
         timesteps,
         batch_size=batch_size,
         providers=chosen_providers(device),
-        track=no_progress if as_json else tables.track,
+        track=tables.track,
     )
+    if not same:
+        tables.note(diagnosis.OTHER_FILE)
     if as_json:
         report = {
             "samples": data.samples,
@@ -99,10 +97,6 @@ def diagnose(
     else:
         console = tables.console()
         console.print(tables.diagnosis_table(layers, f"{data.samples} samples, T={timesteps}"))
-        if not same:
-            console.print(f"Note: {OTHER_FILE}.", style="yellow", markup=False)
     if plot is not None:
-        from .plot import diagnosis_plot
-
         diagnosis_plot(plot, layers, f"{title_of(data)}, T={timesteps}")
         tell_drawn(plot, as_json)

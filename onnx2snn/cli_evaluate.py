@@ -9,15 +9,16 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model
 from onnx2snn.runtime.precision import Precision
 
-from . import tables
+from . import evaluation, tables
 from .budget import budget_options, require_budget
 from .data import Data
 from .data_files import open_data
+from .diagnosis import OTHER_FILE, is_source
+from .early_exits import early_exits
 from .inspection import json_object, own_metadata_of
 from .options import (
-    MODEL,
-    TIMESTEPS,
     OutputPath,
+    ann_option,
     batch_option,
     chosen_providers,
     data_option,
@@ -29,15 +30,15 @@ from .options import (
     precision_option,
     print_json,
     refuse_root,
-    reports_errors,
     require_plot,
     root_option,
     samples_option,
+    several_timesteps_option,
     tell_drawn,
     threads_option,
     title_of,
 )
-from .progress import no_progress
+from .plot import accuracy_plot, early_exit_plot
 
 
 @examples(
@@ -51,8 +52,8 @@ from .progress import no_progress
 @click.command()
 @model_argument
 @data_option
-@click.option("-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32.")
-@click.option("--ann", **MODEL, help="The ANN to compare with.")
+@several_timesteps_option
+@ann_option
 @click.option(
     "--early-exit",
     is_flag=True,
@@ -69,7 +70,6 @@ from .progress import no_progress
 @threads_option
 @max_memory_option
 @json_option
-@reports_errors
 def evaluate(
     model: Path,
     source: str,
@@ -101,9 +101,6 @@ def evaluate(
     softmax is as high as the confidence, and the class was the same at the last looks. The
     default of SpikingSession.run(early_exit=EarlyExit()) is in bold.
     """
-    from .early_exits import early_exits
-    from .evaluation import evaluate as evaluate_model
-
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     if max_drop is not None and ann is None:
@@ -113,7 +110,7 @@ def evaluate(
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
-    report = (early_exits if early_exit else evaluate_model)(
+    report = (early_exits if early_exit else evaluation.evaluate)(
         model,
         data,
         timesteps,
@@ -123,16 +120,15 @@ def evaluate(
         threads=threads,
         precision=precision,
         max_memory=max_memory,
-        track=no_progress if as_json else tables.track,
+        track=tables.track,
     )
+    for note in _notes(model, ann, timesteps):
+        tables.note(note)
     if as_json:
         print_json(report)
     else:
         table = tables.early_exit_table if early_exit else tables.evaluation_table
-        console = tables.console()
-        console.print(table(report))
-        for note in _notes(model, ann, timesteps):
-            console.print(tables.printable(f"Note: {note}."), style="yellow", markup=False)
+        tables.console().print(table(report))
     if plot is not None:
         _plot(plot, report, data)
         tell_drawn(plot, as_json)
@@ -141,8 +137,6 @@ def evaluate(
 
 def _notes(model: Path, ann: Path | None, timesteps: list[int]) -> list[str]:
     """What the network's own file says of the comparison."""
-    from .diagnosis import OTHER_FILE, is_source
-
     snn = parse_model(model).structure
     recipe = json_object(own_metadata_of(snn).get("recipe", ""))
     made_for, notes = recipe.get("timesteps"), []
@@ -157,8 +151,6 @@ def _notes(model: Path, ann: Path | None, timesteps: list[int]) -> list[str]:
 
 
 def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
-    from .plot import accuracy_plot, early_exit_plot
-
     kind = "accuracy" if data.labels is not None else "agreement"
     values = [row[kind] for row in report["snn"]]
     ann = None

@@ -1,22 +1,23 @@
 """The command ``onnx2snn export``: spiking networks for other people's systems."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from onnx2snn.graph_passes.files import write_model
 
 from . import tables
-from .inspection import lines_of
+from .export import to_loop
+from .export_nir import to_nir
+from .export_triton import to_triton
 from .options import (
     OutputPath,
     examples,
+    force_option,
     json_option,
     model_argument,
     print_json,
     refuse_options,
-    reports_errors,
     require_output,
 )
 
@@ -24,7 +25,7 @@ from .options import (
 class LengthType(click.ParamType):
     """The number of time-steps, or ``input`` to leave it to whoever runs the file."""
 
-    name = "T|input"
+    name = "time-steps"
 
     def convert(self, value: object, param: object, ctx: object) -> int | str:
         """T or "input"; a usage error for anything else."""
@@ -59,6 +60,7 @@ class LengthType(click.ParamType):
     "-T",
     "--timesteps",
     type=LengthType(),
+    metavar="T|input",
     help="Time-steps, which loop and triton need; 'input' makes them an input of the loop file.",
 )
 @click.option("--unroll", is_flag=True, help="Copies of the time-step in place of a Loop.")
@@ -71,9 +73,8 @@ class LengthType(click.ParamType):
     metavar="TEXT",
     help="What is done to an input before, for the file's metadata: 'pixels / 255'.",
 )
-@click.option("--force", is_flag=True, help="Replace what stands at OUTPUT.")
+@force_option
 @json_option
-@reports_errors
 def export(
     model: Path,
     target: str,
@@ -89,16 +90,11 @@ def export(
     as_json: bool,
 ) -> None:
     """Write the spiking network in MODEL for other systems."""
-    from .export import require_new, to_loop
-    from .export_nir import to_nir
-    from .export_triton import to_triton
-
     of_loop = {"--unroll": unroll, "--inline": inline, "--each-step": each_step, "--rates": rates}
     if target == "nir":
         given = {"-T": timesteps, **of_loop, "--gpu": gpu}
         refuse_options(given, "is not for --to nir: a NIR file has no time-steps")
-        require_new(output, force)
-        require_output(output, model)
+        require_output(output, model, new=not force)
         notes = to_nir(model, output, preprocessing=preprocessing, new=not force)
         if as_json:
             print_json({"output": str(output), "notes": notes})
@@ -118,8 +114,7 @@ def export(
         _tell(output, [str(folder) for folder in folders], timesteps, as_json)
         return
     refuse_options({"--gpu": gpu}, "is for --to triton")
-    require_new(output, force)
-    require_output(output, model)
+    require_output(output, model, new=not force)
     result = to_loop(
         model,
         None if isinstance(timesteps, str) else timesteps,
@@ -131,15 +126,6 @@ def export(
     )
     write_model(result, output, new=not force)
     _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
-
-
-def print_export(told: dict[str, Any], as_json: bool) -> None:
-    """What ``inspect`` says of an export."""
-    if as_json:
-        print_json(told)
-        return
-    for line in lines_of(told):
-        tables.console().print(tables.printable(line), markup=False)
 
 
 def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import parse_model, read_model
+from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.choice import Choice
 from onnx2snn.runtime.chunks import MIDDLE, WeightedLayer
 from onnx2snn.runtime.columns import Columns
@@ -17,10 +18,11 @@ from onnx2snn.runtime.plan import Plan, build_plan
 from onnx2snn.runtime.precision import Precision
 
 from . import tables
-from .cli_export import print_export
 from .import_nir import header_of, is_nir
-from .inspection import export_of, json_object, own_metadata_of
+from .inference import precision_rows
+from .inspection import export_of, json_object, lines_of, own_metadata_of
 from .options import (
+    COUNT,
     examples,
     json_option,
     max_memory_option,
@@ -28,7 +30,6 @@ from .options import (
     precision_option,
     print_json,
     refuse_options,
-    reports_errors,
 )
 
 
@@ -44,13 +45,12 @@ from .options import (
 @click.option(
     "-N",
     "--batch-size",
-    type=click.IntRange(1),
+    type=COUNT,
     help="Samples at a time that --plan is for.  [default: 1]",
 )
 @precision_option
 @max_memory_option
 @json_option
-@reports_errors
 def inspect(
     model: Path,
     show_plan: bool,
@@ -72,7 +72,7 @@ def inspect(
     export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
     if export is not None:
         refuse_options({"--plan": show_plan}, "is for a spiking network, not for an export of one")
-        print_export(export, as_json)
+        _print_export(export, as_json)
         return
     snn = read_model(model)
     plan = build_plan(snn)
@@ -82,10 +82,6 @@ def inspect(
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
     choice, rows = None, []
     if show_plan:
-        from onnx2snn.runtime import SpikingSession
-
-        from .inference import precision_rows
-
         x = _zeros(plan, batch_size)
         session = SpikingSession(model, max_memory=max_memory, precision=precision)
         choice, rows = session.chosen(x), precision_rows(session)
@@ -124,6 +120,15 @@ def inspect(
         console.print(_layer_table(choice, rows))
         for line in _lines_of(choice):
             console.print(line, markup=False)
+
+
+def _print_export(told: dict[str, Any], as_json: bool) -> None:
+    """What ``inspect`` says of an export."""
+    if as_json:
+        print_json(told)
+        return
+    for line in lines_of(told):
+        tables.console().print(tables.printable(line), markup=False)
 
 
 def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:

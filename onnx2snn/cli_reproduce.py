@@ -1,6 +1,5 @@
 """The command ``onnx2snn reproduce``: a table or figure of the paper, beside what it prints."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from rich.table import Table
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_model
+from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 
 from . import tables
+from .cli_train import default_workers, train_network
 from .data_files import DATASETS, open_data
 from .options import (
     CALIBRATION_SAMPLES,
@@ -26,14 +27,14 @@ from .options import (
     json_option,
     print_json,
     refuse_root,
-    reports_errors,
     require_output,
     require_plot,
     root_option,
     samples_option,
     tell_drawn,
 )
-from .progress import no_report
+from .plot import comparison_plot
+from .plot_paper import fired_plot, potential_plot
 from .published import OURS, SAID, published
 from .reproduction import (
     EXPERIMENTS,
@@ -98,7 +99,6 @@ from .tables import new_table
 @batch_option
 @device_option
 @json_option
-@reports_errors
 def reproduce(
     what: str,
     dataset: str | None,
@@ -128,7 +128,7 @@ def reproduce(
     require_plot(plot, ann)
     kept = CountsFile(state)
     providers = chosen_providers(device)
-    with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
+    with tables.overall_progress() as report:
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_model(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
@@ -167,19 +167,15 @@ def reproduce(
 
 def _trained(network: str, dataset: str, root: Path | None, device: str, report: Any) -> Path:
     """The network that ships, that was trained before, or that is trained now."""
-    from onnx2snn import models
-
     name = f"{network}-{dataset}"
-    shipped = Path(models.__path__[0]) / f"{name}.onnx"
-    if shipped.exists():
-        return shipped
+    ours = shipped(f"{name}.onnx")
+    if ours.exists():
+        return ours
     if name not in CONFIGS:
         raise DataError(f"there is no run '{name}' to train a network: give one with --ann FILE")
     path = Path("runs") / name / f"{name}.onnx"
     if path.exists():
         return path
-    from .cli_train import default_workers, train_network
-
     click.echo(
         f"Training: onnx2snn train {name} ({CONFIGS[name].epochs} epochs take a GPU).", err=True
     )
@@ -249,9 +245,6 @@ def _signed(value: float | None) -> str:
 
 
 def _plot(path: Path, found: dict[str, Any]) -> None:
-    from .plot import comparison_plot
-    from .plot_paper import fired_plot, potential_plot
-
     title = f"{found['network']}, {found['data']}, {found['samples']} samples"
     times, curves, ann = found["timesteps"], found["curves"], found["ann"]["accuracy"]
     if found["what"] == "fig1":

@@ -9,11 +9,14 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import write_bytes
+from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision
 
 from . import tables
+from .checking import class_output, classes_of
 from .data_files import open_data
+from .inference import is_over_time, precision_rows, run_batches
 from .options import (
     DATA,
     TIMESTEPS,
@@ -28,13 +31,12 @@ from .options import (
     precision_option,
     print_json,
     refuse_root,
-    reports_errors,
     require_output,
     root_option,
     samples_option,
     threads_option,
+    timesteps_option,
 )
-from .progress import no_progress
 
 
 @examples(
@@ -44,7 +46,7 @@ from .progress import no_progress
 @click.command()
 @model_argument
 @click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
-@click.option("-T", "--timesteps", type=click.IntRange(1), required=True, help="Time-steps.")
+@timesteps_option
 @click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at.")
 @click.option(
     "--coding",
@@ -71,7 +73,6 @@ from .progress import no_progress
 @threads_option
 @max_memory_option
 @json_option
-@reports_errors
 def run(
     model: Path,
     source: str,
@@ -94,18 +95,13 @@ def run(
     DATA of the network's input shape is shown at every time-step; with one axis more, in
     front, it holds T inputs, one for each.
     """
-    from onnx2snn.runtime import SpikingSession
-
-    from .checking import class_output, classes_of
-    from .inference import precision_rows, run_batches
-
     refuse_root(data_root, source)
     require_output(output, model, source)
     session = SpikingSession(
         model, chosen_providers(device), threads, max_memory=max_memory, precision=precision
     )
     data = open_data(source, data_root, samples=samples, labels=False, model=model)
-    if samples is not None and len(data.shape) == len(session.input_shape) + 1:
+    if samples is not None and is_over_time(session, data):
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
     outputs, rates, count = run_batches(
         session,
@@ -115,7 +111,7 @@ def run(
         coding=coding,
         seed=seed,
         batch_size=batch_size,
-        track=no_progress if as_json else tables.track,
+        track=tables.track,
     )
     if output is not None:
         arrays: dict[str, Any] = {}

@@ -20,11 +20,10 @@ from .options import (
     json_option,
     make_folder,
     print_json,
-    reports_errors,
     root_option,
     said_by_system,
 )
-from .progress import Report, no_report
+from .progress import Report
 
 
 def default_workers() -> int:
@@ -57,7 +56,6 @@ def default_workers() -> int:
 @root_option
 @device_option
 @json_option
-@reports_errors
 def train(
     config: str,
     output: Path | None,
@@ -72,7 +70,7 @@ def train(
     goes on after the last whole epoch, and on a CPU ends with the same weights. The names:
     those of the paper, as vgg16-cifar10 (Tables 1 to 3), and smaller ones on Fashion-MNIST.
     """
-    with contextlib.nullcontext(no_report) if as_json else tables.overall_progress() as report:
+    with tables.overall_progress() as report:
         path, history = train_network(config, output, data_root, device, workers, report)
     if int(os.environ.get("RANK", 0)) > 0:  # of torchrun's processes the first one speaks
         return

@@ -19,7 +19,7 @@ from onnx2snn.graph_passes.errors import (
 from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.weights import attach
-from onnx2snn.runtime.inputs import times_in
+from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .ann import Ann
@@ -103,11 +103,12 @@ class _Setting:
 
     def made_from(self) -> dict[str, Any]:
         """What decides the results of every recipe, as JSON values."""
+        given = self.calibration
         return {
             "version": __version__,
             "model": digest_of(self.ann),
-            "calibration": digest_of_data(self.calibration, self.batch_size),
-            "calibration_samples": None if self.calibration is None else self.calibration.samples,
+            "calibration": given and digest_of_data(given, self.batch_size),
+            "calibration_samples": given and given.samples,
             "data": digest_of_data(self.data, self.batch_size),
             "samples": self.data.samples,
             "batch_size": self.batch_size,
@@ -160,9 +161,7 @@ def compare_recipes(
         require_data("calibration", calibration)
     if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
         raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
-    times = times_in("timesteps", timesteps)
-    if not times:
-        raise DataError("no time-steps to compare at")
+    times = required_times(timesteps)
     require_whole("batch_size", batch_size, 1)
     require_whole("seed", seed, 0)
     if approximate is not None:
@@ -208,7 +207,7 @@ def _known(
     results: Mapping[str, dict[str, Any]], made_from: dict[str, Any], times: Iterable[int]
 ) -> dict[int, Score]:
     """What of this is among the results of a state file, by T."""
-    keys = {t: key_of(made_from, t) for t in times} if results else {}
+    keys = {t: key_of(made_from, t) for t in times}
     return {t: score_of(results[key]) for t, key in keys.items() if key in results}
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import check_writable, write_bytes
 
-from .data import Data
+from .data import Data, by_name
 from .inspection import plain
 
 if sys.platform != "win32":
@@ -51,16 +51,14 @@ def key_of(made_from: Mapping[str, Any], timesteps: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_of_data(data: Data | None, batch_size: int) -> str | None:
+def digest_of_data(data: Data, batch_size: int) -> str:
     """The digest of all inputs and labels, read in batches; it does not depend on their size.
 
     Raises ``DataError`` if the data cannot be read, or is not finite.
     """
-    if data is None:
-        return None
     digests: dict[str, Any] = {}
     for x, _ in data.batches(batch_size):
-        for name, values in x.items() if isinstance(x, dict) else (("x", x),):
+        for name, values in by_name(x).items():
             if name not in digests:
                 digests[name] = hashlib.sha256(f"{values.dtype.str}{values.shape[1:]}".encode())
             digests[name].update(np.ascontiguousarray(values).tobytes())

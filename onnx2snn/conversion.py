@@ -20,6 +20,7 @@ from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
+from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
 from .checking import Agreement
@@ -131,11 +132,14 @@ def convert(
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)
     timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
-    wholes = {"timesteps": (timesteps, 1), "delay": (delay, 0), "approximate": (approximate, 1),
-              "seed": (seed, 0), "batch_size": (batch_size, 1)}  # fmt: skip
-    for name, (value, least) in wholes.items():
+    wholes = [
+        ("timesteps", timesteps, 1, MOST_TIMESTEPS), ("delay", delay, 0, MOST_TIMESTEPS),
+        ("approximate", approximate, 1, None), ("seed", seed, 0, None),
+        ("batch_size", batch_size, 1, None),
+    ]  # fmt: skip
+    for name, value, least, most in wholes:
         if value is not None:
-            require_whole(name, value, least)
+            require_whole(name, value, least, most)
     for name, given in {"per_channel": per_channel, "recalibrate": recalibrate}.items():
         if given is not None and not isinstance(given, bool | np.bool_):
             raise DataError(f"{name} must be True or False, not {given!r}")

@@ -22,13 +22,12 @@ Batch = tuple[Inputs, np.ndarray | None]
 class Data:
     """Inputs, and labels if there are any, read in batches.
 
-    ``shape`` and ``dtype`` are those of all samples together, on the first axis; for a
-    network with several inputs those of the first, and ``shapes`` has all, by name.
+    ``shape`` is that of all samples together, on the first axis; for a network with several
+    inputs that of the first, and ``shapes`` has all, by name.
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype
     labels: np.ndarray | None
     read: Callable[[int], Iterator[Inputs]]
     shapes: dict[str, tuple[int, ...]] | None = None
@@ -48,7 +47,7 @@ class Data:
         start = 0
         for x in self.read(batch_size):
             stop = start + number_of(x)
-            for name, values in x.items() if isinstance(x, dict) else (("x", x),):
+            for name, values in by_name(x).items():
                 if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
                     first, *rest = np.argwhere(~np.isfinite(values))[0].tolist()
                     place = [start + first, *rest]
@@ -63,9 +62,14 @@ def require_data(name: str, data: Any) -> None:
         raise DataError(f"{name} must be a Data: from_arrays(x) and open_data make one")
 
 
+def by_name(x: Inputs) -> dict[str, np.ndarray]:
+    """The inputs of a batch by name; an only one is x."""
+    return x if isinstance(x, dict) else {"x": x}
+
+
 def number_of(x: Inputs) -> int:
     """How many samples there are in a batch."""
-    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
+    return len(next(iter(by_name(x).values())))
 
 
 def from_arrays(
@@ -82,16 +86,16 @@ def from_arrays(
             raise DataError(f"'{name}' holds no arrays")
         parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in x.items()}
         return checked(together(name, parts), y)
-    array = _as_array(x, name)
+    array = _array_like(x, name)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(array), batch_size):
             yield array[start : start + batch_size]
 
-    return checked(Data(name, array.shape, array.dtype, None, read), y)
+    return checked(Data(name, array.shape, None, read), y)
 
 
-def _as_array(values: ArrayLike, name: str) -> np.ndarray:
+def _array_like(values: ArrayLike, name: str) -> np.ndarray:
     """Values as an array, unless they are like one already, as those of an HDF5 file are."""
     if isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "shape"):
         return values  # type: ignore[return-value]
@@ -111,7 +115,7 @@ def together(name: str, parts: dict[str, Data]) -> Data:
 
     first = next(iter(parts.values()))
     shapes = {key: part.shape for key, part in parts.items()}
-    return Data(name, first.shape, first.dtype, None, read, shapes)
+    return Data(name, first.shape, None, read, shapes)
 
 
 def check_labels(y: np.ndarray | None, shape: Sequence[int], name: str) -> None:
@@ -178,7 +182,7 @@ def with_rows(data: Data, rows: np.ndarray) -> Data:
     shapes = data.shapes
     if shapes is not None:
         shapes = {key: (kept, *shape[1:]) for key, shape in shapes.items()}
-    return Data(data.name, (kept, *data.shape[1:]), data.dtype, labels, read, shapes)
+    return Data(data.name, (kept, *data.shape[1:]), labels, read, shapes)
 
 
 def _taken(x: Inputs, rows: np.ndarray | slice) -> Inputs:
@@ -206,8 +210,3 @@ def checked(data: Data, y: np.ndarray | None) -> Data:
     if y.max() > np.iinfo(np.int64).max:
         raise DataError(f"'{data.name}' holds the label {y.max()}, which is no class")
     return dataclasses.replace(data, labels=y.astype(np.int64))
-
-
-def pixels_to_input(images: np.ndarray) -> np.ndarray:
-    """Grey images uint8 [N, H, W] to float32 [N, 1, H, W] in [0, 1]."""
-    return images[:, None].astype(np.float32) / np.float32(255)

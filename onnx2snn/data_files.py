@@ -146,7 +146,7 @@ def _open_in_memory(
             yield wanted.normalise(images[start : start + batch_size])
 
     title = f"{name} ({'training' if train else 'test'} images)"
-    return checked(Data(title, images.shape, np.dtype(np.float32), None, read), labels)
+    return checked(Data(title, images.shape, None, read), labels)
 
 
 def _open_folder(
@@ -184,7 +184,7 @@ def _open_folder(
             yield wanted.normalise(images)
 
     shape = (len(files), wanted.channels, wanted.size, wanted.size)
-    return checked(Data(name, shape, np.dtype(np.float32), None, read), labels)
+    return checked(Data(name, shape, None, read), labels)
 
 
 def _open_npy(path: Path) -> Data:
@@ -286,7 +286,7 @@ def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> Data:
             for start in range(0, shape[0], batch_size):
                 yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
 
-    return checked(Data(str(path), shape, dtype, None, read), None)
+    return checked(Data(str(path), shape, None, read), None)
 
 
 @contextlib.contextmanager

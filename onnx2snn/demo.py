@@ -1,18 +1,18 @@
 """The demo: a real network becomes a spiking one and classifies real images."""
 
-import importlib.resources
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import read_model
+from onnx2snn.models import shipped
+from onnx2snn.models.preprocessing import Preprocessing
 
 from .conversion import Conversion, convert
-from .data import Data, from_arrays, pixels_to_input
+from .data import Data, from_arrays
 from .evaluation import evaluate
-from .progress import Track, no_progress
+from .progress import Track
 
 NETWORK = "resnet20-fashion-mnist.onnx"
 IMAGES = "fashion-mnist-2000.npz"
@@ -32,21 +32,18 @@ class Demo:
 
 def demo_network() -> onnx.ModelProto:
     """The trained ResNet-20 that ships with the package."""
-    file = importlib.resources.files("onnx2snn.models") / NETWORK
-    with importlib.resources.as_file(file) as path:
-        model: onnx.ModelProto = read_model(path)
-    return model
+    return read_model(shipped(NETWORK))
 
 
 def demo_images(samples: int | None = None) -> Data:
     """The first of the 2,000 Fashion-MNIST test images that ship with the package."""
-    file = importlib.resources.files("onnx2snn.models") / IMAGES
-    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+    with np.load(shipped(IMAGES), allow_pickle=False) as arrays:
         x, y = arrays["x"][:samples], arrays["y"][:samples]
-    return from_arrays(pixels_to_input(x), y.astype(np.int64), "Fashion-MNIST test images")
+    grey = Preprocessing(size=28, channels=1)
+    return from_arrays(grey.normalise(x[:, np.newaxis]), y, "Fashion-MNIST test images")
 
 
-def run_demo(samples: int | None = None, track: Track = no_progress) -> Demo:
+def run_demo(samples: int | None, track: Track) -> Demo:
     """Convert the network with either initial potential and evaluate both."""
     ann, data = demo_network(), demo_images(samples)
     accuracies: dict[str, list[float]] = {}

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.early_exit import EarlyExit
-from onnx2snn.runtime.inputs import times_in
+from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
+from .checking import classes_of
 from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, require_samples, shares
 from .inference import precision_rows
@@ -61,9 +61,7 @@ def early_exits(
     "float32", the report has ``precision`` and ``precisions`` of ``evaluate`` besides.
     """
     require_data("data", data)
-    timesteps = times_in("timesteps", timesteps)
-    if not timesteps:
-        raise DataError("no time-steps to evaluate at")
+    timesteps = required_times(timesteps)
     most = timesteps[-1]
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
@@ -83,7 +81,7 @@ def early_exits(
         before = [t for t in times if t in timesteps and t not in looks]
         outputs = session.run(x, before[-1], before).outputs if before else {}
         for t, look in {**outputs, **looks}.items():
-            fixed.setdefault(t, []).append(look.reshape(len(look), -1).argmax(axis=1))
+            fixed.setdefault(t, []).append(classes_of(look))
         for rule, found in zip(rules, left, strict=True):
             found.append(leaves(rule, looks))
 

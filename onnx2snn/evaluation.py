@@ -8,7 +8,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.inputs import keys_of, times_in
+from onnx2snn.runtime.inputs import keys_of, required_times
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
@@ -62,9 +62,7 @@ def evaluate(
     network, a label is none of its classes, or the output is not [N, classes].
     """
     require_data("data", data)
-    times = times_in("timesteps", timesteps)
-    if not times:
-        raise DataError("no time-steps to evaluate at")
+    times = required_times(timesteps)
     # One session after the other, and what counts synapses after them: each takes memory of its
     # own, beside these weights, which all read.
     parts = read_any(model)
@@ -122,10 +120,8 @@ def evaluate(
                 **shares(classes[t], truth),
                 "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
                 / (neurons * samples * t),
-                "sops": sum(
-                    counter.layers(
-                        {n: s / samples for n, s in {**spikes[t], **pooled[t]}.items()}
-                    ).values()
+                "sops": counter.operations(
+                    {n: s / samples for n, s in {**spikes[t], **pooled[t]}.items()}
                 ),
             }
             for t in times

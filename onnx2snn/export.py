@@ -1,17 +1,16 @@
-"""``to_loop``, and what all exports share: where they may be written and what they tell.
+"""``to_loop``, and what all exports share: what they tell.
 
 Exports go to systems that know nothing of this package. Each carries the SNN file's metadata
 and, under the key ``EXPORT``, how it was exported.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import ModelError, OutputError
-from onnx2snn.graph_passes.files import EXPORT, Model, check_writable, read_any
+from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.files import EXPORT, Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
@@ -81,10 +80,3 @@ def stamp(
     versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
     entries[EXPORT] = json.dumps({**made, "versions": versions, "snn_sha256": digest})
     return entries
-
-
-def require_new(path: Path, force: bool) -> None:
-    """Raise ``OutputError`` if a file cannot be written, or stands there and must stay."""
-    check_writable(path)
-    if path.exists() and not force:
-        raise OutputError(f"'{path}' exists: give another name, or --force to replace it")

@@ -10,19 +10,24 @@ from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
 from .data import Data, from_arrays, number_of
-from .progress import Track, batches_of, no_progress
+from .progress import Track, batches_of
+
+
+def is_over_time(session: SpikingSession, data: Data) -> bool:
+    """Whether data holds an input for each time-step, [T, N, ...]."""
+    return data.shapes is None and len(data.shape) == len(session.input_shape) + 1
 
 
 def run_batches(
     session: SpikingSession,
     data: Data,
     timesteps: int,
-    readout: Sequence[int] | None = None,
+    readout: Sequence[int] | None,
     *,
-    coding: Coding = "constant",
-    seed: int = 0,
-    batch_size: int = 100,
-    track: Track = no_progress,
+    coding: Coding,
+    seed: int,
+    batch_size: int,
+    track: Track,
 ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, float], int]:
     """Run all samples of ``data``.
 
@@ -32,7 +37,7 @@ def run_batches(
     sample, as a sum over all, is that of the one batch; of several batches it is refused. Raises
     ``DataError`` like ``session.run``.
     """
-    varies = data.shapes is None and len(data.shape) == len(session.input_shape) + 1
+    varies = is_over_time(session, data)
     if varies:
         if data.shape[0] != timesteps:
             raise DataError(f"x has {data.shape[0]} time-steps on its first axis, not {timesteps}")

@@ -57,7 +57,7 @@ from .checking import (
     relative_error,
     tolerance,
 )
-from .data import Data, Inputs
+from .data import Data, Inputs, by_name
 from .examination import (
     import_ann,
     kept_max_pools,
@@ -295,8 +295,7 @@ class Network:
 
     def _note_equal_samples(self, data: Data) -> None:
         x, _ = next(iter(data.batches(self._running.batch_size)))
-        inputs = x.values() if isinstance(x, dict) else [x]
-        if all(len(value) > 1 and np.all(value == value[:1]) for value in inputs):
+        if all(len(value) > 1 and np.all(value == value[:1]) for value in by_name(x).values()):
             self.notes.append(
                 "the samples of the calibration data's first batch are all the same: thresholds "
                 "that follow from them may fit nothing else"

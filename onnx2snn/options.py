@@ -1,7 +1,6 @@
-"""The options that the commands share, and how they fail."""
+"""The options that the commands share, and what they check."""
 
 import errno
-import functools
 import json
 import os
 import re
@@ -14,16 +13,18 @@ from typing import Any, get_args
 import click
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError
+from onnx2snn.graph_passes.errors import DataError, OutputError
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.precision import Precision
-from onnx2snn.runtime.providers import MOST_THREADS
+from onnx2snn.runtime.providers import MOST_THREADS, resolve_providers
 
 from . import tables
 from .data import Data
 from .data_files import DATASETS
+from .plot import check_format
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -38,8 +39,15 @@ def parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]
     return callback
 
 
+FOR_CALIBRATION = "is for calibration data: give --calibration too"
+"""Why an option is refused that would not be heeded without."""
+
+
 def refuse_options(given: Mapping[str, Any], why: str) -> None:
-    """A usage error for the first of these options that was given, which would not be heeded."""
+    """A usage error for the first of these options that was given, which would not be heeded.
+
+    False and None change nothing, so they may be.
+    """
     for name, value in given.items():
         if value:
             raise click.UsageError(f"{name} {why}")
@@ -68,8 +76,13 @@ class CountsType(click.ParamType):
             self.fail(f"'{value}' is not a list of integers such as 8,16,32", param, ctx)
         if min(counts) < 1:
             self.fail(f"{self._what} start at 1", param, ctx)
+        if max(counts) > MOST_TIMESTEPS:
+            self.fail(f"{self._what} end at {MOST_TIMESTEPS}", param, ctx)
         return sorted(set(counts))
 
+
+COUNT = click.IntRange(1, MOST_TIMESTEPS)
+"""How many time-steps, samples or the like."""
 
 TIMESTEPS = CountsType("time-steps", "T")
 
@@ -159,24 +172,25 @@ def said_by_system(error: OSError) -> str:
     return f"{text}: the current folder" if error.errno == errno.ENOENT else text
 
 
-def reports_errors(function: Callable[..., None]) -> Callable[..., None]:
-    """Print an ``Onnx2SnnError`` as one message and exit with 1, without a traceback."""
+def _from_pipe(ctx: Any, param: Any, path: Path | None) -> Path | None:
+    """A model's path; where that is a pipe, which can be read once, of a copy of what it gives."""
+    try:
+        if path is None or not path.is_fifo():
+            return path
+    except OSError:
+        # What is wrong with the name, whoever reads the file says.
+        return path
+    try:
+        copy = Path(ctx.with_resource(tempfile.TemporaryDirectory()), path.name)
+        with path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        raise click.FileError(str(path), error.strerror) from error
+    return copy
 
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except Onnx2SnnError as error:
-            lines = [tables.printable(line) for line in str(error).split("\n")]
-            raise click.ClickException("\n".join(lines)) from error
-        except MemoryError as error:
-            what = "out of memory: give it less at once (--batch-size), or a smaller network"
-            raise click.ClickException(what) from error
-        except OSError as error:
-            raise click.ClickException(said_by_system(error)) from error
 
-    return wrapper
-
+MODEL: dict[str, Any] = {"type": click.Path(path_type=Path), "callback": _from_pipe}
+"""What an argument or option is that names a model's file."""
 
 DATA = (
     "an .npz with x (and y), an .npy, a folder with a folder of images for each class, or "
@@ -186,7 +200,7 @@ DATA = (
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 batch_option = click.option(
     "--batch-size",
-    type=click.IntRange(1),
+    type=COUNT,
     default=100,
     show_default=True,
     help="Samples at a time.",
@@ -224,7 +238,13 @@ CALIBRATION_SAMPLES = 512
 """As many set thresholds and correct weights as well as a whole data set does."""
 
 SO_MANY = "Use so many: the first or, where labels come class by class, evenly spread ones."
-samples_option = click.option("--samples", type=click.IntRange(1), help=SO_MANY)
+samples_option = click.option("--samples", type=COUNT, help=SO_MANY)
+ann_option = click.option("--ann", **MODEL, help="The ANN to compare with.")
+timesteps_option = click.option("-T", "--timesteps", type=COUNT, required=True, help="Time-steps.")
+several_timesteps_option = click.option(
+    "-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32."
+)
+force_option = click.option("--force", is_flag=True, help="Replace what stands at OUTPUT.")
 data_option = click.option(
     "--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}."
 )
@@ -251,26 +271,6 @@ def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
     )
 
 
-def _from_pipe(ctx: Any, param: Any, path: Path | None) -> Path | None:
-    """A model's path; where that is a pipe, which can be read once, of a copy of what it gives."""
-    try:
-        if path is None or not path.is_fifo():
-            return path
-    except OSError:
-        # What is wrong with the name, whoever reads the file says.
-        return path
-    try:
-        copy = Path(ctx.with_resource(tempfile.TemporaryDirectory()), path.name)
-        with path.open("rb") as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target)
-    except OSError as error:
-        raise click.FileError(str(path), error.strerror) from error
-    return copy
-
-
-MODEL: dict[str, Any] = {"type": click.Path(path_type=Path), "callback": _from_pipe}
-"""What an argument or option is that names a model's file."""
-
 model_argument = click.argument("model", **MODEL)
 
 
@@ -279,11 +279,16 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value))
 
 
-def require_output(path: Path | None, *inputs: Path | str | None) -> None:
-    """Fail before the work, not after it, where a result cannot or must not be written."""
+def require_output(path: Path | None, *inputs: Path | str | None, new: bool = False) -> None:
+    """Fail before the work, not after it, where a result cannot or must not be written.
+
+    new: what stands there must stay.
+    """
     if path is None:
         return
     check_writable(path)
+    if new and path.exists():
+        raise OutputError(f"'{path}' exists: give another name, or --force to replace it")
     for source in inputs:
         exist = source is not None and path.exists() and os.path.exists(source)
         if exist and os.path.samefile(path, str(source)):
@@ -294,8 +299,6 @@ def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
     """The same of a plot; it needs matplotlib, and a kind of file that this can draw."""
     require_output(plot, *inputs)
     if plot is not None:
-        from .plot import check_format
-
         check_format(plot)
 
 
@@ -312,8 +315,6 @@ def tell_drawn(plot: Path, as_json: bool) -> None:
 
 def chosen_providers(device: str) -> list[Any]:
     """ONNX Runtime's providers for a device; says on standard error what auto took."""
-    from onnx2snn.runtime.providers import resolve_providers
-
     chosen = resolve_providers(device)
     if device == "auto":
         click.echo(f"Running on {chosen[0]}.", err=True)

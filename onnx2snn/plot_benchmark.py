@@ -20,8 +20,7 @@ def ratio_plot(
 
     ratios: by name, by group, the ``median``, ``low`` and ``high`` of a ratio; ``unit`` is the
     time that is 1, a dotted line. Where there is room, the medians are written beside the points.
-    The file is written whole or not at all; raises
-    ``OutputError`` if it cannot be.
+    The file is written whole or not at all; raises ``OutputError`` if it cannot be.
     """
     plt = pyplot()
     width = 0.8 / len(ratios)

@@ -18,7 +18,6 @@ from onnx2snn.graph_passes.thresholds import (
     activations_of_read_out,
     bounded_activations,
 )
-from onnx2snn.runtime.providers import Providers
 
 from .examination import IN_READ_OUT, analog_activations, integer_activations
 from .network import NO_CHANNELS, Network
@@ -58,7 +57,6 @@ def check(
     *,
     maxpool: MaxPool = "average",
     approximate: bool = False,
-    providers: Providers = None,
 ) -> Readiness:
     """Say what ``convert`` would do with an ANN, without data, and what stands in its way.
 
@@ -66,7 +64,7 @@ def check(
     for files that are no ANN, ``DataError`` for an unknown ``maxpool``.
     """
     require_one_of("maxpool", maxpool, get_args(MaxPool))
-    network = Network(model, None, maxpool, Running(providers=providers))
+    network = Network(model, None, maxpool, Running())
     network.rewrite_exactly()
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()

@@ -116,7 +116,7 @@ class ExperimentRun:
     report: Report
 
     @cached_property
-    def digest(self) -> str | None:
+    def digest(self) -> str:
         """That of the data, all of which is read once more for it."""
         return digest_of_data(self.data, self.batch_size)
 

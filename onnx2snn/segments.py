@@ -50,7 +50,7 @@ class Segment:
 
     @property
     def starts(self) -> dict[str, np.ndarray]:
-        """Their states before the first time-step, by name."""
+        """The states of ``stateful`` before the first time-step, by name."""
         return {
             state.name: start
             for node in self.stateful

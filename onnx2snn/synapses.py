@@ -35,8 +35,8 @@ from onnx2snn.runtime.providers import CPU, create_session, run_session
 
 from .event_rules import become, filled_like, has_weights, operations, pass_events_on
 
-InputShape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
-"""Shape of one sample; of a network with several inputs, by name."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of each input, by name, the shape of one sample, without the batch axis."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class _Events:
     pools: list[gs.Node]
 
 
-def _events(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> _Events:
+def _events(model: ModelParts, shapes: Shapes) -> _Events:
     graph = to_graph(model)
     pooling = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
     layers = [*neuron_nodes(graph), *pooling]
     axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
-    neurons, averages = _without_time(graph, input_shape)
+    neurons, averages = _without_time(graph, shapes)
     spiking = downstream(graph, [node.outputs[0] for node in neurons])
     spiking -= downstream(graph, averages)
     spikes = {}
@@ -92,8 +92,8 @@ class MaxPools:
     ``axes``: those along which neurons and max-pools have their samples, by name.
     """
 
-    def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
-        events = _events(model, input_shape)
+    def __init__(self, model: ModelParts, shapes: Shapes) -> None:
+        events = _events(model, shapes)
         self.axes = events.axes
         self._session: Any = None
         if not events.pools:
@@ -122,13 +122,10 @@ class MaxPools:
 
 
 class SynapseCounter:
-    """Counts the synaptic operations of a spiking network, with a 1 for each of its weights.
+    """Counts the synaptic operations of a spiking network, with a 1 for each of its weights."""
 
-    ``input_shape`` is that of one sample, without the batch axis; of several inputs by name.
-    """
-
-    def __init__(self, model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> None:
-        events = _events(model, input_shape)
+    def __init__(self, model: ModelParts, shapes: Shapes) -> None:
+        events = _events(model, shapes)
         totals = _hand_on(events)
         graph, sources = events.graph, dict(events.spikes)
         for node in events.pools:
@@ -137,34 +134,27 @@ class SynapseCounter:
             node.inputs.clear()
             node.outputs.clear()
         self._axes = events.axes
-        self._layers = tuple(totals)
         self._inputs = {name: tensor.name for name, tensor in sources.items()}
         self._batch = graph.inputs[0].shape[0]
-        self._ranks = {name: len(tensor.shape) for name, tensor in sources.items()}
         self._silence = _silence(graph)
         graph.inputs += list(sources.values())
         self._session = _session(graph, list(totals.values())) if totals else None
 
-    def layers(self, spike_counts: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Synaptic operations of one sample, by weighted layer.
+    def operations(self, spike_counts: Mapping[str, np.ndarray]) -> float:
+        """Synaptic operations of one sample, of all layers together.
 
-        ``spike_counts``: by layer of neurons and by max-pool, in its shape with the samples' axis
-        or without, the number of spikes of one sample (of ``MaxPools``), or its mean over samples,
-        in all time-steps.
+        ``spike_counts``: by layer of neurons and by max-pool (of ``MaxPools``), in its shape for
+        one sample, the number of that one's spikes, or its mean over samples, in all time-steps.
         """
         if self._session is None:
-            return {}
+            return 0.0
+        # Of one sample, for each of a batch that the network may fix.
         feed = {
-            self._inputs[name]: self._batch_of(name, counts)
+            self._inputs[name]: np.concatenate([counts] * self._batch, self._axes[name])
             for name, counts in spike_counts.items()
         }
-        values = _run(self._session, feed | self._silence)
-        return {n: float(v) / self._batch for n, v in zip(self._layers, values, strict=True)}
-
-    def _batch_of(self, name: str, counts: np.ndarray) -> np.ndarray:
-        """The counts of one sample for each of a batch."""
-        rows = counts if counts.ndim == self._ranks[name] else counts[np.newaxis]
-        return np.concatenate([rows] * self._batch, self._axes[name])
+        counted = _run(self._session, feed | self._silence)
+        return float(np.sum(counted, dtype=np.float64) / self._batch)
 
 
 def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) -> np.ndarray:
@@ -183,13 +173,10 @@ def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) 
     return np.asarray(counts.reshape(parts).sum(axis=axis))
 
 
-def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
-    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
-
-    ``input_shape`` is that of one sample, without the batch axis.
-    """
+def macs(model: ModelParts, shapes: Shapes) -> int:
+    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample."""
     graph = to_graph(model)
-    _without_time(graph, input_shape)
+    _without_time(graph, shapes)
     totals, editor = [], Editor(graph)
     for node in [node for node in graph.nodes if has_weights(node) and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
@@ -201,9 +188,7 @@ def macs(model: onnx.ModelProto | ModelParts, input_shape: InputShape) -> int:
     return round(sum(map(float, counted)) / int(graph.inputs[0].shape[0]))
 
 
-def _without_time(
-    graph: gs.Graph, input_shape: InputShape
-) -> tuple[list[gs.Node], list[gs.Tensor]]:
+def _without_time(graph: gs.Graph, shapes: Shapes) -> tuple[list[gs.Node], list[gs.Tensor]]:
     """Make an SNN one without states, in float32, for one sample of a known shape.
 
     Returns its neurons, which now pass on what they read, and the tensors that are averages over
@@ -229,8 +214,7 @@ def _without_time(
     for tensor in inputs:
         # A fixed batch size is kept: a network may hold it in its reshapes.
         batch = tensor.shape[0] if tensor.shape and isinstance(tensor.shape[0], int) else 1
-        sizes = input_shape if isinstance(input_shape, tuple) else input_shape[tensor.name]
-        tensor.shape = [batch, *sizes]
+        tensor.shape = [batch, *shapes[tensor.name]]
     neurons = neuron_nodes(graph)
     averages = [t for n in stateful_nodes(graph) if is_mean(n) for t in n.outputs[:1]]
     _without_memory(graph)

@@ -38,7 +38,7 @@ def console() -> Console:
 
 def note(text: str) -> None:
     """What a user should know of a result, on standard error."""
-    Console(stderr=True).print(f"Note: {text}", style="yellow", markup=False)
+    Console(stderr=True).print(f"Note: {printable(text)}.", style="yellow", markup=False)
 
 
 def _progress(*columns: ProgressColumn, **settings: Any) -> Progress:

@@ -23,12 +23,10 @@ ROUNDS, FEWEST_ROUNDS, SECONDS = 15, 5, 60.0
 """Rounds of a measurement; fewer, down to so many, where they would take longer than that."""
 
 
-def pin() -> bool:
-    """Confine this process to one core, the last that it may use; False where that is unknown."""
-    if not hasattr(os, "sched_setaffinity"):
-        return False
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    return True
+def pin() -> None:
+    """Confine this process to one core, the last that it may use, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def seconds_of(function: Callable[[], object]) -> float:
@@ -114,11 +112,12 @@ class Contestant:
         ``peak_memory`` then is that process's, in bytes. Raises ``Onnx2SnnError`` with the
         message of an error there, or if the process has ended.
         """
-        self._connection.send((method, arguments))
-        return self._answer()
+        return self._answer((method, arguments))
 
-    def _answer(self) -> tuple[float, Any]:
+    def _answer(self, request: tuple[str, tuple[object, ...]] | None = None) -> tuple[float, Any]:
         try:
+            if request is not None:
+                self._connection.send(request)
             seconds, value, self.peak_memory, error = self._connection.recv()
         except (EOFError, ConnectionError) as ended:
             self._process.join()

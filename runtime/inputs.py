@@ -7,6 +7,9 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, require_whole
 
+MOST_TIMESTEPS = 2**31 - 1
+"""More than any run takes: what is beyond is a mistake."""
+
 
 def as_array(values: Any, what: str) -> np.ndarray:
     """Values as an array, or ``DataError``, beginning with ``what``, if they cannot be one."""
@@ -80,7 +83,7 @@ def samples_in(inputs: Mapping[str, np.ndarray], varying: Collection[str] = ()) 
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
     """The time-steps at which to read out, T among them; ``DataError`` for invalid ones."""
-    require_whole("a time-step", timesteps, 1)
+    require_whole("a time-step", timesteps, 1, MOST_TIMESTEPS)
     wanted = times_in("readout", readout if readout is not None else [])
     if wanted and wanted[-1] > timesteps:
         raise DataError(f"cannot read out at time-step {wanted[-1]} of {timesteps}")
@@ -94,8 +97,16 @@ def times_in(name: str, times: Iterable[int]) -> list[int]:
     except TypeError as error:
         raise DataError(f"{name} takes a list of time-steps, as [8, 16], not {times!r}") from error
     for t in found:
-        require_whole("a time-step", t, 1)
+        require_whole("a time-step", t, 1, MOST_TIMESTEPS)
     return sorted({int(t) for t in found})
+
+
+def required_times(timesteps: Iterable[int]) -> list[int]:
+    """Time-steps in order, each once, of which there must be one; ``DataError`` as ``times_in``."""
+    times = times_in("timesteps", timesteps)
+    if not times:
+        raise DataError("no time-steps to evaluate at: give them, as [8, 16]")
+    return times
 
 
 def fits(sizes: Sequence[int | str], shape: Sequence[int | str | None]) -> bool:

@@ -23,6 +23,7 @@ from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import replace_all
 
 from .graphs import Writer, sizes_of_info, unused_prefix
+from .inputs import MOST_TIMESTEPS
 from .loop_read_outs import Network, read_outs, total_of
 from .plan import build_plan, with_weights
 from .sums import MOST_STEPS_CARRIED, most_steps_carried
@@ -52,7 +53,7 @@ def loop_model(
     ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
     if timesteps is not None:
-        require_whole("timesteps", timesteps, 1, 2**31 - 1)
+        require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
     if unroll and (timesteps is None or timesteps > MOST_STEPS_CARRIED):
         raise DataError(
             f"only a fixed number of time-steps, up to {MOST_STEPS_CARRIED}, can be unrolled: "

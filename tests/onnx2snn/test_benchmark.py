@@ -35,6 +35,8 @@ def test_a_contestant_is_an_object_elsewhere():
         assert cores == [max(os.sched_getaffinity(0))]
         with pytest.raises(Onnx2SnnError, match="exit code 3"):
             contestant.call("end")
+        with pytest.raises(Onnx2SnnError, match="exit code 3"):
+            contestant.call("say", 1)
     with pytest.raises(Onnx2SnnError, match="cannot be made"):
         Contestant(Contender, "broken")
     with Contestant(Contender, "ab", pinned=False) as free:
@@ -166,7 +168,7 @@ def test_inputs(files):
     assert input_shapes(files / "scalar.onnx")["s"] == (None, np.dtype(np.float32))
     assert benchmark(files / "scalar.onnx", 2, [3], rounds=1)["rows"]
     with pytest.raises(ModelError, match="it is an ANN"):
-        benchmark(files / "ann.onnx")
+        benchmark(files / "ann.onnx", 2, [1])
 
 
 def test_fixed_batch_sizes(files):

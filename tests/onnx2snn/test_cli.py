@@ -499,6 +499,19 @@ def test_models_from_pipes_read_as_files(snn, words):
         assert report == as_json(*(word.format(snn="snn.onnx", ann="ann.onnx") for word in words))
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_samples_of_several_inputs(names):
+    """Whichever comes first in the file: it has as many axes as one input, or one more."""
+    text = "net (float[N, 3] a, float[N, 2, 3] b) => (float[N, 2, 3] y) { c = Unsqueeze(a, one) "
+    text += "d = Add(c, b) y = Clip(d, zero, bound) }"
+    values = {"one": np.array([1]), "zero": np.float32(0), "bound": np.float32(1)}
+    onnx.save(convert(model(text, values)).model, "two.onnx")
+    arrays = {"a": np.ones((6, 3), np.float32), "b": np.ones((6, 2, 3), np.float32)}
+    np.savez("two.npz", **{name: arrays[name] for name in names})
+    options = ("--input", "two.npz", "-T", "4", "--samples", "5", "--json")
+    assert json.loads(invoke("run", "two.onnx", *options).output)["samples"] == 5
+
+
 def test_labels_that_are_no_classes(snn):
     np.savez("bad.npz", x=X, y=Y + 1)
     message = invoke("evaluate", snn, "--data", "bad.npz", "-T", "4", code=1).output
@@ -522,6 +535,10 @@ def test_labels_that_are_no_classes(snn):
         ["inspect", "snn.onnx", "--max-memory", "2GB"],
         ["inspect", "snn.onnx", "--precision", "int8"],
         ["export", "snn.onnx", "--to", "triton", "-T", "input", "-o", "folder"],
+        ["run", "snn.onnx", "--input", "data.npy", "-T", "9" * 20],
+        ["evaluate", "snn.onnx", "--data", "data.npz", "-T", "8," + "9" * 20],
+        ["inspect", "snn.onnx", "--plan", "-N", "9" * 20],
+        ["convert", "ann.onnx", "-o", "out.onnx", "--calibration", "data.npz", "-T", "9" * 40],
         ["nothing"],
     ],
 )

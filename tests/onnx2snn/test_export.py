@@ -9,7 +9,7 @@ import pytest
 import stock
 from click.testing import CliRunner
 
-from onnx2snn import SpikingSession, convert, export, to_loop, write_model
+from onnx2snn import SpikingSession, cli_export, convert, to_loop, write_model
 from onnx2snn.cli import main
 
 X = dyadic.images(dyadic.finish(2), 3)
@@ -74,7 +74,7 @@ def test_nothing_is_overwritten_without_force(snn, tmp_path):
 def test_a_file_that_came_meanwhile_is_not_overwritten(snn, tmp_path, monkeypatch):
     target = tmp_path / "net.onnx"
     target.write_bytes(b"theirs")
-    monkeypatch.setattr(export, "require_new", lambda path, force: None)
+    monkeypatch.setattr(cli_export, "require_output", lambda path, *inputs, new: None)
     for arguments in (["loop", "-T", 4], ["nir"]):
         found = invoke("export", snn, "--to", *arguments, "-o", target)
         assert (found.exit_code, target.read_bytes()) == (1, b"theirs")

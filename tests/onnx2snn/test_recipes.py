@@ -737,7 +737,8 @@ def test_trained_clips_are_not_recalibrated_without_a_statistic():
         ({"approximate": 0}, "approximate must be a whole number, 1 or more, not 0"),
         ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, not 0"),
         ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
-        ({"timesteps": True}, "timesteps must be a whole number, 1 or more, not True"),
+        ({"timesteps": True}, "timesteps must be a whole number from 1 to 2147483647, not True"),
+        ({"timesteps": 10**30}, "timesteps must be a whole number from 1 to 2147483647, not 1000"),
         ({"v_init": True}, "v_init must be a fraction of V_th, 'uniform' or 'normal', not True"),
         ({"per_channel": "yes"}, "per_channel must be True or False, not 'yes'"),
         ({"recalibrate": 0}, "recalibrate must be True or False, not 0"),
@@ -766,3 +767,62 @@ def test_sizes_of_batches_that_make_no_sense_are_refused():
             run()
     with pytest.raises(DataError, match="no time-steps"):
         early_exits(snn, DATA, [])
+
+
+def test_time_steps_that_a_read_out_leaves_out():
+    srp = recipe_by_name("srp")
+    assert [srp.delay_for(timesteps) for timesteps in (1, 4, 7, 8, 64)] == [0, 2, 3, 4, 4]
+    # One is a time-step, no share of them.
+    assert replace(srp, delay=1).delay_for(16) == 1
+
+
+def test_the_largest_current_of_all_batches():
+    order = np.argsort(-(X @ WEIGHTS["w"]).max(axis=1))
+    data = from_arrays(X[order])
+    conversion = convert(two(), calibration=data, recipe="spike-norm", batch_size=3)
+    first = next(neuron.threshold for neuron in conversion.neurons)
+    np.testing.assert_allclose(first, (X @ WEIGHTS["w"]).max(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["spike-norm", "rmp"])
+def test_what_no_current_reaches_has_a_threshold(recipe):
+    data = from_arrays(-np.ones((4, 1), np.float32))
+    (neuron,) = convert(one(), calibration=data, recipe=recipe).neurons
+    assert neuron.threshold == 1
+
+
+def test_a_balanced_neuron_takes_spikes_back_below_its_new_threshold():
+    recipe = replace(recipe_by_name("rmp"), neuron=Neuron("SignedIF", negative=-0.5))
+    conversion = convert(two(), calibration=from_arrays(X), recipe=recipe)
+    attributes = [
+        {a.name: onnx.numpy_helper.to_array(a.t) for a in node.attribute}
+        for node in conversion.model.graph.node
+        if node.op_type == "SignedIF"
+    ]
+    assert len(attributes) == 2
+    for found in attributes:
+        np.testing.assert_allclose(found["v_negative"], -0.5 * found["v_threshold"], rtol=1e-6)
+
+
+def test_rnl_leaves_a_bound_beside_what_it_scales():
+    text = TWO.replace("Relu(a)", "Clip(a, lo, hi)")
+    ann = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(6)})
+    conversion = convert(ann, calibration=from_arrays(X), recipe="rnl", timesteps=16)
+    first, _ = conversion.neurons
+    assert first.threshold == 6
+
+
+def test_rnl_scales_what_is_a_bound_in_some_channels_alone():
+    text = "net (float[N, 2] x) => (float[N, 2] y) { r = Relu(x) c = Min(r, most) y = Neg(c) }"
+    x = np.random.default_rng(1).exponential(size=(32, 2)).astype(np.float32)
+    conversion = convert(
+        model(text, {"most": np.float32([0.5, 100])}),
+        calibration=from_arrays(x),
+        recipe="rnl",
+        recalibrate=True,
+        timesteps=4,
+    )
+    (neuron,) = conversion.neurons
+    shares = neuron.threshold / np.float32([0.5, x[:, 1].max()])
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-6)
+    assert shares[0] < 0.99

@@ -7,7 +7,7 @@ from onnx_text import model, run
 from onnx2snn import SpikingSession, convert, evaluate, from_arrays, synapses
 from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.synapses import SynapseCounter, macs
+from onnx2snn.synapses import SynapseCounter
 
 RNG = np.random.default_rng(0)
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -19,7 +19,16 @@ def normal(*shape):
 
 def synaptic_operations(snn, spike_counts, input_shape):
     """SOPs of one sample: each spike times its fan-out."""
-    return sum(SynapseCounter(snn, input_shape).layers(spike_counts).values())
+    batch = {name: counts[np.newaxis] for name, counts in spike_counts.items()}
+    return counter_of(snn, input_shape).operations(batch)
+
+
+def counter_of(snn, input_shape):
+    return SynapseCounter(detach(snn), {info.name: input_shape for info in snn.graph.input})
+
+
+def macs(snn, input_shape):
+    return synapses.macs(detach(snn), {info.name: input_shape for info in snn.graph.input})
 
 
 def conv_connections(size_in, size_out, kernel, stride, pad):
@@ -116,7 +125,7 @@ def test_a_graph_is_searched_for_names_once(monkeypatch):
     layers = " ".join(f"a{i} = Gemm(x{i}, w) x{i + 1} = Clip(a{i}, lo, hi)" for i in range(5))
     text = f"net (float[N, 3] x0) => (float[N, 3] y) {{ {layers} y = Gemm(x5, w) }}"
     snn = convert(model(text, {"w": normal(3, 3), "lo": ZERO, "hi": ONE})).model
-    SynapseCounter(snn, (3,))
+    counter_of(snn, (3,))
     assert macs(snn, (3,)) == 6 * 9
     assert len(made) == 2
 
@@ -130,7 +139,7 @@ def test_weights_are_not_copied():
         shared | {"zero": ZERO, "one": ONE},
     )
     parts = detach(convert(proto).model)
-    counter = SynapseCounter(parts, (32,))
+    counter = SynapseCounter(parts, {"x": (32,)})
     held = counter._session.weight_feed.values()
     large = [array for array in held if array.size == 32 * 64]
     own = {array.ctypes.data for array in parts.weights.values()}

@@ -20,6 +20,7 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     to_model,
 )
+from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.synapses import SynapseCounter, macs
 
@@ -381,10 +382,11 @@ def test_evaluation_and_synapses(kind, coding):
     assert last["sops"] * 6 == pytest.approx(sops)
     neurons = sum(e.size for e in events.values())
     assert last["firing_rate"] == pytest.approx(sum(e.sum() for e in events.values()) / neurons / T)
-    sample = {name: value[0] for name, value in events.items()}
-    counted = SynapseCounter(model, (2, 2, 2)).layers(sample)
-    assert sum(counted.values()) == 3 * sample["s"].sum() + (sample["q"] * fan_out).sum()
-    assert report["macs"] == macs(model, (2, 2, 2)) == 3 * 2 * 4 + fan_out.sum()
+    sample = {name: value[:1] for name, value in events.items()}
+    parts, shapes = detach(model), {"x": (2, 2, 2)}
+    counted = SynapseCounter(parts, shapes).operations(sample)
+    assert counted == 3 * sample["s"].sum() + (sample["q"] * fan_out).sum()
+    assert report["macs"] == macs(parts, shapes) == 3 * 2 * 4 + fan_out.sum()
 
 
 @pytest.mark.parametrize("op", KINDS)
