@@ -35,7 +35,8 @@ from .export_nir import to_nir
 from .export_triton import to_triton
 from .import_nir import from_nir
 from .readiness import NodeReport, Readiness, check
-from .recipes import Recipe, recipe_by_name
+from .recipe import Neuron, Recipe
+from .recipes import recipe_by_name
 from .spiking import Spiking
 from .statistics import Statistic, parse_statistic
 from .version import __version__
@@ -50,6 +51,7 @@ __all__ = [
     "LayerDiagnosis",
     "MissingThresholdError",
     "ModelError",
+    "Neuron",
     "NeuronReport",
     "NodeReport",
     "Onnx2SnnError",

@@ -42,7 +42,8 @@ from .options import (
     title_of,
 )
 from .plot import comparison_plot
-from .recipes import RECIPES, Recipe, recipe_by_name
+from .recipe import Recipe
+from .recipes import RECIPES, recipe_by_name
 
 
 def _recipes_by_name(names: str) -> list[Recipe]:

@@ -36,7 +36,8 @@ from .options import (
     require_output,
     root_option,
 )
-from .recipes import Recipe, recipe_by_name
+from .recipe import Recipe
+from .recipes import recipe_by_name
 from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 
 

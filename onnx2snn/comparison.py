@@ -29,7 +29,8 @@ from .conversion import convert, digest_of
 from .data import Data, check_labels, require_data
 from .evaluation import evaluate
 from .progress import Report, Track, no_report
-from .recipes import Recipe, as_recipe
+from .recipe import Recipe
+from .recipes import as_recipe
 from .version import __version__
 
 

@@ -29,7 +29,8 @@ from .examination import analog_activations, require_bounds, require_loadable
 from .inspection import metadata_of, plain
 from .network import Network
 from .progress import Running, Track, no_progress
-from .recipes import DEFAULT_TIMESTEPS, Neuron, Recipe, as_recipe
+from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
+from .recipes import as_recipe
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 

@@ -8,7 +8,7 @@ from .checking import Agreement
 from .conversion import Conversion, NeuronReport
 from .network import APPROXIMATED, CLIPPED, POOLED
 from .readiness import NodeReport
-from .recipes import Recipe
+from .recipe import Recipe
 from .tables import name_text, new_table, percent_text, shape_text, values_text
 
 LOW_AGREEMENT = 95.0

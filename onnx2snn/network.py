@@ -66,7 +66,7 @@ from .examination import (
     require_sizes,
 )
 from .progress import Running
-from .recipes import Neuron, SpikingPass
+from .recipe import Neuron, SpikingPass
 from .spiking import Spiking
 from .statistics import Statistic
 

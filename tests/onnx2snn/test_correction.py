@@ -30,7 +30,8 @@ from onnx2snn.correction import correct, mean_by_channel
 from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import attribute_tensor
 from onnx2snn.least_squares import RIDGE, fit_weights
-from onnx2snn.recipes import Neuron, Recipe, recipe_by_name
+from onnx2snn.recipe import Neuron, Recipe
+from onnx2snn.recipes import recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
 from onnx2snn.simulation import Simulation
 

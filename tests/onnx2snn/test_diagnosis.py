@@ -29,7 +29,8 @@ from onnx2snn.diagnosis import is_source, split
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import initial_potential_of
 from onnx2snn.plot import diagnosis_plot
-from onnx2snn.recipes import Neuron, recipe_by_name
+from onnx2snn.recipe import Neuron
+from onnx2snn.recipes import recipe_by_name
 from onnx2snn.watched_run import WatchedRun
 
 RNG = np.random.default_rng(0)

@@ -32,7 +32,8 @@ from onnx2snn.comparison import compare_recipes
 from onnx2snn.correction import correct
 from onnx2snn.early_exits import early_exits
 from onnx2snn.graph_passes import neuron_nodes
-from onnx2snn.recipes import RECIPES, Neuron, Recipe, recipe_by_name
+from onnx2snn.recipe import Neuron, Recipe
+from onnx2snn.recipes import RECIPES, recipe_by_name
 from onnx2snn.statistics import ActivationHistogram
 
 DATA = from_arrays(X)

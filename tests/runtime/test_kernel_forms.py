@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert, recipe_by_name
+from onnx2snn import Neuron, SpikingSession, convert, recipe_by_name
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.recipes import Neuron
 from onnx2snn.runtime import kernel_forms, time_steps
 from onnx2snn.runtime.providers import in_layout_of_cpu
 

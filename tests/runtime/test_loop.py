@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from kinds import KINDS, Kind, Network, model_of
 from onnx_text import model
 
-from onnx2snn import DataError, ModelError, SpikingSession, convert, recipe_by_name
+from onnx2snn import DataError, ModelError, Neuron, SpikingSession, convert, recipe_by_name
 from onnx2snn.demo import demo_images, demo_network
-from onnx2snn.recipes import Neuron
 from onnx2snn.runtime.loop import loop_model
 
 FORMS = {

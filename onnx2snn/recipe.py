@@ -1,0 +1,174 @@
+"""What a recipe is: the settings of a conversion, and passes over the spiking network.
+
+One's own is made from nothing, or from one that has a name by ``dataclasses.replace``; its passes
+are functions of a ``spiking.Spiking`` that say whether they changed anything.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from onnx2snn.graph_passes.driver import pass_name, unbound
+from onnx2snn.graph_passes.errors import DataError, is_number
+from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.linear import MaxPool
+
+from .inspection import has_json
+from .searching import balance_thresholds, search_potentials
+from .spiking import Spiking
+from .statistics import FOR_TIMESTEPS, Statistic
+
+DEFAULT_TIMESTEPS = 16
+"""The T that a conversion is made for where none is given."""
+
+SpikingPass = Callable[[Spiking], bool]
+"""Changes a spiking network that it may measure; what else it needs is bound with ``partial``."""
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The kind of neurons.
+
+    ``op``: an operator of ``graph_passes.neurons``: IF, ResetToZeroIF, SignedIF, BurstIF,
+    ResidualIF or OffsetIF. ``negative``: the fraction of V_th below which a SignedIF takes a spike
+    back. ``max_spikes``: of a BurstIF in one time-step.
+    """
+
+    op: str = "IF"
+    negative: float = -1.0
+    max_spikes: int = 5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to convert a trained network.
+
+    ``threshold``: the statistic of the activations that gives V_th; for a kind of "mmse" that
+    of the T in question; None where only bounds that the network was trained with will do.
+    ``recalibrate``: for clips too, where it is below their bound. ``v_init``, ``neuron`` and
+    ``delay`` go with any recipe: v(0), the kind of neurons, and what the read-out leaves out at
+    the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
+    is then done to the spiking network, in order. Raises ``DataError`` for a ``threshold``,
+    ``per_channel``, ``recalibrate``, ``neuron``, ``delay`` or ``passes`` that are none.
+    """
+
+    name: str
+    source: str
+    what: str
+    threshold: Statistic | None
+    per_channel: bool = False
+    recalibrate: bool = False
+    maxpool: MaxPool = "average"
+    v_init: InitialPotential = 0.5
+    neuron: Neuron = Neuron()
+    delay: float = 0
+    passes: tuple[SpikingPass, ...] = ()
+
+    def __post_init__(self) -> None:
+        delays = is_number(self.delay) and self.delay >= 0
+        checks = {
+            "threshold": (isinstance(self.threshold, Statistic | None), "a Statistic or None"),
+            "per_channel": (isinstance(self.per_channel, bool), "True or False"),
+            "recalibrate": (isinstance(self.recalibrate, bool), "True or False"),
+            "neuron": (isinstance(self.neuron, Neuron), "a Neuron"),
+            "delay": (delays, "a number of time-steps, or a share of T"),
+            "passes": (
+                isinstance(self.passes, tuple) and all(map(callable, self.passes)),
+                "a tuple of functions",
+            ),
+        }
+        for name, (holds, what) in checks.items():
+            if not holds:
+                raise DataError(
+                    f"{name} of the recipe '{self.name}' must be {what}, "
+                    f"not {getattr(self, name)!r}"
+                )
+
+    def statistic(self, timesteps: int) -> Statistic | None:
+        """The threshold's statistic for T time-steps."""
+        if self.threshold is None or self.threshold.kind not in FOR_TIMESTEPS:
+            return self.threshold
+        return replace(self.threshold, q=timesteps)
+
+    def require_account(self, settings: Mapping[str, Any]) -> None:
+        """Raise ``DataError`` for settings that a pass of this recipe would overwrite.
+
+        And for those that need thresholds from data, where it takes none.
+
+        settings: those of ``threshold``, ``per_channel``, ``recalibrate`` and ``v_init`` that
+        someone gave.
+        """
+        for name, value in settings.items():
+            option = f"--{name.replace('_', '-')}"
+            for function in self.passes:
+                # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
+                # recalibrate never is, since the pass overwrites it.
+                same = name in ("threshold", "per_channel") and value == getattr(self, name)
+                if name in _DECIDES.get(unbound(function), ()) and not same:
+                    raise DataError(
+                        f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
+                        f"leave out {option}, or take another recipe"
+                    )
+            from_data = self.threshold or "threshold" in settings
+            if name in ("per_channel", "recalibrate") and value and not from_data:
+                raise DataError(
+                    f"the recipe '{self.name}' takes the bounds of clips as thresholds: with "
+                    f"{option} give a statistic of the data, too (--threshold)"
+                )
+
+    def delay_for(self, timesteps: int) -> int:
+        """How many time-steps the read-out leaves out, of T."""
+        steps = self.delay * timesteps if self.delay < 1 else self.delay
+        # Rounded first, since 0.29 * 100 is a little less than 29.
+        return min(int(round(steps, 9)), timesteps // 2)
+
+    @property
+    def is_for_timesteps(self) -> bool:
+        """Whether a conversion is made for a T, and another T needs another conversion."""
+        passes = any(unbound(function) not in _FOR_ANY_T for function in self.passes)
+        return passes or self.delay > 0 or self.statistic(1) != self.statistic(2)
+
+    @property
+    def is_told_by_definition(self) -> bool:
+        """Whether two recipes of this definition convert alike: its passes are this package's.
+
+        What others do, a function within a function, say, their names do not tell; nor is it told
+        what they are given that has no form in JSON.
+        """
+        package = __name__.partition(".")[0]
+        named = all(
+            not getattr(function, "args", ()) and all(map(has_json, _settings(function).values()))
+            for function in self.passes
+        )
+        modules = [unbound(function).__module__ for function in self.passes]
+        return named and all(module.partition(".")[0] == package for module in modules)
+
+    def definition(self) -> dict[str, Any]:
+        """All settings, in JSON's types; of what has no form there, the name of its type."""
+        kept = asdict(replace(self, passes=())) | {
+            "passes": [_pass_definition(f) for f in self.passes]
+        }
+        return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
+
+
+_FOR_ANY_T = (balance_thresholds,)
+"""The passes that do the same whatever T is."""
+
+_DECIDES = {
+    balance_thresholds: ("threshold", "per_channel", "recalibrate"),
+    search_potentials: ("v_init",),
+}
+"""Settings that these passes overwrite."""
+
+
+def _settings(function: SpikingPass) -> dict[str, Any]:
+    return dict(function.keywords) if isinstance(function, partial) else {}
+
+
+def _pass_definition(function: SpikingPass) -> dict[str, Any]:
+    settings = {
+        name: value if has_json(value) else type(value).__name__
+        for name, value in _settings(function).items()
+    }
+    return {"pass": pass_name(function), **settings}
