@@ -38,7 +38,8 @@ def console() -> Console:
 
 def note(text: str) -> None:
     """What a user should know of a result, on standard error."""
-    Console(stderr=True).print(f"Note: {printable(text)}.", style="yellow", markup=False)
+    console = Console(stderr=True, highlight=False)
+    console.print(f"Note: {printable(text)}.", style="yellow", markup=False, soft_wrap=True)
 
 
 def _progress(*columns: ProgressColumn, **settings: Any) -> Progress:
