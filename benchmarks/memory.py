@@ -12,12 +12,13 @@ peak while spike counts are worked out. Beside it what the session estimates, an
 import argparse
 import itertools
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from onnx2snn.tables import console, new_table
+from onnx2snn.timing import in_a_process
 
 
 def memory(key):
@@ -32,7 +33,7 @@ def forget_peak():
 
 
 def measure(path, samples, timesteps, plan, max_memory):
-    """What one process finds; prints JSON."""
+    """What one process finds."""
     import onnx_graphsurgeon
     import onnxruntime
 
@@ -49,13 +50,12 @@ def measure(path, samples, timesteps, plan, max_memory):
     try:
         result = session.run(x, timesteps)
     except DataError as error:
-        print(json.dumps(found | {"refused": str(error)}))
-        return
+        return found | {"refused": str(error)}
     found |= {"running": memory("VmHWM") - start, "after": memory("VmRSS") - start}
     forget_peak()
     assert result.firing_rates
     chosen = session.chosen(x)
-    found |= {
+    return found | {
         "counting": memory("VmHWM") - start,
         "weights": Path(path).stat().st_size,
         "states": chosen.memory.states // 2,
@@ -63,7 +63,6 @@ def measure(path, samples, timesteps, plan, max_memory):
         "lean": chosen.lean,
         "estimate": chosen.memory.total,
     }
-    print(json.dumps(found))
 
 
 def prepare(name, folder):
@@ -74,19 +73,6 @@ def prepare(name, folder):
 
     networks.write(name, folder)
     write_model(convert(read_model(folder / f"{name}.onnx")).model, folder / f"{name}-snn.onnx")
-
-
-def own(function, *arguments):
-    """Call a function of this file in a process of its own; returns its output."""
-    code = f"import memory, pathlib; from pathlib import PosixPath; memory.{function}{arguments!r}"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return run.stdout
 
 
 def main():
@@ -101,37 +87,35 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks:
-            own("prepare", name, Path(folder))
+            in_a_process(prepare, name, Path(folder))
             path = str(Path(folder) / f"{name}-snn.onnx")
             every = itertools.product(options.batch, options.plans, options.max_memory)
             for n, plan, most in every:
                 budget = None if most is None else most * 10**6
-                found = own("measure", path, n, options.timesteps, plan, budget)
+                found = in_a_process(measure, path, n, options.timesteps, plan, budget)
                 case = {"network": name, "N": n, "T": options.timesteps, "plan": plan}
-                rows.append(case | {"max_memory": budget} | json.loads(found))
+                rows.append(case | {"max_memory": budget} | found)
     if options.json:
         print(json.dumps({"rows": rows}))
         return
-    print("MB beyond the imports; x: of weights + states")
-    print(
-        f"{'network':>9} {'N':>3} {'T':>4} {'plan':>5} {'budget':>6} {'lean':>5} {'chunks':>6} "
-        f"{'weights':>8} {'states':>7} "
-        f"{'loading':>8} {'running':>8} {'after':>6} {'x':>5} {'counting':>9} {'estimate':>9}"
-    )
+    columns = ("weights", "states", "loading", "running", "after", "counting", "estimate")
+    table = new_table(
+        "MB beyond the imports", "network", ">N", ">T", "plan", ">budget", "lean", "chunks",
+        *(f">{name}" for name in columns), ">x",
+    )  # fmt: skip
     for row in rows:
-        case = f"{row['network']:>9} {row['N']:3d} {row['T']:4d} {row['plan']:>5}"
-        case += f" {'-' if row['max_memory'] is None else row['max_memory'] // 10**6:>6}"
+        budget = "-" if row["max_memory"] is None else f"{row['max_memory'] // 10**6}"
+        case = [row["network"], str(row["N"]), str(row["T"]), row["plan"], budget]
         if "refused" in row:
-            print(f"{case} refused: {row['refused']}")
+            table.add_row(*case, "", "refused")
             continue
-        case += f" {row['lean']!s:>5}"
-        mb = {k: f"{v / 1e6:.0f}" for k, v in row.items() if isinstance(v, int)}
         ratio = row["after"] / (row["weights"] + row["states"])
-        print(
-            f"{case} {'+'.join(map(str, row['chunks'])) or '1':>6} {mb['weights']:>8} "
-            f"{mb['states']:>7} {mb['loading']:>8} {mb['running']:>8} {mb['after']:>6} "
-            f"{ratio:5.2f} {mb['counting']:>9} {mb['estimate']:>9}"
-        )
+        table.add_row(
+            *case, "yes" if row["lean"] else "no", "+".join(map(str, row["chunks"])) or "1",
+            *(f"{row[name] / 1e6:.0f}" for name in columns), f"{ratio:.2f}",
+        )  # fmt: skip
+    table.caption = "x: after, over weights + states"
+    console().print(table)
 
 
 if __name__ == "__main__":
