@@ -12,10 +12,9 @@ def free_batch_axis(graph: gs.Graph) -> bool:
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead; a Resize to [b, C, H, W] takes
-    scales in place of sizes. The result is the same for b
-    samples; that it treats samples apart is to be checked by running it, since a constant
-    may hold b too. False, and nothing changes, if the first axes are not one fixed size, or the
-    opset is older than 5.
+    scales in place of sizes. The result is the same for b samples; that it treats samples apart is
+    to be checked by running it, since a constant may hold b too. False, and nothing changes, if the
+    first axes are not one fixed size, or the opset is older than 5.
     """
     sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = sizes.pop() if len(sizes) == 1 else None
@@ -44,12 +43,18 @@ def free_batch_axis(graph: gs.Graph) -> bool:
         node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
     for tensor in graph.inputs:
         tensor.shape = [symbol, *tensor.shape[1:]]
-    inner = [tensor for node in graph.nodes for tensor in node.outputs]
-    for tensor in (*inner, *graph.outputs):
-        if isinstance(tensor, gs.Variable) and tensor.shape and tensor.shape[0] == batch:
-            tensor.shape = [symbol, *tensor.shape[1:]]
+    # What was known of others holds for that batch alone, along whichever axis they have it.
+    inner = [t for node in graph.nodes for t in node.outputs if isinstance(t, gs.Variable)]
+    before = {tensor.name: tensor.shape for tensor in inner}
+    for tensor in inner:
+        tensor.shape = None
     tidy(graph)
     infer_shapes(graph)
+    for tensor in inner:
+        known = before[tensor.name]
+        if tensor.shape is None and known:
+            first, *rest = ("?" if size == batch else size for size in known)
+            tensor.shape = [symbol if first == "?" else first, *rest]
     return True
 
 

@@ -198,7 +198,9 @@ def batch_dependence(
     does not run on twice as many samples.
     """
     size = len(next(iter(inputs.values())))
-    twice = {name: np.concatenate([x, -x[::-1]]) for name, x in inputs.items()}
+    # Others than these, in another order.
+    others = {n: (~x if x.dtype == np.bool_ else -x)[::-1] for n, x in inputs.items()}
+    twice = {name: np.concatenate([x, others[name]]) for name, x in inputs.items()}
     both = outputs_of(model, twice)
     parts = [outputs_of(model, {n: x[i : i + size] for n, x in twice.items()}) for i in (0, size)]
     apart = relative_error(one_after_the_other(parts), both)

@@ -150,7 +150,7 @@ class Network:
         ]
         start = to_parts(self.graph)
         sample = first_inputs_that_run(self.original, self.graph)
-        freed = sample is not None and self._free_batch_axis(start, *sample)
+        freed = self._free_batch_axis(start, sample)
         if self.calibration is None:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
@@ -163,18 +163,25 @@ class Network:
         else:
             self.current = to_parts(self.graph)
 
-    def _free_batch_axis(
-        self, start: ModelParts, inputs: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
-    ) -> bool:
-        """Make a fixed batch dynamic, if samples then still do not depend on each other."""
+    def _free_batch_axis(self, start: ModelParts, sample: Sample) -> bool:
+        """Make a fixed batch dynamic, if samples then still do not depend on each other.
+
+        sample: inputs on which that is tried; the first of the data where there are none.
+        """
+        sizes = [size for tensor in self.graph.inputs for size in (tensor.shape or ())[:1]]
         report = run_passes(self.graph, [free_batch_axis])[0]
         if not report.changed:
             return False
+        error, why = np.inf, "none of the inputs tried runs, and there is no calibration data"
         try:
-            error = batch_dependence(to_parts(self.graph), inputs, wanted)
-            why = "samples depend on each other"
+            if sample is None and self.calibration is not None:
+                first = by_name(next(iter(self.calibration.batches(sizes[0])))[0])
+                sample = first, outputs_of(self.original, first)
+            if sample is not None:
+                error = batch_dependence(to_parts(self.graph), *sample)
+                why = "samples depend on each other"
         except (ModelError, DataError, ValueError) as failure:
-            error, why = np.inf, str(failure)
+            why = str(failure)
         if error <= tolerance(self.graph):
             self.reports.append(report)
             return True

@@ -84,6 +84,21 @@ def test_resizes_that_stay(name):
     assert read(g) == wanted
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_samples_along_another_axis(batch):
+    """ONNX Runtime believes shapes: those of that batch alone must not stay."""
+    g = graph(
+        f"g (float[{batch}, 5, 3] x) => (float[{batch}, 3] y) {{ t = Transpose<perm = [1, 0, 2]>(x)"
+        " h = MatMul(t, w) b = Add(h, c) y = ReduceMean<axes = [0], keepdims = 0>(b) }",
+        {"w": normal(3, 3), "c": normal(3)},
+    )
+    x = normal(6, 5, 3)
+    apart = [run(g, x[i : i + batch]) for i in range(0, 6, batch)]
+    changes_once(free_batch_axis, g)
+    assert [node.outputs[0].shape for node in g.nodes] == [[5, "N", 3]] * 3 + [["N", 3]]
+    np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
+
+
 def test_outputs_have_the_same_symbol():
     g = graph("g (float[1, 3] x, float[1, 4] u) => (float[1, 3] y) { y = Relu(x) }")
     changes_once(free_batch_axis, g)
