@@ -159,8 +159,8 @@ def laid_out(
 ) -> ModelParts | None:
     """A chunk of a step with stand-ins, with the neurons themselves, for the CPU at hand.
 
-    None if this version of ONNX Runtime fused or replaced a stand-in, so that its neuron cannot
-    be put back, or if there is no room for temporary files.
+    None if this version of ONNX Runtime fused or replaced a stand-in, or laid out those of one
+    neuron apart, so that it cannot be put back, or if there is no room for temporary files.
     It must be given all states in full, and run in the order of its nodes. ``layout``: what
     ``layout_of`` says; ``weights``: what the stubs of the chunk stand for.
     """
@@ -246,6 +246,14 @@ def _with_neurons(
 
     None where a stand-in is missing, or those of one neuron are in different layouts.
     """
+    makers = {name: node for node in nodes for name in node.output}
+
+    def root(name: str) -> str:
+        """The tensor that this is, but for its shape."""
+        while name in makers and makers[name].op_type == "Reshape":
+            name = makers[name].input[0]
+        return name
+
     made = [node for node in nodes if stand_ins.mark not in node.name]
     # By what the step calls them, and by what the time-step puts before.
     marked = {
@@ -266,8 +274,11 @@ def _with_neurons(
                 return None
             then = marked[written, time_step]
             names[written] = then.output[0]
-            others = [name for name in then.input if name != x]
-            if len(others) != 1 or names.setdefault(before, others[0]) != others[0]:
+            others = [name for name in then.input if root(name) != root(x)]
+            if len(others) != 1 or root(names.setdefault(before, others[0])) != root(others[0]):
+                return None
+            # ONNX Runtime reshapes what it does not know to be of one shape.
+            if _reshaped(then, makers) != _reshaped(node, makers):
                 return None
             potentials.add(then.output[0])
         for inner in body.nodes:
@@ -275,6 +286,10 @@ def _with_neurons(
         made += [renamed(inner, names, f"{node.name}/{inner.name}") for inner in body.nodes]
         spikes.add(x)
     return made, spikes, potentials
+
+
+def _reshaped(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    return any(name in makers and makers[name].op_type == "Reshape" for name in node.input)
 
 
 def layer_by_layer(

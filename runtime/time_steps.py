@@ -272,5 +272,5 @@ class TimeSteps:
         if not self.on_cpu or not all_known(self.states, shapes) or self.network.half:
             return None
         plan = self.network.plan
-        any_number = not any(isinstance(size, int) for t in plan.inputs for size in t.shape[:1])
+        any_number = any(not isinstance(size, int) for t in plan.inputs for size in t.shape[:1])
         return layout_of(plan.neurons, shapes, samples, any_number)

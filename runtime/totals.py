@@ -141,7 +141,8 @@ def coarse(plan: Plan) -> list[Neuron]:
         if node.op_type == "Mul":
             return float(np.prod(read + own))
         if node.op_type == "Div" and held:
-            return read[0] / max(float(np.abs(held[0]).min(initial=np.inf)), 1e-30)
+            least = float(np.abs(held[0].astype(np.float64)).min(initial=np.inf))
+            return read[0] / max(least, 1e-30)
         return max(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
 
     sizes, by_channel = dict[str, float](), dict[str, np.ndarray]()

@@ -1,6 +1,5 @@
 """Layers in 8 bits: exact on networks whose weights fit, and close on trained ones."""
 
-import importlib.resources
 import re
 
 import dyadic
@@ -18,6 +17,7 @@ from onnx2snn.demo import demo_images
 from onnx2snn.graph_passes import read_model, to_model
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.models import shipped
 from onnx2snn.runtime import chunks, int8
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CUDA
@@ -40,8 +40,7 @@ def both(snn, plan="auto"):
 
 
 def trained(name):
-    with importlib.resources.as_file(importlib.resources.files("onnx2snn.models")) as folder:
-        return read_model(folder / f"{name}.onnx")
+    return read_model(shipped(f"{name}.onnx"))
 
 
 def in_int8(session):

@@ -221,3 +221,16 @@ def test_potentials_that_run_away_are_brought_in_sooner(times):
     x = np.array([[0, 0, times * 0.03 * 8 / 7]], np.float32)
     auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(auto.run(x, 3000), step.run(x, 3000))
+
+
+def test_sizes_that_whole_numbers_divide():
+    """They are no potentials, and integers have no infinity."""
+    text = "net (float[N, 2, H, 6] x) => (float[N, 3, G, 6] y) { a = Clip(x, zero, one) "
+    text += "s = Shape<start = 2, end = 3>(a) h = Div(s, two) b = Slice(a, zeroth, h, two) "
+    text += "c = Conv(b, w) y = Clip(c, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "two": np.array([2])}
+    values |= {"zeroth": np.array([0]), "w": dyadic.weights(np.random.default_rng(0), 3, 2, 1, 1)}
+    snn = convert(model(text, values)).model
+    x = (np.random.default_rng(1).integers(0, 9, (3, 2, 8, 6)) / 8).astype(np.float32)
+    auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(auto.run(x, 21), step.run(x, 21))
