@@ -36,11 +36,12 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
         Where(x > 0, x, 0), x [x > 0]  ->  Relu(x)
         Where(x > 0, x, a x)           ->  PRelu(x, a)
         Where(x > 0, x, -x)            ->  Abs(x)
+        Where(x > b, x, b)             ->  Max(x, b)
         Where(x > b, x, 0), x [x > b]  ->  ThresholdedRelu(x, b)
 
     Also with >=, which differs from > at b, and so is none of the last; with the sides exchanged,
-    and behind Not; a and b > 0 are constant. Where a constant may make the result larger than x,
-    and where the type of x is unknown, all stays.
+    and behind Not; a and b, in the last b > 0, are constant. Where a constant may make the result
+    larger than x, and where the type of x is unknown, all stays.
     """
     require_opset(graph)
     if any(t.dtype is None for node in graph.nodes if node.op == "Where" for t in node.inputs):
@@ -78,7 +79,11 @@ def _activation(node: gs.Node) -> _Activation | None:
             above, below = node.inputs[1:] if compared.above else reversed(node.inputs[1:])
             if above is x:
                 number = _number_beside(below, x)
-                return _rectified(x, compared) if number == 0 else _bent(x, below, compared)
+                if number == 0:
+                    return _rectified(x, compared)
+                if number == compared.level and constant_value(below) is not None:
+                    return "Max", [x, below], {}
+                return _bent(x, below, compared)
     return None
 
 
@@ -125,7 +130,9 @@ def _rectified(x: gs.Tensor, compared: _Compared) -> _Activation | None:
     level = compared.level
     if level == 0:
         return "Relu", [x], {}
-    if 0 < level < np.inf and compared.strictly and np.float32(level) == level:
+    # ONNX Runtime has none in double precision.
+    able = x.dtype != np.float64 and np.float32(level) == level
+    if 0 < level < np.inf and compared.strictly and able:
         return "ThresholdedRelu", [x], {"alpha": level}
     return None
 

@@ -38,6 +38,8 @@ FOUND = {
     "a mask above a threshold": (
         "c = Greater(z, one) m = Cast<to = 1>(c) y = Mul(z, m)", ["ThresholdedRelu"],
     ),
+    "a threshold that stays": ("c = LessOrEqual(z, one) y = Where(c, one, z)", ["Max"]),
+    "the same from the other side": ("c = Less(minus, z) y = Where(c, z, minus)", ["Max"]),
     "absolute": ("c = Greater(z, zero) n = Neg(z) y = Where(c, z, n)", ["Abs"]),
 }  # fmt: skip
 OTHERS = {
@@ -84,6 +86,11 @@ def test_zeros_that_make_it_larger_stay():
         sizes = {"sizes": np.array([2, 1, 3, 4])}
         g = graph(f"g (float[N, 3, 4] x) => (float[2, N, 3, 4] y) {{ {body} }}", WEIGHTS | sizes)
         assert not conditions_to_activations(g)
+
+
+def test_a_threshold_in_double_precision_stays():
+    text = "g (double[N, 3] x) => (double[N, 3] y) { c = Greater(x, b) y = Where(c, x, z) }"
+    assert not conditions_to_activations(graph(text, {"b": np.float64(1), "z": np.float64(0)}))
 
 
 def test_whole_numbers_stay():
