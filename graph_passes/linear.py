@@ -55,6 +55,8 @@ _LAYERS = {
 SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
 """The pools that count spikes, and how each pools."""
 
+RECURRENT = ("GRU", "LSTM", "RNN")
+
 _MAX_POOL_ADVICE = (
     "the largest spike is not the largest rate: replace max-pooling by average pooling "
     "(--maxpool average, pass max_to_average_pool) or by one that counts (--maxpool exact, "
@@ -111,7 +113,9 @@ _ADVICE = {
         "control flow over spikes cannot be a spiking network: export the network without it",
     ),
     **dict.fromkeys(
-        ("LSTM", "GRU", "RNN"), "recurrent layers multiply activations by gates and keep states"
+        RECURRENT,
+        "recurrent layers keep states of their own, most behind gates, which are products of "
+        "activations: train the network without them",
     ),
 }  # fmt: skip
 

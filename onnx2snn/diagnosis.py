@@ -38,6 +38,7 @@ from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
 from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
 from .calibration import watch
@@ -106,7 +107,7 @@ def diagnose(
     neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or
     ``timesteps`` is no whole number from 1 on.
     """
-    require_whole("timesteps", timesteps, 1)
+    require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
     require_data("data", data)
     parts = read_any(snn)
     graph = to_graph(parts)

@@ -24,6 +24,7 @@ from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import (
     ACTIVATIONS,
     MAX_POOLS,
+    RECURRENT,
     MaxPool,
     before_weights,
     downstream,
@@ -112,9 +113,11 @@ def _why_in_training(node: gs.Node, computed: set[str]) -> str | None:
     if node.domain:
         return None
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
+        if node.inputs[0].name in computed:
+            return "it takes mean and variance from the batch"
         # Weights are standardised so.
-        of_batch = node.inputs[0].name in computed
-        return "it takes mean and variance from the batch" if of_batch else None
+        shared = any(len(tensor.outputs) > 1 for tensor in node.inputs[3:5])
+        return "ONNX Runtime overwrites mean and variance, which are read twice" if shared else None
     if node.op == "Dropout":
         given = dict(zip(("ratio", "training"), map(known_value, node.inputs[1:]), strict=False))
         ratio, training = given.get("ratio"), given.get("training")
@@ -173,12 +176,16 @@ def require_sizes(nodes: Iterable[gs.Node]) -> None:
 IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
 """Why a ReLU or clip becomes no neuron."""
 
+BEHIND_NEURONS = "in the read-out, behind the last neurons"
+"""Why nothing else does there, whatever layers follow."""
+
 
 def analog_activations(graph: gs.Graph) -> list[Refusal]:
     """The activations that did not become neurons.
 
     Such are those before the first neuron that are no ReLU or clip, with all else that is not
-    affine there between layers of weights, and the ReLUs and clips of the read-out.
+    affine there between layers of weights, and the same behind the last neurons: of the read-out
+    its ReLUs and clips, what is not affine before further layers of weights, and recurrent layers.
     """
     reason = "not a ReLU or a clip, and before the first neuron"
     emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
@@ -187,19 +194,24 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     inside = {node.name for found in (emitting, *(r.nodes for r in regions)) for node in found}
     hidden = before_weights(graph)
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
-    others = [
-        node
-        for node in graph.nodes
-        if (node.op in ACTIVATIONS or (node.name in bent and node.outputs[0].name in hidden))
-        and node.name not in inside
-        and (is_floating(node.outputs[0]) or node.op == "Cast")
-        and not any(tensor.name in spiking for tensor in node.inputs)
-    ]
+    others, late = list[gs.Node](), list[gs.Node]()
+    for node in graph.nodes:
+        # Of a recurrent layer the first output may be left out.
+        if node.name in inside or not (
+            is_floating(node.outputs[0]) or node.op in ("Cast", *RECURRENT)
+        ):
+            continue
+        between = node.name in bent and node.outputs[0].name in hidden
+        if not any(tensor.name in spiking for tensor in node.inputs):
+            others += [node] * (node.op in ACTIVATIONS or between)
+        elif between or node.op in RECURRENT:
+            late.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]
     before.sort(key=lambda refusal: place[refusal.node])
-    kept = activations_of_read_out(graph)
-    return [*before, *(Refusal(node.name, node.op, IN_READ_OUT) for node in kept)]
+    kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
+    kept |= {n.name: Refusal(n.name, n.op, IN_READ_OUT) for n in activations_of_read_out(graph)}
+    return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
 
 
 def integer_activations(graph: gs.Graph) -> list[Refusal]:

@@ -28,7 +28,7 @@ from onnx2snn.runtime.plan import Neuron
 from .comparison import Comparison
 from .diagnosis import LayerDiagnosis
 from .early_exits import AS_ACCURATE
-from .progress import Report
+from .progress import Report, no_report
 
 
 def console() -> Console:
@@ -42,11 +42,13 @@ def note(text: str) -> None:
     console.print(f"Note: {printable(text)}.", style="yellow", markup=False, soft_wrap=True)
 
 
-def _progress(*columns: ProgressColumn, **settings: Any) -> Progress:
-    """Bars on standard error, which go when they are done; none where that is no terminal."""
+def _progress(*columns: ProgressColumn, **settings: Any) -> Progress | None:
+    """Bars on standard error, which go when they are done; None where that is no terminal."""
     console = Console(stderr=True)
-    settings |= {"transient": True, "disable": not console.is_terminal}
-    return Progress(*columns, console=console, **settings)
+    if not console.is_terminal:
+        # Disabled, bars of rich before 14 would still print an empty line.
+        return None
+    return Progress(*columns, console=console, transient=True, **settings)
 
 
 def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
@@ -58,7 +60,11 @@ def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with _progress(*columns) as progress:
+    progress = _progress(*columns)
+    if progress is None:
+        yield from batches
+        return
+    with progress:
         yield from progress.track(batches, how_many, description=what)
 
 
@@ -72,7 +78,11 @@ def overall_progress() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     # The speed is that of the last hour: one part may take minutes before it tells anything.
-    with _progress(*columns, speed_estimate_period=3600) as progress:
+    progress = _progress(*columns, speed_estimate_period=3600)
+    if progress is None:
+        yield no_report
+        return
+    with progress:
         task = progress.add_task("reading data", total=None)
 
         def report(what: str, done: int, total: int) -> None:

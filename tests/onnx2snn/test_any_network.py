@@ -209,7 +209,9 @@ def test_a_curve_of_the_read_out_is_no_activation_before_the_neurons():
         WEIGHTS,
     )
     rows = {row.node: row for row in check(ann).nodes}
-    assert (rows["s"].role, rows["s"].reason) == ("read-out", "")
+    assert rows["s"].role == "read-out"
+    assert "behind the last neurons; --approximate N makes neurons of it" in rows["s"].reason
+    assert "before the first neuron" not in rows["s"].reason
 
 
 BY_ANOTHER = {
@@ -708,6 +710,38 @@ def test_weights_that_batch_normalization_standardises():
     np.testing.assert_allclose(found, run(proto, x), atol=0.05)
 
 
+def test_weights_whose_standardisation_shares_constants_are_refused():
+    """ONNX Runtime overwrites the mean and variance, and so what else reads them."""
+    proto = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { s, m, q = "
+        "BatchNormalization<training_mode = 1>(w, one, zero, zero, one) a = MatMul(x, s) "
+        "r = Clip(a, lo, hi) y = MatMul(r, v) }",
+        WEIGHTS | {"one": np.ones(6, np.float32), "zero": np.zeros(6, np.float32)},
+    )
+    with pytest.raises(UnsupportedModelError, match="overwrites mean and variance"):
+        convert(proto)
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_what_stays_analog_behind_the_last_neurons_is_said(recurrent):
+    """Not what no layers follow, as the last Softmax."""
+    layer = '"", h, c = LSTM<hidden_size = 3>(q, wl, rl) s = Squeeze(h, front)'
+    body = f"q = Unsqueeze(a, front) {layer}" if recurrent else "t = Tanh(a) s = MatMul(t, v)"
+    rng = np.random.default_rng(0)
+    weights = WEIGHTS | {
+        "front": np.array([0]), "wl": rng.normal(size=(1, 12, 6)).astype(np.float32),
+        "rl": rng.normal(size=(1, 12, 3)).astype(np.float32),
+    }  # fmt: skip
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) "
+        f"{{ r = Relu(x) a = MatMul(r, u) {body} y = Softmax(s) }}",
+        weights,
+    )
+    conversion = convert(ann, calibration=from_arrays(X), recipe="opi")
+    assert [refusal.op for refusal in conversion.analog] == ["LSTM" if recurrent else "Tanh"]
+    assert "behind the last neurons" in conversion.analog[0].reason
+
+
 SHAPE_OUTPUTS = {
     "of the input": ("int64[2] s", "s = Shape(x)"),
     "of a current": ("int64[2] s", "s = Shape(a)"),
@@ -762,3 +796,31 @@ def test_a_clip_of_integers_is_named(body, kind):
     found = check(ann)
     assert not found.converts
     assert [(row.role, row.reason) for row in found.nodes] == [("obstacle", reason)]
+
+
+def test_a_fixed_batch_of_conditions_becomes_free():
+    text = "net (bool[1, 6] x) => (float[1, 6] y) { f = Cast<to = 1>(x) a = MatMul(f, u) "
+    proto = model(text + "y = Clip(a, lo, hi) }", WEIGHTS)
+    assert check(proto).converts
+    conversion = convert(proto)
+    assert not conversion.notes
+    x = np.random.default_rng(0).random((5, 6)) < 0.5
+    assert SpikingSession(conversion.model).run(x, 4).output.shape == (5, 6)
+
+
+def test_a_fixed_batch_of_inputs_of_open_length():
+    """Of the lengths tried none is enough; the data knows one, else a note says so."""
+    proto = model(
+        "net (float[1, 2, L] x) => (float[1, 3] y) { c = Conv(x, w) a = Clip(c, lo, hi) "
+        "p = GlobalAveragePool(a) f = Flatten(p) y = MatMul(f, v) }",
+        {
+            "w": np.ones((3, 2, 400), np.float32), "v": np.eye(3, dtype=np.float32),
+            "lo": np.float32(0), "hi": np.float32(2),
+        },
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(5, 2, 600)).astype(np.float32)
+    conversion = convert(proto, calibration=from_arrays(x))
+    assert not conversion.notes
+    assert SpikingSession(conversion.model).run(x, 4).output.shape == (5, 3)
+    (note,) = convert(proto).notes
+    assert "the batch size stays fixed, as in the ANN: none of the inputs tried runs" in note

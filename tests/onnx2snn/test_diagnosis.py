@@ -285,7 +285,7 @@ def test_what_cannot_be_diagnosed():
     with pytest.raises(ModelError, match="spiking network already"):
         diagnose(snn, snn, from_arrays(X), 4)
     for timesteps in (0, -1, 2.5, True):
-        with pytest.raises(DataError, match="timesteps must be a whole number, 1 or more"):
+        with pytest.raises(DataError, match="timesteps must be a whole number from 1"):
             diagnose(snn, ann, from_arrays(X), timesteps)
     with pytest.raises(DataError, match="shape"):
         diagnose(snn, ann, from_arrays(X[:, :1]), 4)
