@@ -220,33 +220,26 @@ def test_a_plan_does_not_hold_the_graph_that_it_was_made_of():
         assert not tensor.outputs
 
 
-def test_a_bias_for_each_sample_keeps_time_steps_apart(monkeypatch):
-    """With rows of its own it is none for those of all time-steps."""
-    monkeypatch.setattr(chunks, "CACHED", 0)
-    text = (
-        "net (float[2, 8] x) => (float[2, 3] y) { a = Clip(x, zero, one) b = Gemm(a, w, shift) "
-        "c = Clip(b, zero, one) y = MatMul(c, u) }"
-    )
-    rng = np.random.default_rng(0)
-    values = {n: (rng.integers(-8, 9, size) / 8).astype(np.float32)
-              for n, size in {"w": (8, 16), "shift": (2, 16), "u": (16, 3)}.items()}  # fmt: skip
-    snn = convert(model(text, values | {"zero": np.float32(0), "one": np.float32(1)})).model
-    x = (rng.integers(-8, 9, (2, 8)) / 8).astype(np.float32)
-    chunked = SpikingSession(snn, threads=1)
-    same(chunked.run(x, 45), SpikingSession(snn, threads=1, plan="step").run(x, 45))
+APART = {
+    "a bias for each sample": (
+        "(float[2, 8] x) => (float[2, 16] y)", "b = Gemm(a, w, shift)",
+        {"w": (8, 16), "shift": (2, 16)},
+    ),
+    "samples along axis 1": (
+        "(float[N, 8] x) => (float[3, N, 4] y)", "b = MatMul(a, w)", {"w": (3, 8, 4)},
+    ),
+}  # fmt: skip
 
 
-def test_weights_of_several_matrices_keep_time_steps_apart(monkeypatch):
-    """What they make has no samples along axis 0."""
+@pytest.mark.parametrize("name", APART)
+def test_layers_that_keep_time_steps_apart(name, monkeypatch):
+    """What they make, or add, is not of so many samples along axis 0."""
     monkeypatch.setattr(chunks, "CACHED", 0)
-    text = (
-        "net (float[N, 8] x) => (float[3, N, 4] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
-        "y = Clip(b, zero, one) }"
-    )
+    signature, layer, shapes = APART[name]
     rng = np.random.default_rng(0)
-    weights = (rng.integers(-8, 9, (3, 8, 4)) / 8).astype(np.float32)
-    ann = model(text, {"w": weights, "zero": np.float32(0), "one": np.float32(1)})
-    snn = convert(ann).model
+    values = {n: dyadic.weights(rng, *shape) for n, shape in shapes.items()}
+    values |= {"zero": np.float32(0), "one": np.float32(1)}
+    text = f"net {signature} {{ a = Clip(x, zero, one) {layer} y = Clip(b, zero, one) }}"
+    stepped, chunked = both(convert(model(text, values)).model)
     x = (rng.integers(-8, 9, (2, 8)) / 8).astype(np.float32)
-    chunked = SpikingSession(snn, threads=1)
-    same(chunked.run(x, 45), SpikingSession(snn, threads=1, plan="step").run(x, 45))
+    same(chunked.run(x, 45), stepped.run(x, 45))
