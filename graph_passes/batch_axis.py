@@ -45,13 +45,12 @@ def free_batch_axis(graph: gs.Graph) -> bool:
         tensor.shape = [symbol, *tensor.shape[1:]]
     # What was known of others holds for that batch alone, along whichever axis they have it.
     inner = [t for node in graph.nodes for t in node.outputs if isinstance(t, gs.Variable)]
-    before = {tensor.name: tensor.shape for tensor in inner}
+    before = [tensor.shape for tensor in inner]
     for tensor in inner:
         tensor.shape = None
     tidy(graph)
     infer_shapes(graph)
-    for tensor in inner:
-        known = before[tensor.name]
+    for tensor, known in zip(inner, before, strict=True):
         if tensor.shape is None and known:
             first, *rest = ("?" if size == batch else size for size in known)
             tensor.shape = [symbol if first == "?" else first, *rest]
@@ -65,11 +64,12 @@ def _scales(node: gs.Node, batch: int) -> np.ndarray | None:
     """
     given, before = optional_input(node, 3), node.inputs[0].shape
     sizes = None if given is None else known_value(given)
-    if sizes is None or "axes" in node.attrs or before is None or len(before) != len(sizes):
+    if sizes is None or before is None or len(before) != len(sizes):
         return None
-    if not all(isinstance(size, int) and size > 0 for size in before) or batch != sizes[0]:
+    if "axes" in node.attrs or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
-    if before[0] != batch or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    known = all(isinstance(size, int) and size > 0 for size in before)
+    if not known or not before[0] == sizes[0] == batch:
         return None
     had = np.array(before, np.float32)
     scales = np.float32(sizes) / had

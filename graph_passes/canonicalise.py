@@ -10,7 +10,7 @@ The passes, in order:
     sink_transposes            NHWC graphs: Transposes move down until they cancel
     unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
     fold_pads                  Pad before Conv or a pool -> its own pads
-    conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs
+    conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs, Max, ...
     unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip
     decompose_activations      LeakyRelu, HardTanh, Abs, ... -> Relu, Clip(0, theta) and sums
 

@@ -197,15 +197,15 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     others, late = list[gs.Node](), list[gs.Node]()
     for node in graph.nodes:
         # Of a recurrent layer the first output may be left out.
-        if node.name in inside or not (
-            is_floating(node.outputs[0]) or node.op in ("Cast", *RECURRENT)
-        ):
+        values = is_floating(node.outputs[0]) or node.op in ("Cast", *RECURRENT)
+        if node.name in inside or not values:
             continue
+        spiked = any(tensor.name in spiking for tensor in node.inputs)
         between = node.name in bent and node.outputs[0].name in hidden
-        if not any(tensor.name in spiking for tensor in node.inputs):
-            others += [node] * (node.op in ACTIVATIONS or between)
-        elif between or node.op in RECURRENT:
+        if spiked and (between or node.op in RECURRENT):
             late.append(node)
+        elif not spiked and (between or node.op in ACTIVATIONS):
+            others.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]
     before.sort(key=lambda refusal: place[refusal.node])
