@@ -44,6 +44,7 @@ from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
 from .switch_coding import code_inputs
 from .thresholds import bound_activations, unbounded_activations
 from .transposes import sink_transposes
+from .unquantize import unquantize_activations
 
 __all__ = [
     "DataError",
@@ -90,6 +91,7 @@ __all__ = [
     "unbounded_activations",
     "unify_clips",
     "unify_linear_layers",
+    "unquantize_activations",
     "upgrade_opset",
     "verify",
     "write_model",

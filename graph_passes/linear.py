@@ -326,7 +326,10 @@ def _is_layer(node: gs.Node) -> bool:
 
 def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
     if node.domain:
-        return f"an operator of the domain '{node.domain}', of which nothing is known here"
+        return (
+            f"an operator of the domain '{node.domain}', of which nothing is known here: export "
+            "the network with standard operators"
+        )
     if node.op in SHAPE_OPS or node.op in _AFFINE_IN_ALL:
         return None
     if node.op in _PRODUCTS:
@@ -339,21 +342,35 @@ def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str |
             return _PRODUCT
         return (
             "the product of spikes and of what depends on the input alone is not linear where the "
-            "input varies in time"
+            "input varies in time: export the network with a constant in place of that factor"
         )
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
         return _IN_TRAINING
     if node.op in ("Resize", "Upsample"):
         sized = any(tensor.name in varying for tensor in node.inputs[1:])
-        return "its size depends on the values of the input" if sized else None
+        if sized:
+            return "its size depends on the values of the input: export it with a constant size"
+        return None
     if node.op == "Where":
         chosen = node.inputs[0].name in varying
-        return "which operand it takes depends on the input" if chosen else None
+        if chosen:
+            return (
+                "which operand it takes depends on the input: export the network with a constant "
+                "mask, or train it without one"
+            )
+        return None
     if node.op == "Cast":
         if node.inputs[0].dtype == np.bool_:
-            return "what a condition says is not linear in the spikes"
-        floating = node.attrs["to"] in _FLOATING_TYPES
-        return None if floating else "casting spikes to a type that is not floating rounds them"
+            return (
+                "what a condition says is not linear in the spikes: train the network with ReLU or "
+                "a clip in its place"
+            )
+        if node.attrs["to"] not in _FLOATING_TYPES:
+            return (
+                "casting spikes to a type that is not floating rounds them: export the network "
+                "without the cast"
+            )
+        return None
     if node.op in _AFFINE_IN_FIRST:
         if any(tensor.name in varying for tensor in node.inputs[1:]):
             return f"its second operand depends on the input: {_PRODUCT}"

@@ -28,6 +28,18 @@ MOST_ELEMENTS = 2**25
 MOST_ACTIVATIONS = 2**28
 """Elements of all tensors of a network together, for two samples, for that comparison."""
 
+TOGETHER = "all together"
+"""The name of all changes, as one, in a list of agreements."""
+
+EXACT = "exact rewriting"
+"""The name of the passes that leave the network's function as it is, in the same list."""
+
+UNQUANTISED = "quantised activations -> clips"
+POOLED = "max-pooling -> average-pooling"
+CLIPPED = "activations clipped at V_th"
+APPROXIMATED = "activations approximated"
+"""The changes that a network may not stand, in the same list."""
+
 
 @dataclass(frozen=True)
 class Agreement:

@@ -163,6 +163,7 @@ def convert(
     neuron = _with_reset(chosen, reset)
     require_one_of("maxpool", maxpool, get_args(MaxPool))
     network = Network(model, calibration, maxpool, Running(batch_size, providers, track))
+    network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()
     if approximate is not None:

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from .checking import Agreement
+from .checking import APPROXIMATED, CLIPPED, POOLED, UNQUANTISED, Agreement
 from .conversion import Conversion, NeuronReport
-from .network import APPROXIMATED, CLIPPED, POOLED
 from .readiness import NodeReport
 from .recipe import Recipe
 from .tables import name_text, new_table, percent_text, shape_text, values_text
@@ -110,6 +109,8 @@ def advice(
     lines = []
     finer = "" if per_channel else ", thresholds per channel (--per-channel),"
     known = {
+        UNQUANTISED: "convert the network as it was before quantisation, or train it with more "
+        "levels",
         POOLED: "keep max-pooling as a pool that counts spikes (--maxpool exact), or train the "
         "network with average pooling in its place",
         CLIPPED: "more time-steps (-T), for which thresholds are higher, would lose less"

@@ -161,6 +161,7 @@ def _recipe(parts: ModelParts) -> dict[str, Any]:
 def _converted_form(ann: Model, recipe: Mapping[str, Any]) -> Network:
     """An ANN in the form in which its activations became neurons, before they were clipped."""
     network = Network(ann, None, recipe["maxpool"], Running())
+    network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()
     return network

@@ -27,6 +27,7 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     thresholds_to_spiking,
     unbounded_activations,
+    unquantize_activations,
     upgrade_opset,
 )
 from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
@@ -48,6 +49,12 @@ from onnx2snn.runtime.inputs import samples_in
 
 from .calibration import calibrate, sampled
 from .checking import (
+    APPROXIMATED,
+    CLIPPED,
+    EXACT,
+    POOLED,
+    TOGETHER,
+    UNQUANTISED,
     Agreement,
     batch_dependence,
     blame,
@@ -69,17 +76,6 @@ from .progress import Running
 from .recipe import Neuron, SpikingPass
 from .spiking import Spiking
 from .statistics import Statistic
-
-TOGETHER = "all together"
-"""The name of all changes, as one, in the list of agreements."""
-
-EXACT = "exact rewriting"
-"""The name of the passes that leave the network's function as it is, in the same list."""
-
-POOLED = "max-pooling -> average-pooling"
-CLIPPED = "activations clipped at V_th"
-APPROXIMATED = "activations approximated"
-"""The changes that a network may not stand, in the same list."""
 
 NO_CHANNELS = "there are no thresholds per channel"
 """What ``require_channels`` says of them."""
@@ -118,7 +114,7 @@ class Network:
         self.graph = import_ann(upgraded)
         require_ann(self.graph)
         require_finite_weights(self.graph)
-        self.current = self.unclipped = self.original
+        self.current = self.unclipped = self.reference = self.original
 
     def _canonicalise(self) -> bool:
         """Bring the graph into canonical form; a later round is reported where it found work."""
@@ -142,6 +138,21 @@ class Network:
         self.agreements.append(agreement)
         return agreement
 
+    def unquantize(self) -> None:
+        """Let clips stand for quantised activations; the result is what later passes must keep.
+
+        It comes first, since what other passes change by rounding would change levels.
+        """
+        report = run_passes(self.graph, [unquantize_activations])[0]
+        if report.changed:
+            self.reports.append(report)
+            self._compare(UNQUANTISED, self.original)
+            self.unclipped = self.reference = self.current
+            self.notes.append(
+                "the ANN's activations are quantised, which is left out: in T time-steps neurons "
+                "round to T levels themselves"
+            )
+
     def rewrite_exactly(self) -> None:
         """Bring the network into canonical form and fold what can be folded; check it."""
         folds: list[Pass] = [
@@ -149,17 +160,17 @@ class Network:
             partial(fold_forward, declined=[] if self.maxpool == "average" else self.declined),
         ]
         start = to_parts(self.graph)
-        sample = first_inputs_that_run(self.original, self.graph)
+        sample = first_inputs_that_run(self.reference, self.graph)
         freed = self._free_batch_axis(start, sample)
-        if self.calibration is None:
+        if self.calibration is None and self.reference is self.original:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
-            self.original = ModelParts(self.original.structure, {})
+            self.original = self.reference = ModelParts(self.original.structure, {})
             self.current = self.unclipped = start = self.original
         rewritten = [self._canonicalise(), self.run(folds), freed, self._translated]
         if any(rewritten):
             passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
-            self._require_same(EXACT, self.original, passes, sample)
+            self._require_same(EXACT, self.reference, passes, sample)
         else:
             self.current = to_parts(self.graph)
 
@@ -176,7 +187,7 @@ class Network:
         try:
             if sample is None and self.calibration is not None:
                 first = by_name(next(iter(self.calibration.batches(sizes[0])))[0])
-                sample = first, outputs_of(self.original, first)
+                sample = first, outputs_of(self.reference, first)
             if sample is not None:
                 error = batch_dependence(to_parts(self.graph), *sample)
                 why = "samples depend on each other"

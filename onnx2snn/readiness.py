@@ -65,6 +65,7 @@ def check(
     """
     require_one_of("maxpool", maxpool, get_args(MaxPool))
     network = Network(model, None, maxpool, Running())
+    network.unquantize()
     network.rewrite_exactly()
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()

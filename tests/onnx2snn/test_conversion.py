@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx_text import model, run
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from onnx2snn import (
     DataError,
@@ -18,7 +19,7 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.ann import Ann
-from onnx2snn.checking import Agreement, compare
+from onnx2snn.checking import Agreement, compare, relative_error
 from onnx2snn.comparison import compare_recipes
 from onnx2snn.conversion_tables import advice
 from onnx2snn.graph_passes.weights import detach
@@ -354,6 +355,60 @@ def test_evaluate():
         evaluate(snn, from_arrays(X, Y + 3), [4])
 
 
+QUANTISED = (
+    "net (float[N, 4] x) => (float[N, 2] y) { c = MatMul(x, w) d = Div(c, theta) "
+    "e = Clip(d, zero, one) f = Mul(e, levels) h = Add(f, half) i = Floor(h) j = Div(i, levels) "
+    "a = Mul(j, theta) y = MatMul(a, v) }"
+)
+QUANTISED_WEIGHTS = {
+    "w": np.float32([[1, -1, 0, 0], [0, 1, 2, 0], [0, 0, -1, 1], [0, 0, 0, 4]]),
+    "v": np.float32([[1, 0], [-2, 1], [0, 4], [1, 1]]),
+    "theta": np.float32([2]), "levels": np.float32(4), "zero": np.float32(0),
+    "one": np.float32(1), "half": np.float32(0.5),
+}  # fmt: skip
+
+
+def test_neurons_round_as_a_quantised_activation_does():
+    """QCFS (Bu et al., ICLR 2022): in as many time-steps as it has levels."""
+    ann = model(QUANTISED, QUANTISED_WEIGHTS)
+    # All sums are odd multiples of 1/16, and none is in the middle between two levels.
+    x = (RNG.integers(-40, 40, (50, 4)) * 2 + np.array([1, 0, 1, 0])).astype(np.float32) / 16
+    conversion = convert(ann)
+    np.testing.assert_array_equal(SpikingSession(conversion.model).run(x, 4).output, run(ann, x))
+    assert conversion.passes[0].name == "unquantize_activations"
+    assert "neurons round to T levels themselves" in conversion.notes[0]
+    assert "relative error" in conversion.check
+
+
+def test_what_clips_for_quantised_activations_cost():
+    ann, data = model(QUANTISED, QUANTISED_WEIGHTS), from_arrays(X.reshape(50, -1)[:, :4])
+    conversion = convert(ann, calibration=data)
+    first, exact, *_, together = conversion.agreements
+    assert (first.change, exact.change) == ("quantised activations -> clips", "exact rewriting")
+    assert first.error > 0.01 > 1e-5 > exact.error
+    assert together.error > 0.01
+
+
+def test_a_statically_quantised_network(tmp_path):
+    """As ONNX Runtime's own tool writes it: its ReLUs are in the levels of what follows."""
+
+    class Reader(CalibrationDataReader):
+        batches = iter([{"x": X[:25]}, {"x": X[25:]}])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    plain, quantised = tmp_path / "plain.onnx", tmp_path / "quantised.onnx"
+    onnx.save(model(MAX_POOLED, WEIGHTS), plain)
+    quantize_static(plain, quantised, Reader())
+    assert "Relu" not in [node.op_type for node in onnx.load(quantised).graph.node]
+    conversion = convert(quantised)
+    assert len(conversion.neurons) == 1
+    got = SpikingSession(conversion.model).run(X, 64).output
+    wanted = SpikingSession(convert(plain, calibration=DATA, recipe="opi").model).run(X, 64).output
+    assert relative_error({"y": wanted}, {"y": got}) < 0.1
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_advises_thresholds_per_channel_where_there_are_none(per_channel):
     clipped = Agreement("activations clipped at V_th", 90.0, 95.0, 80.0, 0.5)
@@ -367,6 +422,11 @@ def test_advises_no_higher_thresholds_than_are_best_for_the_time_steps():
     (text,) = advice([clipped], True, True)
     assert "more time-steps (-T)" in text
     assert "--threshold" not in text
+
+
+def test_advises_the_network_as_it_was_before_quantisation():
+    (text,) = advice([Agreement("quantised activations -> clips", 90.0, None, None, 0.5)], True)
+    assert "convert the network as it was before quantisation" in text
 
 
 def test_advises_nothing_where_nothing_helps():

@@ -1,0 +1,198 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import canonicalise, fold_constants, unquantize_activations
+from onnx2snn.graph_passes.thresholds import bounded_activations
+
+RNG = np.random.default_rng(0)
+NUMBERS = {
+    "w": RNG.normal(size=(6, 8)).astype(np.float32),
+    "v": RNG.normal(size=(8, 3)).astype(np.float32),
+    "theta": np.float32(2), "levels": np.float32(4), "half": np.float32(0.5),
+    "zero": np.float32(0), "one": np.float32(1), "step": np.float32(0.5),
+    "third": np.float32(0.25), "fourth": np.float32([0.25]),
+}  # fmt: skip
+X = RNG.normal(size=(20, 6)).astype(np.float32)
+LAYERS = "g (float[N, 6] x) => (float[N, 3] y) { c = MatMul(x, w) %s y = MatMul(a, v) }"
+CLIPPED = LAYERS % "a = Clip(c, zero, theta)"
+
+SPELLINGS = {
+    "clip, then floor": "d = Div(c, theta) e = Clip(d, zero, one) f = Mul(e, levels) "
+    "h = Add(f, half) i = Floor(h) j = Div(i, levels) a = Mul(j, theta)",
+    "floor, then clip": "d = Mul(c, levels) e = Div(d, theta) f = Add(half, e) h = Floor(f) "
+    "i = Div(h, levels) j = Clip(i, zero, one) a = Mul(j, theta)",
+    "round": "d = Clip(c, zero, theta) e = Div(d, step) f = Round(e) a = Mul(f, step)",
+    "gradients past the rounding": "d = Div(c, step) e = Clip(d, zero, levels) f = Round(e) "
+    "h = Sub(f, e) i = Add(h, e) a = Mul(i, step)",
+    "gradients past half a step, too": "d = Div(c, step) e = Add(d, half) f = Floor(e) "
+    "h = Sub(f, d) i = Add(d, h) j = Clip(i, zero, levels) a = Mul(j, step)",
+    "ceil": "d = Div(c, step) e = Sub(d, half) f = Ceil(e) h = Mul(f, step) "
+    "a = Clip(h, zero, theta)",
+    "another shift": "d = Div(c, step) e = Add(d, third) f = Floor(e) h = Add(f, fourth) "
+    "i = Mul(h, step) a = Clip(i, zero, theta)",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_quantised_clip_becomes_the_clip(spelling):
+    g = graph(LAYERS % spelling, NUMBERS)
+    assert not np.allclose(run(g, X), run(graph(CLIPPED, NUMBERS), X), atol=1e-2)
+    changes_once(unquantize_activations, g)
+    assert not {"Round", "Floor", "Ceil"} & set(ops(g))
+    np.testing.assert_allclose(run(g, X), run(graph(CLIPPED, NUMBERS), X), atol=1e-5)
+    canonicalise(g)
+    assert len(bounded_activations(g)) == 1
+
+
+def test_half_a_step_and_its_addition_go_together():
+    g = graph(LAYERS % SPELLINGS["clip, then floor"], NUMBERS)
+    unquantize_activations(g)
+    assert ops(g) == ["MatMul", "Div", "Clip", "Mul", "Div", "Mul", "MatMul"]
+
+
+def test_what_is_stepped_may_be_read_twice():
+    text = LAYERS % (
+        "d = Clip(c, zero, theta) e = Add(d, half) f = Floor(e) h = Sub(f, e) i = Add(h, f) "
+        "j = Add(i, e) k = Sub(j, half) a = Mul(k, half)"
+    )
+    # Whatever it means: floor(e) counts as e - 1/2.
+    meant = LAYERS % (
+        "d = Clip(c, zero, theta) e = Add(d, half) f = Sub(e, half) h = Sub(f, e) i = Add(h, f) "
+        "j = Add(i, e) k = Sub(j, half) a = Mul(k, half)"
+    )
+    g = graph(text, NUMBERS)
+    changes_once(unquantize_activations, g)
+    np.testing.assert_allclose(run(g, X), run(graph(meant, NUMBERS), X), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N, 6] x) => (float[N, 8] y) { r = Round(x) y = MatMul(r, w) }",
+        "g (float[N, 6] x) => (float[N, 8] y) { c = MatMul(x, w) y = Floor(c) }",
+        "g (float[N, 6] x) => (float[N, 3] y) { c = MatMul(x, w) r = Relu(c) s = Shape(r) "
+        "t = Cast<to = 1>(s) u = Floor(t) k = Cast<to = 7>(u) b = Reshape(r, k) "
+        "y = MatMul(b, v) }",
+        LAYERS % "d = Round(half) a = Add(c, d)",
+    ],
+    ids=["input", "output", "sizes", "constant"],
+)
+def test_rounding_that_is_no_activation_stays(text):
+    g = graph(text, NUMBERS)
+    before = ops(g)
+    assert unquantize_activations(g) is False
+    assert ops(g) == before
+
+
+def quantised(before, after="", kind=np.uint8, zero=0, scale=0.0625, opset=21):
+    """A graph whose activation a is the tensor c, after some nodes, in levels of ``scale``."""
+    levels = before + " q = QuantizeLinear(d, s, z) "
+    levels += after + ("e" if after else "q").join([" a = DequantizeLinear(", ", s, z)"])
+    numbers = {**NUMBERS, "s": np.float32(scale), "z": np.asarray(zero).astype(kind)}
+    return graph(LAYERS % levels, numbers, opset)
+
+
+def bounds(g):
+    """The bounds of a graph's clips from 0, after canonical form."""
+    canonicalise(g)
+    return [float(bound) for bound in bounded_activations(g).values()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "scale", "high"),
+    [(np.uint8, 0, 0.0078125, 255 / 128), (np.int8, -128, 0.0078125, 255 / 128),
+     (np.uint16, 0, 2**-15, 65535 / 32768), (np.int16, -32768, 2**-15, 65535 / 32768)],
+)  # fmt: skip
+def test_levels_from_zero_are_an_activation(kind, zero, scale, high):
+    """Into which quantisers fold ReLUs."""
+    g = quantised("d = Identity(c)", kind=kind, zero=zero, scale=scale)
+    changes_once(unquantize_activations, g)
+    wanted = NUMBERS | {"theta": np.float32(high)}
+    np.testing.assert_allclose(run(g, X), run(graph(CLIPPED, wanted), X), atol=1e-5)
+    assert bounds(g) == [high]
+
+
+def test_fewer_bits_by_a_clip():
+    numbers = {"s": np.float32(1 / 64), "z": np.uint8(0), "most": np.uint8(127)}
+    text = LAYERS % "r = Relu(c) q = QuantizeLinear(r, s, z) e = Clip(q, , most) %s"
+    text %= "a = DequantizeLinear(e, s, z)"
+    g = graph(text, NUMBERS | numbers)
+    changes_once(unquantize_activations, g)
+    assert bounds(g) == [127 / 64]
+
+
+def test_four_bits():
+    text = LAYERS % "q = QuantizeLinear<output_dtype = 21>(c, s) a = DequantizeLinear(q, s)"
+    g = graph(text, NUMBERS | {"s": np.float32(0.125)}, opset=21)
+    changes_once(unquantize_activations, g)
+    assert bounds(g) == [15 / 8]
+
+
+def test_levels_of_both_signs_are_none():
+    g = quantised("d = Identity(c)", kind=np.int8)
+    changes_once(unquantize_activations, g)
+    plain = graph(LAYERS % "a = Identity(c)", NUMBERS)
+    np.testing.assert_array_equal(run(g, X), run(plain, X))
+
+
+def test_of_a_relu_they_tell_the_bound():
+    g = quantised("d = Relu(c)", kind=np.int8, scale=1 / 64)
+    changes_once(unquantize_activations, g)
+    assert bounds(g) == [127 / 64]
+
+
+def test_of_hard_tanh_they_do_not():
+    g = quantised("e = Neg(one) d = Clip(c, e, one)", kind=np.int8, scale=1 / 64)
+    fold_constants(g)
+    changes_once(unquantize_activations, g)
+    assert [op for op in ops(g) if op == "Clip"] == ["Clip"]
+    clip = next(node for node in g.nodes if node.op == "Clip")
+    assert float(clip.inputs[1].values) == -1
+
+
+@pytest.mark.parametrize(
+    "positive",
+    ["r = Relu(c) d = Flatten(r)", "r = Relu(c) d = Add(r, r)", "d = Sigmoid(c)",
+     "r = Relu(c) t = Softmax(c) d = Concat<axis = 1>(r, t)"],
+)  # fmt: skip
+def test_what_cannot_be_negative_needs_no_clip(positive):
+    wide = {"v": np.concatenate([NUMBERS["v"]] * 2)} if "Concat" in positive else {}
+    levels = positive + " q = QuantizeLinear(d, s, z) a = DequantizeLinear(q, s, z)"
+    g = graph(LAYERS % levels, NUMBERS | wide | {"s": np.float32(1), "z": np.uint8(0)})
+    changes_once(unquantize_activations, g)
+    assert "Clip" not in ops(g)
+
+
+def test_what_is_moved_may_be_negative():
+    g = quantised("r = Relu(c) d = Add(r, half)")
+    changes_once(unquantize_activations, g)
+    assert "Clip" in ops(g)
+
+
+def test_levels_that_two_read_are_one_clip():
+    text = (
+        "g (float[N, 6] x) => (float[N, 3] y) { c = MatMul(x, w) q = QuantizeLinear(c, s, z) "
+        "a = DequantizeLinear(q, s, z) b = DequantizeLinear(q, s, z) d = MatMul(a, v) "
+        "e = MatMul(b, v) y = Add(d, e) }"
+    )
+    g = graph(text, NUMBERS | {"s": np.float32(0.1), "z": np.uint8(0)})
+    changes_once(unquantize_activations, g)
+    assert ops(g).count("Clip") == 1
+
+
+@pytest.mark.parametrize(
+    ("levels", "numbers"),
+    [
+        ("q = QuantizeLinear(c, s, z) a = DequantizeLinear(q, t, z)", {"t": np.float32(0.5)}),
+        ("q = QuantizeLinear(c, s, z) a = DequantizeLinear(q, s, u)", {"u": np.uint8(1)}),
+        ("q = QuantizeLinear(c, t, u) a = DequantizeLinear(q, t, u)",
+         {"t": np.full(8, 0.5, np.float32), "u": np.zeros(8, np.uint8)}),
+        ("d = Neg(c) q = QuantizeLinear(c, s, z) m = ReduceMax(d) k = Cast<to = 2>(m) "
+         "e = Clip(q, , k) a = DequantizeLinear(e, s, z)", {}),
+    ],
+    ids=["scale", "zero point", "per channel", "open bound"],
+)  # fmt: skip
+def test_others_stay(levels, numbers):
+    g = graph(LAYERS % levels, NUMBERS | {"s": np.float32(0.1), "z": np.uint8(0)} | numbers)
+    assert unquantize_activations(g) is False
