@@ -63,7 +63,8 @@ def digest_of_data(data: Data, batch_size: int) -> str:
                 digests[name] = hashlib.sha256(f"{values.dtype.str}{values.shape[1:]}".encode())
             digests[name].update(np.ascontiguousarray(values).tobytes())
     if data.labels is not None:
-        digests["labels"] = hashlib.sha256(data.labels.tobytes())
+        # No input has an empty name.
+        digests[""] = hashlib.sha256(data.labels.tobytes())
     found = {name: digest.hexdigest() for name, digest in digests.items()}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 

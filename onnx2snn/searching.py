@@ -160,14 +160,18 @@ def _in_order_of_outputs(graph: gs.Graph, names: Iterable[str]) -> list[str]:
 
 
 def _relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """The squared error of a read-out, relative to what the ANN says."""
+    """The squared error of a read-out, relative to what the ANN says, where that is finite."""
+    known = np.isfinite(truth)
+    found, truth = (np.where(known, values, 0.0) for values in (found, truth))
     return _mean_square(found - truth) / (_mean_square(truth) or 1.0)
 
 
 def _cross_entropy(found: np.ndarray, truth: np.ndarray) -> float:
     """That of the classes of two read-outs, [N, classes] or [N, classes, 1, 1]."""
     said, wanted = (_log_softmax(scores.reshape(len(scores), -1)) for scores in (found, truth))
-    return float(-(np.exp(wanted) * said).sum(axis=1).mean())
+    # Of classes that are ruled out, as by a mask, the probability is 0, and 0 log(0) is 0.
+    known = np.isfinite(wanted)
+    return float(-(np.exp(wanted[known]) * said[known]).sum() / len(wanted))
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

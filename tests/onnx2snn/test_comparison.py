@@ -238,9 +238,10 @@ def test_digests_of_data_depend_on_content_alone():
         for x, y in (
             (X, Y), (X, None), (X, 2 - Y), (X[::-1], Y), (X.reshape(60, 36), Y),
             (X.view(np.int32), Y), (two, None), ({"a": X, "c": X[:, 0]}, None),
+            ({"a": X, "labels": X[:, 0]}, Y), ({"a": X, "labels": -X[:, 0]}, Y),
         )
     }  # fmt: skip
-    assert len(digests) == 8
+    assert len(digests) == 10
     bad = X.copy()
     bad[3, 0, 0, 0] = np.nan
     with pytest.raises(DataError, match="NaN"):
@@ -528,3 +529,40 @@ def test_what_the_command_refuses():
     assert Path("bad.json").read_text() == "precious"
     assert "no such file" in invoke("none.onnx", *OPTIONS[1:], code=1).output.lower()
     assert {path.suffix for path in Path().iterdir()} == {".onnx", ".npz", ".json"}
+
+
+def test_what_becomes_of_max_pools_counts(folder):
+    opi = [recipe_by_name("opi")]
+    exact = compared(opi, state="state.json")
+    average = compared(opi, state="state.json", maxpool="average")
+    assert average.reused == 0
+    assert results(average) != results(exact)
+
+
+def test_labels_of_later_batches_are_classes_too(monkeypatch):
+    monkeypatch.setattr(comparison, "convert", None)
+    labels = Y[20:].copy()
+    labels[-1] = 9
+    with pytest.raises(DataError, match="the classes 0 to 2"):
+        compared(["opi"], data=from_arrays(X[20:], labels), batch_size=10)
+
+
+def test_progress_goes_to_the_end_behind_what_cannot_convert():
+    told = []
+    compared(["tcl", "opi"], batch_size=15, report=lambda *words: told.append(words))
+    assert told[-1][1:] == (2 * 3 * 8, 2 * 3 * 8)
+
+
+def test_a_seed_below_0_is_refused():
+    with pytest.raises(DataError, match="seed must be a whole number"):
+        compared(["opi"], seed=-1)
+
+
+@pytest.mark.parametrize("change", [{"agreement": None}, {"sops": True}])
+def test_a_score_that_lacks_a_number_is_no_result(folder, change):
+    score = {"timesteps": 8, "accuracy": 50.0, "agreement": 60.0, "firing_rate": 0.1, "sops": 5.0,
+             "ann_accuracy": 70.0}  # fmt: skip
+    content = {"format": "onnx2snn compare 1", "results": {"key": {"score": score | change}}}
+    Path("state.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="holds no results"):
+        read_results(Path("state.json"))

@@ -479,3 +479,11 @@ def test_channels_of_a_sequence_come_last():
     wanted = np.maximum(x @ weights["w"], 0).max((0, 1))
     threshold = conversion.neurons[0].threshold
     np.testing.assert_allclose(threshold.reshape(-1), wanted, rtol=1e-5)
+
+
+def test_activations_that_are_not_finite_are_named():
+    text = "net (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w) r = Relu(a) y = Neg(r) }"
+    ann = model(text, {"w": np.full((3, 4), 2, np.float32)})
+    x = np.full((4, 3), 1e38, np.float32)
+    with pytest.raises(DataError, match="the activation 'r' holds NaN or infinity"):
+        convert(ann, calibration=from_arrays(x), threshold="max")

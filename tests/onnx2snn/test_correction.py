@@ -7,13 +7,12 @@ from functools import partial
 from types import SimpleNamespace
 
 import dyadic
-import equations as eq
 import numpy as np
 import onnx
 import pytest
 from one_neuron import POOLED, X, activations, clipped, fire, held, one, two
 from one_neuron import WEIGHTS as DENSE
-from onnx_text import graph, model, run
+from onnx_text import model, run
 
 from onnx2snn import (
     SpikingSession,
@@ -27,9 +26,8 @@ from onnx2snn import (
     simulation,
 )
 from onnx2snn.correction import correct, mean_by_channel
-from onnx2snn.graph_passes import neuron_nodes, threshold_of, to_graph
+from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import attribute_tensor
-from onnx2snn.least_squares import RIDGE, fit_weights
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
@@ -319,209 +317,6 @@ def test_biases_in_rounds_and_over_batches(size):
     np.testing.assert_allclose(bias_of(conversion), delta, rtol=1e-4, atol=1e-6)
 
 
-LAYERS = {
-    "plain": ("Conv(r, u, b)", (5, 4, 3, 3), {}),
-    "strided": ("Conv<strides = [2, 1], pads = [1, 0, 0, 1]>(r, u, b)", (5, 4, 3, 2),
-                {"strides": (2, 1), "pads": (1, 0, 0, 1)}),
-    "dilated": ("Conv<dilations = [2, 3], pads = [2, 3, 2, 3]>(r, u, b)", (5, 4, 2, 2),
-                {"dilations": (2, 3), "pads": (2, 3, 2, 3)}),
-    "grouped": ("Conv<group = 2, pads = [1, 1, 1, 1]>(r, u, b)", (6, 2, 3, 3),
-                {"group": 2, "pads": (1, 1, 1, 1)}),
-    "depthwise": ("Conv<group = 4>(r, u, b)", (4, 1, 3, 3), {"group": 4}),
-}  # fmt: skip
-
-
-def ridge(patches, residual):
-    """Least squares with a penalty, as least squares with further rows."""
-    penalty = np.sqrt(RIDGE * np.square(patches).sum() * sum(1 / n for n in patches.shape))
-    rows = np.concatenate([patches, penalty * np.eye(patches.shape[1])])
-    rest = np.concatenate([residual, np.zeros((patches.shape[1], residual.shape[1]))])
-    return np.linalg.lstsq(rows, rest, rcond=None)[0]
-
-
-def weights_of(conversion, before):
-    """The weights of the layer whose output leads to a neuron, as [K, C] if dense."""
-    graph = conversion.model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    node = makers[next(n for n in graph.node if n.name == before).input[0]]
-    while node.op_type == "Add":
-        node = makers[node.input[0]]
-    (found,) = [t for t in graph.initializer if t.name == node.input[1]]
-    value = onnx.numpy_helper.to_array(found)
-    return value.T if any(a.name == "transB" and a.i for a in node.attribute) else value
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_advanced_calibration_fits_convolutions(layer):
-    text, shape, settings = LAYERS[layer]
-    rng = np.random.default_rng(3)
-    weights = {
-        "w": rng.normal(size=(4, 2, 3, 3)).astype(np.float32),
-        "u": rng.normal(size=shape).astype(np.float32),
-        "b": rng.normal(size=shape[0]).astype(np.float32),
-    }
-    net = (
-        "net (float[N, 2, 8, 9] x) => (float[N, C, h, k] y) "
-        f"{{ a = Conv(x, w) r = Relu(a) c = {text} q = Relu(c) y = Identity(q) }}"
-    ).replace("C,", f"{shape[0]},")
-    x = rng.normal(size=(10, 2, 8, 9)).astype(np.float32)
-    ann, timesteps = model(net, weights), 8
-    conversion = convert(
-        ann, calibration=from_arrays(x), recipe="calibration-advanced", timesteps=timesteps
-    )
-    session = SpikingSession(conversion.model)
-    seen = session.run(x, timesteps).readouts[timesteps].potential_sums["r"] / timesteps
-    inner = net.replace("y)", "y, float[N, 4, 6, 7] r, float[N, C, h, k] c)", 1)
-    inner = model(inner.replace("C,", f"{shape[0]},"), weights)
-    wanted = run(inner, x, output=2)
-    how = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | settings
-    group = how.pop("group")
-
-    def lacks(u):
-        u, b = np.float64(u), np.float64(weights["b"])
-        current = eq.conv(np.float64(seen), u, b, **how, group=group)
-        return np.maximum(wanted, 0) - np.maximum(current, 0)
-
-    residual = lacks(weights["u"])
-    windows = eq.windows(np.float64(seen), shape[2:], fill=0.0, **how)
-    changes = []
-    for part, rest in zip(np.split(windows, group, 1), np.split(residual, group, 1), strict=True):
-        patches = np.moveaxis(part, 1, 3).reshape(-1, int(np.prod(shape[1:])))
-        rest = np.moveaxis(rest, 1, -1).reshape(len(patches), -1)
-        changes.append(ridge(patches, rest).T.reshape(-1, *shape[1:]))
-    found = weights_of(conversion, "q")
-    np.testing.assert_allclose(found - weights["u"], np.concatenate(changes), rtol=0.01, atol=1e-4)
-    lowered = np.square(lacks(found)).mean()
-    assert lowered < 0.97 * np.square(residual).mean()
-
-
-@pytest.mark.parametrize("layer", ["Gemm(r, u)", "Gemm<transB = 1>(r, t, b)", "MatMul(r, u)"])
-def test_advanced_calibration_fits_dense_layers(layer):
-    text = (
-        "net (float[N, 3] x) => (float[N, 2] y) "
-        f"{{ a = Gemm(x, w) r = Relu(a) b0 = {layer} q = Relu(b0) y = Gemm(q, v) }}"
-    )
-    bias = np.float32([0.1, -0.2, 0.3, 0])
-    weights = DENSE | {"t": np.ascontiguousarray(DENSE["u"].T), "b": bias}
-    weights = {name: value for name, value in weights.items() if name in layer or name in "wv"}
-    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
-    conversion = convert(
-        model(text, weights), calibration=from_arrays(x), recipe="calibration-advanced", timesteps=8
-    )
-    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
-    seen = np.float64(result.potential_sums["r"]) / 8
-    u, bias = np.float64(DENSE["u"]), np.float64(bias if "b)" in layer else np.zeros(4))
-    wanted = np.maximum(x @ np.float64(DENSE["w"]), 0) @ u + bias
-    residual = np.maximum(wanted, 0) - np.maximum(seen @ u + bias, 0)
-    wanted = u + ridge(seen, residual)
-    np.testing.assert_allclose(weights_of(conversion, "q"), wanted, rtol=0.01, atol=1e-4)
-
-
-def refitted_alone(text, weights, size):
-    """A network whose weights alone are corrected, for T=8: the data, that, and what it emits."""
-    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
-    alone = partial(correct, weights=True, biases=False)
-    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
-    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
-    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
-    return x, conversion, SpikingSession(conversion.model).run(x, 8).readouts[8]
-
-
-@pytest.mark.parametrize("enough", [1000, 8])
-@pytest.mark.parametrize("size", [40, 25])
-def test_weights_over_batches(size, enough, monkeypatch):
-    """Each batch moves them by its share of the images so far, as some of its samples ask for."""
-    monkeypatch.setattr(least_squares, "ENOUGH_PLACES", enough)
-    text = (
-        "net (float[N, 3] x) => (float[N, 2] y) "
-        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
-    )
-    weights = {name: DENSE[name] for name in "wuv"}
-    x, conversion, result = refitted_alone(text, weights, size)
-    spikes = np.float64(result.potential_sums["r"]) / 8
-    wanted = np.maximum(x @ np.float64(weights["w"]), 0) @ np.float64(weights["u"])
-    u = np.float64(weights["u"])
-    for start in range(0, 40, size):
-        batch = slice(start, start + size)
-        seen, truth = spikes[batch], wanted[batch]
-        every = max(1, len(seen) // enough)
-        lacks = np.maximum(truth, 0) - np.maximum(seen @ u, 0)
-        share = len(seen) / (start + len(seen))
-        u = u + share * ridge(seen[::every], lacks[::every])
-    np.testing.assert_allclose(weights_of(conversion, "q"), u, rtol=1e-3, atol=1e-5)
-
-
-READ_OUTS = {
-    "y = Gemm(r, v)": lambda rate: rate,
-    "z = Gemm(r, v) y = Softmax(z)": lambda rate: rate,
-    "s = Sigmoid(r) y = Gemm(s, v)": lambda rate: 1 / (1 + np.exp(-rate)),
-}
-
-
-@pytest.mark.parametrize("read_out", READ_OUTS)
-@pytest.mark.parametrize("size", [40, 16])
-def test_the_weights_of_the_read_out(read_out, size):
-    """What it lacks below 0 counts, too; what is averaged is what is not affine is taken of."""
-    text = f"net (float[N, 3] x) => (float[N, 2] y) {{ a = Gemm(x, w) r = Relu(a) {read_out} }}"
-    weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
-    x, conversion, result = refitted_alone(text, weights, size)
-    features = READ_OUTS[read_out]
-    seen = features(np.float64(result.potential_sums["r"]) / 8)
-    truth = features(np.maximum(x @ np.float64(weights["w"]), 0))
-    old = v = np.float64(weights["v"])
-    for start in range(0, 40, size):
-        batch = slice(start, start + size)
-        lacks = truth[batch] @ old - seen[batch] @ v
-        v = v + len(lacks) / (start + len(lacks)) * ridge(seen[batch], lacks)
-    found = {i.name: onnx.numpy_helper.to_array(i) for i in conversion.model.graph.initializer}
-    np.testing.assert_allclose(found["v"], v, rtol=1e-3, atol=1e-5)
-    assert np.abs(v - old).max() > 0.01
-
-
-def test_every_read_out_of_what_spikes_is_refitted():
-    """An output that other layers read, and one without neurons before it, stay."""
-    text = (
-        "net (float[N, 3] x) => (float[N, 2] y, float[N, 2] z, float[N, 2] p, float[N, 2] q) "
-        "{ a = Gemm(x, w) r = Relu(a) y = Gemm(r, v) z = Gemm(r, u) b = Relu(z) "
-        "p = Gemm(b, t) q = Gemm(x, u) }"
-    )
-    rng = np.random.default_rng(1)
-    shapes = {"w": (3, 3), "u": (3, 2), "v": (3, 2), "t": (2, 2)}
-    weights = {n: rng.normal(size=shape).astype(np.float32) for n, shape in shapes.items()}
-    data = from_arrays(rng.normal(size=(40, 3)).astype(np.float32))
-    conversion = convert(model(text, weights), calibration=data, timesteps=4)
-    found = {i.name: onnx.numpy_helper.to_array(i) for i in conversion.model.graph.initializer}
-    refitted = {name: not np.array_equal(found[name], weights[name]) for name in "uvt"}
-    assert refitted == {"u": False, "v": True, "t": True}
-
-
-@pytest.mark.parametrize("end", ["y = Add(v, p)", "s = Add(v, p) y = Relu(s)"])
-def test_a_layer_of_one_output_that_is_broadcast_keeps_its_weights(end):
-    """As the value in a dueling network: every advantage is added to it."""
-    rng = np.random.default_rng(2)
-    weights = {n: rng.normal(size=(4, k)).astype(np.float32) for n, k in (("a", 1), ("b", 3))}
-    body = f"h = Gemm(x, w) r = Relu(h) v = Gemm(r, a) p = Gemm(r, b) {end}"
-    ann = model(f"net (float[N, 3] x) => (float[N, 3] y) {{ {body} }}", weights | {"w": DENSE["w"]})
-    data = from_arrays(rng.normal(size=(40, 3)).astype(np.float32))
-    snn = convert(ann, calibration=data, timesteps=4).model
-    made = {i.name: onnx.numpy_helper.to_array(i) for i in snn.graph.initializer}
-    assert np.array_equal(made["a"], weights["a"])
-    assert not np.array_equal(made["b"], weights["b"])
-
-
-def test_infinite_logits_say_nothing():
-    """Two masks, each the least number, make minus infinity of them; a Softmax 0."""
-    weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
-    body = "h = Gemm(x, w) r = Relu(h) a = Gemm(r, v) b = Add(a, m) c = Add(b, m) y = Softmax(c)"
-    ann = model(f"n (float[N, 3] x, float[N, 2] m) => (float[N, 2] y) {{ {body} }}", weights)
-    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
-    masks = np.tile(np.float32([0, np.finfo(np.float32).min]), (40, 1))
-    inputs = {"x": x, "m": masks}
-    snn = convert(ann, calibration=from_arrays(inputs), timesteps=4).model
-    output = SpikingSession(snn).run(inputs, 4).output
-    np.testing.assert_array_equal(output, [[1, 0]] * 40)
-
-
 def test_large_images_are_looked_at_beside_each_other(monkeypatch):
     """Of a layer with more places a sample than are enough, not the first sample alone counts."""
     monkeypatch.setattr(least_squares, "ENOUGH_PLACES", 8)
@@ -630,37 +425,6 @@ def test_a_fixed_batch_whose_samples_depend_on_each_other(monkeypatch):
     few = convert(ann, calibration=data, recipe="best", timesteps=8, batch_size=4)
     assert "samples depend on each other" in few.notes[0]
     assert few.model.graph == whole.model.graph
-
-
-def test_shared_weights_part_and_read_ones_stay():
-    """Weights of two nodes become two; those whose output another layer reads are kept."""
-    square = {"w": np.random.default_rng(6).normal(size=(3, 3)).astype(np.float32)}
-    text = (
-        "net (float[N, 3] x) => (float[N, 3] y) "
-        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, w) q = Relu(b) c = Gemm(q, w) "
-        "s = Relu(c) t = Clip(c, lo, hi) e = Add(s, t) y = Gemm(e, w) }"
-    )
-    ann = model(text, square | {"lo": np.float32(0), "hi": np.float32(1)})
-    conversion = convert(ann, calibration=SMALL, recipe="calibration-advanced", timesteps=8)
-    for layer in ("r", "s", "t"):
-        np.testing.assert_array_equal(weights_of(conversion, layer), square["w"])
-    assert np.abs(weights_of(conversion, "q") - square["w"]).max() > 0.001
-
-
-def test_a_broadcast_summand_keeps_its_weights():
-    text = (
-        "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { a = Conv(x, w) r = Relu(a) "
-        "g = GlobalAveragePool(r) c = Conv(g, u) d = Conv(r, v) e = Add(c, d) y = Relu(e) }"
-    )
-    rng = np.random.default_rng(7)
-    weights = {name: rng.normal(size=(2, 2, 1, 1)).astype(np.float32) for name in "wuv"}
-    x = rng.normal(size=(6, 2, 4, 4)).astype(np.float32)
-    conversion = convert(
-        model(text, weights), calibration=from_arrays(x), recipe="calibration-advanced", timesteps=8
-    )
-    values = [onnx.numpy_helper.to_array(t) for t in conversion.model.graph.initializer]
-    kept = [any(np.array_equal(value, weights[name]) for value in values) for name in "wuv"]
-    assert kept == [True, True, False]
 
 
 # Data -----------------------------------------------------------------------------------------
@@ -817,14 +581,36 @@ def test_switches_are_as_large_as_the_inputs_of_all_batches(sign, scale):
     assert onnx.numpy_helper.to_array(found) == scale
 
 
-def test_of_a_sum_each_layer_mends_what_those_before_it_left():
+def test_of_a_sequence_the_last_axis_is_shifted():
     text = (
-        "g (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = MatMul(x, u) y = Add(a, b) }"
+        "net (float[N, 5, 4] x) => (float[N, 5, 3] y) "
+        "{ a = MatMul(x, w) b = Clip(a, zero, one) y = Neg(b) }"
     )
-    g = graph(text, {name: np.zeros((4, 3), np.float32) for name in "wu"})
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(200, 4)).astype(np.float32)
-    wanted = x @ rng.normal(size=(4, 3)).astype(np.float32)
-    means = [x, x, np.zeros_like(wanted)]
-    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: means)
-    assert np.linalg.norm(run(g, x) - wanted) < 0.1 * np.linalg.norm(wanted)
+    weights = {"w": np.ones((4, 3), np.float32), "zero": np.float32(0), "one": np.float32(1)}
+    g = to_graph(convert(model(text, weights)).model)
+    infer_shapes(g)
+    (node,) = neuron_nodes(g)
+    layer = SimpleNamespace(node=node, shift=np.zeros(()))
+    gap = np.random.default_rng(0).random((2, 5, 3)).astype(np.float32)
+    correction._move_shift(layer, gap, 1.0)
+    np.testing.assert_allclose(layer.shift, gap.mean(axis=(0, 1)), rtol=1e-6)
+
+
+def test_many_spikes_in_many_time_steps_are_counted():
+    assert layers.rates(np.full((300, 1), 127, np.int8)) == 127
+    assert layers.rates(np.full((258, 1), 127, np.int8)) == 127
+
+
+def test_neurons_that_start_again_do_so_where_they_now_start():
+    text = "net (float[N, 3] x) => (float[N, 3] y) { a = Clip(x, zero, one) y = Neg(a) }"
+    bounds = {"zero": np.float32(0), "one": np.float32(1)}
+    g = to_graph(convert(model(text, bounds), recipe="cos", timesteps=12).model)
+    (node,) = neuron_nodes(g)
+    x = np.float32([[0.2, 0.45, 0.7]])
+    (layer,) = Simulation(g, {"x": x}, 12).layers()
+    layer.fire()
+    node.attrs["v_init"] = attribute_tensor(np.full_like(node.attrs["v_init"].values, 0.9))
+    found = layer.fire()
+    (fresh,) = Simulation(g, {"x": x}, 12).layers()
+    np.testing.assert_array_equal(found, fresh.fire())
+    assert found.any()

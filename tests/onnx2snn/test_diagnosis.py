@@ -25,13 +25,13 @@ from onnx2snn import (
     write_model,
 )
 from onnx2snn.cli import main
-from onnx2snn.diagnosis import is_source, split
+from onnx2snn.diagnosis import _Layer, is_source, split
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.neurons import initial_potential_of
 from onnx2snn.plot import diagnosis_plot
 from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name
-from onnx2snn.watched_run import WatchedRun
+from onnx2snn.watched_run import LayerSums, WatchedRun
 
 RNG = np.random.default_rng(0)
 
@@ -355,3 +355,39 @@ def test_plot_of_many_layers_with_any_name(tmp_path):
     ]
     diagnosis_plot(tmp_path / "layers.png", layers, "60 layers")
     assert (tmp_path / "layers.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_one_approximated_activation_has_no_counterpart():
+    text = (
+        "net (float[N, 2] x) => (float[N, 1] y) "
+        "{ a = MatMul(x, w) p = Sigmoid(a) y = MatMul(p, u) }"
+    )
+    ann = model(text, {name: TWO_LAYERS_WEIGHTS[name] for name in "wu"})
+    snn = convert(ann, calibration=from_arrays(X), approximate=1).model
+    assert len(neuron_nodes(to_graph(snn))) == 1
+    with pytest.raises(ModelError, match="and 0 other neurons stand in for approximated"):
+        diagnose(snn, ann, from_arrays(X), 4)
+
+
+def layer_of(potential, magnitude, reference):
+    """What is said of one layer of V_th 0.5 in four time-steps."""
+    potential, magnitude, reference = (np.float64([v]) for v in (potential, magnitude, reference))
+    layer = _Layer("r", np.float64(0.5), np.float64(0), np.float64(np.inf), 4, 1)
+    layer.add(LayerSums(np.full_like(potential, -1), potential, magnitude), reference, 1)
+    return layer.result(1)
+
+
+def test_where_nothing_is_active_errors_are_percent_of_the_threshold():
+    found = layer_of([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 0])
+    assert found.own_error == found.total_error == pytest.approx(100 * 0.125 / 0.5)
+
+
+def test_spikes_that_were_taken_back_are_spikes():
+    found = layer_of([0, 0, 1, 2], [1, 0, 2, 2], [0, 0, 1, 1])
+    assert (found.silent, found.saturated) == (25, 25)
+
+
+def test_what_does_not_vary_has_no_correlation():
+    assert layer_of([1, 1], [1, 1], [0.25, 0.5]).correlation is None
+    assert layer_of([0, 1], [0, 1], [0.25, 0.25]).correlation is None
+    assert layer_of([0, 1], [0, 1], [0.25, 0.5]).correlation == pytest.approx(1)

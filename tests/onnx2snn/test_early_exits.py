@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx_text import model
+from onnx_text import model, run
 
-from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
+from onnx2snn import DataError, EarlyExit, SpikingSession, convert, evaluate, from_arrays
 from onnx2snn.cli import main
 from onnx2snn.early_exits import _as_accurate, early_exits
 
@@ -146,3 +146,42 @@ def test_rules_do_not_look_before_the_read_out_begins():
     data = from_arrays(dyadic.images(network, 4))
     report = early_exits(snn, data, [3, 12], rules=[EarlyExit(0.5, 1, 2)])
     assert [row["timesteps"] for row in report["snn"]] == [3, 6, 8, 10, 12]
+
+
+def test_with_labels_the_accuracy_counts():
+    fixed = [{"timesteps": 4, "accuracy": 80.0, "agreement": 50.0},
+             {"timesteps": 8, "accuracy": 80.0, "agreement": 90.0}]  # fmt: skip
+    assert _as_accurate({"accuracy": 80.0, "agreement": 90.0}, fixed) == 4
+
+
+def test_the_accuracy_of_the_ann_is_beside_that_of_its_rules():
+    network = dyadic.finish(2)
+    ann = dyadic.to_onnx(network)
+    x = dyadic.images(network, 40)
+    y = 1 - np.minimum(run(ann, x).reshape(40, -1).argmax(1), 1)
+    snn, data = convert(ann).model, from_arrays(x, y)
+    report = early_exits(snn, data, [8], rules=[EarlyExit()], ann=ann)
+    assert report["ann"]["accuracy"] == evaluate(snn, data, [8], ann=ann)["ann"]["accuracy"] < 100
+
+
+def test_layers_are_told_by_their_precision_and_batches_are_tracked():
+    network = dyadic.finish(2)
+    snn, batches = convert(dyadic.to_onnx(network)).model, []
+
+    def track(given, what, count):
+        for batch in given:
+            batches.append(what)
+            yield batch
+
+    data = from_arrays(dyadic.images(network, 12))
+    options = {"precision": "int8", "batch_size": 5, "track": track}
+    report = early_exits(snn, data, [8], rules=[EarlyExit()], **options)
+    assert report["precisions"] == evaluate(snn, data, [8], precision="int8")["precisions"] != []
+    assert batches == ["evaluating"] * 3
+
+
+def test_early_exits_keep_to_the_memory_that_is_allowed():
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    with pytest.raises(DataError, match="needs about"):
+        early_exits(snn, from_arrays(dyadic.images(network, 7)), [22], max_memory=1000)

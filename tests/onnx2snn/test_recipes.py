@@ -827,3 +827,69 @@ def test_rnl_scales_what_is_a_bound_in_some_channels_alone():
     shares = neuron.threshold / np.float32([0.5, x[:, 1].max()])
     np.testing.assert_allclose(shares, shares[0], rtol=1e-6)
     assert shares[0] < 0.99
+
+
+def test_an_activation_that_is_an_output_too_is_not_only_pooled():
+    text = (
+        "net (float[N, 2, 6, 6] x) => (float[N, 2] y, float[N, 2, 6, 6] a) "
+        "{ a = Relu(x) p = GlobalMaxPool(a) y = Flatten(p) }"
+    )
+    x = np.random.default_rng(0).normal(size=(200, 2, 6, 6)).astype(np.float32) ** 3
+    found = convert(model(text), calibration=from_arrays(x), recipe="best", timesteps=8)
+    histogram = ActivationHistogram(per_channel=True)
+    histogram.update(np.maximum(x, 0))
+    wanted = histogram.value(Statistic("robust-mmse", 8))
+    np.testing.assert_allclose(found.neurons[0].threshold.ravel(), wanted, rtol=1e-6)
+
+
+def test_rnl_searches_in_64_time_steps_at_most():
+    x = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+    found = [
+        convert(two(), calibration=from_arrays(x), recipe="rnl", timesteps=timesteps)
+        for timesteps in (100, 64, 32)
+    ]
+    many, most, few = ([float(n.threshold) for n in made.neurons] for made in found)
+    assert many == most != few
+
+
+def test_read_outs_that_are_0_have_an_error():
+    assert searching._relative_error(np.ones((2, 3)), np.zeros((2, 3))) == 1
+    ten = np.full((2, 3), 10.0)
+    assert searching._relative_error(ten + 2, ten) == pytest.approx(0.04)
+
+
+def test_a_factor_that_raises_the_loss_is_not_taken():
+    scale = partial(searching.scale_thresholds, scales=(0.5,), factors=(0.01,), rounds=1)
+    recipe = Recipe("mine", "nobody", "V_th scaled", Statistic("max"), passes=(scale,))
+    found = convert(two(), calibration=from_arrays(X), recipe=recipe, timesteps=8)
+    r = np.maximum(X @ WEIGHTS["w"], 0)
+    largest = r.max(), np.maximum(r @ WEIGHTS["u"], 0).max()
+    scaled = [float(neuron.threshold) for neuron in found.neurons]
+    np.testing.assert_allclose(scaled, 0.5 * np.array(largest), rtol=1e-3)
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(40) % 2])
+def test_classes_that_a_mask_rules_out_say_nothing_of_the_loss(labels):
+    """Added twice, the least number is minus infinity: as a loss it would be no number."""
+    text = (
+        "net (float[N, 3] x, float[N, 3] m) => (float[N, 3] y) {{ h = Gemm(x, w) r = Relu(h) "
+        "a = Gemm(r, v) b = Add(a, m) y = {} }}"
+    )
+    weights = {
+        "w": WEIGHTS["w"],
+        "v": np.float32([[1, -2, 0], [-1, 0.5, 0], [0.5, 1, 0], [1, -1, 0]]),
+    }
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    masks = np.tile(np.float32([0, 0, np.finfo(np.float32).min]), (40, 1))
+    data = from_arrays({"x": x, "m": masks}, labels)
+    shares = []
+    for tail in ("Add(b, m)", "Identity(a)"):
+        ann = model(text.format(tail), weights)
+        conversion = convert(ann, calibration=data, recipe="rnl", timesteps=4)
+        shares.append(
+            float(conversion.neurons[0].threshold) / np.maximum(x @ WEIGHTS["w"], 0).max()
+        )
+    assert shares[0] < 1
+    if labels is None:
+        # What is masked was 0 in the other network, and is the same for both.
+        assert shares[0] == shares[1]

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx2snn import DataError, Statistic, parse_statistic
+from onnx2snn.calibration import _thinned
 from onnx2snn.statistics import ActivationHistogram
 
 
@@ -157,3 +158,22 @@ def test_as_many_as_a_percentile_lie_at_or_below_it():
     seen.update(np.float32([[1], [3]]).repeat(50, axis=0))
     found = seen.value(Statistic("percentile", 50))
     np.testing.assert_allclose(found, 1, atol=4 / 1024)
+
+
+def test_a_robust_threshold_is_at_most_a_percentile_of_all_activations():
+    """Those that are 0 count, too."""
+    values = np.zeros((20_000, 1), np.float32)
+    values[:1000, 0] = np.random.default_rng(0).exponential(size=1000) ** 3
+    seen = ActivationHistogram(per_channel=True)
+    seen.update(values)
+    free, most = (seen.value(s) for s in (Statistic("mmse", 64), Statistic("percentile", 99.9)))
+    assert free > 1.2 * most
+    assert seen.value(Statistic("robust-mmse", 64)) == most
+
+
+def test_extremes_are_among_the_values_that_stand_for_all():
+    values = np.zeros((5, 10_000), np.float32)
+    values[1, 2345], values[3, 1] = 9, -7
+    found = _thinned(values)
+    assert len(found) < 30_000
+    assert (found.min(), found.max()) == (-7, 9)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from one_neuron import WEIGHTS, X
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.runtime import sums
+from onnx2snn.runtime.early_exit import is_softmax
 
 SETTINGS = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -450,3 +452,58 @@ def test_samples_that_leave_after_sums_were_brought_in(plan, monkeypatch):
         np.testing.assert_array_equal(early.output[n], whole.readouts[t].output[n])
         for name, counts in early.spike_counts.items():
             np.testing.assert_array_equal(counts[n], whole.readouts[t].spike_counts[name][n])
+
+
+def test_at_t_samples_leave_even_before_the_read_out_begins():
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network), delay=10).model, threads=1)
+    x = dyadic.images(network, 5)
+    result = session.run(x, 8, early_exit=EarlyExit(0.0, stable=1, every=4))
+    assert set(result.sample_timesteps) == {8}
+    np.testing.assert_array_equal(result.output, session.run(x, 8).output)
+
+
+SCORES = (
+    "net (float[N, 4] x) => (float[N, 3] y{}) {{ a = MatMul(x, w) b = Clip(a, zero, one) "
+    "y = MatMul(b, u) {} }}"
+)
+
+
+def test_a_softmax_beside_the_scores_makes_no_probabilities_of_them():
+    plain = SpikingSession(dense(SCORES.format("", ""), 3), threads=1)
+    beside = SpikingSession(dense(SCORES.format(", float[N, 3] z", "z = Softmax(y)"), 3), threads=1)
+    x = np.random.default_rng(8).normal(size=(30, 4)).astype(np.float32)
+    rule = EarlyExit(0.5, 1, 2)
+    left = [session.run(x, 24, early_exit=rule).sample_timesteps for session in (plain, beside)]
+    assert len(set(left[0])) > 1
+    np.testing.assert_array_equal(*left)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["y = Cast<to = 1>(p)", "y = Flatten(p)", "y = Squeeze(p)", "y = Transpose<perm = [0, 1]>(p)",
+     "y = Unsqueeze(p, axes)"],
+)  # fmt: skip
+def test_a_softmax_in_another_shape_is_one(tail):
+    text = f"net (float[2, 3] z) => (float y) {{ p = Softmax<axis = 1>(z) {tail} }}"
+    axes, shape = ({"axes": np.array([2])}, "a, b, c") if "axes" in tail else ({}, "a, b")
+    assert is_softmax(model(text.replace("float y", f"float[{shape}] y"), axes), "y")
+
+
+def test_a_fixed_batch_cannot_leave():
+    text = (
+        "net (float[4, 3] x) => (float[4, 2] y) { m = MatMul(k, x) a = Gemm(m, w) r = Relu(a) "
+        "b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
+    )
+    ann = model(text, WEIGHTS | {"k": np.float32(np.eye(4) + 0.1)})
+    snn = convert(ann, calibration=from_arrays(X), recipe="opi").model
+    with pytest.raises(DataError, match="batch size is not fixed"):
+        SpikingSession(snn).run(X[:4], 8, early_exit=EarlyExit())
+
+
+def test_outputs_of_more_rows_than_samples_cannot_be_read_out():
+    session = SpikingSession(
+        dense(SCORES.format(", float[M, 3] z", "z = Concat<axis = 0>(y, y)"), 3)
+    )
+    with pytest.raises(DataError, match=r"'z' is \[8, 3\] for 4"):
+        session.run(np.ones((4, 4), np.float32), 8, early_exit=EarlyExit())

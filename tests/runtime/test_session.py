@@ -814,3 +814,15 @@ def test_a_bias_of_the_read_out_counts_once():
     for timesteps in (1, 4, 7):
         output = session.run(np.zeros((1, 2), np.float32), timesteps).output
         np.testing.assert_array_equal(output, [values["b"]])
+
+
+def test_the_firing_rate_over_all_layers_is_that_of_all_neurons():
+    text = (
+        "net (float[N, 2] x) => (float[N, 1] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
+        "y = Clip(b, zero, one) }"
+    )
+    ann = model(text, WEIGHTS | {"w": np.float32([[1], [0]])})
+    result = SpikingSession(convert(ann).model).run(np.float32([[1, 0.25]]), 8)
+    spikes = sum(int(counts.sum()) for counts in result.spike_counts.values())
+    assert result.firing_rate == pytest.approx(spikes / (3 * 8))
+    assert len(set(result.firing_rates.values())) == 2

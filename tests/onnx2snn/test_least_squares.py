@@ -1,0 +1,331 @@
+"""Weights refitted by least squares: which, to what, and where nothing is known."""
+
+from dataclasses import replace
+from functools import partial
+
+import equations as eq
+import numpy as np
+import onnx
+import pytest
+from one_neuron import WEIGHTS as DENSE
+from one_neuron import X
+from onnx_text import graph, model, run
+
+from onnx2snn import SpikingSession, convert, from_arrays, least_squares
+from onnx2snn.correction import correct
+from onnx2snn.least_squares import RIDGE, fit_weights
+from onnx2snn.recipes import recipe_by_name
+
+SMALL = from_arrays(X)
+
+LAYERS = {
+    "plain": ("Conv(r, u, b)", (5, 4, 3, 3), {}),
+    "strided": ("Conv<strides = [2, 1], pads = [1, 0, 0, 1]>(r, u, b)", (5, 4, 3, 2),
+                {"strides": (2, 1), "pads": (1, 0, 0, 1)}),
+    "dilated": ("Conv<dilations = [2, 3], pads = [2, 3, 2, 3]>(r, u, b)", (5, 4, 2, 2),
+                {"dilations": (2, 3), "pads": (2, 3, 2, 3)}),
+    "grouped": ("Conv<group = 2, pads = [1, 1, 1, 1]>(r, u, b)", (6, 2, 3, 3),
+                {"group": 2, "pads": (1, 1, 1, 1)}),
+    "depthwise": ("Conv<group = 4>(r, u, b)", (4, 1, 3, 3), {"group": 4}),
+}  # fmt: skip
+
+
+def ridge(patches, residual):
+    """Least squares with a penalty, as least squares with further rows."""
+    penalty = np.sqrt(RIDGE * np.square(patches).sum() * sum(1 / n for n in patches.shape))
+    rows = np.concatenate([patches, penalty * np.eye(patches.shape[1])])
+    rest = np.concatenate([residual, np.zeros((patches.shape[1], residual.shape[1]))])
+    return np.linalg.lstsq(rows, rest, rcond=None)[0]
+
+
+def weights_of(conversion, before):
+    """The weights of the layer whose output leads to a neuron, as [K, C] if dense."""
+    graph = conversion.model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers[next(n for n in graph.node if n.name == before).input[0]]
+    while node.op_type == "Add":
+        node = makers[node.input[0]]
+    (found,) = [t for t in graph.initializer if t.name == node.input[1]]
+    value = onnx.numpy_helper.to_array(found)
+    return value.T if any(a.name == "transB" and a.i for a in node.attribute) else value
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_advanced_calibration_fits_convolutions(layer):
+    text, shape, settings = LAYERS[layer]
+    rng = np.random.default_rng(3)
+    weights = {
+        "w": rng.normal(size=(4, 2, 3, 3)).astype(np.float32),
+        "u": rng.normal(size=shape).astype(np.float32),
+        "b": rng.normal(size=shape[0]).astype(np.float32),
+    }
+    net = (
+        "net (float[N, 2, 8, 9] x) => (float[N, C, h, k] y) "
+        f"{{ a = Conv(x, w) r = Relu(a) c = {text} q = Relu(c) y = Identity(q) }}"
+    ).replace("C,", f"{shape[0]},")
+    x = rng.normal(size=(10, 2, 8, 9)).astype(np.float32)
+    ann, timesteps = model(net, weights), 8
+    conversion = convert(
+        ann, calibration=from_arrays(x), recipe="calibration-advanced", timesteps=timesteps
+    )
+    session = SpikingSession(conversion.model)
+    seen = session.run(x, timesteps).readouts[timesteps].potential_sums["r"] / timesteps
+    inner = net.replace("y)", "y, float[N, 4, 6, 7] r, float[N, C, h, k] c)", 1)
+    inner = model(inner.replace("C,", f"{shape[0]},"), weights)
+    wanted = run(inner, x, output=2)
+    how = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | settings
+    group = how.pop("group")
+
+    def lacks(u):
+        u, b = np.float64(u), np.float64(weights["b"])
+        current = eq.conv(np.float64(seen), u, b, **how, group=group)
+        return np.maximum(wanted, 0) - np.maximum(current, 0)
+
+    residual = lacks(weights["u"])
+    windows = eq.windows(np.float64(seen), shape[2:], fill=0.0, **how)
+    changes = []
+    for part, rest in zip(np.split(windows, group, 1), np.split(residual, group, 1), strict=True):
+        patches = np.moveaxis(part, 1, 3).reshape(-1, int(np.prod(shape[1:])))
+        rest = np.moveaxis(rest, 1, -1).reshape(len(patches), -1)
+        changes.append(ridge(patches, rest).T.reshape(-1, *shape[1:]))
+    found = weights_of(conversion, "q")
+    np.testing.assert_allclose(found - weights["u"], np.concatenate(changes), rtol=0.01, atol=1e-4)
+    lowered = np.square(lacks(found)).mean()
+    assert lowered < 0.97 * np.square(residual).mean()
+
+
+@pytest.mark.parametrize("layer", ["Gemm(r, u)", "Gemm<transB = 1>(r, t, b)", "MatMul(r, u)"])
+def test_advanced_calibration_fits_dense_layers(layer):
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        f"{{ a = Gemm(x, w) r = Relu(a) b0 = {layer} q = Relu(b0) y = Gemm(q, v) }}"
+    )
+    bias = np.float32([0.1, -0.2, 0.3, 0])
+    weights = DENSE | {"t": np.ascontiguousarray(DENSE["u"].T), "b": bias}
+    weights = {name: value for name, value in weights.items() if name in layer or name in "wv"}
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    conversion = convert(
+        model(text, weights), calibration=from_arrays(x), recipe="calibration-advanced", timesteps=8
+    )
+    result = SpikingSession(conversion.model).run(x, 8).readouts[8]
+    seen = np.float64(result.potential_sums["r"]) / 8
+    u, bias = np.float64(DENSE["u"]), np.float64(bias if "b)" in layer else np.zeros(4))
+    wanted = np.maximum(x @ np.float64(DENSE["w"]), 0) @ u + bias
+    residual = np.maximum(wanted, 0) - np.maximum(seen @ u + bias, 0)
+    wanted = u + ridge(seen, residual)
+    np.testing.assert_allclose(weights_of(conversion, "q"), wanted, rtol=0.01, atol=1e-4)
+
+
+def refitted_alone(text, weights, size):
+    """A network whose weights alone are corrected, for T=8: the data, that, and what it emits."""
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    alone = partial(correct, weights=True, biases=False)
+    recipe = replace(recipe_by_name("best-binary"), passes=(alone,))
+    options = {"recipe": recipe, "timesteps": 8, "batch_size": size}
+    conversion = convert(model(text, weights), calibration=from_arrays(x), **options)
+    return x, conversion, SpikingSession(conversion.model).run(x, 8).readouts[8]
+
+
+@pytest.mark.parametrize("enough", [1000, 8])
+@pytest.mark.parametrize("size", [40, 25])
+def test_weights_over_batches(size, enough, monkeypatch):
+    """Each batch moves them by its share of the images so far, as some of its samples ask for."""
+    monkeypatch.setattr(least_squares, "ENOUGH_PLACES", enough)
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
+    )
+    weights = {name: DENSE[name] for name in "wuv"}
+    x, conversion, result = refitted_alone(text, weights, size)
+    spikes = np.float64(result.potential_sums["r"]) / 8
+    wanted = np.maximum(x @ np.float64(weights["w"]), 0) @ np.float64(weights["u"])
+    u = np.float64(weights["u"])
+    for start in range(0, 40, size):
+        batch = slice(start, start + size)
+        seen, truth = spikes[batch], wanted[batch]
+        every = max(1, len(seen) // enough)
+        lacks = np.maximum(truth, 0) - np.maximum(seen @ u, 0)
+        share = len(seen) / (start + len(seen))
+        u = u + share * ridge(seen[::every], lacks[::every])
+    np.testing.assert_allclose(weights_of(conversion, "q"), u, rtol=1e-3, atol=1e-5)
+
+
+READ_OUTS = {
+    "y = Gemm(r, v)": lambda rate: rate,
+    "z = Gemm(r, v) y = Softmax(z)": lambda rate: rate,
+    "s = Sigmoid(r) y = Gemm(s, v)": lambda rate: 1 / (1 + np.exp(-rate)),
+}
+
+
+@pytest.mark.parametrize("read_out", READ_OUTS)
+@pytest.mark.parametrize("size", [40, 16])
+def test_the_weights_of_the_read_out(read_out, size):
+    """What it lacks below 0 counts, too; what is averaged is what is not affine is taken of."""
+    text = f"net (float[N, 3] x) => (float[N, 2] y) {{ a = Gemm(x, w) r = Relu(a) {read_out} }}"
+    weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
+    x, conversion, result = refitted_alone(text, weights, size)
+    features = READ_OUTS[read_out]
+    seen = features(np.float64(result.potential_sums["r"]) / 8)
+    truth = features(np.maximum(x @ np.float64(weights["w"]), 0))
+    old = v = np.float64(weights["v"])
+    for start in range(0, 40, size):
+        batch = slice(start, start + size)
+        lacks = truth[batch] @ old - seen[batch] @ v
+        v = v + len(lacks) / (start + len(lacks)) * ridge(seen[batch], lacks)
+    found = {i.name: onnx.numpy_helper.to_array(i) for i in conversion.model.graph.initializer}
+    np.testing.assert_allclose(found["v"], v, rtol=1e-3, atol=1e-5)
+    assert np.abs(v - old).max() > 0.01
+
+
+def test_every_read_out_of_what_spikes_is_refitted():
+    """An output that other layers read, and one without neurons before it, stay."""
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y, float[N, 2] z, float[N, 2] p, float[N, 2] q) "
+        "{ a = Gemm(x, w) r = Relu(a) y = Gemm(r, v) z = Gemm(r, u) b = Relu(z) "
+        "p = Gemm(b, t) q = Gemm(x, u) }"
+    )
+    rng = np.random.default_rng(1)
+    shapes = {"w": (3, 3), "u": (3, 2), "v": (3, 2), "t": (2, 2)}
+    weights = {n: rng.normal(size=shape).astype(np.float32) for n, shape in shapes.items()}
+    data = from_arrays(rng.normal(size=(40, 3)).astype(np.float32))
+    conversion = convert(model(text, weights), calibration=data, timesteps=4)
+    found = {i.name: onnx.numpy_helper.to_array(i) for i in conversion.model.graph.initializer}
+    refitted = {name: not np.array_equal(found[name], weights[name]) for name in "uvt"}
+    assert refitted == {"u": False, "v": True, "t": True}
+
+
+@pytest.mark.parametrize("end", ["y = Add(v, p)", "s = Add(v, p) y = Relu(s)"])
+def test_a_layer_of_one_output_that_is_broadcast_keeps_its_weights(end):
+    """As the value in a dueling network: every advantage is added to it."""
+    rng = np.random.default_rng(2)
+    weights = {n: rng.normal(size=(4, k)).astype(np.float32) for n, k in (("a", 1), ("b", 3))}
+    body = f"h = Gemm(x, w) r = Relu(h) v = Gemm(r, a) p = Gemm(r, b) {end}"
+    ann = model(f"net (float[N, 3] x) => (float[N, 3] y) {{ {body} }}", weights | {"w": DENSE["w"]})
+    data = from_arrays(rng.normal(size=(40, 3)).astype(np.float32))
+    snn = convert(ann, calibration=data, timesteps=4).model
+    made = {i.name: onnx.numpy_helper.to_array(i) for i in snn.graph.initializer}
+    assert np.array_equal(made["a"], weights["a"])
+    assert not np.array_equal(made["b"], weights["b"])
+
+
+def test_infinite_logits_say_nothing():
+    """Two masks, each the least number, make minus infinity of them; a Softmax 0."""
+    weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
+    body = "h = Gemm(x, w) r = Relu(h) a = Gemm(r, v) b = Add(a, m) c = Add(b, m) y = Softmax(c)"
+    ann = model(f"n (float[N, 3] x, float[N, 2] m) => (float[N, 2] y) {{ {body} }}", weights)
+    x = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32)
+    masks = np.tile(np.float32([0, np.finfo(np.float32).min]), (40, 1))
+    inputs = {"x": x, "m": masks}
+    snn = convert(ann, calibration=from_arrays(inputs), timesteps=4).model
+    output = SpikingSession(snn).run(inputs, 4).output
+    np.testing.assert_array_equal(output, [[1, 0]] * 40)
+
+
+def test_shared_weights_part_and_read_ones_stay():
+    """Weights of two nodes become two; those whose output another layer reads are kept."""
+    square = {"w": np.random.default_rng(6).normal(size=(3, 3)).astype(np.float32)}
+    text = (
+        "net (float[N, 3] x) => (float[N, 3] y) "
+        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, w) q = Relu(b) c = Gemm(q, w) "
+        "s = Relu(c) t = Clip(c, lo, hi) e = Add(s, t) y = Gemm(e, w) }"
+    )
+    ann = model(text, square | {"lo": np.float32(0), "hi": np.float32(1)})
+    conversion = convert(ann, calibration=SMALL, recipe="calibration-advanced", timesteps=8)
+    for layer in ("r", "s", "t"):
+        np.testing.assert_array_equal(weights_of(conversion, layer), square["w"])
+    assert np.abs(weights_of(conversion, "q") - square["w"]).max() > 0.001
+
+
+def test_a_broadcast_summand_keeps_its_weights():
+    text = (
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { a = Conv(x, w) r = Relu(a) "
+        "g = GlobalAveragePool(r) c = Conv(g, u) d = Conv(r, v) e = Add(c, d) y = Relu(e) }"
+    )
+    rng = np.random.default_rng(7)
+    weights = {name: rng.normal(size=(2, 2, 1, 1)).astype(np.float32) for name in "wuv"}
+    x = rng.normal(size=(6, 2, 4, 4)).astype(np.float32)
+    conversion = convert(
+        model(text, weights), calibration=from_arrays(x), recipe="calibration-advanced", timesteps=8
+    )
+    values = [onnx.numpy_helper.to_array(t) for t in conversion.model.graph.initializer]
+    kept = [any(np.array_equal(value, weights[name]) for value in values) for name in "wuv"]
+    assert kept == [True, True, False]
+
+
+def test_of_a_sum_each_layer_mends_what_those_before_it_left():
+    text = (
+        "g (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = MatMul(x, u) y = Add(a, b) }"
+    )
+    g = graph(text, {name: np.zeros((4, 3), np.float32) for name in "wu"})
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    wanted = x @ rng.normal(size=(4, 3)).astype(np.float32)
+    means = [x, x, np.zeros_like(wanted)]
+    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: means)
+    assert np.linalg.norm(run(g, x) - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("group", "most"), [(1, 0.02), (2, 0.1)])
+def test_of_a_sum_each_convolution_mends_what_those_before_it_left(group, most):
+    text = (
+        f"g (float[N, 4, 3, 2] x) => (float[N, 6, 3, 2] y) {{ a = Conv<group = {group}>(x, w) "
+        "b = Conv(x, u) y = Add(a, b) }"
+    )
+    shapes = {"w": (6, 4 // group, 1, 1), "u": (6, 4, 1, 1)}
+    g = graph(text, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4, 3, 2)).astype(np.float32)
+    wanted = np.einsum("nchw,cd->ndhw", x, rng.normal(size=(4, 6))).astype(np.float32)
+    means = [x, x, np.zeros_like(wanted)]
+    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: means)
+    assert np.linalg.norm(run(g, x) - wanted) < most * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_weights_of_fewer_places_than_they_are(group):
+    text = f"g (float[N, 4, 3, 3] x) => (float[N, 6, 1, 1] y) {{ y = Conv<group = {group}>(x, w) }}"
+    old = np.random.default_rng(1).normal(size=(6, 4 // group, 3, 3)).astype(np.float32)
+    g = graph(text, {"w": old})
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 4, 3, 3)).astype(np.float32)
+    lacks = rng.normal(size=(5, 6, 1, 1)).astype(np.float32)
+    assert fit_weights(g, g.outputs[0], lacks, 1.0, lambda _: [x, np.zeros_like(lacks)])
+    parts = zip(np.split(x, group, 1), np.split(lacks, group, 1), strict=True)
+    changes = [ridge(np.float64(p.reshape(5, -1)), r.reshape(5, -1)).T for p, r in parts]
+    wanted = old + np.concatenate(changes).reshape(old.shape)
+    (node,) = g.nodes
+    np.testing.assert_allclose(node.inputs[1].values, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "fitted"),
+    [
+        ('Conv<auto_pad = "VALID">(x, w)', ((9, 2, 4, 4), (3, 2, 1, 1), (9, 3, 4, 4)), True),
+        ('Conv<auto_pad = "SAME_UPPER">(x, w)', ((9, 2, 4, 4), (3, 2, 1, 1), (9, 3, 4, 4)), False),
+        ("Gemm<alpha = 2.0>(x, w)", ((9, 4), (4, 3), (9, 3)), False),
+        ("Gemm<transA = 1>(x, w)", ((4, 4), (4, 4), (4, 4)), False),
+        ("MatMul(x, w)", ((2, 9, 4), (2, 4, 3), (2, 9, 3)), False),
+    ],
+)
+def test_layers_whose_patches_are_not_known_keep_their_weights(layer, shapes, fitted):
+    rng = np.random.default_rng(0)
+    x, w, wanted = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    sizes = [", ".join(map(str, shape)) for shape in (x.shape, wanted.shape)]
+    g = graph(f"g (float[{sizes[0]}] x) => (float[{sizes[1]}] y) {{ y = {layer} }}", {"w": w})
+    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: [x, 0 * wanted]) is fitted
+    (node,) = g.nodes
+    assert np.array_equal(node.inputs[1].values, w) is not fitted
+
+
+def test_what_is_infinite_in_the_ann_alone_says_nothing():
+    g = graph(
+        "g (float[N, 4] x) => (float[N, 2] y) { y = MatMul(x, w) }",
+        {"w": np.zeros((4, 2), np.float32)},
+    )
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 4)).astype(np.float32)
+    wanted = np.stack([x[:, 0], np.full(20, -np.inf)], axis=1).astype(np.float32)
+    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: [x, np.zeros_like(wanted)])
+    (node,) = g.nodes
+    np.testing.assert_array_equal(node.inputs[1].values[:, 1], 0)
+    assert node.inputs[1].values[0, 0] > 0.5

@@ -1,0 +1,55 @@
+"""What a run takes: arrays by name, samples, and when it is read out."""
+
+import numpy as np
+import pytest
+from onnx_text import model
+
+from onnx2snn import DataError, SpikingSession, convert
+from onnx2snn.runtime.inputs import as_input, by_input_name, readout_times, samples_in
+
+CLIP = "net (float[N, 3] input) => (float[N, 3] y) { a = Clip(input, zero, one) y = Neg(a) }"
+BOUNDS = {"zero": np.float32(0), "one": np.float32(1)}
+
+
+def test_an_input_that_is_named_comes_before_x():
+    session = SpikingSession(convert(model(CLIP, BOUNDS)).model)
+    x = np.full((2, 3), 0.25, np.float32)
+    output = session.run({"input": x, "x": 3 * x}, 4).output
+    np.testing.assert_array_equal(output, session.run(x, 4).output)
+
+
+def test_an_input_x_needs_no_hint_to_call_it_so():
+    session = SpikingSession(convert(model(CLIP.replace("input", "x"), BOUNDS)).model)
+    with pytest.raises(DataError, match=r"given were other$"):
+        session.run({"other": np.ones((2, 3), np.float32)}, 4)
+
+
+def test_of_several_inputs_the_one_that_is_no_array_is_named():
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(DataError, match=r"^b is no array"):
+        by_input_name({"a": x, "b": None}, ["a", "b"], "the network")
+
+
+def test_an_array_of_objects_is_told_by_its_type():
+    session = SpikingSession(convert(model(CLIP, BOUNDS)).model)
+    with pytest.raises(DataError, match="has type object, the network needs float32"):
+        session.run(np.ones((2, 3), object), 4)
+
+
+def test_how_many_samples_there_are():
+    session = SpikingSession(convert(model(CLIP, BOUNDS)).model)
+    x = np.ones((2, 3), np.float32)
+    assert session.run(x, 4).samples == session.run(np.stack([x] * 4), 4).samples == 2
+    assert samples_in({"x": np.float32(3)}) == 1
+
+
+def test_the_first_number_that_is_not_finite_is_named():
+    x = np.ones((2, 3), np.float32)
+    x[0, 2] = x[1, 1] = np.nan
+    with pytest.raises(DataError, match=r"first at \[0, 2\]"):
+        as_input(x, ("N", 3), np.dtype(np.float32))
+
+
+def test_one_of_several_read_outs_beyond_the_run_is_refused():
+    with pytest.raises(DataError, match="cannot read out at time-step 9 of 8"):
+        readout_times(8, [4, 9])
