@@ -278,7 +278,7 @@ def nonlinear_nodes(
     for node in graph.nodes:
         if is_neuron(node) or not any(tensor.name in spikes for tensor in operands(node)):
             continue
-        reason = _why_not_affine(node, spikes, varying)
+        reason = why_not_affine(node, spikes, varying)
         if reason is not None and (node.domain or node.op not in allowed):
             refusals.append(Refusal(node.name, node.op, reason))
     return refusals
@@ -324,7 +324,11 @@ def _is_layer(node: gs.Node) -> bool:
     return node.op in _LAYERS if not node.domain else not is_stateful(node)
 
 
-def _why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
+def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
+    """Why a node is not affine in tensors of these names; None if it is.
+
+    ``varying``: the names of all tensors that depend on the network's inputs.
+    """
     if node.domain:
         return (
             f"an operator of the domain '{node.domain}', of which nothing is known here: export "

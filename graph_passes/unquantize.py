@@ -1,16 +1,18 @@
 """Let clips stand for quantised activations: neurons round in their place."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from .affine import affine_of
 from .editing import (
     Editor,
-    fits,
+    constant_input,
     is_floating,
-    known_value,
+    is_inner,
     leave_out,
     only_consumer,
     optional_input,
@@ -22,11 +24,17 @@ from .editing import (
 )
 from .io import infer_shapes
 from .limits import WEIGHTED
-from .linear import before_weights, downstream
+from .linear import ACTIVATIONS, MAX_POOLS, before_weights, downstream, why_not_affine
 from .thresholds import is_non_negative
 
 _STEPS = {"Round": 0.0, "Floor": -0.5, "Ceil": 0.5}
 """What each adds to z, on average over one of its steps."""
+
+ROUNDING = (*_STEPS, "QuantizeLinear")
+"""What ``unquantize_activations`` may leave out."""
+
+_CUTS = {*ACTIVATIONS, "Max", "Min", "Where"} - {"Softmax"}
+"""What rounding belongs to: activations, however they are spelled."""
 
 _TYPES = onnx.TensorProto
 _RANGES = {
@@ -37,8 +45,10 @@ _RANGES = {
 _POSITIVE = {"Abs", "Exp", "HardSigmoid", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
 _POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Sum"}
 _POSITIVE_IF_FIRST_IS = {
-    "AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity",
-    "MaxPool", "ReduceMean", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+    "AveragePool", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool",
+    "GlobalMaxPool", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
 }  # fmt: skip
 
 
@@ -46,18 +56,22 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     """Quantised activations -> the clips along which they step.
 
         Round(z), Floor(z), Ceil(z)            ->  z, z - 1/2, z + 1/2
-        x + (Round(z) - x)                     ->  z
+        x + (Round(z) - x), x - (x - Round(z)) ->  Round(z)
         DequantizeLinear(QuantizeLinear(x))    ->  clip(x; 0, largest), or x
 
     So theta / L clip(floor(x L / theta + 1/2); 0, L), the activation of networks that are trained
-    for L time-steps (Bu et al., ICLR 2022), becomes clip(x; 0, theta), however it is spelled: a
-    neuron with v(0) = V_th/2 rounds to T levels itself. The second form is how gradients are led
-    past the rounding in training.
+    for L time-steps (Bu et al., ICLR 2022), becomes clip(x; 0, theta): a neuron with v(0) = V_th/2
+    rounds to T levels itself. What rounding adds goes before a clip that it follows, since
+    floor(k clip(x; 0, b)) = clip(floor(k x); 0, k b) for a whole k b. The second form is how
+    gradients are led past the rounding in training.
 
-    Rounding goes where it lies between two layers of weights, quantisation with one scale
-    wherever it is behind one. It is an activation where its levels begin at 0, since quantisers
-    fold ReLUs into that, or where a Relu or Clip is right before it. Any other, as of sums, or of
-    what cannot be negative, is left out together with its bounds.
+    Rounding goes where it belongs to an activation between two layers of weights and what reads it
+    is affine; quantisation with one scale goes wherever it is. It is an activation where its levels
+    begin at 0 or above, since quantisers fold ReLUs into that, or where a Relu or Clip is right
+    before it. Any other, as of inputs, of sums, or of what cannot be negative, is left out together
+    with its bounds.
+
+    Constants that nodes compute must be folded before (``fold_constants``).
     """
     require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _STEPS):
@@ -65,18 +79,29 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
     behind = downstream(graph, [tensor for node in layers for tensor in node.outputs])
     between = behind & before_weights(graph)
+    varying = downstream(graph, graph.inputs)
     editor, changed = Editor(graph), False
-    positive, clips = set[str](), dict[tuple[str, float], gs.Tensor]()
+    for node in graph.nodes:
+        both = node.op in ("Add", "Sub") and not node.domain and node.outputs[0].name in between
+        if both and (y := _taken_and_added(graph, node)) is not None:
+            leave_out(graph, node, y)
+            changed = True
+    if changed:
+        tidy(graph)
+    positive, clips = set[str](), dict[tuple[str, float, float], gs.Node]()
     for node in list(graph.nodes):
-        if node.domain or not node.outputs or node.outputs[0].name not in behind:
+        # What is constant, as weights that are rounded, is no activation.
+        if node.domain or not node.outputs or node.outputs[0].name not in varying:
             continue
         name = node.outputs[0].name
-        if node.op == "DequantizeLinear":
-            changed |= _leave_out_levels(graph, editor, node, positive, clips)
+        if node.op == "DequantizeLinear" and (levels := _levels_of(node)) is not None:
+            is_sum = name not in behind or levels.x.name in positive
+            _leave_out_levels(graph, editor, node, levels, is_sum, clips)
+            changed = True
         elif node.op in _STEPS and name in between:
-            changed |= _leave_out_steps(graph, editor, node)
-        if node.outputs and _is_positive(graph, node, positive):
-            positive.add(name)
+            changed |= _leave_out_steps(graph, editor, node, varying)
+        if _is_positive(graph, node, positive):
+            positive.update(tensor.name for tensor in node.outputs)
     if changed:
         tidy(graph)
     return changed
@@ -85,7 +110,7 @@ def unquantize_activations(graph: gs.Graph) -> bool:
 def _is_positive(graph: gs.Graph, node: gs.Node, positive: set[str]) -> bool:
     """Whether a node makes no negative numbers, as far as is known of what it reads."""
     read = [tensor.name in positive for tensor in node.inputs]
-    return (
+    return bool(node.outputs) and (
         is_non_negative(graph, node)
         or node.op in _POSITIVE
         or (node.op in _POSITIVE_IF_ALL_ARE and all(read))
@@ -93,68 +118,163 @@ def _is_positive(graph: gs.Graph, node: gs.Node, positive: set[str]) -> bool:
     )
 
 
-def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node) -> bool:
-    """Round(z) -> z, and so on; False for what is of an unknown type, or of whole numbers."""
+# Rounding -------------------------------------------------------------------------------------
+
+
+def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: set[str]) -> bool:
+    """Round(z) -> z, and so on; False where it is no part of an activation."""
     z, stepped, dtype = node.inputs[0], node.outputs[0], type_of(node)
     if dtype is None or not is_floating(z):
         return False
-    for reader in [r for r in stepped.outputs if r.op == "Sub" and r.inputs[0] is stepped]:
-        added = only_consumer(graph, reader.outputs[0])
-        again = added is not None and any(x is reader.inputs[1] for x in added.inputs)
-        if added is not None and again and added.op == "Add":
-            leave_out(graph, added, stepped)
-    shift = _STEPS[node.op]
-    if not shift:
-        leave_out(graph, node, z)
-    elif (unshifted := _without(z, -shift)) is not None:
-        leave_out(graph, node, unshifted)
-    else:
-        replace_node(node, "Add", [z, editor.constant(f"{node.name}/mean", dtype.type(shift))])
+    x, scale, shift, passed = _scaled(graph, z)
+    cut = _is_cut(graph, x)
+    if not _belongs(graph, stepped, cut, passed, varying):
+        return False
+    more = shift + _STEPS[node.op]
+    whole = np.rint(more)
+    more = np.where(np.abs(more - whole) < 2.0**-20, whole, more)
+    maker = producer(x)
+    if cut and maker is not None and np.any(more != whole):
+        if maker.op in ("Clip", "Relu"):
+            # Behind it a silent neuron would say a part of a level.
+            first = _plus(editor, node, maker.inputs[0], "before", (more - whole) / scale, dtype)
+            inputs = [first, *maker.inputs[1:]]
+            x, more = editor.node(maker.op, f"{node.name}/moved", inputs, maker.attrs, x), whole
+        elif node.op != "Round":
+            return False
+    if not np.all(scale == 1):
+        factor = editor.constant(f"{node.name}/scale", scale.astype(dtype))
+        x = editor.node("Mul", f"{node.name}/scaled", [x, factor], like=z)
+    leave_out(graph, node, _plus(editor, node, x, "behind", more, dtype))
     return True
 
 
-def _without(z: gs.Tensor, shift: float) -> gs.Tensor | None:
-    """The x of z = x + shift; None if z is made in another way."""
-    maker = producer(z)
-    if maker is None or maker.op != "Add" or maker.domain:
-        return None
-    for x, added in (maker.inputs, maker.inputs[::-1]):
-        value = known_value(added)
-        if value is not None and np.all(value == shift) and fits(value.shape, x.shape):
-            return x
+def _taken_and_added(graph: gs.Graph, node: gs.Node) -> gs.Tensor | None:
+    """The y of (y - x) + x or x - (x - y) that ends in a node; None for any other."""
+    for x, taken in (node.inputs, node.inputs[::-1]) if node.op == "Add" else (node.inputs,):
+        maker = producer(taken)
+        if maker is None or maker.op != "Sub" or only_consumer(graph, taken) is None:
+            continue
+        y, other = maker.inputs if node.op == "Add" else maker.inputs[::-1]
+        if other is x and y.shape == node.outputs[0].shape:
+            return y
     return None
+
+
+def _scaled(graph: gs.Graph, z: gs.Tensor) -> tuple[gs.Tensor, np.ndarray, np.ndarray, set[str]]:
+    """The x of z = scale x + shift that is no such sum itself, and all names from z to x."""
+    scale, shift, passed = np.ones(()), np.zeros(()), {z.name}
+    maker = producer(z)
+    while maker is not None and maker.op != "BatchNormalization":
+        affine = affine_of(graph, maker)
+        if isinstance(affine, str):
+            break
+        scale, shift = scale * affine.scale, scale * affine.shift + shift
+        z = affine.x
+        passed.add(z.name)
+        maker = producer(z)
+    return z, scale, shift, passed
+
+
+def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is an activation, or a sum with one in it."""
+    waiting, seen = [tensor], set[str]()
+    while waiting:
+        maker = producer(waiting.pop())
+        if maker is None or maker.domain or maker.name in seen:
+            continue
+        seen.add(maker.name)
+        if maker.op in _CUTS:
+            return True
+        if maker.op in ("Add", "Sub", "Sum") or not isinstance(affine_of(graph, maker), str):
+            waiting += maker.inputs
+    return False
+
+
+def _belongs(
+    graph: gs.Graph, stepped: gs.Tensor, to_one: bool, passed: set[str], varying: set[str]
+) -> bool:
+    """Whether rounding is part of an activation: one is before it (``to_one``), or reads it.
+
+    It is not where anything reads it that is neither affine nor a max-pool, or that puts it beside
+    what is rounded (``passed``), as x - Floor(x) does.
+    """
+    waiting = [stepped]
+    while waiting:
+        tensor = waiting.pop()
+        for reader in tensor.outputs:
+            beside = reader.op != "Concat" and any(x.name in passed for x in reader.inputs)
+            if is_inner(reader) or beside:
+                return False
+            if reader.op in _CUTS and not reader.domain:
+                to_one = True
+            elif reader.op in MAX_POOLS and not reader.domain:
+                continue
+            elif not isinstance(affine_of(graph, reader), str):
+                waiting.append(reader.outputs[0])
+            elif why_not_affine(reader, {tensor.name}, varying) is not None:
+                return False
+    return to_one
+
+
+def _plus(
+    editor: Editor, node: gs.Node, x: gs.Tensor, name: str, more: np.ndarray, dtype: np.dtype
+) -> gs.Tensor:
+    """X with something added, if that is not 0."""
+    if not np.any(more):
+        return x
+    constant = editor.constant(f"{node.name}/{name}", more.astype(dtype))
+    return editor.node("Add", f"{node.name}/added", [x, constant], like=x)
+
+
+# Quantisation ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """What is quantised, and the least and the largest number that it becomes, [] of its type."""
+
+    x: gs.Tensor
+    low: np.ndarray
+    high: np.ndarray
 
 
 def _leave_out_levels(
     graph: gs.Graph,
     editor: Editor,
     node: gs.Node,
-    positive: set[str],
-    clips: dict[tuple[str, float], gs.Tensor],
-) -> bool:
-    """Q and DQ -> a clip, the one in ``clips`` that is the same if there is one, or nothing."""
-    found = _levels_of(node)
-    if found is None:
-        return False
-    x, low, high = found
+    levels: _Levels,
+    unbounded: bool,
+    clips: dict[tuple[str, float, float], gs.Node],
+) -> None:
+    """Q and DQ -> a clip, the one in ``clips`` that is the same if there is one, or nothing.
+
+    ``unbounded``: whether levels from 0 are no activation.
+    """
+    x, low, high = levels.x, levels.low, levels.high
     maker = producer(x)
-    cut = maker is not None and maker.op in ("Relu", "Clip") and is_non_negative(graph, maker)
-    if not cut and (low < 0 or x.name in positive):
+    cut = maker is not None and maker.op in ("Clip", "Relu") and is_non_negative(graph, maker)
+    if not cut and (low < 0 or (low == 0 and unbounded)):
         leave_out(graph, node, x)
-    elif (x.name, float(high)) in clips:
-        leave_out(graph, node, clips[x.name, float(high)])
-    else:
-        bounds = {"min": np.zeros_like(high), "max": high}
-        constants = [editor.constant(f"{node.name}/{key}", bounds[key]) for key in bounds]
-        replace_node(node, "Clip", [x, *constants])
-        clips[x.name, float(high)] = node.outputs[0]
-    return True
+        return
+    if maker is not None and maker.op == "Relu":
+        # Others may read it without a bound.
+        x = maker.inputs[0]
+    low = np.maximum(low, np.zeros_like(low))
+    key = x.name, float(low), float(high)
+    if key in clips:
+        leave_out(graph, node, clips[key].outputs[0])
+        return
+    bounds = [editor.constant(f"{node.name}/{n}", v) for n, v in (("min", low), ("max", high))]
+    replace_node(node, "Clip", [x, *bounds])
+    clips[key] = node
 
 
-def _levels_of(node: gs.Node) -> tuple[gs.Tensor, np.ndarray, np.ndarray] | None:
-    """What a DequantizeLinear turns back into numbers, and its least and largest level, [].
+def _levels_of(node: gs.Node) -> _Levels | None:
+    """What a DequantizeLinear turns back into numbers.
 
-    None if that was not quantised by the same scale, one for all, or to a type not known here.
+    None if that was not quantised by the same scale, one for all, from the same type of numbers to
+    a type that is known here.
     """
     lows, highs = [-np.inf], [np.inf]
     maker = producer(node.inputs[0])
@@ -163,23 +283,25 @@ def _levels_of(node: gs.Node) -> tuple[gs.Tensor, np.ndarray, np.ndarray] | None
         lows.append(_number(maker, 1, -np.inf))
         highs.append(_number(maker, 2, np.inf))
         maker = producer(maker.inputs[0])
-    if maker is None or maker.op != "QuantizeLinear":
+    if maker is None or maker.op != "QuantizeLinear" or maker.domain:
         return None
     (scale, zero), other = ([_number(n, place, 0) for place in (1, 2)] for n in (node, maker))
     if any(number is None for number in (scale, zero, *lows, *highs)) or [scale, zero] != other:
         return None
-    kind = maker.attrs.get("output_dtype", 0) or _TYPES.UINT8
+    x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or _TYPES.UINT8
     if optional_input(maker, 2) is not None:
         kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
-    if kind not in _RANGES:
+    if kind not in _RANGES or x.dtype not in (None, scale.dtype):
         return None
-    levels = max(*lows, _RANGES[kind][0]), min(*highs, _RANGES[kind][1])
-    low, high = (np.asarray((level - int(zero)) * scale, scale.dtype) for level in levels)
-    return maker.inputs[0], low, high
+    ends = max(*lows, _RANGES[kind][0]), min(*highs, _RANGES[kind][1])
+    most = np.finfo(scale.dtype).max
+    # Of whole numbers of few bits the difference may not be one.
+    bounds = ((float(end) - float(zero)) * float(scale) for end in ends)
+    low, high = (np.asarray(np.clip(bound, -most, most), scale.dtype) for bound in bounds)
+    return _Levels(x, low, high)
 
 
 def _number(node: gs.Node, place: int, default: float) -> Any:
     """An input that is one number, ``default`` where it is left out; None for any other."""
-    given = optional_input(node, place)
-    value = np.asarray(default) if given is None else known_value(given)
-    return value.reshape(-1)[0] if value is not None and value.size == 1 else None
+    value = constant_input(node, place, default)
+    return None if value is None or value.size != 1 else value.reshape(-1)[0]

@@ -19,6 +19,12 @@ from .data import Data, Inputs, check_labels
 from .examination import import_ann
 from .progress import Running
 
+NOT_CHECKED = (
+    "not made: the sizes of the inputs are open and none of those tried runs, or the network's "
+    "activations would take over a gigabyte; with calibration data it is made on them"
+)
+"""What is said of a rewriting on which two networks could not be compared."""
+
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-3}
 """Largest relative error of outputs that counts as rounding, by the network's type."""
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import (
     DataError,
@@ -18,6 +17,7 @@ from onnx2snn.graph_passes import (
     change_neurons,
     delay_read_out,
     fold_batch_normalization,
+    fold_constants,
     fold_forward,
     infer_shapes,
     max_to_average_pool,
@@ -33,7 +33,7 @@ from onnx2snn.graph_passes import (
 from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
-from onnx2snn.graph_passes.driver import Pass, pass_name
+from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -44,6 +44,7 @@ from onnx2snn.graph_passes.spiking import (
     require_ranks,
 )
 from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
 
@@ -52,6 +53,7 @@ from .checking import (
     APPROXIMATED,
     CLIPPED,
     EXACT,
+    NOT_CHECKED,
     POOLED,
     TOGETHER,
     UNQUANTISED,
@@ -74,16 +76,11 @@ from .examination import (
 )
 from .progress import Running
 from .recipe import Neuron, SpikingPass
-from .spiking import Spiking
+from .spiking import Spiking, over_graph
 from .statistics import Statistic
 
 NO_CHANNELS = "there are no thresholds per channel"
 """What ``require_channels`` says of them."""
-
-NOT_CHECKED = (
-    "not made: the sizes of the inputs are open and none of those tried runs, or the network's "
-    "activations would take over a gigabyte; with calibration data it is made on them"
-)
 
 Sample = tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
 """Inputs of an ANN and its outputs for them, by name."""
@@ -143,15 +140,21 @@ class Network:
 
         It comes first, since what other passes change by rounding would change levels.
         """
-        report = run_passes(self.graph, [unquantize_activations])[0]
-        if report.changed:
-            self.reports.append(report)
-            self._compare(UNQUANTISED, self.original)
-            self.unclipped = self.reference = self.current
-            self.notes.append(
-                "the ANN's activations are quantised, which is left out: in T time-steps neurons "
-                "round to T levels themselves"
-            )
+        if not any(node.op in ROUNDING for node in self.graph.nodes):
+            return
+        self._translated |= self.run([fold_constants, unquantize_activations])
+        if not self.reports[-1].changed:
+            return
+        agreement = self._compare(UNQUANTISED, self.original)
+        self.unclipped = self.reference = self.current
+        cost = ""
+        if agreement is None and (sample := first_inputs_that_run(self.original, self.graph)):
+            error = relative_error(sample[1], outputs_of(self.current, sample[0]))
+            cost = f" (relative error {error:.1e} on random inputs, which its levels may not reach)"
+        self.notes.append(
+            f"the ANN's activations are quantised, which is left out{cost}: in T time-steps "
+            "neurons round to T levels themselves"
+        )
 
     def rewrite_exactly(self) -> None:
         """Bring the network into canonical form and fold what can be folded; check it."""
@@ -351,7 +354,7 @@ class Network:
         if not passes:
             return
         snn = Spiking(self.graph, self.unclipped, self.calibration, self._running, timesteps)
-        self.run([*(_over_graph(function, snn) for function in passes), fold_batch_normalization])
+        self.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
         require_finite_results(self.graph)
 
     def change(self, neuron: Neuron, delay: int, timesteps: int) -> None:
@@ -387,13 +390,3 @@ class Network:
                 f"the read-out begins after {steps} time-steps; runs of no more, as of "
                 f"T={timesteps}, are read out from their start"
             )
-
-
-def _over_graph(function: SpikingPass, snn: Spiking) -> Pass:
-    """A pass over a spiking network as one over its graph, of the same name."""
-
-    def over_graph(graph: gs.Graph) -> bool:
-        return function(snn)
-
-    over_graph.__name__ = pass_name(function)
-    return over_graph

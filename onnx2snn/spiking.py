@@ -1,11 +1,12 @@
 """What a pass over a spiking network changes, and what it measures it against."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.editing import only_consumer, producer
 from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
 from onnx2snn.graph_passes.neurons import (
@@ -128,3 +129,13 @@ class Spiking:
                 if segment.spikes:
                     found[tensor.name] = (tensor, segment)
         return found
+
+
+def over_graph(function: Callable[[Spiking], bool], snn: Spiking) -> Pass:
+    """A pass over a spiking network as one over its graph, of the same name."""
+
+    def changed(graph: gs.Graph) -> bool:
+        return function(snn)
+
+    changed.__name__ = pass_name(function)
+    return changed
