@@ -1,7 +1,5 @@
 """Write every piecewise linear activation as a sum of ReLUs and clips from 0."""
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -43,10 +41,7 @@ def decompose_activations(graph: gs.Graph) -> bool:
     editor = Editor(graph)
     changed = False
     for node in list(graph.nodes):
-        rewrite = _rewriting(graph, node)
-        if rewrite is not None:
-            rewrite(editor, node)
-            changed = True
+        changed |= _decompose(editor, node)
     if changed:
         tidy(graph)
     return changed
@@ -54,43 +49,50 @@ def decompose_activations(graph: gs.Graph) -> bool:
 
 _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")
 
-_Rewriting = Callable[[Editor, gs.Node], None]
 
-
-def _rewriting(graph: gs.Graph, node: gs.Node) -> _Rewriting | None:
-    """How to rewrite a node; None if it is no activation, or canonical already."""
+def _decompose(editor: Editor, node: gs.Node) -> bool:
+    """Rewrite a node; False if it is no activation, or canonical already."""
     # What is of whole numbers is no activation; an unknown type does not tell that of constants.
     floating = all(is_floating(tensor) for tensor in (*node.inputs, *node.outputs))
     if node.domain or not node.inputs or not floating or type_of(node) is None:
-        return None
+        return False
     match node.op:
         case "LeakyRelu":
-            return lambda editor, node: _leaky(editor, node, node.attrs.get("alpha", 0.01))
+            _leaky(editor, node, node.attrs.get("alpha", 0.01))
+            return True
         case "PRelu":
             slope = constant_value(node.inputs[1])
             if slope is not None and keeps_shape(slope, node.inputs[0]):
-                return lambda editor, node: _leaky(editor, node, slope)
+                _leaky(editor, node, slope)
+                return True
         case "Abs":
-            return _absolute
+            replace_node(node, "Add", _parts(editor, node))
+            return True
         case "HardSigmoid":
-            return _hard_sigmoid
+            _hard_sigmoid(editor, node)
+            return True
         case "Clip":
             low, high = clip_bounds(node)
             if low < high and not (low == 0 and np.isfinite(high)):
-                return lambda editor, node: _clip(editor, node, float(low), float(high))
+                _clip(editor, node, float(low), float(high))
+                return True
         case "Max" | "Min" if len(node.inputs) == 2:
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
             near = all(_is_near(value) for value in constants)
             fits = all(keeps_shape(v, t) for v in constants for t in _variables(node))
-            if len(constants) < 2 and near and fits and relu_of_min(graph, node) is None:
-                return _maximum if node.op == "Max" else _minimum
+            if len(constants) < 2 and near and fits and relu_of_min(editor.graph, node) is None:
+                write = _above if node.op == "Max" else _below
+                write(editor, node, *_constant_last(node))
+                return True
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
-            return lambda _, node: replace_node(node, "Relu", node.inputs)
+            replace_node(node, "Relu", node.inputs)
+            return True
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) > 0:
             before = producer(node.inputs[0])
-            if before is None or not is_non_negative(graph, before):
-                return _thresholded
-    return None
+            if before is None or not is_non_negative(editor.graph, before):
+                node.inputs[0] = _relu_or_clip(editor, node, "positive", node.inputs[0])
+                return True
+    return False
 
 
 def _is_near(bound: np.ndarray) -> bool:
@@ -139,10 +141,6 @@ def _leaky(editor: Editor, node: gs.Node, slope: float | np.ndarray) -> None:
     replace_node(node, "Sub", [positive, leak])
 
 
-def _absolute(editor: Editor, node: gs.Node) -> None:
-    replace_node(node, "Add", _parts(editor, node))
-
-
 def _hard_sigmoid(editor: Editor, node: gs.Node) -> None:
     alpha = _constant(editor, node, "alpha", node.attrs.get("alpha", 0.2))
     beta = _constant(editor, node, "beta", node.attrs.get("beta", 0.5))
@@ -178,18 +176,6 @@ def _below(
     replace_node(node, "Sub", [high, _relu_or_clip(editor, node, "below", missing, theta)])
 
 
-def _maximum(editor: Editor, node: gs.Node) -> None:
-    _above(editor, node, *_constant_last(node))
-
-
-def _minimum(editor: Editor, node: gs.Node) -> None:
-    _below(editor, node, *_constant_last(node))
-
-
 def _constant_last(node: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
     a, b = node.inputs
     return (b, a) if isinstance(a, gs.Constant) else (a, b)
-
-
-def _thresholded(editor: Editor, node: gs.Node) -> None:
-    node.inputs[0] = _relu_or_clip(editor, node, "positive", node.inputs[0])

@@ -11,7 +11,7 @@ from .editing import (
     tidy,
 )
 from .errors import Refusal
-from .linear import MAX_POOLS, behind_nonlinear
+from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS, behind_nonlinear
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 
@@ -26,8 +26,9 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     not affine, as a Softmax, stay without one: no spikes come there.
     """
     require_opset(graph)
-    clips = ("Relu", "Clip", "Min")
-    spared = behind_nonlinear(graph, lambda node: node.op in clips, after_layers=True)
+    spared = behind_nonlinear(
+        graph, lambda node: node.op in CANONICAL_ACTIVATIONS, after_layers=True
+    )
     changed = False
     for node in graph.nodes:
         if node.domain or node.op not in MAX_POOLS or node.inputs[0].name in spared:

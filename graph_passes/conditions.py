@@ -24,11 +24,6 @@ _SAYS_ABOVE = {
 }  # fmt: skip
 """Of x and a level: whether it says that x is above, or not; and whether x = level is not above."""
 
-_EXCHANGED = {
-    "Greater": "Less", "GreaterOrEqual": "LessOrEqual",
-    "Less": "Greater", "LessOrEqual": "GreaterOrEqual",
-}  # fmt: skip
-
 
 def conditions_to_activations(graph: gs.Graph) -> bool:
     """Where and masks by the size of x -> the activation that they are.
@@ -109,12 +104,12 @@ def _compared(condition: gs.Tensor, x: gs.Tensor) -> _Compared | None:
         return None if inner is None else replace(inner, above=not inner.above)
     if node.op not in _SAYS_ABOVE:
         return None
-    first, second = node.inputs
-    op, other = (node.op, second) if first is x else (_EXCHANGED[node.op], first)
-    level = _number_beside(other, x)
-    if (first is not x and second is not x) or level is None:
-        return None
-    return _Compared(*_SAYS_ABOVE[op], level)
+    (above, strictly), (read, other) = _SAYS_ABOVE[node.op], node.inputs
+    if read is not x:
+        # b > x is x < b, and b >= x is x <= b.
+        above, strictly, read, other = not above, not strictly, other, read
+    level = _number_beside(other, x) if read is x else None
+    return None if level is None else _Compared(above, strictly, level)
 
 
 def _number_beside(tensor: gs.Tensor, x: gs.Tensor) -> float | None:

@@ -107,13 +107,11 @@ def _scale_and_shift(
         return "its constants differ within a channel"
     if linear.op == "Gemm" and bias.ndim == 2 and bias.shape[0] != 1:
         return f"the bias of Gemm '{linear.name}' differs from sample to sample"
-    axis = _OUTPUT_AXIS[linear.op]
-    if linear.op == "Gemm" and linear.attrs.get("transB", 0):
-        axis = 0
+    # Of these operators Gemm alone has transB, alpha and beta.
+    axis = 0 if linear.attrs.get("transB", 0) else _OUTPUT_AXIS[linear.op]
     channels = weight.shape[axis]
     a, c = np.broadcast_to(a, channels), np.broadcast_to(c, channels)
-    beta = linear.attrs.get("beta", 1.0) if linear.op == "Gemm" else 1.0
-    alpha = linear.attrs.get("alpha", 1.0) if linear.op == "Gemm" else 1.0
+    alpha, beta = linear.attrs.get("alpha", 1.0), linear.attrs.get("beta", 1.0)
     factors = (alpha * a).reshape([-1 if i == axis else 1 for i in range(rank)])
     dtype, old = weight.dtype, linear.inputs[1]
     new_weight = rounded(weight * factors, dtype)

@@ -18,12 +18,11 @@ from .editing import (
     tidy,
 )
 from .errors import Refusal
-from .linear import downstream
+from .linear import CANONICAL_ACTIVATIONS, downstream
 from .quiet import quietly
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")
-_ACTIVATIONS = ("Relu", "Clip", "Min")
 
 
 def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
@@ -51,7 +50,7 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
 def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
     """Fold each node that can be, once; what can not is appended to ``declined``."""
     changed, editor = False, Editor(graph)
-    after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in _ACTIVATIONS])
+    after = downstream(graph, [n.outputs[0] for n in graph.nodes if n.op in CANONICAL_ACTIVATIONS])
     # From the last to the first, so that of several in a row each is next to the layer when its
     # turn comes.
     for node in reversed(list(graph.nodes)):
@@ -76,7 +75,7 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str
         return "its result is an output, or of unknown rank"
     result = node.outputs[0]
     paths = [_path(graph, result, consumer) for consumer in result.outputs]
-    folds = [None if p is None else _fold_of(p, affine, shape) for p in paths]
+    folds = [None if p is None else _fold_of(p, affine, shape, graph.opset) for p in paths]
     found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
     if not found or len(found) < len(paths):
         return "what reads it is not one linear operator with constant weights"
@@ -130,27 +129,27 @@ def _passes_on(node: gs.Node) -> bool:
 
 
 def _fold_of(
-    path: list[gs.Node], affine: Affine, shape: list[int | str]
+    path: list[gs.Node], affine: Affine, shape: list[int | str], opset: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The new weight of a path's linear operator and the constant K; None if there is none."""
-    weight = _scaled_weight(path, affine.scale, shape)
+    weight = _scaled_weight(path, affine.scale, shape, opset)
     if weight is None:
         return None
     if not np.any(affine.shift):
         return weight, np.zeros(())
-    shift = _constant_through(path, affine.shift, shape)
+    shift = _constant_through(path, affine.shift, shape, opset)
     return None if shift is None else (weight, shift)
 
 
 def _scaled_weight(
-    path: list[gs.Node], scale: np.ndarray, shape: list[int | str]
+    path: list[gs.Node], scale: np.ndarray, shape: list[int | str], opset: int
 ) -> np.ndarray | None:
     """W diag(a), where a reaches W as one factor for each input channel or feature."""
     linear = path[-1]
     weight = np.asarray(linear.inputs[1].values)
     if scale.size == 1:
         return np.asarray(weight.astype(np.float64) * float(scale.reshape(())))
-    factors = _factors(path, scale, shape)
+    factors = _factors(path, scale, shape, opset)
     if factors is None:
         return None
     if linear.op == "Conv":
@@ -160,13 +159,15 @@ def _scaled_weight(
         if rows.shape[1] != weight.shape[1]:
             return None
         return np.asarray(weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2)))
-    axis = 1 if linear.op == "Gemm" and linear.attrs.get("transB", 0) else 0
+    axis = 1 if linear.attrs.get("transB", 0) else 0
     if weight.ndim != 2 or weight.shape[axis] != factors.size:
         return None
     return np.asarray(weight * (factors if axis else factors[:, None]))
 
 
-def _factors(path: list[gs.Node], scale: np.ndarray, shape: list[int | str]) -> np.ndarray | None:
+def _factors(
+    path: list[gs.Node], scale: np.ndarray, shape: list[int | str], opset: int
+) -> np.ndarray | None:
     """The scale as the linear operator meets it: one factor a channel, or a feature."""
     spread = [n for n in path[:-1] if n.op in ("Flatten", "Reshape", "Transpose")]
     rank = len(shape)
@@ -192,12 +193,12 @@ def _factors(path: list[gs.Node], scale: np.ndarray, shape: list[int | str]) -> 
     kept = [node for node in path[:-1] if node.op not in (*_POOLS, "Pad")]
     if sizes is None or len(sizes) != rank:
         return None
-    values = _response(kept, scale, sizes[1:])
+    values = _response(kept, scale, sizes[1:], opset)
     return None if values is None or values.ndim != 1 else values
 
 
 def _constant_through(
-    path: list[gs.Node], shift: np.ndarray, shape: list[int | str]
+    path: list[gs.Node], shift: np.ndarray, shape: list[int | str], opset: int
 ) -> np.ndarray | None:
     """K = L(c) - L(0) of one sample; only its channels where the image's size is unknown."""
     sizes = list(shape[1:])
@@ -206,7 +207,7 @@ def _constant_through(
         if any(_has_borders(node) for node in path) or not isinstance(sizes[0], int):
             return None
         sizes = [sizes[0], *(64 if isinstance(size, str) else size for size in sizes[1:])]
-    constant = _response(path, shift, sizes)
+    constant = _response(path, shift, sizes, opset)
     if constant is None:
         return None
     places = constant.reshape(constant.shape[0], -1)
@@ -222,7 +223,9 @@ def _has_borders(node: gs.Node) -> bool:
     return fixed or padded or node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
 
 
-def _response(nodes: list[gs.Node], value: np.ndarray, sizes: list[int | str]) -> np.ndarray | None:
+def _response(
+    nodes: list[gs.Node], value: np.ndarray, sizes: list[int | str], opset: int
+) -> np.ndarray | None:
     """L(c) - L(0) for a chain of nodes L and a constant c of a sample's sizes, in float32.
 
     None if it cannot be computed, or L does not treat samples apart: one of c among others
@@ -241,7 +244,7 @@ def _response(nodes: list[gs.Node], value: np.ndarray, sizes: list[int | str]) -
         result = gs.Variable(f"t{number}", np.float32)
         copies.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
         tensor = result
-    chain = gs.Graph(copies, [], [tensor], opset=17)
+    chain = gs.Graph(copies, [], [tensor], opset=opset)
     with quietly():
         chain.fold_constants(fold_shapes=False)
     (output,) = chain.outputs
@@ -272,12 +275,8 @@ def _apply(editor: Editor, path: list[gs.Node], weight: np.ndarray, shift: np.nd
         return
     bias = constant_input(linear, 2, 0.0)
     uniform = shift.ndim == 1
-    if (
-        uniform
-        and bias is not None
-        and linear.op in ("Conv", "Gemm")
-        and (linear.attrs.get("beta", 1.0) == 1.0)
-    ):
+    takes_bias = linear.op in ("Conv", "Gemm") and linear.attrs.get("beta", 1.0) == 1.0
+    if uniform and takes_bias and bias is not None:
         new = editor.constant(f"{linear.name}/bias", (bias + shift).astype(dtype))
         linear.inputs = [*linear.inputs[:2], new]
         return

@@ -127,6 +127,9 @@ ACTIVATIONS = {
 }  # fmt: skip
 """The operators that networks have between their layers, whatever becomes of them."""
 
+CANONICAL_ACTIVATIONS = ("Relu", "Clip", "Min")
+"""The last operators of activations in canonical form."""
+
 _KEEP_CHANNELS = {
     "Add", "BatchNormalization", "Cast", "Clip", "Div", "Identity", "Min", "Mul", "Neg", "Relu",
     "Sub", "Sum", *NEURONS,

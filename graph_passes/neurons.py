@@ -76,8 +76,8 @@ NEURONS = frozenset(op for op in FUNCTIONS if op.endswith("IF"))
 MEANS = frozenset({"RunningMean", "DelayedMean"})
 """The operators that average over time."""
 
-MEMORY = {"SignedIF"}
-"""The neurons that remember, besides v, how many spikes they have emitted, m."""
+COUNTING = frozenset({"SignedIF"})
+"""The neurons that keep, besides v, the number of spikes that they have emitted, m."""
 
 
 @functools.cache
@@ -200,7 +200,7 @@ def initial_potential_of(node: gs.Node) -> np.ndarray:
 
 def state_names(op: str, node_name: str) -> list[tuple[str, str]]:
     """The names of the graph's inputs and outputs that carry a node's states."""
-    letters = "vm" if op in MEMORY else "v"
+    letters = "vm" if op in COUNTING else "v"
     return [(f"{letter}/{node_name}", f"{letter}_next/{node_name}") for letter in letters]
 
 

@@ -77,8 +77,8 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     require_whole("delay", delay, 0)
     neurons.require_opset(graph)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
-    means = [node for node in neurons.stateful_nodes(graph) if neurons.is_mean(node)]
-    begun = [node for node in means if node.attrs.get("delay") is None or not _same(node, delay)]
+    means = [node for node in graph.nodes if neurons.is_mean(node)]
+    begun = [n for n in means if "delay" not in n.attrs or n.attrs["delay"].values != delay]
     for node in means:
         node.op, node.attrs["delay"] = "DelayedMean", length
     averaged = downstream(graph, [node.outputs[0] for node in means])
@@ -100,10 +100,6 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
         add_counting(editor, "DelayedMean", name, inputs, tensor, attributes)
     tidy(graph)
     return bool(begun or fresh)
-
-
-def _same(node: gs.Node, delay: int) -> bool:
-    return float(node.attrs["delay"].values) == delay
 
 
 def _is_mean(tensor: gs.Tensor) -> bool:

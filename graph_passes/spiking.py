@@ -91,7 +91,7 @@ class StateEditor(Editor):
 
 def _names_of_states(node: gs.Node) -> set[str]:
     # Of all kinds of neurons, so that one kind can become another.
-    kinds = {*neurons.MEMORY, node.op}
+    kinds = {*neurons.COUNTING, node.op}
     return {n for op in kinds for pair in neurons.state_names(op, node.name) for n in pair}
 
 

@@ -95,8 +95,8 @@ def unquantize_activations(graph: gs.Graph) -> bool:
             continue
         name = node.outputs[0].name
         if node.op == "DequantizeLinear" and (levels := _levels_of(node)) is not None:
-            is_sum = name not in behind or levels.x.name in positive
-            _leave_out_levels(graph, editor, node, levels, is_sum, clips)
+            unbounded = name not in behind or levels.x.name in positive
+            _leave_out_levels(graph, editor, node, levels, unbounded, clips)
             changed = True
         elif node.op in _STEPS and name in between:
             changed |= _leave_out_steps(graph, editor, node, varying)

@@ -170,7 +170,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
                 "runs": _runs(layer, choice),
                 "tiles": layer in tiled,
                 "columns": layer.columns in columns,
-                "weights_first": layer.dense in first,
+                "weights_first": layer.initializer in first,
                 "weights": layer.weights,
                 "computes": layer.computes,
                 "why": layer.why,
@@ -216,7 +216,7 @@ def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
         ways = [
             (", tiles", layer in tiled),
             (", columns", layer.columns in columns),
-            (", weights first", layer.dense in first),
+            (", weights first", layer.initializer in first),
         ]
         table.add_row(
             tables.name_text(layer.name),

@@ -137,14 +137,18 @@ def require_bounds(graph: gs.Graph, recipe: str) -> None:
         )
 
 
-def require_activations(graph: gs.Graph, maxpool: MaxPool) -> None:
-    """Refuse a network none of whose activations became a neuron, with what it has instead."""
+def require_activations(graph: gs.Graph, maxpool: MaxPool, unquantised: bool) -> None:
+    """Refuse a network none of whose activations became a neuron, with what it has instead.
+
+    ``unquantised``: whether quantisation was left out of it.
+    """
     if neuron_nodes(graph):
         return
     curved = analog_activations(graph)
     found = [*curved, *integer_activations(graph)]
     has = "these activations:" if found else "no activations"
-    if any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes):
+    quantised = any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes)
+    if quantised or (unquantised and not found):
         has = "QuantizeLinear, into which quantisation folds them: convert it before that"
     elif regions_to_approximate(graph, maxpool) and not obstacles(
         graph, maxpool, approximated=True

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.neurons import starts_of, states_read, states_written, threshold_of
+from onnx2snn.graph_passes.neurons import (
+    COUNTING,
+    starts_of,
+    states_read,
+    states_written,
+    threshold_of,
+)
 from onnx2snn.runtime.providers import run_session
-from onnx2snn.runtime.totals import CONSERVING, COUNTING
+from onnx2snn.runtime.totals import CONSERVING
 
 from .segments import Segment
 

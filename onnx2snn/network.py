@@ -336,7 +336,7 @@ class Network:
             partial(set_initial_potential, v_init=v_init, seed=seed),
         ]
         self.run(passes)
-        require_activations(self.graph, self.maxpool)
+        require_activations(self.graph, self.maxpool, self.reference is not self.original)
         if self.calibration is not None:
             self.agreements.append(
                 compare(TOGETHER, self.original, self.current, self.calibration, self._running)

@@ -10,7 +10,7 @@ from functools import cached_property
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.neurons import DOMAIN, state_names
 
 from .chunks import (
     WeightedLayer,
@@ -18,7 +18,7 @@ from .chunks import (
     columns_in,
     held_by_lean,
     lean_weights_first,
-    with_weights_first_in,
+    weights_first_in,
 )
 from .columns import Columns
 from .estimate import Costs, Estimate, Run
@@ -79,7 +79,7 @@ class Choice:
         """The weights of dense layers that come first in a run of so many time-steps."""
         if self.lean:
             return lean_weights_first(self.layers, timesteps, self.groups.alone)
-        return frozenset(with_weights_first_in(self.layers, timesteps))
+        return weights_first_in(self.layers, timesteps)
 
     def held(self, timesteps: int) -> frozenset[str]:
         """The weights that a lean graph of so many time-steps holds itself, by name."""
@@ -201,9 +201,8 @@ def shapes_read(
     read = {info.name for info in step.graph.input}
     known = dict(inputs)
     for neuron in plan.neurons:
-        for state in (f"v/{neuron.name}", f"m/{neuron.name}"):
-            if state in read:
-                known[state] = (samples, *neuron.shape)
+        for state, _ in state_names(neuron.op, neuron.name):
+            known[state] = (samples, *neuron.shape)
     starts = {state.read: state.start for state in plan.states}
     made = sizes_of(step, known).shapes
     for node in step.graph.node:
@@ -219,9 +218,9 @@ def shapes_read(
             known[total.read] = shape
     for neuron in plan.neurons:
         # What does not depend on all inputs may have fewer samples.
-        if made.get(neuron.current) != known[f"v/{neuron.name}"]:
-            del known[f"v/{neuron.name}"]
-            known.pop(f"m/{neuron.name}", None)
+        if made.get(neuron.current) != (samples, *neuron.shape):
+            for state, _ in state_names(neuron.op, neuron.name):
+                del known[state]
     return known
 
 

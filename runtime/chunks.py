@@ -13,7 +13,7 @@ from .columns import Columns, columns_where_they_pay
 from .kernel_forms import Layout
 from .memory import Sizes
 from .unroll import axis_of_time
-from .weights_first import dense_weights, first_pays
+from .weights_first import first_pays, may_come_first
 from .winograd import Tiles, tiles_where_they_pay
 
 SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32
@@ -89,8 +89,8 @@ class WeightedLayer:
     all samples that run together, and ``uses`` how often it uses each weight for that. ``axis``:
     that along which time-steps may come together; None where they may not. ``tiles``: those of a
     convolution that runs on tiles within a chunk, and ``columns`` of one that runs in columns.
-    ``dense``: the name of the weights where they may come first in the product, so that graphs
-    share them. ``lean``: graphs read one copy of the ``initializer`` that its weights are.
+    ``dense``: whether the weights may come first in the product, so that graphs share them.
+    ``lean``: graphs read one copy of the ``initializer`` that its weights are.
     """
 
     name: str
@@ -101,7 +101,7 @@ class WeightedLayer:
     uses: int
     axis: int | None
     tiles: Tiles | None
-    dense: str | None = None
+    dense: bool = False
     columns: Columns | None = None
     lean: bool = False
 
@@ -195,7 +195,7 @@ def weighted_layers(
             uses_of(node),
             axis(node),
             tiles_of(node),
-            dense_weights(node, constants, own),
+            may_come_first(node, constants, own),
             columns_of(node),
             lean,
         )
@@ -226,19 +226,15 @@ def average_uses(layers: Sequence[WeightedLayer]) -> float:
     return sum(layer.weights * layer.uses for layer in layers) / max(weights_in(layers), 1)
 
 
-def with_weights_first_in(
-    layers: Iterable[WeightedLayer], timesteps: int
-) -> dict[str, WeightedLayer]:
-    """The layers whose weights come first in a chunk of so many time-steps, by these' names."""
+def weights_first_in(layers: Iterable[WeightedLayer], timesteps: int) -> frozenset[str]:
+    """The weights of dense layers that come first in a chunk of so many time-steps."""
     if timesteps == 1:
-        return {}
-    return {
-        layer.dense: layer
+        return frozenset()
+    return frozenset(
+        layer.initializer
         for layer in layers
-        if layer.dense is not None
-        and layer.time_batched
-        and first_pays(layer.uses * timesteps, layer.weights)
-    }
+        if layer.dense and layer.time_batched and first_pays(layer.uses * timesteps, layer.weights)
+    )
 
 
 def columns_in(
@@ -257,9 +253,9 @@ def lean_weights_first(
     Otherwise ONNX Runtime repacks them in each run.
     """
     return frozenset(
-        layer.dense
+        layer.initializer
         for layer in layers
-        if layer.dense is not None and (samples > 1 or (timesteps > 1 and layer.time_batched))
+        if layer.dense and (samples > 1 or (timesteps > 1 and layer.time_batched))
     )
 
 

@@ -21,8 +21,8 @@ from .chunks import (
     held_by_lean,
     lengths_of_chunks,
     weighted_layers,
+    weights_first_in,
     weights_in,
-    with_weights_first_in,
 )
 from .columns import FEW_PLACES, NODES_OF_COLUMNS, Columns
 from .groups import Groups
@@ -207,7 +207,7 @@ class Estimate:
         """
         if self.run.samples != 1 or average_uses(self.layers) >= LEAN_USES:
             return False
-        dense = [layer for layer in self.layers if layer.dense is not None]
+        dense = [layer for layer in self.layers if layer.dense]
         mostly_dense = 2 * weights_in(dense) > weights_in(self.layers)
         if not mostly_dense or fed_uses(self.layers, FEW_PLACES) > FED_USES_IN_ALL:
             return False
@@ -219,17 +219,15 @@ class Estimate:
         By default lean graphs are for sessions that fit ``LEAN_SHARE``.
         """
         most = self.costs.max_memory
-        if most is None and self.lean:
-            memory = self.memory(chunks)
+        if most is not None:
+            # To know the activations of a chunk is to make its graph, which takes memory, too.
+            least = self._weights(chunks) + self._graphs(chunks)
+            return least <= most and self.memory(chunks).total <= most
+        memory = self.memory(chunks)
+        if self.lean:
             # Measured, graphs take half of what they are estimated at, and keep few activations.
             held = memory.needed - memory.graphs // 2 - memory.counts
             return held <= LEAN_SHARE * (self.costs.weights + self._states)
-        # To know the activations of a chunk is to make its graph, which takes memory, too.
-        if most is not None and self._weights(chunks) + self._graphs(chunks) > most:
-            return False
-        memory = self.memory(chunks)
-        if most is not None:
-            return memory.total <= most
         return memory.activations - self._peak(1) <= EXTRA_ACTIVATIONS
 
     def memory(self, chunks: tuple[int, ...]) -> Memory:
@@ -286,12 +284,15 @@ class Estimate:
     def _held(self, timesteps: int) -> int:
         """Bytes of weights that a lean graph of so many time-steps holds itself."""
         limited = self.costs.max_memory is not None
-        held = held_by_lean(self.layers, timesteps, within_budget=limited)
-        return 4 * weights_in([layer for layer in self.layers if layer.initializer in held])
+        return self._bytes_of_weights(held_by_lean(self.layers, timesteps, within_budget=limited))
 
     def _weights_first(self, timesteps: int) -> int:
         """Bytes of weights that a chunk of so many time-steps reads where they are."""
-        return 4 * weights_in([*with_weights_first_in(self.layers, timesteps).values()])
+        return self._bytes_of_weights(weights_first_in(self.layers, timesteps))
+
+    def _bytes_of_weights(self, names: frozenset[str]) -> int:
+        """Bytes of layers' weights of these names."""
+        return 4 * weights_in([layer for layer in self.layers if layer.initializer in names])
 
     def _graphs(self, chunks: tuple[int, ...]) -> int:
         """Bytes of all graphs."""

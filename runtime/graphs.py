@@ -85,6 +85,16 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
+def values_of(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The values of a model's initializers by name; those of its stubs are among ``weights``."""
+    return {
+        tensor.name: weights[tensor.name]
+        if tensor.name in weights
+        else numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+    }
+
+
 def names_read(model: onnx.ModelProto) -> set[str]:
     """The names of what a model's nodes read, and of its inputs and outputs."""
     read = {name for node in model.graph.node for name in operands(node)}

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.graph_passes.limits import WEIGHTED
 
-from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
+from .graphs import Writer, renamed, values_of, with_layers
 from .plan import Plan
 from .precision import LayerPrecision, PlanInPrecision, require_float32
 from .providers import ON_GPU, name_of
@@ -36,15 +35,14 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
             f"precision 'float16' is for GPUs, {first} would convert back and forth: leave it out"
         )
     require_float32(plan.neurons, "float16")
-    inline = {t.name: t for t in plan.step.graph.initializer if t.name not in plan.weights}
+    constants = values_of(plan.step, plan.weights)
     names, precisions = set[str](), []
     for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):
         name = node.input[1]
-        if name not in plan.weights and name not in inline:
+        if name not in constants:
             precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
             continue
-        values = plan.weights[name] if name in plan.weights else numpy_helper.to_array(inline[name])
-        if np.abs(values).max(initial=0) > LARGEST_FLOAT16:
+        if np.abs(constants[name]).max(initial=0) > LARGEST_FLOAT16:
             raise ModelError(
                 f"precision 'float16' holds numbers up to {LARGEST_FLOAT16:g}, but {node.op_type} "
                 f"'{node.name}' has larger weights: leave it out"
@@ -56,15 +54,10 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
 
 def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
     """A model whose layers with these weights, by their names, compute in float16."""
-    if not weights:
-        return model
     single, half = np.dtype(np.float32), np.dtype(np.float16)
-    graph = Writer(unused_prefix(names_in(model), "half/"))
     cast: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.op_type not in WEIGHTED or node.input[1] not in weights:
-            graph.nodes.append(node)
-            continue
+
+    def write(graph: Writer, node: onnx.NodeProto, _: str) -> None:
         for name in filter(None, node.input):
             if name not in cast:
                 cast[name] = graph.cast(name, single, half, name)
@@ -75,4 +68,5 @@ def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx
             "Cast", [made], node.output, f"{made}/back", to=onnx.TensorProto.FLOAT
         )
         graph.nodes.append(back)
-    return with_nodes(model, graph.nodes, model.graph.output)
+
+    return with_layers(model, WEIGHTED, {name: name for name in weights}, "half/", write)

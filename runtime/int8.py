@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnx2snn.graph_passes.errors import ProviderError
 from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.weights import copy_model, stub
 
-from .graphs import attributes_of, names_in, unused_prefix, with_nodes
+from .graphs import attributes_of, names_in, unused_prefix, values_of, with_nodes
 from .integer_layers import IntegerLayer
 from .plan import Plan
 from .precision import LayerPrecision, PlanInPrecision, require_float32
@@ -76,8 +75,7 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     shapes = shapes_of(step, neurons)
     whole = whole_numbers(step, neurons, shapes)
     weights, layers, precisions = dict(plan.weights), dict[str, IntegerLayer](), []
-    inline = [tensor for tensor in graph.initializer if tensor.name not in weights]
-    constants = weights | {tensor.name: numpy_helper.to_array(tensor) for tensor in inline}
+    constants = values_of(step, weights)
     for node in (node for node in graph.node if node.op_type in WEIGHTED and not node.domain):
         x = node.input[0]
         found = _layer(node, constants, whole.get(x), shapes.get(x))

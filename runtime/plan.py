@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
-from onnx2snn.graph_passes.editing import operands, part_of
+from onnx2snn.graph_passes.editing import fits, operands, part_of
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
@@ -236,8 +236,7 @@ def _neuron(node: gs.Node, positive: str) -> Neuron:
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
     for name in sorted(TENSOR_ATTRIBUTES & set(node.attrs)):
         own = node.attrs[name].shape
-        pairs = zip(own[::-1], shape[::-1], strict=False)
-        if len(own) > len(shape) or any(a != 1 and isinstance(b, int) and a != b for a, b in pairs):
+        if not fits(own, shape):
             raise ModelError(
                 f"{node.op} '{node.name}': {name} has shape {list(own)}, "
                 f"which does not fit a sample of shape {list(shape)}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.neurons import state_names
 
 from .choice import Choice
 from .memory import sizes_of
@@ -64,10 +65,10 @@ class Progress:
         made = sizes_of(self.time_steps.step, shapes).shapes
         # A state of a neuron has the shape of its current.
         of_neurons = {
-            f"{letter}/{neuron.name}": made[neuron.current]
+            state: made[neuron.current]
             for neuron in self.plan.neurons
-            for letter in "vm"
             if neuron.current in made
+            for state, _ in state_names(neuron.op, neuron.name)
         }
         return self.states.fit({**of_neurons, **shapes})
 

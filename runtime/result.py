@@ -22,6 +22,7 @@ class Later:
     def __init__(self, work_out: Callable[[], Arrays]) -> None:
         self._work_out: Callable[[], Arrays] | None = work_out
         self._found: Arrays = {}
+        # Results may be read in another thread than the one that runs.
         self._lock = threading.Lock()
 
     def __call__(self) -> Arrays:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,32 +15,10 @@ from onnx2snn.graph_passes.files import first_line
 from .inputs import broadcasts
 from .plan import State
 from .providers import onnxruntime
+from .result import Later
 
 NOT_CAPTURED = -1
 """By this number ONNX Runtime knows a run that is no part of a CUDA graph."""
-
-
-class Moment:
-    """States as they are at a moment, whatever becomes of them.
-
-    Copies are made where they are asked for, or before the states are written over: of a result
-    that nobody holds any more they never are. (Memory that is new to a process costs a page fault
-    every 4 KiB: copies took up to half of a run of one time-step.)
-    """
-
-    def __init__(self, held: dict[str, Any]) -> None:
-        self._held = held
-        self._copies: dict[str, np.ndarray] | None = None
-        # Results may be read in another thread than the one that runs.
-        self._lock = threading.Lock()
-
-    def values(self) -> dict[str, np.ndarray]:
-        """Copies of the states, by name, the same each time."""
-        with self._lock:
-            if self._copies is None:
-                self._copies = {name: np.array(v.numpy()) for name, v in self._held.items()}
-                self._held = {}
-            return self._copies
 
 
 def _made(make: Callable[..., Any], *arguments: Any) -> Any:
@@ -78,7 +55,7 @@ class DeviceStates:
         self._numbers = itertools.count(1)
         self._starts = {state.read: self._to_device(state.start) for state in states}
         self._inputs: dict[str, Any] = dict.fromkeys(inputs)
-        self._moments: weakref.WeakSet[Moment] = weakref.WeakSet()
+        self._moments: weakref.WeakSet[Later] = weakref.WeakSet()
         self._forget_buffers()
         self.reset()
 
@@ -328,16 +305,22 @@ class DeviceStates:
         """A copy of a state as it is now."""
         return np.array(self._current[name].numpy())
 
-    def moment(self, names: Iterable[str]) -> Moment:
-        """States as they are now."""
-        moment = Moment({name: self._current[name] for name in names})
+    def moment(self, names: Iterable[str]) -> Later:
+        """Copies of states as they are now, whatever becomes of them.
+
+        They are made where they are asked for, or before the states are written over: of a result
+        that nobody holds any more they never are. (Memory that is new to a process costs a page
+        fault every 4 KiB: copies took up to half of a run of one time-step.)
+        """
+        held = {name: self._current[name] for name in names}
+        moment = Later(lambda: {name: np.array(value.numpy()) for name, value in held.items()})
         self._moments.add(moment)
         return moment
 
     def _let_go(self) -> None:
         """Have copies of states made that are to be written over, where anyone holds them."""
         for moment in self._moments:
-            moment.values()
+            moment()
         self._moments.clear()
 
     def put(self, values: dict[str, np.ndarray]) -> None:

@@ -107,7 +107,7 @@ class Sums:
 
         def states() -> list[Arrays]:
             """What was read, summed over time, and the states before and at this moment."""
-            return [_summed(read), before, moment.values()]
+            return [_summed(read), before, moment()]
 
         if rows is not None:
             # Of the other samples nothing is kept.

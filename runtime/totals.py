@@ -19,20 +19,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx2snn.graph_passes.limits import WEIGHTED, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 
-from .graphs import Writer, attributes_of, names_in, renamed, unused_prefix, with_nodes
+from .graphs import Writer, attributes_of, names_in, renamed, unused_prefix, values_of, with_nodes
 from .plan import Neuron, Plan
 
 CONSERVING = ("IF", "BurstIF")
-"""Neurons that lose nothing: they reset by subtraction and never start anew."""
-
-COUNTING = ("SignedIF",)
-"""Such neurons, too, that remember what they have emitted."""
+"""Neurons that lose nothing: they reset by subtraction and never start anew. So do those of
+``COUNTING``, whose sums need no v."""
 
 MOST_STEPS = 256
 """Time-steps between two passes, at most: rounding errors of v add up, and must stay far below
@@ -112,16 +110,11 @@ def coarse(plan: Plan) -> list[Neuron]:
     makers = {name: node for node in nodes for name in node.output if name}
     layers = {n.output[0]: n for n in nodes if n.op_type in WEIGHTED and not n.domain}
     emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
-    stored = {t.name: t for model in models for t in model.graph.initializer}
-
-    def value_of(name: str) -> np.ndarray | None:
-        if name in plan.weights or name not in stored:
-            return plan.weights.get(name)
-        return numpy_helper.to_array(stored[name])
+    constants = {n: v for model in models for n, v in values_of(model, plan.weights).items()}
 
     def currents(layer: onnx.NodeProto) -> np.ndarray:
         """About how large the currents of each channel may be."""
-        read, (weights, *bias) = sizes.get(layer.input[0], 1.0), map(value_of, layer.input[1:])
+        read, (weights, *bias) = sizes.get(layer.input[0], 1.0), map(constants.get, layer.input[1:])
         if weights is None:
             return np.full(1, read)
         found = read * _norms(layer, weights) * abs(attributes_of(layer).get("alpha", 1.0))
@@ -134,7 +127,7 @@ def coarse(plan: Plan) -> list[Neuron]:
     def size(node: onnx.NodeProto) -> float | None:
         """About how large what a node makes is; None where no neurons and no layers made it."""
         read = [sizes[name] for name in operands(node) if name in sizes]
-        held = [value for value in map(value_of, node.input) if value is not None]
+        held = [constants[name] for name in node.input if name in constants]
         own = [float(np.abs(v).max(initial=0)) for v in held if v.dtype.kind == "f"]
         if not read:
             return None

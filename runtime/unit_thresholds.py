@@ -28,7 +28,7 @@ from onnx2snn.graph_passes.limits import WEIGHTED, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 
-from .graphs import Writer, attributes_of, names_in, renamed, unused_prefix, with_nodes
+from .graphs import Writer, attributes_of, names_in, renamed, unused_prefix, values_of, with_nodes
 from .kernels import STEEP
 from .plan import Neuron, State
 from .precision import PlanInPrecision
@@ -83,11 +83,9 @@ class _Units:
         self.readers = Counter(name for node in step.graph.node for name in set(operands(node)))
         self.given = {info.name for info in step.graph.input}
         self.constants = {
-            tensor.name: self.plan.weights[tensor.name]
-            if tensor.name in self.plan.weights
-            else numpy_helper.to_array(tensor)
-            for tensor in step.graph.initializer
-            if tensor.name not in self.given
+            name: values
+            for name, values in values_of(step, self.plan.weights).items()
+            if name not in self.given
         }
         self.exact = not any(is_long(values) for values in self._weights_of_layers())
         # Weights in 16 bits have less room.

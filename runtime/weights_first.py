@@ -26,22 +26,21 @@ LARGE = 2**23
 """Weights, 32 MiB in float32, which no cache keeps."""
 
 
-def dense_weights(
+def may_come_first(
     node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]], free: Collection[str]
-) -> str | None:
-    """The name of the weights of a dense layer that may come first in its product.
+) -> bool:
+    """Whether a node is a dense layer whose weights may come first in its product.
 
     ``constants``: shapes of weights, by name. ``free``: those that a layer may read in another way.
-    None for other layers, and where W is [inputs, outputs]: read across, it takes up to three times
-    as long.
+    Not where W is [inputs, outputs]: read across, it takes up to three times as long.
     """
     given, (_, weights, *bias) = attributes_of(node), node.input
     plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
     if node.op_type != "Gemm" or not given.get("transB") or weights not in free:
-        return None
+        return False
     if any(given.get(k, v) != v for k, v in plain.items()):
-        return None
-    return weights if all(len(constants.get(b, (0, 0))) == 1 for b in filter(None, bias)) else None
+        return False
+    return all(len(constants.get(b, (0, 0))) == 1 for b in filter(None, bias))
 
 
 def first_pays(rows: int, weights: int) -> bool:

@@ -193,6 +193,19 @@ def test_a_constant_map_that_a_fold_leaves_folds_too():
     same(g, X)
 
 
+@pytest.mark.parametrize(
+    ("between", "opset"),
+    [("q = Pad(n, few, , axes) p = AveragePool<kernel_shape = [2, 2]>(q)", 18),
+     ("p = AveragePool<kernel_shape = [2, 2], dilations = [2, 2]>(n)", 19)],
+)  # fmt: skip
+def test_what_newer_opsets_brought(between, opset):
+    text = f"{IMAGE} {{ r = Relu(x) {BN} {between} y = Conv(p, w) }}"
+    axes = {"few": np.array([2, 2, 2, 2]), "axes": np.array([2, 3])}
+    g = graph(text, WEIGHTS | axes, opset)
+    same(g, X)
+    assert "BatchNormalization" not in ops(g)
+
+
 def test_two_that_read_it():
     body = f"r = Relu(x) {BN} y = Conv(n, w, b) p = GlobalAveragePool(n) z = Conv(p, one)"
     g = graph(

@@ -8,7 +8,7 @@ from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.weights import copy_model
 from onnx2snn.runtime import SpikingSession
-from onnx2snn.runtime.totals import CONSERVING, COUNTING
+from onnx2snn.runtime.totals import CONSERVING
 
 
 def conservation_errors(
@@ -31,7 +31,7 @@ def conservation_errors(
         if node.domain != neurons.DOMAIN or node.name not in named:
             continue
         neuron = named[node.name]
-        if node.op_type not in (*CONSERVING, *COUNTING):
+        if node.op_type not in (*CONSERVING, *neurons.COUNTING):
             raise DataError(f"'{neuron.name}' is a {node.op_type}, which does not conserve")
         # Through an Identity of its own: two layers may share a current, or it may be an output.
         output = f"current of {neuron.name}"

@@ -389,6 +389,17 @@ def test_what_clips_for_quantised_activations_cost():
     assert together.error > 0.01
 
 
+def test_activations_that_quantisation_has_folded_into_levels_of_both_signs():
+    text = (
+        "net (float[N, 4] x) => (float[N, 2] y) { c = MatMul(x, w) q = QuantizeLinear(c, s, z) "
+        "a = DequantizeLinear(q, s, z) y = MatMul(a, v) }"
+    )
+    levels = {"s": np.float32(1 / 127), "z": np.int8(0)}
+    ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in "wv"} | levels)
+    with pytest.raises(UnsupportedModelError, match="into which quantisation folds them"):
+        convert(ann)
+
+
 def test_a_statically_quantised_network(tmp_path):
     """As ONNX Runtime's own tool writes it: its ReLUs are in the levels of what follows."""
 

@@ -191,8 +191,8 @@ def test_not_where_large_convolutions_are_fed(no_overheads, monkeypatch):
 
 def test_dense_layers_come_first_where_several_rows_use_them(monkeypatch):
     monkeypatch.setattr(chunks, "CACHED", 100)
-    few, many = layer(50, op="Gemm", dense="few"), layer(500, op="Gemm", dense="many")
-    for timesteps, samples, first in ((1, 1, ""), (4, 1, "many"), (1, 2, "few many")):
+    few, many = layer(50, op="Gemm", dense=True), layer(500, op="Gemm", dense=True)
+    for timesteps, samples, first in ((1, 1, ""), (4, 1, "Gemm500"), (1, 2, "Gemm50 Gemm500")):
         found = chunks.lean_weights_first([few, many, layer(900)], timesteps, samples)
         assert found == set(first.split())
 

@@ -8,7 +8,7 @@ from onnx_text import model
 from onnx2snn import SpikingSession, convert
 from onnx2snn.runtime import chunks, weights_first
 from onnx2snn.runtime.providers import CPU, create_session
-from onnx2snn.runtime.weights_first import dense_weights, first_pays, with_weights_first
+from onnx2snn.runtime.weights_first import first_pays, may_come_first, with_weights_first
 
 GEMM = "net (float[N, 7] x) => (float[N, 5] y) {{ y = Gemm<{attributes}>({reads}) }}"
 
@@ -41,25 +41,25 @@ def test_the_same_numbers(rows, bias):
 @pytest.mark.parametrize(
     ("attributes", "bias", "found"),
     [
-        ("transB = 1", (5,), "w"),
-        ("transB = 1", None, "w"),
-        ("transB = 0", (5,), None),
-        ("transB = 1, transA = 1", (5,), None),
-        ("transB = 1, alpha = 0.5", (5,), None),
-        ("transB = 1, beta = 2.0", (5,), None),
-        ("transB = 1", (4, 5), None),
+        ("transB = 1", (5,), True),
+        ("transB = 1", None, True),
+        ("transB = 0", (5,), False),
+        ("transB = 1, transA = 1", (5,), False),
+        ("transB = 1, alpha = 0.5", (5,), False),
+        ("transB = 1, beta = 2.0", (5,), False),
+        ("transB = 1", (4, 5), False),
     ],
 )
 def test_only_plain_layers_whose_weights_have_a_row_for_each_output(attributes, bias, found):
     node = dense(bias is not None, attributes).graph.node[0]
     shapes = {"w": (5, 7)} | ({"b": bias} if bias else {})
-    assert dense_weights(node, shapes, {"w"}) == found
-    assert dense_weights(node, shapes, set()) is None
+    assert may_come_first(node, shapes, {"w"}) == found
+    assert not may_come_first(node, shapes, set())
 
 
 def test_a_bias_that_is_no_constant_is_left():
     node = dense().graph.node[0]
-    assert dense_weights(node, {"w": (5, 7)}, {"w"}) is None
+    assert not may_come_first(node, {"w": (5, 7)}, {"w"})
 
 
 def test_where_it_pays():
