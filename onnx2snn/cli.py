@@ -137,6 +137,8 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> No
         console = tables.console()
         console.print(readiness_table(result.nodes))
         console.print(f"Exact rewriting checked: {result.check}.", markup=False)
+        for line in result.notes:
+            console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
         style = "bold green" if result.converts else "bold red"
         console.print(result.verdict, style=style, markup=False)
     if not result.converts:

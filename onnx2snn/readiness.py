@@ -43,13 +43,18 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a network converts; ``options`` are those that it needs."""
+    """Whether a network converts.
+
+    ``options``: those that it needs. ``check``: how the exact rewriting was checked. ``notes``:
+    what a user should know of the result.
+    """
 
     converts: bool
     verdict: str
     options: tuple[str, ...]
     nodes: list[NodeReport]
     check: str
+    notes: list[str]
 
 
 def check(
@@ -119,6 +124,7 @@ def check(
         tuple(options),
         rows,
         network.check,
+        network.notes,
     )
 
 

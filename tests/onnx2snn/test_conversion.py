@@ -14,6 +14,7 @@ from onnx2snn import (
     SpikingSession,
     Statistic,
     UnsupportedModelError,
+    check,
     convert,
     evaluate,
     from_arrays,
@@ -378,6 +379,7 @@ def test_neurons_round_as_a_quantised_activation_does():
     assert conversion.passes[1].name == "unquantize_activations"
     assert "neurons round to T levels themselves" in conversion.notes[0]
     assert "relative error" in conversion.check
+    assert check(ann).notes == conversion.notes
 
 
 def test_what_clips_for_quantised_activations_cost():
