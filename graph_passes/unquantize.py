@@ -14,7 +14,6 @@ from .editing import (
     is_floating,
     is_inner,
     leave_out,
-    only_consumer,
     optional_input,
     producer,
     replace_node,
@@ -24,11 +23,18 @@ from .editing import (
 )
 from .io import infer_shapes
 from .limits import WEIGHTED
-from .linear import ACTIVATIONS, MAX_POOLS, before_weights, downstream, why_not_affine
+from .linear import (
+    ACTIVATIONS,
+    MAX_POOLS,
+    SHAPE_OPS,
+    before_weights,
+    downstream,
+    why_not_affine,
+)
 from .thresholds import is_non_negative
 
-_STEPS = {"Round": 0.0, "Floor": -0.5, "Ceil": 0.5}
-"""What each adds to z, on average over one of its steps."""
+_STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.ceil)}
+"""What each adds to z, on average over one of its steps, and the function that it is."""
 
 ROUNDING = (*_STEPS, "QuantizeLinear")
 """What ``unquantize_activations`` may leave out."""
@@ -44,11 +50,11 @@ _RANGES = {
 
 _POSITIVE = {"Abs", "Exp", "HardSigmoid", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
 _POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Sum"}
+_SHAPING = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _POSITIVE_IF_FIRST_IS = {
-    "AveragePool", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool",
-    "GlobalMaxPool", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum",
-    "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
-    "Unsqueeze",
+    *_SHAPING, "AveragePool", "DepthToSpace", "Expand", "Gather", "GlobalAveragePool",
+    "GlobalMaxPool", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum", "Resize", "Slice",
+    "SpaceToDepth", "Split", "Tile",
 }  # fmt: skip
 
 
@@ -56,14 +62,14 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     """Quantised activations -> the clips along which they step.
 
         Round(z), Floor(z), Ceil(z)            ->  z, z - 1/2, z + 1/2
-        x + (Round(z) - x), x - (x - Round(z)) ->  Round(z)
+        x + (Round(z) - x), and the like       ->  Round(z)
         DequantizeLinear(QuantizeLinear(x))    ->  clip(x; 0, largest), or x
 
     So theta / L clip(floor(x L / theta + 1/2); 0, L), the activation of networks that are trained
     for L time-steps (Bu et al., ICLR 2022), becomes clip(x; 0, theta): a neuron with v(0) = V_th/2
     rounds to T levels itself. What rounding adds goes before a clip that it follows, since
-    floor(k clip(x; 0, b)) = clip(floor(k x); 0, k b) for a whole k b. The second form is how
-    gradients are led past the rounding in training.
+    floor(k clip(x; 0, b)) = clip(floor(k x); 0, k b) for a whole k b (else the largest level is off
+    by less than one). The second form is how gradients are led past the rounding in training.
 
     Rounding goes where it belongs to an activation between two layers of weights and what reads it
     is affine; quantisation with one scale goes wherever it is. It is an activation where its levels
@@ -126,21 +132,23 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
     z, stepped, dtype = node.inputs[0], node.outputs[0], type_of(node)
     if dtype is None or not is_floating(z):
         return False
-    x, scale, shift, passed = _scaled(graph, z)
+    x, scale, shift = _scaled(graph, z)
     cut = _is_cut(graph, x)
-    if not _belongs(graph, stepped, cut, passed, varying):
+    if not _belongs(graph, stepped, cut, _copies(graph, x), varying):
         return False
-    more = shift + _STEPS[node.op]
-    whole = np.rint(more)
-    more = np.where(np.abs(more - whole) < 2.0**-20, whole, more)
+    mean, step = _STEPS[node.op]
+    halves = np.rint(2 * shift) / 2
+    shift = np.where(np.abs(shift - halves) < 2.0**-20, halves, shift)
+    more, silent = shift + mean, step(shift)
     maker = producer(x)
-    if cut and maker is not None and np.any(more != whole):
+    if cut and maker is not None and np.any(more != silent):
         if maker.op in ("Clip", "Relu"):
             # Behind it a silent neuron would say a part of a level.
-            first = _plus(editor, node, maker.inputs[0], "before", (more - whole) / scale, dtype)
+            first = _plus(editor, node, maker.inputs[0], "before", (more - silent) / scale, dtype)
             inputs = [first, *maker.inputs[1:]]
-            x, more = editor.node(maker.op, f"{node.name}/moved", inputs, maker.attrs, x), whole
-        elif node.op != "Round":
+            x, more = editor.node(maker.op, f"{node.name}/moved", inputs, maker.attrs, x), silent
+        elif node.op != "Round" or maker.op in _CUTS:
+            # What a sum of activations is where they are silent is not known.
             return False
     if not np.all(scale == 1):
         factor = editor.constant(f"{node.name}/scale", scale.astype(dtype))
@@ -150,34 +158,50 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
 
 
 def _taken_and_added(graph: gs.Graph, node: gs.Node) -> gs.Tensor | None:
-    """The y of (y - x) + x or x - (x - y) that ends in a node; None for any other."""
-    for x, taken in (node.inputs, node.inputs[::-1]) if node.op == "Add" else (node.inputs,):
+    """The y of (y - x) + x, (y + x) - x or x - (x - y) that ends in a node; None for any other."""
+    a, b = node.inputs
+    for taken, x in ((a, b), (b, a)):
         maker = producer(taken)
-        if maker is None or maker.op != "Sub" or only_consumer(graph, taken) is None:
+        if maker is None or maker.domain or maker.op not in ("Add", "Sub"):
             continue
-        y, other = maker.inputs if node.op == "Add" else maker.inputs[::-1]
-        if other is x and y.shape == node.outputs[0].shape:
-            return y
+        first, second = maker.inputs
+        pairs = {
+            ("Add", "Sub"): [(first, second)],
+            ("Sub", "Add"): [(first, second), (second, first)] if taken is a else [],
+            ("Sub", "Sub"): [(second, first)] if taken is b else [],
+        }.get((node.op, maker.op), [])
+        for y, other in pairs:
+            if other is x and y.shape == node.outputs[0].shape:
+                return y
     return None
 
 
-def _scaled(graph: gs.Graph, z: gs.Tensor) -> tuple[gs.Tensor, np.ndarray, np.ndarray, set[str]]:
-    """The x of z = scale x + shift that is no such sum itself, and all names from z to x."""
-    scale, shift, passed = np.ones(()), np.zeros(()), {z.name}
-    maker = producer(z)
-    while maker is not None and maker.op != "BatchNormalization":
+def _scaled(graph: gs.Graph, z: gs.Tensor) -> tuple[gs.Tensor, np.ndarray, np.ndarray]:
+    """The x of z = scale x + shift that is no such sum itself."""
+    scale, shift = np.ones(()), np.zeros(())
+    while (maker := producer(z)) is not None:
         affine = affine_of(graph, maker)
         if isinstance(affine, str):
             break
         scale, shift = scale * affine.scale, scale * affine.shift + shift
         z = affine.x
-        passed.add(z.name)
-        maker = producer(z)
-    return z, scale, shift, passed
+    return z, scale, shift
+
+
+def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
+    """The names of x and of all that is x scaled, shifted or in another shape."""
+    found, waiting = {x.name}, [x]
+    while waiting:
+        for reader in waiting.pop().outputs:
+            scaled = not isinstance(affine_of(graph, reader), str)
+            if (scaled or reader.op in _SHAPING) and not is_inner(reader):
+                found.add(reader.outputs[0].name)
+                waiting.append(reader.outputs[0])
+    return found
 
 
 def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    """Whether a tensor is an activation, or a sum with one in it."""
+    """Whether a tensor is an activation, of whatever shape or pooled, or a sum with one in it."""
     waiting, seen = [tensor], set[str]()
     while waiting:
         maker = producer(waiting.pop())
@@ -186,34 +210,37 @@ def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
         seen.add(maker.name)
         if maker.op in _CUTS:
             return True
-        if maker.op in ("Add", "Sub", "Sum") or not isinstance(affine_of(graph, maker), str):
+        if maker.op in _POSITIVE_IF_FIRST_IS:
+            waiting.append(maker.inputs[0])
+        elif maker.op in ("Add", "Sub", "Sum") or not isinstance(affine_of(graph, maker), str):
             waiting += maker.inputs
     return False
 
 
 def _belongs(
-    graph: gs.Graph, stepped: gs.Tensor, to_one: bool, passed: set[str], varying: set[str]
+    graph: gs.Graph, stepped: gs.Tensor, to_one: bool, copies: set[str], varying: set[str]
 ) -> bool:
     """Whether rounding is part of an activation: one is before it (``to_one``), or reads it.
 
-    It is not where anything reads it that is neither affine nor a max-pool, or that puts it beside
-    what is rounded (``passed``), as x - Floor(x) does.
+    It is not where anything reads it, up to the next layer or sum, that is neither affine nor a
+    max-pool, or that puts it beside what is rounded (``copies``), as x - Floor(x) does.
     """
     waiting = [stepped]
     while waiting:
         tensor = waiting.pop()
         for reader in tensor.outputs:
-            beside = reader.op != "Concat" and any(x.name in passed for x in reader.inputs)
+            others = [x.name for x in reader.inputs if x is not tensor]
+            beside = reader.op != "Concat" and not copies.isdisjoint(others)
             if is_inner(reader) or beside:
                 return False
             if reader.op in _CUTS and not reader.domain:
                 to_one = True
-            elif reader.op in MAX_POOLS and not reader.domain:
                 continue
-            elif not isinstance(affine_of(graph, reader), str):
-                waiting.append(reader.outputs[0])
-            elif why_not_affine(reader, {tensor.name}, varying) is not None:
+            pooled = reader.op in MAX_POOLS and not reader.domain
+            if not pooled and why_not_affine(reader, {tensor.name}, varying) is not None:
                 return False
+            if reader.op not in (*WEIGHTED, *SHAPE_OPS) and varying.isdisjoint(others):
+                waiting += reader.outputs
     return to_one
 
 
@@ -291,7 +318,8 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or _TYPES.UINT8
     if optional_input(maker, 2) is not None:
         kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
-    if kind not in _RANGES or x.dtype not in (None, scale.dtype):
+    numbers = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)
+    if kind not in _RANGES or not numbers:
         return None
     ends = max(*lows, _RANGES[kind][0]), min(*highs, _RANGES[kind][1])
     most = np.finfo(scale.dtype).max

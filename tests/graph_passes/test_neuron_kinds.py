@@ -193,3 +193,30 @@ def test_verification_knows_all_states():
 
     with pytest.raises(PassError, match="m_next/y"):
         run_passes(g, [loses_a_state])
+
+
+@pytest.mark.parametrize("op", OTHERS)
+def test_settings_that_are_not_given(op):
+    """Those of the publications."""
+    g = spiking()
+    change_neurons(g, op)
+    for node in neuron_nodes(g):
+        settings = {"v_negative": -threshold_of(node), "max_spikes": 5, "delay": 1}
+        for name in set(node.attrs) & set(settings):
+            np.testing.assert_array_equal(node.attrs[name].values, settings[name])
+
+
+def test_a_fraction_of_another_precision():
+    g = spiking()
+    change_neurons(g, "SignedIF", negative=np.float64(-0.5))
+    whole(g)
+    kinds = {node.attrs["v_negative"].values.dtype for node in neuron_nodes(g)}
+    assert kinds == {np.dtype(np.float32)}
+
+
+def test_delays_that_float16_cannot_hold():
+    kind = SIGNATURE.replace("float", "float16")
+    g = spiking(signature=kind, dtype=np.float16)
+    change_neurons(g, "OffsetIF", delay=2049)
+    whole(g)
+    assert [int(node.attrs["delay"].values) for node in neuron_nodes(g)] == [2049, 2049]

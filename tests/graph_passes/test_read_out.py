@@ -277,3 +277,55 @@ def test_names_that_are_taken_where_it_begins_later(taken):
     producer.name = producer.outputs[0].name = taken
     changes_once(lambda g: delay_read_out(g, 2), g)
     whole(g)
+
+
+def test_pools_between_neurons_are_no_read_out():
+    text = "g (float[N, 1, 4, 4] x) => (float[N, 1, a, b] y)"
+    body = "s = Clip(x, zero, one) p = MaxPool<kernel_shape = [2, 2]>(s) y = Clip(p, zero, one)"
+    g = graph(f"{text} {{ {body} }}", WEIGHTS)
+    activations_to_neurons(g, "keep")
+    assert not average_before_read_out(g)
+
+
+def test_what_takes_the_shape_of_a_read_out_is_one():
+    text = "g (float[N, 4] x) => (float[N, 3] p, float[N, 3] y, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} p = Softmax(l) k = Shape(p) y = Reshape(l, k) }}")
+    changes_once(average_before_read_out, g)
+    _, result, spikes = over_time(g, X)
+    np.testing.assert_allclose(result, means(logits(spikes)), rtol=1e-5, atol=1e-6)
+
+
+def test_whole_numbers_that_the_read_out_reads():
+    text = "g (float[N, 4] x, int64[2] u) => (float[N, 2] y, float[N, 4] s)"
+    g = spiking(f"{text} {{ {LOGITS} p = Softmax(l) y = Gather<axis = 1>(p, u) }}")
+    changes_once(average_before_read_out, g)
+    assert ops(g).count("RunningMean") == 1
+    result, spikes = over_time(g, X, np.array([2, 0]))
+    wanted = softmax(means(logits(spikes)))[..., [2, 0]]
+    np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pass_", [average_before_read_out, lambda g: delay_read_out(g, 2)])
+def test_shapes_are_inferred_where_they_are_missing(pass_):
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Softmax<axis = -1>(l) }}")
+    for node in g.nodes:
+        if node.op in ("Gemm", "Softmax"):
+            node.outputs[0].shape = None
+    changes_once(pass_, g)
+    checked(g)
+
+
+def test_a_shorter_delay_takes_its_place_too():
+    g = spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}")
+    changes_once(lambda g: delay_read_out(g, 3), g)
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    now, _ = over_time(spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}"), X)
+    result, _ = over_time(g, X)
+    np.testing.assert_allclose(result, late_means(now, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_that_is_an_output_is_not_averaged():
+    text = "g (float[N, 4] x) => (float[N, 4] s, float[N, 4] x)"
+    g = spiking(f"{text} {{ s = Clip(x, zero, one) }}")
+    changes_once(lambda g: delay_read_out(g, 2), g)
+    assert ops(g).count("DelayedMean") == 1

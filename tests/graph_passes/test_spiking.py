@@ -405,3 +405,41 @@ def test_a_choice_that_depends_on_the_input_is_refused():
     g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
     with pytest.raises(UnsupportedModelError, match="which operand it takes depends on the input"):
         activations_to_neurons(g)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float", "double"])
+def test_potentials_are_rounded_once(kind):
+    """In the type of V_th, of a product that is exact."""
+    dtype = {"float": np.float32, "double": np.float64}.get(kind, np.float16)
+    text = f"g ({kind}[N, 2] x) => ({kind}[N, 2] y) {{ y = Clip(x, zero, bound) }}"
+    g = graph(text, {"zero": dtype(0), "bound": dtype(3)})
+    activations_to_neurons(g)
+    changes_once(lambda g: set_initial_potential(g, 0.3), g)
+    (neuron,) = stateful_nodes(g)
+    value = initial_potential_of(neuron)
+    assert value.dtype == dtype
+    assert value == dtype(0.3 * 3)
+
+
+def test_potentials_that_are_not_finite_are_refused():
+    text = "g (float16[N, 2] x) => (float16[N, 2] y) { y = Clip(x, zero, four) }"
+    g = graph(text, {name: value.astype(np.float16) for name, value in WEIGHTS.items()})
+    activations_to_neurons(g)
+    before = to_model(g)
+    with np.errstate(over="ignore"), pytest.raises(UnsupportedModelError, match="must be finite"):
+        set_initial_potential(g, 1e6)
+    assert to_model(g) == before
+
+
+@pytest.mark.parametrize("v_init", ["uniform", "normal"])
+def test_each_layer_draws_anew_and_each_run_the_same(v_init):
+    body = "a = Clip(x, zero, four) b = Neg(a) y = Clip(b, zero, four)"
+    found = []
+    for seed in ({}, {"seed": 0}):
+        g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS)
+        activations_to_neurons(g)
+        set_initial_potential(g, v_init, **seed)
+        found.append([initial_potential_of(node) for node in stateful_nodes(g)])
+    np.testing.assert_array_equal(*found)
+    first, second = found[0]
+    assert np.all(first != second)

@@ -161,3 +161,20 @@ def test_activations_that_are_no_neurons_yet(activation):
     g = graph(f"g (float[N, 4] x) => (float[N, 4] y) {{ y = {activation} }}", WEIGHTS)
     with pytest.raises(UnsupportedModelError, match="run the pass activations_to_neurons first"):
         code_inputs(g, {"x": 1.0}, T)
+
+
+def test_inputs_of_unknown_rank_are_refused():
+    g = spiking(f"{SIGNATURE} {{ {BODY} }}")
+    g.inputs[0].shape = None
+    with pytest.raises(ModelError, match="'x' is no floating-point tensor of known rank"):
+        code_inputs(g, {"x": 1.0}, T)
+
+
+def test_more_time_steps_than_float16_can_count():
+    kind = "float16[N, 4]"
+    g = spiking(f"g ({kind} x) => ({kind} y) {{ y = Clip(x, zero, one) }}", np.float16)
+    code_inputs(g, {"x": 1.0}, 2049)
+    (coder,) = [node for node in g.nodes if node.op == "SwitchCoder"]
+    assert coder.attrs["timesteps"].values == 2049
+    result = SpikingSession(whole(g)).run(np.ones((1, 4), np.float16), 2049)
+    np.testing.assert_array_equal(result.readouts[2049].potential_sums["y"], 2049)

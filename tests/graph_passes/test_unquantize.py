@@ -1,8 +1,9 @@
+import ml_dtypes
 import numpy as np
 import pytest
-from onnx_text import changes_once, graph, ops, run
+from onnx_text import changes_once, graph, model, ops, run
 
-from onnx2snn.graph_passes import canonicalise, fold_constants, unquantize_activations
+from onnx2snn.graph_passes import canonicalise, fold_constants, to_graph, unquantize_activations
 from onnx2snn.graph_passes.thresholds import bounded_activations
 
 RNG = np.random.default_rng(0)
@@ -31,6 +32,10 @@ SPELLINGS = {
     "a = Clip(h, zero, theta)",
     "gradients past the rounding, the other way": "d = Div(c, step) e = Clip(d, zero, levels) "
     "f = Round(e) h = Sub(e, f) i = Sub(e, h) a = Mul(i, step)",
+    "gradients past the rounding, taken away at last": "d = Div(c, step) e = Clip(d, zero, levels) "
+    "f = Round(e) h = Add(e, f) i = Sub(h, e) a = Mul(i, step)",
+    "in another shape": "d = Clip(c, zero, theta) e = Flatten(d) f = Div(e, step) h = Round(f) "
+    "a = Mul(h, step)",
     "Min of a Relu": "r = Relu(c) d = Min(r, theta) e = Div(d, step) f = Round(e) a = Mul(f, step)",
     "PACT": "p = Abs(c) d = Sub(c, theta) e = Abs(d) f = Sub(p, e) h = Add(f, theta) "
     "i = Mul(h, half) j = Div(i, step) k = Round(j) a = Mul(k, step)",
@@ -105,6 +110,11 @@ def test_half_a_step_and_its_addition_go_together():
         LAYERS % "r = Clip(c, zero, theta) d = Floor(r) e = Cast<to = 7>(d) a = Cast<to = 1>(e)",
         LAYERS % "s = Softmax(c) d = Mul(s, levels) e = Round(d) a = Div(e, levels)",
         LAYERS % "r = Relu(c) m = Min(r, theta) d = Floor(m) a = Mul(d, half)",
+        LAYERS % "r = Clip(c, zero, theta) n = Neg(r) d = Floor(r) a = Add(d, n)",
+        LAYERS % "r = Clip(c, zero, theta) d = Floor(r) e = Flatten(d) a = Sub(r, e)",
+        LAYERS % "r = Clip(c, zero, theta) i = Identity(r) d = Floor(r) a = Sub(i, d)",
+        LAYERS % "r = Relu(c) d = Floor(r) e = Flatten(d) f = Cast<to = 7>(e) a = Cast<to = 1>(f)",
+        LAYERS % "r = Relu(c) m = Min(r, theta) d = Add(m, third) e = Round(d) a = Mul(e, half)",
         LAYERS % "a = Round(c)",
     ],
     ids=[
@@ -117,6 +127,11 @@ def test_half_a_step_and_its_addition_go_together():
         "index",
         "Softmax",
         "no place for half a level",
+        "fraction of a copy",
+        "fraction of another shape",
+        "fraction of an identity",
+        "index in another shape",
+        "no place for a quarter",
         "no activation",
     ],
 )
@@ -198,6 +213,15 @@ def test_levels_of_more_than_the_type_holds(opset):
     changes_once(unquantize_activations, g)
     assert bounds(g) == []
     assert ops(g) == ["MatMul", "Relu", "MatMul"]
+
+
+def test_levels_of_a_type_that_numpy_has_not_stay():
+    text = LAYERS % (
+        "d = Cast<to = 16>(c) q = QuantizeLinear(d, s, z) e = DequantizeLinear(q, s, z) "
+        "a = Cast<to = 1>(e)"
+    )
+    g = graph(text, NUMBERS | {"s": np.asarray(0.5, ml_dtypes.bfloat16), "z": np.uint8(0)}, 21)
+    assert unquantize_activations(g) is False
 
 
 def test_numbers_of_another_type_than_their_scale_stay():
@@ -314,3 +338,167 @@ def test_levels_that_three_read_are_one_clip():
 def test_others_stay(levels, numbers):
     g = graph(LAYERS % levels, NUMBERS | {"s": np.float32(0.1), "z": np.uint8(0)} | numbers)
     assert unquantize_activations(g) is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N, 6] x) => (float[N, 8] y) { c = Clip(x, zero, theta) d = Div(c, step) "
+        "e = Round(d) f = Mul(e, step) y = MatMul(f, w) }",
+        "g (float[N, 6] x) => (float[N, 8] y) { r = Round(x) d = Sub(r, x) e = Add(d, x) "
+        "y = MatMul(e, w) }",
+        "g (float[N, 6] x) => (float[N, 8] y) { c = MatMul(x, w) d = Clip(c, zero, theta) "
+        "y = Round(d) }",
+        LAYERS % "k = ReduceMean<axes = [1]>(c) d = Sub(k, c) a = Add(d, c)",
+        LAYERS % "r = Clip(c, zero, theta) f = Round(r) t = ReduceMax<keepdims = 0>(x) "
+        "b = Greater(t, zero) a = If (b) <then_branch = one () => (float[N, 8] k) "
+        "{ k = Identity(f) }, else_branch = two () => (float[N, 8] l) { l = Neg(f) }>",
+    ],
+    ids=["before all layers", "led past, before all layers", "read-out", "broadcast", "branches"],
+)
+def test_what_lies_elsewhere_stays(text):
+    g = graph(text, NUMBERS)
+    before = ops(g)
+    assert unquantize_activations(g) is False
+    assert ops(g) == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [SPELLINGS["round"], "q = QuantizeLinear(c, step) a = DequantizeLinear(q, step)"],
+    ids=["Round", "levels"],
+)
+def test_types_that_are_not_known_yet(body):
+    g = to_graph(model(LAYERS % body, NUMBERS))
+    assert unquantize_activations(g)
+    assert ops(g).count("Clip") == 1
+
+
+def test_small_shifts_are_no_rounding_errors():
+    body = "d = Clip(c, zero, theta) e = Div(d, step) h = Add(e, k) f = Floor(h) a = Mul(f, step)"
+    g = graph(LAYERS % body, NUMBERS | {"k": np.float32(0.375)})
+    changes_once(unquantize_activations, g)
+    moved = LAYERS % "d = Add(c, shift) a = Clip(d, zero, theta)"
+    wanted = graph(moved, NUMBERS | {"shift": np.float32(-0.0625)})
+    np.testing.assert_allclose(run(g, X), run(wanted, X), atol=1e-5)
+
+
+def test_half_a_level_that_is_not_quite_one():
+    """3 times 1/6 in float32 is no 1/2."""
+    body = "d = Clip(c, zero, theta) h = Add(d, k) e = Mul(h, three) f = Floor(e) a = Div(f, three)"
+    g = graph(LAYERS % body, NUMBERS | {"k": np.float32(1 / 6), "three": np.float32(3)})
+    changes_once(unquantize_activations, g)
+    assert ops(g) == ["MatMul", "Clip", "Mul", "Div", "MatMul"]
+
+
+def test_what_rounding_adds_goes_before_a_relu():
+    body = "d = Relu(c) e = Div(d, step) f = Floor(e) a = Mul(f, step)"
+    g = graph(LAYERS % body, NUMBERS)
+    changes_once(unquantize_activations, g)
+    wanted = graph(LAYERS % "d = Sub(c, fourth) a = Relu(d)", NUMBERS)
+    np.testing.assert_allclose(run(g, X), run(wanted, X), atol=1e-5)
+
+
+def test_levels_of_some_channels_may_be_1_apart():
+    body = "d = Clip(c, zero, theta) e = Div(d, steps) f = Round(e) a = Mul(f, steps)"
+    g = graph(LAYERS % body, NUMBERS | {"steps": np.float32([1, 1, 1, 1, 0.5, 0.5, 2, 2])})
+    changes_once(unquantize_activations, g)
+    np.testing.assert_allclose(run(g, X), run(graph(CLIPPED, NUMBERS), X), atol=1e-5)
+
+
+def test_levels_that_a_max_pool_reads():
+    body = "c = Conv(x, k) d = Clip(c, zero, theta) e = Div(d, step) f = Round(e) "
+    body += "m = MaxPool<kernel_shape = [2, 2]>(f) h = Mul(m, step) y = Conv(h, k)"
+    k = RNG.normal(size=(2, 2, 1, 1)).astype(np.float32)
+    text = f"g (float[N, 2, 4, 4] x) => (float[N, 2, 3, 3] y) {{ {body} }}"
+    g = graph(text, NUMBERS | {"k": k})
+    changes_once(unquantize_activations, g)
+    assert "Round" not in ops(g)
+
+
+def test_levels_above_0_of_what_cannot_be_negative():
+    text = LAYERS % "d = Sigmoid(c) q = QuantizeLinear(d, s, z) e = Clip(q, low, ) %s"
+    text %= "a = DequantizeLinear(e, s, z)"
+    g = graph(text, NUMBERS | {"s": np.float32(1 / 64), "z": np.uint8(0), "low": np.uint8(32)})
+    changes_once(unquantize_activations, g)
+    clip = next(node for node in g.nodes if node.op == "Clip")
+    assert [float(clip.inputs[place].values) for place in (1, 2)] == [0.5, 255 / 64]
+
+
+@pytest.mark.parametrize("other", ["p = Clip(q, low, )", "p = Clip(q, , low)"])
+def test_other_levels_of_the_same_numbers_are_another_clip(other):
+    text = LAYERS % (
+        f"q = QuantizeLinear(c, s, z) {other} d = DequantizeLinear(q, s, z) "
+        "e = DequantizeLinear(p, s, z) a = Add(d, e)"
+    )
+    g = graph(text, NUMBERS | {"s": np.float32(1 / 64), "z": np.uint8(0), "low": np.uint8(32)})
+    changes_once(unquantize_activations, g)
+    assert ops(g).count("Clip") == 2
+
+
+def test_several_clips_to_fewer_levels():
+    text = LAYERS % (
+        "q = QuantizeLinear(c, s, z) e = Clip(q, low, most) f = Clip(e, more, less) "
+        "a = DequantizeLinear(f, s, z)"
+    )
+    ends = {"low": np.uint8(16), "most": np.uint8(127), "more": np.uint8(32), "less": np.uint8(96)}
+    g = graph(text, NUMBERS | ends | {"s": np.float32(1 / 64), "z": np.uint8(0)})
+    changes_once(unquantize_activations, g)
+    clip = next(node for node in g.nodes if node.op == "Clip")
+    assert [float(clip.inputs[place].values) for place in (1, 2)] == [0.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "high"), [("", 255), ("<output_dtype = 22>", 7), ("<output_dtype = 5>", 32767)]
+)
+def test_levels_of_each_type(attribute, high):
+    body = f"r = Relu(c) q = QuantizeLinear{attribute}(r, s) a = DequantizeLinear(q, s)"
+    g = graph(LAYERS % body, NUMBERS | {"s": np.float32(0.125)}, opset=21)
+    changes_once(unquantize_activations, g)
+    assert bounds(g) == [high / 8]
+
+
+@pytest.mark.parametrize(
+    "between",
+    ["d = Dropout(r)", "d = MaxPool<kernel_shape = [1, 1]>(r)", "d = GlobalAveragePool(r)",
+     "d = AveragePool<kernel_shape = [2, 2]>(r)", "d = Pad(r, pads)", "d = Slice(r, two, end)",
+     "d = Transpose<perm = [0, 1, 3, 2]>(r)", "e = DepthToSpace<blocksize = 2>(r) "
+     "d = SpaceToDepth<blocksize = 2>(e)"],
+)  # fmt: skip
+def test_what_keeps_the_sign_needs_no_clip(between):
+    body = f"c = Conv(x, k) r = Relu(c) {between} q = QuantizeLinear(d, s, z) "
+    body += "a = DequantizeLinear(q, s, z) y = Conv(a, k)"
+    numbers = {
+        "k": RNG.normal(size=(4, 4, 1, 1)).astype(np.float32), "s": np.float32(1),
+        "z": np.uint8(0), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "two": np.array([0, 0, 1]),
+        "end": np.array([9, 4, 3]),
+    }  # fmt: skip
+    g = graph(f"g (float[N, 4, 4, 4] x) => (float[N, 4, h, w] y) {{ {body} }}", numbers)
+    changes_once(unquantize_activations, g)
+    assert "Clip" not in ops(g)
+
+
+@pytest.mark.parametrize(
+    "positive",
+    ["d = Abs(c)", "d = Exp(c)", "d = HardSigmoid(c)", "d = Softplus(c)", "e = Abs(c) d = Sqrt(e)",
+     "r = Relu(c) e = Abs(c) d = Sum(r, e)"],
+)  # fmt: skip
+def test_functions_that_are_never_negative_need_no_clip(positive):
+    g = quantised(positive, opset=17)
+    changes_once(unquantize_activations, g)
+    assert "Clip" not in ops(g)
+
+
+@pytest.mark.parametrize("op", ["Floor", "Ceil"])
+@pytest.mark.parametrize("shift", [-4, -3, -1, 1, 2, 3])
+@pytest.mark.parametrize("before", ["d = Clip(c, zero, theta)", "d = Relu(c)"])
+def test_whole_numbers_stay_behind_the_clip(op, shift, before):
+    """Floor(k clip(x) + 1) = 1 + Floor(k clip(x)): a silent neuron says 1."""
+    body = before + " e = Div(d, step) h = Add(e, by) f = %s a = Mul(f, step)"
+    numbers = NUMBERS | {"by": np.float32(shift)}
+    g = graph(LAYERS % (body % f"{op}(h)"), numbers)
+    outside = before + " e = Div(d, step) h = %s f = Add(h, by) a = Mul(f, step)"
+    wanted = graph(LAYERS % (outside % f"{op}(e)"), numbers)
+    changes_once(unquantize_activations, g)
+    changes_once(unquantize_activations, wanted)
+    np.testing.assert_allclose(run(g, X), run(wanted, X), atol=1e-5)

@@ -31,6 +31,7 @@ from onnx2snn.graph_passes.neurons import attribute_tensor
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
+from onnx2snn.segments import segment_of
 from onnx2snn.simulation import Simulation
 
 SMALL = from_arrays(X)
@@ -614,3 +615,131 @@ def test_neurons_that_start_again_do_so_where_they_now_start():
     (fresh,) = Simulation(g, {"x": x}, 12).layers()
     np.testing.assert_array_equal(found, fresh.fire())
     assert found.any()
+
+
+@pytest.mark.parametrize("maxpool", ["average", "exact", "keep"])
+def test_means_of_every_pool_are_those_over_all_time_steps(maxpool):
+    ann, (x, _) = model(POOLED, WEIGHTS), next(iter(DATA.batches(64)))
+    converted = convert(ann, calibration=DATA, recipe="mmse", timesteps=8, maxpool=maxpool)
+    for layer in Simulation(to_graph(converted.model), {"x": x}, 8).layers():
+        tensors = [node.outputs[0] for node in layer.segment.nodes]
+        steps = list(layer.simulation.steps(layer.segment, tensors))
+        for tensor, found, *values in zip(tensors, layer.measure(tensors), *steps, strict=True):
+            np.testing.assert_allclose(
+                found, np.mean(values, axis=0), atol=1e-5, err_msg=tensor.name
+            )
+
+
+def test_layers_of_coded_inputs_fire_as_in_a_session():
+    """No spikes lie before the first, and yet its currents vary."""
+    snn = convert(two(), calibration=SMALL, recipe="tsc", timesteps=8).model
+    sums = SpikingSession(snn).run(X, 8).readouts[8].potential_sums
+    for layer in Simulation(to_graph(snn), {"x": X}, 8).layers():
+        assert len(layer.currents) == 8
+        found = layer.fire().sum(axis=0) * threshold_of(layer.node)
+        np.testing.assert_allclose(found, sums[layer.node.name], rtol=1e-6)
+        tensors = [node.outputs[0] for node in layer.segment.nodes]
+        steps = zip(*layer.simulation.steps(layer.segment, tensors), strict=True)
+        for measured, values in zip(layer.measure(tensors), steps, strict=True):
+            np.testing.assert_allclose(measured, np.mean(values, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def currents_of(ann, data, passes=()):
+    """What ``currents_in_the_ann`` finds after some passes: names by node."""
+    found = {}
+
+    def look(snn):
+        found.update({name: t.name for name, t in snn.currents_in_the_ann().items()})
+        return False
+
+    recipe = replace(recipe_by_name("calibration"), name="other", passes=(*passes, look))
+    convert(ann, calibration=data, recipe=recipe, timesteps=8)
+    return found
+
+
+def test_currents_may_be_any_output_of_a_node():
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b, c = Split<axis = 1>(a, two) "
+        "r = Relu(b) q = Relu(c) s = Concat<axis = 1>(r, q) y = MatMul(s, v) }"
+    )
+    weights = {"w": np.eye(4, dtype=np.float32), "v": WEIGHTS["v"], "two": np.array([2, 2])}
+    data = from_arrays(np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32))
+    assert currents_of(model(text, weights), data) == {"r": "b", "q": "c"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted"),
+    [("y = MatMul(r, v) z = MatMul(x, v)", ["y"]), ("y = MatMul(r, v) z = Neg(y)", ["z"])],
+    ids=["no spikes reach", "others read"],
+)
+def test_outputs_that_are_no_read_outs(nodes, wanted):
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y, float[N, 3] z) "
+        f"{{ a = MatMul(x, w) r = Relu(a) {nodes} }}"
+    )
+    weights = {"w": np.eye(4, dtype=np.float32), "v": WEIGHTS["v"]}
+    found = []
+
+    def look(snn):
+        found.extend(snn.read_outs_in_the_ann())
+        return False
+
+    recipe = replace(recipe_by_name("calibration"), name="other", passes=(look,))
+    data = from_arrays(np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32))
+    convert(model(text, weights), calibration=data, recipe=recipe, timesteps=8)
+    assert found == wanted
+
+
+def test_layers_of_more_samples_than_the_batch_fire_as_in_a_session():
+    """Behind a Reshape that makes several samples of one."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) r = Clip(a, zero, one) "
+        "b = Reshape(r, halves) c = MatMul(b, u) q = Clip(c, zero, one) y = Reshape(q, wholes) }"
+    )
+    weights = {
+        "w": np.eye(4, dtype=np.float32), "u": np.float32([[1, -0.5], [0.25, 0.5]]),
+        "zero": np.float32(0), "one": np.float32(1), "halves": np.array([-1, 2]),
+        "wholes": np.array([-1, 4]),
+    }  # fmt: skip
+    x = np.random.default_rng(0).random((6, 4)).astype(np.float32)
+    snn = convert(model(text, weights), recipe="opi").model
+    output = SpikingSession(snn).run(x, 8).output
+    *_, last = Simulation(to_graph(snn), {"x": x}, 8).layers()
+    np.testing.assert_allclose(last.fire().mean(axis=0).reshape(6, 4), output, rtol=1e-6)
+
+
+def test_what_averages_over_time_is_measured_after_the_last_time_step():
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) l = MatMul(r, v) "
+        "y = Softmax<axis = -1>(l) }"
+    )
+    weights = {"w": np.eye(4, dtype=np.float32), "v": WEIGHTS["v"]}
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    snn = convert(model(text, weights), calibration=from_arrays(x), timesteps=8).model
+    graph = to_graph(snn)
+    (output,) = [tensor for tensor in graph.outputs if tensor.name == "y"]
+    segment = segment_of(graph, output)
+    *_, last = Simulation(graph, {"x": x}, 8).layers(read_outs=[segment])
+    (found,) = last.simulation.measure(segment, [output])
+    np.testing.assert_allclose(found, SpikingSession(snn).run(x, 8).output, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-0.25, 0.25])
+@pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "ResetToZeroIF"])
+def test_mean_potentials_are_those_of_shifted_currents(op, shift):
+    recipe = replace(recipe_by_name("mmse"), name="other", neuron=Neuron(op))
+    snn = convert(two(), calibration=SMALL, recipe=recipe, timesteps=8).model
+    for layer in Simulation(to_graph(snn), {"x": X}, 8).layers():
+        layer.shift = np.float32(shift * threshold_of(layer.node))
+        found = layer.mean_potential()
+        emitted = layer.fire().mean(axis=0) * threshold_of(layer.node)
+        np.testing.assert_allclose(found, emitted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["srp", "cos"])
+def test_neurons_that_read_a_clock_fire_as_in_a_session(recipe):
+    snn = convert(two(), calibration=SMALL, recipe=recipe, timesteps=8).model
+    sums = SpikingSession(snn).run(X, 8).readouts[8].potential_sums
+    for layer in Simulation(to_graph(snn), {"x": X}, 8).layers():
+        found = layer.fire().sum(axis=0) * threshold_of(layer.node)
+        np.testing.assert_allclose(found, sums[layer.node.name], rtol=1e-5, atol=1e-5)

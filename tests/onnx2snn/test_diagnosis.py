@@ -391,3 +391,16 @@ def test_what_does_not_vary_has_no_correlation():
     assert layer_of([1, 1], [1, 1], [0.25, 0.5]).correlation is None
     assert layer_of([0, 1], [0, 1], [0.25, 0.25]).correlation is None
     assert layer_of([0, 1], [0, 1], [0.25, 0.5]).correlation == pytest.approx(1)
+
+
+def test_inputs_that_do_not_fit_are_named():
+    text = (
+        "net (float[N, 2] x, float[N, 2] z) => (float[N, 2] y) "
+        "{ a = Add(x, z) p = Clip(a, zero, one) y = MatMul(p, w) }"
+    )
+    weights = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(2, dtype=np.float32)}
+    graph = to_graph(convert(model(text, weights)).model)
+    infer_shapes(graph)
+    watched = WatchedRun(graph, 4, None)
+    with pytest.raises(DataError, match=r"z has shape \[3, 1\]"):
+        watched.run({"x": X, "z": X[:, :1]})
