@@ -24,7 +24,6 @@ from .editing import (
 from .io import infer_shapes
 from .limits import WEIGHTED
 from .linear import (
-    ACTIVATIONS,
     MAX_POOLS,
     SHAPE_OPS,
     before_weights,
@@ -39,8 +38,11 @@ _STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.c
 ROUNDING = (*_STEPS, "QuantizeLinear")
 """What ``unquantize_activations`` may leave out."""
 
-_CUTS = {*ACTIVATIONS, "Max", "Min", "Where"} - {"Softmax"}
-"""What rounding belongs to: activations, however they are spelled."""
+_CUTS = {
+    "Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "Relu", "ThresholdedRelu",
+    "Where",
+}  # fmt: skip
+"""What rounding belongs to: what may become neurons, however it is spelled."""
 
 _TYPES = onnx.TensorProto
 _RANGES = {
@@ -49,7 +51,7 @@ _RANGES = {
 }  # fmt: skip
 
 _POSITIVE = {"Abs", "Exp", "HardSigmoid", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
-_POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Sum"}
+_POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Min", "Sum"}
 _SHAPING = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _POSITIVE_IF_FIRST_IS = {
     *_SHAPING, "AveragePool", "DepthToSpace", "Expand", "Gather", "GlobalAveragePool",
@@ -71,11 +73,11 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     floor(k clip(x; 0, b)) = clip(floor(k x); 0, k b) for a whole k b (else the largest level is off
     by less than one). The second form is how gradients are led past the rounding in training.
 
-    Rounding goes where it belongs to an activation between two layers of weights and what reads it
-    is affine; quantisation with one scale goes wherever it is. It is an activation where its levels
-    begin at 0 or above, since quantisers fold ReLUs into that, or where a Relu or Clip is right
-    before it. Any other, as of inputs, of sums, or of what cannot be negative, is left out together
-    with its bounds.
+    Both go where they lie between two layers of weights: rounding if it belongs to an activation
+    and what reads it is affine, quantisation if it has one scale. It is an activation where its
+    levels begin at 0 or above, since quantisers fold ReLUs into that, or where a Relu or Clip is
+    right before it. Any other, as of sums, or of what cannot be negative, is left out together with
+    its bounds.
 
     Constants that nodes compute must be folded before (``fold_constants``).
     """
@@ -84,8 +86,9 @@ def unquantize_activations(graph: gs.Graph) -> bool:
         infer_shapes(graph)
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
     behind = downstream(graph, [tensor for node in layers for tensor in node.outputs])
-    between = behind & before_weights(graph)
+    # What is constant, as weights that are rounded, is no activation, either.
     varying = downstream(graph, graph.inputs)
+    between = behind & varying & before_weights(graph)
     editor, changed = Editor(graph), False
     for node in graph.nodes:
         both = node.op in ("Add", "Sub") and not node.domain and node.outputs[0].name in between
@@ -96,15 +99,12 @@ def unquantize_activations(graph: gs.Graph) -> bool:
         tidy(graph)
     positive, clips = set[str](), dict[tuple[str, float, float], gs.Node]()
     for node in list(graph.nodes):
-        # What is constant, as weights that are rounded, is no activation.
-        if node.domain or not node.outputs or node.outputs[0].name not in varying:
+        if node.domain or between.isdisjoint(tensor.name for tensor in node.outputs):
             continue
-        name = node.outputs[0].name
         if node.op == "DequantizeLinear" and (levels := _levels_of(node)) is not None:
-            unbounded = name not in behind or levels.x.name in positive
-            _leave_out_levels(graph, editor, node, levels, unbounded, clips)
+            _leave_out_levels(graph, editor, node, levels, levels.x.name in positive, clips)
             changed = True
-        elif node.op in _STEPS and name in between:
+        elif node.op in _STEPS:
             changed |= _leave_out_steps(graph, editor, node, varying)
         if _is_positive(graph, node, positive):
             positive.update(tensor.name for tensor in node.outputs)
@@ -115,13 +115,20 @@ def unquantize_activations(graph: gs.Graph) -> bool:
 
 def _is_positive(graph: gs.Graph, node: gs.Node, positive: set[str]) -> bool:
     """Whether a node makes no negative numbers, as far as is known of what it reads."""
+    if not node.outputs:
+        return False
+    if is_non_negative(graph, node) or node.op in _POSITIVE:
+        return True
+    affine = affine_of(graph, node)
+    if not isinstance(affine, str):
+        grows = np.all(affine.scale >= 0) and np.all(affine.shift >= 0)
+        return bool(grows) and affine.x.name in positive
     read = [tensor.name in positive for tensor in node.inputs]
-    return bool(node.outputs) and (
-        is_non_negative(graph, node)
-        or node.op in _POSITIVE
-        or (node.op in _POSITIVE_IF_ALL_ARE and all(read))
-        or (node.op in _POSITIVE_IF_FIRST_IS and read[0])
-    )
+    if node.op in _POSITIVE_IF_FIRST_IS:
+        border = constant_input(node, 2, 0.0) if node.op == "Pad" else np.zeros(())
+        overshoots = node.op == "Resize" and node.attrs.get("mode") == "cubic"
+        return read[0] and not overshoots and border is not None and bool(np.all(border >= 0))
+    return (node.op == "Max" and any(read)) or (node.op in _POSITIVE_IF_ALL_ARE and all(read))
 
 
 # Rounding -------------------------------------------------------------------------------------
@@ -133,6 +140,9 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
     if dtype is None or not is_floating(z):
         return False
     x, scale, shift = _scaled(graph, z)
+    if np.any(scale == 0):
+        # Of a channel that is off: there is no x to which what rounding adds could go.
+        return False
     cut = _is_cut(graph, x)
     if not _belongs(graph, stepped, cut, _copies(graph, x), varying):
         return False
@@ -148,7 +158,7 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
             inputs = [first, *maker.inputs[1:]]
             x, more = editor.node(maker.op, f"{node.name}/moved", inputs, maker.attrs, x), silent
         elif node.op != "Round" or maker.op in _CUTS:
-            # What a sum of activations is where they are silent is not known.
+            # What others, and sums of them, are where neurons are silent is not known.
             return False
     if not np.all(scale == 1):
         factor = editor.constant(f"{node.name}/scale", scale.astype(dtype))
@@ -158,7 +168,10 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
 
 
 def _taken_and_added(graph: gs.Graph, node: gs.Node) -> gs.Tensor | None:
-    """The y of (y - x) + x, (y + x) - x or x - (x - y) that ends in a node; None for any other."""
+    """The y of (y - x) + x, (y + x) - x or x - (x - y) that ends in a node, if y is rounded.
+
+    None for any other.
+    """
     a, b = node.inputs
     for taken, x in ((a, b), (b, a)):
         maker = producer(taken)
@@ -171,7 +184,9 @@ def _taken_and_added(graph: gs.Graph, node: gs.Node) -> gs.Tensor | None:
             ("Sub", "Sub"): [(second, first)] if taken is b else [],
         }.get((node.op, maker.op), [])
         for y, other in pairs:
-            if other is x and y.shape == node.outputs[0].shape:
+            rounded = producer(_scaled(graph, y)[0])
+            same = y.shape is not None and y.shape == node.outputs[0].shape
+            if other is x and same and rounded is not None and rounded.op in _STEPS:
                 return y
     return None
 
@@ -202,12 +217,12 @@ def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
 
 def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a tensor is an activation, of whatever shape or pooled, or a sum with one in it."""
-    waiting, seen = [tensor], set[str]()
+    waiting, seen = [tensor], set[int]()
     while waiting:
         maker = producer(waiting.pop())
-        if maker is None or maker.domain or maker.name in seen:
+        if maker is None or maker.domain or id(maker) in seen:
             continue
-        seen.add(maker.name)
+        seen.add(id(maker))
         if maker.op in _CUTS:
             return True
         if maker.op in _POSITIVE_IF_FIRST_IS:
@@ -271,17 +286,17 @@ def _leave_out_levels(
     editor: Editor,
     node: gs.Node,
     levels: _Levels,
-    unbounded: bool,
+    positive: bool,
     clips: dict[tuple[str, float, float], gs.Node],
 ) -> None:
     """Q and DQ -> a clip, the one in ``clips`` that is the same if there is one, or nothing.
 
-    ``unbounded``: whether levels from 0 are no activation.
+    ``positive``: whether what is quantised cannot be negative, so that levels from 0 cut nothing.
     """
     x, low, high = levels.x, levels.low, levels.high
     maker = producer(x)
     cut = maker is not None and maker.op in ("Clip", "Relu") and is_non_negative(graph, maker)
-    if not cut and (low < 0 or (low == 0 and unbounded)):
+    if not cut and (low < 0 or (low == 0 and positive)):
         leave_out(graph, node, x)
         return
     if maker is not None and maker.op == "Relu":
@@ -312,7 +327,7 @@ def _levels_of(node: gs.Node) -> _Levels | None:
         maker = producer(maker.inputs[0])
     if maker is None or maker.op != "QuantizeLinear" or maker.domain:
         return None
-    (scale, zero), other = ([_number(n, place, 0) for place in (1, 2)] for n in (node, maker))
+    (scale, zero), other = ([_number(n, place, 0) for place in (1, 2)] for n in (maker, node))
     if any(number is None for number in (scale, zero, *lows, *highs)) or [scale, zero] != other:
         return None
     x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or _TYPES.UINT8

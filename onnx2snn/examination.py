@@ -18,7 +18,7 @@ from onnx2snn.graph_passes import (
     unbounded_activations,
 )
 from onnx2snn.graph_passes.approximate import regions_to_approximate
-from onnx2snn.graph_passes.editing import is_floating, known_value, part_of
+from onnx2snn.graph_passes.editing import is_floating, known_value, part_of, producer
 from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import (
@@ -147,7 +147,12 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool, unquantised: bool) ->
     curved = analog_activations(graph)
     found = [*curved, *integer_activations(graph)]
     has = "these activations:" if found else "no activations"
-    quantised = any(node.op in ("QuantizeLinear", "QLinearConv") for node in graph.nodes)
+    # That of an input, which nothing makes, has no activation in it.
+    quantised = any(
+        node.op == "QLinearConv"
+        or (node.op == "QuantizeLinear" and producer(node.inputs[0]) is not None)
+        for node in graph.nodes
+    )
     if quantised or (unquantised and not found):
         has = "QuantizeLinear, into which quantisation folds them: convert it before that"
     elif regions_to_approximate(graph, maxpool) and not obstacles(

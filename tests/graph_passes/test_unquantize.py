@@ -13,6 +13,7 @@ NUMBERS = {
     "theta": np.float32(2), "levels": np.float32(4), "half": np.float32(0.5),
     "zero": np.float32(0), "one": np.float32(1), "step": np.float32(0.5),
     "third": np.float32(0.25), "fourth": np.float32([0.25]),
+    "pruned": np.float32([1, 2, 0, 1, 1, 1, 1, 1]),
 }  # fmt: skip
 X = RNG.normal(size=(20, 6)).astype(np.float32)
 LAYERS = "g (float[N, 6] x) => (float[N, 3] y) { c = MatMul(x, w) %s y = MatMul(a, v) }"
@@ -115,6 +116,8 @@ def test_half_a_step_and_its_addition_go_together():
         LAYERS % "r = Clip(c, zero, theta) i = Identity(r) d = Floor(r) a = Sub(i, d)",
         LAYERS % "r = Relu(c) d = Floor(r) e = Flatten(d) f = Cast<to = 7>(e) a = Cast<to = 1>(f)",
         LAYERS % "r = Relu(c) m = Min(r, theta) d = Add(m, third) e = Round(d) a = Mul(e, half)",
+        LAYERS % "r = Clip(c, zero, theta) d = Mul(r, pruned) f = Floor(d) a = Mul(f, half)",
+        LAYERS % "s = Sigmoid(c) d = Mul(s, levels) e = Round(d) a = Div(e, levels)",
         LAYERS % "a = Round(c)",
     ],
     ids=[
@@ -132,6 +135,8 @@ def test_half_a_step_and_its_addition_go_together():
         "fraction of an identity",
         "index in another shape",
         "no place for a quarter",
+        "channel that is off",
+        "Sigmoid",
         "no activation",
     ],
 )
@@ -194,8 +199,10 @@ def test_levels_are_no_small_integers(kind, zero, low, high, bound):
     assert bounds(g) == ([] if bound is None else [bound])
 
 
-def test_levels_above_0():
-    text = LAYERS % "q = QuantizeLinear(c, s, z) e = Clip(q, low, ) %s"
+@pytest.mark.parametrize("before", ["d = Identity(c)", "d = Sigmoid(c)"])
+def test_levels_above_0(before):
+    """Also of what cannot be negative."""
+    text = LAYERS % f"{before} q = QuantizeLinear(d, s, z) e = Clip(q, low, ) %s"
     text %= "a = DequantizeLinear(e, s, z)"
     g = graph(text, NUMBERS | {"s": np.float32(1 / 64), "z": np.uint8(0), "low": np.uint8(32)})
     changes_once(unquantize_activations, g)
@@ -233,14 +240,16 @@ def test_numbers_of_another_type_than_their_scale_stay():
     assert unquantize_activations(g) is False
 
 
-def test_levels_of_an_input_are_left_out():
-    text = "g (float[N, 6] x) => (float[N, 8] y) { q = QuantizeLinear(x, s, z) %s }"
-    g = graph(
-        text % "d = DequantizeLinear(q, s, z) y = MatMul(d, w)",
-        {"w": NUMBERS["w"], "s": np.float32(1 / 64), "z": np.uint8(0)},
-    )
-    changes_once(unquantize_activations, g)
-    assert ops(g) == ["MatMul"]
+@pytest.mark.parametrize(
+    "text",
+    ["{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w) }",
+     "{ d = MatMul(x, w) q = QuantizeLinear(d, s, z) y = DequantizeLinear(q, s, z) }"],
+)  # fmt: skip
+def test_levels_of_inputs_and_outputs_stay(text):
+    """No neuron is there to round in their place."""
+    text = f"g (float[N, 6] x) => (float[N, 8] y) {text}"
+    g = graph(text, {"w": NUMBERS["w"], "s": np.float32(1 / 64), "z": np.uint8(0)})
+    assert unquantize_activations(g) is False
 
 
 def test_levels_of_weights_stay():
@@ -292,7 +301,8 @@ def test_of_hard_tanh_they_do_not():
 
 @pytest.mark.parametrize(
     "positive",
-    ["r = Relu(c) d = Flatten(r)", "r = Relu(c) d = Add(r, r)", "d = Sigmoid(c)",
+    ["r = Relu(c) d = Flatten(r)", "r = Relu(c) d = Add(r, r)", "r = Relu(c) d = Add(r, half)",
+     "r = Relu(c) d = Mul(r, half)", "r = Relu(c) d = Max(r, c)", "d = Sigmoid(c)",
      "r = Relu(c) t = Softmax(c) d = Concat<axis = 1>(r, t)",
      "r = Relu(c) e, d = Split<axis = 1>(r, halves)"],
 )  # fmt: skip
@@ -305,10 +315,31 @@ def test_what_cannot_be_negative_needs_no_clip(positive):
     assert "Clip" not in ops(g)
 
 
-def test_what_is_moved_may_be_negative():
-    g = quantised("r = Relu(c) d = Add(r, half)")
+@pytest.mark.parametrize(
+    "moved",
+    ["r = Relu(c) d = Sub(r, half)", "r = Relu(c) d = Neg(r)",
+     "r = Relu(c) p = Pad(r, pads, below) d = Slice(p, begins, ends)",
+     "r = Relu(c) d = Min(r, c)"],
+)  # fmt: skip
+def test_what_is_moved_may_be_negative(moved):
+    more = {"pads": np.array([0, 1, 0, 0]), "below": np.float32(-1),
+            "begins": np.array([0, 0]), "ends": np.array([100, 8])}  # fmt: skip
+    levels = moved + " q = QuantizeLinear(d, s, z) a = DequantizeLinear(q, s, z)"
+    g = graph(LAYERS % levels, NUMBERS | more | {"s": np.float32(1), "z": np.uint8(0)})
     changes_once(unquantize_activations, g)
     assert "Clip" in ops(g)
+
+
+def test_a_zero_point_of_0_that_only_one_of_both_names():
+    text = LAYERS % "q = QuantizeLinear(c, s, z) a = DequantizeLinear(q, s)"
+    g = graph(text, NUMBERS | {"s": np.float32(1 / 64), "z": np.uint8(0)})
+    changes_once(unquantize_activations, g)
+    assert bounds(g) == [255 / 64]
+
+
+def test_sums_that_have_nothing_rounded_in_them_stay():
+    text = LAYERS % "r = Relu(c) d = Sub(r, c) e = Add(d, c) f = Round(half) a = Add(e, f)"
+    assert unquantize_activations(graph(text, NUMBERS)) is False
 
 
 def test_levels_that_three_read_are_one_clip():
@@ -414,15 +445,6 @@ def test_levels_that_a_max_pool_reads():
     g = graph(text, NUMBERS | {"k": k})
     changes_once(unquantize_activations, g)
     assert "Round" not in ops(g)
-
-
-def test_levels_above_0_of_what_cannot_be_negative():
-    text = LAYERS % "d = Sigmoid(c) q = QuantizeLinear(d, s, z) e = Clip(q, low, ) %s"
-    text %= "a = DequantizeLinear(e, s, z)"
-    g = graph(text, NUMBERS | {"s": np.float32(1 / 64), "z": np.uint8(0), "low": np.uint8(32)})
-    changes_once(unquantize_activations, g)
-    clip = next(node for node in g.nodes if node.op == "Clip")
-    assert [float(clip.inputs[place].values) for place in (1, 2)] == [0.5, 255 / 64]
 
 
 @pytest.mark.parametrize("other", ["p = Clip(q, low, )", "p = Clip(q, , low)"])
