@@ -120,13 +120,15 @@ def test_a_run_without_early_exit_says_t():
     assert session.run(x, 7).sample_timesteps.tolist() == [7, 7, 7]
 
 
-def test_a_delayed_read_out_is_not_looked_at_before_it_begins():
+@pytest.mark.parametrize(("timesteps", "left"), [(16, 12), (8, 8)])
+def test_a_delayed_read_out_is_not_looked_at_before_it_begins(timesteps, left):
+    """But at T samples leave even then."""
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network), delay=10).model, threads=1)
     x = dyadic.images(network, 5)
-    result = session.run(x, 16, early_exit=EarlyExit(0.0, stable=1, every=4))
-    assert set(result.sample_timesteps) == {12}
-    np.testing.assert_array_equal(result.output, session.run(x, 12).output)
+    result = session.run(x, timesteps, early_exit=EarlyExit(0.0, stable=1, every=4))
+    assert set(result.sample_timesteps) == {left}
+    np.testing.assert_array_equal(result.output, session.run(x, left).output)
 
 
 @pytest.mark.parametrize(
@@ -452,15 +454,6 @@ def test_samples_that_leave_after_sums_were_brought_in(plan, monkeypatch):
         np.testing.assert_array_equal(early.output[n], whole.readouts[t].output[n])
         for name, counts in early.spike_counts.items():
             np.testing.assert_array_equal(counts[n], whole.readouts[t].spike_counts[name][n])
-
-
-def test_at_t_samples_leave_even_before_the_read_out_begins():
-    network = dyadic.finish(2)
-    session = SpikingSession(convert(dyadic.to_onnx(network), delay=10).model, threads=1)
-    x = dyadic.images(network, 5)
-    result = session.run(x, 8, early_exit=EarlyExit(0.0, stable=1, every=4))
-    assert set(result.sample_timesteps) == {8}
-    np.testing.assert_array_equal(result.output, session.run(x, 8).output)
 
 
 SCORES = (
