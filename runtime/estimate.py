@@ -248,9 +248,8 @@ class Estimate:
             idle=0,
             planned=0,
             read_out=max(run.prologue, run.read_out),
-            counts=max(
-                (2 * run.readouts - 1) * copies, (run.readouts - 1) * copies + self._counting
-            ),
+            # That may be held, too, while the counts of one read-out are worked out.
+            counts=(2 * run.readouts - 1) * copies + self._counting,
         )
         # Of as many samples shorter chunks take no more than the longest.
         largest, every = max(alive), max(alive[:-1], default=0) * len(chunks) + alive[-1]
