@@ -29,6 +29,9 @@ _AFFINE_IN_FIRST = {
     "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip
 
+# Affine in what is written and what that is written into, as assignments to slices are.
+_WRITES = ("ScatterElements", "ScatterND")
+
 # Affine in one factor as long as the other is a constant.
 _PRODUCTS: dict[str, int | None] = {"Einsum": None, "Gemm": 2, "MatMul": 2, "Mul": 2}
 
@@ -101,6 +104,11 @@ _ADVICE = {
         "it off before (behind the last layer of weights it may stay, in the read-out)",
     ),
     **dict.fromkeys(APPROXIMABLE, _APPROXIMATE),
+    **dict.fromkeys(
+        ("ReduceMax", "ReduceMin"),
+        "the largest spike is not the largest rate: only maxima over all of an image, of windows "
+        "(MaxPool) and of two tensors (Max) are known here, so write it as one of these",
+    ),
     "Clip": "not linear in the spikes: its bounds must be constants",
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), _QUANTISED),
     **dict.fromkeys(
@@ -357,6 +365,13 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
         sized = any(tensor.name in varying for tensor in node.inputs[1:])
         if sized:
             return "its size depends on the values of the input: export it with a constant size"
+        return None
+    if node.op in _WRITES and node.attrs.get("reduction", "none") in ("none", "add"):
+        if node.inputs[1].name in varying:
+            return (
+                "where it writes depends on the values of the input: export the network with "
+                "constant indices"
+            )
         return None
     if node.op == "Where":
         chosen = node.inputs[0].name in varying

@@ -26,8 +26,9 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
     Gemm with transA                           ->  Gemm(Transpose(x), W, b)
     Sum(x, y)                                  ->  Add(x, y)
     ReduceMean, ReduceMax over all of an image ->  GlobalAveragePool, GlobalMaxPool
+    ReduceMin over all of an image             ->  -GlobalMaxPool(-x)
 
-    Not a ReduceMax before all activations: no pool, but what an input is normalised by.
+    Neither ReduceMax nor ReduceMin before all activations: what an input is normalised by, no pool.
     """
     require_opset(graph)
     editor = Editor(graph)
@@ -45,10 +46,12 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
             case "Sum" if len(node.inputs) == 2:
                 node.op = "Add"
                 changed = True
-            case "ReduceMax" if starts and node.inputs[0].name not in activated:
+            case "ReduceMax" | "ReduceMin" if starts and node.inputs[0].name not in activated:
                 pass
             case "ReduceMean" | "ReduceMax":
                 changed |= _global_pool(editor, node)
+            case "ReduceMin":
+                changed |= _negated_pool(editor, node)
     if changed:
         tidy(graph)
     return changed
@@ -103,17 +106,34 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
     return changed
 
 
-def _global_pool(editor: Editor, node: gs.Node) -> bool:
+def _kept_axis(node: gs.Node) -> int | None:
+    """The axis that is left of all but the samples', where ONNX Runtime has a pool for that."""
     x = node.inputs[0]
     axes = reduction_axes(node)
     if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
-        return False
-    # ONNX Runtime has global pools of one to three axes, and not in double precision.
+        return None
+    # It has global pools of one to three axes, and not in double precision.
     rank = len(x.shape)
     kept = [axis for axis in range(1, rank) if axis not in {a % rank for a in axes}]
-    if not 3 <= rank <= 5 or len(kept) != 1 or len(set(axes)) != rank - 2:
+    return kept[0] if 3 <= rank <= 5 and len(kept) == 1 and len(set(axes)) == rank - 2 else None
+
+
+def _negated_pool(editor: Editor, node: gs.Node) -> bool:
+    x, result = node.inputs[0], node.outputs[0]
+    if _kept_axis(node) is None:
         return False
-    (channels,) = kept
+    negative = editor.node("Neg", f"{node.name}/negative", [x], like=x)
+    inputs = [negative, *node.inputs[1:]]
+    largest = editor.node("ReduceMax", f"{node.name}/largest", inputs, dict(node.attrs), result)
+    replace_node(node, "Neg", [largest])
+    return _global_pool(editor, largest.inputs[0])
+
+
+def _global_pool(editor: Editor, node: gs.Node) -> bool:
+    x, channels = node.inputs[0], _kept_axis(node)
+    if channels is None:
+        return False
+    rank = len(x.shape)
     if channels != 1:
         front = [0, channels, *(axis for axis in range(1, rank) if axis != channels)]
         like = gs.Variable("", x.dtype, [x.shape[axis] for axis in front])

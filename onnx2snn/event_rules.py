@@ -116,6 +116,9 @@ def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
             node.inputs = others_filled(0.0)
         case "Where":
             node.inputs = [x, *others_filled(0.0)[1:]]
+        case "ScatterElements" | "ScatterND":
+            into, _, written = others_filled(0.0)
+            node.inputs = [into, node.inputs[1], written]
         case "Einsum":
             node.inputs = [t if t.name in spiking else _ones_for(editor, t) for t in node.inputs]
         case "Pad" if optional_input(node, 2) is not None:

@@ -23,7 +23,8 @@ _MANY = 1_000_003
 _ALONG_AXES = {"CumSum", "Gather", "Pad", "Slice"}
 """Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
 
-_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "ReverseSequence", "Trilu"}
+_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "ReverseSequence", "ScatterElements",
+              "ScatterND", "Trilu"}  # fmt: skip
 """Others that may."""
 
 _OF_SHAPES = {"Add", "Cast", "Concat", "Div", "Equal", "Gather", "Identity", "Max", "Min", "Mul",

@@ -71,6 +71,11 @@ POOLS = {
     "mean": ("ReduceMean<axes = [2, 3]>(x)", ["GlobalAveragePool"]),
     "from the end": ("ReduceMean<axes = [-1, -2]>(x)", ["GlobalAveragePool"]),
     "maximum": ("ReduceMax<axes = [3, 2]>(x)", ["GlobalMaxPool"]),
+    "minimum": ("ReduceMin<axes = [3, 2]>(x)", ["Neg", "GlobalMaxPool", "Neg"]),
+    "minimum, channels last, without the axes": (
+        "ReduceMin<axes = [1, 2], keepdims = 0>(x)",
+        ["Neg", "Transpose", "GlobalMaxPool", "Squeeze", "Neg"],
+    ),
     "mean without the axes": (
         "ReduceMean<axes = [2, 3], keepdims = 0>(x)", ["GlobalAveragePool", "Squeeze"]
     ),
@@ -94,11 +99,17 @@ def test_reductions_over_an_image_are_global_pools(name):
     same(f"{text} {{ y = {body} }}", {}, wanted, normal(2, 3, 4, 5))
 
 
-@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax"])
-def test_axes_may_be_an_input(op):
-    pool = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}[op]
+@pytest.mark.parametrize(
+    ("op", "pool"),
+    [
+        ("ReduceMean", ["GlobalAveragePool"]),
+        ("ReduceMax", ["GlobalMaxPool"]),
+        ("ReduceMin", ["Neg", "GlobalMaxPool", "Neg"]),
+    ],
+)
+def test_axes_may_be_an_input(op, pool):
     weights = {"axes": np.array([-1, 2])}
-    same(f"{IMAGE} {{ y = {op}(x, axes) }}", weights, [pool], normal(2, 3, 4, 5), opset=18)
+    same(f"{IMAGE} {{ y = {op}(x, axes) }}", weights, pool, normal(2, 3, 4, 5), opset=18)
 
 
 def test_signals_of_one_axis_are_images_too():
@@ -116,6 +127,7 @@ UNCHANGED = {
     "a sum of three": "y = Sum(x, x, x)",
     "a mean over samples": "y = ReduceMean<axes = [0, 2, 3]>(image)",
     "a mean over one axis of two": "y = ReduceMean<axes = [2]>(image)",
+    "a minimum over one axis of two": "y = ReduceMin<axes = [3]>(image)",
     "a mean over everything": "y = ReduceMean(image)",
     "no image": "y = ReduceMean<axes = [1]>(x)",
     "integers": "i = Cast<to = 6>(image) y = ReduceMax<axes = [2, 3]>(i)",

@@ -1,4 +1,5 @@
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,12 @@ WEIGHTS = {
     "scale": np.ones(4, np.float32), "shift": np.zeros(4, np.float32),
     "mean": np.full(4, 0.1, np.float32), "var": np.full(4, 0.7, np.float32),
 }  # fmt: skip
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
 MAX_POOLED = (
     "net (float[N, 2, 8, 8] x) => (float[N, 3] y) { c = Conv(x, w) "
     "b = BatchNormalization(c, scale, shift, mean, var) r = Relu(b) "
@@ -265,6 +272,54 @@ def test_the_rate_approaches_the_ann(recipe):
     errors = [np.abs(result.outputs[t] - ann).max() for t in (16, 128, 512)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.02 * np.abs(ann).max()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        # y[:, :2] = y[:, 2:], as exporters write it.
+        "t = Transpose<perm = [1, 0, 2, 3]>(r) m = Slice(t, two, four, first) "
+        "s = ScatterND(t, rows, m) u = Transpose<perm = [1, 0, 2, 3]>(s)",
+        # The same, added to what is there.
+        "t = Transpose<perm = [1, 0, 2, 3]>(r) m = Slice(t, two, four, first) "
+        'o = ScatterND<reduction = "add">(t, rows, m) u = Transpose<perm = [1, 0, 2, 3]>(o)',
+        "n = ReduceMin<axes = [2, 3]>(r) u = Sub(r, n)",
+    ],
+)
+def test_the_rate_approaches_the_ann_through(between):
+    text = (
+        f"net (float[N, 2, 8, 8] x) => (float[N, 3] y) {{ c = Conv(x, w) r = Relu(c) {between} "
+        "q = Conv(u, z) k = Relu(q) g = GlobalAveragePool(k) f = Flatten(g) y = MatMul(f, e) }"
+    )
+    values = WEIGHTS | {
+        "two": np.array([2]), "four": np.array([4]), "first": np.array([0]),
+        "rows": np.array([[0], [1]]), "z": normal(5, 4, 3, 3), "e": normal(5, 3),
+    }  # fmt: skip
+    proto = model(text, {name: v for name, v in values.items() if re.search(rf"\b{name}\b", text)})
+    assert check(proto, maxpool="exact").converts
+    snn = convert(proto, calibration=DATA, recipe="opi", threshold="max", maxpool="exact").model
+    ann = run(proto, X)
+    found = [SpikingSession(snn, plan=plan).run(X, 512, readout=[32]) for plan in ("auto", "step")]
+    for result in found:
+        errors = [np.abs(result.outputs[t] - ann).max() for t in (32, 512)]
+        assert errors[1] < min(errors[0] / 4, 0.02 * np.abs(ann).max())
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("i = ArgMax<axis = 1>(r) s = ScatterElements<axis = 1>(r, i, p)", "where it writes"),
+        ('s = ScatterElements<axis = 1, reduction = "mul">(r, ones, p)', "not linear"),
+        ("s = ReduceMax<axes = [1]>(r)", "only maxima over all of an image"),
+    ],
+)
+def test_refuses_what_is_not_linear_though_something_like_it_is(written, message):
+    text = (
+        f"net (float[N, 4] x) => (float[N, a] y) {{ r = Relu(x) p = Neg(r) {written} y = Relu(s) }}"
+    )
+    ones = {"ones": np.ones((2, 4), np.int64)} if "ones" in written else {}
+    with pytest.raises(UnsupportedModelError, match=message):
+        convert(model(text, ones), calibration=from_arrays(normal(2, 4)))
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 17, 20, 23])

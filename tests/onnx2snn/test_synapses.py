@@ -204,6 +204,21 @@ def test_constants_in_the_places_of_spikes_are_no_spikes():
         assert pooled_sops(body, given, counts) == 3 * (counts * kept).sum()
 
 
+def test_what_is_written_into_spikes_counts_if_it_is_spikes_itself():
+    counts = RNG.integers(0, 9, (2, 6, 6))
+    given = {"at": np.array([[4]]), "seven": np.float32(7)}
+    given |= {"four": np.array([4]), "five": np.array([5]), "of": np.array([0])}
+    columns = "<perm = [3, 1, 2, 0]>"
+    kept = np.arange(6) != 4
+    for into, written, counted in (("t", "u", kept), ("u", "t", ~kept), ("t", "t", True)):
+        body = (
+            f"t = Transpose{columns}(a) c = Add(x, seven) u = Transpose{columns}(c) "
+            f"w = Slice({written}, four, five, of) s = ScatterND({into}, at, w) "
+            f"p = Transpose{columns}(s) y = Conv(p, v)"
+        )
+        assert pooled_sops(body, given, counts) == 3 * (counts * counted).sum()
+
+
 def test_an_einsum_counts_as_the_layer_that_it_is():
     weights = {"w": sparse(4, 5), "v": sparse(5, 3), "zero": ZERO, "one": ONE}
     dense, einsum = (

@@ -393,6 +393,7 @@ def test_starts_of_more_samples_take_the_place_of_those_of_fewer(monkeypatch):
         "c = CumSum(b, below)",
         "c = Trilu(b)",
         "c = ReverseSequence<batch_axis = 1, time_axis = 0>(b, lengths)",
+        "c = ScatterND(b, row, ones)",
         # N itself, as numbers or as columns.
         "s = Shape(b) n = Slice(s, zeroth, first) q = Expand(n, four) f = Cast<to = 1>(q) "
         "c = Mul(b, f)",
@@ -404,8 +405,10 @@ def test_starts_of_more_samples_take_the_place_of_those_of_fewer(monkeypatch):
 def test_more_by_which_samples_depend_on_others(between, monkeypatch):
     values = {
         "zeroth": np.int64([0]), "first": np.int64([1]), "four": np.int64([4]),
-        "below": np.int64(-2), "lengths": np.int64([6, 3, 2, 5]), "lo": np.float32(0),
-        "hi": np.float32(1), "w": dyadic.weights(np.random.default_rng(0), 4, 4),
+        "below": np.int64(-2), "lengths": np.int64([6, 3, 2, 5]), "row": np.int64([[1]]),
+        "ones": np.ones((1, 4), np.float32),
+        "lo": np.float32(0), "hi": np.float32(1),
+        "w": dyadic.weights(np.random.default_rng(0), 4, 4),
     }  # fmt: skip
     text = (
         "net (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) b = Clip(a, lo, hi) "
