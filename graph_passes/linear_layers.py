@@ -48,10 +48,8 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
                 changed = True
             case "ReduceMax" | "ReduceMin" if starts and node.inputs[0].name not in activated:
                 pass
-            case "ReduceMean" | "ReduceMax":
+            case "ReduceMean" | "ReduceMax" | "ReduceMin":
                 changed |= _global_pool(editor, node)
-            case "ReduceMin":
-                changed |= _negated_pool(editor, node)
     if changed:
         tidy(graph)
     return changed
@@ -106,34 +104,24 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
     return changed
 
 
-def _kept_axis(node: gs.Node) -> int | None:
-    """The axis that is left of all but the samples', where ONNX Runtime has a pool for that."""
+def _global_pool(editor: Editor, node: gs.Node) -> bool:
     x = node.inputs[0]
     axes = reduction_axes(node)
     if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
-        return None
-    # It has global pools of one to three axes, and not in double precision.
+        return False
+    # ONNX Runtime has global pools of one to three axes, and not in double precision.
     rank = len(x.shape)
     kept = [axis for axis in range(1, rank) if axis not in {a % rank for a in axes}]
-    return kept[0] if 3 <= rank <= 5 and len(kept) == 1 and len(set(axes)) == rank - 2 else None
-
-
-def _negated_pool(editor: Editor, node: gs.Node) -> bool:
-    x, result = node.inputs[0], node.outputs[0]
-    if _kept_axis(node) is None:
+    if not 3 <= rank <= 5 or len(kept) != 1 or len(set(axes)) != rank - 2:
         return False
-    negative = editor.node("Neg", f"{node.name}/negative", [x], like=x)
-    inputs = [negative, *node.inputs[1:]]
-    largest = editor.node("ReduceMax", f"{node.name}/largest", inputs, dict(node.attrs), result)
-    replace_node(node, "Neg", [largest])
-    return _global_pool(editor, largest.inputs[0])
-
-
-def _global_pool(editor: Editor, node: gs.Node) -> bool:
-    x, channels = node.inputs[0], _kept_axis(node)
-    if channels is None:
-        return False
-    rank = len(x.shape)
+    (channels,) = kept
+    if node.op == "ReduceMin":
+        x = editor.node("Neg", f"{node.name}/negative", [x], like=x)
+        inputs, attributes = [x, *node.inputs[1:]], dict(node.attrs)
+        name, like = f"{node.name}/largest", node.outputs[0]
+        largest = editor.node("ReduceMax", name, inputs, attributes, like)
+        replace_node(node, "Neg", [largest])
+        (node,) = largest.inputs
     if channels != 1:
         front = [0, channels, *(axis for axis in range(1, rank) if axis != channels)]
         like = gs.Variable("", x.dtype, [x.shape[axis] for axis in front])

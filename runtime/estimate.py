@@ -248,7 +248,7 @@ class Estimate:
             idle=0,
             planned=0,
             read_out=max(run.prologue, run.read_out),
-            # That may be held, too, while the counts of one read-out are worked out.
+            # It may be while the counts of one read-out are worked out, too.
             counts=(2 * run.readouts - 1) * copies + self._counting,
         )
         # Of as many samples shorter chunks take no more than the longest.

@@ -34,12 +34,6 @@ WEIGHTS = {
     "scale": np.ones(4, np.float32), "shift": np.zeros(4, np.float32),
     "mean": np.full(4, 0.1, np.float32), "var": np.full(4, 0.7, np.float32),
 }  # fmt: skip
-
-
-def normal(*shape):
-    return RNG.normal(size=shape).astype(np.float32)
-
-
 MAX_POOLED = (
     "net (float[N, 2, 8, 8] x) => (float[N, 3] y) { c = Conv(x, w) "
     "b = BatchNormalization(c, scale, shift, mean, var) r = Relu(b) "
@@ -48,6 +42,10 @@ MAX_POOLED = (
 X = RNG.normal(size=(50, 2, 8, 8)).astype(np.float32)
 Y = RNG.integers(0, 3, 50)
 DATA = from_arrays(X, Y)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
 
 
 def test_from_file_and_proto_alike(tmp_path):
