@@ -106,8 +106,9 @@ _ADVICE = {
     **dict.fromkeys(APPROXIMABLE, _APPROXIMATE),
     **dict.fromkeys(
         ("ReduceMax", "ReduceMin"),
-        "the largest spike is not the largest rate: only maxima over all of an image, of windows "
-        "(MaxPool) and of two tensors (Max) are known here, so write it as one of these",
+        "the largest spike is not the largest rate: only maxima over axes of known sizes, beside "
+        "that of the samples and at least one other, of windows (MaxPool) and of two tensors (Max) "
+        "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants",
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), _QUANTISED),

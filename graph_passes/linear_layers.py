@@ -26,7 +26,8 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
     Gemm with transA                           ->  Gemm(Transpose(x), W, b)
     Sum(x, y)                                  ->  Add(x, y)
     ReduceMean, ReduceMax over all of an image ->  GlobalAveragePool, GlobalMaxPool
-    ReduceMin over all of an image             ->  -GlobalMaxPool(-x)
+    ReduceMax over other axes of known sizes   ->  MaxPool, those last
+    ReduceMin                                  ->  -ReduceMax(-x), and that as above
 
     Neither ReduceMax nor ReduceMin before all activations: what an input is normalised by, no pool.
     """
@@ -49,7 +50,7 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
             case "ReduceMax" | "ReduceMin" if starts and node.inputs[0].name not in activated:
                 pass
             case "ReduceMean" | "ReduceMax" | "ReduceMin":
-                changed |= _global_pool(editor, node)
+                changed |= _pool(editor, node)
     if changed:
         tidy(graph)
     return changed
@@ -104,17 +105,22 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
     return changed
 
 
-def _global_pool(editor: Editor, node: gs.Node) -> bool:
+def _pool(editor: Editor, node: gs.Node) -> bool:
+    """A global pool where one axis is kept; of maxima alone a window over those that are not."""
     x = node.inputs[0]
     axes = reduction_axes(node)
     if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
         return False
-    # ONNX Runtime has global pools of one to three axes, and not in double precision.
+    # ONNX Runtime has pools of one to three axes, and not in double precision.
     rank = len(x.shape)
-    kept = [axis for axis in range(1, rank) if axis not in {a % rank for a in axes}]
-    if not 3 <= rank <= 5 or len(kept) != 1 or len(set(axes)) != rank - 2:
+    reduced = sorted({axis % rank for axis in axes})
+    kept = [axis for axis in range(1, rank) if axis not in reduced]
+    if not 3 <= rank <= 5 or 0 in reduced or not kept:
         return False
-    (channels,) = kept
+    sizes = [x.shape[axis] for axis in reduced]
+    windows = len(kept) > 1
+    if windows and (node.op == "ReduceMean" or not all(isinstance(n, int) for n in sizes)):
+        return False
     if node.op == "ReduceMin":
         x = editor.node("Neg", f"{node.name}/negative", [x], like=x)
         inputs, attributes = [x, *node.inputs[1:]], dict(node.attrs)
@@ -122,21 +128,23 @@ def _global_pool(editor: Editor, node: gs.Node) -> bool:
         largest = editor.node("ReduceMax", name, inputs, attributes, like)
         replace_node(node, "Neg", [largest])
         (node,) = largest.inputs
-    if channels != 1:
-        front = [0, channels, *(axis for axis in range(1, rank) if axis != channels)]
+    front = [0, *kept, *reduced]
+    moved = front != list(range(rank))
+    if moved:
         like = gs.Variable("", x.dtype, [x.shape[axis] for axis in front])
         x = editor.node("Transpose", f"{node.name}/front", [x], {"perm": front}, like)
-    op = "GlobalAveragePool" if node.op == "ReduceMean" else "GlobalMaxPool"
+    op, attributes = "GlobalAveragePool" if node.op == "ReduceMean" else "GlobalMaxPool", {}
+    if windows:
+        op, attributes = "MaxPool", {"kernel_shape": [*(1 for _ in kept[1:]), *sizes]}
     keeps = node.attrs.get("keepdims", 1)
-    if keeps and channels == 1:
-        replace_node(node, op, [x])
+    if keeps and not moved:
+        replace_node(node, op, [x], attributes)
         return True
-    like = gs.Variable("", x.dtype, [*x.shape[:2], *(1,) * (rank - 2)])
-    pooled = editor.node(op, f"{node.name}/pool", [x], like=like)
+    like = gs.Variable("", x.dtype, [*x.shape[: 1 + len(kept)], *(1 for _ in reduced)])
+    pooled = editor.node(op, f"{node.name}/pool", [x], attributes, like)
     if keeps:
-        back = [0, *range(2, channels + 1), 1, *range(channels + 1, rank)]
-        replace_node(node, "Transpose", [pooled], {"perm": back})
+        replace_node(node, "Transpose", [pooled], {"perm": [front.index(n) for n in range(rank)]})
         return True
-    spatial = editor.constant(f"{node.name}/axes", np.arange(2, rank, dtype=np.int64))
-    replace_node(node, "Squeeze", [pooled, spatial])
+    places = np.arange(1 + len(kept), rank, dtype=np.int64)
+    replace_node(node, "Squeeze", [pooled, editor.constant(f"{node.name}/axes", places)])
     return True

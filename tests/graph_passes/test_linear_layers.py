@@ -112,6 +112,33 @@ def test_axes_may_be_an_input(op, pool):
     same(f"{IMAGE} {{ y = {op}(x, axes) }}", weights, pool, normal(2, 3, 4, 5), opset=18)
 
 
+WINDOWS = {
+    "channels": ("ReduceMax<axes = [1]>(x)", ["Transpose", "MaxPool", "Transpose"]),
+    "channels, without the axis": (
+        "ReduceMax<axes = [1], keepdims = 0>(x)", ["Transpose", "MaxPool", "Squeeze"]
+    ),
+    "neighbours": ("ReduceMax<axes = [-1]>(x)", ["MaxPool"]),
+    "neighbours, without the axis": (
+        "ReduceMax<axes = [3], keepdims = 0>(x)", ["MaxPool", "Squeeze"]
+    ),
+    "rows": ("ReduceMax<axes = [2]>(x)", ["Transpose", "MaxPool", "Transpose"]),
+    "least": ("ReduceMin<axes = [3]>(x)", ["Neg", "MaxPool", "Neg"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_maxima_over_other_axes_are_those_of_a_window(name):
+    body, wanted = WINDOWS[name]
+    text = IMAGE.replace("a, b, c, d", "a, b, c") if "keepdims" in body else IMAGE
+    same(f"{text} {{ y = {body} }}", {}, wanted, normal(2, 3, 4, 5))
+
+
+def test_a_window_may_span_two_axes_of_four():
+    text = "g (float[N, 3, 2, 4, 5] x) => (float[N, 2, 4] y)"
+    body = "y = ReduceMax<axes = [4, 1], keepdims = 0>(x)"
+    same(f"{text} {{ {body} }}", {}, ["Transpose", "MaxPool", "Squeeze"], normal(2, 3, 2, 4, 5))
+
+
 def test_signals_of_one_axis_are_images_too():
     text = "g (float[N, 3, L] x) => (float[N, 3, a] y) { y = ReduceMean<axes = [2]>(x) }"
     same(text, {}, ["GlobalAveragePool"], normal(2, 3, 7))
@@ -127,7 +154,8 @@ UNCHANGED = {
     "a sum of three": "y = Sum(x, x, x)",
     "a mean over samples": "y = ReduceMean<axes = [0, 2, 3]>(image)",
     "a mean over one axis of two": "y = ReduceMean<axes = [2]>(image)",
-    "a minimum over one axis of two": "y = ReduceMin<axes = [3]>(image)",
+    "a maximum over samples": "y = ReduceMax<axes = [0, 3]>(image)",
+    "a maximum over all of a sample": "y = ReduceMax<axes = [1, 2, 3]>(image)",
     "a mean over everything": "y = ReduceMean(image)",
     "no image": "y = ReduceMean<axes = [1]>(x)",
     "integers": "i = Cast<to = 6>(image) y = ReduceMax<axes = [2, 3]>(i)",
@@ -153,6 +181,11 @@ def test_nothing_to_do(name):
 def test_a_product_of_several_axes_has_no_gemm():
     text = "g (float[N, 2, 4] x) => (float[N, 2, 3] y) { p = MatMul(x, w) y = Add(p, b) }"
     assert not unify_linear_layers(graph(text, {"w": normal(4, 3), "b": normal(3)}))
+
+
+def test_the_window_of_a_maximum_has_a_known_size():
+    text = "g (float[N, 3, 4, L] x) => (float[N, 3, 4, a] y) { y = ReduceMax<axes = [3]>(x) }"
+    assert not unify_linear_layers(graph(text, {}))
 
 
 # ONNX Runtime has no Gemm of integers, no pools of double, and none of more than three axes.

@@ -282,6 +282,8 @@ def test_the_rate_approaches_the_ann(recipe):
         "t = Transpose<perm = [1, 0, 2, 3]>(r) m = Slice(t, two, four, first) "
         'o = ScatterND<reduction = "add">(t, rows, m) u = Transpose<perm = [1, 0, 2, 3]>(o)',
         "n = ReduceMin<axes = [2, 3]>(r) u = Sub(r, n)",
+        "m = ReduceMax<axes = [1]>(r) u = Sub(r, m)",
+        "n = ReduceMin<axes = [3]>(r) u = Add(r, n)",
     ],
 )
 def test_the_rate_approaches_the_ann_through(between):
@@ -308,7 +310,7 @@ def test_the_rate_approaches_the_ann_through(between):
     [
         ("i = ArgMax<axis = 1>(r) s = ScatterElements<axis = 1>(r, i, p)", "where it writes"),
         ('s = ScatterElements<axis = 1, reduction = "mul">(r, ones, p)', "not linear"),
-        ("s = ReduceMax<axes = [1]>(r)", "only maxima over all of an image"),
+        ("s = ReduceMax<axes = [1]>(r)", "over axes of known sizes"),
     ],
 )
 def test_refuses_what_is_not_linear_though_something_like_it_is(written, message):
