@@ -137,6 +137,23 @@ def require_bounds(graph: gs.Graph, recipe: str) -> None:
         )
 
 
+IN_QUANTISATION = "into which quantisation folds them: convert it before that"
+"""Where activations are, and what to do."""
+
+
+def hides_in_quantisation(graph: gs.Graph, unquantised: bool) -> bool:
+    """Whether activations, where none are found, are in the rounding of quantised layers.
+
+    ``unquantised``: whether quantisation was left out of the graph.
+    """
+    # That of an input, which nothing makes, has no activation in it.
+    return unquantised or any(
+        node.op == "QLinearConv"
+        or (node.op == "QuantizeLinear" and producer(node.inputs[0]) is not None)
+        for node in graph.nodes
+    )
+
+
 def require_activations(graph: gs.Graph, maxpool: MaxPool, unquantised: bool) -> None:
     """Refuse a network none of whose activations became a neuron, with what it has instead.
 
@@ -147,14 +164,8 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool, unquantised: bool) ->
     curved = analog_activations(graph)
     found = [*curved, *integer_activations(graph)]
     has = "these activations:" if found else "no activations"
-    # That of an input, which nothing makes, has no activation in it.
-    quantised = any(
-        node.op == "QLinearConv"
-        or (node.op == "QuantizeLinear" and producer(node.inputs[0]) is not None)
-        for node in graph.nodes
-    )
-    if quantised or (unquantised and not found):
-        has = "QuantizeLinear, into which quantisation folds them: convert it before that"
+    if hides_in_quantisation(graph, unquantised and not found):
+        has = f"QuantizeLinear, {IN_QUANTISATION}"
     elif regions_to_approximate(graph, maxpool) and not obstacles(
         graph, maxpool, approximated=True
     ):

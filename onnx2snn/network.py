@@ -135,6 +135,11 @@ class Network:
         self.agreements.append(agreement)
         return agreement
 
+    @property
+    def unquantised(self) -> bool:
+        """Whether quantisation was left out."""
+        return self.reference is not self.original
+
     def unquantize(self) -> None:
         """Let clips stand for quantised activations; the result is what later passes must keep.
 
@@ -336,7 +341,7 @@ class Network:
             partial(set_initial_potential, v_init=v_init, seed=seed),
         ]
         self.run(passes)
-        require_activations(self.graph, self.maxpool, self.reference is not self.original)
+        require_activations(self.graph, self.maxpool, self.unquantised)
         if self.calibration is not None:
             self.agreements.append(
                 compare(TOGETHER, self.original, self.current, self.calibration, self._running)

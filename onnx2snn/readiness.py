@@ -19,7 +19,13 @@ from onnx2snn.graph_passes.thresholds import (
     bounded_activations,
 )
 
-from .examination import IN_READ_OUT, analog_activations, integer_activations
+from .examination import (
+    IN_QUANTISATION,
+    IN_READ_OUT,
+    analog_activations,
+    hides_in_quantisation,
+    integer_activations,
+)
 from .network import NO_CHANNELS, Network
 from .progress import Running
 
@@ -118,9 +124,10 @@ def check(
     if maxpool == "average" and found and pooled.issuperset(blocking):
         exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
         remedies += [] if obstacles(graph, "exact") else [exact]
+    quantised = hides_in_quantisation(graph, network.unquantised and not curved)
     return Readiness(
         converts,
-        _verdict(converts, len(blocking), remedies, options),
+        _verdict(converts, len(blocking), remedies, options, quantised),
         tuple(options),
         rows,
         network.check,
@@ -128,11 +135,14 @@ def check(
     )
 
 
-def _verdict(converts: bool, blocking: int, remedies: list[str], options: list[str]) -> str:
+def _verdict(
+    converts: bool, blocking: int, remedies: list[str], options: list[str], quantised: bool
+) -> str:
     if converts:
         return f"Converts{' with ' + ' '.join(options) if options else ' as it is'}."
     remedy = "".join(f"; with {remedy} it would" for remedy in remedies)
     if not blocking:
+        remedy = f"; it has QuantizeLinear, {IN_QUANTISATION}" if quantised else remedy
         return f"Does not convert: it has no ReLU and no clip{remedy}."
     count = f"{blocking} nodes stand" if blocking > 1 else "1 node stands"
     return f"Does not convert: {count} in the way{remedy}."

@@ -455,6 +455,7 @@ def test_activations_that_quantisation_has_folded_into_levels_of_both_signs():
     ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in "wv"} | levels)
     with pytest.raises(UnsupportedModelError, match="into which quantisation folds them"):
         convert(ann)
+    assert "into which quantisation folds them" in check(ann).verdict
 
 
 def test_a_statically_quantised_network(tmp_path):
