@@ -159,6 +159,7 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
         "samples_together_in_short_chunks": choice.groups.short,
         "samples_together_in_single_time_steps": choice.groups.alone,
         "chunks": list(choice.chunks),
+        "chunks_between": list(choice.between),
         "short_of_memory": choice.short_of_memory,
         "lean": choice.lean,
         "layout": "cpu" if choice.layout else "plain",
@@ -241,8 +242,10 @@ def _lines_of(choice: Choice) -> list[str]:
     """The rest of a choice, in sentences."""
     if choice.chunks:
         lengths = " or ".join(map(str, choice.chunks))
-        first = f"constant input: {lengths} time-steps a run; what is left over, as before a "
-        first += f"read-out at a T that {choice.chunks[-1]} does not divide, one at a time"
+        first = f"constant input: {lengths} time-steps a run"
+        if choice.between:
+            first += f", or another number from {choice.between[0]} to {choice.between[-1]}"
+        first += f"; what is left over, fewer than {choice.chunks[-1]}, one at a time"
     else:
         first = "one time-step a run"
     if choice.short_of_memory and not choice.lean:

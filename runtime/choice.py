@@ -13,6 +13,7 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names
 
 from .chunks import (
+    LONG,
     WeightedLayer,
     axes_of_time,
     columns_in,
@@ -34,10 +35,11 @@ from .winograd import Tiles
 class Choice:
     """What a session does for inputs of these shapes.
 
-    ``chunks``: lengths of the chunks, in time-steps, the longest first; what is left over, as up
-    to a read-out that none of them hits, runs one time-step at a time, and all where there are
-    none. ``samples``: N. ``groups``: how many of them run at once; the run is repeated for the
-    rest. ``layers`` describes those of long chunks.
+    ``chunks``: lengths of the chunks, in time-steps, the longest first, and ``between`` others,
+    where one of these takes what those leave over; the rest, as up to a read-out that none of them
+    hits, runs one time-step at a time, and all where there are none. ``samples``: N. ``groups``:
+    how many of them run at once; the run is repeated for the rest. ``layers`` describes those of
+    long chunks.
     ``derived_counts``: whether spike counts follow from membrane potentials, or are added up at
     each time-step. ``short_of_memory``: whether other chunks would be faster, but do not fit.
     ``layout``: what enters the layout of the CPU in a chunk; None where chunks are in plain layout.
@@ -49,6 +51,7 @@ class Choice:
     samples: int
     groups: Groups
     chunks: tuple[int, ...]
+    between: range
     layers: tuple[WeightedLayer, ...]
     derived_counts: bool
     memory: Memory
@@ -94,6 +97,11 @@ class Choice:
         the same for all samples and places, as they start, which a chunk needs in full. T=5 takes
         0.82 to 1.03 of what it takes the other way, in the middle 0.95 (six networks, N=1, 4, 16).
         """
+        longest = min(max(self.chunks, default=1), LONG)
+        left = most % longest
+        for steps in (left, longest + left):
+            if steps in self.between and steps <= most:
+                return steps
         left = most
         for length in self.chunks:
             left %= length
@@ -160,6 +168,7 @@ def choose(
         samples=samples,
         groups=groups,
         chunks=chunks,
+        between=way.lengths_between(chunks),
         layers=way.layers,
         derived_counts=costs.derived_counts,
         memory=way.memory(chunks),

@@ -19,6 +19,7 @@ from .chunks import (
     columns_in,
     fed_uses,
     held_by_lean,
+    lengths_between,
     lengths_of_chunks,
     weighted_layers,
     weights_first_in,
@@ -188,11 +189,27 @@ class Estimate:
         found = lengths_of_chunks(self.layers, self.layout)
         if self.lean and self.tiled:
             found = tuple(each for each in found if each[0] > SHORT)
+        few = (tuple(steps for steps in each if steps <= self._most_steps) for each in found)
+        return tuple(dict.fromkeys(filter(None, few))) or ((),)
+
+    @property
+    def _most_steps(self) -> int:
+        """The time-steps of a chunk of ``MOST_NODES``."""
         nodes = self.costs.peaks.step.graph.node
         heavy = sum(node.name in self.heavy for node in nodes)
-        most = (MOST_NODES - heavy) // max(len(nodes) - heavy, 1)
-        few = (tuple(steps for steps in each if steps <= most) for each in found)
-        return tuple(dict.fromkeys(filter(None, few))) or ((),)
+        return (MOST_NODES - heavy) // max(len(nodes) - heavy, 1)
+
+    def lengths_between(self, chunks: tuple[int, ...]) -> range:
+        """The lengths of chunks besides these; none within a budget, which counts on these alone.
+
+        By default all of them together may hold ``EXTRA_ACTIVATIONS`` of weights.
+        """
+        if self.costs.max_memory is not None or not chunks:
+            return range(0)
+        lengths = lengths_between(chunks[0])
+        longest, weights = lengths[-1], sum(map(self._own, lengths))
+        fit = longest <= chunks[0] or (longest <= self._most_steps and self.fits((longest,)))
+        return lengths if fit and weights <= EXTRA_ACTIVATIONS else range(0)
 
     @property
     def chunks_pay(self) -> bool:
@@ -265,20 +282,25 @@ class Estimate:
     def _weights(self, chunks: tuple[int, ...]) -> int:
         """Bytes of all copies of weights."""
         costs = self.costs
-        weights, copied, shared = costs.weights, costs.copied, self._shared
+        weights, copied = costs.weights, costs.copied
         if self.lean:
             matrices = bool(chunks) * sum(tiles.matrices for tiles in self.tiled.values())
-            return weights + matrices + sum(self._held(steps) for steps in (*chunks, 1))
-        # A chunk holds their matrices in place of their weights.
-        more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
-        first = {steps: self._weights_first(steps) for steps in chunks}
+            return weights + matrices + sum(map(self._own, (*chunks, 1)))
         # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
         # bits, what they were.
         made = max(2 * copied, weights - copied)
         # Chunks share what they have in the layout of the CPU, and what is in other units.
-        own = sum(copied - shared + more - first[steps] for steps in chunks)
-        once = shared * bool(chunks) + max(first.values(), default=0)
-        return weights + made + own + once
+        first = max(map(self._weights_first, chunks), default=0)
+        once = self._shared * bool(chunks) + first
+        return weights + made + once + sum(map(self._own, chunks))
+
+    def _own(self, timesteps: int) -> int:
+        """Bytes of weights that the graph of a chunk of so many time-steps holds itself."""
+        if self.lean:
+            return self._held(timesteps)
+        # It holds the matrices of tiles in place of their weights.
+        more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
+        return self.costs.copied - self._shared + more - self._weights_first(timesteps)
 
     def _held(self, timesteps: int) -> int:
         """Bytes of weights that a lean graph of so many time-steps holds itself."""

@@ -89,20 +89,78 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
     assert [layer.uses for layer in layers] == [2 * 16, 2 * 4]
 
 
-def test_what_is_left_over_runs_first():
+LADDERS = {
+    (4,): ((3, [1, 1, 1]), (5, [5]), (7, [7]), (8, [4, 4]), (10, [6, 4])),
+    (8, 4): ((5, [5]), (9, [9]), (12, [8, 4]), (15, [7, 8]), (18, [10, 8])),
+    (16, 8, 4): ((3, [1, 1, 1]), (12, [12]), (15, [15]), (18, [1, 1, 16]), (23, [7, 16])),
+    (32, 16, 8, 4): ((20, [16, 4]), (31, [15, 16]), (33, [1, 32]), (61, [13, 32, 16])),
+}
+
+
+@pytest.mark.parametrize("lengths", LADDERS)
+def test_what_is_left_over_runs_first(lengths):
     chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
+    chosen = replace(chosen, chunks=lengths, between=chunks.lengths_between(lengths[0]))
+    for timesteps, wanted in LADDERS[lengths]:
+        assert in_turn(chosen, timesteps) == wanted
+
+
+def test_without_other_lengths_it_runs_one_at_a_time():
+    chosen = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3))
+    assert not chosen.between
     chosen = replace(chosen, chunks=(16, 8, 4))
     for timesteps, wanted in ((23, [1, 1, 1, 16, 4]), (28, [16, 8, 4]), (5, [1, 4]), (3, [1] * 3)):
-        left, run = timesteps, []
-        while left:
-            run.append(chosen.chunk(left))
-            left -= run[-1]
-        assert run == wanted
+        assert in_turn(chosen, timesteps) == wanted
+
+
+def test_lengths_between_are_for_graphs_that_fit(monkeypatch):
+    monkeypatch.setattr(chunks, "CACHED", 0)
+
+    def between():
+        return SpikingSession(wide(), threads=1).chosen(zeros(3)).between
+
+    assert between() == range(5, 16)
+    # Eleven graphs, of the 32 x 24 and 24 x 16 weights of a time-step each.
+    weights = 11 * 4 * 1152
+    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", weights)
+    assert between() == range(5, 16)
+    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", weights - 1)
+    assert between() == range(0)
+
+
+# A time-step has 15 nodes, a chunk of 8 takes 1,680 bytes more than a time-step, one of 11 2,760.
+@pytest.mark.parametrize(("limit", "value"), [("MOST_NODES", 150), ("EXTRA_ACTIVATIONS", 2000)])
+def test_short_chunks_are_longer_only_where_that_fits(monkeypatch, limit, value):
+    monkeypatch.setattr(estimate.Estimate, "_own", lambda self, timesteps: 0)
+
+    def chosen():
+        return SpikingSession(wide(), threads=1).chosen(zeros(3))
+
+    assert (chosen().chunks, chosen().between) == ((8, 4), range(5, 12))
+    monkeypatch.setattr(estimate, limit, value)
+    assert (chosen().chunks, chosen().between) == ((8, 4), range(0))
+
+
+@pytest.mark.parametrize("cached", [0, 2**18])
+def test_every_number_of_time_steps_gives_the_same_spikes(monkeypatch, cached):
+    monkeypatch.setattr(chunks, "CACHED", cached)
+    x = (np.random.default_rng(0).integers(-8, 9, (3, 4)) / 8).astype(np.float32)
+    auto, step = SpikingSession(wide(), threads=1), SpikingSession(wide(), threads=1, plan="step")
+    for timesteps in range(1, 36):
+        same(auto.run(x, timesteps), step.run(x, timesteps))
+
+
+def in_turn(chosen, timesteps):
+    """The lengths of the runs of so many time-steps."""
+    run = []
+    while sum(run) < timesteps:
+        run.append(chosen.chunk(timesteps - sum(run)))
+    return run
 
 
 def test_starts_are_written_out_for_chunks_alone():
     """Where a time-step ran before, states are in full."""
-    session = SpikingSession(wide(), threads=1)
+    session = SpikingSession(wide(), threads=1, max_memory=2**30)
     x = np.random.default_rng(0).random((3, 4), dtype=np.float32)
     wanted = SpikingSession(wide(), threads=1, plan="step")
     for timesteps, written in ((1, False), (3, False), (7, False), (8, True), (2, True)):
@@ -115,7 +173,8 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     session = SpikingSession(wide(), threads=1)
     chosen = session.chosen(zeros(3))
     session.run(zeros(3), 61)
-    assert {key.steps for key in session._progress.time_steps.sessions} == {1, *chosen.chunks}
+    assert {key.steps for key in session._progress.time_steps.sessions} == {13, 16, 32}
+    assert {13, 16, 32} <= {*chosen.chunks, *chosen.between}
     assert {key.time_batched for key in session._progress.time_steps.sessions if key.steps > 1} == {
         frozenset(chosen.time_batched)
     }

@@ -63,9 +63,8 @@ def test_a_bias_that_is_no_constant_is_left():
 
 
 def test_where_it_pays():
-    for weights, fewest in ((2**20, 16), (2**24, 4)):
-        paying = [rows for rows in range(1, 200) if first_pays(rows, weights)]
-        assert paying == list(range(fewest, 129))
+    for weights, wanted in ((2**20, range(16, 129, 16)), (2**24, range(4, 129))):
+        assert [rows for rows in range(1, 200) if first_pays(rows, weights)] == list(wanted)
 
 
 @pytest.fixture
