@@ -46,7 +46,8 @@ def unify_clips(graph: gs.Graph) -> bool:
         Relu or Clip(0, t) after a bound, and back ->  one of these, by ``_Bounds.then``
         the same with t per channel                ->  Min(Relu(x), t)
 
-    Chains are merged where nothing else reads what lies between.
+    Chains are merged where nothing else reads what lies between. A bound of 2^20 or more (2^49 in
+    double precision) is none.
     """
     require_opset(graph)
     changed, editor = False, Editor(graph)
@@ -116,8 +117,14 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
 
 
 def open_above(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Upper bounds, infinite where they are the largest number of a type, which says "none"."""
-    return np.where(bound >= np.finfo(dtype).max, np.inf, bound)
+    """Upper bounds, infinite where they say that there is none.
+
+    Exporters write the type's largest number for that, people one like 1e9: no sum of spikes with
+    such a V_th is exact in any type.
+    """
+    info = np.finfo(dtype)
+    limit = info.max if dtype == np.float16 else 2.0 ** (info.nmant - 3)
+    return np.where(bound >= (limit if np.all(bound >= limit) else info.max), np.inf, bound)
 
 
 def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
@@ -130,13 +137,8 @@ def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
     bound = constant_input(node, index, unbounded)
     if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
-    value = bound.astype(np.float64).reshape(())
-    # Exporters write "no bound" as the type's largest number, people as one like 1e9: no sum of
-    # spikes with such a V_th is exact in any type.
-    info = np.finfo(bound.dtype)
-    largest = float(info.max) if bound.dtype == np.float16 else 2.0 ** (info.nmant - 3)
-    beyond = value >= largest if unbounded > 0 else value <= -largest
-    return np.array(unbounded) if beyond else value
+    value, sign = bound.astype(np.float64).reshape(()), np.sign(unbounded)
+    return np.asarray(sign * open_above(sign * value, bound.dtype))
 
 
 def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:

@@ -33,8 +33,8 @@ def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool
     L is Conv, Gemm or MatMul, after any number of AveragePool, GlobalAveragePool, Flatten,
     Reshape to [N, features], Pad by 0 and Transpose. K goes into L's bias where it is the
     same at every place; at a padded border it is not, and is added as a constant map, so
-    the rewriting is exact up to rounding. Where it cannot be done the scale and shift stays,
-    which is affine too; the reasons are appended to ``declined``.
+    the rewriting is exact up to rounding, of K in float32. Where it cannot be done the scale and
+    shift stays, which is affine too; the reasons are appended to ``declined``.
     """
     require_opset(graph)
     found: list[Refusal] = []

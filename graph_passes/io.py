@@ -4,7 +4,7 @@ It keeps what onnx-graphsurgeon would lose, and derives the state inputs' defaul
 from each neuron's ``v_init`` attribute, so that the two cannot disagree.
 """
 
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import onnx
@@ -222,14 +222,25 @@ def _check_functions(model: onnx.ModelProto) -> None:
         if op not in FUNCTIONS:
             continue
         expected, found = neurons.function_proto(op, 0), functions.get(op)
-        if found is None or any(
-            list(getattr(found, part)) != list(getattr(expected, part))
-            for part in ("input", "output", "attribute", "node")
-        ):
+        if found is None or _computed_by(found) != _computed_by(expected):
             raise ModelError(
                 f"the function of the neuron {op} in the file is missing or is not this "
                 "version's, so runtimes would disagree; convert the network again"
             )
+
+
+def _computed_by(function: onnx.FunctionProto) -> list[Any]:
+    """What of a function decides what it computes: no names of nodes, and no notes."""
+    nodes = []
+    for node in function.node:
+        attributes = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in node.attribute]
+        for attribute in attributes:
+            attribute.ClearField("doc_string")
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        of_names = sorted(attributes, key=lambda attribute: attribute.name)
+        tensors = list(node.input), list(node.output)
+        nodes.append((node.op_type, domain, node.overload, tensors, of_names))
+    return [list(function.input), list(function.output), sorted(function.attribute), nodes]
 
 
 def _check_stateful(

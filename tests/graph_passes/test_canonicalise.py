@@ -38,6 +38,9 @@ CLIPS = {
     "max with zero": ("y = Max(x, zero)", ["Relu"]),
     "clip without maximum": ("y = Clip(x, zero)", ["Relu"]),
     "clip to the largest number": ("y = Clip(x, zero, huge)", ["Relu"]),
+    "clip to a large number": ("y = Clip(x, zero, large)", ["Relu"]),
+    "relu then min of a large number": ("r = Relu(x) y = Min(r, large)", ["Relu"]),
+    "max of a large negative number, then relu": ("r = Max(x, deep) y = Relu(r)", ["Relu"]),
     "clip to nothing": ("r = Relu(x) y = Clip(r)", ["Relu"]),
     "two clips": ("r = Clip(x, zero, six) y = Clip(r, zero, two)", ["Clip"]),
     "relu of relu": ("r = Relu(x) y = Relu(r)", ["Relu"]),
@@ -47,7 +50,8 @@ CLIPS = {
 }  # fmt: skip
 WEIGHTS = {
     "zero": np.float32(0), "six": np.float32(6), "two": np.float32(2), "minus": np.float32(-1),
-    "huge": np.finfo(np.float32).max, "sixes": np.full((3, 1), 6, np.float32),
+    "huge": np.finfo(np.float32).max, "large": np.float32(2**20), "deep": np.float32(-(2**20)),
+    "sixes": np.full((3, 1), 6, np.float32),
 }  # fmt: skip
 
 

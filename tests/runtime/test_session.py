@@ -508,6 +508,19 @@ DAMAGE += [lose_function, *(set_threshold(np.float32(v)) for v in (0, -1, np.nan
 DAMAGE += [set_threshold(np.ones((7, 1), np.float32)), set_threshold(np.array(1))]
 
 
+def test_functions_may_be_written_in_another_way():
+    """As by onnx_ir, without the domain of ONNX's own operators, and with names for nodes."""
+
+    def rewrite(proto):
+        for number, node in enumerate(proto.functions[0].node):
+            node.ClearField("domain")
+            node.name, node.doc_string = f"node {number}", "a note"
+
+    np.testing.assert_array_equal(
+        SpikingSession(broken(rewrite)).run(X, 4).output, SpikingSession(snn()).run(X, 4).output
+    )
+
+
 @pytest.mark.parametrize("change", DAMAGE)
 def test_damaged_neurons_are_refused(change):
     with pytest.raises(ModelError):
