@@ -12,17 +12,9 @@ from . import neurons
 from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .io import onnx_type
-from .linear import (
-    APPROXIMABLE,
-    MAX_POOLS,
-    SHAPE_OPS,
-    MaxPool,
-    before_weights,
-    downstream,
-    nonlinear_behind_weights,
-    upstream,
-)
+from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS, MaxPool
 from .quiet import quietly
+from .regions import before_weights, downstream, nonlinear_behind_weights, upstream
 from .thresholds import activation_nodes
 
 _CONDITIONS = {

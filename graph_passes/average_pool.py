@@ -11,7 +11,8 @@ from .editing import (
     tidy,
 )
 from .errors import Refusal
-from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS, behind_nonlinear
+from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS
+from .regions import behind_nonlinear
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 

@@ -4,7 +4,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import require_opset
 from .io import infer_shapes
-from .linear import downstream
+from .regions import downstream
 
 
 def end_pools_in_the_image(graph: gs.Graph) -> bool:

@@ -18,8 +18,9 @@ from .editing import (
     tidy,
 )
 from .errors import Refusal
-from .linear import CANONICAL_ACTIVATIONS, downstream
+from .linear import CANONICAL_ACTIVATIONS
 from .quiet import quietly
+from .regions import downstream
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")

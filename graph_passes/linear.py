@@ -1,21 +1,19 @@
-"""Which operators a mean over time-steps passes through, and how a graph divides.
+"""Which operators a mean over time-steps passes through.
 
 A rate-coded network is its ANN on average only where every operator between spikes and
 the next neuron, or the output, is affine in the spikes: then mean(f(x(t))) = f(mean(x(t))).
 """
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import operands, producer
+from .editing import producer
 from .errors import Refusal, UnsupportedModelError
-from .limits import WEIGHTED
-from .neurons import NEURONS, is_stateful
+from .neurons import NEURONS
 
 # Affine in all their inputs together.
 _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
@@ -49,12 +47,6 @@ MAX_POOLS = ("MaxPool", "GlobalMaxPool")
 MaxPool = Literal["average", "exact", "keep"]
 """What becomes of max-pooling between neurons."""
 
-_LAYERS = {
-    *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop",
-    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN", "Scan",
-}  # fmt: skip
-"""What has weights, or may have some inside."""
-
 SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
 """The pools that count spikes, and how each pools."""
 
@@ -73,11 +65,11 @@ _APPROXIMATE = (
     "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
     "clips approximate it (convert --approximate N)"
 )
-_IN_TRAINING = (
+IN_TRAINING = (
     "it is in training mode, where it takes its mean and variance from the batch: export the "
     "network in evaluation mode"
 )
-_QUANTISED = "part of a quantized layer: convert the network as it was before quantization"
+QUANTISED = "part of a quantized layer: convert the network as it was before quantization"
 _PRODUCT = (
     "the product of two activations is not linear in the spikes: train the network without it, as "
     "without gates or squeeze-and-excitation"
@@ -111,7 +103,7 @@ _ADVICE = {
         "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants",
-    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _QUANTISED),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), QUANTISED),
     **dict.fromkeys(
         ("QuantizeLinear", "DynamicQuantizeLinear"),
         "it rounds activations: export the network before quantization, or fold the "
@@ -217,125 +209,6 @@ def refuse_layout(nodes: Iterable[gs.Node], what: str, instead: str) -> None:
         raise UnsupportedModelError(what, refusals)
 
 
-@dataclass(frozen=True)
-class Regions:
-    """A spiking graph in three parts, each a list of nodes in graph order.
-
-    ``prologue``: fed by no neuron, so constant in time under a constant input.
-    ``core``: the neurons and what lies between them.
-    ``epilogue``: feeds no neuron: the read-out.
-    """
-
-    prologue: list[gs.Node]
-    core: list[gs.Node]
-    epilogue: list[gs.Node]
-
-
-def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = False) -> set[str]:
-    """Names of all tensors whose values depend on the values of ``tensors``.
-
-    Shape and Size cut a dependency; not with ``shapes``, by which shapes count as values. The
-    graph must be in topological order.
-    """
-    names = {tensor.name for tensor in tensors if tensor.name}
-    for node in graph.nodes:
-        passes = shapes or node.op not in SHAPE_OPS
-        if passes and any(tensor.name in names for tensor in operands(node)):
-            # An output that is left out has no name, nor has an input.
-            names.update(tensor.name for tensor in node.outputs if tensor.name)
-    return names
-
-
-def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
-    """Names of all tensors that ``nodes`` need. The graph must be in topological order."""
-    names = {tensor.name for node in nodes for tensor in operands(node) if tensor.name}
-    for node in reversed(graph.nodes):
-        if any(tensor.name in names for tensor in node.outputs):
-            names.update(tensor.name for tensor in operands(node) if tensor.name)
-    return names
-
-
-def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
-    """Divide a graph, in topological order, by where its neurons are."""
-    neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
-    after = downstream(graph, [tensor for node in neuron_nodes for tensor in node.outputs])
-    needed = upstream(graph, neuron_nodes)
-    parts = Regions([], [], [])
-    for node in graph.nodes:
-        feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
-        if is_neuron(node):
-            parts.core.append(node)
-        elif not any(tensor.name in after for tensor in operands(node)):
-            parts.prologue.append(node)
-        else:
-            (parts.core if feeds_neuron else parts.epilogue).append(node)
-    return parts
-
-
-def nonlinear_nodes(
-    graph: gs.Graph,
-    is_neuron: Callable[[gs.Node], bool] = is_stateful,
-    allowed: Collection[str] = (),
-    sources: Collection[gs.Tensor] = (),
-) -> list[Refusal]:
-    """Every node that spikes reach and that is not affine in them, with the reason.
-
-    ``allowed``: standard operators that pass nevertheless. ``sources``: further tensors that
-    count as spikes.
-    """
-    emitted = [n.outputs[0] for n in graph.nodes if is_neuron(n)]
-    spikes = downstream(graph, [*emitted, *sources])
-    varying = downstream(graph, graph.inputs) | spikes
-    refusals = []
-    for node in graph.nodes:
-        if is_neuron(node) or not any(tensor.name in spikes for tensor in operands(node)):
-            continue
-        reason = why_not_affine(node, spikes, varying)
-        if reason is not None and (node.domain or node.op not in allowed):
-            refusals.append(Refusal(node.name, node.op, reason))
-    return refusals
-
-
-def before_weights(graph: gs.Graph) -> set[str]:
-    """Names of the tensors on which some layer of weights depends."""
-    return upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
-
-
-def nonlinear_behind_weights(
-    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], allowed: Collection[str]
-) -> list[Refusal]:
-    """The same, of what layers of weights make as of spikes.
-
-    What follows a layer is an activation, even before the first neuron.
-    """
-    weighted = [node for node in graph.nodes if node.op in WEIGHTED]
-    made = [tensor for node in weighted for tensor in node.outputs]
-    return nonlinear_nodes(graph, is_neuron, allowed, made)
-
-
-def behind_nonlinear(
-    graph: gs.Graph,
-    is_neuron: Callable[[gs.Node], bool] = is_stateful,
-    after_layers: bool = False,
-) -> set[str]:
-    """Names of all tensors that depend on a node that is not affine in the spikes.
-
-    Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
-    after all layers of weights are, and no parts of layers that another export would make affine.
-    """
-    found = nonlinear_nodes(graph, is_neuron, (*MAX_POOLS, "ThresholdedRelu"))
-    wrongly_exported = (_QUANTISED, _IN_TRAINING) if after_layers else ()
-    starts = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
-    nodes = regions(graph, _is_layer).epilogue if after_layers else graph.nodes
-    ends = [node for node in nodes if node.name in starts]
-    return downstream(graph, [tensor for node in ends for tensor in node.outputs])
-
-
-def _is_layer(node: gs.Node) -> bool:
-    """Whether a node has weights, as far as is known: of a foreign domain any may."""
-    return node.op in _LAYERS if not node.domain else not is_stateful(node)
-
-
 def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
     """Why a node is not affine in tensors of these names; None if it is.
 
@@ -353,7 +226,7 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
         if len(factors) < 2:
             return None
         if any(map(_is_sum_of_integers, node.inputs)):
-            return _QUANTISED
+            return QUANTISED
         if spikes.issuperset(factors):
             return _PRODUCT
         return (
@@ -361,7 +234,7 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
             "input varies in time: export the network with a constant in place of that factor"
         )
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
-        return _IN_TRAINING
+        return IN_TRAINING
     if node.op in ("Resize", "Upsample"):
         sized = any(tensor.name in varying for tensor in node.inputs[1:])
         if sized:

@@ -15,7 +15,8 @@ from .editing import (
     require_opset,
     tidy,
 )
-from .linear import ACTIVATIONS, downstream
+from .linear import ACTIVATIONS
+from .regions import downstream
 
 
 def unify_linear_layers(graph: gs.Graph) -> bool:

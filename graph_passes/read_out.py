@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .editing import is_floating, operands, producer, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
-from .linear import downstream, nonlinear_nodes, regions
+from .regions import downstream, nonlinear_nodes, regions
 from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
 

@@ -18,7 +18,8 @@ from .errors import (
     require_one_of,
 )
 from .io import infer_shapes
-from .linear import APPROXIMABLE, MAX_POOLS, MaxPool, nonlinear_nodes, regions
+from .linear import APPROXIMABLE, MAX_POOLS, MaxPool
+from .regions import nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
     activations_of_read_out,

@@ -7,7 +7,8 @@ from . import neurons
 from .average_pool import pads_lowest
 from .editing import is_used, producer, tidy
 from .errors import Refusal, UnsupportedModelError
-from .linear import MAX_POOLS, behind_nonlinear, downstream
+from .linear import MAX_POOLS
+from .regions import behind_nonlinear, downstream
 from .spiking import StateEditor, require_ranks
 
 

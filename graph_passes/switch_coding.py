@@ -16,7 +16,8 @@ from .errors import (
     require_named,
     require_whole,
 )
-from .linear import MAX_POOLS, nonlinear_nodes
+from .linear import MAX_POOLS
+from .regions import nonlinear_nodes
 from .spiking import StateEditor, add_counting
 from .thresholds import activation_nodes
 

@@ -20,8 +20,8 @@ from .editing import (
 )
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
-from .linear import behind_nonlinear
 from .neurons import is_stateful
+from .regions import behind_nonlinear
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:

@@ -23,13 +23,8 @@ from .editing import (
 )
 from .io import infer_shapes
 from .limits import WEIGHTED
-from .linear import (
-    MAX_POOLS,
-    SHAPE_OPS,
-    before_weights,
-    downstream,
-    why_not_affine,
-)
+from .linear import MAX_POOLS, SHAPE_OPS, why_not_affine
+from .regions import before_weights, downstream
 from .thresholds import is_non_negative
 
 _STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.ceil)}

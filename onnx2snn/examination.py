@@ -21,16 +21,9 @@ from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.editing import is_floating, known_value, part_of, producer
 from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import (
-    ACTIVATIONS,
-    MAX_POOLS,
-    RECURRENT,
-    MaxPool,
-    before_weights,
-    downstream,
-    nonlinear_behind_weights,
-)
+from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful, states_read
+from onnx2snn.graph_passes.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import activation_nodes, activations_of_read_out

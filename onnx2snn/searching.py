@@ -7,13 +7,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import producer
-from onnx2snn.graph_passes.linear import upstream
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.regions import upstream
 from onnx2snn.graph_passes.spiking import per_sample
 from onnx2snn.graph_passes.thresholds import bounded_activations
 

@@ -23,13 +23,14 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import Editor, tidy
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
-from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, downstream, samples_axis
+from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, samples_axis
 from onnx2snn.graph_passes.neurons import (
     is_mean,
     names_of_states,
     neuron_nodes,
     stateful_nodes,
 )
+from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
 

@@ -7,15 +7,9 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import operands
 from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
-from onnx2snn.graph_passes.linear import (
-    MAX_POOLS,
-    Regions,
-    downstream,
-    nonlinear_nodes,
-    regions,
-    upstream,
-)
+from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful, stateful_nodes
+from onnx2snn.graph_passes.regions import Regions, downstream, nonlinear_nodes, regions, upstream
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""Where nodes are: before, between or behind the neurons, or the layers of weights."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from .editing import operands
+from .errors import Refusal
+from .limits import WEIGHTED
+from .linear import IN_TRAINING, MAX_POOLS, QUANTISED, SHAPE_OPS, why_not_affine
+from .neurons import is_stateful
+
+_LAYERS = {
+    *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop",
+    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN", "Scan",
+}  # fmt: skip
+"""What has weights, or may have some inside."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A spiking graph in three parts, each a list of nodes in graph order.
+
+    ``prologue``: fed by no neuron, so constant in time under a constant input.
+    ``core``: the neurons and what lies between them.
+    ``epilogue``: feeds no neuron: the read-out.
+    """
+
+    prologue: list[gs.Node]
+    core: list[gs.Node]
+    epilogue: list[gs.Node]
+
+
+def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = False) -> set[str]:
+    """Names of all tensors whose values depend on the values of ``tensors``.
+
+    Shape and Size cut a dependency; not with ``shapes``, by which shapes count as values. The
+    graph must be in topological order.
+    """
+    names = {tensor.name for tensor in tensors if tensor.name}
+    for node in graph.nodes:
+        passes = shapes or node.op not in SHAPE_OPS
+        if passes and any(tensor.name in names for tensor in operands(node)):
+            # An output that is left out has no name, nor has an input.
+            names.update(tensor.name for tensor in node.outputs if tensor.name)
+    return names
+
+
+def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
+    """Names of all tensors that ``nodes`` need. The graph must be in topological order."""
+    names = {tensor.name for node in nodes for tensor in operands(node) if tensor.name}
+    for node in reversed(graph.nodes):
+        if any(tensor.name in names for tensor in node.outputs):
+            names.update(tensor.name for tensor in operands(node) if tensor.name)
+    return names
+
+
+def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
+    """Divide a graph, in topological order, by where its neurons are."""
+    neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
+    after = downstream(graph, [tensor for node in neuron_nodes for tensor in node.outputs])
+    needed = upstream(graph, neuron_nodes)
+    parts = Regions([], [], [])
+    for node in graph.nodes:
+        feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
+        if is_neuron(node):
+            parts.core.append(node)
+        elif not any(tensor.name in after for tensor in operands(node)):
+            parts.prologue.append(node)
+        else:
+            (parts.core if feeds_neuron else parts.epilogue).append(node)
+    return parts
+
+
+def nonlinear_nodes(
+    graph: gs.Graph,
+    is_neuron: Callable[[gs.Node], bool] = is_stateful,
+    allowed: Collection[str] = (),
+    sources: Collection[gs.Tensor] = (),
+) -> list[Refusal]:
+    """Every node that spikes reach and that is not affine in them, with the reason.
+
+    ``allowed``: standard operators that pass nevertheless. ``sources``: further tensors that
+    count as spikes.
+    """
+    emitted = [n.outputs[0] for n in graph.nodes if is_neuron(n)]
+    spikes = downstream(graph, [*emitted, *sources])
+    varying = downstream(graph, graph.inputs) | spikes
+    refusals = []
+    for node in graph.nodes:
+        if is_neuron(node) or not any(tensor.name in spikes for tensor in operands(node)):
+            continue
+        reason = why_not_affine(node, spikes, varying)
+        if reason is not None and (node.domain or node.op not in allowed):
+            refusals.append(Refusal(node.name, node.op, reason))
+    return refusals
+
+
+def before_weights(graph: gs.Graph) -> set[str]:
+    """Names of the tensors on which some layer of weights depends."""
+    return upstream(graph, [node for node in graph.nodes if node.op in WEIGHTED])
+
+
+def nonlinear_behind_weights(
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], allowed: Collection[str]
+) -> list[Refusal]:
+    """The same, of what layers of weights make as of spikes.
+
+    What follows a layer is an activation, even before the first neuron.
+    """
+    weighted = [node for node in graph.nodes if node.op in WEIGHTED]
+    made = [tensor for node in weighted for tensor in node.outputs]
+    return nonlinear_nodes(graph, is_neuron, allowed, made)
+
+
+def behind_nonlinear(
+    graph: gs.Graph,
+    is_neuron: Callable[[gs.Node], bool] = is_stateful,
+    after_layers: bool = False,
+) -> set[str]:
+    """Names of all tensors that depend on a node that is not affine in the spikes.
+
+    Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
+    after all layers of weights are, and no parts of layers that another export would make affine.
+    """
+    found = nonlinear_nodes(graph, is_neuron, (*MAX_POOLS, "ThresholdedRelu"))
+    wrongly_exported = (QUANTISED, IN_TRAINING) if after_layers else ()
+    starts = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
+    nodes = regions(graph, _is_layer).epilogue if after_layers else graph.nodes
+    ends = [node for node in nodes if node.name in starts]
+    return downstream(graph, [tensor for node in ends for tensor in node.outputs])
+
+
+def _is_layer(node: gs.Node) -> bool:
+    """Whether a node has weights, as far as is known: of a foreign domain any may."""
+    return node.op in _LAYERS if not node.domain else not is_stateful(node)
