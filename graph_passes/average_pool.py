@@ -12,7 +12,7 @@ from .editing import (
 )
 from .errors import Refusal
 from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS
-from .regions import behind_nonlinear
+from .regions import behind_nonlinear, nonlinear_before_layers, upstream
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 
@@ -24,12 +24,16 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     padding counts in neither the maximum nor the mean. This changes the network's
     function: it is exact only for a network that was trained with average pooling.
     Reasons for a node that stays are appended to ``declined``. Pools of a read-out, behind what is
-    not affine, as a Softmax, stay without one: no spikes come there.
+    not affine, as a Softmax, stay without one, and such as prepare the input, before what is not
+    affine: no spikes come there.
     """
     require_opset(graph)
-    spared = behind_nonlinear(
-        graph, lambda node: node.op in CANONICAL_ACTIVATIONS, after_layers=True
-    )
+
+    def emits(node: gs.Node) -> bool:
+        return node.op in CANONICAL_ACTIVATIONS
+
+    spared = behind_nonlinear(graph, emits, after_layers=True)
+    spared |= upstream(graph, nonlinear_before_layers(graph, emits))
     changed = False
     for node in graph.nodes:
         if node.domain or node.op not in MAX_POOLS or node.inputs[0].name in spared:

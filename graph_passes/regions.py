@@ -17,6 +17,9 @@ _LAYERS = {
 }  # fmt: skip
 """What has weights, or may have some inside."""
 
+_COUNTED = (*MAX_POOLS, "ThresholdedRelu")
+_WRONGLY_EXPORTED = (QUANTISED, IN_TRAINING)
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -124,12 +127,32 @@ def behind_nonlinear(
     Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
     after all layers of weights are, and no parts of layers that another export would make affine.
     """
-    found = nonlinear_nodes(graph, is_neuron, (*MAX_POOLS, "ThresholdedRelu"))
-    wrongly_exported = (QUANTISED, IN_TRAINING) if after_layers else ()
+    found = nonlinear_nodes(graph, is_neuron, _COUNTED)
+    wrongly_exported = _WRONGLY_EXPORTED if after_layers else ()
     starts = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
     nodes = regions(graph, _is_layer).epilogue if after_layers else graph.nodes
     ends = [node for node in nodes if node.name in starts]
     return downstream(graph, [tensor for node in ends for tensor in node.outputs])
+
+
+def nonlinear_before_layers(
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful
+) -> list[gs.Node]:
+    """The nodes between neurons that are not affine in the spikes, before all layers of weights.
+
+    Pools and thresholds that can count spikes are no such nodes, nor are parts of layers that
+    another export would make affine. Some layer of weights follows each.
+    """
+    first = {node.name for node in regions(graph, _is_layer).prologue}
+    between = {node.name for node in regions(graph, is_neuron).core}
+    refusals = nonlinear_nodes(graph, is_neuron, _COUNTED)
+    found = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
+    needed = before_weights(graph)
+    return [
+        node
+        for node in graph.nodes
+        if node.name in first & between & found and any(t.name in needed for t in node.outputs)
+    ]
 
 
 def _is_layer(node: gs.Node) -> bool:

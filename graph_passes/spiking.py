@@ -22,8 +22,8 @@ from .linear import APPROXIMABLE, MAX_POOLS, MaxPool
 from .regions import nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
-    activations_of_read_out,
     bounded_activations,
+    kept_activations,
     relu_of_min,
     unbounded_activations,
 )
@@ -176,7 +176,7 @@ def obstacles(
     activations = {id(node) for node in activation_nodes(graph)}
     if approximated:
         ends = [curve.last for curve in curves]
-        kept = {id(node) for node in activations_of_read_out(graph, ends)}
+        kept = {id(node) for node in kept_activations(graph, ends)}
         activations = (activations | {id(node) for node in ends}) - kept
 
     def is_activation(node: gs.Node) -> bool:
@@ -267,7 +267,10 @@ def require_finite_weights(graph: gs.Graph) -> None:
             # Bounds, and the padding of a maximum.
             bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
             if not bound and not all_finite(value):
-                bad.append(Refusal(node.name, node.op, f"'{tensor.name}' holds NaN or infinity"))
+                reason = f"'{tensor.name}' holds NaN or infinity"
+                if node.op == "Where":
+                    reason += ": let a number such as -1e9 take the place of what is masked"
+                bad.append(Refusal(node.name, node.op, reason))
     if bad:
         raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
 

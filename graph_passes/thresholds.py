@@ -1,6 +1,6 @@
 """Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,15 +21,15 @@ from .editing import (
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
 from .neurons import is_stateful
-from .regions import behind_nonlinear
+from .regions import behind_nonlinear, nonlinear_before_layers, upstream
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
     """The bound theta of each canonical activation that has one, by its last node's name.
 
-    Those of the read-out, ``activations_of_read_out``, are none.
+    None of ``kept_activations`` is.
     """
-    kept = {id(node) for node in activations_of_read_out(graph)}
+    kept = {id(node) for node in kept_activations(graph)}
     bounds = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
     return {name: bound for name, bound in bounds.items() if bound is not None}
 
@@ -78,9 +78,9 @@ def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     """The Relu nodes that no Min bounds: those whose threshold only data can tell.
 
-    Those of the read-out, ``activations_of_read_out``, are none.
+    None of ``kept_activations`` is.
     """
-    kept = {id(node) for node in activations_of_read_out(graph)}
+    kept = {id(node) for node in kept_activations(graph)}
     bounded = {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
     return [
         node
@@ -97,20 +97,39 @@ def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
     become: no spikes come out of such a node. ``others``: nodes that neurons will stand in for,
     though they are no activations in canonical form.
     """
-    activations = {
-        id(node) for node in graph.nodes if _is_relu(node) or _upper_bound(graph, node) is not None
-    }
-    spiking = activations | {id(node) for node in others}
+    behind = behind_nonlinear(graph, _emits(graph, others), after_layers=True)
+    return _activations_that_make(graph, behind)
 
-    def is_activation(node: gs.Node) -> bool:
-        return is_stateful(node) or id(node) in spiking
 
-    behind = behind_nonlinear(graph, is_activation, after_layers=True)
-    return [
-        node
-        for node in graph.nodes
-        if id(node) in activations and any(tensor.name in behind for tensor in node.outputs)
-    ]
+def activations_of_input(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
+    """The nodes of canonical activations that stay what they are, since they prepare the input.
+
+    A node that is not affine reads what they make, before all layers of weights, as where the input
+    is divided by its norm, or by a clip of it; ``others`` as above. No spikes could pass that node.
+    """
+    bent = nonlinear_before_layers(graph, _emits(graph, others))
+    return _activations_that_make(graph, upstream(graph, bent))
+
+
+def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
+    """The nodes of canonical activations that stay what they are, of the input and the read-out."""
+    return [*activations_of_input(graph, others), *activations_of_read_out(graph, others)]
+
+
+def _emits(graph: gs.Graph, others: Iterable[gs.Node]) -> Callable[[gs.Node], bool]:
+    """Whether a node is an activation in canonical form, one of the others, or stateful."""
+    found = {id(node) for node in (*_canonical_activations(graph), *others)}
+    return lambda node: is_stateful(node) or id(node) in found
+
+
+def _activations_that_make(graph: gs.Graph, names: set[str]) -> list[gs.Node]:
+    """The nodes of canonical activations one of whose outputs has such a name."""
+    activations = _canonical_activations(graph)
+    return [node for node in activations if any(t.name in names for t in node.outputs)]
+
+
+def _canonical_activations(graph: gs.Graph) -> list[gs.Node]:
+    return [n for n in graph.nodes if _is_relu(n) or _upper_bound(graph, n) is not None]
 
 
 def _is_relu(node: gs.Node) -> bool:

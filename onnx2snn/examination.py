@@ -26,7 +26,11 @@ from onnx2snn.graph_passes.neurons import is_mean, is_stateful, states_read
 from onnx2snn.graph_passes.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
-from onnx2snn.graph_passes.thresholds import activation_nodes, activations_of_read_out
+from onnx2snn.graph_passes.thresholds import (
+    activation_nodes,
+    activations_of_input,
+    activations_of_read_out,
+)
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
 
@@ -186,8 +190,11 @@ def require_sizes(nodes: Iterable[gs.Node]) -> None:
         raise UnsupportedModelError("these layers would hold no neurons:", empty)
 
 
-IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
+IN_INPUT = "it prepares the input: what reads it is not linear, before all layers of weights"
 """Why a ReLU or clip becomes no neuron."""
+
+IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
+"""The same."""
 
 BEHIND_NEURONS = "in the read-out, behind the last neurons"
 """Why nothing else does there, whatever layers follow."""
@@ -204,7 +211,8 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
     spiking = downstream(graph, [node.outputs[0] for node in emitting])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
-    inside = {node.name for found in (emitting, *(r.nodes for r in regions)) for node in found}
+    first = activations_of_input(graph)
+    inside = {n.name for found in (emitting, first, *(r.nodes for r in regions)) for n in found}
     hidden = before_weights(graph)
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
     others, late = list[gs.Node](), list[gs.Node]()
@@ -221,6 +229,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
             others.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]
+    before += [Refusal(node.name, node.op, IN_INPUT) for node in first]
     before.sort(key=lambda refusal: place[refusal.node])
     kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
     kept |= {n.name: Refusal(n.name, n.op, IN_READ_OUT) for n in activations_of_read_out(graph)}

@@ -353,6 +353,7 @@ class Network:
             )
         infer_shapes(self.graph)
         require_sizes(neuron_nodes(self.graph))
+        require_finite_results(self.graph)
 
     def apply(self, passes: Sequence[SpikingPass], timesteps: int) -> None:
         """Run a recipe's passes over the spiking network, and fold what they added."""

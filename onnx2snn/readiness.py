@@ -16,11 +16,13 @@ from onnx2snn.graph_passes.regions import regions
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import (
     activation_nodes,
+    activations_of_input,
     activations_of_read_out,
     bounded_activations,
 )
 
 from .examination import (
+    IN_INPUT,
     IN_QUANTISATION,
     IN_READ_OUT,
     analog_activations,
@@ -99,7 +101,8 @@ def check(
         found |= {refusal.node: refusal for refusal in integer_activations(graph)}
     needs_data = bool(unbounded_activations(graph) or approximated)
     replaced = [curve.last for curve in curves] if approximate else []
-    kept = {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
+    kept = {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
+    kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
     if has_neurons and not approximate:
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}

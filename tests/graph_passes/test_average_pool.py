@@ -93,6 +93,15 @@ def test_pools_of_a_read_out_that_is_not_affine_stay():
     assert ops(g) == ["Relu", "AveragePool", "Conv", "Sigmoid", "MaxPool"]
 
 
+def test_pools_of_what_prepares_the_input_stay():
+    g = graph(
+        "g (float[N, 2, 6, 6] x) => (float[N, 3, 6, 6] y) { m = Relu(x) l = GlobalMaxPool(m) "
+        "s = Div(x, l) c = Conv(s, w) y = Relu(c) }",
+        {"w": np.ones((3, 2, 1, 1), np.float32)},
+    )
+    assert not max_to_average_pool(g)
+
+
 def test_pools_of_whole_numbers_stay():
     declined = []
     g = graph(

@@ -175,6 +175,48 @@ def test_a_clip_behind_what_is_not_affine_stays_in_the_read_out(head, calibratio
     assert near.all() if head != "hard shrink" else near.mean() > 0.9
 
 
+FRONTS = {
+    "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(x) c = Clip(n, tiny) s = Div(x, c)",
+    "log of a clamp": "q = Mul(x, x) c = Clip(q, tiny) s = Log(c)",
+    "log1p of magnitudes": "m = Abs(x) o = Add(m, one) s = Log(o)",
+    "a share of the magnitudes": "m = Abs(x) t = ReduceSum<keepdims = 1>(m) s = Div(m, t)",
+    "a root": "c = Clip(x, lo, one) o = Add(c, tiny) s = Sqrt(o)",
+}
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("maxpool", ["exact", "average"])
+def test_what_prepares_the_input_stays_what_it_is(front, maxpool):
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) "
+        f"{{ {FRONTS[front]} b = MatMul(s, u) r = Relu(b) d = Clip(r, lo, hi) y = MatMul(d, v) }}"
+    )
+    ann = model(text, WEIGHTS | {"tiny": np.float32(1e-3), "one": np.float32(1)})
+    rows = check(ann, maxpool=maxpool)
+    assert rows.converts
+    assert [row.op for row in rows.nodes if row.role == "neuron"] == ["Clip"]
+    conversion = convert(ann, calibration=from_arrays(X), recipe="opi", maxpool=maxpool)
+    assert len(conversion.neurons) == 1
+    first = [refusal for refusal in conversion.analog if refusal.op in ("Clip", "Relu")]
+    assert first
+    assert all(refusal.reason.startswith("it prepares the input") for refusal in first)
+    assert {n.node for n in rows.nodes if "it prepares" in n.reason} == {n.node for n in first}
+    values = SpikingSession(conversion.model).run(X[:5], 4096).output
+    np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
+
+
+def test_what_is_not_affine_behind_the_first_layer_of_weights_is_refused():
+    """A ReLU before it prepares no input, whether weights are between them or before both."""
+    for body in (
+        "r = Relu(x) b = MatMul(r, u) s = Sqrt(b)",
+        "b = MatMul(x, u) r = Relu(b) s = Sqrt(r)",
+    ):
+        text = "net (float[N, 6] x) => (float[N, 3] y) "
+        text += f"{{ {body} c = MatMul(s, u) d = Relu(c) y = MatMul(d, v) }}"
+        with pytest.raises(UnsupportedModelError, match="Sqrt 's'"):
+            convert(model(text, WEIGHTS), calibration=from_arrays(X))
+
+
 ANALOG = {
     "where": "c = Greater(a, hi) l = Mul(a, hi) s = Where(c, a, l)",
     "mask": "c = GreaterOrEqual(a, hi) m = Cast<to = 1>(c) s = Mul(a, m)",

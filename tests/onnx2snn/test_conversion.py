@@ -130,6 +130,7 @@ def test_a_bound_larger_than_what_it_bounds(recipe):
     snn = convert(proto, calibration=from_arrays(x), recipe=recipe).model
     wanted = Ann(detach(proto)).run(x)["y"]
     np.testing.assert_allclose(SpikingSession(snn).run(x, 512).output, wanted, atol=0.01)
+    text = text.replace("Relu(x)", "Relu(c)").replace("{ ", "{ c = MatMul(x, w) ")
     between = model(text + "l = MatMul(m, w) y = Relu(l) }", weights)
     with pytest.raises(UnsupportedModelError, match="Min 'm'"):
         convert(between, calibration=from_arrays(x), recipe=recipe)
@@ -548,6 +549,24 @@ def test_channels_of_a_sequence_come_last():
     wanted = np.maximum(x @ weights["w"], 0).max((0, 1))
     threshold = conversion.neurons[0].threshold
     np.testing.assert_allclose(threshold.reshape(-1), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_infinity_in_place_of_what_is_masked(constant):
+    """Told by ``check``, too, where a Constant node holds it."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { c = MatMul(x, w) r = Relu(c) "
+        f"{'' if constant else 'low = Constant<value = float {-inf}>() '}"
+        "m = Where(mask, low, r) y = MatMul(m, v) }"
+    )
+    weights = {"w": normal(4, 3), "v": normal(3, 3), "mask": np.array([False, True, False])}
+    ann = model(text, weights | ({"low": np.float32(-np.inf)} if constant else {}))
+    with pytest.raises(UnsupportedModelError, match=r"Where 'm': 'low' .*such as -1e9"):
+        convert(ann, calibration=from_arrays(normal(5, 4)), recipe="opi")
+    try:
+        assert not check(ann).converts
+    except UnsupportedModelError as error:
+        assert "-1e9" in str(error)
 
 
 def test_activations_that_are_not_finite_are_named():
