@@ -87,7 +87,23 @@ def _bounded_input(node: gs.Node) -> gs.Tensor:
 
 
 def _bounds_of(node: gs.Node) -> _Bounds | None:
-    """What a node clips to; None if it is no clip of one tensor by constants."""
+    """What a node clips to; None if it is no clip of one tensor by constants.
+
+    People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact in any type.
+    """
+    bounds = _written_bounds_of(node)
+    if bounds is None:
+        return None
+    dtype = np.dtype(_bounded_input(node).dtype)
+    far = np.inf if dtype == np.float16 else 2.0 ** (np.finfo(dtype).nmant - 3)
+    return _Bounds(
+        _UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
+        _UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,
+    )
+
+
+def _written_bounds_of(node: gs.Node) -> _Bounds | None:
+    """The same, by its constants alone."""
     variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
     if node.domain or len(variables) != 1 or not is_floating(variables[0]):
         return None
@@ -117,14 +133,8 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
 
 
 def open_above(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Upper bounds, infinite where they say that there is none.
-
-    Exporters write the type's largest number for that, people one like 1e9: no sum of spikes with
-    such a V_th is exact in any type.
-    """
-    info = np.finfo(dtype)
-    limit = info.max if dtype == np.float16 else 2.0 ** (info.nmant - 3)
-    return np.where(bound >= (limit if np.all(bound >= limit) else info.max), np.inf, bound)
+    """Upper bounds, infinite where they are the largest number of a type, which says "none"."""
+    return np.where(bound >= np.finfo(dtype).max, np.inf, bound)
 
 
 def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:

@@ -270,6 +270,12 @@ def test_ranges_that_do_not_meet(body):
     np.testing.assert_array_equal(run(g, X), before)
 
 
+def test_a_bound_that_is_large_for_some_channels_stays():
+    bound = np.array([[2**21], [1], [2]], np.float32)
+    g = graph(f"{SIGNATURE} {{ r = Relu(x) y = Min(r, t) }}", {"t": bound})
+    assert not unify_clips(g)
+
+
 @pytest.mark.parametrize("bound", [-np.inf, [[-np.inf], [1], [2]]])
 def test_a_bound_of_minus_infinity_stays(bound):
     g = graph(f"{SIGNATURE} {{ r = Relu(x) y = Min(r, t) }}", {"t": np.array(bound, np.float32)})

@@ -551,22 +551,31 @@ def test_channels_of_a_sequence_come_last():
     np.testing.assert_allclose(threshold.reshape(-1), wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("constant", [True, False])
-def test_infinity_in_place_of_what_is_masked(constant):
-    """Told by ``check``, too, where a Constant node holds it."""
+def test_infinity_in_place_of_what_is_masked():
     text = (
         "net (float[N, 4] x) => (float[N, 3] y) { c = MatMul(x, w) r = Relu(c) "
-        f"{'' if constant else 'low = Constant<value = float {-inf}>() '}"
-        "m = Where(mask, low, r) y = MatMul(m, v) }"
+        "%s m = Where(mask, low, r) y = MatMul(m, v) }"
     )
     weights = {"w": normal(4, 3), "v": normal(3, 3), "mask": np.array([False, True, False])}
-    ann = model(text, weights | ({"low": np.float32(-np.inf)} if constant else {}))
-    with pytest.raises(UnsupportedModelError, match=r"Where 'm': 'low' .*such as -1e9"):
-        convert(ann, calibration=from_arrays(normal(5, 4)), recipe="opi")
-    try:
-        assert not check(ann).converts
-    except UnsupportedModelError as error:
-        assert "-1e9" in str(error)
+    node = model(text % "low = Constant<value = float {-inf}>()", weights)
+    initializer = model(text % "", weights | {"low": np.float32(-np.inf)})
+    for ann in (node, initializer):
+        with pytest.raises(UnsupportedModelError, match=r"Where 'm': 'low' .*such as -1e9"):
+            convert(ann, calibration=from_arrays(normal(5, 4)), recipe="opi")
+    assert [row.node for row in check(node).nodes if "-1e9" in row.reason] == ["m"]
+
+
+@pytest.mark.parametrize("recipe", ["robust-norm", "opi", "best"])
+def test_activations_may_be_large(recipe):
+    """Also as large as a bound by which people mean none."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"
+    )
+    ann, x = model(text, {"w": normal(4, 5), "v": normal(5, 3)}), 3e6 * normal(20, 4)
+    snn = convert(ann, calibration=from_arrays(x), recipe=recipe, threshold="max").model
+    wanted = run(ann, x)
+    error = np.abs(SpikingSession(snn).run(x, 512).output - wanted).max()
+    assert error < 0.02 * np.abs(wanted).max()
 
 
 def test_activations_that_are_not_finite_are_named():
