@@ -99,7 +99,7 @@ class Choice:
         """
         longest = min(max(self.chunks, default=1), LONG)
         left = most % longest
-        for steps in (left, longest + left):
+        for steps in (most, left, longest + left):
             if steps in self.between and steps <= most:
                 return steps
         left = most

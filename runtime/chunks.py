@@ -40,13 +40,13 @@ def lengths_between(longest: int) -> range:
 
     One graph for all time-steps of a short run reads weights once, and takes turns in the cache
     with no other. Measured on an EPYC of Zen 4, N=1, 4 and 16, ``opi`` and ``best``, times of
-    ``step``'s with these lengths, in brackets without: T=5 to 7, dense layers of 1200 0.57 to 1.30
-    (0.99 to 1.23), 20 dense layers 0.69 to 1.02 (0.82 to 1.57), MnasNet 0.49 to 0.65 (0.67 to
-    0.92), a dqn 0.69 to 0.95 (0.86 to 1.15), a DenseNet, in chunks of ``SHORT``, 0.91 to 1.03 (0.91
-    to 1.06); T=9, 10 and 13, MnasNet 0.41 to 0.56 (0.56 to 0.73), dqn 0.63 to 0.98 (0.80 to 0.97).
-    Beyond ``LONG`` there is nothing left to gain: T=20, 33 and 50 within 0.05 on average.
+    ``step``'s with these lengths, in brackets without: T=5 to 7, 20 dense layers 0.69 to 1.02 (0.82
+    to 1.57), MnasNet 0.49 to 0.65 (0.67 to 0.92), a dqn 0.69 to 0.95 (0.86 to 1.15), a DenseNet
+    0.91 to 1.03 (0.91 to 1.06); T=9, 10 and 13, MnasNet 0.41 to 0.56 (0.56 to 0.73), dqn 0.63 to
+    0.98 (0.80 to 0.97). Beyond ``LONG`` there is nothing left to gain: T=20, 33 and 50 within 0.05
+    on average.
     """
-    return range(SHORT + 1, LONG if longest >= LONG else longest + SHORT)
+    return range(SHORT + 1, LONG if longest >= MIDDLE else MIDDLE)
 
 
 MOST_NODES = 2**13

@@ -91,7 +91,7 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
 
 LADDERS = {
     (4,): ((3, [1, 1, 1]), (5, [5]), (7, [7]), (8, [4, 4]), (10, [6, 4])),
-    (8, 4): ((5, [5]), (9, [9]), (12, [8, 4]), (15, [7, 8]), (18, [10, 8])),
+    (8, 4): ((5, [5]), (9, [9]), (12, [12]), (18, [10, 8]), (20, [12, 8]), (21, [5, 8, 8])),
     (16, 8, 4): ((3, [1, 1, 1]), (12, [12]), (15, [15]), (18, [1, 1, 16]), (23, [7, 16])),
     (32, 16, 8, 4): ((20, [16, 4]), (31, [15, 16]), (33, [1, 32]), (61, [13, 32, 16])),
 }
@@ -128,7 +128,7 @@ def test_lengths_between_are_for_graphs_that_fit(monkeypatch):
     assert between() == range(0)
 
 
-# A time-step has 15 nodes, a chunk of 8 takes 1,680 bytes more than a time-step, one of 11 2,760.
+# A time-step has 15 nodes, a chunk of 8 takes 1,680 bytes more than a time-step, one of 15 4,200.
 @pytest.mark.parametrize(("limit", "value"), [("MOST_NODES", 150), ("EXTRA_ACTIVATIONS", 2000)])
 def test_short_chunks_are_longer_only_where_that_fits(monkeypatch, limit, value):
     monkeypatch.setattr(estimate.Estimate, "_own", lambda self, timesteps: 0)
@@ -136,7 +136,7 @@ def test_short_chunks_are_longer_only_where_that_fits(monkeypatch, limit, value)
     def chosen():
         return SpikingSession(wide(), threads=1).chosen(zeros(3))
 
-    assert (chosen().chunks, chosen().between) == ((8, 4), range(5, 12))
+    assert (chosen().chunks, chosen().between) == ((8, 4), range(5, 16))
     monkeypatch.setattr(estimate, limit, value)
     assert (chosen().chunks, chosen().between) == ((8, 4), range(0))
 
