@@ -12,9 +12,9 @@ def free_batch_axis(graph: gs.Graph) -> bool:
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead; a Resize to [b, C, H, W] takes
-    scales in place of sizes. The result is the same for b samples; that it treats samples apart is
-    to be checked by running it, since a constant may hold b too. False, and nothing changes, if the
-    first axes are not one fixed size, or the opset is older than 5.
+    scales in place of sizes. The result is the same for b samples, up to rounding; that it treats
+    samples apart is to be checked by running it, since a constant may hold b too. False, and
+    nothing changes, if the first axes are not one fixed size, or the opset is older than 5.
     """
     sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = sizes.pop() if len(sizes) == 1 else None
@@ -73,4 +73,9 @@ def _scales(node: gs.Node, batch: int) -> np.ndarray | None:
         return None
     had = np.array(before, np.float32)
     scales = np.float32(sizes) / had
+    if node.attrs.get("mode", "nearest") != "nearest":
+        # Where shapes are inferred 13 / 7, rounded down, just misses a size that the next number up
+        # comes to. Between two places it makes no difference, but to the nearest of them it may.
+        missed = np.floor(scales.astype(np.float64) * had) < sizes
+        scales[missed] = np.nextafter(scales[missed], np.float32(np.inf))
     return scales if np.array_equal(np.floor(scales * had), sizes) else None
