@@ -203,9 +203,10 @@ BEHIND_NEURONS = "in the read-out, behind the last neurons"
 def analog_activations(graph: gs.Graph) -> list[Refusal]:
     """The activations that did not become neurons.
 
-    Such are those before the first neuron that are no ReLU or clip, with all else that is not
-    affine there between layers of weights, and the same behind the last neurons: of the read-out
-    its ReLUs and clips, what is not affine before further layers of weights, and recurrent layers.
+    Such are those before the first neuron that are no ReLU or clip, with recurrent layers and all
+    else that is not affine there between layers of weights, and the same behind the last neurons:
+    of the read-out its ReLUs and clips, what is not affine before further layers of weights, and
+    recurrent layers.
     """
     reason = "not a ReLU or a clip, and before the first neuron"
     emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
@@ -225,7 +226,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         between = node.name in bent and node.outputs[0].name in hidden
         if spiked and (between or node.op in RECURRENT):
             late.append(node)
-        elif not spiked and (between or node.op in ACTIVATIONS):
+        elif not spiked and (between or node.op in (*ACTIVATIONS, *RECURRENT)):
             others.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]

@@ -784,6 +784,26 @@ def test_what_stays_analog_behind_the_last_neurons_is_said(recurrent):
     assert "behind the last neurons" in conversion.analog[0].reason
 
 
+def test_recurrent_layers_before_the_first_neuron_are_said():
+    rng = np.random.default_rng(0)
+    weights = {
+        "wl": rng.normal(size=(1, 24, 6)), "rl": rng.normal(size=(1, 24, 6)),
+        "u": WEIGHTS["u"], "v": WEIGHTS["v"],
+    }  # fmt: skip
+    named = {name: value.astype(np.float32) for name, value in weights.items()}
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) { q = Unsqueeze(x, front) "
+        '"", h, c = LSTM<hidden_size = 6>(q, wl, rl) s = Squeeze(h, front) a = MatMul(s, u) %s }'
+    )
+    front = {"front": np.array([0])}
+    ann = model(text % "r = Relu(a) y = MatMul(r, v)", named | front)
+    conversion = convert(ann, calibration=from_arrays(X), recipe="opi")
+    assert [refusal.op for refusal in conversion.analog] == ["LSTM"]
+    alone = model(text % "y = MatMul(a, v)", named | front)
+    with pytest.raises(UnsupportedModelError, match="LSTM"):
+        convert(alone)
+
+
 SHAPE_OUTPUTS = {
     "of the input": ("int64[2] s", "s = Shape(x)"),
     "of a current": ("int64[2] s", "s = Shape(a)"),
