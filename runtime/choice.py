@@ -22,7 +22,8 @@ from .chunks import (
     weights_first_in,
 )
 from .columns import Columns
-from .estimate import Costs, Estimate, Run
+from .costs import Costs
+from .estimate import Estimate, Run
 from .groups import Groups, groups_of_all
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of
@@ -163,15 +164,16 @@ def choose(
             least = (lean or full)[-1]
             raise DataError(_too_much(least.memory(()), run, costs.max_memory))
     way, chunks = _first_in_chunks(ways) if costs.in_chunks else (ways[0], ())
+    between, memory = way.with_lengths_between(chunks)
     fastest = full[0], full[0].lengths_of_chunks[0]
     return Choice(
         samples=samples,
         groups=groups,
         chunks=chunks,
-        between=way.lengths_between(chunks),
+        between=between,
         layers=way.layers,
         derived_counts=costs.derived_counts,
-        memory=way.memory(chunks),
+        memory=memory,
         short_of_memory=costs.in_chunks and (way, chunks) != fastest,
         layout=way.layout if chunks else None,
         shapes=shapes,

@@ -36,7 +36,7 @@ time-steps in runs of 32, 16, 8 and 4, and three layers of 64, N=1, 0.54, 0.52, 
 
 
 def lengths_between(longest: int) -> range:
-    """What other lengths a chunk may have, where graphs for all of them fit the memory.
+    """What other lengths a chunk may have, where graphs for them fit the memory.
 
     One graph for all time-steps of a short run reads weights once, and takes turns in the cache
     with no other. Measured on an EPYC of Zen 4, N=1, 4 and 16, ``opi`` and ``best``, times of

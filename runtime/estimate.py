@@ -1,11 +1,8 @@
 """What memory a way to run takes, and whether that fits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import numpy as np
-import onnx
 
 from .chunks import (
     FED_USES,
@@ -26,93 +23,22 @@ from .chunks import (
     weights_in,
 )
 from .columns import FEW_PLACES, NODES_OF_COLUMNS, Columns
+from .costs import Costs
 from .groups import Groups
 from .integer_products import NODES_OF_PRODUCTS
 from .kernel_forms import Layout
-from .memory import FEW_ACTIVATIONS, GRAPHS, NODE, Memory, Peaks, Sizes, nodes_of
-from .plan import State
-from .precision import PlanInPrecision
+from .memory import FEW_ACTIVATIONS, GRAPHS, NODE, Memory, Sizes, nodes_of
 from .rows import Shape
 from .winograd import NODES_OF_TILES, Tiles
 
 EXTRA_ACTIVATIONS = 2**28
-"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, and as much what graphs
-may keep of their activations while others run."""
-
+"""Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, as much what graphs may
+keep of their activations while others run, and as much what graphs for lengths between take."""
 
 LEAN_SHARE = 1.5
 """Of weights and states, what a session may take by default whose graphs are lean.
 
 Measured after a run, VGG-16, N=1, T=32, 35 and 61: 1.43, 1.38, 1.48."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a session's graphs cost, whatever its inputs, and what it may take.
-
-    ``peaks``: of the graph of one time-step. ``weights``: bytes, of the whole network;
-    ``copied`` are those of them that each graph of time-steps holds anew. ``free``: the names of
-    weights that layers may read in another way. ``may_be_lean``: whether graphs may read one
-    copy of the weights, as they are. ``in_chunks``: whether chunks are wanted at all.
-    ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the states
-    of which each read-out keeps a copy. ``nodes``: how many the session's graphs besides those of
-    time-steps have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a
-    time-step, and refuses nothing.
-    """
-
-    peaks: Peaks
-    weights: int
-    copied: int
-    free: frozenset[str]
-    may_be_lean: bool
-    in_chunks: bool
-    derived_counts: bool
-    kept: frozenset[str]
-    nodes: int
-    max_memory: int | None
-
-
-def costs_of(
-    network: PlanInPrecision,
-    step: onnx.ModelProto,
-    states: Sequence[State],
-    *,
-    on_cpu: bool,
-    in_chunks: bool,
-    derived_counts: bool,
-    kept: frozenset[str],
-    nodes: int,
-    max_memory: int | None,
-) -> Costs:
-    """What graphs of ``step`` cost, which reads and writes these ``states`` anew.
-
-    ``on_cpu``: whether they run on a CPU; the rest are those of ``Costs``.
-    """
-    plan, layers, half = network.plan, network.layers, network.half
-    scratch = {layer.node: layer.scratch for layer in layers.values()}
-    spikes = frozenset(neuron.spikes for neuron in plan.neurons)
-    sizes = {name: values.nbytes for name, values in plan.weights.items()}
-    weights = sum(sizes.values())
-    # A CPU computes float16 in float32.
-    widened = [n for n, v in plan.weights.items() if on_cpu and v.dtype == np.float16]
-    return Costs(
-        peaks=Peaks(step, states, spikes, scratch),
-        weights=weights,
-        # The rounded weights of layers in 8 bits are there for the sums alone.
-        copied=weights + sum(sizes[name] for name in widened) - sum(sizes[name] for name in layers),
-        free=frozenset(
-            name
-            for name, values in plan.weights.items()
-            if in_chunks and on_cpu and values.dtype == np.float32 and name not in {*layers, *half}
-        ),
-        # Rounded weights are in the graphs themselves; others would be widened in each run.
-        may_be_lean=on_cpu and not layers and not widened,
-        in_chunks=in_chunks,
-        derived_counts=derived_counts,
-        kept=kept,
-        nodes=nodes,
-        max_memory=max_memory,
-    )
 
 
 @dataclass(frozen=True)
@@ -199,17 +125,40 @@ class Estimate:
         heavy = sum(node.name in self.heavy for node in nodes)
         return (MOST_NODES - heavy) // max(len(nodes) - heavy, 1)
 
-    def lengths_between(self, chunks: tuple[int, ...]) -> range:
-        """The lengths of chunks besides these; none within a budget, which counts on these alone.
+    def with_lengths_between(self, chunks: tuple[int, ...]) -> tuple[range, Memory]:
+        """The lengths of chunks besides these, and the memory with graphs for all of them.
 
-        By default all of them together may hold ``EXTRA_ACTIVATIONS`` of weights.
+        By default as many, from the shortest on, as fit ``EXTRA_ACTIVATIONS``. None within a budget
+        or ``LEAN_SHARE``, which count on ``chunks`` alone, nor where graphs give back what they
+        keep while others run, which one that runs again and again does not.
         """
-        if self.costs.max_memory is not None or not chunks:
-            return range(0)
-        lengths = lengths_between(chunks[0])
-        longest, weights = lengths[-1], sum(map(self._own, lengths))
-        fit = longest <= chunks[0] or (longest <= self._most_steps and self.fits((longest,)))
-        return lengths if fit and weights <= EXTRA_ACTIVATIONS else range(0)
+        memory = self.memory(chunks)
+        limited = self.costs.max_memory is not None or self.lean
+        if limited or not chunks or memory.gives_back:
+            return range(0), memory
+        for longest in reversed(lengths_between(chunks[0])):
+            lengths = range(SHORT + 1, longest + 1)
+            more = self._memory_with(lengths, chunks[0], memory)
+            fits = more.total <= memory.total + EXTRA_ACTIVATIONS and longest <= self._most_steps
+            if fits and (longest <= chunks[0] or self.fits((longest,))):
+                return lengths, more
+        return range(0), memory
+
+    def _memory_with(self, lengths: range, longest: int, memory: Memory) -> Memory:
+        """What that becomes with graphs for these lengths, too; ``longest``: of those it knows."""
+        longest = max(longest, lengths[-1])
+        activations = max(memory.activations, self._peak(longest))
+        # About as many as time-steps.
+        kept = self._peak(longest) * sum(lengths) // longest
+        idle = memory.idle + memory.activations + kept - activations
+        return replace(
+            memory,
+            weights=memory.weights + sum(map(self._own, lengths)),
+            graphs=memory.graphs + NODE * sum(map(self._nodes, lengths)),
+            activations=activations,
+            idle=idle,
+            planned=activations + idle if memory.plans_activations else 0,
+        )
 
     @property
     def chunks_pay(self) -> bool:

@@ -14,9 +14,9 @@ from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice
 from .coding import Coding, check_coding, encode
+from .costs import costs_of
 from .dense import with_rows_of_weights
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
-from .estimate import costs_of
 from .given import checked_inputs, require_states
 from .graphs import only
 from .half import halve

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, all_known, choose, shapes_read
 from .columns import Columns, with_columns
-from .estimate import Costs
+from .costs import Costs
 from .graphs import with_nodes
 from .groups import groups_of, groups_of_all
 from .half import with_half_products

@@ -392,6 +392,7 @@ def test_max_memory(snn):
             # A budget counts on the lengths of ``chunks`` alone.
             assert plain["plan"].pop("chunks_between")
             assert not within["plan"].pop("chunks_between")
+            assert within["plan"].pop("bytes")["total"] < plain["plan"].pop("bytes")["total"]
         assert within == plain
         assert "max_memory is 2,048" in invoke(*words, "--max-memory", "2KiB", code=1).output
         assert "not a size such as 2GB" in invoke(*words, "--max-memory", "2 apples", code=2).output

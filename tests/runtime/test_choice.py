@@ -113,32 +113,29 @@ def test_without_other_lengths_it_runs_one_at_a_time():
         assert in_turn(chosen, timesteps) == wanted
 
 
-def test_lengths_between_are_for_graphs_that_fit(monkeypatch):
-    monkeypatch.setattr(chunks, "CACHED", 0)
+@pytest.mark.parametrize("cached", [0, 2**18])
+def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
+    monkeypatch.setattr(chunks, "CACHED", cached)
+    without = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3)).memory
+    longest = []
+    for room in (2**28, 2**22, 2**21, 2**20, 2**19, 2**14):
+        monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", room)
+        chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
+        longest.append(max(chosen.between, default=4))
+        assert chosen.between == range(5, longest[-1] + 1)
+        # A budget leaves room for all that graphs keep while others run.
+        assert chosen.memory.total - without.total <= room
+    assert longest[0] == 15
+    assert longest[-1] == 4
+    assert len(set(longest)) > 3
+    assert longest == sorted(longest, reverse=True)
 
-    def between():
-        return SpikingSession(wide(), threads=1).chosen(zeros(3)).between
 
-    assert between() == range(5, 16)
-    # Eleven graphs, of the 32 x 24 and 24 x 16 weights of a time-step each.
-    weights = 11 * 4 * 1152
-    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", weights)
-    assert between() == range(5, 16)
-    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", weights - 1)
-    assert between() == range(0)
-
-
-# A time-step has 15 nodes, a chunk of 8 takes 1,680 bytes more than a time-step, one of 15 4,200.
-@pytest.mark.parametrize(("limit", "value"), [("MOST_NODES", 150), ("EXTRA_ACTIVATIONS", 2000)])
-def test_short_chunks_are_longer_only_where_that_fits(monkeypatch, limit, value):
-    monkeypatch.setattr(estimate.Estimate, "_own", lambda self, timesteps: 0)
-
-    def chosen():
-        return SpikingSession(wide(), threads=1).chosen(zeros(3))
-
-    assert (chosen().chunks, chosen().between) == ((8, 4), range(5, 16))
-    monkeypatch.setattr(estimate, limit, value)
-    assert (chosen().chunks, chosen().between) == ((8, 4), range(0))
+def test_short_chunks_are_longer_only_up_to_the_most_nodes(monkeypatch):
+    """A time-step has 15."""
+    monkeypatch.setattr(estimate, "MOST_NODES", 150)
+    chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
+    assert (chosen.chunks, chosen.between) == ((8, 4), range(5, 11))
 
 
 @pytest.mark.parametrize("cached", [0, 2**18])
@@ -339,7 +336,7 @@ def test_every_budget_gives_the_same_spikes(seed, width, monkeypatch):
 def test_sessions_of_another_n_go_where_they_do_not_fit(monkeypatch):
     monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 3000)
     snn = wide()
-    generous = SpikingSession(snn, threads=1)
+    generous = SpikingSession(snn, threads=1, max_memory=2**40)
     for samples in (1, 40):
         generous.run(zeros(samples), 23)
     kept = len(generous._progress.time_steps.sessions)
@@ -400,7 +397,7 @@ def test_what_read_outs_keep_is_in_the_estimate():
 
 def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
     monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 0)
-    kept = SpikingSession(wide()).chosen(zeros(5)).memory
+    kept = SpikingSession(wide(), max_memory=2**40).chosen(zeros(5)).memory
     assert kept.idle > 0
     assert not kept.gives_back
     less = SpikingSession(wide(), max_memory=kept.total - 1).chosen(zeros(5)).memory
@@ -412,7 +409,9 @@ def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
 
 def test_memory_is_planned_ahead_where_there_is_room():
     """It takes that of activations once more, in each graph."""
-    planned = SpikingSession(wide()).chosen(zeros(5)).memory
+    by_default = SpikingSession(wide()).chosen(zeros(5)).memory
+    assert by_default.planned == by_default.activations + by_default.idle > 0
+    planned = SpikingSession(wide(), max_memory=2**40).chosen(zeros(5)).memory
     assert planned.planned == planned.activations + planned.idle > 0
     session = SpikingSession(wide(), max_memory=planned.total)
     assert session.chosen(zeros(5)).memory == planned
