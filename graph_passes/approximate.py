@@ -15,7 +15,7 @@ from .io import onnx_type
 from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS, MaxPool
 from .quiet import quietly
 from .regions import before_weights, downstream, nonlinear_behind_weights, upstream
-from .thresholds import activation_nodes
+from .thresholds import activation_nodes, activations_of_input
 
 _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
@@ -57,7 +57,9 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
     Composites count as one, however an exporter spells them: x Sigmoid(x), the parts of GELU, or
     Where(x > 20, x, Log(Exp(x) + 1)).
     """
-    activations = {id(node) for node in activation_nodes(graph)}
+    # What prepares the input becomes neurons where clips stand in for the curve behind it.
+    emitting = [*activation_nodes(graph), *activations_of_input(graph)]
+    activations = {id(node) for node in emitting}
 
     def is_neuron(node: gs.Node) -> bool:
         return id(node) in activations or neurons.is_stateful(node)

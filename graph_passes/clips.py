@@ -37,6 +37,9 @@ class _Bounds:
 
 _UNBOUNDED = _Bounds(np.array(-np.inf), np.array(np.inf))
 
+_FAR = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
+"""People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact."""
+
 
 def unify_clips(graph: gs.Graph) -> bool:
     """Every elementwise bound in one form, and a chain of bounds in one activation.
@@ -87,15 +90,12 @@ def _bounded_input(node: gs.Node) -> gs.Tensor:
 
 
 def _bounds_of(node: gs.Node) -> _Bounds | None:
-    """What a node clips to; None if it is no clip of one tensor by constants.
-
-    People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact in any type.
-    """
+    """What a node clips to, ``_FAR`` bounds being none; None if it is no clip by constants."""
     bounds = _written_bounds_of(node)
     if bounds is None:
         return None
-    dtype = np.dtype(_bounded_input(node).dtype)
-    far = np.inf if dtype == np.float16 else 2.0 ** (np.finfo(dtype).nmant - 3)
+    types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
+    far = min((_FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
     return _Bounds(
         _UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
         _UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,
@@ -103,7 +103,7 @@ def _bounds_of(node: gs.Node) -> _Bounds | None:
 
 
 def _written_bounds_of(node: gs.Node) -> _Bounds | None:
-    """The same, by its constants alone."""
+    """The same, but that only the largest number of a type means none."""
     variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
     if node.domain or len(variables) != 1 or not is_floating(variables[0]):
         return None
@@ -147,8 +147,10 @@ def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
     bound = constant_input(node, index, unbounded)
     if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
-    value, sign = bound.astype(np.float64).reshape(()), np.sign(unbounded)
-    return np.asarray(sign * open_above(sign * value, bound.dtype))
+    value = bound.astype(np.float64).reshape(())
+    if unbounded > 0:
+        return open_above(value, bound.dtype)
+    return -open_above(-value, bound.dtype)
 
 
 def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:

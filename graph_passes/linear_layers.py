@@ -15,8 +15,9 @@ from .editing import (
     require_opset,
     tidy,
 )
+from .limits import MAX_WINDOW
 from .linear import ACTIVATIONS
-from .regions import downstream
+from .regions import downstream, upstream
 
 
 def unify_linear_layers(graph: gs.Graph) -> bool:
@@ -31,11 +32,13 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
     ReduceMin                                  ->  -ReduceMax(-x), and that as above
 
     Neither ReduceMax nor ReduceMin before all activations: what an input is normalised by, no pool.
+    Nor a MaxPool where no activation follows: a read-out may hold any maximum.
     """
     require_opset(graph)
     editor = Editor(graph)
     starts = [node for node in graph.nodes if node.op in ACTIVATIONS and not node.domain]
     activated = downstream(graph, [node.outputs[0] for node in starts])
+    followed = upstream(graph, starts)
     changed = False
     for node in list(graph.nodes):
         if node.domain or not node.inputs:
@@ -51,7 +54,7 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
             case "ReduceMax" | "ReduceMin" if starts and node.inputs[0].name not in activated:
                 pass
             case "ReduceMean" | "ReduceMax" | "ReduceMin":
-                changed |= _pool(editor, node)
+                changed |= _pool(editor, node, node.outputs[0].name in followed)
     if changed:
         tidy(graph)
     return changed
@@ -106,8 +109,11 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
     return changed
 
 
-def _pool(editor: Editor, node: gs.Node) -> bool:
-    """A global pool where one axis is kept; of maxima alone a window over those that are not."""
+def _pool(editor: Editor, node: gs.Node, between: bool) -> bool:
+    """A global pool where one axis is kept; else of maxima a window over those that are not.
+
+    ``between``: whether an activation follows.
+    """
     x = node.inputs[0]
     axes = reduction_axes(node)
     if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
@@ -120,7 +126,8 @@ def _pool(editor: Editor, node: gs.Node) -> bool:
         return False
     sizes = [x.shape[axis] for axis in reduced]
     windows = len(kept) > 1
-    if windows and (node.op == "ReduceMean" or not all(isinstance(n, int) for n in sizes)):
+    known = all(isinstance(size, int) and 0 < size <= MAX_WINDOW for size in sizes)
+    if windows and not (between and known and node.op != "ReduceMean"):
         return False
     if node.op == "ReduceMin":
         x = editor.node("Neg", f"{node.name}/negative", [x], like=x)

@@ -143,16 +143,20 @@ def nonlinear_before_layers(
     Pools and thresholds that can count spikes are no such nodes, nor are parts of layers that
     another export would make affine. Some layer of weights follows each.
     """
-    first = {node.name for node in regions(graph, _is_layer).prologue}
-    between = {node.name for node in regions(graph, is_neuron).core}
     refusals = nonlinear_nodes(graph, is_neuron, _COUNTED)
     found = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
+    found &= {node.name for node in regions(graph, is_neuron).core}
     needed = before_weights(graph)
-    return [
-        node
-        for node in graph.nodes
-        if node.name in first & between & found and any(t.name in needed for t in node.outputs)
-    ]
+    first = before_layers(graph)
+    return [n for n in first if n.name in found and any(t.name in needed for t in n.outputs)]
+
+
+def before_layers(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes before all layers of weights."""
+    layers = [node for node in graph.nodes if _is_layer(node)]
+    behind = downstream(graph, [tensor for node in layers for tensor in node.outputs])
+    others = (node for node in graph.nodes if not _is_layer(node))
+    return [node for node in others if not any(t.name in behind for t in operands(node))]
 
 
 def _is_layer(node: gs.Node) -> bool:

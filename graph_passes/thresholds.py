@@ -21,7 +21,7 @@ from .editing import (
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
 from .neurons import is_stateful
-from .regions import behind_nonlinear, nonlinear_before_layers, upstream
+from .regions import before_layers, behind_nonlinear, nonlinear_before_layers, upstream
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -29,9 +29,22 @@ def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
 
     None of ``kept_activations`` is.
     """
-    kept = {id(node) for node in kept_activations(graph)}
+    return find_activations(graph)[1]
+
+
+def find_activations(
+    graph: gs.Graph, others: Iterable[gs.Node] = ()
+) -> tuple[list[gs.Node], dict[str, np.ndarray]]:
+    """What ``unbounded_activations`` and ``bounded_activations`` return, found at once.
+
+    ``others``: nodes that neurons will stand in for, though they are no activations in canonical
+    form.
+    """
+    kept = {id(node) for node in kept_activations(graph, others)}
+    relus = kept | {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
+    unbounded = [node for node in graph.nodes if _is_relu(node) and id(node) not in relus]
     bounds = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
-    return {name: bound for name, bound in bounds.items() if bound is not None}
+    return unbounded, {name: bound for name, bound in bounds.items() if bound is not None}
 
 
 def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
@@ -80,13 +93,7 @@ def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
 
     None of ``kept_activations`` is.
     """
-    kept = {id(node) for node in kept_activations(graph)}
-    bounded = {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
-    return [
-        node
-        for node in graph.nodes
-        if _is_relu(node) and id(node) not in bounded and id(node) not in kept
-    ]
+    return find_activations(graph)[0]
 
 
 def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
@@ -94,8 +101,7 @@ def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
 
     Such lie behind a node that is not affine in the spikes and comes after all layers of weights,
     as the clip that keeps a norm from 0 before something is divided by it. Neurons they could not
-    become: no spikes come out of such a node. ``others``: nodes that neurons will stand in for,
-    though they are no activations in canonical form.
+    become: no spikes come out of such a node. ``others``: as for ``find_activations``.
     """
     behind = behind_nonlinear(graph, _emits(graph, others), after_layers=True)
     return _activations_that_make(graph, behind)
@@ -105,9 +111,13 @@ def activations_of_input(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> lis
     """The nodes of canonical activations that stay what they are, since they prepare the input.
 
     A node that is not affine reads what they make, before all layers of weights, as where the input
-    is divided by its norm, or by a clip of it; ``others`` as above. No spikes could pass that node.
+    is divided by a clip of its norm: no spikes could pass it. ``others``: as above.
     """
-    bent = nonlinear_before_layers(graph, _emits(graph, others))
+    emits = _emits(graph, others)
+    if not any(map(emits, before_layers(graph))):
+        return []
+    of_read_out = {id(node) for node in activations_of_read_out(graph, others)}
+    bent = nonlinear_before_layers(graph, lambda n: emits(n) and id(n) not in of_read_out)
     return _activations_that_make(graph, upstream(graph, bent))
 
 
@@ -136,10 +146,12 @@ def _is_relu(node: gs.Node) -> bool:
     return node.op == "Relu" and not node.domain and is_floating(node.inputs[0])
 
 
-def activation_nodes(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes that make up the activations in canonical form, bounded or not."""
-    unbounded = unbounded_activations(graph)
-    bounds = bounded_activations(graph)
+def activation_nodes(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
+    """The nodes that make up the activations in canonical form, bounded or not.
+
+    ``others``: as for ``find_activations``.
+    """
+    unbounded, bounds = find_activations(graph, others)
     bounded = [node for node in graph.nodes if node.name in bounds]
     relus = [relu for node in bounded if (relu := relu_of_min(graph, node)) is not None]
     return [*unbounded, *bounded, *relus]

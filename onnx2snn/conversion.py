@@ -168,6 +168,8 @@ def convert(
     network.replace_pools()
     if approximate is not None:
         network.approximate(approximate)
+        # Pools that had prepared the input for a curve, which clips now stand in for.
+        network.replace_pools()
     require_convertible(network.graph, maxpool, network.declined)
     if threshold is None:
         require_bounds(network.graph, chosen.name)

@@ -194,7 +194,7 @@ IN_INPUT = "it prepares the input: what reads it is not linear, before all layer
 """Why a ReLU or clip becomes no neuron."""
 
 IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
-"""The same."""
+"""Why another does not."""
 
 BEHIND_NEURONS = "in the read-out, behind the last neurons"
 """Why nothing else does there, whatever layers follow."""
@@ -212,8 +212,9 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
     spiking = downstream(graph, [node.outputs[0] for node in emitting])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
-    first = activations_of_input(graph)
-    inside = {n.name for found in (emitting, first, *(r.nodes for r in regions)) for n in found}
+    first, last = activations_of_input(graph), activations_of_read_out(graph)
+    known = (emitting, first, last, *(region.nodes for region in regions))
+    inside = {node.name for found in known for node in found}
     hidden = before_weights(graph)
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
     others, late = list[gs.Node](), list[gs.Node]()
@@ -233,7 +234,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     before += [Refusal(node.name, node.op, IN_INPUT) for node in first]
     before.sort(key=lambda refusal: place[refusal.node])
     kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
-    kept |= {n.name: Refusal(n.name, n.op, IN_READ_OUT) for n in activations_of_read_out(graph)}
+    kept |= {node.name: Refusal(node.name, node.op, IN_READ_OUT) for node in last}
     return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
 
 

@@ -18,7 +18,7 @@ from onnx2snn.graph_passes.thresholds import (
     activation_nodes,
     activations_of_input,
     activations_of_read_out,
-    bounded_activations,
+    find_activations,
 )
 
 from .examination import (
@@ -90,7 +90,9 @@ def check(
         {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined, done)}
         for done in (True, False)
     )
-    has_neurons = bool(activation_nodes(graph))
+    replaced = [curve.last for curve in curves] if approximate else []
+    unbounded, bounds = find_activations(graph, replaced)
+    has_neurons = bool(unbounded or bounds)
     # Without a neuron nothing is in the way of one: what counts is what clips would leave.
     found = now if has_neurons and not approximate else left
     approximated = curved if approximate else set()
@@ -99,15 +101,14 @@ def check(
         curved &= set(found)
     if not has_neurons and not curved:
         found |= {refusal.node: refusal for refusal in integer_activations(graph)}
-    needs_data = bool(unbounded_activations(graph) or approximated)
-    replaced = [curve.last for curve in curves] if approximate else []
+    needs_data = bool(unbounded or approximated)
     kept = {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
     kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
     if has_neurons and not approximate:
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}
         kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
-    rows = _rows(graph, found, curved, approximated, pools, kept)
+    rows = _rows(graph, found, curved, approximated, pools, kept, replaced)
     if has_neurons and not found and not now:
         found = {refusal.node: refusal for refusal in _dry_run(network)}
         rows = [
@@ -159,10 +160,11 @@ def _rows(
     approximated: set[str],
     pools: set[str],
     kept: dict[str, str],
+    replaced: list[gs.Node],
 ) -> list[NodeReport]:
-    unbounded = {node.name for node in unbounded_activations(graph)}
-    bounded = bounded_activations(graph)
-    activations = {id(node) for node in activation_nodes(graph)}
+    relus, bounded = find_activations(graph, replaced)
+    unbounded = {node.name for node in relus}
+    activations = {id(node) for node in activation_nodes(graph, replaced)}
     parts = regions(graph, lambda node: id(node) in activations)
     place = {node.name: "before the neurons" for node in parts.prologue}
     place |= {node.name: "linear" for node in parts.core}

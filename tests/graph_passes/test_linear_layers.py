@@ -130,13 +130,15 @@ WINDOWS = {
 def test_maxima_over_other_axes_are_those_of_a_window(name):
     body, wanted = WINDOWS[name]
     text = IMAGE.replace("a, b, c, d", "a, b, c") if "keepdims" in body else IMAGE
-    same(f"{text} {{ y = {body} }}", {}, wanted, normal(2, 3, 4, 5))
+    text += f" {{ r = Relu(x) m = {body.replace('(x)', '(r)')} y = Relu(m) }}"
+    same(text, {}, ["Relu", *wanted, "Relu"], normal(2, 3, 4, 5))
 
 
 def test_a_window_may_span_two_axes_of_four():
     text = "g (float[N, 3, 2, 4, 5] x) => (float[N, 2, 4] y)"
-    body = "y = ReduceMax<axes = [4, 1], keepdims = 0>(x)"
-    same(f"{text} {{ {body} }}", {}, ["Transpose", "MaxPool", "Squeeze"], normal(2, 3, 2, 4, 5))
+    text += "{ r = Relu(x) m = ReduceMax<axes = [4, 1], keepdims = 0>(r) y = Relu(m) }"
+    wanted = ["Relu", "Transpose", "MaxPool", "Squeeze", "Relu"]
+    same(text, {}, wanted, normal(2, 3, 2, 4, 5))
 
 
 def test_signals_of_one_axis_are_images_too():
@@ -154,8 +156,10 @@ UNCHANGED = {
     "a sum of three": "y = Sum(x, x, x)",
     "a mean over samples": "y = ReduceMean<axes = [0, 2, 3]>(image)",
     "a mean over one axis of two": "y = ReduceMean<axes = [2]>(image)",
-    "a maximum over samples": "y = ReduceMax<axes = [0, 3]>(image)",
-    "a maximum over all of a sample": "y = ReduceMax<axes = [1, 2, 3]>(image)",
+    "a maximum over samples": "r = Relu(image) m = ReduceMax<axes = [0, 3]>(r) y = Relu(m)",
+    "a maximum over all of a sample": "r = Relu(image) m = ReduceMax(r) y = Relu(m)",
+    "a maximum over channels in the read-out": "r = Relu(image) y = ReduceMax<axes = [1]>(r)",
+    "a maximum over channels of the input": "m = ReduceMax<axes = [1]>(image) y = Relu(m)",
     "a mean over everything": "y = ReduceMean(image)",
     "no image": "y = ReduceMean<axes = [1]>(x)",
     "integers": "i = Cast<to = 6>(image) y = ReduceMax<axes = [2, 3]>(i)",
@@ -183,8 +187,10 @@ def test_a_product_of_several_axes_has_no_gemm():
     assert not unify_linear_layers(graph(text, {"w": normal(4, 3), "b": normal(3)}))
 
 
-def test_the_window_of_a_maximum_has_a_known_size():
-    text = "g (float[N, 3, 4, L] x) => (float[N, 3, 4, a] y) { y = ReduceMax<axes = [3]>(x) }"
+@pytest.mark.parametrize("size", ["L", 0, 2**14 + 1])
+def test_the_window_of_a_maximum_has_a_known_size(size):
+    text = f"g (float[N, 3, 4, {size}] x) => (float[N, 3, 4, a] y) "
+    text += "{ r = Relu(x) m = ReduceMax<axes = [3]>(r) y = Relu(m) }"
     assert not unify_linear_layers(graph(text, {}))
 
 

@@ -205,6 +205,53 @@ def test_what_prepares_the_input_stays_what_it_is(front, maxpool):
     np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
 
 
+def test_a_relu_whose_only_followers_are_of_the_read_out_is_a_neuron():
+    """The clip of the norm becomes none, so nothing stands behind the Softmax."""
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { r = Relu(x) p = Softmax(r) l = MatMul(p, v) "
+        "n = ReduceL2<axes = [1], keepdims = 1>(l) c = Clip(n, tiny) y = Div(l, c) }",
+        {"v": WEIGHTS["v"], "tiny": np.float32(1e-7)},
+    )
+    conversion = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
+    assert [neuron.name for neuron in conversion.neurons] == ["r"]
+    values = SpikingSession(conversion.model).run(X[:5], 4096).output
+    np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
+
+
+def test_with_clips_for_a_curve_what_prepares_the_input_is_neurons():
+    images = (
+        "net (float[N, 1, 2, 3] x) => (float[N, 3] y) { r = Relu(x) "
+        "m = MaxPool<kernel_shape = [1, 2]>(r) s = Sigmoid(m) f = Flatten(s) a = MatMul(f, w) "
+        "q = Relu(a) y = MatMul(q, v) }"
+    )
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=s).astype(np.float32) for n, s in (("w", (4, 6)), ("v", (6, 3)))}
+    ann, data = model(images, weights), from_arrays(X.reshape(-1, 1, 2, 3))
+    rows = {row.node: row.role for row in check(ann, approximate=True).nodes}
+    assert (rows["r"], rows["s"], rows["q"]) == ("neuron", "approximated", "neuron")
+    conversion = convert(ann, calibration=data, recipe="opi", maxpool="average", approximate=8)
+    assert not conversion.analog
+    assert {"r", "q"} < {neuron.name for neuron in conversion.neurons}
+    alone = convert(ann, calibration=data, recipe="opi", maxpool="average")
+    assert [neuron.name for neuron in alone.neurons] == ["q"]
+    assert [refusal.node for refusal in alone.analog] == ["r", "s"]
+
+
+@pytest.mark.parametrize("maxpool", ["average", "exact"])
+def test_a_maximum_of_the_read_out_stays(maxpool):
+    """Over what no neuron reads nothing is averaged, and nothing counted."""
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 2, 1] y) { a = MatMul(x, w) r = Clip(a, lo, hi) "
+        "b = Reshape(r, cube) y = ReduceMax<axes = [2], keepdims = 0>(b) }",
+        WEIGHTS | {"cube": np.array([0, 2, 3, 1])},
+    )
+    snn = convert(ann, calibration=from_arrays(X), recipe="opi", maxpool=maxpool).model
+    np.testing.assert_allclose(
+        SpikingSession(snn).run(X[:5], 4096).output.ravel(), run(ann, X[:5]).ravel(), atol=0.02
+    )
+    assert "ReduceMax" in [node.op_type for node in snn.graph.node]
+
+
 def test_what_is_not_affine_behind_the_first_layer_of_weights_is_refused():
     """A ReLU before it prepares no input, whether weights are between them or before both."""
     for body in (
