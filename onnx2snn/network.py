@@ -241,8 +241,11 @@ class Network:
         """Replace max-pooling by average-pooling, if so wanted, and fold what that lets fold."""
         if self.maxpool != "average":
             return
-        before = self.current
-        if self.run([partial(max_to_average_pool, declined=self.declined)]):
+        before, declined = self.current, list[Refusal]()
+        replaced = self.run([partial(max_to_average_pool, declined=declined)])
+        # Those that are left when it runs once more are known.
+        self.declined += [refusal for refusal in declined if refusal not in self.declined]
+        if replaced:
             self._compare(POOLED, before)
             before = self.current
             folding: list[Pass] = [partial(fold_forward, declined=self.declined)]

@@ -237,6 +237,18 @@ def test_with_clips_for_a_curve_what_prepares_the_input_is_neurons():
     assert [refusal.node for refusal in alone.analog] == ["r", "s"]
 
 
+def test_reasons_for_pools_that_stay_are_given_once():
+    """Also where it is tried again, behind clips for a curve."""
+    ann = model(
+        "net (float[N, 1, 2, 3] x) => (float[N, 6] y, int64[N, 1, 2, 3] i) { s = Sigmoid(x) "
+        "r = Relu(s) m, i = MaxPool<kernel_shape = [1, 1]>(r) f = Flatten(m) y = MatMul(f, w) }",
+        {"w": W},
+    )
+    data = from_arrays(X.reshape(-1, 1, 2, 3))
+    conversion = convert(ann, calibration=data, recipe="opi", maxpool="average", approximate=4)
+    assert len(conversion.declined) == len(set(conversion.declined))
+
+
 @pytest.mark.parametrize("maxpool", ["average", "exact"])
 def test_a_maximum_of_the_read_out_stays(maxpool):
     """Over what no neuron reads nothing is averaged, and nothing counted."""
