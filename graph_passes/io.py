@@ -4,6 +4,7 @@ It keeps what onnx-graphsurgeon would lose, and derives the state inputs' defaul
 from each neuron's ``v_init`` attribute, so that the two cannot disagree.
 """
 
+from copy import deepcopy
 from typing import Any, overload
 
 import numpy as np
@@ -233,7 +234,7 @@ def _computed_by(function: onnx.FunctionProto) -> list[Any]:
     """What of a function decides what it computes: no names of nodes, and no notes."""
     nodes = []
     for node in function.node:
-        attributes = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in node.attribute]
+        attributes = [deepcopy(attribute) for attribute in node.attribute]
         for attribute in attributes:
             attribute.ClearField("doc_string")
         domain = "" if node.domain == "ai.onnx" else node.domain

@@ -61,19 +61,23 @@ def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
 
 def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
     """Divide a graph, in topological order, by where its neurons are."""
+    parts = Regions(_prologue(graph, is_neuron), [], [])
+    first = {id(node) for node in parts.prologue}
+    needed = upstream(graph, [node for node in graph.nodes if is_neuron(node)])
+    for node in graph.nodes:
+        if id(node) in first:
+            continue
+        feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
+        (parts.core if is_neuron(node) or feeds_neuron else parts.epilogue).append(node)
+    return parts
+
+
+def _prologue(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
+    """The nodes that no neuron feeds, without the neurons."""
     neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
     after = downstream(graph, [tensor for node in neuron_nodes for tensor in node.outputs])
-    needed = upstream(graph, neuron_nodes)
-    parts = Regions([], [], [])
-    for node in graph.nodes:
-        feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
-        if is_neuron(node):
-            parts.core.append(node)
-        elif not any(tensor.name in after for tensor in operands(node)):
-            parts.prologue.append(node)
-        else:
-            (parts.core if feeds_neuron else parts.epilogue).append(node)
-    return parts
+    others = (node for node in graph.nodes if not is_neuron(node))
+    return [node for node in others if not any(t.name in after for t in operands(node))]
 
 
 def nonlinear_nodes(
@@ -153,10 +157,7 @@ def nonlinear_before_layers(
 
 def before_layers(graph: gs.Graph) -> list[gs.Node]:
     """The nodes before all layers of weights."""
-    layers = [node for node in graph.nodes if _is_layer(node)]
-    behind = downstream(graph, [tensor for node in layers for tensor in node.outputs])
-    others = (node for node in graph.nodes if not _is_layer(node))
-    return [node for node in others if not any(t.name in behind for t in operands(node))]
+    return _prologue(graph, _is_layer)
 
 
 def _is_layer(node: gs.Node) -> bool:
