@@ -48,6 +48,10 @@ MAX_SHAPE_VALUES = 2**16
 MAX_WINDOW = 2**14
 """Pads, kernels, strides and dilations of convolutions and pools."""
 
+_MAY_BE_GRAPHS = {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH,
+                  onnx.AttributeProto.GRAPHS}  # fmt: skip
+"""Types of attributes; that of one in an old file may be undefined."""
+
 _WINDOWS = ("pads", "kernel_shape", "strides", "dilations", "output_padding")
 
 Function = tuple[str, str]
@@ -61,7 +65,7 @@ def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
 
 def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs inside a node."""
-    return [graph for attribute in node.attribute for graph in subgraphs(attribute)]
+    return [g for a in node.attribute if a.type in _MAY_BE_GRAPHS for g in subgraphs(a)]
 
 
 def made_in(graph: onnx.GraphProto) -> set[str]:

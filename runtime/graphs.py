@@ -156,15 +156,14 @@ def _sorted(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[onn
     makers = {name: node for node in nodes for name in node.output if name}
     done: dict[int, onnx.NodeProto] = {}
     for output in outputs:
-        stack = [makers[output]] if output in makers else []
+        stack = [(makers[output], False)] if output in makers else []
         while stack:
-            node = stack[-1]
-            sources = (makers[name] for name in operands(node) if name in makers)
-            before = [source for source in sources if id(source) not in done]
-            if not before or id(node) in done:
-                done[id(stack.pop())] = node
-            else:
-                stack += before
+            node, behind = stack.pop()
+            if behind:
+                done.setdefault(id(node), node)
+            elif id(node) not in done:
+                stack.append((node, True))
+                stack += [(makers[name], False) for name in operands(node) if name in makers]
     return list(done.values())
 
 
