@@ -26,6 +26,7 @@ _AFFINE_IN_FIRST = {
     "ReduceSum", "Reshape", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze",
     "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip
+_MULTIPLIES = {"BatchNormalization", "Conv", "ConvTranspose", "Div"}
 
 # Affine in what is written and what that is written into, as assignments to slices are.
 _WRITES = ("ScatterElements", "ScatterND")
@@ -116,7 +117,8 @@ _ADVICE = {
     **dict.fromkeys(
         RECURRENT,
         "recurrent layers keep states of their own, most behind gates, which are products of "
-        "activations: train the network without them",
+        "activations: train the network without them (an RNN with ReLU may be exported unrolled, "
+        "as a loop over the sequence in Python)",
     ),
 }  # fmt: skip
 
@@ -268,9 +270,14 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
             )
         return None
     if node.op in _AFFINE_IN_FIRST:
-        if any(tensor.name in varying for tensor in node.inputs[1:]):
+        if not any(tensor.name in varying for tensor in node.inputs[1:]):
+            return None
+        if node.op in _MULTIPLIES:
             return f"its second operand depends on the input: {_PRODUCT}"
-        return None
+        return (
+            "what it takes depends on the values of the input: export the network with constant "
+            "indices and sizes"
+        )
     return _ADVICE.get(node.op, _NO_ACTIVATION)
 
 

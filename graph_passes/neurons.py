@@ -144,6 +144,11 @@ def is_mean(node: gs.Node) -> bool:
     return is_stateful(node) and node.op in MEANS
 
 
+def mean_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """The graph's averages over time, in graph order."""
+    return [node for node in graph.nodes if is_mean(node)]
+
+
 def states_read(node: gs.Node) -> list[gs.Variable]:
     """The states that a stateful node reads: its last inputs."""
     return list(node.inputs[-len(state_names(node.op, node.name)) :])

@@ -110,9 +110,9 @@ def before_weights(graph: gs.Graph) -> set[str]:
 
 
 def nonlinear_behind_weights(
-    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], allowed: Collection[str]
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], allowed: Collection[str] = ()
 ) -> list[Refusal]:
-    """The same, of what layers of weights make as of spikes.
+    """Like ``nonlinear_nodes``, with what layers of weights make as further spikes.
 
     What follows a layer is an activation, even before the first neuron.
     """
@@ -129,14 +129,38 @@ def behind_nonlinear(
     """Names of all tensors that depend on a node that is not affine in the spikes.
 
     Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
-    after all layers of weights are, and no parts of layers that another export would make affine.
+    after all layers of weights are, and no parts of layers that another export would make affine;
+    and of what lies behind others, what comes before a further one and before layers of weights.
     """
     found = nonlinear_nodes(graph, is_neuron, _COUNTED)
     wrongly_exported = _WRONGLY_EXPORTED if after_layers else ()
-    starts = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
-    nodes = regions(graph, _is_layer).epilogue if after_layers else graph.nodes
-    ends = [node for node in nodes if node.name in starts]
-    return downstream(graph, [tensor for node in ends for tensor in node.outputs])
+    names = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
+    bent = [node for node in graph.nodes if node.name in names]
+    if not bent or not after_layers:
+        return _made_behind(graph, bent)
+    last = {id(node) for node in regions(graph, _is_layer).epilogue}
+    behind_all = _made_behind(graph, [node for node in bent if id(node) in last])
+    return behind_all | _between(graph, bent)
+
+
+def _between(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
+    """Names of the tensors between two of the nodes, without layers of weights between them.
+
+    As the clip that keeps a norm from 0 before something is divided by it. Nodes before all layers
+    do not count.
+    """
+    first = {id(node) for node in before_layers(graph)}
+    nodes = [node for node in nodes if id(node) not in first]
+    behind = _made_behind(graph, nodes)
+    layers = [n for n in graph.nodes if _is_layer(n) and any(t.name in behind for t in operands(n))]
+    behind -= _made_behind(graph, layers)
+    ends = [node for node in nodes if any(t.name in behind for t in node.outputs)]
+    return behind & upstream(graph, ends)
+
+
+def _made_behind(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
+    """Names of what nodes make, and of what depends on that."""
+    return downstream(graph, [tensor for node in nodes for tensor in node.outputs])
 
 
 def nonlinear_before_layers(

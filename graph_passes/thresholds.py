@@ -72,7 +72,9 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     if not fits(bound, shape):
         return None
     before = producer(variables[0])
-    if before is None or before.op != "Relu" or only_consumer(graph, variables[0]) is not node:
+    if before is None or before.op != "Relu" or before.domain:
+        return None
+    if only_consumer(graph, variables[0]) is not node:
         return None
     return before
 
@@ -100,8 +102,9 @@ def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
     """The nodes of canonical activations that stay what they are, since they are in the read-out.
 
     Such lie behind a node that is not affine in the spikes and comes after all layers of weights,
-    as the clip that keeps a norm from 0 before something is divided by it. Neurons they could not
-    become: no spikes come out of such a node. ``others``: as for ``find_activations``.
+    or between two such nodes without a layer between, as the clip that keeps a norm from 0 before
+    something is divided by it. Neurons they could not become: no spikes come out of such a node.
+    ``others``: as for ``find_activations``.
     """
     behind = behind_nonlinear(graph, _emits(graph, others), after_layers=True)
     return _activations_that_make(graph, behind)
@@ -174,9 +177,8 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, ArrayLike]) -> b
     if any(node.name in thresholds and type_of(node) is None for node in graph.nodes):
         infer_shapes(graph)
     changed, editor = False, Editor(graph)
-    bounds = bounded_activations(graph)
-    unbounded = [node.name for node in unbounded_activations(graph)]
-    wanted = [name for name in (*unbounded, *bounds) if name in thresholds]
+    unbounded, bounds = find_activations(graph)
+    wanted = [name for name in (*(n.name for n in unbounded), *bounds) if name in thresholds]
     # All before any is applied, since one may be refused.
     found = {name: _in_type_of(named[name], thresholds[name]) for name in wanted}
     for name, bound in found.items():

@@ -22,7 +22,7 @@ from onnx2snn.graph_passes.editing import is_floating, known_value, part_of, pro
 from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
-from onnx2snn.graph_passes.neurons import is_mean, is_stateful, states_read
+from onnx2snn.graph_passes.neurons import is_stateful, mean_nodes, states_read
 from onnx2snn.graph_passes.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
@@ -68,15 +68,9 @@ def _one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
 
 def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
     """The max-pools that spikes reach and that do not count them."""
-    neurons = neuron_nodes(graph)
-    means = {t.name for n in stateful_nodes(graph) if is_mean(n) for t in n.outputs}
-    spikes = downstream(graph, [node.outputs[0] for node in neurons])
-    after_means = downstream(graph, [t for n in graph.nodes for t in n.outputs if t.name in means])
-    return [
-        node
-        for node in graph.nodes
-        if node.op in MAX_POOLS and node.inputs[0].name in spikes - after_means
-    ]
+    spikes = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
+    spikes -= downstream(graph, [node.outputs[0] for node in mean_nodes(graph)])
+    return [node for node in graph.nodes if node.op in MAX_POOLS and node.inputs[0].name in spikes]
 
 
 def require_ann(graph: gs.Graph) -> None:
@@ -163,9 +157,7 @@ def require_activations(graph: gs.Graph, maxpool: MaxPool, unquantised: bool) ->
     has = "these activations:" if found else "no activations"
     if hides_in_quantisation(graph, unquantised and not found):
         has = f"QuantizeLinear, {IN_QUANTISATION}"
-    elif regions_to_approximate(graph, maxpool) and not obstacles(
-        graph, maxpool, approximated=True
-    ):
+    elif regions_to_approximate(graph) and not obstacles(graph, maxpool, approximated=True):
         has = (
             "these activations; clips can stand in for those before the last layer (convert "
             "--approximate N --calibration DATA):"
@@ -193,7 +185,10 @@ def require_sizes(nodes: Iterable[gs.Node]) -> None:
 IN_INPUT = "it prepares the input: what reads it is not linear, before all layers of weights"
 """Why a ReLU or clip becomes no neuron."""
 
-IN_READ_OUT = "in the read-out, behind a node that is not linear and after all layers of weights"
+IN_READ_OUT = (
+    "in the read-out, behind a node that is not linear and after all layers of weights, or before "
+    "another such node"
+)
 """Why another does not."""
 
 BEHIND_NEURONS = "in the read-out, behind the last neurons"

@@ -25,6 +25,8 @@ from onnx2snn.graph_passes import (
     unbounded_activations,
     upgrade_opset,
 )
+from onnx2snn.graph_passes.spiking import require_convertible
+from onnx2snn.graph_passes.thresholds import bounded_activations, kept_activations
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 X = np.linspace(-2, 6, 12, dtype=np.float32).reshape(2, 2, 3)
@@ -386,6 +388,48 @@ def test_a_clip_of_the_read_out_stays():
     changes_once(average_before_read_out, g)
     assert not activations_to_neurons(g)
     assert ops(g) == ["Clock", "IF", "MatMul", "RunningMean", "Softmax", "Clip", "Relu"]
+
+
+GUARDED = "f = MatMul(x, w) r = Clip(f, zero, four) n = ReduceL2<keepdims = 1, axes = [2]>(r)"
+
+
+@pytest.mark.parametrize("layers", ["d = Div(r, c)", "d = Log(c)"])
+def test_a_clip_between_nodes_that_are_not_affine_stays(layers):
+    """As in normalize(y) W, whose clip keeps a norm from 0, and in W log(clamp(p))."""
+    weights = WEIGHTS | {"w": np.ones((3, 3), np.float32)}
+    g = graph(
+        f"{SIGNATURE} {{ {GUARDED} c = Clip(n, zero, four) {layers} y = MatMul(d, w) }}", weights
+    )
+    assert unbounded_activations(g) == []
+    assert list(bounded_activations(g)) == ["r"]
+    changes_once(activations_to_neurons, g)
+    assert ops(g)[:4] == ["MatMul", "IF", "ReduceL2", "Clip"]
+    require_convertible(g)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "c = Clip(n, zero, four) d = Add(c, r) y = MatMul(d, w)",
+        "m = MatMul(r, w) c = Clip(m, zero, four) l = Softmax(c) y = MatMul(l, w)",
+        "m = MatMul(n, v) c = Clip(m, zero, four) l = Softmax(c) y = MatMul(l, w)",
+        "c = Clip(n, zero, four) m = MatMul(c, v) l = Softmax(m) y = MatMul(l, w)",
+    ],
+)
+def test_other_clips_behind_what_is_not_affine_become_neurons(layers):
+    """No other such node reads them, or layers of weights come between."""
+    ones = np.ones((3, 3), np.float32)
+    weights = WEIGHTS | {"w": ones, "v": ones[:1]}
+    g = graph(f"{SIGNATURE} {{ {GUARDED} {layers} }}", weights)
+    assert list(bounded_activations(g)) == ["r", "c"]
+
+
+def test_a_guard_before_the_layers_prepares_the_input():
+    """It is found by that rule alone, once."""
+    body = "n = ReduceL2<keepdims = 1, axes = [2]>(x) c = Clip(n, zero, four) s = Sqrt(c) "
+    body += "d = Clip(s, zero, four) e = Div(x, d) l = MatMul(e, w) y = Relu(l)"
+    g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | {"w": np.ones((3, 3), np.float32)})
+    assert [node.name for node in kept_activations(g)] == ["c", "d"]
 
 
 @pytest.mark.parametrize("layer", ["MatMul", 'Einsum<equation = "ncj,jk->nck">'])

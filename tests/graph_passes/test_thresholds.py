@@ -37,6 +37,42 @@ def test_bounds_that_are_none(body):
     assert [node.op for node in unbounded_activations(g)] == ["Relu"]
 
 
+def test_a_clip_from_elsewhere_than_0_is_no_activation():
+    g = graph(
+        "g (float[N, 3] x) => (float[N, 3] y) { y = Clip(x, one, two) }",
+        {"one": np.float32(1), "two": np.float32(2)},
+    )
+    assert not bounded_activations(g)
+
+
+def test_the_largest_number_of_a_type_bounds_nothing():
+    text = "g (float16[N, 3] x) => (float16[N, 3] y) { r = Relu(x) y = Min(r, most) }"
+    g = graph(text, {"most": np.float16([1, 2, 65504])})
+    (bound,) = bounded_activations(g).values()
+    np.testing.assert_array_equal(bound, [1, 2, np.inf])
+
+
+@pytest.mark.parametrize(
+    "body", ["y = Clip(x, zero, two)", "y = Relu(x)", "r = Relu(x) y = Min(r, two)"]
+)
+def test_operators_of_other_domains_are_no_activations(body):
+    values = {"zero": np.float32(0), "two": np.float32(2)}
+    used = {name: value for name, value in values.items() if name in body}
+    g = graph(f"g (float[N, 3] x) => (float[N, 3] y) {{ {body} }}", used)
+    last = g.nodes[-1]
+    last.domain = "my"
+    assert last.name not in (*bounded_activations(g), *[n.name for n in unbounded_activations(g)])
+    assert not is_non_negative(g, last)
+
+
+def test_the_min_of_a_relu_of_another_domain_bounds_nothing():
+    g = graph("g (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Min(r, two) }",
+              {"two": np.float32(2)})  # fmt: skip
+    g.nodes[0].domain = "my"
+    assert bounded_activations(g) == {}
+    assert not bound_activations(g, {"y": np.float32(1)})
+
+
 @pytest.mark.parametrize(
     ("body", "wanted"),
     [
@@ -44,7 +80,9 @@ def test_bounds_that_are_none(body):
         # The upper bound is the one that holds.
         ("y = Clip(x, one, below)", False),
         ("y = ThresholdedRelu<alpha = 0.5>(x)", True),
+        ("y = ThresholdedRelu<alpha = 0.0>(x)", True),
         ("y = ThresholdedRelu<alpha = -0.5>(x)", False),
+        ("r = Relu(x) y = Min(r, two)", True),
     ],
 )
 def test_what_is_never_negative(body, wanted):
