@@ -12,7 +12,7 @@ from . import neurons
 from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .io import onnx_type
-from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS, MaxPool
+from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
 from .quiet import quietly
 from .regions import before_weights, downstream, nonlinear_behind_weights, upstream
 from .thresholds import activation_nodes, activations_of_input
@@ -51,7 +51,7 @@ class ScalarRegion:
         return ", ".join(dict.fromkeys(node.op for node in self.nodes))
 
 
-def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> list[ScalarRegion]:
+def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
     """The scalar functions before the last weighted layer that are no sums of clips.
 
     Composites count as one, however an exporter spells them: x Sigmoid(x), the parts of GELU, or
@@ -67,9 +67,8 @@ def regions_to_approximate(graph: gs.Graph, maxpool: MaxPool = "average") -> lis
     def is_activation(node: gs.Node) -> bool:
         return is_neuron(node) or (not node.domain and node.op in APPROXIMABLE)
 
-    allowed = () if maxpool == "average" else MAX_POOLS
-    refused = {refusal.node for refusal in nonlinear_behind_weights(graph, is_activation, allowed)}
-    curved = {n.name for n in graph.nodes if not n.domain and n.op in APPROXIMABLE}
+    refused = {refusal.node for refusal in nonlinear_behind_weights(graph, is_activation)}
+    curved = {node.name for node in graph.nodes if node.op in APPROXIMABLE}
     hidden = before_weights(graph)
     found = _regions(graph, refused | curved, hidden, activations)
     # What is no activation by its operators, before the first neuron, stays where something else
@@ -119,7 +118,6 @@ def _regions(
             for member in inside
             if all(id(n) in members or n.op in SHAPE_OPS for n in member.outputs[0].outputs)
         }
-        covered.add(node.name)
         found.append(ScalarRegion(inside, root))
     return found[::-1]
 
@@ -165,7 +163,6 @@ def approximate_activations(
     samples: Mapping[str, np.ndarray],
     clips: int,
     found: list[str] | None = None,
-    maxpool: MaxPool = "average",
 ) -> bool:
     """f(x) -> y_0 + sum of s_i clip(x - k_i; 0, k_(i+1) - k_i), i = 1 to ``clips``.
 
@@ -178,13 +175,13 @@ def approximate_activations(
     require_whole("clips", clips, 1)
     require_opset(graph)
     editor = Editor(graph)
-    wanted = [r for r in regions_to_approximate(graph, maxpool) if r.name in samples]
+    wanted = [r for r in regions_to_approximate(graph) if r.name in samples]
     # All before any is replaced, since regions may overlap.
-    curves = [_evaluate(r, _places(samples[r.name]), graph.opset) for r in wanted]
+    places = [_places(samples[region.name]) for region in wanted]
+    curves = [_evaluate(r, x, graph.opset) for r, x in zip(wanted, places, strict=True)]
     ops = [region.op for region in wanted]
-    _require_finite(wanted, curves, samples)
-    for region, op, y in zip(wanted, ops, curves, strict=True):
-        x = _places(samples[region.name])
+    _require_finite(wanted, places, curves)
+    for region, op, x, y in zip(wanted, ops, places, curves, strict=True):
         weights = _weights(samples[region.name], x)
         knots = _fit_knots(x, y, weights, clips)
         values = _fit_values(x, y, weights, knots)
@@ -202,12 +199,11 @@ def approximate_activations(
 
 
 def _require_finite(
-    wanted: list[ScalarRegion], curves: list[np.ndarray], samples: Mapping[str, np.ndarray]
+    wanted: list[ScalarRegion], places: list[np.ndarray], curves: list[np.ndarray]
 ) -> None:
     refusals = []
-    for region, y in zip(wanted, curves, strict=True):
+    for region, x, y in zip(wanted, places, curves, strict=True):
         if not np.all(np.isfinite(y)):
-            x = _places(samples[region.name])
             reason = f"it is not finite all over the data, [{x[0]:.4g}, {x[-1]:.4g}]"
             refusals.append(Refusal(region.name, region.op, reason))
     if refusals:

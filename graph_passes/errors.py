@@ -4,6 +4,7 @@ The command line prints the message of an ``Onnx2SnnError`` and exits with 1; an
 else that escapes is a bug of this package and keeps its traceback.
 """
 
+import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,5 +90,10 @@ def is_number(value: Any) -> bool:
     """Whether a value is one finite number."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return real and bool(np.isfinite(value))
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # A whole number beyond all floating ones.
+        return False

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .approximate import regions_to_approximate
-from .editing import Editor, constant_value, disconnect, operands, tidy
+from .editing import Editor, constant_value, disconnect, tidy
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -19,7 +19,7 @@ from .errors import (
 )
 from .io import infer_shapes
 from .linear import APPROXIMABLE, MAX_POOLS, MaxPool
-from .regions import nonlinear_nodes, regions
+from .regions import downstream, nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
     bounded_activations,
@@ -172,7 +172,7 @@ def obstacles(
     ``approximated``: as if clips stood in already for all scalar functions that they can stand
     in for.
     """
-    curves = regions_to_approximate(graph, maxpool)
+    curves = regions_to_approximate(graph)
     activations = {id(node) for node in activation_nodes(graph)}
     if approximated:
         ends = [curve.last for curve in curves]
@@ -229,10 +229,7 @@ def _with_advice(refusal: Refusal, sources: Mapping[str, str]) -> Refusal:
 
 
 def _constant_outputs(graph: gs.Graph) -> list[Refusal]:
-    computed = {tensor.name for tensor in graph.inputs}
-    for node in graph.nodes:
-        if any(tensor.name in computed for tensor in operands(node)):
-            computed.update(tensor.name for tensor in node.outputs)
+    computed = downstream(graph, graph.inputs, shapes=True)
     reason = "depends on no input of the model: leave it out of the outputs"
     constant = [tensor for tensor in graph.outputs if tensor.name not in computed]
     return [Refusal(tensor.name, "output", reason) for tensor in constant]

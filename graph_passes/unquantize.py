@@ -1,5 +1,7 @@
 """Let clips stand for quantised activations: neurons round in their place."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +123,9 @@ def _is_positive(graph: gs.Graph, node: gs.Node, positive: set[str]) -> bool:
     read = [tensor.name in positive for tensor in node.inputs]
     if node.op in _POSITIVE_IF_FIRST_IS:
         border = constant_input(node, 2, 0.0) if node.op == "Pad" else np.zeros(())
-        overshoots = node.op == "Resize" and node.attrs.get("mode") == "cubic"
+        # That of a Resize is read in one mode alone.
+        outside = node.attrs.get("extrapolation_value", 0.0) if node.op == "Resize" else 0.0
+        overshoots = outside < 0 or (node.op == "Resize" and node.attrs.get("mode") == "cubic")
         return read[0] and not overshoots and border is not None and bool(np.all(border >= 0))
     return (node.op == "Max" and any(read)) or (node.op in _POSITIVE_IF_ALL_ARE and all(read))
 
@@ -204,7 +208,7 @@ def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
     while waiting:
         for reader in waiting.pop().outputs:
             scaled = not isinstance(affine_of(graph, reader), str)
-            if (scaled or reader.op in _SHAPING) and not is_inner(reader):
+            if scaled or reader.op in _SHAPING:
                 found.add(reader.outputs[0].name)
                 waiting.append(reader.outputs[0])
     return found
@@ -294,7 +298,7 @@ def _leave_out_levels(
     if not cut and (low < 0 or (low == 0 and positive)):
         leave_out(graph, node, x)
         return
-    if maker is not None and maker.op == "Relu":
+    if maker is not None and maker.op == "Relu" and not maker.domain:
         # Others may read it without a bound.
         x = maker.inputs[0]
     low = np.maximum(low, np.zeros_like(low))
@@ -313,30 +317,31 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     None if that was not quantised by the same scale, one for all, from the same type of numbers to
     a type that is known here.
     """
-    lows, highs = [-np.inf], [np.inf]
+    clips = []
     maker = producer(node.inputs[0])
-    while maker is not None and maker.op == "Clip":
+    while maker is not None and maker.op == "Clip" and not maker.domain:
         # To fewer bits than the type has.
-        lows.append(_number(maker, 1, -np.inf))
-        highs.append(_number(maker, 2, np.inf))
+        clips.append((_number(maker, 1, -np.inf), _number(maker, 2, np.inf)))
         maker = producer(maker.inputs[0])
     if maker is None or maker.op != "QuantizeLinear" or maker.domain:
         return None
     (scale, zero), other = ([_number(n, place, 0) for place in (1, 2)] for n in (maker, node))
-    if any(number is None for number in (scale, zero, *lows, *highs)) or [scale, zero] != other:
+    numbers = (scale, zero, *itertools.chain(*clips))
+    if any(number is None for number in numbers) or [scale, zero] != other:
         return None
     x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or _TYPES.UINT8
     if optional_input(maker, 2) is not None:
         kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
-    numbers = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)
-    if kind not in _RANGES or not numbers:
+    floating = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)
+    if kind not in _RANGES or not floating:
         return None
-    ends = max(*lows, _RANGES[kind][0]), min(*highs, _RANGES[kind][1])
+    ends: Iterable[float] = _RANGES[kind]
+    for low, high in reversed(clips):
+        ends = [min(max(float(end), float(low)), float(high)) for end in ends]
     most = np.finfo(scale.dtype).max
     # Of whole numbers of few bits the difference may not be one.
     bounds = ((float(end) - float(zero)) * float(scale) for end in ends)
-    low, high = (np.asarray(np.clip(bound, -most, most), scale.dtype) for bound in bounds)
-    return _Levels(x, low, high)
+    return _Levels(x, *(np.asarray(np.clip(b, -most, most), scale.dtype) for b in bounds))
 
 
 def _number(node: gs.Node, place: int, default: float) -> Any:

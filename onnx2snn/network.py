@@ -167,14 +167,13 @@ class Network:
             partial(fold_batch_normalization, declined=self.declined),
             partial(fold_forward, declined=[] if self.maxpool == "average" else self.declined),
         ]
-        start = to_parts(self.graph)
         sample = first_inputs_that_run(self.reference, self.graph)
-        freed = self._free_batch_axis(start, sample)
+        freed = self._free_batch_axis(to_parts(self.graph), sample)
         if self.calibration is None and self.reference is self.original:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
             self.original = self.reference = ModelParts(self.original.structure, {})
-            self.current = self.unclipped = start = self.original
+            self.current = self.unclipped = self.original
         rewritten = [self._canonicalise(), self.run(folds), freed, self._translated]
         if any(rewritten):
             passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
@@ -259,7 +258,7 @@ class Network:
 
     def approximate(self, clips: int) -> None:
         """Let clips stand in for scalar activations between neurons."""
-        regions = regions_to_approximate(self.graph, self.maxpool)
+        regions = regions_to_approximate(self.graph)
         if not regions:
             return
         if self.calibration is None:
@@ -272,17 +271,7 @@ class Network:
         seen = sampled(self.current, watched, self.calibration, self._running)
         found: list[str] = []
         before = self.current
-        self.run(
-            [
-                partial(
-                    approximate_activations,
-                    samples=seen,
-                    clips=clips,
-                    found=found,
-                    maxpool=self.maxpool,
-                )
-            ]
-        )
+        self.run([partial(approximate_activations, samples=seen, clips=clips, found=found)])
         self.notes += found
         self._compare(f"{APPROXIMATED} by {clips} clips", before)
 

@@ -84,7 +84,7 @@ def check(
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()
     graph = network.graph
-    curves = regions_to_approximate(graph, maxpool)
+    curves = regions_to_approximate(graph)
     curved = {node.name for curve in curves for node in curve.nodes}
     left, now = (
         {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined, done)}
@@ -100,7 +100,7 @@ def check(
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
     if not has_neurons and not curved:
-        found |= {refusal.node: refusal for refusal in integer_activations(graph)}
+        found = found | {refusal.node: refusal for refusal in integer_activations(graph)}
     needs_data = bool(unbounded or approximated)
     kept = {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
     kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}

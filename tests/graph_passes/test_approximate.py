@@ -176,6 +176,9 @@ NONE = {
     "a condition on another tensor": (
         "c = Greater(x, six) s = Where(c, h, zero) y = MatMul(s, v)"
     ),
+    "a curve of constants": (
+        "k = Sigmoid(bias) i = Add(h, k) s = Clip(i, zero, six) y = MatMul(s, v)"
+    ),
     "a product of two layers": (
         "s = Clip(h, zero, six) i = MatMul(x, w) m = Mul(s, i) y = MatMul(m, v)"
     ),
@@ -341,3 +344,66 @@ def test_knots_that_float16_cannot_tell_apart():
     shown = np.repeat(x[:, np.newaxis], 4, axis=1)
     ends = np.tanh(np.float32([[-2], [2]])) * np.ones(3)
     np.testing.assert_allclose(run(g, shown)[[0, -1]], ends, atol=0.1)
+
+
+FOUND = {
+    "two squares": ("s = Mul(h, h) i = MatMul(s, u) t = Mul(i, i) y = MatMul(t, v)", ["h", "i"]),
+    "before a softmax": ("s = Mul(h, h) p = MatMul(s, v) y = Softmax(p)", ["h"]),
+    "before a product": ("s = Sigmoid(h) i = MatMul(x, w) m = Mul(s, i) y = MatMul(m, v)", ["h"]),
+    "behind a relu": ("r = Relu(h) s = Sigmoid(r) y = MatMul(s, v)", ["r"]),
+    "sizes of a part": (
+        "g = Sigmoid(h) z = Shape(g) o = Expand(zero, z) m = Mul(h, g) c = Greater(h, one) "
+        "s = Where(c, m, o) y = MatMul(s, v)",
+        ["h"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_finds_each_where_it_begins(name):
+    body, sources = FOUND[name]
+    weights = WEIGHTS | {"u": np.eye(6, dtype=np.float32)}
+    g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ h = MatMul(x, w) {body} }}", weights)
+    canonicalise(g)
+    assert [region.source.name for region in regions_to_approximate(g)] == sources
+
+
+def test_finds_what_a_pool_reads():
+    body = "h = Conv(x, k) s = Mul(h, h) p = MaxPool<kernel_shape = [2, 2]>(s) y = Conv(p, k)"
+    g = graph(
+        f"g (float[N, 2, 4, 4] x) => (float[N, 2, 3, 3] y) {{ {body} }}",
+        {"k": RNG.normal(size=(2, 2, 1, 1)).astype(np.float32)},
+    )
+    assert [region.op for region in regions_to_approximate(g)] == ["Mul"]
+
+
+@pytest.mark.parametrize("body", ["s = Mul(h, h)", "s = Sigmoid(h)"])
+def test_operators_of_other_domains_are_not_known(body):
+    g = graph(TEXT.format(body, FOLLOWED), WEIGHTS)
+    g.nodes[1].domain = "my"
+    assert regions_to_approximate(g) == []
+
+
+def test_whole_numbers_are_no_place_for_knots():
+    """Of a Cast what it makes is what clips read."""
+    text = "g (int64[N, 4] x) => (float[N, 6] y) { c = Cast<to = 1>(x) s = Sigmoid(c) %s }"
+    (region,) = regions_to_approximate(graph(text % "y = MatMul(s, w)", {"w": WEIGHTS["w"]}))
+    assert (region.source.name, region.op) == ("c", "Sigmoid")
+
+
+def test_says_the_largest_error_of_either_sign():
+    text = "g (float[N, 4] x) => (float[N, 4] y) {{ e = Exp(x) s = {}(e) y = MatMul(s, w) }}"
+    x = np.repeat(np.linspace(-3, 2, 1025, dtype=np.float32)[:, None], 4, axis=1)
+    for op in ("Identity", "Reciprocal"):
+        g = graph(text.format(op), {"w": np.eye(4, dtype=np.float32)})
+        wanted, found = run(g, x), []
+        (region,) = regions_to_approximate(g)
+        approximate_activations(g, {region.name: x}, 1, found)
+        largest = float(re.search("largest (.*?),", found[0])[1])
+        assert largest == pytest.approx(np.abs(run(g, x) - wanted).max(), rel=0.1)
+
+
+def test_a_bound_that_is_left_out_is_no_source():
+    g = graph(TEXT.format("c = Clip(h, , six) s = Sigmoid(c)", LAST), WEIGHTS)
+    (region,) = regions_to_approximate(g)
+    assert (region.source.name, region.op) == ("h", "Clip, Sigmoid")

@@ -18,6 +18,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
     unify_clips,
+    unquantize_activations,
     upgrade_opset,
 )
 from onnx2snn.graph_passes.approximate import approximate_activations
@@ -82,7 +83,7 @@ OLD = {
 FOR_NETWORKS = (
     canonicalise, *CANONICAL_FORM, fold_batch_normalization, fold_forward, max_to_average_pool,
     partial(bound_activations, thresholds={}),
-    partial(approximate_activations, samples={}, clips=1),
+    partial(approximate_activations, samples={}, clips=1), unquantize_activations,
 )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ SPELLINGS = {
     "f = Round(e) h = Sub(e, f) i = Sub(e, h) a = Mul(i, step)",
     "gradients past the rounding, taken away at last": "d = Div(c, step) e = Clip(d, zero, levels) "
     "f = Round(e) h = Add(e, f) i = Sub(h, e) a = Mul(i, step)",
+    "gradients past the rounding, added second": "d = Div(c, step) e = Clip(d, zero, levels) "
+    "f = Round(e) h = Add(f, e) i = Sub(h, e) a = Mul(i, step)",
     "in another shape": "d = Clip(c, zero, theta) e = Flatten(d) f = Div(e, step) h = Round(f) "
     "a = Mul(h, step)",
     "Min of a Relu": "r = Relu(c) d = Min(r, theta) e = Div(d, step) f = Round(e) a = Mul(f, step)",
@@ -119,6 +121,12 @@ def test_half_a_step_and_its_addition_go_together():
         LAYERS % "r = Clip(c, zero, theta) d = Mul(r, pruned) f = Floor(d) a = Mul(f, half)",
         LAYERS % "s = Sigmoid(c) d = Mul(s, levels) e = Round(d) a = Div(e, levels)",
         LAYERS % "a = Round(c)",
+        LAYERS % "r = Clip(c, zero, theta) f = Round(r) d = Add(f, r) a = Sub(r, d)",
+        LAYERS % "r = Clip(c, zero, theta) f = Round(r) d = Sub(r, f) a = Sub(d, r)",
+        LAYERS % "r = Clip(c, zero, theta) f = Round(r) d = Sub(r, f) a = Add(d, r)",
+        LAYERS % "r = Clip(c, zero, theta) f = Round(r) d = Sub(f, r) a = Add(d, c)",
+        LAYERS % "k = ReduceMean<axes = [1]>(c) r = Round(k) d = Sub(r, c) a = Add(d, c)",
+        LAYERS % "r = Relu(c) k = Clip(c, zero, one) s = Add(r, k) d = Floor(s) a = Mul(d, half)",
     ],
     ids=[
         "input",
@@ -138,6 +146,12 @@ def test_half_a_step_and_its_addition_go_together():
         "channel that is off",
         "Sigmoid",
         "no activation",
+        "the negative, of a sum",
+        "the negative, of a difference",
+        "the wrong way round",
+        "something else added",
+        "broadcast",
+        "no place for half a level of a sum",
     ],
 )
 def test_rounding_that_is_no_activation_stays(text):
@@ -319,7 +333,8 @@ def test_what_cannot_be_negative_needs_no_clip(positive):
     "moved",
     ["r = Relu(c) d = Sub(r, half)", "r = Relu(c) d = Neg(r)",
      "r = Relu(c) p = Pad(r, pads, below) d = Slice(p, begins, ends)",
-     "r = Relu(c) d = Min(r, c)"],
+     "r = Relu(c) d = Min(r, c)", "d = Mul(c, half)",
+     "r = Relu(c) m = ReduceMin<keepdims = 0>(c) p = Pad(r, pads, m) d = Slice(p, begins, ends)"],
 )  # fmt: skip
 def test_what_is_moved_may_be_negative(moved):
     more = {"pads": np.array([0, 1, 0, 0]), "below": np.float32(-1),
@@ -524,3 +539,174 @@ def test_whole_numbers_stay_behind_the_clip(op, shift, before):
     changes_once(unquantize_activations, g)
     changes_once(unquantize_activations, wanted)
     np.testing.assert_allclose(run(g, X), run(wanted, X), atol=1e-5)
+
+
+def test_some_resizes_may_make_negative_numbers():
+    """Cubic ones, and those that put a negative number around the image."""
+    text = (
+        "g (float[N, 2, 4, 4] x) => (float[N, 2, 8, 8] y) { c = Conv(x, k) r = Relu(c) "
+        "d = Resize<%s>(r, roi, twice) q = QuantizeLinear(d, s, z) "
+        "a = DequantizeLinear(q, s, z) y = Conv(a, k) }"
+    )
+    numbers = {"k": RNG.normal(size=(2, 2, 1, 1)).astype(np.float32), "s": np.float32(1),
+               "z": np.uint8(0), "twice": np.float32([1, 1, 2, 2]),
+               "roi": np.float32([0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5])}  # fmt: skip
+    around = 'mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize"'
+    for kind, clips in (
+        ('mode = "linear"', 0),
+        ('mode = "cubic"', 1),
+        (f"{around}, extrapolation_value = 0.5", 0),
+        (f"{around}, extrapolation_value = -0.5", 1),
+    ):
+        g = graph(text % kind, numbers)
+        changes_once(unquantize_activations, g)
+        assert ops(g).count("Clip") == clips
+
+
+def test_what_rounding_adds_goes_before_the_clip_of_some_channels():
+    body = "d = Clip(c, zero, theta) e = Div(d, step) h = Add(e, k) f = Floor(h) a = Mul(f, step)"
+    shifts = np.float32([0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0, 0])
+    g = graph(LAYERS % body, NUMBERS | {"k": shifts})
+    changes_once(unquantize_activations, g)
+    moved = LAYERS % "d = Add(c, shift) a = Clip(d, zero, theta)"
+    wanted = graph(moved, NUMBERS | {"shift": (shifts - np.float32(0.5)) / 2})
+    np.testing.assert_allclose(run(g, X), run(wanted, X), atol=1e-5)
+
+
+def test_weights_that_a_layer_makes_stay_rounded():
+    text = (
+        "g (float[N, 6] x) => (float[N, 3] y) { c = MatMul(w, v) d = Clip(c, zero, theta) "
+        "e = Div(d, step) f = Round(e) a = Mul(f, step) y = MatMul(x, a) }"
+    )
+    assert unquantize_activations(graph(text, NUMBERS)) is False
+
+
+@pytest.mark.parametrize(
+    ("clips", "low", "high"),
+    [
+        ("k = Clip(q, , ten) l = Clip(k, thirty)", 3, 3),
+        ("k = Clip(q, thirty) l = Clip(k, , ten)", 1, 1),
+        ("k = Clip(q, ten) l = Clip(k, , thirty)", 1, 3),
+        ("l = Clip(q, thirty, ten)", 1, 1),
+    ],
+)
+def test_clips_of_levels_hold_in_turn(clips, low, high):
+    numbers = {"s": np.float32(0.1), "z": np.uint8(0), "ten": np.uint8(10), "thirty": np.uint8(30)}
+    body = f"q = QuantizeLinear(c, s, z) {clips} a = DequantizeLinear(l, s, z)"
+    g = graph(LAYERS % body, NUMBERS | numbers)
+    before = run(g, X)
+    changes_once(unquantize_activations, g)
+    assert ops(g) == ["MatMul", "Clip", "MatMul"]
+    wanted = np.clip(X @ NUMBERS["w"], low, high) @ NUMBERS["v"]
+    np.testing.assert_allclose(run(g, X), wanted, atol=1e-5)
+    # Each of eight activations is at most half a level off.
+    np.testing.assert_allclose(run(g, X), before, atol=0.05 * abs(NUMBERS["v"]).sum())
+
+
+def test_an_activation_of_another_domain_keeps_its_levels_as_a_clip():
+    body = "r = Relu(c) q = QuantizeLinear(r, s, z) a = DequantizeLinear(q, s, z)"
+    for domain, wanted in (("", ["Clip"]), ("my", ["Relu", "Clip"])):
+        g = graph(LAYERS % body, NUMBERS | {"s": np.float32(0.1), "z": np.uint8(0)})
+        g.nodes[1].domain = domain
+        changes_once(unquantize_activations, g)
+        assert ops(g) == ["MatMul", *wanted, "MatMul"]
+
+
+def test_a_clip_of_another_domain_between_levels_stays():
+    body = "q = QuantizeLinear(c, s, z) k = Clip(q, ten) a = DequantizeLinear(k, s, z)"
+    numbers = {"s": np.float32(0.1), "z": np.uint8(0), "ten": np.uint8(10)}
+    g = graph(LAYERS % body, NUMBERS | numbers)
+    g.nodes[2].domain = "my"
+    assert unquantize_activations(g) is False
+
+
+@pytest.mark.parametrize(
+    "op", ["Round", "QuantizeLinear", "DequantizeLinear", "Clip", "Min", "Sub", "Add"]
+)
+def test_operators_of_other_domains_stay(op):
+    body = "q = QuantizeLinear(c, s, z) b = DequantizeLinear(q, s, z) a = Clip(b, zero, theta)"
+    if op == "Round":
+        body = "d = Div(c, step) b = Round(d) a = Clip(b, zero, theta)"
+    elif op == "Clip":
+        body = SPELLINGS["round"]
+    elif op in ("Sub", "Add"):
+        body = SPELLINGS["gradients past the rounding"]
+    elif op == "Min":
+        body = "d = Relu(c) b = Round(d) a = Min(b, theta)"
+    g = graph(LAYERS % body, NUMBERS | {"s": np.float32(0.1), "z": np.uint8(0)})
+    next(node for node in g.nodes if node.op == op).domain = "my"
+    assert unquantize_activations(g) is False
+
+
+def test_rounding_of_an_unknown_type_stays():
+    """What is added would have none, either."""
+    g = graph(LAYERS % "d = Identity(c) b = Floor(d) a = Clip(b, zero, theta)", NUMBERS)
+    g.nodes[1].domain = "my"
+    for node in g.nodes[1:3]:
+        node.outputs[0].dtype = None
+    assert unquantize_activations(g) is False
+
+
+def test_shapes_that_are_not_known_are_not_the_same():
+    body = "k = ReduceMean<axes = [1]>(c) r = Round(k) d = Sub(r, c) a = Add(d, c)"
+    g = graph(LAYERS % body, NUMBERS)
+    for node in g.nodes:
+        node.outputs[0].shape = None
+    assert unquantize_activations(g) is False
+
+
+@pytest.mark.parametrize(
+    "between",
+    ["k = Abs(c) d = Sum(r, k)", "m = Mul(r, half) d = Transpose<perm = [0, 1, 3, 2]>(m)",
+     "d = AveragePool<kernel_shape = [2, 2]>(r)"],
+)  # fmt: skip
+def test_rounding_belongs_to_an_activation_further_up(between):
+    body = f"c = Conv(x, k0) r = Relu(c) {between} f = Round(d) a = Mul(f, step) y = Conv(a, k0)"
+    numbers = NUMBERS | {"k0": RNG.normal(size=(2, 2, 1, 1)).astype(np.float32)}
+    g = graph(f"g (float[N, 2, 4, 4] x) => (float[N, 2, h, w] y) {{ {body} }}", numbers)
+    changes_once(unquantize_activations, g)
+    assert "Round" not in ops(g)
+
+
+def test_a_max_pool_of_another_domain_keeps_rounding():
+    body = "c = Conv(x, k) r = Relu(c) f = Round(r) a = MaxPool<kernel_shape = [2, 2]>(f) "
+    text = f"g (float[N, 2, 4, 4] x) => (float[N, 2, 3, 3] y) {{ {body} y = Conv(a, k) }}"
+    g = graph(text, {"k": RNG.normal(size=(2, 2, 1, 1)).astype(np.float32)})
+    g.nodes[3].domain = "my"
+    assert unquantize_activations(g) is False
+
+
+@pytest.mark.parametrize(
+    "behind",
+    ["k = MatMul(f, square) a = Softmax(k)", "k = Add(f, c) a = Softmax(k)",
+     "k = Shape(f) o = ConstantOfShape(k) a = Add(f, o)"],
+    ids=["layer", "sum", "sizes"],
+)  # fmt: skip
+def test_what_follows_the_next_layer_or_sum_may_be_anything(behind):
+    square = RNG.normal(size=(8, 8)).astype(np.float32)
+    g = graph(LAYERS % f"r = Relu(c) f = Round(r) {behind}", NUMBERS | {"square": square})
+    changes_once(unquantize_activations, g)
+    assert "Round" not in ops(g)
+
+
+def test_a_silent_neuron_behind_a_ceil_says_the_whole_level_above():
+    body = "d = Clip(c, zero, theta) e = Div(d, step) h = Add(e, third) f = Ceil(h) "
+    g = graph(LAYERS % (body + "a = Mul(f, step)"), NUMBERS)
+    changes_once(unquantize_activations, g)
+    wanted = graph(
+        LAYERS % "d = Add(c, shift) e = Clip(d, zero, theta) a = Add(e, half)",
+        NUMBERS | {"shift": np.float32(-0.125)},
+    )
+    np.testing.assert_allclose(run(g, X), run(wanted, X), atol=1e-5)
+
+
+def test_rounding_of_a_type_that_numpy_has_not_stays():
+    body = "d = Cast<to = 16>(c) e = Floor(d) f = Cast<to = 1>(e) a = Clip(f, zero, theta)"
+    g = graph(LAYERS % body, NUMBERS, opset=22)
+    assert unquantize_activations(g) is False
+
+
+def test_levels_of_float8_stay():
+    body = "q = QuantizeLinear<output_dtype = 17>(c, s) a = DequantizeLinear(q, s)"
+    g = graph(LAYERS % body, NUMBERS | {"s": np.float32(0.125)}, opset=21)
+    assert unquantize_activations(g) is False

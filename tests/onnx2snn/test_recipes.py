@@ -492,7 +492,9 @@ def test_a_delay_that_leaves_no_time_is_said(recipe, kind, delay):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("threshold", "max"), ("neuron", "IF"), ("delay", float("nan")), ("delay", -1),
-     ("delay", True), ("passes", 3), ("per_channel", "yes"), ("recalibrate", 1)],
+     ("delay", 10**400),
+     ("delay", True), ("passes", 3), ("passes", ("correct",)), ("per_channel", "yes"),
+     ("recalibrate", 1)],
 )  # fmt: skip
 def test_a_recipe_refuses_fields_that_are_none(name, value):
     with pytest.raises(DataError, match=f"{name} of the recipe 'mine' must be"):
@@ -723,6 +725,9 @@ def test_a_searched_potential_is_not_set(v_init):
 def test_trained_clips_are_not_recalibrated_without_a_statistic():
     with pytest.raises(DataError, match="with --recalibrate give a statistic"):
         convert(clipped(4.0), calibration=DATA, recipe="tcl", recalibrate=True)
+    with pytest.raises(DataError, match="with --per-channel give a statistic"):
+        convert(clipped(4.0), calibration=DATA, recipe="tcl", per_channel=True)
+    convert(clipped(4.0), calibration=DATA, recipe="tcl", recalibrate=False, per_channel=False)
     lower = convert(
         clipped(4.0), calibration=DATA, recipe="tcl", recalibrate=True, threshold=MAX
     ).neurons
@@ -866,6 +871,17 @@ def test_a_factor_that_raises_the_loss_is_not_taken():
     largest = r.max(), np.maximum(r @ WEIGHTS["u"], 0).max()
     scaled = [float(neuron.threshold) for neuron in found.neurons]
     np.testing.assert_allclose(scaled, 0.5 * np.array(largest), rtol=1e-3)
+
+
+def test_layers_behind_see_the_spikes_of_the_factor_that_is_kept():
+    """Not those of the last that was tried, by which this one would be silent."""
+    found = []
+    for factors in ((0.8, 1.25), (0.8, 1.25, 100.0)):
+        scale = partial(searching.scale_thresholds, scales=(0.5,), factors=factors, rounds=1)
+        recipe = Recipe("mine", "nobody", "V_th scaled", Statistic("max"), passes=(scale,))
+        made = convert(two(), calibration=from_arrays(X), recipe=recipe, timesteps=8)
+        found.append([float(neuron.threshold) for neuron in made.neurons])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 2])
