@@ -39,6 +39,7 @@ from .no_ops import remove_no_ops
 from .pads import fold_pads
 from .read_out import average_before_read_out, delay_read_out
 from .reshapes import fix_reshapes
+from .soft_thresholds import decompose_soft_thresholds
 from .spiking import activations_to_neurons
 from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
 from .switch_coding import code_inputs
@@ -65,6 +66,7 @@ __all__ = [
     "code_inputs",
     "conditions_to_activations",
     "decompose_activations",
+    "decompose_soft_thresholds",
     "delay_read_out",
     "dequantize_weights",
     "end_pools_in_the_image",

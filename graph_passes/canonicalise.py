@@ -12,6 +12,7 @@ The passes, in order:
     fold_pads                  Pad before Conv or a pool -> its own pads
     conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs, Max, ...
     unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip
+    decompose_soft_thresholds  sign(x) Relu(|x| - t), Shrink -> Relu(x - t) - Relu(-x - t)
     decompose_activations      LeakyRelu, HardTanh, Abs, ... -> Relu, Clip(0, theta) and sums
 
 One may open the way for another, so they run until none finds anything to do. Later passes
@@ -31,6 +32,7 @@ from .linear_layers import unify_linear_layers
 from .no_ops import remove_no_ops
 from .pads import fold_pads
 from .reshapes import fix_reshapes
+from .soft_thresholds import decompose_soft_thresholds
 from .transposes import sink_transposes
 
 CANONICAL_FORM = (
@@ -44,6 +46,7 @@ CANONICAL_FORM = (
     fold_pads,
     conditions_to_activations,
     unify_clips,
+    decompose_soft_thresholds,
     decompose_activations,
 )
 

@@ -33,10 +33,12 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
         Where(x > 0, x, -x)            ->  Abs(x)
         Where(x > b, x, b)             ->  Max(x, b)
         Where(x > b, x, 0), x [x > b]  ->  ThresholdedRelu(x, b)
+        Where(x > b, x - b, 0)         ->  Relu(x - b)
+        Where(x < b, x - b, 0)         ->  Min(x - b, 0)
 
-    Also with >=, which differs from > at b, and so is none of the last; with the sides exchanged,
-    and behind Not; a and b, in the last b > 0, are constant. Where a constant may make the result
-    larger than x, and where the type of x is unknown, all stays.
+    Also with >=, which differs from > at b, and so is no ThresholdedRelu; with the sides exchanged,
+    and behind Not; a and b, in ThresholdedRelu b > 0, are constant. Where a constant may make the
+    result larger than x, and where the type of x is unknown, all stays.
     """
     require_opset(graph)
     if any(t.dtype is None for node in graph.nodes if node.op == "Where" for t in node.inputs):
@@ -61,29 +63,31 @@ def _activation(node: gs.Node) -> _Activation | None:
     if node.op == "Mul":
         for x, mask in (node.inputs, reversed(node.inputs)):
             cast = producer(mask)
-            if cast is None or cast.op != "Cast":
+            if cast is None or cast.op != "Cast" or cast.domain:
                 continue
-            compared = _compared(cast.inputs[0], x)
+            compared = compared_with(cast.inputs[0], x)
             if compared is not None and compared.above:
                 return _rectified(x, compared)
     if node.op == "Where":
         for x in node.inputs[1:]:
-            compared = _compared(node.inputs[0], x)
+            compared = compared_with(node.inputs[0], x) or _compared_before(node.inputs[0], x)
             if compared is None:
                 continue
             above, below = node.inputs[1:] if compared.above else reversed(node.inputs[1:])
             if above is x:
-                number = _number_beside(below, x)
+                number = number_beside(below, x)
                 if number == 0:
                     return _rectified(x, compared)
                 if number == compared.level and constant_value(below) is not None:
                     return "Max", [x, below], {}
                 return _bent(x, below, compared)
+            if compared.level == 0 == number_beside(above, x) and constant_value(above) is not None:
+                return "Min", [x, above], {}
     return None
 
 
 @dataclass(frozen=True)
-class _Compared:
+class Compared:
     """What a condition says of x: that it is ``above`` a level, or that it is not.
 
     ``strictly``: x = level is not above.
@@ -94,13 +98,13 @@ class _Compared:
     level: float
 
 
-def _compared(condition: gs.Tensor, x: gs.Tensor) -> _Compared | None:
+def compared_with(condition: gs.Tensor, x: gs.Tensor) -> Compared | None:
     """What a condition says of x and of one number; None if that is something else."""
     node = producer(condition)
     if node is None or node.domain:
         return None
     if node.op == "Not":
-        inner = _compared(node.inputs[0], x)
+        inner = compared_with(node.inputs[0], x)
         return None if inner is None else replace(inner, above=not inner.above)
     if node.op not in _SAYS_ABOVE:
         return None
@@ -108,11 +112,27 @@ def _compared(condition: gs.Tensor, x: gs.Tensor) -> _Compared | None:
     if read is not x:
         # b > x is x < b, and b >= x is x <= b.
         above, strictly, read, other = not above, not strictly, other, read
-    level = _number_beside(other, x) if read is x else None
-    return None if level is None else _Compared(above, strictly, level)
+    level = number_beside(other, x) if read is x else None
+    return None if level is None else Compared(above, strictly, level)
 
 
-def _number_beside(tensor: gs.Tensor, x: gs.Tensor) -> float | None:
+def _compared_before(condition: gs.Tensor, z: gs.Tensor) -> Compared | None:
+    """What a condition says of z = x - b, where it compares x and b; None if that is else."""
+    maker = producer(z)
+    if maker is None or maker.domain or maker.op not in ("Add", "Sub"):
+        return None
+    x, other = maker.inputs
+    if maker.op == "Add" and isinstance(x, gs.Constant):
+        x, other = other, x
+    level, compared = number_beside(other, x), compared_with(condition, x)
+    if level is None or compared is None:
+        return None
+    # A sum of two numbers is 0 only where one is the other with its sign changed.
+    same = compared.level == (level if maker.op == "Sub" else -level)
+    return replace(compared, level=0.0) if same else None
+
+
+def number_beside(tensor: gs.Tensor, x: gs.Tensor) -> float | None:
     """The number that a tensor is everywhere; None for another, or if x beside it would grow."""
     number, floating = one_number(tensor), x.dtype is not None and is_floating(x)
     if number is None or not floating or not keep_size([tensor], [x]):
@@ -120,7 +140,7 @@ def _number_beside(tensor: gs.Tensor, x: gs.Tensor) -> float | None:
     return float(number)
 
 
-def _rectified(x: gs.Tensor, compared: _Compared) -> _Activation | None:
+def _rectified(x: gs.Tensor, compared: Compared) -> _Activation | None:
     """X where it is above the level, and 0 else."""
     level = compared.level
     if level == 0:
@@ -132,7 +152,7 @@ def _rectified(x: gs.Tensor, compared: _Compared) -> _Activation | None:
     return None
 
 
-def _bent(x: gs.Tensor, below: gs.Tensor, compared: _Compared) -> _Activation | None:
+def _bent(x: gs.Tensor, below: gs.Tensor, compared: Compared) -> _Activation | None:
     """X where it is positive, and a multiple of it else."""
     node = producer(below)
     if compared.level != 0 or node is None or node.domain:

@@ -35,6 +35,14 @@ FOUND = {
     "a threshold from the other side": (
         "c = Less(tenth, z) d = Not(c) y = Where(d, zero, z)", ["ThresholdedRelu"],
     ),
+    "soft, above": ("d = Sub(z, one) c = Greater(z, one) y = Where(c, d, zero)", ["Sub", "Relu"]),
+    "soft, above, added": (
+        "d = Add(minus, z) c = Less(z, one) y = Where(c, zero, d)", ["Add", "Relu"],
+    ),
+    "soft, below": (
+        "d = Add(z, one) c = Less(z, minus) y = Where(c, d, zero)", ["Add", "Min"],
+    ),
+    "below": ("c = Less(z, zero) y = Where(c, z, zero)", ["Min"]),
     "a mask above a threshold": (
         "c = Greater(z, one) m = Cast<to = 1>(c) y = Mul(z, m)", ["ThresholdedRelu"],
     ),
@@ -50,7 +58,10 @@ OTHERS = {
     "leaky from a threshold on": "c = Greater(z, one) l = Mul(z, tenth) y = Where(c, z, l)",
     "an infinite threshold": "c = Greater(z, far) y = Where(c, z, zero)",
     "a bound in one channel": "c = Greater(z, mixed) y = Where(c, z, zero)",
-    "the negative side": "c = Less(z, zero) y = Where(c, z, zero)",
+    "less of another number": "d = Sub(z, one) c = Greater(z, tenth) y = Where(c, d, zero)",
+    "more of the same number": "d = Add(z, one) c = Greater(z, one) y = Where(c, d, zero)",
+    "less of it from the number": "d = Sub(one, z) c = Greater(z, one) y = Where(c, d, zero)",
+    "the negative side of a one": "c = Less(z, zero) y = Where(c, z, one)",
     "a mask of the negative": "c = Less(z, zero) m = Cast<to = 1>(c) y = Mul(z, m)",
     "another tensor": "n = Neg(z) c = Greater(n, zero) y = Where(c, z, zero)",
     "a mask of another": "n = Neg(z) c = Greater(n, zero) m = Cast<to = 1>(c) y = Mul(z, m)",
@@ -96,3 +107,10 @@ def test_a_threshold_in_double_precision_stays():
 def test_whole_numbers_stay():
     text = "g (int64[N, 3] x) => (int64[N, 3] y) { c = Greater(x, nil) y = Where(c, x, nil) }"
     assert not conditions_to_activations(graph(text, {"nil": np.int64(0)}))
+
+
+def test_a_cast_of_another_domain_makes_no_mask():
+    text = f"{SIGNATURE} {{ c = Greater(x, zero) m = Cast<to = 1>(c) y = Mul(x, m) }}"
+    g = graph(text, {"zero": np.float32(0)})
+    g.nodes[1].domain = "my"
+    assert not conditions_to_activations(g)
