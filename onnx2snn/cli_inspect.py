@@ -245,7 +245,8 @@ def _lines_of(choice: Choice) -> list[str]:
         first = f"constant input: {lengths} time-steps a run"
         if choice.between:
             first += f", or another number from {choice.between[0]} to {choice.between[-1]}"
-        first += f"; what is left over, fewer than {choice.chunks[-1]}, one at a time"
+        fewest = min(*choice.chunks, *choice.between, choice.chunks[-1])
+        first += f"; what is left over, fewer than {fewest}, one at a time"
     else:
         first = "one time-step a run"
     if choice.short_of_memory and not choice.lean:

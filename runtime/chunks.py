@@ -35,6 +35,10 @@ nodes: 20 layers of 128, ``best``, N=4, T=32, took 1.16, 1.04, 0.82 and 0.75 of 
 time-steps in runs of 32, 16, 8 and 4, and three layers of 64, N=1, 0.54, 0.52, 0.54 and 0.61."""
 
 
+SHORTEST = 3
+"""Time-steps of a chunk of another length, at least."""
+
+
 def lengths_between(longest: int) -> range:
     """What other lengths a chunk may have, where graphs for them fit the memory.
 
@@ -43,10 +47,11 @@ def lengths_between(longest: int) -> range:
     ``step``'s with these lengths, in brackets without: T=5 to 7, 20 dense layers 0.69 to 1.02 (0.82
     to 1.57), MnasNet 0.49 to 0.65 (0.67 to 0.92), a dqn 0.69 to 0.95 (0.86 to 1.15), a DenseNet
     0.91 to 1.03 (0.91 to 1.06); T=9, 10 and 13, MnasNet 0.41 to 0.56 (0.56 to 0.73), dqn 0.63 to
-    0.98 (0.80 to 0.97). Beyond ``LONG`` there is nothing left to gain: T=20, 33 and 50 within 0.05
-    on average.
+    0.98 (0.80 to 0.97). T=3, 18 networks: 0.91 in the middle, 0.57 to 0.73 where it is least
+    (MnasNet, 256 channels), while T=2 took up to twice as long as 1 + 1. Beyond ``LONG`` there is
+    nothing left to gain: T=20, 33 and 50 within 0.05 on average.
     """
-    return range(SHORT + 1, LONG if longest >= MIDDLE else MIDDLE)
+    return range(SHORTEST, LONG if longest >= MIDDLE else MIDDLE)
 
 
 MOST_NODES = 2**13

@@ -1,6 +1,6 @@
 """What memory a way to run takes, and whether that fits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from .chunks import (
     LEAN_USES,
     MOST_NODES,
     SHORT,
+    SHORTEST,
     WeightedLayer,
     average_uses,
     axes_of_time,
@@ -137,14 +138,15 @@ class Estimate:
         if limited or not chunks or memory.gives_back:
             return range(0), memory
         for longest in reversed(lengths_between(chunks[0])):
-            lengths = range(SHORT + 1, longest + 1)
+            between = range(SHORTEST, longest + 1)
+            lengths = [steps for steps in between if steps not in chunks]
             more = self._memory_with(lengths, chunks[0], memory)
             fits = more.total <= memory.total + EXTRA_ACTIVATIONS and longest <= self._most_steps
             if fits and (longest <= chunks[0] or self.fits((longest,))):
-                return lengths, more
+                return between, more
         return range(0), memory
 
-    def _memory_with(self, lengths: range, longest: int, memory: Memory) -> Memory:
+    def _memory_with(self, lengths: Sequence[int], longest: int, memory: Memory) -> Memory:
         """What that becomes with graphs for these lengths, too; ``longest``: of those it knows."""
         longest = max(longest, lengths[-1])
         activations = max(memory.activations, self._peak(longest))

@@ -296,7 +296,7 @@ def test_inspect_shows_the_plan(snn, monkeypatch):
     plan = as_json("inspect", "deep.onnx", "--plan", "-N", "3")["plan"]
     assert plan["samples"] == plan["samples_together"] == 3
     assert plan["chunks"] == [16, 8, 4]
-    assert plan["chunks_between"] == list(range(5, 16))
+    assert plan["chunks_between"] == list(range(3, 16))
     assert plan["layout"] == "cpu"
     assert plan["spike_counts"] == "derived"
     assert {layer["runs"] for layer in plan["layers"]} == {"unrolled"}
@@ -305,7 +305,7 @@ def test_inspect_shows_the_plan(snn, monkeypatch):
     assert sizes.pop("total") == sum(sizes.values()) > 0
     output = invoke("inspect", "deep.onnx", "--plan").output
     for part in (
-        "4 time-steps a run, or another number from 5 to 15; what is left over, fewer than 4, one",
+        "4 time-steps a run, or another number from 3 to 15; what is left over, fewer than 3, one",
         "layer by layer",
         "its weights fit the cache",
         "estimated memory",

@@ -90,10 +90,10 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
 
 
 LADDERS = {
-    (4,): ((3, [1, 1, 1]), (5, [5]), (7, [7]), (8, [4, 4]), (10, [6, 4])),
-    (8, 4): ((5, [5]), (9, [9]), (12, [12]), (18, [10, 8]), (20, [12, 8]), (21, [5, 8, 8])),
-    (16, 8, 4): ((3, [1, 1, 1]), (12, [12]), (15, [15]), (18, [1, 1, 16]), (23, [7, 16])),
-    (32, 16, 8, 4): ((20, [16, 4]), (31, [15, 16]), (33, [1, 32]), (61, [13, 32, 16])),
+    (4,): ((3, [3]), (5, [5]), (7, [7]), (8, [4, 4]), (10, [6, 4])),
+    (8, 4): ((5, [5]), (9, [9]), (12, [12]), (18, [10, 8]), (20, [12, 8]), (21, [13, 8])),
+    (16, 8, 4): ((2, [1, 1]), (3, [3]), (12, [12]), (15, [15]), (18, [1, 1, 16]), (23, [7, 16])),
+    (32, 16, 8, 4): ((20, [4, 16]), (31, [15, 16]), (33, [1, 32]), (61, [13, 32, 16])),
 }
 
 
@@ -121,12 +121,12 @@ def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
     for room in (2**28, 2**22, 2**21, 2**20, 2**19, 2**14):
         monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", room)
         chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
-        longest.append(max(chosen.between, default=4))
-        assert chosen.between == range(5, longest[-1] + 1)
+        longest.append(max(chosen.between, default=2))
+        assert chosen.between == range(3, longest[-1] + 1)
         # A budget leaves room for all that graphs keep while others run.
         assert chosen.memory.total - without.total <= room
     assert longest[0] == 15
-    assert longest[-1] == 4
+    assert longest[-1] == 2
     assert len(set(longest)) > 3
     assert longest == sorted(longest, reverse=True)
 
@@ -135,7 +135,7 @@ def test_short_chunks_are_longer_only_up_to_the_most_nodes(monkeypatch):
     """A time-step has 15."""
     monkeypatch.setattr(estimate, "MOST_NODES", 150)
     chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
-    assert (chosen.chunks, chosen.between) == ((8, 4), range(5, 11))
+    assert (chosen.chunks, chosen.between) == ((8, 4), range(3, 11))
 
 
 @pytest.mark.parametrize("cached", [0, 2**18])
@@ -359,6 +359,19 @@ def test_what_does_not_fit_is_refused():
         SpikingSession(snn, max_memory=1000).run(zeros(1), 1)
     with pytest.raises(DataError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
+
+
+def test_as_many_samples_as_a_refusal_names_fit():
+    snn = wide()
+    one, many = (min(budgets(with_budget(snn), zeros(n)).values()) for n in (1, 40))
+    for most in (one + (many - one) // 8, (one + many) // 2, many - 1):
+        session = with_budget(snn, most)
+        with pytest.raises(DataError, match="up to") as refusal:
+            session.chosen(zeros(40))
+        named = int(re.search(r"up to (\d+)", str(refusal.value))[1])
+        session.chosen(zeros(named))
+        with pytest.raises(DataError):
+            session.chosen(zeros(named + 2))
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])

@@ -143,8 +143,9 @@ def test_arguments_that_are_none():
     for readouts in (0, -5, 1.5, True, "a"):
         with pytest.raises(DataError, match="readouts must be a whole number, 1 or more"):
             session.chosen(X, readouts=readouts)
-    with pytest.raises(DataError, match="a number of bytes"):
-        SpikingSession(snn(), max_memory=True)
+    for most in (True, 0, np.inf):
+        with pytest.raises(DataError, match="a number of bytes"):
+            SpikingSession(snn(), max_memory=most)
 
 
 def test_inputs_of_different_numbers_of_samples():

@@ -175,6 +175,18 @@ def test_outputs_that_are_constant_are_refused():
         convert(proto, calibration=from_arrays(np.ones((4, 3), np.float32)))
 
 
+def test_what_is_left_out_depends_on_no_input():
+    """Of the Dropout the second output, of the Clip the lower bound."""
+    proto = model(
+        "g (float[N, 2] x) => (float[N, 2] y, float[2] z) "
+        "{ d, m = Dropout(x) y = Relu(d) z = Clip(b, b0, one) }",
+        {"b": np.ones(2, np.float32), "b0": np.float32(0), "one": np.float32(1)},
+    )
+    proto.graph.node[0].output[1] = proto.graph.node[2].input[1] = ""
+    with pytest.raises(UnsupportedModelError, match="depends on no input"):
+        convert(proto, calibration=from_arrays(np.ones((4, 2), np.float32)))
+
+
 def test_spikes_that_a_branch_captures_are_seen():
     proto = model(
         "g (float[N, 2] x) => (float[N, 2] y) { z = Clip(x, lo, hi) m = ReduceSum<keepdims = 0>(x) "
