@@ -51,20 +51,21 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
                     )
 
 
-def check_kinds(model: onnx.ModelProto, what: str) -> None:
+def check_kinds(model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` for what onnx-graphsurgeon has no place for: values that are neither
     tensors nor sequences of them, and attributes of rare types.
     """
     for graph in _graphs(model):
         for info in (*graph.input, *graph.output, *graph.value_info):
-            _check_is_tensor(info, what)
+            _check_is_tensor(info, "the model")
     for node in _all_nodes(model):
         for attribute in node.attribute:
             if attribute.type not in _ATTRIBUTES:
                 kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+                name = node.name or next(iter(node.output), "")
                 raise ModelError(
-                    f"{what}: {node.op_type} '{node.name or next(iter(node.output), '')}' has an "
-                    f"attribute '{attribute.name}' of the type {kind}, which cannot be converted"
+                    f"the model: {node.op_type} '{name}' has an attribute '{attribute.name}' of "
+                    f"the type {kind}, which cannot be converted"
                 )
 
 

@@ -65,12 +65,12 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node) -> str | None:
     if weight is None or bias is None:
         return f"the weights of {linear.op} '{linear.name}' are not constant"
     if linear.op in ("MatMul", "Gemm") and weight.ndim != 2:
-        return f"MatMul '{linear.name}' has weights of {weight.ndim} axes"
+        return f"{linear.op} '{linear.name}' has weights of {weight.ndim} axes"
     if linear.op == "MatMul" and (affine.x.shape is None or len(affine.x.shape) != 2):
         return f"the output of MatMul '{linear.name}' is not known to be [N, channels]"
     if linear.op == "ConvTranspose" and linear.attrs.get("group", 1) != 1:
         return f"ConvTranspose '{linear.name}' is grouped"
-    return _scale_and_shift(editor, node, linear, affine, weight, np.asarray(bias))
+    return _scale_and_shift(editor, node, linear, affine, weight, bias)
 
 
 def _into_batch_norm(

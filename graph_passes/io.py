@@ -42,7 +42,8 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto: ...
 def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | ModelParts:
     """A copy of an ANN in an opset that can hold neurons: at least ``neurons.MIN_OPSET``.
 
-    Raises ``ModelError`` if onnx's version converter cannot do it.
+    ``ModelParts`` that are in one already are returned as they are. Raises ``ModelError`` if
+    onnx's version converter cannot do it.
     """
     parts = model if isinstance(model, ModelParts) else detach(model)
     opset = opset_of(parts.structure)
@@ -124,27 +125,10 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     stateful nodes of which this version knows nothing.
     """
     parts = detach(model) if isinstance(model, onnx.ModelProto) else model
-    refused = {
-        (tensor.name, UNSUPPORTED_TYPES[tensor.data_type])
-        for tensor in stored_tensors(parts.structure)
-        if tensor.data_type in UNSUPPORTED_TYPES
-    }
-    if refused:
-        raise UnsupportedModelError(
-            "the model holds tensors of a type that cannot be converted; "
-            "export it with float32 weights:",
-            [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
-        )
-    for tensor in stored_tensors(parts.structure):
-        external = onnx.external_data_helper.uses_external_data(tensor)
-        if external and tensor.name not in parts.weights:
-            raise ModelError(
-                f"the model does not hold the values of its tensor '{tensor.name}', which are in "
-                "another file: read it with read_model, or load its external data"
-            )
+    _check_tensors(parts)
     structure = copy_model(parts.structure)
     make_dense(structure, "the model")
-    check_kinds(structure, "the model")
+    check_kinds(structure)
     structure = _with_constants_only(structure)
     _check_functions(structure)
     structure = inline_functions(structure)
@@ -185,6 +169,29 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     # Else what reads a tensor in vain would keep passes from what they look for.
     tidy(graph)
     return graph
+
+
+def _check_tensors(parts: ModelParts) -> None:
+    """Refuse tensors of types that onnx-graphsurgeon cannot hold, and those without values."""
+    tensors = list(stored_tensors(parts.structure))
+    refused = {
+        (tensor.name, UNSUPPORTED_TYPES[tensor.data_type])
+        for tensor in tensors
+        if tensor.data_type in UNSUPPORTED_TYPES
+    }
+    if refused:
+        raise UnsupportedModelError(
+            "the model holds tensors of a type that cannot be converted; "
+            "export it with float32 weights:",
+            [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
+        )
+    for tensor in tensors:
+        external = onnx.external_data_helper.uses_external_data(tensor)
+        if external and tensor.name not in parts.weights:
+            raise ModelError(
+                f"the model does not hold the values of its tensor '{tensor.name}', which are in "
+                "another file: read it with read_model, or load its external data"
+            )
 
 
 def _tensors(graph: gs.Graph) -> list[gs.Tensor]:

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, is_used, require_opset, tidy
+from .editing import bypass, constant_value, is_used, optional_input, require_opset, tidy
 from .io import onnx_type
 
 
@@ -30,8 +30,8 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
         case "Identity":
             return True
         case "Dropout":
-            training = node.inputs[2] if len(node.inputs) > 2 else None
-            return training is None or training.is_empty() or constant_value(training) == np.False_
+            training = optional_input(node, 2)
+            return training is None or constant_value(training) == np.False_
         case "Cast":
             return source.dtype is not None and onnx_type(source.dtype) == node.attrs["to"]
         case "Transpose":

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import is_floating, operands, producer, replace_uses, tidy
+from .editing import is_floating, operands, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .regions import downstream, nonlinear_nodes, regions
 from .spiking import StateEditor, add_counting, require_ranks
@@ -38,7 +38,8 @@ def average_before_read_out(graph: gs.Graph) -> bool:
         tensor.name: tensor
         for node in readers
         for tensor in operands(node)
-        if tensor.name in averaged and is_floating(tensor) and not _is_mean(tensor)
+        if tensor.name in averaged and is_floating(tensor)
+        if not any(map(neurons.is_mean, tensor.inputs))
     }
     captured = {
         n.name: n for n in readers for t in operands(n)[len(n.inputs) :] if t.name in wanted
@@ -77,7 +78,7 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     require_whole("delay", delay, 0)
     neurons.require_opset(graph)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
-    means = [node for node in graph.nodes if neurons.is_mean(node)]
+    means = neurons.mean_nodes(graph)
     begun = [n for n in means if "delay" not in n.attrs or n.attrs["delay"].values != delay]
     for node in means:
         node.op, node.attrs["delay"] = "DelayedMean", length
@@ -100,8 +101,3 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
         add_counting(editor, "DelayedMean", name, inputs, tensor, attributes)
     tidy(graph)
     return bool(begun or fresh)
-
-
-def _is_mean(tensor: gs.Tensor) -> bool:
-    maker = producer(tensor)
-    return maker is not None and neurons.is_mean(maker)

@@ -20,8 +20,8 @@ def max_to_spiking_pool(graph: gs.Graph) -> bool:
     The outputs add up to the maximum of the inputs' sums, so the mean over time is that of
     max-pooling the rates, for any window, stride and padding. Run it after
     ``activations_to_neurons``. Pools that no spikes reach stay. Raises ``UnsupportedModelError``
-    for a pool whose indices are used, or whose padding depends on the size of an image that is not
-    fixed.
+    for a pool whose indices are used, whose padding depends on the size of an image that is not
+    fixed, that is dilated and padded automatically, or that reads a Pad of -infinity.
     """
     nodes = [node for node in _reached(graph) if node.op in MAX_POOLS]
     require_ranks(graph, nodes)

@@ -38,7 +38,10 @@ class ModelParts:
 
 
 def detach(model: onnx.ModelProto) -> ModelParts:
-    """Take a model apart; the model is left as it was, and nothing is shared with it."""
+    """Take a model apart; the model is left as it was, and nothing is shared with it.
+
+    ``training_info`` is left out.
+    """
     structure, weights = onnx.ModelProto(), dict[str, np.ndarray]()
     for field, value in model.ListFields():
         if field.name == "graph":

@@ -150,8 +150,9 @@ def demo_files() -> Iterator[tuple[Path, Path]]:
     """The demo's network as files, the SNN and its ANN, as long as this context lasts."""
     with tempfile.TemporaryDirectory() as folder:
         snn, ann = Path(folder) / "snn.onnx", Path(folder) / "ann.onnx"
-        write_model(demo_network(), ann)
-        write_model(convert(demo_network()).parts, snn)
+        network = demo_network()
+        write_model(network, ann)
+        write_model(convert(network).parts, snn)
         yield snn, ann
 
 

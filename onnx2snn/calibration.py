@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, channel_axis
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
-from onnx2snn.runtime.graphs import names_in, unused_prefix
+from onnx2snn.runtime.graphs import attributes_of, names_in, unused_prefix
 from onnx2snn.runtime.inputs import check_finite
 
 from .ann import with_outputs
@@ -53,8 +53,7 @@ def _only_pool(
         (reader,) = readers[tensor]
         if reader.op_type in MAX_POOLS:
             return reader
-        axes = {a.name: a.i for a in reader.attribute}
-        if reader.op_type != "Concat" or axes["axis"] % rank != 1:
+        if reader.op_type != "Concat" or attributes_of(reader)["axis"] % rank != 1:
             return None
         tensor = reader.output[0]
     return None

@@ -102,17 +102,11 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-main.add_command(benchmark)
-main.add_command(compare)
-main.add_command(convert)
-main.add_command(diagnose)
-main.add_command(evaluate)
-main.add_command(export)
-main.add_command(inspect)
-main.add_command(reproduce)
-main.add_command(run)
-main.add_command(train)
-main.add_command(import_)
+for command in (
+    benchmark, compare, convert, diagnose, evaluate, export, import_, inspect, reproduce, run,
+    train,
+):  # fmt: skip
+    main.add_command(command)
 
 
 @examples(
@@ -178,7 +172,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     make_folder(output)
     found = run_demo(samples, tables.track)
     for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
-        write_model(conversion.model, output / f"snn-{name}.onnx")
+        write_model(conversion.parts, output / f"snn-{name}.onnx")
     title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
     accuracy_plot(output / "accuracy.png", TIMESTEPS, found.accuracies, found.ann, title)
     if as_json:

@@ -41,7 +41,7 @@ from .options import (
     tell_drawn,
     title_of,
 )
-from .plot import comparison_plot
+from .plot import SHARES, comparison_plot
 from .recipe import Recipe
 from .recipes import RECIPES, recipe_by_name
 
@@ -162,7 +162,6 @@ def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -
 
 
 def _plot(path: Path, comparison: Comparison, data: Data) -> None:
-    by_accuracy = comparison.kind == "accuracy"
     comparison_plot(
         path,
         comparison.timesteps,
@@ -170,7 +169,7 @@ def _plot(path: Path, comparison: Comparison, data: Data) -> None:
         100.0 if comparison.ann is None else comparison.ann,
         comparison.samples,
         title_of(data),
-        "accuracy (%)" if by_accuracy else "same class as the ANN (%)",
+        SHARES[comparison.kind],
     )
 
 

@@ -1,7 +1,7 @@
 """The command ``onnx2snn convert``: an ANN into a spiking network."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -186,28 +186,34 @@ def convert(
     fitted = result.threshold is not None and result.threshold.kind in FOR_TIMESTEPS
     warnings = advice(result.agreements, by_channel, fitted)
     if as_json:
-        print_json(
+        print_json(_as_json(result, output, warnings))
+    else:
+        _print(result, output, warnings, explain)
+
+
+def _as_json(result: conversion.Conversion, output: Path, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "neurons": [
             {
-                "output": str(output),
-                "neurons": [
-                    {
-                        "name": neuron.name,
-                        "shape": list(neuron.shape),
-                        "threshold": neuron.threshold.tolist(),
-                        "source": neuron.source,
-                    }
-                    for neuron in result.neurons
-                ],
-                "passes": [vars(report) for report in result.passes],
-                "declined": [vars(refusal) for refusal in result.declined],
-                "analog": [vars(refusal) for refusal in result.analog],
-                "check": result.check,
-                "notes": result.notes,
-                "agreements": [vars(row) for row in result.agreements],
-                "warnings": warnings,
+                "name": neuron.name,
+                "shape": list(neuron.shape),
+                "threshold": neuron.threshold.tolist(),
+                "source": neuron.source,
             }
-        )
-        return
+            for neuron in result.neurons
+        ],
+        "passes": [vars(report) for report in result.passes],
+        "declined": [vars(refusal) for refusal in result.declined],
+        "analog": [vars(refusal) for refusal in result.analog],
+        "check": result.check,
+        "notes": result.notes,
+        "agreements": [vars(row) for row in result.agreements],
+        "warnings": warnings,
+    }
+
+
+def _print(result: conversion.Conversion, output: Path, warnings: list[str], explain: bool) -> None:
     console = tables.console()
     console.print(neuron_table(result.neurons))
     console.print(pass_table(result))

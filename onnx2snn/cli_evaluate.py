@@ -38,7 +38,7 @@ from .options import (
     threads_option,
     title_of,
 )
-from .plot import accuracy_plot, early_exit_plot
+from .plot import SHARES, accuracy_plot, early_exit_plot
 
 
 @examples(
@@ -157,10 +157,9 @@ def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
     if report["ann"] is not None:
         ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
     times = [row["timesteps"] for row in report["snn"]]
-    what = "accuracy (%)" if kind == "accuracy" else "same class as the ANN (%)"
     if "early_exit" not in report:
-        accuracy_plot(path, times, {"SNN": values}, ann, title_of(data), what)
+        accuracy_plot(path, times, {"SNN": values}, ann, title_of(data), SHARES[kind])
         return
     fixed = list(zip(times, values, strict=True))
     early = [(row["mean_timesteps"], row[kind]) for row in report["early_exit"]]
-    early_exit_plot(path, fixed, early, ann, title_of(data), what)
+    early_exit_plot(path, fixed, early, ann, title_of(data), SHARES[kind])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -98,11 +99,11 @@ def convert(
 ) -> Conversion:
     """Convert a trained ANN into a spiking network of one time-step.
 
-    Each Relu or Clip becomes an IF neuron, and each other piecewise linear activation a sum
-    of them. A clip's bound is its threshold; a Relu's comes from ``calibration`` data by the
-    statistic ``threshold`` (or its name, as "percentile=99.9"), for the whole layer or per
-    channel. With ``recalibrate`` a clip's threshold comes from the data too, where that is lower
-    than its bound.
+    Each Relu or Clip becomes a neuron of the recipe's kind, and each other piecewise linear
+    activation a sum of them. A clip's bound is its threshold; a Relu's comes from ``calibration``
+    data by the statistic ``threshold`` (or its name, as "percentile=99.9"), for the whole layer or
+    per channel. With ``recalibrate`` a clip's threshold comes from the data too, where that is
+    lower than its bound.
     ``recipe``: a ``Recipe``, or the name of one, whose settings hold where no other is given:
     "best" if there is calibration data, "opi" without. What a recipe corrects it corrects for
     ``timesteps``, 16 if not given.
@@ -179,17 +180,7 @@ def convert(
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(chosen.passes, timesteps)
     network.delay(delay, timesteps)
-    then = f", then {', '.join(map(pass_name, chosen.passes))}"
-    neurons = [
-        NeuronReport(
-            node.name,
-            tuple(node.outputs[0].shape[1:]),
-            threshold_of(node),
-            sources.get(node.name, "bound of the clip")
-            + ("" if np.array_equal(threshold_of(node), measured.get(node.name, [])) else then),
-        )
-        for node in neuron_nodes(network.graph)
-    ]
+    neurons = _reports(network, sources, measured, chosen)
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": chosen.name,
@@ -219,6 +210,23 @@ def convert(
         network.notes,
         threshold if sources else None,
     )
+
+
+def _reports(
+    network: Network,
+    sources: Mapping[str, str],
+    measured: Mapping[str, np.ndarray],
+    recipe: Recipe,
+) -> list[NeuronReport]:
+    """The layers of neurons. ``measured``: V_th before the recipe's passes, by name."""
+    then = f", then {', '.join(map(pass_name, recipe.passes))}"
+    found = []
+    for node in neuron_nodes(network.graph):
+        threshold, source = threshold_of(node), sources.get(node.name, "bound of the clip")
+        same = np.array_equal(threshold, measured.get(node.name, []))
+        shape = tuple(node.outputs[0].shape[1:])
+        found.append(NeuronReport(node.name, shape, threshold, source if same else source + then))
+    return found
 
 
 def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:

@@ -23,7 +23,8 @@ class Data:
     """Inputs, and labels if there are any, read in batches.
 
     ``shape`` is that of all samples together, on the first axis; for a network with several
-    inputs that of the first, and ``shapes`` has all, by name.
+    inputs that of the first, and ``shapes`` has all, by name. ``labels``: int64 [N], or None.
+    ``read(batch_size)`` yields the inputs in order, [n, ...], of as many samples or the last few.
     """
 
     name: str

@@ -51,7 +51,7 @@ def run_demo(samples: int | None, track: Track) -> Demo:
     ann_accuracy = 0.0
     for name, v_init in POTENTIALS.items():
         conversions[name] = convert(ann, v_init=v_init)
-        report = evaluate(conversions[name].model, data, TIMESTEPS, ann=ann, track=track)
+        report = evaluate(conversions[name].parts, data, TIMESTEPS, ann=ann, track=track)
         accuracies[name] = [row["accuracy"] for row in report["snn"]]
         ann_accuracy = report["ann"]["accuracy"]
     return Demo(data.samples, ann_accuracy, accuracies, conversions)

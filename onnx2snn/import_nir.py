@@ -6,6 +6,7 @@ since something changed one of them, is refused.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import google.protobuf.message
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes.contents import check_dimensions
 from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError
 from onnx2snn.graph_passes.files import first_line, require_path, take_apart
 from onnx2snn.graph_passes.neurons import state_names
@@ -167,16 +169,17 @@ def _arrays(
 
 def _fill(tensor: onnx.TensorProto, values: np.ndarray | None, name: str) -> None:
     """Give a stub its values; those of a threshold are repeated along the axes of a sample."""
-    shape = tuple(tensor.dims)
     if tensor.data_type not in _FLOATS:
         raise ModelError(f"the NIR file is damaged: {name} is of no type that a weight can have")
+    check_dimensions(tensor, "the NIR file")
+    shape = tuple(tensor.dims)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     if values is not None and values.dtype.kind != "f":
         values = None
-    if values is not None and values.size != np.prod(shape) and values.ndim >= len(shape):
+    if values is not None and values.size != math.prod(shape) and values.ndim >= len(shape):
         padded = (1,) * (values.ndim - len(shape)) + shape
         values = values[tuple(slice(0, 1) if size == 1 else slice(None) for size in padded)]
-    if values is None or values.size != np.prod(shape):
+    if values is None or values.size != math.prod(shape):
         raise ModelError(f"the NIR file has no values of shape {list(shape)} for {name}")
     fill(tensor, np.ascontiguousarray(values.reshape(shape).astype(dtype)))
     tensor.ClearField("data_location")  # As it was, so that the file is the same.

@@ -49,7 +49,7 @@ def _described(info: onnx.ValueInfoProto) -> dict[str, Any]:
 
 
 def lines_of(told: dict[str, Any]) -> list[str]:
-    """The same, to read."""
+    """What ``export_of`` found, to read."""
     lines = [
         f"{side} {tensor['name']} [{', '.join(map(str, tensor['shape']))}]"
         for side, tensors in (("input", told["inputs"]), ("output", told["outputs"]))

@@ -1,5 +1,6 @@
 """Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -115,10 +116,10 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
     """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'."""
     groups = node.attrs.get("group", 1)
     size = len(_patches(node, source[:1])[0])
-    every = int(np.prod(columns.shape[:-1])) // ENOUGH_PLACES
+    every = math.prod(columns.shape[:-1]) // ENOUGH_PLACES
     every = max(1, min(every, len(source) // FEWEST_SAMPLES))
     source, columns = source[::every], columns[::every]
-    places = int(np.prod(columns.shape[:-1]))
+    places = math.prod(columns.shape[:-1])
 
     def penalty(square: float) -> float:
         return float(RIDGE * square * (1 / size + 1 / places))
@@ -187,7 +188,7 @@ def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
     order = (1, *range(-len(kernel), 0), 0, *range(2, 2 + len(kernel)))
     return [
         part.transpose(order)
-        .reshape(part.shape[1] * int(np.prod(kernel)), -1)
+        .reshape(part.shape[1] * math.prod(kernel), -1)
         .astype(np.float32, copy=False)
         for part in parts
     ]

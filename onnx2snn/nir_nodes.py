@@ -1,6 +1,7 @@
 """The nodes and edges in NIR of a spiking network's graph, for ``export_nir``."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ class NirWriter:
 
     def _flatten(self, node: gs.Node) -> Signal:
         x, shape = self._signal(node.inputs[0]), _sizes(node.outputs[0])
-        if shape != (int(np.prod(x.shape)),) or node.attrs.get("axis", 1) != 1:
+        if shape != (math.prod(x.shape),) or node.attrs.get("axis", 1) != 1:
             raise Refused("NIR reshapes samples to one axis only")
         if len(x.shape) == 1:
             return x

@@ -26,6 +26,9 @@ def pyplot() -> Any:
     return module
 
 
+SHARES = {"accuracy": "accuracy (%)", "agreement": "same class as the ANN (%)"}
+"""The y axis, by what an evaluation says of a network."""
+
 FORMATS = (".png", ".pdf", ".svg", ".jpg")
 
 
@@ -42,7 +45,7 @@ def accuracy_plot(
     curves: Mapping[str, Sequence[float]],
     ann: float | None,
     title: str,
-    what: str = "accuracy (%)",
+    what: str = SHARES["accuracy"],
 ) -> None:
     """Draw one curve over the time-steps for each entry, and the ANN as a dotted line.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import producer
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
@@ -81,7 +80,7 @@ def scale_thresholds(
     """
     nodes = neuron_nodes(snn.graph)
     bounds = _bounds(snn)
-    free = [node for node in nodes if not _is_bound(threshold_of(node), bounds.get(node.name))]
+    free = [node for node in nodes if not np.all(threshold_of(node) == bounds.get(node.name))]
     if not free:
         return False
     timesteps = min(snn.timesteps, BALANCING_STEPS)
@@ -152,10 +151,7 @@ def _read_outs(
 
 def _in_order_of_outputs(graph: gs.Graph, names: Iterable[str]) -> list[str]:
     """The names of tensors by the first output of the graph that needs them."""
-    needed = [
-        {output.name} | upstream(graph, [maker for maker in [producer(output)] if maker])
-        for output in graph.outputs
-    ]
+    needed = [{output.name} | upstream(graph, output.inputs) for output in graph.outputs]
     return sorted(names, key=lambda name: [name in each for each in needed].index(True))
 
 
@@ -187,10 +183,6 @@ def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
         value = node.attrs[name].values / old * threshold
         node.attrs[name] = attribute_tensor(np.asarray(value, old.dtype))
     node.attrs["v_threshold"] = attribute_tensor(np.asarray(threshold, old.dtype))
-
-
-def _is_bound(threshold: np.ndarray, bound: np.ndarray | None) -> bool:
-    return bound is not None and bool(np.all(threshold == bound))
 
 
 def _bounds(snn: Spiking) -> dict[str, np.ndarray | None]:

@@ -6,6 +6,7 @@ after it sees its spikes. Memory: one byte for each spike of one batch, as long 
 reads it, and one layer's currents over T time-steps, where a pass looks at them.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,6 @@ from onnx2snn.graph_passes.editing import operands, part_of
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
-    starts_of,
     states_read,
     states_written,
     threshold_of,
@@ -26,7 +26,7 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.graphs import names_in, unused_prefix, with_nodes
 from onnx2snn.runtime.memory import sizes_of
-from onnx2snn.runtime.plan import State
+from onnx2snn.runtime.plan import State, states_of
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 from onnx2snn.runtime.rows import samples_are_apart
 
@@ -161,7 +161,7 @@ class Simulation:
         count, size = self._spikes[whole.spikes[0]].shape[1], node.outputs[0].shape[1:]
         parts = [ALL]
         if all(isinstance(n, int) for n in size) and self._is_apart(whole, model):
-            parts = few_samples(count, int(np.prod(size)), IN_CACHE)
+            parts = few_samples(count, math.prod(size), IN_CACHE)
         spikes: np.ndarray | None = None
         for part in parts:
             held = whole.starts
@@ -187,9 +187,9 @@ class Simulation:
             for node in layer.stateful:
                 # What a neuron integrates, or a pool sums, has the shape of what is kept of it.
                 shape = sizes_of(model.structure, shapes).shapes.get(node.inputs[0].name, ())
-                ends = zip(states_read(node), states_written(node), starts_of(node), strict=True)
-                states += [State(before.name, after.name, start) for before, after, start in ends]
-                shapes |= {state.name: shape for state in states_read(node)}
+                own = states_of(node)
+                states += own
+                shapes |= {state.read: shape for state in own}
             count = self._spikes[layer.spikes[0]].shape[1]
             known = all(all(shape) for shape in shapes.values())
             self._apart[name] = known and samples_are_apart(model.structure, states, shapes, count)

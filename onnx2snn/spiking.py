@@ -1,5 +1,6 @@
 """What a pass over a spiking network changes, and what it measures it against."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +13,8 @@ from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
 from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
     is_mean,
+    mean_nodes,
     neuron_nodes,
-    stateful_nodes,
 )
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import as_input, by_input_name
@@ -33,6 +34,7 @@ MOST_BYTES = 2**30
 class Spiking:
     """A spiking network in the making, and what a pass may measure it against.
 
+    ``graph``: the network, which a pass changes. ``running``: how networks are run over data.
     ``ann``: the ANN with the activations that the network's neurons stand for, of the same
     names. ``data``: the calibration data, or None. ``timesteps``: the T that it is made for.
     ``apart``: what simulations found out about its layers.
@@ -68,7 +70,7 @@ class Spiking:
         fixed = sizes.pop() if len(sizes) == 1 else None
         layers = [node.outputs[0].shape[1:] for node in neuron_nodes(self.graph)]
         known = [shape for shape in layers if all(isinstance(size, int) for size in shape)]
-        largest = max((int(np.prod(shape)) for shape in known), default=1)
+        largest = max((math.prod(shape) for shape in known), default=1)
         most = max(1, MOST_BYTES // (4 * timesteps * largest))
         most = min(most, samples or most)
         for x, _ in self.running.batches(self.data, what):
@@ -120,8 +122,7 @@ class Spiking:
 
         With each, what lies between the neurons and it.
         """
-        means = [node for node in stateful_nodes(self.graph) if is_mean(node)]
-        ends = (*(node.inputs[0] for node in means), *self.graph.outputs)
+        ends = (*(node.inputs[0] for node in mean_nodes(self.graph)), *self.graph.outputs)
         known, found = self._known, {}
         for tensor in ends:
             if tensor.name in known and all(is_mean(reader) for reader in tensor.outputs):

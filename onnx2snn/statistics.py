@@ -168,14 +168,21 @@ class ActivationHistogram:
         inside = self._counts[channel, index]
         before = cumulative[channel, index] - inside
         part = np.where(inside > 0, (wanted - before) / np.maximum(inside, 1), 0)
-        widths = np.ldexp(1.0 / BINS, self._exponents)
-        result = np.minimum((index + part) * widths, self._max)
+        result = np.minimum((index + part) * self._widths(), self._max)
         # A percentile of 0, where few are above it, is no threshold.
         return np.where(wanted > 0, result, self._max)
 
+    def _widths(self) -> np.ndarray:
+        """How wide a bin is: float64 [C]."""
+        return np.asarray(np.ldexp(1.0 / BINS, self._exponents))
+
+    def _centres(self) -> np.ndarray:
+        """The middles of all bins: float64 [C, BINS]."""
+        return np.asarray((np.arange(BINS) + 0.5) * self._widths()[:, None])
+
     def _balanced(self, steps: int) -> np.ndarray:
         """Local threshold balancing over the whole distribution: float64 [C]."""
-        centres = (np.arange(BINS) + 0.5) * np.ldexp(1.0 / BINS, self._exponents)[:, None]
+        centres = self._centres()
         shares = self._counts / self._total
         theta = np.zeros((len(centres), 1))
         for _ in range(steps):
@@ -184,7 +191,7 @@ class ActivationHistogram:
 
     def _least_squares(self, timesteps: int) -> np.ndarray:
         """The theta whose levels k theta / T, k = 0 to T, fit best: float64 [C]."""
-        centres = (np.arange(BINS) + 0.5) * np.ldexp(1.0 / BINS, self._exponents)[:, None]
+        centres = self._centres()
         best, theta = np.full(len(centres), np.inf), self._max.copy()
         for share in np.linspace(0.05, 1.0, 96):
             step = np.maximum(share * self._max / timesteps, np.finfo(np.float64).tiny)[:, None]

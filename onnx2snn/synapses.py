@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, samples_axis
 from onnx2snn.graph_passes.neurons import (
-    is_mean,
+    mean_nodes,
     names_of_states,
     neuron_nodes,
     stateful_nodes,
@@ -217,7 +217,7 @@ def _without_time(graph: gs.Graph, shapes: Shapes) -> tuple[list[gs.Node], list[
         batch = tensor.shape[0] if tensor.shape and isinstance(tensor.shape[0], int) else 1
         tensor.shape = [batch, *shapes[tensor.name]]
     neurons = neuron_nodes(graph)
-    averages = [t for n in stateful_nodes(graph) if is_mean(n) for t in n.outputs[:1]]
+    averages = [node.outputs[0] for node in mean_nodes(graph)]
     _without_memory(graph)
     graph.inputs = inputs
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name not in names]

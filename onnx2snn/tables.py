@@ -1,6 +1,7 @@
 """What the command line shows: tables and progress bars."""
 
 import contextlib
+import math
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -262,7 +263,7 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
         table.add_row(
             name_text(neuron.name),
             shape_text(neuron.shape),
-            str(int(np.prod(sizes))) if fixed else "?",
+            str(math.prod(sizes)) if fixed else "?",
             values_text(neuron.threshold),
             values_text(neuron.v_init / neuron.threshold),
             name_text(sources.get(neuron.name, "unknown")),

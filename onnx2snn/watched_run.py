@@ -1,6 +1,5 @@
 """A spiking network over T time-steps, with what its neurons take in and emit added up."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +8,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.neurons import (
+    inputs_besides_states,
     neuron_nodes,
     state_names,
     stateful_nodes,
@@ -43,7 +43,7 @@ class WatchedRun:
         self._timesteps = timesteps
         nodes = stateful_nodes(graph)
         self._states = dict(pair for node in nodes for pair in state_names(node.op, node.name))
-        self._inputs = [tensor for tensor in graph.inputs if tensor.name not in self._states]
+        self._inputs = inputs_besides_states(graph)
         editor = Editor(graph)
         watched = [
             # A copy: the tensor itself may be an input, or an output already.
@@ -68,19 +68,12 @@ class WatchedRun:
             # Without states in the first time-step, each is at its default, v(0).
             values = run_session(self._session, None, feed | held)
             held = dict(zip(self._states, values, strict=False))
-            pairs = list(_pairs(values[len(self._states) :]))
+            watched = values[len(self._states) :]
+            pairs = list(zip(watched[::2], watched[1::2], strict=True))
             if not sums:
-                sums = [_no_sums(emitted.shape) for _, emitted in pairs]
+                sums = [LayerSums(*(np.zeros(x.shape) for _ in range(3))) for _, x in pairs]
             for total, (current, emitted) in zip(sums, pairs, strict=True):
                 np.add(total.current, current, out=total.current)
                 np.add(total.potential, emitted, out=total.potential)
                 np.add(total.magnitude, np.abs(emitted), out=total.magnitude)
         return sums
-
-
-def _no_sums(shape: tuple[int, ...]) -> LayerSums:
-    return LayerSums(np.zeros(shape), np.zeros(shape), np.zeros(shape))
-
-
-def _pairs(values: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return zip(values[::2], values[1::2], strict=True)

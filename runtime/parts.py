@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import operands
 from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
 from onnx2snn.graph_passes.linear import MAX_POOLS
-from onnx2snn.graph_passes.neurons import is_mean, is_stateful, stateful_nodes
+from onnx2snn.graph_passes.neurons import is_mean, is_stateful, mean_nodes, stateful_nodes
 from onnx2snn.graph_passes.regions import Regions, downstream, nonlinear_nodes, regions, upstream
 
 
@@ -56,7 +56,7 @@ def parts_of(graph: gs.Graph) -> Parts:
             waiting += [makers[n] for n in names if n in makers and (n not in varying or n in anew)]
         return sorted(part.values(), key=lambda node: order[node.name])
 
-    means = [node for node in graph.nodes if is_mean(node)]
+    means = mean_nodes(graph)
     behind = downstream(graph, [node.outputs[0] for node in means], shapes=True)
     read_out = [
         node

@@ -22,6 +22,7 @@ from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     TENSOR_ATTRIBUTES,
     initial_potential_of,
+    inputs_besides_states,
     is_neuron,
     is_stateful,
     names_of_states,
@@ -123,8 +124,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         raise ModelError(f"not a valid spiking network: {error}") from error
     require_finite_weights(graph)
     infer_shapes(graph)
-    states = names_of_states(graph)
-    inputs = [tensor for tensor in graph.inputs if tensor.name not in states]
+    states, inputs = names_of_states(graph), inputs_besides_states(graph)
     outputs = [tensor for tensor in graph.outputs if tensor.name not in states]
 
     parts = parts_of(graph)
@@ -168,7 +168,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         if name == tensor.name and name in step_reads and np.dtype(tensor.dtype).kind != "f"
     }
     layers = tuple(_neuron(node, positive[node.name].name) for node in neurons)
-    kept = tuple(state for node in stateful for state in _states(node))
+    kept = tuple(state for node in stateful for state in states_of(node))
     # Last, since it rewrites the neurons.
     step = _step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix)
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
@@ -253,7 +253,8 @@ def _neuron(node: gs.Node, positive: str) -> Neuron:
     )
 
 
-def _states(node: gs.Node) -> list[State]:
+def states_of(node: gs.Node) -> list[State]:
+    """The states of a stateful node."""
     names = state_names(node.op, node.name)
     pairs = zip(names, starts_of(node), strict=True)
     return [State(read, written, start) for (read, written), start in pairs]

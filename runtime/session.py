@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, require_one_of, require_whole
+from onnx2snn.graph_passes.errors import DataError, is_number, require_one_of, require_whole
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -98,9 +98,7 @@ class SpikingSession:
         require_one_of("plan", plan, get_args(PlanKind))
         require_one_of("precision", precision, get_args(Precision))
         self._turn = RLock()
-        real = int | float | np.integer | np.floating
-        number = isinstance(max_memory, real) and max_memory is not True
-        if max_memory is not None and not (number and max_memory > 0):
+        if max_memory is not None and not (is_number(max_memory) and max_memory > 0):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
         if threads is not None:
             require_whole("threads", threads, 1, MOST_THREADS)

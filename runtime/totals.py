@@ -202,14 +202,17 @@ def _totals_model(
     silenced: Sequence[str],
 ) -> onnx.ModelProto:
     graph = Writer(prefix, _silent_nodes(plan, pools))
-    types = {info.name: _type_of(info) for info in plan.step.graph.input}
+    types = {
+        info.name: helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        for info in plan.step.graph.input
+    }
     kinds = {neuron.current: neuron.threshold.dtype for neuron in plan.neurons}
     kinds |= {node.input[0]: types[node.input[1]] for node in pools}
     inputs: dict[str, onnx.ValueInfoProto] = {}
 
     def given(name: str, dtype: np.dtype) -> str:
         """An input of any shape."""
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
         inputs[name] = helper.make_tensor_value_info(prefix + name, kind, None)
         return prefix + name
 
@@ -283,7 +286,3 @@ def _silent_nodes(plan: Plan, pools: Sequence[onnx.NodeProto]) -> list[onnx.Node
     """The step's nodes without those that emit."""
     emitted = {neuron.spikes for neuron in plan.neurons} | {node.output[0] for node in pools}
     return [node for node in plan.step.graph.node if not emitted & set(node.output)]
-
-
-def _type_of(info: onnx.ValueInfoProto) -> np.dtype:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))

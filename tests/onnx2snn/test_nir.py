@@ -5,6 +5,7 @@ import sys
 
 import dyadic
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from kinds import Kind, Network, model_of
@@ -344,6 +345,19 @@ def _first(graph, kind):
     return next(node for node in graph.nodes.values() if isinstance(node, kind))
 
 
+def _resize(*sizes):
+    """Give a weight these sizes in the structure."""
+
+    def change(graph):
+        structure = onnx.ModelProto()
+        structure.ParseFromString(graph.metadata["onnx2snn.structure"].tobytes())
+        structure.graph.initializer[0].dims[:] = sizes
+        content = np.frombuffer(structure.SerializeToString(), np.uint8)
+        graph.metadata["onnx2snn.structure"] = content
+
+    return change
+
+
 def _scale_weight_of_snn(graph):
     node = next(node for node in graph.nodes.values() if "weight" in node.metadata)
     node.metadata["weight"] = node.metadata["weight"] * 2
@@ -362,6 +376,8 @@ CHANGES = {
     "shape": lambda g: setattr(_first(g, nir.IF), "v_threshold", np.ones(1, np.float32)),
     "numbers for text": lambda g: _first(g, nir.IF).metadata.update(reset=np.ones(2)),
     "text": lambda g: _first(g, nir.IF).metadata.update(v_init="half"),
+    "sizes": _resize(2**32, 2**32),
+    "negative sizes": _resize(-1, -3),
     "structure": lambda g: g.metadata.update({"onnx2snn.structure": np.arange(9, dtype=np.uint8)}),
 }
 
