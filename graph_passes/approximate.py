@@ -1,7 +1,7 @@
 """Let sums of clips stand in for scalar activations that are not piecewise linear."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,16 @@ from .errors import Refusal, UnsupportedModelError, require_whole
 from .io import onnx_type
 from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
 from .quiet import quietly
-from .regions import before_weights, downstream, nonlinear_behind_weights, upstream
-from .thresholds import activation_nodes, activations_of_input
+from .regions import (
+    GUARDED,
+    before_weights,
+    behind_nonlinear,
+    downstream,
+    nonlinear_before_layers,
+    nonlinear_behind_weights,
+    upstream,
+)
+from .thresholds import activation_nodes, kept_activations
 
 _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
@@ -58,7 +66,7 @@ def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
     Where(x > 20, x, Log(Exp(x) + 1)).
     """
     # What prepares the input becomes neurons where clips stand in for the curve behind it.
-    emitting = [*activation_nodes(graph), *activations_of_input(graph)]
+    emitting = [*activation_nodes(graph), *kept_activations(graph)]
     activations = {id(node) for node in emitting}
 
     def is_neuron(node: gs.Node) -> bool:
@@ -84,13 +92,43 @@ def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
         and not any(tensor.name in spiking for tensor in node.inputs)
     ]
     followed = upstream(graph, others)
-    return [
+    found = [
         region
         for region in found
         if region.source.name in spiking
         or any(node.name in curved for node in region.nodes)
         or region.last.outputs[0].name not in followed
     ]
+    return _that_become_neurons(graph, is_neuron, found)
+
+
+def _that_become_neurons(
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], found: list[ScalarRegion]
+) -> list[ScalarRegion]:
+    """The regions but for those that no spikes could pass, so that they stay what they are.
+
+    They prepare the input, as the square root of its variance, where a node that is not affine
+    follows before all layers; or they make, or read, what the read-out keeps from 0.
+    """
+    # The logarithm of a clip is what makes it a guard.
+    ends = {id(r.last) for r in found if not any(node.op in GUARDED for node in r.nodes)}
+
+    def emits(node: gs.Node) -> bool:
+        return is_neuron(node) or id(node) in ends
+
+    while found:
+        prepares = upstream(graph, nonlinear_before_layers(graph, emits))
+        stays = behind_nonlinear(graph, emits, after_layers=True)
+        left = [
+            region
+            for region in found
+            if region.last.outputs[0].name not in prepares | stays
+            and region.source.name not in stays
+        ]
+        if len(left) == len(found) == len(ends):
+            break
+        found, ends = left, {id(region.last) for region in left}
+    return found
 
 
 def _regions(

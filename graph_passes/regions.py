@@ -17,6 +17,9 @@ _LAYERS = {
 }  # fmt: skip
 """What has weights, or may have some inside."""
 
+GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}
+"""Which input must not be 0, or less."""
+
 _COUNTED = (*MAX_POOLS, "ThresholdedRelu")
 _WRONGLY_EXPORTED = (QUANTISED, IN_TRAINING)
 
@@ -41,22 +44,32 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = Fal
     Shape and Size cut a dependency; not with ``shapes``, by which shapes count as values. The
     graph must be in topological order.
     """
-    names = {tensor.name for tensor in tensors if tensor.name}
+    ends = () if shapes else [node for node in graph.nodes if node.op in SHAPE_OPS]
+    return _reached(graph, {tensor.name for tensor in tensors}, ends)
+
+
+def _reached(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node]) -> set[str]:
+    """These names, and those of all that depends on them, but for what the nodes ``ends`` make."""
+    found, stops = names - {""}, {id(node) for node in ends}
     for node in graph.nodes:
-        passes = shapes or node.op not in SHAPE_OPS
-        if passes and any(tensor.name in names for tensor in operands(node)):
+        if id(node) not in stops and any(tensor.name in found for tensor in operands(node)):
             # An output that is left out has no name, nor has an input.
-            names.update(tensor.name for tensor in node.outputs if tensor.name)
-    return names
+            found.update(tensor.name for tensor in node.outputs if tensor.name)
+    return found
 
 
 def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
     """Names of all tensors that ``nodes`` need. The graph must be in topological order."""
-    names = {tensor.name for node in nodes for tensor in operands(node) if tensor.name}
+    return _needed(graph, {tensor.name for node in nodes for tensor in operands(node)})
+
+
+def _needed(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node] = ()) -> set[str]:
+    """These names, and those of all that they need, but for what the nodes ``ends`` need."""
+    found, stops = names - {""}, {id(node) for node in ends}
     for node in reversed(graph.nodes):
-        if any(tensor.name in names for tensor in node.outputs):
-            names.update(tensor.name for tensor in operands(node) if tensor.name)
-    return names
+        if id(node) not in stops and any(tensor.name in found for tensor in node.outputs):
+            found.update(tensor.name for tensor in operands(node) if tensor.name)
+    return found
 
 
 def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
@@ -130,37 +143,58 @@ def behind_nonlinear(
 
     Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
     after all layers of weights are, and no parts of layers that another export would make affine;
-    and of what lies behind others, what comes before a further one and before layers of weights.
+    and of what lies behind others, their ``_guards``.
     """
     found = nonlinear_nodes(graph, is_neuron, _COUNTED)
     wrongly_exported = _WRONGLY_EXPORTED if after_layers else ()
     names = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
     bent = [node for node in graph.nodes if node.name in names]
     if not bent or not after_layers:
-        return _made_behind(graph, bent)
+        return downstream(graph, [tensor for node in bent for tensor in node.outputs])
     last = {id(node) for node in regions(graph, _is_layer).epilogue}
-    behind_all = _made_behind(graph, [node for node in bent if id(node) in last])
-    return behind_all | _between(graph, bent)
+    ends = [node for node in bent if id(node) in last]
+    behind_all = downstream(graph, [tensor for node in ends for tensor in node.outputs])
+
+    def becomes_neuron(node: gs.Node) -> bool:
+        return is_neuron(node) and not any(t.name in behind_all for t in node.outputs)
+
+    return behind_all | _guards(graph, becomes_neuron, bent)
 
 
-def _between(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
-    """Names of the tensors between two of the nodes, without layers of weights between them.
+def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs.Node]) -> set[str]:
+    """Names of the tensors that serve to keep an operand from where a node is not defined.
 
-    As the clip that keeps a norm from 0 before something is divided by it. Nodes before all layers
-    do not count.
+    As the clip of a norm by which something is divided, or of a probability before its logarithm:
+    behind a node that is not affine, one of ``bent``, with no layer between, and nothing but such
+    operands is made of them. A node of ``bent`` does not count before all layers, nor where a
+    neuron follows that is no guard itself.
     """
     first = {id(node) for node in before_layers(graph)}
-    nodes = [node for node in nodes if id(node) not in first]
-    behind = _made_behind(graph, nodes)
-    layers = [n for n in graph.nodes if _is_layer(n) and any(t.name in behind for t in operands(n))]
-    behind -= _made_behind(graph, layers)
-    ends = [node for node in nodes if any(t.name in behind for t in node.outputs)]
-    return behind & upstream(graph, ends)
-
-
-def _made_behind(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
-    """Names of what nodes make, and of what depends on that."""
-    return downstream(graph, [tensor for node in nodes for tensor in node.outputs])
+    left = [node for node in bent if id(node) not in first]
+    layers = [node for node in graph.nodes if _is_layer(node)]
+    shapes = [node for node in graph.nodes if node.op in SHAPE_OPS]
+    readers, ends = [*bent, *layers], [*bent, *layers, *shapes]
+    while True:
+        guarded = {
+            (id(node), node.inputs[GUARDED[node.op]].name)
+            for node in left
+            if node.op in GUARDED and not node.domain
+        }
+        read = {(id(node), tensor.name) for node in readers for tensor in operands(node)} - guarded
+        outside = {name for _, name in read} | {tensor.name for tensor in graph.outputs}
+        found = _needed(graph, {name for _, name in guarded}, ends) - _needed(graph, outside, ends)
+        made = {tensor.name for node in left for tensor in node.outputs}
+        found &= _reached(graph, made, [*layers, *shapes])
+        others = [
+            node
+            for node in graph.nodes
+            if is_neuron(node) and not any(t.name in found for t in node.outputs)
+        ]
+        needed = upstream(graph, others)
+        rest = [node for node in left if not any(t.name in needed for t in node.outputs)]
+        if len(rest) == len(left):
+            return found
+        left = rest
 
 
 def nonlinear_before_layers(

@@ -23,7 +23,6 @@ from .regions import downstream, nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
     bounded_activations,
-    kept_activations,
     relu_of_min,
     unbounded_activations,
 )
@@ -176,8 +175,7 @@ def obstacles(
     activations = {id(node) for node in activation_nodes(graph)}
     if approximated:
         ends = [curve.last for curve in curves]
-        kept = {id(node) for node in kept_activations(graph, ends)}
-        activations = (activations | {id(node) for node in ends}) - kept
+        activations = {id(node) for node in (*activation_nodes(graph, ends), *ends)}
 
     def is_activation(node: gs.Node) -> bool:
         return neurons.is_stateful(node) or id(node) in activations

@@ -102,8 +102,9 @@ def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
     """The nodes of canonical activations that stay what they are, since they are in the read-out.
 
     Such lie behind a node that is not affine in the spikes and comes after all layers of weights,
-    or between two such nodes without a layer between, as the clip that keeps a norm from 0 before
-    something is divided by it. Neurons they could not become: no spikes come out of such a node.
+    or behind any such node, with no layer between and no neuron behind, where they keep an operand
+    from 0, as the clip of a norm by which something is divided. Neurons they could not become: no
+    spikes come out of such a node.
     ``others``: as for ``find_activations``.
     """
     behind = behind_nonlinear(graph, _emits(graph, others), after_layers=True)

@@ -245,7 +245,7 @@ def _lines_of(choice: Choice) -> list[str]:
         first = f"constant input: {lengths} time-steps a run"
         if choice.between:
             first += f", or another number from {choice.between[0]} to {choice.between[-1]}"
-        fewest = min(*choice.chunks, *choice.between, choice.chunks[-1])
+        fewest = min([*choice.chunks, *choice.between])
         first += f"; what is left over, fewer than {fewest}, one at a time"
     else:
         first = "one time-step a run"

@@ -186,8 +186,8 @@ IN_INPUT = "it prepares the input: what reads it is not linear, before all layer
 """Why a ReLU or clip becomes no neuron."""
 
 IN_READ_OUT = (
-    "in the read-out, behind a node that is not linear and after all layers of weights, or before "
-    "another such node"
+    "in the read-out, behind a node that is not linear: after all layers of weights, or to keep "
+    "an operand from 0"
 )
 """Why another does not."""
 

@@ -100,13 +100,12 @@ class Choice:
         0.82 to 1.03 of what it takes the other way, in the middle 0.95 (six networks, N=1, 4, 16).
         """
         longest = min(max(self.chunks, default=1), LONG)
-        left = most % longest
-        for steps in (longest + left, left):
-            if steps in self.between and steps <= most:
-                return steps
-        left = most
+        beside, left = most % longest, most
         for length in self.chunks:
             left %= length
+        for steps in (longest + beside, beside, left):
+            if steps in self.between and steps <= most:
+                return steps
         return 1 if left else next((length for length in self.chunks if length <= most), 1)
 
 

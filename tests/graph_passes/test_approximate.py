@@ -407,3 +407,29 @@ def test_a_bound_that_is_left_out_is_no_source():
     g = graph(TEXT.format("c = Clip(h, , six) s = Sigmoid(c)", LAST), WEIGHTS)
     (region,) = regions_to_approximate(g)
     assert (region.source.name, region.op) == ("h", "Clip, Sigmoid")
+
+
+def test_what_prepares_the_input_stays():
+    """The variance of a layer normalisation, and its root, which no spikes could pass."""
+    body = (
+        "m = ReduceMean<axes = [1], keepdims = 1>(x) d = Sub(x, m) s = Mul(d, d) "
+        "v = ReduceMean<axes = [1], keepdims = 1>(s) r = Sqrt(v) n = Div(d, r) "
+        "h = MatMul(n, a) t = Tanh(h) y = MatMul(t, a)"
+    )
+    g = graph(f"g (float[N, 4] x) => (float[N, 4] y) {{ {body} }}",
+              {"a": RNG.normal(size=(4, 4)).astype(np.float32)})  # fmt: skip
+    assert [region.op for region in regions_to_approximate(g)] == ["Tanh"]
+
+
+def test_the_logarithm_of_what_is_kept_from_0_stays():
+    body = (
+        "h = MatMul(x, a) r = Tanh(h) e = MatMul(r, a) p = Softmax(e) c = Clip(p, low) l = Log(c) "
+        "y = MatMul(l, a)"
+    )
+    weights = {"a": RNG.normal(size=(4, 4)).astype(np.float32), "low": np.float32(1e-7)}
+    g = graph(f"g (float[N, 4] x) => (float[N, 4] y) {{ {body} }}", weights)
+    canonicalise(g)
+    (region,) = regions_to_approximate(g)
+    assert region.op == "Tanh"
+    approximate_activations(g, {region.name: np.linspace(-3, 3, 99, dtype=np.float32)}, 3)
+    assert regions_to_approximate(g) == []

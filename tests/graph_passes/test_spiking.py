@@ -14,6 +14,7 @@ from onnx2snn.graph_passes import (
     activations_to_neurons,
     average_before_read_out,
     bound_activations,
+    canonicalise,
     code_inputs,
     delay_read_out,
     initial_potential_of,
@@ -391,19 +392,32 @@ def test_a_clip_of_the_read_out_stays():
 
 
 GUARDED = "f = MatMul(x, w) r = Clip(f, zero, four) n = ReduceL2<keepdims = 1, axes = [2]>(r)"
+SQUARE = np.ones((3, 3), np.float32)
+GUARDS = WEIGHTS | {"w": SQUARE, "v": SQUARE[:1], "tenth": np.float32(0.1)}
 
 
-@pytest.mark.parametrize("layers", ["d = Div(r, c)", "d = Log(c)"])
-def test_a_clip_between_nodes_that_are_not_affine_stays(layers):
-    """As in normalize(y) W, whose clip keeps a norm from 0, and in W log(clamp(p))."""
-    weights = WEIGHTS | {"w": np.ones((3, 3), np.float32)}
-    g = graph(
-        f"{SIGNATURE} {{ {GUARDED} c = Clip(n, zero, four) {layers} y = MatMul(d, w) }}", weights
-    )
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "c = Clip(n, zero, four) d = Div(r, c) y = MatMul(d, w)",
+        "c = Clip(n, zero, four) d = Log(c) y = MatMul(d, v)",
+        "c = Clip(n, zero, four) e = Add(c, tenth) d = Sqrt(e) y = MatMul(d, v)",
+        "c = Clip(n, zero, four) d = Reciprocal(c) y = MatMul(d, v)",
+        "c = Clip(n, zero, four) s = Shape(c) d = Div(r, c) o = ConstantOfShape(s) a = Add(d, o) "
+        "y = MatMul(a, w)",
+        "c = Clip(n, zero, four) d = Div(r, c) a = MatMul(d, w) p = Softmax(a) y = Clip(p, tenth)",
+        "c = Clip(n, zero, four) d = Div(r, c) e = MatMul(d, w) o = ReduceL2<keepdims = 1>(e) "
+        "b = Clip(o, tenth) a = Div(e, b) y = MatMul(a, w)",
+    ],
+)
+def test_a_clip_that_keeps_an_operand_from_0_stays(layers):
+    """As in normalize(y) W, once or twice, in W log(clamp(p)), and in W cdist(y, v)."""
+    g = graph(f"{SIGNATURE} {{ {GUARDED} {layers} }}", GUARDS)
+    canonicalise(g)
     assert unbounded_activations(g) == []
     assert list(bounded_activations(g)) == ["r"]
     changes_once(activations_to_neurons, g)
-    assert ops(g)[:4] == ["MatMul", "IF", "ReduceL2", "Clip"]
+    assert ops(g)[:3] == ["MatMul", "IF", "ReduceL2"]
     require_convertible(g)
 
 
@@ -411,17 +425,35 @@ def test_a_clip_between_nodes_that_are_not_affine_stays(layers):
     "layers",
     [
         "c = Clip(n, zero, four) d = Add(c, r) y = MatMul(d, w)",
-        "m = MatMul(r, w) c = Clip(m, zero, four) l = Softmax(c) y = MatMul(l, w)",
-        "m = MatMul(n, v) c = Clip(m, zero, four) l = Softmax(c) y = MatMul(l, w)",
+        "c = Clip(n, zero, four) d = Div(c, r) y = MatMul(d, w)",
+        "c = Clip(n, zero, four) e = Sqrt(c) d = Mul(e, c) y = MatMul(d, v)",
+        "c = Clip(n, zero, four) e = Div(r, c) a = MatMul(c, v) d = Add(e, a) y = MatMul(d, w)",
+        "c = Clip(n, zero, four) d = Softmax(c) y = MatMul(d, v)",
+        "m = MatMul(r, w) c = Clip(m, zero, four) e = Log(c) y = MatMul(e, w)",
+        "m = MatMul(n, v) c = Clip(m, zero, four) e = Log(c) y = MatMul(e, w)",
         "c = Clip(n, zero, four) m = MatMul(c, v) l = Softmax(m) y = MatMul(l, w)",
     ],
 )
 def test_other_clips_behind_what_is_not_affine_become_neurons(layers):
-    """No other such node reads them, or layers of weights come between."""
-    ones = np.ones((3, 3), np.float32)
-    weights = WEIGHTS | {"w": ones, "v": ones[:1]}
-    g = graph(f"{SIGNATURE} {{ {GUARDED} {layers} }}", weights)
+    """They are read otherwise, too, or no such node comes before, or a layer between."""
+    g = graph(f"{SIGNATURE} {{ {GUARDED} {layers} }}", GUARDS)
     assert list(bounded_activations(g)) == ["r", "c"]
+
+
+def test_a_clip_that_is_an_output_too_becomes_neurons():
+    text = "g (float[N, 2, 3] x) => (float[N, 2, 3] y, float[N, 2, 1] c)"
+    body = f"{GUARDED} c = Clip(n, zero, four) d = Div(r, c) y = MatMul(d, w)"
+    assert list(bounded_activations(graph(f"{text} {{ {body} }}", GUARDS))) == ["r", "c"]
+
+
+def test_where_neurons_follow_nothing_is_kept():
+    """The network is refused for the norm, whatever keeps it from 0."""
+    body = f"{GUARDED} c = Clip(n, zero, four) d = Div(r, c) e = MatMul(d, w) a = Relu(e)"
+    g = graph(f"{SIGNATURE} {{ {body} y = MatMul(a, w) }}", GUARDS)
+    assert list(bounded_activations(g)) == ["r", "c"]
+    with pytest.raises(UnsupportedModelError) as error:
+        require_convertible(g)
+    assert [refusal.node for refusal in error.value.refusals] == ["n", "d"]
 
 
 def test_a_guard_before_the_layers_prepares_the_input():

@@ -105,6 +105,13 @@ def test_what_is_left_over_runs_first(lengths):
         assert in_turn(chosen, timesteps) == wanted
 
 
+def test_what_no_other_length_takes_is_left_over_of_all_chunks():
+    chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
+    chosen = replace(chosen, chunks=(16, 8, 4), between=range(3, 6))
+    for timesteps, wanted in ((7, [3, 4]), (23, [3, 4, 16]), (13, [1, 8, 4]), (21, [5, 16])):
+        assert in_turn(chosen, timesteps) == wanted
+
+
 def test_without_other_lengths_it_runs_one_at_a_time():
     chosen = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3))
     assert not chosen.between
