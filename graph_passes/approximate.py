@@ -17,13 +17,13 @@ from .quiet import quietly
 from .regions import (
     GUARDED,
     before_weights,
-    behind_nonlinear,
     downstream,
+    kept_by_read_out,
     nonlinear_before_layers,
     nonlinear_behind_weights,
     upstream,
 )
-from .thresholds import activation_nodes, kept_activations
+from .thresholds import canonical_activations
 
 _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
@@ -62,12 +62,11 @@ class ScalarRegion:
 def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
     """The scalar functions before the last weighted layer that are no sums of clips.
 
-    Composites count as one, however an exporter spells them: x Sigmoid(x), the parts of GELU, or
-    Where(x > 20, x, Log(Exp(x) + 1)).
+    Of these, those in whose place clips would become neurons. Composites count as one, however an
+    exporter spells them: x Sigmoid(x), the parts of GELU, or Where(x > 20, x, Log(Exp(x) + 1)).
     """
     # What prepares the input becomes neurons where clips stand in for the curve behind it.
-    emitting = [*activation_nodes(graph), *kept_activations(graph)]
-    activations = {id(node) for node in emitting}
+    activations = {id(node) for node in canonical_activations(graph)}
 
     def is_neuron(node: gs.Node) -> bool:
         return id(node) in activations or neurons.is_stateful(node)
@@ -118,7 +117,7 @@ def _that_become_neurons(
 
     while found:
         prepares = upstream(graph, nonlinear_before_layers(graph, emits))
-        stays = behind_nonlinear(graph, emits, after_layers=True)
+        stays = kept_by_read_out(graph, emits)
         left = [
             region
             for region in found

@@ -12,7 +12,7 @@ from .editing import (
 )
 from .errors import Refusal
 from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS
-from .regions import behind_nonlinear, nonlinear_before_layers, upstream
+from .regions import kept_by_read_out, nonlinear_before_layers, upstream
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 
@@ -32,7 +32,7 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     def emits(node: gs.Node) -> bool:
         return node.op in CANONICAL_ACTIVATIONS
 
-    spared = behind_nonlinear(graph, emits, after_layers=True)
+    spared = kept_by_read_out(graph, emits)
     spared |= upstream(graph, nonlinear_before_layers(graph, emits))
     changed = False
     for node in graph.nodes:

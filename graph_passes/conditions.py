@@ -10,6 +10,7 @@ from .editing import (
     constant_value,
     is_floating,
     keep_size,
+    maker_of,
     one_number,
     producer,
     replace_node,
@@ -62,8 +63,8 @@ def _activation(node: gs.Node) -> _Activation | None:
     """What a node is."""
     if node.op == "Mul":
         for x, mask in (node.inputs, reversed(node.inputs)):
-            cast = producer(mask)
-            if cast is None or cast.op != "Cast" or cast.domain:
+            cast = maker_of(mask, "Cast")
+            if cast is None:
                 continue
             compared = compared_with(cast.inputs[0], x)
             if compared is not None and compared.above:

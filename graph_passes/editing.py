@@ -65,6 +65,12 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def maker_of(tensor: gs.Tensor, op: str) -> gs.Node | None:
+    """The node that computes a tensor, if it is this operator of ONNX; None for any other."""
+    node = producer(tensor)
+    return node if node is not None and node.op == op and not node.domain else None
+
+
 def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     """The value of a constant tensor, or None for any other."""
     if not isinstance(tensor, gs.Constant):

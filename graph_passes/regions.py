@@ -134,31 +134,44 @@ def nonlinear_behind_weights(
     return nonlinear_nodes(graph, is_neuron, allowed, made)
 
 
-def behind_nonlinear(
-    graph: gs.Graph,
-    is_neuron: Callable[[gs.Node], bool] = is_stateful,
-    after_layers: bool = False,
-) -> set[str]:
+def behind_nonlinear(graph: gs.Graph) -> set[str]:
     """Names of all tensors that depend on a node that is not affine in the spikes.
 
-    Pools and thresholds that can count spikes are no such nodes. ``after_layers``: only those
-    after all layers of weights are, and no parts of layers that another export would make affine;
-    and of what lies behind others, their ``_guards``.
+    Pools and thresholds that can count spikes are no such nodes.
     """
-    found = nonlinear_nodes(graph, is_neuron, _COUNTED)
-    wrongly_exported = _WRONGLY_EXPORTED if after_layers else ()
-    names = {refusal.node for refusal in found if refusal.reason not in wrongly_exported}
+    names = {refusal.node for refusal in nonlinear_nodes(graph, allowed=_COUNTED)}
     bent = [node for node in graph.nodes if node.name in names]
-    if not bent or not after_layers:
-        return downstream(graph, [tensor for node in bent for tensor in node.outputs])
+    return downstream(graph, [tensor for node in bent for tensor in node.outputs])
+
+
+def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> set[str]:
+    """Names of the tensors at which no spikes arrive, so that activations stay what they are.
+
+    All behind a node of ``_bent`` that comes after all layers of weights, and the ``_guards`` of
+    others.
+    """
+    bent = _bent(graph, is_neuron)
+    if not bent:
+        return set()
     last = {id(node) for node in regions(graph, _is_layer).epilogue}
     ends = [node for node in bent if id(node) in last]
-    behind_all = downstream(graph, [tensor for node in ends for tensor in node.outputs])
+    behind = downstream(graph, [tensor for node in ends for tensor in node.outputs])
 
     def becomes_neuron(node: gs.Node) -> bool:
-        return is_neuron(node) and not any(t.name in behind_all for t in node.outputs)
+        return is_neuron(node) and not any(t.name in behind for t in node.outputs)
 
-    return behind_all | _guards(graph, becomes_neuron, bent)
+    return behind | _guards(graph, becomes_neuron, bent)
+
+
+def _bent(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
+    """The nodes that are not affine in the spikes, in graph order.
+
+    Pools and thresholds that can count spikes are no such nodes, nor are parts of layers that
+    another export would make affine.
+    """
+    refusals = nonlinear_nodes(graph, is_neuron, _COUNTED)
+    names = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
+    return [node for node in graph.nodes if node.name in names]
 
 
 def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs.Node]) -> set[str]:
@@ -197,20 +210,18 @@ def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs
         left = rest
 
 
-def nonlinear_before_layers(
-    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful
-) -> list[gs.Node]:
-    """The nodes between neurons that are not affine in the spikes, before all layers of weights.
+def nonlinear_before_layers(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
+    """The nodes of ``_bent`` that are between neurons, before all layers of weights.
 
-    Pools and thresholds that can count spikes are no such nodes, nor are parts of layers that
-    another export would make affine. Some layer of weights follows each.
+    Some layer of weights follows each.
     """
-    refusals = nonlinear_nodes(graph, is_neuron, _COUNTED)
-    found = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
-    found &= {node.name for node in regions(graph, is_neuron).core}
-    needed = before_weights(graph)
-    first = before_layers(graph)
-    return [n for n in first if n.name in found and any(t.name in needed for t in n.outputs)]
+    between = {id(node) for node in regions(graph, is_neuron).core}
+    first, needed = {id(node) for node in before_layers(graph)}, before_weights(graph)
+    return [
+        node
+        for node in _bent(graph, is_neuron)
+        if id(node) in between & first and any(t.name in needed for t in node.outputs)
+    ]
 
 
 def before_layers(graph: gs.Graph) -> list[gs.Node]:

@@ -9,7 +9,7 @@ from .editing import (
     Editor,
     constant_value,
     is_floating,
-    producer,
+    maker_of,
     replace_node,
     require_opset,
     tidy,
@@ -55,9 +55,9 @@ def _soft_threshold(node: gs.Node) -> tuple[gs.Tensor, np.ndarray] | None:
 def _sign_times_excess(node: gs.Node) -> tuple[gs.Tensor, np.ndarray] | None:
     """Of sign(x) ReLU(|x| - t)."""
     for signs, excess in (node.inputs, node.inputs[::-1]):
-        sign, relu = _maker(signs, "Sign"), _maker(excess, "Relu")
-        less = _maker(relu.inputs[0], "Sub") if relu is not None else None
-        size = _maker(less.inputs[0], "Abs") if less is not None else None
+        sign, relu = maker_of(signs, "Sign"), maker_of(excess, "Relu")
+        less = maker_of(relu.inputs[0], "Sub") if relu is not None else None
+        size = maker_of(less.inputs[0], "Abs") if less is not None else None
         if sign is None or less is None or size is None or size.inputs[0] is not sign.inputs[0]:
             continue
         x, t = size.inputs[0], constant_value(less.inputs[1])
@@ -71,11 +71,11 @@ def _moved_where_large(
 ) -> tuple[gs.Tensor, np.ndarray] | None:
     """Of Where(|x| > t, x - t sign(x), 0), with the sides exchanged, too, or 0 x for 0."""
     for moved, zero in ((first, second), (second, first)):
-        less = _maker(moved, "Sub")
-        shift = _maker(less.inputs[1], "Mul") if less is not None else None
+        less = maker_of(moved, "Sub")
+        shift = maker_of(less.inputs[1], "Mul") if less is not None else None
         if less is None or shift is None:
             continue
-        x, product = less.inputs[0], _maker(zero, "Mul")
+        x, product = less.inputs[0], maker_of(zero, "Mul")
         factors = [zero] if product is None else [t for t in product.inputs if t is not x]
         signs = [n.outputs[0] for n in x.outputs if n.op == "Sign" and not n.domain]
         sizes = [n.outputs[0] for n in x.outputs if n.op == "Abs" and not n.domain]
@@ -87,12 +87,6 @@ def _moved_where_large(
         if t == said[0].level >= 0 and zeros == [0]:
             return x, np.asarray(t)
     return None
-
-
-def _maker(tensor: gs.Tensor, op: str) -> gs.Node | None:
-    """The node that makes a tensor, if it is this operator."""
-    maker = producer(tensor)
-    return maker if maker is not None and maker.op == op and not maker.domain else None
 
 
 def _rewrite(editor: Editor, node: gs.Node, x: gs.Tensor, t: np.ndarray) -> None:

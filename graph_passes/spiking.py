@@ -172,10 +172,8 @@ def obstacles(
     in for.
     """
     curves = regions_to_approximate(graph)
-    activations = {id(node) for node in activation_nodes(graph)}
-    if approximated:
-        ends = [curve.last for curve in curves]
-        activations = {id(node) for node in (*activation_nodes(graph, ends), *ends)}
+    ends = [curve.last for curve in curves] if approximated else []
+    activations = {id(node) for node in (*activation_nodes(graph, ends), *ends)}
 
     def is_activation(node: gs.Node) -> bool:
         return neurons.is_stateful(node) or id(node) in activations

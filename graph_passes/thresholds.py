@@ -11,8 +11,8 @@ from .editing import (
     Editor,
     fits,
     is_floating,
+    maker_of,
     only_consumer,
-    producer,
     replace_node,
     require_opset,
     tidy,
@@ -21,7 +21,7 @@ from .editing import (
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
 from .neurons import is_stateful
-from .regions import before_layers, behind_nonlinear, nonlinear_before_layers, upstream
+from .regions import before_layers, kept_by_read_out, nonlinear_before_layers, upstream
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -71,10 +71,8 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     shape = variables[0].shape
     if not fits(bound, shape):
         return None
-    before = producer(variables[0])
-    if before is None or before.op != "Relu" or before.domain:
-        return None
-    if only_consumer(graph, variables[0]) is not node:
+    before = maker_of(variables[0], "Relu")
+    if before is None or only_consumer(graph, variables[0]) is not node:
         return None
     return before
 
@@ -107,8 +105,7 @@ def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
     spikes come out of such a node.
     ``others``: as for ``find_activations``.
     """
-    behind = behind_nonlinear(graph, _emits(graph, others), after_layers=True)
-    return _activations_that_make(graph, behind)
+    return _activations_that_make(graph, kept_by_read_out(graph, _emits(graph, others)))
 
 
 def activations_of_input(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
@@ -132,17 +129,18 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs
 
 def _emits(graph: gs.Graph, others: Iterable[gs.Node]) -> Callable[[gs.Node], bool]:
     """Whether a node is an activation in canonical form, one of the others, or stateful."""
-    found = {id(node) for node in (*_canonical_activations(graph), *others)}
+    found = {id(node) for node in (*canonical_activations(graph), *others)}
     return lambda node: is_stateful(node) or id(node) in found
 
 
 def _activations_that_make(graph: gs.Graph, names: set[str]) -> list[gs.Node]:
     """The nodes of canonical activations one of whose outputs has such a name."""
-    activations = _canonical_activations(graph)
+    activations = canonical_activations(graph)
     return [node for node in activations if any(t.name in names for t in node.outputs)]
 
 
-def _canonical_activations(graph: gs.Graph) -> list[gs.Node]:
+def canonical_activations(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes of activations in canonical form, those that stay what they are among them."""
     return [n for n in graph.nodes if _is_relu(n) or _upper_bound(graph, n) is not None]
 
 

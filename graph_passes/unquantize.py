@@ -16,6 +16,7 @@ from .editing import (
     is_floating,
     is_inner,
     leave_out,
+    maker_of,
     optional_input,
     producer,
     replace_node,
@@ -318,12 +319,13 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     a type that is known here.
     """
     clips = []
-    maker = producer(node.inputs[0])
-    while maker is not None and maker.op == "Clip" and not maker.domain:
+    quantised = node.inputs[0]
+    while (clip := maker_of(quantised, "Clip")) is not None:
         # To fewer bits than the type has.
-        clips.append((_number(maker, 1, -np.inf), _number(maker, 2, np.inf)))
-        maker = producer(maker.inputs[0])
-    if maker is None or maker.op != "QuantizeLinear" or maker.domain:
+        clips.append((_number(clip, 1, -np.inf), _number(clip, 2, np.inf)))
+        quantised = clip.inputs[0]
+    maker = maker_of(quantised, "QuantizeLinear")
+    if maker is None:
         return None
     (scale, zero), other = ([_number(n, place, 0) for place in (1, 2)] for n in (maker, node))
     numbers = (scale, zero, *itertools.chain(*clips))
