@@ -34,7 +34,9 @@ def unbound(function: Callable[..., bool]) -> Callable[..., bool]:
 
 def pass_name(function: Callable[..., bool]) -> str:
     """The name of a pass, also when arguments are bound to it."""
-    return getattr(unbound(function), "__name__", repr(function))
+    made = unbound(function)
+    # Not by getattr's default: the repr of what holds arrays takes a while.
+    return made.__name__ if hasattr(made, "__name__") else repr(function)
 
 
 def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:

@@ -7,6 +7,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError, is_number
 
 BINS = 2048
+_CENTRES = np.arange(BINS + 1) + 0.5
 """Bins of a histogram; a percentile is right to within 1/1024 of the largest activation."""
 
 
@@ -176,27 +177,46 @@ class ActivationHistogram:
         """How wide a bin is: float64 [C]."""
         return np.asarray(np.ldexp(1.0 / BINS, self._exponents))
 
-    def _centres(self) -> np.ndarray:
-        """The middles of all bins: float64 [C, BINS]."""
-        return np.asarray((np.arange(BINS) + 0.5) * self._widths()[:, None])
+    def _tails(self) -> tuple[np.ndarray, np.ndarray]:
+        """From each bin on, how many there are and their sum, in bins: float64 [C, BINS + 1]."""
+        numbers = np.zeros((len(self._counts), BINS + 1))
+        numbers[:, :-1] = self._counts
+        sums = numbers * _CENTRES
+        return numbers[:, ::-1].cumsum(axis=1)[:, ::-1], sums[:, ::-1].cumsum(axis=1)[:, ::-1]
 
     def _balanced(self, steps: int) -> np.ndarray:
         """Local threshold balancing over the whole distribution: float64 [C]."""
-        centres = self._centres()
-        shares = self._counts / self._total
-        theta = np.zeros((len(centres), 1))
+        numbers, sums = self._tails()
+        channel = np.arange(len(numbers))
+        theta = np.zeros(len(numbers))
         for _ in range(steps):
-            theta += 2 * (shares * np.maximum(centres - theta, 0)).sum(axis=1, keepdims=True)
-        return np.minimum(theta[:, 0], self._max)
+            # Those above theta, of which each is as far above it as it says.
+            first = _first_bins(theta)
+            theta += 2 / self._total * (sums[channel, first] - theta * numbers[channel, first])
+        return np.asarray(np.minimum(theta * self._widths(), self._max))
 
     def _least_squares(self, timesteps: int) -> np.ndarray:
-        """The theta whose levels k theta / T, k = 0 to T, fit best: float64 [C]."""
-        centres = self._centres()
-        best, theta = np.full(len(centres), np.inf), self._max.copy()
+        """The theta whose levels k theta / T, k = 0 to T, fit best: float64 [C].
+
+        With the step u = theta / T an activation a in bins of level k adds (a - k u)^2, so that
+        all add sum a^2 - 2 u sum k a + u^2 sum k^2, where k and k^2 count the levels 1 to k that a
+        reaches, once and 2 k - 1 times.
+        """
+        numbers, sums = self._tails()
+        squares = (self._counts * _CENTRES[:-1] ** 2).sum(axis=1)
+        levels = np.arange(1, timesteps + 1)
+        best, theta = np.full(len(numbers), np.inf), self._max.copy()
         for share in np.linspace(0.05, 1.0, 96):
-            step = np.maximum(share * self._max / timesteps, np.finfo(np.float64).tiny)[:, None]
-            levels = step * np.clip(np.floor(centres / step + 0.5), 0, timesteps)
-            error = (self._counts * (centres - levels) ** 2).sum(axis=1)
+            step = share * self._max / self._widths() / timesteps
+            first = _first_bins((levels - 0.5) * step[:, None])
+            reached = np.take_along_axis(sums, first, 1).sum(axis=1)
+            twice = (np.take_along_axis(numbers, first, 1) * (2 * levels - 1)).sum(axis=1)
+            error = squares - 2 * step * reached + step**2 * twice
             better = error < best
             best, theta = np.where(better, error, best), np.where(better, share * self._max, theta)
         return theta
+
+
+def _first_bins(values: np.ndarray) -> np.ndarray:
+    """The first bin whose centre is at each value, in bins, or beyond; BINS where none is."""
+    return np.clip(np.ceil(values - 0.5), 0, BINS).astype(np.int64)
