@@ -55,8 +55,8 @@ def lengths_between(longest: int) -> range:
 
 
 MOST_NODES = 2**13
-"""Nodes of a chunk, a neuron and a layer on tiles being one each: to make a longer one takes ONNX
-Runtime time out of proportion.
+"""Nodes of a chunk, a neuron being one: to make a longer one takes ONNX Runtime time out of
+proportion.
 
 Measured on a Xeon, N=1, images of 64 x 64, the first run of 32 time-steps and later ones, seconds,
 in chunks of 4, 8 and 16: a NASNet (1274 nodes a time-step) 5.5, 11.4, 31.1 (85 in chunks of 32) and
@@ -130,7 +130,7 @@ class WeightedLayer:
         """Whether it runs once for all time-steps of a chunk: reading weights costs most."""
         if self.axis is None:
             return False
-        return self._reads_matrices or self.weights > max(CACHED, self.computes)
+        return self._reads_matrices or _reading_costs_most(self.weights, self.computes)
 
     @property
     def _reads_matrices(self) -> bool:
@@ -181,7 +181,9 @@ def weighted_layers(
         weights, made = node.input[1], sizes.shapes.get(node.output[0], ())
         if not tiles or weights not in own or 0 in made[2:]:
             return None
-        found = tiles_where_they_pay(node, constants[weights], made)
+        shape = constants[weights]
+        heavy = lean or _reading_costs_most(math.prod(shape), sizes.count(node.output[0]))
+        found = tiles_where_they_pay(node, shape, made, heavy)
         if found is None or (lean and found.high * found.wide < MANY_TILES):
             return None
         return found
@@ -221,6 +223,11 @@ def weighted_layers(
         )
         for node in nodes
     )
+
+
+def _reading_costs_most(weights: int, computes: int) -> bool:
+    """Whether so many weights take longer than what is computed with them in a time-step."""
+    return weights > max(CACHED, computes)
 
 
 def axes_of_time(layers: Iterable[WeightedLayer]) -> dict[str, int]:

@@ -122,9 +122,10 @@ class Estimate:
     @property
     def _most_steps(self) -> int:
         """The time-steps of a chunk of ``MOST_NODES``."""
-        nodes = self.costs.peaks.step.graph.node
-        heavy = sum(node.name in self.heavy for node in nodes)
-        return (MOST_NODES - heavy) // max(len(nodes) - heavy, 1)
+        names = [node.name for node in self.costs.peaks.step.graph.node]
+        nodes = {name: NODES_OF_TILES if name in self.tiled else 1 for name in names}
+        once = sum(nodes[name] for name in names if name in self.heavy)
+        return (MOST_NODES - once) // max(sum(nodes.values()) - once, 1)
 
     def with_lengths_between(self, chunks: tuple[int, ...]) -> tuple[range, Memory]:
         """The lengths of chunks besides these, and the memory with graphs for all of them.

@@ -85,8 +85,18 @@ def test_real_weights_are_rounded_no_worse_than_by_a_bit_or_two():
 )
 def test_where_it_pays(attributes, inputs, outputs, pays):
     node = conv(8, 8, attributes=attributes).graph.node[0]
-    found = tiles_where_they_pay(node, (outputs, inputs, 3, 3), (2, outputs, 8, 8))
+    found = tiles_where_they_pay(node, (outputs, inputs, 3, 3), (2, outputs, 8, 8), False)
     assert found == (Tiles("w", inputs, outputs, 8, 8) if pays else None)
+
+
+@pytest.mark.parametrize(("samples", "time_batched", "pays"), [
+    (1, False, False), (4, False, True), (1, True, True),
+])  # fmt: skip
+def test_small_images_do_not_pay_for_the_nodes(samples, time_batched, pays):
+    """What tiles save on 8 x 8 places of 128 channels, running them each time-step takes."""
+    made = (samples, 128, 8, 8)
+    found = tiles_where_they_pay(conv(8, 8).graph.node[0], (128, 128, 3, 3), made, time_batched)
+    assert (found is not None) == pays
 
 
 def sessions(network, **options):
@@ -118,13 +128,13 @@ def test_sessions_give_the_same_spikes(seed, runs, maxpool, time_batched):
 
 @pytest.mark.parametrize("samples", [1, 5])
 def test_a_wide_network_is_on_tiles(samples):
-    """By itself; C = 128 and images of 8 x 8 pay."""
+    """By itself; C = 128 and images of 12 x 12 pay."""
     builder = dyadic.Builder(0)
     x = builder.clip(builder.conv("input", 2, 128), 128)
     x = builder.clip(builder.conv(x, 128, 128), 128)
     x = builder.add("flatten", [builder.clip(builder.conv(x, 128, 8), 8)])
-    builder.add("gemm", [x], w=builder.eighths(6, 8 * 64), b=builder.eighths(6))
-    network = dyadic.Network(builder.layers, (2, 8, 8))
+    builder.add("gemm", [x], w=builder.eighths(6, 8 * 144), b=builder.eighths(6))
+    network = dyadic.Network(builder.layers, (2, 12, 12))
     session, reference = sessions(network)
     run_alike(session, reference, network, [(samples, 22), (samples, 7)])
     tiled = session.chosen(dyadic.images(network, samples)).tiled
@@ -163,6 +173,6 @@ def test_chunks_go_on_without_tiles_where_memory_is_short():
 def test_what_computes_in_8_bits_is_not_on_tiles():
     network = wide()
     snn = convert(dyadic.to_onnx(network)).model
-    x = dyadic.images(network, 1)
+    x = dyadic.images(network, 4)
     assert len(SpikingSession(snn).chosen(x).tiled) == 1
     assert not SpikingSession(snn, precision="int8").chosen(x).tiled
