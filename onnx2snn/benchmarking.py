@@ -62,8 +62,8 @@ def benchmark(
     of those within a round. steps_per_second: T N / seconds. peak_memory: the most that the
     process has held, in bytes, its libraries with it; None where that is unknown. load_seconds:
     from the file until it runs, what a first run takes longer than a later one with it. regret:
-    of "auto", by what share it is slower than the best other plan, 0 at least; None in other rows.
-    "int8" is "auto" with ``precision="int8"``, where the network is in float32, and no other plan.
+    of "auto", by what share it is slower than the best other in float32, 0 at least; None in other
+    rows. "int8" is "auto" with ``precision="int8"``, where the network is in float32.
 
     Raises ``ModelError`` for a file that is no SNN, and ``DataError`` if an input has other
     sizes open than N, or N fixed to another one.
@@ -135,7 +135,7 @@ def timed_rows(
 
 
 def regret(rows: Mapping[str, Mapping[str, Any]]) -> float:
-    """By what share the plan "auto" is slower than the best other; 0 where it is not.
+    """By what share the plan "auto" is slower than the best other in float32; 0 where it is not.
 
     rows: those of one N, by plan.
     """

@@ -175,6 +175,11 @@ def convert(
     if threshold is None:
         require_bounds(network.graph, chosen.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
+    if not sources and (own["threshold"] or own["per_channel"] is not None):
+        network.notes.append(
+            "all thresholds are bounds of clips, so that --threshold and --per-channel change "
+            "nothing; --recalibrate takes those from data that are lower there"
+        )
     network.make_spiking(v_init, seed)
     network.change(neuron, delay, timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}

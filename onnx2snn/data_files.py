@@ -156,6 +156,11 @@ def _open_folder(
     samples: int | None,
     train: bool,
 ) -> Data:
+    try:
+        folder = imagenet_folder(root or Path(), train) if name == "imagenet" else Path(name)
+        files, labels, _ = image_files(folder)
+    except OSError as error:
+        raise DataError(str(error)) from error
     if preprocessing is None:
         raise DataError(
             f"'{name}' holds images, and the model does not say how they become its input: "
@@ -163,11 +168,6 @@ def _open_folder(
             "give an .npz of what the network takes"
         )
     wanted = preprocessing
-    try:
-        folder = imagenet_folder(root or Path(), train) if name == "imagenet" else Path(name)
-        files, labels, _ = image_files(folder)
-    except OSError as error:
-        raise DataError(str(error)) from error
     rows = some_rows(len(files) if samples is None else samples, len(files), labels)
     if train:
         rows = rows[rows_in_turn(labels[rows])]

@@ -224,7 +224,8 @@ class Network:
         elif sample is not None:
             first = iter([sample[0]])
             error = relative_error(sample[1], outputs_of(self.current, sample[0]))
-            on = f"{samples_in(sample[0])} random inputs (seed 0) of the declared shape"
+            count = samples_in(sample[0])
+            on = f"{count} random input{'s' * (count > 1)} (seed 0) of the declared shape"
         else:
             self.check = NOT_CHECKED
             return

@@ -164,7 +164,8 @@ def _rows(
 ) -> list[NodeReport]:
     relus, bounded = find_activations(graph, replaced)
     unbounded = {node.name for node in relus}
-    activations = {id(node) for node in activation_nodes(graph, replaced)}
+    # Clips in place of a curve are neurons where its last node is.
+    activations = {id(node) for node in (*activation_nodes(graph, replaced), *replaced)}
     parts = regions(graph, lambda node: id(node) in activations)
     place = {node.name: "before the neurons" for node in parts.prologue}
     place |= {node.name: "linear" for node in parts.core}

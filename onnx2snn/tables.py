@@ -239,7 +239,8 @@ def early_exit_table(report: dict[str, Any]) -> Table:
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "")
     table.caption = (
         f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
-        f"Looked at every {EarlyExit.every} time-steps."
+        f"Looked at every {EarlyExit.every} time-steps; the earliest leave at "
+        f"T={EarlyExit.every * EarlyExit.stable}."
     )
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
@@ -300,7 +301,7 @@ def benchmark_table(found: dict[str, Any]) -> Table:
     table.caption = (
         "of ...: the median of ratios within a round. peak: of the process, libraries included. "
         "load: from the file until it runs. regret: what auto takes more than the best "
-        "other plan, the median within rounds."
+        "other plan in float32, the median within rounds."
     )
     return table
 
@@ -337,8 +338,10 @@ def diagnosis_table(layers: Iterable[LayerDiagnosis], what: str) -> Table:
     table.caption = (
         "own: clipping, quantisation and unevenness together, of this layer alone; total: with "
         "what it inherits. Errors: root mean squares, in % of that of the activations: those of "
-        "a sum are less than the sum of those of its parts, and what adds up may cancel. #: "
-        "place in the network."
+        "a sum are less than the sum of those of its parts, and what adds up may cancel. rate: "
+        "spikes per neuron and time-step. silent, sat.: the share of neurons, of all samples, "
+        "without a spike, and with as many as there can be. corr.: of what is emitted on average "
+        "with the ANN's activations. #: place in the network; the largest own error comes first."
     )
     return table
 

@@ -511,6 +511,11 @@ def test_check_agrees_with_convert():
     curved = check(model(CURVED, WEIGHTS), approximate=True)
     assert curved.converts
     assert curved.options == ("--approximate N --calibration DATA",)
+    places = {row.node: row.role for row in curved.nodes}
+    assert places == {
+        "a": "before the neurons", "s": "approximated", "m": "approximated", "b": "linear",
+        "r": "neuron", "y": "read-out",
+    }  # fmt: skip
     roles = {row.node: row.role for row in check(model(TWO_OUTPUTS, WEIGHTS)).nodes}
     assert roles == {
         "a": "before the neurons", "r": "neuron", "logits": "read-out", "p": "read-out",

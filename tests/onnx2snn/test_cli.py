@@ -371,12 +371,13 @@ def test_inspect_shows_what_runs_on_tiles(snn):
     builder.add("gemm", [x], w=builder.eighths(6, 128 * 16), b=builder.eighths(6))
     ann = dyadic.to_onnx(dyadic.Network(builder.layers, (2, 4, 4)))
     write_model(convert(ann).model, "wide.onnx")
-    assert "unrolled, tiles" in invoke("inspect", "wide.onnx", "--plan").output
-    plan = as_json("inspect", "wide.onnx", "--plan")["plan"]
+    asked = "inspect", "wide.onnx", "--plan", "-N", "16"
+    assert "unrolled, tiles" in invoke(*asked).output
+    plan = as_json(*asked)["plan"]
     assert [layer["tiles"] for layer in plan["layers"]] == [True]
     while plan["layers"][0]["tiles"]:
         less = str(plan["bytes"]["total"] - 1)
-        plan = as_json("inspect", "wide.onnx", "--plan", "--max-memory", less)["plan"]
+        plan = as_json(*asked, "--max-memory", less)["plan"]
     assert plan["short_of_memory"]
     assert plan["chunks"]
 

@@ -376,6 +376,18 @@ def test_calibration_data_that_says_nothing():
     assert "all the same" in note
 
 
+@pytest.mark.parametrize("asked", [{"threshold": "percentile=90"}, {"per_channel": False}])
+def test_a_threshold_asked_for_where_all_are_bounds(asked):
+    """It changes nothing, as is said; not where a ReLU takes it, or bounds are measured."""
+    text = MAX_POOLED.replace("Relu(b)", "Clip(b, lo, hi)")
+    clipped = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(100)})
+    (note,) = convert(clipped, calibration=DATA, recipe="opi", **asked).notes
+    assert "all thresholds are bounds of clips" in note
+    assert not convert(clipped, calibration=DATA, recipe="opi").notes
+    assert not convert(clipped, calibration=DATA, recipe="opi", recalibrate=True, **asked).notes
+    assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi", **asked).notes
+
+
 def test_a_threshold_by_its_name():
     ann = model(MAX_POOLED, WEIGHTS)
     by_name, made = (
@@ -572,7 +584,8 @@ def test_activations_may_be_large(recipe):
         "net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"
     )
     ann, x = model(text, {"w": normal(4, 5), "v": normal(5, 3)}), 3e6 * normal(20, 4)
-    snn = convert(ann, calibration=from_arrays(x), recipe=recipe, threshold="max").model
+    data = from_arrays(x)
+    snn = convert(ann, calibration=data, recipe=recipe, threshold="max", timesteps=512).model
     wanted = run(ann, x)
     error = np.abs(SpikingSession(snn).run(x, 512).output - wanted).max()
     assert error < 0.02 * np.abs(wanted).max()

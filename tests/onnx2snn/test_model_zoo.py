@@ -34,7 +34,7 @@ def test_converts_with_calibration(name, maxpool):
     assert result.converts
     assert result.verdict.startswith("Converts with --calibration DATA")
     assert sum(row.role == "neuron" for row in result.nodes) == CONVERTS[name]
-    assert "on 1 random inputs" in result.check
+    assert "on 1 random input " in result.check
 
 
 @pytest.mark.parametrize("maxpool", ["average", "exact"])
