@@ -210,6 +210,15 @@ def test_more_clips_come_nearer(name):
     assert errors[-1] < 0.2 * errors[0]
 
 
+def test_knots_are_where_the_error_is_least():
+    """16 clips of a Sigmoid: 0.00061 with knots by its curvature alone moved, 0.00078 without."""
+    found = []
+    x = np.linspace(-9, 9, 4096, dtype=np.float32)
+    approximate_activations(network("sigmoid"), {"s": x}, 16, found)
+    (text,) = found
+    assert float(re.search(r"RMS error ([\d.e-]+)", text)[1]) < 0.00065
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float", "double"])
 def test_is_constant_outside_the_data(dtype):
     kind = {"float16": np.float16, "float": np.float32, "double": np.float64}[dtype]

@@ -48,6 +48,35 @@ def test_percentiles_of_any_batches(seed, cuts, per_channel, q):
             assert low - slack <= value <= high + slack or (low <= 0 and value == row.max())
 
 
+def centres(row):
+    """What stands for each activation of a channel: the middle of its bin, one of 2,048."""
+    width = 2.0 ** np.frexp(row.max())[1] / 2048
+    return np.where(row > 0, (np.floor(row / width) + 0.5) * width, 0)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("timesteps", [1, 3, 8, 300])
+def test_least_squares_and_balancing_as_they_are_defined(timesteps, per_channel):
+    """Each activation rounded to a level for each theta, and compared with theta in each step."""
+    values = activations(timesteps)
+    values[:, 1] = np.round(values[:, 1] / values[:, 1].max() * 4)  # At the edges of bins.
+    found = histogram(values, per_channel)
+    rows = np.moveaxis(values, 1, 0).reshape(3, -1) if per_channel else values.reshape(1, -1)
+    for number, row in enumerate(rows):
+        x = centres(row)
+        errors = {}
+        for share in np.linspace(0.05, 1, 96):
+            theta = share * float(row.max())
+            levels = np.clip(np.floor(x * timesteps / theta + 0.5), 0, timesteps)
+            errors[theta] = ((x - levels * theta / timesteps) ** 2).sum()
+        assert found.value(Statistic("mmse", timesteps))[number] == min(errors, key=errors.get)
+        theta = 0.0
+        for _ in range(timesteps):
+            theta += 2 * np.maximum(x - theta, 0).mean()
+        balanced = found.value(Statistic("balanced", timesteps))[number]
+        np.testing.assert_allclose(balanced, min(theta, row.max()), rtol=1e-12)
+
+
 @pytest.mark.parametrize("samples", [1000, 2000, 30000])
 def test_rounding_does_not_make_a_percentile_of_what_is_above_it(samples):
     """As many are above 0 as the percentile leaves out: it is 0, which is no threshold."""

@@ -12,7 +12,8 @@ from onnx_text import model
 from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes import weights
 from onnx2snn.graph_passes.weights import ModelParts, attach
-from onnx2snn.runtime import chunks, winograd
+from onnx2snn.runtime import chunks, estimate, winograd
+from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.winograd import Tiles, matrices_of, tiles_where_they_pay, with_winograd
 
@@ -168,6 +169,29 @@ def test_chunks_go_on_without_tiles_where_memory_is_short():
     # All with tiles come first.
     assert sorted(seen, key=lambda pair: -pair[0]) == seen
     run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 9)])
+
+
+def test_lean_chunks_have_small_images_on_tiles():
+    """Convolutions that lean chunks leave alone are repacked; on tiles they are time-batched."""
+    network = wide()
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model)
+    step = session._progress.time_steps.step
+    sizes = sizes_of(step, session.chosen(dyadic.images(network, 1)).shapes)
+    free = {tensor.name for tensor in step.graph.initializer}
+    for lean in (False, True):
+        (layer,) = chunks.weighted_layers(step, sizes, free, lean=lean)
+        assert (layer.tiles is not None, layer.time_batched) == (lean, lean)
+
+
+def test_the_nodes_of_tiles_are_nodes_of_a_chunk(monkeypatch):
+    network = wide()
+    snn, x = convert(dyadic.to_onnx(network)).model, dyadic.images(network, 4)
+    session = SpikingSession(snn, threads=1)
+    nodes = len(session._progress.time_steps.step.graph.node) - 1 + winograd.NODES_OF_TILES
+    for most, longest in ((16 * nodes, 16), (16 * nodes - 1, 8), (8 * nodes - 1, 4)):
+        monkeypatch.setattr(estimate, "MOST_NODES", most)
+        chosen = SpikingSession(snn, threads=1).chosen(x)
+        assert (len(chosen.tiled), chosen.chunks[0]) == (1, longest)
 
 
 def test_what_computes_in_8_bits_is_not_on_tiles():
