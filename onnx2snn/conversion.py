@@ -35,6 +35,9 @@ from .recipes import as_recipe
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 
+BOUND = "bound of the clip"
+"""Where a threshold comes from that no data and no pass has set."""
+
 Reset = Literal["subtract", "zero"]
 """What a spike does to the membrane potential: V_th less, as in the paper, or 0."""
 
@@ -175,17 +178,18 @@ def convert(
     if threshold is None:
         require_bounds(network.graph, chosen.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
-    if not sources and (own["threshold"] or own["per_channel"] is not None):
-        network.notes.append(
-            "all thresholds are bounds of clips, so that --threshold and --per-channel change "
-            "nothing; --recalibrate takes those from data that are lower there"
-        )
     network.make_spiking(v_init, seed)
     network.change(neuron, delay, timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(chosen.passes, timesteps)
     network.delay(delay, timesteps)
     neurons = _reports(network, sources, measured, chosen)
+    asked = own["threshold"] is not None or own["per_channel"] is not None
+    if asked and not recalibrate and all(neuron.source == BOUND for neuron in neurons):
+        network.notes.append(
+            "all thresholds are bounds of clips, which --threshold and --per-channel do not change "
+            "without --recalibrate"
+        )
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": chosen.name,
@@ -227,7 +231,7 @@ def _reports(
     then = f", then {', '.join(map(pass_name, recipe.passes))}"
     found = []
     for node in neuron_nodes(network.graph):
-        threshold, source = threshold_of(node), sources.get(node.name, "bound of the clip")
+        threshold, source = threshold_of(node), sources.get(node.name, BOUND)
         same = np.array_equal(threshold, measured.get(node.name, []))
         shape = tuple(node.outputs[0].shape[1:])
         found.append(NeuronReport(node.name, shape, threshold, source if same else source + then))

@@ -7,9 +7,10 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError, is_number
 
 BINS = 2048
-_CENTRES = np.arange(BINS + 1) + 0.5
 """Bins of a histogram; a percentile is right to within 1/1024 of the largest activation."""
 
+_CENTRES = np.arange(BINS + 1) + 0.5
+"""The middles of bins, in bins; a last one for none."""
 
 KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "balanced")
 """The kinds of statistics, as ``Statistic`` tells them."""
@@ -200,14 +201,14 @@ class ActivationHistogram:
 
         With the step u = theta / T an activation a in bins of level k adds (a - k u)^2, so that
         all add sum a^2 - 2 u sum k a + u^2 sum k^2, where k and k^2 count the levels 1 to k that a
-        reaches, once and 2 k - 1 times.
+        reaches, once and 2 k - 1 times. More levels than bins would say no more.
         """
         numbers, sums = self._tails()
         squares = (self._counts * _CENTRES[:-1] ** 2).sum(axis=1)
-        levels = np.arange(1, timesteps + 1)
+        levels = np.arange(1, min(timesteps, BINS) + 1)
         best, theta = np.full(len(numbers), np.inf), self._max.copy()
         for share in np.linspace(0.05, 1.0, 96):
-            step = share * self._max / self._widths() / timesteps
+            step = share * self._max / self._widths() / len(levels)
             first = _first_bins((levels - 0.5) * step[:, None])
             reached = np.take_along_axis(sums, first, 1).sum(axis=1)
             twice = (np.take_along_axis(numbers, first, 1) * (2 * levels - 1)).sum(axis=1)

@@ -121,9 +121,16 @@ class Estimate:
 
     @property
     def _most_steps(self) -> int:
-        """The time-steps of a chunk of ``MOST_NODES``."""
+        """The time-steps of a chunk of ``MOST_NODES``.
+
+        Those of tiles leave ``SHORT`` of them: in single time-steps no convolution is on tiles.
+        """
+        return max(self._steps_of(NODES_OF_TILES), min(self._steps_of(1), SHORT))
+
+    def _steps_of(self, tiles: int) -> int:
+        """The same where a convolution on tiles is so many nodes."""
         names = [node.name for node in self.costs.peaks.step.graph.node]
-        nodes = {name: NODES_OF_TILES if name in self.tiled else 1 for name in names}
+        nodes = {name: tiles if name in self.tiled else 1 for name in names}
         once = sum(nodes[name] for name in names if name in self.heavy)
         return (MOST_NODES - once) // max(sum(nodes.values()) - once, 1)
 

@@ -378,13 +378,20 @@ def test_calibration_data_that_says_nothing():
 
 @pytest.mark.parametrize("asked", [{"threshold": "percentile=90"}, {"per_channel": False}])
 def test_a_threshold_asked_for_where_all_are_bounds(asked):
-    """It changes nothing, as is said; not where a ReLU takes it, or bounds are measured."""
+    """It changes nothing, as is said; not where a ReLU takes it, or bounds are measured.
+
+    Also where what is measured lowers none of them.
+    """
     text = MAX_POOLED.replace("Relu(b)", "Clip(b, lo, hi)")
     clipped = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(100)})
     (note,) = convert(clipped, calibration=DATA, recipe="opi", **asked).notes
-    assert "all thresholds are bounds of clips" in note
+    assert "which --threshold and --per-channel do not change without --recalibrate" in note
     assert not convert(clipped, calibration=DATA, recipe="opi").notes
     assert not convert(clipped, calibration=DATA, recipe="opi", recalibrate=True, **asked).notes
+    tight = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(0.01)})
+    measured = convert(tight, calibration=DATA, recipe="threshold-balancing", **asked)
+    assert {neuron.source for neuron in measured.neurons} == {"bound of the clip"}
+    assert not measured.notes
     assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi", **asked).notes
 
 

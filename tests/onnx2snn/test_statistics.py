@@ -77,6 +77,12 @@ def test_least_squares_and_balancing_as_they_are_defined(timesteps, per_channel)
         np.testing.assert_allclose(balanced, min(theta, row.max()), rtol=1e-12)
 
 
+def test_levels_of_any_number_of_time_steps_take_bounded_memory():
+    found = histogram(activations(0), True)
+    many, most = (found.value(Statistic("mmse", steps)) for steps in (2048, 2**31 - 1))
+    np.testing.assert_array_equal(many, most)
+
+
 @pytest.mark.parametrize("samples", [1000, 2000, 30000])
 def test_rounding_does_not_make_a_percentile_of_what_is_above_it(samples):
     """As many are above 0 as the percentile leaves out: it is 0, which is no threshold."""
