@@ -40,6 +40,12 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
         case "Pad":
             pads = constant_value(node.inputs[1])
             return pads is not None and not np.any(pads)
+        case "Pow":
+            exponent = constant_value(node.inputs[1])
+            if exponent is None or source.shape is None or exponent.ndim > len(source.shape):
+                # More axes than x has would be added to it.
+                return False
+            return exponent.size == 1 and bool(exponent == 1)
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":

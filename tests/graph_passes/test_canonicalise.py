@@ -201,12 +201,15 @@ NO_OPS = {
     "transpose": "r = Transpose<perm = [0, 1, 2]>(x) y = Neg(r)",
     "concat": "r = Concat<axis = 1>(x) y = Neg(r)",
     "pad": "r = Pad(x, zeros) y = Neg(r)",
+    "power": "r = Pow(x, one) y = Neg(r)",
+    "power of integers": "r = Pow(x, ones) y = Neg(r)",
 }
 
 
 @pytest.mark.parametrize("name", NO_OPS)
 def test_remove_no_ops(name):
-    g = graph(f"{SIGNATURE} {{ {NO_OPS[name]} }}", {"zeros": np.zeros(6, np.int64)})
+    values = {"zeros": np.zeros(6, np.int64), "one": np.float32(1), "ones": np.array([1])}
+    g = graph(f"{SIGNATURE} {{ {NO_OPS[name]} }}", values)
     changes_once(remove_no_ops, g)
     assert ops(g) == ["Neg"]
     assert [tensor.name for tensor in g.outputs] == ["y"]
@@ -225,6 +228,15 @@ def test_what_must_stay_stays(body):
     g = graph(f"{SIGNATURE} {{ {body} }}")
     assert not remove_no_ops(g)
     np.testing.assert_array_equal(run(g, X), X)
+
+
+@pytest.mark.parametrize("exponent", [np.float32(2), np.ones((1, 1, 1, 1), np.float32),
+                                      np.array([1, 1, 1, 2], np.float32)])  # fmt: skip
+def test_powers_that_do_something_stay(exponent):
+    shape = ", ".join(["N", "3", "4"] if exponent.ndim < 4 else ["1", "N", "3", "4"])
+    text = f"g (float[N, 3, 4] x) => (float[{shape}] y) {{ r = Pow(x, e) y = Neg(r) }}"
+    g = graph(text, {"e": exponent})
+    assert not remove_no_ops(g)
 
 
 LINKS = [
