@@ -145,15 +145,17 @@ def hides_in_quantisation(graph: gs.Graph, unquantised: bool) -> bool:
     )
 
 
-def require_activations(graph: gs.Graph, maxpool: MaxPool, unquantised: bool) -> None:
+def require_activations(
+    graph: gs.Graph, maxpool: MaxPool, unquantised: bool, pools: list[Refusal]
+) -> None:
     """Refuse a network none of whose activations became a neuron, with what it has instead.
 
-    ``unquantised``: whether quantisation was left out of it.
+    ``unquantised``: whether quantisation was left out of it. ``pools``: its ``hidden_pools``.
     """
     if neuron_nodes(graph):
         return
     curved = analog_activations(graph)
-    found = [*curved, *integer_activations(graph)]
+    found = [*curved, *integer_activations(graph), *pools]
     has = "these activations:" if found else "no activations"
     if hides_in_quantisation(graph, unquantised and not found):
         has = f"QuantizeLinear, {IN_QUANTISATION}"
@@ -231,6 +233,17 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
     kept |= {node.name: Refusal(node.name, node.op, IN_READ_OUT) for node in last}
     return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
+
+
+def hidden_pools(graph: gs.Graph) -> list[Refusal]:
+    """The max-pools before layers of weights: all that is not linear where nothing else is."""
+    reason = (
+        "a pool makes no spikes of its own: behind a ReLU it counts them, and as the maximum of "
+        "tensors (torch.maximum) it becomes neurons"
+    )
+    hidden = before_weights(graph)
+    pools = [n for n in graph.nodes if n.op in MAX_POOLS and n.outputs[0].name in hidden]
+    return [Refusal(node.name, node.op, reason) for node in pools]
 
 
 def integer_activations(graph: gs.Graph) -> list[Refusal]:

@@ -100,7 +100,8 @@ def check(
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
     if not has_neurons and not curved:
-        found = found | {refusal.node: refusal for refusal in integer_activations(graph)}
+        others = [*analog_activations(graph), *integer_activations(graph), *network.pools]
+        found = found | {refusal.node: refusal for refusal in others}
     needs_data = bool(unbounded or approximated)
     kept = {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
     kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}

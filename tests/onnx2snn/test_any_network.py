@@ -551,6 +551,29 @@ def test_check_names_what_stands_in_the_way():
     assert check(model(linear, WEIGHTS)).verdict == "Does not convert: it has no ReLU and no clip."
 
 
+@pytest.mark.parametrize("maxpool", ["average", "exact"])
+@pytest.mark.parametrize(("op", "maximum", "why"), [
+    ("MaxPool", "u = Unsqueeze(a, one) p = MaxPool<kernel_shape = [2], strides = [2]>(u) "
+     "h = Squeeze(p, one)", "a pool makes no spikes of its own"),
+    ("ReduceMax", "s = Reshape(a, pairs) h = ReduceMax<axes = [0], keepdims = 0>(s)",
+     "not a ReLU or a clip"),
+])  # fmt: skip
+def test_maxima_that_are_all_that_is_not_linear_are_named(op, maximum, why, maxpool):
+    text = (
+        f"net (float[N, 6] x) => (float[N, 3] y) {{ a = MatMul(x, w) {maximum} y = MatMul(h, v) }}"
+    )
+    sizes = {"one": [1], "pairs": [2, -1, 3]}
+    weights = {name: np.array(value) for name, value in sizes.items()}
+    wide = {"w": np.ones((6, 6), np.float32), "v": np.ones((3, 3), np.float32)}
+    ann = model(text, weights | wide)
+    with pytest.raises(UnsupportedModelError, match=f"(?s)these activations.*{op} '[a-z]'.*{why}"):
+        convert(ann, maxpool=maxpool)
+    found = check(ann, maxpool=maxpool)
+    assert found.verdict == "Does not convert: 1 node stands in the way."
+    (row,) = (row for row in found.nodes if row.role == "obstacle")
+    assert row.reason.startswith(why)
+
+
 def test_thresholds_of_clips_are_lowered_by_data_on_demand():
     ann = model(TWO_OUTPUTS, WEIGHTS | {"hi": np.float32(1000)})
     data = from_arrays(X)
