@@ -154,8 +154,7 @@ def require_activations(
     """
     if neuron_nodes(graph):
         return
-    curved = analog_activations(graph)
-    found = [*curved, *integer_activations(graph), *pools]
+    found = other_activations(graph, unquantised, pools)
     has = "these activations:" if found else "no activations"
     if hides_in_quantisation(graph, unquantised and not found):
         has = f"QuantizeLinear, {IN_QUANTISATION}"
@@ -164,7 +163,7 @@ def require_activations(
             "these activations; clips can stand in for those before the last layer (convert "
             "--approximate N --calibration DATA):"
         )
-        found = curved
+        found = analog_activations(graph)
     raise UnsupportedModelError(
         "the model has no ReLU, and no clip to a positive constant, that could become "
         f"a spiking neuron; it has {has}",
@@ -235,6 +234,17 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
 
 
+def other_activations(graph: gs.Graph, unquantised: bool, pools: list[Refusal]) -> list[Refusal]:
+    """What a network without neurons has in their place.
+
+    ``unquantised`` and ``pools``: as for ``require_activations``. Pools are nothing that is missing
+    where activations hide in quantisation.
+    """
+    found = [*analog_activations(graph), *_integer_activations(graph)]
+    hidden = hides_in_quantisation(graph, unquantised and not found)
+    return found if hidden else [*found, *pools]
+
+
 def hidden_pools(graph: gs.Graph) -> list[Refusal]:
     """The max-pools before layers of weights: all that is not linear where nothing else is."""
     reason = (
@@ -246,7 +256,7 @@ def hidden_pools(graph: gs.Graph) -> list[Refusal]:
     return [Refusal(node.name, node.op, reason) for node in pools]
 
 
-def integer_activations(graph: gs.Graph) -> list[Refusal]:
+def _integer_activations(graph: gs.Graph) -> list[Refusal]:
     """The ReLUs and bounds of whole numbers that depend on an input."""
     computed = downstream(graph, graph.inputs)
     found = [

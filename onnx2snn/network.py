@@ -105,7 +105,7 @@ class Network:
         self.declined: list[Refusal] = []
         self.agreements: list[Agreement] = []
         self.notes: list[str] = []
-        self.pools: list[Refusal] = []
+        self.hidden_pools: list[Refusal] = []
         self.check = "not needed: nothing was rewritten"
         upgraded = upgrade_opset(parts)
         # A newer opset, and functions in place, are a rewriting too.
@@ -241,7 +241,7 @@ class Network:
 
     def replace_pools(self) -> None:
         """Replace max-pooling by average-pooling, if so wanted, and fold what that lets fold."""
-        self.pools = self.pools or hidden_pools(self.graph)
+        self.hidden_pools = self.hidden_pools or hidden_pools(self.graph)
         if self.maxpool != "average":
             return
         before, declined = self.current, list[Refusal]()
@@ -337,7 +337,7 @@ class Network:
             partial(set_initial_potential, v_init=v_init, seed=seed),
         ]
         self.run(passes)
-        require_activations(self.graph, self.maxpool, self.unquantised, self.pools)
+        require_activations(self.graph, self.maxpool, self.unquantised, self.hidden_pools)
         if self.calibration is not None:
             self.agreements.append(
                 compare(TOGETHER, self.original, self.current, self.calibration, self._running)

@@ -27,7 +27,7 @@ from .examination import (
     IN_READ_OUT,
     analog_activations,
     hides_in_quantisation,
-    integer_activations,
+    other_activations,
 )
 from .network import NO_CHANNELS, Network
 from .progress import Running
@@ -99,8 +99,9 @@ def check(
     if has_neurons and not approximate:
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
-    if not has_neurons and not curved:
-        others = [*analog_activations(graph), *integer_activations(graph), *network.pools]
+    nothing_spikes = not has_neurons and not curved
+    if nothing_spikes:
+        others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}
     needs_data = bool(unbounded or approximated)
     kept = {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
@@ -127,7 +128,7 @@ def check(
     converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
     remedies = [APPROXIMATION] if curved and not left and not approximate else []
     pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
-    if maxpool == "average" and found and pooled.issuperset(blocking):
+    if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
         exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
         remedies += [] if obstacles(graph, "exact") else [exact]
     quantised = hides_in_quantisation(graph, network.unquantised and not curved)

@@ -574,6 +574,17 @@ def test_maxima_that_are_all_that_is_not_linear_are_named(op, maximum, why, maxp
     assert row.reason.startswith(why)
 
 
+def test_no_way_to_pool_helps_where_nothing_else_spikes():
+    """Also where average pools cannot take the pool's place."""
+    text = (
+        "net (float[N, 1, 9] x) => (float[N, 3] y) "
+        "{ p = MaxPool<kernel_shape = [2], dilations = [3]>(x) f = Flatten(p) y = MatMul(f, v) }"
+    )
+    for maxpool in ("average", "exact"):
+        found = check(model(text, {"v": np.ones((6, 3), np.float32)}), maxpool=maxpool)
+        assert found.verdict == "Does not convert: 1 node stands in the way."
+
+
 def test_thresholds_of_clips_are_lowered_by_data_on_demand():
     ann = model(TWO_OUTPUTS, WEIGHTS | {"hi": np.float32(1000)})
     data = from_arrays(X)

@@ -466,12 +466,19 @@ def test_what_clips_for_quantised_activations_cost():
     assert together.error > 0.01
 
 
-def test_activations_that_quantisation_has_folded_into_levels_of_both_signs():
+@pytest.mark.parametrize("behind", [
+    "y = MatMul(a, v)",
+    "u = Unsqueeze(a, one) p = MaxPool<kernel_shape = [1], strides = [2]>(u) "
+    "e = Squeeze(p, one) y = MatMul(e, pooled)",
+])  # fmt: skip
+def test_activations_that_quantisation_has_folded_into_levels_of_both_signs(behind):
+    """It is that which is said, also where a pool is all else that is not linear."""
     text = (
         "net (float[N, 4] x) => (float[N, 2] y) { c = MatMul(x, w) q = QuantizeLinear(c, s, z) "
-        "a = DequantizeLinear(q, s, z) y = MatMul(a, v) }"
+        f"a = DequantizeLinear(q, s, z) {behind} }}"
     )
-    levels = {"s": np.float32(1 / 127), "z": np.int8(0)}
+    levels = {"s": np.float32(1 / 127), "z": np.int8(0), "one": np.array([1]),
+              "pooled": np.ones((2, 2), np.float32)}  # fmt: skip
     ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in "wv"} | levels)
     with pytest.raises(UnsupportedModelError, match="into which quantisation folds them"):
         convert(ann)
