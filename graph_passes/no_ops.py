@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, is_used, optional_input, require_opset, tidy
+from .editing import bypass, constant_value, fits, is_used, optional_input, require_opset, tidy
 from .io import onnx_type
 
 
@@ -42,10 +42,9 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
             return pads is not None and not np.any(pads)
         case "Pow":
             exponent = constant_value(node.inputs[1])
-            if exponent is None or source.shape is None or exponent.ndim > len(source.shape):
-                # More axes than x has would be added to it.
+            if exponent is None or exponent.size != 1 or source.shape is None:
                 return False
-            return exponent.size == 1 and bool(exponent == 1)
+            return bool(exponent == 1) and fits(exponent.shape, source.shape)
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":

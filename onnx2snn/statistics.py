@@ -206,9 +206,10 @@ class ActivationHistogram:
         numbers, sums = self._tails()
         squares = (self._counts * _CENTRES[:-1] ** 2).sum(axis=1)
         levels = np.arange(1, min(timesteps, BINS) + 1)
+        largest = self._max / self._widths()
         best, theta = np.full(len(numbers), np.inf), self._max.copy()
         for share in np.linspace(0.05, 1.0, 96):
-            step = share * self._max / self._widths() / len(levels)
+            step = share * largest / len(levels)
             first = _first_bins((levels - 0.5) * step[:, None])
             reached = np.take_along_axis(sums, first, 1).sum(axis=1)
             twice = (np.take_along_axis(numbers, first, 1) * (2 * levels - 1)).sum(axis=1)
