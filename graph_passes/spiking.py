@@ -249,7 +249,9 @@ def all_finite(values: np.ndarray) -> bool:
     return all(bool(np.all(np.isfinite(flat[at : at + _LOOKED_AT_ONCE]))) for at in pieces)
 
 
-def require_finite_weights(graph: gs.Graph) -> None:
+def require_finite_weights(
+    graph: gs.Graph, heading: str = "weights must be finite; train or export the model again:"
+) -> None:
     """Raise ``UnsupportedModelError`` for NaN anywhere, and infinity where it is no bound."""
     bad = []
     for node in graph.nodes:
@@ -265,7 +267,7 @@ def require_finite_weights(graph: gs.Graph) -> None:
                     reason += ": let a number such as -1e9 take the place of what is masked"
                 bad.append(Refusal(node.name, node.op, reason))
     if bad:
-        raise UnsupportedModelError("weights must be finite; train or export the model again:", bad)
+        raise UnsupportedModelError(heading, bad)
 
 
 def require_finite_results(graph: gs.Graph) -> None:
@@ -279,13 +281,10 @@ def require_finite_results(graph: gs.Graph) -> None:
         for name, value in node.attrs.items()
         if isinstance(value, gs.Constant) and not np.all(np.isfinite(value.values))
     ]
+    remedy = "must be finite; export the model in float32, or give it smaller inputs:"
     if bad:
-        raise UnsupportedModelError(
-            "what was found for these neurons must be finite; export the model in float32, or give "
-            "it smaller inputs:",
-            bad,
-        )
-    require_finite_weights(graph)
+        raise UnsupportedModelError(f"what was found for these neurons {remedy}", bad)
+    require_finite_weights(graph, f"what weights became {remedy}")
 
 
 def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None:

@@ -179,6 +179,9 @@ def convert(
         require_bounds(network.graph, chosen.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
     network.make_spiking(v_init, seed)
+    # Neurons may have other names than their activations, where those of their states are taken.
+    names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}
+    sources = {names[result]: text for result, text in sources.items() if result in names}
     network.change(neuron, delay, timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(chosen.passes, timesteps)

@@ -47,6 +47,7 @@ from onnx2snn.graph_passes.thresholds import bounded_activations
 from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
+from onnx2snn.runtime.parts import parts_of, require_affine
 
 from .calibration import calibrate, sampled
 from .checking import (
@@ -280,7 +281,10 @@ class Network:
         self._compare(f"{APPROXIMATED} by {clips} clips", before)
 
     def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
-        """Give activations thresholds from data; says for each where it came from."""
+        """Give activations thresholds from data; says where they came from, by what has them.
+
+        That is the name of the activation's output, which is that of its neurons.
+        """
         self.unclipped = self.current
         bounds = bounded_activations(self.graph)
         if self.calibration is None:
@@ -307,9 +311,9 @@ class Network:
         how = "per channel" if per_channel else "per layer"
         text = f"{threshold.describe()}, {how}, {self.calibration.samples} samples"
         sources = {
-            name: text
-            for name, value in thresholds.items()
-            if name not in bounds or np.any(value < bounds[name])
+            node.outputs[0].name: text
+            for node in wanted
+            if node.name not in bounds or np.any(thresholds[node.name] < bounds[node.name])
         }
         if self.run([partial(bound_activations, thresholds=thresholds)]):
             self._compare(CLIPPED, self.unclipped)
@@ -349,6 +353,7 @@ class Network:
             )
         infer_shapes(self.graph)
         require_sizes(neuron_nodes(self.graph))
+        require_affine(self.graph, parts_of(self.graph))
         require_finite_results(self.graph)
 
     def apply(self, passes: Sequence[SpikingPass], timesteps: int) -> None:

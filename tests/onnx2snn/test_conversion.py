@@ -611,3 +611,38 @@ def test_activations_that_are_not_finite_are_named():
     x = np.full((4, 3), 1e38, np.float32)
     with pytest.raises(DataError, match="the activation 'r' holds NaN or infinity"):
         convert(ann, calibration=from_arrays(x), threshold="max")
+
+
+PERCEPTRON = "g (float[N, 4] x) => (float[N, 3] y) { h = MatMul(x, a) BETWEEN y = MatMul(q, b) }"
+MATRICES = {"a": normal(4, 6), "b": normal(6, 3)}
+
+
+def test_thresholds_are_reported_of_neurons_that_were_renamed():
+    """By a tensor that has the name of a state, too."""
+    data = from_arrays(normal(20, 4))
+    proto = model(PERCEPTRON.replace("BETWEEN", "q = Relu(h)"), MATRICES)
+    layer, relu, _ = proto.graph.node
+    relu.name = "r"
+    (wanted,) = convert(proto, calibration=data, recipe="opi", threshold="max").neurons
+    layer.output[0] = relu.input[0] = "v/r"
+    made = convert(proto, calibration=data, recipe="opi", threshold="max")
+    (neuron,) = made.neurons
+    assert (wanted.name, neuron.name) == ("r", "r_2")
+    assert neuron.source == wanted.source == "max, per channel, 20 samples"
+    assert made.notes == []
+
+
+def test_what_no_session_would_load_is_refused():
+    """The mask of a Dropout in the read-out, of which there is no mean."""
+    text = PERCEPTRON.replace("BETWEEN", "r = Relu(h) d, m = Dropout(r) c = Cast<to = 1>(m) "
+                              "q = Mul(d, c)")  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="Cast"):
+        convert(model(text, MATRICES), calibration=from_arrays(normal(20, 4)))
+
+
+def test_weights_that_a_recipe_made_infinite_are_not_those_of_the_file():
+    text = PERCEPTRON.replace("BETWEEN", "q = Relu(h)")
+    data = from_arrays(1e20 * np.abs(normal(20, 4)))
+    convert(model(text, MATRICES), calibration=data, recipe="opi")
+    with pytest.raises(UnsupportedModelError, match="became must be finite"):
+        convert(model(text, MATRICES), calibration=data, recipe="best")
