@@ -148,13 +148,12 @@ def _regions(
             continue
         inside = _between(root, node)
         inside.sort(key=lambda node: place[node.name])
-        members = {id(member) for member in inside}
-        # What is read from outside as well needs a stand-in of its own.
-        covered |= {
-            member.name
-            for member in inside
-            if all(id(n) in members or n.op in SHAPE_OPS for n in member.outputs[0].outputs)
-        }
+        # What makes something that is read from outside as well needs a stand-in of its own.
+        replaced = {id(node)}
+        for member in reversed(inside):
+            if all(id(n) in replaced or n.op in SHAPE_OPS for n in member.outputs[0].outputs):
+                replaced.add(id(member))
+        covered |= {member.name for member in inside if id(member) in replaced}
         found.append(ScalarRegion(inside, root))
     return found[::-1]
 

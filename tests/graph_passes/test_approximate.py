@@ -316,6 +316,21 @@ def test_a_value_that_another_layer_reads_as_well():
     np.testing.assert_allclose(run(g, x), wanted, atol=0.15)
 
 
+def test_a_function_of_a_function_that_is_read_as_well():
+    """GELU(h)^2 has clips of its own, and so has GELU(h), whose last factor is affine."""
+    gelu = "d = Div(h, root) e = Erf(d) f = Add(e, one) m = Mul(h, f) n = Mul(m, half)"
+    body = f"{gelu} q = Mul(n, n) k = ReduceMean<axes = [1], keepdims = 1>(q) s = Sub(n, k)"
+    g = graph(TEXT.format(body, FOLLOWED), WEIGHTS)
+    regions = regions_to_approximate(g)
+    assert [region.source.name for region in regions] == ["h", "h"]
+    x = RNG.normal(size=(200, 4)).astype(np.float32)
+    before = run(g, x)
+    samples = {region.name: x @ WEIGHTS["w"] for region in regions}
+    changes_once(lambda g: approximate_activations(g, samples, 16), g)
+    assert "Erf" not in ops(g)
+    assert np.abs(run(g, x) - before).max() < 0.1
+
+
 def test_constants_of_any_name():
     """Also the names that the pass gives to what it evaluates."""
     body = "d = Mul(h, x) e = Erf(d) f = Add(e, t0) s = Mul(h, f)"
