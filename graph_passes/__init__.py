@@ -36,6 +36,7 @@ from .linear_layers import unify_linear_layers
 from .neuron_kinds import change_neurons
 from .neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
 from .no_ops import remove_no_ops
+from .on_means import nonlinear_to_means
 from .pads import fold_pads
 from .read_out import average_before_read_out, delay_read_out
 from .reshapes import fix_reshapes
@@ -80,6 +81,7 @@ __all__ = [
     "max_to_average_pool",
     "max_to_spiking_pool",
     "neuron_nodes",
+    "nonlinear_to_means",
     "read_model",
     "remove_no_ops",
     "run_passes",

@@ -17,6 +17,7 @@ from .quiet import quietly
 from .regions import (
     GUARDED,
     before_weights,
+    divisors,
     downstream,
     kept_by_read_out,
     nonlinear_before_layers,
@@ -59,11 +60,12 @@ class ScalarRegion:
         return ", ".join(dict.fromkeys(node.op for node in self.nodes))
 
 
-def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
+def regions_to_approximate(graph: gs.Graph, on_means: bool = False) -> list[ScalarRegion]:
     """The scalar functions before the last weighted layer that are no sums of clips.
 
     Of these, those in whose place clips would become neurons. Composites count as one, however an
     exporter spells them: x Sigmoid(x), the parts of GELU, or Where(x > 20, x, Log(Exp(x) + 1)).
+    ``on_means``: without those of norms, which ``nonlinear_to_means`` takes.
     """
     # What prepares the input becomes neurons where clips stand in for the curve behind it.
     activations = {id(node) for node in canonical_activations(graph)}
@@ -98,6 +100,9 @@ def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
         or any(node.name in curved for node in region.nodes)
         or region.last.outputs[0].name not in followed
     ]
+    if on_means:
+        norms = divisors(graph)
+        found = [region for region in found if region.name not in norms]
     return _that_become_neurons(graph, is_neuron, found)
 
 

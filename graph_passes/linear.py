@@ -51,6 +51,17 @@ MaxPool = Literal["average", "exact", "keep"]
 SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
 """The pools that count spikes, and how each pools."""
 
+_NORMALIZATIONS = (
+    "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
+    "MeanVarianceNormalization", "RMSNormalization",
+)  # fmt: skip
+
+ON_MEANS = {*_PRODUCTS, *_NORMALIZATIONS, "Div", "LRN", "Softmax"}
+"""Operators that are not affine in activations and may be computed on the means of these."""
+
+NORMS = {"Mul", "Pow", "Reciprocal", "ReduceL2", "ReduceSumSquare", "Sqrt"}
+"""Operators that may be so where nothing but a divisor is made of what they make."""
+
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 _MAX_POOL_ADVICE = (
@@ -82,10 +93,7 @@ _NO_ACTIVATION = (
 _ADVICE = {
     **dict.fromkeys(MAX_POOLS, _MAX_POOL_ADVICE),
     "LRN": "local response normalization: " + _NORMALISES,
-    **dict.fromkeys(
-        ("InstanceNormalization", "LayerNormalization", "GroupNormalization",
-         "LpNormalization", "MeanVarianceNormalization", "RMSNormalization"), _NORMALISES
-    ),
+    **dict.fromkeys(_NORMALIZATIONS, _NORMALISES),
     **dict.fromkeys(
         ("Softmax", "LogSoftmax", "Hardmax"),
         "not linear in the spikes: between neurons there is no spiking form of it (as the "

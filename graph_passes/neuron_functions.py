@@ -19,6 +19,14 @@ _RESTART = """
             now = Equal (t, delay)"""
 """What neurons go on with that start again: v after the spike, and whether it is time."""
 
+_AVERAGE = """
+            c = CastLike (current, total)
+            total_next = Add (total, c)
+            steps = CastLike (t, total)
+            quotient = Div (total_next, steps)
+            mean = CastLike (quotient, current)"""
+"""The mean of what came until now."""
+
 FUNCTIONS = {
     "IF": """
         IF <v_threshold, v_init> (current, v) => (x, v_next)
@@ -159,12 +167,26 @@ FUNCTIONS = {
     """,
     "RunningMean": """
         RunningMean (current, t, total) => (mean, total_next)
+        {"""
+    + _AVERAGE
+    + """
+        }
+    """,
+    "ToMean": """
+        ToMean (current, t, total) => (mean, total_next)
+        {"""
+    + _AVERAGE
+    + """
+        }
+    """,
+    "FromMean": """
+        FromMean (mean, t, total) => (x, total_next)
         {
-            c = CastLike (current, total)
-            total_next = Add (total, c)
+            c = CastLike (mean, total)
             steps = CastLike (t, total)
-            quotient = Div (total_next, steps)
-            mean = CastLike (quotient, current)
+            total_next = Mul (c, steps)
+            difference = Sub (total_next, total)
+            x = CastLike (difference, mean)
         }
     """,
     "DelayedMean": """

@@ -26,7 +26,9 @@ SpikingGlobalMaxPool  the same, the window being the whole image        S, at 0
 SpikingThreshold      S_next = S + current; f(S, t) = S where           S, at 0
                       S > alpha t, else 0; x = f(S_next, t) -
                       f(S, t - 1)
-RunningMean           S_next = S + current; mean = S_next / t           S, at 0
+ToMean                S_next = S + current; mean = S_next / t           S, at 0
+FromMean              S_next = t mean; x = S_next - S                   S, at 0
+RunningMean           as ToMean, for the read-out                       S, at 0
 DelayedMean           as RunningMean, but begun again after the         S, at 0
                       time-step t = delay
 SwitchCoder           x = scale sign(r) if |r| > scale / 2 else 0,      S, at 0
@@ -40,7 +42,9 @@ SwitchCoder: the temporal-switch coding of Han and Roy, ECCV 2020. ResidualIF: H
 2023. OffsetIF: Hao et al., ICLR 2023. DelayedMean: the delayed
 evaluation of Hwang et al. 2021. SpikingMaxPool: the lateral-inhibition
 pooling of Li and Zeng (2022) as a difference; its outputs add up to the maximum of its
-inputs' sums, for any window. SpikingThreshold does the same for ThresholdedRelu.
+inputs' sums, for any window. SpikingThreshold does the same for ThresholdedRelu. ToMean and
+FromMean do it for any function between them: the expectation compensation of Huang et al., ACM
+Multimedia 2024.
 
 A node ``n`` of such an operator reads its state from the graph input ``v/n``, its last
 input, and writes the next one to the graph output ``v_next/n``, its last output; a SignedIF
@@ -74,7 +78,7 @@ NEURONS = frozenset(op for op in FUNCTIONS if op.endswith("IF"))
 """The operators that are layers of neurons; what they emit is x = s V_th, s a whole number."""
 
 MEANS = frozenset({"RunningMean", "DelayedMean"})
-"""The operators that average over time."""
+"""The operators that average over time for the read-out."""
 
 COUNTING = frozenset({"SignedIF"})
 """The neurons that keep, besides v, the number of spikes that they have emitted, m."""
@@ -139,8 +143,13 @@ def is_neuron(node: gs.Node) -> bool:
     return is_stateful(node) and node.op in NEURONS
 
 
+def gives_mean(node: gs.Node) -> bool:
+    """Whether the node hands the mean of its inputs so far to what is between it and a FromMean."""
+    return is_stateful(node) and node.op == "ToMean"
+
+
 def is_mean(node: gs.Node) -> bool:
-    """Whether the node averages over time."""
+    """Whether the node averages over time, for the read-out."""
     return is_stateful(node) and node.op in MEANS
 
 

@@ -5,11 +5,20 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from .editing import operands
+from .editing import is_floating, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
-from .linear import IN_TRAINING, MAX_POOLS, QUANTISED, SHAPE_OPS, why_not_affine
-from .neurons import is_stateful
+from .linear import (
+    CANONICAL_ACTIVATIONS,
+    IN_TRAINING,
+    MAX_POOLS,
+    NORMS,
+    ON_MEANS,
+    QUANTISED,
+    SHAPE_OPS,
+    why_not_affine,
+)
+from .neurons import gives_mean, is_neuron, is_stateful
 
 _LAYERS = {
     *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop",
@@ -20,6 +29,10 @@ _LAYERS = {
 GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}
 """Which input must not be 0, or less."""
 
+_KEEP_NUMBERS = {
+    "Add", "Cast", "Expand", "Identity", "Mul", "Reshape", "Squeeze", "Sub", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
 _COUNTED = (*MAX_POOLS, "ThresholdedRelu")
 _WRONGLY_EXPORTED = (QUANTISED, IN_TRAINING)
 
@@ -101,11 +114,12 @@ def nonlinear_nodes(
 ) -> list[Refusal]:
     """Every node that spikes reach and that is not affine in them, with the reason.
 
-    ``allowed``: standard operators that pass nevertheless. ``sources``: further tensors that
-    count as spikes.
+    Behind a ToMean are means, not spikes. ``allowed``: standard operators that pass nevertheless.
+    ``sources``: further tensors that count as spikes.
     """
-    emitted = [n.outputs[0] for n in graph.nodes if is_neuron(n)]
-    spikes = downstream(graph, [*emitted, *sources])
+    emitted = [n.outputs[0] for n in graph.nodes if is_neuron(n) and not gives_mean(n)]
+    ends = [node for node in graph.nodes if node.op in SHAPE_OPS or gives_mean(node)]
+    spikes = _reached(graph, {tensor.name for tensor in (*emitted, *sources)}, ends)
     varying = downstream(graph, graph.inputs) | spikes
     refusals = []
     for node in graph.nodes:
@@ -115,6 +129,71 @@ def nonlinear_nodes(
         if reason is not None and (node.domain or node.op not in allowed):
             refusals.append(Refusal(node.name, node.op, reason))
     return refusals
+
+
+def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str]:
+    """The names of those of the refused nodes that may be computed on means of their operands.
+
+    Not a division by what an activation, perhaps moved and reshaped, keeps from 0: of its neurons'
+    first spikes the mean would be 0.
+    """
+    names = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
+    norms = divisors(graph)
+    return {
+        node.name
+        for node in graph.nodes
+        if node.name in names and not node.domain
+        if node.op in ON_MEANS or (node.op in NORMS and node.name in norms)
+        if is_floating(node.outputs[0]) and not any(is_used(graph, t) for t in node.outputs[1:])
+        if node.op != "Div" or not _is_activation(node.inputs[1])
+    }
+
+
+def divisors(graph: gs.Graph) -> set[str]:
+    """The names of the nodes of whose results nothing is made but divisors, as of a norm.
+
+    The reciprocal of a divisor is one where it is a factor of something else that is not constant.
+    No layers of weights, nor what comes before such in a divisor.
+    """
+    outputs = {tensor.name for tensor in graph.outputs}
+    found = set[str]()
+
+    def divides(tensor: gs.Tensor) -> bool:
+        readers = tensor.outputs
+        return tensor.name not in outputs and all(
+            node.name in found
+            or (node.op == "Div" and node.inputs[1] is tensor and node.inputs[0] is not tensor)
+            for node in readers
+        )
+
+    for node in reversed(graph.nodes):
+        used = [tensor for tensor in node.outputs if tensor.outputs or tensor.name in outputs]
+        layer = node.op in WEIGHTED or node.domain
+        divided = _is_reciprocal(node) and all(map(_is_product, node.outputs[0].outputs))
+        if used and not layer and (divided or all(divides(tensor) for tensor in used)):
+            found.add(node.name)
+    return found
+
+
+def _is_reciprocal(node: gs.Node) -> bool:
+    over_constant = node.op == "Div" and isinstance(node.inputs[0], gs.Constant)
+    return not node.domain and (node.op == "Reciprocal" or over_constant)
+
+
+def _is_product(node: gs.Node) -> bool:
+    return node.op == "Mul" and not any(isinstance(t, gs.Constant) for t in node.inputs)
+
+
+def _is_activation(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is what an activation made, with something constant, in another shape."""
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if node.op in CANONICAL_ACTIVATIONS or is_neuron(node):
+            return True
+        if node.op not in _KEEP_NUMBERS:
+            return False
+        tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
+    return False
 
 
 def before_weights(graph: gs.Graph) -> set[str]:

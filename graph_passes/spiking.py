@@ -1,6 +1,6 @@
 """Turn bounded activations into integrate-and-fire neurons."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import get_args
 
@@ -19,7 +19,7 @@ from .errors import (
 )
 from .io import infer_shapes
 from .linear import APPROXIMABLE, MAX_POOLS, MaxPool
-from .regions import downstream, nonlinear_nodes, regions
+from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
     bounded_activations,
@@ -30,7 +30,9 @@ from .thresholds import (
 _LOOKED_AT_ONCE = 2**22
 
 
-def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> bool:
+def activations_to_neurons(
+    graph: gs.Graph, maxpool: MaxPool = "average", on_means: bool = False
+) -> bool:
     """Clip(x, 0, theta) -> IF(x, v/name) with V_th = theta, and its state in and out.
 
         Clip(x, 0, theta)       (x_out, v_next/name) = IF(x, v/name)
@@ -42,11 +44,12 @@ def activations_to_neurons(graph: gs.Graph, maxpool: MaxPool = "average") -> boo
     listing every node between neurons that is not affine, and every bound that is not
     positive, ``ModelError`` for an opset older than ``neurons.MIN_OPSET``, and ``DataError``
     for an unknown ``maxpool``, which other than "average" says that max-pools between neurons
-    are taken care of. The graph is then as it was.
+    are taken care of, as ``on_means`` does of what ``nonlinear_to_means`` can compute. The graph is
+    then as it was.
     """
     require_one_of("maxpool", maxpool, get_args(MaxPool))
     neurons.require_opset(graph)
-    require_convertible(graph, maxpool)
+    require_convertible(graph, maxpool, on_means=on_means)
     missing = [
         Refusal(node.name, node.op, "no upper bound, so its threshold needs calibration data")
         for node in unbounded_activations(graph)
@@ -161,6 +164,7 @@ def obstacles(
     maxpool: MaxPool = "average",
     declined: Iterable[Refusal] = (),
     approximated: bool = False,
+    on_means: bool = False,
 ) -> list[Refusal]:
     """Every node in the way of a spiking network, with the reason.
 
@@ -169,9 +173,10 @@ def obstacles(
     What comes after the last activation is the read-out and may be anything but a constant.
     ``declined``: the reasons of ``max_to_average_pool`` for pools that it left.
     ``approximated``: as if clips stood in already for all scalar functions that they can stand
-    in for.
+    in for. ``on_means``: what is computed on means is in the way of nothing. A scalar function is
+    not, which would be no neuron then.
     """
-    curves = regions_to_approximate(graph)
+    curves = regions_to_approximate(graph, on_means)
     ends = [curve.last for curve in curves] if approximated else []
     activations = {id(node) for node in (*activation_nodes(graph, ends), *ends)}
 
@@ -206,15 +211,22 @@ def obstacles(
     sources = {node.name: curve.source.name for curve in curves for node in curve.nodes}
     if approximated:
         refusals = [refusal for refusal in refusals if refusal.node not in sources]
-    return [_with_advice(refusal, sources) for refusal in refusals] + _constant_outputs(graph)
+    averaged = computable_on_means(graph, refusals) - {*sources}
+    if on_means:
+        refusals = [refusal for refusal in refusals if refusal.node not in averaged]
+    advised = [_with_advice(refusal, sources, averaged) for refusal in refusals]
+    return advised + _constant_outputs(graph)
 
 
-def _with_advice(refusal: Refusal, sources: Mapping[str, str]) -> Refusal:
+def _with_advice(refusal: Refusal, sources: Mapping[str, str], averaged: Container[str]) -> Refusal:
     """Say of a node that is part of a scalar function, as a swish's product, that it has a way.
 
     ``sources``: of what tensor such nodes are functions, by their names. An operator that is such a
-    function by itself has the advice as its reason.
+    function by itself has the advice as its reason. And of nodes ``averaged``, by name, that they
+    can be computed on means.
     """
+    if refusal.node in averaged:
+        return replace(refusal, reason=f"{refusal.reason}; or compute it on means (--on-means)")
     if refusal.node not in sources or refusal.op in APPROXIMABLE:
         return refusal
     advice = (
@@ -232,10 +244,13 @@ def _constant_outputs(graph: gs.Graph) -> list[Refusal]:
 
 
 def require_convertible(
-    graph: gs.Graph, maxpool: MaxPool = "average", declined: Iterable[Refusal] = ()
+    graph: gs.Graph,
+    maxpool: MaxPool = "average",
+    declined: Iterable[Refusal] = (),
+    on_means: bool = False,
 ) -> None:
     """Raise ``UnsupportedModelError``, listing all ``obstacles``, if there are any."""
-    refusals = obstacles(graph, maxpool, declined)
+    refusals = obstacles(graph, maxpool, declined, on_means=on_means)
     if refusals:
         raise UnsupportedModelError(
             "these nodes cannot become part of a spiking network:", refusals

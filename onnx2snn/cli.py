@@ -38,6 +38,7 @@ from .options import (
     make_folder,
     maxpool_option,
     model_argument,
+    on_means_option,
     print_json,
     said_by_system,
     samples_option,
@@ -118,13 +119,14 @@ for command in (
 @click.option(
     "--approximate", is_flag=True, help="Let clips stand in for Sigmoid, Tanh, SiLU, GELU, ..."
 )
+@on_means_option
 @json_option
-def check(model: Path, maxpool: MaxPool, approximate: bool, as_json: bool) -> None:
+def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_json: bool) -> None:
     """Say what of the ANN in MODEL would convert, and what not and why.
 
     Exits with 0 if convert would succeed, with the options that it names; else with 1.
     """
-    result = readiness.check(model, maxpool=maxpool, approximate=approximate)
+    result = readiness.check(model, maxpool=maxpool, approximate=approximate, on_means=on_means)
     if as_json:
         print_json(asdict(result))
     else:

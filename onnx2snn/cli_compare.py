@@ -29,6 +29,7 @@ from .options import (
     json_option,
     maxpool_option,
     model_argument,
+    on_means_option,
     parsed,
     print_json,
     refuse_options,
@@ -80,6 +81,7 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 )
 @maxpool_option("exact")
 @approximate_option
+@on_means_option
 @click.option("--plot", type=OutputPath(), help="Draw a curve for each recipe.")
 @root_option
 @batch_option
@@ -96,6 +98,7 @@ def compare(
     state: Path | None,
     maxpool: MaxPool,
     approximate: int | None,
+    on_means: bool,
     plot: Path | None,
     data_root: Path | None,
     batch_size: int,
@@ -133,6 +136,7 @@ def compare(
                 state=state,
                 maxpool=maxpool,
                 approximate=approximate,
+                on_means=on_means,
                 batch_size=batch_size,
                 providers=providers,
                 report=report,

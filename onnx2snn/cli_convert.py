@@ -29,6 +29,7 @@ from .options import (
     json_option,
     maxpool_option,
     model_argument,
+    on_means_option,
     parsed,
     print_json,
     refuse_options,
@@ -84,6 +85,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 )
 @maxpool_option(None)
 @approximate_option
+@on_means_option
 @click.option(
     "--v-init",
     type=InitialPotentialType(),
@@ -127,6 +129,7 @@ def convert(
     recalibrate: bool | None,
     maxpool: MaxPool | None,
     approximate: int | None,
+    on_means: bool,
     v_init: InitialPotential | None,
     reset: Literal["subtract", "zero"] | None,
     delay: int | None,
@@ -173,6 +176,7 @@ def convert(
         recalibrate=recalibrate,
         maxpool=maxpool,
         approximate=approximate,
+        on_means=on_means,
         v_init=v_init,
         reset=reset,
         delay=delay,

@@ -93,6 +93,7 @@ class _Setting:
     seed: int
     maxpool: MaxPool | None
     approximate: int | None
+    on_means: bool
     providers: Providers
     found: dict[tuple[str, int], Score] = field(default_factory=dict)
     """Results of this comparison, by the digest of the spiking network and T."""
@@ -116,6 +117,7 @@ class _Setting:
             "seed": self.seed,
             "maxpool": self.maxpool,
             "approximate": self.approximate,
+            "on_means": self.on_means,
             "providers": str(resolve_providers(self.providers)),
         }
 
@@ -132,6 +134,7 @@ def compare_recipes(
     seed: int = 0,
     maxpool: MaxPool | None = "exact",
     approximate: int | None = None,
+    on_means: bool = False,
     providers: Providers = None,
     report: Report = no_report,
 ) -> Comparison:
@@ -145,7 +148,7 @@ def compare_recipes(
     of ``batch_size``, of which calibration has as many samples. ``report`` is told of progress.
     ``maxpool``: what becomes of max-pooling, in all recipes alike, so that what they differ in
     is compared; None leaves it to each. ``approximate``: how many clips stand in for any other
-    scalar activation, as in ``convert``, in all alike.
+    scalar activation, and ``on_means``: both as in ``convert``, in all alike.
 
     ``state``: a file that keeps each result as it comes, and gives those that it holds already: of
     the same network, data, settings, version of this package and definition of the recipe. Killed
@@ -171,7 +174,9 @@ def compare_recipes(
         require_path(state, "state is a file's path", OutputError)
     file = None if state is None else Path(state)
     ann = model if isinstance(model, onnx.ModelProto) else attach(read_any(model))
-    setting = _Setting(ann, calibration, data, batch_size, seed, maxpool, approximate, providers)
+    setting = _Setting(
+        ann, calibration, data, batch_size, seed, maxpool, approximate, on_means, providers
+    )
     known = {} if file is None else read_results(file)
     common = {} if file is None else setting.made_from()
     rows = [Row(as_recipe(recipe)) for recipe in recipes]
@@ -236,6 +241,7 @@ def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
             seed=setting.seed,
             maxpool=setting.maxpool,
             approximate=setting.approximate,
+            on_means=setting.on_means,
             batch_size=setting.batch_size,
             providers=setting.providers,
         ).model

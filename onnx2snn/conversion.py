@@ -92,6 +92,7 @@ def convert(
     recalibrate: bool | None = None,
     maxpool: MaxPool | None = None,
     approximate: int | None = None,
+    on_means: bool = False,
     v_init: InitialPotential | None = None,
     reset: Reset | None = None,
     delay: int | None = None,
@@ -116,8 +117,11 @@ def convert(
     "keep" leaves it between spikes. ``reset``: "subtract" V_th from v at a spike, or "zero" it.
     ``delay``: how many time-steps the read-out leaves out at the start.
     ``approximate``: the number of clips that replace any other scalar activation, such as
-    Sigmoid, over the range that the data shows. ``v_init`` is v(0) as a fraction of V_th, 0.5 if
-    not given, or "uniform" or "normal", drawn from ``seed``. The input model is left as it was.
+    Sigmoid, over the range that the data shows. ``on_means``: whether products of activations, as
+    in squeeze-and-excitation, Softmax and normalizations by other neurons' activity are computed
+    between neurons, at each time-step, on the means of what they read. ``v_init`` is v(0) as a
+    fraction of V_th, 0.5 if not given, or "uniform" or "normal", drawn from ``seed``. The input
+    model is left as it was.
 
     The rewriting that should not change the network's function is checked by running both,
     on the calibration data or else on seeded inputs of the declared shape.
@@ -145,7 +149,8 @@ def convert(
     for name, value, least, most in wholes:
         if value is not None:
             require_whole(name, value, least, most)
-    for name, given in {"per_channel": per_channel, "recalibrate": recalibrate}.items():
+    truths = {"per_channel": per_channel, "recalibrate": recalibrate, "on_means": on_means}
+    for name, given in truths.items():
         if given is not None and not isinstance(given, bool | np.bool_):
             raise DataError(f"{name} must be True or False, not {given!r}")
     if calibration is not None:
@@ -166,7 +171,8 @@ def convert(
     delay = chosen.delay_for(timesteps) if delay is None else delay
     neuron = _with_reset(chosen, reset)
     require_one_of("maxpool", maxpool, get_args(MaxPool))
-    network = Network(model, calibration, maxpool, Running(batch_size, providers, track))
+    running = Running(batch_size, providers, track)
+    network = Network(model, calibration, maxpool, running, bool(on_means))
     network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()
@@ -174,7 +180,7 @@ def convert(
         network.approximate(approximate)
         # Pools that had prepared the input for a curve, which clips now stand in for.
         network.replace_pools()
-    require_convertible(network.graph, maxpool, network.declined)
+    require_convertible(network.graph, maxpool, network.declined, network.on_means)
     if threshold is None:
         require_bounds(network.graph, chosen.name)
     sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
@@ -202,6 +208,7 @@ def convert(
         "recalibrate": recalibrate,
         "maxpool": maxpool,
         "approximate": approximate,
+        "on_means": network.on_means,
         "v_init": v_init,
         "neuron": vars(neuron),
         "delay": delay,

@@ -94,7 +94,7 @@ def evaluate(
             # Out of the result: spike counts of all T at once may be more than all else.
             readout = result.readouts.pop(t)
             said[t].append(classes_of(readout.values[scored]))
-            let_through = pools.counts(readout.spike_counts, len(output))
+            let_through = pools.counts(readout.spike_counts, len(output), t)
             for totals, found in ((spikes[t], readout.spike_counts), (pooled[t], let_through)):
                 for name, counts in found.items():
                     summed = summed_over_samples(counts, pools.axes[name], len(output), name)
@@ -121,7 +121,7 @@ def evaluate(
                 "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
                 / (neurons * samples * t),
                 "sops": counter.operations(
-                    {n: s / samples for n, s in {**spikes[t], **pooled[t]}.items()}
+                    {n: s / samples for n, s in {**spikes[t], **pooled[t]}.items()}, t
                 ),
             }
             for t in times

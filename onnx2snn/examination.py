@@ -1,5 +1,6 @@
 """What conversion asks of a graph: whether it is an ANN, what stayed as it was, what loads."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,6 +24,7 @@ from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
 from onnx2snn.graph_passes.neurons import is_stateful, mean_nodes, states_read
+from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
@@ -71,6 +73,12 @@ def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
     spikes = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
     spikes -= downstream(graph, [node.outputs[0] for node in mean_nodes(graph)])
     return [node for node in graph.nodes if node.op in MAX_POOLS and node.inputs[0].name in spikes]
+
+
+def operators_on_means(graph: gs.Graph) -> str:
+    """What is computed on running means between neurons, as in "2 Mul, 1 Softmax"; may be empty."""
+    ops = Counter(node.op for node in nodes_on_means(graph))
+    return ", ".join(f"{count} {op}" for op, count in ops.items())
 
 
 def require_ann(graph: gs.Graph) -> None:

@@ -23,6 +23,7 @@ from onnx2snn.graph_passes import (
     max_to_average_pool,
     max_to_spiking_pool,
     neuron_nodes,
+    nonlinear_to_means,
     run_passes,
     set_initial_potential,
     thresholds_to_spiking,
@@ -72,6 +73,7 @@ from .examination import (
     hidden_pools,
     import_ann,
     kept_max_pools,
+    operators_on_means,
     require_activations,
     require_ann,
     require_sizes,
@@ -97,10 +99,11 @@ class Network:
         calibration: Data | None,
         maxpool: MaxPool,
         running: Running,
+        on_means: bool = False,
     ) -> None:
         parts = read_any(model)
         self._model, self.original = model, parts
-        self.calibration, self.maxpool = calibration, maxpool
+        self.calibration, self.maxpool, self.on_means = calibration, maxpool, on_means
         self._running = running
         self.reports: list[PassReport] = []
         self.declined: list[Refusal] = []
@@ -263,7 +266,7 @@ class Network:
 
     def approximate(self, clips: int) -> None:
         """Let clips stand in for scalar activations between neurons."""
-        regions = regions_to_approximate(self.graph)
+        regions = regions_to_approximate(self.graph, self.on_means)
         if not regions:
             return
         if self.calibration is None:
@@ -332,7 +335,10 @@ class Network:
 
         And pools, ThresholdedRelus and the read-out into their spiking forms.
         """
-        passes: list[Pass] = [partial(activations_to_neurons, maxpool=self.maxpool)]
+        to_neurons = partial(activations_to_neurons, maxpool=self.maxpool, on_means=self.on_means)
+        passes: list[Pass] = [to_neurons]
+        if self.on_means:
+            passes.append(nonlinear_to_means)
         if self.maxpool == "exact":
             passes.append(max_to_spiking_pool)
         passes += [
@@ -350,6 +356,11 @@ class Network:
             self.notes.append(
                 "max-pooling is kept between spikes, where it fires when any input does: "
                 "accuracy falls as T grows; take --maxpool exact for results that can be used"
+            )
+        if averaged := operators_on_means(self.graph):
+            self.notes.append(
+                f"computed on running means, at each time-step: {averaged}; what these hand on are "
+                "numbers of any size, not spikes"
             )
         infer_shapes(self.graph)
         require_sizes(neuron_nodes(self.graph))

@@ -258,6 +258,13 @@ approximate_option = click.option(
     help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
 )
 
+on_means_option = click.option(
+    "--on-means",
+    is_flag=True,
+    help="Compute products of activations, Softmax and normalizations between neurons on running "
+    "means of what they read, at each time-step.",
+)
+
 
 def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
     """What becomes of max-pooling; None leaves it to the recipe."""

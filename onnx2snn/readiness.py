@@ -33,6 +33,7 @@ from .network import NO_CHANNELS, Network
 from .progress import Running
 
 CALIBRATION = "--calibration DATA"
+ON_MEANS = "--on-means"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
 
 
@@ -40,7 +41,7 @@ APPROXIMATION = f"--approximate N {CALIBRATION}"
 class NodeReport:
     """One node in canonical form: what it would become, why not, and the option it needs.
 
-    ``role``: neuron, linear, approximated, before the neurons, read-out or obstacle.
+    ``role``: neuron, linear, approximated, on means, before the neurons, read-out or obstacle.
     """
 
     node: str
@@ -71,25 +72,30 @@ def check(
     *,
     maxpool: MaxPool = "average",
     approximate: bool = False,
+    on_means: bool = False,
 ) -> Readiness:
     """Say what ``convert`` would do with an ANN, without data, and what stands in its way.
 
-    ``approximate``: whether clips may stand in for scalar activations. Raises ``ModelError``
-    for files that are no ANN, ``DataError`` for an unknown ``maxpool``.
+    ``approximate``: whether clips may stand in for scalar activations; ``on_means``: as for
+    ``convert``. Raises ``ModelError`` for files that are no ANN, ``DataError`` for an unknown
+    ``maxpool``.
     """
     require_one_of("maxpool", maxpool, get_args(MaxPool))
-    network = Network(model, None, maxpool, Running())
+    network = Network(model, None, maxpool, Running(), on_means)
     network.unquantize()
     network.rewrite_exactly()
     pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
     network.replace_pools()
     graph = network.graph
-    curves = regions_to_approximate(graph)
+    curves = regions_to_approximate(graph, on_means)
     curved = {node.name for curve in curves for node in curve.nodes}
-    left, now = (
-        {refusal.node: refusal for refusal in obstacles(graph, maxpool, network.declined, done)}
-        for done in (True, False)
-    )
+
+    def in_the_way(approximated: bool, on_means: bool) -> dict[str, Refusal]:
+        found = obstacles(graph, maxpool, network.declined, approximated, on_means)
+        return {refusal.node: refusal for refusal in found}
+
+    left, now = in_the_way(True, on_means), in_the_way(False, on_means)
+    averaged = in_the_way(True, False).keys() - left.keys() if on_means else set[str]()
     replaced = [curve.last for curve in curves] if approximate else []
     unbounded, bounds = find_activations(graph, replaced)
     has_neurons = bool(unbounded or bounds)
@@ -110,7 +116,7 @@ def check(
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}
         kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
-    rows = _rows(graph, found, curved, approximated, pools, kept, replaced)
+    rows = _rows(graph, found, curved, approximated, averaged, pools, kept, replaced)
     if has_neurons and not found and not now:
         found = {refusal.node: refusal for refusal in _dry_run(network)}
         rows = [
@@ -124,9 +130,16 @@ def check(
         options.append(APPROXIMATION if approximated else CALIBRATION)
     if maxpool != "average":
         options.append(f"--maxpool {maxpool}")
+    if averaged:
+        options.append(ON_MEANS)
     blocking = set(found) | (curved - approximated) if found else set()
     converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
     remedies = [APPROXIMATION] if curved and not left and not approximate else []
+    if found and left and not on_means:
+        if (has_neurons or approximate) and not in_the_way(approximate, True):
+            remedies.append(ON_MEANS)
+        elif curved and not approximate and not in_the_way(True, True):
+            remedies.append(f"{ON_MEANS} {APPROXIMATION}")
     pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
     if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
         exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
@@ -160,6 +173,7 @@ def _rows(
     found: dict[str, Refusal],
     curved: set[str],
     approximated: set[str],
+    averaged: set[str],
     pools: set[str],
     kept: dict[str, str],
     replaced: list[gs.Node],
@@ -182,6 +196,8 @@ def _rows(
             reason = found[name].reason if name in found else "no ReLU and no clip"
             option = APPROXIMATION if name in curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
+        if name in averaged:
+            return NodeReport(name, op, "on means", "at each time-step, on running means", ON_MEANS)
         if name in kept:
             return NodeReport(name, op, place[name], f"it stays as it is: {kept[name]}")
         if name in unbounded:

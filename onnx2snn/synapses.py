@@ -6,7 +6,9 @@ that is each non-zero weight that it meets: its fan-out. Summing spikes times fa
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
 Connections to padding count in neither. Of a window that a max-pool reads as many spikes go on as
 the neuron in it emits that emits most, in each sample; of one that is kept between spikes, which
-passes one on whenever any neuron fires, at least as many.
+passes one on whenever any neuron fires, at least as many. What is computed on running means is
+computed, and read by the layers behind it, at each time-step anew: each number there is an event in
+each, and products of matrices have their multiplications as operations, besides.
 
 Both are computed by running a graph on counts of events (``event_rules``): the network in float32
 with every weight 1 (0 where it is 0), biases and whatever carries no spikes 0, averages as sums.
@@ -30,6 +32,7 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     stateful_nodes,
 )
+from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
@@ -46,7 +49,8 @@ class _Events:
 
     ``axes``: those of the samples, by neurons and max-pools. ``spikes``: what neurons emit, by
     their names, and now nothing makes; ``spiking`` names all tensors that events reach, ``pools``
-    are the max-pools that do.
+    are the max-pools that do. ``on_means`` names the nodes that compute with means; behind them
+    ``timesteps``, an input, is how many events there are of each number.
     """
 
     graph: gs.Graph
@@ -54,6 +58,9 @@ class _Events:
     spikes: dict[str, gs.Variable]
     spiking: set[str]
     pools: list[gs.Node]
+    on_means: set[str]
+    timesteps: gs.Variable
+    editor: Editor
 
 
 def _events(model: ModelParts, shapes: Shapes) -> _Events:
@@ -61,22 +68,38 @@ def _events(model: ModelParts, shapes: Shapes) -> _Events:
     pooling = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
     layers = [*neuron_nodes(graph), *pooling]
     axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
+    on_means = {node.name for node in nodes_on_means(graph)}
+    last = [node for node in stateful_nodes(graph) if node.op == "FromMean"]
     neurons, averages = _without_time(graph, shapes)
-    spiking = downstream(graph, [node.outputs[0] for node in neurons])
+    spiking = downstream(graph, [node.outputs[0] for node in (*neurons, *last)])
     spiking -= downstream(graph, averages)
+    editor = Editor(graph)
+    timesteps = gs.Variable(editor.name("timesteps"), np.float32, [])
+    for node in last:
+        become(node, "Expand", _filled(editor, node.inputs[0], timesteps))
     spikes = {}
     for node in neurons:
         spikes[node.name] = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
     pools = [node for node in pooling if node.inputs[0].name in spiking]
-    return _Events(graph, axes, spikes, spiking, pools)
+    return _Events(graph, axes, spikes, spiking, pools, on_means, timesteps, editor)
+
+
+def _filled(editor: Editor, tensor: gs.Tensor, value: gs.Tensor) -> list[gs.Tensor]:
+    """What an Expand reads to make a number in the shape of a tensor."""
+    name, like = f"{tensor.name}/shape", gs.Variable("", np.int64)
+    return [value, editor.node("Shape", name, [tensor], like=like)]
 
 
 def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     """Let what events reach hand them on; returns the operations of each weighted layer, summed."""
-    totals, editor = {}, Editor(events.graph)
+    totals, editor = {}, events.editor
     for node in list(events.graph.nodes):
+        if node.name in events.on_means:
+            if has_weights(node):
+                totals[node.name] = _operations_on_means(editor, node, events.timesteps)
+            continue
         if not any(tensor.name in events.spiking for tensor in node.inputs):
             continue
         if not has_weights(node):
@@ -85,6 +108,21 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
             weights = 1 if node.inputs[0].name in events.spiking else 0
             totals[node.name] = operations(editor, node, weights, hands_on=True)
     return totals
+
+
+def _operations_on_means(editor: Editor, node: gs.Node, timesteps: gs.Variable) -> gs.Variable:
+    """The multiplications of a product of matrices, T times; what it hands on stays.
+
+    Only its shape counts.
+    """
+    first, second, *_ = node.inputs
+    inputs = [
+        editor.node("Expand", f"{node.name}/events", _filled(editor, first, timesteps), like=first),
+        filled_like(editor, second, 1.0),
+    ]
+    like = node.outputs[0]
+    editor.node(node.op, f"{node.name}/counted", inputs, dict(node.attrs), like)
+    return operations(editor, editor.graph.nodes[-1], 1, hands_on=True)
 
 
 class MaxPools:
@@ -102,19 +140,23 @@ class MaxPools:
         _hand_on(events)
         self._names = [node.name for node in events.pools]
         self._inputs = {name: tensor.name for name, tensor in events.spikes.items()}
+        self._timesteps = events.timesteps.name
         # What comes before the neurons may still give shapes.
         self._silence = _silence(events.graph)
-        events.graph.inputs += list(events.spikes.values())
+        events.graph.inputs += [*events.spikes.values(), events.timesteps]
         self._session = _session(events.graph, [node.outputs[0] for node in events.pools])
 
-    def counts(self, spike_counts: Mapping[str, np.ndarray], samples: int) -> dict[str, np.ndarray]:
-        """Spikes that leave each max-pool, of each of N = ``samples``, in all time-steps.
+    def counts(
+        self, spike_counts: Mapping[str, np.ndarray], samples: int, timesteps: int
+    ) -> dict[str, np.ndarray]:
+        """Spikes that leave each max-pool, of each of N = ``samples``, in all T ``timesteps``.
 
         ``spike_counts``: those of each layer of neurons, in its shape for N samples.
         """
         if self._session is None:
             return {}
         feed = {name: spike_counts[layer] for layer, name in self._inputs.items()}
+        feed[self._timesteps] = np.asarray(timesteps)
         feed |= {
             name: np.broadcast_to(zeros[:1], (samples, *zeros.shape[1:]))
             for name, zeros in self._silence.items()
@@ -138,14 +180,16 @@ class SynapseCounter:
         self._inputs = {name: tensor.name for name, tensor in sources.items()}
         self._batch = graph.inputs[0].shape[0]
         self._silence = _silence(graph)
-        graph.inputs += list(sources.values())
+        self._timesteps = events.timesteps.name
+        graph.inputs += [*sources.values(), events.timesteps]
         self._session = _session(graph, list(totals.values())) if totals else None
 
-    def operations(self, spike_counts: Mapping[str, np.ndarray]) -> float:
+    def operations(self, spike_counts: Mapping[str, np.ndarray], timesteps: int) -> float:
         """Synaptic operations of one sample, of all layers together.
 
         ``spike_counts``: by layer of neurons and by max-pool (of ``MaxPools``), in its shape for
-        one sample, the number of that one's spikes, or its mean over samples, in all time-steps.
+        one sample, the number of that one's spikes, or its mean over samples, in all T
+        ``timesteps``.
         """
         if self._session is None:
             return 0.0
@@ -154,6 +198,7 @@ class SynapseCounter:
             self._inputs[name]: np.concatenate([counts] * self._batch, self._axes[name])
             for name, counts in spike_counts.items()
         }
+        feed[self._timesteps] = np.asarray(timesteps)
         counted = _run(self._session, feed | self._silence)
         return float(np.sum(counted, dtype=np.float64) / self._batch)
 
@@ -181,7 +226,10 @@ def macs(model: ModelParts, shapes: Shapes) -> int:
     totals, editor = [], Editor(graph)
     for node in [node for node in graph.nodes if has_weights(node) and not node.domain]:
         weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
-        node.inputs[1 - weights] = filled_like(editor, node.inputs[1 - weights], 1.0)
+        # Both, where neither is constant.
+        for index in (0, 1):
+            if not isinstance(node.inputs[index], gs.Constant):
+                node.inputs[index] = filled_like(editor, node.inputs[index], 1.0)
         totals.append(operations(editor, node, weights, hands_on=False))
     if not totals:
         return 0

@@ -420,14 +420,19 @@ def test_check_sees_gates_without_a_relu_too():
     assert verdict.startswith("Does not convert: it has no ReLU and no clip; with --approximate N ")
     assert check(model(ALL_CURVED, WEIGHTS), approximate=True).converts
     ann = model(GATED, WEIGHTS)
-    for given, count in ((False, "5 nodes stand"), (True, "1 node stands")):
+    both = f"--on-means {check(model(CURVED, WEIGHTS), approximate=True).options[0]}"
+    for given, count, more in (
+        (False, "5 nodes stand", both),
+        (True, "1 node stands", "--on-means"),
+    ):
         result = check(ann, approximate=given)
-        assert result.verdict == f"Does not convert: {count} in the way."
+        assert result.verdict == f"Does not convert: {count} in the way; with {more} it would."
         (gate,) = (row for row in result.nodes if row.node == "g")
         assert (gate.role, gate.option) == ("obstacle", "")
         assert "product of two activations" in gate.reason
     with pytest.raises(UnsupportedModelError, match="Mul 'g': the product of two"):
         convert(ann, calibration=from_arrays(X), approximate=4)
+    convert(ann, calibration=from_arrays(X), approximate=4, on_means=True)
 
 
 def test_clips_stand_in_for_a_curved_activation():

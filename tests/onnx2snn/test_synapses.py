@@ -17,10 +17,10 @@ def normal(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
 
-def synaptic_operations(snn, spike_counts, input_shape):
+def synaptic_operations(snn, spike_counts, input_shape, timesteps=1):
     """SOPs of one sample: each spike times its fan-out."""
     batch = {name: counts[np.newaxis] for name, counts in spike_counts.items()}
-    return counter_of(snn, input_shape).operations(batch)
+    return counter_of(snn, input_shape).operations(batch, timesteps)
 
 
 def counter_of(snn, input_shape):

@@ -384,7 +384,7 @@ def test_evaluation_and_synapses(kind, coding):
     assert last["firing_rate"] == pytest.approx(sum(e.sum() for e in events.values()) / neurons / T)
     sample = {name: value[:1] for name, value in events.items()}
     parts, shapes = detach(model), {"x": (2, 2, 2)}
-    counted = SynapseCounter(parts, shapes).operations(sample)
+    counted = SynapseCounter(parts, shapes).operations(sample, 1)
     assert counted == 3 * sample["s"].sum() + (sample["q"] * fan_out).sum()
     assert report["macs"] == macs(parts, shapes) == 3 * 2 * 4 + fan_out.sum()
 

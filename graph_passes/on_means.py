@@ -1,0 +1,72 @@
+"""Compute what is not affine between neurons on the means of its operands."""
+
+import onnx_graphsurgeon as gs
+
+from . import neurons
+from .editing import is_floating, is_used, tidy
+from .regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .spiking import StateEditor, add_counting, require_ranks
+from .spiking_pool import clock
+
+
+def nonlinear_to_means(graph: gs.Graph) -> bool:
+    """f(a, b) -> FromMean(f(ToMean(a), ToMean(b))), for products and normalizations.
+
+        ToMean: S(t) = S(t - 1) + a(t),  m(t) = S(t) / t
+        FromMean: x(t) = t f(t) - (t - 1) f(t - 1)
+
+    The outputs add up to t f, f being that of the means of all that the operands were until then,
+    so that their mean is what the ANN computes of such means: for Mul, MatMul, Gemm and Einsum of
+    two activations, or of one and of what depends on the input alone, for Softmax, and for the
+    normalizations by the activity of other neurons. Those that feed neurons; the read-out has
+    ``average_before_read_out``. What they hand on are no spikes, but numbers of any size, and are
+    computed anew at each time-step. Run it after ``activations_to_neurons``. Raises
+    ``UnsupportedModelError`` where the number of axes of an operand is unknown.
+
+    Source: the expectation compensation of Huang et al., "Towards High-performance Spiking
+    Transformers from ANN to SNN Conversion", ACM Multimedia 2024.
+    """
+    core = {node.name for node in regions(graph).core}
+    named = computable_on_means(graph, nonlinear_nodes(graph)) & core
+    nodes = [node for node in graph.nodes if node.name in named]
+    if not nodes:
+        return False
+    varying = downstream(graph, graph.inputs)
+    read = {id(t): t for n in nodes for t in n.inputs if t.name in varying and is_floating(t)}
+    require_ranks(graph, [*nodes, *(t.inputs[0] for t in read.values() if t.inputs)])
+    editor = StateEditor(graph)
+    t = clock(editor)
+    means: dict[int, gs.Variable] = {}
+
+    def mean_like(tensor: gs.Tensor) -> gs.Variable:
+        mean = gs.Variable(editor.name(f"{tensor.name}/mean"), tensor.dtype, tensor.shape)
+        means[id(tensor)] = mean
+        return mean
+
+    # The means of what these nodes make are there without a ToMean.
+    results = [node.outputs[0] for node in nodes]
+    for node in nodes:
+        node.outputs[0] = mean_like(node.outputs[0])
+    for tensor in read.values():
+        if id(tensor) not in means:
+            name = editor.name(f"{tensor.name}/to_mean")
+            add_counting(editor, "ToMean", name, [tensor, t], mean_like(tensor))
+    for node in nodes:
+        node.inputs = [means[id(x)] if id(x) in read else x for x in node.inputs]
+    for result in results:
+        if is_used(graph, result):
+            mean, name = means[id(result)], editor.name(f"{result.name}/from_mean")
+            add_counting(editor, "FromMean", name, [mean, t], result)
+    tidy(graph)
+    return True
+
+
+def nodes_on_means(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes that compute with means between neurons, in graph order."""
+    names = {node.outputs[0].name for node in graph.nodes if neurons.gives_mean(node)}
+    found = []
+    for node in graph.nodes:
+        if not neurons.is_stateful(node) and any(t.name in names for t in node.inputs):
+            names.update(t.name for t in node.outputs if t.name)
+            found.append(node)
+    return found

@@ -1,0 +1,191 @@
+"""Networks with products of activations, from the ANN to what the runtime makes of them."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from alike import same
+from click.testing import CliRunner
+from onnx_text import model, run
+
+from onnx2snn import (
+    DataError,
+    EarlyExit,
+    SpikingSession,
+    check,
+    compare_recipes,
+    convert,
+    evaluate,
+    from_arrays,
+)
+from onnx2snn.cli import main
+from onnx2snn.graph_passes.weights import detach
+from onnx2snn.synapses import macs
+
+RNG = np.random.default_rng(0)
+
+
+def dyadic(*shape):
+    return (RNG.integers(-8, 9, shape) / 16).astype(np.float32)
+
+
+WEIGHTS = {
+    "w1": dyadic(8, 3, 3, 3), "w2": dyadic(8, 8, 3, 3), "down": dyadic(8, 4), "up": dyadic(4, 8),
+    "w3": dyadic(8, 8, 3, 3), "wy": dyadic(8, 5), "zero": np.float32(0), "one": np.float32(1),
+    "two": np.float32(2),
+}  # fmt: skip
+X = (RNG.integers(0, 17, (6, 3, 8, 8)) / 16).astype(np.float32)
+GATED = """g (float[N, 3, 8, 8] x) => (float[N, 5] y) {
+    a0 = Conv<pads = [1, 1, 1, 1]>(x, w1)  a = Clip(a0, zero, one)
+    c = Conv<pads = [1, 1, 1, 1]>(a, w2)
+    m = GlobalAveragePool(c)  f = Flatten(m)  r0 = MatMul(f, down)  r = Clip(r0, zero, one)
+    s0 = MatMul(r, up)  s = Clip(s0, zero, one)
+    shape = Constant<value_ints = [0, 8, 1, 1]>()  u = Reshape(s, shape)
+    p = Mul(c, u)  q = Add(p, a)  b = Clip(q, zero, two)
+    d0 = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(b, w3)  d = Clip(d0, zero, one)
+    o = GlobalAveragePool(d)  e = Flatten(o)  y = MatMul(e, wy)
+}"""
+"""Squeeze-and-excitation in a residual block."""
+
+
+def gated():
+    return model(GATED, WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def snn():
+    return convert(gated(), on_means=True).model
+
+
+@pytest.mark.parametrize("recipe", ["opi", "best", "signed", "calibration", "rmp"])
+def test_it_comes_near_the_ann(recipe):
+    made = convert(gated(), calibration=from_arrays(X), recipe=recipe, timesteps=512, on_means=True)
+    (note,) = (note for note in made.notes if "running means" in note)
+    assert "1 Mul" in note
+    found = SpikingSession(made.model).run(X, 512).values["y"]
+    wanted = run(gated(), X)
+    np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("samples", "timesteps"), [(1, 1), (1, 7), (3, 16), (6, 33), (2, 70)])
+def test_plans_are_alike(snn, samples, timesteps):
+    """Bit for bit, since no layer of weights reads the product before a neuron has."""
+    plain, chunked = (SpikingSession(snn, threads=1, plan=plan) for plan in ("step", "auto"))
+    looks = sorted({1 + timesteps // 3, timesteps})
+    same(chunked.run(X[:samples], timesteps, looks), plain.run(X[:samples], timesteps, looks))
+    for name, value in plain.state.items():
+        np.testing.assert_array_equal(chunked.state[name], value)
+    plain.state = chunked.state
+    np.testing.assert_array_equal(plain.step(X[:samples]), chunked.step(X[:samples]))
+
+
+def test_inputs_that_vary_in_time(snn):
+    x = np.stack([np.roll(X[:2], t, -1) for t in range(11)])
+    plain, chunked = (SpikingSession(snn, threads=1, plan=plan) for plan in ("step", "auto"))
+    same(chunked.run(x, 11, [4]), plain.run(x, 11, [4]))
+
+
+def test_samples_may_leave_early(snn):
+    session = SpikingSession(snn, threads=1)
+    rule = EarlyExit(0.33, 2, 4)
+    whole = session.run(X, 40, rule.looks_at(40))
+    early = session.run(X, 40, early_exit=rule)
+    assert len(set(early.sample_timesteps)) > 1
+    for n, t in enumerate(early.sample_timesteps):
+        np.testing.assert_array_equal(early.output[n], whole.readouts[t].output[n])
+
+
+def test_int8_is_as_exact(snn):
+    found = SpikingSession(snn, threads=1, precision="int8").run(X, 16)
+    same(found, SpikingSession(snn, threads=1).run(X, 16))
+
+
+def test_a_layer_behind_a_product_reads_numbers_at_each_time_step():
+    """Every number is an event, of every synapse, whatever the neurons before it did."""
+    text = """g (float[N, 4, 6] x) => (float[N, 2] y) {
+        a = Clip(x, zero, one)  k0 = MatMul(a, w)  k = Clip(k0, zero, one)
+        t = Transpose<perm = [0, 2, 1]>(k)  h = MatMul(k, t)  p = MatMul(h, k)
+        z0 = MatMul(p, w)  z = Clip(z0, zero, one)
+        m = ReduceMean<axes = [1], keepdims = 0>(z)  y = MatMul(m, v)
+    }"""
+    weights = {"w": np.ones((6, 6), np.float32), "v": np.ones((6, 2), np.float32)}
+    weights |= {"zero": np.float32(0), "one": np.float32(1)}
+    snn = convert(model(text, weights), on_means=True).model
+    x = RNG.random((3, 4, 6)).astype(np.float32)
+    report = evaluate(snn, from_arrays(x, np.arange(3) % 2), [5, 8])
+    for row in report["snn"]:
+        t = row["timesteps"]
+        spikes = SpikingSession(snn).run(x, t).spike_counts
+        products = t * (4 * 4 * 6 + 4 * 4 * 6)
+        behind = t * 4 * 6 * 6
+        wanted = 6 * spikes["a"].sum() / 3 + products + behind + 2 * spikes["z"].sum() / 3
+        assert row["sops"] == pytest.approx(wanted)
+    # Those of the ANN: two products and three layers.
+    assert report["macs"] == 2 * 4 * 4 * 6 + 2 * 4 * 6 * 6 + 6 * 2
+    assert report["macs"] == macs(detach(snn), {"x": (4, 6)})
+
+
+def test_check_says_what_it_takes():
+    found = check(gated())
+    assert found.verdict.endswith("1 node stands in the way; with --on-means it would.")
+    (row,) = (row for row in found.nodes if row.role == "obstacle")
+    assert (row.node, row.option) == ("p", "")
+    assert "--on-means" in row.reason
+    found = check(gated(), on_means=True)
+    assert found.converts
+    assert found.options == ("--on-means",)
+    (row,) = (row for row in found.nodes if row.role == "on means")
+    assert (row.node, row.option) == ("p", "--on-means")
+    curved = model(GATED.replace("s = Clip(s0, zero, one)", "s = Sigmoid(s0)"), WEIGHTS)
+    both = "with --on-means --approximate N --calibration DATA it would."
+    assert check(curved).verdict.endswith(both)
+    assert check(curved, approximate=True).verdict.endswith("with --on-means it would.")
+    found = check(curved, approximate=True, on_means=True)
+    assert found.options == ("--approximate N --calibration DATA", "--on-means")
+    assert not check(curved, on_means=True).converts
+
+
+def test_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(gated(), "gated.onnx")
+    np.savez("x.npz", x=X, y=np.arange(6) % 5)
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == code, result.output
+        return result
+
+    assert "--on-means" in invoke("convert", "gated.onnx", "-o", "snn.onnx", code=1).output
+    invoke("check", "gated.onnx", code=1)
+    assert "on means" in invoke("check", "gated.onnx", "--on-means").output
+    told = invoke("convert", "gated.onnx", "-o", "snn.onnx", "--on-means").output
+    assert "computed on running means, at each time-step: 1 Mul" in told
+    assert "on_means: True" in invoke("inspect", "snn.onnx").output
+    invoke("evaluate", "snn.onnx", "--data", "x.npz", "--ann", "gated.onnx", "-T", "8")
+    invoke("diagnose", "snn.onnx", "--ann", "gated.onnx", "--data", "x.npz", "-T", "8")
+    loop = invoke("export", "snn.onnx", "--to", "loop", "-T", "8", "-o", "loop.onnx", "--json")
+    assert json.loads(loop.output)
+    session = onnxruntime.InferenceSession("loop.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(
+        session.run(["y"], {"x": X})[0], SpikingSession("snn.onnx").run(X, 8).output, atol=1e-6
+    )
+    names = ["--data", "x.npz", "-T", "4", "--recipes", "opi,rmp", "--calibration", "x.npz"]
+    invoke("compare", "gated.onnx", *names, code=1)
+    found = json.loads(invoke("compare", "gated.onnx", *names, "--on-means", "--json").stdout)
+    assert len(found["recipes"]) == 2
+
+
+def test_results_with_and_without_are_kept_apart(tmp_path):
+    plain = model(GATED.replace("p = Mul(c, u)", "p = Add(c, u)"), WEIGHTS)
+    data = from_arrays(X, np.arange(6) % 5)
+    state = tmp_path / "state.json"
+    for given, reused in ((False, 0), (True, 0), (True, 1), (False, 1)):
+        found = compare_recipes(plain, ["opi"], None, data, [4], state=state, on_means=given)
+        assert found.reused == reused
+
+
+def test_it_is_true_or_false():
+    with pytest.raises(DataError, match="on_means must be True or False, not 'yes'"):
+        convert(gated(), on_means="yes")
