@@ -68,17 +68,29 @@ def _one_of_each_kind(graph: gs.Graph) -> list[ModelParts]:
     return [to_parts(part_of(graph, [n], n.inputs, n.outputs)) for n in kinds.values()]
 
 
-def kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
+def _kept_max_pools(graph: gs.Graph) -> list[gs.Node]:
     """The max-pools that spikes reach and that do not count them."""
     spikes = downstream(graph, [node.outputs[0] for node in neuron_nodes(graph)])
     spikes -= downstream(graph, [node.outputs[0] for node in mean_nodes(graph)])
     return [node for node in graph.nodes if node.op in MAX_POOLS and node.inputs[0].name in spikes]
 
 
-def operators_on_means(graph: gs.Graph) -> str:
-    """What is computed on running means between neurons, as in "2 Mul, 1 Softmax"; may be empty."""
-    ops = Counter(node.op for node in nodes_on_means(graph))
-    return ", ".join(f"{count} {op}" for op, count in ops.items())
+def notes_on_spikes(graph: gs.Graph, maxpool: MaxPool) -> list[str]:
+    """What a user should know of a spiking network where not all between neurons is spikes."""
+    notes = []
+    if maxpool == "keep" and _kept_max_pools(graph):
+        notes.append(
+            "max-pooling is kept between spikes, where it fires when any input does: "
+            "accuracy falls as T grows; take --maxpool exact for results that can be used"
+        )
+    averaged = Counter(node.op for node in nodes_on_means(graph))
+    if averaged:
+        counted = ", ".join(f"{count} {op}" for op, count in averaged.items())
+        notes.append(
+            f"computed on running means, at each time-step: {counted}; what these hand on are "
+            "numbers of any size, not spikes"
+        )
+    return notes
 
 
 def require_ann(graph: gs.Graph) -> None:

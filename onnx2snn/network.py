@@ -72,8 +72,7 @@ from .data import Data, Inputs, by_name
 from .examination import (
     hidden_pools,
     import_ann,
-    kept_max_pools,
-    operators_on_means,
+    notes_on_spikes,
     require_activations,
     require_ann,
     require_sizes,
@@ -352,16 +351,7 @@ class Network:
             self.agreements.append(
                 compare(TOGETHER, self.original, self.current, self.calibration, self._running)
             )
-        if self.maxpool == "keep" and kept_max_pools(self.graph):
-            self.notes.append(
-                "max-pooling is kept between spikes, where it fires when any input does: "
-                "accuracy falls as T grows; take --maxpool exact for results that can be used"
-            )
-        if averaged := operators_on_means(self.graph):
-            self.notes.append(
-                f"computed on running means, at each time-step: {averaged}; what these hand on are "
-                "numbers of any size, not spikes"
-            )
+        self.notes += notes_on_spikes(self.graph, self.maxpool)
         infer_shapes(self.graph)
         require_sizes(neuron_nodes(self.graph))
         require_affine(self.graph, parts_of(self.graph))
