@@ -56,11 +56,11 @@ _NORMALIZATIONS = (
     "MeanVarianceNormalization", "RMSNormalization",
 )  # fmt: skip
 
-ON_MEANS = {*_PRODUCTS, *_NORMALIZATIONS, "Div", "LRN", "Softmax"}
+ON_MEANS = {
+    *_PRODUCTS, *_NORMALIZATIONS, "Div", "LRN", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin",
+    "ReduceSumSquare", "Softmax",
+}  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
-
-NORMS = {"Mul", "Pow", "Reciprocal", "ReduceL2", "ReduceSumSquare", "Sqrt"}
-"""Operators that may be so where nothing but a divisor is made of what they make."""
 
 RECURRENT = ("GRU", "LSTM", "RNN")
 

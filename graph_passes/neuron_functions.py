@@ -184,7 +184,10 @@ FUNCTIONS = {
         {
             c = CastLike (mean, total)
             steps = CastLike (t, total)
-            total_next = Mul (c, steps)
+            none = Sub (c, c)
+            finite = Equal (none, none)
+            wanted = Mul (c, steps)
+            total_next = Where (finite, wanted, total)
             difference = Sub (total_next, total)
             x = CastLike (difference, mean)
         }

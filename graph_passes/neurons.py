@@ -27,7 +27,8 @@ SpikingThreshold      S_next = S + current; f(S, t) = S where           S, at 0
                       S > alpha t, else 0; x = f(S_next, t) -
                       f(S, t - 1)
 ToMean                S_next = S + current; mean = S_next / t           S, at 0
-FromMean              S_next = t mean; x = S_next - S                   S, at 0
+FromMean              S_next = t mean, or S where that is not finite,   S, at 0
+                      as 0 / 0 before the first spikes; x = S_next - S
 RunningMean           as ToMean, for the read-out                       S, at 0
 DelayedMean           as RunningMean, but begun again after the         S, at 0
                       time-step t = delay

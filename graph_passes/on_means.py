@@ -3,7 +3,9 @@
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import is_floating, is_used, tidy
+from .editing import is_floating, is_used, operands, tidy
+from .limits import WEIGHTED
+from .linear import SHAPE_OPS
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
@@ -28,10 +30,11 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     """
     core = {node.name for node in regions(graph).core}
     named = computable_on_means(graph, nonlinear_nodes(graph)) & core
-    nodes = [node for node in graph.nodes if node.name in named]
-    if not nodes:
+    if not named:
         return False
     varying = downstream(graph, graph.inputs)
+    named |= _between(graph, named, varying)
+    nodes = [node for node in graph.nodes if node.name in named]
     read = {id(t): t for n in nodes for t in n.inputs if t.name in varying and is_floating(t)}
     require_ranks(graph, [*nodes, *(t.inputs[0] for t in read.values() if t.inputs)])
     editor = StateEditor(graph)
@@ -59,6 +62,34 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
             add_counting(editor, "FromMean", name, [mean, t], result)
     tidy(graph)
     return True
+
+
+def _between(graph: gs.Graph, named: set[str], varying: set[str]) -> set[str]:
+    """The names of the affine nodes that read nothing but such means and make nothing else.
+
+    As the scale and the mask between a product of matrices and a Softmax.
+    """
+    outputs = {tensor.name for tensor in graph.outputs}
+    made = {node.name: {t.name for t in node.outputs if t.name} for node in graph.nodes}
+    means = set[str]().union(*(made[name] for name in named))
+    found = list[gs.Node]()
+    for node in graph.nodes:
+        read = {tensor.name for tensor in operands(node)} & varying
+        if node.name not in named and read and read <= means and _is_plain(node):
+            found.append(node)
+            means |= made[node.name]
+    kept = set(named)
+    for node in reversed(found):
+        readers = (reader.name in kept for t in node.outputs for reader in t.outputs)
+        if outputs.isdisjoint(made[node.name]) and all(readers):
+            kept.add(node.name)
+    return kept - named
+
+
+def _is_plain(node: gs.Node) -> bool:
+    """Whether it is no layer of weights, keeps nothing and makes one tensor of numbers."""
+    weighted = node.op in WEIGHTED or node.op in SHAPE_OPS or node.domain
+    return not weighted and len(node.outputs) == 1 and is_floating(node.outputs[0])
 
 
 def nodes_on_means(graph: gs.Graph) -> list[gs.Node]:

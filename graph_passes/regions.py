@@ -8,17 +8,8 @@ import onnx_graphsurgeon as gs
 from .editing import is_floating, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
-from .linear import (
-    CANONICAL_ACTIVATIONS,
-    IN_TRAINING,
-    MAX_POOLS,
-    NORMS,
-    ON_MEANS,
-    QUANTISED,
-    SHAPE_OPS,
-    why_not_affine,
-)
-from .neurons import gives_mean, is_neuron, is_stateful
+from .linear import IN_TRAINING, MAX_POOLS, ON_MEANS, QUANTISED, SHAPE_OPS, why_not_affine
+from .neurons import gives_mean, is_stateful
 
 _LAYERS = {
     *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop",
@@ -29,10 +20,6 @@ _LAYERS = {
 GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}
 """Which input must not be 0, or less."""
 
-_KEEP_NUMBERS = {
-    "Add", "Cast", "Expand", "Identity", "Mul", "Reshape", "Squeeze", "Sub", "Transpose",
-    "Unsqueeze",
-}  # fmt: skip
 _COUNTED = (*MAX_POOLS, "ThresholdedRelu")
 _WRONGLY_EXPORTED = (QUANTISED, IN_TRAINING)
 
@@ -134,66 +121,52 @@ def nonlinear_nodes(
 def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str]:
     """The names of those of the refused nodes that may be computed on means of their operands.
 
-    Not a division by what an activation, perhaps moved and reshaped, keeps from 0: of its neurons'
-    first spikes the mean would be 0.
+    Those of ``ON_MEANS``, and all of which only ``divisors`` are made.
     """
     names = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
     norms = divisors(graph)
     return {
         node.name
         for node in graph.nodes
-        if node.name in names and not node.domain
-        if node.op in ON_MEANS or (node.op in NORMS and node.name in norms)
+        if node.name in names and not node.domain and (node.op in ON_MEANS or node.name in norms)
         if is_floating(node.outputs[0]) and not any(is_used(graph, t) for t in node.outputs[1:])
-        if node.op != "Div" or not _is_activation(node.inputs[1])
     }
 
 
 def divisors(graph: gs.Graph) -> set[str]:
     """The names of the nodes of whose results nothing is made but divisors, as of a norm.
 
-    The reciprocal of a divisor is one where it is a factor of something else that is not constant.
-    No layers of weights, nor what comes before such in a divisor.
+    Of divisions before some layer of weights. The reciprocal of a divisor is one where it is a
+    factor of something else that is not constant. No layers of weights, nor what comes before such
+    in a divisor.
     """
-    outputs = {tensor.name for tensor in graph.outputs}
+    outputs, hidden = {tensor.name for tensor in graph.outputs}, before_weights(graph)
     found = set[str]()
 
-    def divides(tensor: gs.Tensor) -> bool:
-        readers = tensor.outputs
-        return tensor.name not in outputs and all(
-            node.name in found
-            or (node.op == "Div" and node.inputs[1] is tensor and node.inputs[0] is not tensor)
-            for node in readers
+    def divides(node: gs.Node, tensor: gs.Tensor) -> bool:
+        by_it = node.op == "Div" and not node.domain and node.inputs[1] is tensor
+        return node.name in found or (
+            by_it and node.inputs[0] is not tensor and node.outputs[0].name in hidden
         )
 
     for node in reversed(graph.nodes):
         used = [tensor for tensor in node.outputs if tensor.outputs or tensor.name in outputs]
-        layer = node.op in WEIGHTED or node.domain
-        divided = _is_reciprocal(node) and all(map(_is_product, node.outputs[0].outputs))
-        if used and not layer and (divided or all(divides(tensor) for tensor in used)):
+        if not used or node.op in _LAYERS or node.domain or any(t.name in outputs for t in used):
+            continue
+        factor = _is_reciprocal(node) and all(
+            _is_product(reader) and reader.outputs[0].name in hidden for reader in used[0].outputs
+        )
+        if factor or all(divides(reader, t) for t in used for reader in t.outputs):
             found.add(node.name)
     return found
 
 
 def _is_reciprocal(node: gs.Node) -> bool:
-    over_constant = node.op == "Div" and isinstance(node.inputs[0], gs.Constant)
-    return not node.domain and (node.op == "Reciprocal" or over_constant)
+    return node.op == "Reciprocal" or (node.op == "Div" and isinstance(node.inputs[0], gs.Constant))
 
 
 def _is_product(node: gs.Node) -> bool:
     return node.op == "Mul" and not any(isinstance(t, gs.Constant) for t in node.inputs)
-
-
-def _is_activation(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is what an activation made, with something constant, in another shape."""
-    while tensor.inputs:
-        node = tensor.inputs[0]
-        if node.op in CANONICAL_ACTIVATIONS or is_neuron(node):
-            return True
-        if node.op not in _KEEP_NUMBERS:
-            return False
-        tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
-    return False
 
 
 def before_weights(graph: gs.Graph) -> set[str]:

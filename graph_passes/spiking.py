@@ -22,6 +22,7 @@ from .linear import APPROXIMABLE, MAX_POOLS, MaxPool
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
+    activations_of_divisors,
     bounded_activations,
     relu_of_min,
     unbounded_activations,
@@ -211,6 +212,9 @@ def obstacles(
     sources = {node.name: curve.source.name for curve in curves for node in curve.nodes}
     if approximated:
         refusals = [refusal for refusal in refusals if refusal.node not in sources]
+    # It is the division that is in the way.
+    guards = {node.name for node in activations_of_divisors(graph)}
+    refusals = [refusal for refusal in refusals if refusal.node not in guards]
     averaged = computable_on_means(graph, refusals) - {*sources}
     if on_means:
         refusals = [refusal for refusal in refusals if refusal.node not in averaged]
@@ -276,13 +280,24 @@ def require_finite_weights(
                 continue
             # Bounds, and the padding of a maximum.
             bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
-            if not bound and not all_finite(value):
+            if not bound and not all_finite(value) and not _masks(node, value):
                 reason = f"'{tensor.name}' holds NaN or infinity"
-                if node.op == "Where":
+                if node.op in ("Add", "Where"):
                     reason += ": let a number such as -1e9 take the place of what is masked"
                 bad.append(Refusal(node.name, node.op, reason))
     if bad:
         raise UnsupportedModelError(heading, bad)
+
+
+def _masks(node: gs.Node, value: np.ndarray) -> bool:
+    """Whether a node takes numbers out of a Softmax, the one thing that reads it, by -infinity."""
+    readers = node.outputs[0].outputs
+    return (
+        node.op in ("Add", "Where")
+        and bool(readers)
+        and all(reader.op == "Softmax" for reader in readers)
+        and bool(np.all(value < np.inf))
+    )
 
 
 def require_finite_results(graph: gs.Graph) -> None:
@@ -296,10 +311,12 @@ def require_finite_results(graph: gs.Graph) -> None:
         for name, value in node.attrs.items()
         if isinstance(value, gs.Constant) and not np.all(np.isfinite(value.values))
     ]
-    remedy = "must be finite; export the model in float32, or give it smaller inputs:"
+    remedy = "export the model in float32, or give it smaller inputs:"
     if bad:
-        raise UnsupportedModelError(f"what was found for these neurons {remedy}", bad)
-    require_finite_weights(graph, f"what weights became {remedy}")
+        raise UnsupportedModelError(
+            f"what was found for these neurons must be finite; {remedy}", bad
+        )
+    require_finite_weights(graph, f"weights must be finite, and these no longer are; {remedy}")
 
 
 def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None:

@@ -21,7 +21,13 @@ from .editing import (
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
 from .neurons import is_stateful
-from .regions import before_layers, kept_by_read_out, nonlinear_before_layers, upstream
+from .regions import (
+    before_layers,
+    divisors,
+    kept_by_read_out,
+    nonlinear_before_layers,
+    upstream,
+)
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -122,9 +128,23 @@ def activations_of_input(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> lis
     return _activations_that_make(graph, upstream(graph, bent))
 
 
+def activations_of_divisors(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes of canonical activations that stay what they are, since all they make is a divisor.
+
+    As the clip of a norm: the mean of its first spikes would be 0.
+    """
+    names = divisors(graph)
+    return [node for node in canonical_activations(graph) if node.name in names]
+
+
 def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
-    """The nodes of canonical activations that stay what they are, of the input and the read-out."""
-    return [*activations_of_input(graph, others), *activations_of_read_out(graph, others)]
+    """The nodes of canonical activations that stay what they are.
+
+    Those of the input, of the read-out and of divisors.
+    """
+    found = [*activations_of_input(graph, others), *activations_of_read_out(graph, others)]
+    known = {id(node) for node in found}
+    return [*found, *(n for n in activations_of_divisors(graph) if id(n) not in known)]
 
 
 def _emits(graph: gs.Graph, others: Iterable[gs.Node]) -> Callable[[gs.Node], bool]:

@@ -30,6 +30,7 @@ from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_map
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import (
     activation_nodes,
+    activations_of_divisors,
     activations_of_input,
     activations_of_read_out,
 )
@@ -212,6 +213,9 @@ IN_READ_OUT = (
 )
 """Why another does not."""
 
+IN_DIVISOR = "nothing but a divisor is made of it"
+"""Why a third does not."""
+
 BEHIND_NEURONS = "in the read-out, behind the last neurons"
 """Why nothing else does there, whatever layers follow."""
 
@@ -229,7 +233,12 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     spiking = downstream(graph, [node.outputs[0] for node in emitting])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
     first, last = activations_of_input(graph), activations_of_read_out(graph)
-    known = (emitting, first, last, *(region.nodes for region in regions))
+    divisors = [
+        node
+        for node in activations_of_divisors(graph)
+        if not any(tensor.name in spiking for tensor in node.inputs)
+    ]
+    known = (emitting, first, last, divisors, *(region.nodes for region in regions))
     inside = {node.name for found in known for node in found}
     hidden = before_weights(graph)
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
@@ -247,6 +256,8 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
             others.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]
+    ids = {id(node) for node in first}
+    before += [Refusal(node.name, node.op, IN_DIVISOR) for node in divisors if id(node) not in ids]
     before += [Refusal(node.name, node.op, IN_INPUT) for node in first]
     before.sort(key=lambda refusal: place[refusal.node])
     kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}

@@ -112,6 +112,8 @@ def _left(
     return np.moveaxis(left, -1, 1) if node.op == "Conv" else left
 
 
+# What is not finite then is refused by its name, once all passes have run.
+@np.errstate(over="ignore", invalid="ignore")
 def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
     """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'."""
     groups = node.attrs.get("group", 1)

@@ -262,7 +262,8 @@ on_means_option = click.option(
     "--on-means",
     is_flag=True,
     help="Compute products of activations, Softmax and normalizations between neurons on running "
-    "means of what they read, at each time-step.",
+    "means, at each time-step; what they hand on are no spikes. A Sigmoid gate needs --approximate "
+    "besides.",
 )
 
 

@@ -16,12 +16,14 @@ from onnx2snn.graph_passes.regions import regions
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import (
     activation_nodes,
+    activations_of_divisors,
     activations_of_input,
     activations_of_read_out,
     find_activations,
 )
 
 from .examination import (
+    IN_DIVISOR,
     IN_INPUT,
     IN_QUANTISATION,
     IN_READ_OUT,
@@ -110,7 +112,8 @@ def check(
         others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}
     needs_data = bool(unbounded or approximated)
-    kept = {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
+    kept = {node.name: IN_DIVISOR for node in activations_of_divisors(graph)}
+    kept |= {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
     kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
     if has_neurons and not approximate:
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}

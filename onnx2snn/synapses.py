@@ -6,9 +6,9 @@ that is each non-zero weight that it meets: its fan-out. Summing spikes times fa
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
 Connections to padding count in neither. Of a window that a max-pool reads as many spikes go on as
 the neuron in it emits that emits most, in each sample; of one that is kept between spikes, which
-passes one on whenever any neuron fires, at least as many. What is computed on running means is
-computed, and read by the layers behind it, at each time-step anew: each number there is an event in
-each, and products of matrices have their multiplications as operations, besides.
+passes one on whenever any neuron fires, at least as many. What is computed on running means, and
+what is made of that up to the next neurons, is computed at each time-step anew: each weighted layer
+there, and each product of two matrices, has T times its MACs as operations.
 
 Both are computed by running a graph on counts of events (``event_rules``): the network in float32
 with every weight 1 (0 where it is 0), biases and whatever carries no spikes 0, averages as sums.
@@ -22,17 +22,17 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.editing import Editor, free_name, names_in, tidy
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, samples_axis
 from onnx2snn.graph_passes.neurons import (
+    gives_mean,
     mean_nodes,
     names_of_states,
     neuron_nodes,
     stateful_nodes,
 )
-from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
@@ -48,19 +48,18 @@ class _Events:
     """A spiking network for one sample, to count events in, cut off behind its neurons.
 
     ``axes``: those of the samples, by neurons and max-pools. ``spikes``: what neurons emit, by
-    their names, and now nothing makes; ``spiking`` names all tensors that events reach, ``pools``
-    are the max-pools that do. ``on_means`` names the nodes that compute with means; behind them
-    ``timesteps``, an input, is how many events there are of each number.
+    their names, and now nothing makes; ``spiking`` names all tensors that events reach, ``numbers``
+    those that are, or are made of, running means, each an event in each time-step of
+    ``timesteps``, an input. ``pools`` are the max-pools that spikes reach.
     """
 
     graph: gs.Graph
     axes: dict[str, int]
     spikes: dict[str, gs.Variable]
     spiking: set[str]
-    pools: list[gs.Node]
-    on_means: set[str]
+    numbers: set[str]
     timesteps: gs.Variable
-    editor: Editor
+    pools: list[gs.Node]
 
 
 def _events(model: ModelParts, shapes: Shapes) -> _Events:
@@ -68,37 +67,29 @@ def _events(model: ModelParts, shapes: Shapes) -> _Events:
     pooling = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
     layers = [*neuron_nodes(graph), *pooling]
     axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
-    on_means = {node.name for node in nodes_on_means(graph)}
-    last = [node for node in stateful_nodes(graph) if node.op == "FromMean"]
+    means = [node.outputs[0] for node in stateful_nodes(graph) if gives_mean(node)]
     neurons, averages = _without_time(graph, shapes)
-    spiking = downstream(graph, [node.outputs[0] for node in (*neurons, *last)])
-    spiking -= downstream(graph, averages)
-    editor = Editor(graph)
-    timesteps = gs.Variable(editor.name("timesteps"), np.float32, [])
-    for node in last:
-        become(node, "Expand", _filled(editor, node.inputs[0], timesteps))
+    behind = downstream(graph, averages)
+    spiking = downstream(graph, [node.outputs[0] for node in neurons]) - behind
     spikes = {}
     for node in neurons:
         spikes[node.name] = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
-    pools = [node for node in pooling if node.inputs[0].name in spiking]
-    return _Events(graph, axes, spikes, spiking, pools, on_means, timesteps, editor)
-
-
-def _filled(editor: Editor, tensor: gs.Tensor, value: gs.Tensor) -> list[gs.Tensor]:
-    """What an Expand reads to make a number in the shape of a tensor."""
-    name, like = f"{tensor.name}/shape", gs.Variable("", np.int64)
-    return [value, editor.node("Shape", name, [tensor], like=like)]
+    numbers = downstream(graph, means) - behind
+    pools = [n for n in pooling if n.inputs[0].name in spiking and n.inputs[0].name not in numbers]
+    taken = names_in(graph)
+    timesteps = gs.Variable(free_name("timesteps", taken, {}), np.float32, [])
+    return _Events(graph, axes, spikes, spiking, numbers, timesteps, pools)
 
 
 def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     """Let what events reach hand them on; returns the operations of each weighted layer, summed."""
-    totals, editor = {}, events.editor
+    totals, editor = {}, Editor(events.graph)
     for node in list(events.graph.nodes):
-        if node.name in events.on_means:
+        if any(tensor.name in events.numbers for tensor in node.inputs):
             if has_weights(node):
-                totals[node.name] = _operations_on_means(editor, node, events.timesteps)
+                totals[node.name] = _operations_on_numbers(editor, node, events.timesteps)
             continue
         if not any(tensor.name in events.spiking for tensor in node.inputs):
             continue
@@ -110,19 +101,17 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     return totals
 
 
-def _operations_on_means(editor: Editor, node: gs.Node, timesteps: gs.Variable) -> gs.Variable:
-    """The multiplications of a product of matrices, T times; what it hands on stays.
-
-    Only its shape counts.
-    """
-    first, second, *_ = node.inputs
+def _operations_on_numbers(editor: Editor, node: gs.Node, timesteps: gs.Variable) -> gs.Variable:
+    """Its multiplications, T times. What it hands on itself stays: only the shape counts there."""
+    name, (first, second) = f"{node.name}/numbers", node.inputs[:2]
+    weights = 0 if isinstance(first, gs.Constant) else 1
     inputs = [
-        editor.node("Expand", f"{node.name}/events", _filled(editor, first, timesteps), like=first),
-        filled_like(editor, second, 1.0),
+        tensor if isinstance(tensor, gs.Constant) else filled_like(editor, tensor, 1.0)
+        for tensor in (first, second)
     ]
-    like = node.outputs[0]
-    editor.node(node.op, f"{node.name}/counted", inputs, dict(node.attrs), like)
-    return operations(editor, editor.graph.nodes[-1], 1, hands_on=True)
+    inputs[1 - weights] = editor.node("Mul", name, [inputs[1 - weights], timesteps], like=first)
+    editor.node(node.op, f"{name}/counted", inputs, dict(node.attrs), node.outputs[0])
+    return operations(editor, editor.graph.nodes[-1], weights, hands_on=False)
 
 
 class MaxPools:

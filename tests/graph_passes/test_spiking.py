@@ -27,7 +27,11 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
 )
 from onnx2snn.graph_passes.spiking import require_convertible
-from onnx2snn.graph_passes.thresholds import bounded_activations, kept_activations
+from onnx2snn.graph_passes.thresholds import (
+    activations_of_divisors,
+    bounded_activations,
+    kept_activations,
+)
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 X = np.linspace(-2, 6, 12, dtype=np.float32).reshape(2, 2, 3)
@@ -450,10 +454,12 @@ def test_where_neurons_follow_nothing_is_kept():
     """The network is refused for the norm, whatever keeps it from 0."""
     body = f"{GUARDED} c = Clip(n, zero, four) d = Div(r, c) e = MatMul(d, w) a = Relu(e)"
     g = graph(f"{SIGNATURE} {{ {body} y = MatMul(a, w) }}", GUARDS)
-    assert list(bounded_activations(g)) == ["r", "c"]
+    assert list(bounded_activations(g)) == ["r"]
+    assert [node.name for node in activations_of_divisors(g)] == ["c"]
     with pytest.raises(UnsupportedModelError) as error:
         require_convertible(g)
     assert [refusal.node for refusal in error.value.refusals] == ["n", "d"]
+    require_convertible(g, on_means=True)
 
 
 def test_a_guard_before_the_layers_prepares_the_input():

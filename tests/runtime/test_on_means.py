@@ -14,6 +14,7 @@ from onnx2snn import (
     DataError,
     EarlyExit,
     SpikingSession,
+    UnsupportedModelError,
     check,
     compare_recipes,
     convert,
@@ -21,6 +22,7 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.cli import main
+from onnx2snn.examination import IN_DIVISOR
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.synapses import macs
 
@@ -107,7 +109,7 @@ def test_a_layer_behind_a_product_reads_numbers_at_each_time_step():
     text = """g (float[N, 4, 6] x) => (float[N, 2] y) {
         a = Clip(x, zero, one)  k0 = MatMul(a, w)  k = Clip(k0, zero, one)
         t = Transpose<perm = [0, 2, 1]>(k)  h = MatMul(k, t)  p = MatMul(h, k)
-        z0 = MatMul(p, w)  z = Clip(z0, zero, one)
+        z0 = MatMul(p, w)  z1 = MatMul(z0, w)  z = Clip(z1, zero, one)
         m = ReduceMean<axes = [1], keepdims = 0>(z)  y = MatMul(m, v)
     }"""
     weights = {"w": np.ones((6, 6), np.float32), "v": np.ones((6, 2), np.float32)}
@@ -119,12 +121,46 @@ def test_a_layer_behind_a_product_reads_numbers_at_each_time_step():
         t = row["timesteps"]
         spikes = SpikingSession(snn).run(x, t).spike_counts
         products = t * (4 * 4 * 6 + 4 * 4 * 6)
-        behind = t * 4 * 6 * 6
+        behind = t * 2 * 4 * 6 * 6
         wanted = 6 * spikes["a"].sum() / 3 + products + behind + 2 * spikes["z"].sum() / 3
         assert row["sops"] == pytest.approx(wanted)
-    # Those of the ANN: two products and three layers.
-    assert report["macs"] == 2 * 4 * 4 * 6 + 2 * 4 * 6 * 6 + 6 * 2
+    # Those of the ANN: two products and four layers.
+    assert report["macs"] == 2 * 4 * 4 * 6 + 3 * 4 * 6 * 6 + 6 * 2
     assert report["macs"] == macs(detach(snn), {"x": (4, 6)})
+
+
+def test_masks_of_a_softmax_may_be_infinite():
+    """As in causal attention."""
+    text = """g (float[N, 4, 6] x) => (float[N, 4, 6] y) {
+        a = Clip(x, zero, one)  k0 = MatMul(a, w)  k = Clip(k0, zero, one)
+        t = Transpose<perm = [0, 2, 1]>(k)  h = MatMul(k, t)  m = Add(h, mask)  s = Softmax(m)
+        p = MatMul(s, k)  z0 = MatMul(p, w)  z = Clip(z0, zero, one)  y = MatMul(z, w)
+    }"""
+    values = {"w": dyadic(6, 6), "zero": np.float32(0), "one": np.float32(1)}
+    ann = model(text, values | {"mask": np.triu(np.full((4, 4), -np.inf, np.float32), 1)})
+    x = RNG.random((3, 4, 6)).astype(np.float32)
+    found = SpikingSession(convert(ann, on_means=True).model).run(x, 1024).output
+    np.testing.assert_allclose(found, run(ann, x), atol=0.02)
+    with pytest.raises(UnsupportedModelError, match="1e9 take the place"):
+        convert(model(text, values | {"mask": np.full((4, 4), np.nan, np.float32)}), on_means=True)
+
+
+def test_a_clip_that_makes_a_divisor_of_the_input_is_listed():
+    """Before the first neuron it stays what it is, layers of weights before it or not."""
+    text = """g (float[N, 6] x) => (float[N, 6] y) {
+        a = MatMul(x, w)  r = Relu(a)  d = Add(r, one)  q = Div(x, d)
+        l = MatMul(q, w)  z = Clip(l, zero, one)  y = MatMul(z, w)
+    }"""
+    ann = model(text, {"w": dyadic(6, 6), "zero": np.float32(0), "one": np.float32(1)})
+    made = convert(ann)
+    assert [neuron.name for neuron in made.neurons] == ["z"]
+    assert ("r", IN_DIVISOR) in [(each.node, each.reason) for each in made.analog]
+    (row,) = (row for row in check(ann).nodes if row.node == "r")
+    assert IN_DIVISOR in row.reason
+    x = RNG.random((3, 6)).astype(np.float32)
+    np.testing.assert_allclose(
+        SpikingSession(made.model).run(x, 512).output, run(ann, x), atol=0.01
+    )
 
 
 def test_check_says_what_it_takes():
