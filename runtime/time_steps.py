@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes.linear import SPIKING_POOLS
+from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, all_known, choose, shapes_read
@@ -273,4 +275,12 @@ class TimeSteps:
             return None
         plan = self.network.plan
         any_number = any(not isinstance(size, int) for t in plan.inputs for size in t.shape[:1])
-        return layout_of(plan.neurons, shapes, samples, any_number)
+        # What is computed in plain layout reads and writes its states so.
+        plain = {
+            name
+            for node in self.step.graph.node
+            if node.domain == DOMAIN and node.op_type not in (*NEURONS, *SPIKING_POOLS)
+            for name in node.input
+        }
+        entering = {name: shape for name, shape in shapes.items() if name not in plain}
+        return layout_of(plan.neurons, entering, samples, any_number)

@@ -24,6 +24,7 @@ from onnx2snn import (
 from onnx2snn.cli import main
 from onnx2snn.examination import IN_DIVISOR
 from onnx2snn.graph_passes.weights import detach
+from onnx2snn.runtime import estimate
 from onnx2snn.synapses import macs
 
 RNG = np.random.default_rng(0)
@@ -71,11 +72,19 @@ def test_it_comes_near_the_ann(recipe):
     np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
 
 
+@pytest.fixture
+def _in_chunks(monkeypatch):
+    """As larger networks run."""
+    monkeypatch.setattr(estimate, "FEW_NUMBERS", 0)
+
+
+@pytest.mark.usefixtures("_in_chunks")
 @pytest.mark.parametrize(("samples", "timesteps"), [(1, 1), (1, 7), (3, 16), (6, 33), (2, 70)])
 def test_plans_are_alike(snn, samples, timesteps):
     """Bit for bit, since no layer of weights reads the product before a neuron has."""
     plain, chunked = (SpikingSession(snn, threads=1, plan=plan) for plan in ("step", "auto"))
     looks = sorted({1 + timesteps // 3, timesteps})
+    assert chunked.chosen(X[:samples]).chunks
     same(chunked.run(X[:samples], timesteps, looks), plain.run(X[:samples], timesteps, looks))
     for name, value in plain.state.items():
         np.testing.assert_array_equal(chunked.state[name], value)
@@ -83,12 +92,21 @@ def test_plans_are_alike(snn, samples, timesteps):
     np.testing.assert_array_equal(plain.step(X[:samples]), chunked.step(X[:samples]))
 
 
+def test_few_numbers_run_in_single_time_steps(snn):
+    """512 of a sample: chunks of 100 pay."""
+    session = SpikingSession(snn, threads=1)
+    assert session.chosen(X).chunks == ()
+    assert session.chosen(np.repeat(X, 20, 0)).chunks
+
+
+@pytest.mark.usefixtures("_in_chunks")
 def test_inputs_that_vary_in_time(snn):
     x = np.stack([np.roll(X[:2], t, -1) for t in range(11)])
     plain, chunked = (SpikingSession(snn, threads=1, plan=plan) for plan in ("step", "auto"))
     same(chunked.run(x, 11, [4]), plain.run(x, 11, [4]))
 
 
+@pytest.mark.usefixtures("_in_chunks")
 def test_samples_may_leave_early(snn):
     session = SpikingSession(snn, threads=1)
     rule = EarlyExit(0.33, 2, 4)
