@@ -58,7 +58,7 @@ _NORMALIZATIONS = (
 
 ON_MEANS = {
     *_PRODUCTS, *_NORMALIZATIONS, "Div", "LRN", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin",
-    "ReduceSumSquare", "Softmax",
+    "ReduceSumSquare", "Softmax", "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
 

@@ -8,7 +8,16 @@ import onnx_graphsurgeon as gs
 from .editing import is_floating, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
-from .linear import IN_TRAINING, MAX_POOLS, ON_MEANS, QUANTISED, SHAPE_OPS, why_not_affine
+from .linear import (
+    APPROXIMABLE,
+    CANONICAL_ACTIVATIONS,
+    IN_TRAINING,
+    MAX_POOLS,
+    ON_MEANS,
+    QUANTISED,
+    SHAPE_OPS,
+    why_not_affine,
+)
 from .neurons import gives_mean, is_stateful
 
 _LAYERS = {
@@ -133,14 +142,20 @@ def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str
     }
 
 
-def divisors(graph: gs.Graph) -> set[str]:
+def _may_emit(node: gs.Node) -> bool:
+    activation = not node.domain and node.op in (*CANONICAL_ACTIVATIONS, *APPROXIMABLE)
+    return is_stateful(node) or activation
+
+
+def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = _may_emit) -> set[str]:
     """The names of the nodes of whose results nothing is made but divisors, as of a norm.
 
-    Of divisions before some layer of weights. The reciprocal of a divisor is one where it is a
-    factor of something else that is not constant. No layers of weights, nor what comes before such
-    in a divisor.
+    Of divisions that neurons follow. The reciprocal of a divisor is one where it is a factor of
+    something else that is not constant. No layers of weights, nor what comes before such in a
+    divisor.
     """
-    outputs, hidden = {tensor.name for tensor in graph.outputs}, before_weights(graph)
+    outputs = {tensor.name for tensor in graph.outputs}
+    hidden = upstream(graph, [node for node in graph.nodes if is_neuron(node)])
     found = set[str]()
 
     def divides(node: gs.Node, tensor: gs.Tensor) -> bool:

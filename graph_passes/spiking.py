@@ -30,6 +30,9 @@ from .thresholds import (
 
 _LOOKED_AT_ONCE = 2**22
 
+_MASKING = ("Add", "Expand", "Reshape", "ToMean", "Transpose", "Unsqueeze", "Where")
+"""What a mask may pass on its way to a Softmax."""
+
 
 def activations_to_neurons(
     graph: gs.Graph, maxpool: MaxPool = "average", on_means: bool = False
@@ -213,7 +216,7 @@ def obstacles(
     if approximated:
         refusals = [refusal for refusal in refusals if refusal.node not in sources]
     # It is the division that is in the way.
-    guards = {node.name for node in activations_of_divisors(graph)}
+    guards = {node.name for node in activations_of_divisors(graph, ends)}
     refusals = [refusal for refusal in refusals if refusal.node not in guards]
     averaged = computable_on_means(graph, refusals) - {*sources}
     if on_means:
@@ -290,13 +293,15 @@ def require_finite_weights(
 
 
 def _masks(node: gs.Node, value: np.ndarray) -> bool:
-    """Whether a node takes numbers out of a Softmax, the one thing that reads it, by -infinity."""
+    """Whether a node takes numbers out of a Softmax by -infinity, and does nothing else."""
+    return node.op in _MASKING and bool(np.all(value < np.inf)) and _masks_alone(node)
+
+
+def _masks_alone(node: gs.Node) -> bool:
     readers = node.outputs[0].outputs
-    return (
-        node.op in ("Add", "Where")
-        and bool(readers)
-        and all(reader.op == "Softmax" for reader in readers)
-        and bool(np.all(value < np.inf))
+    return bool(readers) and all(
+        reader.op == "Softmax" or (reader.op in _MASKING and _masks_alone(reader))
+        for reader in readers
     )
 
 
@@ -316,7 +321,8 @@ def require_finite_results(graph: gs.Graph) -> None:
         raise UnsupportedModelError(
             f"what was found for these neurons must be finite; {remedy}", bad
         )
-    require_finite_weights(graph, f"weights must be finite, and these no longer are; {remedy}")
+    heading = f"weights must be finite; where those of the file are, {remedy}"
+    require_finite_weights(graph, heading)
 
 
 def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None:

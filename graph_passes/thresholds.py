@@ -128,12 +128,13 @@ def activations_of_input(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> lis
     return _activations_that_make(graph, upstream(graph, bent))
 
 
-def activations_of_divisors(graph: gs.Graph) -> list[gs.Node]:
+def activations_of_divisors(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
     """The nodes of canonical activations that stay what they are, since all they make is a divisor.
 
-    As the clip of a norm: the mean of its first spikes would be 0.
+    As the clip of a norm, where neurons follow the division: the mean of its first spikes would be
+    0. ``others``: as above.
     """
-    names = divisors(graph)
+    names = divisors(graph, _emits(graph, others))
     return [node for node in canonical_activations(graph) if node.name in names]
 
 
@@ -144,7 +145,7 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs
     """
     found = [*activations_of_input(graph, others), *activations_of_read_out(graph, others)]
     known = {id(node) for node in found}
-    return [*found, *(n for n in activations_of_divisors(graph) if id(n) not in known)]
+    return [*found, *(n for n in activations_of_divisors(graph, others) if id(n) not in known)]
 
 
 def _emits(graph: gs.Graph, others: Iterable[gs.Node]) -> Callable[[gs.Node], bool]:

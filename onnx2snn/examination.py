@@ -238,7 +238,8 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         for node in activations_of_divisors(graph)
         if not any(tensor.name in spiking for tensor in node.inputs)
     ]
-    known = (emitting, first, last, divisors, *(region.nodes for region in regions))
+    averaged = nodes_on_means(graph)
+    known = (emitting, first, last, divisors, averaged, *(region.nodes for region in regions))
     inside = {node.name for found in known for node in found}
     hidden = before_weights(graph)
     bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}

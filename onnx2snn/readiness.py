@@ -112,7 +112,7 @@ def check(
         others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}
     needs_data = bool(unbounded or approximated)
-    kept = {node.name: IN_DIVISOR for node in activations_of_divisors(graph)}
+    kept = {node.name: IN_DIVISOR for node in activations_of_divisors(graph, replaced)}
     kept |= {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
     kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
     if has_neurons and not approximate:

@@ -181,6 +181,41 @@ def test_a_clip_that_makes_a_divisor_of_the_input_is_listed():
     )
 
 
+@pytest.mark.parametrize("divisor", ["d = Add(r, one)", "s = ReduceSum(r, axes) d = Add(s, one)"])
+def test_activations_that_divide_what_no_neuron_reads_are_neurons(divisor):
+    """They are the network's; the division is in the read-out."""
+    text = f"""g (float[N, 6] x) => (float[N, 6] y) {{
+        a = MatMul(x, w)  r = Clip(a, zero, one)  {divisor}  q = Div(a, d)  y = MatMul(q, w)
+    }}"""
+    values = {"w": dyadic(6, 6), "zero": np.float32(0), "one": np.float32(1)}
+    ann = model(text, values | {"axes": np.array([-1])})
+    made = convert(ann)
+    assert [neuron.name for neuron in made.neurons] == ["r"]
+    x = RNG.random((3, 6)).astype(np.float32)
+    found = SpikingSession(made.model).run(x, 1024).output
+    np.testing.assert_allclose(found, run(ann, x), atol=0.01)
+
+
+def test_masks_may_be_inputs():
+    """As a factor, a term, or by Where, with any numbers in place of what is masked."""
+    text = """g (float[N, 4, 6] x, bool[N, 4, 4] m) => (float[N, 4, 6] y) {
+        a = Clip(x, zero, one)  k0 = MatMul(a, w)  k = Clip(k0, zero, one)
+        t = Transpose<perm = [0, 2, 1]>(k)  h = MatMul(k, t)  h2 = Where(m, h, low)
+        s = Softmax(h2)  p = MatMul(s, k)  z0 = MatMul(p, w)  z = Clip(z0, zero, one)
+        y = MatMul(z, w)
+    }"""
+    x = RNG.random((3, 4, 6)).astype(np.float32)
+    m = RNG.random((3, 4, 4)) < 0.7
+    m |= np.eye(4, dtype=bool)
+    values = {"w": dyadic(6, 6), "zero": np.float32(0), "one": np.float32(1)}
+    for low in (-1e9, -np.inf):
+        ann = model(text, values | {"low": np.float32(low)})
+        made = convert(ann, on_means=True)
+        assert made.analog == []
+        found = SpikingSession(made.model).run({"x": x, "m": m}, 1024).output
+        np.testing.assert_allclose(found, run(ann, x, m), atol=0.02)
+
+
 def test_check_says_what_it_takes():
     found = check(gated())
     assert found.verdict.endswith("1 node stands in the way; with --on-means it would.")
