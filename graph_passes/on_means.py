@@ -15,12 +15,14 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     """f(a, b) -> FromMean(f(ToMean(a), ToMean(b))), for products and normalizations.
 
         ToMean: S(t) = S(t - 1) + a(t),  m(t) = S(t) / t
-        FromMean: x(t) = t f(t) - (t - 1) f(t - 1)
+        FromMean: x(t) = t f(t) - (t - 1) f(t - 1), nothing while f is not finite
 
     The outputs add up to t f, f being that of the means of all that the operands were until then,
-    so that their mean is what the ANN computes of such means: for Mul, MatMul, Gemm and Einsum of
-    two activations, or of one and of what depends on the input alone, for Softmax, and for the
-    normalizations by the activity of other neurons. Those that feed neurons; the read-out has
+    so that their mean is what the ANN computes of such means: for products (Mul, MatMul, Gemm,
+    Einsum) and quotients of two activations, or of one and of what depends on the input alone, for
+    Where with a condition of the input, for Softmax, norms and maxima over axes, for the
+    normalizations by the activity of other neurons, and for all of which only a divisor is made;
+    and for what is affine between those. Of what feeds neurons: the read-out has
     ``average_before_read_out``. What they hand on are no spikes, but numbers of any size, and are
     computed anew at each time-step. Run it after ``activations_to_neurons``. Raises
     ``UnsupportedModelError`` where the number of axes of an operand is unknown.

@@ -177,8 +177,8 @@ def obstacles(
     What comes after the last activation is the read-out and may be anything but a constant.
     ``declined``: the reasons of ``max_to_average_pool`` for pools that it left.
     ``approximated``: as if clips stood in already for all scalar functions that they can stand
-    in for. ``on_means``: what is computed on means is in the way of nothing. A scalar function is
-    not, which would be no neuron then.
+    in for. ``on_means``: as if what can be computed on means were. That is no scalar function
+    between layers, which would then be no neuron.
     """
     curves = regions_to_approximate(graph, on_means)
     ends = [curve.last for curve in curves] if approximated else []
