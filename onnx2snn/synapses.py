@@ -79,7 +79,7 @@ def _events(model: ModelParts, shapes: Shapes) -> _Events:
     numbers = downstream(graph, means) - behind
     pools = [n for n in pooling if n.inputs[0].name in spiking and n.inputs[0].name not in numbers]
     taken = names_in(graph)
-    timesteps = gs.Variable(free_name("timesteps", taken, {}), np.float32, [])
+    timesteps = gs.Variable(free_name("timesteps", taken, {}), np.float64, [])
     return _Events(graph, axes, spikes, spiking, numbers, timesteps, pools)
 
 
@@ -89,7 +89,8 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     for node in list(events.graph.nodes):
         if any(tensor.name in events.numbers for tensor in node.inputs):
             if has_weights(node):
-                totals[node.name] = _operations_on_numbers(editor, node, events.timesteps)
+                name, once = f"{node.name}/in_all", _multiplications(editor, node)
+                totals[node.name] = editor.node("Mul", name, [once, events.timesteps], like=once)
             continue
         if not any(tensor.name in events.spiking for tensor in node.inputs):
             continue
@@ -101,17 +102,16 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     return totals
 
 
-def _operations_on_numbers(editor: Editor, node: gs.Node, timesteps: gs.Variable) -> gs.Variable:
-    """Its multiplications, T times. What it hands on itself stays: only the shape counts there."""
-    name, (first, second) = f"{node.name}/numbers", node.inputs[:2]
-    weights = 0 if isinstance(first, gs.Constant) else 1
-    inputs = [
-        tensor if isinstance(tensor, gs.Constant) else filled_like(editor, tensor, 1.0)
-        for tensor in (first, second)
-    ]
-    inputs[1 - weights] = editor.node("Mul", name, [inputs[1 - weights], timesteps], like=first)
-    editor.node(node.op, f"{name}/counted", inputs, dict(node.attrs), node.outputs[0])
-    return operations(editor, editor.graph.nodes[-1], weights, hands_on=False)
+def _multiplications(editor: Editor, node: gs.Node) -> gs.Variable:
+    """Those of a layer, or of a product of two matrices, in one forward pass.
+
+    Of what it hands on then, only the shape counts.
+    """
+    for index, tensor in enumerate(node.inputs[:2]):
+        if not isinstance(tensor, gs.Constant):
+            node.inputs[index] = filled_like(editor, tensor, 1.0)
+    weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
+    return operations(editor, node, weights, hands_on=False)
 
 
 class MaxPools:
@@ -145,7 +145,7 @@ class MaxPools:
         if self._session is None:
             return {}
         feed = {name: spike_counts[layer] for layer, name in self._inputs.items()}
-        feed[self._timesteps] = np.asarray(timesteps)
+        feed[self._timesteps] = np.asarray(timesteps, np.float64)
         feed |= {
             name: np.broadcast_to(zeros[:1], (samples, *zeros.shape[1:]))
             for name, zeros in self._silence.items()
@@ -187,7 +187,7 @@ class SynapseCounter:
             self._inputs[name]: np.concatenate([counts] * self._batch, self._axes[name])
             for name, counts in spike_counts.items()
         }
-        feed[self._timesteps] = np.asarray(timesteps)
+        feed[self._timesteps] = np.asarray(timesteps, np.float64)
         counted = _run(self._session, feed | self._silence)
         return float(np.sum(counted, dtype=np.float64) / self._batch)
 
@@ -212,14 +212,9 @@ def macs(model: ModelParts, shapes: Shapes) -> int:
     """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample."""
     graph = to_graph(model)
     _without_time(graph, shapes)
-    totals, editor = [], Editor(graph)
-    for node in [node for node in graph.nodes if has_weights(node) and not node.domain]:
-        weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
-        # Both, where neither is constant.
-        for index in (0, 1):
-            if not isinstance(node.inputs[index], gs.Constant):
-                node.inputs[index] = filled_like(editor, node.inputs[index], 1.0)
-        totals.append(operations(editor, node, weights, hands_on=False))
+    editor = Editor(graph)
+    layers = [node for node in graph.nodes if has_weights(node) and not node.domain]
+    totals = [_multiplications(editor, node) for node in layers]
     if not totals:
         return 0
     counted = _run(_session(graph, totals), _silence(graph))
