@@ -175,7 +175,21 @@ def check_values(tensor: onnx.TensorProto, what: str) -> None:
         )
 
 
-def sort_nodes(graph: onnx.GraphProto) -> None:
+def mend(graph: onnx.GraphProto) -> None:
+    """Write as ONNX has it what some tools write otherwise: the order of nodes, open sizes."""
+    _sort_nodes(graph)
+    _open_sizes(graph)
+
+
+def _open_sizes(graph: onnx.GraphProto) -> None:
+    """Let a declared size be open where it is -1, as Paddle writes it."""
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        for size in info.type.tensor_type.shape.dim:
+            if size.dim_value == -1:
+                size.ClearField("dim_value")
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> None:
     """Let each node come after those that make what it reads; some tools leave them in disorder.
 
     A graph in order stays as it is, and so do one with a cycle, which the checker refuses, and

@@ -23,7 +23,7 @@ from .contents import (
     check_values,
     has_sparse,
     make_dense,
-    sort_nodes,
+    mend,
     stored_tensors,
 )
 from .errors import ModelError, Onnx2SnnError, OutputError
@@ -108,7 +108,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
         else:
             fill(tensor, values)
     rest = detach(model)
-    sort_nodes(rest.structure.graph)
+    mend(rest.structure.graph)
     parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
     return parts
@@ -236,7 +236,7 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
                 "external data, or give the path of its file"
             )
     parts = detach(model)
-    sort_nodes(parts.structure.graph)
+    mend(parts.structure.graph)
     check_model(parts, what)
     return parts
 

@@ -16,6 +16,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
+from onnx2snn.graph_passes.io import declared_shape
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.graph_passes.whole_file import whole_file, write_whole
 
@@ -80,6 +81,19 @@ def test_nodes_in_disorder_are_sorted(tmp_path):
     for found in (read_model(path), files.read_any(shuffled).structure):
         assert [node.op_type for node in found.graph.node] == wanted
     assert [node.op_type for node in shuffled.graph.node] == wanted[::-1]
+
+
+def test_a_size_of_minus_1_is_an_open_one(tmp_path):
+    # As Paddle's exporter writes it.
+    proto = model("g (float[N, 3] x) => (float[N, 3] y) { a = Neg (x) y = Relu (a) }")
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = -1
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    for found in (read_model(path), files.read_any(proto).structure):
+        for info in (*found.graph.input, *found.graph.output):
+            assert declared_shape(info.type.tensor_type) == ["?", 3]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == -1
 
 
 def test_an_order_is_kept_where_a_branch_names_its_own_tensors_as_others_are(tmp_path):

@@ -118,7 +118,7 @@ def test_constants_whose_computed_size_is_absurd(exponent):
 
 def test_negative_sizes(tmp_path):
     proto = model(TEXT, {"w": WEIGHT})
-    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -2
     with pytest.raises(ModelError, match="'x' a negative size"):
         read(proto, tmp_path)
 
