@@ -61,11 +61,11 @@ from .checking import (
     UNQUANTISED,
     Agreement,
     batch_dependence,
-    blame,
     compare,
     first_inputs_that_run,
     outputs_of,
     relative_error,
+    require_rounding,
     tolerance,
 )
 from .data import Data, Inputs, by_name
@@ -234,9 +234,10 @@ class Network:
         else:
             self.check = NOT_CHECKED
             return
-        if error > tolerance(self.graph):
-            blame(passes, self._again(before), next(first), error)
         self.check = f"on {on}; relative error {error:.1e}"
+        if error > tolerance(self.graph):
+            rounding = require_rounding(passes, self._again(before), next(first), error)
+            self.check += f" (that of rounding the inputs is {rounding:.1e})"
 
     def _again(self, model: ModelParts) -> ModelParts:
         """The same, its weights read again if it is the original and they were let go."""

@@ -484,6 +484,18 @@ def wrong_once():
     return wrong_once
 
 
+def test_the_rounding_of_the_network_itself_is_no_change_of_its_function():
+    # Where a Sigmoid in float32 is next to 0 a last digit of its operand is much of its result.
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) s = Mul(a, scale) "
+        "r = Clip(s, lo, hi) l = MatMul(r, v) m = Sub(l, far) y = Sigmoid(m) }"
+    )
+    scale = np.random.default_rng(0).uniform(0.1, 3, 6).astype(np.float32)
+    ann = model(text, {**WEIGHTS, "scale": scale, "far": np.float32(18)})
+    check = convert(ann, calibration=from_arrays(X)).check
+    assert "that of rounding the inputs is" in check
+
+
 def test_says_on_what_it_was_checked():
     ann = model(TWO_OUTPUTS, WEIGHTS)
     assert convert(ann).check == "not needed: nothing was rewritten"
