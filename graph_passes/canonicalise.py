@@ -4,7 +4,8 @@ The passes, in order:
 
     end_pools_in_the_image     windows of ceil_mode in the padding alone -> pads that fit
     fold_constants             Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
-    fix_reshapes               Reshape to sizes from Shape(x) -> to constants, -1 for an open one
+    fix_reshapes               Reshape to sizes from Shape(x) -> to constants, -1 for an open one;
+                               Squeeze of all axes of size 1 -> of these
     dequantize_weights         DequantizeLinear(constants) -> constants
     remove_no_ops              Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
     sink_transposes            NHWC graphs: Transposes move down until they cancel

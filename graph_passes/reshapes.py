@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, require_opset, tidy
+from .editing import Editor, optional_input, replace_node, require_opset, tidy
 from .fold_constants import fold_constants
 from .io import declared_shape, to_parts
 from .limits import with_shapes
@@ -17,9 +17,11 @@ def fix_reshapes(graph: gs.Graph) -> bool:
 
     Exporters write x.view(x.size(0), 2, x.size(1) // 2, ...) as arithmetic on Shape(x), which would
     run at every time-step. Left as it is where further sizes of the result are open, or one is 0.
+    And Squeeze(x) -> Squeeze(x, axes of size 1), where of the others N alone is open: it would take
+    the axis of the samples away, too, where there is one, and then has no known number of axes.
     """
     require_opset(graph)
-    changed = False
+    changed = _name_squeezed_axes(graph)
     while computed := [place for place, node in enumerate(graph.nodes) if _is_computed(node)]:
         if fold_constants(graph):
             changed = True
@@ -37,6 +39,28 @@ def fix_reshapes(graph: gs.Graph) -> bool:
         tidy(graph)
         changed = True
     return changed
+
+
+def _name_squeezed_axes(graph: gs.Graph) -> bool:
+    squeezes = [node for node in graph.nodes if _squeezes_all(node)]
+    if not squeezes:
+        return False
+    shapes, _ = _inferred(graph)
+    batch = {f"{tensor.name}.0" for tensor in graph.inputs}
+    changed, editor = False, Editor(graph)
+    for node in squeezes:
+        shape = shapes.get(node.inputs[0].name, ["?"])
+        if all(isinstance(size, int) or size in batch for size in shape):
+            axes = np.array([axis for axis, size in enumerate(shape) if size == 1], np.int64)
+            named = [editor.constant(f"{node.name}/axes", axes)] if len(axes) else []
+            replace_node(node, "Squeeze" if named else "Identity", [node.inputs[0], *named])
+            changed = True
+    return changed
+
+
+def _squeezes_all(node: gs.Node) -> bool:
+    """Whether it is a Squeeze that names no axes."""
+    return node.op == "Squeeze" and not node.domain and optional_input(node, 1) is None
 
 
 def _constant_sizes_of(graph: gs.Graph, computed: Sequence[int]) -> dict[int, list[int]]:

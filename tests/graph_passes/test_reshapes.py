@@ -143,3 +143,21 @@ def test_a_channel_shuffle_runs_without_arithmetic_on_shapes():
     auto, step = (SpikingSession(snn, plan=plan).run(x, 20) for plan in ("auto", "step"))
     for name, counts in auto.spike_counts.items():
         np.testing.assert_array_equal(counts, step.spike_counts[name])
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [("N, 1", [1]), ("N, 1, 4, 1", [1, 3]), ("N, 4", []), ("1, 3", [0]), ("N, M, 1", None)],
+)
+def test_a_squeeze_of_all_axes_of_one_names_them(shape, axes):
+    g = graph(f"g (float[{shape}] x) => (float[A] y) {{ z = Squeeze(x) y = Sigmoid(z) }}", {})
+    sizes = [{"N": 3, "M": 2}.get(size) or int(size) for size in shape.split(", ")]
+    x = np.random.default_rng(0).normal(size=sizes).astype(np.float32)
+    before = run(g, x)
+    if axes is None:
+        assert not fix_reshapes(g)
+        return
+    changes_once(fix_reshapes, g)
+    assert ops(g) == ["Squeeze" if axes else "Identity", "Sigmoid"]
+    assert [t.values.tolist() for t in g.nodes[0].inputs[1:]] == ([axes] if axes else [])
+    np.testing.assert_array_equal(run(g, x), before)
