@@ -56,13 +56,13 @@ _NORMALIZATIONS = (
     "MeanVarianceNormalization", "RMSNormalization",
 )  # fmt: skip
 
+RECURRENT = ("GRU", "LSTM", "RNN")
+
 ON_MEANS = {
-    *_PRODUCTS, *_NORMALIZATIONS, "Div", "LRN", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin",
-    "ReduceSumSquare", "Softmax", "Where",
+    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "LRN", "ReduceL1", "ReduceL2", "ReduceMax",
+    "ReduceMin", "ReduceSumSquare", "Softmax", "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
-
-RECURRENT = ("GRU", "LSTM", "RNN")
 
 _MAX_POOL_ADVICE = (
     "the largest spike is not the largest rate: replace max-pooling by average pooling "

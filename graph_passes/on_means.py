@@ -21,8 +21,9 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     so that their mean is what the ANN computes of such means: for products (Mul, MatMul, Gemm,
     Einsum) and quotients of two activations, or of one and of what depends on the input alone, for
     Where with a condition of the input, for Softmax, norms and maxima over axes, for the
-    normalizations by the activity of other neurons, and for all of which only a divisor is made;
-    and for what is affine between those. Of what feeds neurons: the read-out has
+    normalizations by the activity of other neurons, for recurrent layers, which go through their
+    sequence anew, and for all of which only a divisor is made; and for what is affine between
+    those. Of what feeds neurons: the read-out has
     ``average_before_read_out``. What they hand on are no spikes, but numbers of any size, and are
     computed anew at each time-step. Run it after ``activations_to_neurons``. Raises
     ``UnsupportedModelError`` where the number of axes of an operand is unknown.
@@ -49,9 +50,9 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
         return mean
 
     # The means of what these nodes make are there without a ToMean.
-    results = [node.outputs[0] for node in nodes]
+    results = [tensor for node in nodes for tensor in node.outputs if is_used(graph, tensor)]
     for node in nodes:
-        node.outputs[0] = mean_like(node.outputs[0])
+        node.outputs = [mean_like(t) if is_used(graph, t) else t for t in node.outputs]
     for tensor in read.values():
         if id(tensor) not in means:
             name = editor.name(f"{tensor.name}/to_mean")

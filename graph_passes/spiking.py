@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .approximate import regions_to_approximate
-from .editing import Editor, constant_value, disconnect, tidy
+from .editing import Editor, constant_value, disconnect, is_used, tidy
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -141,9 +141,13 @@ def require_shapes(
     reason: str,
 ) -> None:
     """Raise ``UnsupportedModelError`` where the shape of an output cannot be inferred either."""
-    if not all(is_known(node.outputs[0].shape) for node in nodes):
+
+    def all_known(node: gs.Node) -> bool:
+        return all(is_known(tensor.shape) for tensor in node.outputs if is_used(graph, tensor))
+
+    if not all(map(all_known, nodes)):
         infer_shapes(graph)
-    refusals = [Refusal(n.name, n.op, reason) for n in nodes if not is_known(n.outputs[0].shape)]
+    refusals = [Refusal(node.name, node.op, reason) for node in nodes if not all_known(node)]
     if refusals:
         raise UnsupportedModelError(heading, refusals)
 

@@ -118,10 +118,10 @@ def convert(
     ``delay``: how many time-steps the read-out leaves out at the start.
     ``approximate``: the number of clips that replace any other scalar activation, such as
     Sigmoid, over the range that the data shows. ``on_means``: whether products of activations, as
-    in squeeze-and-excitation, Softmax and normalizations by other neurons' activity are computed
-    between neurons, at each time-step, on the means of what they read. ``v_init`` is v(0) as a
-    fraction of V_th, 0.5 if not given, or "uniform" or "normal", drawn from ``seed``. The input
-    model is left as it was.
+    in squeeze-and-excitation, Softmax, normalizations by other neurons' activity and recurrent
+    layers are computed between neurons, at each time-step, on the means of what they read.
+    ``v_init`` is v(0) as a fraction of V_th, 0.5 if not given, or "uniform" or "normal", drawn from
+    ``seed``. The input model is left as it was.
 
     The rewriting that should not change the network's function is checked by running both,
     on the calibration data or else on seeded inputs of the declared shape.

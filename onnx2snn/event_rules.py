@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import Editor, constant_value, optional_input, replace_node
 from onnx2snn.graph_passes.io import onnx_type
 from onnx2snn.graph_passes.limits import WEIGHTED
+from onnx2snn.graph_passes.linear import RECURRENT
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
@@ -35,7 +36,7 @@ def filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
 
 def has_weights(node: gs.Node) -> bool:
     """Whether it adds up what it reads by weights: spikes that meet one are synaptic operations."""
-    return node.op in WEIGHTED or (node.op == "Einsum" and len(node.inputs) == 2)
+    return node.op in (*WEIGHTED, *RECURRENT) or (node.op == "Einsum" and len(node.inputs) == 2)
 
 
 def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
@@ -77,6 +78,25 @@ def operations(editor: Editor, node: gs.Node, weights: int, hands_on: bool) -> g
         attributes = {k: v for k, v in node.attrs.items() if k == transposed}
         exact = editor.node(node.op, f"{name}/dense", inputs, attributes, exact)
     return editor.node("ReduceSum", name, [exact], {"keepdims": 0}, gs.Variable("", np.float64, []))
+
+
+def recurrent_operations(editor: Editor, node: gs.Node) -> gs.Variable:
+    """The multiplications by the weights of a recurrent layer that reads X [L, N, I], or [N, L, I].
+
+    Each of the L steps multiplies what it reads by W [D, G H, I], and its state by R [D, G H, H].
+    """
+    x, *weights = node.inputs[:3]
+    values = [constant_value(tensor) for tensor in weights]
+    # Those that are no constants count as if none were 0.
+    counts = [
+        np.prod(tensor.shape) if value is None else np.count_nonzero(value)
+        for tensor, value in zip(weights, values, strict=True)
+    ]
+    name = f"{node.name}/operations"
+    each = editor.constant(f"{name}/each", np.float64(sum(counts) / weights[0].shape[-1]))
+    size = editor.node("Size", f"{name}/size", [x], like=gs.Variable("", np.int64, []))
+    exact = _cast(editor, f"{name}/exact", size, np.float64)
+    return editor.node("Mul", name, [exact, each], like=gs.Variable("", np.float64, []))
 
 
 def become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:

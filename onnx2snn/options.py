@@ -261,9 +261,9 @@ approximate_option = click.option(
 on_means_option = click.option(
     "--on-means",
     is_flag=True,
-    help="Compute products of activations, Softmax and normalizations between neurons on running "
-    "means, at each time-step; what they hand on are no spikes. A Sigmoid gate needs --approximate "
-    "besides.",
+    help="Compute products of activations, Softmax, normalizations and recurrent layers between "
+    "neurons on running means, at each time-step; what they hand on are no spikes. A Sigmoid gate "
+    "needs --approximate besides.",
 )
 
 

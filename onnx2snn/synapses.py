@@ -8,7 +8,7 @@ Connections to padding count in neither. Of a window that a max-pool reads as ma
 the neuron in it emits that emits most, in each sample; of one that is kept between spikes, which
 passes one on whenever any neuron fires, at least as many. What is computed on running means, and
 what is made of that up to the next neurons, is computed at each time-step anew: each weighted layer
-there, and each product of two matrices, has T times its MACs as operations.
+there, each recurrent one, and each product of two matrices, has T times its MACs as operations.
 
 Both are computed by running a graph on counts of events (``event_rules``): the network in float32
 with every weight 1 (0 where it is 0), biases and whatever carries no spikes 0, averages as sums.
@@ -25,7 +25,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.editing import Editor, free_name, names_in, tidy
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
-from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS, samples_axis
+from onnx2snn.graph_passes.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS, samples_axis
 from onnx2snn.graph_passes.neurons import (
     gives_mean,
     mean_nodes,
@@ -37,7 +37,14 @@ from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
 
-from .event_rules import become, filled_like, has_weights, operations, pass_events_on
+from .event_rules import (
+    become,
+    filled_like,
+    has_weights,
+    operations,
+    pass_events_on,
+    recurrent_operations,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of each input, by name, the shape of one sample, without the batch axis."""
@@ -107,6 +114,8 @@ def _multiplications(editor: Editor, node: gs.Node) -> gs.Variable:
 
     Of what it hands on then, only the shape counts.
     """
+    if node.op in RECURRENT:
+        return recurrent_operations(editor, node)
     for index, tensor in enumerate(node.inputs[:2]):
         if not isinstance(tensor, gs.Constant):
             node.inputs[index] = filled_like(editor, tensor, 1.0)

@@ -24,6 +24,8 @@ WEIGHTS = {
     "zero": 0, "one": 1, "half": 0.5, "w": RNG.integers(-4, 5, (6, 6)) / 8,
     "scale": RNG.integers(1, 9, 6) / 8, "of_4": np.ones(4), "tenth": 0.1, "two": 2,
     "mask": np.triu(np.full((4, 4), -np.inf), 1),
+    "wg": RNG.integers(-4, 5, (1, 18, 6)) / 8, "rg": RNG.integers(-4, 5, (1, 18, 6)) / 8,
+    "wl": RNG.integers(-4, 5, (2, 24, 6)) / 8, "rl": RNG.integers(-4, 5, (2, 24, 6)) / 8,
 }  # fmt: skip
 SIGNATURE = "g (float[N, 4, 6] x) => (float[N, a, b] z)"
 # Two layers of neurons, a and b, and one more, which makes a core of what is before it.
@@ -88,6 +90,12 @@ BETWEEN = {
     "by 1 + exp": "q = Neg(b) e = Exp(q) d = Add(e, one) k = Mul(a, b) f = Div(k, d)",
     "scaled and masked": "t = Transpose<perm = [0, 2, 1]>(b) m = MatMul(a, t) s = Mul(m, tenth) "
     "k = Add(s, mask) p = Softmax(k) f = MatMul(p, b)",
+    "GRU": "t = Transpose<perm = [1, 0, 2]>(b) y, h = GRU<hidden_size = 6>(t, wg, rg) "
+    "i = Constant<value_ints = [1]>() s = Squeeze(y, i) f = Transpose<perm = [1, 0, 2]>(s)",
+    "LSTM, its last states": "t = Transpose<perm = [1, 0, 2]>(b) "
+    '"", h, c = LSTM<hidden_size = 6, direction = "bidirectional">(t, wl, rl) '
+    "p = ReduceMean<axes = [0], keepdims = 0>(h) q = ReduceMean<axes = [0], keepdims = 0>(c) "
+    "d = Add(p, q) i = Constant<value_ints = [1]>() u = Unsqueeze(d, i) f = Add(a, u)",
     "the largest": "m = ReduceMax<axes = [2]>(b) f = Mul(a, m)",
 }  # fmt: skip
 

@@ -92,6 +92,44 @@ def test_plans_are_alike(snn, samples, timesteps):
     np.testing.assert_array_equal(plain.step(X[:samples]), chunked.step(X[:samples]))
 
 
+RECURRENT = """g (float[N, 5, 8] x) => (float[N, 5] y) {
+    a0 = MatMul(x, up_in)  a = Clip(a0, zero, one)  t = Transpose<perm = [1, 0, 2]>(a)
+    s, h = GRU<hidden_size = 6>(t, wg, rg)  i = Constant<value_ints = [1]>()  u = Squeeze(s, i)
+    b0 = MatMul(u, wb)  b = Clip(b0, zero, one)  j = Constant<value_ints = [0]>()
+    e = Squeeze(h, j)  c0 = MatMul(e, wb)  c = Clip(c0, zero, one)
+    m = ReduceMean<axes = [0], keepdims = 0>(b)  k = Add(m, c)  y = MatMul(k, wy)
+}"""
+
+
+@pytest.mark.usefixtures("_in_chunks")
+def test_a_recurrent_layer_goes_through_its_sequence_at_each_time_step():
+    weights = {
+        "up_in": dyadic(8, 4), "wg": dyadic(1, 18, 4), "rg": dyadic(1, 18, 6), "wb": dyadic(6, 8),
+        "wy": dyadic(8, 5), "zero": np.float32(0), "one": np.float32(1),
+    }  # fmt: skip
+    ann = model(RECURRENT, weights)
+    x = (RNG.integers(0, 17, (3, 5, 8)) / 16).astype(np.float32)
+    with pytest.raises(UnsupportedModelError, match=r"GRU.*or compute it on means \(--on-means\)"):
+        convert(ann)
+    made = convert(ann, on_means=True)
+    assert any("1 GRU" in note for note in made.notes)
+    plain, chunked = (SpikingSession(made.model, plan=plan) for plan in ("step", "auto"))
+    assert chunked.chosen(x).chunks
+    same(chunked.run(x, 37, [5]), plain.run(x, 37, [5]))
+    wanted = run(ann, x)
+    np.testing.assert_allclose(plain.run(x, 1024).output, wanted, atol=0.01)
+    counts = {name: np.count_nonzero(value) for name, value in weights.items()}
+    rows = {"up_in": 5, "wg": 5, "rg": 5, "wb": 6, "wy": 1}
+    each = {name: n * counts[name] for name, n in rows.items()}
+    assert macs(detach(made.model), {"x": (5, 8)}) == sum(each.values())
+    # What is in wb reads what the GRU hands on.
+    (row,) = evaluate(made.model, from_arrays(x), [8])["snn"]
+    spikes = plain.run(x, 8).spike_counts
+    fan_out = np.count_nonzero(weights["wy"], 1)
+    late = (spikes["b"].sum((0, 1)) + spikes["c"].sum(0)) @ fan_out / 3
+    assert row["sops"] == pytest.approx(8 * (each["wg"] + each["rg"] + each["wb"]) + late)
+
+
 def test_few_numbers_run_in_single_time_steps(snn):
     """512 of a sample: chunks of 100 pay."""
     session = SpikingSession(snn, threads=1)
