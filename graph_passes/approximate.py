@@ -19,6 +19,7 @@ from .regions import (
     before_weights,
     divisors,
     downstream,
+    front_end,
     kept_by_read_out,
     nonlinear_before_layers,
     nonlinear_behind_weights,
@@ -79,7 +80,9 @@ def regions_to_approximate(graph: gs.Graph, on_means: bool = False) -> list[Scal
     refused = {refusal.node for refusal in nonlinear_behind_weights(graph, is_activation)}
     curved = {node.name for node in graph.nodes if node.op in APPROXIMABLE}
     hidden = before_weights(graph)
+    front = front_end(graph)
     found = _regions(graph, refused | curved, hidden, activations)
+    found = [region for region in found if id(region.last) not in front]
     # What is no activation by its operators, before the first neuron, stays where something else
     # that is not affine follows there: as spikes, it could not be multiplied by another branch.
     spiking = downstream(graph, [node.outputs[0] for node in graph.nodes if is_neuron(node)])

@@ -9,12 +9,14 @@ from .editing import is_floating, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
 from .linear import (
+    ACTIVATIONS,
     APPROXIMABLE,
     CANONICAL_ACTIVATIONS,
     IN_TRAINING,
     MAX_POOLS,
     ON_MEANS,
     QUANTISED,
+    RECURRENT,
     SHAPE_OPS,
     why_not_affine,
 )
@@ -25,6 +27,15 @@ _LAYERS = {
     "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN", "Scan",
 }  # fmt: skip
 """What has weights, or may have some inside."""
+
+_CLIPS = {"Clip", "Max", "Min", "Relu"}
+_ACTIVATIONS = {*ACTIVATIONS, *APPROXIMABLE, *RECURRENT, *MAX_POOLS, *_CLIPS} - {
+    "Abs",
+    "Log",
+    "Pow",
+    "Sqrt",
+}
+"""What a network has between its layers; its input is not prepared by these."""
 
 GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}
 """Which input must not be 0, or less."""
@@ -292,8 +303,62 @@ def nonlinear_before_layers(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool
 
 
 def before_layers(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes before all layers of weights."""
-    return _prologue(graph, _is_layer)
+    """The nodes before all layers of weights but those of a ``front_end``."""
+    front = front_end(graph)
+    return _prologue(graph, lambda node: _is_layer(node) and id(node) not in front)
+
+
+def front_end(graph: gs.Graph) -> set[int]:
+    """The nodes (by id) of a transform of the input of which something is known by roots and logs.
+
+    As of a spectrogram: log(max(mel |stft(x)|^2, e)), though it has layers of weights. Nothing else
+    is made of these nodes than operands of Log and Sqrt, no activation is before these but clips of
+    such operands behind what is not linear anyway, as that square, and activations follow.
+    """
+    ends = [node for node in graph.nodes if node.op in ("Log", "Sqrt") and not node.domain]
+    if not ends:
+        return set()
+    bent = {refusal.node for refusal in nonlinear_nodes(graph, _is_activation, (), graph.inputs)}
+    curved = downstream(graph, [t for n in graph.nodes if n.name in bent for t in n.outputs])
+    while True:
+        inside = _that_make_operands(graph, {id(node) for node in ends}, curved)
+        others = [node for node in graph.nodes if id(node) not in inside]
+        activations = [node for node in others if _is_activation(node)]
+        barriers = [*activations, *filter(_is_layer, others)]
+        behind = downstream(graph, [tensor for node in barriers for tensor in node.outputs])
+        first = [node for node in ends if node.inputs[0].name not in behind]
+        if len(first) == len(ends):
+            break
+        ends = first
+    made = downstream(graph, [node.outputs[0] for node in ends])
+    followed = any(tensor.name in made for node in activations for tensor in operands(node))
+    return inside if followed else set()
+
+
+def _that_make_operands(graph: gs.Graph, ends: set[int], curved: set[str]) -> set[int]:
+    """The nodes of which nothing is made but operands of the nodes ``ends``, and these.
+
+    No activations but clips of the tensors ``curved``, by name, with no layer behind.
+    """
+    outputs = {tensor.name for tensor in graph.outputs}
+    inside, clipped = set(ends), set(ends)
+    for node in reversed(graph.nodes):
+        readers = [id(reader) for tensor in node.outputs for reader in tensor.outputs]
+        kept = any(tensor.name in outputs for tensor in node.outputs)
+        if kept or not readers or not inside.issuperset(readers):
+            continue
+        alone = clipped.issuperset(readers)
+        clips = alone and node.op in _CLIPS and any(t.name in curved for t in node.inputs)
+        if _is_activation(node) and not clips:
+            continue
+        inside.add(id(node))
+        if alone and not _is_layer(node):
+            clipped.add(id(node))
+    return inside
+
+
+def _is_activation(node: gs.Node) -> bool:
+    return node.op in _ACTIVATIONS if not node.domain else is_stateful(node)
 
 
 def _is_layer(node: gs.Node) -> bool:

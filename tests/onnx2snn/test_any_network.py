@@ -205,6 +205,65 @@ def test_what_prepares_the_input_stays_what_it_is(front, maxpool):
     np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
 
 
+SPECTRUM = (
+    "net (float[N, 1, 12] x) => (float[N, 3] y) { re = Conv(x, cos) im = Conv(x, sin) "
+    "p = Mul(re, re) q = Mul(im, im) s = Add(p, q) "
+)
+LAYERS = "f = Flatten(l) a = MatMul(f, w1) %s y = MatMul(h, w2) }"
+SPECTRA = {
+    "log mel": "t = Transpose<perm = [0, 2, 1]>(s) m = MatMul(t, mel) c = Clip(m, tiny) l = Log(c)",
+    "log of a maximum": "c = Max(s, tiny) g = Log(c) l = Mul(g, hi)",
+    "magnitudes": "c = Add(s, tiny) l = Sqrt(c)",
+    "magnitudes above 0": "c = Relu(s) l = Sqrt(c)",
+    "decibels, normalized": "c = Clip(s, tiny) g = Log(c) m = ReduceMax<axes = [1, 2]>(g) "
+    "d = Sub(g, m) b = Neg(m) e = Max(b, tiny) l = Div(d, e)",
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_a_spectrum_of_the_input_is_computed_before_the_neurons(spectrum):
+    """Though convolutions make it; and no clips stand in for its logarithm."""
+    rng = np.random.default_rng(0)
+    angles = np.outer(1 + np.arange(4), np.arange(6)) * np.pi / 6
+    weights = {
+        "cos": np.cos(angles)[:, None], "sin": np.sin(angles)[:, None],
+        "mel": rng.uniform(0, 1, (4, 4)), "w1": rng.normal(size=(7 * 4, 6)) / 4,
+        "w2": rng.normal(size=(6, 3)), "tiny": 1e-3, "hi": 2.0,
+    }  # fmt: skip
+    weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    x = rng.normal(size=(20, 1, 12)).astype(np.float32)
+    ann = model(SPECTRUM + SPECTRA[spectrum] + LAYERS % "h = Relu(a)", weights)
+    assert check(ann).verdict == "Converts with --calibration DATA."
+    assert check(ann, approximate=True).verdict == "Converts with --calibration DATA."
+    for clips in (None, 4):
+        made = convert(
+            ann, calibration=from_arrays(x), recipe="opi", threshold="max", approximate=clips
+        )
+        assert [neuron.name for neuron in made.neurons] == ["h"]
+        assert {"Log", "Sqrt"} & {refusal.op for refusal in made.analog}
+        found = SpikingSession(made.model).run(x, 2048).output
+        wanted = run(ann, x)
+        np.testing.assert_allclose(found, wanted, atol=0.01 * np.abs(wanted).max())
+
+
+def test_what_is_no_spectrum_has_clips_for_its_curves():
+    """A Softplus in parts, and where no activation would be left."""
+    weights = {
+        "w": W[:, :, None], "w1": RNG.normal(size=(6, 6)).astype(np.float32),
+        "w2": RNG.normal(size=(6, 3)).astype(np.float32), "one": np.float32(1),
+    }  # fmt: skip
+    text = "net (float[N, 6, 1] x) => (float[N, 3] y) { c = Conv(x, w) "
+    data = from_arrays(X[:, :, None])
+    softplus = "e = Exp(c) o = Add(e, one) l = Log(o)"
+    ann = model(text + softplus + LAYERS % "h = Relu(a)", weights)
+    made = convert(ann, calibration=data, recipe="opi", approximate=4)
+    assert len(made.neurons) == 5
+    square = "e = Mul(c, c) o = Add(e, one) l = Log(o)"
+    ann = model(text + square + LAYERS % "h = Identity(a)", weights)
+    made = convert(ann, calibration=data, recipe="opi", approximate=4)
+    assert len(made.neurons) == 4
+
+
 def test_a_relu_whose_only_followers_are_of_the_read_out_is_a_neuron():
     """The clip of the norm becomes none, so nothing stands behind the Softmax."""
     ann = model(
