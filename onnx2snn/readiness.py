@@ -97,14 +97,15 @@ def check(
         return {refusal.node: refusal for refusal in found}
 
     left, now = in_the_way(True, on_means), in_the_way(False, on_means)
-    averaged = in_the_way(True, False).keys() - left.keys() if on_means else set[str]()
     replaced = [curve.last for curve in curves] if approximate else []
     unbounded, bounds = find_activations(graph, replaced)
     has_neurons = bool(unbounded or bounds)
     # Without a neuron nothing is in the way of one: what counts is what clips would leave.
-    found = now if has_neurons and not approximate else left
+    by_clips = approximate or not has_neurons
+    found = left if by_clips else now
+    averaged = in_the_way(by_clips, False).keys() - found.keys() if on_means else set[str]()
     approximated = curved if approximate else set()
-    if has_neurons and not approximate:
+    if not by_clips:
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
     nothing_spikes = not has_neurons and not curved
@@ -115,7 +116,7 @@ def check(
     kept = {node.name: IN_DIVISOR for node in activations_of_divisors(graph, replaced)}
     kept |= {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
     kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
-    if has_neurons and not approximate:
+    if not by_clips:
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}
         kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}

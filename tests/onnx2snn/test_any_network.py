@@ -246,6 +246,20 @@ def test_a_spectrum_of_the_input_is_computed_before_the_neurons(spectrum):
         np.testing.assert_allclose(found, wanted, atol=0.01 * np.abs(wanted).max())
 
 
+def test_what_is_before_the_neurons_is_not_said_to_be_on_means():
+    """Not since clips could stand in for a curve before it."""
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) e = Sigmoid(a) "
+        "m = ReduceMax<axes = [1]>(e) d = Div(e, m) b = MatMul(d, u) r = Relu(b) "
+        "y = MatMul(r, v) }",
+        WEIGHTS,
+    )
+    roles = {row.op: row.role for row in check(ann, on_means=True).nodes}
+    assert roles["Div"] == roles["ReduceMax"] == "before the neurons"
+    roles = {row.op: row.role for row in check(ann, on_means=True, approximate=True).nodes}
+    assert roles["Div"] == roles["ReduceMax"] == "on means"
+
+
 def test_what_is_no_spectrum_has_clips_for_its_curves():
     """A Softplus in parts, and where no activation would be left."""
     weights = {
