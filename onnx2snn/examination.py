@@ -19,7 +19,13 @@ from onnx2snn.graph_passes import (
     unbounded_activations,
 )
 from onnx2snn.graph_passes.approximate import regions_to_approximate
-from onnx2snn.graph_passes.editing import is_floating, known_value, part_of, producer
+from onnx2snn.graph_passes.editing import (
+    is_floating,
+    known_value,
+    part_of,
+    producer,
+    subgraphs_of,
+)
 from onnx2snn.graph_passes.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
@@ -219,6 +225,12 @@ IN_DIVISOR = "nothing but a divisor is made of it"
 BEHIND_NEURONS = "in the read-out, behind the last neurons"
 """Why nothing else does there, whatever layers follow."""
 
+IN_CONTROL_FLOW = (
+    "activations within control flow become no neurons: export the network without it, for the one "
+    "case that is wanted"
+)
+"""What is said of an If or a Loop outside of which it has none, or that is before the neurons."""
+
 
 def analog_activations(graph: gs.Graph) -> list[Refusal]:
     """The activations that did not become neurons.
@@ -253,10 +265,14 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         between = node.name in bent and node.outputs[0].name in hidden
         if spiked and (between or node.op in RECURRENT):
             late.append(node)
-        elif not spiked and (between or node.op in (*ACTIVATIONS, *RECURRENT)):
+        elif not spiked and (between or _has_activations(node)):
             others.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
-    before = [Refusal(found.name, found.op, reason) for found in (*regions, *others)]
+    before = [Refusal(found.name, found.op, reason) for found in regions]
+    before += [
+        Refusal(node.name, node.op, IN_CONTROL_FLOW if subgraphs_of(node) else reason)
+        for node in others
+    ]
     ids = {id(node) for node in first}
     before += [Refusal(node.name, node.op, IN_DIVISOR) for node in divisors if id(node) not in ids]
     before += [Refusal(node.name, node.op, IN_INPUT) for node in first]
@@ -264,6 +280,12 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
     kept |= {node.name: Refusal(node.name, node.op, IN_READ_OUT) for node in last}
     return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
+
+
+def _has_activations(node: gs.Node) -> bool:
+    """Whether it is an activation or a recurrent layer, or holds some in its branches."""
+    inner = (other for subgraph in subgraphs_of(node) for other in subgraph.nodes)
+    return node.op in (*ACTIVATIONS, *RECURRENT) or any(map(_has_activations, inner))
 
 
 def other_activations(graph: gs.Graph, unquantised: bool, pools: list[Refusal]) -> list[Refusal]:

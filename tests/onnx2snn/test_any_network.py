@@ -992,6 +992,22 @@ def test_recurrent_layers_before_the_first_neuron_are_said():
         convert(alone)
 
 
+def test_activations_within_control_flow_are_said():
+    branch = "{} = {} () => (float[N, 6] {}) {{ {} }}"
+    then = branch.format("then_branch", "t", "p", "k = MatMul(x, w) p = Relu(k)")
+    other = branch.format("else_branch", "e", "q", "l = MatMul(x, u) q = Relu(l)")
+    text = "net (float[N, 6] x, bool c) => (float[N, 3] y) "
+    text += f"{{ b = If (c) <{then}, {other}> %s y = MatMul(r, v) }}"
+    ann = model(text % "r = Identity(b)", WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match="If 'b': activations within control flow"):
+        convert(ann)
+    found = check(ann)
+    assert found.verdict == "Does not convert: 1 node stands in the way."
+    assert "without it" in next(row.reason for row in found.nodes if row.op == "If")
+    ann = model(text % "r = Relu(b)", WEIGHTS)
+    assert "activations within control flow" in check(ann).nodes[0].reason
+
+
 SHAPE_OUTPUTS = {
     "of the input": ("int64[2] s", "s = Shape(x)"),
     "of a current": ("int64[2] s", "s = Shape(a)"),
