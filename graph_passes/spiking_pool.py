@@ -25,7 +25,7 @@ def max_to_spiking_pool(graph: gs.Graph) -> bool:
     """
     nodes = [node for node in _reached(graph) if node.op in MAX_POOLS]
     require_ranks(graph, nodes)
-    refusals = [Refusal(n.name, n.op, why) for n in nodes if (why := _why_not(graph, n))]
+    refusals = [Refusal(n.name, n.op, why) for n in nodes if (why := why_not_counting(graph, n))]
     if refusals:
         raise UnsupportedModelError("these pools cannot count spikes:", refusals)
     editor = StateEditor(graph)
@@ -98,16 +98,17 @@ def _to_stateful(
     neurons.add_state(graph, node, rank, neurons.sum_type(np.dtype(dtype)))
 
 
-def _why_not(graph: gs.Graph, node: gs.Node) -> str | None:
+def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
+    """Why a max-pool cannot count spikes; None if it can."""
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; spikes have no such thing"
     same = node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
     if same and any(step != 1 for step in node.attrs.get("dilations", [])):
         return "it is dilated and padded automatically, of which runtimes disagree"
-    if node.op == "MaxPool" and _pads(node) is None:
+    if node.op == "MaxPool" and _padding(node) is None:
         return (
             f"its padding, auto_pad {node.attrs['auto_pad']}, depends on the size of the image: "
-            "export the network with a fixed image size"
+            "export the network with a fixed image size, or take averages (--maxpool average)"
         )
     before = producer(node.inputs[0])
     if before is not None and pads_lowest(before):
@@ -119,33 +120,38 @@ def _attributes(node: gs.Node) -> dict:
     """All attributes of a MaxPool, none left to its default."""
     kernel = node.attrs["kernel_shape"]
     ones = [1] * len(kernel)
+    pads, ceil_mode = _padding(node) or ([], 0)
     return {
         "kernel_shape": kernel,
         "strides": node.attrs.get("strides", ones),
-        "pads": _pads(node),
+        "pads": pads,
         "dilations": node.attrs.get("dilations", ones),
-        "ceil_mode": node.attrs.get("ceil_mode", 0),
+        "ceil_mode": ceil_mode,
     }
 
 
-def _pads(node: gs.Node) -> list[int] | None:
-    """The pads of a MaxPool, begins then ends; None if they follow from unknown sizes."""
-    kernel = node.attrs["kernel_shape"]
-    ones = [1] * len(kernel)
+def _padding(node: gs.Node) -> tuple[list[int], int] | None:
+    """The pads of a MaxPool, begins then ends, and its ceil_mode; None if they follow from sizes.
+
+    From sizes, that is, which are open. In steps of 1 they do not, and those of windows of 2 in
+    steps of 2 are one place at the end of odd sizes, as ceil_mode has it.
+    """
+    kernel, ceil_mode = node.attrs["kernel_shape"], node.attrs.get("ceil_mode", 0)
+    ones, nothing = [1] * len(kernel), [0] * 2 * len(kernel)
     how = node.attrs.get("auto_pad", "NOTSET")
-    if how == "NOTSET":
-        return list(node.attrs.get("pads", [0] * 2 * len(kernel)))
-    if how == "VALID":
-        return [0] * 2 * len(kernel)
-    sizes = (node.inputs[0].shape or [])[2:]
+    if how in ("NOTSET", "VALID"):
+        return list(node.attrs.get("pads", nothing) if how == "NOTSET" else nothing), ceil_mode
+    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
+    if how == "SAME_UPPER" and {*kernel, *strides} == {2} and set(dilations) == {1}:
+        return nothing, 1
+    sizes = (node.inputs[0].shape or [])[2:] if set(strides) != {1} else ones
     if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
         return None
     begins, ends = [], []
-    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
     for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
         total = max(reach - size, 0)
         small, large = total // 2, total - total // 2
         begins.append(small if how == "SAME_UPPER" else large)
         ends.append(large if how == "SAME_UPPER" else small)
-    return begins + ends
+    return begins + ends, ceil_mode

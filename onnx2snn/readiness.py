@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError, require
 from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, require_channels
 from onnx2snn.graph_passes.regions import regions
 from onnx2snn.graph_passes.spiking import obstacles
+from onnx2snn.graph_passes.spiking_pool import why_not_counting
 from onnx2snn.graph_passes.thresholds import (
     activation_nodes,
     activations_of_divisors,
@@ -86,7 +87,11 @@ def check(
     network = Network(model, None, maxpool, Running(), on_means)
     network.unquantize()
     network.rewrite_exactly()
-    pools = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
+    pools = {
+        node.name: why_not_counting(network.graph, node)
+        for node in network.graph.nodes
+        if node.op in MAX_POOLS
+    }
     network.replace_pools()
     graph = network.graph
     curves = regions_to_approximate(graph, on_means)
@@ -132,7 +137,9 @@ def check(
     options = []
     if needs_data:
         options.append(APPROXIMATION if approximated else CALIBRATION)
-    if maxpool != "average":
+    refused = any(pools.get(row.node) and row.role == "linear" for row in rows)
+    if maxpool != "average" or (needs_data and refused):
+        # Of the recipe that is taken where there is data, exact is the default.
         options.append(f"--maxpool {maxpool}")
     if averaged:
         options.append(ON_MEANS)
@@ -178,7 +185,7 @@ def _rows(
     curved: set[str],
     approximated: set[str],
     averaged: set[str],
-    pools: set[str],
+    pools: dict[str, str | None],
     kept: dict[str, str],
     replaced: list[gs.Node],
 ) -> list[NodeReport]:
@@ -212,8 +219,11 @@ def _rows(
                 text += f" to {np.max(bounded[name]):.4g}"
             return NodeReport(name, op, "neuron", text)
         if name in pools and op not in MAX_POOLS:
-            reason = "max-pooling becomes average-pooling; --maxpool exact and recipe best keep it"
-            return NodeReport(name, op, place[name], reason)
+            kept_by = "--maxpool exact and recipe best"
+            exact = f"{kept_by} refuse it: {pools[name]}" if pools[name] else f"{kept_by} keep it"
+            return NodeReport(
+                name, op, place[name], f"max-pooling becomes average-pooling; {exact}"
+            )
         return NodeReport(name, op, place[name])
 
     return [row(node) for node in graph.nodes]

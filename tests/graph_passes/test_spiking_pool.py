@@ -156,6 +156,24 @@ def test_refuses(name):
     assert to_model(g) == before
 
 
+@pytest.mark.parametrize("size", ["7, 6", "H, W"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        'kernel_shape = [2, 3], auto_pad = "SAME_UPPER"',
+        'kernel_shape = [2, 3], auto_pad = "SAME_LOWER"',
+        'kernel_shape = [2, 2], strides = [2, 2], auto_pad = "SAME_UPPER"',
+    ],
+)
+def test_automatic_pads_that_do_not_depend_on_sizes(how, size):
+    g = spiking(f"g (float[N, 2, {size}] x) => (float[N, 2, a, b] y, float[N, 2, c, d] s) "
+                f"{{ {NEURON} y = MaxPool<{how}>(s) }}")  # fmt: skip
+    changes_once(max_to_spiking_pool, g)
+    pooled, spikes = over_time(g, X.astype(np.float32))
+    pool = graph(f"g (float[N, 2, 7, 6] x) => (float[N, 2, a, b] y) {{ y = MaxPool<{how}>(x) }}")
+    np.testing.assert_array_equal(pooled.sum(0), run(pool, spikes.sum(0)))
+
+
 def test_refuses_all_at_once():
     body = f"p = {POOLS['same']}(s) y = {POOLS['same, before']}(p)"
     g = spiking(f"{OPEN} {{ {NEURON} {body} }}")

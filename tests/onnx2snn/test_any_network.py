@@ -626,6 +626,20 @@ def test_check_names_another_way_to_pool():
     assert check(network, maxpool="exact").converts
 
 
+def test_check_says_where_the_recipe_for_data_cannot_keep_the_pools():
+    pool = 'MaxPool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">'
+    text = "net (float[N, 1, H, W] x) => (float[N, 1, 1, 1] y) "
+    text += f"{{ a = Relu(x) p = {pool}(a) b = Relu(p) y = GlobalAveragePool(b) }}"
+    found, data = check(model(text)), from_arrays(X.reshape(-1, 1, 2, 3))
+    assert found.verdict == "Converts with --calibration DATA --maxpool average."
+    (row,) = (row for row in found.nodes if row.op == "AveragePool")
+    assert "recipe best refuse it: its padding, auto_pad SAME_UPPER" in row.reason
+    with pytest.raises(UnsupportedModelError, match="--maxpool average"):
+        convert(model(text), calibration=data)
+    convert(model(text), calibration=data, maxpool="average")
+    assert not check(model(text), maxpool="exact").converts
+
+
 def test_check_names_what_stands_in_the_way():
     text = CURVED.replace("a = MatMul(x, w)", "z = Relu(x) a = MatMul(z, w)")
     result = check(model(text, WEIGHTS))
