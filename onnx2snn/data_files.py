@@ -199,7 +199,7 @@ def _open_npz(path: Path, labels: bool, model: Model | ModelParts | None) -> Dat
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         inputs = [name for name in names if name != "y"]
-        if "x" not in inputs and len(inputs) < 2:
+        if not inputs:
             held = ", ".join(sorted(names)) or "nothing"
             raise DataError(f"'{path}' holds no array x, only: {held}")
         y = None
@@ -216,7 +216,7 @@ def _open_npz(path: Path, labels: bool, model: Model | ModelParts | None) -> Dat
             inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
             if inputs != ["x"]:
                 data = _open_member(path, archive, inputs[0])
-        if len(inputs) > 1:
+        if len(inputs) > 1 or "x" not in names:
             parts = {name: _open_member(path, archive, name) for name in inputs}
             data = together(str(path), parts)
     return checked(data, y)

@@ -219,11 +219,9 @@ def _rows(
                 text += f" to {np.max(bounded[name]):.4g}"
             return NodeReport(name, op, "neuron", text)
         if name in pools and op not in MAX_POOLS:
-            kept_by = "--maxpool exact and recipe best"
-            exact = f"{kept_by} refuse it: {pools[name]}" if pools[name] else f"{kept_by} keep it"
-            return NodeReport(
-                name, op, place[name], f"max-pooling becomes average-pooling; {exact}"
-            )
+            text = "max-pooling becomes average-pooling; --maxpool exact and recipe best "
+            text += f"refuse it: {pools[name]}" if pools[name] else "keep it"
+            return NodeReport(name, op, place[name], text)
         return NodeReport(name, op, place[name])
 
     return [row(node) for node in graph.nodes]

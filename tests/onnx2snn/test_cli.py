@@ -444,7 +444,7 @@ def bad_data():
         "type": ({"x": (X * 9).astype(np.uint8)}, "type uint8"),
         "text": ({"x": X.astype(str)}, "type <U"),
         "empty": ({"x": X[:0]}, "no samples"),
-        "no x": ({"images": X}, "no array x"),
+        "no x": ({"images": X}, "has the inputs x; given were images"),
         "pickle": ({"x": np.array([{"a": 1}], dtype=object)}, "pickled"),
         "labels": ({"x": X, "y": Y[:5]}, "one integer label"),
     }

@@ -250,6 +250,16 @@ def test_nan_is_placed_in_the_whole_file(tmp_path):
         list(open_data(str(tmp_path / "d.npz")).batches(5))
 
 
+@pytest.mark.parametrize("label", [True, False])
+def test_an_only_array_has_the_name_of_the_only_input(tmp_path, label):
+    np.savez(tmp_path / "d.npz", image=X, **({"y": Y} if label else {}))
+    data = open_data(str(tmp_path / "d.npz"))
+    (x, y), *_ = data.batches(5)
+    np.testing.assert_array_equal(x["image"], X[:5])
+    assert (y is not None) == label
+    assert data.shape == X.shape
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
