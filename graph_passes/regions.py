@@ -161,9 +161,9 @@ def _may_emit(node: gs.Node) -> bool:
 def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = _may_emit) -> set[str]:
     """The names of the nodes of whose results nothing is made but divisors, as of a norm.
 
-    Of divisions that neurons follow. The reciprocal of a divisor is one where it is a factor of
-    something else that is not constant. No layers of weights, nor what comes before such in a
-    divisor.
+    Of divisions that neurons follow. The reciprocal of a divisor is one where it is a factor,
+    scaled or not, of something else that is not constant. No layers of weights, nor what comes
+    before such in a divisor.
     """
     outputs = {tensor.name for tensor in graph.outputs}
     hidden = upstream(graph, [node for node in graph.nodes if is_neuron(node)])
@@ -175,16 +175,30 @@ def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = _may_emit) 
             by_it and node.inputs[0] is not tensor and node.outputs[0].name in hidden
         )
 
+    def is_factor(tensor: gs.Tensor) -> bool:
+        return bool(tensor.outputs) and all(
+            (_is_product(reader) and reader.outputs[0].name in hidden)
+            or (_scales(reader, tensor) and is_factor(reader.outputs[0]))
+            for reader in tensor.outputs
+        )
+
     for node in reversed(graph.nodes):
         used = [tensor for tensor in node.outputs if tensor.outputs or tensor.name in outputs]
         if not used or node.op in _LAYERS or node.domain or any(t.name in outputs for t in used):
             continue
-        factor = _is_reciprocal(node) and all(
-            _is_product(reader) and reader.outputs[0].name in hidden for reader in used[0].outputs
-        )
-        if factor or all(divides(reader, t) for t in used for reader in t.outputs):
+        if (_is_reciprocal(node) and is_factor(used[0])) or all(
+            divides(reader, t) for t in used for reader in t.outputs
+        ):
             found.add(node.name)
     return found
+
+
+def behind_curves(graph: gs.Graph) -> set[str]:
+    """Names of the tensors made of what is not affine, with no layer and no activation between."""
+    bent = {refusal.node for refusal in nonlinear_nodes(graph, _is_activation, (), graph.inputs)}
+    made = {t.name for node in graph.nodes if node.name in bent for t in node.outputs}
+    ends = [node for node in graph.nodes if _is_layer(node) or _is_activation(node)]
+    return _reached(graph, made, ends)
 
 
 def _is_reciprocal(node: gs.Node) -> bool:
@@ -193,6 +207,13 @@ def _is_reciprocal(node: gs.Node) -> bool:
 
 def _is_product(node: gs.Node) -> bool:
     return node.op == "Mul" and not any(isinstance(t, gs.Constant) for t in node.inputs)
+
+
+def _scales(node: gs.Node, tensor: gs.Tensor) -> bool:
+    """Whether a node multiplies a tensor by a constant, or gives it another shape."""
+    scaled = node.op == "Mul" and any(isinstance(t, gs.Constant) for t in node.inputs)
+    shaped = node.op in ("Expand", "Reshape", "Squeeze", "Unsqueeze") and node.inputs[0] is tensor
+    return not node.domain and (scaled or shaped)
 
 
 def before_weights(graph: gs.Graph) -> set[str]:

@@ -23,6 +23,7 @@ from .io import infer_shapes
 from .neurons import is_stateful
 from .regions import (
     before_layers,
+    behind_curves,
     divisors,
     kept_by_read_out,
     nonlinear_before_layers,
@@ -132,10 +133,14 @@ def activations_of_divisors(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
     """The nodes of canonical activations that stay what they are, since all they make is a divisor.
 
     As the clip of a norm, where neurons follow the division: the mean of its first spikes would be
-    0. ``others``: as above.
+    0. And where none do, what only keeps the squares of a norm from 0. ``others``: as above.
     """
-    names = divisors(graph, _emits(graph, others))
-    return [node for node in canonical_activations(graph) if node.name in names]
+    found = canonical_activations(graph)
+    names = divisors(graph, _emits(graph, others)) if found else set[str]()
+    norms = divisors(graph, lambda _: True) & {node.name for node in found} - names
+    curved = behind_curves(graph) if norms else set[str]()
+    names |= {n.name for n in found if n.name in norms and n.inputs[0].name in curved}
+    return [node for node in found if node.name in names]
 
 
 def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:

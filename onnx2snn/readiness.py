@@ -108,7 +108,12 @@ def check(
     # Without a neuron nothing is in the way of one: what counts is what clips would leave.
     by_clips = approximate or not has_neurons
     found = left if by_clips else now
-    averaged = in_the_way(by_clips, False).keys() - found.keys() if on_means else set[str]()
+    averaged = set[str]()
+    if on_means:
+        # Clips could stand in for those of norms, too.
+        scalar = regions_to_approximate(graph) if by_clips else []
+        norms = {node.name for curve in scalar for node in curve.nodes} - curved
+        averaged = {*in_the_way(by_clips, False), *norms} - found.keys()
     approximated = curved if approximate else set()
     if not by_clips:
         # What feeds no neuron, or is fed by none, may stay as it is.
@@ -141,7 +146,7 @@ def check(
     if maxpool != "average" or (needs_data and refused):
         # Of the recipe that is taken where there is data, exact is the default.
         options.append(f"--maxpool {maxpool}")
-    if averaged:
+    if any(row.role == "on means" for row in rows):
         options.append(ON_MEANS)
     blocking = set(found) | (curved - approximated) if found else set()
     converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
@@ -207,7 +212,7 @@ def _rows(
             reason = found[name].reason if name in found else "no ReLU and no clip"
             option = APPROXIMATION if name in curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
-        if name in averaged:
+        if name in averaged and place[name] == "linear":
             return NodeReport(name, op, "on means", "at each time-step, on running means", ON_MEANS)
         if name in kept:
             return NodeReport(name, op, place[name], f"it stays as it is: {kept[name]}")

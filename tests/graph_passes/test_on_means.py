@@ -87,6 +87,9 @@ BETWEEN = {
     "d = Add(e, tenth) q = Div(m, d) f = Mul(b, q)",
     "a norm that a clip keeps from 0": "m = ReduceL2<axes = [2]>(b) e = Clip(m, tenth) "
     "f = Div(b, e)",
+    "a norm as Flax has it": "s = ReduceMean<axes = [2]>(b) q = Mul(b, b) "
+    "t = ReduceMean<axes = [2]>(q) p = Mul(s, s) v = Sub(t, p) r = Relu(v) "
+    "e = Add(r, tenth) k = Sqrt(e) i = Reciprocal(k) j = Mul(i, scale) c = Sub(b, s) f = Mul(c, j)",
     "by 1 + exp": "q = Neg(b) e = Exp(q) d = Add(e, one) k = Mul(a, b) f = Div(k, d)",
     "scaled and masked": "t = Transpose<perm = [0, 2, 1]>(b) m = MatMul(a, t) s = Mul(m, tenth) "
     "k = Add(s, mask) p = Softmax(k) f = MatMul(p, b)",

@@ -260,6 +260,33 @@ def test_what_is_before_the_neurons_is_not_said_to_be_on_means():
     assert roles["Div"] == roles["ReduceMax"] == "on means"
 
 
+def test_what_keeps_a_variance_from_0_is_no_neuron():
+    """Of a layer normalization as Flax has it, also where it is the only ReLU of a network."""
+    norm = (
+        "s = ReduceMean<axes = [1]>(g) q = Mul(g, g) t = ReduceMean<axes = [1]>(q) p = Mul(s, s) "
+        "d = Sub(t, p) r = Relu(d) e = Add(r, tiny) k = Sqrt(e) i = Reciprocal(k) "
+        "j = Mul(i, scale) c = Sub(g, s) f = Mul(c, j)"
+    )
+    text = "net (float[N, 6] x) => (float[N, 3] y) "
+    text += f"{{ a = MatMul(x, w) g = Softplus(a) {norm} b = MatMul(f, u) %s y = MatMul(h, v) }}"
+    scale = np.linspace(0.5, 1.5, 6, dtype=np.float32)
+    weights = WEIGHTS | {"tiny": np.float32(1e-2), "scale": scale}
+    for last in ("Softplus", "Identity"):
+        ann = model(text % f"h = {last}(b)", weights)
+        with pytest.raises(UnsupportedModelError, match="Relu 'r': nothing but a divisor"):
+            convert(ann, calibration=from_arrays(X))
+        assert not check(ann).converts
+    ann = model(text % "h = Softplus(b)", weights)
+    assert check(ann, approximate=True).verdict.endswith("with --on-means it would.")
+    found = check(ann, approximate=True, on_means=True)
+    assert found.options == ("--approximate N --calibration DATA", "--on-means")
+    assert {"Sqrt", "Reciprocal"} <= {row.op for row in found.nodes if row.role == "on means"}
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16, on_means=True)
+    assert len([note for note in made.notes if "clips over" in note]) == 2
+    values = SpikingSession(made.model).run(X, 1024).output
+    np.testing.assert_allclose(values, run(ann, X), atol=0.1)
+
+
 def test_what_is_no_spectrum_has_clips_for_its_curves():
     """A Softplus in parts, and where no activation would be left."""
     weights = {
