@@ -180,7 +180,7 @@ def check_shapes(structure: onnx.ModelProto, what: str) -> None:
         info.ClearField("type")
     inferred = with_shapes(model, what).graph
     infos = {i.name: i for i in (*inferred.input, *inferred.value_info, *inferred.output)}
-    sizes = {info.name: _size(info, what) for info in infos.values()}
+    sizes = {info.name: bytes_of(info, what) for info in infos.values()}
     for name, size in sizes.items():
         if size > MAX_TENSOR_BYTES:
             raise ModelError(
@@ -230,7 +230,7 @@ def with_shapes(structure: onnx.ModelProto, what: str) -> onnx.ModelProto:
         raise ModelError(f"{what}: its shapes do not fit each other: {error}") from error
 
 
-def _size(info: onnx.ValueInfoProto, what: str) -> int:
+def bytes_of(info: onnx.ValueInfoProto, what: str) -> int:
     """Bytes of a tensor, as far as its sizes are fixed."""
     kind = info.type.tensor_type
     shape = [size.dim_value if size.HasField("dim_value") else 1 for size in kind.shape.dim]

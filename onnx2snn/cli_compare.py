@@ -101,7 +101,7 @@ def compare(
     on_means: bool,
     plot: Path | None,
     data_root: Path | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     as_json: bool,
 ) -> None:

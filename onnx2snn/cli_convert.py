@@ -137,7 +137,7 @@ def convert(
     explain: bool,
     data_root: Path | None,
     samples: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     as_json: bool,
 ) -> None:

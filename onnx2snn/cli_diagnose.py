@@ -55,7 +55,7 @@ def diagnose(
     plot: Path | None,
     data_root: Path | None,
     samples: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     as_json: bool,
 ) -> None:

@@ -81,7 +81,7 @@ def evaluate(
     max_drop: float | None,
     data_root: Path | None,
     samples: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     precision: Precision,
     threads: int | None,

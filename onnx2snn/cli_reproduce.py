@@ -9,10 +9,12 @@ from rich.table import Table
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_model
+from onnx2snn.graph_passes.weights import detach
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 
 from . import tables
+from .batches import samples_at_once
 from .cli_train import default_workers, train_network
 from .data_files import DATASETS, open_data
 from .options import (
@@ -110,7 +112,7 @@ def reproduce(
     state: Path,
     plot: Path | None,
     data_root: Path | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -132,6 +134,7 @@ def reproduce(
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_model(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
+        batch_size = samples_at_once(detach(model), data, batch_size)
         running = ExperimentRun(data, kept, batch_size, providers, report)
         calibration = None
         if what == "fig4":

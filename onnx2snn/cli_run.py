@@ -8,12 +8,13 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import write_bytes
+from onnx2snn.graph_passes.files import read_any, write_bytes
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision
 
 from . import tables
+from .batches import samples_at_once
 from .checking import class_output, classes_of
 from .data_files import open_data
 from .inference import is_over_time, precision_rows, run_batches
@@ -83,7 +84,7 @@ def run(
     output: Path | None,
     data_root: Path | None,
     samples: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     precision: Precision,
     threads: int | None,
@@ -97,8 +98,9 @@ def run(
     """
     refuse_root(data_root, source)
     require_output(output, model, source)
+    parts = read_any(model)
     session = SpikingSession(
-        model, chosen_providers(device), threads, max_memory=max_memory, precision=precision
+        parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision
     )
     data = open_data(source, data_root, samples=samples, labels=False, model=model)
     if samples is not None and is_over_time(session, data):
@@ -110,7 +112,7 @@ def run(
         readout,
         coding=coding,
         seed=seed,
-        batch_size=batch_size,
+        batch_size=samples_at_once(parts, data, batch_size),
         track=tables.track,
     )
     if output is not None:

@@ -23,6 +23,7 @@ from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .ann import Ann
+from .batches import samples_at_once
 from .checking import require_class_output
 from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
 from .conversion import convert, digest_of
@@ -130,7 +131,7 @@ def compare_recipes(
     timesteps: Sequence[int],
     *,
     state: str | os.PathLike[str] | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     seed: int = 0,
     maxpool: MaxPool | None = "exact",
     approximate: int | None = None,
@@ -166,14 +167,17 @@ def compare_recipes(
     if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
         raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
     times = required_times(timesteps)
-    require_whole("batch_size", batch_size, 1)
+    if batch_size is not None:
+        require_whole("batch_size", batch_size, 1)
     require_whole("seed", seed, 0)
     if approximate is not None:
         require_whole("approximate", approximate, 1)
     if state is not None:
         require_path(state, "state is a file's path", OutputError)
     file = None if state is None else Path(state)
-    ann = model if isinstance(model, onnx.ModelProto) else attach(read_any(model))
+    parts = read_any(model)
+    batch_size = samples_at_once(parts, data, batch_size)
+    ann = model if isinstance(model, onnx.ModelProto) else attach(parts)
     setting = _Setting(
         ann, calibration, data, batch_size, seed, maxpool, approximate, on_means, providers
     )

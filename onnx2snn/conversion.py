@@ -15,7 +15,7 @@ import onnx
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import require_one_of, require_whole
-from onnx2snn.graph_passes.files import Model, files_of, read_model
+from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool
@@ -24,6 +24,7 @@ from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
+from .batches import MOST_SAMPLES, samples_at_once
 from .checking import Agreement
 from .data import Data, require_data
 from .examination import analog_activations, require_bounds, require_loadable
@@ -97,7 +98,7 @@ def convert(
     reset: Reset | None = None,
     delay: int | None = None,
     seed: int = 0,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     providers: Providers = None,
     track: Track = no_progress,
 ) -> Conversion:
@@ -126,8 +127,8 @@ def convert(
     The rewriting that should not change the network's function is checked by running both,
     on the calibration data or else on seeded inputs of the declared shape.
 
-    Calibration data runs in batches of ``batch_size``, on ``providers``; ``track`` may wrap them to
-    show progress.
+    Calibration data runs in batches of ``batch_size``, else of 100, or fewer where activations
+    would take over 2 GiB, on ``providers``; ``track`` may wrap them to show progress.
 
     Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
@@ -171,8 +172,12 @@ def convert(
     delay = chosen.delay_for(timesteps) if delay is None else delay
     neuron = _with_reset(chosen, reset)
     require_one_of("maxpool", maxpool, get_args(MaxPool))
-    running = Running(batch_size, providers, track)
-    network = Network(model, calibration, maxpool, running, bool(on_means))
+    source: Model | ModelParts = model
+    if calibration is not None:
+        source = read_any(model)
+        batch_size = samples_at_once(source, calibration, batch_size)
+    running = Running(batch_size or MOST_SAMPLES, providers, track)
+    network = Network(source, calibration, maxpool, running, bool(on_means))
     network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()

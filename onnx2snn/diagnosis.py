@@ -41,6 +41,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
+from .batches import samples_at_once
 from .calibration import watch
 from .conversion import digest_of
 from .data import Data, number_of, require_data
@@ -87,7 +88,7 @@ def diagnose(
     data: Data,
     timesteps: int,
     *,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     providers: Providers = None,
     track: Track = no_progress,
 ) -> list[LayerDiagnosis]:
@@ -99,9 +100,9 @@ def diagnose(
 
     The ANN is brought to the form in which it was converted; where its max-pools became
     average-pools, its activations are those behind average-pools, since ``convert`` says what
-    that change cost. Memory is that of one batch of ``batch_size`` samples: a handful of arrays for
-    each layer. ``providers``: what ONNX Runtime runs on; ``track`` may wrap the batches to show
-    progress.
+    that change cost. Memory is that of one batch of ``batch_size`` samples, as in ``evaluate``: a
+    handful of arrays for each layer. ``providers``: what ONNX Runtime runs on; ``track`` may wrap
+    the batches to show progress.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
     neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or
@@ -118,6 +119,7 @@ def diagnose(
     activations = _counterparts(graph, network.graph, recipe)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
+    batch_size = samples_at_once(parts, data, batch_size)
     running = Running(batch_size, providers, track)
     # The batches of both are the same; one of them shows progress.
     watched = watch(network.current, activations, data, Running(batch_size, providers))

@@ -15,6 +15,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
+from .batches import samples_at_once
 from .checking import classes_of
 from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, require_samples, shares
@@ -35,7 +36,7 @@ def early_exits(
     *,
     rules: Sequence[EarlyExit] = RULES,
     ann: Model | ModelParts | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     providers: Providers = None,
     threads: int | None = None,
     precision: Precision = "float32",
@@ -64,7 +65,9 @@ def early_exits(
     timesteps = required_times(timesteps)
     most = timesteps[-1]
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
-    session = SpikingSession(model, providers, threads, max_memory=max_memory, precision=precision)
+    parts = read_any(model)
+    batch_size = samples_at_once(parts, data, batch_size)
+    session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
     reference = None if ann is None else Ann(read_any(ann), providers, threads)
     chosen: list[np.ndarray] = []

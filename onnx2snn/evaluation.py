@@ -15,6 +15,7 @@ from onnx2snn.runtime.result import SpikingResult
 from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
+from .batches import samples_at_once
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
@@ -28,7 +29,7 @@ def evaluate(
     timesteps: Sequence[int],
     *,
     ann: Model | ModelParts | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     providers: Providers = None,
     threads: int | None = None,
     precision: Precision = "float32",
@@ -37,9 +38,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Accuracy, agreement with the ANN, and activity of an SNN, each at several time-steps.
 
-    One run of max(timesteps) steps for each batch of ``batch_size`` samples, which ``track`` may
-    wrap to show progress. providers, threads, precision and max_memory are those of the
-    ``SpikingSession``. Returns what ``onnx2snn evaluate --json`` prints:
+    One run of max(timesteps) steps for each batch of ``batch_size`` samples, or of 100, fewer where
+    activations would take over 2 GiB; ``track`` may wrap them to show progress. providers, threads,
+    precision and max_memory are those of the ``SpikingSession``. Returns what
+    ``onnx2snn evaluate --json`` prints:
 
         {"samples": int, "macs": int, "ann": {"accuracy": float} or None without an ANN,
          "snn": [{"timesteps": int, "accuracy": float, "agreement": float,
@@ -66,6 +68,7 @@ def evaluate(
     # One session after the other, and what counts synapses after them: each takes memory of its
     # own, beside these weights, which all read.
     parts = read_any(model)
+    batch_size = samples_at_once(parts, data, batch_size)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.

@@ -94,7 +94,7 @@ class Network:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | ModelParts,
         calibration: Data | None,
         maxpool: MaxPool,
         running: Running,

@@ -201,9 +201,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 batch_option = click.option(
     "--batch-size",
     type=COUNT,
-    default=100,
-    show_default=True,
-    help="Samples at a time.",
+    help="Samples at a time; 100 if not given, or as many as 2 GiB of activations hold.",
 )
 device_option = click.option(
     "--device",

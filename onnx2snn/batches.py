@@ -1,0 +1,69 @@
+"""How many samples run at once, where that is not said."""
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.limits import bytes_of, with_shapes
+from onnx2snn.graph_passes.weights import ModelParts, copy_model
+
+from .data import Data
+
+MOST_SAMPLES = 100
+"""Without large activations; a batch more often costs nothing to speak of."""
+
+MOST_BYTES = 2**31
+"""Of the tensors of a batch together, where more samples than one run at once.
+
+Calibration on a ResNet-50 of 224 x 224 (56 MB a sample) took 2.0 GB of memory for 32 samples, and
+its evaluation 4.5 GB (79 MB a sample, and states, counts and read-outs besides).
+"""
+
+
+def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> int:
+    """``batch_size`` where it is given, else ``MOST_SAMPLES``, or as many as ``MOST_BYTES`` hold.
+
+    At least one, and whole batches of a network of a fixed batch size. What is not known of the
+    sizes of its tensors does not count.
+    """
+    if batch_size is not None:
+        return batch_size
+    weights = {tensor.name for tensor in model.structure.graph.initializer}
+    inputs = {i.name: i for i in model.structure.graph.input if i.name not in weights}
+    shapes = data.shapes or {next(iter(inputs)): data.shape}
+    fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
+    once = max(filter(None, fixed), default=1)
+    given = {name: (once, *shape[1:]) for name, shape in shapes.items()}
+    try:
+        each = bytes_of_tensors(model, given) / once
+    except ModelError:
+        # Data that does not fit, which a run says in other words.
+        return MOST_SAMPLES
+    most = int(np.clip(MOST_BYTES // max(each, 1), 1, MOST_SAMPLES))
+    return max(most // once, 1) * once
+
+
+def _fixed_batch(info: onnx.ValueInfoProto) -> int | None:
+    shape = info.type.tensor_type.shape.dim
+    return shape[0].dim_value or None if shape else None
+
+
+def bytes_of_tensors(model: ModelParts, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of all tensors of a model, as far as sizes are known.
+
+    ``shapes``: those of inputs, for sizes that are open. Raises ``ModelError`` if they do not fit.
+    """
+    structure = copy_model(model.structure)
+    known = {info.name: bytes_of(info, "the model") for info in structure.graph.value_info}
+    del structure.graph.value_info[:]
+    for info in structure.graph.output:
+        info.ClearField("type")
+    for info in structure.graph.input:
+        sizes, shape = info.type.tensor_type.shape.dim, shapes.get(info.name, ())
+        for size, length in zip(sizes, shape, strict=False):
+            if len(sizes) == len(shape) and not size.HasField("dim_value"):
+                size.dim_value = length
+    inferred = with_shapes(structure, "the model").graph
+    for info in (*inferred.input, *inferred.value_info, *inferred.output):
+        known[info.name] = max(known.get(info.name, 0), bytes_of(info, "the model"))
+    return sum(known.values())

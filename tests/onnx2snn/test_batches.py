@@ -1,0 +1,73 @@
+"""How many samples run at once, where that is not said."""
+
+import numpy as np
+import pytest
+from onnx_text import model
+
+from onnx2snn import batches, convert, diagnose, evaluate, from_arrays
+from onnx2snn.batches import bytes_of_tensors, samples_at_once
+from onnx2snn.graph_passes.weights import detach
+
+X = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+WEIGHTS = {"w": np.ones((4, 3, 1, 1), np.float32), "hi": np.float32(1), "lo": np.float32(0)}
+BODY = "{ a = Conv(x, w) b = Clip(a, lo, hi) m = GlobalAveragePool(b) y = Flatten(m) }"
+
+
+def parts(shape="N, 3, 8, 8"):
+    return detach(model(f"net (float[{shape}] x) => (float[M, 4] y) {BODY}", WEIGHTS))
+
+
+# x, a and b, m and y.
+EACH = 4 * (3 * 64 + 2 * 4 * 64 + 2 * 4)
+
+
+@pytest.mark.parametrize("shape", ["N, 3, 8, 8", "N, 3, H, W", "1, 3, 8, 8"])
+def test_the_tensors_of_a_sample(shape):
+    assert bytes_of_tensors(parts(shape), {"x": (1, 3, 8, 8)}) == EACH
+
+
+@pytest.mark.parametrize(
+    ("room", "given", "wanted"),
+    [(2**31, None, 100), (2**31, 7, 7), (7.5, None, 7), (7.5, 30, 30), (0.5, None, 1)],
+)
+def test_as_many_as_there_is_room_for(monkeypatch, room, given, wanted):
+    monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * room))
+    assert samples_at_once(parts("N, 3, H, W"), from_arrays(X), given) == wanted
+
+
+@pytest.mark.parametrize(("batch", "room", "wanted"), [(4, 9.5, 8), (4, 2, 4), (1, 9.5, 9)])
+def test_whole_batches_of_a_network_that_fixes_their_size(monkeypatch, batch, room, wanted):
+    monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * room))
+    assert samples_at_once(parts(f"{batch}, 3, 8, 8"), from_arrays(X), None) == wanted
+
+
+@pytest.mark.parametrize("x", [X[:, :2], X[:, 0], X[None]])
+def test_data_that_does_not_fit_is_for_the_run_to_refuse(x):
+    assert samples_at_once(parts("N, C, H, W"), from_arrays(x), None) == 100
+
+
+def test_several_inputs():
+    two = model(
+        "net (float[N, 3] p, float[N, 2] q) => (float[N, 5] y) { y = Concat<axis = 1>(p, q) }"
+    )
+    data = from_arrays({"p": X[:, :, 0, 0], "q": X[:, :2, 0, 0]})
+    assert bytes_of_tensors(detach(two), {"p": (7, 3), "q": (7, 2)}) == 7 * 4 * 10
+    assert samples_at_once(detach(two), data, None) == 100
+
+
+def test_conversion_evaluation_and_diagnosis_run_so_many(monkeypatch):
+    monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * 12.5))
+    ann = model(f"net (float[N, 3, 8, 8] x) => (float[N, 4] y) {BODY}", WEIGHTS)
+    data, seen = from_arrays(X), []
+
+    def track(found, what, how_many):
+        seen.append(how_many)
+        return found
+
+    snn = convert(ann, calibration=data, recipe="calibration", timesteps=4, track=track).model
+    assert set(seen) == {4}
+    seen.clear()
+    evaluate(snn, data, [2], track=track)
+    diagnose(snn, ann, data, 2, track=track)
+    assert all(count > 4 for count in seen)
+    assert len(seen) == 2
