@@ -107,7 +107,10 @@ def together(name: str, parts: dict[str, Data]) -> Data:
     """Several inputs as one data set; raises ``DataError`` if their numbers of samples differ."""
     sizes = {key: part.samples for key, part in parts.items()}
     if len(set(sizes.values())) > 1:
-        raise DataError(f"'{name}': its arrays hold different numbers of samples: {sizes}")
+        raise DataError(
+            f"'{name}': its arrays hold different numbers of samples: {sizes}; what holds none, "
+            "such as an initial state, make a constant of the network"
+        )
 
     def read(batch_size: int) -> Iterator[Inputs]:
         readers = {key: part.read(batch_size) for key, part in parts.items()}

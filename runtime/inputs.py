@@ -143,6 +143,8 @@ def as_input(
                 f"; its batch size is fixed: use --batch-size {shape[0]} and a multiple of as many "
                 "samples (--samples), or export it without"
             )
+            if name != "x":
+                hint += "; what holds no samples, such as an initial state, make a constant instead"
         raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
     floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
     if not floating and x.dtype.newbyteorder("=") != dtype:
