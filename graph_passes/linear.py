@@ -257,6 +257,11 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
                 "constant indices"
             )
         return None
+    if node.op == "If" and node.inputs[0].name not in varying:
+        return (
+            "control flow over spikes that depends on sizes alone: declare those of the model's "
+            "inputs that are open, or export the network without it"
+        )
     if node.op == "Where":
         chosen = node.inputs[0].name in varying
         if chosen:

@@ -1033,6 +1033,28 @@ def test_recurrent_layers_before_the_first_neuron_are_said():
         convert(alone)
 
 
+@pytest.mark.parametrize("length", ["L", "1"])
+def test_control_flow_over_sizes_asks_for_these(length):
+    """As PyTorch exports x.squeeze(-1) where the size is open."""
+    squeezed = "then_branch = t () => (float[N, 3] p) { p = Squeeze(r, last) }"
+    plain = "else_branch = e () => (float[N, 3, L] q) { q = Identity(r) }"
+    text = (
+        f"net (float[N, 3, {length}] x) => (float[N, M] y) {{ r = Relu(x) s = Shape(r) "
+        f"g = Gather<axis = 0>(s, last) c = Equal(g, one) f = If (c) <{squeezed}, {plain}> "
+        "h = Flatten(f) d = Relu(h) y = Neg(d) }"
+    )
+    ann = model(text, {"last": np.array([-1]), "one": np.array([1])})
+    if length == "L":
+        with pytest.raises(UnsupportedModelError, match=r"If 'f'.*sizes alone: declare those of"):
+            convert(ann)
+        return
+    x = np.abs(RNG.normal(size=(4, 3, int(length)))).astype(np.float32)
+    made = convert(ann, calibration=from_arrays(x), recipe="opi", threshold="max")
+    np.testing.assert_allclose(
+        SpikingSession(made.model).run(x, 512).output, run(ann, x), atol=0.02
+    )
+
+
 def test_activations_within_control_flow_are_said():
     branch = "{} = {} () => (float[N, 6] {}) {{ {} }}"
     then = branch.format("then_branch", "t", "p", "k = MatMul(x, w) p = Relu(k)")
