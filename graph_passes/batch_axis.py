@@ -5,6 +5,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import Editor, known_value, optional_input, tidy
 from .io import infer_shapes
+from .linear import RECURRENT
 
 
 def free_batch_axis(graph: gs.Graph) -> bool:
@@ -12,9 +13,10 @@ def free_batch_axis(graph: gs.Graph) -> bool:
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead; a Resize to [b, C, H, W] takes
-    scales in place of sizes. The result is the same for b samples, up to rounding; that it treats
-    samples apart is to be checked by running it, since a constant may hold b too. False, and
-    nothing changes, if the first axes are not one fixed size, or the opset is older than 5.
+    scales in place of sizes, and recurrent layers no initial states of 0, which is what they are.
+    The result is the same for b samples, up to rounding; that it treats samples apart is to be
+    checked by running it, since a constant may hold b too. False, and nothing changes, if the first
+    axes are not one fixed size, or the opset is older than 5.
     """
     sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = sizes.pop() if len(sizes) == 1 else None
@@ -24,6 +26,8 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     editor = Editor(graph)
     symbol = editor.name("N")
     for node in graph.nodes:
+        if not node.domain and node.op in RECURRENT:
+            _leave_out_zeros(node)
         if not node.domain and node.op == "Resize":
             scales = _scales(node, batch)
             if scales is not None:
@@ -32,13 +36,18 @@ def free_batch_axis(graph: gs.Graph) -> bool:
         if node.domain or node.op not in ("Reshape", "Expand"):
             continue
         shape, before = known_value(node.inputs[1]), node.inputs[0].shape
-        if shape is None or not shape.size or shape[0] != batch or np.any(shape[1:] == 0):
+        if shape is None or not shape.size or np.any(shape == 0):
             continue
-        if node.op == "Reshape" and (before is None or not before or before[0] != batch):
+        # Of recurrent layers samples lie along axis 1.
+        pairs = enumerate(zip(shape, before or (), strict=False))
+        places = [place for place, sizes in pairs if set(sizes) == {batch}]
+        if node.op == "Expand" and shape[0] == batch:
+            places.append(0)
+        if not places:
             continue
         kept = np.array(shape)
         # 0 copies a size in Reshape; 1 leaves it in Expand.
-        kept[0] = 0 if node.op == "Reshape" else 1
+        kept[places] = 0 if node.op == "Reshape" else 1
         node.attrs.pop("allowzero", None)
         node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
     for tensor in graph.inputs:
@@ -55,6 +64,14 @@ def free_batch_axis(graph: gs.Graph) -> bool:
             first, *rest = ("?" if size == batch else size for size in known)
             tensor.shape = [symbol if first == "?" else first, *rest]
     return True
+
+
+def _leave_out_zeros(node: gs.Node) -> None:
+    """Leave out the initial states of a recurrent layer, [D, b, H], that are constants of 0."""
+    for place in range(5, len(node.inputs[:7])):
+        value = known_value(node.inputs[place])
+        if value is not None and not value.any():
+            node.inputs[place] = gs.Variable.empty()
 
 
 def _scales(node: gs.Node, batch: int) -> np.ndarray | None:

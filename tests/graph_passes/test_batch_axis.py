@@ -176,3 +176,36 @@ def test_nothing_to_do(inputs):
 def test_a_reshape_of_the_first_opsets():
     g = graph("g (float[2, 3] x) => (float[2, 3] y) { y = Reshape<shape = [2, 3]>(x) }", opset=4)
     assert not free_batch_axis(g)
+
+
+@pytest.mark.parametrize("zeros", ["constant", "made", "ones"])
+def test_recurrent_layers_leave_out_initial_states_of_0(zeros):
+    """As PyTorch's newer exporter writes them for the one batch size."""
+    made = "h = Identity(z)" if zeros != "made" else "h = Constant<value = float[1, 1, 2] {0, 0}>()"
+    text = "g (float[1, 3, 4] x) => (float[a, b, c] y) { t = Transpose<perm = [1, 0, 2]>(x) "
+    text += f"{made} r = GRU<hidden_size = 2>(t, w, v, , , {'z' if zeros != 'made' else 'h'}) "
+    text += "s = Squeeze(r, one) y = Transpose<perm = [1, 0, 2]>(s) }"
+    start = np.ones if zeros == "ones" else np.zeros
+    weights = {
+        "w": normal(1, 6, 4), "v": normal(1, 6, 2), "z": start((1, 1, 2), np.float32),
+        "one": np.array([1]),
+    }  # fmt: skip
+    g = graph(text, weights)
+    x = normal(5, 3, 4)
+    wanted = np.concatenate([run(g, x[i : i + 1]) for i in range(5)])
+    assert free_batch_axis(g)
+    if zeros == "ones":
+        return
+    np.testing.assert_allclose(run(g, x), wanted, atol=1e-6)
+
+
+def test_samples_along_axis_1_of_a_reshape():
+    """As what a bidirectional layer makes is joined."""
+    text = "g (float[1, 3, 4] x) => (float[a, b, c] y) { t = Transpose<perm = [1, 0, 2]>(x) "
+    text += "p = Reshape(t, pairs) s = Transpose<perm = [0, 1, 3, 2]>(p) r = Reshape(s, rows) "
+    text += "y = Transpose<perm = [1, 0, 2]>(r) }"
+    g = graph(text, {"pairs": np.array([3, 1, 2, 2]), "rows": np.array([3, 1, 4])})
+    x = normal(5, 3, 4)
+    wanted = np.concatenate([run(g, x[i : i + 1]) for i in range(5)])
+    changes_once(free_batch_axis, g)
+    np.testing.assert_array_equal(run(g, x), wanted)
