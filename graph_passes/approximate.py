@@ -12,19 +12,10 @@ from . import neurons
 from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .io import onnx_type
+from .kept import GUARDED, front_end, kept_by_read_out, nonlinear_before_layers
 from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
 from .quiet import quietly
-from .regions import (
-    GUARDED,
-    before_weights,
-    divisors,
-    downstream,
-    front_end,
-    kept_by_read_out,
-    nonlinear_before_layers,
-    nonlinear_behind_weights,
-    upstream,
-)
+from .regions import before_weights, divisors, downstream, nonlinear_behind_weights, upstream
 from .thresholds import canonical_activations
 
 _CONDITIONS = {
@@ -81,8 +72,7 @@ def regions_to_approximate(graph: gs.Graph, on_means: bool = False) -> list[Scal
     curved = {node.name for node in graph.nodes if node.op in APPROXIMABLE}
     hidden = before_weights(graph)
     front = front_end(graph)
-    found = _regions(graph, refused | curved, hidden, activations)
-    found = [region for region in found if id(region.last) not in front]
+    found = _regions(graph, refused | curved, hidden, activations, front)
     # What is no activation by its operators, before the first neuron, stays where something else
     # that is not affine follows there: as spikes, it could not be multiplied by another branch.
     spiking = downstream(graph, [node.outputs[0] for node in graph.nodes if is_neuron(node)])
@@ -139,11 +129,11 @@ def _that_become_neurons(
 
 
 def _regions(
-    graph: gs.Graph, seeds: set[str], hidden: set[str], activations: set[int]
+    graph: gs.Graph, seeds: set[str], hidden: set[str], activations: set[int], front: set[int]
 ) -> list[ScalarRegion]:
-    """The regions that end in nodes of these names, in graph order."""
+    """The regions that end in nodes of these names, in graph order; none within ``front``."""
     place = {node.name: index for index, node in enumerate(graph.nodes)}
-    barred, free = _roots(graph, activations), _roots(graph, set())
+    barred, free = _roots(graph, activations | front), _roots(graph, front)
     found: list[ScalarRegion] = []
     covered: set[str] = set()
     for node in reversed(graph.nodes):

@@ -11,8 +11,9 @@ from .editing import (
     tidy,
 )
 from .errors import Refusal
+from .kept import kept_by_read_out, nonlinear_before_layers
 from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS
-from .regions import kept_by_read_out, nonlinear_before_layers, upstream
+from .regions import upstream
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 

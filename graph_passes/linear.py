@@ -73,9 +73,13 @@ _NORMALISES = (
     "it divides by the activity of other neurons, which is a product of activations: train the "
     "network with batch normalization in its place"
 )
-_APPROXIMATE = (
+APPROXIMATE = (
     "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
     "clips approximate it (convert --approximate N)"
+)
+NO_CURVE = (
+    "not linear in the spikes, and no function of one number that is the same everywhere, which "
+    "clips could approximate: train the network with ReLU or a clip in its place"
 )
 IN_TRAINING = (
     "it is in training mode, where it takes its mean and variance from the batch: export the "
@@ -104,7 +108,7 @@ _ADVICE = {
         "the norm of activations is not linear in the spikes: train the network without it, or cut "
         "it off before (behind the last layer of weights it may stay, in the read-out)",
     ),
-    **dict.fromkeys(APPROXIMABLE, _APPROXIMATE),
+    **dict.fromkeys(APPROXIMABLE, APPROXIMATE),
     **dict.fromkeys(
         ("ReduceMax", "ReduceMin"),
         "the largest spike is not the largest rate: only maxima over axes of known sizes, beside "

@@ -45,7 +45,10 @@ def average_before_read_out(graph: gs.Graph) -> bool:
         n.name: n for n in readers for t in operands(n)[len(n.inputs) :] if t.name in wanted
     }
     if captured:
-        reason = "its branches read activations, whose average over time they cannot be given"
+        reason = (
+            "its branches read activations, whose average over time they cannot be given: export "
+            "the network without it"
+        )
         raise UnsupportedModelError(
             "these nodes cannot be part of a read-out:",
             [Refusal(node.name, node.op, reason) for node in captured.values()],

@@ -9,14 +9,12 @@ from .editing import is_floating, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
 from .linear import (
-    ACTIVATIONS,
     APPROXIMABLE,
     CANONICAL_ACTIVATIONS,
     IN_TRAINING,
     MAX_POOLS,
     ON_MEANS,
     QUANTISED,
-    RECURRENT,
     SHAPE_OPS,
     why_not_affine,
 )
@@ -28,20 +26,11 @@ _LAYERS = {
 }  # fmt: skip
 """What has weights, or may have some inside."""
 
-_CLIPS = {"Clip", "Max", "Min", "Relu"}
-_ACTIVATIONS = {*ACTIVATIONS, *APPROXIMABLE, *RECURRENT, *MAX_POOLS, *_CLIPS} - {
-    "Abs",
-    "Log",
-    "Pow",
-    "Sqrt",
-}
-"""What a network has between its layers; its input is not prepared by these."""
+COUNTED = (*MAX_POOLS, "ThresholdedRelu")
+"""What can count spikes."""
 
-GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}
-"""Which input must not be 0, or less."""
-
-_COUNTED = (*MAX_POOLS, "ThresholdedRelu")
-_WRONGLY_EXPORTED = (QUANTISED, IN_TRAINING)
+WRONGLY_EXPORTED = (QUANTISED, IN_TRAINING)
+"""Reasons of nodes that another export would make affine."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +54,10 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = Fal
     graph must be in topological order.
     """
     ends = () if shapes else [node for node in graph.nodes if node.op in SHAPE_OPS]
-    return _reached(graph, {tensor.name for tensor in tensors}, ends)
+    return reached(graph, {tensor.name for tensor in tensors}, ends)
 
 
-def _reached(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node]) -> set[str]:
+def reached(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node]) -> set[str]:
     """These names, and those of all that depends on them, but for what the nodes ``ends`` make."""
     found, stops = names - {""}, {id(node) for node in ends}
     for node in graph.nodes:
@@ -80,10 +69,10 @@ def _reached(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node]) -> set[s
 
 def upstream(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
     """Names of all tensors that ``nodes`` need. The graph must be in topological order."""
-    return _needed(graph, {tensor.name for node in nodes for tensor in operands(node)})
+    return needed(graph, {tensor.name for node in nodes for tensor in operands(node)})
 
 
-def _needed(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node] = ()) -> set[str]:
+def needed(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node] = ()) -> set[str]:
     """These names, and those of all that they need, but for what the nodes ``ends`` need."""
     found, stops = names - {""}, {id(node) for node in ends}
     for node in reversed(graph.nodes):
@@ -94,18 +83,18 @@ def _needed(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node] = ()) -> s
 
 def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful) -> Regions:
     """Divide a graph, in topological order, by where its neurons are."""
-    parts = Regions(_prologue(graph, is_neuron), [], [])
+    parts = Regions(prologue(graph, is_neuron), [], [])
     first = {id(node) for node in parts.prologue}
-    needed = upstream(graph, [node for node in graph.nodes if is_neuron(node)])
+    feeding = upstream(graph, [node for node in graph.nodes if is_neuron(node)])
     for node in graph.nodes:
         if id(node) in first:
             continue
-        feeds_neuron = any(tensor.name in needed for tensor in node.outputs)
+        feeds_neuron = any(tensor.name in feeding for tensor in node.outputs)
         (parts.core if is_neuron(node) or feeds_neuron else parts.epilogue).append(node)
     return parts
 
 
-def _prologue(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
+def prologue(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
     """The nodes that no neuron feeds, without the neurons."""
     neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
     after = downstream(graph, [tensor for node in neuron_nodes for tensor in node.outputs])
@@ -126,7 +115,7 @@ def nonlinear_nodes(
     """
     emitted = [n.outputs[0] for n in graph.nodes if is_neuron(n) and not gives_mean(n)]
     ends = [node for node in graph.nodes if node.op in SHAPE_OPS or gives_mean(node)]
-    spikes = _reached(graph, {tensor.name for tensor in (*emitted, *sources)}, ends)
+    spikes = reached(graph, {tensor.name for tensor in (*emitted, *sources)}, ends)
     varying = downstream(graph, graph.inputs) | spikes
     refusals = []
     for node in graph.nodes:
@@ -143,7 +132,7 @@ def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str
 
     Those of ``ON_MEANS``, and all of which only ``divisors`` are made.
     """
-    names = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
+    names = {refusal.node for refusal in refusals if refusal.reason not in WRONGLY_EXPORTED}
     norms = divisors(graph)
     return {
         node.name
@@ -176,10 +165,14 @@ def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = _may_emit) 
         )
 
     def is_factor(tensor: gs.Tensor) -> bool:
-        return bool(tensor.outputs) and all(
-            (_is_product(reader) and reader.outputs[0].name in hidden)
-            or (_scales(reader, tensor) and is_factor(reader.outputs[0]))
-            for reader in tensor.outputs
+        return (
+            bool(tensor.outputs)
+            and tensor.name not in outputs
+            and all(
+                (_is_product(reader) and reader.outputs[0].name in hidden)
+                or (_scales(reader, tensor) and is_factor(reader.outputs[0]))
+                for reader in tensor.outputs
+            )
         )
 
     for node in reversed(graph.nodes):
@@ -191,14 +184,6 @@ def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = _may_emit) 
         ):
             found.add(node.name)
     return found
-
-
-def behind_curves(graph: gs.Graph) -> set[str]:
-    """Names of the tensors made of what is not affine, with no layer and no activation between."""
-    bent = {refusal.node for refusal in nonlinear_nodes(graph, _is_activation, (), graph.inputs)}
-    made = {t.name for node in graph.nodes if node.name in bent for t in node.outputs}
-    ends = [node for node in graph.nodes if _is_layer(node) or _is_activation(node)]
-    return _reached(graph, made, ends)
 
 
 def _is_reciprocal(node: gs.Node) -> bool:
@@ -238,150 +223,11 @@ def behind_nonlinear(graph: gs.Graph) -> set[str]:
 
     Pools and thresholds that can count spikes are no such nodes.
     """
-    names = {refusal.node for refusal in nonlinear_nodes(graph, allowed=_COUNTED)}
+    names = {refusal.node for refusal in nonlinear_nodes(graph, allowed=COUNTED)}
     bent = [node for node in graph.nodes if node.name in names]
     return downstream(graph, [tensor for node in bent for tensor in node.outputs])
 
 
-def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> set[str]:
-    """Names of the tensors at which no spikes arrive, so that activations stay what they are.
-
-    All behind a node of ``_bent`` that comes after all layers of weights, and the ``_guards`` of
-    others.
-    """
-    bent = _bent(graph, is_neuron)
-    if not bent:
-        return set()
-    last = {id(node) for node in regions(graph, _is_layer).epilogue}
-    ends = [node for node in bent if id(node) in last]
-    behind = downstream(graph, [tensor for node in ends for tensor in node.outputs])
-
-    def becomes_neuron(node: gs.Node) -> bool:
-        return is_neuron(node) and not any(t.name in behind for t in node.outputs)
-
-    return behind | _guards(graph, becomes_neuron, bent)
-
-
-def _bent(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
-    """The nodes that are not affine in the spikes, in graph order.
-
-    Pools and thresholds that can count spikes are no such nodes, nor are parts of layers that
-    another export would make affine.
-    """
-    refusals = nonlinear_nodes(graph, is_neuron, _COUNTED)
-    names = {refusal.node for refusal in refusals if refusal.reason not in _WRONGLY_EXPORTED}
-    return [node for node in graph.nodes if node.name in names]
-
-
-def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs.Node]) -> set[str]:
-    """Names of the tensors that serve to keep an operand from where a node is not defined.
-
-    As the clip of a norm by which something is divided, or of a probability before its logarithm:
-    behind a node that is not affine, one of ``bent``, with no layer between, and nothing but such
-    operands is made of them. A node of ``bent`` does not count before all layers, nor where a
-    neuron follows that is no guard itself.
-    """
-    first = {id(node) for node in before_layers(graph)}
-    left = [node for node in bent if id(node) not in first]
-    layers = [node for node in graph.nodes if _is_layer(node)]
-    shapes = [node for node in graph.nodes if node.op in SHAPE_OPS]
-    readers, ends = [*bent, *layers], [*bent, *layers, *shapes]
-    while True:
-        guarded = {
-            (id(node), node.inputs[GUARDED[node.op]].name)
-            for node in left
-            if node.op in GUARDED and not node.domain
-        }
-        read = {(id(node), tensor.name) for node in readers for tensor in operands(node)} - guarded
-        outside = {name for _, name in read} | {tensor.name for tensor in graph.outputs}
-        found = _needed(graph, {name for _, name in guarded}, ends) - _needed(graph, outside, ends)
-        made = {tensor.name for node in left for tensor in node.outputs}
-        found &= _reached(graph, made, [*layers, *shapes])
-        others = [
-            node
-            for node in graph.nodes
-            if is_neuron(node) and not any(t.name in found for t in node.outputs)
-        ]
-        needed = upstream(graph, others)
-        rest = [node for node in left if not any(t.name in needed for t in node.outputs)]
-        if len(rest) == len(left):
-            return found
-        left = rest
-
-
-def nonlinear_before_layers(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
-    """The nodes of ``_bent`` that are between neurons, before all layers of weights.
-
-    Some layer of weights follows each.
-    """
-    between = {id(node) for node in regions(graph, is_neuron).core}
-    first, needed = {id(node) for node in before_layers(graph)}, before_weights(graph)
-    return [
-        node
-        for node in _bent(graph, is_neuron)
-        if id(node) in between & first and any(t.name in needed for t in node.outputs)
-    ]
-
-
-def before_layers(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes before all layers of weights but those of a ``front_end``."""
-    front = front_end(graph)
-    return _prologue(graph, lambda node: _is_layer(node) and id(node) not in front)
-
-
-def front_end(graph: gs.Graph) -> set[int]:
-    """The nodes (by id) of a transform of the input of which something is known by roots and logs.
-
-    As of a spectrogram: log(max(mel |stft(x)|^2, e)), though it has layers of weights. Nothing else
-    is made of these nodes than operands of Log and Sqrt, no activation is before these but clips of
-    such operands behind what is not linear anyway, as that square, and activations follow.
-    """
-    ends = [node for node in graph.nodes if node.op in ("Log", "Sqrt") and not node.domain]
-    if not ends:
-        return set()
-    bent = {refusal.node for refusal in nonlinear_nodes(graph, _is_activation, (), graph.inputs)}
-    curved = downstream(graph, [t for n in graph.nodes if n.name in bent for t in n.outputs])
-    while True:
-        inside = _that_make_operands(graph, {id(node) for node in ends}, curved)
-        others = [node for node in graph.nodes if id(node) not in inside]
-        activations = [node for node in others if _is_activation(node)]
-        barriers = [*activations, *filter(_is_layer, others)]
-        behind = downstream(graph, [tensor for node in barriers for tensor in node.outputs])
-        first = [node for node in ends if node.inputs[0].name not in behind]
-        if len(first) == len(ends):
-            break
-        ends = first
-    made = downstream(graph, [node.outputs[0] for node in ends])
-    followed = any(tensor.name in made for node in activations for tensor in operands(node))
-    return inside if followed else set()
-
-
-def _that_make_operands(graph: gs.Graph, ends: set[int], curved: set[str]) -> set[int]:
-    """The nodes of which nothing is made but operands of the nodes ``ends``, and these.
-
-    No activations but clips of the tensors ``curved``, by name, with no layer behind.
-    """
-    outputs = {tensor.name for tensor in graph.outputs}
-    inside, clipped = set(ends), set(ends)
-    for node in reversed(graph.nodes):
-        readers = [id(reader) for tensor in node.outputs for reader in tensor.outputs]
-        kept = any(tensor.name in outputs for tensor in node.outputs)
-        if kept or not readers or not inside.issuperset(readers):
-            continue
-        alone = clipped.issuperset(readers)
-        clips = alone and node.op in _CLIPS and any(t.name in curved for t in node.inputs)
-        if _is_activation(node) and not clips:
-            continue
-        inside.add(id(node))
-        if alone and not _is_layer(node):
-            clipped.add(id(node))
-    return inside
-
-
-def _is_activation(node: gs.Node) -> bool:
-    return node.op in _ACTIVATIONS if not node.domain else is_stateful(node)
-
-
-def _is_layer(node: gs.Node) -> bool:
+def is_layer(node: gs.Node) -> bool:
     """Whether a node has weights, as far as is known: of a foreign domain any may."""
     return node.op in _LAYERS if not node.domain else not is_stateful(node)

@@ -18,7 +18,7 @@ from .errors import (
     require_one_of,
 )
 from .io import infer_shapes
-from .linear import APPROXIMABLE, MAX_POOLS, MaxPool
+from .linear import APPROXIMABLE, APPROXIMATE, MAX_POOLS, NO_CURVE, MaxPool
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .thresholds import (
     activation_nodes,
@@ -238,7 +238,10 @@ def _with_advice(refusal: Refusal, sources: Mapping[str, str], averaged: Contain
     """
     if refusal.node in averaged:
         return replace(refusal, reason=f"{refusal.reason}; or compute it on means (--on-means)")
-    if refusal.node not in sources or refusal.op in APPROXIMABLE:
+    if refusal.node not in sources:
+        curve = refusal.reason != APPROXIMATE
+        return refusal if curve else replace(refusal, reason=NO_CURVE)
+    if refusal.op in APPROXIMABLE:
         return refusal
     advice = (
         f"as a function of '{sources[refusal.node]}' alone clips can approximate it "

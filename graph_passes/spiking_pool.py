@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .average_pool import pads_lowest
-from .editing import is_used, producer, tidy
+from .editing import constant_value, is_used, producer, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import MAX_POOLS
 from .regions import behind_nonlinear, downstream
@@ -112,6 +112,11 @@ def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
         )
     before = producer(node.inputs[0])
     if before is not None and pads_lowest(before):
+        if constant_value(before.inputs[1]) is None:
+            return (
+                "it is padded with -infinity by sizes that are computed: declare the sizes of the "
+                "model's inputs"
+            )
         return "it is padded with -infinity by a Pad of its own, larger than its window"
     return None
 

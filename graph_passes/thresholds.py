@@ -20,15 +20,9 @@ from .editing import (
 )
 from .errors import Refusal, UnsupportedModelError, require_named
 from .io import infer_shapes
+from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
 from .neurons import is_stateful
-from .regions import (
-    before_layers,
-    behind_curves,
-    divisors,
-    kept_by_read_out,
-    nonlinear_before_layers,
-    upstream,
-)
+from .regions import divisors, upstream
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -138,7 +132,7 @@ def activations_of_divisors(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> 
     found = canonical_activations(graph)
     names = divisors(graph, _emits(graph, others)) if found else set[str]()
     norms = divisors(graph, lambda _: True) & {node.name for node in found} - names
-    curved = behind_curves(graph) if norms else set[str]()
+    curved = behind_curves(graph, others) if norms else set[str]()
     names |= {n.name for n in found if n.name in norms and n.inputs[0].name in curved}
     return [node for node in found if node.name in names]
 

@@ -30,12 +30,13 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
         return batch_size
     weights = {tensor.name for tensor in model.structure.graph.initializer}
     inputs = {i.name: i for i in model.structure.graph.input if i.name not in weights}
+    if not inputs:
+        return MOST_SAMPLES
     shapes = data.shapes or {next(iter(inputs)): data.shape}
     fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
     once = max(filter(None, fixed), default=1)
-    given = {name: (once, *shape[1:]) for name, shape in shapes.items()}
     try:
-        each = bytes_of_tensors(model, given) / once
+        each = bytes_of_tensors(model, once, shapes) / once
     except ModelError:
         # Data that does not fit, which a run says in other words.
         return MOST_SAMPLES
@@ -48,10 +49,11 @@ def _fixed_batch(info: onnx.ValueInfoProto) -> int | None:
     return shape[0].dim_value or None if shape else None
 
 
-def bytes_of_tensors(model: ModelParts, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Bytes of all tensors of a model, as far as sizes are known.
+def bytes_of_tensors(model: ModelParts, samples: int, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of all tensors of a model for so many samples, as far as sizes are known.
 
-    ``shapes``: those of inputs, for sizes that are open. Raises ``ModelError`` if they do not fit.
+    ``shapes``: [N, ...] or [T, N, ...] of inputs, for sizes that are open. Raises ``ModelError`` if
+    they do not fit.
     """
     structure = copy_model(model.structure)
     known = {info.name: bytes_of(info, "the model") for info in structure.graph.value_info}
@@ -60,8 +62,10 @@ def bytes_of_tensors(model: ModelParts, shapes: dict[str, tuple[int, ...]]) -> i
         info.ClearField("type")
     for info in structure.graph.input:
         sizes, shape = info.type.tensor_type.shape.dim, shapes.get(info.name, ())
-        for size, length in zip(sizes, shape, strict=False):
-            if len(sizes) == len(shape) and not size.HasField("dim_value"):
+        over_time = len(shape) - len(sizes)
+        known_sizes = (samples, *shape[over_time + 1 :]) if over_time in (0, 1) else ()
+        for size, length in zip(sizes, known_sizes, strict=False):
+            if not size.HasField("dim_value"):
                 size.dim_value = length
     inferred = with_shapes(structure, "the model").graph
     for info in (*inferred.input, *inferred.value_info, *inferred.output):

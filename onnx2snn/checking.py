@@ -231,17 +231,18 @@ def batch_dependence(
 
 
 def error_of_rounding(model: ModelParts, inputs: Inputs, wanted: dict[str, np.ndarray]) -> float:
-    """How far an ANN's outputs change where each number of its inputs is the next one: an error.
+    """How far an ANN's outputs change where numbers of its inputs are the next ones: an error.
 
-    Up or down at random, the largest of four draws. Where that is much, the ANN itself loses
-    digits. ``wanted``: its outputs for ``inputs``.
+    Half of them, at random, the next away from 0, so that what is cut off to whole numbers stays;
+    the largest of four draws. Where that is much, the ANN itself loses digits. ``wanted``: its
+    outputs for ``inputs``.
     """
 
     def moved(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         if x.dtype.kind != "f":
             return x
-        ends = np.asarray([-np.inf, np.inf], x.dtype)
-        near: np.ndarray = np.nextafter(x, generator.choice(ends, x.shape))
+        ends = np.where(generator.random(x.shape) < 0.5, x, np.copysign(np.inf, x))
+        near: np.ndarray = np.nextafter(x, ends.astype(x.dtype))
         return near
 
     named, errors = by_name(inputs), []
@@ -255,12 +256,12 @@ def error_of_rounding(model: ModelParts, inputs: Inputs, wanted: dict[str, np.nd
 def require_rounding(passes: Sequence[Pass], before: ModelParts, x: Inputs, error: float) -> float:
     """Raise ``PassError``, naming the pass after which an ANN's outputs for x differ.
 
-    Not where the ``error``, which the ``passes`` together made, is at most ``ROUNDINGS`` times that
-    of rounding the inputs, which is returned.
+    Not where the ``error``, which the ``passes`` together made, is at most 1, and ``ROUNDINGS``
+    times that of rounding the inputs, which is returned.
     """
     graph, wanted = import_ann(upgrade_opset(before)), outputs_of(before, x)
     rounding = error_of_rounding(before, x, wanted)
-    limit = max(tolerance(graph), ROUNDINGS * rounding)
+    limit = max(tolerance(graph), min(ROUNDINGS * rounding, 1.0))
     if error <= limit:
         return rounding
     for function in (None, *passes):

@@ -265,12 +265,12 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         between = node.name in bent and node.outputs[0].name in hidden
         if spiked and (between or node.op in RECURRENT):
             late.append(node)
-        elif not spiked and (between or _has_activations(node)):
+        elif not spiked and (between or _is_activation(node) or _holds_activations(node)):
             others.append(node)
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     before = [Refusal(found.name, found.op, reason) for found in regions]
     before += [
-        Refusal(node.name, node.op, IN_CONTROL_FLOW if subgraphs_of(node) else reason)
+        Refusal(node.name, node.op, IN_CONTROL_FLOW if _holds_activations(node) else reason)
         for node in others
     ]
     ids = {id(node) for node in first}
@@ -282,10 +282,14 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
 
 
-def _has_activations(node: gs.Node) -> bool:
-    """Whether it is an activation or a recurrent layer, or holds some in its branches."""
+def _is_activation(node: gs.Node) -> bool:
+    return node.op in (*ACTIVATIONS, *RECURRENT)
+
+
+def _holds_activations(node: gs.Node) -> bool:
+    """Whether there are activations, or recurrent layers, in its branches."""
     inner = (other for subgraph in subgraphs_of(node) for other in subgraph.nodes)
-    return node.op in (*ACTIVATIONS, *RECURRENT) or any(map(_has_activations, inner))
+    return any(_is_activation(other) or _holds_activations(other) for other in inner)
 
 
 def other_activations(graph: gs.Graph, unquantised: bool, pools: list[Refusal]) -> list[Refusal]:

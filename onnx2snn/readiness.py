@@ -159,7 +159,8 @@ def check(
     pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
     if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
         exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
-        remedies += [] if obstacles(graph, "exact") else [exact]
+        refused = any(pools.get(name) for name in pooled)
+        remedies += [] if refused or obstacles(graph, "exact") else [exact]
     quantised = hides_in_quantisation(graph, network.unquantised and not curved)
     return Readiness(
         converts,

@@ -305,6 +305,47 @@ def test_what_is_no_spectrum_has_clips_for_its_curves():
     assert len(made.neurons) == 4
 
 
+NO_SPECTRA = {
+    # What follows becomes no neurons.
+    "head": ("e = Mul(c, c) o = Add(e, one) l = Log(o)", "h = Identity(a)", "s = Softmax(y)", 4),
+    "pool": (
+        "e = Mul(c, c) o = Add(e, one) g = Log(o) l = MaxPool<kernel_shape = [1]>(g)",
+        "h = Identity(a)", "s = Neg(y)", 4,
+    ),
+    # A ReLU of a layer, whatever its input was divided by.
+    "relu": (
+        "m = ReduceMean<axes = [1]>(c) d = Div(c, m) q = Conv(d, w) r = Relu(q) l = Sqrt(r)",
+        "h = Relu(a)", "s = Neg(y)", 6,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NO_SPECTRA)
+def test_layers_before_a_logarithm_are_layers(what):
+    first, last, head, neurons = NO_SPECTRA[what]
+    weights = {
+        "w": W[:, :, None], "w1": RNG.normal(size=(6, 6)).astype(np.float32),
+        "w2": RNG.normal(size=(6, 3)).astype(np.float32), "one": np.float32(1),
+    }  # fmt: skip
+    text = "net (float[N, 6, 1] x) => (float[N, 3] s) { c = Conv(x, w) "
+    ann = model(text + f"{first} {LAYERS % last}".replace("}", f"{head} }}"), weights)
+    assert check(ann, approximate=True).converts
+    made = convert(ann, calibration=from_arrays(X[:, :, None]), recipe="opi", approximate=4)
+    assert len(made.neurons) == neurons
+
+
+def test_a_curve_behind_a_spectrum_has_clips_of_its_own():
+    text = "net (float[N, 6] x) => (float[N, 3] y) { q = Mul(x, x) c = MatMul(q, p) a = Max(c, o) "
+    text += "l = Log(a) t = Tanh(l) b = MatMul(t, u) r = Relu(b) y = MatMul(r, v) }"
+    ann = model(text, WEIGHTS | {"p": np.abs(W), "o": np.float32(0.1)})
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=4)
+    assert any(note.startswith("Tanh 't'") for note in made.notes)
+    assert "Log" in {refusal.op for refusal in made.analog}
+    assert len(made.neurons) == 5
+    rows = {row.node: row.role for row in check(ann, approximate=True).nodes}
+    assert (rows["l"], rows["t"]) == ("before the neurons", "approximated")
+
+
 def test_a_relu_whose_only_followers_are_of_the_read_out_is_a_neuron():
     """The clip of the norm becomes none, so nothing stands behind the Softmax."""
     ann = model(
@@ -665,6 +706,32 @@ def test_check_says_where_the_recipe_for_data_cannot_keep_the_pools():
         convert(model(text), calibration=data)
     convert(model(text), calibration=data, maxpool="average")
     assert not check(model(text), maxpool="exact").converts
+
+
+def test_no_other_pools_are_advised_where_they_do_not_help_either():
+    """Padding of computed sizes, as exporters write SAME, is no constant."""
+    body = "a = Relu(x) k = Shape(x) z = Mul(k, none) q = Concat<axis = 0>(z, pads) "
+    body += "d = Pad(a, q, lowest) p = MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(d) "
+    text = f"net (float[N, 1, H, W] x) => (float[N, 1, 1, 1] y) {{ {body}"
+    text += "b = Relu(p) y = GlobalAveragePool(b) }"
+    weights = {
+        "none": np.zeros(4, np.int64), "pads": np.array([0, 0, 1, 1]),
+        "lowest": np.float32(-np.inf),
+    }  # fmt: skip
+    assert check(model(text, weights)).verdict == "Does not convert: 1 node stands in the way."
+    found = check(model(text, weights), maxpool="exact")
+    (row,) = (row for row in found.nodes if row.op == "MaxPool")
+    assert "sizes that are computed: declare the sizes" in row.reason
+
+
+def test_exponents_that_differ_are_no_curve():
+    text = "net (float[N, 6] x) => (float[N, 3] y) { c = MatMul(x, u) a = Relu(c) p = Pow(a, e) "
+    text += "b = MatMul(p, w) r = Relu(b) y = MatMul(r, v) }"
+    for exponents, advice in ((np.full(6, 0.5), "approximate N"), (np.arange(6) / 6, "everywhere")):
+        ann = model(text, WEIGHTS | {"e": exponents.astype(np.float32)})
+        with pytest.raises(UnsupportedModelError, match=advice) as caught:
+            convert(ann, calibration=from_arrays(X), recipe="opi")
+        assert ("approximate N" in str(caught.value)) == (advice != "everywhere")
 
 
 def test_check_names_what_stands_in_the_way():
@@ -1053,6 +1120,17 @@ def test_control_flow_over_sizes_asks_for_these(length):
     np.testing.assert_allclose(
         SpikingSession(made.model).run(x, 512).output, run(ann, x), atol=0.02
     )
+
+
+def test_control_flow_without_activations_is_said_to_be_none_of_them():
+    branches = (
+        "then_branch = t () => (float[N, 6] p) { p = MatMul(x, w) }, "
+        "else_branch = e () => (float[N, 6] q) { q = MatMul(x, u) }"
+    )
+    text = "net (float[N, 6] x, bool[1] c) => (float[N, 3] y) "
+    text += f"{{ k = Squeeze(c) b = If (k) <{branches}> d = MatMul(b, u) r = Relu(d) "
+    ann = model(text + "y = MatMul(r, v) }", WEIGHTS)
+    assert not any("activations within" in row.reason for row in check(ann).nodes)
 
 
 def test_activations_within_control_flow_are_said():

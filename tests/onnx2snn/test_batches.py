@@ -23,7 +23,7 @@ EACH = 4 * (3 * 64 + 2 * 4 * 64 + 2 * 4)
 
 @pytest.mark.parametrize("shape", ["N, 3, 8, 8", "N, 3, H, W", "1, 3, 8, 8"])
 def test_the_tensors_of_a_sample(shape):
-    assert bytes_of_tensors(parts(shape), {"x": (1, 3, 8, 8)}) == EACH
+    assert bytes_of_tensors(parts(shape), 1, {"x": (7, 3, 8, 8)}) == EACH
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,19 @@ def test_whole_batches_of_a_network_that_fixes_their_size(monkeypatch, batch, ro
     assert samples_at_once(parts(f"{batch}, 3, 8, 8"), from_arrays(X), None) == wanted
 
 
-@pytest.mark.parametrize("x", [X[:, :2], X[:, 0], X[None]])
+def test_inputs_over_time_have_one_axis_more(monkeypatch):
+    monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * 7.5))
+    assert samples_at_once(parts("N, 3, H, W"), from_arrays(X[None]), None) == 7
+
+
+@pytest.mark.parametrize("x", [X[:, :2], X[:, 0], X[None, None]])
 def test_data_that_does_not_fit_is_for_the_run_to_refuse(x):
     assert samples_at_once(parts("N, C, H, W"), from_arrays(x), None) == 100
+
+
+def test_a_network_without_inputs():
+    none = model("net () => (float[2] y) { y = Constant <value_floats = [1.0, 2.0]> () }")
+    assert samples_at_once(detach(none), from_arrays(X), None) == 100
 
 
 def test_several_inputs():
@@ -51,7 +61,7 @@ def test_several_inputs():
         "net (float[N, 3] p, float[N, 2] q) => (float[N, 5] y) { y = Concat<axis = 1>(p, q) }"
     )
     data = from_arrays({"p": X[:, :, 0, 0], "q": X[:, :2, 0, 0]})
-    assert bytes_of_tensors(detach(two), {"p": (7, 3), "q": (7, 2)}) == 7 * 4 * 10
+    assert bytes_of_tensors(detach(two), 7, {"p": (9, 3), "q": (9, 2)}) == 7 * 4 * 10
     assert samples_at_once(detach(two), data, None) == 100
 
 
