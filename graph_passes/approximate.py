@@ -52,12 +52,13 @@ class ScalarRegion:
         return ", ".join(dict.fromkeys(node.op for node in self.nodes))
 
 
-def regions_to_approximate(graph: gs.Graph, on_means: bool = False) -> list[ScalarRegion]:
+def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
     """The scalar functions before the last weighted layer that are no sums of clips.
 
     Of these, those in whose place clips would become neurons. Composites count as one, however an
     exporter spells them: x Sigmoid(x), the parts of GELU, or Where(x > 20, x, Log(Exp(x) + 1)).
-    ``on_means``: without those of norms, which ``nonlinear_to_means`` takes.
+    Not those of which only ``divisors`` are made, as of a norm: no spikes could divide anything,
+    and ``nonlinear_to_means`` takes them.
     """
     # What prepares the input becomes neurons where clips stand in for the curve behind it.
     activations = {id(node) for node in canonical_activations(graph)}
@@ -93,9 +94,8 @@ def regions_to_approximate(graph: gs.Graph, on_means: bool = False) -> list[Scal
         or any(node.name in curved for node in region.nodes)
         or region.last.outputs[0].name not in followed
     ]
-    if on_means:
-        norms = divisors(graph)
-        found = [region for region in found if region.name not in norms]
+    norms = divisors(graph)
+    found = [region for region in found if region.name not in norms]
     return _that_become_neurons(graph, is_neuron, found)
 
 

@@ -184,7 +184,7 @@ def obstacles(
     in for. ``on_means``: as if what can be computed on means were. That is no scalar function
     between layers, which would then be no neuron.
     """
-    curves = regions_to_approximate(graph, on_means)
+    curves = regions_to_approximate(graph)
     ends = [curve.last for curve in curves] if approximated else []
     activations = {id(node) for node in (*activation_nodes(graph, ends), *ends)}
 

@@ -266,7 +266,7 @@ class Network:
 
     def approximate(self, clips: int) -> None:
         """Let clips stand in for scalar activations between neurons."""
-        regions = regions_to_approximate(self.graph, self.on_means)
+        regions = regions_to_approximate(self.graph)
         if not regions:
             return
         if self.calibration is None:

@@ -94,7 +94,7 @@ def check(
     }
     network.replace_pools()
     graph = network.graph
-    curves = regions_to_approximate(graph, on_means)
+    curves = regions_to_approximate(graph)
     curved = {node.name for curve in curves for node in curve.nodes}
 
     def in_the_way(approximated: bool, on_means: bool) -> dict[str, Refusal]:
@@ -108,12 +108,7 @@ def check(
     # Without a neuron nothing is in the way of one: what counts is what clips would leave.
     by_clips = approximate or not has_neurons
     found = left if by_clips else now
-    averaged = set[str]()
-    if on_means:
-        # Clips could stand in for those of norms, too.
-        scalar = regions_to_approximate(graph) if by_clips else []
-        norms = {node.name for curve in scalar for node in curve.nodes} - curved
-        averaged = {*in_the_way(by_clips, False), *norms} - found.keys()
+    averaged = in_the_way(by_clips, False).keys() - found.keys() if on_means else set[str]()
     approximated = curved if approximate else set()
     if not by_clips:
         # What feeds no neuron, or is fed by none, may stay as it is.

@@ -287,6 +287,26 @@ def test_what_keeps_a_variance_from_0_is_no_neuron():
     np.testing.assert_allclose(values, run(ann, X), atol=0.1)
 
 
+def test_no_clips_stand_in_for_a_norm():
+    """Before the first neuron it stays what it is; behind one it is in the way."""
+    norm = (
+        "q = Pow(a, two) m = ReduceMean<axes = [1]>(q) e = Add(m, tiny) k = Sqrt(e) f = Div(a, k)"
+    )
+    text = "net (float[N, 6] x) => (float[N, 3] y) "
+    text += f"{{ g = MatMul(x, w) %s {norm} s = Sigmoid(f) h = Mul(f, s) y = MatMul(h, v) }}"
+    weights = WEIGHTS | {"two": np.float32(2), "tiny": np.float32(1e-3)}
+    ann = model(text % "a = Identity(g)", weights)
+    assert check(ann, approximate=True).converts
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16)
+    assert {refusal.op for refusal in made.analog} == {"Pow", "Sqrt", "Div"}
+    found = SpikingSession(made.model).run(X, 2048).output
+    np.testing.assert_allclose(found, run(ann, X), atol=0.05)
+    ann = model(text % "a = Relu(g)", weights)
+    assert check(ann, approximate=True).verdict.endswith("with --on-means it would.")
+    with pytest.raises(UnsupportedModelError, match="on-means"):
+        convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16)
+
+
 def test_what_is_no_spectrum_has_clips_for_its_curves():
     """A Softplus in parts, and where no activation would be left."""
     weights = {
