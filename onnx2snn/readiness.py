@@ -126,7 +126,8 @@ def check(
         helps = {curve.name for curve in curves if curve.name in kept and not left}
         kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
     rows = _rows(graph, found, curved, approximated, averaged, pools, kept, replaced)
-    if has_neurons and not found and not now:
+    # Of those that clips would make it knows nothing.
+    if not found and not now and any(find_activations(graph)):
         found = {refusal.node: refusal for refusal in _dry_run(network)}
         rows = [
             NodeReport(row.node, row.op, "obstacle", found[row.node].reason)

@@ -307,6 +307,23 @@ def test_no_clips_stand_in_for_a_norm():
         convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16)
 
 
+def test_check_sees_neurons_that_there_are_with_clips_alone():
+    """Without these the magnitude only keeps a logarithm of the read-out from 0."""
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) n = ReduceMean<axes = [1]>(a) "
+        "q = Mul(a, a) m = ReduceMean<axes = [1]>(q) s = Mul(n, n) d = Sub(m, s) r = Relu(d) "
+        "e = Add(r, hi) k = Sqrt(e) i = Reciprocal(k) c = Sub(a, n) f = Mul(c, i) t = Abs(f) "
+        "o = Add(t, hi) l = Log(o) b = MatMul(l, u) g = Sigmoid(b) h = Mul(b, g) y = MatMul(h, v) }"
+    )
+    ann = model(text, WEIGHTS)
+    found = check(ann, approximate=True)
+    assert found.converts
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=4)
+    assert {neuron.name for neuron in made.neurons if "clip" not in neuron.name} == {
+        row.node for row in found.nodes if row.role == "neuron"
+    }
+
+
 def test_what_is_no_spectrum_has_clips_for_its_curves():
     """A Softplus in parts, and where no activation would be left."""
     weights = {
