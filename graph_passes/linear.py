@@ -59,8 +59,8 @@ _NORMALIZATIONS = (
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 ON_MEANS = {
-    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "LRN", "ReduceL1", "ReduceL2", "ReduceMax",
-    "ReduceMin", "ReduceSumSquare", "Softmax", "Where",
+    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "Gather", "GatherElements", "GatherND", "LRN",
+    "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceSumSquare", "Softmax", "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
 

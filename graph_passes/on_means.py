@@ -20,10 +20,10 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     The outputs add up to t f, f being that of the means of all that the operands were until then,
     so that their mean is what the ANN computes of such means: for products (Mul, MatMul, Gemm,
     Einsum) and quotients of two activations, or of one and of what depends on the input alone, for
-    Where with a condition of the input, for Softmax, norms and maxima over axes, for the
-    normalizations by the activity of other neurons, for recurrent layers, which go through their
-    sequence anew, and for all of which only a divisor is made; and for what is affine between
-    those. Of what feeds neurons: the read-out has
+    Where with a condition of the input, for what is taken from places that the input says (Gather),
+    for Softmax, norms and maxima over axes, for the normalizations by the activity of other
+    neurons, for recurrent layers, which go through their sequence anew, and for all of which only a
+    divisor is made; and for what is affine between those. Of what feeds neurons: the read-out has
     ``average_before_read_out``. What they hand on are no spikes, but numbers of any size, and are
     computed anew at each time-step. Run it after ``activations_to_neurons``. Raises
     ``UnsupportedModelError`` where the number of axes of an operand is unknown.

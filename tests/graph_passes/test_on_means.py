@@ -176,6 +176,19 @@ def test_products_with_what_depends_on_the_input_alone():
     np.testing.assert_allclose(f.mean(0), b.mean(0) * c, atol=1e-6)
 
 
+def test_what_is_taken_from_places_that_the_input_says():
+    """As the last state of a sequence whose length is an input."""
+    signature = "g (float[N, 4, 6] x, int64[N, 1, 6] i) => (float[N, 1, 6] z)"
+    between = "f = GatherElements<axis = 1>(b, i)"
+    with pytest.raises(UnsupportedModelError, match="on-means"):
+        activations_to_neurons(network(between, signature=signature))
+    g = spiking(between, signature=signature)
+    changes_once(nonlinear_to_means, g)
+    x, places = X.astype(np.float32), RNG.integers(0, 4, (2, 1, 6))
+    b, f = over_time(g, {"x": x, "i": places}, ["b", "f"])
+    np.testing.assert_allclose(f.mean(0), np.take_along_axis(b.mean(0), places, 1), atol=1e-6)
+
+
 def test_an_output_of_the_network_keeps_its_name():
     signature = "g (float[N, 4, 6] x) => (float[N, 4, 6] z, float[N, 4, 6] f)"
     g = spiking("f = Mul(a, b)", signature=signature)
