@@ -239,8 +239,7 @@ def _with_advice(refusal: Refusal, sources: Mapping[str, str], averaged: Contain
     if refusal.node in averaged:
         return replace(refusal, reason=f"{refusal.reason}; or compute it on means (--on-means)")
     if refusal.node not in sources:
-        curve = refusal.reason != APPROXIMATE
-        return refusal if curve else replace(refusal, reason=NO_CURVE)
+        return replace(refusal, reason=NO_CURVE) if refusal.reason == APPROXIMATE else refusal
     if refusal.op in APPROXIMABLE:
         return refusal
     advice = (

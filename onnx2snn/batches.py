@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.weights import ModelParts, copy_model
 from .data import Data
 
 MOST_SAMPLES = 100
-"""Without large activations; a batch more often costs nothing to speak of."""
+"""Where their activations are small."""
 
 MOST_BYTES = 2**31
 """Of the tensors of a batch together, where more samples than one run at once.

@@ -138,9 +138,10 @@ def check(
     options = []
     if needs_data:
         options.append(APPROXIMATION if approximated else CALIBRATION)
-    refused = any(pools.get(row.node) and row.role == "linear" for row in rows)
-    if maxpool != "average" or (needs_data and refused):
+    if maxpool != "average" or (
         # Of the recipe that is taken where there is data, exact is the default.
+        needs_data and any(pools.get(row.node) and row.role == "linear" for row in rows)
+    ):
         options.append(f"--maxpool {maxpool}")
     if any(row.role == "on means" for row in rows):
         options.append(ON_MEANS)
@@ -155,8 +156,8 @@ def check(
     pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
     if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
         exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
-        refused = any(pools.get(name) for name in pooled)
-        remedies += [] if refused or obstacles(graph, "exact") else [exact]
+        if not any(pools.get(name) for name in pooled) and not obstacles(graph, "exact"):
+            remedies.append(exact)
     quantised = hides_in_quantisation(graph, network.unquantised and not curved)
     return Readiness(
         converts,
