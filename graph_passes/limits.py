@@ -173,14 +173,8 @@ def check_shapes(structure: onnx.ModelProto, what: str) -> None:
                 f"{what} gives '{info.name}' a negative size: export the network with a name, "
                 "such as N, for each size that is open"
             )
-    model = copy_model(structure)
-    # Nothing that the file says of results, which may be wrong.
-    del model.graph.value_info[:]
-    for info in model.graph.output:
-        info.ClearField("type")
-    inferred = with_shapes(model, what).graph
-    infos = {i.name: i for i in (*inferred.input, *inferred.value_info, *inferred.output)}
-    sizes = {info.name: bytes_of(info, what) for info in infos.values()}
+    infos = shapes_from_inputs(copy_model(structure), what)
+    sizes = {name: bytes_of(info, what) for name, info in infos.items()}
     for name, size in sizes.items():
         if size > MAX_TENSOR_BYTES:
             raise ModelError(
@@ -228,6 +222,19 @@ def with_shapes(structure: onnx.ModelProto, what: str) -> onnx.ModelProto:
         return onnx.shape_inference.infer_shapes(structure, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, MemoryError) as error:
         raise ModelError(f"{what}: its shapes do not fit each other: {error}") from error
+
+
+def shapes_from_inputs(model: onnx.ModelProto, what: str) -> dict[str, onnx.ValueInfoProto]:
+    """What can be inferred of each tensor from the shapes of the inputs alone, by name.
+
+    What the model says of results, which may be wrong, it loses. Raises ``ModelError`` where shapes
+    contradict each other.
+    """
+    del model.graph.value_info[:]
+    for info in model.graph.output:
+        info.ClearField("type")
+    inferred = with_shapes(model, what).graph
+    return {i.name: i for i in (*inferred.input, *inferred.value_info, *inferred.output)}
 
 
 def bytes_of(info: onnx.ValueInfoProto, what: str) -> int:

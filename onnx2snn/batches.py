@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.limits import bytes_of, with_shapes
+from onnx2snn.graph_passes.limits import bytes_of, shapes_from_inputs
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
 
 from .data import Data
@@ -57,9 +57,6 @@ def bytes_of_tensors(model: ModelParts, samples: int, shapes: dict[str, tuple[in
     """
     structure = copy_model(model.structure)
     known = {info.name: bytes_of(info, "the model") for info in structure.graph.value_info}
-    del structure.graph.value_info[:]
-    for info in structure.graph.output:
-        info.ClearField("type")
     for info in structure.graph.input:
         sizes, shape = info.type.tensor_type.shape.dim, shapes.get(info.name, ())
         over_time = len(shape) - len(sizes)
@@ -67,7 +64,6 @@ def bytes_of_tensors(model: ModelParts, samples: int, shapes: dict[str, tuple[in
         for size, length in zip(sizes, known_sizes, strict=False):
             if not size.HasField("dim_value"):
                 size.dim_value = length
-    inferred = with_shapes(structure, "the model").graph
-    for info in (*inferred.input, *inferred.value_info, *inferred.output):
-        known[info.name] = max(known.get(info.name, 0), bytes_of(info, "the model"))
+    for name, info in shapes_from_inputs(structure, "the model").items():
+        known[name] = max(known.get(name, 0), bytes_of(info, "the model"))
     return sum(known.values())
