@@ -31,7 +31,7 @@ from .fold_batch_norm import fold_batch_normalization
 from .fold_constants import fold_constants
 from .fold_forward import fold_forward
 from .initial_potential import set_initial_potential
-from .io import infer_shapes, to_graph, to_model, upgrade_opset
+from .io import to_graph, to_model, upgrade_opset
 from .linear_layers import unify_linear_layers
 from .neuron_kinds import change_neurons
 from .neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
@@ -40,6 +40,7 @@ from .on_means import nonlinear_to_means
 from .pads import fold_pads
 from .read_out import average_before_read_out, delay_read_out
 from .reshapes import fix_reshapes
+from .shapes import infer_shapes
 from .soft_thresholds import decompose_soft_thresholds
 from .spiking import activations_to_neurons
 from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking

@@ -14,7 +14,7 @@ from .editing import (
     tidy,
     type_of,
 )
-from .io import infer_shapes
+from .shapes import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
 
 

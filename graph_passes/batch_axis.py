@@ -4,8 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .editing import Editor, known_value, optional_input, tidy
-from .io import infer_shapes
 from .linear import RECURRENT
+from .shapes import infer_shapes
 
 
 def free_batch_axis(graph: gs.Graph) -> bool:

@@ -3,8 +3,8 @@
 import onnx_graphsurgeon as gs
 
 from .editing import require_opset
-from .io import infer_shapes
 from .regions import downstream
+from .shapes import infer_shapes
 
 
 def end_pools_in_the_image(graph: gs.Graph) -> bool:

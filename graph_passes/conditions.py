@@ -17,7 +17,7 @@ from .editing import (
     require_opset,
     tidy,
 )
-from .io import infer_shapes
+from .shapes import infer_shapes
 
 _SAYS_ABOVE = {
     "Greater": (True, True), "GreaterOrEqual": (True, False),

@@ -12,9 +12,10 @@ from .branches import flatten_branches
 from .editing import require_opset, tidy
 from .errors import ModelError
 from .fold_sizes import fold_sizes
-from .io import infer_shapes, onnx_type
+from .io import onnx_type
 from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
 from .quiet import quietly
+from .shapes import infer_shapes
 
 RANDOM_OPS = {
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",

@@ -22,7 +22,7 @@ from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors
 from .editing import mark_inner_nodes, name_nodes, subgraphs_of, tidy
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
-from .limits import all_nodes, graphs_in, sizes_of_functions, with_shapes
+from .limits import all_nodes, graphs_in, sizes_of_functions
 from .neuron_functions import FUNCTIONS
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
@@ -374,33 +374,3 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
         if original is not None and original.op_type == node.op_type:
             node.doc_string = original.doc_string
             node.metadata_props.extend(original.metadata_props)
-
-
-def declared_shape(kind: onnx.TypeProto.Tensor) -> list[int | str]:
-    """A shape with an int for each fixed size, else its name, or "?" where it has none."""
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
-
-
-def infer_shapes(graph: gs.Graph) -> None:
-    """Set the shape and dtype of every tensor that ONNX's shape inference can tell.
-
-    A dimension is an int, or a string where it is symbolic. What was known before and
-    cannot be inferred anew stays.
-    """
-    # Without value_info, so that shapes from before a rewrite do not contradict it.
-    model = to_parts(graph).structure
-    del model.graph.value_info[:]
-    inferred = with_shapes(model, "the model")
-    tensors = graph.tensors()
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
-        tensor, kind = tensors.get(info.name), info.type.tensor_type
-        if not isinstance(tensor, gs.Variable):
-            continue
-        if kind.elem_type:
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if kind.HasField("shape"):
-            shape = declared_shape(kind)
-            if tensor.shape is not None and len(tensor.shape) == len(shape):
-                pairs = zip(shape, tensor.shape, strict=True)
-                shape = [old if isinstance(new, str) else new for new, old in pairs]
-            tensor.shape = shape

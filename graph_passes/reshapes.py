@@ -8,8 +8,9 @@ import onnx_graphsurgeon as gs
 
 from .editing import Editor, optional_input, replace_node, require_opset, tidy
 from .fold_constants import fold_constants
-from .io import declared_shape, to_parts
+from .io import to_parts
 from .limits import with_shapes
+from .shapes import declared_shape
 
 
 def fix_reshapes(graph: gs.Graph) -> bool:

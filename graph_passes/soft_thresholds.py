@@ -14,7 +14,7 @@ from .editing import (
     require_opset,
     tidy,
 )
-from .io import infer_shapes
+from .shapes import infer_shapes
 
 
 def decompose_soft_thresholds(graph: gs.Graph) -> bool:

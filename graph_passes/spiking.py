@@ -17,9 +17,9 @@ from .errors import (
     UnsupportedModelError,
     require_one_of,
 )
-from .io import infer_shapes
 from .linear import APPROXIMABLE, APPROXIMATE, MAX_POOLS, NO_CURVE, MaxPool
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .shapes import infer_shapes
 from .thresholds import (
     activation_nodes,
     activations_of_divisors,

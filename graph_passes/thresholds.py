@@ -19,10 +19,10 @@ from .editing import (
     type_of,
 )
 from .errors import Refusal, UnsupportedModelError, require_named
-from .io import infer_shapes
 from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
 from .neurons import is_stateful
 from .regions import divisors, upstream
+from .shapes import infer_shapes
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:

@@ -24,10 +24,10 @@ from .editing import (
     tidy,
     type_of,
 )
-from .io import infer_shapes
 from .limits import WEIGHTED
 from .linear import MAX_POOLS, SHAPE_OPS, why_not_affine
 from .regions import before_weights, downstream
+from .shapes import infer_shapes
 from .thresholds import is_non_negative
 
 _STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.ceil)}

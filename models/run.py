@@ -14,7 +14,7 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import nn
 
-from onnx2snn.graph_passes.io import declared_shape
+from onnx2snn.graph_passes.shapes import declared_shape
 from onnx2snn.graph_passes.whole_file import write_whole
 
 from . import shipped

@@ -13,7 +13,8 @@ import numpy as np
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.files import read_parts, write_model
-from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
+from onnx2snn.graph_passes.io import to_graph, to_parts
+from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.runtime.inputs import fits
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime

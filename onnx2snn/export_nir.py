@@ -41,8 +41,9 @@ from onnx2snn.graph_passes.files import (
     require_path,
     write_bytes,
 )
-from onnx2snn.graph_passes.io import infer_shapes, to_graph
+from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.neurons import state_names
+from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.plan import build_plan

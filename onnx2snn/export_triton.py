@@ -29,8 +29,9 @@ from onnx2snn.graph_passes.files import (
     read_any,
     require_path,
 )
-from onnx2snn.graph_passes.io import infer_shapes, to_graph
+from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
+from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
 from onnx2snn.graph_passes.whole_file import write_whole
 from onnx2snn.runtime.graphs import unused_prefix

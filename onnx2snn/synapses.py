@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, free_name, names_in, tidy
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
+from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS, samples_axis
 from onnx2snn.graph_passes.neurons import (
     gives_mean,
@@ -34,6 +34,7 @@ from onnx2snn.graph_passes.neurons import (
     stateful_nodes,
 )
 from onnx2snn.graph_passes.regions import downstream
+from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
 

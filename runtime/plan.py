@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.editing import fits, operands, part_of
 from onnx2snn.graph_passes.errors import ModelError, PassError
-from onnx2snn.graph_passes.io import infer_shapes, to_graph, to_parts
+from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
     TENSOR_ATTRIBUTES,
     initial_potential_of,
@@ -34,6 +34,7 @@ from onnx2snn.graph_passes.neurons import (
     sum_type,
     threshold_of,
 )
+from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.spiking import require_finite_weights
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 

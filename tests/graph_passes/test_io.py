@@ -16,7 +16,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
-from onnx2snn.graph_passes.io import declared_shape
+from onnx2snn.graph_passes.shapes import declared_shape
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.graph_passes.whole_file import whole_file, write_whole
 
