@@ -31,6 +31,7 @@ from .fold_batch_norm import fold_batch_normalization
 from .fold_constants import fold_constants
 from .fold_forward import fold_forward
 from .initial_potential import set_initial_potential
+from .integer_layers import dequantize_layers
 from .io import to_graph, to_model, upgrade_opset
 from .linear_layers import unify_linear_layers
 from .neuron_kinds import change_neurons
@@ -70,6 +71,7 @@ __all__ = [
     "decompose_activations",
     "decompose_soft_thresholds",
     "delay_read_out",
+    "dequantize_layers",
     "dequantize_weights",
     "end_pools_in_the_image",
     "fix_reshapes",

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import producer
 from .errors import Refusal, UnsupportedModelError
+from .integer_layers import INTEGER_LAYERS
 from .neurons import NEURONS
 
 # Affine in all their inputs together.
@@ -116,7 +117,7 @@ _ADVICE = {
         "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants",
-    **dict.fromkeys(("ConvInteger", "MatMulInteger"), QUANTISED),
+    **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
     **dict.fromkeys(
         ("QuantizeLinear", "DynamicQuantizeLinear"),
         "it rounds activations: export the network before quantization, or fold the "
@@ -229,6 +230,8 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
     ``varying``: the names of all tensors that depend on the network's inputs.
     """
     if node.domain:
+        if node.op in INTEGER_LAYERS:
+            return QUANTISED
         return (
             f"an operator of the domain '{node.domain}', of which nothing is known here: export "
             "the network with standard operators"

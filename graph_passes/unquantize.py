@@ -49,7 +49,7 @@ _RANGES = {
 }  # fmt: skip
 
 _POSITIVE = {"Abs", "Exp", "HardSigmoid", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
-_POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Min", "Sum"}
+_POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Div", "Min", "Mul", "Sum"}
 _SHAPING = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _POSITIVE_IF_FIRST_IS = {
     *_SHAPING, "AveragePool", "DepthToSpace", "Expand", "Gather", "GlobalAveragePool",
@@ -121,6 +121,8 @@ def _is_positive(graph: gs.Graph, node: gs.Node, positive: set[str]) -> bool:
     if not isinstance(affine, str):
         grows = np.all(affine.scale >= 0) and np.all(affine.shift >= 0)
         return bool(grows) and affine.x.name in positive
+    if node.op == "Mul" and node.inputs[0] is node.inputs[1]:
+        return True
     read = [tensor.name in positive for tensor in node.inputs]
     if node.op in _POSITIVE_IF_FIRST_IS:
         border = constant_input(node, 2, 0.0) if node.op == "Pad" else np.zeros(())

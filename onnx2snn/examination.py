@@ -183,14 +183,14 @@ def require_activations(
         return
     found = other_activations(graph, unquantised, pools)
     has = "these activations:" if found else "no activations"
-    if hides_in_quantisation(graph, unquantised and not found):
-        has = f"QuantizeLinear, {IN_QUANTISATION}"
-    elif regions_to_approximate(graph) and not obstacles(graph, maxpool, approximated=True):
+    if regions_to_approximate(graph) and not obstacles(graph, maxpool, approximated=True):
         has = (
             "these activations; clips can stand in for those before the last layer (convert "
             "--approximate N --calibration DATA):"
         )
         found = analog_activations(graph)
+    elif hides_in_quantisation(graph, unquantised and not found):
+        has = f"QuantizeLinear, {IN_QUANTISATION}"
     raise UnsupportedModelError(
         "the model has no ReLU, and no clip to a positive constant, that could become "
         f"a spiking neuron; it has {has}",

@@ -16,6 +16,7 @@ from onnx2snn.graph_passes import (
     bound_activations,
     change_neurons,
     delay_read_out,
+    dequantize_layers,
     fold_batch_normalization,
     fold_constants,
     fold_forward,
@@ -37,6 +38,7 @@ from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool, require_channels
 from onnx2snn.graph_passes.spiking import (
@@ -150,10 +152,11 @@ class Network:
 
         It comes first, since what other passes change by rounding would change levels.
         """
-        if not any(node.op in ROUNDING for node in self.graph.nodes):
+        if not any(node.op in (*ROUNDING, *INTEGER_LAYERS) for node in self.graph.nodes):
             return
-        self._translated |= self.run([fold_constants, unquantize_activations])
-        if not self.reports[-1].changed:
+        leaving_out = [dequantize_layers, unquantize_activations]
+        self._translated |= self.run([fold_constants])
+        if not self.run(leaving_out):
             return
         agreement = self._compare(UNQUANTISED, self.original)
         self.unclipped = self.reference = self.current

@@ -176,7 +176,8 @@ def _verdict(
         return f"Converts{' with ' + ' '.join(options) if options else ' as it is'}."
     remedy = "".join(f"; with {remedy} it would" for remedy in remedies)
     if not blocking:
-        remedy = f"; it has QuantizeLinear, {IN_QUANTISATION}" if quantised else remedy
+        if quantised and not remedies:
+            remedy = f"; it has QuantizeLinear, {IN_QUANTISATION}"
         return f"Does not convert: it has no ReLU and no clip{remedy}."
     count = f"{blocking} nodes stand" if blocking > 1 else "1 node stands"
     return f"Does not convert: {count} in the way{remedy}."

@@ -10,6 +10,7 @@ from onnx2snn.graph_passes import (
     ModelError,
     bound_activations,
     canonicalise,
+    dequantize_layers,
     fold_batch_normalization,
     fold_constants,
     fold_forward,
@@ -83,7 +84,8 @@ OLD = {
 FOR_NETWORKS = (
     canonicalise, *CANONICAL_FORM, fold_batch_normalization, fold_forward, max_to_average_pool,
     partial(bound_activations, thresholds={}),
-    partial(approximate_activations, samples={}, clips=1), unquantize_activations,
+    partial(approximate_activations, samples={}, clips=1), dequantize_layers,
+    unquantize_activations,
 )  # fmt: skip
 
 

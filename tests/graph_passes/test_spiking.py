@@ -199,6 +199,18 @@ def test_quantized_layers_are_refused_as_such():
     assert all("before quantization" in reason for reason in reasons.values())
 
 
+def test_quantized_layers_of_onnx_runtime_are_refused_as_such():
+    body = (
+        "c = MatMul(x, w) a = Clip(c, zero, four) q = QuantizeLinear(a, four, whole) "
+        "p = com.microsoft.QLinearSigmoid(q, four, whole, four, whole) "
+        "m = DequantizeLinear(p, four, whole) n = MatMul(m, w) y = Clip(n, zero, four)"
+    )
+    weights = WEIGHTS | {"whole": np.uint8(0), "w": np.ones((3, 3), np.float32)}
+    g = graph(f"{SIGNATURE} {{ {body} }}", weights)
+    with pytest.raises(UnsupportedModelError, match="part of a quantized layer"):
+        activations_to_neurons(g)
+
+
 def test_what_comes_before_the_first_neuron_may_be_anything():
     g = graph(f"{SIGNATURE} {{ a = Sigmoid(x) b = Mul(a, x) y = Clip(b, zero, four) }}", WEIGHTS)
     assert activations_to_neurons(g)

@@ -10,7 +10,8 @@ from onnx2snn.graph_passes import infer_shapes, to_graph, to_model, verify
 
 def model(text, weights=None, opset=17):
     """A model from ONNX text ``name (inputs) => (outputs) {nodes}``; weights by name."""
-    parsed = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
+    versions = f'"": {opset}' + (', "com.microsoft": 1' if "com.microsoft" in text else "")
+    parsed = onnx.parser.parse_model(f"<ir_version: 8, opset_import: [{versions}]> {text}")
     for name, value in (weights or {}).items():
         parsed.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     onnx.checker.check_model(parsed)
@@ -29,14 +30,20 @@ def ops(graph):
     return [node.op for node in graph.nodes]
 
 
-def run(graph_or_model, *inputs, output=0):
-    """One of the outputs, the first if not said otherwise, on ONNX Runtime."""
+def run(graph_or_model, *inputs, output=0, optimised=True):
+    """One of the outputs, the first if not said otherwise, on ONNX Runtime.
+
+    ``optimised``: whether it may compute operators as others.
+    """
     proto = graph_or_model
     if not isinstance(proto, onnx.ModelProto):
         verify(proto)
         proto = to_model(proto)
+    options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [source.name for source in session.get_inputs()]
     return session.run(None, dict(zip(names, inputs, strict=False)))[output]

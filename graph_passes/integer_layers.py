@@ -1,0 +1,282 @@
+"""Write layers of whole numbers as layers of numbers between quantisers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import (
+    Editor,
+    constant_input,
+    constant_value,
+    is_graph_output,
+    leave_out,
+    maker_of,
+    optional_input,
+    replace_node,
+    require_opset,
+    tidy,
+)
+from .shapes import infer_shapes
+
+_MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a layer of whole numbers names what it reads.
+
+    ``op``: the layer of numbers. ``read``: the places of whole numbers, each followed by those of
+    their scale and zero point. ``made``: the place of the scale of the result, followed by its zero
+    point. ``bias``: the place of the bias in int32, whose scale is the product of the others.
+    """
+
+    op: str
+    read: tuple[int, ...]
+    made: int
+    domain: str = _MICROSOFT
+    bias: int | None = None
+
+
+_FORMS = {
+    "QLinearConv": _Form("Conv", (0, 3), 6, "", bias=8),
+    "QLinearMatMul": _Form("MatMul", (0, 3), 6, ""),
+    "QGemm": _Form("Gemm", (0, 3), 7, bias=6),
+    "QLinearAdd": _Form("Add", (0, 3), 6),
+    "QLinearMul": _Form("Mul", (0, 3), 6),
+    "QLinearAveragePool": _Form("AveragePool", (0,), 3),
+    "QLinearGlobalAveragePool": _Form("GlobalAveragePool", (0,), 3),
+    "QLinearLeakyRelu": _Form("LeakyRelu", (0,), 3),
+    "QLinearSigmoid": _Form("Sigmoid", (0,), 3),
+    "QLinearSoftmax": _Form("Softmax", (0,), 3),
+}
+
+_PRODUCTS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
+"""Of what DynamicQuantizeLinear makes, without the scales."""
+
+_MOVING = {
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape",
+    "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+}  # fmt: skip
+"""What makes of whole numbers others of the same scale (a Resize may round them)."""
+
+INTEGER_LAYERS = (*_FORMS, *_PRODUCTS, "QLinearConcat", "DynamicQuantizeLSTM")
+"""What ``dequantize_layers`` knows."""
+
+
+def dequantize_layers(graph: gs.Graph) -> bool:
+    """Layers of whole numbers -> layers of numbers, between QuantizeLinear and DequantizeLinear.
+
+        QLinearConv(q, w, b)          ->  QuantizeLinear(Conv(DequantizeLinear(q),
+                                              s_w (w - z_w), s_q s_w b))
+        MaxPool(QuantizeLinear(x))    ->  QuantizeLinear(MaxPool(DequantizeLinear(...)))
+        s s_w MatMulInteger(q, w)     ->  s_w MatMul(x, w - z_w)
+            of q, s, z = DynamicQuantizeLinear(x)
+
+    The first two are what ONNX Runtime's quantize_static writes as QOperator (besides QLinearConv:
+    QLinearMatMul, QGemm, QLinearAdd, QLinearMul, QLinearAveragePool, QLinearGlobalAveragePool,
+    QLinearConcat, QLinearLeakyRelu, QLinearSigmoid, QLinearSoftmax, and what only moves numbers);
+    they keep the network's function, but where rounding decides between two levels. The third is
+    what its quantize_dynamic writes (also ConvInteger and DynamicQuantizeLSTM); what quantising x
+    rounds is left out. Layers stay whose scales are not constant, or whose channels are last.
+    """
+    require_opset(graph)
+    editor, changed = Editor(graph), False
+    for node in list(graph.nodes):
+        if node.op in _FORMS and (node.domain or "") == _FORMS[node.op].domain:
+            changed |= _layer(editor, node, _FORMS[node.op])
+        elif node.op == "QLinearConcat" and node.domain == _MICROSOFT:
+            changed |= _concatenate(editor, node)
+        elif node.op == "DynamicQuantizeLSTM" and node.domain == _MICROSOFT:
+            changed |= _lstm(editor, node)
+        elif node.op in _MOVING and not node.domain and node.inputs:
+            changed |= _move(editor, node)
+        elif node.op in _PRODUCTS and not node.domain:
+            changed |= _product(editor, node)
+    if changed:
+        tidy(graph)
+        # Of the operators of ONNX Runtime's own it is not known what they make.
+        infer_shapes(graph)
+    return changed
+
+
+_Unit = tuple[gs.Constant, gs.Constant]
+"""A scale and a zero point, [] each where they are one for all."""
+
+
+def _layer(editor: Editor, node: gs.Node, form: _Form) -> bool:
+    """Write a layer with constant scales as one of numbers, its result quantised if it was."""
+    attrs = {n: v for n, v in node.attrs.items() if n not in ("channels_last", "opset")}
+    rank = len(node.inputs[0].shape or ())
+    # Before opset 13 a Softmax is one over all axes from one on.
+    over_last = node.attrs.get("opset", 13) >= 13 or attrs.get("axis", 1) in (-1, rank - 1)
+    if node.attrs.get("channels_last", 0) or not over_last:
+        return False
+    units = [unit for p in form.read if (unit := _unit(editor, node, p + 1)) is not None]
+    made, ends = _unit(editor, node, form.made), optional_input(node, form.made) is not None
+    given = None if form.bias is None else optional_input(node, form.bias)
+    bias = None if given is None else constant_value(given)
+    if len(units) < len(form.read) or units[0][0].shape or (given is not None and bias is None):
+        return False
+    if ends and (made is None or made[0].shape):
+        return False
+    columns = {"Conv": 0, "Gemm": 1 - attrs.get("transB", 0)}.get(form.op, -1)
+    inputs: list[gs.Tensor] = [
+        _numbers(editor, node, place, unit, columns)
+        for place, unit in zip(form.read, units, strict=True)
+    ]
+    if bias is not None:
+        scale = np.prod(np.broadcast_arrays(*(unit[0].values for unit in units)), axis=0)
+        values = bias * (attrs.get("alpha", 1.0) * scale.astype(np.float64))
+        inputs.append(editor.constant(f"{node.name}/bias", values.astype(scale.dtype)))
+    if made is None:
+        replace_node(node, form.op, inputs, attrs)
+    else:
+        _quantise(editor, node, form.op, inputs, attrs, made)
+    return True
+
+
+def _concatenate(editor: Editor, node: gs.Node) -> bool:
+    """QLinearConcat(s, z, q_1, s_1, z_1, ...) -> Concat of numbers, quantised."""
+    made, places = _unit(editor, node, 0), range(2, len(node.inputs), 3)
+    units = {p: unit for p in places if (unit := _unit(editor, node, p + 1)) is not None}
+    if made is None or len(units) < len(places) or any(u[0].shape for u in (made, *units.values())):
+        return False
+    inputs = [_numbers(editor, node, place, unit) for place, unit in units.items()]
+    _quantise(editor, node, "Concat", inputs, dict(node.attrs), made)
+    return True
+
+
+def _move(editor: Editor, node: gs.Node) -> bool:
+    """Let what only moves whole numbers move numbers, quantised behind it."""
+    quantiser = maker_of(node.inputs[0], "QuantizeLinear")
+    unit = None if quantiser is None else _unit(editor, quantiser, 1)
+    # That of a pool of which largest numbers were where is read as whole numbers.
+    if unit is None or unit[0].shape or (node.op == "MaxPool" and len(node.outputs) > 1):
+        return False
+    inputs: list[gs.Tensor] = [_numbers(editor, node, 0, unit), *node.inputs[1:]]
+    if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
+        border = constant_input(node, 2, 0)
+        if border is None:
+            return False
+        scale, zero = (tensor.values for tensor in unit)
+        number = (border.astype(np.float64) - zero) * scale
+        value = editor.constant(f"{node.name}/border", number.astype(scale.dtype).reshape(()))
+        inputs[2:3] = [value]
+    whole, moved = list(node.outputs), []
+    for tensor in whole:
+        moved.append(gs.Variable(editor.name(f"{tensor.name}/numbers")))
+    node.inputs, node.outputs = inputs, moved
+    for x, tensor in zip(moved, whole, strict=True):
+        name = editor.name(f"{tensor.name}/quantised")
+        editor.graph.nodes.append(gs.Node("QuantizeLinear", name, {}, [x, *unit], [tensor]))
+    return True
+
+
+def _product(editor: Editor, node: gs.Node) -> bool:
+    """Let a product with what is quantised anew in each run be one with numbers instead.
+
+    Its scale, which only then is known, must be a factor of all that reads the product.
+    """
+    operands = [o for place in (0, 1) if (o := _operand(editor, node, place)) is not None]
+    casts = node.outputs[0].outputs
+    results = [node.outputs[0], *(cast.outputs[0] for cast in casts)]
+    readers = [reader for tensor in results[1:] for reader in tensor.outputs]
+    if (
+        len(operands) < 2
+        or any(cast.op != "Cast" for cast in casts)
+        or any(is_graph_output(editor.graph, tensor) for tensor in results)
+    ):
+        return False
+    scales = [scale for _, scale in operands if scale is not None]
+    rests = [_besides(reader, scales, results) for reader in readers]
+    known = [rest for rest in rests if rest is not None and len(rest) < 2]
+    if len(known) < len(readers):
+        return False
+    name, numbers = f"{node.name}/numbers", [x for x, _ in operands]
+    product = editor.node(_PRODUCTS[node.op], name, numbers, dict(node.attrs))
+    for reader, rest in zip(readers, known, strict=True):
+        if rest:
+            replace_node(reader, "Mul", [product, *rest])
+        else:
+            leave_out(editor.graph, reader, product)
+    return True
+
+
+def _operand(
+    editor: Editor, node: gs.Node, place: int
+) -> tuple[gs.Tensor, gs.Tensor | None] | None:
+    """The numbers that a product reads, and their scale if it is not theirs; None if not known."""
+    quantiser = maker_of(node.inputs[place], "DynamicQuantizeLinear")
+    if quantiser is not None:
+        _, scale, zero = quantiser.outputs
+        same = optional_input(node, place + 2) is zero
+        return (quantiser.inputs[0], scale) if same else None
+    whole, zero = constant_value(node.inputs[place]), constant_input(node, place + 2, 0)
+    if whole is None or zero is None:
+        return None
+    if node.op == "ConvInteger":
+        zero = zero.reshape(-1, *[1] * (whole.ndim - 1))
+    values = whole.astype(np.float32) - zero.astype(np.float32)
+    return editor.constant(f"{node.name}/{place}", values), None
+
+
+def _lstm(editor: Editor, node: gs.Node) -> bool:
+    """DynamicQuantizeLSTM, of weights [directions, inputs, gates] in 8 bits -> LSTM."""
+    weights: list[gs.Tensor] = []
+    for place, scaled, name in ((1, 8, "W"), (2, 10, "R")):
+        read = [constant_value(node.inputs[index]) for index in (place, scaled, scaled + 1)]
+        whole, scale, zero = (np.empty(0) if value is None else value for value in read)
+        if not whole.size * scale.size * zero.size:
+            return False
+        # One for each direction, or for each of its gates.
+        scale, zero = (value.reshape(len(whole), 1, -1) for value in (scale, zero))
+        numbers = (whole.astype(scale.dtype) - zero.astype(scale.dtype)) * scale
+        weights.append(editor.constant(f"{node.name}/{name}", numbers.transpose(0, 2, 1)))
+    replace_node(node, "LSTM", [node.inputs[0], *weights, *node.inputs[3:8]], dict(node.attrs))
+    return True
+
+
+def _besides(
+    node: gs.Node, scales: Sequence[gs.Tensor], results: Sequence[gs.Tensor]
+) -> list[gs.Tensor] | None:
+    """What a product is multiplied by besides its scales; None where these are no factors."""
+    others = [tensor for tensor in node.inputs if all(tensor is not own for own in results)]
+    maker = maker_of(others[0], "Mul") if len(others) == 1 else None
+    if node.op != "Mul" or node.domain or maker is None:
+        return None
+    left = list(maker.inputs)
+    for scale in scales:
+        places = [place for place, tensor in enumerate(left) if tensor is scale]
+        if not places:
+            return None
+        del left[places[0]]
+    return left
+
+
+def _unit(editor: Editor, node: gs.Node, place: int) -> _Unit | None:
+    """The scale that a node reads and the zero point behind it; None where not constant."""
+    given = [optional_input(node, place), optional_input(node, place + 1)]
+    values = [None if tensor is None else constant_value(tensor) for tensor in given]
+    constants = [
+        editor.constant(f"{node.name}/{name}", value.reshape(()) if value.size == 1 else value)
+        for name, value in zip(("scale", "zero_point"), values, strict=True)
+        if value is not None
+    ]
+    return (constants[0], constants[1]) if len(constants) == 2 else None
+
+
+def _numbers(editor: Editor, node: gs.Node, place: int, unit: _Unit, axis: int = -1) -> gs.Variable:
+    """The numbers that whole numbers which a node reads stand for."""
+    attrs = {"axis": axis} if unit[0].shape else {}
+    name = f"{node.name}/{place}"
+    return editor.node("DequantizeLinear", name, [node.inputs[place], *unit], attrs)
+
+
+def _quantise(
+    editor: Editor, node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict, made: _Unit
+) -> None:
+    """Let a node quantise what an operator makes of numbers."""
+    result = editor.node(op, f"{node.name}/numbers", inputs, attrs)
+    replace_node(node, "QuantizeLinear", [result, *made])

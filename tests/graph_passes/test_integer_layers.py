@@ -1,0 +1,225 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, model, ops, run
+
+from onnx2snn.graph_passes import dequantize_layers
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(-64, 64, (5, 2, 6, 6)).astype(np.float32) / 16
+ROWS = X.reshape(5, -1)[:, :6]
+# Scales are powers of two and zero points even, so that ties go the same way everywhere.
+NUMBERS = {
+    "s": np.float32(1 / 16), "z": np.uint8(64), "t": np.float32(1 / 4), "u": np.uint8(6),
+    "k": RNG.integers(-8, 8, (3, 2, 3, 3)).astype(np.int8),
+    "ks": np.float32([1 / 8, 1 / 4, 1 / 2]), "kz": np.int8([0, 0, 0]),
+    "b": np.array([100, -50, 7], np.int32),
+    "w": RNG.integers(0, 16, (6, 3)).astype(np.uint8), "ws": np.float32(1 / 8), "wz": np.uint8(8),
+    "wt": RNG.integers(0, 16, (3, 6)).astype(np.uint8),
+    "wzs": np.array([7, 8, 9], np.uint8), "v": RNG.integers(-8, 8, (6, 3)).astype(np.int8),
+    "vs": np.float32([1 / 8, 1 / 4, 1 / 2]), "vz": np.int8([0, 0, 0]),
+    "c": RNG.integers(0, 255, (2, 1, 1)).astype(np.uint8), "border": np.uint8(72),
+    "pads": np.int64([0, 0, 1, 1, 0, 0, 2, 2]), "flat": np.int64([0, -1]),
+    "one": np.int64([1]), "minus": np.int64([-1]), "halves": np.int64([1, 1]),
+    "scales": np.float32([1, 1, 2, 2]), "third": np.float32([0.5, -0.5, 1.5]),
+}  # fmt: skip
+LAYERS = {
+    "QLinearConv": ("Conv", "r = QLinearConv<pads = [1, 1, 1, 1], strides = [2, 2]>"
+                            "(q, s, z, k, ks, kz, t, u, b)"),
+    "QLinearConv without a bias": ("Conv", "r = QLinearConv(q, s, z, k, ks, kz, t, u)"),
+    "QLinearAdd": ("Add", "r = com.microsoft.QLinearAdd(q, s, z, q, s, z, t, u)"),
+    "QLinearAdd of a constant": ("Add", "r = com.microsoft.QLinearAdd(q, s, z, c, t, u, t, u)"),
+    "QLinearMul": ("Mul", "r = com.microsoft.QLinearMul(q, s, z, c, t, u, t, u)"),
+    "QLinearAveragePool": ("AveragePool", "r = com.microsoft.QLinearAveragePool"
+        "<kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1>"
+        "(q, s, z, t, u)"),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool",
+        "r = com.microsoft.QLinearGlobalAveragePool<channels_last = 0>(q, s, z, t, u)"),
+    "QLinearLeakyRelu": ("LeakyRelu",
+                         "r = com.microsoft.QLinearLeakyRelu<alpha = 0.125>(q, s, z, t, u)"),
+    "QLinearConcat": ("Concat", "p = com.microsoft.QLinearAdd(q, s, z, c, t, u, t, u) "
+        "r = com.microsoft.QLinearConcat<axis = 1>(t, u, q, s, z, p, t, u, c1, t, u)"),
+    "QLinearSigmoid": ("Sigmoid", "r = com.microsoft.QLinearSigmoid(q, s, z, t, u)"),
+}  # fmt: skip
+DENSE = {
+    "QLinearMatMul": ("MatMul", "r = QLinearMatMul(q, s, z, w, ws, wz, t, u)"),
+    "QLinearMatMul per column": ("MatMul", "r = QLinearMatMul(q, s, z, v, vs, vz, t, u)"),
+    "QGemm": ("Gemm", "r = com.microsoft.QGemm<alpha = 0.5>(q, s, z, w, ws, wz, b, t, u)"),
+    "QGemm, transposed": ("Gemm", "r = com.microsoft.QGemm<transB = 1>"
+                                  "(q, s, z, wt, ws, wz, b, t, u)"),
+    "QGemm per column": ("Gemm", "r = com.microsoft.QGemm(q, s, z, v, vs, vz, b, t, u)"),
+    "QLinearSoftmax": ("Softmax",
+                       "r = com.microsoft.QLinearSoftmax<axis = -1, opset = 17>(q, s, z, t, u)"),
+    "QLinearSoftmax of an old file": ("Softmax", "r = com.microsoft.QLinearSoftmax"
+                                                 "<axis = 1, opset = 11>(q, s, z, t, u)"),
+}  # fmt: skip
+
+
+def layers(body, x="N, 2, 6, 6", **own):
+    text = f"g (float[{x}] x) => (float y) {{ q = QuantizeLinear(x, s, z) {body} "
+    made = "" if "y = " in body else "y = DequantizeLinear(r, t, u)"
+    extra = {"c1": np.broadcast_to(NUMBERS["c"], (5, 2, 6, 6))}
+    g = graph(text + made + " }", NUMBERS | extra | own)
+    g.outputs[0].shape = None
+    return g
+
+
+@pytest.mark.parametrize("name", LAYERS | DENSE)
+def test_a_layer_of_whole_numbers(name):
+    op, body = (LAYERS | DENSE)[name]
+    g, x = layers(body, *(["N, 6"] if name in DENSE else [])), ROWS if name in DENSE else X
+    before = run(g, x)
+    assert np.ptp(before) > 0
+    changes_once(dequantize_layers, g)
+    assert op in ops(g)
+    assert set(ops(g)) <= {op, "Add", "QuantizeLinear", "DequantizeLinear"}
+    np.testing.assert_array_equal(run(g, x, optimised=False), before)
+
+
+def test_a_layer_that_makes_numbers():
+    """A QGemm without a scale for its result."""
+    g = layers("y = com.microsoft.QGemm(q, s, z, w, ws, wz, b)", "N, 6")
+    before = run(g, ROWS)
+    changes_once(dequantize_layers, g)
+    assert ops(g) == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Gemm"]
+    np.testing.assert_array_equal(run(g, ROWS, optimised=False), before)
+
+
+MOVES = (
+    "MaxPool<kernel_shape = [2, 2], pads = [1, 0, 0, 0]>(q)", "Pad(q, pads, border)",
+    "Pad(q, pads)", 'Pad<mode = "reflect">(q, pads)', "Reshape(q, flat)", "Flatten(q)",
+    "Transpose<perm = [0, 2, 3, 1]>(q)", "Slice(q, one, minus, one)", "Gather<axis = 1>(q, one)",
+    'Resize<mode = "nearest">(q, , scales)',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_what_only_moves_whole_numbers(move):
+    g = layers(f"p = {move} r = Identity(p) y = DequantizeLinear(r, s, z)")
+    before = run(g, X)
+    changes_once(dequantize_layers, g)
+    assert ops(g).count("QuantizeLinear") == 3
+    np.testing.assert_array_equal(run(g, X, optimised=False), before)
+    # What is between a quantiser and the next is numbers.
+    kinds = {node.op: node.inputs[0].dtype for node in g.nodes}
+    assert kinds[move[: min(map(move.find, "<("), key=lambda n: n if n > 0 else 99)]] == np.float32
+
+
+def test_whole_numbers_split():
+    g = layers("p, o = Split<axis = 1>(q, halves) r = com.microsoft.QLinearAdd(p, s, z, o, s, z, "
+               "t, u)")  # fmt: skip
+    before = run(g, X)
+    changes_once(dequantize_layers, g)
+    assert ops(g).count("QuantizeLinear") == 4
+    np.testing.assert_array_equal(run(g, X, optimised=False), before)
+
+
+DYNAMIC = (
+    "g (float[N, 6] x) => (float[N, 3] y) { q, s, z = DynamicQuantizeLinear(x) f = Mul(s, ws) "
+    "i = MatMulInteger(q, w, z, %s) c = Cast<to = 1>(i) m = Mul(c, f) y = Add(m, third) }"
+)
+
+
+@pytest.mark.parametrize("zero", ["wz", "wzs", ""])
+def test_a_product_with_what_is_quantised_anew_each_time(zero):
+    numbers = {name: NUMBERS[name] for name in ("w", "ws", "wz", "wzs", "third")}
+    g = graph((DYNAMIC % zero).replace(", )", ")"), numbers)
+    before = run(g, ROWS)
+    changes_once(dequantize_layers, g)
+    assert ops(g) == ["MatMul", "Mul", "Add"]
+    zeros = NUMBERS[zero].astype(np.float32) if zero else 0
+    wanted = ROWS @ (NUMBERS["w"] - zeros) * NUMBERS["ws"] + NUMBERS["third"]
+    np.testing.assert_array_equal(run(g, ROWS), wanted)
+    np.testing.assert_allclose(before, wanted, atol=0.02 * np.ptp(wanted))
+
+
+def test_convolutions_with_what_is_quantised_anew_each_time():
+    """Two that read the same, one with a zero point for each channel."""
+    text = (
+        "g (float[N, 2, 6, 6] x) => (float[N, 3, 3, 3] y) { q, s, z = DynamicQuantizeLinear(x) "
+        "f = Mul(ws, s) i = ConvInteger<pads = [1, 1, 1, 1], strides = [2, 2]>(q, k, z, kz) "
+        "c = Cast<to = 1>(i) m = Mul(f, c) j = ConvInteger<pads = [1, 1, 1, 1], strides = [2, 2]>"
+        "(q, k, z) d = Cast<to = 1>(j) n = Mul(d, f) y = Add(m, n) }"
+    )
+    zeros = np.int8([1, 2, 3])
+    g = graph(text, {"ws": NUMBERS["ws"], "k": NUMBERS["k"], "kz": zeros})
+    changes_once(dequantize_layers, g)
+    assert ops(g) == ["Conv", "Mul", "Conv", "Mul", "Add"]
+    conv = "<pads = [1, 1, 1, 1], strides = [2, 2]>"
+    text = f"g (float[N, 2, 6, 6] x) => (float[N, 3, 3, 3] y) {{ y = Conv{conv}(x, k) }}"
+    k = NUMBERS["k"].astype(np.float32) / 8
+    wanted = run(model(text, {"k": 2 * k - zeros.reshape(-1, 1, 1, 1) / np.float32(8)}), X)
+    np.testing.assert_array_equal(run(g, X), wanted)
+
+
+@pytest.mark.parametrize("other", ["x", "w"])
+def test_both_factors_quantised_anew_each_time(other):
+    """As quantize_dynamic does with weights that it does not know to be constant."""
+    text = (
+        "g (float[6, 6] x) => (float[6, 6] y) { q, s, z = DynamicQuantizeLinear(x) "
+        f"p, t, u = DynamicQuantizeLinear({other}) f = Mul(t, s) i = MatMulInteger(q, p, z, u) "
+        "c = Cast<to = 1>(i) y = Mul(c, f) }"
+    )
+    x = ROWS[:1].T @ ROWS[1:2] / 16
+    numbers = {"w": RNG.normal(size=(6, 6)).astype(np.float32)} if other == "w" else {}
+    g = graph(text, numbers)
+    before = run(g, x)
+    changes_once(dequantize_layers, g)
+    assert ops(g) == ["MatMul"]
+    wanted = x @ numbers.get(other, x)
+    np.testing.assert_allclose(run(g, x), wanted, rtol=1e-5)
+    np.testing.assert_allclose(before, wanted, atol=0.02 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("per_gate", [False, True])
+def test_a_recurrent_layer_with_what_is_quantised_anew_each_time(per_gate):
+    text = (
+        "g (float[4, N, 3] x) => (float[4, 2, N, 2] y) "
+        '{ y, h = com.microsoft.DynamicQuantizeLSTM<hidden_size = 2, direction = "bidirectional">'
+        "(x, w, r, b, , , , , ws, wz, rs, rz) }"
+    )
+    shape = (2, 8) if per_gate else (2,)
+    # Of gates of their own scales ONNX Runtime takes weights around 0 alone.
+    dtype, zero = (np.int8, 0) if per_gate else (np.uint8, 131)
+    numbers = {}
+    for name, inputs in (("w", 3), ("r", 2)):
+        numbers[name] = (RNG.integers(-120, 120, (2, inputs, 8)) + zero).astype(dtype)
+        numbers[f"{name}s"] = RNG.uniform(0.005, 0.01, shape).astype(np.float32)
+        numbers[f"{name}z"] = np.full(shape, zero, dtype)
+    numbers["b"] = RNG.normal(size=(2, 16)).astype(np.float32)
+    g = graph(text, numbers)
+    x = RNG.normal(size=(4, 5, 3)).astype(np.float32)
+    before = run(g, x)
+    changes_once(dequantize_layers, g)
+    assert ops(g) == ["LSTM"]
+    np.testing.assert_allclose(run(g, x), before, atol=0.01)
+
+
+LEFT_ALONE = {
+    "channels last": "r = com.microsoft.QLinearGlobalAveragePool<channels_last = 1>(q, s, z, t, u)",
+    "an old Softmax": "r = com.microsoft.QLinearSoftmax<axis = 1, opset = 12>(q, s, z, t, u)",
+    "a scale that is computed": "o = Shape(x) e = Gather(o, one) f = Cast<to = 1>(e) "
+        "h = Squeeze(f) r = com.microsoft.QLinearAdd(q, h, z, q, s, z, t, u)",
+    "a scale of the result that is computed": "o = Shape(x) e = Gather(o, one) f = Cast<to = 1>(e) "
+        "h = Squeeze(f) r = com.microsoft.QLinearConcat<axis = 1>(h, u, q, s, z, q, s, z)",
+    "where the largest are": "r, i = MaxPool<kernel_shape = [2, 2]>(q) j = Cast<to = 1>(i) "
+        "o = DequantizeLinear(r, s, z) y = Add(j, o)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_layers_that_stay(body):
+    assert dequantize_layers(layers(body)) is False
+
+
+@pytest.mark.parametrize("changed", [
+    ("y = Add(m, third)", "n = Add(m, third) y = Add(n, c)"),
+    ("f = Mul(s, ws)", "f = Add(s, ws)"),
+    ("f = Mul(s, ws)", "f = Mul(ws, ws)"),
+    ("MatMulInteger(q, w, z, wz)", "MatMulInteger(q, w, wz, wz)"),
+    ("c = Cast<to = 1>(i)", "j = Add(i, i) c = Cast<to = 1>(j)"),
+    ("(float[N, 3] y)", "(float[N, 3] y, int32[N, 3] i)"),
+    ("(float[N, 3] y)", "(float[N, 3] y, float[N, 3] c)"),
+])  # fmt: skip
+def test_products_that_stay(changed):
+    numbers = {name: NUMBERS[name] for name in ("w", "ws", "wz", "third")}
+    assert dequantize_layers(graph((DYNAMIC % "wz").replace(*changed), numbers)) is False
