@@ -3,7 +3,10 @@
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes import dequantize_layers, to_graph, upgrade_opset
 from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
+from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.limits import bytes_of, shapes_from_inputs
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
 
@@ -36,12 +39,21 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
     fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
     once = max(filter(None, fixed), default=1)
     try:
-        each = bytes_of_tensors(model, once, shapes) / once
+        each = bytes_of_tensors(_of_numbers(model), once, shapes) / once
     except ModelError:
         # Data that does not fit, which a run says in other words.
         return MOST_SAMPLES
     most = int(np.clip(MOST_BYTES // max(each, 1), 1, MOST_SAMPLES))
     return max(most // once, 1) * once
+
+
+def _of_numbers(model: ModelParts) -> ModelParts:
+    """Of ONNX Runtime's own layers of whole numbers it is not known how large results are."""
+    if not any(node.op_type in INTEGER_LAYERS for node in model.structure.graph.node):
+        return model
+    graph = to_graph(upgrade_opset(model))
+    dequantize_layers(graph)
+    return to_parts(graph)
 
 
 def _fixed_batch(info: onnx.ValueInfoProto) -> int | None:

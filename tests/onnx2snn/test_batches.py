@@ -41,6 +41,20 @@ def test_whole_batches_of_a_network_that_fixes_their_size(monkeypatch, batch, ro
     assert samples_at_once(parts(f"{batch}, 3, 8, 8"), from_arrays(X), None) == wanted
 
 
+def test_layers_of_whole_numbers(monkeypatch):
+    """Of ONNX Runtime's own, of which shape inference knows nothing."""
+    text = (
+        "net (float[N, 3, 8, 8] x) => (float[N, 3, 1, 1] y) { q = QuantizeLinear(x, s, z) "
+        "a = com.microsoft.QLinearAdd(q, s, z, q, s, z, s, z) b = DequantizeLinear(a, s, z) "
+        "y = GlobalAveragePool(b) }"
+    )
+    quantised = detach(model(text, {"s": np.float32(1), "z": np.uint8(0)}))
+    # x, q, both operands, their sum, what it is in 8 bits and again as numbers, and y.
+    each = 3 * 64 * (5 * 4 + 2) + 3 * 4
+    monkeypatch.setattr(batches, "MOST_BYTES", int(each * 7.5))
+    assert samples_at_once(quantised, from_arrays(X), None) == 7
+
+
 def test_inputs_over_time_have_one_axis_more(monkeypatch):
     monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * 7.5))
     assert samples_at_once(parts("N, 3, H, W"), from_arrays(X[None]), None) == 7
