@@ -20,8 +20,6 @@ from .editing import (
 )
 from .shapes import infer_shapes
 
-_MICROSOFT = "com.microsoft"
-
 
 @dataclass(frozen=True)
 class _Form:
@@ -35,13 +33,12 @@ class _Form:
     op: str
     read: tuple[int, ...]
     made: int
-    domain: str = _MICROSOFT
     bias: int | None = None
 
 
 _FORMS = {
-    "QLinearConv": _Form("Conv", (0, 3), 6, "", bias=8),
-    "QLinearMatMul": _Form("MatMul", (0, 3), 6, ""),
+    "QLinearConv": _Form("Conv", (0, 3), 6, bias=8),
+    "QLinearMatMul": _Form("MatMul", (0, 3), 6),
     "QGemm": _Form("Gemm", (0, 3), 7, bias=6),
     "QLinearAdd": _Form("Add", (0, 3), 6),
     "QLinearMul": _Form("Mul", (0, 3), 6),
@@ -84,11 +81,11 @@ def dequantize_layers(graph: gs.Graph) -> bool:
     require_opset(graph)
     editor, changed = Editor(graph), False
     for node in list(graph.nodes):
-        if node.op in _FORMS and (node.domain or "") == _FORMS[node.op].domain:
+        if node.op in _FORMS:
             changed |= _layer(editor, node, _FORMS[node.op])
-        elif node.op == "QLinearConcat" and node.domain == _MICROSOFT:
+        elif node.op == "QLinearConcat":
             changed |= _concatenate(editor, node)
-        elif node.op == "DynamicQuantizeLSTM" and node.domain == _MICROSOFT:
+        elif node.op == "DynamicQuantizeLSTM":
             changed |= _lstm(editor, node)
         elif node.op in _MOVING and not node.domain and node.inputs:
             changed |= _move(editor, node)
@@ -156,7 +153,7 @@ def _move(editor: Editor, node: gs.Node) -> bool:
     if unit is None or unit[0].shape or (node.op == "MaxPool" and len(node.outputs) > 1):
         return False
     inputs: list[gs.Tensor] = [_numbers(editor, node, 0, unit), *node.inputs[1:]]
-    if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
+    if node.op == "Pad":
         border = constant_input(node, 2, 0)
         if border is None:
             return False
@@ -183,20 +180,14 @@ def _product(editor: Editor, node: gs.Node) -> bool:
     casts = node.outputs[0].outputs
     results = [node.outputs[0], *(cast.outputs[0] for cast in casts)]
     readers = [reader for tensor in results[1:] for reader in tensor.outputs]
-    if (
-        len(operands) < 2
-        or any(cast.op != "Cast" for cast in casts)
-        or any(is_graph_output(editor.graph, tensor) for tensor in results)
-    ):
-        return False
     scales = [scale for _, scale in operands if scale is not None]
-    rests = [_besides(reader, scales, results) for reader in readers]
-    known = [rest for rest in rests if rest is not None and len(rest) < 2]
-    if len(known) < len(readers):
+    rests = [r for node in readers if (r := _besides(node, scales, results)) is not None]
+    seen = any(is_graph_output(editor.graph, tensor) for tensor in results)
+    if len(operands) < 2 or not scales or len(rests) < len(readers) or seen:
         return False
     name, numbers = f"{node.name}/numbers", [x for x, _ in operands]
     product = editor.node(_PRODUCTS[node.op], name, numbers, dict(node.attrs))
-    for reader, rest in zip(readers, known, strict=True):
+    for reader, rest in zip(readers, rests, strict=True):
         if rest:
             replace_node(reader, "Mul", [product, *rest])
         else:
@@ -214,7 +205,8 @@ def _operand(
         same = optional_input(node, place + 2) is zero
         return (quantiser.inputs[0], scale) if same else None
     whole, zero = constant_value(node.inputs[place]), constant_input(node, place + 2, 0)
-    if whole is None or zero is None:
+    # One for each row, of the first, is not known here.
+    if whole is None or zero is None or (place == 0 and zero.size > 1):
         return None
     if node.op == "ConvInteger":
         zero = zero.reshape(-1, *[1] * (whole.ndim - 1))
@@ -244,7 +236,7 @@ def _besides(
     """What a product is multiplied by besides its scales; None where these are no factors."""
     others = [tensor for tensor in node.inputs if all(tensor is not own for own in results)]
     maker = maker_of(others[0], "Mul") if len(others) == 1 else None
-    if node.op != "Mul" or node.domain or maker is None:
+    if node.op != "Mul" or maker is None:
         return None
     left = list(maker.inputs)
     for scale in scales:

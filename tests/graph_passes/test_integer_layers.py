@@ -15,6 +15,12 @@ NUMBERS = {
     "b": np.array([100, -50, 7], np.int32),
     "w": RNG.integers(0, 16, (6, 3)).astype(np.uint8), "ws": np.float32(1 / 8), "wz": np.uint8(8),
     "wt": RNG.integers(0, 16, (3, 6)).astype(np.uint8),
+    "s1": np.float32([1 / 16]), "z1": np.uint8([64]), "t1": np.float32([1 / 4]),
+    "u1": np.uint8([6]), "one_s": np.float32([1 / 8]), "one_z": np.int8([0]),
+    "vt": RNG.integers(-8, 8, (3, 6)).astype(np.int8),
+    "two_s": np.float32([1 / 8, 1 / 4]), "two_z": np.uint8([64, 64]),
+    "rows_s": np.full(6, 1 / 8, np.float32), "rows_z": np.full(6, 64, np.uint8),
+    "three": np.int64([1, 2, 3]),
     "wzs": np.array([7, 8, 9], np.uint8), "v": RNG.integers(-8, 8, (6, 3)).astype(np.int8),
     "vs": np.float32([1 / 8, 1 / 4, 1 / 2]), "vz": np.int8([0, 0, 0]),
     "c": RNG.integers(0, 255, (2, 1, 1)).astype(np.uint8), "border": np.uint8(72),
@@ -26,6 +32,10 @@ LAYERS = {
     "QLinearConv": ("Conv", "r = QLinearConv<pads = [1, 1, 1, 1], strides = [2, 2]>"
                             "(q, s, z, k, ks, kz, t, u, b)"),
     "QLinearConv without a bias": ("Conv", "r = QLinearConv(q, s, z, k, ks, kz, t, u)"),
+    "QLinearConv, one scale for all": ("Conv",
+                                       "r = QLinearConv(q, s, z, k, one_s, one_z, t, u, b)"),
+    "QLinearConv, scales of one axis": ("Conv",
+                                        "r = QLinearConv(q, s1, z1, k, ks, kz, t1, u1)"),
     "QLinearAdd": ("Add", "r = com.microsoft.QLinearAdd(q, s, z, q, s, z, t, u)"),
     "QLinearAdd of a constant": ("Add", "r = com.microsoft.QLinearAdd(q, s, z, c, t, u, t, u)"),
     "QLinearMul": ("Mul", "r = com.microsoft.QLinearMul(q, s, z, c, t, u, t, u)"),
@@ -47,6 +57,8 @@ DENSE = {
     "QGemm, transposed": ("Gemm", "r = com.microsoft.QGemm<transB = 1>"
                                   "(q, s, z, wt, ws, wz, b, t, u)"),
     "QGemm per column": ("Gemm", "r = com.microsoft.QGemm(q, s, z, v, vs, vz, b, t, u)"),
+    "QGemm, transposed, per column": ("Gemm", "r = com.microsoft.QGemm<transB = 1>"
+                                              "(q, s, z, vt, vs, vz, b, t, u)"),
     "QLinearSoftmax": ("Softmax",
                        "r = com.microsoft.QLinearSoftmax<axis = -1, opset = 17>(q, s, z, t, u)"),
     "QLinearSoftmax of an old file": ("Softmax", "r = com.microsoft.QLinearSoftmax"
@@ -201,6 +213,21 @@ LEFT_ALONE = {
         "h = Squeeze(f) r = com.microsoft.QLinearAdd(q, h, z, q, s, z, t, u)",
     "a scale of the result that is computed": "o = Shape(x) e = Gather(o, one) f = Cast<to = 1>(e) "
         "h = Squeeze(f) r = com.microsoft.QLinearConcat<axis = 1>(h, u, q, s, z, q, s, z)",
+    "a scale for each row": "r = QLinearMatMul(q, rows_s, rows_z, w, ws, wz, t, u)",
+    "scales of the result": "r = QLinearConv(q, s, z, k, ks, kz, two_s, two_z)",
+    "a bias that is computed": "o = Shape(x) e = Gather(o, three) i = Cast<to = 6>(e) "
+        "r = QLinearConv(q, s, z, k, ks, kz, t, u, i)",
+    "scales of a part": "r = com.microsoft.QLinearConcat<axis = 1>(t, u, q, two_s, two_z)",
+    "a scale of a part that is computed": "o = Shape(x) e = Gather(o, one) f = Cast<to = 1>(e) "
+        "h = Squeeze(f) r = com.microsoft.QLinearConcat<axis = 1>(t, u, q, h, z)",
+    "moved, of several scales": "p = QuantizeLinear<axis = 1>(x, two_s, two_z) "
+        "e = Transpose(p) f = Cast<to = 1>(e) y = Neg(f)",
+    "moved by what is no standard operator": "r = com.microsoft.Pad(q, pads)",
+    "a border that is computed": "o = Shape(x) e = Gather(o, one) f = Cast<to = 2>(e) "
+        "h = Squeeze(f) r = Pad(q, pads, h)",
+    "a recurrent layer of a scale that is computed": "o = Shape(x) e = Gather(o, one) "
+        "f = Cast<to = 1>(e) y = com.microsoft.DynamicQuantizeLSTM<hidden_size = 1>"
+        "(x, w, w, , , , , , f, wz, ws, wz)",
     "where the largest are": "r, i = MaxPool<kernel_shape = [2, 2]>(q) j = Cast<to = 1>(i) "
         "o = DequantizeLinear(r, s, z) y = Add(j, o)",
 }  # fmt: skip
@@ -215,11 +242,29 @@ def test_layers_that_stay(body):
     ("y = Add(m, third)", "n = Add(m, third) y = Add(n, c)"),
     ("f = Mul(s, ws)", "f = Add(s, ws)"),
     ("f = Mul(s, ws)", "f = Mul(ws, ws)"),
+    ("m = Mul(c, f)", "m = Sub(c, f)"),
+    ("m = Mul(c, f)", "m = Mul(c, c)"),
+    ("i = MatMulInteger(q, w, z, wz)", "i = MatMulInteger(wt, w, wz, wz)"),
     ("MatMulInteger(q, w, z, wz)", "MatMulInteger(q, w, wz, wz)"),
     ("c = Cast<to = 1>(i)", "j = Add(i, i) c = Cast<to = 1>(j)"),
     ("(float[N, 3] y)", "(float[N, 3] y, int32[N, 3] i)"),
     ("(float[N, 3] y)", "(float[N, 3] y, float[N, 3] c)"),
 ])  # fmt: skip
 def test_products_that_stay(changed):
-    numbers = {name: NUMBERS[name] for name in ("w", "ws", "wz", "third")}
+    numbers = {name: NUMBERS[name] for name in ("w", "ws", "wz", "third", "wt")}
     assert dequantize_layers(graph((DYNAMIC % "wz").replace(*changed), numbers)) is False
+
+
+@pytest.mark.parametrize(("zero", "changes"), [("wz", True), ("wzs", False)])
+def test_constants_that_are_multiplied_from_the_left(zero, changes):
+    """Not with a zero point for each row."""
+    text = (
+        "g (float[6, 4] x) => (float[3, 4] y) { q, s, z = DynamicQuantizeLinear(x) f = Mul(s, ws) "
+        f"i = MatMulInteger(wt, q, {zero}, z) c = Cast<to = 1>(i) y = Mul(c, f) }}"
+    )
+    g = graph(text, {name: NUMBERS[name] for name in ("wt", "ws", zero)})
+    x = ROWS[:4].T
+    wanted = (NUMBERS["wt"].astype(np.float32) - NUMBERS["wz"]) @ x * NUMBERS["ws"]
+    assert dequantize_layers(g) == changes
+    if changes:
+        np.testing.assert_array_equal(run(g, x), wanted)
