@@ -6,7 +6,7 @@ The passes, in order:
     fold_constants             Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
     fix_reshapes               Reshape to sizes from Shape(x) -> to constants, -1 for an open one;
                                Squeeze of all axes of size 1 -> of these
-    dequantize_weights         DequantizeLinear(constants) -> constants
+    dequantize_weights         DequantizeLinear, QuantizeLinear(constants) -> constants
     remove_no_ops              Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
     sink_transposes            NHWC graphs: Transposes move down until they cancel
     unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands

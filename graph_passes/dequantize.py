@@ -6,23 +6,27 @@ import onnx_graphsurgeon as gs
 
 from .editing import constant_value, disconnect, require_opset, tidy
 
+_WHOLE = (np.int8, np.uint8, np.int16, np.uint16)
+
 
 def dequantize_weights(graph: gs.Graph) -> bool:
     """DequantizeLinear(constants) -> (q - zero_point) scale, per tensor, axis or block.
 
-    onnx-graphsurgeon never folds it, and ONNX Runtime, where it stays, may fuse it with a
-    MatMul in a way that rounds activations too.
+    And QuantizeLinear(constants) -> q = round(x / scale) + zero_point, as weights are written that
+    were rounded in training. onnx-graphsurgeon folds neither, and ONNX Runtime, where they stay,
+    may fuse them with a MatMul in a way that rounds activations too.
     """
     require_opset(graph)
     changed = False
     for node in list(graph.nodes):
-        if node.op != "DequantizeLinear" or node.domain:
+        if node.op not in ("DequantizeLinear", "QuantizeLinear") or node.domain:
             continue
         given = [tensor for tensor in node.inputs if not tensor.is_empty()]
         values = [value for t in given if (value := constant_value(t)) is not None]
         if len(values) < len(given):
             continue
-        weights = _dequantized(node, *values)
+        function = _dequantized if node.op == "DequantizeLinear" else _quantized
+        weights = function(node, *values)
         if weights is not None:
             # In its place, as it may be an output of the graph.
             node.outputs[0].to_constant(weights)
@@ -39,18 +43,34 @@ def _dequantized(
     """The numbers, in the scale's type if no other is asked for; None for a form not known here."""
     if q.dtype.kind not in "iu" or scale.dtype.kind != "f":
         return None
-    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
-
-    def spread(value: np.ndarray) -> np.ndarray:
-        if value.size == 1:
-            return value.reshape(())
-        if block:
-            return np.repeat(value, block, axis).take(range(q.shape[axis]), axis)
-        return value.reshape([-1 if place == axis % q.ndim else 1 for place in range(q.ndim)])
-
     shifted = q.astype(np.float64)
     if zero_point is not None:
-        shifted = shifted - spread(zero_point.astype(np.float64))
+        shifted = shifted - _spread(node, zero_point.astype(np.float64), q.shape)
     to = node.attrs.get("output_dtype", 0)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(int(to)) if to else scale.dtype
-    return np.asarray((shifted * spread(scale.astype(np.float64))).astype(dtype))
+    return np.asarray((shifted * _spread(node, scale.astype(np.float64), q.shape)).astype(dtype))
+
+
+def _quantized(
+    node: gs.Node, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Whole numbers of the zero point's type, or that asked for; None for a form not known here."""
+    to = node.attrs.get("output_dtype", 0) or onnx.TensorProto.UINT8
+    zero = np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(int(to)))
+    zero = zero if zero_point is None else zero_point
+    if x.dtype.kind != "f" or scale.dtype != x.dtype or zero.dtype not in _WHOLE:
+        return None
+    whole = np.rint(x / _spread(node, scale, x.shape)).astype(np.float64)
+    ends = np.iinfo(zero.dtype)
+    shifted = whole + _spread(node, zero.astype(np.float64), x.shape)
+    return np.asarray(np.clip(shifted, ends.min, ends.max).astype(zero.dtype))
+
+
+def _spread(node: gs.Node, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Scales or zero points, one for all, an axis or a block, against a tensor of a shape."""
+    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
+    if value.size == 1:
+        return value.reshape(())
+    if block:
+        return np.repeat(value, block, axis).take(range(shape[axis]), axis)
+    return value.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])

@@ -53,12 +53,19 @@ _PRODUCTS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 """Of what DynamicQuantizeLinear makes, without the scales."""
 
 _MOVING = {
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape",
-    "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "ReduceMax",
+    "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
 }  # fmt: skip
 """What makes of whole numbers others of the same scale (a Resize may round them)."""
 
-INTEGER_LAYERS = (*_FORMS, *_PRODUCTS, "QLinearConcat", "DynamicQuantizeLSTM")
+_TOGETHER = {"Concat", "Max", "Min"}
+"""The same, of several of one scale."""
+
+_FUSED = {"DynamicQuantizeMatMul": (2, 3, 4), "MatMulIntegerToFloat": (3, 5, 6)}
+"""The places of scale and zero point of the weights, and of a bias."""
+
+INTEGER_LAYERS = (*_FORMS, *_PRODUCTS, *_FUSED, "QLinearConcat", "DynamicQuantizeLSTM")
 """What ``dequantize_layers`` knows."""
 
 
@@ -87,7 +94,9 @@ def dequantize_layers(graph: gs.Graph) -> bool:
             changed |= _concatenate(editor, node)
         elif node.op == "DynamicQuantizeLSTM":
             changed |= _lstm(editor, node)
-        elif node.op in _MOVING and not node.domain and node.inputs:
+        elif node.op in _FUSED:
+            changed |= _fused(editor, node, *_FUSED[node.op])
+        elif node.op in (*_MOVING, *_TOGETHER) and not node.domain and node.inputs:
             changed |= _move(editor, node)
         elif node.op in _PRODUCTS and not node.domain:
             changed |= _product(editor, node)
@@ -110,13 +119,13 @@ def _layer(editor: Editor, node: gs.Node, form: _Form) -> bool:
     over_last = node.attrs.get("opset", 13) >= 13 or attrs.get("axis", 1) in (-1, rank - 1)
     if node.attrs.get("channels_last", 0) or not over_last:
         return False
-    units = [unit for p in form.read if (unit := _unit(editor, node, p + 1)) is not None]
-    made, ends = _unit(editor, node, form.made), optional_input(node, form.made) is not None
+    units = [unit for p in form.read if (unit := _unit_of(editor, node, p)) is not None]
     given = None if form.bias is None else optional_input(node, form.bias)
     bias = None if given is None else constant_value(given)
     if len(units) < len(form.read) or units[0][0].shape or (given is not None and bias is None):
         return False
-    if ends and (made is None or made[0].shape):
+    made = _unit(editor, node, form.made, units[0][1].dtype)
+    if optional_input(node, form.made) is not None and (made is None or made[0].shape):
         return False
     columns = {"Conv": 0, "Gemm": 1 - attrs.get("transB", 0)}.get(form.op, -1)
     inputs: list[gs.Tensor] = [
@@ -136,8 +145,9 @@ def _layer(editor: Editor, node: gs.Node, form: _Form) -> bool:
 
 def _concatenate(editor: Editor, node: gs.Node) -> bool:
     """QLinearConcat(s, z, q_1, s_1, z_1, ...) -> Concat of numbers, quantised."""
-    made, places = _unit(editor, node, 0), range(2, len(node.inputs), 3)
-    units = {p: unit for p in places if (unit := _unit(editor, node, p + 1)) is not None}
+    places = range(2, len(node.inputs), 3)
+    units = {p: unit for p in places if (unit := _unit_of(editor, node, p)) is not None}
+    made = _unit(editor, node, 0, node.inputs[2].dtype)
     if made is None or len(units) < len(places) or any(u[0].shape for u in (made, *units.values())):
         return False
     inputs = [_numbers(editor, node, place, unit) for place, unit in units.items()]
@@ -146,13 +156,21 @@ def _concatenate(editor: Editor, node: gs.Node) -> bool:
 
 
 def _move(editor: Editor, node: gs.Node) -> bool:
-    """Let what only moves whole numbers move numbers, quantised behind it."""
-    quantiser = maker_of(node.inputs[0], "QuantizeLinear")
-    unit = None if quantiser is None else _unit(editor, quantiser, 1)
+    """Let what only moves whole numbers of one scale move numbers, quantised behind it."""
+    places = range(len(node.inputs) if node.op in _TOGETHER else 1)
+    makers = [maker_of(node.inputs[place], "QuantizeLinear") for place in places]
+    units = [
+        None if maker is None else _unit(editor, maker, 1, maker.outputs[0].dtype)
+        for maker in makers
+    ]
+    unit = units[0]
     # That of a pool of which largest numbers were where is read as whole numbers.
     if unit is None or unit[0].shape or (node.op == "MaxPool" and len(node.outputs) > 1):
         return False
-    inputs: list[gs.Tensor] = [_numbers(editor, node, 0, unit), *node.inputs[1:]]
+    if any(other is None or not _are_one(unit, other) for other in units):
+        return False
+    inputs: list[gs.Tensor] = [_numbers(editor, node, place, unit) for place in places]
+    inputs += node.inputs[len(inputs) :]
     if node.op == "Pad":
         border = constant_input(node, 2, 0)
         if border is None:
@@ -166,9 +184,14 @@ def _move(editor: Editor, node: gs.Node) -> bool:
         moved.append(gs.Variable(editor.name(f"{tensor.name}/numbers")))
     node.inputs, node.outputs = inputs, moved
     for x, tensor in zip(moved, whole, strict=True):
+        tensor.dtype = unit[1].dtype
         name = editor.name(f"{tensor.name}/quantised")
         editor.graph.nodes.append(gs.Node("QuantizeLinear", name, {}, [x, *unit], [tensor]))
     return True
+
+
+def _are_one(unit: _Unit, other: _Unit) -> bool:
+    return all(np.array_equal(a.values, b.values) for a, b in zip(unit, other, strict=True))
 
 
 def _product(editor: Editor, node: gs.Node) -> bool:
@@ -214,6 +237,30 @@ def _operand(
     return editor.constant(f"{node.name}/{place}", values), None
 
 
+def _fused(editor: Editor, node: gs.Node, scaled: int, zeroed: int, added: int) -> bool:
+    """What ONNX Runtime makes of a MatMulInteger and what multiplies it -> MatMul, Add.
+
+    ``scaled``, ``zeroed``, ``added``: the places of what belongs to the weights.
+    """
+    x, quantiser = node.inputs[0], maker_of(node.inputs[0], "DynamicQuantizeLinear")
+    whole, scale = (constant_value(node.inputs[place]) for place in (1, scaled))
+    zero, bias = constant_input(node, zeroed, 0), optional_input(node, added)
+    if whole is None or scale is None or zero is None:
+        return False
+    if node.op == "MatMulIntegerToFloat":
+        if quantiser is None or [node.inputs[2], node.inputs[4]] != quantiser.outputs[1:]:
+            return False
+        x = quantiser.inputs[0]
+    numbers = (whole.astype(scale.dtype) - zero.astype(scale.dtype)) * scale
+    product = [x, editor.constant(f"{node.name}/weights", numbers)]
+    if bias is None:
+        replace_node(node, "MatMul", product)
+    else:
+        result = editor.node("MatMul", f"{node.name}/numbers", product)
+        replace_node(node, "Add", [result, bias])
+    return True
+
+
 def _lstm(editor: Editor, node: gs.Node) -> bool:
     """DynamicQuantizeLSTM, of weights [directions, inputs, gates] in 8 bits -> LSTM."""
     weights: list[gs.Tensor] = []
@@ -235,10 +282,10 @@ def _besides(
 ) -> list[gs.Tensor] | None:
     """What a product is multiplied by besides its scales; None where these are no factors."""
     others = [tensor for tensor in node.inputs if all(tensor is not own for own in results)]
-    maker = maker_of(others[0], "Mul") if len(others) == 1 else None
-    if node.op != "Mul" or maker is None:
+    if node.op != "Mul" or len(others) != 1:
         return None
-    left = list(maker.inputs)
+    maker = maker_of(others[0], "Mul")
+    left = others if maker is None else list(maker.inputs)
     for scale in scales:
         places = [place for place, tensor in enumerate(left) if tensor is scale]
         if not places:
@@ -247,16 +294,28 @@ def _besides(
     return left
 
 
-def _unit(editor: Editor, node: gs.Node, place: int) -> _Unit | None:
-    """The scale that a node reads and the zero point behind it; None where not constant."""
-    given = [optional_input(node, place), optional_input(node, place + 1)]
-    values = [None if tensor is None else constant_value(tensor) for tensor in given]
-    constants = [
-        editor.constant(f"{node.name}/{name}", value.reshape(()) if value.size == 1 else value)
-        for name, value in zip(("scale", "zero_point"), values, strict=True)
-        if value is not None
-    ]
-    return (constants[0], constants[1]) if len(constants) == 2 else None
+def _unit_of(editor: Editor, node: gs.Node, place: int) -> _Unit | None:
+    """Those of whole numbers that a node reads before them."""
+    return _unit(editor, node, place + 1, node.inputs[place].dtype)
+
+
+def _unit(editor: Editor, node: gs.Node, place: int, kind: np.dtype | None) -> _Unit | None:
+    """The scale that a node reads and the zero point behind it; None where not constant.
+
+    ``kind``: the type of whole numbers, if known, of which 0 is one that is left out.
+    """
+    given, behind = (optional_input(node, place + index) for index in (0, 1))
+    scale = None if given is None else constant_value(given)
+    none = np.zeros((), np.uint8 if kind is None else kind)
+    zero = none if behind is None else constant_value(behind)
+    if scale is None or zero is None:
+        return None
+    if scale.size == zero.size == 1:
+        scale, zero = scale.reshape(()), zero.reshape(())
+    else:
+        scale, zero = np.broadcast_arrays(scale, zero)
+    names = (f"{node.name}/scale", f"{node.name}/zero_point")
+    return editor.constant(names[0], scale), editor.constant(names[1], zero)
 
 
 def _numbers(editor: Editor, node: gs.Node, place: int, unit: _Unit, axis: int = -1) -> gs.Variable:
@@ -272,3 +331,4 @@ def _quantise(
     """Let a node quantise what an operator makes of numbers."""
     result = editor.node(op, f"{node.name}/numbers", inputs, attrs)
     replace_node(node, "QuantizeLinear", [result, *made])
+    node.outputs[0].dtype = made[1].dtype

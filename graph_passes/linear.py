@@ -119,7 +119,7 @@ _ADVICE = {
     "Clip": "not linear in the spikes: its bounds must be constants",
     **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
     **dict.fromkeys(
-        ("QuantizeLinear", "DynamicQuantizeLinear"),
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
         "it rounds activations: export the network before quantization, or fold the "
         "quantization of activations away",
     ),

@@ -26,6 +26,7 @@ from .editing import (
 )
 from .limits import WEIGHTED
 from .linear import MAX_POOLS, SHAPE_OPS, why_not_affine
+from .ranges import ANY, OF_FIRST, SHAPING, Range, range_of
 from .regions import before_weights, downstream
 from .shapes import infer_shapes
 from .thresholds import is_non_negative
@@ -46,15 +47,6 @@ _TYPES = onnx.TensorProto
 _RANGES = {
     _TYPES.UINT4: (0, 15), _TYPES.UINT8: (0, 255), _TYPES.UINT16: (0, 65535),
     _TYPES.INT4: (-8, 7), _TYPES.INT8: (-128, 127), _TYPES.INT16: (-32768, 32767),
-}  # fmt: skip
-
-_POSITIVE = {"Abs", "Exp", "HardSigmoid", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
-_POSITIVE_IF_ALL_ARE = {"Add", "Concat", "Div", "Min", "Mul", "Sum"}
-_SHAPING = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-_POSITIVE_IF_FIRST_IS = {
-    *_SHAPING, "AveragePool", "DepthToSpace", "Expand", "Gather", "GlobalAveragePool",
-    "GlobalMaxPool", "MaxPool", "Pad", "ReduceMax", "ReduceMean", "ReduceSum", "Resize", "Slice",
-    "SpaceToDepth", "Split", "Tile",
 }  # fmt: skip
 
 
@@ -95,42 +87,26 @@ def unquantize_activations(graph: gs.Graph) -> bool:
             changed = True
     if changed:
         tidy(graph)
-    positive, clips = set[str](), dict[tuple[str, float, float], gs.Node]()
+    ranges, clips = dict[str, Range](), dict[tuple[str, float, float], gs.Node]()
     for node in list(graph.nodes):
-        if node.domain or between.isdisjoint(tensor.name for tensor in node.outputs):
+        if node.domain:
             continue
-        if node.op == "DequantizeLinear" and (levels := _levels_of(node)) is not None:
-            _leave_out_levels(graph, editor, node, levels, levels.x.name in positive, clips)
+        inside = not between.isdisjoint(tensor.name for tensor in node.outputs)
+        levels = _levels_of(node) if node.op == "DequantizeLinear" else None
+        found = ANY if levels is None else (float(levels.low), float(levels.high))
+        if levels is not None and inside:
+            positive = ranges.get(levels.x.name, ANY)[0] >= 0
+            _leave_out_levels(graph, editor, node, levels, positive, clips)
             changed = True
-        elif node.op in _STEPS:
+        elif inside and node.op in _STEPS:
             changed |= _leave_out_steps(graph, editor, node, varying)
-        if _is_positive(graph, node, positive):
-            positive.update(tensor.name for tensor in node.outputs)
+        if node.op != "DequantizeLinear" and node.outputs:
+            found = range_of(graph, node, ranges)
+        # None where it was left out.
+        ranges |= dict.fromkeys((tensor.name for tensor in node.outputs), found)
     if changed:
         tidy(graph)
     return changed
-
-
-def _is_positive(graph: gs.Graph, node: gs.Node, positive: set[str]) -> bool:
-    """Whether a node makes no negative numbers, as far as is known of what it reads."""
-    if not node.outputs:
-        return False
-    if is_non_negative(graph, node) or node.op in _POSITIVE:
-        return True
-    affine = affine_of(graph, node)
-    if not isinstance(affine, str):
-        grows = np.all(affine.scale >= 0) and np.all(affine.shift >= 0)
-        return bool(grows) and affine.x.name in positive
-    if node.op == "Mul" and node.inputs[0] is node.inputs[1]:
-        return True
-    read = [tensor.name in positive for tensor in node.inputs]
-    if node.op in _POSITIVE_IF_FIRST_IS:
-        border = constant_input(node, 2, 0.0) if node.op == "Pad" else np.zeros(())
-        # That of a Resize is read in one mode alone.
-        outside = node.attrs.get("extrapolation_value", 0.0) if node.op == "Resize" else 0.0
-        overshoots = outside < 0 or (node.op == "Resize" and node.attrs.get("mode") == "cubic")
-        return read[0] and not overshoots and border is not None and bool(np.all(border >= 0))
-    return (node.op == "Max" and any(read)) or (node.op in _POSITIVE_IF_ALL_ARE and all(read))
 
 
 # Rounding -------------------------------------------------------------------------------------
@@ -211,7 +187,7 @@ def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
     while waiting:
         for reader in waiting.pop().outputs:
             scaled = not isinstance(affine_of(graph, reader), str)
-            if scaled or reader.op in _SHAPING:
+            if scaled or reader.op in SHAPING:
                 found.add(reader.outputs[0].name)
                 waiting.append(reader.outputs[0])
     return found
@@ -227,7 +203,7 @@ def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
         seen.add(id(maker))
         if maker.op in _CUTS:
             return True
-        if maker.op in _POSITIVE_IF_FIRST_IS:
+        if maker.op in OF_FIRST:
             waiting.append(maker.inputs[0])
         elif maker.op in ("Add", "Sub", "Sum") or not isinstance(affine_of(graph, maker), str):
             waiting += maker.inputs

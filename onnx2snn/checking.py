@@ -24,7 +24,10 @@ NOT_CHECKED = (
 )
 """What is said of a rewriting on which two networks could not be compared."""
 
-TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-3}
+TOLERANCE = {
+    **dict.fromkeys((np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.float16)), 3e-2),
+    **dict.fromkeys((np.dtype(np.float32), np.dtype(np.float64)), 1e-3),
+}
 """Largest relative error of outputs that counts as rounding, by the network's type."""
 
 ROUNDINGS = 10
@@ -140,10 +143,15 @@ class Differences:
         self._power: dict[str, float] = {}
 
     def add(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> None:
-        """Add the floating-point outputs that both have, by name."""
+        """Add the floating-point outputs that both have, by name, and those in 8 or 16 bits.
+
+        Larger integers are places, such as classes.
+        """
         for name, a in before.items():
             b = after.get(name)
-            if b is None or not isinstance(a, np.ndarray) or a.dtype.kind != "f":
+            if b is None or not isinstance(a, np.ndarray):
+                continue
+            if a.dtype.kind != "f" and (a.dtype.kind not in "iu" or a.dtype.itemsize > 2):
                 continue
             a = a.astype(np.float64)
             # Where the ANN itself overflows, so should the other.

@@ -17,6 +17,7 @@ from onnx2snn.graph_passes import (
     change_neurons,
     delay_read_out,
     dequantize_layers,
+    dequantize_weights,
     fold_batch_normalization,
     fold_constants,
     fold_forward,
@@ -25,6 +26,7 @@ from onnx2snn.graph_passes import (
     max_to_spiking_pool,
     neuron_nodes,
     nonlinear_to_means,
+    remove_no_ops,
     run_passes,
     set_initial_potential,
     thresholds_to_spiking,
@@ -154,9 +156,11 @@ class Network:
         """
         if not any(node.op in (*ROUNDING, *INTEGER_LAYERS) for node in self.graph.nodes):
             return
-        leaving_out = [dequantize_layers, unquantize_activations]
-        self._translated |= self.run([fold_constants])
-        if not self.run(leaving_out):
+        # These do not round; PyTorch puts a Cast to the same type behind each quantiser.
+        self._translated |= self.run([fold_constants, remove_no_ops])
+        left_out = self.run([dequantize_layers])
+        self._translated |= self.run([dequantize_weights])
+        if not self.run([unquantize_activations]) and not left_out:
             return
         agreement = self._compare(UNQUANTISED, self.original)
         self.unclipped = self.reference = self.current

@@ -35,3 +35,38 @@ def test_weights_that_are_an_output():
     for place in (0, 1):
         np.testing.assert_array_equal(run(g, X, output=place), before[place])
     np.testing.assert_array_equal(before[1], [0, 0.5, -2])
+
+
+@pytest.mark.parametrize("dtype", [None, np.int8, np.uint8, np.int16])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_weights_that_were_rounded_in_training(dtype, axis):
+    """Whole numbers of numbers, and numbers again, as exporters of such training write them."""
+    sizes = [] if axis is None else [(4, 3)[axis]]
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(4, 3)).astype(np.float32) * 9,
+        "scale": rng.uniform(0.05, 0.1, sizes).astype(np.float32),
+        "zero": rng.integers(1, 9, sizes).astype(dtype or np.uint8),
+    }
+    read = "scale, zero" if dtype else "scale"
+    given = "" if axis is None else f"<axis = {axis}>"
+    text = (
+        "g (float[N, 4] x) => (float[N, 3] y) "
+        f"{{ q = QuantizeLinear{given}(w, {read}) v = DequantizeLinear{given}(q, {read}) "
+        "y = MatMul(x, v) }"
+    )
+    g = graph(text, weights, opset=21)
+    x = np.eye(4, dtype=np.float32)
+    before = run(g, x, optimised=False)
+    changes_once(dequantize_weights, g)
+    assert ops(g) == ["MatMul"]
+    np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_numbers_that_are_rounded_to_types_without_names_stay():
+    text = (
+        "g (float[N, 4] x) => (float[N, 3] y) { q = QuantizeLinear<output_dtype = 21>(w, scale) "
+        "v = DequantizeLinear(q, scale) y = MatMul(x, v) }"
+    )
+    g = graph(text, {"w": np.ones((4, 3), np.float32), "scale": np.float32(1)}, opset=21)
+    assert dequantize_weights(g) is False

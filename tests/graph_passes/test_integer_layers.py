@@ -36,6 +36,8 @@ LAYERS = {
                                        "r = QLinearConv(q, s, z, k, one_s, one_z, t, u, b)"),
     "QLinearConv, scales of one axis": ("Conv",
                                         "r = QLinearConv(q, s1, z1, k, ks, kz, t1, u1)"),
+    "QLinearConv, one zero point for all scales": ("Conv",
+                                                   "r = QLinearConv(q, s, z, k, ks, one_z, t, u)"),
     "QLinearAdd": ("Add", "r = com.microsoft.QLinearAdd(q, s, z, q, s, z, t, u)"),
     "QLinearAdd of a constant": ("Add", "r = com.microsoft.QLinearAdd(q, s, z, c, t, u, t, u)"),
     "QLinearMul": ("Mul", "r = com.microsoft.QLinearMul(q, s, z, c, t, u, t, u)"),
@@ -100,7 +102,7 @@ MOVES = (
     "MaxPool<kernel_shape = [2, 2], pads = [1, 0, 0, 0]>(q)", "Pad(q, pads, border)",
     "Pad(q, pads)", 'Pad<mode = "reflect">(q, pads)', "Reshape(q, flat)", "Flatten(q)",
     "Transpose<perm = [0, 2, 3, 1]>(q)", "Slice(q, one, minus, one)", "Gather<axis = 1>(q, one)",
-    'Resize<mode = "nearest">(q, , scales)',
+    'Resize<mode = "nearest">(q, , scales)', "ReduceMax<axes = [2, 3]>(q)", "ReduceMin(q)",
 )  # fmt: skip
 
 
@@ -114,6 +116,41 @@ def test_what_only_moves_whole_numbers(move):
     # What is between a quantiser and the next is numbers.
     kinds = {node.op: node.inputs[0].dtype for node in g.nodes}
     assert kinds[move[: min(map(move.find, "<("), key=lambda n: n if n > 0 else 99)]] == np.float32
+
+
+@pytest.mark.parametrize("op", ["Concat<axis = 1>", "Max", "Min"])
+def test_what_moves_whole_numbers_of_one_scale_together(op):
+    body = "d = Neg(x) p = QuantizeLinear(d, s, z) r = %s(q, p) y = DequantizeLinear(r, s, z)"
+    g = layers(body % op)
+    before = run(g, X)
+    changes_once(dequantize_layers, g)
+    assert ops(g).count("QuantizeLinear") == 3
+    np.testing.assert_array_equal(run(g, X, optimised=False), before)
+    for scale in ("t, z", "s, u"):
+        assert dequantize_layers(layers((body % op).replace("(d, s, z)", f"(d, {scale})"))) is False
+    assert dequantize_layers(layers(f"r = {op}(q, c1) y = DequantizeLinear(r, s, z)")) is False
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_zero_points_that_are_left_out(dtype):
+    """They are 0, of the type of what is read."""
+    zero = {"z": dtype(0), "c": NUMBERS["c"].astype(dtype)}
+    g = layers("p = com.microsoft.QLinearAdd(q, s, z, c, t, z, t) "
+               "r = MaxPool<kernel_shape = [2, 2]>(p) y = DequantizeLinear(r, t)",
+               **zero)  # fmt: skip
+    before = run(g, X)
+    assert np.ptp(before) > 0
+    changes_once(dequantize_layers, g)
+    assert "QLinearAdd" not in ops(g)
+    np.testing.assert_array_equal(run(g, X, optimised=False), before)
+
+
+def test_a_zero_point_that_a_quantiser_leaves_out():
+    g = layers("p = QuantizeLinear(x, s) r = MaxPool<kernel_shape = [2, 2]>(p) "
+               "y = DequantizeLinear(r, s)")  # fmt: skip
+    before = run(g, X)
+    changes_once(dequantize_layers, g)
+    np.testing.assert_array_equal(run(g, X, optimised=False), before)
 
 
 def test_whole_numbers_split():
@@ -161,6 +198,54 @@ def test_convolutions_with_what_is_quantised_anew_each_time():
     k = NUMBERS["k"].astype(np.float32) / 8
     wanted = run(model(text, {"k": 2 * k - zeros.reshape(-1, 1, 1, 1) / np.float32(8)}), X)
     np.testing.assert_array_equal(run(g, X), wanted)
+
+
+FUSED = {
+    "DynamicQuantizeMatMul": "y = com.microsoft.DynamicQuantizeMatMul(x, w, ws, wz)",
+    "with a bias": "y = com.microsoft.DynamicQuantizeMatMul(x, w, ws, wz, third)",
+    "MatMulIntegerToFloat": "q, s, z = DynamicQuantizeLinear(x) "
+        "y = com.microsoft.MatMulIntegerToFloat(q, w, s, ws, z, wz)",
+    "with a bias, per column": "q, s, z = DynamicQuantizeLinear(x) "
+        "y = com.microsoft.MatMulIntegerToFloat(q, v, s, vs, z, vz, third)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", FUSED.values(), ids=FUSED)
+def test_what_onnx_runtime_makes_of_products(body):
+    names = ("w", "ws", "wz", "v", "vs", "vz", "third")
+    text = f"g (float[N, 6] x) => (float[N, 3] y) {{ {body} }}"
+    g = graph(text, {name: NUMBERS[name] for name in names})
+    before = run(g, ROWS)
+    changes_once(dequantize_layers, g)
+    assert ops(g) == (["MatMul", "Add"] if "third" in body else ["MatMul"])
+    own = "v" if "vs" in body else "w"
+    whole, scale, zero = (NUMBERS[f"{own}{name}"] for name in ("", "s", "z"))
+    wanted = ROWS @ (whole.astype(np.float32) - zero) * scale + NUMBERS["third"] * ("third" in body)
+    np.testing.assert_array_equal(run(g, ROWS), wanted)
+    np.testing.assert_allclose(before, wanted, atol=0.02 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize(("name", "changed"), [
+    ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, ws, ws, z, wz)")),
+    ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, s, ws, wz, wz)")),
+    ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, s, s, z, wz)")),
+    ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(w, w, s, ws, z, wz)")),
+])  # fmt: skip
+def test_what_onnx_runtime_makes_of_others_stays(name, changed):
+    text = f"g (float[6, 6] x) => (float[6, 3] y) {{ {FUSED[name].replace(*changed)} }}"
+    numbers = {name: NUMBERS[name] for name in ("w", "ws", "wz")}
+    assert dequantize_layers(graph(text, numbers)) is False
+
+
+def test_a_product_is_multiplied_by_one_scale_after_the_other():
+    text = DYNAMIC.replace("f = Mul(s, ws) ", "").replace(
+        "m = Mul(c, f)", "f = Mul(c, s) m = Mul(f, ws)"
+    )
+    g = graph(text % "wz", {name: NUMBERS[name] for name in ("w", "ws", "wz", "third")})
+    changes_once(dequantize_layers, g)
+    assert ops(g) == ["MatMul", "Mul", "Add"]
+    wanted = ROWS @ (NUMBERS["w"].astype(np.float32) - 8) * NUMBERS["ws"] + NUMBERS["third"]
+    np.testing.assert_array_equal(run(g, ROWS), wanted)
 
 
 @pytest.mark.parametrize("other", ["x", "w"])

@@ -519,7 +519,9 @@ def test_what_keeps_the_sign_needs_no_clip(between):
     "positive",
     ["d = Abs(c)", "d = Exp(c)", "d = HardSigmoid(c)", "d = Softplus(c)", "e = Abs(c) d = Sqrt(e)",
      "r = Relu(c) e = Abs(c) d = Sum(r, e)", "d = Mul(c, c)", "r = Relu(c) d = Mul(r, r)",
-     "r = Relu(c) e = Exp(c) d = Div(r, e)"],
+     "r = Relu(c) e = Exp(c) d = Div(r, e)", "e = Erf(c) d = Add(e, one)",
+     "e = Sigmoid(c) d = Sub(one, e)", "e = Softmax(c) q1 = QuantizeLinear(e, step, z) "
+     "d = DequantizeLinear(q1, step, z)"],
 )  # fmt: skip
 def test_functions_that_are_never_negative_need_no_clip(positive):
     g = quantised(positive, opset=17)

@@ -507,7 +507,8 @@ def test_a_statically_quantised_network(tmp_path, form, levels):
     quantize_static(plain, quantised, Reader(), quant_format=form, activation_type=levels)
     operators = {node.op_type for node in onnx.load(quantised).graph.node}
     assert ("QLinearConv" if form is QuantFormat.QOperator else "DequantizeLinear") in operators
-    conversion = convert(quantised)
+    # QOperator leaves batch normalization, and with it the ReLU, in numbers.
+    conversion = convert(quantised, calibration=DATA, recipe="opi")
     assert len(conversion.neurons) == 1
     got = SpikingSession(conversion.model).run(X, 64).output
     wanted = SpikingSession(convert(plain, calibration=DATA, recipe="opi").model).run(X, 64).output
@@ -528,6 +529,35 @@ def test_a_dynamically_quantised_network(tmp_path, calibration):
     wanted = SpikingSession(convert(plain, recipe="opi").model).run(X, 64).output
     assert relative_error({"y": wanted}, {"y": got}) < 0.1
     assert "the ANN's activations are quantised" in conversion.notes[0]
+
+
+def test_quantisers_as_pytorch_exports_them():
+    """With a Cast to the type that whole numbers have between them."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 2] y) { c = MatMul(x, w) q = QuantizeLinear(c, s, z) "
+        "r = Cast<to = 2>(q) a = DequantizeLinear(r, s, z) y = MatMul(a, v) }"
+    )
+    levels = {"s": np.float32(1 / 128), "z": np.uint8(0)}
+    ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in "wv"} | levels)
+    (neurons,) = convert(ann).neurons
+    assert neurons.threshold == 255 / 128
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "uint16"])
+def test_what_quantised_outputs_cost(kind):
+    """What is quantised there is compared, too; places, such as classes, are not."""
+    text = (
+        f"net (float[N, 4] x) => ({kind}[N, 2] y, int64[N] k) {{ c = MatMul(x, w) "
+        "q = QuantizeLinear(c, s, z) a = DequantizeLinear(q, s, z) b = MatMul(a, v) "
+        "y = QuantizeLinear(b, t, n) k = ArgMax<axis = 1, keepdims = 0>(b) }"
+    )
+    levels = {"s": np.float32(1 / 8), "z": np.uint8(0), "t": np.float32(1 / 8),
+              "n": np.zeros((), kind)}  # fmt: skip
+    ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in "wv"} | levels, opset=21)
+    data = from_arrays(X.reshape(50, -1)[:, :4])
+    first, *_ = convert(ann, calibration=data, recipe="opi").agreements
+    assert first.change == "quantised activations -> clips"
+    assert 0.001 < first.error < 0.5
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
