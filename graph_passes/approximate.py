@@ -192,42 +192,63 @@ def _between(root: gs.Tensor, last: gs.Node) -> list[gs.Node]:
     return list(nodes.values())
 
 
-def approximate_activations(
+@dataclass(frozen=True)
+class ClipFit:
+    """A piecewise linear function: float64 knots k, ascending, and its values y there, [clips + 1].
+
+    Beyond the first and the last knot it is constant.
+    """
+
+    knots: np.ndarray
+    values: np.ndarray
+
+
+def fit_clips(
     graph: gs.Graph,
     samples: Mapping[str, np.ndarray],
     clips: int,
     found: list[str] | None = None,
-) -> bool:
-    """f(x) -> y_0 + sum of s_i clip(x - k_i; 0, k_(i+1) - k_i), i = 1 to ``clips``.
+) -> dict[str, ClipFit]:
+    """The functions of ``clips`` pieces nearest to those of regions, by the regions' names.
 
-    The knots k and the slopes s minimise the squared error over ``samples``: values of x
-    from data, by the name of the region, as ``regions_to_approximate`` names it. Outside
-    the samples' range the result is constant. A line for each region that says its error
-    is appended to ``found``. Raises ``UnsupportedModelError`` for a function that is not
+    Knots and values minimise the squared error over ``samples``: values of x from data, by the
+    name of the region, as ``regions_to_approximate`` names it. A line for each region that says
+    its error is appended to ``found``. Raises ``UnsupportedModelError`` for a function that is not
     finite all over that range, ``DataError`` for fewer clips than 1.
     """
     require_whole("clips", clips, 1)
-    require_opset(graph)
-    editor = Editor(graph)
     wanted = [r for r in regions_to_approximate(graph) if r.name in samples]
-    # All before any is replaced, since regions may overlap.
     places = [_places(samples[region.name]) for region in wanted]
     curves = [_evaluate(r, x, graph.opset) for r, x in zip(wanted, places, strict=True)]
-    ops = [region.op for region in wanted]
     _require_finite(wanted, places, curves)
-    for region, op, x, y in zip(wanted, ops, places, curves, strict=True):
+    fits = {}
+    for region, x, y in zip(wanted, places, curves, strict=True):
         weights = _weights(samples[region.name], x)
         knots = _fit_knots(x, y, weights, clips)
         values = _fit_values(x, y, weights, knots)
+        fits[region.name] = ClipFit(knots, values)
         error = np.interp(x, knots, values) - y
         if found is not None:
             rms = float(np.sqrt((weights * error**2).sum()))
             found.append(
-                f"{op} '{region.name}': {clips} clips over [{x[0]:.4g}, {x[-1]:.4g}], "
+                f"{region.op} '{region.name}': {clips} clips over [{x[0]:.4g}, {x[-1]:.4g}], "
                 f"RMS error {rms:.2g}, largest {np.abs(error).max():.2g}, "
                 f"of values from {y.min():.4g} to {y.max():.4g}"
             )
-        _replace(editor, region, knots, values)
+    return fits
+
+
+def approximate_activations(graph: gs.Graph, fits: Mapping[str, ClipFit]) -> bool:
+    """f(x) -> y_0 + sum of s_i clip(x - k_i; 0, k_(i+1) - k_i), i = 1 to the number of clips.
+
+    ``fits``: what ``fit_clips`` found, by the names of the regions.
+    """
+    require_opset(graph)
+    editor = Editor(graph)
+    # All before any is replaced, since regions may overlap.
+    wanted = [r for r in regions_to_approximate(graph) if r.name in fits]
+    for region in wanted:
+        _replace(editor, region, fits[region.name])
     tidy(graph)
     return bool(wanted)
 
@@ -348,7 +369,7 @@ def _moved(knots: np.ndarray, index: int, share: float, low: float, high: float)
     return moved
 
 
-def _replace(editor: Editor, region: ScalarRegion, knots: np.ndarray, values: np.ndarray) -> None:
+def _replace(editor: Editor, region: ScalarRegion, fit: ClipFit) -> None:
     node, x, result = region.last, region.source, region.last.outputs[0]
     known = next((kind for kind in (result.dtype, x.dtype) if kind is not None), np.float32)
     dtype = np.dtype(known)
@@ -356,8 +377,8 @@ def _replace(editor: Editor, region: ScalarRegion, knots: np.ndarray, values: np
     if x.dtype is not None and x.dtype != dtype:
         x = editor.node("Cast", f"{node.name}/x", [x], {"to": onnx_type(dtype)}, like)
     # Far from 0, or in float16, some may be the same number.
-    knots, places = np.unique(knots.astype(dtype), return_index=True)
-    values = values[places]
+    knots, places = np.unique(fit.knots.astype(dtype), return_index=True)
+    values = fit.values[places]
     if len(knots) == 1:
         knots, values = np.append(knots, np.nextafter(knots, dtype.type(np.inf))), values.repeat(2)
     terms: list[gs.Tensor] = [editor.constant(f"{node.name}/start", values[0].astype(dtype))]

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import require_one_of, require_whole
 from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
@@ -221,7 +222,7 @@ def convert(
         "seed": seed,
         "passes": [report.name for report in network.reports],
     }
-    _write_metadata(result.structure, digest_of(model), settings, neurons)
+    _write_metadata(result.structure, digest_of(model), settings, neurons, network.clips)
     require_loadable(network.current, network.graph)
     return Conversion(
         result,
@@ -287,7 +288,11 @@ def _digest_of_file(path: Path) -> str:
 
 
 def _write_metadata(
-    model: onnx.ModelProto, digest: str, recipe: dict[str, Any], neurons: list[NeuronReport]
+    model: onnx.ModelProto,
+    digest: str,
+    recipe: dict[str, Any],
+    neurons: list[NeuronReport],
+    clips: dict[str, ClipFit],
 ) -> None:
     entries = {
         "onnx2snn.version": __version__,
@@ -296,4 +301,8 @@ def _write_metadata(
         "onnx2snn.recipe": json.dumps(recipe, default=plain),
         "onnx2snn.thresholds": json.dumps({neuron.name: neuron.source for neuron in neurons}),
     }
+    if clips:
+        # What ``diagnose`` needs to know which neuron stands for what.
+        fits = {name: {n: v.tolist() for n, v in vars(fit).items()} for name, fit in clips.items()}
+        entries["onnx2snn.clips"] = json.dumps(fits)
     onnx.helper.set_model_props(model, metadata_of(model) | entries)

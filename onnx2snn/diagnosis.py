@@ -31,6 +31,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph
@@ -99,8 +100,9 @@ def diagnose(
     biases is part of a layer's input: what it mends shows in ``total_error``.)
 
     The ANN is brought to the form in which it was converted; where its max-pools became
-    average-pools, its activations are those behind average-pools, since ``convert`` says what
-    that change cost. Memory is that of one batch of ``batch_size`` samples, as in ``evaluate``: a
+    average-pools, its activations are those behind average-pools, and where clips stand in for
+    other activations (``approximate``) they are these clips, since ``convert`` says what those
+    changes cost. Memory is that of one batch of ``batch_size`` samples, as in ``evaluate``: a
     handful of arrays for each layer. ``providers``: what ONNX Runtime runs on; ``track`` may wrap
     the batches to show progress.
 
@@ -115,7 +117,7 @@ def diagnose(
     infer_shapes(graph)
     require_neurons(graph)
     recipe = _recipe(parts)
-    network = _converted_form(ann, recipe)
+    network = _converted_form(ann, recipe, _clips(parts))
     activations = _counterparts(graph, network.graph, recipe)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
@@ -160,12 +162,30 @@ def _recipe(parts: ModelParts) -> dict[str, Any]:
     return recipe
 
 
-def _converted_form(ann: Model, recipe: Mapping[str, Any]) -> Network:
+def _clips(parts: ModelParts) -> dict[str, ClipFit]:
+    """The clips that stand in for activations, as ``convert`` wrote them."""
+    fits = json_object(metadata_of(parts.structure).get("onnx2snn.clips", ""))
+    try:
+        return {
+            name: ClipFit(*(np.array(fit[key], np.float64) for key in ("knots", "values")))
+            for name, fit in fits.items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            "the spiking network's metadata does not say which clips stand in for activations "
+            f"({error!r}): convert the ANN again"
+        ) from error
+
+
+def _converted_form(ann: Model, recipe: Mapping[str, Any], clips: dict[str, ClipFit]) -> Network:
     """An ANN in the form in which its activations became neurons, before they were clipped."""
     network = Network(ann, None, recipe["maxpool"], Running())
     network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()
+    if clips:
+        network.replace_by_clips(clips)
+        network.replace_pools()
     return network
 
 
@@ -182,7 +202,8 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> di
     if missing and recipe.get("approximate") is not None:
         raise ModelError(
             f"'{missing[0]}' and {len(missing) - 1} other neurons stand in for approximated "
-            "activations (--approximate), and so for no activation of the ANN alone"
+            "activations (--approximate), of which the file does not say more: convert the ANN "
+            "again with this version"
         )
     if missing:
         raise ModelError(f"{NOT_THE_ANN}: it has no activation for the neuron '{missing[0]}'")

@@ -34,7 +34,12 @@ from onnx2snn.graph_passes import (
     unquantize_activations,
     upgrade_opset,
 )
-from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
+from onnx2snn.graph_passes.approximate import (
+    ClipFit,
+    approximate_activations,
+    fit_clips,
+    regions_to_approximate,
+)
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
@@ -113,6 +118,7 @@ class Network:
         self.agreements: list[Agreement] = []
         self.notes: list[str] = []
         self.hidden_pools: list[Refusal] = []
+        self.clips: dict[str, ClipFit] = {}
         self.check = "not needed: nothing was rewritten"
         upgraded = upgrade_opset(parts)
         # A newer opset, and functions in place, are a rewriting too.
@@ -284,11 +290,15 @@ class Network:
             )
         watched = {region.name: region.source.name for region in regions}
         seen = sampled(self.current, watched, self.calibration, self._running)
-        found: list[str] = []
         before = self.current
-        self.run([partial(approximate_activations, samples=seen, clips=clips, found=found)])
-        self.notes += found
+        self.replace_by_clips(fit_clips(self.graph, seen, clips, self.notes))
         self._compare(f"{APPROXIMATED} by {clips} clips", before)
+
+    def replace_by_clips(self, fits: dict[str, ClipFit]) -> None:
+        """Let the clips that were fitted stand in for scalar activations."""
+        self.run([partial(approximate_activations, fits=fits)])
+        self.clips = fits
+        self.current = to_parts(self.graph)
 
     def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
         """Give activations thresholds from data; says where they came from, by what has them.

@@ -6,7 +6,11 @@ import pytest
 from onnx_text import changes_once, graph, ops, run
 
 from onnx2snn.graph_passes import DataError, Onnx2SnnError, approximate, canonicalise
-from onnx2snn.graph_passes.approximate import approximate_activations, regions_to_approximate
+from onnx2snn.graph_passes.approximate import (
+    approximate_activations,
+    fit_clips,
+    regions_to_approximate,
+)
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -89,6 +93,11 @@ def network(name, behind=FOLLOWED):
     return g
 
 
+def approximated(g, samples, clips, found=None):
+    """Let clips fitted to samples stand in for the activations of a graph."""
+    return approximate_activations(g, fit_clips(g, samples, clips, found))
+
+
 def samples(region):
     return {region.name: RNG.normal(0, 2, 4096).astype(np.float32)}
 
@@ -116,7 +125,7 @@ def test_other_types_on_the_way(text, op):
     before = run(g, x)
     (region,) = regions_to_approximate(g)
     assert region.op == op
-    assert approximate_activations(g, {region.name: np.linspace(-9, 9, 4096, dtype=np.float32)}, 64)
+    assert approximated(g, {region.name: np.linspace(-9, 9, 4096, dtype=np.float32)}, 64)
     assert np.abs(run(g, x) - before).mean() < 0.1
 
 
@@ -133,7 +142,7 @@ def test_a_type_that_stays_another():
     x = RNG.normal(size=(64, 4)).astype(np.float32)
     before = run(g, x)
     (region,) = regions_to_approximate(g)
-    assert approximate_activations(g, {region.name: np.linspace(-9, 9, 4096, dtype=np.float32)}, 64)
+    assert approximated(g, {region.name: np.linspace(-9, 9, 4096, dtype=np.float32)}, 64)
     assert np.abs(run(g, x) - before).mean() < 0.01
 
 
@@ -152,7 +161,7 @@ def test_conditions_behind_neurons(text):
     x = RNG.normal(size=(64, 4)).astype(np.float32)
     before = run(g, x)
     places = np.linspace(-9, 9, 4096, dtype=np.float32)
-    assert approximate_activations(g, {region.name: places}, 64)
+    assert approximated(g, {region.name: places}, 64)
     assert np.abs(run(g, x) - before).mean() < 0.1
 
 
@@ -189,7 +198,7 @@ NONE = {
 def test_finds_nothing_else(name):
     g = graph(f"g (float[N, 4] x) => (float[N, b] y) {{ h = MatMul(x, w) {NONE[name]} }}", WEIGHTS)
     assert regions_to_approximate(g) == []
-    assert not approximate_activations(g, {}, 4)
+    assert not approximated(g, {}, 4)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "swish", "gelu", "hard swish in parts", "square"])
@@ -202,7 +211,7 @@ def test_more_clips_come_nearer(name):
         g = network(name)
         (region,) = regions_to_approximate(g)
         data = {region.name: values[region.source.name]}
-        changes_once(lambda g, d=data, n=clips: approximate_activations(g, d, n), g)
+        changes_once(lambda g, d=data, n=clips: approximated(g, d, n), g)
         assert regions_to_approximate(g) == []
         assert ops(g).count("Clip") == clips + 1
         errors.append(np.sqrt(np.mean((run(g, x) - wanted) ** 2)))
@@ -214,7 +223,7 @@ def test_knots_are_where_the_error_is_least():
     """16 clips of a Sigmoid: 0.00061 with knots by its curvature alone moved, 0.00078 without."""
     found = []
     x = np.linspace(-9, 9, 4096, dtype=np.float32)
-    approximate_activations(network("sigmoid"), {"s": x}, 16, found)
+    approximated(network("sigmoid"), {"s": x}, 16, found)
     (text,) = found
     assert float(re.search(r"RMS error ([\d.e-]+)", text)[1]) < 0.00065
 
@@ -228,7 +237,7 @@ def test_is_constant_outside_the_data(dtype):
     g = graph(text, weights)
     (region,) = regions_to_approximate(g)
     data = np.linspace(-1.5, 2, 500).astype(kind)
-    changes_once(lambda g: approximate_activations(g, {region.name: data}, 6), g)
+    changes_once(lambda g: approximated(g, {region.name: data}, 6), g)
     x = np.array([-1000, -50, -1.5, 0, 2, 50, 1000])
     result = run(g, np.tile(x[:, None], (1, 6)).astype(kind))
     assert result.dtype == kind
@@ -245,7 +254,7 @@ def test_data_where_float32_has_few_numbers(shift):
     g = graph(text, WEIGHTS | {"w": np.eye(4, dtype=np.float32)})
     (region,) = regions_to_approximate(g)
     data = np.float32(shift + np.linspace(-2, 2, 100))
-    approximate_activations(g, {region.name: data}, 16)
+    approximated(g, {region.name: data}, 16)
     widths = [n.inputs[2].values for n in g.nodes if n.op == "Clip"]
     assert 0 < len(widths) < 16
     assert min(widths) > 0
@@ -257,7 +266,7 @@ def test_data_of_one_value(values):
     """Or of values so near to each other that float64 has none between them."""
     g = network("sigmoid")
     (region,) = regions_to_approximate(g)
-    changes_once(lambda g: approximate_activations(g, {region.name: values}, 2), g)
+    changes_once(lambda g: approximated(g, {region.name: values}, 2), g)
     assert np.all(np.isfinite(run(g, np.zeros((1, 4), np.float32))))
 
 
@@ -270,14 +279,14 @@ def test_functions_that_are_not_finite_all_over_the_data(function, low, high, mo
     g = graph(TEXT.format(f"s = {function}(h)", LAST), WEIGHTS)
     (region,) = regions_to_approximate(g)
     with pytest.raises(Onnx2SnnError, match=f"{function} 's'.*finite"):
-        approximate_activations(g, {region.name: np.linspace(low, high, 99)}, 3)
+        approximated(g, {region.name: np.linspace(low, high, 99)}, 3)
 
 
 def test_only_regions_with_data():
     body = "a1 = Sigmoid(x) h = MatMul(a1, w) s = Tanh(h) y = MatMul(s, v)"
     g = graph(f"g (float[N, 4] x) => (float[N, 3] y) {{ {body} }}", WEIGHTS)
     first, second = regions_to_approximate(g)
-    assert approximate_activations(g, samples(first), 3)
+    assert approximated(g, samples(first), 3)
     assert [region.name for region in regions_to_approximate(g)] == [second.name]
 
 
@@ -285,7 +294,7 @@ def test_says_how_near_it_comes():
     g = network("swish")
     (region,) = regions_to_approximate(g)
     found = []
-    approximate_activations(g, {region.name: np.linspace(-3, 4, 99)}, 5, found)
+    approximated(g, {region.name: np.linspace(-3, 4, 99)}, 5, found)
     (line,) = found
     pattern = (
         r"Sigmoid, Mul 's': 5 clips over \[-3, 4\], RMS error ([\d.e-]+), "
@@ -300,7 +309,7 @@ def test_says_how_near_it_comes():
 @pytest.mark.parametrize("clips", [0, -1, 2.5, True])
 def test_needs_a_clip(clips):
     with pytest.raises(DataError, match="clips must be a whole number, 1 or more"):
-        approximate_activations(network("tanh"), {}, clips)
+        approximated(network("tanh"), {}, clips)
 
 
 def test_a_value_that_another_layer_reads_as_well():
@@ -312,7 +321,7 @@ def test_a_value_that_another_layer_reads_as_well():
     x = RNG.normal(size=(256, 4)).astype(np.float32)
     wanted = run(g, x)
     data = {region.name: x @ WEIGHTS["w"] for region in regions}
-    changes_once(lambda g: approximate_activations(g, data, 12), g)
+    changes_once(lambda g: approximated(g, data, 12), g)
     np.testing.assert_allclose(run(g, x), wanted, atol=0.15)
 
 
@@ -326,7 +335,7 @@ def test_a_function_of_a_function_that_is_read_as_well():
     x = RNG.normal(size=(200, 4)).astype(np.float32)
     before = run(g, x)
     samples = {region.name: x @ WEIGHTS["w"] for region in regions}
-    changes_once(lambda g: approximate_activations(g, samples, 16), g)
+    changes_once(lambda g: approximated(g, samples, 16), g)
     assert "Erf" not in ops(g)
     assert np.abs(run(g, x) - before).max() < 0.1
 
@@ -342,7 +351,7 @@ def test_constants_of_any_name():
     wanted = run(g, u)
     (region,) = regions_to_approximate(g)
     data = {region.name: u @ WEIGHTS["w"]}
-    changes_once(lambda g: approximate_activations(g, data, 12), g)
+    changes_once(lambda g: approximated(g, data, 12), g)
     np.testing.assert_allclose(run(g, u), wanted, atol=0.15)
 
 
@@ -351,7 +360,7 @@ def test_functions_of_newer_opsets():
     g = graph(TEXT.format("s = Swish(h)", FOLLOWED), WEIGHTS, opset=24)
     (region,) = regions_to_approximate(g)
     h = RNG.normal(size=(256, 6)).astype(np.float32)
-    assert approximate_activations(g, {region.name: h}, 12)
+    assert approximated(g, {region.name: h}, 12)
     assert "Swish" not in ops(g)
 
 
@@ -364,7 +373,7 @@ def test_knots_that_float16_cannot_tell_apart():
     g = graph(text, {name: np.float16(value) for name, value in values.items()})
     (region,) = regions_to_approximate(g)
     x = np.arange(1000, 1004.5, 0.5).astype(np.float16)
-    approximate_activations(g, {region.name: x}, 32)
+    approximated(g, {region.name: x}, 32)
     shown = np.repeat(x[:, np.newaxis], 4, axis=1)
     ends = np.tanh(np.float32([[-2], [2]])) * np.ones(3)
     np.testing.assert_allclose(run(g, shown)[[0, -1]], ends, atol=0.1)
@@ -422,7 +431,7 @@ def test_says_the_largest_error_of_either_sign():
         g = graph(text.format(op), {"w": np.eye(4, dtype=np.float32)})
         wanted, found = run(g, x), []
         (region,) = regions_to_approximate(g)
-        approximate_activations(g, {region.name: x}, 1, found)
+        approximated(g, {region.name: x}, 1, found)
         largest = float(re.search("largest (.*?),", found[0])[1])
         assert largest == pytest.approx(np.abs(run(g, x) - wanted).max(), rel=0.1)
 
@@ -455,5 +464,5 @@ def test_the_logarithm_of_what_is_kept_from_0_stays():
     canonicalise(g)
     (region,) = regions_to_approximate(g)
     assert region.op == "Tanh"
-    approximate_activations(g, {region.name: np.linspace(-3, 3, 99, dtype=np.float32)}, 3)
+    approximated(g, {region.name: np.linspace(-3, 3, 99, dtype=np.float32)}, 3)
     assert regions_to_approximate(g) == []

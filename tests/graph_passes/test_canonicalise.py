@@ -84,7 +84,7 @@ OLD = {
 FOR_NETWORKS = (
     canonicalise, *CANONICAL_FORM, fold_batch_normalization, fold_forward, max_to_average_pool,
     partial(bound_activations, thresholds={}),
-    partial(approximate_activations, samples={}, clips=1), dequantize_layers,
+    partial(approximate_activations, fits={}), dequantize_layers,
     unquantize_activations,
 )  # fmt: skip
 
