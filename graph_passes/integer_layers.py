@@ -200,22 +200,65 @@ def _product(editor: Editor, node: gs.Node) -> bool:
     Its scale, which only then is known, must be a factor of all that reads the product.
     """
     operands = [o for place in (0, 1) if (o := _operand(editor, node, place)) is not None]
-    casts = node.outputs[0].outputs
-    results = [node.outputs[0], *(cast.outputs[0] for cast in casts)]
-    readers = [reader for tensor in results[1:] for reader in tensor.outputs]
     scales = [scale for _, scale in operands if scale is not None]
+    whole = node.outputs[0]
+    bias = None
+    if len(whole.outputs) == 1 and whole.outputs[0].op == "Add":
+        bias = _bias(whole.outputs[0], whole, scales)
+        if bias is None:
+            return False
+        whole = whole.outputs[0].outputs[0]
+    casts = whole.outputs
+    results = [node.outputs[0], whole, *(cast.outputs[0] for cast in casts)]
+    readers = [reader for cast in casts for reader in cast.outputs[0].outputs]
     rests = [r for node in readers if (r := _besides(node, scales, results)) is not None]
     seen = any(is_graph_output(editor.graph, tensor) for tensor in results)
     if len(operands) < 2 or not scales or len(rests) < len(readers) or seen:
         return False
+    if bias is not None and any(rest != bias.rest for rest in rests):
+        return False
     name, numbers = f"{node.name}/numbers", [x for x, _ in operands]
     product = editor.node(_PRODUCTS[node.op], name, numbers, dict(node.attrs))
+    added = None if bias is None else bias.values
+    if bias is not None and bias.shape is not None:
+        added = editor.node("Reshape", f"{node.name}/bias", [bias.values, bias.shape])
     for reader, rest in zip(readers, rests, strict=True):
-        if rest:
+        if added is not None:
+            scaled = editor.node("Mul", f"{reader.name}/scaled", [product, *rest])
+            replace_node(reader, "Add", [scaled, added])
+        elif rest:
             replace_node(reader, "Mul", [product, *rest])
         else:
             leave_out(editor.graph, reader, product)
     return True
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """A bias b that is added as floor(b / (s s_w)), as older quantisers of ONNX Runtime did.
+
+    ``shape``: what it is reshaped to, if it is. ``rest``: s_w.
+    """
+
+    values: gs.Tensor
+    shape: gs.Tensor | None
+    rest: list[gs.Tensor]
+
+
+def _bias(node: gs.Node, product: gs.Tensor, scales: Sequence[gs.Tensor]) -> _Bias | None:
+    """What an Add adds to a product of whole numbers; None if that is no such bias."""
+    others = [tensor for tensor in node.inputs if tensor is not product]
+    if len(others) != 1:
+        return None
+    reshape = maker_of(others[0], "Reshape")
+    tensor: gs.Tensor | None = others[0] if reshape is None else reshape.inputs[0]
+    for op in ("Cast", "Floor", "Div"):
+        maker = None if tensor is None else maker_of(tensor, op)
+        tensor = None if maker is None else maker.inputs[0]
+    rest = None if maker is None else _left(maker.inputs[1], scales)
+    if tensor is None or not rest:
+        return None
+    return _Bias(tensor, None if reshape is None else reshape.inputs[1], rest)
 
 
 def _operand(
@@ -284,8 +327,13 @@ def _besides(
     others = [tensor for tensor in node.inputs if all(tensor is not own for own in results)]
     if node.op != "Mul" or len(others) != 1:
         return None
-    maker = maker_of(others[0], "Mul")
-    left = others if maker is None else list(maker.inputs)
+    return _left(others[0], scales)
+
+
+def _left(factor: gs.Tensor, scales: Sequence[gs.Tensor]) -> list[gs.Tensor] | None:
+    """The factors of a product of two, or of one tensor, but for scales; None without these."""
+    maker = maker_of(factor, "Mul")
+    left = [factor] if maker is None else list(maker.inputs)
     for scale in scales:
         places = [place for place, tensor in enumerate(left) if tensor is scale]
         if not places:

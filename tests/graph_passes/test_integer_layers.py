@@ -267,6 +267,45 @@ def test_both_factors_quantised_anew_each_time(other):
     np.testing.assert_allclose(before, wanted, atol=0.02 * np.ptp(wanted))
 
 
+WITH_BIAS = (
+    "g (float[N, 2, 6, 6] x) => (float[N, 3, 4, 4] y) { q, s, z = DynamicQuantizeLinear(x) "
+    "e = Mul(s, ws) d = Div(third, e) h = Floor(d) o = Cast<to = 6>(h) p = Reshape(o, of) "
+    "i = ConvInteger(q, k, z) a = Add(i, p) c = Cast<to = 1>(a) f = Mul(s, ws) y = Mul(c, f) }"
+)
+BIAS_WEIGHTS = {name: NUMBERS[name] for name in ("ws", "k", "third")}
+BIAS_WEIGHTS |= {"of": np.int64([1, 3, 1, 1]), "other": np.float32(0.25)}
+
+
+def test_a_bias_in_whole_numbers():
+    """Of the scale of a product with what is quantised anew each time, rounded down."""
+    g = graph(WITH_BIAS, BIAS_WEIGHTS)
+    before = run(g, X)
+    changes_once(dequantize_layers, g)
+    assert sorted(ops(g)) == ["Add", "Conv", "Mul", "Reshape"]
+    text = "g (float[N, 2, 6, 6] x) => (float[N, 3, 4, 4] y) { y = Conv(x, k, third) }"
+    k = NUMBERS["k"].astype(np.float32) / 8
+    wanted = run(model(text, {"k": k, "third": NUMBERS["third"]}), X)
+    np.testing.assert_array_equal(run(g, X), wanted)
+    np.testing.assert_allclose(before, wanted, atol=0.02 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("changed", [
+    ("e = Mul(s, ws)", "e = Mul(s, other)"),
+    ("e = Mul(s, ws)", "e = Mul(ws, ws)"),
+    ("e = Mul(s, ws)", "e = Identity(s)"),
+    ("h = Floor(d)", "h = Ceil(d)"),
+    ("d = Div(third, e)", "d = Mul(third, e)"),
+    ("a = Add(i, p)", "a = Add(i, i)"),
+    ("y = Mul(c, f)", "y = Sub(c, f)"),
+    ("(float[N, 3, 4, 4] y)", "(float[N, 3, 4, 4] y, int32[N, 3, 4, 4] a)"),
+])  # fmt: skip
+def test_other_sums_with_whole_numbers_stay(changed):
+    g = graph(WITH_BIAS.replace(*changed), BIAS_WEIGHTS)
+    before = len(g.nodes)
+    assert dequantize_layers(g) is False
+    assert len(g.nodes) == before
+
+
 @pytest.mark.parametrize("per_gate", [False, True])
 def test_a_recurrent_layer_with_what_is_quantised_anew_each_time(per_gate):
     text = (
