@@ -60,8 +60,11 @@ def _quantized(
     zero = zero if zero_point is None else zero_point
     if x.dtype.kind != "f" or scale.dtype != x.dtype or zero.dtype not in _WHOLE:
         return None
-    whole = np.rint(x / _spread(node, scale, x.shape)).astype(np.float64)
-    ends = np.iinfo(zero.dtype)
+    # Halves are divided in float32, as ONNX Runtime does.
+    wide = np.promote_types(x.dtype, np.float32)
+    with np.errstate(over="ignore"):
+        levels = x.astype(wide) / _spread(node, scale.astype(wide), x.shape)
+    whole, ends = np.rint(levels).astype(np.float64), np.iinfo(zero.dtype)
     shifted = whole + _spread(node, zero.astype(np.float64), x.shape)
     return np.asarray(np.clip(shifted, ends.min, ends.max).astype(zero.dtype))
 

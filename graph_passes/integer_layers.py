@@ -65,7 +65,10 @@ _TOGETHER = {"Concat", "Max", "Min"}
 _FUSED = {"DynamicQuantizeMatMul": (2, 3, 4), "MatMulIntegerToFloat": (3, 5, 6)}
 """The places of scale and zero point of the weights, and of a bias."""
 
-INTEGER_LAYERS = (*_FORMS, *_PRODUCTS, *_FUSED, "QLinearConcat", "DynamicQuantizeLSTM")
+DYNAMIC_LAYERS = (*_PRODUCTS, *_FUSED, "DynamicQuantizeLSTM")
+"""What reads numbers that are quantised anew in each run, which is left out."""
+
+INTEGER_LAYERS = (*_FORMS, *DYNAMIC_LAYERS, "QLinearConcat")
 """What ``dequantize_layers`` knows."""
 
 
@@ -291,7 +294,10 @@ def _fused(editor: Editor, node: gs.Node, scaled: int, zeroed: int, added: int) 
     if whole is None or scale is None or zero is None:
         return False
     if node.op == "MatMulIntegerToFloat":
-        if quantiser is None or [node.inputs[2], node.inputs[4]] != quantiser.outputs[1:]:
+        if quantiser is None:
+            return False
+        own = zip((2, 4), quantiser.outputs[1:], strict=True)
+        if any(optional_input(node, place) is not tensor for place, tensor in own):
             return False
         x = quantiser.inputs[0]
     numbers = (whole.astype(scale.dtype) - zero.astype(scale.dtype)) * scale

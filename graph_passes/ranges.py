@@ -24,6 +24,9 @@ _OF_OPS = {
     **dict.fromkeys(("Cos", "Erf", "Sin", "Softsign", "Tanh"), (-1.0, 1.0)),
 }
 
+_ODD = {"Erf", "Softsign", "Tanh"}
+"""Of these, what has the sign of what they read."""
+
 SHAPING = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """What gives a tensor another shape."""
 
@@ -44,6 +47,8 @@ def range_of(graph: gs.Graph, node: gs.Node, known: Mapping[str, Range]) -> Rang
         return ANY if math.isnan(low + high) else (min(low, high), high)
     if is_non_negative(graph, node):
         return _POSITIVE
+    if node.op in _ODD and _range(node.inputs[0], known)[0] >= 0:
+        return 0.0, 1.0
     if node.op in _OF_OPS:
         return _OF_OPS[node.op]
     affine = affine_of(graph, node)
@@ -66,6 +71,8 @@ def range_of(graph: gs.Graph, node: gs.Node, known: Mapping[str, Range]) -> Rang
             return min(low for low, _ in read), min(high for _, high in read)
         case "Concat":
             return _hull(read)
+        case "Ceil" | "Floor" | "Round":
+            return np.floor(read[0][0]), np.ceil(read[0][1])
         case "Where":
             return _hull(read[1:])
     return _of_first(node, read[0]) if node.op in OF_FIRST else ANY

@@ -72,6 +72,14 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     Constants that nodes compute must be folded before (``fold_constants``).
     """
     require_opset(graph)
+    changed = False
+    # What was quantised behind rounding hides that it belongs to an activation.
+    while _unquantize_once(graph):
+        changed = True
+    return changed
+
+
+def _unquantize_once(graph: gs.Graph) -> bool:
     if any(type_of(node) is None for node in graph.nodes if node.op in _STEPS):
         infer_shapes(graph)
     layers = [node for node in graph.nodes if node.op in WEIGHTED]

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes import dequantize_layers, to_graph, upgrade_opset
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes import dequantize_layers, run_passes, to_graph, upgrade_opset
+from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.limits import bytes_of, shapes_from_inputs
@@ -40,8 +40,8 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
     once = max(filter(None, fixed), default=1)
     try:
         each = bytes_of_tensors(_of_numbers(model), once, shapes) / once
-    except ModelError:
-        # Data that does not fit, which a run says in other words.
+    except Onnx2SnnError:
+        # Data that does not fit, or a network, which a run says in other words.
         return MOST_SAMPLES
     most = int(np.clip(MOST_BYTES // max(each, 1), 1, MOST_SAMPLES))
     return max(most // once, 1) * once
@@ -52,7 +52,7 @@ def _of_numbers(model: ModelParts) -> ModelParts:
     if not any(node.op_type in INTEGER_LAYERS for node in model.structure.graph.node):
         return model
     graph = to_graph(upgrade_opset(model))
-    dequantize_layers(graph)
+    run_passes(graph, [dequantize_layers])
     return to_parts(graph)
 
 

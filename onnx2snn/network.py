@@ -45,7 +45,7 @@ from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
+from onnx2snn.graph_passes.integer_layers import DYNAMIC_LAYERS, INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool, require_channels
 from onnx2snn.graph_passes.spiking import (
@@ -162,11 +162,12 @@ class Network:
         """
         if not any(node.op in (*ROUNDING, *INTEGER_LAYERS) for node in self.graph.nodes):
             return
-        # These do not round; PyTorch puts a Cast to the same type behind each quantiser.
-        self._translated |= self.run([fold_constants, remove_no_ops])
-        left_out = self.run([dequantize_layers])
-        self._translated |= self.run([dequantize_weights])
-        if not self.run([unquantize_activations]) and not left_out:
+        dynamic = any(node.op in DYNAMIC_LAYERS for node in self.graph.nodes)
+        # PyTorch puts a Cast to the same type behind each quantiser.
+        exact: list[Pass] = [fold_constants, remove_no_ops, dequantize_layers, dequantize_weights]
+        self._translated |= self.run([*exact, unquantize_activations])
+        *_, layers, _, activations = self.reports
+        if not activations.changed and not (dynamic and layers.changed):
             return
         agreement = self._compare(UNQUANTISED, self.original)
         self.unclipped = self.reference = self.current

@@ -70,3 +70,16 @@ def test_numbers_that_are_rounded_to_types_without_names_stay():
     )
     g = graph(text, {"w": np.ones((4, 3), np.float32), "scale": np.float32(1)}, opset=21)
     assert dequantize_weights(g) is False
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_halves_are_rounded_as_onnx_runtime_does(dtype):
+    text = "g (float16[1] x) => (float16[1000] y) { q = QuantizeLinear(w, scale, zero) "
+    text += "v = DequantizeLinear(q, scale, zero) y = Mul(x, v) }"
+    w = np.random.default_rng(0).normal(size=1000).astype(np.float16) * 40
+    w[0] = 60000
+    weights = {"w": w, "scale": np.float16(0.0137), "zero": dtype(3)}
+    g = graph(text, weights, opset=21)
+    before = run(g, np.ones(1, np.float16), optimised=False)
+    changes_once(dequantize_weights, g)
+    np.testing.assert_array_equal(run(g, np.ones(1, np.float16)), before)

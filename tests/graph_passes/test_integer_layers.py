@@ -229,6 +229,7 @@ def test_what_onnx_runtime_makes_of_products(body):
     ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, ws, ws, z, wz)")),
     ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, s, ws, wz, wz)")),
     ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, s, s, z, wz)")),
+    ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(q, w, s, ws)")),
     ("MatMulIntegerToFloat", ("(q, w, s, ws, z, wz)", "(w, w, s, ws, z, wz)")),
 ])  # fmt: skip
 def test_what_onnx_runtime_makes_of_others_stays(name, changed):

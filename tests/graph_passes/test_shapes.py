@@ -17,3 +17,35 @@ def test_sizes_of_one_name_are_one_size():
     sizes = [node.outputs[0].shape for node in g.nodes]
     assert len({size for shape in sizes[:2] for size in shape[2:]}) == 4
     assert sizes[0][0] == "N"
+
+
+def test_what_was_declared_keeps_its_names():
+    """Also where it is a name as onnx makes them, as tf2onnx writes them."""
+    text = (
+        "g (float[unk__0, 1, unk__1, 4] x) => (float[unk__0, 1, unk__1, 4] y, float[n, 1, h, 4] z) "
+        "{ a = Relu(x) b = MaxPool<kernel_shape = [2, 1], strides = [2, 1]>(a) y = Neg(a) "
+        "z = Neg(b) }"
+    )
+    g = graph(text)
+    for node in g.nodes:
+        node.outputs[0].shape = None
+    infer_shapes(g)
+    a, b = (g.tensors()[name].shape for name in "ab")
+    assert a == ["unk__0", 1, "unk__1", 4]
+    assert (b[0], b[1], b[3]) == ("unk__0", 1, 4)
+    assert b[2] not in ("unk__0", "unk__1")
+
+
+def test_sizes_that_were_known_stay():
+    """Of a Reshape whose sizes come from elsewhere; a graph's outputs are inferred, too."""
+    text = (
+        "g (float[N, 6] x, int64[2] s) => (float[A, B] y, float[C, D] z) "
+        "{ r = Reshape(x, s) y = Relu(r) z = Flatten<axis = 0>(r) }"
+    )
+    g = graph(text)
+    r, z = g.tensors()["r"], g.tensors()["z"]
+    r.shape, z.shape = ["N", 6], None
+    infer_shapes(g)
+    assert r.shape == ["N", 6]
+    assert z.shape is not None
+    assert len(z.shape) == 2

@@ -713,3 +713,30 @@ def test_levels_of_float8_stay():
     body = "q = QuantizeLinear<output_dtype = 17>(c, s) a = DequantizeLinear(q, s)"
     g = graph(LAYERS % body, NUMBERS | {"s": np.float32(0.125)}, opset=21)
     assert unquantize_activations(g) is False
+
+
+@pytest.mark.parametrize(("zero", "clips"), [(0, 0), (100, 1), (255, 1)])
+def test_levels_of_an_input_that_stay_say_what_follows(zero, clips):
+    """An activation beside an input that is quantised is negative where that is."""
+    text = (
+        "g (float[N, 6] x) => (float[N, 3] y) { p = QuantizeLinear(x, s, k) "
+        "d = DequantizeLinear(p, s, k) c = MatMul(d, w) r = Relu(c) e = Concat<axis = 1>(r, d) "
+        "q = QuantizeLinear(e, s, z) a = DequantizeLinear(q, s, z) y = MatMul(a, u) }"
+    )
+    numbers = {"w": NUMBERS["w"], "u": RNG.normal(size=(14, 3)).astype(np.float32),
+               "s": np.float32(1 / 16), "z": np.uint8(0), "k": np.uint8(zero)}  # fmt: skip
+    g = graph(text, numbers)
+    before = run(g, X)
+    changes_once(unquantize_activations, g)
+    assert ops(g).count("Clip") == clips
+    np.testing.assert_allclose(run(g, X), before, atol=0.1 * np.ptp(before))
+
+
+def test_rounding_that_quantisation_hides():
+    text = "e = Div(c, step) f = Clip(e, zero, levels) h = Round(f) i = Mul(h, step) " \
+           "q = QuantizeLinear(i, fine, nought) a = DequantizeLinear(q, fine, nought)"  # fmt: skip
+    g = graph(LAYERS % text, NUMBERS | {"fine": np.float32(1 / 64), "nought": np.uint8(0)})
+    changes_once(unquantize_activations, g)
+    assert not {"Round", "QuantizeLinear"} & set(ops(g))
+    canonicalise(g)
+    assert [float(bound) for bound in bounded_activations(g).values()] == [4]

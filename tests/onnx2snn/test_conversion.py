@@ -543,6 +543,36 @@ def test_quantisers_as_pytorch_exports_them():
     assert neurons.threshold == 255 / 128
 
 
+@pytest.mark.parametrize("body", [
+    "q = QuantizeLinear(x, s, z) t = Transpose<perm = [0, 2, 1]>(q) d = DequantizeLinear(t, s, z) "
+    "c = MatMul(d, w) a = Clip(c, zero, one) y = MatMul(a, v)",
+    "q = QuantizeLinear(w, s, z) t = Transpose<perm = [1, 0]>(q) d = DequantizeLinear(t, s, z) "
+    "c = MatMul(x, d) a = Clip(c, zero, one) y = MatMul(a, v)",
+])  # fmt: skip
+def test_no_activation_is_quantised_where_whole_numbers_only_move(body):
+    text = f"net (float[N, 4, 4] x) => (float[N, 4, 2] y) {{ {body} }}"
+    names = ("w", "v", "zero", "one")
+    levels = {"s": np.float32(1 / 32), "z": np.uint8(128)}
+    ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in names} | levels)
+    conversion = convert(ann)
+    assert not any("quantised" in note for note in conversion.notes)
+    assert "relative error" in conversion.check
+    assert check(ann).notes == conversion.notes
+
+
+def test_errors_of_whole_numbers_are_beside_their_spread():
+    """The zero point, wherever it is, is no signal; the same in floating point is one."""
+    signal = np.array([[-3, 3], [3, -3]])
+    for dtype, zero in ((np.uint8, 128), (np.int8, 0), (np.uint16, 40_000)):
+        before, after = ({"y": (x + zero).astype(dtype)} for x in (signal, 0 * signal))
+        assert relative_error(before, after) == 1
+        assert relative_error(before, before) == 0
+    constant = {"y": np.full((2, 2), 7, np.uint8)}
+    assert relative_error(constant, {"y": constant["y"] + 1}) == 2
+    places = {"y": np.array([3, 4], np.int64)}
+    assert relative_error(places, {"y": places["y"] + 1}) == 0
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int8", "uint16"])
 def test_what_quantised_outputs_cost(kind):
     """What is quantised there is compared, too; places, such as classes, are not."""
