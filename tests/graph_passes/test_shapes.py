@@ -49,3 +49,11 @@ def test_sizes_that_were_known_stay():
     assert r.shape == ["N", 6]
     assert z.shape is not None
     assert len(z.shape) == 2
+
+
+def test_what_is_inferred_anew_replaces_what_was_said():
+    g = graph("g (float[N, 6] x) => (float[N, 6] y) { r = Neg(x) y = Relu(r) }")
+    r = g.tensors()["r"]
+    r.shape, r.dtype = ["N", 7], None
+    infer_shapes(g)
+    assert (r.shape, r.dtype) == (["N", 6], "float32")
