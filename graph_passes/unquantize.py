@@ -1,7 +1,7 @@
 """Let clips stand for quantised activations: neurons round in their place."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,9 @@ def unquantize_activations(graph: gs.Graph) -> bool:
 
     Both go where they lie between two layers of weights: rounding if it belongs to an activation
     and what reads it is affine, quantisation if it has one scale. It is an activation where its
-    levels begin at 0 or above, since quantisers fold ReLUs into that, or where a Relu or Clip is
-    right before it. Any other, as of sums, or of what cannot be negative, is left out together with
-    its bounds.
+    levels begin at 0 or above, since quantisers fold ReLUs into that, where a Relu or Clip is right
+    before it, or where levels of both signs have less than 8 bits, whose ends numbers reach. Any
+    other, as of sums, or of what cannot be negative, is left out together with its bounds.
 
     Constants that nodes compute must be folded before (``fold_constants``).
     """
@@ -260,11 +260,15 @@ def _plus(
 
 @dataclass(frozen=True)
 class _Levels:
-    """What is quantised, and the least and the largest number that it becomes, [] of its type."""
+    """What is quantised, and the least and the largest number that it becomes, [] of its type.
+
+    ``few``: whether there are fewer levels than in 8 bits.
+    """
 
     x: gs.Tensor
     low: np.ndarray
     high: np.ndarray
+    few: bool
 
 
 def _leave_out_levels(
@@ -282,13 +286,15 @@ def _leave_out_levels(
     x, low, high = levels.x, levels.low, levels.high
     maker = producer(x)
     cut = maker is not None and maker.op in ("Clip", "Relu") and is_non_negative(graph, maker)
-    if not cut and (low < 0 or (low == 0 and positive)):
+    both_signs = low < 0 and levels.few and not cut and not positive
+    if not cut and not both_signs and (low < 0 or (low == 0 and positive)):
         leave_out(graph, node, x)
         return
     if maker is not None and maker.op == "Relu" and not maker.domain:
         # Others may read it without a bound.
         x = maker.inputs[0]
-    low = np.maximum(low, np.zeros_like(low))
+    if not both_signs:
+        low = np.maximum(low, np.zeros_like(low))
     key = x.name, float(low), float(high)
     if key in clips:
         leave_out(graph, node, clips[key].outputs[0])
@@ -323,13 +329,15 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     floating = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)
     if kind not in _RANGES or not floating:
         return None
-    ends: Iterable[float] = _RANGES[kind]
+    ends: Sequence[float] = _RANGES[kind]
     for low, high in reversed(clips):
         ends = [min(max(float(end), float(low)), float(high)) for end in ends]
+    few = ends[1] - ends[0] < 128
     most = np.finfo(scale.dtype).max
     # Of whole numbers of few bits the difference may not be one.
     bounds = ((float(end) - float(zero)) * float(scale) for end in ends)
-    return _Levels(x, *(np.asarray(np.clip(b, -most, most), scale.dtype) for b in bounds))
+    low, high = (np.asarray(np.clip(b, -most, most), scale.dtype) for b in bounds)
+    return _Levels(x, low, high, few)
 
 
 def _number(node: gs.Node, place: int, default: float) -> Any:

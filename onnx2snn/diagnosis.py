@@ -118,7 +118,8 @@ def diagnose(
     require_neurons(graph)
     recipe = _recipe(parts)
     network = _converted_form(ann, recipe, _clips(parts))
-    activations = _counterparts(graph, network.graph, recipe)
+    unsaid = recipe.get("approximate") is not None and not network.clips
+    activations = _counterparts(graph, network.graph, unsaid)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
     batch_size = samples_at_once(parts, data, batch_size)
@@ -165,16 +166,19 @@ def _recipe(parts: ModelParts) -> dict[str, Any]:
 def _clips(parts: ModelParts) -> dict[str, ClipFit]:
     """The clips that stand in for activations, as ``convert`` wrote them."""
     fits = json_object(metadata_of(parts.structure).get("onnx2snn.clips", ""))
-    try:
-        return {
-            name: ClipFit(*(np.array(fit[key], np.float64) for key in ("knots", "values")))
-            for name, fit in fits.items()
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            "the spiking network's metadata does not say which clips stand in for activations "
-            f"({error!r}): convert the ANN again"
-        ) from error
+    found = {}
+    for name, fit in fits.items():
+        try:
+            knots, values = (np.array(fit[key], np.float64) for key in ("knots", "values"))
+        except (KeyError, TypeError, ValueError):
+            knots, values = np.empty(0), np.empty(0)
+        if knots.ndim != 1 or knots.shape != values.shape or len(knots) < 2:
+            raise ModelError(
+                "the spiking network's metadata does not say which clips stand in for the "
+                f"activation '{name}': convert the ANN again"
+            )
+        found[name] = ClipFit(knots, values)
+    return found
 
 
 def _converted_form(ann: Model, recipe: Mapping[str, Any], clips: dict[str, ClipFit]) -> Network:
@@ -189,8 +193,11 @@ def _converted_form(ann: Model, recipe: Mapping[str, Any], clips: dict[str, Clip
     return network
 
 
-def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The tensor of the ANN that each neuron stands for, by the neuron's name."""
+def _counterparts(snn: gs.Graph, ann: gs.Graph, unsaid: bool) -> dict[str, str]:
+    """The tensor of the ANN that each neuron stands for, by the neuron's name.
+
+    ``unsaid``: whether clips stand in for activations of which the network does not say more.
+    """
     there = {tensor.name for node in ann.nodes for tensor in node.outputs}
     found = {}
     for node in neuron_nodes(snn):
@@ -199,7 +206,7 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, recipe: Mapping[str, Any]) -> di
         tensors = [node.outputs[0], *delayed]
         found[node.name] = next((t.name for t in tensors if t.name in there), tensors[0].name)
     missing = [name for name, tensor in found.items() if tensor not in there]
-    if missing and recipe.get("approximate") is not None:
+    if missing and unsaid:
         raise ModelError(
             f"'{missing[0]}' and {len(missing) - 1} other neurons stand in for approximated "
             "activations (--approximate), of which the file does not say more: convert the ANN "

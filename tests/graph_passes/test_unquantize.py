@@ -200,7 +200,7 @@ def test_fewer_bits_by_a_clip():
 
 @pytest.mark.parametrize(
     ("kind", "zero", "low", "high", "bound"),
-    [(np.uint8, 8, 0, 15, None), (np.uint8, 8, 8, 15, 7 * 0.25),
+    [(np.uint8, 128, 0, 255, None), (np.uint8, 64, 1, 129, None), (np.uint8, 8, 8, 15, 7 * 0.25),
      (np.int8, -128, -128, 127, 255 * 0.25), (np.int8, -10, -10, 127, 137 * 0.25)],
 )  # fmt: skip
 def test_levels_are_no_small_integers(kind, zero, low, high, bound):
@@ -211,6 +211,24 @@ def test_levels_are_no_small_integers(kind, zero, low, high, bound):
     g = graph(text, NUMBERS | numbers)
     changes_once(unquantize_activations, g)
     assert bounds(g) == ([] if bound is None else [bound])
+
+
+@pytest.mark.parametrize(("kind", "zero", "low", "high"), [
+    (np.int8, 0, -7, 7), (np.int8, 0, -8, 7), (np.uint8, 8, 0, 15), (np.uint8, 64, 1, 128),
+])  # fmt: skip
+def test_levels_of_both_signs_in_a_few_bits(kind, zero, low, high):
+    """They are clips of both signs, as Brevitas writes HardTanh, but not of what is positive."""
+    step = np.float32(1 / 16 if high > 100 else 1 / 4)
+    numbers = NUMBERS | {"s": step, "z": kind(zero), "low": kind(low), "high": kind(high),
+                         "least": (low - zero) * step, "most": (high - zero) * step}  # fmt: skip
+    for before, kept in (("d = Identity(c)", True), ("d = Exp(c)", False)):
+        levels = " q = QuantizeLinear(d, s, z) e = Clip(q, low, high) a = DequantizeLinear(e, s, z)"
+        g = graph(LAYERS % (before + levels), numbers)
+        changes_once(unquantize_activations, g)
+        assert ("Clip" in ops(g)) == kept
+        if kept:
+            wanted = run(graph(LAYERS % "a = Clip(c, least, most)", numbers), X)
+            np.testing.assert_allclose(run(g, X), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("before", ["d = Identity(c)", "d = Sigmoid(c)"])

@@ -312,6 +312,9 @@ def test_clips_that_stand_in_for_activations(pool):
         layers = diagnose(snn, ann, data, timesteps)
         assert {layer.place for layer in layers} == {1, 2, 3, 4}
         assert all(layer.total_error < most for layer in layers)
+    other = model(text.replace("Sigmoid", "Relu"), weights)
+    with pytest.raises(ModelError, match="not the one that this network was made from"):
+        diagnose(snn, other, data, 4)
     # What is not the file's own, as of a version that did not write it, or was cut off.
     fits = {p.key: p.value for p in snn.metadata_props}["onnx2snn.clips"]
     for text, wrong in (
@@ -320,6 +323,9 @@ def test_clips_that_stand_in_for_activations(pool):
         (fits.replace("knots", "knot"), "does not say which clips .*convert the ANN again"),
         ('{"q": 3}', "does not say which clips .*convert the ANN again"),
         ('{"q": {"knots": "a", "values": []}}', "does not say which clips .*convert the ANN again"),
+        ('{"q": {"knots": [1, 2], "values": [3]}}', "does not say which clips .*'q'"),
+        ('{"q": {"knots": [1], "values": [3]}}', "does not say which clips .*'q'"),
+        ('{"q": {"knots": [[1, 2]], "values": [[3, 4]]}}', "does not say which clips .*'q'"),
     ):
         onnx.helper.set_model_props(
             snn, {p.key: p.value for p in snn.metadata_props} | {"onnx2snn.clips": text}
