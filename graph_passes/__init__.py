@@ -14,6 +14,7 @@ from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
 from .conditions import conditions_to_activations
 from .dequantize import dequantize_weights
+from .differences import differences_to_clips
 from .driver import PassReport, run_passes, verify
 from .errors import (
     DataError,
@@ -41,6 +42,7 @@ from .on_means import nonlinear_to_means
 from .pads import fold_pads
 from .read_out import average_before_read_out, delay_read_out
 from .reshapes import fix_reshapes
+from .scaled_bounds import move_bounds_behind_scales
 from .shapes import infer_shapes
 from .soft_thresholds import decompose_soft_thresholds
 from .spiking import activations_to_neurons
@@ -73,6 +75,7 @@ __all__ = [
     "delay_read_out",
     "dequantize_layers",
     "dequantize_weights",
+    "differences_to_clips",
     "end_pools_in_the_image",
     "fix_reshapes",
     "fold_batch_normalization",
@@ -83,6 +86,7 @@ __all__ = [
     "initial_potential_of",
     "max_to_average_pool",
     "max_to_spiking_pool",
+    "move_bounds_behind_scales",
     "neuron_nodes",
     "nonlinear_to_means",
     "read_model",

@@ -12,8 +12,10 @@ The passes, in order:
     unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
     fold_pads                  Pad before Conv or a pool -> its own pads
     conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs, Max, ...
+    move_bounds_behind_scales  Relu, then a scale, then Clip -> the scale, then these
     unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip
     decompose_soft_thresholds  sign(x) Relu(|x| - t), Shrink -> Relu(x - t) - Relu(-x - t)
+    differences_to_clips       |x| - |x - a| -> 2 clip(x; 0, a) - a
     decompose_activations      LeakyRelu, HardTanh, Abs, ... -> Relu, Clip(0, theta) and sums
 
 One may open the way for another, so they run until none finds anything to do. Later passes
@@ -28,11 +30,13 @@ from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
 from .conditions import conditions_to_activations
 from .dequantize import dequantize_weights
+from .differences import differences_to_clips
 from .fold_constants import fold_constants
 from .linear_layers import unify_linear_layers
 from .no_ops import remove_no_ops
 from .pads import fold_pads
 from .reshapes import fix_reshapes
+from .scaled_bounds import move_bounds_behind_scales
 from .soft_thresholds import decompose_soft_thresholds
 from .transposes import sink_transposes
 
@@ -46,8 +50,10 @@ CANONICAL_FORM = (
     unify_linear_layers,
     fold_pads,
     conditions_to_activations,
+    move_bounds_behind_scales,
     unify_clips,
     decompose_soft_thresholds,
+    differences_to_clips,
     decompose_activations,
 )
 

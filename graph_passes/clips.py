@@ -60,7 +60,7 @@ def unify_clips(graph: gs.Graph) -> bool:
             continue
         bounds = _UNBOUNDED
         for link in chain:
-            bounds = bounds.then(_bounds_of(link) or _UNBOUNDED)
+            bounds = bounds.then(bounds_of(link) or _UNBOUNDED)
         wanted = _canonical_form(bounds)
         if wanted is not None and [_spelling(link) for link in chain] != wanted:
             _rewrite(graph, editor, chain, wanted)
@@ -73,23 +73,23 @@ def unify_clips(graph: gs.Graph) -> bool:
 def _chain_of_bounds(graph: gs.Graph, last: gs.Node) -> list[gs.Node]:
     """The longest run of bounds that ends in ``last``; empty if another bound follows it."""
     following = only_consumer(graph, last.outputs[0]) if last.outputs else None
-    if _bounds_of(last) is None or (following is not None and _bounds_of(following) is not None):
+    if bounds_of(last) is None or (following is not None and bounds_of(following) is not None):
         return []
     chain = [last]
     while True:
-        source = _bounded_input(chain[0])
+        source = bounded_input(chain[0])
         before = producer(source)
-        if before is None or only_consumer(graph, source) is None or _bounds_of(before) is None:
+        if before is None or only_consumer(graph, source) is None or bounds_of(before) is None:
             return chain
         chain.insert(0, before)
 
 
-def _bounded_input(node: gs.Node) -> gs.Tensor:
+def bounded_input(node: gs.Node) -> gs.Tensor:
     """The one input of Relu, Clip, Min or Max that is not a constant bound."""
     return next(tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant))
 
 
-def _bounds_of(node: gs.Node) -> _Bounds | None:
+def bounds_of(node: gs.Node) -> _Bounds | None:
     """What a node clips to, ``_FAR`` bounds being none; None if it is no clip by constants."""
     bounds = _written_bounds_of(node)
     if bounds is None:
@@ -184,13 +184,13 @@ def _scalar(bound: np.ndarray) -> float | None:
 
 
 def _spelling(node: gs.Node) -> tuple:
-    bounds = _bounds_of(node) or _UNBOUNDED
+    bounds = bounds_of(node) or _UNBOUNDED
     return node.op, bounds.low.tolist(), bounds.high.tolist()
 
 
 def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
     """Let the last node of a chain, and one before it if need be, compute what is wanted."""
-    source, last = _bounded_input(chain[0]), chain[-1]
+    source, last = bounded_input(chain[0]), chain[-1]
     dtype = next((kind for node in chain if (kind := type_of(node)) is not None), None)
     for node in chain[:-1]:
         disconnect(node)

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import canonicalise, move_bounds_behind_scales
+from onnx2snn.graph_passes.thresholds import bounded_activations, unbounded_activations
+
+X = np.linspace(-9, 9, 96, dtype=np.float32).reshape(4, 3, 8)
+NUMBERS = {
+    "zero": np.float32(0), "one": np.float32(1), "two": np.float32(2), "six": np.float32(6),
+    "minus": np.float32(-4), "s": np.float32([0.25]), "channels": np.float32([[1], [2], [0.5]]),
+    "most": np.float32(15), "far": np.float32([[1], [2], [3]]),
+}  # fmt: skip
+# Spellings, and the bounds of the one clip that each is.
+MERGED = {
+    "r = Relu(x) d = Div(r, s) y = Clip(d, zero, six)": [6],
+    "r = Relu(x) d = Div(r, s) e = Mul(two, d) y = Clip(e, zero, six)": [6],
+    "r = Relu(x) d = Mul(r, channels) y = Clip(d, zero, six)": [6],
+    "r = Relu(x) d = Div(r, s) y = Min(d, six)": [6],
+    "r = Relu(x) d = Mul(r, s) y = Clip(d, minus, one)": [1],
+    "r = Clip(x, zero, six) d = Div(r, s) y = Clip(d, zero, most)": [15],
+    "r = Clip(x, zero, two) d = Mul(r, s) y = Clip(d, zero, most)": [0.5],
+    "r = Clip(x, zero, two) d = Mul(r, s) y = Relu(d)": [0.5],
+    "r = Clip(x, one, six) d = Mul(r, s) e = Sub(d, s) y = Relu(e)": None,
+    "r = Clip(x, zero) d = Mul(r, s) y = Clip(d, zero, one)": [1],
+    "r = Clip(x, , six) d = Mul(r, s) y = Relu(d)": [1.5],
+}  # fmt: skip
+ALONE = (
+    "r = Relu(x) d = Mul(r, minus) y = Clip(d, minus, zero)",
+    "r = Relu(x) d = Add(r, one) y = Clip(d, zero, six)",
+    "r = Relu(x) d = Div(r, s) e = Neg(d) f = Neg(e) y = Clip(f, zero, six)",
+    "r = Relu(x) d = Div(r, s) c = Clip(d, zero, six) y = Add(c, r)",
+    "r = Relu(x) d = Div(r, s) c = Clip(d, zero, six) y = Add(c, d)",
+    "r = Relu(x) d = Mul(r, s) y = Sigmoid(d)",
+    "r = Relu(x) y = Mul(r, s)",
+    "r = Clip(x, zero, six) d = Mul(r, channels) y = Clip(d, zero, six)",
+    "r = Relu(x) y = Clip(r, zero, six)",
+    "r = Relu(x) d = Mul(r, x) y = Clip(d, zero, six)",
+    "r = Min(x, far) d = Mul(r, s) y = Relu(d)",
+)
+
+
+def network(body):
+    return graph(f"g (float[N, 3, 8] x) => (float[N, 3, 8] y) {{ {body} }}", NUMBERS)
+
+
+@pytest.mark.parametrize("body", [body for body, bounds in MERGED.items() if bounds])
+def test_bounds_with_a_scale_between_are_one(body):
+    g = network(body)
+    before = run(g, X)
+    changes_once(move_bounds_behind_scales, g)
+    np.testing.assert_allclose(run(g, X), before, rtol=1e-6)
+    canonicalise(g)
+    assert not unbounded_activations(g)
+    bounds = [float(bound) for bound in bounded_activations(g).values()]
+    assert bounds == MERGED[body]
+    np.testing.assert_allclose(run(g, X), before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("body", [*ALONE, *(body for body, bounds in MERGED.items() if not bounds)])
+def test_bounds_that_stay_where_they_are(body):
+    g = network(body)
+    before = ops(g)
+    assert move_bounds_behind_scales(g) is False
+    assert ops(g) == before
+
+
+def test_a_bound_between_that_is_an_output_stays():
+    text = "g (float[N, 3, 8] x) => (float[N, 3, 8] y, float[N, 3, 8] r) "
+    text += "{ r = Relu(x) d = Mul(r, s) y = Clip(d, zero, six) }"
+    g = graph(text, NUMBERS)
+    assert move_bounds_behind_scales(g) is False
