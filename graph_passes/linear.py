@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import producer
+from .editing import constant_value, is_floating, producer
 from .errors import Refusal, UnsupportedModelError
 from .integer_layers import INTEGER_LAYERS
 from .neurons import NEURONS
@@ -94,6 +94,10 @@ _PRODUCT = (
 _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"
+)
+_SCALES = (
+    "it rounds activations with a scale for each channel: train or quantise the network with one "
+    "for each layer, or export it before quantization"
 )
 _ADVICE = {
     **dict.fromkeys(MAX_POOLS, _MAX_POOL_ADVICE),
@@ -250,6 +254,11 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
             "the product of spikes and of what depends on the input alone is not linear where the "
             "input varies in time: export the network with a constant in place of that factor"
         )
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        scale = constant_value(node.inputs[1])
+        return _ADVICE[node.op] if scale is None or scale.size == 1 else _SCALES
+    if node.op == "Clip" and not is_floating(node.inputs[0]):
+        return "it bounds whole numbers, between quantisers that are not known here"
     if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
         return IN_TRAINING
     if node.op in ("Resize", "Upsample"):

@@ -199,6 +199,23 @@ def test_quantized_layers_are_refused_as_such():
     assert all("before quantization" in reason for reason in reasons.values())
 
 
+def test_activations_with_a_scale_for_each_channel_are_refused_as_such():
+    body = (
+        "c = MatMul(x, w) a = Clip(c, zero, four) q = QuantizeLinear(a, scales, wholes) "
+        "p = Clip(q, whole, whole) m = DequantizeLinear(p, scales, wholes) n = MatMul(m, w) "
+        "y = Clip(n, zero, four)"
+    )
+    weights = WEIGHTS | {"whole": np.uint8(15), "w": np.ones((3, 3), np.float32)}
+    weights |= {"scales": np.ones(3, np.float32), "wholes": np.zeros(3, np.uint8)}
+    with pytest.raises(UnsupportedModelError) as caught:
+        activations_to_neurons(graph(f"{SIGNATURE} {{ {body} }}", weights))
+    reasons = {refusal.op: refusal.reason for refusal in caught.value.refusals}
+    assert set(reasons) == {"QuantizeLinear", "Clip", "DequantizeLinear"}
+    assert "a scale for each channel" in reasons["QuantizeLinear"]
+    assert reasons["DequantizeLinear"] == reasons["QuantizeLinear"]
+    assert "whole numbers" in reasons["Clip"]
+
+
 def test_quantized_layers_of_onnx_runtime_are_refused_as_such():
     body = (
         "c = MatMul(x, w) a = Clip(c, zero, four) q = QuantizeLinear(a, four, whole) "
