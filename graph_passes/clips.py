@@ -37,7 +37,7 @@ class _Bounds:
 
 _UNBOUNDED = _Bounds(np.array(-np.inf), np.array(np.inf))
 
-_FAR = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
+FAR = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
 """People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact."""
 
 
@@ -90,12 +90,12 @@ def bounded_input(node: gs.Node) -> gs.Tensor:
 
 
 def bounds_of(node: gs.Node) -> _Bounds | None:
-    """What a node clips to, ``_FAR`` bounds being none; None if it is no clip by constants."""
+    """What a node clips to, ``FAR`` bounds being none; None if it is no clip by constants."""
     bounds = _written_bounds_of(node)
     if bounds is None:
         return None
     types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
-    far = min((_FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
+    far = min((FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
     return _Bounds(
         _UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
         _UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,

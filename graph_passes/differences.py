@@ -47,6 +47,9 @@ def _rewrite(graph: gs.Graph, editor: Editor, node: gs.Node) -> bool:
     a = beyond - short
     if x is not same or not (np.all(a > 0) or np.all(a < 0)):
         return False
+    if np.any(2 * abs(a) >= np.finfo(like.dtype).max):
+        # Of halves, twice a clip may be none.
+        return False
     source, sign = (u, 1.0) if np.all(a > 0) else (v, -1.0)
     bound = editor.constant(f"{node.name}/bound", np.abs(a).astype(like.dtype))
     zero = editor.constant(f"{node.name}/zero", np.zeros((), like.dtype))

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .affine import affine_of
-from .clips import bounded_input, bounds_of
-from .editing import Editor, only_consumer, require_opset, tidy
+from .clips import FAR, bounded_input, bounds_of
+from .editing import Editor, only_consumer, require_opset, tidy, type_of
 
 
 def move_bounds_behind_scales(graph: gs.Graph) -> bool:
@@ -17,15 +17,24 @@ def move_bounds_behind_scales(graph: gs.Graph) -> bool:
     """
     require_opset(graph)
     editor, changed = Editor(graph), False
+    # A bound that was moved may be before another scale.
+    while _move_once(graph, editor):
+        changed = True
+    if changed:
+        tidy(graph)
+    return changed
+
+
+def _move_once(graph: gs.Graph, editor: Editor) -> bool:
+    changed = False
     for node in list(graph.nodes):
         if node.op not in ("Clip", "Relu") or node.domain or bounds_of(node) is None:
             continue
         scales, scale = _scales_before_a_bound(graph, node)
-        if scales and (node.op == "Relu" or scale.size == 1):
-            _move(editor, node, scales, scale)
+        bounds = _scaled_bounds(node, scale) if scales else None
+        if bounds is not None:
+            _move(editor, node, scales, bounds)
             changed = True
-    if changed:
-        tidy(graph)
     return changed
 
 
@@ -37,22 +46,47 @@ def _scales_before_a_bound(graph: gs.Graph, node: gs.Node) -> tuple[list[gs.Node
         affine = affine_of(graph, reader)
         if isinstance(affine, str):
             return (scales if bounds_of(reader) is not None else []), product
-        if affine.x is not result or np.any(affine.scale <= 0) or np.any(affine.shift):
+        positive = np.all(affine.scale > 0) and np.all(np.isfinite(affine.scale))
+        if affine.x is not result or not positive or np.any(affine.shift):
             break
         scales.append(reader)
         product, result = product * affine.scale, reader.outputs[0]
     return [], product
 
 
-def _move(editor: Editor, node: gs.Node, scales: list[gs.Node], scale: np.ndarray) -> None:
+def _scaled_bounds(node: gs.Node, scale: np.ndarray) -> list[np.ndarray | None] | None:
+    """The bounds of a Clip, scaled, None each where there is none; None where they cannot be.
+
+    A large one may say "none" in its type, or not fit it.
+    """
+    if node.op == "Relu":
+        return []
+    bounds, dtype = bounds_of(node), type_of(node)
+    if scale.size != 1 or bounds is None or dtype is None:
+        return None
+    scaled: list[np.ndarray | None] = []
+    for bound in (bounds.low, bounds.high):
+        value = np.asarray(bound * scale.reshape(()))
+        if not np.isfinite(bound):
+            scaled.append(None)
+        elif abs(value) < min(FAR.get(dtype, np.inf), float(np.finfo(dtype).max)):
+            scaled.append(value.astype(dtype))
+        else:
+            return None
+    return scaled
+
+
+def _move(
+    editor: Editor, node: gs.Node, scales: list[gs.Node], bounds: list[np.ndarray | None]
+) -> None:
     x, bounded, last = bounded_input(node), node.outputs[0], scales[-1]
     scales[0].inputs = [x if tensor is bounded else tensor for tensor in scales[0].inputs]
     result = last.outputs[0]
     scaled = gs.Variable(editor.name(f"{result.name}/scaled"), result.dtype, result.shape)
-    last.outputs, bounds = [scaled], list(node.inputs[1:])
-    for place, tensor in enumerate(bounds):
-        if not tensor.is_empty():
-            value = tensor.values.astype(np.float64) * scale.reshape(())
-            name = f"{node.name}/{('min', 'max')[place]}"
-            bounds[place] = editor.constant(name, value.reshape(()).astype(tensor.dtype))
-    node.inputs, node.outputs = [scaled, *bounds], [result]
+    # What makes a tensor has its name, elsewhere.
+    last.name, last.outputs = scaled.name, [scaled]
+    constants = [
+        gs.Variable.empty() if value is None else editor.constant(f"{node.name}/{name}", value)
+        for name, value in zip(("min", "max"), bounds, strict=False)
+    ]
+    node.inputs, node.outputs = [scaled, *constants], [result]

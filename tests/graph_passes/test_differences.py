@@ -66,3 +66,15 @@ def test_others_stay(body):
     before = ops(g)
     assert differences_to_clips(g) is False
     assert ops(g) == before
+
+
+def test_halves_whose_double_is_too_large_stay():
+    text = "g (float16[N, 3, 8] x) => (float16[N, 3, 8] y) { p = Abs(x) d = Sub(x, a) e = Abs(d) "
+    for bound, changes in ((30_000, True), (40_000, False)):
+        g = graph(text + "y = Sub(p, e) }", {"a": np.float16(bound)})
+        assert differences_to_clips(g) is changes
+
+
+def test_values_of_types_that_are_not_floating_stay():
+    text = "g (int32[N, 3, 8] x) => (int32[N, 3, 8] y) { p = Abs(x) d = Sub(x, a) e = Abs(d) "
+    assert differences_to_clips(graph(text + "y = Sub(p, e) }", {"a": np.int32(2)})) is False

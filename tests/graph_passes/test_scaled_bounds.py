@@ -9,7 +9,9 @@ X = np.linspace(-9, 9, 96, dtype=np.float32).reshape(4, 3, 8)
 NUMBERS = {
     "zero": np.float32(0), "one": np.float32(1), "two": np.float32(2), "six": np.float32(6),
     "minus": np.float32(-4), "s": np.float32([0.25]), "channels": np.float32([[1], [2], [0.5]]),
-    "most": np.float32(15), "far": np.float32([[1], [2], [3]]),
+    "most": np.float32(15), "far": np.float32([[1], [2], [3]]), "large": np.float32(2e6),
+    "none": np.float32(1e9), "small": np.float32(1e-4), "infinite": np.float32(np.inf),
+    "some": np.float32([[1], [2], [0]]), "half": np.float32(0.5),
 }  # fmt: skip
 # Spellings, and the bounds of the one clip that each is.
 MERGED = {
@@ -24,6 +26,10 @@ MERGED = {
     "r = Clip(x, one, six) d = Mul(r, s) e = Sub(d, s) y = Relu(e)": None,
     "r = Clip(x, zero) d = Mul(r, s) y = Clip(d, zero, one)": [1],
     "r = Clip(x, , six) d = Mul(r, s) y = Relu(d)": [1.5],
+    "a = Clip(x, minus, two) b = Mul(a, half) c = Relu(b) d = Mul(c, half) y = Clip(d, zero, six)":
+        [0.5],
+    "a = Relu(x) b = Mul(a, half) c = Clip(b, zero, two) d = Mul(c, half) y = Clip(d, zero, one)":
+        [1],
 }  # fmt: skip
 ALONE = (
     "r = Relu(x) d = Mul(r, minus) y = Clip(d, minus, zero)",
@@ -37,6 +43,10 @@ ALONE = (
     "r = Relu(x) y = Clip(r, zero, six)",
     "r = Relu(x) d = Mul(r, x) y = Clip(d, zero, six)",
     "r = Min(x, far) d = Mul(r, s) y = Relu(d)",
+    # What would be no bound any more.
+    "r = Clip(x, zero, six) d = Mul(r, large) y = Relu(d)",
+    "r = Relu(x) d = Mul(r, infinite) y = Clip(d, zero, six)",
+    "r = Relu(x) d = Mul(r, some) y = Clip(d, zero, six)",
 )
 
 
@@ -70,3 +80,28 @@ def test_a_bound_between_that_is_an_output_stays():
     text += "{ r = Relu(x) d = Mul(r, s) y = Clip(d, zero, six) }"
     g = graph(text, NUMBERS)
     assert move_bounds_behind_scales(g) is False
+
+
+@pytest.mark.parametrize("op", ["Clip(x, zero, none)", "Clip(x, , none)", "Clip(x, zero)"])
+def test_a_bound_that_says_none_stays_none(op):
+    g = network(f"r = {op} d = Mul(r, small) y = Relu(d)")
+    before = run(g, X)
+    changes_once(move_bounds_behind_scales, g)
+    canonicalise(g)
+    assert ops(g) == ["Mul", "Relu"]
+    np.testing.assert_allclose(run(g, X), before, rtol=1e-6)
+
+
+def test_bounds_that_do_not_fit_halves_stay():
+    text = "g (float16[N, 3, 8] x) => (float16[N, 3, 8] y) { r = Clip(x, zero, six) "
+    text += "d = Mul(r, s) y = Relu(d) }"
+    g = graph(text, {"zero": np.float16(0), "six": np.float16(6), "s": np.float16(30_000)})
+    assert move_bounds_behind_scales(g) is False
+
+
+def test_nodes_have_names_of_their_own():
+    """And none has that of a tensor which another makes."""
+    g = network("r = Relu(x) d = Mul(r, s) y = Clip(d, minus, one)")
+    move_bounds_behind_scales(g)
+    makers = {tensor.name: node.name for node in g.nodes for tensor in node.outputs}
+    assert all(makers.get(node.name, node.name) == node.name for node in g.nodes)
