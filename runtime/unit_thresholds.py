@@ -121,7 +121,9 @@ class _Units:
         return [values for values in read if values.dtype == np.float32]
 
     def _node(self, op: str, inputs: Iterable[str], made: str, **attributes: Any) -> str:
-        self.makers[made] = helper.make_node(op, list(inputs), [made], made, **attributes)
+        # Another node may have the name of what this one makes.
+        name = f"{self.graph.prefix}node/{made}"
+        self.makers[made] = helper.make_node(op, list(inputs), [made], name, **attributes)
         return made
 
     def _constant(self, values: np.ndarray, name: str) -> str:

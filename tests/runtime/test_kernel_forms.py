@@ -173,6 +173,25 @@ def test_a_name_that_holds_the_mark_of_stand_ins():
     np.testing.assert_array_equal(found.output, wanted.output)
 
 
+def test_a_node_with_the_name_of_what_neurons_emit():
+    text = (
+        "net (float[N, 32, 6, 6] x) => (float[N, 32, 6, 6] y) { a = Conv(x, w) "
+        "c = Clip(a, zero, half) m = Mul(c, k) s = Add(m, half) d = Clip(s, zero, half) "
+        "y = Conv(d, w) }"
+    )
+    weights = dyadic.weights(np.random.default_rng(0), 32, 32, 1, 1, parts=16)
+    k = np.float32([1, 2] * 16).reshape(32, 1, 1)
+    ann = model(text, {"w": weights, "k": k, "zero": np.float32(0), "half": np.float32(0.5)})
+    for node in ann.graph.node:
+        node.name = {"c": "neurons", "m": "c"}.get(node.output[0], "")
+    spiking = convert(ann).model
+    named = {node.name: node.output[0] for node in spiking.graph.node}
+    assert named["c"] != "c"
+    assert "c" in named.values()
+    x = np.random.default_rng(0).integers(0, 9, (2, 32, 6, 6)).astype(np.float32) / 8
+    same(SpikingSession(spiking).run(x, 8), SpikingSession(spiking, plan="step").run(x, 8))
+
+
 def test_a_plain_chunk_where_stand_ins_are_gone(chunks, monkeypatch):
     """As another version of ONNX Runtime may leave it."""
 

@@ -320,7 +320,8 @@ def test_a_state_of_other_images_than_those_shown_is_refused(image):
     weights = {"zero": np.float32(0), "one": np.float32(1), "two": np.float32(2)}
     text = (
         f"net (float[N, {image}] x) => (float[N, {image}] y) {{ a = Mul(x, two) "
-        "b = Clip(a, zero, one) c = Mul(b, two) d = Clip(c, zero, one) y = Mul(d, two) }"
+        "b = Clip(a, zero, one) m = Mul(b, two) c = Sub(m, one) d = Clip(c, zero, one) "
+        "y = Mul(d, two) }"
     )
     session = SpikingSession(convert(model(text, weights)).model)
     x = np.full((2, 3, 4, 5), 0.375, np.float32)
