@@ -182,9 +182,8 @@ def _move(editor: Editor, node: gs.Node) -> bool:
         number = (border.astype(np.float64) - zero) * scale
         value = editor.constant(f"{node.name}/border", number.astype(scale.dtype).reshape(()))
         inputs[2:3] = [value]
-    whole, moved = list(node.outputs), []
-    for tensor in whole:
-        moved.append(gs.Variable(editor.name(f"{tensor.name}/numbers")))
+    whole = list(node.outputs)
+    moved = [gs.Variable(editor.name(f"{tensor.name}/numbers")) for tensor in whole]
     node.inputs, node.outputs = inputs, moved
     for x, tensor in zip(moved, whole, strict=True):
         tensor.dtype = unit[1].dtype
@@ -279,7 +278,7 @@ def _operand(
         return None
     if node.op == "ConvInteger":
         zero = zero.reshape(-1, *[1] * (whole.ndim - 1))
-    values = whole.astype(np.float32) - zero.astype(np.float32)
+    values = _scaled(whole, zero, np.ones((), np.float32))
     return editor.constant(f"{node.name}/{place}", values), None
 
 
@@ -300,8 +299,7 @@ def _fused(editor: Editor, node: gs.Node, scaled: int, zeroed: int, added: int) 
         if any(optional_input(node, place) is not tensor for place, tensor in own):
             return False
         x = quantiser.inputs[0]
-    numbers = (whole.astype(scale.dtype) - zero.astype(scale.dtype)) * scale
-    product = [x, editor.constant(f"{node.name}/weights", numbers)]
+    product = [x, editor.constant(f"{node.name}/weights", _scaled(whole, zero, scale))]
     if bias is None:
         replace_node(node, "MatMul", product)
     else:
@@ -320,10 +318,15 @@ def _lstm(editor: Editor, node: gs.Node) -> bool:
             return False
         # One for each direction, or for each of its gates.
         scale, zero = (value.reshape(len(whole), 1, -1) for value in (scale, zero))
-        numbers = (whole.astype(scale.dtype) - zero.astype(scale.dtype)) * scale
-        weights.append(editor.constant(f"{node.name}/{name}", numbers.transpose(0, 2, 1)))
+        numbers = _scaled(whole, zero, scale).transpose(0, 2, 1)
+        weights.append(editor.constant(f"{node.name}/{name}", numbers))
     replace_node(node, "LSTM", [node.inputs[0], *weights, *node.inputs[3:8]], dict(node.attrs))
     return True
+
+
+def _scaled(whole: np.ndarray, zero: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The numbers that whole numbers stand for, in the scale's type; they broadcast."""
+    return np.asarray((whole.astype(scale.dtype) - zero.astype(scale.dtype)) * scale)
 
 
 def _besides(

@@ -291,15 +291,14 @@ class Network:
             )
         watched = {region.name: region.source.name for region in regions}
         seen = sampled(self.current, watched, self.calibration, self._running)
-        before = self.current
         self.replace_by_clips(fit_clips(self.graph, seen, clips, self.notes))
-        self._compare(f"{APPROXIMATED} by {clips} clips", before)
 
     def replace_by_clips(self, fits: dict[str, ClipFit]) -> None:
-        """Let the clips that were fitted stand in for scalar activations."""
+        """Let the clips that were fitted, as many for each, stand in for scalar activations."""
+        before, clips = self.current, len(next(iter(fits.values())).knots) - 1
         self.run([partial(approximate_activations, fits=fits)])
         self.clips = fits
-        self.current = to_parts(self.graph)
+        self._compare(f"{APPROXIMATED} by {clips} clips", before)
 
     def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
         """Give activations thresholds from data; says where they came from, by what has them.
