@@ -8,6 +8,7 @@ several and verifies each.
 """
 
 from .activations import decompose_activations
+from .attention import split_attention
 from .average_pool import max_to_average_pool
 from .canonicalise import canonicalise
 from .ceil_mode import end_pools_in_the_image
@@ -31,6 +32,7 @@ from .files import read_model, write_model
 from .fold_batch_norm import fold_batch_normalization
 from .fold_constants import fold_constants
 from .fold_forward import fold_forward
+from .fused_layers import split_fused_layers
 from .initial_potential import set_initial_potential
 from .integer_layers import dequantize_layers
 from .io import to_graph, to_model, upgrade_opset
@@ -94,6 +96,8 @@ __all__ = [
     "run_passes",
     "set_initial_potential",
     "sink_transposes",
+    "split_attention",
+    "split_fused_layers",
     "stateful_nodes",
     "threshold_of",
     "thresholds_to_spiking",

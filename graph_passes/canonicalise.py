@@ -2,6 +2,8 @@
 
 The passes, in order:
 
+    split_fused_layers         what ONNX Runtime's optimiser fused: FusedConv -> Conv, Relu, ...
+    split_attention            Attention -> MatMul, Softmax, MatMul
     end_pools_in_the_image     windows of ceil_mode in the padding alone -> pads that fit
     fold_constants             Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
     fix_reshapes               Reshape to sizes from Shape(x) -> to constants, -1 for an open one;
@@ -26,12 +28,14 @@ rely on the result: an activation is ``Relu(x)``, ``Clip(x, 0, theta)`` with one
 import onnx_graphsurgeon as gs
 
 from .activations import decompose_activations
+from .attention import split_attention
 from .ceil_mode import end_pools_in_the_image
 from .clips import unify_clips
 from .conditions import conditions_to_activations
 from .dequantize import dequantize_weights
 from .differences import differences_to_clips
 from .fold_constants import fold_constants
+from .fused_layers import split_fused_layers
 from .linear_layers import unify_linear_layers
 from .no_ops import remove_no_ops
 from .pads import fold_pads
@@ -41,6 +45,8 @@ from .soft_thresholds import decompose_soft_thresholds
 from .transposes import sink_transposes
 
 CANONICAL_FORM = (
+    split_fused_layers,
+    split_attention,
     end_pools_in_the_image,
     fold_constants,
     fix_reshapes,

@@ -26,6 +26,10 @@ UNSUPPORTED_TYPES: dict[int, str] = {
 """Types of tensors that cannot be converted, and their names."""
 
 
+FOUR_BITS = {onnx.TensorProto.INT4: np.int8, onnx.TensorProto.UINT4: np.uint8}
+"""Types of two numbers a byte, and those that hold the same numbers."""
+
+
 def check_contents(model: onnx.ModelProto, what: str) -> None:
     """Raise ``ModelError``, beginning with ``what``, for names that are no text and for types
     and attributes that do not exist.
@@ -205,6 +209,29 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
     with contextlib.suppress(graphlib.CycleError):
         order = list(graphlib.TopologicalSorter(needs).static_order())
         replace_all(graph.node, [graph.node[place] for place in order])
+
+
+def widen_weights(model: onnx.ModelProto, what: str) -> None:
+    """Hold weights of 4 bits in 8, where nothing but DequantizeLinear reads them.
+
+    Raises ``ModelError`` for those that hold fewer numbers than their shape says.
+    """
+    read = {name for node in _all_nodes(model) for name in node.input if not _dequantises(node)}
+    read |= {info.name for graph in _graphs(model) for info in graph.output}
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in FOUR_BITS or tensor.name in read:
+            continue
+        try:
+            values = onnx.numpy_helper.to_array(tensor).astype(FOUR_BITS[tensor.data_type])
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{what}: tensor '{tensor.name}' is damaged: {error}") from error
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def _dequantises(node: onnx.NodeProto) -> bool:
+    """Whether a node is DequantizeLinear, of ONNX or, for older opsets, of ONNX Runtime."""
+    domains = ("", "ai.onnx", "com.microsoft")
+    return node.op_type == "DequantizeLinear" and node.domain in domains
 
 
 def has_sparse(model: onnx.ModelProto) -> bool:

@@ -4,7 +4,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, disconnect, require_opset, tidy
+from .editing import (
+    Editor,
+    constant_value,
+    disconnect,
+    optional_input,
+    replace_node,
+    require_opset,
+    tidy,
+)
 
 _WHOLE = (np.int8, np.uint8, np.int16, np.uint16)
 
@@ -13,12 +21,15 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     """DequantizeLinear(constants) -> (q - zero_point) scale, per tensor, axis or block.
 
     And QuantizeLinear(constants) -> q = round(x / scale) + zero_point, as weights are written that
-    were rounded in training. onnx-graphsurgeon folds neither, and ONNX Runtime, where they stay,
-    may fuse them with a MatMul in a way that rounds activations too.
+    were rounded in training; MatMulNBits(x, constants), ONNX Runtime's product with weights of 2,
+    4 or 8 bits -> MatMul(x, W). onnx-graphsurgeon folds none of them, and ONNX Runtime, where they
+    stay, may fuse them with a MatMul in a way that rounds activations too.
     """
     require_opset(graph)
-    changed = False
+    editor, changed = Editor(graph), False
     for node in list(graph.nodes):
+        if node.op == "MatMulNBits" and node.domain == "com.microsoft":
+            changed |= _product(editor, node)
         if node.op not in ("DequantizeLinear", "QuantizeLinear") or node.domain:
             continue
         given = [tensor for tensor in node.inputs if not tensor.is_empty()]
@@ -77,3 +88,39 @@ def _spread(node: gs.Node, value: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     if block:
         return np.repeat(value, block, axis).take(range(shape[axis]), axis)
     return value.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
+
+
+def _product(editor: Editor, node: gs.Node) -> bool:
+    """MatMulNBits: x times weights [N, K] in blocks along K, each with a scale."""
+    given = [optional_input(node, place) for place in range(6)]
+    x, held, scale, zero, order, bias = given
+    known = [None if tensor is None else constant_value(tensor) for tensor in (held, scale, zero)]
+    packed, scales, points = known
+    if x is None or packed is None or scales is None or order is not None:
+        return False
+    if zero is not None and points is None:
+        return False
+    bits, size, block = node.attrs.get("bits", 4), node.attrs["K"], node.attrs["block_size"]
+    rows, blocks = node.attrs["N"], -(-size // block)
+    whole = _unpacked(packed.reshape(rows, -1), bits).reshape(rows, blocks, -1)
+    middle: np.ndarray = np.full((rows, blocks), 2 ** (bits - 1))
+    if points is not None:
+        each = points.reshape(rows, -1)
+        middle = (_unpacked(each, bits) if points.dtype == np.uint8 else each)[:, :blocks]
+    shifted = whole.astype(np.float64) - middle[:, :, None]
+    weights = (shifted * scales.reshape(rows, blocks, 1)).reshape(rows, -1)[:, :size]
+    numbers = np.ascontiguousarray(weights.T.astype(scales.dtype))
+    product = [x, editor.constant(f"{node.name}/weights", numbers)]
+    if bias is None:
+        replace_node(node, "MatMul", product)
+    else:
+        made = editor.node("MatMul", f"{node.name}/product", product)
+        replace_node(node, "Add", [made, bias])
+    return True
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The numbers of so many bits in bytes [rows, bytes], the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    parts = (packed[:, :, None] >> shifts) & np.uint8(2**bits - 1)
+    return np.asarray(parts).reshape(len(packed), -1)

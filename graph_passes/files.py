@@ -17,6 +17,7 @@ import onnx.checker
 import onnx.external_data_helper
 
 from .contents import (
+    FOUR_BITS,
     UNSUPPORTED_TYPES,
     check_contents,
     check_dimensions,
@@ -28,6 +29,7 @@ from .contents import (
 )
 from .errors import ModelError, Onnx2SnnError, OutputError
 from .limits import check_shapes, check_structure
+from .unregistered import define_unregistered
 from .weights import (
     STAYS_INLINE,
     ModelParts,
@@ -109,6 +111,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
             fill(tensor, values)
     rest = detach(model)
     mend(rest.structure.graph)
+    define_unregistered(rest.structure)
     parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
     return parts
@@ -237,6 +240,7 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
             )
     parts = detach(model)
     mend(parts.structure.graph)
+    define_unregistered(parts.structure)
     check_model(parts, what)
     return parts
 
@@ -283,14 +287,16 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     """What a tensor keeps in another file."""
     entries = _entries(tensor)
     check_dimensions(tensor, f"'{path}'")
-    if tensor.data_type in UNSUPPORTED_TYPES:
+    packed = tensor.data_type in FOUR_BITS
+    if tensor.data_type in UNSUPPORTED_TYPES and not packed:
         return np.empty(0, np.uint8)  # Refused later, by its name.
     target, what = _data_file(tensor, path)
     try:
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", target.stat().st_size - offset))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        expected = math.prod(tensor.dims) * dtype.itemsize
+        size = math.prod(tensor.dims)
+        expected = (size + 1) // 2 if packed else size * dtype.itemsize
         if length != expected or not 0 <= offset <= target.stat().st_size - length:
             raise ModelError(
                 f"{what}, {length} bytes at {offset}, but its shape {list(tensor.dims)} needs "
@@ -300,7 +306,7 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
             return np.empty(tensor.dims, dtype)
         # Not mapped: who writes the file anew would change what a session holds, or end it.
         content = np.fromfile(target, np.uint8, length, offset=offset)
-        return content.view(dtype).reshape(tuple(tensor.dims))
+        return content if packed else content.view(dtype).reshape(tuple(tensor.dims))
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
 

@@ -18,7 +18,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
-from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors
+from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors, widen_weights
 from .editing import mark_inner_nodes, name_nodes, subgraphs_of, tidy
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
@@ -125,8 +125,9 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     stateful nodes of which this version knows nothing.
     """
     parts = detach(model) if isinstance(model, onnx.ModelProto) else model
-    _check_tensors(parts)
     structure = copy_model(parts.structure)
+    widen_weights(structure, "the model")
+    _check_tensors(ModelParts(structure, parts.weights))
     make_dense(structure, "the model")
     check_kinds(structure)
     structure = _with_constants_only(structure)

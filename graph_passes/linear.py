@@ -57,6 +57,8 @@ _NORMALIZATIONS = (
     "MeanVarianceNormalization", "RMSNormalization",
 )  # fmt: skip
 
+_ATTENTIONS = ("Attention", "MultiHeadAttention")
+
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 ON_MEANS = {
@@ -95,6 +97,11 @@ _NO_ACTIVATION = (
     "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
     "network with ReLU or a clip in its place"
 )
+_ATTENTION = (
+    "attention of a form that is not known here (keys of other runs, a soft cap, rotary positions, "
+    "lengths for a mask, a causal mask of open size, scores that are read): export it as separate "
+    "operators, as with opset 22 or older"
+)
 _SCALES = (
     "it rounds activations with a scale for each channel: train or quantise the network with one "
     "for each layer, or export it before quantization"
@@ -121,6 +128,7 @@ _ADVICE = {
         "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants",
+    **dict.fromkeys(_ATTENTIONS, _ATTENTION),
     **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
@@ -234,8 +242,8 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
     ``varying``: the names of all tensors that depend on the network's inputs.
     """
     if node.domain:
-        if node.op in INTEGER_LAYERS:
-            return QUANTISED
+        if node.op in (*INTEGER_LAYERS, *_ATTENTIONS):
+            return _ADVICE[node.op]
         return (
             f"an operator of the domain '{node.domain}', of which nothing is known here: export "
             "the network with standard operators"

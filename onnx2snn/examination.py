@@ -117,12 +117,25 @@ def require_ann(graph: gs.Graph) -> None:
             )
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
+    _require_any_processor(graph)
     computed = downstream(graph, graph.inputs)
     trained = [(n, reason) for n in graph.nodes if (reason := _why_in_training(n, computed))]
     if trained:
         raise UnsupportedModelError(
             "these nodes compute what they do in training; export the network in evaluation mode:",
             [Refusal(node.name, node.op, reason) for node, reason in trained],
+        )
+
+
+def _require_any_processor(graph: gs.Graph) -> None:
+    """Refuse what ONNX Runtime has laid out in blocks, as the processor that it ran on wants it."""
+    blocked = [node for node in graph.nodes if node.domain == "com.microsoft.nchwc"]
+    if blocked:
+        raise ModelError(
+            f"ONNX Runtime laid out {len(blocked)} nodes, of which {blocked[0].op} "
+            f"'{blocked[0].name}' is the first, for the processor that it ran on: convert the file "
+            "that it read, or let it save its own with ORT_ENABLE_EXTENDED as the level of "
+            "optimisation"
         )
 
 

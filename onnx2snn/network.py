@@ -29,6 +29,7 @@ from onnx2snn.graph_passes import (
     remove_no_ops,
     run_passes,
     set_initial_potential,
+    split_fused_layers,
     thresholds_to_spiking,
     unbounded_activations,
     unquantize_activations,
@@ -164,8 +165,8 @@ class Network:
             return
         dynamic = any(node.op in DYNAMIC_LAYERS for node in self.graph.nodes)
         # PyTorch puts a Cast to the same type behind each quantiser.
-        exact: list[Pass] = [fold_constants, remove_no_ops, dequantize_layers, dequantize_weights]
-        self._translated |= self.run([*exact, unquantize_activations])
+        exact: list[Pass] = [split_fused_layers, fold_constants, remove_no_ops, dequantize_layers]
+        self._translated |= self.run([*exact, dequantize_weights, unquantize_activations])
         *_, layers, _, activations = self.reports
         if not activations.changed and not (dynamic and layers.changed):
             return

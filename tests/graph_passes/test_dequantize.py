@@ -83,3 +83,62 @@ def test_halves_are_rounded_as_onnx_runtime_does(dtype):
     before = run(g, np.ones(1, np.float16), optimised=False)
     changes_once(dequantize_weights, g)
     np.testing.assert_array_equal(run(g, np.ones(1, np.float16)), before)
+
+
+def packed(values, bits):
+    """Whole numbers [rows, columns] in bytes, the first in the lowest bits, rows filled up."""
+    each = 8 // bits
+    full = np.pad(values, ((0, 0), (0, -values.shape[1] % each)))
+    shifts = np.arange(each, dtype=np.uint8) * bits
+    parts = full.astype(np.uint8).reshape(len(full), -1, each) << shifts
+    return np.bitwise_or.reduce(parts, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("bits", "zeros"),
+    [
+        (b, z)
+        for b in (2, 4, 8)
+        for z in ("middle", "packed", "numbers")
+        if (b, z) != (8, "numbers")
+    ],
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_with_weights_of_few_bits(bits, zeros, biased):
+    """40 numbers in blocks of 16 are 3 blocks, the last of which is not full."""
+    rng = np.random.default_rng(0)
+    rows, size, block = 5, 40, 16
+    blocks = 3
+    whole = rng.integers(0, 2**bits, (rows, blocks * block))
+    weights = {
+        "q": packed(whole, bits).reshape(rows, blocks, -1),
+        "scale": rng.uniform(0.05, 0.1, (rows, blocks)).astype(np.float32),
+        "zero": packed(rng.integers(0, 2**bits, (rows, blocks)), bits),
+        "bias": rng.normal(size=rows).astype(np.float32),
+        "none": np.float32(0),
+    }
+    if zeros == "numbers":
+        weights["zero"] = rng.uniform(0, 2**bits, (rows, blocks)).astype(np.float32)
+    given = "" if zeros == "middle" else "zero"
+    text = (
+        f"g (float[N, {size}] x) => (float[N, {rows}] y) {{ y = com.microsoft.MatMulNBits"
+        f"<K = {size}, N = {rows}, bits = {bits}, block_size = {block}>"
+        f"(x, q, scale, {given}, , {'bias' if biased else ''}) }}"
+    )
+    g = graph(text, weights)
+    before = run(g, np.eye(size, dtype=np.float32))
+    changes_once(dequantize_weights, g)
+    assert ops(g) == ["MatMul", "Add"][: 1 + biased]
+    np.testing.assert_allclose(run(g, np.eye(size, dtype=np.float32)), before, atol=1e-5)
+
+
+def test_product_with_weights_in_another_order_stays():
+    weights = {
+        "q": np.zeros((2, 1, 8), np.uint8), "scale": np.ones((2, 1), np.float32),
+        "order": np.zeros(16, np.int32),
+    }  # fmt: skip
+    text = (
+        "g (float[N, 16] x) => (float[N, 2] y) { y = com.microsoft.MatMulNBits"
+        "<K = 16, N = 2, bits = 4, block_size = 16>(x, q, scale, , order) }"
+    )
+    assert dequantize_weights(graph(text, weights)) is False

@@ -8,6 +8,7 @@ from onnx_text import graph, model, ops, run
 from onnx2snn.graph_passes import (
     ModelError,
     OutputError,
+    dequantize_weights,
     editing,
     files,
     read_model,
@@ -301,9 +302,51 @@ def test_domain_ai_onnx_is_the_standard_one():
 
 
 def test_types_that_graphsurgeon_loses_are_refused():
-    proto = model("g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[N] x) => (float[N] y) '
+        "{ r = Reshape(q, s) w = DequantizeLinear(r, scale) y = Add(x, w) }"
+    )
     proto.graph.initializer.append(onnx.helper.make_tensor("q", onnx.TensorProto.INT4, [2], [1, 2]))
     with pytest.raises(ModelError, match="INT4"):
+        to_graph(proto)
+
+
+FOUR_BITS = onnx.parser.parse_model(
+    '<ir_version: 10, opset_import: ["": 21]> g (float[N, 2] x) => (float[N, 3] y) '
+    "<float scale = {0.5}> { w = DequantizeLinear(q, scale, zero) y = MatMul(x, w) }"
+)
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.INT4, onnx.TensorProto.UINT4])
+@pytest.mark.parametrize("apart", [False, True])
+def test_weights_of_four_bits_are_held_in_eight(tmp_path, kind, apart):
+    proto = onnx.ModelProto()
+    proto.CopyFrom(FOUR_BITS)
+    low = -8 if kind == onnx.TensorProto.INT4 else 0
+    weights = np.int8([[low, 1, 7], [low + 15, 0, 2]])
+    # An odd number of numbers, of which one byte is half full.
+    for name, values in (("q", weights), ("zero", np.int8([1]))):
+        values = values.tolist() if name == "zero" else values.reshape(-1).tolist()
+        shape = [] if name == "zero" else weights.shape
+        proto.graph.initializer.append(onnx.helper.make_tensor(name, kind, shape, values))
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=apart, location="w",
+              size_threshold=0)  # fmt: skip
+    read = read_model(tmp_path / "m.onnx")
+    graph = to_graph(read)
+    x = np.eye(2, dtype=np.float32)
+    np.testing.assert_array_equal(run(read, x), (weights - 1.0) / 2)
+    assert dequantize_weights(graph) is True
+    np.testing.assert_array_equal(run(graph, x), (weights - 1.0) / 2)
+
+
+def test_weights_of_four_bits_of_which_some_are_missing():
+    proto = onnx.ModelProto()
+    proto.CopyFrom(FOUR_BITS)
+    for name, shape in (("q", [2, 3]), ("zero", [])):
+        proto.graph.initializer.append(
+            onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.INT4, raw_data=b"1")
+        )
+    with pytest.raises(ModelError, match="'q' is damaged"):
         to_graph(proto)
 
 

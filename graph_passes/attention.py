@@ -1,0 +1,245 @@
+"""Write attention in one operator as the products and the Softmax that it is."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from .editing import (
+    Editor,
+    constant_value,
+    is_used,
+    optional_input,
+    replace_node,
+    require_opset,
+    tidy,
+)
+from .shapes import infer_shapes
+
+_OWN = "com.microsoft"
+
+_SWAPPED = [0, 2, 1, 3]
+"""[N, L, heads, size] from [N, heads, L, size], or the other way."""
+
+_KEYS = [0, 2, 3, 1]
+"""[N, heads, size, L], as keys are multiplied, from [N, L, heads, size]."""
+
+
+def split_attention(graph: gs.Graph) -> bool:
+    """Attention(Q, K, V)  ->  MatMul(Softmax(MatMul(scale Q, K^T) + mask), V), for each head.
+
+    Attention of ONNX (opset 23 and newer), as PyTorch's exporter writes
+    ``scaled_dot_product_attention`` there: heads as an axis or side by side, fewer of keys than of
+    queries, masks. And what ONNX Runtime's optimiser makes of attention: Attention, which has the
+    weights of Q, K and V inside, and MultiHeadAttention. Those stay that read or hand on keys of
+    other runs, have a soft cap or rotary positions, whose mask is given as lengths, or whose sizes
+    are not known where they are needed.
+    """
+    require_opset(graph)
+    editor, changed = Editor(graph), False
+    for node in list(graph.nodes):
+        if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
+            continue
+        if node.op == "Attention" and not node.domain:
+            changed |= _attention(editor, node)
+        elif node.op == "Attention" and node.domain == _OWN:
+            changed |= _with_weights(editor, node)
+        elif node.op == "MultiHeadAttention" and node.domain == _OWN:
+            changed |= _multi_head(editor, node)
+    if changed:
+        tidy(graph)
+        infer_shapes(graph)
+    return changed
+
+
+def _attention(editor: Editor, node: gs.Node) -> bool:
+    """That of ONNX."""
+    q, k, v = node.inputs[:3]
+    mask = optional_input(node, 3)
+    more = any(optional_input(node, place) is not None for place in range(4, len(node.inputs)))
+    ranks = {len(tensor.shape or ()) for tensor in (q, k, v)}
+    if more or node.attrs.get("softcap", 0.0) or ranks not in ({3}, {4}):
+        return False
+    beside = ranks == {3}
+    if beside:
+        heads, shared = node.attrs["q_num_heads"], node.attrs["kv_num_heads"]
+    else:
+        heads, shared = q.shape[1], k.shape[1]
+    many, keys = (tensor.shape[1 if beside else 2] for tensor in (q, k))
+    causal = bool(node.attrs.get("is_causal", 0))
+    scale = _scale(node, q.shape[-1], heads if beside else 1)
+    # Since opset 24 a mask may be of the first keys alone, which leaves out the others.
+    whole = mask is None or editor.graph.opset < 24 or (mask.shape or [None])[-1] == keys
+    needed = [heads, shared, *((many, keys) if causal else ())]
+    if scale is None or not whole or not all(isinstance(size, int) for size in needed):
+        return False
+    if beside:
+        q = _apart(editor, node, "q", q, heads, _SWAPPED)
+        k = _apart(editor, node, "k", k, shared, _KEYS)
+        v = _apart(editor, node, "v", v, shared, _SWAPPED)
+    else:
+        k = editor.node("Transpose", f"{node.name}/k", [k], {"perm": [0, 1, 3, 2]})
+    if heads != shared:
+        places = np.repeat(np.arange(shared), heads // shared)
+        index = editor.constant(f"{node.name}/heads", places)
+        k = editor.node("Gather", f"{node.name}/k_of_each", [k, index], {"axis": 1})
+        v = editor.node("Gather", f"{node.name}/v_of_each", [v, index], {"axis": 1})
+    added = []
+    if mask is not None:
+        added.append(_where(editor, node, mask, -np.inf) if mask.dtype == np.bool_ else mask)
+    if causal:
+        added.append(_causal(editor, node, many, keys))
+    _attend(editor, node, [q, k, v], scale, added, beside)
+    return True
+
+
+def _with_weights(editor: Editor, node: gs.Node) -> bool:
+    """Attention of ONNX Runtime: x, weights of Q, K and V side by side, their biases, a mask."""
+    x, weights = node.inputs[:2]
+    bias, mask, past, added = (optional_input(node, place) for place in range(2, 6))
+    held, heads = constant_value(weights), node.attrs["num_heads"]
+    if held is None or past is not None or node.attrs.get("do_rotary", 0):
+        return False
+    sizes = node.attrs.get("qkv_hidden_sizes") or [held.shape[1] // 3] * 3
+    places = [(x.shape or [None, None])[1]] * 2
+    if not _is_known(node, mask, places):
+        return False
+    made = editor.node("MatMul", f"{node.name}/product", [x, weights])
+    if bias is not None:
+        made = editor.node("Add", f"{node.name}/biased", [made, bias])
+    inputs = [made, editor.constant(f"{node.name}/sizes", np.array(sizes, np.int64))]
+    parts = [gs.Variable(editor.name(f"{node.name}/{of}")) for of in "qkv"]
+    name = editor.name(f"{node.name}/split")
+    editor.graph.nodes.append(gs.Node("Split", name, {"axis": -1}, inputs, parts))
+    _attend_beside(editor, node, parts, sizes[0] // heads, (mask, added), places)
+    return True
+
+
+def _multi_head(editor: Editor, node: gs.Node) -> bool:
+    """MultiHeadAttention of ONNX Runtime: Q, K and V, their biases, a mask."""
+    given = [optional_input(node, place) for place in range(3)]
+    bias, mask, added = (optional_input(node, place) for place in range(3, 6))
+    more = any(optional_input(node, place) is not None for place in range(6, len(node.inputs)))
+    parts = [tensor for tensor in given if tensor is not None and len(tensor.shape or ()) == 3]
+    if more or len(parts) < 3 or not all(isinstance(tensor.shape[2], int) for tensor in parts):
+        return False
+    sizes, places = [t.shape[2] for t in parts], [t.shape[1] for t in parts[:2]]
+    biases = None if bias is None else constant_value(bias)
+    if (bias is not None and biases is None) or not _is_known(node, mask, places):
+        return False
+    if biases is not None:
+        shifts = np.split(biases, np.cumsum(sizes)[:-1])
+        for place, (x, shift) in enumerate(zip(parts, shifts, strict=True)):
+            constant = editor.constant(f"{node.name}/bias_{place}", shift)
+            parts[place] = editor.node("Add", f"{node.name}/biased_{place}", [x, constant])
+    heads = node.attrs["num_heads"]
+    _attend_beside(editor, node, parts, sizes[0] // heads, (mask, added), places)
+    return True
+
+
+def _is_known(node: gs.Node, mask: gs.Tensor | None, places: Sequence[int | str | None]) -> bool:
+    """Whether masks of ONNX Runtime's operators are of a form that is known here."""
+    if node.attrs.get("unidirectional", 0) and not all(isinstance(size, int) for size in places):
+        return False
+    return mask is None or len(mask.shape or ()) in (2, 3)
+
+
+def _attend_beside(
+    editor: Editor,
+    node: gs.Node,
+    parts: Sequence[gs.Tensor],
+    size: int,
+    masks: tuple[gs.Tensor | None, gs.Tensor | None],
+    places: Sequence[int],
+) -> None:
+    """What ONNX Runtime's operators do with Q, K and V, whose heads are side by side.
+
+    ``masks``: which keys count, [N, keys] or [N, queries, keys], and what is added to the scores.
+    """
+    heads = node.attrs["num_heads"]
+    mask, bias = masks
+    added = [] if bias is None else [bias]
+    if mask is not None:
+        axes = editor.constant(
+            f"{node.name}/axes", np.array([1, 2][: 4 - len(mask.shape)], np.int64)
+        )
+        mask = editor.node("Unsqueeze", f"{node.name}/mask", [mask, axes])
+        mask = editor.node("Cast", f"{node.name}/counts", [mask], {"to": onnx.TensorProto.BOOL})
+        added.append(_where(editor, node, mask, node.attrs.get("mask_filter_value", -10000.0)))
+    if node.attrs.get("unidirectional", 0):
+        added.append(_causal(editor, node, *places))
+    q, k, v = (
+        _apart(editor, node, of, part, heads, order)
+        for of, part, order in zip("qkv", parts, (_SWAPPED, _KEYS, _SWAPPED), strict=True)
+    )
+    scale = _scale(node, size, 1)
+    assert scale is not None
+    _attend(editor, node, [q, k, v], scale, added, True)
+
+
+def _scale(node: gs.Node, size: int | str | None, heads: int) -> float | None:
+    """By what scores are multiplied; None if that depends on a size that is not known.
+
+    ``size``: that of a query, of so many heads side by side.
+    """
+    # ONNX Runtime takes 0 for none.
+    if node.attrs.get("scale", 0.0):
+        return float(node.attrs["scale"])
+    return 1 / math.sqrt(size / heads) if isinstance(size, int) and size else None
+
+
+def _apart(
+    editor: Editor, node: gs.Node, of: str, x: gs.Tensor, heads: int, order: list[int]
+) -> gs.Variable:
+    """Heads that are side by side, [N, L, heads size], as an axis."""
+    shape = editor.constant(f"{node.name}/{of}_shape", np.array([0, 0, heads, -1], np.int64))
+    x = editor.node("Reshape", f"{node.name}/{of}_heads", [x, shape])
+    return editor.node("Transpose", f"{node.name}/{of}", [x], {"perm": order})
+
+
+def _where(editor: Editor, node: gs.Node, counts: gs.Tensor, value: float) -> gs.Variable:
+    """0 where a key counts, a value elsewhere."""
+    zero, low = (editor.constant(f"{node.name}/{name}", np.asarray(number, _type(node)))
+                 for name, number in (("counted", 0.0), ("left_out", value)))  # fmt: skip
+    return editor.node("Where", f"{node.name}/masked", [counts, zero, low])
+
+
+def _causal(editor: Editor, node: gs.Node, queries: int, keys: int) -> gs.Constant:
+    """-infinity where a key comes after the query."""
+    later = np.triu(np.full((queries, keys), -np.inf, _type(node)), 1)
+    return editor.constant(f"{node.name}/causal", later)
+
+
+def _type(node: gs.Node) -> np.dtype:
+    return np.dtype(node.inputs[0].dtype or np.float32)
+
+
+def _attend(
+    editor: Editor,
+    node: gs.Node,
+    parts: Sequence[gs.Tensor],
+    scale: float,
+    added: Sequence[gs.Tensor],
+    beside: bool,
+) -> None:
+    """Make a node what is computed of Q [N, heads, L, size], K^T and V.
+
+    ``beside``: whether the result has the heads side by side.
+    """
+    name, (q, k, v) = node.name, parts
+    factor = editor.constant(f"{name}/scale", np.asarray(scale, _type(node)))
+    scaled = editor.node("Mul", f"{name}/scaled", [q, factor])
+    scores = editor.node("MatMul", f"{name}/scores", [scaled, k])
+    for tensor in added:
+        scores = editor.node("Add", f"{name}/with_mask", [scores, tensor])
+    shares = editor.node("Softmax", f"{name}/shares", [scores], {"axis": -1})
+    node.outputs = node.outputs[:1]
+    if not beside:
+        replace_node(node, "MatMul", [shares, v])
+        return
+    result = editor.node("MatMul", f"{name}/result", [shares, v])
+    swapped = editor.node("Transpose", f"{name}/swapped", [result], {"perm": _SWAPPED})
+    shape = editor.constant(f"{name}/shape", np.array([0, 0, -1], np.int64))
+    replace_node(node, "Reshape", [swapped, shape])

@@ -1,0 +1,80 @@
+"""Operators that ONNX Runtime adds to the standard domain, where ONNX does not have them."""
+
+import onnx
+import onnx.parser
+
+from .limits import all_nodes
+from .weights import replace_all
+
+_DOMAIN = "onnxruntime"
+"""Of the functions that stand for them."""
+
+_LAYER_NORMALIZATION = 17
+"""The opset in which ONNX has it."""
+
+_AXES_ARE_AN_INPUT = 18
+"""The opset since which ReduceMean has them so."""
+
+_EPSILON = 1e-5
+"""Of a normalization that says none."""
+
+
+def define_unregistered(structure: onnx.ModelProto) -> None:
+    """LayerNormalization of an opset before 17, and SimplifiedLayerNormalization, which divides by
+    the root mean square: calls of functions that the model then has.
+
+    As ONNX Runtime's optimiser writes them. Those stay, and the checker refuses them, that reduce
+    more than the last axis or hand on more than their result.
+    """
+    versions = {entry.domain: entry.version for entry in structure.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    kinds = {tensor.name: tensor.data_type for tensor in structure.graph.initializer}
+    functions = {}
+    for node in all_nodes(structure.graph.node):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        centred = node.op_type == "LayerNormalization" and opset < _LAYER_NORMALIZATION
+        if not centred and node.op_type != "SimplifiedLayerNormalization":
+            continue
+        attrs = {attribute.name: attribute for attribute in node.attribute}
+        if ("axis" in attrs and attrs["axis"].i != -1) or any(node.output[1:]):
+            continue
+        x, scale, *bias = (name for name in node.input if name)
+        kind = kinds.get(scale, onnx.TensorProto.FLOAT)
+        epsilon = f"{node.output[0]}/epsilon"
+        value = attrs["epsilon"].f if "epsilon" in attrs else _EPSILON
+        structure.graph.initializer.append(onnx.helper.make_tensor(epsilon, kind, [], [value]))
+        name = f"{node.op_type}WithBias" if bias else node.op_type
+        functions[name] = _function(name, opset, centred, bool(bias))
+        node.domain, node.op_type = _DOMAIN, name
+        replace_all(node.input, [x, epsilon, scale, *bias])
+        del node.attribute[:]
+        del node.output[1:]
+    structure.functions.extend(functions.values())
+    if functions:
+        structure.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
+        # Models have functions of their own since then.
+        structure.ir_version = max(structure.ir_version, 8)
+
+
+def _function(name: str, opset: int, centred: bool, biased: bool) -> onnx.FunctionProto:
+    """The function in operators of an opset."""
+    as_input = opset >= _AXES_ARE_AN_INPUT
+    mean = "ReduceMean ({}, last)" if as_input else "ReduceMean <axes = [-1]> ({})"
+    text = f"""
+        <domain: "{_DOMAIN}", opset_import: ["": {opset}]>
+        {name} (x, epsilon, scale{", bias" * biased}) => (y)
+        {{
+            {"last = Constant <value_ints = [-1]> ()" * as_input}
+            {f"mean = {mean.format('x')}" * centred}
+            centred = {"Sub (x, mean)" if centred else "Identity (x)"}
+            square = Mul (centred, centred)
+            variance = {mean.format("square")}
+            above = Add (variance, epsilon)
+            deviation = Sqrt (above)
+            normal = Div (centred, deviation)
+            scaled = Mul (normal, scale)
+            y = {"Add (scaled, bias)" if biased else "Identity (scaled)"}
+        }}
+    """
+    return onnx.parser.parse_function(text)

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from onnx_text import changes_once, graph, ops, run
+
+from onnx2snn.graph_passes import split_attention
+
+RNG = np.random.default_rng(0)
+OWN = "com.microsoft"
+HEADS = RNG.normal(size=(3, 4, 5, 2)).astype(np.float32)
+ROWS = RNG.normal(size=(3, 5, 8)).astype(np.float32)
+LATER = np.triu(np.ones((5, 6), bool), 1)
+NUMBERS = {
+    "k": RNG.normal(size=(3, 4, 6, 2)).astype(np.float32),
+    "v": RNG.normal(size=(3, 4, 6, 3)).astype(np.float32),
+    "k2": RNG.normal(size=(3, 2, 6, 2)).astype(np.float32),
+    "v2": RNG.normal(size=(3, 2, 6, 3)).astype(np.float32),
+    "kr": RNG.normal(size=(3, 6, 8)).astype(np.float32),
+    "vr": RNG.normal(size=(3, 6, 12)).astype(np.float32),
+    "kr2": RNG.normal(size=(3, 6, 4)).astype(np.float32),
+    "vr2": RNG.normal(size=(3, 6, 6)).astype(np.float32),
+    "added": RNG.normal(size=(5, 6)).astype(np.float32),
+    "added4": RNG.normal(size=(3, 1, 5, 6)).astype(np.float32),
+    "kept": RNG.random(size=(3, 1, 5, 6)) < 0.7,
+    "w": RNG.normal(size=(8, 24)).astype(np.float32),
+    "b": RNG.normal(size=24).astype(np.float32),
+    "w2": RNG.normal(size=(8, 20)).astype(np.float32),
+    "b2": RNG.normal(size=20).astype(np.float32),
+    "bias": RNG.normal(size=28).astype(np.float32),
+    "counts": np.int32([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 1]]),
+    "counts6": np.int32([[1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 0], [0, 1, 0, 1, 1, 1]]),
+    "pairs": np.int32(RNG.random(size=(3, 5, 5)) < 0.7),
+    "lengths": np.int32([3, 5, 4]),
+    "square": RNG.normal(size=(1, 1, 5, 5)).astype(np.float32),
+    "past": np.zeros((2, 3, 4, 1, 2), np.float32),
+}
+FOUR = {
+    "plain": "Attention(x, k, v)",
+    "scaled": "Attention<scale = 0.25>(x, k, v)",
+    "causal": "Attention<is_causal = 1>(x, k, v)",
+    "added mask": "Attention(x, k, v, added)",
+    "added mask for each sample": "Attention(x, k, v, added4)",
+    "mask of conditions": "Attention(x, k, v, kept)",
+    "fewer heads of keys": "Attention(x, k2, v2)",
+    "all at once": "Attention<is_causal = 1>(x, k2, v2, added)",
+}
+BESIDE = {
+    "heads side by side": "Attention<q_num_heads = 4, kv_num_heads = 4>(x, kr, vr)",
+    "fewer heads of keys, side by side": "Attention<q_num_heads = 4, kv_num_heads = 2>"
+                                         "(x, kr2, vr2)",
+    "causal, side by side": "Attention<q_num_heads = 4, kv_num_heads = 4, is_causal = 1>"
+                            "(x, kr, vr, added)",
+}  # fmt: skip
+RUNTIMES = {
+    "plain": "Attention<num_heads = 4>(x, w, b)",
+    "without biases": "Attention<num_heads = 4>(x, w, )",
+    "sizes of its own": "Attention<num_heads = 4, qkv_hidden_sizes = [8, 8, 4]>(x, w2, b2)",
+    "scaled": "Attention<num_heads = 2, scale = 0.25>(x, w, b)",
+    "causal": "Attention<num_heads = 4, unidirectional = 1>(x, w, b)",
+    "keys that count": "Attention<num_heads = 4>(x, w, b, counts)",
+    "pairs that count": "Attention<num_heads = 4>(x, w, b, pairs)",
+    "another value": "Attention<num_heads = 4, mask_filter_value = -1.0>(x, w, b, counts)",
+    "added": "Attention<num_heads = 4>(x, w, b, , , square)",
+    "other keys": "MultiHeadAttention<num_heads = 4>(x, kr, vr)",
+    "biases of other keys": "MultiHeadAttention<num_heads = 4>(x, kr, vr, bias)",
+    "other keys that count": "MultiHeadAttention<num_heads = 4>(x, kr, vr, bias, counts6)",
+    "added to other keys": "MultiHeadAttention<num_heads = 4>(x, kr, vr, , , added4)",
+}
+
+
+def attention(text, opset=23, x="N, 4, 5, 2"):
+    g = graph(f"g (float[{x}] x) => (float y) {{ {text} }}", NUMBERS, opset)
+    g.outputs[0].shape = None
+    return g
+
+
+def is_same(g, x):
+    before = run(g, x, optimised=False)
+    changes_once(split_attention, g)
+    assert ops(g).count("Softmax") == 1
+    assert not {"Attention", "MultiHeadAttention"} & set(ops(g))
+    np.testing.assert_allclose(run(g, x, optimised=False), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [23, 24])
+@pytest.mark.parametrize("text", FOUR.values(), ids=FOUR)
+def test_heads_as_an_axis(text, opset):
+    is_same(attention(f"y = {text}", opset), HEADS)
+
+
+@pytest.mark.parametrize("text", BESIDE.values(), ids=BESIDE)
+def test_heads_side_by_side(text):
+    is_same(attention(f"y = {text}", x="N, 5, 8"), ROWS)
+
+
+@pytest.mark.parametrize("text", RUNTIMES.values(), ids=RUNTIMES)
+def test_operators_of_the_runtime(text):
+    is_same(attention(f"y = {OWN}.{text}", 17, "N, 5, 8"), ROWS)
+
+
+def test_sequence_of_open_length():
+    g = attention("y = Attention<q_num_heads = 4, kv_num_heads = 4>(x, x, x)", x="N, L, 8")
+    is_same(g, ROWS)
+
+
+def test_keys_that_an_input_says_to_count():
+    text = f"g (float[N, 5, 8] x, int32[N, 5] m) => (float y) {{ y = {OWN}.Attention<num_heads = 4>"
+    g = graph(text + "(x, w, b, m) }", NUMBERS)
+    before = run(g, ROWS, NUMBERS["counts"])
+    changes_once(split_attention, g)
+    np.testing.assert_allclose(run(g, ROWS, NUMBERS["counts"]), before, atol=1e-5)
+
+
+def test_soft_caps_stay():
+    assert split_attention(attention("y = Attention<softcap = 2.0>(x, k, v)")) is False
+
+
+def test_scores_that_are_read_stay():
+    text = "g (float[N, 4, 5, 2] x) => (float y, float s) { y, , , s = Attention(x, k, v) }"
+    assert split_attention(graph(text, NUMBERS, 23)) is False
+
+
+def test_causal_mask_of_open_size_stays():
+    text = "y = Attention<q_num_heads = 4, kv_num_heads = 4, is_causal = 1>(x, x, x)"
+    assert split_attention(attention(text, x="N, L, 8")) is False
+
+
+def test_masks_of_fewer_keys_stay():
+    numbers = NUMBERS | {"few": np.zeros((5, 4), np.float32)}
+    text = "g (float[N, 4, 5, 2] x) => (float y) { y = Attention(x, k, v, few) }"
+    assert split_attention(graph(text, numbers, 24)) is False
+
+
+@pytest.mark.parametrize("mask", ["lengths", ", past"])
+def test_lengths_and_pasts_stay(mask):
+    g = attention(f"y = {OWN}.Attention<num_heads = 4>(x, w, b, {mask})", 17, "N, 5, 8")
+    assert split_attention(g) is False

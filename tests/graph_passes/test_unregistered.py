@@ -1,0 +1,76 @@
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx_text import run
+
+from onnx2snn.graph_passes import (
+    ModelError,
+    infer_shapes,
+    read_model,
+    to_graph,
+    to_model,
+    upgrade_opset,
+    write_model,
+)
+
+X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+
+
+def optimised(text, opset, outputs="float[N, 3, 4] y", dtype=np.float32):
+    """A model that the checker of onnx refuses, as ONNX Runtime's optimiser writes it."""
+    kind = {np.float32: "float", np.float64: "double"}[dtype]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 6, opset_import: ["": {opset}]> '
+        f"g ({kind}[N, 3, 4] x) => ({outputs.replace('float', kind)}) {{ {text} }}"
+    )
+    for name in ("scale", "bias"):
+        values = np.random.default_rng(len(name)).normal(size=4).astype(dtype)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        model.graph.input.append(onnx.helper.make_tensor_value_info(
+            name, model.graph.initializer[-1].data_type, [4]))  # fmt: skip
+    return model
+
+
+@pytest.mark.parametrize(
+    ("opset", "text"),
+    [
+        (11, "y = LayerNormalization<axis = -1, epsilon = 0.25>(x, scale, bias)"),
+        (12, "y = LayerNormalization(x, scale, bias)"),
+        (16, "y = LayerNormalization<axis = -1>(x, scale)"),
+        (11, "y = SimplifiedLayerNormalization<axis = -1, stash_type = 1>(x, scale)"),
+        (17, "y = SimplifiedLayerNormalization<epsilon = 0.5>(x, scale)"),
+        (20, "a = SimplifiedLayerNormalization(x, scale) y = LayerNormalization(a, scale, bias)"),
+        (13, "a = LayerNormalization(x, scale) b = LayerNormalization<epsilon = 0.5>(a, scale)"
+             " c = LayerNormalization(b, scale, bias) y = SimplifiedLayerNormalization(c, scale)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_same_numbers_from_a_file_as_upgraded(tmp_path, opset, text, dtype):
+    model = optimised(text, opset, dtype=dtype)
+    x = X.astype(dtype)
+    before = run(model, x, optimised=False)
+    with pytest.raises(onnx.checker.ValidationError):
+        onnx.checker.check_model(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    read = read_model(tmp_path / "m.onnx")
+    np.testing.assert_allclose(run(read, x, optimised=False), before, atol=1e-5)
+    graph = to_graph(upgrade_opset(read))
+    infer_shapes(graph)
+    assert not [node for node in graph.nodes if node.domain]
+    write_model(to_model(graph, like=read), tmp_path / "n.onnx")
+    np.testing.assert_allclose(run(onnx.load(tmp_path / "n.onnx"), x), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs"),
+    [
+        ("y = SimplifiedLayerNormalization<axis = 1>(x, scale)", "float[N, 3, 4] y"),
+        ("y, d = SimplifiedLayerNormalization(x, scale)", "float[N, 3, 4] y, float[N, 3, 1] d"),
+        ("y = BananaNormalization(x, scale)", "float[N, 3, 4] y"),
+    ],
+)
+def test_others_are_refused(tmp_path, text, outputs):
+    (tmp_path / "m.onnx").write_bytes(optimised(text, 13, outputs).SerializeToString())
+    with pytest.raises(ModelError, match="No Op registered for"):
+        read_model(tmp_path / "m.onnx")
