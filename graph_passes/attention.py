@@ -16,6 +16,7 @@ from .editing import (
     require_opset,
     tidy,
 )
+from .neurons import attribute_tensor
 from .shapes import infer_shapes
 
 _OWN = "com.microsoft"
@@ -27,6 +28,10 @@ _KEYS = [0, 2, 3, 1]
 """[N, heads, size, L], as keys are multiplied, from [N, L, heads, size]."""
 
 
+_MASKS = (2, 3)
+"""The axes of masks that ONNX Runtime's operators read, other than lengths."""
+
+
 def split_attention(graph: gs.Graph) -> bool:
     """Attention(Q, K, V)  ->  MatMul(Softmax(MatMul(scale Q, K^T) + mask), V), for each head.
 
@@ -34,8 +39,8 @@ def split_attention(graph: gs.Graph) -> bool:
     ``scaled_dot_product_attention`` there: heads as an axis or side by side, fewer of keys than of
     queries, masks. And what ONNX Runtime's optimiser makes of attention: Attention, which has the
     weights of Q, K and V inside, and MultiHeadAttention. Those stay that read or hand on keys of
-    other runs, have a soft cap or rotary positions, whose mask is given as lengths, or whose sizes
-    are not known where they are needed.
+    other runs, have a soft cap or rotary positions, whose mask is given as lengths, or of whose
+    heads number or size are not known.
     """
     require_opset(graph)
     editor, changed = Editor(graph), False
@@ -64,17 +69,22 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
         return False
     beside = ranks == {3}
     if beside:
-        heads, shared = node.attrs["q_num_heads"], node.attrs["kv_num_heads"]
+        heads, shared = (node.attrs.get(f"{of}_num_heads") for of in ("q", "kv"))
     else:
         heads, shared = q.shape[1], k.shape[1]
-    many, keys = (tensor.shape[1 if beside else 2] for tensor in (q, k))
-    causal = bool(node.attrs.get("is_causal", 0))
+    if not isinstance(heads, int) or not isinstance(shared, int):
+        return False
+    axis = 1 if beside else 2
     scale = _scale(node, q.shape[-1], heads if beside else 1)
     # Since opset 24 a mask may be of the first keys alone, which leaves out the others.
-    whole = mask is None or editor.graph.opset < 24 or (mask.shape or [None])[-1] == keys
-    needed = [heads, shared, *((many, keys) if causal else ())]
-    if scale is None or not whole or not all(isinstance(size, int) for size in needed):
+    every = mask is None or editor.graph.opset < 24 or (mask.shape or [0])[-1] == k.shape[axis]
+    if scale is None or not every:
         return False
+    added = []
+    if mask is not None:
+        added.append(_where(editor, node, mask, -np.inf) if mask.dtype == np.bool_ else mask)
+    if node.attrs.get("is_causal", 0):
+        added.append(_causal(editor, node, q, k, axis))
     if beside:
         q = _apart(editor, node, "q", q, heads, _SWAPPED)
         k = _apart(editor, node, "k", k, shared, _KEYS)
@@ -86,11 +96,6 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
         index = editor.constant(f"{node.name}/heads", places)
         k = editor.node("Gather", f"{node.name}/k_of_each", [k, index], {"axis": 1})
         v = editor.node("Gather", f"{node.name}/v_of_each", [v, index], {"axis": 1})
-    added = []
-    if mask is not None:
-        added.append(_where(editor, node, mask, -np.inf) if mask.dtype == np.bool_ else mask)
-    if causal:
-        added.append(_causal(editor, node, many, keys))
     _attend(editor, node, [q, k, v], scale, added, beside)
     return True
 
@@ -103,8 +108,7 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
     if held is None or past is not None or node.attrs.get("do_rotary", 0):
         return False
     sizes = node.attrs.get("qkv_hidden_sizes") or [held.shape[1] // 3] * 3
-    places = [(x.shape or [None, None])[1]] * 2
-    if not _is_known(node, mask, places):
+    if mask is not None and len(mask.shape or ()) not in _MASKS:
         return False
     made = editor.node("MatMul", f"{node.name}/product", [x, weights])
     if bias is not None:
@@ -113,7 +117,7 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
     parts = [gs.Variable(editor.name(f"{node.name}/{of}")) for of in "qkv"]
     name = editor.name(f"{node.name}/split")
     editor.graph.nodes.append(gs.Node("Split", name, {"axis": -1}, inputs, parts))
-    _attend_beside(editor, node, parts, sizes[0] // heads, (mask, added), places)
+    _attend_beside(editor, node, (x, x), parts, sizes[0] // heads, (mask, added))
     return True
 
 
@@ -125,9 +129,10 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
     parts = [tensor for tensor in given if tensor is not None and len(tensor.shape or ()) == 3]
     if more or len(parts) < 3 or not all(isinstance(tensor.shape[2], int) for tensor in parts):
         return False
-    sizes, places = [t.shape[2] for t in parts], [t.shape[1] for t in parts[:2]]
+    sizes, given = [tensor.shape[2] for tensor in parts], parts[:2]
     biases = None if bias is None else constant_value(bias)
-    if (bias is not None and biases is None) or not _is_known(node, mask, places):
+    unknown = mask is not None and len(mask.shape or ()) not in _MASKS
+    if unknown or (bias is not None and biases is None):
         return False
     if biases is not None:
         shifts = np.split(biases, np.cumsum(sizes)[:-1])
@@ -135,27 +140,21 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
             constant = editor.constant(f"{node.name}/bias_{place}", shift)
             parts[place] = editor.node("Add", f"{node.name}/biased_{place}", [x, constant])
     heads = node.attrs["num_heads"]
-    _attend_beside(editor, node, parts, sizes[0] // heads, (mask, added), places)
+    _attend_beside(editor, node, given, parts, sizes[0] // heads, (mask, added))
     return True
-
-
-def _is_known(node: gs.Node, mask: gs.Tensor | None, places: Sequence[int | str | None]) -> bool:
-    """Whether masks of ONNX Runtime's operators are of a form that is known here."""
-    if node.attrs.get("unidirectional", 0) and not all(isinstance(size, int) for size in places):
-        return False
-    return mask is None or len(mask.shape or ()) in (2, 3)
 
 
 def _attend_beside(
     editor: Editor,
     node: gs.Node,
+    given: Sequence[gs.Tensor],
     parts: Sequence[gs.Tensor],
     size: int,
     masks: tuple[gs.Tensor | None, gs.Tensor | None],
-    places: Sequence[int],
 ) -> None:
     """What ONNX Runtime's operators do with Q, K and V, whose heads are side by side.
 
+    ``given``: what queries and keys are made of, [N, L, ...]. ``size``: that of a head.
     ``masks``: which keys count, [N, keys] or [N, queries, keys], and what is added to the scores.
     """
     heads = node.attrs["num_heads"]
@@ -169,7 +168,7 @@ def _attend_beside(
         mask = editor.node("Cast", f"{node.name}/counts", [mask], {"to": onnx.TensorProto.BOOL})
         added.append(_where(editor, node, mask, node.attrs.get("mask_filter_value", -10000.0)))
     if node.attrs.get("unidirectional", 0):
-        added.append(_causal(editor, node, *places))
+        added.append(_causal(editor, node, given[0], given[1], 1))
     q, k, v = (
         _apart(editor, node, of, part, heads, order)
         for of, part, order in zip("qkv", parts, (_SWAPPED, _KEYS, _SWAPPED), strict=True)
@@ -206,10 +205,22 @@ def _where(editor: Editor, node: gs.Node, counts: gs.Tensor, value: float) -> gs
     return editor.node("Where", f"{node.name}/masked", [counts, zero, low])
 
 
-def _causal(editor: Editor, node: gs.Node, queries: int, keys: int) -> gs.Constant:
-    """-infinity where a key comes after the query."""
-    later = np.triu(np.full((queries, keys), -np.inf, _type(node)), 1)
-    return editor.constant(f"{node.name}/causal", later)
+def _causal(
+    editor: Editor, node: gs.Node, queries: gs.Tensor, keys: gs.Tensor, axis: int
+) -> gs.Tensor:
+    """-infinity where a key comes after the query, [queries, keys], counted along an axis."""
+    known = [tensor.shape[axis] for tensor in (queries, keys) if tensor.shape]
+    sizes = [size for size in known if isinstance(size, int)]
+    if len(sizes) == 2:
+        later = np.triu(np.full(sizes, -np.inf, _type(node)), 1)
+        return editor.constant(f"{node.name}/causal", later)
+    read = {"start": axis, "end": axis + 1}
+    counts = [editor.node("Shape", f"{node.name}/count", [t], read) for t in (queries, keys)]
+    shape = editor.node("Concat", f"{node.name}/square", counts, {"axis": 0})
+    value = {"value": attribute_tensor(np.array([-np.inf], _type(node)))}
+    ruled_out = editor.node("ConstantOfShape", f"{node.name}/ruled_out", [shape], value)
+    one = editor.constant(f"{node.name}/later", np.array(1, np.int64))
+    return editor.node("Trilu", f"{node.name}/causal", [ruled_out, one], {"upper": 1})
 
 
 def _type(node: gs.Node) -> np.dtype:

@@ -99,8 +99,8 @@ _NO_ACTIVATION = (
 )
 _ATTENTION = (
     "attention of a form that is not known here (keys of other runs, a soft cap, rotary positions, "
-    "lengths for a mask, a causal mask of open size, scores that are read): export it as separate "
-    "operators, as with opset 22 or older"
+    "lengths for a mask, scores that are read): export it as separate operators, as PyTorch does "
+    "with opset 22 or older"
 )
 _SCALES = (
     "it rounds activations with a scale for each channel: train or quantise the network with one "

@@ -119,9 +119,16 @@ def test_scores_that_are_read_stay():
     assert split_attention(graph(text, NUMBERS, 23)) is False
 
 
-def test_causal_mask_of_open_size_stays():
-    text = "y = Attention<q_num_heads = 4, kv_num_heads = 4, is_causal = 1>(x, x, x)"
-    assert split_attention(attention(text, x="N, L, 8")) is False
+@pytest.mark.parametrize("keys", ["x, x", "k, v"])
+def test_causal_mask_of_open_size(keys):
+    g = attention(f"y = Attention<is_causal = 1>(x, {keys})", x="N, 4, L, 2")
+    is_same(g, HEADS)
+    assert "Trilu" in ops(g)
+
+
+def test_causal_mask_of_open_size_on_the_runtime():
+    g = attention(f"y = {OWN}.{RUNTIMES['causal']}", 17, "N, L, 8")
+    is_same(g, ROWS)
 
 
 def test_masks_of_fewer_keys_stay():
