@@ -28,6 +28,9 @@ _KEYS = [0, 2, 3, 1]
 """[N, heads, size, L], as keys are multiplied, from [N, L, heads, size]."""
 
 
+_SHORT_MASKS = 24
+"""The opset since which masks may be shorter than the keys."""
+
 _MASKS = (2, 3)
 """The axes of masks that ONNX Runtime's operators read, other than lengths."""
 
@@ -37,12 +40,21 @@ def split_attention(graph: gs.Graph) -> bool:
 
     Attention of ONNX (opset 23 and newer), as PyTorch's exporter writes
     ``scaled_dot_product_attention`` there: heads as an axis or side by side, fewer of keys than of
-    queries, masks. And what ONNX Runtime's optimiser makes of attention: Attention, which has the
-    weights of Q, K and V inside, and MultiHeadAttention. Those stay that read or hand on keys of
-    other runs, have a soft cap or rotary positions, whose mask is given as lengths, or of whose
-    heads number or size are not known.
+    queries, masks, of which one that lets a query see no key gives 0. And what ONNX Runtime's
+    optimiser makes of attention: Attention, which has the weights of Q, K and V inside, and
+    MultiHeadAttention. Those stay that read or hand on keys of other runs, have a soft cap or
+    rotary positions, whose mask is given as lengths, or of whose heads number or size are not
+    known.
     """
     require_opset(graph)
+    changed = False
+    # What one makes may be of a size that only then is known.
+    while _split_once(graph):
+        changed = True
+    return changed
+
+
+def _split_once(graph: gs.Graph) -> bool:
     editor, changed = Editor(graph), False
     for node in list(graph.nodes):
         if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
@@ -77,14 +89,14 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
     axis = 1 if beside else 2
     scale = _scale(node, q.shape[-1], heads if beside else 1)
     # Since opset 24 a mask may be of the first keys alone, which leaves out the others.
-    every = mask is None or editor.graph.opset < 24 or (mask.shape or [0])[-1] == k.shape[axis]
-    if scale is None or not every:
+    if mask is not None and editor.graph.opset >= _SHORT_MASKS and not _is_as_long(mask, k, axis):
         return False
-    added = []
-    if mask is not None:
-        added.append(_where(editor, node, mask, -np.inf) if mask.dtype == np.bool_ else mask)
+    if scale is None:
+        return False
+    added = [] if mask is None else [_as_number(editor, node, mask)]
     if node.attrs.get("is_causal", 0):
         added.append(_causal(editor, node, q, k, axis))
+    blind = mask is not None and _may_be_blind(added)
     if beside:
         q = _apart(editor, node, "q", q, heads, _SWAPPED)
         k = _apart(editor, node, "k", k, shared, _KEYS)
@@ -96,8 +108,33 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
         index = editor.constant(f"{node.name}/heads", places)
         k = editor.node("Gather", f"{node.name}/k_of_each", [k, index], {"axis": 1})
         v = editor.node("Gather", f"{node.name}/v_of_each", [v, index], {"axis": 1})
-    _attend(editor, node, [q, k, v], scale, added, beside)
+    _attend(editor, node, [q, k, v], scale, added, beside, blind)
     return True
+
+
+def _is_as_long(mask: gs.Tensor, keys: gs.Tensor, axis: int) -> bool:
+    """Whether a mask is known to be of all keys; sizes without a name are not known."""
+    size = (mask.shape or [None])[-1]
+    return size == keys.shape[axis] and size not in (None, "?")
+
+
+def _as_number(editor: Editor, node: gs.Node, mask: gs.Tensor) -> gs.Tensor:
+    """What a mask adds to the scores: -infinity where one of conditions does not hold."""
+    if mask.dtype == np.bool_:
+        return _where(editor, node, mask, -np.inf)
+    if mask.dtype is None or mask.dtype == _type(node):
+        return mask
+    to = onnx.helper.np_dtype_to_tensor_dtype(_type(node))
+    return editor.node("Cast", f"{node.name}/mask", [mask], {"to": to})
+
+
+def _may_be_blind(added: Sequence[gs.Tensor]) -> bool:
+    """Whether a query may see no key, as far as what is added to the scores says."""
+    known = [value for tensor in added if (value := constant_value(tensor)) is not None]
+    if len(known) < len(added):
+        return True
+    scores = sum(known[1:], known[0])
+    return bool(scores.ndim and np.any(np.all(np.isneginf(scores), axis=-1)))
 
 
 def _with_weights(editor: Editor, node: gs.Node) -> bool:
@@ -134,6 +171,9 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
     unknown = mask is not None and len(mask.shape or ()) not in _MASKS
     if unknown or (bias is not None and biases is None):
         return False
+    # Of fewer queries than keys ONNX Runtime lets the last see all.
+    if node.attrs.get("unidirectional", 0) and given[0].shape[1] != given[1].shape[1]:
+        return False
     if biases is not None:
         shifts = np.split(biases, np.cumsum(sizes)[:-1])
         for place, (x, shift) in enumerate(zip(parts, shifts, strict=True)):
@@ -159,13 +199,15 @@ def _attend_beside(
     """
     heads = node.attrs["num_heads"]
     mask, bias = masks
-    added = [] if bias is None else [bias]
+    added = [] if bias is None else [_as_number(editor, node, bias)]
     if mask is not None:
         axes = editor.constant(
             f"{node.name}/axes", np.array([1, 2][: 4 - len(mask.shape)], np.int64)
         )
+        kind = mask.dtype or np.int32
         mask = editor.node("Unsqueeze", f"{node.name}/mask", [mask, axes])
-        mask = editor.node("Cast", f"{node.name}/counts", [mask], {"to": onnx.TensorProto.BOOL})
+        zero = editor.constant(f"{node.name}/zero", np.array(0, kind))
+        mask = editor.node("Greater", f"{node.name}/counts", [mask, zero])
         added.append(_where(editor, node, mask, node.attrs.get("mask_filter_value", -10000.0)))
     if node.attrs.get("unidirectional", 0):
         added.append(_causal(editor, node, given[0], given[1], 1))
@@ -183,9 +225,12 @@ def _scale(node: gs.Node, size: int | str | None, heads: int) -> float | None:
 
     ``size``: that of a query, of so many heads side by side.
     """
-    # ONNX Runtime takes 0 for none.
-    if node.attrs.get("scale", 0.0):
-        return float(node.attrs["scale"])
+    scale = float(node.attrs.get("scale", 0.0))
+    if scale > 0 or (scale and node.domain):
+        return scale
+    # ONNX Runtime's own take 0 for none; ONNX knows none that is not positive.
+    if "scale" in node.attrs and not node.domain:
+        return None
     return 1 / math.sqrt(size / heads) if isinstance(size, int) and size else None
 
 
@@ -234,10 +279,12 @@ def _attend(
     scale: float,
     added: Sequence[gs.Tensor],
     beside: bool,
+    blind: bool = False,
 ) -> None:
     """Make a node what is computed of Q [N, heads, L, size], K^T and V.
 
-    ``beside``: whether the result has the heads side by side.
+    ``beside``: whether the result has the heads side by side. ``blind``: whether there may be
+    queries that see no key, for which it is 0.
     """
     name, (q, k, v) = node.name, parts
     factor = editor.constant(f"{name}/scale", np.asarray(scale, _type(node)))
@@ -246,6 +293,10 @@ def _attend(
     for tensor in added:
         scores = editor.node("Add", f"{name}/with_mask", [scores, tensor])
     shares = editor.node("Softmax", f"{name}/shares", [scores], {"axis": -1})
+    if blind:
+        nothing = editor.constant(f"{name}/nothing", np.asarray(0.0, _type(node)))
+        unseen = editor.node("IsNaN", f"{name}/unseen", [shares])
+        shares = editor.node("Where", f"{name}/seen", [unseen, nothing, shares])
     node.outputs = node.outputs[:1]
     if not beside:
         replace_node(node, "MatMul", [shares, v])

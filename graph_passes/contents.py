@@ -16,18 +16,24 @@ from .errors import ModelError
 from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, graphs_in, operands
 from .weights import replace_all
 
+FEW_BITS: dict[int, tuple[int, type]] = {
+    kind: (int(name[-1]), np.int8 if name.startswith("INT") else np.uint8)
+    for name, kind in onnx.TensorProto.DataType.items()
+    if name in ("INT2", "UINT2", "INT4", "UINT4")
+}
+"""Types of several numbers a byte: their bits, and what holds the same numbers in eight.
+
+Those of 2 bits are younger than the oldest onnx that this runs with.
+"""
+
 # onnx-graphsurgeon changes or loses these types without a word.
+_LOST = ("FLOAT8E4M3FNUZ", "FLOAT4E2M1", "FLOAT8E8M0", "FLOAT6E2M3", "FLOAT6E3M2")
 UNSUPPORTED_TYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT8E4M3FNUZ: "FLOAT8E4M3FNUZ",
-    onnx.TensorProto.INT4: "INT4",
-    onnx.TensorProto.UINT4: "UINT4",
-    onnx.TensorProto.FLOAT4E2M1: "FLOAT4E2M1",
+    kind: name
+    for name, kind in onnx.TensorProto.DataType.items()
+    if name in _LOST or kind in FEW_BITS
 }
 """Types of tensors that cannot be converted, and their names."""
-
-
-FOUR_BITS = {onnx.TensorProto.INT4: np.int8, onnx.TensorProto.UINT4: np.uint8}
-"""Types of two numbers a byte, and those that hold the same numbers."""
 
 
 def check_contents(model: onnx.ModelProto, what: str) -> None:
@@ -212,17 +218,18 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def widen_weights(model: onnx.ModelProto, what: str) -> None:
-    """Hold weights of 4 bits in 8, where nothing but DequantizeLinear reads them.
+    """Hold weights of less than 8 bits in 8, where nothing but DequantizeLinear reads them.
 
     Raises ``ModelError`` for those that hold fewer numbers than their shape says.
     """
     read = {name for node in _all_nodes(model) for name in node.input if not _dequantises(node)}
     read |= {info.name for graph in _graphs(model) for info in graph.output}
     for tensor in model.graph.initializer:
-        if tensor.data_type not in FOUR_BITS or tensor.name in read:
+        if tensor.data_type not in FEW_BITS or tensor.name in read:
             continue
+        _, kind = FEW_BITS[tensor.data_type]
         try:
-            values = onnx.numpy_helper.to_array(tensor).astype(FOUR_BITS[tensor.data_type])
+            values: np.ndarray = onnx.numpy_helper.to_array(tensor).astype(kind)
         except (ValueError, TypeError) as error:
             raise ModelError(f"{what}: tensor '{tensor.name}' is damaged: {error}") from error
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))

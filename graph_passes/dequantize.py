@@ -13,6 +13,7 @@ from .editing import (
     require_opset,
     tidy,
 )
+from .shapes import infer_shapes
 
 _WHOLE = (np.int8, np.uint8, np.int16, np.uint16)
 
@@ -26,10 +27,10 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     stay, may fuse them with a MatMul in a way that rounds activations too.
     """
     require_opset(graph)
-    editor, changed = Editor(graph), False
+    editor, changed, products = Editor(graph), False, False
     for node in list(graph.nodes):
         if node.op == "MatMulNBits" and node.domain == "com.microsoft":
-            changed |= _product(editor, node)
+            products |= _product(editor, node)
         if node.op not in ("DequantizeLinear", "QuantizeLinear") or node.domain:
             continue
         given = [tensor for tensor in node.inputs if not tensor.is_empty()]
@@ -43,9 +44,12 @@ def dequantize_weights(graph: gs.Graph) -> bool:
             node.outputs[0].to_constant(weights)
             disconnect(node)
             changed = True
-    if changed:
+    if changed or products:
         tidy(graph)
-    return changed
+    if products:
+        # Of the operators of ONNX Runtime's own it is not known what they make.
+        infer_shapes(graph)
+    return changed or products
 
 
 def _dequantized(

@@ -17,7 +17,7 @@ import onnx.checker
 import onnx.external_data_helper
 
 from .contents import (
-    FOUR_BITS,
+    FEW_BITS,
     UNSUPPORTED_TYPES,
     check_contents,
     check_dimensions,
@@ -287,7 +287,7 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     """What a tensor keeps in another file."""
     entries = _entries(tensor)
     check_dimensions(tensor, f"'{path}'")
-    packed = tensor.data_type in FOUR_BITS
+    packed = tensor.data_type in FEW_BITS
     if tensor.data_type in UNSUPPORTED_TYPES and not packed:
         return np.empty(0, np.uint8)  # Refused later, by its name.
     target, what = _data_file(tensor, path)
@@ -296,7 +296,9 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
         length = int(entries.get("length", target.stat().st_size - offset))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         size = math.prod(tensor.dims)
-        expected = (size + 1) // 2 if packed else size * dtype.itemsize
+        expected = (
+            -(-size * FEW_BITS[tensor.data_type][0] // 8) if packed else size * dtype.itemsize
+        )
         if length != expected or not 0 <= offset <= target.stat().st_size - length:
             raise ModelError(
                 f"{what}, {length} bytes at {offset}, but its shape {list(tensor.dims)} needs "

@@ -42,6 +42,14 @@ def split_fused_layers(graph: gs.Graph) -> bool:
     DequantizeLinear of that domain become ONNX's.
     """
     require_opset(graph)
+    changed = False
+    # What one makes may be of a rank that only then is known.
+    while _split_once(graph):
+        changed = True
+    return changed
+
+
+def _split_once(graph: gs.Graph) -> bool:
     editor, changed = Editor(graph), False
     for node in list(graph.nodes):
         if node.domain == "com.microsoft" and node.op in _SPLITS:
@@ -100,11 +108,11 @@ def _product(editor: Editor, node: gs.Node) -> bool:
         for place, (x, order) in enumerate(zip(node.inputs, orders, strict=True))
     ]
     alpha = node.attrs.get("alpha", 1.0)
-    if alpha == 1:
-        replace_node(node, "MatMul", factors)
-        return True
-    made = editor.node("MatMul", f"{node.name}/product", factors)
-    replace_node(node, "Mul", [made, _number(editor, node, "alpha", alpha)])
+    if alpha != 1:
+        # Not behind it: what scales a factor is affine, also where both are activations.
+        number = _number(editor, node, "alpha", alpha)
+        factors[0] = editor.node("Mul", f"{node.name}/scaled", [factors[0], number])
+    replace_node(node, "MatMul", factors)
     return True
 
 
@@ -202,8 +210,8 @@ def _sum(editor: Editor, node: gs.Node, bias: gs.Tensor | None) -> gs.Tensor:
 
 
 def _quantiser(editor: Editor, node: gs.Node) -> bool:
-    kinds = {np.dtype(t.dtype) for t in (*node.inputs, *node.outputs) if t.dtype is not None}
-    if editor.graph.opset < _SIXTEEN_BITS and kinds & {np.dtype(np.uint16), np.dtype(np.int16)}:
+    wide = any(t.dtype in (np.uint16, np.int16) for t in (*node.inputs, *node.outputs))
+    if wide and editor.graph.opset < _SIXTEEN_BITS:
         return False
     node.domain = None
     return True

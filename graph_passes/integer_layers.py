@@ -65,11 +65,22 @@ _TOGETHER = {"Concat", "Max", "Min"}
 _FUSED = {"DynamicQuantizeMatMul": (2, 3, 4), "MatMulIntegerToFloat": (3, 5, 6)}
 """The places of scale and zero point of the weights, and of a bias."""
 
-DYNAMIC_LAYERS = (*_PRODUCTS, *_FUSED, "DynamicQuantizeLSTM")
+_DYNAMIC = (*_PRODUCTS, *_FUSED, "DynamicQuantizeLSTM")
 """What reads numbers that are quantised anew in each run, which is left out."""
 
-INTEGER_LAYERS = (*_FORMS, *DYNAMIC_LAYERS, "QLinearConcat")
-"""What ``dequantize_layers`` knows."""
+INTEGER_LAYERS = (*_FORMS, *_DYNAMIC, "QLinearConcat")
+"""What ``dequantize_layers`` makes layers of numbers of."""
+
+_IN_INTEGERS = 4
+"""The accuracy at which MatMulNBits quantises what it reads."""
+
+
+def quantises_anew(node: gs.Node) -> bool:
+    """Whether a layer quantises what it reads anew in each run."""
+    of_few_bits = node.op == "MatMulNBits" and node.domain == "com.microsoft"
+    return node.op in _DYNAMIC or (
+        of_few_bits and node.attrs.get("accuracy_level", 0) == _IN_INTEGERS
+    )
 
 
 def dequantize_layers(graph: gs.Graph) -> bool:
@@ -86,7 +97,8 @@ def dequantize_layers(graph: gs.Graph) -> bool:
     QLinearConcat, QLinearLeakyRelu, QLinearSigmoid, QLinearSoftmax, and what only moves numbers);
     they keep the network's function, but where rounding decides between two levels. The third is
     what its quantize_dynamic writes (also ConvInteger and DynamicQuantizeLSTM); what quantising x
-    rounds is left out. Layers stay whose scales are not constant, or whose channels are last.
+    rounds is left out, as it is of MatMulNBits at accuracy 4. Layers stay whose scales are not
+    constant, or whose channels are last.
     """
     require_opset(graph)
     editor, changed = Editor(graph), False
@@ -103,6 +115,9 @@ def dequantize_layers(graph: gs.Graph) -> bool:
             changed |= _move(editor, node)
         elif node.op in _PRODUCTS and not node.domain:
             changed |= _product(editor, node)
+        elif node.op == "MatMulNBits" and quantises_anew(node):
+            node.attrs["accuracy_level"] = 0
+            changed = True
     if changed:
         tidy(graph)
         # Of the operators of ONNX Runtime's own it is not known what they make.

@@ -57,13 +57,14 @@ _NORMALIZATIONS = (
     "MeanVarianceNormalization", "RMSNormalization",
 )  # fmt: skip
 
-_ATTENTIONS = ("Attention", "MultiHeadAttention")
+ATTENTIONS = ("Attention", "MultiHeadAttention")
 
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 ON_MEANS = {
-    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "Gather", "GatherElements", "GatherND", "LRN",
-    "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceSumSquare", "Softmax", "Where",
+    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "Gather", "GatherElements", "GatherND",
+    "IsNaN", "LRN", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceSumSquare", "Softmax",
+    "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
 
@@ -99,9 +100,10 @@ _NO_ACTIVATION = (
 )
 _ATTENTION = (
     "attention of a form that is not known here (keys of other runs, a soft cap, rotary positions, "
-    "lengths for a mask, scores that are read): export it as separate operators, as PyTorch does "
-    "with opset 22 or older"
+    "lengths for a mask, scores that are read)"
 )
+_BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
+_SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"
 _SCALES = (
     "it rounds activations with a scale for each channel: train or quantise the network with one "
     "for each layer, or export it before quantization"
@@ -128,7 +130,7 @@ _ADVICE = {
         "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants",
-    **dict.fromkeys(_ATTENTIONS, _ATTENTION),
+    "Attention": f"{_ATTENTION}: {_SEPARATE}",
     **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
@@ -242,8 +244,10 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
     ``varying``: the names of all tensors that depend on the network's inputs.
     """
     if node.domain:
-        if node.op in (*INTEGER_LAYERS, *_ATTENTIONS):
-            return _ADVICE[node.op]
+        if node.op in INTEGER_LAYERS:
+            return QUANTISED
+        if node.op in ATTENTIONS:
+            return f"{_ATTENTION}: {_BEFORE_OPTIMISER}"
         return (
             f"an operator of the domain '{node.domain}', of which nothing is known here: export "
             "the network with standard operators"

@@ -3,7 +3,7 @@
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import is_floating, is_used, operands, tidy
+from .editing import is_floating, is_used, operands, producer, tidy
 from .limits import WEIGHTED
 from .linear import SHAPE_OPS
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
@@ -38,7 +38,7 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     varying = downstream(graph, graph.inputs)
     named |= _between(graph, named, varying)
     nodes = [node for node in graph.nodes if node.name in named]
-    read = {id(t): t for n in nodes for t in n.inputs if t.name in varying and is_floating(t)}
+    read = {id(t): t for n in nodes for t in n.inputs if t.name in varying and _is_averaged(t)}
     require_ranks(graph, [*nodes, *(t.inputs[0] for t in read.values() if t.inputs)])
     editor = StateEditor(graph)
     t = clock(editor)
@@ -65,6 +65,12 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
             add_counting(editor, "FromMean", name, [mean, t], result)
     tidy(graph)
     return True
+
+
+def _is_averaged(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is of numbers, or says of which of them there are none."""
+    maker = producer(tensor)
+    return is_floating(tensor) or (maker is not None and maker.op == "IsNaN")
 
 
 def _between(graph: gs.Graph, named: set[str], varying: set[str]) -> set[str]:

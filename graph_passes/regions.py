@@ -138,7 +138,8 @@ def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str
         node.name
         for node in graph.nodes
         if node.name in names and not node.domain and (node.op in ON_MEANS or node.name in norms)
-        if all(is_floating(tensor) for tensor in node.outputs if is_used(graph, tensor))
+        if node.op == "IsNaN"
+        or all(is_floating(tensor) for tensor in node.outputs if is_used(graph, tensor))
     }
 
 

@@ -17,7 +17,7 @@ from .errors import (
     UnsupportedModelError,
     require_one_of,
 )
-from .linear import APPROXIMABLE, APPROXIMATE, MAX_POOLS, NO_CURVE, MaxPool
+from .linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .shapes import infer_shapes
 from .thresholds import (
@@ -300,7 +300,8 @@ def require_finite_weights(
 
 def _masks(node: gs.Node, value: np.ndarray) -> bool:
     """Whether a node takes numbers out of a Softmax by -infinity, and does nothing else."""
-    return node.op in _MASKING and bool(np.all(value < np.inf)) and _masks_alone(node)
+    inside = node.op in ATTENTIONS or (node.op in _MASKING and _masks_alone(node))
+    return inside and bool(np.all(value < np.inf))
 
 
 def _masks_alone(node: gs.Node) -> bool:

@@ -3,6 +3,7 @@
 import onnx
 import onnx.parser
 
+from .editing import free_name
 from .limits import all_nodes
 from .weights import replace_all
 
@@ -28,20 +29,28 @@ def define_unregistered(structure: onnx.ModelProto) -> None:
     """
     versions = {entry.domain: entry.version for entry in structure.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
-    kinds = {tensor.name: tensor.data_type for tensor in structure.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in structure.graph.initializer}
+    nodes = list(all_nodes(structure.graph.node))
+    tensors |= {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
+    taken = {name for node in nodes for name in (*node.input, *node.output)}
+    numbers: dict[str, int] = {}
     functions = {}
-    for node in all_nodes(structure.graph.node):
+    for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             continue
         centred = node.op_type == "LayerNormalization" and opset < _LAYER_NORMALIZATION
         if not centred and node.op_type != "SimplifiedLayerNormalization":
             continue
         attrs = {attribute.name: attribute for attribute in node.attribute}
-        if ("axis" in attrs and attrs["axis"].i != -1) or any(node.output[1:]):
-            continue
         x, scale, *bias = (name for name in node.input if name)
-        kind = kinds.get(scale, onnx.TensorProto.FLOAT)
-        epsilon = f"{node.output[0]}/epsilon"
+        weights = tensors.get(scale)
+        # A scale of one axis is one of the last, whatever that counts as.
+        last = weights is not None and len(weights.dims) == 1
+        if ("axis" in attrs and attrs["axis"].i != -1 and not last) or any(node.output[1:]):
+            continue
+        kind = onnx.TensorProto.FLOAT if weights is None else weights.data_type
+        epsilon = free_name(f"{node.output[0]}/epsilon", taken, numbers)
+        taken.add(epsilon)
         value = attrs["epsilon"].f if "epsilon" in attrs else _EPSILON
         structure.graph.initializer.append(onnx.helper.make_tensor(epsilon, kind, [], [value]))
         name = f"{node.op_type}WithBias" if bias else node.op_type

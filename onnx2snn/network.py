@@ -46,7 +46,7 @@ from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.integer_layers import DYNAMIC_LAYERS, INTEGER_LAYERS
+from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS, quantises_anew
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool, require_channels
 from onnx2snn.graph_passes.spiking import (
@@ -161,9 +161,10 @@ class Network:
 
         It comes first, since what other passes change by rounding would change levels.
         """
-        if not any(node.op in (*ROUNDING, *INTEGER_LAYERS) for node in self.graph.nodes):
+        dynamic = any(quantises_anew(node) for node in self.graph.nodes)
+        known = any(node.op in (*ROUNDING, *INTEGER_LAYERS) for node in self.graph.nodes)
+        if not dynamic and not known:
             return
-        dynamic = any(node.op in DYNAMIC_LAYERS for node in self.graph.nodes)
         # PyTorch puts a Cast to the same type behind each quantiser.
         exact: list[Pass] = [split_fused_layers, fold_constants, remove_no_ops, dequantize_layers]
         self._translated |= self.run([*exact, dequantize_weights, unquantize_activations])

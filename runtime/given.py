@@ -42,7 +42,9 @@ def require_states(plan: Plan, values: Mapping[str, np.ndarray]) -> None:
     """Raise ``DataError`` for what is no mapping of the plan's states, or not of their shapes."""
     if not isinstance(values, Mapping):
         raise DataError(f"the state is a mapping of names to arrays, not {values!r}")
-    unknown = set(values) - {state.read for state in plan.states}
+    clock = [] if plan.clock is None else [plan.clock]
+    known = {state.read for state in (*plan.states, *plan.totals.values(), *clock)}
+    unknown = set(values) - known
     if unknown:
         raise DataError(f"the network has no state {sorted(map(str, unknown))}")
     neurons = {neuron.name: neuron for neuron in plan.neurons}
@@ -50,9 +52,17 @@ def require_states(plan: Plan, values: Mapping[str, np.ndarray]) -> None:
         shape = as_array(value, f"the state '{name}'").shape
         if 0 in shape:
             raise DataError(f"the state '{name}' is empty: {list(shape)}")
+        if plan.clock is not None and name == plan.clock.read:
+            _require_time(name, np.asarray(value))
         neuron = neurons.get(name.partition("/")[2])
         if neuron is not None and not broadcasts(shape[1:], neuron.shape):
             raise DataError(
                 f"the state '{name}' has shape {list(shape[1:])} for a sample, "
                 f"its layer {list(neuron.shape)}"
             )
+
+
+def _require_time(name: str, value: np.ndarray) -> None:
+    """Raise ``DataError`` for what is no number of time-steps."""
+    if value.size != 1 or not 0 <= value.flat[0] < 2**24 or value.flat[0] % 1:
+        raise DataError(f"the state '{name}' is a whole number of time-steps, not {value.tolist()}")

@@ -29,6 +29,7 @@ from onnx2snn.graph_passes.neurons import (
     require_neurons,
     starts_of,
     state_names,
+    stateful_nodes,
     states_read,
     states_written,
     sum_type,
@@ -82,6 +83,9 @@ class Plan:
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
     inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
     file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
+    ``totals`` are the states of those averages in the file, by what takes the average, and
+    ``clock`` that of the time-step, if the file counts it: the step has them only where it needs
+    them itself.
     ``latest``: what ``read_out``, or an output, takes of the step's inputs as it is at the last
     time-step, such as masks and indices, of which there is no average.
     ``weights`` are the large initializers of all graphs, by name, which the graphs hold as stubs.
@@ -100,6 +104,8 @@ class Plan:
     states: tuple[State, ...]
     sums: dict[str, State]
     means: tuple[str, ...]
+    totals: dict[str, State]
+    clock: State | None
     latest: tuple[str, ...]
     delay: int
     weights: dict[str, np.ndarray]
@@ -170,6 +176,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     }
     layers = tuple(_neuron(node, positive[node.name].name) for node in neurons)
     kept = tuple(state for node in stateful for state in states_of(node))
+    clocks = [node for node in stateful_nodes(graph) if node.op == "Clock"]
     # Last, since it rewrites the neurons.
     step = _step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix)
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
@@ -189,6 +196,8 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         sums=sums,
         step_inputs=tuple(step_reads),
         means=means,
+        totals={n.outputs[0].name: state for n in parts.means for state in states_of(n)},
+        clock=states_of(clocks[0])[0] if clocks else None,
         latest=tuple(read_late),
         delay=_delay(parts.means),
         weights={name: values for part in held for name, values in part.weights.items()},

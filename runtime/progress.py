@@ -1,6 +1,6 @@
 """How far a network has come in time, and how it goes on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from .memory import sizes_of
 from .plan import Plan
 from .prologue import Prologue
 from .providers import give_back_memory
-from .read_out import Averages
+from .read_out import Averages, Earlier
 from .result import Arrays, ReadOut
 from .states import DeviceStates
 from .sums import Sums, rows_of
@@ -24,8 +24,10 @@ class Progress:
     """A network after ``time`` time-steps, its states and sums.
 
     ``readouts``: how many are wanted of this run; ``varying``: whether its inputs are others at
-    each time-step. ``before``: sums of what is read out, as they were when a delay was over.
-    ``latest``: what the last time-step read that the read-out takes as it is.
+    each time-step. ``begun``: when the averages of the read-out began, as after a delay;
+    ``before``: sums of what is read out, as they were then. ``earlier``: what the averages count
+    besides, from where the states were set. ``latest``: what the last time-step read that the
+    read-out takes as it is.
     """
 
     plan: Plan
@@ -37,7 +39,9 @@ class Progress:
     time: int = 0
     readouts: int = 1
     varying: bool = False
+    begun: int = 0
     before: Arrays = field(default_factory=dict)
+    earlier: Earlier = field(default_factory=Earlier)
     latest: Arrays = field(default_factory=dict)
 
     def reset(self, readouts: int = 1, varying: bool = False) -> None:
@@ -45,7 +49,8 @@ class Progress:
         self.states.reset()
         self.sums.reset()
         self.time, self.readouts, self.varying = 0, readouts, varying
-        self.before, self.latest = {}, {}
+        self.begun, self.before, self.earlier = 0, {}, Earlier()
+        self.latest = {}
 
     def take(self, inputs: Arrays) -> Arrays:
         """Set the inputs of the time-steps that come; returns what these read of them."""
@@ -76,6 +81,8 @@ class Progress:
         self, values: Arrays, fetch: tuple[str, ...] = (), most: int = 1
     ) -> list[np.ndarray]:
         """Do up to ``most`` time-steps in one run; returns the tensors named in ``fetch``."""
+        if 0 < self.plan.delay == self.time:
+            self._begin_averages(Earlier())
         most = min(most, self.sums.make_room())
         choice = self.choice(values, self.readouts, self.varying)
         steps = choice.chunk(most)
@@ -94,9 +101,12 @@ class Progress:
         self.time += steps
         self.sums.count(steps, values)
         self.latest = {name: values[name] for name in self.plan.latest}
-        if self.time == self.plan.delay:
-            self.before = self.sums.carried(self.plan.readout_types)
         return fetched
+
+    def _begin_averages(self, earlier: Earlier) -> None:
+        """Let averages be of what comes, and of what was earlier."""
+        self.begun, self.earlier = self.time, earlier
+        self.before = self.sums.carried(self.plan.readout_types)
 
     def advance_to(self, t: int, values: Arrays) -> None:
         """Go on to time-step t, in chunks as far as they fit."""
@@ -110,6 +120,8 @@ class Progress:
         self.sums.keep(rows, count)
         self.before = rows_of(self.before, rows, count)
         self.latest = rows_of(self.latest, rows, count)
+        totals = rows_of(self.earlier.totals, rows, count)
+        self.earlier = replace(self.earlier, totals=totals)
 
     def _require_finite(self) -> None:
         """Raise ``DataError`` where a potential in float16 is infinite, and fires for ever.
@@ -131,8 +143,41 @@ class Progress:
         """The outputs by name after the time-steps so far, but those of a delay."""
         if self.varying:
             self._require_finite()
-        sums, t = self.sums.carried(self.plan.readout_types), self.time
-        if 0 < self.plan.delay < t:
-            t -= self.plan.delay
+        return self.averages.outputs(*self._averaged(), self.latest, self.earlier)
+
+    def _averaged(self) -> tuple[Arrays, int]:
+        """The sums that averages are of, and over how many time-steps."""
+        sums = self.sums.carried(self.plan.readout_types)
+        if self.before:
             sums = {n: np.asarray(total - self.before[n]) for n, total in sums.items()}
-        return self.averages.outputs(sums, t, self.latest)
+        return sums, self.time - self.begun
+
+    def state(self) -> Arrays:
+        """All states by the names that they have in the file, as copies."""
+        found = {state.read: self.states.get(state.read) for state in self.plan.states}
+        clock = self.plan.clock
+        if clock is not None and clock.read not in found:
+            found[clock.read] = np.full_like(clock.start, self.time)
+        totals = self.earlier.totals
+        if self.plan.totals and self.time > self.begun:
+            totals = self.averages.totals(*self._averaged(), self.earlier)
+        for name, state in self.plan.totals.items():
+            value = totals.get(name, state.start)
+            found[state.read] = np.array(value, state.start.dtype)
+        return found
+
+    def go_on_from(self, values: Arrays) -> None:
+        """Set states, all or some, by the names that they have in the file."""
+        now = self.state() | {name: np.asarray(value) for name, value in values.items()}
+        self.sums.bring_in()
+        core = {state.read for state in self.plan.states}
+        self.states.put({name: value for name, value in values.items() if name in core})
+        self.sums.begin_here()
+        of_averages = {state.read: name for name, state in self.plan.totals.items()}
+        clock = self.plan.clock
+        if clock is None or not values.keys() & {clock.read, *of_averages}:
+            return
+        self.time = int(now[clock.read].flat[0])
+        left_out = self.plan.delay if self.time > self.plan.delay else 0
+        totals = {n: now[read].astype(np.float64) for read, n in of_averages.items()}
+        self._begin_averages(Earlier(self.time - left_out, totals))

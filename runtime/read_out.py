@@ -1,14 +1,28 @@
 """What a network says after some time-steps: the averages over time, and what follows from them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .inputs import check_finite
+from onnx2snn.graph_passes.errors import DataError
+
+from .inputs import broadcasts, check_finite
 from .plan import Plan
 from .providers import run_session
 from .result import Arrays
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Time-steps that averages count besides those that sums are of: how many, and their totals.
+
+    ``totals``: by what takes the averages.
+    """
+
+    steps: int = 0
+    totals: Arrays = field(default_factory=dict)
 
 
 class Averages:
@@ -29,13 +43,16 @@ class Averages:
         found: list[str] = self._epilogue.get_providers()
         return found
 
-    def outputs(self, sums: Arrays, timesteps: int, latest: Mapping[str, np.ndarray]) -> Arrays:
-        """Every output by name, from sums over ``timesteps`` time-steps.
+    def outputs(
+        self, sums: Arrays, timesteps: int, latest: Mapping[str, np.ndarray], earlier: Earlier
+    ) -> Arrays:
+        """Every output by name, from sums over ``timesteps`` time-steps, and those before.
 
         ``latest``: what the read-out takes of the last of them. The arrays in ``sums`` may be
-        overwritten. Raises ``DataError`` where an output is not finite.
+        overwritten. Raises ``DataError`` where an output is not finite, and where what is summed
+        now and what was before are not of the same shape.
         """
-        values = dict(zip(self._plan.averages, self._means(sums, timesteps), strict=True))
+        values = self._means(sums, timesteps, earlier)
         # Copies, since what is an output as it was given is still the caller's.
         values |= {n: np.array(latest[n]) for n in self._plan.outputs if n in latest}
         if self._read_out is not None:
@@ -59,22 +76,50 @@ class Averages:
         feed = {name: np.asarray(value, types[name]) for name, value in values.items()}
         return run_session(self._epilogue, None, feed)
 
-    def _means(self, sums: Arrays, t: int) -> list[np.ndarray]:
-        """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
+    def totals(self, sums: Arrays, timesteps: int, earlier: Earlier) -> Arrays:
+        """The sums over all these time-steps of what is averaged, by what takes the averages."""
+        found = self._totals(sums, timesteps)
+        return {
+            name: self._with(total, name, earlier).astype(dtype)
+            for name, (total, dtype) in found.items()
+        }
 
-        g is affine and S the sum of what it reads, so the numerator is the sum of its
-        outputs; each enters once, and the one rounding is that of the division. float16
-        cannot hold such sums, nor can integers: there it is g(S / t), the same to rounding.
+    def _means(self, sums: Arrays, t: int, earlier: Earlier) -> Arrays:
+        """The means over t steps and those before; the one rounding is that of the division."""
+        means = {}
+        for name, (total, dtype) in self._totals(sums, t).items():
+            steps = t + earlier.steps if name in earlier.totals else t
+            means[name] = (self._with(total, name, earlier) / steps).astype(dtype)
+        return means
+
+    def _with(self, total: np.ndarray, name: str, earlier: Earlier) -> np.ndarray:
+        before = earlier.totals.get(name)
+        if before is None:
+            return total
+        if not broadcasts(before.shape, total.shape):
+            raise DataError(
+                f"the state of the average '{name}' has shape {list(before.shape)}, and what is "
+                f"averaged now {list(total.shape)}"
+            )
+        return np.asarray(total + before)
+
+    def _totals(self, sums: Arrays, t: int) -> dict[str, tuple[np.ndarray, np.dtype]]:
+        """The sums of what the epilogue g computes over t steps: g(S) + (t - 1) g(0), in float64.
+
+        With the type of each, by what takes their averages. g is affine and S the sum of what it
+        reads; each enters once. float16 cannot hold such sums, nor can integers: there it is
+        t g(S / t), the same to rounding.
         """
-        types = self._plan.readout_types.values()
+        names, types = self._plan.averages, self._plan.readout_types.values()
         of_means: list[np.ndarray] = []
         if any(dtype == np.float16 or dtype.kind != "f" for dtype in types):
             of_means = self.of_one({name: value / t for name, value in sums.items()})
+        wholes = [(value.astype(np.float64) * t, value.dtype) for value in of_means]
         if np.dtype(np.float16) in types:
-            return of_means
+            return dict(zip(names, wholes, strict=True))
         with np.errstate(invalid="ignore"):
             # Of integers it is of_means that counts.
-            totals = self.of_one(sums)
+            made = self.of_one(sums)
         shapes = tuple(value.shape for value in sums.values())
         if shapes not in self._silence:
             # Others of this size would take as much memory: they may be as large as the states.
@@ -82,11 +127,11 @@ class Averages:
                 value.fill(0)
             silence = self.of_one(sums)
             self._silence = {shapes: [value.astype(np.float64) for value in silence]}
-        means = [
-            np.asarray((total.astype(np.float64) + (t - 1) * silent) / t, total.dtype)
-            for total, silent in zip(totals, self._silence[shapes], strict=True)
+        totals = [
+            (np.asarray(total.astype(np.float64) + (t - 1) * silent), total.dtype)
+            for total, silent in zip(made, self._silence[shapes], strict=True)
         ]
-        return [
-            mean if mean.dtype.kind == "f" else whole
-            for mean, whole in zip(means, of_means or means, strict=True)
-        ]
+        return {
+            name: total if total[1].kind == "f" else whole
+            for name, total, whole in zip(names, totals, wholes or totals, strict=True)
+        }

@@ -281,21 +281,19 @@ class SpikingSession:
         """The membrane potentials by state name ``v/<neuron>``, as copies.
 
         Each is [N, ...] after a step, or v(0), of a shape that broadcasts, before the first.
-        The sums that a spiking max-pool keeps are among them, and ``m/<neuron>``, the spikes
-        so far of a neuron that can take them back. Set it (a dict of the same
-        form, or a part of one) to let ``step`` go on from there; ``run`` starts at v(0)
-        regardless.
+        All states of the file are among them: the sums that a spiking max-pool keeps,
+        ``m/<neuron>``, the spikes so far of a neuron that can take them back, and, where the
+        read-out is an average of all time-steps so far, what it has summed and the number of
+        time-steps, ``v/clock``. Set it (a dict of the same form, or a part of one) to let ``step``
+        go on from there, in this session or another; ``run`` starts at v(0) regardless.
         """
-        states = self._progress.states
-        return {state.read: states.get(state.read) for state in self._plan.states}
+        return self._progress.state()
 
     @state.setter
     @one_at_a_time
     def state(self, values: Mapping[str, np.ndarray]) -> None:
         require_states(self._plan, values)
-        self._progress.sums.bring_in()
-        self._progress.states.put(dict(values))
-        self._progress.sums.begin_here()
+        self._progress.go_on_from(dict(values))
 
 
 def _create_with(

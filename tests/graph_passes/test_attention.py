@@ -31,6 +31,11 @@ NUMBERS = {
     "pairs": np.int32(RNG.random(size=(3, 5, 5)) < 0.7),
     "lengths": np.int32([3, 5, 4]),
     "square": RNG.normal(size=(1, 1, 5, 5)).astype(np.float32),
+    "below": np.int32([[1, -1, 1, 0, 0], [1, 1, 2, 1, 1], [0, 1, -3, 1, 1]]),
+    "half": RNG.normal(size=(5, 6)).astype(np.float16),
+    "whole": np.int64(RNG.integers(-2, 3, (5, 6))),
+    "blind": np.arange(30).reshape(5, 6) % 7 > np.int64([[0], [9], [1], [9], [2]]),
+    "hidden": np.float32([[0, -np.inf] * 3, [-np.inf] * 6, [0.5] * 6, [-np.inf] * 6, [0] * 6]),
     "past": np.zeros((2, 3, 4, 1, 2), np.float32),
 }
 FOUR = {
@@ -40,6 +45,9 @@ FOUR = {
     "added mask": "Attention(x, k, v, added)",
     "added mask for each sample": "Attention(x, k, v, added4)",
     "mask of conditions": "Attention(x, k, v, kept)",
+    "queries that see no key": "Attention(x, k, v, blind)",
+    "numbers by which they do not": "Attention(x, k, v, hidden)",
+    "causal, and no key": "Attention<is_causal = 1>(x, k, v, blind)",
     "fewer heads of keys": "Attention(x, k2, v2)",
     "all at once": "Attention<is_causal = 1>(x, k2, v2, added)",
 }
@@ -57,6 +65,7 @@ RUNTIMES = {
     "scaled": "Attention<num_heads = 2, scale = 0.25>(x, w, b)",
     "causal": "Attention<num_heads = 4, unidirectional = 1>(x, w, b)",
     "keys that count": "Attention<num_heads = 4>(x, w, b, counts)",
+    "numbers below 0, which do not count": "Attention<num_heads = 4>(x, w, b, below)",
     "pairs that count": "Attention<num_heads = 4>(x, w, b, pairs)",
     "another value": "Attention<num_heads = 4, mask_filter_value = -1.0>(x, w, b, counts)",
     "added": "Attention<num_heads = 4>(x, w, b, , , square)",
@@ -67,8 +76,8 @@ RUNTIMES = {
 }
 
 
-def attention(text, opset=23, x="N, 4, 5, 2"):
-    g = graph(f"g (float[{x}] x) => (float y) {{ {text} }}", NUMBERS, opset)
+def attention(text, opset=23, x="N, 4, 5, 2", **own):
+    g = graph(f"g (float[{x}] x) => (float y) {{ {text} }}", NUMBERS | own, opset)
     g.outputs[0].shape = None
     return g
 
@@ -95,6 +104,50 @@ def test_heads_side_by_side(text):
 @pytest.mark.parametrize("text", RUNTIMES.values(), ids=RUNTIMES)
 def test_operators_of_the_runtime(text):
     is_same(attention(f"y = {OWN}.{text}", 17, "N, 5, 8"), ROWS)
+
+
+@pytest.mark.parametrize("mask", ["half", "whole"])
+def test_masks_of_another_type(mask):
+    g = attention(f"y = Attention(x, k, v, {mask})")
+    wanted = run(attention("y = Attention(x, k, v, m)", m=NUMBERS[mask].astype(np.float32)), HEADS)
+    changes_once(split_attention, g)
+    np.testing.assert_allclose(run(g, HEADS), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_queries_that_see_no_key_as_an_input_says(causal):
+    text = "g (float[N, 4, 5, 2] x, bool[N, 1, 5, 6] m) => (float y) { y = Attention<is_causal = "
+    g = graph(f"{text}{causal}>(x, k, v, m) }}", NUMBERS, 23)
+    mask = np.broadcast_to(NUMBERS["blind"], (3, 1, 5, 6))
+    before = run(g, HEADS, mask)
+    assert np.any(np.all(before == 0, axis=-1))
+    changes_once(split_attention, g)
+    np.testing.assert_allclose(run(g, HEADS, mask), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["Attention<is_causal = 1>(x, k, v)", "Attention(x, k, v, added)"])
+def test_nothing_guards_where_every_query_sees_a_key(text):
+    g = attention(f"y = {text}")
+    split_attention(g)
+    assert "IsNaN" not in ops(g)
+
+
+def test_fewer_queries_than_keys_that_come_later_stay():
+    """ONNX Runtime lets the last query see all keys."""
+    text = f"y = {OWN}.MultiHeadAttention<num_heads = 4, unidirectional = 1>(x, kr, vr)"
+    assert split_attention(attention(text, 17, "N, 5, 8")) is False
+
+
+def test_chain_of_which_the_sizes_are_not_known():
+    text = "".join(f"{b} = {OWN}.MultiHeadAttention<num_heads = 2>({a}, {a}, {a}) "
+                   for a, b in zip("xrst", "rsty", strict=True))  # fmt: skip
+    g = attention(text, 17, "N, 5, 8")
+    for name in "rst":
+        g.tensors()[name].shape = None
+    before = run(g, ROWS, optimised=False)
+    changes_once(split_attention, g)
+    assert ops(g).count("Softmax") == 4
+    np.testing.assert_allclose(run(g, ROWS), before, atol=1e-5)
 
 
 def test_sequence_of_open_length():

@@ -20,6 +20,7 @@ NUMBERS = {
     "stack": RNG.normal(size=(3, 6, 5)).astype(np.float32),
     "skip": RNG.normal(size=(3, 4, 6)).astype(np.float32),
     "others": RNG.normal(size=(3, 5, 4)).astype(np.float32),
+    "six6": RNG.normal(size=(3, 6, 6)).astype(np.float32),
     "four": RNG.normal(size=(4, 6, 5)).astype(np.float32),
     "flat": np.int64([-1, 6]),
 }
@@ -122,15 +123,27 @@ def test_deviation_that_is_handed_on_stays():
     assert split_fused_layers(g) is False
 
 
-def test_transposed_product_of_unknown_rank_stays_until_it_is_known():
-    g = fused(f"a = {OWN}.Gelu(x) y = {OWN}.FusedMatMul<transA = 1>(a, skip)")
+def test_transposed_products_whose_rank_another_split_tells():
+    g = fused(
+        f"a = {OWN}.Gelu(x) b = {OWN}.FusedMatMul<transA = 1>(a, skip) "
+        f"c = {OWN}.FusedMatMul<transA = 1>(b, six6) y = {OWN}.FusedMatMul<transB = 1>(c, wt)"
+    )
+    for name in "abc":
+        g.tensors()[name].shape = None
+    is_same(g, ROWS)
+
+
+def test_transposed_product_of_unknown_rank_stays():
+    g = fused(f"a = com.microsoft.Inverse(x) y = {OWN}.FusedMatMul<transA = 1>(a, six6)", "3, 6, 6")
     g.tensors()["a"].shape = None
-    before = run(g, ROWS)
-    assert split_fused_layers(g) is True
-    assert "FusedMatMul" in ops(g)
-    assert split_fused_layers(g) is True
-    assert "FusedMatMul" not in ops(g)
-    np.testing.assert_allclose(run(g, ROWS), before, atol=1e-5)
+    assert split_fused_layers(g) is False
+
+
+def test_scale_of_a_product_is_before_it():
+    """Between activations what is behind would be computed on means, too."""
+    g = fused(f"y = {OWN}.FusedMatMul<alpha = 0.125>(x, w)")
+    split_fused_layers(g)
+    assert ops(g) == ["Mul", "MatMul"]
 
 
 def test_relu_is_an_activation_in_canonical_form():

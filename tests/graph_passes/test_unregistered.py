@@ -13,6 +13,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
+from onnx2snn.graph_passes.files import take_apart
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 
@@ -24,11 +25,11 @@ def optimised(text, opset, outputs="float[N, 3, 4] y", dtype=np.float32):
         f'<ir_version: 6, opset_import: ["": {opset}]> '
         f"g ({kind}[N, 3, 4] x) => ({outputs.replace('float', kind)}) {{ {text} }}"
     )
-    for name in ("scale", "bias"):
-        values = np.random.default_rng(len(name)).normal(size=4).astype(dtype)
+    for name, shape in (("scale", [4]), ("bias", [4]), ("wide", [3, 4])):
+        values = np.random.default_rng(len(name)).normal(size=shape).astype(dtype)
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
         model.graph.input.append(onnx.helper.make_tensor_value_info(
-            name, model.graph.initializer[-1].data_type, [4]))  # fmt: skip
+            name, model.graph.initializer[-1].data_type, shape))  # fmt: skip
     return model
 
 
@@ -39,6 +40,7 @@ def optimised(text, opset, outputs="float[N, 3, 4] y", dtype=np.float32):
         (12, "y = LayerNormalization(x, scale, bias)"),
         (16, "y = LayerNormalization<axis = -1>(x, scale)"),
         (11, "y = SimplifiedLayerNormalization<axis = -1, stash_type = 1>(x, scale)"),
+        (13, "y = SimplifiedLayerNormalization<axis = 2>(x, scale)"),
         (17, "y = SimplifiedLayerNormalization<epsilon = 0.5>(x, scale)"),
         (20, "a = SimplifiedLayerNormalization(x, scale) y = LayerNormalization(a, scale, bias)"),
         (13, "a = LayerNormalization(x, scale) b = LayerNormalization<epsilon = 0.5>(a, scale)"
@@ -65,7 +67,7 @@ def test_same_numbers_from_a_file_as_upgraded(tmp_path, opset, text, dtype):
 @pytest.mark.parametrize(
     ("text", "outputs"),
     [
-        ("y = SimplifiedLayerNormalization<axis = 1>(x, scale)", "float[N, 3, 4] y"),
+        ("y = SimplifiedLayerNormalization<axis = 1>(x, wide)", "float[N, 3, 4] y"),
         ("y, d = SimplifiedLayerNormalization(x, scale)", "float[N, 3, 4] y, float[N, 3, 1] d"),
         ("y = BananaNormalization(x, scale)", "float[N, 3, 4] y"),
     ],
@@ -74,3 +76,24 @@ def test_others_are_refused(tmp_path, text, outputs):
     (tmp_path / "m.onnx").write_bytes(optimised(text, 13, outputs).SerializeToString())
     with pytest.raises(ModelError, match="No Op registered for"):
         read_model(tmp_path / "m.onnx")
+
+
+def test_scales_of_nodes_and_names_that_are_taken():
+    """Branches of an If may name what they make alike."""
+    text = """
+        <ir_version: 8, opset_import: ["": 13]>
+        g (double[N, 4] x, bool c) => (double[N, 4] y)
+        {
+            s = Constant <value = double[4] {1.0, 2.0, 3.0, 4.0}> ()
+            y = If (c) <
+                then_branch = a () => (double[N, 4] o) { o = LayerNormalization(x, s) },
+                else_branch = b () => (double[N, 4] o) { o = SimplifiedLayerNormalization(x, s) }
+            >
+        }
+    """
+    model = onnx.parser.parse_model(text)
+    x = X[0].astype(np.float64)
+    graph = to_graph(upgrade_opset(take_apart(model, "the model")))
+    for condition in (True, False):
+        before = run(model, x, np.array(condition), optimised=False)
+        np.testing.assert_allclose(run(graph, x, np.array(condition)), before, atol=1e-5)

@@ -1,0 +1,112 @@
+"""The states that a session hands out and takes: those of the file, the read-out's among them."""
+
+import numpy as np
+import pytest
+from kinds import KINDS, Kind, Network, model_of, plain_loop
+
+from onnx2snn import DataError, SpikingSession
+
+STEPS = 9
+
+
+def after(model, x):
+    """Outputs and states of stock ONNX Runtime after each time-step."""
+    return list(plain_loop(model, x, STEPS))
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("delay", [0, 3])
+@pytest.mark.parametrize("op", KINDS)
+def test_states_are_those_of_the_file_and_can_be_given_to_another_session(op, delay, plan):
+    network = Network(3)
+    model = model_of(network, Kind(op, read_out_delay=delay), read_out="several")
+    x = network.images(2)
+    steps = after(model, x)
+    session = SpikingSession(model, plan=plan)
+    for done in range(1, STEPS):
+        session.step(x)
+        _, states = steps[done - 1]
+        assert session.state.keys() == states.keys()
+        for name, value in session.state.items():
+            np.testing.assert_array_equal(value, states[name], err_msg=f"{name} after {done}")
+        other = SpikingSession(model, plan=plan)
+        for given in (session.state, states):
+            other.state = given
+            for wanted, _ in steps[done:]:
+                for name, value in other.step(x).items():
+                    np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("delay", [0, 3, 6])
+@pytest.mark.parametrize("done", [2, 3, 4, 8])
+def test_a_session_goes_on_from_where_a_run_ended(delay, done):
+    network = Network(4)
+    model = model_of(network, Kind("IF", read_out_delay=delay), read_out="several")
+    x = network.images(2)
+    steps = after(model, x)
+    first, second = SpikingSession(model), SpikingSession(model, plan="step")
+    first.run(x, done)
+    second.state = first.state
+    for wanted, states in steps[done:]:
+        for session in (first, second):
+            for name, value in session.step(x).items():
+                np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
+            for name, value in session.state.items():
+                np.testing.assert_array_equal(value, states[name])
+
+
+def test_an_earlier_state_of_a_session():
+    network = Network(5)
+    model = model_of(network, Kind("SignedIF"), read_out="several")
+    x = network.images(2)
+    session = SpikingSession(model)
+    session.step(x)
+    early = session.state
+    wanted = [session.step(x)["p"] for _ in range(3)]
+    session.state = early
+    np.testing.assert_array_equal([session.step(x)["p"] for _ in range(3)], wanted)
+    # Nothing of it remains in a run.
+    np.testing.assert_array_equal(session.run(x, 4).values["p"], wanted[-1])
+    session.reset()
+    assert not session.state["v/clock"]
+
+
+def test_a_part_of_a_state_leaves_the_rest():
+    network = Network(5)
+    model = model_of(network, Kind("IF"), read_out="several")
+    x = network.images(2)
+    one, other = SpikingSession(model), SpikingSession(model)
+    for session in (one, other):
+        session.step(x)
+    other.state = {name: value for name, value in one.state.items() if name == "v/s"}
+    np.testing.assert_array_equal(one.step(x)["p"], other.step(x)["p"])
+    (total,) = (name for name in one.state if name.endswith("mean"))
+    other.state = {total: np.zeros_like(one.state[total])}
+    assert np.all(other.state[total] == 0)
+    assert other.state["v/clock"] == 2
+    np.testing.assert_allclose(other.step(x)["y"], one.step(x)["y"])
+    np.testing.assert_allclose(other.state[total], one.state[total] - _summed(model, x, 2, total))
+
+
+def _summed(model, x, steps, name):
+    return list(plain_loop(model, x, steps))[-1][1][name]
+
+
+@pytest.mark.parametrize("time", [-1.0, 0.5, np.nan, 1e9])
+def test_times_that_are_none(time):
+    network = Network(5)
+    session = SpikingSession(model_of(network, Kind("IF"), read_out="several"))
+    with pytest.raises(DataError, match="'v/clock' is a whole number of time-steps"):
+        session.state = {"v/clock": np.float32([time])}
+
+
+def test_totals_of_other_samples():
+    network = Network(5)
+    session = SpikingSession(model_of(network, Kind("IF"), read_out="several"))
+    session.step(network.images(3))
+    (total,) = (name for name in session.state if name.endswith("mean"))
+    given = {total: session.state[total], "v/clock": np.float32([1])}
+    session.reset()
+    session.state = given
+    with pytest.raises(DataError, match=r"has shape \[3, 3\], and what is averaged now \[2, 3\]"):
+        session.step(network.images(2))
