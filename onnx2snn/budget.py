@@ -47,16 +47,19 @@ def require_budget(
     accuracy, at = last["accuracy"], f"at T={last['timesteps']}"
     exceeded = []
     if min_accuracy is not None and accuracy < min_accuracy:
-        exceeded.append(f"{_exact(accuracy)} % {at}, less than --min-accuracy {min_accuracy:g}")
+        exceeded.append(
+            f"{_beyond(accuracy, min_accuracy)} % {at}, less than --min-accuracy {min_accuracy:g}"
+        )
     # Rounded, since 95.1 - 94.1 is more than 1 in binary.
     drop = 0.0 if max_drop is None else round(report["ann"]["accuracy"] - accuracy, 9)
     if max_drop is not None and drop > max_drop:
-        below = f"{_exact(drop)} points below the ANN {at}"
+        below = f"{_beyond(drop, max_drop)} points below the ANN {at}"
         exceeded.append(f"{below}, more than --max-drop {max_drop:g}")
     if exceeded:
         raise BudgetError("outside of the accuracy budget: " + "; ".join(exceeded))
 
 
-def _exact(value: float) -> str:
-    """With two decimals, or more where these would hide what it lacks of a limit."""
-    return f"{value:.2f}" if round(value, 2) == round(value, 9) else f"{value:.9f}".rstrip("0")
+def _beyond(value: float, limit: float) -> str:
+    """With two decimals, or as many as it takes to show that it is not the limit."""
+    texts = (f"{value:.{decimals}f}" for decimals in range(2, 10))
+    return next((text for text in texts if float(text) != limit), f"{value:.9f}")

@@ -65,10 +65,14 @@ def diagnose(
     layer's mean input, so errors of earlier layers do not count. It is the sum of three:
     clipping, what exceeds V_th (cure: a higher threshold); quantisation, what T steps of V_th
     cannot express (more time-steps, or a lower threshold); unevenness, spikes too many or too
-    few since input comes irregularly (more time-steps). The total error is that against the
-    ANN's activations, with what earlier layers caused.
+    few since input comes irregularly, a reset to zero or a start anew (more time-steps). The
+    total error is that against the ANN's activations, with what earlier layers caused. Where
+    max-pools became average-pools, or clips stand in for activations, those are the ANN's here:
+    what that cost, convert says.
 
-    Errors are root mean squares in percent of the root mean square of the activations.
+    Errors are root mean squares in percent of that of the activations: the total of the ANN's, the
+    others of what the ANN's activation makes of the layer's mean input, of which a current that
+    corrects biases is a part.
     """
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
@@ -86,11 +90,16 @@ def diagnose(
     )
     if not same:
         tables.note(diagnosis.OTHER_FILE)
+    left_out = diagnosis.left_out(snn, ann)
+    if left_out:
+        changes = " and ".join(left_out)
+        tables.note(f"in the ANN here {changes}: what that cost is not in these figures")
     if as_json:
         report = {
             "samples": data.samples,
             "timesteps": timesteps,
             "same_file": same,
+            "left_out": left_out,
             "layers": [dataclasses.asdict(layer) for layer in layers],
         }
         print_json(report)

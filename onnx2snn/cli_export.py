@@ -92,8 +92,10 @@ def export(
     """Write the spiking network in MODEL for other systems."""
     of_loop = {"--unroll": unroll, "--inline": inline, "--each-step": each_step, "--rates": rates}
     if target == "nir":
-        given = {"-T": timesteps, **of_loop, "--gpu": gpu}
-        refuse_options(given, "is not for --to nir: a NIR file has no time-steps")
+        refuse_options(
+            {"-T": timesteps, **of_loop}, "is not for --to nir: a NIR file has no time-steps"
+        )
+        refuse_options({"--gpu": gpu}, "is for --to triton")
         require_output(output, model, new=not force)
         notes = to_nir(model, output, preprocessing=preprocessing, new=not force)
         if as_json:

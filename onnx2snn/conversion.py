@@ -142,7 +142,7 @@ def convert(
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)
-    timesteps = DEFAULT_TIMESTEPS if timesteps is None else timesteps
+    asked_for, timesteps = timesteps, DEFAULT_TIMESTEPS if timesteps is None else timesteps
     wholes = [
         ("timesteps", timesteps, 1, MOST_TIMESTEPS), ("delay", delay, 0, MOST_TIMESTEPS),
         ("approximate", approximate, 1, None), ("seed", seed, 0, None),
@@ -205,6 +205,8 @@ def convert(
             "all thresholds are bounds of clips, which --threshold and --per-channel do not change "
             "without --recalibrate"
         )
+    if asked_for is not None and not chosen.is_for_timesteps:
+        network.notes.append(f"the recipe '{chosen.name}' converts alike for every T")
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": chosen.name,

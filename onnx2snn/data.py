@@ -173,14 +173,14 @@ def with_rows(data: Data, rows: np.ndarray) -> Data:
             stop = start + number_of(x)
             parts.append(_taken(x, rows[(start <= rows) & (rows < stop)] - start))
             while sum(map(number_of, parts)) >= batch_size:
-                found = _joined(parts)
+                found = joined(parts)
                 yield _taken(found, slice(batch_size))
                 parts = [_taken(found, slice(batch_size, None))]
             start = stop
             if start > rows[-1]:
                 break
         if sum(map(number_of, parts)):
-            yield _joined(parts)
+            yield joined(parts)
 
     labels = None if data.labels is None else data.labels[rows]
     shapes = data.shapes
@@ -193,7 +193,8 @@ def _taken(x: Inputs, rows: np.ndarray | slice) -> Inputs:
     return {key: x[key][rows] for key in x} if isinstance(x, dict) else x[rows]
 
 
-def _joined(parts: list[Inputs]) -> Inputs:
+def joined(parts: list[Inputs]) -> Inputs:
+    """Inputs, one after the other along the first axis."""
     by_name = [part for part in parts if isinstance(part, dict)]
     if by_name:
         return {key: np.concatenate([part[key] for part in by_name]) for key in by_name[0]}

@@ -47,7 +47,7 @@ def open_data(
     images; of a folder, one of each class in turn, so that each batch is of many classes (what
     corrects batch by batch minds). samples: only so many: the first, or, where labels come class
     by class, as those of a folder do, evenly spread over all. labels: whether the y of an .npz is
-    wanted.
+    wanted; with train it is left out where it holds no classes, as to calibrate it need not.
     model: the network that images are for, whose metadata may say how they become its input, which
     a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
     channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are;
@@ -72,7 +72,7 @@ def open_data(
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
     elif kind == ".npz":
-        data = _open_npz(Path(source), labels, model)
+        data = _open_npz(Path(source), labels, train, model)
     elif kind == ".npy":
         data = _open_npy(Path(source))
     else:
@@ -195,7 +195,7 @@ def _open_npy(path: Path) -> Data:
     return from_arrays(x, None, str(path))
 
 
-def _open_npz(path: Path, labels: bool, model: Model | ModelParts | None) -> Data:
+def _open_npz(path: Path, labels: bool, train: bool, model: Model | ModelParts | None) -> Data:
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         inputs = [name for name in names if name != "y"]
@@ -205,6 +205,7 @@ def _open_npz(path: Path, labels: bool, model: Model | ModelParts | None) -> Dat
         y = None
         if labels and "y" in names:
             y = _labels_in(archive)
+            y = None if train and not _are_classes(y) else y
         if "x" in inputs:
             data = _open_member(path, archive, "x")
             # What else is there may be further inputs, or has nothing to do with them.
@@ -249,7 +250,11 @@ def _order_of(path: Path, samples: int) -> np.ndarray | None:
         if _length(archive, "y") != samples:
             return None
         y = _labels_in(archive)
-    return y if y.ndim == 1 and y.dtype.kind in "iu" else None
+    return y if _are_classes(y) else None
+
+
+def _are_classes(y: np.ndarray) -> bool:
+    return y.ndim == 1 and y.dtype.kind in "iu"
 
 
 def _labels_in(archive: zipfile.ZipFile) -> np.ndarray:

@@ -33,11 +33,14 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import require_whole
-from onnx2snn.graph_passes.files import Model, read_any, read_model
+from onnx2snn.graph_passes.files import Model, read_any, read_model, read_structure
+from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_graph
-from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.graph_passes.limits import all_nodes
+from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
 from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
@@ -131,6 +134,23 @@ def diagnose(
             layer.add(sums, values[layer.name], number_of(x))
     found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
+
+
+def left_out(snn: Model | ModelParts, ann: Model) -> list[str]:
+    """What was changed in the ANN before its activations are compared, if anything was.
+
+    What that cost is in no figure of ``diagnose``.
+    """
+    recipe = _recipe(read_any(snn))
+    ops = {node.op_type for node in all_nodes(read_structure(ann).graph.node)}
+    found = []
+    if recipe["maxpool"] == "average" and ops & {*MAX_POOLS}:
+        found.append("average-pools take the place of its max-pools")
+    if recipe.get("approximate") is not None:
+        found.append("clips take the place of other activations")
+    if ops & {*ROUNDING, *INTEGER_LAYERS}:
+        found.append("its quantisation is left out")
+    return found
 
 
 OTHER_FILE = (

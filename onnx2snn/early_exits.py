@@ -53,13 +53,16 @@ def early_exits(
          "snn": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],
          "early_exit": [{"confidence": float, "stable": int, "every": int,
                          "mean_timesteps": float, "accuracy": float, "agreement": float,
-                         "as_accurate_as": int}, ...]}
+                         "as_accurate_as": int}, ...],
+         "earliest": int or None}
 
     snn: at fixed T, those in ``timesteps`` and those at which rules look. accuracy, agreement:
     as of ``evaluate``. as_accurate_as: the smallest of these T whose accuracy (agreement,
-    without labels) is as high, up to 0.1 points; None if there is none. Raises ``DataError``
-    like ``evaluate`` and ``SpikingSession.run(early_exit=...)``. Where ``precision`` is not
-    "float32", the report has ``precision`` and ``precisions`` of ``evaluate`` besides.
+    without labels) is as high, up to 0.1 points; None if there is none. earliest: the first
+    time-step at which a sample may leave by one of the rules; None if there is none before the
+    last. Raises ``DataError`` like ``evaluate`` and ``SpikingSession.run(early_exit=...)``. Where
+    ``precision`` is not "float32", the report has ``precision`` and ``precisions`` of ``evaluate``
+    besides.
     """
     require_data("data", data)
     timesteps = required_times(timesteps)
@@ -92,6 +95,8 @@ def early_exits(
     truth = {"accuracy": data.labels, "agreement": said_by_ann}
     classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
     snn = [{"timesteps": t, **shares(said, truth)} for t, said in classes.items()]
+    seen = ([t for t in rule.looks_at(most) if t in looks][rule.stable - 1 :] for rule in rules)
+    earliest = min((times[0] for times in seen if times and times[0] < most), default=None)
     rows = []
     for rule, found in zip(rules, left, strict=True):
         ran = np.concatenate(found)
@@ -105,6 +110,7 @@ def early_exits(
         else {"accuracy": shares(said_by_ann, truth)["accuracy"]},
         "snn": snn,
         "early_exit": rows,
+        "earliest": earliest,
     }
     if precision == "float32":
         return report

@@ -43,7 +43,8 @@ def evaluate(
     precision and max_memory are those of the ``SpikingSession``. Returns what
     ``onnx2snn evaluate --json`` prints:
 
-        {"samples": int, "macs": int, "ann": {"accuracy": float} or None without an ANN,
+        {"samples": int, "macs": int, "macs_before_neurons": int,
+         "ann": {"accuracy": float} or None without an ANN,
          "snn": [{"timesteps": int, "accuracy": float, "agreement": float,
                   "firing_rate": float, "sops": float}, ...]}
 
@@ -103,7 +104,7 @@ def evaluate(
                     summed = summed_over_samples(counts, pools.axes[name], len(output), name)
                     totals[name] = totals.get(name, 0) + summed
     del session, reference, pools
-    samples, operations = data.samples, macs(parts, sizes)
+    samples = data.samples
     counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
     truth = {
@@ -113,7 +114,8 @@ def evaluate(
     classes = {t: np.concatenate(found) for t, found in said.items()}
     report = {
         "samples": samples,
-        "macs": operations,
+        "macs": macs(parts, sizes),
+        "macs_before_neurons": macs(parts, sizes, before_neurons=True),
         "ann": None
         if truth["agreement"] is None
         else {"accuracy": shares(truth["agreement"], truth)["accuracy"]},
@@ -185,11 +187,15 @@ def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, 
 
 def require_samples(data: Data, session: SpikingSession) -> None:
     """Raise ``DataError`` if the data has another number of axes than the network's input."""
-    if data.shapes is None and len(data.shape) != len(session.input_shape):
-        raise DataError(
-            f"'{data.name}' has the shape {list(data.shape)}, with {len(data.shape)} axes; "
-            f"the network's input has {len(session.input_shape)}"
-        )
+    declared = session.inputs
+    shapes = data.shapes or {next(iter(declared)): data.shape}
+    for name, shape in shapes.items():
+        if name in declared and len(shape) != len(declared[name]):
+            what = f"'{data.name}'" if data.shapes is None else f"'{name}' of '{data.name}'"
+            raise DataError(
+                f"{what} has the shape {list(shape)}, with {len(shape)} axes; "
+                f"the network's input has {len(declared[name])}"
+            )
 
 
 def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.ndarray:

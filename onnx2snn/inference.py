@@ -9,13 +9,15 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
-from .data import Data, from_arrays, number_of
+from .data import Data, Inputs, from_arrays, joined, number_of
 from .progress import Track, batches_of
 
 
 def is_over_time(session: SpikingSession, data: Data) -> bool:
     """Whether data holds an input for each time-step, [T, N, ...]."""
-    return data.shapes is None and len(data.shape) == len(session.input_shape) + 1
+    ranks = {name: len(shape) for name, shape in session.inputs.items()}
+    shapes = data.shapes or {next(iter(ranks)): data.shape}
+    return all(len(shape) == ranks.get(name, -1) + 1 for name, shape in shapes.items())
 
 
 def run_batches(
@@ -42,14 +44,14 @@ def run_batches(
         if data.shape[0] != timesteps:
             raise DataError(f"x has {data.shape[0]} time-steps on its first axis, not {timesteps}")
         # Samples lie on the second axis here, so time has to be read whole.
-        whole = np.concatenate([np.asarray(x) for x, _ in data.batches(1)])
-        data = from_arrays(np.moveaxis(whole, 1, 0), name=data.name)
+        moments = [x for x, _ in data.batches(1)]
+        data = from_arrays(_exchanged(joined(moments)), name=data.name)
     outputs: dict[int, list[dict[str, np.ndarray]]] = {}
     rates: dict[str, float] = {}
     for number, (x, _) in enumerate(batches_of(data, batch_size, "running", track)):
         samples = number_of(x)
         result = session.run(
-            np.moveaxis(np.asarray(x), 0, 1) if varies else x,
+            _exchanged(x) if varies else x,
             timesteps,
             readout,
             coding=coding,
@@ -67,6 +69,13 @@ def run_batches(
         for t, parts in outputs.items()
     }
     return together, rates, data.samples
+
+
+def _exchanged(x: Inputs) -> Inputs:
+    """Inputs with their first two axes exchanged, time and samples."""
+    if isinstance(x, dict):
+        return {name: np.swapaxes(value, 0, 1) for name, value in x.items()}
+    return np.swapaxes(np.asarray(x), 0, 1)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -168,8 +168,11 @@ def _stretch(axes: Any, low: float, high: float) -> None:
     span = high - low
     axes.set_ylim(low - 0.1 * (span + _NEAR), high + _NEAR / 4)
     gaps = [gap for gap in (0.5, 1, 2, 4, 8, 16, 32, 64) if gap <= 1.1 * span + _NEAR]
-    ticks = {round((high - gap) * (2 if gap < 2 else 1)) / (2 if gap < 2 else 1) for gap in gaps}
-    axes.set_yticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+    wanted = [round((high - gap) * (2 if gap < 2 else 1)) / (2 if gap < 2 else 1) for gap in gaps]
+    # The first at the top, where most of what is compared is.
+    ticks = [np.floor(10 * high) / 10]
+    ticks += [tick for tick in wanted if top - tick > 1.5 * (top - ticks[0])]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 
 

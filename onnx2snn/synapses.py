@@ -218,12 +218,21 @@ def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) 
     return np.asarray(counts.reshape(parts).sum(axis=axis))
 
 
-def macs(model: ModelParts, shapes: Shapes) -> int:
-    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample."""
+def macs(model: ModelParts, shapes: Shapes, before_neurons: bool = False) -> int:
+    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
+
+    before_neurons: only of layers that no spike reaches, which are in no SOPs.
+    """
     graph = to_graph(model)
-    _without_time(graph, shapes)
+    neurons, _ = _without_time(graph, shapes)
+    spiking = downstream(graph, [node.outputs[0] for node in neurons]) if before_neurons else ()
     editor = Editor(graph)
-    layers = [node for node in graph.nodes if has_weights(node) and not node.domain]
+    layers = [
+        node
+        for node in graph.nodes
+        if has_weights(node) and not node.domain
+        if not any(tensor.name in spiking for tensor in node.outputs)
+    ]
     totals = [_multiplications(editor, node) for node in layers]
     if not totals:
         return 0

@@ -205,7 +205,10 @@ def evaluation_table(report: dict[str, Any]) -> Table:
         )
     if report["ann"] is not None:
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
-    table.caption = f"The ANN that it was made from: {report['macs']:.3g} MACs per sample"
+    table.caption = (
+        f"The ANN that it was made from: {report['macs']:.3g} MACs per sample, "
+        f"{report['macs_before_neurons']:.3g} of them before the first spikes, in no SOPs"
+    )
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
     return table
@@ -237,10 +240,19 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     if report["ann"] is not None:
         table.add_section()
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "")
+    stay = all(row["mean_timesteps"] == most for row in report["early_exit"])
+    if report["earliest"] is None:
+        leave = f"T={most} is too short for any to leave"
+    elif stay:
+        leave = (
+            f"none left: of no sample was the softmax of the read-out as high at "
+            f"{EarlyExit.stable} looks"
+        )
+    else:
+        leave = f"the earliest leave at T={report['earliest']}"
     table.caption = (
         f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
-        f"Looked at every {EarlyExit.every} time-steps; the earliest leave at "
-        f"T={EarlyExit.every * EarlyExit.stable}."
+        f"Looked at every {EarlyExit.every} time-steps; {leave}."
     )
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"

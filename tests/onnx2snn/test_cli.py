@@ -197,7 +197,7 @@ def test_evaluate(snn):
     assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
     report = as_json(*options)
     assert [row["timesteps"] for row in report["snn"]] == [4, 16]
-    assert set(report) == {"samples", "macs", "ann", "snn"}
+    assert set(report) == {"samples", "macs", "macs_before_neurons", "ann", "snn"}
     assert set(report["snn"][0]) == {"timesteps", "accuracy", "agreement", "firing_rate", "sops"}
 
 
@@ -1020,3 +1020,99 @@ def test_an_input_of_bfloat16_is_refused_by_its_type():
     onnx.save(model(text, WEIGHTS), "short.onnx")
     message = invoke("check", "short.onnx", code=1).output
     assert "input 'x' is of the type bfloat16: export the network in float32" in message
+
+
+def test_convert_says_where_t_makes_no_difference():
+    words = "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", "data.npz", "-T", "4"
+    assert "the recipe 'opi' converts alike for every T" in invoke(*words, "--recipe", "opi").output
+    assert "for every T" not in invoke(*words).output
+
+
+def test_calibration_data_need_hold_no_classes():
+    np.savez("values.npz", x=X, y=RNG.normal(size=(20, 2)))
+    words = "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", "values.npz"
+    assert "Wrote snn.onnx" in invoke(*words, "--recipe", "rnl").output
+    said = invoke("evaluate", "snn.onnx", "--data", "values.npz", "-T", "4", code=1).output
+    assert "y must hold one integer label" in said
+
+
+def test_diagnose_says_what_is_not_in_its_figures(snn):
+    said = "in the ANN here"
+    words = "--data", "data.npz", "-T", "4"
+    assert said not in invoke("diagnose", snn, "--ann", "ann.onnx", *words).output
+    invoke("convert", "relu.onnx", "-o", "pooled.onnx", "--calibration", "data.npz", "--recipe",
+           "opi", "--maxpool", "average", "--approximate", "2")  # fmt: skip
+    output = invoke("diagnose", "pooled.onnx", "--ann", "relu.onnx", *words).output
+    assert "average-pools take the place of its max-pools" in " ".join(output.split())
+    report = as_json("diagnose", "pooled.onnx", "--ann", "relu.onnx", *words)
+    assert report["left_out"][0] == "average-pools take the place of its max-pools"
+    invoke("convert", "relu.onnx", "-o", "exact.onnx", "--calibration", "data.npz")
+    assert as_json("diagnose", "exact.onnx", "--ann", "relu.onnx", *words)["left_out"] == []
+
+
+def test_run_over_time_with_several_inputs():
+    text = (
+        "net (float[N, 1, 6, 6] x, float[N, 3] z) => (float[N, 3] y) "
+        f"{{ c = Conv(x, w) p = Clip(c, zero, two) {TAIL.replace('y =', 'a =')} y = Add(a, z) }}"
+    )
+    onnx.save(model(text, WEIGHTS), "two.onnx")
+    invoke("convert", "two.onnx", "-o", "snn.onnx")
+    x = RNG.normal(size=(5, 7, 1, 6, 6)).astype(np.float32)
+    z = RNG.normal(size=(5, 7, 3)).astype(np.float32)
+    np.savez("moving.npz", x=x, z=z)
+    words = "run", "snn.onnx", "--input", "moving.npz", "-T", "5"
+    report = as_json(*words, "--batch-size", "3", "-o", "out.npz")
+    assert report["samples"] == 7
+    wanted = SpikingSession("snn.onnx").run({"x": x, "z": z}, 5).output
+    np.testing.assert_allclose(np.load("out.npz")["output"], wanted, rtol=1e-5)
+    assert "first axis of this DATA is time" in invoke(*words, "--samples", "3", code=1).output
+    said = invoke("evaluate", "snn.onnx", "--data", "moving.npz", "-T", "5", code=1).output
+    assert "'x' of 'moving.npz' has the shape [5, 7, 1, 6, 6], with 5 axes" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-T", "64"], "the earliest leave at T=12"),
+        (["-T", "8"], "T=8 is too short for any to leave"),
+    ],
+)
+def test_when_samples_may_leave(snn, options, said):
+    words = "evaluate", snn, "--data", "data.npz", "--early-exit"
+    assert said in " ".join(invoke(*words, *options).output.split())
+
+
+def test_when_samples_may_leave_behind_a_delay():
+    invoke("convert", "ann.onnx", "-o", "snn.onnx", "--delay", "20")
+    words = "evaluate", "snn.onnx", "--data", "data.npz", "--early-exit", "-T", "64"
+    assert as_json(*words)["earliest"] == 32
+    assert "the earliest leave at T=32" in " ".join(invoke(*words).output.split())
+
+
+def test_no_sample_leaves_where_none_is_sure():
+    text = CLIPPED.replace("y = MatMul(f, v)", "m = MatMul(f, v) s = Sigmoid(m) y = Mul(s, tenth)")
+    onnx.save(model(text, WEIGHTS | {"tenth": np.float32(0.1)}), "unsure.onnx")
+    invoke("convert", "unsure.onnx", "-o", "snn.onnx")
+    words = "evaluate", "snn.onnx", "--data", "data.npz", "--early-exit", "-T", "32"
+    assert "none left: of no sample" in " ".join(invoke(*words).output.split())
+
+
+def test_layers_before_the_first_spikes_are_in_no_sops(snn):
+    words = "evaluate", snn, "--data", "data.npz", "-T", "4"
+    report = as_json(*words)
+    # Nine weights of each of four channels at 4 x 4 places, and 4 times 3 behind the neurons.
+    assert (report["macs"], report["macs_before_neurons"]) == (576 + 12, 576)
+    assert "576 of them before the first spikes" in " ".join(invoke(*words).output.split())
+
+
+def test_a_budget_shows_as_many_digits_as_it_takes(snn):
+    words = "evaluate", snn, "--data", "data.npz", "-T", "4"
+    accuracy = as_json(*words)["snn"][0]["accuracy"]
+    above = f"{accuracy + 0.5:.2f}"
+    said = invoke(*words, "--min-accuracy", above, code=1).output
+    assert f"{accuracy:.2f} % at T=4, less than --min-accuracy" in said
+
+
+def test_gpus_are_for_triton(snn):
+    words = "export", snn, "-o", "net.nir", "--to", "nir", "--gpu"
+    assert "--gpu is for --to triton" in invoke(*words, code=2).output
