@@ -31,8 +31,8 @@ _KEYS = [0, 2, 3, 1]
 _SHORT_MASKS = 24
 """The opset since which masks may be shorter than the keys."""
 
-_MASKS = (2, 3)
-"""The axes of masks that ONNX Runtime's operators read, other than lengths."""
+_MASKS = (1, 2, 3)
+"""How many axes masks have that ONNX Runtime's operators read: lengths, [N], or for each key."""
 
 
 def split_attention(graph: gs.Graph) -> bool:
@@ -43,8 +43,7 @@ def split_attention(graph: gs.Graph) -> bool:
     queries, masks, of which one that lets a query see no key gives 0. And what ONNX Runtime's
     optimiser makes of attention: Attention, which has the weights of Q, K and V inside, and
     MultiHeadAttention. Those stay that read or hand on keys of other runs, have a soft cap or
-    rotary positions, whose mask is given as lengths, or of whose heads number or size are not
-    known.
+    rotary positions, or of whose heads number or size are not known.
     """
     require_opset(graph)
     changed = False
@@ -195,20 +194,14 @@ def _attend_beside(
     """What ONNX Runtime's operators do with Q, K and V, whose heads are side by side.
 
     ``given``: what queries and keys are made of, [N, L, ...]. ``size``: that of a head.
-    ``masks``: which keys count, [N, keys] or [N, queries, keys], and what is added to the scores.
+    ``masks``: which keys count, or how many, and what is added to the scores.
     """
     heads = node.attrs["num_heads"]
     mask, bias = masks
     added = [] if bias is None else [_as_number(editor, node, bias)]
     if mask is not None:
-        axes = editor.constant(
-            f"{node.name}/axes", np.array([1, 2][: 4 - len(mask.shape)], np.int64)
-        )
-        kind = mask.dtype or np.int32
-        mask = editor.node("Unsqueeze", f"{node.name}/mask", [mask, axes])
-        zero = editor.constant(f"{node.name}/zero", np.array(0, kind))
-        mask = editor.node("Greater", f"{node.name}/counts", [mask, zero])
-        added.append(_where(editor, node, mask, node.attrs.get("mask_filter_value", -10000.0)))
+        counts = _counting(editor, node, mask, given[1])
+        added.append(_where(editor, node, counts, node.attrs.get("mask_filter_value", -10000.0)))
     if node.attrs.get("unidirectional", 0):
         added.append(_causal(editor, node, given[0], given[1], 1))
     q, k, v = (
@@ -218,6 +211,34 @@ def _attend_beside(
     scale = _scale(node, size, 1)
     assert scale is not None
     _attend(editor, node, [q, k, v], scale, added, True)
+
+
+def _counting(editor: Editor, node: gs.Node, mask: gs.Tensor, keys: gs.Tensor) -> gs.Variable:
+    """Which keys count, [N, 1, 1 or queries, keys], as a mask of ONNX Runtime's operators says.
+
+    Of lengths, [N], the first so many; else those where it is above 0.
+    """
+    kind, rank = mask.dtype or np.int32, len(mask.shape)
+    axes = {1: [1, 2, 3], 2: [1, 2], 3: [1]}[rank]
+    axes_input = editor.constant(f"{node.name}/axes", np.array(axes, np.int64))
+    mask = editor.node("Unsqueeze", f"{node.name}/mask", [mask, axes_input])
+    if rank > 1:
+        zero = editor.constant(f"{node.name}/zero", np.array(0, kind))
+        return editor.node("Greater", f"{node.name}/counts", [mask, zero])
+    lengths = editor.node("Cast", f"{node.name}/lengths", [mask], {"to": onnx.TensorProto.INT64})
+    return editor.node("Less", f"{node.name}/counts", [_places(editor, node, keys), lengths])
+
+
+def _places(editor: Editor, node: gs.Node, keys: gs.Tensor) -> gs.Tensor:
+    """0, 1, ... for the keys [N, L, ...]."""
+    size = keys.shape[1] if keys.shape else None
+    if isinstance(size, int):
+        return editor.constant(f"{node.name}/places", np.arange(size))
+    count = editor.node("Shape", f"{node.name}/keys", [keys], {"start": 1, "end": 2})
+    last = editor.node("Squeeze", f"{node.name}/count", [count])
+    ends = [editor.constant(f"{node.name}/{name}", np.array(value, np.int64))
+            for name, value in (("first", 0), ("one", 1))]  # fmt: skip
+    return editor.node("Range", f"{node.name}/places", [ends[0], last, ends[1]])
 
 
 def _scale(node: gs.Node, size: int | str | None, heads: int) -> float | None:

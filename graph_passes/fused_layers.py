@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .editing import Editor, is_used, optional_input, replace_node, require_opset, tidy, type_of
@@ -36,6 +37,7 @@ def split_fused_layers(graph: gs.Graph) -> bool:
         QuickGelu(x)                 ->  x Sigmoid(alpha x)
         SkipLayerNormalization(x, s) ->  LayerNormalization(x + s)
         SkipSimplifiedLayerNormalization(x, s)  ->  x + s over the root of its mean square
+        EmbedLayerNormalization(i, j, w, p, s)  ->  LayerNormalization(w[i] + p[place] + s[j])
 
     Operators of the domain com.microsoft, as they are in a file that ONNX Runtime saved
     (``optimized_model_filepath``) or that its tool for transformers wrote. QuantizeLinear and
@@ -200,13 +202,58 @@ def _sum(editor: Editor, node: gs.Node, bias: gs.Tensor | None) -> gs.Tensor:
     whole = editor.node("Add", f"{node.name}/sum", node.inputs[:2])
     if bias is not None:
         whole = editor.node("Add", f"{node.name}/biased", [whole, bias])
-    if len(node.outputs) > 3 and is_used(editor.graph, node.outputs[3]):
-        # It keeps its name, as it may be an output of the graph.
-        maker, handed_on = whole.inputs[0], node.outputs[3]
-        del node.outputs[3]
-        maker.outputs, whole = [handed_on], handed_on
+    whole = _handed_on(editor, node, whole, 3)
     node.outputs = node.outputs[:1]
     return whole
+
+
+def _handed_on(editor: Editor, node: gs.Node, made: gs.Variable, place: int) -> gs.Variable:
+    """What is made instead of an output of a node, which it is then, if that is used.
+
+    It keeps the output's name, as it may be one of the graph.
+    """
+    if len(node.outputs) <= place or not is_used(editor.graph, node.outputs[place]):
+        return made
+    maker, handed_on = made.inputs[0], node.outputs[place]
+    del node.outputs[place]
+    maker.outputs = [handed_on]
+    return handed_on
+
+
+def _embedding(editor: Editor, node: gs.Node) -> bool:
+    words, kinds, of_words, of_places, of_kinds, gamma, beta, mask, places = (
+        optional_input(node, place) for place in range(9)
+    )
+    counted = len(node.outputs) > 1 and is_used(editor.graph, node.outputs[1])
+    if editor.graph.opset < _LAYER_NORMALIZATION or words is None or (counted and mask is None):
+        return False
+    name = node.name
+    parts = [editor.node("Gather", f"{name}/words", [of_words, words])]
+    if places is not None:
+        parts.append(editor.node("Gather", f"{name}/places", [of_places, places]))
+    else:
+        # As many as there are words.
+        count = editor.node("Shape", f"{name}/count", [words], {"start": 1, "end": 2})
+        zero = editor.constant(f"{name}/zero", np.array([0], np.int64))
+        parts.append(editor.node("Slice", f"{name}/places", [of_places, zero, count, zero]))
+    if kinds is not None and of_kinds is not None:
+        parts.append(editor.node("Gather", f"{name}/kinds", [of_kinds, kinds]))
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = editor.node("Add", f"{name}/sum", [whole, part])
+    whole = _handed_on(editor, node, whole, 2)
+    if counted:
+        one = editor.constant(f"{name}/one", np.array(1, np.int32))
+        ones = editor.node("Equal", f"{name}/counts", [mask, one])
+        ones = editor.node("Cast", f"{name}/ones", [ones], {"to": onnx.TensorProto.INT32})
+        along = editor.constant(f"{name}/along", np.array([1], np.int64))
+        length = editor.node("ReduceSum", f"{name}/length", [ones, along], {"keepdims": 0})
+        _handed_on(editor, node, length, 1)
+    node.outputs = node.outputs[:1]
+    epsilon = node.attrs.get("epsilon", _EPSILON)
+    attrs = {"axis": -1, "epsilon": epsilon}
+    replace_node(node, "LayerNormalization", [whole, gamma, beta], attrs)
+    return True
 
 
 def _quantiser(editor: Editor, node: gs.Node) -> bool:
@@ -224,6 +271,7 @@ def _number(editor: Editor, node: gs.Node, name: str, value: float) -> gs.Consta
 _SPLITS: dict[str, Callable[[Editor, gs.Node], bool]] = {
     "BiasGelu": _gelu,
     "DequantizeLinear": _quantiser,
+    "EmbedLayerNormalization": _embedding,
     "FastGelu": _fast_gelu,
     "FusedConv": _convolution,
     "FusedGemm": _dense,

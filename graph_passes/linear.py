@@ -100,7 +100,7 @@ _NO_ACTIVATION = (
 )
 _ATTENTION = (
     "attention of a form that is not known here (keys of other runs, a soft cap, rotary positions, "
-    "lengths for a mask, scores that are read)"
+    "scores that are read)"
 )
 _BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
 _SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"

@@ -162,3 +162,41 @@ def test_doubles_keep_their_type():
 def test_operators_of_others_stay():
     g = fused("y = com.microsoft.Inverse(x)", "3, 3")
     assert split_fused_layers(g) is False
+
+
+BERT = {
+    "words": RNG.normal(size=(9, 6)).astype(np.float32),
+    "places": RNG.normal(size=(7, 6)).astype(np.float32),
+    "kinds": RNG.normal(size=(2, 6)).astype(np.float32),
+    "six": NUMBERS["six"],
+    "more": NUMBERS["more"],
+    "rows": np.int32([[3, 1, 0, 2, 5]]),
+}
+IDS = RNG.integers(0, 9, (3, 5)).astype(np.int32)
+KINDS = RNG.integers(0, 2, (3, 5)).astype(np.int32)
+MASK = np.int32([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "y, m = {}(i, j, words, places, kinds, six, more)",
+        "y, m = {}<epsilon = 0.5>(i, , words, places, , six, more)",
+        "y, m = {}(i, j, words, places, kinds, six, more, , rows)",
+        "n, m, s = {}(i, j, words, places, kinds, six, more, k) f = Cast<to = 1>(m) "
+        "a = Unsqueeze(f, ends) b = Add(s, n) y = Mul(a, b)",
+        "n, m = {}<mask_index_type = 1>(i, j, words, places, kinds, six, more, k) "
+        "f = Cast<to = 1>(m) a = Unsqueeze(f, ends) y = Mul(a, n)",
+    ],
+)
+@pytest.mark.parametrize("length", ["5", "L"])
+def test_embedding(text, length):
+    ints = ", ".join(f"int32[N, {length}] {name}" for name in "ijk")
+    text = text.format("com.microsoft.EmbedLayerNormalization")
+    g = graph(f"g ({ints}) => (float y) {{ {text} }}", BERT | {"ends": np.int64([1, 2])})
+    g.outputs[0].shape = None
+    given = [values for t, values in zip("ijk", (IDS, KINDS, MASK), strict=True)
+             if t in {tensor.name for tensor in g.inputs}]  # fmt: skip
+    before = run(g, *given, optimised=False)
+    changes_once(split_fused_layers, g)
+    np.testing.assert_allclose(run(g, *given, optimised=False), before, atol=1e-5)
