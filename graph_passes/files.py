@@ -111,7 +111,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
             fill(tensor, values)
     rest = detach(model)
     mend(rest.structure.graph)
-    define_unregistered(rest.structure)
+    define_unregistered(rest.structure, f"'{path}'")
     parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
     return parts
@@ -240,7 +240,7 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
             )
     parts = detach(model)
     mend(parts.structure.graph)
-    define_unregistered(parts.structure)
+    define_unregistered(parts.structure, what)
     check_model(parts, what)
     return parts
 

@@ -1,14 +1,18 @@
 """Compute what is not affine between neurons on the means of its operands."""
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import is_floating, is_used, operands, producer, tidy
+from .editing import constant_value, is_floating, is_used, operands, tidy
 from .limits import WEIGHTED
 from .linear import SHAPE_OPS
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
-from .spiking import StateEditor, add_counting, require_ranks
+from .spiking import MASKING, StateEditor, add_counting, masks_alone, require_ranks
 from .spiking_pool import clock
+
+_LOWEST = -1e30
+"""Of a mask, beside -infinity."""
 
 
 def nonlinear_to_means(graph: gs.Graph) -> bool:
@@ -37,10 +41,17 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
         return False
     varying = downstream(graph, graph.inputs)
     named |= _between(graph, named, varying)
-    nodes = [node for node in graph.nodes if node.name in named]
-    read = {id(t): t for n in nodes for t in n.inputs if t.name in varying and _is_averaged(t)}
-    require_ranks(graph, [*nodes, *(t.inputs[0] for t in read.values() if t.inputs)])
     editor = StateEditor(graph)
+    _bound_masks(editor)
+    nodes = [node for node in graph.nodes if node.name in named]
+    made = {id(tensor) for node in nodes for tensor in node.outputs}
+    read = {
+        id(t): t
+        for node in nodes
+        for t in node.inputs
+        if t.name in varying and (is_floating(t) or id(t) in made)
+    }
+    require_ranks(graph, [*nodes, *(t.inputs[0] for t in read.values() if t.inputs)])
     t = clock(editor)
     means: dict[int, gs.Variable] = {}
 
@@ -67,10 +78,20 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     return True
 
 
-def _is_averaged(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is of numbers, or says of which of them there are none."""
-    maker = producer(tensor)
-    return is_floating(tensor) or (maker is not None and maker.op == "IsNaN")
+def _bound_masks(editor: StateEditor) -> None:
+    """Let masks be of numbers that can be summed over time: of the lowest the second is infinite.
+
+    A score is lost in either.
+    """
+    for node in editor.graph.nodes:
+        for place, tensor in enumerate(node.inputs):
+            value = constant_value(tensor)
+            if value is None or value.dtype.kind != "f" or node.op not in MASKING:
+                continue
+            low = np.isfinite(value) & (value < _LOWEST)
+            if np.any(low) and masks_alone(node):
+                bounded = np.where(low, value.dtype.type(_LOWEST), value)
+                node.inputs[place] = editor.constant(f"{tensor.name}/bounded", bounded)
 
 
 def _between(graph: gs.Graph, named: set[str], varying: set[str]) -> set[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from .editing import is_floating, is_used, operands
+from .editing import is_floating, is_graph_output, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
 from .linear import (
@@ -138,9 +138,20 @@ def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str
         node.name
         for node in graph.nodes
         if node.name in names and not node.domain and (node.op in ON_MEANS or node.name in norms)
-        if node.op == "IsNaN"
+        if _guards(graph, node)
         or all(is_floating(tensor) for tensor in node.outputs if is_used(graph, tensor))
     }
+
+
+def _guards(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a node only says which numbers a Where leaves out: Where(IsNaN(x), c, x)."""
+    readers = node.outputs[0].outputs
+    return (
+        node.op == "IsNaN"
+        and bool(readers)
+        and not is_graph_output(graph, node.outputs[0])
+        and all(reader.op == "Where" and reader.inputs[2] is node.inputs[0] for reader in readers)
+    )
 
 
 def _may_emit(node: gs.Node) -> bool:

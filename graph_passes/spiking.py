@@ -30,7 +30,7 @@ from .thresholds import (
 
 _LOOKED_AT_ONCE = 2**22
 
-_MASKING = ("Add", "Expand", "Reshape", "ToMean", "Transpose", "Unsqueeze", "Where")
+MASKING = ("Add", "Expand", "Reshape", "ToMean", "Transpose", "Unsqueeze", "Where")
 """What a mask may pass on its way to a Softmax."""
 
 
@@ -300,14 +300,15 @@ def require_finite_weights(
 
 def _masks(node: gs.Node, value: np.ndarray) -> bool:
     """Whether a node takes numbers out of a Softmax by -infinity, and does nothing else."""
-    inside = node.op in ATTENTIONS or (node.op in _MASKING and _masks_alone(node))
+    inside = node.op in ATTENTIONS or (node.op in MASKING and masks_alone(node))
     return inside and bool(np.all(value < np.inf))
 
 
-def _masks_alone(node: gs.Node) -> bool:
+def masks_alone(node: gs.Node) -> bool:
+    """Whether nothing is made of a node but a mask of what a Softmax reads."""
     readers = node.outputs[0].outputs
     return bool(readers) and all(
-        reader.op == "Softmax" or (reader.op in _MASKING and _masks_alone(reader))
+        reader.op in ("Softmax", *ATTENTIONS) or (reader.op in MASKING and masks_alone(reader))
         for reader in readers
     )
 

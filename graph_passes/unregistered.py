@@ -4,7 +4,8 @@ import onnx
 import onnx.parser
 
 from .editing import free_name
-from .limits import all_nodes
+from .errors import ModelError
+from .limits import all_nodes, with_shapes
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"
@@ -20,21 +21,27 @@ _EPSILON = 1e-5
 """Of a normalization that says none."""
 
 
-def define_unregistered(structure: onnx.ModelProto) -> None:
+def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
     """LayerNormalization of an opset before 17, and SimplifiedLayerNormalization, which divides by
     the root mean square: calls of functions that the model then has.
 
-    As ONNX Runtime's optimiser writes them. Those stay, and the checker refuses them, that reduce
-    more than the last axis or hand on more than their result.
+    As ONNX Runtime's optimiser writes them. Those stay, and the checker refuses them, that count
+    their axis from the back and reduce more than the last, or hand on more than their result.
+    Raises ``ModelError``, beginning with ``what``, where another axis is not known to be the last.
     """
     versions = {entry.domain: entry.version for entry in structure.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
     tensors = {tensor.name: tensor for tensor in structure.graph.initializer}
     nodes = list(all_nodes(structure.graph.node))
-    tensors |= {node.output[0]: a.t for node in nodes for a in node.attribute if a.name == "value"}
+    tensors |= {
+        node.output[0]: attribute.t
+        for node in nodes
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
     taken = {name for node in nodes for name in (*node.input, *node.output)}
     numbers: dict[str, int] = {}
-    functions = {}
+    functions, from_front = {}, list[tuple[onnx.NodeProto, str, int]]()
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -44,10 +51,11 @@ def define_unregistered(structure: onnx.ModelProto) -> None:
         attrs = {attribute.name: attribute for attribute in node.attribute}
         x, scale, *bias = (name for name in node.input if name)
         weights = tensors.get(scale)
-        # A scale of one axis is one of the last, whatever that counts as.
-        last = weights is not None and len(weights.dims) == 1
-        if ("axis" in attrs and attrs["axis"].i != -1 and not last) or any(node.output[1:]):
+        axis = attrs["axis"].i if "axis" in attrs else -1
+        if axis < -1 or any(node.output[1:]):
             continue
+        if axis >= 0:
+            from_front.append((node, x, axis))
         kind = onnx.TensorProto.FLOAT if weights is None else weights.data_type
         epsilon = free_name(f"{node.output[0]}/epsilon", taken, numbers)
         taken.add(epsilon)
@@ -64,6 +72,26 @@ def define_unregistered(structure: onnx.ModelProto) -> None:
         structure.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
         # Models have functions of their own since then.
         structure.ir_version = max(structure.ir_version, 8)
+    if from_front:
+        # Of which it is to be seen that they are the last.
+        _require_last(structure, from_front, what)
+
+
+def _require_last(
+    structure: onnx.ModelProto, nodes: list[tuple[onnx.NodeProto, str, int]], what: str
+) -> None:
+    """Raise ``ModelError`` for a node whose axis is not the last of what it reads."""
+    inferred = with_shapes(structure, what).graph
+    infos = (*inferred.input, *inferred.value_info)
+    ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in infos
+             if info.type.tensor_type.HasField("shape")}  # fmt: skip
+    for node, x, axis in nodes:
+        if ranks.get(x) != axis + 1:
+            raise ModelError(
+                f"{what}: {node.op_type} '{node.name or node.output[0]}' is over axis {axis} of "
+                f"{ranks.get(x, 'an unknown number')}, and what ONNX Runtime's optimiser writes so "
+                "is known over the last alone: convert the file that it read"
+            )
 
 
 def _function(name: str, opset: int, centred: bool, biased: bool) -> onnx.FunctionProto:

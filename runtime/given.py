@@ -10,6 +10,9 @@ from .inputs import as_array, as_input, broadcasts, by_input_name, require_same_
 from .plan import Plan
 from .result import Arrays
 
+_MOST_COUNTED = 2**24
+"""Time-steps that float32 counts."""
+
 
 def checked_inputs(
     plan: Plan, x: np.ndarray | Mapping[str, np.ndarray], timesteps: int | None
@@ -38,31 +41,53 @@ def checked_inputs(
     return inputs, varying
 
 
-def require_states(plan: Plan, values: Mapping[str, np.ndarray]) -> None:
-    """Raise ``DataError`` for what is no mapping of the plan's states, or not of their shapes."""
+def taken_states(plan: Plan, values: Mapping[str, np.ndarray]) -> Arrays:
+    """States of a plan, all or some, in their types.
+
+    Raises ``DataError`` for what is no mapping of them, or not of their shapes.
+    """
     if not isinstance(values, Mapping):
         raise DataError(f"the state is a mapping of names to arrays, not {values!r}")
     clock = [] if plan.clock is None else [plan.clock]
-    known = {state.read for state in (*plan.states, *plan.totals.values(), *clock)}
-    unknown = set(values) - known
+    known = {state.read: state for state in (*plan.states, *plan.totals.values(), *clock)}
+    unknown = set(values) - known.keys()
     if unknown:
         raise DataError(f"the network has no state {sorted(map(str, unknown))}")
     neurons = {neuron.name: neuron for neuron in plan.neurons}
+    taken = {}
     for name, value in values.items():
-        shape = as_array(value, f"the state '{name}'").shape
-        if 0 in shape:
-            raise DataError(f"the state '{name}' is empty: {list(shape)}")
-        if plan.clock is not None and name == plan.clock.read:
-            _require_time(name, np.asarray(value))
         neuron = neurons.get(name.partition("/")[2])
-        if neuron is not None and not broadcasts(shape[1:], neuron.shape):
+        start = known[name].start
+        array = as_array(value, f"the state '{name}'")
+        if 0 in array.shape:
+            raise DataError(f"the state '{name}' is empty: {list(array.shape)}")
+        if neuron is not None and not broadcasts(array.shape[1:], neuron.shape):
             raise DataError(
-                f"the state '{name}' has shape {list(shape[1:])} for a sample, "
+                f"the state '{name}' has shape {list(array.shape[1:])} for a sample, "
                 f"its layer {list(neuron.shape)}"
             )
+        taken[name] = array = _numbers(array, start.dtype, name, infinite=neuron is None)
+        if clock and name == clock[0].read:
+            taken[name] = array = _time(array, name).reshape(start.shape)
+        if array.ndim != start.ndim:
+            raise DataError(
+                f"the state '{name}' has shape {array.shape}, and not {start.ndim} axes"
+            )
+    return taken
 
 
-def _require_time(name: str, value: np.ndarray) -> None:
-    """Raise ``DataError`` for what is no number of time-steps."""
-    if value.size != 1 or not 0 <= value.flat[0] < 2**24 or value.flat[0] % 1:
+def _numbers(value: np.ndarray, dtype: np.dtype, name: str, infinite: bool) -> np.ndarray:
+    """A state in its type; ``infinite``: whether it may be, as the sum of a mask is."""
+    known = value.dtype.kind in "fiu"
+    if known:
+        with np.errstate(over="ignore"):
+            value = value.astype(dtype)
+    if not known or np.any(np.isnan(value)) or not (infinite or np.all(np.isfinite(value))):
+        raise DataError(f"the state '{name}' must hold finite numbers, of {dtype}")
+    return value
+
+
+def _time(value: np.ndarray, name: str) -> np.ndarray:
+    if value.size != 1 or not 0 <= value.flat[0] < _MOST_COUNTED or value.flat[0] % 1:
         raise DataError(f"the state '{name}' is a whole number of time-steps, not {value.tolist()}")
+    return value

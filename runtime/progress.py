@@ -167,15 +167,16 @@ class Progress:
         return found
 
     def go_on_from(self, values: Arrays) -> None:
-        """Set states, all or some, by the names that they have in the file."""
-        now = self.state() | {name: np.asarray(value) for name, value in values.items()}
+        """Set states, all or some, in their types, by the names that they have in the file."""
+        of_averages = {state.read: name for name, state in self.plan.totals.items()}
+        clock = self.plan.clock
+        averages = clock is not None and values.keys() & {clock.read, *of_averages}
+        now = self.state() | values if averages else {}
         self.sums.bring_in()
         core = {state.read for state in self.plan.states}
         self.states.put({name: value for name, value in values.items() if name in core})
         self.sums.begin_here()
-        of_averages = {state.read: name for name, state in self.plan.totals.items()}
-        clock = self.plan.clock
-        if clock is None or not values.keys() & {clock.read, *of_averages}:
+        if clock is None or not averages:
             return
         self.time = int(now[clock.read].flat[0])
         left_out = self.plan.delay if self.time > self.plan.delay else 0

@@ -77,12 +77,9 @@ class Averages:
         return run_session(self._epilogue, None, feed)
 
     def totals(self, sums: Arrays, timesteps: int, earlier: Earlier) -> Arrays:
-        """The sums over all these time-steps of what is averaged, by what takes the averages."""
+        """The sums over all these time-steps of what is averaged, float64, by what takes them."""
         found = self._totals(sums, timesteps)
-        return {
-            name: self._with(total, name, earlier).astype(dtype)
-            for name, (total, dtype) in found.items()
-        }
+        return {name: self._with(total, name, earlier) for name, (total, _) in found.items()}
 
     def _means(self, sums: Arrays, t: int, earlier: Earlier) -> Arrays:
         """The means over t steps and those before; the one rounding is that of the division."""
@@ -96,7 +93,7 @@ class Averages:
         before = earlier.totals.get(name)
         if before is None:
             return total
-        if not broadcasts(before.shape, total.shape):
+        if before.ndim != total.ndim or not broadcasts(before.shape, total.shape):
             raise DataError(
                 f"the state of the average '{name}' has shape {list(before.shape)}, and what is "
                 f"averaged now {list(total.shape)}"

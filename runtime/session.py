@@ -17,7 +17,7 @@ from .coding import Coding, check_coding, encode
 from .costs import costs_of
 from .dense import with_rows_of_weights
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
-from .given import checked_inputs, require_states
+from .given import checked_inputs, taken_states
 from .graphs import only
 from .half import halve
 from .inputs import readout_times, samples_in
@@ -260,7 +260,13 @@ class SpikingSession:
         }
         outputs = dict(zip(plan.averages, progress.averages.of_one(now), strict=True))
         if plan.means:
-            means = progress.outputs()
+            try:
+                means = progress.outputs()
+            except DataError:
+                if progress.earlier.totals:
+                    # What was set is nothing that could be gone on from.
+                    progress.reset()
+                raise
             outputs |= {name: means[name] for name in plan.means}
         by_name = {name: outputs[name] for name in plan.outputs}
         return by_name if len(by_name) > 1 else by_name[plan.outputs[0]]
@@ -292,8 +298,7 @@ class SpikingSession:
     @state.setter
     @one_at_a_time
     def state(self, values: Mapping[str, np.ndarray]) -> None:
-        require_states(self._plan, values)
-        self._progress.go_on_from(dict(values))
+        self._progress.go_on_from(taken_states(self._plan, values))
 
 
 def _create_with(

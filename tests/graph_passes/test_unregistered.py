@@ -67,7 +67,7 @@ def test_same_numbers_from_a_file_as_upgraded(tmp_path, opset, text, dtype):
 @pytest.mark.parametrize(
     ("text", "outputs"),
     [
-        ("y = SimplifiedLayerNormalization<axis = 1>(x, wide)", "float[N, 3, 4] y"),
+        ("y = SimplifiedLayerNormalization<axis = -2>(x, wide)", "float[N, 3, 4] y"),
         ("y, d = SimplifiedLayerNormalization(x, scale)", "float[N, 3, 4] y, float[N, 3, 1] d"),
         ("y = BananaNormalization(x, scale)", "float[N, 3, 4] y"),
     ],
@@ -75,6 +75,17 @@ def test_same_numbers_from_a_file_as_upgraded(tmp_path, opset, text, dtype):
 def test_others_are_refused(tmp_path, text, outputs):
     (tmp_path / "m.onnx").write_bytes(optimised(text, 13, outputs).SerializeToString())
     with pytest.raises(ModelError, match="No Op registered for"):
+        read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("op", ["LayerNormalization", "SimplifiedLayerNormalization"])
+@pytest.mark.parametrize("scale", ["scale", "wide"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_axes_before_the_last_are_refused(tmp_path, op, scale, axis):
+    """ONNX Runtime also lets a scale of the last axis alone broadcast."""
+    text = f"a = Relu(x) y = {op}<axis = {axis}>(a, {scale})"
+    (tmp_path / "m.onnx").write_bytes(optimised(text, 13).SerializeToString())
+    with pytest.raises(ModelError, match=f"'y' is over axis {axis} of 3"):
         read_model(tmp_path / "m.onnx")
 
 

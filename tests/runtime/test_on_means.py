@@ -254,6 +254,46 @@ def test_masks_may_be_inputs():
         np.testing.assert_allclose(found, run(ann, x, m), atol=0.02)
 
 
+GUARDED = """g (float[N, 4, 6] x, bool[N, 4, 4] m) => (float[N, 4, 6] y OUTPUTS) {
+        a = Clip(x, zero, one)  k0 = MatMul(a, w)  k = Clip(k0, zero, one)
+        t = Transpose<perm = [0, 2, 1]>(k)  h = MatMul(k, t)  b = Where(m, zero, low)
+        h2 = Add(h, b)  s = Softmax(h2)  u = IsNaN(s)  q = Where(u, zero, s)  p = MatMul(q, k)
+        z0 = MatMul(p, w)  z = Clip(z0, zero, one)  y = MatMul(z, w)
+    }"""
+"""Attention as PyTorch's exporter writes it with a mask of conditions, before opset 23."""
+BLIND = np.arange(48).reshape(3, 4, 4) % 5 > np.array([0, 9, 2, 0])[:, None]
+
+
+@pytest.mark.parametrize("low", [-np.inf, np.finfo(np.float32).min, -1e30])
+def test_queries_that_see_no_key(low):
+    """Nothing of them is left behind -infinity, all keys alike behind the lowest number."""
+    values = {"w": dyadic(6, 6), "zero": np.float32(0), "one": np.float32(1)}
+    ann = model(GUARDED.replace("OUTPUTS", ""), values | {"low": np.float32(low)})
+    x = RNG.random((3, 4, 6)).astype(np.float32)
+    wanted = run(ann, x, BLIND)
+    assert np.all(wanted[:, 1] == 0) or np.isfinite(low)
+    spiking = convert(ann, on_means=True)
+    session = SpikingSession(spiking.model)
+    found = session.run({"x": x, "m": BLIND}, 1024).output
+    np.testing.assert_allclose(found, wanted, atol=0.02)
+    # Sums of -infinity are states like others.
+    other = SpikingSession(spiking.model)
+    other.state = session.state
+    feed = {"x": x, "m": BLIND}
+    np.testing.assert_allclose(other.step(feed), session.step(feed), atol=1e-5)
+
+
+@pytest.mark.parametrize("more", ["bool[N, 4, 4] u", "float[N, 4, 4] v"])
+def test_what_is_not_a_number_is_no_output(more):
+    """Of means it is not before the first spikes, and then it is not for ever."""
+    text = GUARDED.replace(" OUTPUTS", f", {more}")
+    text = text.replace("u = IsNaN(s)", "u = IsNaN(s) v = Cast<to = 1>(u)")
+    values = {"w": dyadic(6, 6), "zero": np.float32(0), "one": np.float32(1)}
+    ann = model(text, values | {"low": np.float32(-np.inf)})
+    with pytest.raises(UnsupportedModelError, match="IsNaN 'u'"):
+        convert(ann, on_means=True)
+
+
 def test_check_says_what_it_takes():
     found = check(gated())
     assert found.verdict.endswith("1 node stands in the way; with --on-means it would.")

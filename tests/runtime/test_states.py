@@ -92,12 +92,47 @@ def _summed(model, x, steps, name):
     return list(plain_loop(model, x, steps))[-1][1][name]
 
 
-@pytest.mark.parametrize("time", [-1.0, 0.5, np.nan, 1e9])
-def test_times_that_are_none(time):
+@pytest.mark.parametrize("time", [-1.0, 0.5, np.nan, 1e9, "3", None, 1j, True])
+@pytest.mark.parametrize("op", ["IF", "OffsetIF"])
+def test_times_that_are_none(time, op):
+    """Also where neurons count them."""
+    network = Network(5)
+    session = SpikingSession(model_of(network, Kind(op), read_out="several"))
+    session.step(network.images(2))
+    before = session.state
+    with pytest.raises(DataError, match="'v/clock'"):
+        session.state = {"v/clock": np.array([time])}
+    for name, value in session.state.items():
+        np.testing.assert_array_equal(value, before[name])
+    for three in (3, np.array([3]), np.array([[3.0]])):
+        session.state = {"v/clock": three}
+        assert session.state["v/clock"].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, "text", 1j])
+def test_totals_that_are_no_numbers(value):
     network = Network(5)
     session = SpikingSession(model_of(network, Kind("IF"), read_out="several"))
-    with pytest.raises(DataError, match="'v/clock' is a whole number of time-steps"):
-        session.state = {"v/clock": np.float32([time])}
+    session.step(network.images(2))
+    (total,) = (name for name in session.state if name.endswith("mean"))
+    with pytest.raises(DataError, match="must hold finite numbers"):
+        session.state = {total: np.full((2, 3), value)}
+    with pytest.raises(DataError, match="and not 2 axes"):
+        session.state = {total: np.zeros((2, 3, 1), np.float32)}
+
+
+def test_totals_of_halves_are_more_than_halves_hold():
+    network = Network(6, dtype="float16")
+    model = model_of(network, Kind("IF"), read_out="several")
+    x = network.images(2)
+    first = SpikingSession(model)
+    first.run(x, 3000)
+    (total,) = (name for name in first.state if name.endswith("mean"))
+    assert first.state[total].dtype == np.float32
+    np.testing.assert_allclose(first.state[total], _summed(model, x, 3000, total), rtol=1e-3)
+    second = SpikingSession(model)
+    second.state = first.state
+    np.testing.assert_allclose(second.step(x)["p"], first.step(x)["p"], rtol=1e-2)
 
 
 def test_totals_of_other_samples():
@@ -110,3 +145,6 @@ def test_totals_of_other_samples():
     session.state = given
     with pytest.raises(DataError, match=r"has shape \[3, 3\], and what is averaged now \[2, 3\]"):
         session.step(network.images(2))
+    # It is at v(0) again.
+    np.testing.assert_array_equal(session.step(network.images(2))["p"].shape, (2, 3))
+    assert session.state["v/clock"] == 1
