@@ -27,7 +27,6 @@ _SWAPPED = [0, 2, 1, 3]
 _KEYS = [0, 2, 3, 1]
 """[N, heads, size, L], as keys are multiplied, from [N, L, heads, size]."""
 
-
 _SHORT_MASKS = 24
 """The opset since which masks may be shorter than the keys."""
 
@@ -85,8 +84,8 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
         heads, shared = q.shape[1], k.shape[1]
     if not isinstance(heads, int) or not isinstance(shared, int):
         return False
-    axis = 1 if beside else 2
-    scale = _scale(node, q.shape[-1], heads if beside else 1)
+    axis, size = (1, q.shape[2]) if beside else (2, q.shape[3])
+    scale = _scale(node, size // heads if beside and isinstance(size, int) else size)
     # Since opset 24 a mask may be of the first keys alone, which leaves out the others.
     if mask is not None and editor.graph.opset >= _SHORT_MASKS and not _is_as_long(mask, k, axis):
         return False
@@ -208,8 +207,7 @@ def _attend_beside(
         _apart(editor, node, of, part, heads, order)
         for of, part, order in zip("qkv", parts, (_SWAPPED, _KEYS, _SWAPPED), strict=True)
     )
-    scale = _scale(node, size, 1)
-    assert scale is not None
+    scale = node.attrs.get("scale", 0.0) or 1 / math.sqrt(size)
     _attend(editor, node, [q, k, v], scale, added, True)
 
 
@@ -241,18 +239,15 @@ def _places(editor: Editor, node: gs.Node, keys: gs.Tensor) -> gs.Tensor:
     return editor.node("Range", f"{node.name}/places", [ends[0], last, ends[1]])
 
 
-def _scale(node: gs.Node, size: int | str | None, heads: int) -> float | None:
-    """By what scores are multiplied; None if that depends on a size that is not known.
+def _scale(node: gs.Node, size: int | str | None) -> float | None:
+    """By what Attention of ONNX multiplies the scores; None where it is not known, or not positive.
 
-    ``size``: that of a query, of so many heads side by side.
+    ``size``: that of the query of a head.
     """
-    scale = float(node.attrs.get("scale", 0.0))
-    if scale > 0 or (scale and node.domain):
-        return scale
-    # ONNX Runtime's own take 0 for none; ONNX knows none that is not positive.
-    if "scale" in node.attrs and not node.domain:
-        return None
-    return 1 / math.sqrt(size / heads) if isinstance(size, int) and size else None
+    scale = node.attrs.get("scale")
+    if scale is None:
+        return 1 / math.sqrt(size) if isinstance(size, int) and size else None
+    return float(scale) if scale > 0 else None
 
 
 def _apart(
