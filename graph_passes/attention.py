@@ -19,8 +19,6 @@ from .editing import (
 from .neurons import attribute_tensor
 from .shapes import infer_shapes
 
-_OWN = "com.microsoft"
-
 _SWAPPED = [0, 2, 1, 3]
 """[N, L, heads, size] from [N, heads, L, size], or the other way."""
 
@@ -53,20 +51,22 @@ def split_attention(graph: gs.Graph) -> bool:
 
 
 def _split_once(graph: gs.Graph) -> bool:
-    editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
-        if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
-            continue
-        if node.op == "Attention" and not node.domain:
-            changed |= _attention(editor, node)
-        elif node.op == "Attention" and node.domain == _OWN:
-            changed |= _with_weights(editor, node)
-        elif node.op == "MultiHeadAttention" and node.domain == _OWN:
-            changed |= _multi_head(editor, node)
-    if changed:
+    splits = {
+        ("Attention", ""): _attention,
+        ("Attention", "com.microsoft"): _with_weights,
+        ("MultiHeadAttention", "com.microsoft"): _multi_head,
+    }
+    found = [node for node in graph.nodes if (node.op, node.domain or "") in splits]
+    # Scores and keys that are handed on are not made here.
+    found = [n for n in found if not any(is_used(graph, tensor) for tensor in n.outputs[1:])]
+    if not found:
+        return False
+    editor = Editor(graph)
+    changed = [splits[node.op, node.domain or ""](editor, node) for node in found]
+    if any(changed):
         tidy(graph)
         infer_shapes(graph)
-    return changed
+    return any(changed)
 
 
 def _attention(editor: Editor, node: gs.Node) -> bool:

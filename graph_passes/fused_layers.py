@@ -52,15 +52,16 @@ def split_fused_layers(graph: gs.Graph) -> bool:
 
 
 def _split_once(graph: gs.Graph) -> bool:
-    editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
-        if node.domain == "com.microsoft" and node.op in _SPLITS:
-            changed |= _SPLITS[node.op](editor, node)
-    if changed:
+    found = [n for n in graph.nodes if n.domain == "com.microsoft" and n.op in _SPLITS]
+    if not found:
+        return False
+    editor = Editor(graph)
+    changed = [_SPLITS[node.op](editor, node) for node in found]
+    if any(changed):
         tidy(graph)
         # Of the operators of ONNX Runtime's own it is not known what they make.
         infer_shapes(graph)
-    return changed
+    return any(changed)
 
 
 def _convolution(editor: Editor, node: gs.Node) -> bool:
