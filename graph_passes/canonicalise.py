@@ -34,6 +34,7 @@ from .clips import unify_clips
 from .conditions import conditions_to_activations
 from .dequantize import dequantize_weights
 from .differences import differences_to_clips
+from .editing import require_opset
 from .fold_constants import fold_constants
 from .fused_layers import split_fused_layers
 from .linear_layers import unify_linear_layers
@@ -41,6 +42,7 @@ from .no_ops import remove_no_ops
 from .pads import fold_pads
 from .reshapes import fix_reshapes
 from .scaled_bounds import move_bounds_behind_scales
+from .shapes import infer_shapes
 from .soft_thresholds import decompose_soft_thresholds
 from .transposes import sink_transposes
 
@@ -66,6 +68,10 @@ CANONICAL_FORM = (
 
 def canonicalise(graph: gs.Graph) -> bool:
     """Run the passes of ``CANONICAL_FORM`` until none finds anything; exact up to rounding."""
+    require_opset(graph)
+    # What one of them infers without changing anything another may have missed.
+    if any(tensor.shape is None for node in graph.nodes for tensor in node.outputs):
+        infer_shapes(graph)
     changed = False
     while True:
         found = [function(graph) for function in CANONICAL_FORM]

@@ -184,7 +184,8 @@ def parse_model(path: Path) -> ModelParts:
         ) from error
     # Some files of other kinds, the empty one among them, parse as a protobuf message.
     if not model.graph.node or not model.opset_import:
-        raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it holds no graph")
+        lacks = "names no opset" if model.graph.node else "holds no graph"
+        raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it {lacks}")
     return ModelParts(model, weights)
 
 

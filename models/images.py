@@ -1,6 +1,7 @@
 """Training and test images as torch sees them: read, changed at random, in batches."""
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,8 +64,11 @@ class FolderImages(Dataset):
 
     With a ``config`` they are training images: a random part is scaled to size (Szegedy et
     al. 2015), flipped at random, and its colours jittered. Without, they are scaled and cut
-    as ``preprocessing`` says.
+    as ``preprocessing`` says. ``seed``: of the epoch; what is random of an image follows from it
+    and the image's number, whichever process reads it.
     """
+
+    seed = 0
 
     def __init__(
         self, folder: Path, preprocessing: Preprocessing, config: Config | None = None
@@ -93,7 +97,10 @@ class FolderImages(Dataset):
         if self.config is None:
             pixels = read_images([self.files[index]], self.preprocessing)[0]
             return torch.tensor(pixels).float() / 255, label
-        return self._transform(read_image(self.files[index], "RGB")), label
+        image = read_image(self.files[index], "RGB")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * len(self.files) + index)
+            return self._transform(image), label
 
 
 def describe(config: Config, root: Path | None) -> tuple[DataSet, Preprocessing]:
@@ -136,6 +143,21 @@ def open_images(
     return training, test
 
 
+def digest_of(images: Dataset) -> str:
+    """SHA-256 of images in memory and their labels, of the names and sizes of files; else nothing.
+
+    By which a run knows that it goes on with those that it began with.
+    """
+    if isinstance(images, ArrayImages):
+        parts = [images.images.numpy().tobytes(), images.labels.numpy().tobytes()]
+    elif isinstance(images, FolderImages):
+        files = [(file.parent.name, file.name, file.stat().st_size) for file in images.files]
+        parts = [repr(files).encode()]
+    else:
+        return ""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def first_images(images: ArrayImages | FolderImages, count: int) -> Tensor:
     """The first so many images [count, C, H, W], not changed at random."""
     unchanged = copy.copy(images)
@@ -162,6 +184,8 @@ def batches(
     )
     sampler.set_epoch(epoch or 0)
     in_memory = isinstance(images, ArrayImages)
+    if isinstance(images, FolderImages):
+        images.seed = abs(seed) * 1_003 + (epoch or 0)
     loader: DataLoader = DataLoader(
         images,
         batch_size,
@@ -170,8 +194,12 @@ def batches(
         num_workers=0 if in_memory else workers,
         pin_memory=torch.cuda.is_available(),
     )
+    failed = ""
     try:
         yield from loader
     except OSError as error:
         # That of a worker holds its traceback.
-        raise OSError(str(error).strip().splitlines()[-1].removeprefix("OSError: ")) from error
+        failed = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+    # Not with its cause, which would keep the workers.
+    if failed:
+        raise OSError(failed)

@@ -24,7 +24,7 @@ from onnx2snn.graph_passes.whole_file import whole_file
 from .clips import QuantizedClip, TrainableClip
 from .configs import Config
 from .datasets import DataSet
-from .images import batches
+from .images import batches, digest_of
 from .networks import Normalize, mobilenet, resnet18, resnet20, vgg, vgg16
 
 Epoch = dict[str, float]
@@ -127,10 +127,11 @@ def train(
     )
     scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
     parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
-    history = _restore(checkpoint, config, parts) if checkpoint.exists() else []
+    data = digest_of(images)
+    history = _restore(checkpoint, config, data, parts) if checkpoint.exists() else []
     if rank == 0 and not history:
         _require_space(checkpoint, network)
-        _save(checkpoint, config, parts, history)
+        _save(checkpoint, config, data, parts, history)
     model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
     precision, laid_out = getattr(torch, config.precision), layout(network)
     for epoch in range(len(history), config.epochs):
@@ -177,7 +178,7 @@ def train(
             row |= {"theta_min": min(values), "theta_max": max(values)}
         history.append({**row, "seconds": time.monotonic() - start})
         if rank == 0:
-            _save(checkpoint, config, parts, history)
+            _save(checkpoint, config, data, parts, history)
         tell(epoch + 1, history)
     network.eval()
     return history
@@ -212,12 +213,15 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
 
 
-def _save(path: Path, config: Config, parts: dict[str, Any], history: list[Epoch]) -> None:
+def _save(
+    path: Path, config: Config, data: str, parts: dict[str, Any], history: list[Epoch]
+) -> None:
     """Write the checkpoint whole or not at all."""
     content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
     with whole_file(path) as file:
         try:
-            torch.save({**content, "config": asdict(config), "history": history}, file)
+            run = {"config": asdict(config), "data": data, "history": history}
+            torch.save({**content, **run}, file)
         except RuntimeError as error:
             # In the end torch finds the file too short, and says so in place of the cause.
             if isinstance(error.__context__, OSError):
@@ -225,7 +229,7 @@ def _save(path: Path, config: Config, parts: dict[str, Any], history: list[Epoch
             raise
 
 
-def _restore(path: Path, config: Config, parts: dict[str, Any]) -> list[Epoch]:
+def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> list[Epoch]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         history: list[Epoch] = content["history"]
@@ -238,6 +242,11 @@ def _restore(path: Path, config: Config, parts: dict[str, Any]) -> list[Epoch]:
         what = ", ".join(f"{key} {kept.get(key)!r}, now {now[key]!r}" for key in differing)
         raise CheckpointError(
             f"'{path}' is of another run ({what}): name another folder, or move it away"
+        )
+    # Older versions did not write it down.
+    if content.get("data", data) != data:
+        raise CheckpointError(
+            f"'{path}' is of a run on other training images: name another folder, or move it away"
         )
     for name, part in parts.items():
         part.load_state_dict(content[name])

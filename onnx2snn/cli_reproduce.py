@@ -123,7 +123,7 @@ def reproduce(
     """
     experiment = EXPERIMENTS[what]
     network = network or experiment.networks[0]
-    dataset = dataset or experiment.dataset
+    dataset = experiment.dataset if dataset is None else dataset
     times = timesteps or list(experiment.timesteps)
     refuse_root(data_root, dataset)
     require_output(state, ann)
@@ -171,8 +171,8 @@ def reproduce(
 def _trained(network: str, dataset: str, root: Path | None, device: str, report: Any) -> Path:
     """The network that ships, that was trained before, or that is trained now."""
     name = f"{network}-{dataset}"
-    ours = shipped(f"{name}.onnx")
-    if ours.exists():
+    ours = shipped(f"{name}.onnx") if dataset in DATASETS else None
+    if ours is not None and ours.exists():
         return ours
     if name not in CONFIGS:
         raise DataError(f"there is no run '{name}' to train a network: give one with --ann FILE")

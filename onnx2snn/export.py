@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.files import EXPORT, Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
@@ -76,6 +76,10 @@ def stamp(
     """The metadata of an export: the SNN's own, and how this was made."""
     entries = metadata_of(snn)
     if preprocessing is not None:
+        try:
+            preprocessing.encode()
+        except UnicodeEncodeError as error:
+            raise DataError("the text of preprocessing is not UTF-8") from error
         entries[KEY] = preprocessing
     versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
     entries[EXPORT] = json.dumps({**made, "versions": versions, "snn_sha256": digest})

@@ -3,4 +3,4 @@
 set -eu
 onnx2snn convert "$1" -o snn.onnx
 onnx2snn evaluate snn.onnx --data "$2" -T 32 --ann "$1" --min-accuracy 92 --max-drop 1.0
-onnx2snn export snn.onnx --to loop -T 32 --inline -o net.onnx
+onnx2snn export snn.onnx --to loop -T 32 --inline -o net.onnx --force

@@ -306,3 +306,11 @@ def test_bounds_that_bound_nothing(body):
     changes_once(unify_clips, g)
     assert ops(g) == ["Neg"]
     np.testing.assert_array_equal(run(g, X), -X)
+
+
+def test_one_call_is_enough_where_shapes_are_not_known_before():
+    text = (
+        "g (float[N, 2, 4, 4] x) => (float[N, 2] y) { a = Shrink<lambd = 0.5, bias = 0.5>(x) "
+        "r = ReduceMean<axes = [2, 3], keepdims = 1>(a) f = Flatten(r) y = Relu(f) }"
+    )
+    changes_once(canonicalise, to_graph(model(text)))

@@ -172,6 +172,19 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, data):
 
 
 @needs_torch
+def test_a_run_does_not_go_on_with_other_images(tmp_path, data):
+    from onnx2snn.models.training import CheckpointError
+
+    train_tiny(tmp_path / "run", data)
+    file = data / "train-images-idx3-ubyte"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is of a run on other training images"):
+        train_tiny(tmp_path / "run", data)
+
+
+@needs_torch
 @pytest.mark.parametrize("batch_size", [7, 49])
 def test_a_last_batch_of_one_image_is_left_out(tmp_path, data, batch_size):
     """A layer of 1 x 1 places has no variance over one image."""
@@ -340,6 +353,9 @@ def test_a_folder_of_images(tmp_path):
     )  # fmt: skip
     path, history = run("ants", config, tmp_path / "out", tmp_path, workers=0)
     assert len(history) == 1
+    # Whichever process reads an image.
+    _, again = run("ants", config, tmp_path / "again", tmp_path, workers=2)
+    assert again[0]["loss"] == history[0]["loss"]
     card = path.with_suffix(".md").read_text()
     assert "size 32" in card
     assert "color_jitter 0.4" in card

@@ -1116,3 +1116,13 @@ def test_a_budget_shows_as_many_digits_as_it_takes(snn):
 def test_gpus_are_for_triton(snn):
     words = "export", snn, "-o", "net.nir", "--to", "nir", "--gpu"
     assert "--gpu is for --to triton" in invoke(*words, code=2).output
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [("loop", "l.onnx"), ("triton", "t"), ("nir", "n.nir")]
+)
+def test_a_text_that_is_no_utf_8_is_refused(snn, target, name):
+    steps = [] if target == "nir" else ["-T", "4"]
+    words = "export", snn, "-o", name, "--to", target, *steps, "--preprocessing", "a\udcff"
+    assert "the text of preprocessing is not UTF-8" in invoke(*words, code=1).output
+    assert not Path(name).exists()

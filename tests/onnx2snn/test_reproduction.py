@@ -251,3 +251,10 @@ def test_a_start_that_fails_leaves_no_folder(here, monkeypatch):
     assert CliRunner().invoke(main, ["train", "vgg16-cifar10", "-o", "a/b"]).exit_code == 1
     assert list(here.glob("a/**/*")) == []
     assert (here / "a").is_dir()
+
+
+@pytest.mark.parametrize("dataset", ["./d.npz", "", "d.npz"])
+def test_data_of_ones_own_needs_a_network(here, dataset):
+    result = CliRunner().invoke(main, ["reproduce", "table1", "--dataset", dataset])
+    assert result.exit_code == 1
+    assert f"there is no run 'vgg16-{dataset}' to train a network" in result.output
