@@ -15,6 +15,7 @@ from .editing import (
     replace_node,
     require_opset,
     tidy,
+    until_done,
 )
 from .neurons import attribute_tensor
 from .shapes import infer_shapes
@@ -43,11 +44,8 @@ def split_attention(graph: gs.Graph) -> bool:
     rotary positions, or of whose heads number or size are not known.
     """
     require_opset(graph)
-    changed = False
     # What one makes may be of a size that only then is known.
-    while _split_once(graph):
-        changed = True
-    return changed
+    return until_done(_split_once, graph)
 
 
 def _split_once(graph: gs.Graph) -> bool:
@@ -143,7 +141,7 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
     if held is None or past is not None or node.attrs.get("do_rotary", 0):
         return False
     sizes = node.attrs.get("qkv_hidden_sizes") or [held.shape[1] // 3] * 3
-    if mask is not None and len(mask.shape or ()) not in _MASKS:
+    if not _is_known(mask):
         return False
     made = editor.node("MatMul", f"{node.name}/product", [x, weights])
     if bias is not None:
@@ -158,16 +156,15 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
 
 def _multi_head(editor: Editor, node: gs.Node) -> bool:
     """MultiHeadAttention of ONNX Runtime: Q, K and V, their biases, a mask."""
-    given = [optional_input(node, place) for place in range(3)]
+    tensors = [optional_input(node, place) for place in range(3)]
     bias, mask, added = (optional_input(node, place) for place in range(3, 6))
     more = any(optional_input(node, place) is not None for place in range(6, len(node.inputs)))
-    parts = [tensor for tensor in given if tensor is not None and len(tensor.shape or ()) == 3]
+    parts = [t for t in tensors if t is not None and len(t.shape or ()) == 3]
     if more or len(parts) < 3 or not all(isinstance(tensor.shape[2], int) for tensor in parts):
         return False
     sizes, given = [tensor.shape[2] for tensor in parts], parts[:2]
     biases = None if bias is None else constant_value(bias)
-    unknown = mask is not None and len(mask.shape or ()) not in _MASKS
-    if unknown or (bias is not None and biases is None):
+    if not _is_known(mask) or (bias is not None and biases is None):
         return False
     # Of fewer queries than keys ONNX Runtime lets the last see all.
     if node.attrs.get("unidirectional", 0) and given[0].shape[1] != given[1].shape[1]:
@@ -180,6 +177,10 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
     heads = node.attrs["num_heads"]
     _attend_beside(editor, node, given, parts, sizes[0] // heads, (mask, added))
     return True
+
+
+def _is_known(mask: gs.Tensor | None) -> bool:
+    return mask is None or len(mask.shape or ()) in _MASKS
 
 
 def _attend_beside(

@@ -6,10 +6,10 @@ import onnx_graphsurgeon as gs
 
 from .editing import (
     Editor,
+    become_product,
     constant_value,
     disconnect,
     optional_input,
-    replace_node,
     require_opset,
     tidy,
 )
@@ -27,10 +27,8 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     stay, may fuse them with a MatMul in a way that rounds activations too.
     """
     require_opset(graph)
-    editor, changed, products = Editor(graph), False, False
+    changed, products = False, _unpack_products(graph)
     for node in list(graph.nodes):
-        if node.op == "MatMulNBits" and node.domain == "com.microsoft":
-            products |= _product(editor, node)
         if node.op not in ("DequantizeLinear", "QuantizeLinear") or node.domain:
             continue
         given = [tensor for tensor in node.inputs if not tensor.is_empty()]
@@ -94,6 +92,16 @@ def _spread(node: gs.Node, value: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     return value.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
 
 
+def _unpack_products(graph: gs.Graph) -> bool:
+    """Let each MatMulNBits be a MatMul whose weights are numbers."""
+    packed = [n for n in graph.nodes if n.op == "MatMulNBits" and n.domain == "com.microsoft"]
+    if not packed:
+        return False
+    editor = Editor(graph)
+    unpacked = [_product(editor, node) for node in packed]
+    return any(unpacked)
+
+
 def _product(editor: Editor, node: gs.Node) -> bool:
     """MatMulNBits: x times weights [N, K] in blocks along K, each with a scale."""
     given = [optional_input(node, place) for place in range(6)]
@@ -114,12 +122,8 @@ def _product(editor: Editor, node: gs.Node) -> bool:
     shifted = whole.astype(np.float64) - middle[:, :, None]
     weights = (shifted * scales.reshape(rows, blocks, 1)).reshape(rows, -1)[:, :size]
     numbers = np.ascontiguousarray(weights.T.astype(scales.dtype))
-    product = [x, editor.constant(f"{node.name}/weights", numbers)]
-    if bias is None:
-        replace_node(node, "MatMul", product)
-    else:
-        made = editor.node("MatMul", f"{node.name}/product", product)
-        replace_node(node, "Add", [made, bias])
+    factors = [x, editor.constant(f"{node.name}/weights", numbers)]
+    become_product(editor, node, factors, bias)
     return True
 
 

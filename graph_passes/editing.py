@@ -5,7 +5,7 @@ tested here by identity or by name, and nodes leave a graph by being disconnecte
 then tidied away, never by ``list.remove``.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +25,14 @@ def require_opset(graph: gs.Graph, least: int = MIN_OPSET, what: str = "passes")
             f"{what} need opset {least} or newer, and the graph's is {graph.opset}: bring its "
             "model there with upgrade_opset before to_graph"
         )
+
+
+def until_done(step: Callable[[gs.Graph], bool], graph: gs.Graph) -> bool:
+    """Repeat a step until it changes nothing; whether it ever changed something."""
+    changed = False
+    while step(graph):
+        changed = True
+    return changed
 
 
 def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
@@ -234,6 +242,17 @@ def replace_node(
     node.inputs = list(inputs)
     node.attrs.clear()
     node.attrs.update(attrs or {})
+
+
+def become_product(
+    editor: Editor, node: gs.Node, factors: Sequence[gs.Tensor], bias: gs.Tensor | None
+) -> None:
+    """Make a node the MatMul of two tensors, plus a bias if there is one."""
+    if bias is None:
+        replace_node(node, "MatMul", factors)
+        return
+    made = editor.node("MatMul", f"{node.name}/product", factors)
+    replace_node(node, "Add", [made, bias])
 
 
 def leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:

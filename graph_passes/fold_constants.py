@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .branches import flatten_branches
-from .editing import require_opset, tidy
+from .editing import require_opset, tidy, until_done
 from .errors import ModelError
 from .fold_sizes import fold_sizes
 from .io import onnx_type
@@ -37,11 +37,8 @@ def fold_constants(graph: gs.Graph) -> bool:
     be larger, in all, than twice the constants of the network, if those are many.
     """
     require_opset(graph)
-    changed = False
     # Sizes that only then are known may make more constant.
-    while _fold_once(graph):
-        changed = True
-    return changed
+    return until_done(_fold_once, graph)
 
 
 def _fold_once(graph: gs.Graph) -> bool:

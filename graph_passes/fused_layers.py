@@ -7,7 +7,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, is_used, optional_input, replace_node, require_opset, tidy, type_of
+from .editing import (
+    Editor,
+    is_used,
+    optional_input,
+    replace_node,
+    require_opset,
+    tidy,
+    type_of,
+    until_done,
+)
 from .shapes import infer_shapes
 
 _PARAMETERS = {
@@ -44,11 +53,8 @@ def split_fused_layers(graph: gs.Graph) -> bool:
     DequantizeLinear of that domain become ONNX's.
     """
     require_opset(graph)
-    changed = False
     # What one makes may be of a rank that only then is known.
-    while _split_once(graph):
-        changed = True
-    return changed
+    return until_done(_split_once, graph)
 
 
 def _split_once(graph: gs.Graph) -> bool:
@@ -166,11 +172,13 @@ def _layer_normalization(editor: Editor, node: gs.Node) -> bool:
     if not _gives_sum_alone(editor, node) or editor.graph.opset < _LAYER_NORMALIZATION:
         return False
     gamma, beta, bias = node.inputs[2], optional_input(node, 3), optional_input(node, 4)
-    epsilon = node.attrs.get("epsilon", _EPSILON)
-    whole = _sum(editor, node, bias)
-    inputs = [whole, gamma, *([] if beta is None else [beta])]
-    replace_node(node, "LayerNormalization", inputs, {"axis": -1, "epsilon": epsilon})
+    _normalise(node, [_sum(editor, node, bias), gamma, *([] if beta is None else [beta])])
     return True
+
+
+def _normalise(node: gs.Node, inputs: list[gs.Tensor]) -> None:
+    attrs = {"axis": -1, "epsilon": node.attrs.get("epsilon", _EPSILON)}
+    replace_node(node, "LayerNormalization", inputs, attrs)
 
 
 def _simplified_normalization(editor: Editor, node: gs.Node) -> bool:
@@ -251,9 +259,7 @@ def _embedding(editor: Editor, node: gs.Node) -> bool:
         length = editor.node("ReduceSum", f"{name}/length", [ones, along], {"keepdims": 0})
         _handed_on(editor, node, length, 1)
     node.outputs = node.outputs[:1]
-    epsilon = node.attrs.get("epsilon", _EPSILON)
-    attrs = {"axis": -1, "epsilon": epsilon}
-    replace_node(node, "LayerNormalization", [whole, gamma, beta], attrs)
+    _normalise(node, [whole, gamma, beta])
     return True
 
 

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from .editing import (
     Editor,
+    become_product,
     constant_input,
     constant_value,
     is_graph_output,
@@ -314,12 +315,8 @@ def _fused(editor: Editor, node: gs.Node, scaled: int, zeroed: int, added: int) 
         if any(optional_input(node, place) is not tensor for place, tensor in own):
             return False
         x = quantiser.inputs[0]
-    product = [x, editor.constant(f"{node.name}/weights", _scaled(whole, zero, scale))]
-    if bias is None:
-        replace_node(node, "MatMul", product)
-    else:
-        result = editor.node("MatMul", f"{node.name}/numbers", product)
-        replace_node(node, "Add", [result, bias])
+    factors = [x, editor.constant(f"{node.name}/weights", _scaled(whole, zero, scale))]
+    become_product(editor, node, factors, bias)
     return True
 
 

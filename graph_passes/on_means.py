@@ -84,12 +84,14 @@ def _bound_masks(editor: StateEditor) -> None:
     A score is lost in either.
     """
     for node in editor.graph.nodes:
+        if node.op not in MASKING or not masks_alone(node):
+            continue
         for place, tensor in enumerate(node.inputs):
             value = constant_value(tensor)
-            if value is None or value.dtype.kind != "f" or node.op not in MASKING:
+            if value is None or value.dtype.kind != "f":
                 continue
             low = np.isfinite(value) & (value < _LOWEST)
-            if np.any(low) and masks_alone(node):
+            if np.any(low):
                 bounded = np.where(low, value.dtype.type(_LOWEST), value)
                 node.inputs[place] = editor.constant(f"{tensor.name}/bounded", bounded)
 

@@ -23,6 +23,7 @@ from .editing import (
     require_opset,
     tidy,
     type_of,
+    until_done,
 )
 from .limits import WEIGHTED
 from .linear import MAX_POOLS, SHAPE_OPS, why_not_affine
@@ -72,11 +73,8 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     Constants that nodes compute must be folded before (``fold_constants``).
     """
     require_opset(graph)
-    changed = False
     # What was quantised behind rounding hides that it belongs to an activation.
-    while _unquantize_once(graph):
-        changed = True
-    return changed
+    return until_done(_unquantize_once, graph)
 
 
 def _unquantize_once(graph: gs.Graph) -> bool:

@@ -148,14 +148,17 @@ def digest_of(images: Dataset) -> str:
 
     By which a run knows that it goes on with those that it began with.
     """
+    digest = hashlib.sha256()
     if isinstance(images, ArrayImages):
-        parts = [images.images.numpy().tobytes(), images.labels.numpy().tobytes()]
+        # Not copied: they may be large.
+        digest.update(images.images.numpy())
+        digest.update(images.labels.numpy())
     elif isinstance(images, FolderImages):
         files = [(file.parent.name, file.name, file.stat().st_size) for file in images.files]
-        parts = [repr(files).encode()]
+        digest.update(repr(files).encode())
     else:
         return ""
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return digest.hexdigest()
 
 
 def first_images(images: ArrayImages | FolderImages, count: int) -> Tensor:

@@ -35,7 +35,7 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
     inputs = {i.name: i for i in model.structure.graph.input if i.name not in weights}
     if not inputs:
         return MOST_SAMPLES
-    shapes = data.shapes or {next(iter(inputs)): data.shape}
+    shapes = data.shapes_of(inputs)
     fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
     once = max(filter(None, fixed), default=1)
     try:

@@ -79,6 +79,7 @@ def diagnose(
     snn = read_model(model)
     same = diagnosis.is_source(snn, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
+    left_out: list[str] = []
     layers = diagnosis.diagnose(
         snn,
         ann,
@@ -87,10 +88,10 @@ def diagnose(
         batch_size=batch_size,
         providers=chosen_providers(device),
         track=tables.track,
+        left_out=left_out,
     )
     if not same:
         tables.note(diagnosis.OTHER_FILE)
-    left_out = diagnosis.left_out(snn, ann)
     if left_out:
         changes = " and ".join(left_out)
         tables.note(f"in the ANN here {changes}: what that cost is not in these figures")

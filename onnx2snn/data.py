@@ -1,7 +1,7 @@
 """Samples, and labels if there are any, read in batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class Data:
     def samples(self) -> int:
         """How many samples there are."""
         return self.shape[0]
+
+    def shapes_of(self, inputs: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The shape of each array, by the name of the input that it is; of one, the first."""
+        return self.shapes or {next(iter(inputs)): self.shape}
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the samples in order, ``batch_size`` at a time, the last batch what is left.

@@ -33,14 +33,11 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import require_whole
-from onnx2snn.graph_passes.files import Model, read_any, read_model, read_structure
-from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
+from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph
-from onnx2snn.graph_passes.limits import all_nodes
-from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool
+from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
 from onnx2snn.graph_passes.thresholds import bounded_activations
-from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
@@ -95,6 +92,7 @@ def diagnose(
     batch_size: int | None = None,
     providers: Providers = None,
     track: Track = no_progress,
+    left_out: list[str] | None = None,
 ) -> list[LayerDiagnosis]:
     """Say for each layer of neurons what its error is in T time-steps, and of what kind.
 
@@ -107,7 +105,8 @@ def diagnose(
     other activations (``approximate``) they are these clips, since ``convert`` says what those
     changes cost. Memory is that of one batch of ``batch_size`` samples, as in ``evaluate``: a
     handful of arrays for each layer. ``providers``: what ONNX Runtime runs on; ``track`` may wrap
-    the batches to show progress.
+    the batches to show progress; ``left_out`` takes what of the ANN was changed so, and is in no
+    figure.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
     neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or
@@ -121,6 +120,8 @@ def diagnose(
     require_neurons(graph)
     recipe = _recipe(parts)
     network = _converted_form(ann, recipe, _clips(parts))
+    if left_out is not None:
+        left_out += _changes(network)
     unsaid = recipe.get("approximate") is not None and not network.clips
     activations = _counterparts(graph, network.graph, unsaid)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
@@ -134,23 +135,6 @@ def diagnose(
             layer.add(sums, values[layer.name], number_of(x))
     found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
-
-
-def left_out(snn: Model | ModelParts, ann: Model) -> list[str]:
-    """What was changed in the ANN before its activations are compared, if anything was.
-
-    What that cost is in no figure of ``diagnose``.
-    """
-    recipe = _recipe(read_any(snn))
-    ops = {node.op_type for node in all_nodes(read_structure(ann).graph.node)}
-    found = []
-    if recipe["maxpool"] == "average" and ops & {*MAX_POOLS}:
-        found.append("average-pools take the place of its max-pools")
-    if recipe.get("approximate") is not None:
-        found.append("clips take the place of other activations")
-    if ops & {*ROUNDING, *INTEGER_LAYERS}:
-        found.append("its quantisation is left out")
-    return found
 
 
 OTHER_FILE = (
@@ -211,6 +195,17 @@ def _converted_form(ann: Model, recipe: Mapping[str, Any], clips: dict[str, Clip
         network.replace_by_clips(clips)
         network.replace_pools()
     return network
+
+
+def _changes(network: Network) -> list[str]:
+    """What an ANN lost on its way to the form in which it was converted, besides rounding."""
+    pooled = any(r.name == "max_to_average_pool" and r.changed for r in network.reports)
+    said = {
+        "average-pools take the place of its max-pools": pooled,
+        "clips take the place of other activations": bool(network.clips),
+        "its quantisation is left out": network.unquantised,
+    }
+    return [change for change, was_made in said.items() if was_made]
 
 
 def _counterparts(snn: gs.Graph, ann: gs.Graph, unsaid: bool) -> dict[str, str]:

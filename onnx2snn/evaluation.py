@@ -20,7 +20,7 @@ from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
 from .progress import Track, batches_of, no_progress
-from .synapses import MaxPools, SynapseCounter, macs, summed_over_samples
+from .synapses import MaxPools, SynapseCounter, macs_by_place, summed_over_samples
 
 
 def evaluate(
@@ -104,7 +104,7 @@ def evaluate(
                     summed = summed_over_samples(counts, pools.axes[name], len(output), name)
                     totals[name] = totals.get(name, 0) + summed
     del session, reference, pools
-    samples = data.samples
+    samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
     counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())
     truth = {
@@ -114,8 +114,8 @@ def evaluate(
     classes = {t: np.concatenate(found) for t, found in said.items()}
     report = {
         "samples": samples,
-        "macs": macs(parts, sizes),
-        "macs_before_neurons": macs(parts, sizes, before_neurons=True),
+        "macs": before + behind,
+        "macs_before_neurons": before,
         "ann": None
         if truth["agreement"] is None
         else {"accuracy": shares(truth["agreement"], truth)["accuracy"]},
@@ -188,8 +188,7 @@ def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, 
 def require_samples(data: Data, session: SpikingSession) -> None:
     """Raise ``DataError`` if the data has another number of axes than the network's input."""
     declared = session.inputs
-    shapes = data.shapes or {next(iter(declared)): data.shape}
-    for name, shape in shapes.items():
+    for name, shape in data.shapes_of(declared).items():
         if name in declared and len(shape) != len(declared[name]):
             what = f"'{data.name}'" if data.shapes is None else f"'{name}' of '{data.name}'"
             raise DataError(

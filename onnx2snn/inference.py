@@ -16,8 +16,8 @@ from .progress import Track, batches_of
 def is_over_time(session: SpikingSession, data: Data) -> bool:
     """Whether data holds an input for each time-step, [T, N, ...]."""
     ranks = {name: len(shape) for name, shape in session.inputs.items()}
-    shapes = data.shapes or {next(iter(ranks)): data.shape}
-    return all(len(shape) == ranks.get(name, -1) + 1 for name, shape in shapes.items())
+    shapes = data.shapes_of(ranks).items()
+    return all(len(shape) == ranks.get(name, -1) + 1 for name, shape in shapes)
 
 
 def run_batches(

@@ -218,26 +218,27 @@ def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) 
     return np.asarray(counts.reshape(parts).sum(axis=axis))
 
 
-def macs(model: ModelParts, shapes: Shapes, before_neurons: bool = False) -> int:
-    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
+def macs(model: ModelParts, shapes: Shapes) -> int:
+    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample."""
+    return sum(macs_by_place(model, shapes))
 
-    before_neurons: only of layers that no spike reaches, which are in no SOPs.
-    """
+
+def macs_by_place(model: ModelParts, shapes: Shapes) -> tuple[int, int]:
+    """The same of the layers that no spike reaches, which are in no SOPs, and of the others."""
     graph = to_graph(model)
     neurons, _ = _without_time(graph, shapes)
-    spiking = downstream(graph, [node.outputs[0] for node in neurons]) if before_neurons else ()
+    spiking = downstream(graph, [node.outputs[0] for node in neurons])
     editor = Editor(graph)
-    layers = [
-        node
-        for node in graph.nodes
-        if has_weights(node) and not node.domain
-        if not any(tensor.name in spiking for tensor in node.outputs)
-    ]
+    layers = [node for node in graph.nodes if has_weights(node) and not node.domain]
+    reached = [any(tensor.name in spiking for tensor in node.outputs) for node in layers]
     totals = [_multiplications(editor, node) for node in layers]
     if not totals:
-        return 0
+        return 0, 0
     counted = _run(_session(graph, totals), _silence(graph))
-    return round(sum(map(float, counted)) / int(graph.inputs[0].shape[0]))
+    samples = int(graph.inputs[0].shape[0])
+    behind = sum(float(n) for n, late in zip(counted, reached, strict=True) if late)
+    whole = round(sum(map(float, counted)) / samples)
+    return whole - round(behind / samples), round(behind / samples)
 
 
 def _without_time(graph: gs.Graph, shapes: Shapes) -> tuple[list[gs.Node], list[gs.Tensor]]:
