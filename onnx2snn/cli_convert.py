@@ -106,7 +106,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
     help="Leave the first N time-steps out of the read-out.  [default: the recipe's; 0]",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For uniform and normal."
+    "--seed", type=click.IntRange(0), help="For --v-init uniform and normal.  [default: 0]"
 )
 @click.option("--explain", is_flag=True, help="List what each pass declined to do, and why.")
 @root_option
@@ -133,7 +133,7 @@ def convert(
     v_init: InitialPotential | None,
     reset: Literal["subtract", "zero"] | None,
     delay: int | None,
-    seed: int,
+    seed: int | None,
     explain: bool,
     data_root: Path | None,
     samples: int | None,
@@ -159,6 +159,8 @@ def convert(
             "--data-root": data_root,
         }
         refuse_options(of_data, FOR_CALIBRATION)
+    if not isinstance(v_init, str):
+        refuse_options({"--seed": seed is not None}, "is for --v-init uniform or normal")
     refuse_root(data_root, calibration)
     require_output(output, model, calibration)
     data = None
@@ -180,7 +182,7 @@ def convert(
         v_init=v_init,
         reset=reset,
         delay=delay,
-        seed=seed,
+        seed=seed or 0,
         batch_size=batch_size,
         providers=chosen_providers(device),
         track=tables.track,

@@ -31,6 +31,7 @@ from .options import (
     model_argument,
     precision_option,
     print_json,
+    refuse_options,
     refuse_root,
     require_output,
     root_option,
@@ -56,9 +57,7 @@ from .options import (
     show_default=True,
     help="Input at each time-step: itself, or random spikes with it as probability.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For Poisson coding."
-)
+@click.option("--seed", type=click.IntRange(0), help="For Poisson coding.  [default: 0]")
 @click.option(
     "-o",
     "--output",
@@ -80,7 +79,7 @@ def run(
     timesteps: int,
     readout: list[int] | None,
     coding: Coding,
-    seed: int,
+    seed: int | None,
     output: Path | None,
     data_root: Path | None,
     samples: int | None,
@@ -96,6 +95,8 @@ def run(
     DATA of the network's input shape is shown at every time-step; with one axis more, in
     front, it holds T inputs, one for each.
     """
+    if coding != "poisson":
+        refuse_options({"--seed": seed is not None}, "is for --coding poisson")
     refuse_root(data_root, source)
     require_output(output, model, source)
     parts = read_any(model)
@@ -111,7 +112,7 @@ def run(
         timesteps,
         readout,
         coding=coding,
-        seed=seed,
+        seed=seed or 0,
         batch_size=samples_at_once(parts, data, batch_size),
         track=tables.track,
     )

@@ -142,9 +142,25 @@ def test_convert_json():
 
 @pytest.mark.parametrize("v_init", ["half", "zero", "0.3", "uniform", "normal"])
 def test_v_init(v_init):
-    invoke("convert", "ann.onnx", "-o", "snn.onnx", "--v-init", v_init, "--seed", 3)
+    invoke("convert", "ann.onnx", "-o", "snn.onnx", "--v-init", v_init)
     onnx.checker.check_model("snn.onnx", full_check=True)
     assert as_json("run", "snn.onnx", "--input", "data.npy", "-T", 4)["samples"] == 20
+
+
+def test_convert_draws_from_the_seed():
+    def drawn(name, *options):
+        invoke("convert", "ann.onnx", "-o", name, "--v-init", "uniform", *options)
+        return Path(name).read_bytes()
+
+    assert drawn("a.onnx") == drawn("b.onnx", "--seed", 0) != drawn("c.onnx", "--seed", 3)
+    assert drawn("d.onnx", "--seed", 3) == Path("c.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("v_init", [(), ("--v-init", "half"), ("--v-init", "0.3")])
+def test_convert_refuses_a_seed_that_nothing_is_drawn_from(v_init):
+    said = invoke("convert", "ann.onnx", "-o", "new.onnx", *v_init, "--seed", 0, code=2).output
+    assert "--seed is for --v-init uniform or normal" in said
+    assert not Path("new.onnx").exists()
 
 
 def test_run(snn):
@@ -174,6 +190,12 @@ def test_run_with_poisson_coding(snn):
     options = ("run", snn, "--input", "pixels.npy", "-T", 4, "--coding", "poisson")
     assert as_json(*options, "--seed", 1) == as_json(*options, "--seed", 1)
     assert as_json(*options, "--seed", 1) != as_json(*options, "--seed", 2)
+    assert as_json(*options, "--seed", 0) == as_json(*options)
+
+
+def test_run_refuses_a_seed_that_nothing_is_drawn_from(snn):
+    said = invoke("run", snn, "--input", "data.npy", "-T", 4, "--seed", 0, code=2).output
+    assert "--seed is for --coding poisson" in said
 
 
 def test_evaluate_says_what_does_not_belong_together(snn):
