@@ -3,7 +3,14 @@
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes import dequantize_layers, run_passes, to_graph, upgrade_opset
+from onnx2snn.graph_passes import (
+    dequantize_layers,
+    run_passes,
+    split_attention,
+    split_fused_layers,
+    to_graph,
+    upgrade_opset,
+)
 from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_parts
@@ -39,7 +46,7 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
     fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
     once = max(filter(None, fixed), default=1)
     try:
-        each = bytes_of_tensors(_of_numbers(model), once, shapes) / once
+        each = bytes_of_tensors(_in_plain(model), once, shapes) / once
     except Onnx2SnnError:
         # Data that does not fit, or a network, which a run says in other words.
         return MOST_SAMPLES
@@ -47,12 +54,14 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
     return max(most // once, 1) * once
 
 
-def _of_numbers(model: ModelParts) -> ModelParts:
-    """Of ONNX Runtime's own layers of whole numbers it is not known how large results are."""
-    if not any(node.op_type in INTEGER_LAYERS for node in model.structure.graph.node):
+def _in_plain(model: ModelParts) -> ModelParts:
+    """Without operators of which it is not known how large results are, or what is within."""
+    within = {*INTEGER_LAYERS, "Attention"}
+    nodes = model.structure.graph.node
+    if not any(node.op_type in within or node.domain == "com.microsoft" for node in nodes):
         return model
     graph = to_graph(upgrade_opset(model))
-    run_passes(graph, [dequantize_layers])
+    run_passes(graph, [split_fused_layers, split_attention, dequantize_layers])
     return to_parts(graph)
 
 

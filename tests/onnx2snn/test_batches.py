@@ -55,6 +55,26 @@ def test_layers_of_whole_numbers(monkeypatch):
     assert samples_at_once(quantised, from_arrays(X), None) == 7
 
 
+ATTENTION = (
+    "net (float[N, 2, 16, 4] q) => (float[N, 2, 16, 4] y) { y = Attention<scale = 1.0>(q, q, q) }",
+    # q, scaled, and its transpose, twice 16 x 16 of each head, and y.
+    4 * 2 * (3 * 64 + 2 * 256 + 64),
+)
+FUSED = (
+    "net (float[N, 2, 16, 4] q) => (float[N, 2, 16, 4] y) "
+    "{ a = com.microsoft.QuickGelu<alpha = 1.702>(q) y = Relu(a) }",
+    # q, its multiple, its Sigmoid, their product, and y.
+    4 * 2 * 5 * 64,
+)
+
+
+@pytest.mark.parametrize(("text", "each"), [ATTENTION, FUSED])
+def test_what_is_within_an_operator(monkeypatch, text, each):
+    one = model(text, opset=23)
+    monkeypatch.setattr(batches, "MOST_BYTES", int(each * 7.5))
+    assert samples_at_once(detach(one), from_arrays(X.reshape(-1, 2, 16, 4)), None) == 7
+
+
 def test_inputs_over_time_have_one_axis_more(monkeypatch):
     monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * 7.5))
     assert samples_at_once(parts("N, 3, H, W"), from_arrays(X[None]), None) == 7
