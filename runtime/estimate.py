@@ -174,11 +174,18 @@ class Estimate:
         for longest in reversed(lengths_between(chunks[0])):
             between = range(SHORTEST, longest + 1)
             lengths = [steps for steps in between if steps not in chunks]
+            # What activations take is known only once the network is unrolled, which takes time.
+            if longest > self._most_steps or self._bytes_of_graphs(lengths) > EXTRA_ACTIVATIONS:
+                continue
             more = self._memory_with(lengths, chunks[0], memory)
-            fits = more.total <= memory.total + EXTRA_ACTIVATIONS and longest <= self._most_steps
+            fits = more.total <= memory.total + EXTRA_ACTIVATIONS
             if fits and (longest <= chunks[0] or self.fits((longest,))):
                 return between, more
         return range(0), memory
+
+    def _bytes_of_graphs(self, lengths: Sequence[int]) -> int:
+        """Bytes of graphs of these lengths and of the weights that they hold."""
+        return sum(self._own(steps) + NODE * self._nodes(steps) for steps in lengths)
 
     def _memory_with(self, lengths: Sequence[int], longest: int, memory: Memory) -> Memory:
         """What that becomes with graphs for these lengths, too; ``longest``: of those it knows."""

@@ -138,6 +138,13 @@ def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
     assert longest == sorted(longest, reverse=True)
 
 
+def test_lengths_whose_graphs_alone_are_too_large_are_not_unrolled(monkeypatch):
+    """Which took half of the first run of 200 layers."""
+    monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", 2**14)
+    monkeypatch.setattr(estimate.Estimate, "_memory_with", lambda *_: pytest.fail("was unrolled"))
+    assert not SpikingSession(wide(), threads=1).chosen(zeros(3)).between
+
+
 def test_short_chunks_are_longer_only_up_to_the_most_nodes(monkeypatch):
     """A time-step has 15."""
     monkeypatch.setattr(estimate, "MOST_NODES", 150)
