@@ -110,7 +110,7 @@ def correct(
         first, seen = not seen, seen + count
         truth = ann.run(inputs)
         part = count / seen
-        for layer in snn.simulate(inputs, snn.timesteps, [s for _, s in read_outs.values()]):
+        for layer in snn.simulate(inputs, snn.timesteps, ends):
             node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
             current = currents.get(node.name)
@@ -129,8 +129,8 @@ def correct(
                 if potentials:
                     _move_potential(layer, gap, part)
             shifts[node.name] = layer.shift
-        for name, (tensor, segment) in read_outs.items():
-            measure = partial(layer.simulation.measure, segment)
+        for name, (tensor, _) in read_outs.items():
+            measure = partial(layer.simulation.measure, layer.simulation.ends[name])
             fit_weights(snn.graph, tensor, truth[name], part, measure)
     _add_shifts(snn.graph, shifts if biases else {})
     return bool(nodes)
@@ -140,7 +140,9 @@ def _fit_current(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: flo
     """Refit the weights between a layer and the spikes before it."""
     graph = layer.simulation.graph
     # Of a current below 0 a neuron says nothing.
-    if layer.segment.spikes and fit_weights(graph, current, wanted, part, layer.measure, floor=0.0):
+    if layer.segment.varying and fit_weights(
+        graph, current, wanted, part, layer.measure, floor=0.0
+    ):
         layer.refresh()
 
 

@@ -70,8 +70,8 @@ class Layer:
         The layers that come after see those of the last call.
         """
         # Neurons with a delay also read a Clock, which only the path below feeds.
-        streams = self.segment.spikes and "delay" not in self.node.attrs
-        if streams and "currents" not in self.__dict__:
+        plain = self.segment.varying and "delay" not in self.node.attrs
+        if plain and "currents" not in self.__dict__:
             self.fired = self.simulation.fire(self)
             return self.fired
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)

@@ -19,7 +19,6 @@ from onnx2snn.graph_passes.thresholds import bounded_activations
 from .checking import class_output
 from .examination import import_ann
 from .layers import Layer
-from .segments import Segment, segment_of
 from .simulation import Simulation
 from .spiking import Spiking
 
@@ -123,30 +122,30 @@ def scale_thresholds(
 
 def _read_outs(
     snn: Spiking, inputs: dict[str, np.ndarray]
-) -> tuple[list[Segment], Callable[[Simulation], float]]:
-    """What lies before the read-outs, and how far those of a simulation are from the ANN's.
+) -> tuple[list[gs.Tensor], Callable[[Simulation], float]]:
+    """The read-outs, and how far those of a simulation are from the ANN's.
 
     Where the ANN has no such tensor, that of the last layer of neurons. With labels that of the
     first output of classes alone counts, as in an evaluation.
     """
     # What is behind an average is a function of it, as the class of highest score is.
     known = snn.read_outs_in_the_ann()
-    ends = {name: known[name] for name in _in_order_of_outputs(snn.graph, known)
+    ends = {name: known[name][0] for name in _in_order_of_outputs(snn.graph, known)
             if not known[name][1].averages}  # fmt: skip
     labelled = ends and snn.data is not None and snn.data.labels is not None
     if not ends:
         last = neuron_nodes(snn.graph)[-1].outputs[0]
-        ends = {last.name: (last, segment_of(snn.graph, last))}
-    truth = snn.in_the_ann([tensor for tensor, _ in ends.values()]).run(inputs)
+        ends = {last.name: last}
+    truth = snn.in_the_ann(list(ends.values())).run(inputs)
     classes = class_output({name: truth[name] for name in ends}) if labelled else None
     loss = _relative_error if classes is None else _cross_entropy
     counting = list(ends) if classes is None else [classes]
 
     def loss_of(simulation: Simulation) -> float:
-        found = {n: simulation.measure(ends[n][1], [ends[n][0]])[0] for n in counting}
+        found = {n: simulation.measure(simulation.ends[n], [ends[n]])[0] for n in counting}
         return sum(loss(found[n], truth[n]) for n in counting)
 
-    return [segment for _, segment in ends.values()], loss_of
+    return list(ends.values()), loss_of
 
 
 def _in_order_of_outputs(graph: gs.Graph, names: Iterable[str]) -> list[str]:

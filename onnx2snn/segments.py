@@ -1,11 +1,23 @@
-"""What lies between one layer of neurons and those before it."""
+"""What lies between one layer of neurons and those before it.
 
+Residual blocks may add to a sum that no neuron interrupts, and all that comes after may read what a
+dense block makes. What lies before a neuron then lies before all later ones, too, and L layers are
+computed L (L + 1) / 2 times. Such a sum is a *stream*, a border of segments as spikes are:
+
+    s = s_before + W x,  u = g s        becomes        s <- s_before, x        and        u <- s
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import operands, producer
+from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
@@ -19,14 +31,21 @@ from onnx2snn.graph_passes.neurons import (
 
 @dataclass(frozen=True)
 class Segment:
-    """The nodes between the neurons before a tensor and that tensor.
+    """The nodes between the neurons and streams before a tensor and that tensor.
 
-    ``spikes`` names the neurons' outputs that it reads, ``inputs`` the network's inputs.
+    ``spikes`` names the neurons' outputs that it reads, ``inputs`` the network's inputs, and
+    ``streams`` those.
     """
 
     nodes: list[gs.Node]
     spikes: tuple[str, ...]
     inputs: tuple[str, ...]
+    streams: tuple[str, ...] = ()
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """What it reads that differs from one time-step to the next."""
+        return (*self.spikes, *self.streams)
 
     @property
     def stateful(self) -> list[gs.Node]:
@@ -36,7 +55,7 @@ class Segment:
     @property
     def varies(self) -> bool:
         """Whether what it makes may differ from one time-step to the next."""
-        return bool(self.spikes or self.stateful)
+        return bool(self.varying or self.stateful)
 
     @property
     def averages(self) -> bool:
@@ -58,11 +77,12 @@ class Segment:
         }
 
 
-def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
-    """What lies between a tensor and the neurons and inputs that it depends on."""
+def segment_of(graph: gs.Graph, tensor: gs.Tensor, streams: Collection[str] = ()) -> Segment:
+    """What lies between a tensor and the neurons, streams and inputs that it depends on."""
     wanted: dict[int, gs.Node] = {}
     spikes: dict[str, None] = {}
     inputs: dict[str, None] = {}
+    read: dict[str, None] = {}
     given = {t.name for t in inputs_besides_states(graph)}
     waiting = [tensor]
     while waiting:
@@ -73,8 +93,46 @@ def segment_of(graph: gs.Graph, tensor: gs.Tensor) -> Segment:
                 inputs[now.name] = None
         elif is_neuron(maker):
             spikes[now.name] = None
+        elif now.name in streams and now is not tensor:
+            read[now.name] = None
         elif id(maker) not in wanted:
             wanted[id(maker)] = maker
             waiting += operands(maker)
     nodes = [node for node in graph.nodes if id(node) in wanted]
-    return Segment(nodes, tuple(spikes), tuple(inputs))
+    return Segment(nodes, tuple(spikes), tuple(inputs), tuple(read))
+
+
+def segments_of(
+    graph: gs.Graph, tensors: Sequence[gs.Tensor]
+) -> tuple[list[Segment], dict[str, Segment]]:
+    """What lies before each of these tensors, and before the streams that they read, by name.
+
+    A stream is read on the way to at least two of the tensors, and not by the same nodes. What is
+    as quickly made anew of spikes, such as a pool of them, is none: it would take more memory.
+    """
+    readers = _readers(graph, tensors)
+    ends = Counter(tensor.name for tensor in tensors)
+    streams: dict[str, Segment] = {}
+    for node in graph.nodes:
+        for tensor in () if is_neuron(node) else node.outputs:
+            ways = readers[tensor.name]
+            through = reduce(or_, ways, 0).bit_count() - ends[tensor.name]
+            if through > 1 and len(set(ways)) > 1:
+                segment = segment_of(graph, tensor, streams)
+                sums = any(each.op in (*WEIGHTED, "Add") for each in segment.nodes)
+                if segment.varying and sums and not segment.averages:
+                    streams[tensor.name] = segment
+    return [segment_of(graph, tensor, streams) for tensor in tensors], streams
+
+
+def _readers(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> dict[str, list[int]]:
+    """By tensor, for each that reads it, to which of ``tensors`` that leads, as bits."""
+    found = defaultdict[str, list[int]](list)
+    for place, tensor in enumerate(tensors):
+        found[tensor.name].append(1 << place)
+    for node in reversed(graph.nodes):
+        if not is_neuron(node):
+            led = reduce(or_, (way for made in node.outputs for way in found[made.name]), 0)
+            for name in {tensor.name for tensor in operands(node)} if led else ():
+                found[name].append(led)
+    return found

@@ -3,12 +3,14 @@
 A session runs a network time-step by time-step. Here a layer runs over all time-steps before
 the next one begins, so that what a layer does can be measured, and changed, before what comes
 after it sees its spikes. Memory: one byte for each spike of one batch, as long as a later layer
-reads it, and one layer's currents over T time-steps, where a pass looks at them.
+reads it, and one layer's currents over T time-steps, where a pass looks at them; and streams over T
+time-steps (``segments``), each as long as it is read.
 """
 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from onnx2snn.runtime.providers import Providers, create_session, resolve_provid
 from onnx2snn.runtime.rows import samples_are_apart
 
 from .layers import IN_CACHE, Layer, as_term, few_samples, rates
-from .segments import Segment, segment_of
+from .segments import Segment, segments_of
 
 ALL = slice(None)
 
@@ -40,7 +42,8 @@ class Simulation:
     """A spiking network on one batch of inputs, by name, for T time-steps.
 
     ``apart``: the layers by name, with whether they compute each sample by itself, as far as
-    that is known; what another batch found out serves, too.
+    that is known; what another batch found out serves, too. ``ends``: what lies before each of the
+    read-outs that ``layers`` was told of, by name.
     """
 
     def __init__(
@@ -55,21 +58,29 @@ class Simulation:
         self._providers = resolve_providers(providers)
         self._neurons = {node.outputs[0].name: node for node in neuron_nodes(graph)}
         self._spikes: dict[str, np.ndarray] = {}
+        self._streams: dict[str, np.ndarray] = {}
+        self._before_streams: dict[str, Segment] = {}
         self._means: dict[str, np.ndarray] = {}
         self._apart = {} if apart is None else apart
+        self.ends: dict[str, Segment] = {}
 
-    def layers(self, first: int = 0, read_outs: Sequence[Segment] = ()) -> Iterator[Layer]:
+    def layers(self, first: int = 0, read_outs: Sequence[gs.Tensor] = ()) -> Iterator[Layer]:
         """The layers in order; each that did not fire does so when the next is asked for.
 
         What the last one reads stays, so that it can be looked at later, and what ``read_outs``
         read. ``first``: the number of the first one, where those before it have fired.
         """
         nodes = neuron_nodes(self.graph)
-        segments = [segment_of(self.graph, node.inputs[0]) for node in nodes]
-        readers = [*segments, *read_outs]
-        last_use = {name: i for i, segment in enumerate(readers) for name in segment.spikes}
+        tensors = [*(node.inputs[0] for node in nodes), *read_outs]
+        segments, self._before_streams = segments_of(self.graph, tensors)
+        ends = segments[len(nodes) :]
+        self.ends = {t.name: segment for t, segment in zip(read_outs, ends, strict=True)}
+        last_use = _last_uses(segments, self._before_streams)
         for number in range(first, len(nodes)):
             node, segment = nodes[number], segments[number]
+            for name in segment.streams:
+                # What it is made of may be gone later.
+                self._stream(name)
             layer = Layer(node, self.timesteps, segment, self)
             yield layer
             if node.outputs[0].name in last_use:
@@ -77,14 +88,16 @@ class Simulation:
                 self._spikes[node.outputs[0].name] = fired
             if number == len(nodes) - 1:
                 return
-            for name in [name for name in self._spikes if last_use.get(name, -1) <= number]:
-                del self._spikes[name]
-                self._means.pop(name, None)
+            for held in (self._spikes, self._streams):
+                for name in [name for name in held if last_use.get(name, -1) <= number]:
+                    del held[name]
+                    self._means.pop(name, None)
 
-    def after(self, layer: Layer, read_outs: Sequence[Segment]) -> "Simulation":
+    def after(self, layer: Layer, read_outs: Sequence[gs.Tensor]) -> "Simulation":
         """How this ends if a layer fires as it is now; ``layers`` goes on from where it was."""
         ahead = Simulation(self.graph, self.inputs, self.timesteps, self._providers, self._apart)
         ahead._spikes = self._spikes | {layer.node.outputs[0].name: layer.fire()}
+        ahead._streams = dict(self._streams)
         number = [node.name for node in neuron_nodes(self.graph)].index(layer.node.name)
         deque(ahead.layers(number + 1, read_outs), maxlen=0)
         return ahead
@@ -110,7 +123,7 @@ class Simulation:
 
         Where the segment itself averages over time: what tensors are after the last time-step.
         """
-        means = {name: self.mean_potential(name) for name in segment.spikes} | dict(known or {})
+        means = {name: self._mean(name) for name in segment.varying} | dict(known or {})
         unknown = [tensor for tensor in tensors if tensor.name not in means]
         if unknown:
             # What is affine in the spikes is at their mean what it is on average: one run, not T.
@@ -130,7 +143,7 @@ class Simulation:
     ) -> Iterator[list[np.ndarray]]:
         """Tensors of a segment, or of what it reads, at each time-step; once if they stay.
 
-        ``at_means``: once, of the means over time of the spikes.
+        ``at_means``: once, of the means over time of what it reads.
         """
         made = {tensor.name for node in segment.nodes for tensor in node.outputs}
         inner = [tensor for tensor in tensors if tensor.name in made]
@@ -139,8 +152,8 @@ class Simulation:
         fixed = {name: np.asarray(self.inputs[name]) for name in segment.inputs}
         for t in range(self.timesteps if segment.varies and not at_means else 1):
             values = fixed | {
-                name: self.mean_potential(name) if at_means else self._potential(name, t)
-                for name in segment.spikes
+                name: self._mean(name) if at_means else self._now(name, t)
+                for name in segment.varying
             }
             if session is not None:
                 found = run_session(session, None, values | held)
@@ -155,10 +168,10 @@ class Simulation:
         stays in the CPU's cache.
         """
         node, segment = layer.node, layer.segment
-        whole = Segment([*segment.nodes, node], segment.spikes, segment.inputs)
+        whole = replace(segment, nodes=[*segment.nodes, node])
         model = _shifted(self._model(whole, node.outputs[:1]), node, layer.shift)
         session = create_session(model, self._providers)
-        count, size = self._spikes[whole.spikes[0]].shape[1], node.outputs[0].shape[1:]
+        count, size = self._shape(whole.varying[0])[0], node.outputs[0].shape[1:]
         parts = [ALL]
         if all(isinstance(n, int) for n in size) and self._is_apart(whole, model):
             parts = few_samples(count, math.prod(size), IN_CACHE)
@@ -167,7 +180,7 @@ class Simulation:
             held = whole.starts
             fixed = {name: np.asarray(self.inputs[name])[part] for name in whole.inputs}
             for t in range(self.timesteps):
-                feed = fixed | {name: self._potential(name, t, part) for name in whole.spikes}
+                feed = fixed | {name: self._now(name, t, part) for name in whole.varying}
                 x, *states = run_session(session, None, feed | held)
                 held = dict(zip(held, states, strict=True))
                 if spikes is None:
@@ -181,7 +194,7 @@ class Simulation:
         """Whether a layer, which this is a model of, computes each sample by itself."""
         name = layer.nodes[-1].name
         if name not in self._apart:
-            shapes = {n: self._spikes[n].shape[1:] for n in layer.spikes}
+            shapes = {n: self._shape(n) for n in layer.varying}
             shapes |= {n: np.shape(self.inputs[n]) for n in layer.inputs}
             states: list[State] = []
             for node in layer.stateful:
@@ -190,22 +203,40 @@ class Simulation:
                 own = states_of(node)
                 states += own
                 shapes |= {state.read: shape for state in own}
-            count = self._spikes[layer.spikes[0]].shape[1]
+            count = self._shape(layer.varying[0])[0]
             known = all(all(shape) for shape in shapes.values())
             self._apart[name] = known and samples_are_apart(model.structure, states, shapes, count)
         return self._apart[name]
 
-    def _potential(self, name: str, t: int, part: slice = ALL) -> np.ndarray:
-        """What a layer before emitted at a time-step: x = s V_th."""
+    def _stream(self, name: str) -> np.ndarray:
+        """A stream at each time-step: [T, N, ...]."""
+        if name not in self._streams:
+            segment = self._before_streams[name]
+            made = {tensor.name: tensor for node in segment.nodes for tensor in node.outputs}
+            self._streams[name] = self.currents(segment, made[name])
+        return self._streams[name]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The shape of what a layer before emitted, or of a stream: [N, ...]."""
+        held = self._stream(name) if name in self._before_streams else self._spikes[name]
+        return held.shape[1:]
+
+    def _now(self, name: str, t: int, part: slice = ALL) -> np.ndarray:
+        """What a layer before emitted at a time-step, x = s V_th, or a stream."""
+        if name in self._before_streams:
+            return self._stream(name)[t, part]
         threshold = threshold_of(self._neurons[name])
         return np.asarray(self._spikes[name][t, part] * threshold, threshold.dtype)
 
-    def mean_potential(self, name: str) -> np.ndarray:
-        """The mean over time of what a layer before emitted: [N, ...]."""
+    def _mean(self, name: str) -> np.ndarray:
+        """The mean over time of what a layer before emitted, or of a stream: [N, ...]."""
         if name not in self._means:
-            threshold = threshold_of(self._neurons[name])
-            rate = rates(self._spikes[name])
-            self._means[name] = np.asarray(rate * threshold, threshold.dtype)
+            if name in self._before_streams:
+                self._means[name] = self._stream(name).mean(axis=0)
+            else:
+                threshold = threshold_of(self._neurons[name])
+                rate = rates(self._spikes[name])
+                self._means[name] = np.asarray(rate * threshold, threshold.dtype)
         return self._means[name]
 
     def session(
@@ -233,10 +264,25 @@ class Simulation:
     def _model(self, segment: Segment, tensors: list[gs.Tensor]) -> ModelParts:
         """A model of a segment that makes these tensors, and then its states."""
         operand = {t.name: t for node in segment.nodes for t in operands(node)}
-        read = [operand[name] for name in (*segment.inputs, *segment.spikes)]
+        read = [operand[name] for name in (*segment.inputs, *segment.varying)]
         states = [state for node in segment.stateful for state in states_read(node)]
         written = [state for node in segment.stateful for state in states_written(node)]
         return self._part(segment.nodes, [*read, *states], [*tensors, *written])
+
+
+def _last_uses(segments: Sequence[Segment], streams: Mapping[str, Segment]) -> dict[str, int]:
+    """The number of the last segment that reads spikes or a stream, by name.
+
+    The first that reads a stream reads what that is made of.
+    """
+    found: dict[str, int] = {}
+    for number, segment in enumerate(segments):
+        waiting = [segment]
+        while waiting:
+            now = waiting.pop()
+            waiting += [streams[name] for name in now.streams if name not in found]
+            found |= dict.fromkeys(now.varying, number)
+    return found
 
 
 def _shifted(model: ModelParts, neuron: gs.Node, shift: np.ndarray) -> ModelParts:

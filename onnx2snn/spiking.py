@@ -85,7 +85,7 @@ class Spiking:
         self,
         inputs: dict[str, np.ndarray],
         timesteps: int,
-        read_outs: Sequence[Segment] = (),
+        read_outs: Sequence[gs.Tensor] = (),
     ) -> Iterator[Layer]:
         """The layers in order on one batch; what ``read_outs`` read is kept to the end."""
         providers = self.running.providers

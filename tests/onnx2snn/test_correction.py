@@ -31,7 +31,6 @@ from onnx2snn.graph_passes.neurons import attribute_tensor
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
-from onnx2snn.segments import segment_of
 from onnx2snn.simulation import Simulation
 
 SMALL = from_arrays(X)
@@ -718,9 +717,8 @@ def test_what_averages_over_time_is_measured_after_the_last_time_step():
     snn = convert(model(text, weights), calibration=from_arrays(x), timesteps=8).model
     graph = to_graph(snn)
     (output,) = [tensor for tensor in graph.outputs if tensor.name == "y"]
-    segment = segment_of(graph, output)
-    *_, last = Simulation(graph, {"x": x}, 8).layers(read_outs=[segment])
-    (found,) = last.simulation.measure(segment, [output])
+    *_, last = Simulation(graph, {"x": x}, 8).layers(read_outs=[output])
+    (found,) = last.simulation.measure(last.simulation.ends["y"], [output])
     np.testing.assert_allclose(found, SpikingSession(snn).run(x, 8).output, rtol=1e-5)
 
 

@@ -1,0 +1,176 @@
+"""Streams: what several neurons read between other neurons is computed once."""
+
+from collections import Counter
+from functools import partial
+
+import dyadic
+import numpy as np
+import pytest
+from onnx_text import model
+
+from onnx2snn import SpikingSession, convert, from_arrays, simulation
+from onnx2snn.graph_passes import neuron_nodes, to_graph
+from onnx2snn.segments import segment_of, segments_of
+from onnx2snn.simulation import Simulation
+
+T = 8
+
+
+def network(lines, end, layers, channels=2):
+    """An ANN of so many blocks, whose weights are multiples of 1/8."""
+    rng = np.random.default_rng(0)
+    weights = {"lo": np.float32(0), "hi": np.float32(1), "g": np.float32(0.5)}
+    weights |= {f"w{i}": dyadic.weights(rng, 2, channels, 3, 3) for i in range(layers + 1)}
+    weights |= {f"d{i}": dyadic.weights(rng, 2, 2 * i + 2, 3, 3) for i in range(layers)}
+    weights |= {"v": dyadic.weights(rng, 2, 3), "u": dyadic.weights(rng, 2 * layers + 2, 3)}
+    body = " ".join(lines) + f" m = GlobalAveragePool({end}) f = Flatten(m) "
+    made = "u" if "Concat" in body else "v"
+    text = f"net (float[N, 2, 6, 6] x) => (float[N, 3] y) {{ {body} y = MatMul(f, {made}) }}"
+    used = {name: values for name, values in weights.items() if name in text}
+    return model(text, used)
+
+
+CONV = "Conv<pads = [1, 1, 1, 1]>"
+
+
+def scaled(layers):
+    """s := s + W relu(g s), as of ResNets whose normalization comes first."""
+    lines = [f"s0 = {CONV}(x, w0)"]
+    for i in range(layers):
+        lines += [f"b{i} = Mul(s{i}, g)", f"r{i} = Clip(b{i}, lo, hi)"]
+        lines += [f"c{i} = {CONV}(r{i}, w{i + 1})", f"s{i + 1} = Add(s{i}, c{i})"]
+    return network([*lines, f"last = Clip(s{layers}, lo, hi)"], "last", layers)
+
+
+def direct(layers):
+    """The same, of neurons that read the stream itself; the read-out does, too."""
+    lines = [f"s0 = {CONV}(x, w0)"]
+    for i in range(layers):
+        lines += [f"r{i} = Clip(s{i}, lo, hi)", f"c{i} = {CONV}(r{i}, w{i + 1})"]
+        lines += [f"s{i + 1} = Add(s{i}, c{i})"]
+    return network(lines, f"s{layers}", layers)
+
+
+def dense(layers):
+    """Each block reads what all before it have made, as in DenseNets."""
+    lines = [f"f0 = {CONV}(x, w0)"]
+    for i in range(layers):
+        read = ", ".join(f"f{k}" for k in range(i + 1))
+        lines += [f"a{i} = Concat<axis = 1>({read})", f"r{i} = Clip(a{i}, lo, hi)"]
+        lines += [f"f{i + 1} = {CONV}(r{i}, d{i})"]
+    read = ", ".join(f"f{k}" for k in range(layers + 1))
+    lines += [f"a{layers} = Concat<axis = 1>({read})", f"last = Clip(a{layers}, lo, hi)"]
+    return network(lines, "last", layers)
+
+
+def summed(layers):
+    """s := s + relu(W relu(g s)): a stream of spikes."""
+    lines = [f"c0 = {CONV}(x, w0)", "s0 = Clip(c0, lo, hi)"]
+    for i in range(layers):
+        lines += [f"b{i} = Mul(s{i}, g)", f"c{i + 1} = {CONV}(b{i}, w{i + 1})"]
+        lines += [f"r{i} = Clip(c{i + 1}, lo, hi)", f"s{i + 1} = Add(s{i}, r{i})"]
+    return network(lines, f"s{layers}", layers)
+
+
+KINDS = [scaled, direct, dense, summed]
+
+
+def parts(kind, layers):
+    """What lies before each neuron and the read-out, and before streams."""
+    graph = to_graph(convert(kind(layers)).model)
+    tensors = [*(node.inputs[0] for node in neuron_nodes(graph)), graph.outputs[0]]
+    return segments_of(graph, tensors)
+
+
+def images(samples=5):
+    return dyadic.weights(np.random.default_rng(1), samples, 2, 6, 6, largest=8)
+
+
+@pytest.mark.parametrize(("kind", "times"), [(scaled, 1), (direct, 2), (dense, 1), (summed, 1)])
+def test_a_layer_is_in_few_segments(kind, times):
+    """Not in those of all neurons that come after it."""
+    segments, streams = parts(kind, 9)
+    everywhere = [node for s in (*segments, *streams.values()) for node in s.nodes]
+    made = Counter(node.name for node in everywhere if node.op == "Conv")
+    # What the input alone makes is made anew each time.
+    first = next(node.name for node in everywhere if "w0" in {t.name for t in node.inputs})
+    assert all(count <= times for name, count in made.items() if name != first)
+    assert len(made) == 10
+    assert len(streams) >= 7
+
+
+def test_sums_of_spikes_are_streams():
+    segments, streams = parts(summed, 9)
+    assert sum(len(s.nodes) for s in (*segments, *streams.values())) <= 4 * 10
+    assert all(len(segment.varying) <= 2 for segment in segments)
+
+
+def test_what_is_made_quickly_of_spikes_is_no_stream():
+    """Two layers read a pool of spikes; two populations one convolution."""
+    text = (
+        "net (float[N, 2, 6, 6] x) => (float[N, 3] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w0) "
+        "r = Clip(c, lo, hi) p = AveragePool<kernel_shape = [2, 2]>(r) a = Conv(p, w1) "
+        "b = Conv(p, w2) q = Clip(a, lo, hi) n = Neg(b) t = Clip(b, lo, hi) z = Clip(n, lo, hi) "
+        "k = Concat<axis = 1>(q, t, z) m = GlobalAveragePool(k) f = Flatten(m) y = MatMul(f, u) }"
+    )
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": dyadic.weights(rng, 2, 2, 3, 3) for i in range(3)}
+    weights |= {"lo": np.float32(0), "hi": np.float32(1), "u": dyadic.weights(rng, 6, 3)}
+    assert not parts(lambda _: model(text, weights), 0)[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keeps_currents", [False, True])
+def test_layers_fire_as_in_a_session(kind, keeps_currents):
+    snn, x = convert(kind(5)).model, images()
+    result = SpikingSession(snn).run(x, T)
+    graph = to_graph(snn)
+    fired = 0
+    for layer in Simulation(graph, {"x": x}, T).layers(read_outs=graph.outputs[:1]):
+        if keeps_currents:
+            assert layer.currents.any()
+        counts = layer.fire().sum(axis=0)
+        np.testing.assert_array_equal(counts, result.spike_counts[layer.node.name])
+        fired += 1
+    assert fired == len(neuron_nodes(graph))
+    after = layer.simulation
+    (found,) = after.measure(after.ends[graph.outputs[0].name], graph.outputs[:1])
+    np.testing.assert_array_equal(found, result.output)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_means_are_those_over_all_time_steps(kind):
+    layers = Simulation(to_graph(convert(kind(4)).model), {"x": images()}, T).layers()
+    for layer in layers:
+        tensors = [node.outputs[0] for node in layer.segment.nodes]
+        steps = list(layer.simulation.steps(layer.segment, tensors))
+        for tensor, found, *values in zip(tensors, layer.measure(tensors), *steps, strict=True):
+            np.testing.assert_array_equal(found, np.mean(values, axis=0), err_msg=tensor.name)
+
+
+@pytest.mark.parametrize("kind", [scaled, direct, summed])
+def test_what_is_not_read_any_more_is_let_go(kind):
+    """Of a stream, what the next block reads."""
+    held = []
+    for layer in Simulation(to_graph(convert(kind(9)).model), {"x": images()}, T).layers():
+        inside = vars(layer.simulation)
+        held.append(len(inside["_spikes"]) + len(inside["_streams"]))
+    assert max(held) <= 4
+
+
+@pytest.mark.parametrize("recipe", ["best", "calibration", "rnl", "pre-charged", "spike-norm"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recipes_convert_the_same_without_streams(kind, recipe, monkeypatch):
+    data = from_arrays(images(40))
+    made = partial(convert, kind(4), calibration=data, recipe=recipe, timesteps=T)
+    found = made()
+
+    def without(graph, tensors):
+        return [segment_of(graph, tensor) for tensor in tensors], {}
+
+    monkeypatch.setattr(simulation, "segments_of", without)
+    wanted = made()
+    results = [SpikingSession(one.model).run(images(), T) for one in (found, wanted)]
+    np.testing.assert_allclose(*(result.output for result in results), rtol=1e-4, atol=1e-5)
+    for neuron, other in zip(found.neurons, wanted.neurons, strict=True):
+        np.testing.assert_allclose(neuron.threshold, other.threshold, rtol=1e-5)
