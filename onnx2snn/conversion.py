@@ -20,6 +20,7 @@ from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.graph_passes.neurons import gives_mean
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
@@ -205,6 +206,10 @@ def convert(
             "all thresholds are bounds of clips, which --threshold and --per-channel do not change "
             "without --recalibrate"
         )
+    if approximate is not None and not network.clips:
+        network.notes.append("--approximate changes nothing: there are no curves between neurons")
+    if on_means and not any(gives_mean(node) for node in network.graph.nodes):
+        network.notes.append("--on-means changes nothing: all between neurons is affine")
     if asked_for is not None and not chosen.is_for_timesteps:
         network.notes.append(f"the recipe '{chosen.name}' converts alike for every T")
     result = to_parts(network.graph, like=network.original.structure)

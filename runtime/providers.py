@@ -55,6 +55,11 @@ def onnxruntime() -> Any:
     try:
         import onnxruntime as module
     except ImportError as error:
+        if error.name != "onnxruntime":
+            raise ProviderError(
+                f"ONNX Runtime cannot be loaded: {first_line(error)}; install it anew, with "
+                "pip install --force-reinstall onnxruntime (or onnxruntime-gpu)"
+            ) from error
         raise ProviderError(
             "ONNX Runtime is not installed: run pip install 'onnx2snn[cpu]', "
             "or pip install 'onnx2snn[gpu]' for CUDA"

@@ -401,6 +401,14 @@ def test_a_threshold_asked_for_where_all_are_bounds(asked):
     assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi", **asked).notes
 
 
+def test_options_that_nothing_is_there_for_are_said_to_change_nothing():
+    made = partial(convert, model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi")
+    (note,) = made(approximate=4).notes
+    assert note.startswith("--approximate changes nothing")
+    (note,) = made(on_means=True).notes
+    assert note.startswith("--on-means changes nothing")
+
+
 def test_a_threshold_by_its_name():
     ann = model(MAX_POOLED, WEIGHTS)
     by_name, made = (

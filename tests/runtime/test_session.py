@@ -1,5 +1,6 @@
 import gc
 import logging
+import sys
 import threading
 import weakref
 
@@ -567,6 +568,14 @@ def test_a_provider_that_does_not_start_is_no_silent_fallback(monkeypatch):
 def test_onnxruntime_must_be_there(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ProviderError, match=r"onnx2snn\[cpu\]"):
+        providers.onnxruntime()
+
+
+def test_an_onnxruntime_that_cannot_be_loaded_is_not_called_missing(monkeypatch, tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("import a_library_that_it_needs")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    with pytest.raises(ProviderError, match="cannot be loaded: No module named 'a_library_that"):
         providers.onnxruntime()
 
 
