@@ -14,6 +14,7 @@ from pathlib import Path
 import dyadic
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx_text import model
@@ -754,6 +755,15 @@ def test_full_disk(snn, monkeypatch):
     ):
         assert "No space left on device" in invoke(*options, code=1).output
     assert {path.name for path in Path().iterdir()} == before
+
+
+def test_memory_that_onnx_runtime_lacks_is_one_message(snn, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("[ONNXRuntimeError] : 6 : while running Conv node: std::bad_alloc")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fails)
+    result = invoke("evaluate", snn, "--data", "data.npz", "-T", "4", code=1)
+    assert "Error: out of memory: give it less at once (--batch-size)" in result.stderr
 
 
 def test_plots(snn, monkeypatch):

@@ -723,6 +723,26 @@ def test_states_that_a_device_has_no_room_for(monkeypatch):
         session.run(X, 8)
 
 
+@pytest.mark.parametrize("said", ["std::bad_alloc", "bad allocation", "Failed to allocate memory"])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (onnxruntime, "InferenceSession"),
+        (onnxruntime.OrtValue, "ortvalue_from_numpy"),
+        (onnxruntime.InferenceSession, "run"),
+        (onnxruntime.InferenceSession, "run_with_iobinding"),
+    ],
+)
+def test_what_takes_more_memory_than_there_is(monkeypatch, where, name, said):
+    def fails(*arguments, **options):
+        raise RuntimeError(f"[ONNXRuntimeError] : 6 : while running Sub node: {said}")
+
+    made = SpikingSession(snn())
+    monkeypatch.setattr(where, name, fails)
+    with pytest.raises(MemoryError, match=f"out of memory: .*{said}; run fewer samples at once"):
+        made.run(X, 8)
+
+
 def test_bindings_do_not_outlive_sessions():
     """Else they would hold ONNX Runtime's session, with its weights, and be taken for another's."""
     session = SpikingSession(snn())
