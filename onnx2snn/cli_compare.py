@@ -1,13 +1,12 @@
 """The command ``onnx2snn compare``: recipes side by side on one network."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnx2snn.graph_passes.errors import OutputError
+from onnx2snn.graph_passes.errors import ModelError, OutputError
 from onnx2snn.graph_passes.linear import MaxPool
 
 from . import tables
@@ -155,7 +154,11 @@ def compare(
         _plot(plot, comparison, data)
         tell_drawn(plot, as_json)
     if not converted:
-        sys.exit(1)
+        first = comparison.rows[0]
+        reason = next(iter(first.reasons.values()))
+        raise ModelError(
+            f"none of the recipes could convert the network; {first.recipe.name}: {reason}"
+        )
 
 
 def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:

@@ -491,7 +491,10 @@ def test_command_without_calibration():
     assert "threshold-balancing" in result.stdout
     assert "--calibration" in result.stdout
     assert not Path("plot.png").exists()
+    said = f"Error: none of the recipes could convert the network; {RECIPES[0].name}: "
+    assert result.stderr.splitlines()[-1].startswith(said)
     report = invoke("net.onnx", "--data", "test.npz", "-T", "2", "--json", code=1)
+    assert report.stderr.splitlines()[-1].startswith(said)
     assert all(row["failures"][0]["timesteps"] == 2 for row in json.loads(report.stdout)["recipes"])
     unheeded = ("--calibration-samples", "4", "--recipes", "opi")
     refused = invoke("net.onnx", "--data", "test.npz", "-T", "2", *unheeded, code=2)
