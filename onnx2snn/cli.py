@@ -32,7 +32,7 @@ from .cli_train import train
 from .conversion_tables import readiness_table, recipe_table
 from .demo import TIMESTEPS, run_demo
 from .options import (
-    OutputPath,
+    NamedPath,
     examples,
     json_option,
     make_folder,
@@ -157,7 +157,7 @@ def recipes(as_json: bool) -> None:
 @main.command()
 @click.option(
     "--output",
-    type=OutputPath(file_okay=False),
+    type=NamedPath(file_okay=False),
     default="demo-out",
     show_default=True,
     help="Folder for the networks and the plot; made if it is not there.",

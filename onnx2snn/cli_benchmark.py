@@ -15,7 +15,7 @@ from .options import (
     COUNT,
     MODEL,
     CountsType,
-    OutputPath,
+    NamedPath,
     ann_option,
     examples,
     json_option,
@@ -48,7 +48,7 @@ from .plot_benchmark import ratio_plot
     show_default=True,
     help="CPU threads; one is pinned to a core.",
 )
-@click.option("--plot", type=OutputPath(), help="Draw the ratios.")
+@click.option("--plot", type=NamedPath(), help="Draw the ratios.")
 @json_option
 def benchmark(
     model: Path | None,

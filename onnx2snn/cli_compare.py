@@ -17,7 +17,7 @@ from .options import (
     CALIBRATION_SAMPLES,
     COUNT,
     FOR_CALIBRATION,
-    OutputPath,
+    NamedPath,
     approximate_option,
     batch_option,
     calibration_option,
@@ -74,14 +74,14 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 )
 @click.option(
     "--state",
-    type=OutputPath(),
+    type=NamedPath(),
     help="File that keeps each result as it comes, for the next run to go on from.  "
     "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
 )
 @maxpool_option("exact")
 @approximate_option
 @on_means_option
-@click.option("--plot", type=OutputPath(), help="Draw a curve for each recipe.")
+@click.option("--plot", type=NamedPath(), help="Draw a curve for each recipe.")
 @root_option
 @batch_option
 @device_option

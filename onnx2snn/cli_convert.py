@@ -19,7 +19,7 @@ from .options import (
     FOR_CALIBRATION,
     SO_MANY,
     InitialPotentialType,
-    OutputPath,
+    NamedPath,
     approximate_option,
     batch_option,
     calibration_option,
@@ -51,7 +51,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 )
 @click.command()
 @model_argument
-@click.option("-o", "--output", type=OutputPath(), required=True, help="SNN file.")
+@click.option("-o", "--output", type=NamedPath(), required=True, help="SNN file.")
 @calibration_option
 @click.option(
     "--recipe",

@@ -11,7 +11,7 @@ from . import diagnosis, tables
 from .data_files import open_data
 from .options import (
     MODEL,
-    OutputPath,
+    NamedPath,
     batch_option,
     chosen_providers,
     data_option,
@@ -41,7 +41,7 @@ from .plot import diagnosis_plot
 @click.option("--ann", **MODEL, required=True, help="The ANN it was made from.")
 @data_option
 @timesteps_option
-@click.option("--plot", type=OutputPath(), help="Draw each layer's errors.")
+@click.option("--plot", type=NamedPath(), help="Draw each layer's errors.")
 @root_option
 @samples_option
 @batch_option

@@ -17,7 +17,7 @@ from .diagnosis import OTHER_FILE, is_source
 from .early_exits import early_exits
 from .inspection import json_object, own_metadata_of
 from .options import (
-    OutputPath,
+    NamedPath,
     ann_option,
     batch_option,
     chosen_providers,
@@ -60,7 +60,7 @@ from .plot import SHARES, accuracy_plot, early_exit_plot
     help="Let samples leave once they are settled, at the last T at the latest: accuracy against "
     "mean T, for several rules.",
 )
-@click.option("--plot", type=OutputPath(), help="Draw accuracy over time-steps.")
+@click.option("--plot", type=NamedPath(), help="Draw accuracy over time-steps.")
 @budget_options
 @root_option
 @samples_option

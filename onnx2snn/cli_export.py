@@ -11,7 +11,7 @@ from .export import to_loop
 from .export_nir import to_nir
 from .export_triton import to_triton
 from .options import (
-    OutputPath,
+    NamedPath,
     examples,
     force_option,
     json_option,
@@ -55,7 +55,7 @@ class LengthType(click.ParamType):
     "Neuromorphic Intermediate Representation, for other spiking simulators, of IF neurons "
     "(convert --recipe opi).",
 )
-@click.option("-o", "--output", type=OutputPath(), required=True, help="The result.")
+@click.option("-o", "--output", type=NamedPath(), required=True, help="The result.")
 @click.option(
     "-T",
     "--timesteps",

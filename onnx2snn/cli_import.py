@@ -10,7 +10,7 @@ from . import tables
 from .import_nir import from_nir
 from .options import (
     MODEL,
-    OutputPath,
+    NamedPath,
     examples,
     force_option,
     json_option,
@@ -22,7 +22,7 @@ from .options import (
 @examples("  onnx2snn import net.nir -o snn.onnx")
 @click.command("import")
 @click.argument("file", **MODEL)
-@click.option("-o", "--output", type=OutputPath(), required=True, help="The SNN.")
+@click.option("-o", "--output", type=NamedPath(), required=True, help="The SNN.")
 @force_option
 @json_option
 def import_(file: Path, output: Path, force: bool, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from .options import (
     CALIBRATION_SAMPLES,
     MODEL,
     TIMESTEPS,
-    OutputPath,
+    NamedPath,
     batch_option,
     chosen_providers,
     device_option,
@@ -91,12 +91,12 @@ from .tables import new_table
 )
 @click.option(
     "--state",
-    type=OutputPath(),
+    type=NamedPath(),
     default="reproduce.json",
     show_default=True,
     help="File that keeps what each batch came to, for the next run to go on from.",
 )
-@click.option("--plot", type=OutputPath(), help="Draw it.")
+@click.option("--plot", type=NamedPath(), help="Draw it.")
 @root_option
 @batch_option
 @device_option

@@ -21,7 +21,7 @@ from .inference import is_over_time, precision_rows, run_batches
 from .options import (
     DATA,
     TIMESTEPS,
-    OutputPath,
+    NamedPath,
     batch_option,
     chosen_providers,
     device_option,
@@ -61,7 +61,7 @@ from .options import (
 @click.option(
     "-o",
     "--output",
-    type=OutputPath(),
+    type=NamedPath(),
     help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T at "
     "further read-outs, and firing rates.",
 )

@@ -14,7 +14,7 @@ from onnx2snn.runtime.providers import cores_of
 
 from . import tables
 from .options import (
-    OutputPath,
+    NamedPath,
     device_option,
     examples,
     json_option,
@@ -42,7 +42,7 @@ def default_workers() -> int:
 @click.option(
     "-o",
     "--output",
-    type=OutputPath(file_okay=False),
+    type=NamedPath(file_okay=False),
     help="Folder for checkpoint.pt, log.csv, and the ONNX file with its card; made if it is not "
     "there.  [default: runs/NAME]",
 )

@@ -127,8 +127,8 @@ class SizeType(click.ParamType):
         return int(size)
 
 
-class OutputPath(click.Path):
-    """Where to write; "" is refused, which ``Path`` would take for the current folder."""
+class NamedPath(click.Path):
+    """A file or a folder; "" is refused, which ``Path`` would take for the current folder."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
@@ -189,7 +189,7 @@ def _from_pipe(ctx: Any, param: Any, path: Path | None) -> Path | None:
     return copy
 
 
-MODEL: dict[str, Any] = {"type": click.Path(path_type=Path), "callback": _from_pipe}
+MODEL: dict[str, Any] = {"type": NamedPath(), "callback": _from_pipe}
 """What an argument or option is that names a model's file."""
 
 DATA = (
@@ -229,7 +229,7 @@ max_memory_option = click.option(
 )
 root_option = click.option(
     "--data-root",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="Folder of a data set that is given by name.",
 )
 CALIBRATION_SAMPLES = 512

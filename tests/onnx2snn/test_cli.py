@@ -882,8 +882,11 @@ def test_control_characters_in_messages(folder):
     assert "\x1b" not in said
 
 
-def test_an_empty_name_is_no_output(snn):
+def test_an_empty_name_is_no_path(snn):
     for options in (
+        ("convert", "", "-o", "out.onnx"),
+        ("evaluate", snn, "--data", "data.npz", "-T", "4", "--ann", ""),
+        ("evaluate", snn, "--data", "fashion-mnist", "-T", "4", "--data-root", ""),
         ("convert", "ann.onnx", "-o", ""),
         ("export", snn, "--to", "triton", "-T", "4", "-o", ""),
         ("evaluate", snn, "--data", "data.npz", "-T", "4", "--plot", ""),
