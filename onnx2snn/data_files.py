@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -302,7 +303,7 @@ def _reading(path: Path) -> Iterator[None]:
     except Onnx2SnnError:
         raise
     except Exception as error:
-        raise DataError(f"cannot read '{path}': {_reason(error)}") from error
+        raise DataError(f"cannot read '{path}': {_reason(error, path)}") from error
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -314,7 +315,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
     if reader is None:
-        raise ValueError(f"unknown .npy version {version}")
+        raise NotImplementedError(f"unknown .npy version {version}")
     try:
         shape, in_columns, dtype = reader(file)
     except Exception as error:
@@ -334,9 +335,13 @@ def _read_rows(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.n
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if "allow_pickle" in str(error):
+    if "pickle" in str(error):
         return "it holds pickled objects, which are never loaded"
-    return str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    if isinstance(error, EOFError | ValueError | zipfile.BadZipFile | zlib.error):
+        kind = path.suffix.lower()
+        return f"it is empty, cut off, damaged or no {kind} file; save it again ({said})"
+    return said

@@ -2,6 +2,7 @@ import contextlib
 import gzip
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -215,6 +216,30 @@ def test_truncated(tmp_path, name, share):
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DataError, match="cannot read"):
         open_data(str(path))
+
+
+def test_what_is_no_whole_file_is_to_be_saved_again(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "x.npz", x=X)
+    array, archive = ((tmp_path / name).read_bytes() for name in ("x.npy", "x.npz"))
+    inside = {
+        "cut.npz": array[:-9], "head.npz": array[:40], "none.npz": b"", "text.npz": b"hello, you",
+    }  # fmt: skip
+    for name, content in inside.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            file.writestr("x.npy", content)
+    whole = {
+        "empty.npy": b"", "short.npy": array[:-9], "hello.npy": b"hello, you",
+        "empty.npz": b"", "short.npz": archive[:-99], "hello.npz": b"hello, you",
+        "bytes.npz": archive[:300] + b"!" + archive[301:],
+    }  # fmt: skip
+    for name, content in whole.items():
+        (tmp_path / name).write_bytes(content)
+    for name in (*inside, *whole):
+        path = tmp_path / name
+        said = rf"cannot read '{path}': it is empty, cut off, damaged or no {path.suffix} file; "
+        with pytest.raises(DataError, match=rf"{said}save it again \(.+\)$"):
+            list(open_data(path).batches(8))
 
 
 def test_damaged_inside(tmp_path):
