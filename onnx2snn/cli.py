@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -62,6 +63,25 @@ def _takes_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
+class _Notes(logging.Handler):
+    """Prints what is logged as the commands print their notes, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        tables.note(record.getMessage())
+
+
+@contextlib.contextmanager
+def _tells_warnings() -> Iterator[None]:
+    """Print as notes what the package warns of."""
+    logger, notes = logging.getLogger("onnx2snn"), _Notes(logging.WARNING)
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+
+
 class _Commands(click.Group):
     """The commands, and how they fail: one message, no traceback, exit code 1."""
 
@@ -76,7 +96,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """As click does; Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""
         try:
-            with _takes_sigterm():
+            with _takes_sigterm(), _tells_warnings():
                 return super().invoke(ctx)
         except Onnx2SnnError as error:
             lines = [tables.printable(line) for line in str(error).split("\n")]

@@ -23,6 +23,7 @@ after x, so that weights, potentials and spikes are in the cache when they are r
 
 import heapq
 import logging
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,8 +168,8 @@ def laid_out(
     entrance = unused_prefix(names_in(chunk), "enter/")
     try:
         made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
-    except OSError as error:
-        logger.warning("time-steps run in plain layout, which is slower: %s", error)
+    except OSError:
+        _tell_of_plain_layout(tempfile.tempdir)
         return None
     laid = made.structure
     placed = _with_neurons(_entered(laid, entrance), stand_ins)
@@ -191,6 +192,17 @@ def laid_out(
     held = {tensor.name for tensor in parts.structure.graph.initializer}
     laid_out = {name: values for name, values in made.weights.items() if name in held}
     return ModelParts(parts.structure, laid_out | parts.weights)
+
+
+@cache
+def _tell_of_plain_layout(folder: str | None) -> None:
+    """Warn, once a process, that no temporary file can be written in this folder, or in any."""
+    where = "in any of the system's folders for them" if folder is None else f"in '{folder}'"
+    logger.warning(
+        "time-steps run in plain layout, which is slower: a temporary file could not be written "
+        "%s; make room there, or set TMPDIR to another folder",
+        where,
+    )
 
 
 def _to_lay_out(

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from onnx_text import model
 from onnx2snn import (
     OutputError,
     SpikingSession,
+    cli_inspect,
     convert,
     diagnose,
     open_data,
@@ -764,6 +766,16 @@ def test_memory_that_onnx_runtime_lacks_is_one_message(snn, monkeypatch):
     monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fails)
     result = invoke("evaluate", snn, "--data", "data.npz", "-T", "4", code=1)
     assert "Error: out of memory: give it less at once (--batch-size)" in result.stderr
+
+
+def test_what_is_logged_is_a_note(snn, monkeypatch):
+    def warns(model, known=cli_inspect.build_plan):
+        logging.getLogger("onnx2snn").warning("it is slower: %s", "no room")
+        return known(model)
+
+    monkeypatch.setattr(cli_inspect, "build_plan", warns)
+    for _ in range(2):
+        assert invoke("inspect", snn).stderr == "Note: it is slower: no room.\n"
 
 
 def test_plots(snn, monkeypatch):
