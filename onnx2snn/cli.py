@@ -35,8 +35,8 @@ from .demo import TIMESTEPS, run_demo
 from .options import (
     NamedPath,
     examples,
+    folder_for,
     json_option,
-    make_folder,
     maxpool_option,
     model_argument,
     on_means_option,
@@ -191,12 +191,12 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     at half the threshold and at zero.
     """
     pyplot()
-    make_folder(output)
-    found = run_demo(samples, tables.track)
-    for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
-        write_model(conversion.parts, output / f"snn-{name}.onnx")
-    title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
-    accuracy_plot(output / "accuracy.png", TIMESTEPS, found.accuracies, found.ann, title)
+    with folder_for(output):
+        found = run_demo(samples, tables.track)
+        for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
+            write_model(conversion.parts, output / f"snn-{name}.onnx")
+        title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
+        accuracy_plot(output / "accuracy.png", TIMESTEPS, found.accuracies, found.ann, title)
     if as_json:
         print_json(
             {

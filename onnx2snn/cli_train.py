@@ -17,8 +17,8 @@ from .options import (
     NamedPath,
     device_option,
     examples,
+    folder_for,
     json_option,
-    make_folder,
     print_json,
     root_option,
     said_by_system,
@@ -114,7 +114,7 @@ def train_network(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         click.echo(f"Training on {device}.", err=True)
-    with _folder_for(folder), _translated():
+    with folder_for(folder), _translated():
         from onnx2snn.models.run import run
 
         def tell(done: float, history: list[dict[str, float]]) -> None:
@@ -135,24 +135,6 @@ def _torch() -> Any:
             f"training needs {error.name}: pip install 'onnx2snn[train]'"
         ) from error
     return torch
-
-
-@contextlib.contextmanager
-def _folder_for(folder: Path) -> Iterator[None]:
-    """Make the folder, unless it is there; a failure that leaves it empty leaves none.
-
-    Raises ``OutputError`` unless it takes files.
-    """
-    whole = Path(os.path.realpath(folder))
-    made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
-    try:
-        make_folder(folder)
-        yield
-    except BaseException:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
 
 
 @contextlib.contextmanager

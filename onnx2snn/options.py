@@ -1,12 +1,13 @@
 """The options that the commands share, and what they check."""
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -150,7 +151,7 @@ def examples(text: str) -> Callable[[Any], Any]:
     return decorate
 
 
-def make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """Make a folder, or the one that a link leads to, unless it is there.
 
     Raises ``OutputError`` unless it can be made and written.
@@ -162,6 +163,24 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
     if not os.access(whole, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write into the folder '{folder}'")
+
+
+@contextlib.contextmanager
+def folder_for(folder: Path) -> Iterator[None]:
+    """Make the folder, unless it is there; a failure that leaves it empty leaves none.
+
+    Raises ``OutputError`` unless it takes files.
+    """
+    whole = Path(os.path.realpath(folder))
+    made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
+    try:
+        _make_folder(folder)
+        yield
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def said_by_system(error: OSError) -> str:

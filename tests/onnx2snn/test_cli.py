@@ -23,6 +23,7 @@ from onnx_text import model
 from onnx2snn import (
     OutputError,
     SpikingSession,
+    cli,
     cli_inspect,
     convert,
     diagnose,
@@ -313,6 +314,18 @@ def test_demo():
     assert "v(0) = V_th/2" in output
     assert Path("results/accuracy.png").read_bytes().startswith(b"\x89PNG")
     onnx.checker.check_model("results/snn-half.onnx", full_check=True)
+
+
+def test_a_demo_that_fails_leaves_no_new_folder(monkeypatch):
+    def fails(*arguments):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(cli, "run_demo", fails)
+    Path("old").mkdir()
+    for folder in ("new/deeper", "old"):
+        assert "no room" in invoke("demo", "--output", folder, code=1).stderr
+    assert Path("old").is_dir()
+    assert not Path("new").exists()
 
 
 def test_inspect_shows_the_plan(snn, monkeypatch):
