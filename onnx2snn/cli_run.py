@@ -97,6 +97,11 @@ def run(
     """
     if coding != "poisson":
         refuse_options({"--seed": seed is not None}, "is for --coding poisson")
+    if readout is not None and readout[-1] > timesteps:
+        raise click.UsageError(
+            f"--readout {readout[-1]} is beyond the {timesteps} time-steps of the run: give "
+            "time-steps up to -T"
+        )
     refuse_root(data_root, source)
     require_output(output, model, source)
     parts = read_any(model)

@@ -180,6 +180,12 @@ def test_run(snn):
         assert report["firing_rates"]["p"] == pytest.approx(float(arrays["firing_rate/p"]))
 
 
+def test_run_refuses_to_read_out_beyond_its_end(snn):
+    words = ("run", snn, "--input", "data.npy", "-T", 4, "--readout")
+    assert "--readout 8 is beyond the 4 time-steps" in invoke(*words, "2,8", code=2).stderr
+    invoke(*words, "2,4")
+
+
 def test_run_on_input_that_varies_in_time(snn):
     np.save("video.npy", np.stack([X] * 5))
     a = as_json("run", snn, "--input", "video.npy", "-T", 5, "--batch-size", 7, "-o", "a.npz")
