@@ -23,8 +23,9 @@ from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
+from onnx2snn.runtime.inputs import fits, require_type, written
 
-from .data import Data, checked, from_arrays, rows_in_turn, some_rows, together, with_rows
+from .data import Data, by_name, checked, from_arrays, rows_in_turn, some_rows, together, with_rows
 from .inspection import metadata_of
 
 DATASETS = (*IN_MEMORY, "imagenet")
@@ -72,10 +73,11 @@ def open_data(
             data = _open_folder(source, root, wanted, samples, train)
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
-    elif kind == ".npz":
-        data = _open_npz(Path(source), labels, train, model)
-    elif kind == ".npy":
-        data = _open_npy(Path(source))
+    elif kind in (".npz", ".npy"):
+        structure, path = _structure_of(model), Path(source)
+        data = _open_npz(path, labels, train, structure) if kind == ".npz" else _open_npy(path)
+        if structure is not None:
+            _require_fit(data, structure)
     else:
         raise DataError(
             f"'{source}' is no data: give an .npz with x (and y), an .npy, a folder of "
@@ -93,6 +95,27 @@ def _inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """What a model has to be given: weights and states have defaults."""
     defaults = {tensor.name for tensor in structure.graph.initializer}
     return [info for info in structure.graph.input if info.name not in defaults]
+
+
+def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
+    """Raise ``DataError`` where an array has another type or shape than the input that it is.
+
+    How many samples there are is not looked at, nor whether there is an input for each time-step.
+    """
+    declared = {info.name: info.type.tensor_type for info in _inputs_of(structure)}
+    first = by_name(next(data.read(1)))
+    for key, shape in (data.shapes or {"x": data.shape}).items():
+        name = next(iter(declared)) if key == "x" and len(declared) == 1 else key
+        if name not in declared or not declared[name].HasField("shape"):
+            continue
+        what = f"'{data.name}'" if data.shapes is None else f"'{key}' of '{data.name}'"
+        wanted = [size.dim_value or None for size in declared[name].shape.dim]
+        sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
+        if not fits(sizes, [None, *wanted[1:]]):
+            needs = written(wanted)
+            raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}")
+        kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
+        require_type(first[key].dtype, kind, "the network", what)
 
 
 def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:
@@ -196,7 +219,7 @@ def _open_npy(path: Path) -> Data:
     return from_arrays(x, None, str(path))
 
 
-def _open_npz(path: Path, labels: bool, train: bool, model: Model | ModelParts | None) -> Data:
+def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto | None) -> Data:
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         inputs = [name for name in names if name != "y"]
@@ -212,7 +235,9 @@ def _open_npz(path: Path, labels: bool, train: bool, model: Model | ModelParts |
             # What else is there may be further inputs, or has nothing to do with them.
             fitting = [name for name in inputs if _length(archive, name) == data.samples]
             others = [name for name in inputs if name not in ("x", *fitting)]
-            wanted = _names_of_inputs(model) if len(inputs) > 1 else None
+            wanted = None
+            if structure is not None and len(inputs) > 1:
+                wanted = {info.name for info in _inputs_of(structure)}
             _refuse_inputs(path, others, data.samples, wanted or set())
             # The only input may be called x.
             inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
@@ -224,13 +249,11 @@ def _open_npz(path: Path, labels: bool, train: bool, model: Model | ModelParts |
     return checked(data, y)
 
 
-def _names_of_inputs(model: Model | ModelParts | None) -> set[str] | None:
-    """What the inputs of a network are called; None where that is not known."""
+def _structure_of(model: Model | ModelParts | None) -> onnx.ModelProto | None:
+    """A network without its weights; None where it is not known."""
     # A pipe can be read once, and others need the model.
     a_pipe = isinstance(model, str | os.PathLike) and not Path(model).is_file()
-    if model is None or a_pipe:
-        return None
-    return {info.name for info in _inputs_of(read_structure(model))}
+    return None if model is None or a_pipe else read_structure(model)
 
 
 def _refuse_inputs(path: Path, others: list[str], samples: int, wanted: set[str]) -> None:

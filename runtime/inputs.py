@@ -135,7 +135,6 @@ def as_input(
     other; any other type must be the network's own, since pixel values of one type are no
     intensities of another. ``who`` needs the input, for the message.
     """
-    expected = ", ".join(str(size) if isinstance(size, int) else "*" for size in shape)
     if not fits(x.shape, shape):
         hint = ""
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
@@ -145,13 +144,8 @@ def as_input(
             )
             if name != "x":
                 hint += "; what holds no samples, such as an initial state, make a constant instead"
-        raise DataError(f"{name} has shape {list(x.shape)}, {who} needs [{expected}]{hint}")
-    floating = np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.floating)
-    if not floating and x.dtype.newbyteorder("=") != dtype:
-        raise DataError(
-            f"{name} has type {x.dtype}, {who} needs {np.dtype(dtype)}: "
-            "prepare it as for the network's training"
-        )
+        raise DataError(f"{name} has shape {list(x.shape)}, {who} needs {written(shape)}{hint}")
+    require_type(x.dtype, dtype, who, name)
     if x.size == 0:
         raise DataError(f"{name} is empty: its shape is {list(x.shape)}")
     check_finite(x, name)
@@ -160,6 +154,21 @@ def as_input(
     if value.dtype != x.dtype:
         check_finite(value, f"{name}, as the {value.dtype} that {who} needs,")
     return value
+
+
+def written(shape: Sequence[int | str | None]) -> str:
+    """A shape as messages show it, with * for any size: "[*, 3, 32, 32]"."""
+    return f"[{', '.join(str(size) if isinstance(size, int) else '*' for size in shape)}]"
+
+
+def require_type(given: np.dtype, wanted: np.dtype, who: str, name: str) -> None:
+    """Raise ``DataError`` unless an input of one type can be one of the other, as ``as_input``."""
+    floating = np.issubdtype(given, np.floating) and np.issubdtype(wanted, np.floating)
+    if not floating and given.newbyteorder("=") != wanted:
+        raise DataError(
+            f"{name} has type {given}, {who} needs {np.dtype(wanted)}: "
+            "prepare it as for the network's training"
+        )
 
 
 def check_finite(x: np.ndarray, what: str) -> None:

@@ -515,6 +515,35 @@ def test_what_changes_nothing_without_data_may_be_given(option):
     invoke("convert", "ann.onnx", "-o", "snn.onnx", option)
 
 
+def test_data_that_does_not_fit_the_network_is_named(snn):
+    """With the shape that the file has, not that of a batch."""
+    wrong = np.ones((200, 1, 6, 7), np.float32)
+    np.savez("x.npz", x=wrong, y=np.arange(200) % 3)
+    np.save("x.npy", wrong)
+    np.save("raw.npy", np.ones(X.shape, int))
+    shape = "has shape [200, 1, 6, 7], the network needs [*, 1, 6, 6]"
+    good = ("--data", "data.npz", "-T", "4")
+    for words, message in (
+        (("evaluate", snn, "--data", "x.npz", "-T", "4"), f"'x.npz' {shape}"),
+        (("run", snn, "--input", "x.npy", "-T", "4"), f"'x.npy' {shape}"),
+        (("run", snn, "--input", "raw.npy", "-T", "4"), "'raw.npy' has type int64, the network"),
+        (("convert", "ann.onnx", "-o", "n.onnx", "--calibration", "x.npz"), f"'x.npz' {shape}"),
+        (("compare", "ann.onnx", "--calibration", "x.npz", *good), f"'x.npz' {shape}"),
+        (("diagnose", snn, "--ann", "ann.onnx", "--data", "x.npy", "-T", "4"), f"'x.npy' {shape}"),
+    ):
+        assert message in invoke(*words, code=1).stderr
+
+
+def test_which_of_several_inputs_does_not_fit_is_named():
+    text = "net (float[N, 3] a, float[N, 2] b) => (float[N, 5] y) { c = Concat<axis = 1>(a, b) "
+    text += "y = Clip(c, zero, bound) }"
+    ann = model(text, {"zero": np.float32(0), "bound": np.float32(1)})
+    write_model(convert(ann).model, "two.onnx")
+    np.savez("two.npz", a=np.ones((6, 3), np.float32), b=np.ones((6, 4), np.float32))
+    message = invoke("run", "two.onnx", "--input", "two.npz", "-T", "4", code=1).stderr
+    assert "'b' of 'two.npz' has shape [6, 4], the network needs [*, 2]" in message
+
+
 def test_a_model_from_a_pipe():
     os.mkfifo("pipe.onnx")
     content = Path("ann.onnx").read_bytes()
@@ -691,7 +720,7 @@ def test_integer_networks_take_their_own_type_only():
         max(as_json("run", "snn.onnx", "--input", "u.npy", "-T", "2")["firing_rates"].values()) > 0
     )
     message = invoke("run", "snn.onnx", "--input", "data.npy", "-T", "2", code=1).output
-    assert "x has type float32, the network needs uint8" in message
+    assert "'data.npy' has type float32, the network needs uint8" in message
 
 
 def test_activations_before_the_first_neuron_are_named():
