@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import RLock
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import onnx
@@ -168,6 +168,13 @@ class SpikingSession:
     def input_shape(self) -> tuple[int | str, ...]:
         """Shape of the first input."""
         return tuple(self._plan.inputs[0].shape)
+
+    def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: what ONNX Runtime holds stays in its process."""
+        raise TypeError(
+            "a SpikingSession cannot be pickled or copied: open its file anew where another is "
+            "needed, as in another process, with SpikingSession(path)"
+        )
 
     @one_at_a_time
     def run(

@@ -1,5 +1,7 @@
+import copy
 import gc
 import logging
+import pickle
 import sys
 import threading
 import weakref
@@ -741,6 +743,14 @@ def test_what_takes_more_memory_than_there_is(monkeypatch, where, name, said):
     monkeypatch.setattr(where, name, fails)
     with pytest.raises(MemoryError, match=f"out of memory: .*{said}; run fewer samples at once"):
         made.run(X, 8)
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_session_is_opened_anew_elsewhere(send):
+    session = SpikingSession(snn())
+    with pytest.raises(TypeError, match=r"open its file anew .* with SpikingSession\(path\)"):
+        send(session)
+    session.run(X, 8)
 
 
 def test_bindings_do_not_outlive_sessions():
