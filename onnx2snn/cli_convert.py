@@ -156,6 +156,7 @@ def convert(
             "--recalibrate": recalibrate,
             "--approximate": approximate,
             "--samples": samples,
+            "--batch-size": batch_size,
             "--data-root": data_root,
         }
         refuse_options(of_data, FOR_CALIBRATION)

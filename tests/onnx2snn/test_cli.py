@@ -515,6 +515,13 @@ def test_what_changes_nothing_without_data_may_be_given(option):
     invoke("convert", "ann.onnx", "-o", "snn.onnx", option)
 
 
+@pytest.mark.parametrize("option", [("--per-channel",), ("--recalibrate",), ("--batch-size", 7)])
+def test_convert_refuses_what_is_not_heeded_without_data(option):
+    said = invoke("convert", "ann.onnx", "-o", "new.onnx", *option, code=2).output
+    assert f"{option[0]} is for calibration data: give --calibration too" in said
+    assert not Path("new.onnx").exists()
+
+
 def test_data_that_does_not_fit_the_network_is_named(snn):
     """With the shape that the file has, not that of a batch."""
     wrong = np.ones((200, 1, 6, 7), np.float32)
