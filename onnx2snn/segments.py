@@ -7,6 +7,7 @@ computed L (L + 1) / 2 times. Such a sum is a *stream*, a border of segments as 
     s = s_before + W x,  u = g s        becomes        s <- s_before, x        and        u <- s
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,16 @@ from onnx2snn.graph_passes.neurons import (
     is_mean,
     is_neuron,
     is_stateful,
+    neuron_nodes,
     starts_of,
     states_read,
 )
+
+_SUMS = {*WEIGHTED, "Add"}
+"""Operators that make a stream worth to be kept."""
+
+_SIZES = {"Shape", "Size"}
+"""Operators of what is no sum of spikes."""
 
 
 @dataclass(frozen=True)
@@ -108,31 +116,40 @@ def segments_of(
     """What lies before each of these tensors, and before the streams that they read, by name.
 
     A stream is read on the way to at least two of the tensors, and not by the same nodes. What is
-    as quickly made anew of spikes, such as a pool of them, is none: it would take more memory.
+    as quickly made anew of spikes, such as a pool of them, is none, nor what is wider than all
+    neurons: over all time-steps it would take more memory. In float16 it would be rounded anew.
     """
     readers = _readers(graph, tensors)
     ends = Counter(tensor.name for tensor in tensors)
+    widest = max((numbers_in(node.outputs[0]) for node in neuron_nodes(graph)), default=0)
     streams: dict[str, Segment] = {}
     for node in graph.nodes:
-        for tensor in () if is_neuron(node) else node.outputs:
-            ways = readers[tensor.name]
-            through = reduce(or_, ways, 0).bit_count() - ends[tensor.name]
-            if through > 1 and len(set(ways)) > 1:
-                segment = segment_of(graph, tensor, streams)
-                sums = any(each.op in (*WEIGHTED, "Add") for each in segment.nodes)
-                if segment.varying and sums and not segment.averages:
-                    streams[tensor.name] = segment
+        tensor, ways = node.outputs[0], readers[node.outputs[0].name]
+        through = reduce(or_, ways, 0).bit_count() - ends[tensor.name]
+        if through < 2 or len(set(ways)) < 2 or is_neuron(node) or len(node.outputs) > 1:
+            continue
+        precise = tensor.dtype in (np.float32, np.float64)
+        if precise and tensor.shape and numbers_in(tensor) <= widest:
+            segment = segment_of(graph, tensor, streams)
+            ops = {each.op for each in segment.nodes}
+            if segment.varying and ops & _SUMS and not (ops & _SIZES or segment.averages):
+                streams[tensor.name] = segment
     return [segment_of(graph, tensor, streams) for tensor in tensors], streams
 
 
+def numbers_in(tensor: gs.Tensor) -> int:
+    """How many numbers a sample of a tensor has; what is not known does not count."""
+    return math.prod(size for size in (tensor.shape or ())[1:] if isinstance(size, int))
+
+
 def _readers(graph: gs.Graph, tensors: Sequence[gs.Tensor]) -> dict[str, list[int]]:
-    """By tensor, for each that reads it, to which of ``tensors`` that leads, as bits."""
+    """By tensor, for each result of what reads it, to which of ``tensors`` that leads, as bits."""
     found = defaultdict[str, list[int]](list)
     for place, tensor in enumerate(tensors):
         found[tensor.name].append(1 << place)
     for node in reversed(graph.nodes):
         if not is_neuron(node):
-            led = reduce(or_, (way for made in node.outputs for way in found[made.name]), 0)
-            for name in {tensor.name for tensor in operands(node)} if led else ():
-                found[name].append(led)
+            led = [reduce(or_, found[made.name], 0) for made in node.outputs]
+            for name in {tensor.name for tensor in operands(node)}:
+                found[name] += filter(None, led)
     return found

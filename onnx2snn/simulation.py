@@ -37,13 +37,16 @@ from .segments import Segment, segments_of
 
 ALL = slice(None)
 
+Apart = dict[tuple[str, ...], bool]
+"""Whether layers compute each sample by itself, by their names and those of what they read."""
+
 
 class Simulation:
     """A spiking network on one batch of inputs, by name, for T time-steps.
 
-    ``apart``: the layers by name, with whether they compute each sample by itself, as far as
-    that is known; what another batch found out serves, too. ``ends``: what lies before each of the
-    read-outs that ``layers`` was told of, by name.
+    ``apart``: the layers, with whether they compute each sample by itself, as far as that is known;
+    what another batch found out serves, too. ``ends``: what lies before each of the read-outs that
+    ``layers`` was told of, by name.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Simulation:
         inputs: Mapping[str, np.ndarray],
         timesteps: int,
         providers: Providers = None,
-        apart: dict[str, bool] | None = None,
+        apart: Apart | None = None,
     ) -> None:
         self.graph, self.inputs, self.timesteps = graph, inputs, timesteps
         self._providers = resolve_providers(providers)
@@ -192,8 +195,8 @@ class Simulation:
 
     def _is_apart(self, layer: Segment, model: ModelParts) -> bool:
         """Whether a layer, which this is a model of, computes each sample by itself."""
-        name = layer.nodes[-1].name
-        if name not in self._apart:
+        key = (layer.nodes[-1].name, *layer.varying)
+        if key not in self._apart:
             shapes = {n: self._shape(n) for n in layer.varying}
             shapes |= {n: np.shape(self.inputs[n]) for n in layer.inputs}
             states: list[State] = []
@@ -205,8 +208,8 @@ class Simulation:
                 shapes |= {state.read: shape for state in own}
             count = self._shape(layer.varying[0])[0]
             known = all(all(shape) for shape in shapes.values())
-            self._apart[name] = known and samples_are_apart(model.structure, states, shapes, count)
-        return self._apart[name]
+            self._apart[key] = known and samples_are_apart(model.structure, states, shapes, count)
+        return self._apart[key]
 
     def _stream(self, name: str) -> np.ndarray:
         """A stream at each time-step: [T, N, ...]."""

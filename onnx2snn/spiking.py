@@ -1,6 +1,5 @@
 """What a pass over a spiking network changes, and what it measures it against."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from onnx2snn.graph_passes.neurons import (
     mean_nodes,
     neuron_nodes,
 )
+from onnx2snn.graph_passes.spiking import is_fixed
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import as_input, by_input_name
 
@@ -23,8 +23,8 @@ from .ann import Ann, with_outputs
 from .data import Data
 from .layers import Layer
 from .progress import Running
-from .segments import Segment, segment_of
-from .simulation import Simulation
+from .segments import Segment, numbers_in, segment_of, segments_of
+from .simulation import Apart, Simulation
 
 MOST_BYTES = 2**30
 """Of one layer's currents over all time-steps of one batch."""
@@ -45,7 +45,7 @@ class Spiking:
     data: Data | None
     running: Running
     timesteps: int
-    apart: dict[str, bool] = field(default_factory=dict)
+    apart: Apart = field(default_factory=dict)
 
     def batches(
         self, what: str, timesteps: int, samples: int | None = None
@@ -53,7 +53,7 @@ class Spiking:
         """The inputs by name, in the network's types, batch by batch, with progress.
 
         Batches are cut to a fixed batch size, or to so many ``samples``, or where the currents of
-        a layer over ``timesteps`` would take more than ``MOST_BYTES``. Raises
+        a layer over ``timesteps``, or two streams, would take more than ``MOST_BYTES``. Raises
         ``MissingThresholdError`` without data.
         """
         if self.data is None:
@@ -68,10 +68,7 @@ class Spiking:
         names = [tensor.name for tensor in inputs]
         sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
         fixed = sizes.pop() if len(sizes) == 1 else None
-        layers = [node.outputs[0].shape[1:] for node in neuron_nodes(self.graph)]
-        known = [shape for shape in layers if all(isinstance(size, int) for size in shape)]
-        largest = max((math.prod(shape) for shape in known), default=1)
-        most = max(1, MOST_BYTES // (4 * timesteps * largest))
+        most = max(1, MOST_BYTES // (4 * timesteps * self._largest()))
         most = min(most, samples or most)
         for x, _ in self.running.batches(self.data, what):
             given = by_input_name(x, names, "the network")
@@ -80,6 +77,17 @@ class Spiking:
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
+
+    def _largest(self) -> int:
+        """The most numbers of a sample that are kept at each time-step."""
+        nodes = neuron_nodes(self.graph)
+        layers = [node.outputs[0] for node in nodes]
+        known = [tensor for tensor in layers if is_fixed(tensor.shape)]
+        _, streams = segments_of(self.graph, [node.inputs[0] for node in nodes])
+        tensors = self.graph.tensors()
+        # One is made of the one before.
+        two = [2 * numbers_in(tensors[name]) for name in streams]
+        return max([1, *map(numbers_in, known), *two])
 
     def simulate(
         self,

@@ -31,7 +31,7 @@ from onnx2snn.graph_passes.neurons import attribute_tensor
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.searching import BALANCING_STEPS
-from onnx2snn.simulation import Simulation
+from onnx2snn.simulation import Apart, Simulation
 
 SMALL = from_arrays(X)
 RNG = np.random.default_rng(0)
@@ -371,7 +371,7 @@ def test_means_between_layers_are_those_over_all_time_steps(maxpool):
 
 def simulate_both_ways(snn, x, shift):
     """Layers that fire before their currents are asked for, and again after."""
-    apart: dict[str, bool] = {}
+    apart: Apart = {}
     for layer in Simulation(to_graph(snn), x, 8, apart=apart).layers():
         layer.shift = np.float32(shift)
         streamed = layer.fire()
