@@ -104,6 +104,9 @@ class _Commands(click.Group):
         except MemoryError as error:
             what = "out of memory: give it less at once (--batch-size), or a smaller network"
             raise click.ClickException(what) from error
+        except BrokenPipeError:
+            # Who reads has seen enough, as head has: click ends without a word.
+            raise
         except OSError as error:
             raise click.ClickException(said_by_system(error)) from error
         except KeyboardInterrupt:

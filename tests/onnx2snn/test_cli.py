@@ -999,6 +999,11 @@ def test_as_a_process(folder):
         assert full.stderr == b"Error: No space left on device\n"
     closed = subprocess.run(f"{script} recipes >&-", shell=True, stderr=subprocess.PIPE)
     assert (closed.returncode, closed.stderr) == (0, b"")
+    # Who reads is gone, as head is once it has its lines.
+    for words in ("recipes --json", "inspect snn.onnx", "inspect snn.onnx --json"):
+        command = f"{script} {words} | true"
+        gone = subprocess.run(command, shell=True, stderr=subprocess.PIPE, cwd=folder)
+        assert gone.stderr == b""
 
 
 def test_check_exits_with_its_verdict():
