@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import onnx
+from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.neurons import DOMAIN, state_names
+from onnx2snn.graph_passes.linear import SPIKING_POOLS
+from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS, state_names
 
 from .chunks import (
     LONG,
@@ -24,6 +26,7 @@ from .chunks import (
 from .columns import Columns
 from .costs import Costs
 from .estimate import Estimate, Run
+from .graphs import attributes_of, with_nodes
 from .groups import Groups, groups_of_all
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of
@@ -215,14 +218,13 @@ def shapes_read(
         for state, _ in state_names(neuron.op, neuron.name):
             known[state] = (samples, *neuron.shape)
     starts = {state.read: state.start for state in plan.states}
-    made = sizes_of(step, known).shapes
+    made = sizes_of(_of_one_time_step(step), known).shapes
     for node in step.graph.node:
         state = node.input[-1] if node.domain == DOMAIN else ""
         if state in read and state not in known:
             # Kept sums have the shape of what they sum; a clock is one number.
             shape = starts[state].shape if node.op_type == "Clock" else made.get(node.input[0], ())
             known |= {state: shape} if all(shape) else {}
-            made = sizes_of(step, known).shapes
     for name, total in plan.sums.items():
         shape = made.get(name, (0,))
         if total.read in read and all(shape):
@@ -233,6 +235,26 @@ def shapes_read(
             for state, _ in state_names(neuron.op, neuron.name):
                 del known[state]
     return known
+
+
+def _of_one_time_step(step: onnx.ModelProto) -> onnx.ModelProto:
+    """A step with what it makes of one time-step in place of what it makes of kept sums.
+
+    That has the same shapes, also where those of the sums are not known yet.
+    """
+    nodes = []
+    for node in step.graph.node:
+        if node.domain != DOMAIN or node.op_type in {*NEURONS, "Clock"}:
+            nodes.append(node)
+            continue
+        pool = SPIKING_POOLS.get(node.op_type)
+        attributes = attributes_of(node) if pool else {}
+        x, total = node.output[0], node.output[-1]
+        nodes += [
+            helper.make_node(pool or "Identity", node.input[:1], [x], **attributes),
+            helper.make_node("Identity", node.input[:1], [total]),
+        ]
+    return with_nodes(step, nodes, step.graph.output)
 
 
 def _too_much(memory: Memory, run: Run, max_memory: int) -> str:

@@ -88,7 +88,7 @@ def groups_of(
     ``shapes``: those of what ``step`` reads, for N = ``samples``. All N where samples are not
     computed each by itself.
     """
-    if not samples_are_apart(step, states, shapes, samples):
+    if samples == 1 or not samples_are_apart(step, states, shapes, samples):
         return groups_of_all(samples)
     made = sizes_of(step, shapes)
     by_layer = Counter[str]()
