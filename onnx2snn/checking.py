@@ -312,7 +312,7 @@ def first_inputs_that_run(
     for inputs in seeded_inputs(graph):
         try:
             return inputs, ann.run(inputs)
-        except (DataError, MemoryError):
+        except DataError:
             continue
     return None
 

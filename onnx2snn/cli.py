@@ -17,6 +17,7 @@ import click
 from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.runtime.providers import OUT_OF_MEMORY
 
 from . import readiness, tables
 from .cli_benchmark import benchmark
@@ -102,8 +103,7 @@ class _Commands(click.Group):
             lines = [tables.printable(line) for line in str(error).split("\n")]
             raise click.ClickException("\n".join(lines)) from error
         except MemoryError as error:
-            what = "out of memory: give it less at once (--batch-size), or a smaller network"
-            raise click.ClickException(what) from error
+            raise click.ClickException(OUT_OF_MEMORY) from error
         except BrokenPipeError:
             # Who reads has seen enough, as head has: click ends without a word.
             raise

@@ -109,13 +109,15 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
         if name not in declared or not declared[name].HasField("shape"):
             continue
         what = f"'{data.name}'" if data.shapes is None else f"'{key}' of '{data.name}'"
-        wanted = [size.dim_value or None for size in declared[name].shape.dim]
+        wanted = [n if n > 0 else None for n in (d.dim_value for d in declared[name].shape.dim)]
         sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
         if not fits(sizes, [None, *wanted[1:]]):
             needs = written(wanted)
             raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}")
         kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
-        require_type(first[key].dtype, kind, "the network", what)
+        # Of others, such as bfloat16, the network itself is refused.
+        if kind.kind in "fiub":
+            require_type(first[key].dtype, kind, "the network", what)
 
 
 def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:

@@ -219,7 +219,7 @@ class Network:
             if sample is not None:
                 error = batch_dependence(to_parts(self.graph), *sample)
                 why = "samples depend on each other"
-        except (ModelError, DataError, MemoryError, ValueError) as failure:
+        except (ModelError, DataError, ValueError) as failure:
             why = str(failure)
         if error <= tolerance(self.graph):
             self.reports.append(report)

@@ -43,6 +43,7 @@ MOST_THREADS = 1024
 """More are refused: ONNX Runtime would start them all."""
 FEW_WEIGHTS = 2**24
 """Bytes, 16 MiB: making a session of no more leaves little memory to give back."""
+OUT_OF_MEMORY = "out of memory: give it less at once (--batch-size), or a smaller network"
 _NO_MEMORY = ("std::bad_alloc", "bad allocation", "Failed to allocate memory")
 _IN_FLOAT32 = "; it has some operators in float32 alone: export the network in that"
 _CAPTURE = "enable_cuda_graph"
@@ -230,8 +231,7 @@ def create_session(
     memory each time, through bindings.
 
     Raises ``ProviderError`` if the first provider does not start, where ONNX Runtime itself would
-    go on with the next one, ``ModelError`` if it cannot load the model, and ``MemoryError`` if
-    that takes more memory than there is.
+    go on with the next one, and ``ModelError`` if it cannot load the model.
     """
     ort = onnxruntime()
     providers = providers if captures else without_capture(providers)
@@ -266,7 +266,8 @@ def create_session(
     try:
         session = _start(model.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
-        require_memory(error)
+        if lacks_memory(error):
+            raise ModelError(OUT_OF_MEMORY) from error
         if name_of(providers[0]) != CPU:
             _require_start(providers)
         raise ModelError(
@@ -328,7 +329,8 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
         try:
             make()
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
-            require_memory(error)
+            if lacks_memory(error):
+                raise ModelError(OUT_OF_MEMORY) from error
             options.optimized_model_filepath = ""
             # Raises what is wrong with the model, if it was not the writing that failed.
             make()
@@ -391,25 +393,20 @@ def cores_of(threads: int | None) -> int:
     return threads or _cores() or os.cpu_count() or 1
 
 
-def require_memory(error: Exception) -> None:
-    """Raise ``MemoryError`` where this error of ONNX Runtime's says that there is no more."""
-    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
-        raise MemoryError(
-            f"out of memory: {first_line(error)}; run fewer samples at once, or a smaller network"
-        ) from error
+def lacks_memory(error: Exception) -> bool:
+    """Whether this error of ONNX Runtime's says that there is no more memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
 def run_session(
     session: Any, outputs: list[str] | None, feed: dict[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """``session.run``, with ``DataError`` where the network cannot run on these inputs.
-
-    Raises ``MemoryError`` where that takes more memory than there is.
-    """
+    """``session.run``, with ``DataError`` where the network cannot run on these inputs."""
     try:
         values: list[np.ndarray] = session.run(outputs, session.weight_feed | feed)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
-        require_memory(error)
+        if lacks_memory(error):
+            raise DataError(OUT_OF_MEMORY) from error
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
         raise DataError(f"the network cannot run on {shapes}: {first_line(error)}") from error
     return values

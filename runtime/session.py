@@ -204,8 +204,7 @@ class SpikingSession:
 
         Nothing of an earlier run or ``step`` remains. Memory has a bound, whatever T. Raises
         ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
-        for time-steps that are not positive integers, and ``MemoryError`` where N samples take
-        more memory than there is.
+        for time-steps that are not positive integers, and where there is not enough memory.
         """
         wanted = readout_times(timesteps, readout)
         check_coding(coding, seed)

@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.files import first_line
 
 from .inputs import broadcasts
 from .plan import State
-from .providers import onnxruntime, require_memory
+from .providers import OUT_OF_MEMORY, lacks_memory, onnxruntime
 from .result import Later
 
 NOT_CAPTURED = -1
@@ -22,11 +22,12 @@ NOT_CAPTURED = -1
 
 
 def _made(make: Callable[..., Any], *arguments: Any) -> Any:
-    """A value on the device; ``DataError``, or ``MemoryError``, where that has no room for it."""
+    """A value on the device; ``DataError`` where that has no room for it."""
     try:
         return make(*arguments)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
-        require_memory(error)
+        if lacks_memory(error):
+            raise DataError(OUT_OF_MEMORY) from error
         raise DataError(
             f"the device has no room: {first_line(error)}; run fewer samples at once"
         ) from error
@@ -185,7 +186,8 @@ class DeviceStates:
                 last = binding is runs[-1]
                 session.run_with_iobinding(binding, self._options(shrink and last, number))
         except Exception as error:  # onnxruntime raises types of its own, with no common base.
-            require_memory(error)
+            if lacks_memory(error):
+                raise DataError(OUT_OF_MEMORY) from error
             raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
         if not self._buffers:
             made = runs[0].get_outputs()[len(fetch) :]

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from onnx_text import model
 
 from onnx2snn import (
+    DataError,
     OutputError,
     SpikingSession,
     cli,
@@ -539,6 +540,19 @@ def test_data_that_does_not_fit_the_network_is_named(snn):
         (("diagnose", snn, "--ann", "ann.onnx", "--data", "x.npy", "-T", "4"), f"'x.npy' {shape}"),
     ):
         assert message in invoke(*words, code=1).stderr
+
+
+@pytest.mark.parametrize("sizes", [[-1, 1, 6, 6], [-1, -1, 6, 6], [-1, 1, -1, -1], [20, 1, 6, -1]])
+def test_sizes_that_a_file_leaves_open_as_negative_numbers(sizes):
+    ann = onnx.load("ann.onnx")
+    for size, number in zip(ann.graph.input[0].type.tensor_type.shape.dim, sizes, strict=True):
+        size.dim_value = number
+    onnx.save(ann, "open.onnx")
+    np.save("wide.npy", np.ones((20, 1, 5, 6), np.float32))
+    assert open_data("data.npy", model="open.onnx").samples == 20
+    if sizes[2] == 6:
+        with pytest.raises(DataError, match=r"'wide.npy' has shape .* needs \["):
+            open_data("wide.npy", model="open.onnx")
 
 
 def test_which_of_several_inputs_does_not_fit_is_named():
