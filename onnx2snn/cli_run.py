@@ -108,7 +108,7 @@ def run(
     session = SpikingSession(
         parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision
     )
-    data = open_data(source, data_root, samples=samples, labels=False, model=model)
+    data = open_data(source, data_root, samples=samples, labels=False, model=parts)
     if samples is not None and is_over_time(session, data):
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
     outputs, rates, count = run_batches(

@@ -102,7 +102,7 @@ def correct(
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}
     read_outs = snn.read_outs_in_the_ann() if weights else {}
-    ends = [tensor for tensor, _ in read_outs.values()]
+    ends = list(read_outs.values())
     ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values(), *ends])
     seen = 0
     for inputs in snn.batches("correcting", snn.timesteps):
@@ -129,7 +129,7 @@ def correct(
                 if potentials:
                     _move_potential(layer, gap, part)
             shifts[node.name] = layer.shift
-        for name, (tensor, _) in read_outs.items():
+        for name, tensor in read_outs.items():
             measure = partial(layer.simulation.measure, layer.simulation.ends[name])
             fit_weights(snn.graph, tensor, truth[name], part, measure)
     _add_shifts(snn.graph, shifts if biases else {})

@@ -19,6 +19,7 @@ from onnx2snn.graph_passes.thresholds import bounded_activations
 from .checking import class_output
 from .examination import import_ann
 from .layers import Layer
+from .segments import segment_of
 from .simulation import Simulation
 from .spiking import Spiking
 
@@ -130,8 +131,8 @@ def _read_outs(
     """
     # What is behind an average is a function of it, as the class of highest score is.
     known = snn.read_outs_in_the_ann()
-    ends = {name: known[name][0] for name in _in_order_of_outputs(snn.graph, known)
-            if not known[name][1].averages}  # fmt: skip
+    ends = {name: known[name] for name in _in_order_of_outputs(snn.graph, known)
+            if not segment_of(snn.graph, known[name]).averages}  # fmt: skip
     labelled = ends and snn.data is not None and snn.data.labels is not None
     if not ends:
         last = neuron_nodes(snn.graph)[-1].outputs[0]

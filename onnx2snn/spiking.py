@@ -23,7 +23,7 @@ from .ann import Ann, with_outputs
 from .data import Data
 from .layers import Layer
 from .progress import Running
-from .segments import Segment, numbers_in, segment_of, segments_of
+from .segments import numbers_in, segment_of, segments_of
 from .simulation import Apart, Simulation
 
 MOST_BYTES = 2**30
@@ -125,18 +125,17 @@ class Spiking:
                 found[node.name] = tensor
         return found
 
-    def read_outs_in_the_ann(self) -> dict[str, tuple[gs.Tensor, Segment]]:
+    def read_outs_in_the_ann(self) -> dict[str, gs.Tensor]:
         """By name, what is averaged over time, and the outputs, where the ANN makes them too.
 
-        With each, what lies between the neurons and it.
+        What no spikes lead to is left out.
         """
         ends = (*(node.inputs[0] for node in mean_nodes(self.graph)), *self.graph.outputs)
         known, found = self._known, {}
         for tensor in ends:
-            if tensor.name in known and all(is_mean(reader) for reader in tensor.outputs):
-                segment = segment_of(self.graph, tensor)
-                if segment.spikes:
-                    found[tensor.name] = (tensor, segment)
+            alone = all(is_mean(reader) for reader in tensor.outputs)
+            if tensor.name in known and alone and segment_of(self.graph, tensor).spikes:
+                found[tensor.name] = tensor
         return found
 
 

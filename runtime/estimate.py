@@ -171,21 +171,28 @@ class Estimate:
         limited = self.costs.max_memory is not None or self.lean
         if limited or not chunks or memory.gives_back:
             return range(0), memory
-        for longest in reversed(lengths_between(chunks[0])):
+        for longest in reversed(self._possible_between(chunks)):
             between = range(SHORTEST, longest + 1)
             lengths = [steps for steps in between if steps not in chunks]
-            # What activations take is known only once the network is unrolled, which takes time.
-            if longest > self._most_steps or self._bytes_of_graphs(lengths) > EXTRA_ACTIVATIONS:
-                continue
             more = self._memory_with(lengths, chunks[0], memory)
             fits = more.total <= memory.total + EXTRA_ACTIVATIONS
             if fits and (longest <= chunks[0] or self.fits((longest,))):
                 return between, more
         return range(0), memory
 
-    def _bytes_of_graphs(self, lengths: Sequence[int]) -> int:
-        """Bytes of graphs of these lengths and of the weights that they hold."""
-        return sum(self._own(steps) + NODE * self._nodes(steps) for steps in lengths)
+    def _possible_between(self, chunks: tuple[int, ...]) -> list[int]:
+        """The lengths between up to which graphs have room, and are not too large.
+
+        What activations take besides is known only once the network is unrolled, which takes time.
+        """
+        found, most, room = list[int](), self._most_steps, EXTRA_ACTIVATIONS
+        for steps in lengths_between(chunks[0]):
+            if steps not in chunks:
+                room -= self._own(steps) + NODE * self._nodes(steps)
+            if steps > most or room < 0:
+                break
+            found.append(steps)
+        return found
 
     def _memory_with(self, lengths: Sequence[int], longest: int, memory: Memory) -> Memory:
         """What that becomes with graphs for these lengths, too; ``longest``: of those it knows."""
