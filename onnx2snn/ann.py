@@ -80,9 +80,14 @@ def one_after_the_other(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.
     return {name: np.concatenate([np.atleast_1d(p[name]) for p in parts]) for name in parts[0]}
 
 
+def has_neurons(model: onnx.ModelProto) -> bool:
+    """Whether a model is a spiking network."""
+    return any(node.domain == neurons.DOMAIN for node in model.graph.node)
+
+
 def require_no_neurons(model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` if the model has neurons."""
-    if any(node.domain == neurons.DOMAIN for node in model.graph.node):
+    if has_neurons(model):
         raise ModelError("the model given as the ANN is a spiking network")
 
 

@@ -17,7 +17,9 @@ from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.limits import bytes_of, shapes_from_inputs
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
 
+from .ann import has_neurons
 from .data import Data
+from .inspection import inputs_of
 
 MOST_SAMPLES = 100
 """Where their activations are small."""
@@ -33,18 +35,21 @@ its evaluation 4.5 GB (79 MB a sample, and states, counts and read-outs besides)
 def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> int:
     """``batch_size`` where it is given, else ``MOST_SAMPLES``, or as many as ``MOST_BYTES`` hold.
 
-    At least one, and whole batches of a network of a fixed batch size. What is not known of the
-    sizes of its tensors does not count.
+    At least one, and whole batches of a network of a fixed batch size: one of a spiking network,
+    any number of an ANN, which ``Ann.run`` takes apart. What is not known of the sizes of its
+    tensors does not count.
     """
+    inputs = {info.name: info for info in inputs_of(model.structure)}
+    shapes = data.shapes_of(inputs) if inputs else {}
+    fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
+    once = max(filter(None, fixed), default=0)
+    if once and (batch_size or once) % once == 0 and has_neurons(model.structure):
+        return once
     if batch_size is not None:
         return batch_size
-    weights = {tensor.name for tensor in model.structure.graph.initializer}
-    inputs = {i.name: i for i in model.structure.graph.input if i.name not in weights}
     if not inputs:
         return MOST_SAMPLES
-    shapes = data.shapes_of(inputs)
-    fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
-    once = max(filter(None, fixed), default=1)
+    once = once or 1
     try:
         each = bytes_of_tensors(_in_plain(model), once, shapes) / once
     except Onnx2SnnError:

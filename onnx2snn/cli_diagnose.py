@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from onnx2snn.graph_passes.files import read_model
+from onnx2snn.graph_passes.files import read_any
 
 from . import diagnosis, tables
 from .data_files import open_data
@@ -76,8 +76,8 @@ def diagnose(
     """
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
-    snn = read_model(model)
-    same = diagnosis.is_source(snn, ann)
+    snn = read_any(model)
+    same = diagnosis.is_source(snn.structure, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
     left_out: list[str] = []
     layers = diagnosis.diagnose(

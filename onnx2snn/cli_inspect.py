@@ -9,11 +9,10 @@ import numpy as np
 from rich.table import Table
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import parse_model, read_model
+from onnx2snn.graph_passes.files import parse_model, read_any
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.choice import Choice
 from onnx2snn.runtime.chunks import MIDDLE, WeightedLayer
-from onnx2snn.runtime.columns import Columns
 from onnx2snn.runtime.plan import Plan, build_plan
 from onnx2snn.runtime.precision import Precision
 
@@ -74,17 +73,18 @@ def inspect(
         refuse_options({"--plan": show_plan}, "is for a spiking network, not for an export of one")
         _print_export(export, as_json)
         return
-    snn = read_model(model)
-    plan = build_plan(snn)
-    metadata = own_metadata_of(snn)
+    parts = read_any(model)
+    plan = build_plan(parts)
+    metadata = own_metadata_of(parts.structure)
     sources = json_object(metadata.pop("thresholds", ""))
     recipe = json_object(metadata.pop("recipe", ""))
     inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
-    choice, rows = None, []
+    choice, layers, rows = None, [], []
     if show_plan:
         x = _zeros(plan, batch_size)
-        session = SpikingSession(model, max_memory=max_memory, precision=precision)
+        session = SpikingSession(parts, max_memory=max_memory, precision=precision)
         choice, rows = session.chosen(x), precision_rows(session)
+        layers = _layers(choice)
     if as_json:
         print_json(
             {
@@ -104,7 +104,7 @@ def inspect(
                 ],
                 "recipe": recipe,
                 "metadata": metadata,
-                **({} if choice is None else {"plan": _described(choice, rows)}),
+                **({} if choice is None else {"plan": _described(choice, layers, rows)}),
             }
         )
         return
@@ -117,7 +117,7 @@ def inspect(
         console.print(tables.printable(line), markup=False)
     if choice is not None:
         console.print()
-        console.print(_layer_table(choice, rows))
+        console.print(_layer_table(choice.samples, layers, rows))
         for line in _lines_of(choice):
             console.print(line, markup=False)
 
@@ -149,10 +149,11 @@ def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:
     return x
 
 
-def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
-    """``rows``: those of ``precision_rows``."""
-    memory, tiled, first = choice.memory, _on_tiles(choice), _weights_first(choice)
-    columns = _in_columns(choice)
+def _described(
+    choice: Choice, layers: list[dict[str, Any]], rows: list[dict[str, str]]
+) -> dict[str, Any]:
+    """``layers``: those of ``_layers``; ``rows``: those of ``precision_rows``."""
+    memory = choice.memory
     return {
         "samples": choice.samples,
         "samples_together": choice.groups.long,
@@ -164,23 +165,30 @@ def _described(choice: Choice, rows: list[dict[str, str]]) -> dict[str, Any]:
         "lean": choice.lean,
         "layout": "cpu" if choice.layout else "plain",
         "spike_counts": "derived" if choice.derived_counts else "summed",
-        "layers": [
-            {
-                "name": layer.name,
-                "op": layer.op,
-                "runs": _runs(layer, choice),
-                "tiles": layer in tiled,
-                "columns": layer.columns in columns,
-                "weights_first": layer.initializer in first,
-                "weights": layer.weights,
-                "computes": layer.computes,
-                "why": layer.why,
-            }
-            for layer in choice.layers
-        ],
+        "layers": layers,
         **({"precisions": rows} if rows else {}),
         "bytes": asdict(memory) | {"total": memory.total},
     }
+
+
+def _layers(choice: Choice) -> list[dict[str, Any]]:
+    """The layers with weights, and what decides how each runs, in the longest runs."""
+    longest = max(choice.chunks, default=1)
+    first, columns = choice.weights_first(longest), choice.columns(longest)
+    return [
+        {
+            "name": layer.name,
+            "op": layer.op,
+            "runs": _runs(layer, choice),
+            "tiles": bool(choice.chunks) and layer.tiles is not None,
+            "columns": layer.columns in columns,
+            "weights_first": layer.initializer in first,
+            "weights": layer.weights,
+            "computes": layer.computes,
+            "why": layer.why,
+        }
+        for layer in choice.layers
+    ]
 
 
 def _runs(layer: WeightedLayer, choice: Choice) -> str:
@@ -189,52 +197,34 @@ def _runs(layer: WeightedLayer, choice: Choice) -> str:
     return "time-batched" if layer.time_batched else "unrolled"
 
 
-def _on_tiles(choice: Choice) -> list[WeightedLayer]:
-    """The layers that run on tiles, which they do within chunks."""
-    return [layer for layer in choice.layers if choice.chunks and layer.tiles is not None]
+_WAYS = {
+    "tiles": "tiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)",
+    "columns": "columns: all images of a run are one product with the weights",
+    "weights_first": "weights first: read where they are, one copy for all runs",
+}
+"""What a layer may run on besides, and what that is."""
 
 
-def _weights_first(choice: Choice) -> frozenset[str]:
-    """The weights that come first in their products, in the longest runs."""
-    return choice.weights_first(max(choice.chunks, default=1))
-
-
-def _in_columns(choice: Choice) -> tuple[Columns, ...]:
-    """The convolutions that run in columns, in the longest runs."""
-    return choice.columns(max(choice.chunks, default=1))
-
-
-def _layer_table(choice: Choice, rows: list[dict[str, str]]) -> Table:
-    """The layers with weights, and what decides how each runs."""
+def _layer_table(samples: int, layers: list[dict[str, Any]], rows: list[dict[str, str]]) -> Table:
     table = tables.new_table(
-        f"Layers with weights, N={choice.samples}",
+        f"Layers with weights, N={samples}",
         "layer", "op", "runs", ">weights", ">computes", "why", *(["in", "why"] if rows else []),
     )  # fmt: skip
     precisions = {row["layer"]: (row["precision"], row["reason"]) for row in rows}
-    tiled = _on_tiles(choice)
-    first, columns = _weights_first(choice), _in_columns(choice)
-    for layer in choice.layers:
-        ways = [
-            (", tiles", layer in tiled),
-            (", columns", layer.columns in columns),
-            (", weights first", layer.initializer in first),
-        ]
+    for layer in layers:
+        ways = [f", {way.replace('_', ' ')}" for way in _WAYS if layer[way]]
         table.add_row(
-            tables.name_text(layer.name),
-            layer.op,
-            _runs(layer, choice) + "".join(way for way, runs_so in ways if runs_so),
-            f"{layer.weights:,}",
-            f"{layer.computes:,}",
-            layer.why,
-            *precisions.get(layer.name, ()),
+            tables.name_text(layer["name"]),
+            layer["op"],
+            layer["runs"] + "".join(ways),
+            f"{layer['weights']:,}",
+            f"{layer['computes']:,}",
+            layer["why"],
+            *precisions.get(layer["name"], ()),
         )
-    table.caption = "computes: numbers in one time-step, for all samples that run together"
-    if tiled:
-        table.caption += "\ntiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)"
-    if columns:
-        table.caption += "\ncolumns: all images of a run are one product with the weights"
-    if first:
-        table.caption += "\nweights first: read where they are, one copy for all runs"
+    said = [text for way, text in _WAYS.items() if any(layer[way] for layer in layers)]
+    first = "computes: numbers in one time-step, for all samples that run together"
+    table.caption = "\n".join([first, *said])
     return table
 
 

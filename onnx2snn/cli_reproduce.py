@@ -8,8 +8,7 @@ import click
 from rich.table import Table
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import read_model
-from onnx2snn.graph_passes.weights import detach
+from onnx2snn.graph_passes.files import read_any
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 
@@ -122,7 +121,7 @@ def reproduce(
     first. If it is interrupted, the same command goes on where it stopped.
     """
     experiment = EXPERIMENTS[what]
-    network = network or experiment.networks[0]
+    network = network or experiment.network
     dataset = experiment.dataset if dataset is None else dataset
     times = timesteps or list(experiment.timesteps)
     refuse_root(data_root, dataset)
@@ -132,9 +131,9 @@ def reproduce(
     providers = chosen_providers(device)
     with tables.overall_progress() as report:
         path = ann or _trained(network, dataset, data_root, device, report)
-        model = read_model(path)
+        model = read_any(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
-        batch_size = samples_at_once(detach(model), data, batch_size)
+        batch_size = samples_at_once(model, data, batch_size)
         running = ExperimentRun(data, kept, batch_size, providers, report)
         calibration = None
         if what == "fig4":

@@ -39,6 +39,7 @@ from .options import (
     threads_option,
     timesteps_option,
 )
+from .progress import Running
 
 
 @examples(
@@ -118,8 +119,7 @@ def run(
         readout,
         coding=coding,
         seed=seed or 0,
-        batch_size=samples_at_once(parts, data, batch_size),
-        track=tables.track,
+        running=Running(samples_at_once(parts, data, batch_size), track=tables.track),
     )
     if output is not None:
         arrays: dict[str, Any] = {}

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from onnx2snn.graph_passes.errors import (
     DataError,
     ModelError,
@@ -18,14 +16,14 @@ from onnx2snn.graph_passes.errors import (
 )
 from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.linear import MaxPool
-from onnx2snn.graph_passes.weights import attach
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .ann import Ann
 from .batches import samples_at_once
 from .checking import require_class_output
-from .comparison_state import Score, add_results, digest_of_data, key_of, read_results, score_of
+from .comparison_state import Score, add_results, digest_of_data, key_of, read_results
 from .conversion import convert, digest_of
 from .data import Data, check_labels, require_data
 from .evaluation import evaluate
@@ -87,7 +85,7 @@ class _Unit:
 class _Setting:
     """What all units have in common."""
 
-    ann: onnx.ModelProto
+    ann: ModelParts
     calibration: Data | None
     data: Data
     batch_size: int
@@ -177,9 +175,8 @@ def compare_recipes(
     file = None if state is None else Path(state)
     parts = read_any(model)
     batch_size = samples_at_once(parts, data, batch_size)
-    ann = model if isinstance(model, onnx.ModelProto) else attach(parts)
     setting = _Setting(
-        ann, calibration, data, batch_size, seed, maxpool, approximate, on_means, providers
+        parts, calibration, data, batch_size, seed, maxpool, approximate, on_means, providers
     )
     known = {} if file is None else read_results(file)
     common = {} if file is None else setting.made_from()
@@ -218,7 +215,7 @@ def _known(
 ) -> dict[int, Score]:
     """What of this is among the results of a state file, by T."""
     keys = {t: key_of(made_from, t) for t in times}
-    return {t: score_of(results[key]) for t, key in keys.items() if key in results}
+    return {t: Score(**results[key]["score"]) for t, key in keys.items() if key in results}
 
 
 def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
@@ -233,7 +230,7 @@ def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
     return units
 
 
-def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
+def _converted(unit: _Unit, setting: _Setting) -> ModelParts | None:
     """The network of a unit, without its metadata; None, with the reason in its row."""
     recipe, times = unit.row.recipe, unit.timesteps
     try:
@@ -248,14 +245,14 @@ def _converted(unit: _Unit, setting: _Setting) -> onnx.ModelProto | None:
             on_means=setting.on_means,
             batch_size=setting.batch_size,
             providers=setting.providers,
-        ).model
+        ).parts
     except ProviderError:
         raise
     except Onnx2SnnError as error:
         unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
         return None
     # Recipes that take V_th from trained clips, say, may come to the same network.
-    del snn.metadata_props[:]
+    del snn.structure.metadata_props[:]
     return snn
 
 
@@ -270,7 +267,7 @@ def _require_classes(setting: _Setting) -> None:
 
 
 def _scores(
-    unit: _Unit, snn: onnx.ModelProto, network: str, setting: _Setting, track: Track
+    unit: _Unit, snn: ModelParts, network: str, setting: _Setting, track: Track
 ) -> dict[int, Score]:
     """The results of a unit by T; none, with the reason in its row, if its network cannot run.
 
@@ -310,21 +307,20 @@ class _Pace:
 
     def __init__(self, report: Report, units: int, total: int) -> None:
         self._report, self._units, self._total = report, units, total
-        self._number = self._done = self._end = 0
+        self._number = self._start = self._end = 0
         self._what = ""
 
     def begin(self, unit: _Unit, batches: int) -> None:
         """Begin a unit; one before it that ended early counts as done."""
         self._number += 1
-        self._done = self._end
+        self._start = self._end
         self._end += batches * unit.timesteps[-1]
-        self._steps = unit.timesteps[-1]
         self._what = f"{unit.name} ({self._number} of {self._units})"
-        self._report(self._what, self._done, self._total)
+        self._report(self._what, self._start, self._total)
 
     def track(self, batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
         """A ``Track`` of the unit's evaluation."""
-        for batch in batches:
+        for done, batch in enumerate(batches, 1):
             yield batch
-            self._done += self._steps
-            self._report(self._what, self._done, self._total)
+            of_unit = (self._end - self._start) * done // how_many
+            self._report(self._what, self._start + of_unit, self._total)

@@ -102,11 +102,6 @@ def read_kept(
     return entries
 
 
-def score_of(entry: Mapping[str, Any]) -> Score:
-    """The result in an entry that ``read_results`` returned."""
-    return Score(**entry["score"])
-
-
 def add_results(path: Path, made_from: Mapping[str, Any], scores: Mapping[str, Score]) -> None:
     """Add results, by key, to what the file holds; it is replaced as a whole or not at all.
 

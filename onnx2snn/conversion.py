@@ -85,7 +85,7 @@ class Conversion:
 
 
 def convert(
-    model: Model,
+    model: Model | ModelParts,
     *,
     calibration: Data | None = None,
     recipe: Recipe | str | None = None,
@@ -174,7 +174,7 @@ def convert(
     delay = chosen.delay_for(timesteps) if delay is None else delay
     neuron = _with_reset(chosen, reset)
     require_one_of("maxpool", maxpool, get_args(MaxPool))
-    source: Model | ModelParts = model
+    source = model
     if calibration is not None:
         source = read_any(model)
         batch_size = samples_at_once(source, calibration, batch_size)

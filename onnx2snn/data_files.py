@@ -26,7 +26,7 @@ from onnx2snn.models.preprocessing import KEY, Preprocessing
 from onnx2snn.runtime.inputs import fits, require_type, written
 
 from .data import Data, by_name, checked, from_arrays, rows_in_turn, some_rows, together, with_rows
-from .inspection import metadata_of
+from .inspection import inputs_of, metadata_of
 
 DATASETS = (*IN_MEMORY, "imagenet")
 
@@ -91,18 +91,12 @@ def open_data(
     return with_rows(data, some_rows(samples, data.samples, known))
 
 
-def _inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What a model has to be given: weights and states have defaults."""
-    defaults = {tensor.name for tensor in structure.graph.initializer}
-    return [info for info in structure.graph.input if info.name not in defaults]
-
-
 def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
     """Raise ``DataError`` where an array has another type or shape than the input that it is.
 
     How many samples there are is not looked at, nor whether there is an input for each time-step.
     """
-    declared = {info.name: info.type.tensor_type for info in _inputs_of(structure)}
+    declared = {info.name: info.type.tensor_type for info in inputs_of(structure)}
     first = by_name(next(data.read(1)))
     for key, shape in (data.shapes or {"x": data.shape}).items():
         name = next(iter(declared)) if key == "x" and len(declared) == 1 else key
@@ -122,7 +116,7 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
 
 def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:
     """Whether a model's first input is [N, H, W, C], and not, as well, [N, C, H, W]."""
-    info = next(iter(_inputs_of(structure)), None)
+    info = next(iter(inputs_of(structure)), None)
     sizes = [] if info is None else [d.dim_value for d in info.type.tensor_type.shape.dim]
     return len(sizes) == 4 and sizes[3] == channels != sizes[1]
 
@@ -233,21 +227,19 @@ def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto 
             y = _labels_in(archive)
             y = None if train and not _are_classes(y) else y
         if "x" in inputs:
-            data = _open_member(path, archive, "x")
+            samples = _open_member(path, archive, "x").samples
             # What else is there may be further inputs, or has nothing to do with them.
-            fitting = [name for name in inputs if _length(archive, name) == data.samples]
+            fitting = [name for name in inputs if _length(archive, name) == samples]
             others = [name for name in inputs if name not in ("x", *fitting)]
             wanted = None
             if structure is not None and len(inputs) > 1:
-                wanted = {info.name for info in _inputs_of(structure)}
-            _refuse_inputs(path, others, data.samples, wanted or set())
+                wanted = {info.name for info in inputs_of(structure)}
+            _refuse_inputs(path, others, samples, wanted or set())
             # The only input may be called x.
             inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
-            if inputs != ["x"]:
-                data = _open_member(path, archive, inputs[0])
-        if len(inputs) > 1 or "x" not in names:
-            parts = {name: _open_member(path, archive, name) for name in inputs}
-            data = together(str(path), parts)
+        parts = {name: _open_member(path, archive, name) for name in inputs}
+        several = len(inputs) > 1 or "x" not in names
+        data = together(str(path), parts) if several else parts[inputs[0]]
     return checked(data, y)
 
 

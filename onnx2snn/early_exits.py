@@ -18,9 +18,9 @@ from .ann import Ann
 from .batches import samples_at_once
 from .checking import classes_of
 from .data import Data, check_labels, require_data
-from .evaluation import ann_classes, require_samples, shares
+from .evaluation import ann_classes, ann_report, require_samples, shares
 from .inference import precision_rows
-from .progress import Track, batches_of, no_progress
+from .progress import Running, Track, no_progress
 
 RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
 """The default rule and others, by how sure a sample must be to leave."""
@@ -69,14 +69,14 @@ def early_exits(
     most = timesteps[-1]
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     parts = read_any(model)
-    batch_size = samples_at_once(parts, data, batch_size)
+    running = Running(samples_at_once(parts, data, batch_size), providers, track)
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
     reference = None if ann is None else Ann(read_any(ann), providers, threads)
     chosen: list[np.ndarray] = []
     fixed: dict[int, list[np.ndarray]] = {}
     left: list[list[np.ndarray]] = [[] for _ in rules]
-    for x, y in batches_of(data, batch_size, "evaluating", track):
+    for x, y in running.batches(data, "evaluating"):
         recorder = _Recorder(times=times)
         output = session.run(x, most, early_exit=recorder).output
         check_labels(y, output.shape, data.name)
@@ -91,8 +91,10 @@ def early_exits(
         for rule, found in zip(rules, left, strict=True):
             found.append(leaves(rule, looks))
 
-    said_by_ann = np.concatenate(chosen) if chosen else None
-    truth = {"accuracy": data.labels, "agreement": said_by_ann}
+    truth = {
+        "accuracy": data.labels,
+        "agreement": np.concatenate(chosen) if chosen else None,
+    }
     classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
     snn = [{"timesteps": t, **shares(said, truth)} for t, said in classes.items()]
     seen = ([t for t in rule.looks_at(most) if t in looks][rule.stable - 1 :] for rule in rules)
@@ -105,9 +107,7 @@ def early_exits(
         rows.append({**row, "as_accurate_as": _as_accurate(row, snn)})
     report = {
         "samples": data.samples,
-        "ann": None
-        if said_by_ann is None
-        else {"accuracy": shares(said_by_ann, truth)["accuracy"]},
+        "ann": ann_report(truth),
         "snn": snn,
         "early_exit": rows,
         "earliest": earliest,

@@ -19,7 +19,7 @@ from .batches import samples_at_once
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
-from .progress import Track, batches_of, no_progress
+from .progress import Running, Track, no_progress
 from .synapses import MaxPools, SynapseCounter, macs_by_place, summed_over_samples
 
 
@@ -69,17 +69,17 @@ def evaluate(
     # One session after the other, and what counts synapses after them: each takes memory of its
     # own, beside these weights, which all read.
     parts = read_any(model)
-    batch_size = samples_at_once(parts, data, batch_size)
+    running = Running(samples_at_once(parts, data, batch_size), providers, track)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
         rounded = SpikingSession(parts, providers, threads, "auto", max_memory, precision)
         if max_memory is not None:
             require_samples(data, rounded)
-            rounded.chosen(next(iter(data.batches(batch_size)))[0], readouts=len(times))
+            rounded.chosen(next(iter(data.batches(running.batch_size)))[0], readouts=len(times))
         del rounded
         exact = SpikingSession(parts, providers, threads, max_memory=max_memory)
-        beside = _classes_by(exact, data, times, batch_size, track)
+        beside = _classes_by(exact, data, times, running)
         del exact
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     rows, sizes, pools = precision_rows(session), _sample_shapes(session, data), None
@@ -88,7 +88,7 @@ def evaluate(
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
     pooled: dict[int, dict[str, Any]] = {t: {} for t in times}
-    for x, result, scored in _results(session, data, times, batch_size, "evaluating", track):
+    for x, result, scored in _results(session, data, times, running, "evaluating"):
         output = result.values[scored]
         # Only now is it known that the data fits the network.
         pools = pools or MaxPools(parts, sizes)
@@ -116,9 +116,7 @@ def evaluate(
         "samples": samples,
         "macs": before + behind,
         "macs_before_neurons": before,
-        "ann": None
-        if truth["agreement"] is None
-        else {"accuracy": shares(truth["agreement"], truth)["accuracy"]},
+        "ann": ann_report(truth),
         "snn": [
             {
                 "timesteps": t,
@@ -149,28 +147,29 @@ def shares(said: np.ndarray, truth: Mapping[str, np.ndarray | None]) -> dict[str
     }
 
 
+def ann_report(truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None] | None:
+    """The ANN's accuracy, by its classes in ``truth["agreement"]``; None without an ANN."""
+    said = truth["agreement"]
+    return None if said is None else {"accuracy": shares(said, truth)["accuracy"]}
+
+
 def _classes_by(
-    session: SpikingSession, data: Data, times: Sequence[int], batch_size: int, track: Track
+    session: SpikingSession, data: Data, times: Sequence[int], running: Running
 ) -> dict[int, np.ndarray]:
     """The classes at each of ``times``, int64 [N]."""
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
-    for _, result, scored in _results(session, data, times, batch_size, "in float32", track):
+    for _, result, scored in _results(session, data, times, running, "in float32"):
         for t, found in said.items():
             found.append(classes_of(result.readouts[t].values[scored]))
     return {t: np.concatenate(found) for t, found in said.items()}
 
 
 def _results(
-    session: SpikingSession,
-    data: Data,
-    times: Sequence[int],
-    batch_size: int,
-    what: str,
-    track: Track,
+    session: SpikingSession, data: Data, times: Sequence[int], running: Running, what: str
 ) -> Iterator[tuple[Inputs, SpikingResult, str]]:
     """Each batch's inputs, its result read at ``times``, and the name of its class output."""
     require_samples(data, session)
-    for x, y in batches_of(data, batch_size, what, track):
+    for x, y in running.batches(data, what):
         result = session.run(x, times[-1], times)
         scored = require_class_output(result.values)
         check_labels(y, result.values[scored].shape, data.name)

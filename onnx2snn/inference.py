@@ -10,7 +10,7 @@ from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
 from .data import Data, Inputs, from_arrays, joined, number_of
-from .progress import Track, batches_of
+from .progress import Running
 
 
 def is_over_time(session: SpikingSession, data: Data) -> bool:
@@ -28,8 +28,7 @@ def run_batches(
     *,
     coding: Coding,
     seed: int,
-    batch_size: int,
-    track: Track,
+    running: Running,
 ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, float], int]:
     """Run all samples of ``data``.
 
@@ -48,7 +47,7 @@ def run_batches(
         data = from_arrays(_exchanged(joined(moments)), name=data.name)
     outputs: dict[int, list[dict[str, np.ndarray]]] = {}
     rates: dict[str, float] = {}
-    for number, (x, _) in enumerate(batches_of(data, batch_size, "running", track)):
+    for number, (x, _) in enumerate(running.batches(data, "running")):
         samples = number_of(x)
         result = session.run(
             _exchanged(x) if varies else x,
@@ -60,7 +59,9 @@ def run_batches(
         for t, readout_t in result.readouts.items():
             if samples < data.samples:
                 before = outputs[t][0] if t in outputs else readout_t.values
-                _require_rows(readout_t.values, samples, before, min(batch_size, data.samples))
+                _require_rows(
+                    readout_t.values, samples, before, min(running.batch_size, data.samples)
+                )
             outputs.setdefault(t, []).append(readout_t.values)
         for name, rate in result.firing_rates.items():
             rates[name] = rates.get(name, 0.0) + rate * samples / data.samples

@@ -9,6 +9,12 @@ import onnx
 from onnx2snn.runtime.graphs import sizes_of_info
 
 
+def inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What a model has to be given: weights and states have defaults."""
+    defaults = {tensor.name for tensor in structure.graph.initializer}
+    return [info for info in structure.graph.input if info.name not in defaults]
+
+
 def metadata_of(structure: onnx.ModelProto) -> dict[str, str]:
     """The metadata of a model, by key."""
     return {entry.key: entry.value for entry in structure.metadata_props}

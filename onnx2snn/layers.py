@@ -149,10 +149,7 @@ class Layer:
             np.array_equal(a, b) for a, b in zip(self._made[0], attributes, strict=True)
         )
         if not known or "delay" in self.node.attrs:
-            session = self.simulation.session(
-                [self.node], self.node.inputs, self.node.outputs, threads=1
-            )
-            self._made = (attributes, session)
+            self._made = (attributes, self.simulation.session(self.node))
         assert self._made is not None
         return self._made[1]
 

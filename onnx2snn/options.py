@@ -151,30 +151,22 @@ def examples(text: str) -> Callable[[Any], Any]:
     return decorate
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder, or the one that a link leads to, unless it is there.
-
-    Raises ``OutputError`` unless it can be made and written.
-    """
-    whole = Path(os.path.realpath(folder))
-    try:
-        whole.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
-    if not os.access(whole, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into the folder '{folder}'")
-
-
 @contextlib.contextmanager
 def folder_for(folder: Path) -> Iterator[None]:
-    """Make the folder, unless it is there; a failure that leaves it empty leaves none.
+    """Make the folder, or the one that a link leads to, unless it is there.
 
-    Raises ``OutputError`` unless it takes files.
+    A failure that leaves it empty leaves none. Raises ``OutputError`` unless it can be made and
+    takes files.
     """
     whole = Path(os.path.realpath(folder))
     made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
     try:
-        _make_folder(folder)
+        try:
+            whole.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+        if not os.access(whole, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write into the folder '{folder}'")
         yield
     except BaseException:
         for path in made:

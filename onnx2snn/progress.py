@@ -35,13 +35,8 @@ class Running:
     track: Track = no_progress
 
     def batches(self, data: Data, what: str) -> Iterable[Batch]:
-        """The batches of ``data``, with progress."""
-        return batches_of(data, self.batch_size, what, self.track)
-
-
-def batches_of(data: Data, batch_size: int, what: str, track: Track) -> Iterable[Batch]:
-    """The batches of ``data``, with progress; ``DataError`` for an invalid size or track."""
-    require_whole("batch_size", batch_size, 1)
-    if not callable(track):
-        raise DataError(f"track must be a function that wraps batches, not {track!r}")
-    return track(data.batches(batch_size), what, -(-data.samples // batch_size))
+        """The batches of ``data``, with progress; ``DataError`` for an invalid size or track."""
+        require_whole("batch_size", self.batch_size, 1)
+        if not callable(self.track):
+            raise DataError(f"track must be a function that wraps batches, not {self.track!r}")
+        return self.track(data.batches(self.batch_size), what, -(-data.samples // self.batch_size))

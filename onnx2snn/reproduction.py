@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
@@ -40,16 +40,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure: its data set, its networks, what is drawn or listed, at which T."""
+    """A table or figure: its data set, the network if none is named, its curves, at which T."""
 
     dataset: str
-    networks: tuple[str, ...]
+    network: str
     curves: tuple[Curve, ...]
     timesteps: tuple[int, ...]
 
 
 _FIGURE = (4, 8, 16, 32, 64, 128)
-_ALL = ("vgg16", "resnet20", "resnet18")
 _OPI = (Curve("v(0) = V_th/2"),)
 _STARTS = (
     Curve("half", 0.5),
@@ -60,16 +59,16 @@ _STARTS = (
 _STEPS = tuple(Curve(f"{i / 10:.1f}", i / 10) for i in range(11))
 
 EXPERIMENTS = {
-    "table1": Experiment("cifar10", _ALL, _OPI, TIMESTEPS),
-    "table2": Experiment("cifar100", _ALL, _OPI, TIMESTEPS),
-    "table3": Experiment("imagenet", ("vgg16",), _OPI, TIMESTEPS),
-    "fig1": Experiment("cifar10", _ALL, _STARTS[:2], (1, 2, 4, 8, 16, 32, 64)),
-    "fig2": Experiment("cifar10", _ALL, _STARTS, _FIGURE),
-    "fig3": Experiment("cifar10", _ALL, _STEPS, _FIGURE),
-    "figS1": Experiment("cifar10", _ALL, _STEPS, _FIGURE),
+    "table1": Experiment("cifar10", "vgg16", _OPI, TIMESTEPS),
+    "table2": Experiment("cifar100", "vgg16", _OPI, TIMESTEPS),
+    "table3": Experiment("imagenet", "vgg16", _OPI, TIMESTEPS),
+    "fig1": Experiment("cifar10", "vgg16", _STARTS[:2], (1, 2, 4, 8, 16, 32, 64)),
+    "fig2": Experiment("cifar10", "vgg16", _STARTS, _FIGURE),
+    "fig3": Experiment("cifar10", "vgg16", _STEPS, _FIGURE),
+    "figS1": Experiment("cifar10", "vgg16", _STEPS, _FIGURE),
     "fig4": Experiment(
         "cifar10",
-        ("resnet20", "vgg16", "resnet18"),
+        "resnet20",
         tuple(
             Curve(f"{recipe.upper()}, {start}", v_init, recipe)
             for recipe in ("rmp", "rnl")
@@ -78,7 +77,7 @@ EXPERIMENTS = {
         (16, 32, 64, 128, 256),
     ),
 }
-"""By name; the first network is the one that is taken if none is named."""
+"""By name."""
 
 
 class CountsFile:
@@ -148,7 +147,7 @@ def _sum(
     return sums
 
 
-def ann_accuracy(model: onnx.ModelProto, running: ExperimentRun) -> float:
+def ann_accuracy(model: ModelParts, running: ExperimentRun) -> float:
     """Top-1 accuracy of the ANN in percent."""
     network = Ann(model, running.providers)
 
@@ -169,7 +168,7 @@ def _right(
 
 
 def snn_accuracies(
-    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: ExperimentRun
+    snn: ModelParts, name: str, timesteps: Sequence[int], running: ExperimentRun
 ) -> list[float]:
     """Top-1 accuracies in percent after each T, from one run of the largest."""
     session = SpikingSession(snn, running.providers)
@@ -185,7 +184,7 @@ def snn_accuracies(
 
 
 def fired_shares(
-    snn: onnx.ModelProto, name: str, timesteps: Sequence[int], running: ExperimentRun
+    snn: ModelParts, name: str, timesteps: Sequence[int], running: ExperimentRun
 ) -> dict[str, list[float]]:
     """By layer, the share in percent of neurons that have fired by each T, over all samples."""
     session = SpikingSession(snn, running.providers)
@@ -210,8 +209,8 @@ def fired_shares(
 
 
 def converted(
-    ann: onnx.ModelProto, curve: Curve, calibration: Data | None, seed: int, providers: Providers
-) -> onnx.ModelProto:
+    ann: ModelParts, curve: Curve, calibration: Data | None, seed: int, providers: Providers
+) -> ModelParts:
     """The spiking network of a curve; ``calibration``: for recipes other than the paper's.
 
     Raises ``MissingThresholdError`` where the ANN was not trained with clips.
@@ -224,7 +223,7 @@ def converted(
             calibration=None if curve.recipe == "opi" else calibration,
             seed=seed,
             providers=providers,
-        ).model
+        ).parts
     except MissingThresholdError as error:
         raise MissingThresholdError(
             "the paper's thresholds are the bounds of trained clips, and these activations have "

@@ -9,7 +9,7 @@ time-steps (``segments``), each as long as it is read.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -242,20 +242,15 @@ class Simulation:
                 self._means[name] = np.asarray(rate * threshold, threshold.dtype)
         return self._means[name]
 
-    def session(
-        self,
-        nodes: list[gs.Node],
-        inputs: Iterable[gs.Tensor],
-        outputs: Iterable[gs.Tensor],
-        threads: int | None = None,
-    ) -> Any:
-        """Some nodes of the graph, as they are now, in ONNX Runtime."""
-        return create_session(self._part(nodes, inputs, outputs), self._providers, threads)
+    def session(self, node: gs.Node) -> Any:
+        """A neuron, as it is now, in ONNX Runtime."""
+        model = self._part([node], node.inputs, node.outputs)
+        return create_session(model, self._providers, threads=1)
 
     def _part(
-        self, nodes: list[gs.Node], inputs: Iterable[gs.Tensor], outputs: Iterable[gs.Tensor]
+        self, nodes: list[gs.Node], inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor]
     ) -> ModelParts:
-        model = to_parts(part_of(self.graph, nodes, list(inputs), list(outputs)))
+        model = to_parts(part_of(self.graph, nodes, inputs, outputs))
         graph = model.structure.graph
         del graph.value_info[:]
         # A few samples may run at a time, where the network itself is for a fixed number of them.

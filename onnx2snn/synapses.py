@@ -218,13 +218,11 @@ def summed_over_samples(counts: np.ndarray, axis: int, samples: int, name: str) 
     return np.asarray(counts.reshape(parts).sum(axis=axis))
 
 
-def macs(model: ModelParts, shapes: Shapes) -> int:
-    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample."""
-    return sum(macs_by_place(model, shapes))
-
-
 def macs_by_place(model: ModelParts, shapes: Shapes) -> tuple[int, int]:
-    """The same of the layers that no spike reaches, which are in no SOPs, and of the others."""
+    """Multiply-accumulates of one forward pass of the ANN behind an SNN, for one sample.
+
+    Those of the layers that no spike reaches, which are in no SOPs, and those of the others.
+    """
     graph = to_graph(model)
     neurons, _ = _without_time(graph, shapes)
     spiking = downstream(graph, [node.outputs[0] for node in neurons])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx_text import model
 
-from onnx2snn import batches, convert, diagnose, evaluate, from_arrays
+from onnx2snn import batches, compare_recipes, convert, diagnose, evaluate, from_arrays
 from onnx2snn.batches import bytes_of_tensors, samples_at_once
 from onnx2snn.graph_passes.weights import detach
 
@@ -115,3 +115,35 @@ def test_conversion_evaluation_and_diagnosis_run_so_many(monkeypatch):
     diagnose(snn, ann, data, 2, track=track)
     assert all(count > 4 for count in seen)
     assert len(seen) == 2
+
+
+def fixed_at_four():
+    """A network whose samples look at each other, so that its batch stays fixed, and its SNN."""
+    w = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+    ann = model(
+        "net (float[4, 3] x) => (float[4, 5] y) { m = ReduceMean<axes = [0]>(x) d = Sub(x, m) "
+        "a = MatMul(d, w) b = Clip(a, lo, hi) y = MatMul(b, v) }",
+        {**WEIGHTS, "w": w, "v": np.eye(5, dtype=np.float32)},
+    )
+    return ann, convert(ann).model
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, 4), (4, 4), (100, 4), (6, 6)])
+def test_a_spiking_network_of_a_fixed_batch_runs_one_at_a_time(given, wanted):
+    snn = fixed_at_four()[1]
+    assert samples_at_once(detach(snn), from_arrays(X[:, :, 0, 0]), given) == wanted
+
+
+def test_networks_of_a_fixed_batch_are_evaluated_and_compared():
+    ann, snn = fixed_at_four()
+    data = from_arrays(X[:, :, 0, 0], np.zeros(len(X), np.int64))
+    by_fours = evaluate(snn, data, [4], ann=ann, batch_size=4)
+    assert evaluate(snn, data, [4], ann=ann) == by_fours
+    assert len(diagnose(snn, ann, data, 4)) == 1
+    told = []
+    found = compare_recipes(
+        ann, ["opi"], None, data, [4], report=lambda what, done, total: told.append((done, total))
+    )
+    assert found.rows[0].scores[4].agreement == by_fours["snn"][0]["agreement"]
+    # One batch of 100 was thought of, and ten of four ran.
+    assert told == [(done * 4 // 10, 4) for done in range(11)]

@@ -7,7 +7,7 @@ from onnx_text import model, run
 from onnx2snn import SpikingSession, convert, evaluate, from_arrays, synapses
 from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.synapses import SynapseCounter
+from onnx2snn.synapses import SynapseCounter, macs_by_place
 
 RNG = np.random.default_rng(0)
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -28,7 +28,7 @@ def counter_of(snn, input_shape):
 
 
 def macs(snn, input_shape):
-    return synapses.macs(detach(snn), {info.name: input_shape for info in snn.graph.input})
+    return sum(macs_by_place(detach(snn), {info.name: input_shape for info in snn.graph.input}))
 
 
 def conv_connections(size_in, size_out, kernel, stride, pad):

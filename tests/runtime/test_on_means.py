@@ -25,7 +25,7 @@ from onnx2snn.cli import main
 from onnx2snn.examination import IN_DIVISOR
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime import choice, estimate
-from onnx2snn.synapses import macs
+from onnx2snn.synapses import macs_by_place
 
 RNG = np.random.default_rng(0)
 
@@ -121,7 +121,7 @@ def test_a_recurrent_layer_goes_through_its_sequence_at_each_time_step():
     counts = {name: np.count_nonzero(value) for name, value in weights.items()}
     rows = {"up_in": 5, "wg": 5, "rg": 5, "wb": 6, "wy": 1}
     each = {name: n * counts[name] for name, n in rows.items()}
-    assert macs(detach(made.model), {"x": (5, 8)}) == sum(each.values())
+    assert sum(macs_by_place(detach(made.model), {"x": (5, 8)})) == sum(each.values())
     # What is in wb reads what the GRU hands on.
     (row,) = evaluate(made.model, from_arrays(x), [8])["snn"]
     spikes = plain.run(x, 8).spike_counts
@@ -182,7 +182,7 @@ def test_a_layer_behind_a_product_reads_numbers_at_each_time_step():
         assert row["sops"] == pytest.approx(wanted)
     # Those of the ANN: two products and four layers.
     assert report["macs"] == 2 * 4 * 4 * 6 + 3 * 4 * 6 * 6 + 6 * 2
-    assert report["macs"] == macs(detach(snn), {"x": (4, 6)})
+    assert report["macs"] == sum(macs_by_place(detach(snn), {"x": (4, 6)}))
 
 
 def test_masks_of_a_softmax_may_be_infinite():
