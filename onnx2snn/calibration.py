@@ -17,6 +17,9 @@ from .data import Data
 from .progress import Running
 from .statistics import ActivationHistogram, Statistic
 
+MOST_CHANNELS = 2**16
+"""About as many have histograms at once, of 1 GiB together."""
+
 
 def _pooled(
     model: ModelParts, tensors: dict[str, str], ranks: Mapping[str, int]
@@ -105,7 +108,7 @@ def calibrate(
     per_channel: bool,
     running: Running,
 ) -> dict[str, np.ndarray]:
-    """Thresholds of an ANN's activations, in one pass over the data.
+    """Thresholds of an ANN's activations, in one pass over the data, or several of many layers.
 
     Returns V_th by the name of the activation: float32, () for a layer, or one number for each
     channel, shaped to broadcast against the activations, as (C, 1, 1); () where a sample is one
@@ -119,9 +122,28 @@ def calibrate(
         ranks = {name: len(tensor.shape) for name, tensor in tensors.items()}
         model, watched = _pooled(model, watched, ranks)
     axes = {name: channel_axis(tensor) for name, tensor in tensors.items()} if per_channel else {}
-    histograms = {name: ActivationHistogram(per_channel) for name in tensors}
+    sizes = [tensor.shape[axes.get(name, 0) :][:1] for name, tensor in tensors.items()]
+    channels = [size[0] if axes and size and isinstance(size[0], int) else 1 for size in sizes]
+    number_of_pass = dict(zip(tensors, np.cumsum(channels) // MOST_CHANNELS, strict=True))
+    thresholds: dict[str, np.ndarray] = {}
+    for number in np.unique(list(number_of_pass.values())):
+        some = {name: tensor for name, tensor in watched.items() if number_of_pass[name] == number}
+        thresholds |= _in_one_pass(model, some, axes, data, statistic, running)
+    return thresholds
+
+
+def _in_one_pass(
+    model: ModelParts,
+    tensors: dict[str, str],
+    axes: Mapping[str, int],
+    data: Data,
+    statistic: Statistic,
+    running: Running,
+) -> dict[str, np.ndarray]:
+    """Thresholds of the ``tensors``; ``axes``: those of channels, none for one of each layer."""
+    histograms = {name: ActivationHistogram(bool(axes)) for name in tensors}
     shapes: dict[str, tuple[int, ...]] = {}
-    for values in watch(model, watched, data, running):
+    for values in watch(model, tensors, data, running):
         for name, value in values.items():
             axis = axes.get(name, 0)
             histograms[name].update(np.moveaxis(value, axis, 1) if axis > 1 else value)
@@ -131,6 +153,6 @@ def calibrate(
     for name, histogram in histograms.items():
         value = histogram.value(statistic)
         value = np.where(value > 0, value, value.max() if value.max() > 0 else 1.0)
-        shape = shapes[name] if per_channel else ()
+        shape = shapes[name] if axes else ()
         thresholds[name] = value.astype(np.float32).reshape(shape)
     return thresholds

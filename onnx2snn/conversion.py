@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -174,17 +174,21 @@ def convert(
     delay = chosen.delay_for(timesteps) if delay is None else delay
     neuron = _with_reset(chosen, reset)
     require_one_of("maxpool", maxpool, get_args(MaxPool))
-    source = model
+    source, together = model, batch_size
     if calibration is not None:
         source = read_any(model)
-        batch_size = samples_at_once(source, calibration, batch_size)
-    running = Running(batch_size or MOST_SAMPLES, providers, track)
+        together = samples_at_once(source, calibration, batch_size)
+    running = Running(together or MOST_SAMPLES, providers, track)
     network = Network(source, calibration, maxpool, running, bool(on_means))
     network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()
     if approximate is not None:
         network.approximate(approximate)
+        if calibration is not None:
+            # Of several clips for each curve there is room for fewer samples.
+            together = samples_at_once(network.current, calibration, batch_size)
+            network.running = replace(running, batch_size=together)
         # Pools that had prepared the input for a curve, which clips now stand in for.
         network.replace_pools()
     require_convertible(network.graph, maxpool, network.declined, network.on_means)

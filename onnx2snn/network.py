@@ -113,7 +113,7 @@ class Network:
         parts = read_any(model)
         self._model, self.original = model, parts
         self.calibration, self.maxpool, self.on_means = calibration, maxpool, on_means
-        self._running = running
+        self.running = running
         self.reports: list[PassReport] = []
         self.declined: list[Refusal] = []
         self.agreements: list[Agreement] = []
@@ -147,7 +147,7 @@ class Network:
         self.current = to_parts(self.graph)
         if self.calibration is None:
             return None
-        agreement = compare(change, before, self.current, self.calibration, self._running)
+        agreement = compare(change, before, self.current, self.calibration, self.running)
         self.agreements.append(agreement)
         return agreement
 
@@ -239,7 +239,7 @@ class Network:
         agreement = self._compare(change, before)
         first: Iterator[Inputs]
         if self.calibration is not None and agreement is not None:
-            first = (x for x, _ in self.calibration.batches(self._running.batch_size))
+            first = (x for x, _ in self.calibration.batches(self.running.batch_size))
             error = agreement.error
             on = f"{self.calibration.samples} samples of the calibration data"
         elif sample is not None:
@@ -292,7 +292,7 @@ class Network:
                 [Refusal(region.name, region.op, "no calibration data") for region in regions],
             )
         watched = {region.name: region.source.name for region in regions}
-        seen = sampled(self.current, watched, self.calibration, self._running)
+        seen = sampled(self.current, watched, self.calibration, self.running)
         self.replace_by_clips(fit_clips(self.graph, seen, clips, self.notes))
 
     def replace_by_clips(self, fits: dict[str, ClipFit]) -> None:
@@ -328,7 +328,7 @@ class Network:
         if per_channel:
             require_channels(self.graph, wanted, NO_CHANNELS)
         thresholds = calibrate(
-            self.current, wanted, self.calibration, threshold, per_channel, self._running
+            self.current, wanted, self.calibration, threshold, per_channel, self.running
         )
         how = "per channel" if per_channel else "per layer"
         text = f"{threshold.describe()}, {how}, {self.calibration.samples} samples"
@@ -342,7 +342,7 @@ class Network:
         return sources
 
     def _note_equal_samples(self, data: Data) -> None:
-        x, _ = next(iter(data.batches(self._running.batch_size)))
+        x, _ = next(iter(data.batches(self.running.batch_size)))
         if all(len(value) > 1 and np.all(value == value[:1]) for value in by_name(x).values()):
             self.notes.append(
                 "the samples of the calibration data's first batch are all the same: thresholds "
@@ -369,7 +369,7 @@ class Network:
         require_activations(self.graph, self.maxpool, self.unquantised, self.hidden_pools)
         if self.calibration is not None:
             self.agreements.append(
-                compare(TOGETHER, self.original, self.current, self.calibration, self._running)
+                compare(TOGETHER, self.original, self.current, self.calibration, self.running)
             )
         self.notes += notes_on_spikes(self.graph, self.maxpool)
         infer_shapes(self.graph)
@@ -381,7 +381,7 @@ class Network:
         """Run a recipe's passes over the spiking network, and fold what they added."""
         if not passes:
             return
-        snn = Spiking(self.graph, self.unclipped, self.calibration, self._running, timesteps)
+        snn = Spiking(self.graph, self.unclipped, self.calibration, self.running, timesteps)
         self.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
         require_finite_results(self.graph)
 

@@ -130,11 +130,10 @@ class ActivationHistogram:
         self._widen(np.where(largest > 0, np.frexp(largest)[1], -126))
         self._max = np.maximum(self._max, largest)
         self._total += rows.shape[1]
-        channel, position = np.nonzero(rows > 0)
-        scale = np.ldexp(float(BINS), -self._exponents)[channel]
-        bins = (rows[channel, position] * scale).astype(np.int64)
-        flat = np.bincount(channel * BINS + bins, minlength=channels * BINS)
-        self._counts += flat.reshape(channels, BINS)
+        scales = np.ldexp(float(BINS), -self._exponents)
+        # One channel at a time, since these numbers take several times the memory of the rows.
+        for counts, row, scale in zip(self._counts, rows, scales, strict=True):
+            counts += np.bincount((row[row > 0] * scale).astype(np.int64), minlength=BINS)
 
     def _widen(self, exponents: np.ndarray) -> None:
         shifts = np.maximum(exponents - self._exponents, 0)

@@ -117,6 +117,27 @@ def test_conversion_evaluation_and_diagnosis_run_so_many(monkeypatch):
     assert len(seen) == 2
 
 
+def test_of_clips_that_stand_in_for_a_curve_there_is_room_for_fewer(monkeypatch):
+    monkeypatch.setattr(batches, "MOST_BYTES", int(EACH * 12.5))
+    curve = "r = Relu(a) s = Conv(r, v) g = Sigmoid(s) h = Conv(g, v) b = Relu(h)"
+    body = BODY.replace("b = Clip(a, lo, hi)", curve)
+    ann = model(
+        f"net (float[N, 3, 8, 8] x) => (float[N, 4] y) {body}",
+        {**WEIGHTS, "v": np.full((4, 4, 1, 1), 0.01, np.float32)},
+    )
+    seen = []
+
+    def track(found, what, how_many):
+        seen.append(how_many)
+        return found
+
+    convert(ann, calibration=from_arrays(X), approximate=8, track=track)
+    assert (seen[0], seen[-1]) == (8, 40)
+    seen.clear()
+    convert(ann, calibration=from_arrays(X), approximate=8, batch_size=20, track=track)
+    assert set(seen) == {2}
+
+
 def fixed_at_four():
     """A network whose samples look at each other, so that its batch stays fixed, and its SNN."""
     w = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
