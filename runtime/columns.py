@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from .graphs import Writer, with_layers
 from .windows import Window, window_of
@@ -88,5 +87,4 @@ def _write(graph: Writer, node: onnx.NodeProto, columns: Columns) -> None:
     weights = reshaped(weights, "weights", outputs, read)
     made = graph.product(weights, reshaped(x, "columns", read, -1), bias, y)
     made = reshaped(made, "image", outputs, *window.places, -1)
-    last = f"{graph.prefix}{y}/rows_first"
-    graph.nodes.append(helper.make_node("Transpose", [made], [y], last, perm=[3, 0, 1, 2]))
+    graph.node("Transpose", [made], f"{y}/rows_first", y, perm=[3, 0, 1, 2])

@@ -18,7 +18,7 @@ Layer = TypeVar("Layer")
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
     """A model with some of its outputs, and what they need."""
     infos = [info for info in model.graph.output if info.name in outputs]
-    return with_nodes(model, list(model.graph.node), infos)
+    return with_nodes(model, model.graph.node, infos)
 
 
 def give_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> None:
@@ -178,10 +178,13 @@ class Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
-    def node(self, op: str, inputs: Iterable[str], name: str, **attributes: Any) -> str:
-        """Add a node; returns the name of its one output."""
-        output = self.prefix + name
-        self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
+    def node(
+        self, op: str, inputs: Iterable[str], name: str, output: str = "", **attributes: Any
+    ) -> str:
+        """Add a node; returns the name of its one output, which may be one from outside."""
+        own = self.prefix + name
+        output = output or own
+        self.nodes.append(helper.make_node(op, list(inputs), [output], own, **attributes))
         return output
 
     def halves(self, tensor: str, sizes: str, name: str) -> tuple[str, str]:

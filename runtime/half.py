@@ -61,12 +61,10 @@ def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx
         for name in filter(None, node.input):
             if name not in cast:
                 cast[name] = graph.cast(name, single, half, name)
-        made = f"{graph.prefix}made/{node.output[0]}"
-        names = {name: cast[name] for name in node.input if name} | {node.output[0]: made}
+        (y,) = node.output
+        made = f"{graph.prefix}made/{y}"
+        names = {name: cast[name] for name in node.input if name} | {y: made}
         graph.nodes.append(renamed(node, names, graph.prefix + node.name))
-        back = onnx.helper.make_node(
-            "Cast", [made], node.output, f"{made}/back", to=onnx.TensorProto.FLOAT
-        )
-        graph.nodes.append(back)
+        graph.node("Cast", [made], f"back/{y}", y, to=onnx.TensorProto.FLOAT)
 
     return with_layers(model, WEIGHTED, {name: name for name in weights}, "half/", write)

@@ -55,22 +55,13 @@ def _write(graph: Writer, node: onnx.NodeProto, layer: IntegerLayer) -> None:
     )
     if layer.window is not None:
         n = _windows(graph, n, zero, layer, weight, y)
-    product = helper.make_node(
-        "MatMulIntegerToFloat",
-        [n, codes.name, one, scale, zero, "", bias],
-        [y if layer.window is None else f"{graph.prefix}{y}/rows"],
-        f"{graph.prefix}{y}/product",
-        domain=_CONTRIB,
-    )
-    graph.nodes.append(product)
+    factors = [n, codes.name, one, scale, zero, "", bias]
+    output = y if layer.window is None else ""
+    made = graph.node("MatMulIntegerToFloat", factors, f"{y}/product", output, domain=_CONTRIB)
     if layer.window is not None:
         sizes = np.array([-1, *layer.window.places, len(layer.scale)])
-        read = [product.output[0], graph.constant(sizes, f"{weight}/sizes")]
-        last = graph.node("Reshape", read, f"{y}/image")
-        first = helper.make_node(
-            "Transpose", [last], [y], f"{graph.prefix}{y}/channels_first", perm=[0, 3, 1, 2]
-        )
-        graph.nodes.append(first)
+        made = graph.node("Reshape", [made, graph.constant(sizes, f"{weight}/sizes")], f"{y}/image")
+        graph.node("Transpose", [made], f"{y}/channels_first", y, perm=[0, 3, 1, 2])
 
 
 def _windows(graph: Writer, n: str, zero: str, layer: IntegerLayer, weight: str, y: str) -> str:

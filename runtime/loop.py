@@ -26,7 +26,7 @@ from .graphs import Writer, sizes_of_info, unused_prefix
 from .inputs import MOST_TIMESTEPS
 from .loop_read_outs import Network, read_outs, total_of
 from .plan import build_plan, with_weights
-from .sums import MOST_STEPS_CARRIED, most_steps_carried
+from .sums import most_steps_carried
 
 
 def loop_model(
@@ -41,7 +41,8 @@ def loop_model(
     """The network over T time-steps as one model: inputs [N, ...] in, read-outs out.
 
     timesteps: T, or None to make it an input ``timesteps``, an int64 scalar.
-    unroll: T copies of the step in a row, in place of a Loop; for a fixed T up to 4096.
+    unroll: T copies of the step in a row, in place of a Loop; for a fixed T up to 4096 (819 with
+    bursts of 5), which is what sums in float32 hold.
     each_step: for each output y an output ``steps/y`` [T, N, ...], the read-out after each
     time-step. rates: for each layer of neurons n an output ``firing_rate/n``, float32 [N]:
     spikes per neuron and time-step in each sample, or in each row along the layer's axis 0, where
@@ -54,12 +55,12 @@ def loop_model(
     """
     if timesteps is not None:
         require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
-    if unroll and (timesteps is None or timesteps > MOST_STEPS_CARRIED):
-        raise DataError(
-            f"only a fixed number of time-steps, up to {MOST_STEPS_CARRIED}, can be unrolled: "
-            "leave out --unroll"
-        )
     plan = build_plan(snn)
+    most = most_steps_carried(plan)
+    if unroll and (timesteps is None or timesteps > most):
+        raise DataError(
+            f"only a fixed number of time-steps, up to {most}, can be unrolled: leave out --unroll"
+        )
     size = sum(values.nbytes for values in plan.weights.values())
     if size > MAX_PROTO_BYTES:
         raise ModelError(
@@ -85,7 +86,7 @@ def loop_model(
             "one of its own: give it another name"
         )
     for name, tensor in made.items():
-        main.nodes.append(helper.make_node("Identity", [tensor], [name], f"{root}output/{name}"))
+        main.node("Identity", [tensor], f"output/{name}", name)
     model = _model_of(network, main, list(made), snn)
     return _without_functions(model) if inline else model
 

@@ -1,6 +1,6 @@
 """How far a network has come in time, and how it goes on."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -120,8 +120,7 @@ class Progress:
         self.sums.keep(rows, count)
         self.before = rows_of(self.before, rows, count)
         self.latest = rows_of(self.latest, rows, count)
-        totals = rows_of(self.earlier.totals, rows, count)
-        self.earlier = replace(self.earlier, totals=totals)
+        self.earlier = Earlier(self.earlier.steps, rows_of(self.earlier.totals, rows, count))
 
     def _require_finite(self) -> None:
         """Raise ``DataError`` where a potential in float16 is infinite, and fires for ever.

@@ -72,8 +72,8 @@ class Averages:
 
     def of_one(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What the epilogue makes of what it reads, in one time-step."""
-        types = self._plan.readout_types
-        feed = {name: np.asarray(value, types[name]) for name, value in values.items()}
+        types = self._plan.readout_types.items()
+        feed = {name: np.asarray(values[name], dtype) for name, dtype in types}
         return run_session(self._epilogue, None, feed)
 
     def totals(self, sums: Arrays, timesteps: int, earlier: Earlier) -> Arrays:

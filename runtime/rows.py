@@ -20,11 +20,22 @@ Shape = tuple[int | str, ...]
 _MANY = 1_000_003
 """A number of samples, prime and like no other size: where it shows in a shape, the batch does."""
 
-_ALONG_AXES = {"CumSum", "Gather", "Pad", "Slice"}
+_IN_ATTRIBUTES: dict[str, tuple[str, int | list[int]]] = {
+    "Gather": ("axis", 0),
+    "MeanVarianceNormalization": ("axes", [0, 2, 3]),
+    **dict.fromkeys(
+        ("Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "RMSNormalization",
+         "Softmax"),
+        ("axis", -1),
+    ),
+}  # fmt: skip
+"""Operators that have their axes in an attribute of this name, by default these."""
+
+_ALONG_AXES = {"CumSum", "Pad", "Slice", *_IN_ATTRIBUTES}
 """Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
 
-_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "ReverseSequence", "ScatterElements",
-              "ScatterND", "Trilu"}  # fmt: skip
+_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "GRU", "LSTM", "ReverseSequence", "RNN",
+              "ScatterElements", "ScatterND", "Trilu"}  # fmt: skip
 """Others that may."""
 
 _OF_SHAPES = {"Add", "Cast", "Concat", "Div", "Equal", "Gather", "Identity", "Max", "Min", "Mul",
@@ -163,8 +174,8 @@ def _axes(
         given = constants.get(node.input[place]) if place < len(node.input) else None
         return None if given is None else np.atleast_1d(numpy_helper.to_array(given)).tolist()
 
-    if node.op_type == "Gather":
-        return [attributes.get("axis", 0)]
+    if node.op_type in _IN_ATTRIBUTES:
+        return list(np.atleast_1d(attributes.get(*_IN_ATTRIBUTES[node.op_type])))
     if node.op_type == "CumSum":
         return numbers("axis", 1)
     axes = numbers("axes", 3)

@@ -1,6 +1,6 @@
 """``SpikingSession``: a spiking network, run over time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from threading import RLock
 from typing import Any, Literal, NoReturn, get_args
@@ -111,11 +111,7 @@ class SpikingSession:
         self._plan = made = network.plan
         self.precisions: tuple[LayerPrecision, ...] = network.precisions
         # Several graphs are made of the model's; all read these weights.
-        create = partial(
-            _create_with,
-            made.weights,
-            partial(create_session, providers=chosen, threads=threads),
-        )
+        create = partial(_create_with, made.weights, chosen, threads)
         # Within a budget they hold no weights of their own, whatever time-steps do.
         keeping_none = partial(create, seldom=True, lean=max_memory is not None)
         prologue, averages = Prologue(made, keeping_none), Averages(made, keeping_none)
@@ -262,9 +258,7 @@ class SpikingSession:
             raise DataError("x_t has another shape than the state; call reset() first")
         progress.states.set_inputs(values)
         made = tuple(name for name in plan.readout_types if name not in values)
-        now = dict(zip(made, progress.advance(values, made), strict=True)) | {
-            name: values[name] for name in plan.readout_types if name in values
-        }
+        now = values | dict(zip(made, progress.advance(values, made), strict=True))
         outputs = dict(zip(plan.averages, progress.averages.of_one(now), strict=True))
         if plan.means:
             try:
@@ -310,7 +304,8 @@ class SpikingSession:
 
 def _create_with(
     weights: Mapping[str, np.ndarray],
-    create: Callable[..., Any],
+    providers: list[Any],
+    threads: int | None,
     model: onnx.ModelProto | ModelParts,
     **options: Any,
 ) -> Any:
@@ -320,4 +315,4 @@ def _create_with(
     # What comes with the model takes the place of what has the same name.
     names -= {*parts.weights, *(options.get("own") or {})}
     held = parts.weights | {name: weights[name] for name in names}
-    return create(ModelParts(parts.structure, held), **options)
+    return create_session(ModelParts(parts.structure, held), providers, threads, **options)

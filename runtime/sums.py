@@ -12,7 +12,7 @@ from .plan import Plan, State
 from .providers import run_session
 from .result import Arrays, Later
 from .states import DeviceStates
-from .totals import CONSERVING, MOST_STEPS, Totals, steps_to_next
+from .totals import CONSERVING, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
@@ -42,6 +42,8 @@ class Sums:
         self._conserving = [n for n in plan.neurons if n.op in CONSERVING and n.spikes in derived]
         self._most_carried = most_steps_carried(plan)
         self._followed = () if totals is None else _states_read_by(totals, plan.states)
+        self._starts = {s.read: s.start for s in plan.states if s.read in self._followed}
+        self._most_at_start = self._room_from(self._starts)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
         self.reset()
@@ -52,9 +54,7 @@ class Sums:
         self._steps = 0
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
-        self._before = {s.read: s.start for s in self._plan.states if s.read in self._followed}
-        most = self._most_carried
-        self._most = most if self._totals is None else min(most, MOST_STEPS)
+        self._before, self._most = self._starts, self._most_at_start
 
     @property
     def kept(self) -> frozenset[str]:
@@ -142,13 +142,17 @@ class Sums:
 
     def begin_here(self) -> None:
         """What passes from now on begins at the states as they are."""
-        self._before = self._now()
-        if self._totals is not None:
-            in_thresholds = [
-                float(np.abs(self._before[f"v/{n.name}"]).max() / n.threshold.min())
-                for n in self._conserving
-            ]
-            self._most = min(self._most_carried, steps_to_next(max(in_thresholds, default=0.0)))
+        self._before = {name: self._states.get(name) for name in self._followed}
+        self._most = self._room_from(self._before)
+
+    def _room_from(self, before: Arrays) -> int:
+        """How many time-steps may pass until sums are brought in, from these states on."""
+        if self._totals is None:
+            return self._most_carried
+        in_thresholds = [
+            float(np.abs(before[f"v/{n.name}"]).max() / n.threshold.min()) for n in self._conserving
+        ]
+        return min(self._most_carried, steps_to_next(max(in_thresholds, default=0.0)))
 
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""
@@ -156,9 +160,6 @@ class Sums:
         self._done = rows_of(self._done, rows, count)
         self._inputs = rows_of(self._inputs, rows, count)
         self._before = rows_of(self._before, rows, count)
-
-    def _now(self) -> Arrays:
-        return {name: self._states.get(name) for name in self._followed}
 
     def _read(self) -> list[tuple[Arrays, int]]:
         """What time-steps have read for what follows from it, and how many of them."""

@@ -10,7 +10,6 @@ products, so that exact ones stay exact.
 from collections.abc import Collection, Mapping
 
 import onnx
-from onnx import helper
 
 from .graphs import Writer, attributes_of, with_layers
 
@@ -61,5 +60,4 @@ def _write(graph: Writer, node: onnx.NodeProto, weights: str) -> None:
     (x, _, *bias), (y,) = filter(None, node.input), node.output
     columns = graph.node("Transpose", [x], f"{y}/columns", perm=[1, 0])
     made = graph.product(weights, columns, bias, y)
-    back = helper.make_node("Transpose", [made], [y], f"{graph.prefix}{y}/back", perm=[1, 0])
-    graph.nodes.append(back)
+    graph.node("Transpose", [made], f"{y}/back", y, perm=[1, 0])

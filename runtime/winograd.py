@@ -27,7 +27,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from onnx2snn.graph_passes.weights import stub
 
@@ -187,5 +186,4 @@ def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
     if any(missing):
         ends = sizes(tiles.height, tiles.width)
         made = graph.node("Slice", [made, sizes(0, 0), ends, sizes(1, 2)], f"{y}/cut")
-    last = f"{graph.prefix}{y}/first"
-    graph.nodes.append(helper.make_node("Transpose", [made], [y], last, perm=[0, 3, 1, 2]))
+    graph.node("Transpose", [made], f"{y}/first", y, perm=[0, 3, 1, 2])

@@ -11,7 +11,7 @@ from one_neuron import WEIGHTS, X
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import sums
+from onnx2snn.runtime import sums, totals
 from onnx2snn.runtime.early_exit import is_softmax
 
 SETTINGS = settings(
@@ -321,17 +321,19 @@ def test_as_many_rows_of_another_input_as_samples_may_be_left(plan, rows, leaves
 @pytest.mark.parametrize(
     "of_all",
     ["s = Shape(a) n = Gather(s, first) f = Cast<to = 1>(n) b = Mul(a, f)",
-     "m = ReduceMean<axes = [0], keepdims = 1>(a) b = Sub(a, m)"],
+     "m = ReduceMean<axes = [0], keepdims = 1>(a) b = Sub(a, m)",
+     "b = Softmax<axis = 0>(a)", "b = LpNormalization<axis = 0>(a)"],
 )  # fmt: skip
 def test_samples_that_depend_on_others_cannot_leave(of_all):
     text = (
-        "net (float[N, 4] x) => (float[N, 3] y) { a = Clip(x, zero, one) "
-        f"{of_all} c = Clip(b, zero, one) y = Gemm(c, w) }}"
+        "net (float[N, 4] x) => (float[N, 3] y) { g = Gemm(x, v) a = Clip(g, zero, one) "
+        f"{of_all} h = Gemm(b, v) c = Clip(h, zero, one) y = Gemm(c, w) }}"
     )
-    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(4, 3, dtype=np.float32)}
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= {"v": np.eye(4, dtype=np.float32), "w": np.eye(4, 3, dtype=np.float32)}
     if "first" in text:
         values["first"] = np.int64(0)
-    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    session = SpikingSession(convert(model(text, values), on_means=True).model, threads=1)
     with pytest.raises(DataError, match="computes each by itself"):
         session.run(np.ones((3, 4), np.float32), 8, early_exit=EarlyExit())
 
@@ -441,7 +443,7 @@ def test_scores_of_several_places_are_no_classes():
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
 def test_samples_that_leave_after_sums_were_brought_in(plan, monkeypatch):
-    monkeypatch.setattr(sums, "MOST_STEPS", 8)
+    monkeypatch.setattr(totals, "MOST_STEPS", 8)
     monkeypatch.setattr(sums, "MOST_STEPS_CARRIED", 8)
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)

@@ -184,8 +184,11 @@ def test_rates_of_long_runs_and_of_bursts_are_whole_spikes():
     file = loop_model(convert(model(text, weights)).model, 40_960, rates=True)
     assert stock.run(file, {"a": x})["firing_rate/r"] == [1]
     recipe = replace(recipe_by_name("opi"), name="bursts", neuron=Neuron("BurstIF", max_spikes=5))
-    file = loop_model(convert(model(text, weights), recipe=recipe).model, 4096, rates=True)
+    bursts = convert(model(text, weights), recipe=recipe).model
+    file = loop_model(bursts, 4096, rates=True)
     assert stock.run(file, {"a": 7 * x})["firing_rate/r"] == [5]
+    with pytest.raises(DataError, match="up to 819, can be unrolled"):
+        loop_model(bursts, 820, unroll=True)
 
 
 def test_constant_input_is_computed_once(demo_snn):

@@ -2,10 +2,13 @@
 
 import dyadic
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from onnx_text import model
 
 from onnx2snn import EarlyExit, SpikingSession, convert, from_arrays
+from onnx2snn.graph_passes import to_graph, to_model
+from onnx2snn.graph_passes.neurons import neuron_nodes
 from onnx2snn.runtime import totals
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.totals import coarse, totals_of
@@ -52,6 +55,21 @@ def test_nearly_silent_channels_are_counted_right(largest):
     same(auto.run(x, 64, early_exit=rule), step.run(x, 64, early_exit=rule))
     varying = np.stack([x, x / 2, x / 4] * 10)
     same(auto.run(varying, 30), step.run(varying, 30))
+
+
+def test_potentials_that_begin_far_from_0_are_counted_right():
+    """Their rounding is that of a million thresholds."""
+    rng = np.random.default_rng(0)
+    values = layers(rng, w=(20, 30), v=(30, 20), u=(20, 5)) | {"b": np.zeros(30, np.float32)}
+    x = rng.random((40, 20)).astype(np.float32)
+    for v_init in (1e6, -1e6):
+        ann = model(TWO_LAYERS, values)
+        graph = to_graph(convert(ann, calibration=from_arrays(x), recipe="opi").parts)
+        for neuron in neuron_nodes(graph):
+            started = v_init * neuron.attrs["v_threshold"].values
+            neuron.attrs["v_init"] = gs.Constant("", started)
+        snn = to_model(graph)
+        same(SpikingSession(snn).run(x, 256), SpikingSession(snn, plan="step").run(x, 256))
 
 
 @pytest.mark.parametrize("bound", [1.0, 1e-3, 1e-5])
