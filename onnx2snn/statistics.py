@@ -120,14 +120,15 @@ class ActivationHistogram:
         channels = activations.shape[1] if apart else 1
         rows = np.moveaxis(activations, 1, 0) if apart else activations
         rows = rows.reshape(channels, -1)
-        if not len(self._counts):
-            self._counts = np.zeros((channels, BINS), np.int64)
-            self._exponents = np.full(channels, -126)
-            self._total = np.int64(0)
-            self._max = np.zeros(channels)
         largest = rows.max(axis=1).astype(np.float64)
         # frexp: largest = f 2^e with f < 1, so largest < 2^e.
-        self._widen(np.where(largest > 0, np.frexp(largest)[1], -126))
+        exponents = np.where(largest > 2.0**-127, np.frexp(largest)[1], -126)
+        if not len(self._counts):
+            self._counts = np.zeros((channels, BINS), np.int64)
+            self._exponents = exponents
+            self._total = np.int64(0)
+            self._max = np.zeros(channels)
+        self._widen(exponents)
         self._max = np.maximum(self._max, largest)
         self._total += rows.shape[1]
         scales = np.ldexp(float(BINS), -self._exponents)
