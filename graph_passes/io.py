@@ -12,7 +12,6 @@ import onnx
 import onnx.external_data_helper
 import onnx.inliner
 import onnx.numpy_helper
-import onnx.version_converter
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -24,6 +23,7 @@ from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line
 from .limits import all_nodes, graphs_in, sizes_of_functions
 from .neuron_functions import FUNCTIONS
+from .old_opsets import convert_opset
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
 
@@ -49,33 +49,10 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     opset = opset_of(parts.structure)
     if opset < neurons.MIN_OPSET:
         structure = _with_constants_only(inline_functions(copy_model(parts.structure)))
-        parts = ModelParts(_convert_opset(structure, opset), parts.weights)
+        parts = ModelParts(convert_opset(structure, opset), parts.weights)
     if isinstance(model, ModelParts):
         return parts
     return attach(parts)
-
-
-def _convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    advice = f"export it again with opset {neurons.MIN_OPSET} or newer"
-    # The first IR versions want every initializer to be an input as well.
-    structure.ir_version = max(structure.ir_version, 8)
-    try:
-        converted = onnx.version_converter.convert_version(structure, neurons.MIN_OPSET)
-    except Exception as error:  # The converter raises RuntimeError and types of its own.
-        raise ModelError(
-            f"the model's opset {opset} cannot be brought to {neurons.MIN_OPSET}: "
-            f"{first_line(error)}; {advice}"
-        ) from error
-    for node in converted.graph.node if opset < 11 else ():
-        # The converter forgets how Upsample, and Resize as it was, place their samples.
-        if node.op_type == "Resize":
-            for name, value in (
-                ("coordinate_transformation_mode", "asymmetric"),
-                ("nearest_mode", "floor"),
-            ):
-                if all(attribute.name != name for attribute in node.attribute):
-                    node.attribute.append(onnx.helper.make_attribute(name, value))
-    return converted
 
 
 def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:

@@ -350,14 +350,6 @@ def test_weights_of_four_bits_of_which_some_are_missing():
         to_graph(proto)
 
 
-def test_old_opsets_are_upgraded():
-    proto = model("g (float[N, 4] x) => (float[N, 4] y) { y = Clip<min=0.0, max=2.0>(x) }", opset=7)
-    new = upgrade_opset(proto)
-    assert new.opset_import[0].version == 17
-    x = np.linspace(-1, 3, 8, dtype=np.float32).reshape(2, 4)
-    np.testing.assert_array_equal(run(new, x), np.clip(x, 0, 2))
-
-
 def test_upgrading_leaves_what_it_is_given(tmp_path):
     proto = model(TEXT, {"w": WEIGHT}, opset=11)
     proto.ir_version = 4
