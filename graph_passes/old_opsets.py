@@ -5,6 +5,7 @@ import onnx.version_converter
 
 from .errors import ModelError
 from .files import first_line
+from .limits import all_nodes
 from .neurons import MIN_OPSET
 
 
@@ -22,7 +23,7 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             f"the model's opset {opset} cannot be brought to {MIN_OPSET}: "
             f"{first_line(error)}; export it again with opset {MIN_OPSET} or newer"
         ) from error
-    for node in converted.graph.node if opset < 11 else ():
+    for node in all_nodes(converted.graph.node) if opset < 11 else ():
         # The converter forgets how Upsample, and Resize as it was, place their samples.
         if node.op_type == "Resize":
             for name, value in (
