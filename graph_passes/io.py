@@ -43,7 +43,7 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     """A copy of an ANN in an opset that can hold neurons: at least ``neurons.MIN_OPSET``.
 
     ``ModelParts`` that are in one already are returned as they are. Raises ``ModelError`` if
-    onnx's version converter cannot do it.
+    onnx's version converter cannot do it, and for an old Resize that no newer one does alike.
     """
     parts = model if isinstance(model, ModelParts) else detach(model)
     opset = opset_of(parts.structure)

@@ -1,18 +1,25 @@
 """Bring models of old opsets to one that can hold neurons, right where onnx's converter errs."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.version_converter
 
 from .errors import ModelError
 from .files import first_line
-from .limits import all_nodes
+from .limits import graphs_in
 from .neurons import MIN_OPSET
+
+_ADVICE = f"export the network again with opset {MIN_OPSET} or newer"
 
 
 def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A model of an old opset in ``neurons.MIN_OPSET``.
 
-    Raises ``ModelError`` if onnx's version converter cannot do it.
+    Raises ``ModelError`` if onnx's version converter cannot do it, or for a Resize to the nearest
+    sample by constant scales of which some are above 1 and others below.
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
@@ -21,15 +28,50 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except Exception as error:  # The converter raises RuntimeError and types of its own.
         raise ModelError(
             f"the model's opset {opset} cannot be brought to {MIN_OPSET}: "
-            f"{first_line(error)}; export it again with opset {MIN_OPSET} or newer"
+            f"{first_line(error)}; {_ADVICE}"
         ) from error
-    for node in all_nodes(converted.graph.node) if opset < 11 else ():
-        # The converter forgets how Upsample, and Resize as it was, place their samples.
-        if node.op_type == "Resize":
+    if opset < 11:
+        _place_samples(converted.graph, {})
+    return converted
+
+
+def _is(node: onnx.NodeProto, op: str) -> bool:
+    return node.op_type == op and node.domain in ("", "ai.onnx")
+
+
+def _place_samples(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:
+    """Say how Upsample, and Resize as it was, place their samples: the converter forgets it.
+
+    ``outer``: the constants of the graphs around. Raises ``ModelError`` as ``_nearest_mode`` does.
+    """
+    made = {n.output[0]: n.attribute[0].t for n in graph.node if _is(n, "Constant")}
+    constants = {**outer, **made, **{tensor.name: tensor for tensor in graph.initializer}}
+    for node in graph.node:
+        for inner in graphs_in(node):
+            _place_samples(inner, constants)
+        if _is(node, "Resize"):
+            nearest_mode = _nearest_mode(node, constants.get(node.input[2]))
             for name, value in (
                 ("coordinate_transformation_mode", "asymmetric"),
-                ("nearest_mode", "floor"),
+                ("nearest_mode", nearest_mode),
             ):
                 if all(attribute.name != name for attribute in node.attribute):
                     node.attribute.append(onnx.helper.make_attribute(name, value))
-    return converted
+
+
+def _nearest_mode(node: onnx.NodeProto, scales: onnx.TensorProto | None) -> str:
+    """Which sample a Resize took, on ONNX Runtime: the one before; where it shrank, the one after.
+
+    Computed scales are taken to enlarge, as those to the size of another tensor do. Raises
+    ``ModelError`` where some axes grow and others shrink.
+    """
+    linear = any(a.name == "mode" and a.s == b"linear" for a in node.attribute)
+    factors = np.ones(0) if linear or scales is None else onnx.numpy_helper.to_array(scales)
+    if np.all(factors >= 1):
+        return "floor"
+    if np.all(factors <= 1):
+        return "ceil"
+    raise ModelError(
+        f"Resize '{node.name or node.output[0]}' enlarges some axes and shrinks others, which no "
+        f"Resize from opset 11 on does alike: {_ADVICE}"
+    )

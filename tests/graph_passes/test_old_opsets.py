@@ -1,9 +1,11 @@
 """``upgrade_opset``: the same numbers in the newer opset, also where onnx's converter errs."""
 
 import numpy as np
+import onnx
+import pytest
 from onnx_text import model, run
 
-from onnx2snn.graph_passes import upgrade_opset
+from onnx2snn.graph_passes import ModelError, upgrade_opset
 
 
 def test_old_opsets_are_upgraded():
@@ -26,5 +28,28 @@ def same(node, weights, opset):
         np.testing.assert_array_equal(run(upgrade_opset(old), x, yes), run(old, x, yes))
 
 
-def test_a_resize_places_its_samples_as_before():
-    same('Resize<mode = "linear">(x, s)', {"s": np.float32([1, 1, 1.5, 2.5])}, 10)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scales", [(1.5, 2.5), (0.6, 0.3)])
+def test_a_resize_places_its_samples_as_before(mode, scales):
+    same(f'Resize<mode = "{mode}">(x, s)', {"s": np.float32([1, 1, *scales])}, 10)
+
+
+def test_scales_that_a_node_holds_are_known():
+    text = "g (float[N, 3, 7, 10] x) => (float[N, 3, a, b] y) "
+    text += "{ s = Constant<value = float[4] {1, 1, 0.6, 0.3}>() y = Resize(x, s) }"
+    old = model(text, opset=10)
+    x = np.random.default_rng(0).normal(size=(2, 3, 7, 10)).astype(np.float32)
+    np.testing.assert_array_equal(run(upgrade_opset(old), x), run(old, x))
+
+
+def test_a_resize_that_enlarges_and_shrinks_is_refused():
+    text = "g (float[N, 3, 7, 10] x) => (float[N, 3, 10, 6] y) { y = Resize(x, s) }"
+    with pytest.raises(ModelError, match="Resize 'y' enlarges some axes and shrinks others"):
+        upgrade_opset(model(text, {"s": np.float32([1, 1, 1.5, 0.6])}, opset=10))
+
+
+def test_a_resize_of_another_domain_is_left_alone():
+    old = model("g (float[N, 3] x) => (float[N, 3] y) { y = Neg(x) }", opset=10)
+    old.opset_import.append(onnx.helper.make_opsetid("my", 1))
+    old.graph.node[0].op_type, old.graph.node[0].domain = "Resize", "my"
+    assert upgrade_opset(old).graph.node == old.graph.node
