@@ -9,8 +9,9 @@ import onnx.version_converter
 
 from .errors import ModelError
 from .files import first_line
-from .limits import graphs_in
+from .limits import all_nodes, graphs_in
 from .neurons import MIN_OPSET
+from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {MIN_OPSET} or newer"
 
@@ -23,6 +24,9 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
+    if opset < 11:
+        for node in all_nodes(structure.graph.node):
+            _drop_unused_value(node)
     try:
         converted = onnx.version_converter.convert_version(structure, MIN_OPSET)
     except Exception as error:  # The converter raises RuntimeError and types of its own.
@@ -37,6 +41,13 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _is(node: onnx.NodeProto, op: str) -> bool:
     return node.op_type == op and node.domain in ("", "ai.onnx")
+
+
+def _drop_unused_value(node: onnx.NodeProto) -> None:
+    """Drop the value of a Pad that pads with none: the converter would leave it as it is."""
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+    if _is(node, "Pad") and mode != b"constant":
+        replace_all(node.attribute, [a for a in node.attribute if a.name != "value"])
 
 
 def _place_samples(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:

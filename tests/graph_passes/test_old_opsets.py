@@ -53,3 +53,8 @@ def test_a_resize_of_another_domain_is_left_alone():
     old.opset_import.append(onnx.helper.make_opsetid("my", 1))
     old.graph.node[0].op_type, old.graph.node[0].domain = "Resize", "my"
     assert upgrade_opset(old).graph.node == old.graph.node
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+def test_a_pad_may_have_a_value_that_it_does_not_use(mode):
+    same(f'Pad<mode = "{mode}", pads = [0, 0, 1, 1, 0, 0, 1, 2], value = 0.5>(x)', {}, 9)
