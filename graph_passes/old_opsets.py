@@ -7,6 +7,7 @@ import onnx
 import onnx.numpy_helper
 import onnx.version_converter
 
+from .editing import free_name
 from .errors import ModelError
 from .files import first_line
 from .limits import all_nodes, graphs_in
@@ -24,9 +25,12 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
-    if opset < 11:
-        for node in all_nodes(structure.graph.node):
-            _drop_unused_value(node)
+    nodes = list(all_nodes(structure.graph.node))
+    for node in nodes if opset < 11 else ():
+        _drop_unused_value(node)
+    if opset < 13:
+        taken = {name for node in nodes for name in (*node.input, *node.output)}
+        _flatten_before_hardmax(structure.graph, taken)
     try:
         converted = onnx.version_converter.convert_version(structure, MIN_OPSET)
     except Exception as error:  # The converter raises RuntimeError and types of its own.
@@ -48,6 +52,30 @@ def _drop_unused_value(node: onnx.NodeProto) -> None:
     mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     if _is(node, "Pad") and mode != b"constant":
         replace_all(node.attribute, [a for a in node.attribute if a.name != "value"])
+
+
+def _flatten_before_hardmax(graph: onnx.GraphProto, taken: set[str]) -> None:
+    """Hardmax over all axes from one on -> Reshape(Hardmax(Flatten(x)), Shape(x)).
+
+    From opset 13 on it is over that axis alone, as Softmax, of which the converter knows it.
+    """
+    nodes = []
+    for node in graph.node:
+        for inner in graphs_in(node):
+            _flatten_before_hardmax(inner, taken)
+        if not _is(node, "Hardmax"):
+            nodes.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        flat, hot, shape = (free_name(f"{y}/{n}", taken, {}) for n in ("flat", "hot", "shape"))
+        nodes += [
+            onnx.helper.make_node("Flatten", [x], [flat], axis=axis),
+            onnx.helper.make_node("Hardmax", [flat], [hot], axis=1),
+            onnx.helper.make_node("Shape", [x], [shape]),
+            onnx.helper.make_node("Reshape", [hot, shape], [y]),
+        ]
+    replace_all(graph.node, nodes)
 
 
 def _place_samples(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:

@@ -58,3 +58,13 @@ def test_a_resize_of_another_domain_is_left_alone():
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
 def test_a_pad_may_have_a_value_that_it_does_not_use(mode):
     same(f'Pad<mode = "{mode}", pads = [0, 0, 1, 1, 0, 0, 1, 2], value = 0.5>(x)', {}, 9)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_a_hardmax_is_over_all_axes_from_one_on(axis):
+    same(f"Hardmax<axis = {axis}>(x)", {}, 12)
+
+
+def test_a_hardmax_may_count_its_axis_from_the_back_or_say_none():
+    same("Hardmax<axis = -2>(x)", {}, 11)
+    same("Hardmax(x)", {}, 7)
