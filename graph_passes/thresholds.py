@@ -79,14 +79,18 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
 
 
 def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
-    """Whether a node is a ReLU, a clip from 0 or above, or one of these cut off from above."""
+    """Whether a node is a ReLU, a clip from 0 or above, or a ReLU below a bound of 0 or more."""
     if node.domain:
         return False
     if node.op == "Clip":
         # Where its bounds are the other way round it is the upper one.
         return bool(np.min(clip_bounds(node)) >= 0)
-    at_least_zero = node.op == "ThresholdedRelu" and node.attrs.get("alpha", 1.0) >= 0
-    return node.op == "Relu" or at_least_zero or relu_of_min(graph, node) is not None
+    if node.op == "Min":
+        bound = _upper_bound(graph, node)
+        return bound is not None and bool(np.all(bound >= 0))
+    if node.op == "ThresholdedRelu":
+        return bool(node.attrs.get("alpha", 1.0) >= 0)
+    return bool(node.op == "Relu")
 
 
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:

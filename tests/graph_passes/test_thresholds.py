@@ -83,6 +83,7 @@ def test_the_min_of_a_relu_of_another_domain_bounds_nothing():
         ("y = ThresholdedRelu<alpha = 0.0>(x)", True),
         ("y = ThresholdedRelu<alpha = -0.5>(x)", False),
         ("r = Relu(x) y = Min(r, two)", True),
+        ("r = Relu(x) y = Min(r, below)", False),
     ],
 )
 def test_what_is_never_negative(body, wanted):
