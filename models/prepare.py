@@ -1,6 +1,7 @@
 """Algorithm 1, lines 1 to 6, on any torch model: trainable clips, and average pooling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ def _functional(name: str) -> set[Any]:
 
 
 _RELUS = _functional("relu") | _functional("relu_")
-_POOL_FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
-    function: kind
+_POOL_FUNCTIONS: dict[Any, tuple[Callable[..., nn.Module], Iterable[str]]] = {
+    function: (kind, signature(getattr(nn.functional, f"{name}_with_indices")).parameters)
     for kind, name in (
         (nn.MaxPool1d, "max_pool1d"),
         (nn.MaxPool2d, "max_pool2d"),
@@ -38,6 +39,7 @@ _POOL_FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     )
     for function in _functional(name)
 }
+"""By function the module, which orders its arguments in another way, and the function's names."""
 _WITH_INDICES = {
     function
     for kind in ("max_pool", "adaptive_max_pool")
@@ -69,9 +71,10 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
         elif node.op == "call_function" and node.target in _WITH_INDICES:
             raise ValueError(f"{node.name} returns indices; an average has none")
         elif node.op == "call_function" and node.target in _POOL_FUNCTIONS:
-            kind, arguments = _POOL_FUNCTIONS[node.target], dict(node.kwargs)
-            arguments.pop("input", None)
-            replacement = _average(kind(*node.args[1:], **arguments))
+            kind, names = _POOL_FUNCTIONS[node.target]
+            arguments = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+            del arguments["input"]
+            replacement = _average(kind(**arguments))
         if replacement is None:
             continue
         source = node.args[0] if node.args else node.kwargs["input"]

@@ -77,6 +77,15 @@ def test_padding_counts_in_no_average():
     assert pool(x).shape == nn.MaxPool2d(3, 2, 1, ceil_mode=True)(x).shape
 
 
+def test_arguments_of_functions_are_in_the_order_of_the_function():
+    class Network(nn.Module):
+        def forward(self, x):
+            return torch.max_pool2d(x, 2, 2, 0, 1, True)
+
+    x = torch.ones(1, 1, 5, 5)
+    assert torch.equal(prepare(Network())(x), Network()(x))
+
+
 @pytest.mark.parametrize(
     ("forward", "reason"),
     [
