@@ -40,12 +40,16 @@ _POOL_FUNCTIONS: dict[Any, tuple[Callable[..., nn.Module], Iterable[str]]] = {
     for function in _functional(name)
 }
 """By function the module, which orders its arguments in another way, and the function's names."""
+
 _WITH_INDICES = {
     function
     for kind in ("max_pool", "adaptive_max_pool")
     for axes in "123"
     for function in _functional(f"{kind}{axes}d_with_indices")
-}
+} | {
+    # Those of torch.nn.functional return them only where they are asked to.
+    torch.adaptive_max_pool1d, torch._C._nn.adaptive_max_pool2d, torch._C._nn.adaptive_max_pool3d
+}  # fmt: skip
 
 
 def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:

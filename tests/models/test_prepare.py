@@ -90,6 +90,7 @@ def test_arguments_of_functions_are_in_the_order_of_the_function():
     ("forward", "reason"),
     [
         (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "indices"),
+        (lambda x: torch.adaptive_max_pool1d(x, 2)[0], "indices"),
         (lambda x: F.max_pool2d(x, 2, dilation=2), "dilated"),
     ],
 )
