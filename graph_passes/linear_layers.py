@@ -116,9 +116,9 @@ def _pool(editor: Editor, node: gs.Node, between: bool) -> bool:
     """
     x = node.inputs[0]
     axes = reduction_axes(node)
-    if not axes or x.shape is None or x.dtype not in (np.float32, np.float16):
+    # ONNX Runtime has pools of one to three axes, not in double precision, and not of nothing.
+    if not axes or x.shape is None or 0 in x.shape or x.dtype not in (np.float32, np.float16):
         return False
-    # ONNX Runtime has pools of one to three axes, and not in double precision.
     rank = len(x.shape)
     reduced = sorted({axis % rank for axis in axes})
     kept = [axis for axis in range(1, rank) if axis not in reduced]

@@ -194,7 +194,7 @@ def test_the_window_of_a_maximum_has_a_known_size(size):
     assert not unify_linear_layers(graph(text, {}))
 
 
-# ONNX Runtime has no Gemm of integers, no pools of double, and none of more than three axes.
+# ONNX Runtime has no Gemm of integers, no pools of double, of nothing, and of more than three axes.
 KERNELS = {
     "integers": (
         "g (int32[N, 4] x) => (int32[N, 3] y) { p = MatMul(x, w) y = Add(p, b) }",
@@ -208,6 +208,10 @@ KERNELS = {
         "g (float[N, 3, 2, 2, 2, 2] x) => (float[N, 3, a, b, c, d] y) "
         "{ y = ReduceMean<axes = [2, 3, 4, 5]>(x) }",
         {}, np.ones((2, 3, 2, 2, 2, 2), np.float32),
+    ),
+    "nothing": (
+        "g (float[N, 0, 5] x) => (float[N, 0] y) { y = ReduceMean<axes = [2], keepdims = 0>(x) }",
+        {}, np.ones((2, 0, 5), np.float32),
     ),
 }  # fmt: skip
 
