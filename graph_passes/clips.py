@@ -63,7 +63,7 @@ def unify_clips(graph: gs.Graph) -> bool:
             bounds = bounds.then(bounds_of(link) or _UNBOUNDED)
         wanted = _canonical_form(bounds)
         if wanted is not None and [_spelling(link) for link in chain] != wanted:
-            _rewrite(graph, editor, chain, wanted)
+            _rewrite(editor, chain, wanted)
             changed = True
     if changed:
         tidy(graph)
@@ -188,14 +188,14 @@ def _spelling(node: gs.Node) -> tuple:
     return node.op, bounds.low.tolist(), bounds.high.tolist()
 
 
-def _rewrite(graph: gs.Graph, editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
+def _rewrite(editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
     """Let the last node of a chain, and one before it if need be, compute what is wanted."""
     source, last = bounded_input(chain[0]), chain[-1]
     dtype = next((kind for node in chain if (kind := type_of(node)) is not None), None)
     for node in chain[:-1]:
         disconnect(node)
     if not wanted:
-        leave_out(graph, last, source)
+        leave_out(editor.graph, last, source)
         return
     if len(wanted) == 2:
         positive = editor.node("Relu", f"{last.name}/relu", [source], like=last.outputs[0])

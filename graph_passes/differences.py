@@ -27,23 +27,23 @@ def differences_to_clips(graph: gs.Graph) -> bool:
     editor, changed = Editor(graph), False
     for node in list(graph.nodes):
         if node.op == "Sub" and not node.domain and node.inputs:
-            changed |= _rewrite(graph, editor, node)
+            changed |= _rewrite(editor, node)
     if changed:
         tidy(graph)
     return changed
 
 
-def _rewrite(graph: gs.Graph, editor: Editor, node: gs.Node) -> bool:
+def _rewrite(editor: Editor, node: gs.Node) -> bool:
     """Write a node as a clip, if it is one."""
     like = node.outputs[0]
     if like.dtype is None or not is_floating(like):
         return False
-    (first, more), (second, less) = (_shifted(graph, tensor, True) for tensor in node.inputs)
+    (first, more), (second, less) = (_shifted(editor.graph, tensor, True) for tensor in node.inputs)
     sizes = [maker_of(tensor, "Abs") for tensor in (first, second)]
-    if any(n is None or only_consumer(graph, n.outputs[0]) is None for n in sizes):
+    if any(n is None or only_consumer(editor.graph, n.outputs[0]) is None for n in sizes):
         return False
     u, v = (n.inputs[0] for n in sizes if n is not None)
-    (x, beyond), (same, short) = (_shifted(graph, tensor, False) for tensor in (u, v))
+    (x, beyond), (same, short) = (_shifted(editor.graph, tensor, False) for tensor in (u, v))
     a = beyond - short
     if x is not same or not (np.all(a > 0) or np.all(a < 0)):
         return False

@@ -37,7 +37,7 @@ def fold_batch_normalization(graph: gs.Graph, declined: list[Refusal] | None = N
     for node in list(graph.nodes):
         if node.op not in AFFINE_OPS or node.domain:
             continue
-        reason = _fold(graph, editor, node)
+        reason = _fold(editor, node)
         changed |= reason is None
         if reason is not None and declined is not None and node.op == "BatchNormalization":
             declined.append(Refusal(node.name, node.op, reason))
@@ -46,19 +46,19 @@ def fold_batch_normalization(graph: gs.Graph, declined: list[Refusal] | None = N
     return changed
 
 
-def _fold(graph: gs.Graph, editor: Editor, node: gs.Node) -> str | None:
+def _fold(editor: Editor, node: gs.Node) -> str | None:
     """Fold one node; the reason if it cannot be."""
-    affine = affine_of(graph, node)
+    affine = affine_of(editor.graph, node)
     if isinstance(affine, str):
         return affine
     linear = producer(affine.x)
     if linear is not None and linear.op == "BatchNormalization" and not linear.domain:
-        return _into_batch_norm(graph, editor, node, linear, affine)
+        return _into_batch_norm(editor, node, linear, affine)
     if linear is None:
         return "it comes first in the network; it stays as a scale and shift"
     if linear.domain or linear.op not in _OUTPUT_AXIS:
         return "no Conv, Gemm or MatMul comes before it; it stays as a scale and shift"
-    if only_consumer(graph, affine.x) is None:
+    if only_consumer(editor.graph, affine.x) is None:
         return f"the output of {linear.op} '{linear.name}' is used elsewhere too"
     weight = constant_value(linear.inputs[1])
     bias = constant_input(linear, 2, 0.0)
@@ -73,15 +73,13 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node) -> str | None:
     return _scale_and_shift(editor, node, linear, affine, weight, bias)
 
 
-def _into_batch_norm(
-    graph: gs.Graph, editor: Editor, node: gs.Node, norm: gs.Node, affine: Affine
-) -> str | None:
+def _into_batch_norm(editor: Editor, node: gs.Node, norm: gs.Node, affine: Affine) -> str | None:
     """A (BN(x)) + c -> BN(x) with the scale a s and the bias a b + c."""
     scale, bias = (constant_value(tensor) for tensor in norm.inputs[1:3])
     rank = None if affine.x.shape is None else len(affine.x.shape)
     a = None if rank is None else per_channel(affine.scale, rank)
     c = None if rank is None else per_channel(affine.shift, rank)
-    alone = only_consumer(graph, affine.x) is not None and len(norm.outputs) == 1
+    alone = only_consumer(editor.graph, affine.x) is not None and len(norm.outputs) == 1
     if scale is None or bias is None or a is None or c is None or not alone:
         return f"it cannot join BatchNormalization '{norm.name}'; it stays as a scale and shift"
     new_scale, new_bias = rounded(a * scale, scale.dtype), rounded(a * bias + c, bias.dtype)
@@ -89,7 +87,7 @@ def _into_batch_norm(
         return f"its product with BatchNormalization '{norm.name}' overflows {scale.dtype}"
     norm.inputs[1] = editor.constant(f"{norm.name}/scale", new_scale)
     norm.inputs[2] = editor.constant(f"{norm.name}/bias", new_bias)
-    leave_out(graph, node, affine.x)
+    leave_out(editor.graph, node, affine.x)
     return None
 
 

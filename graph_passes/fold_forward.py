@@ -60,7 +60,7 @@ def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
         affine = affine_of(graph, node)
         if isinstance(affine, str) or affine.x.name not in after:
             continue
-        reason = _fold(graph, editor, node, affine)
+        reason = _fold(editor, node, affine)
         changed |= reason is None
         if reason is not None and node.op == "BatchNormalization":
             declined.append(Refusal(node.name, node.op, reason))
@@ -69,14 +69,14 @@ def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
     return changed
 
 
-def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str | None:
+def _fold(editor: Editor, node: gs.Node, affine: Affine) -> str | None:
     """Fold one node into all that reads it; the reason if it cannot be."""
     shape = node.outputs[0].shape
-    if is_graph_output(graph, node.outputs[0]) or shape is None:
+    if is_graph_output(editor.graph, node.outputs[0]) or shape is None:
         return "its result is an output, or of unknown rank"
     result = node.outputs[0]
-    paths = [_path(graph, result, consumer) for consumer in result.outputs]
-    folds = [None if p is None else _fold_of(p, affine, shape, graph.opset) for p in paths]
+    paths = [_path(editor.graph, result, consumer) for consumer in result.outputs]
+    folds = [None if p is None else _fold_of(p, affine, shape, editor.graph.opset) for p in paths]
     found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
     if not found or len(found) < len(paths):
         return "what reads it is not one linear operator with constant weights"
@@ -88,7 +88,7 @@ def _fold(graph: gs.Graph, editor: Editor, node: gs.Node, affine: Affine) -> str
             )
     for path, (weight, shift) in found:
         _apply(editor, path, weight, shift)
-    leave_out(graph, node, affine.x)
+    leave_out(editor.graph, node, affine.x)
     return None
 
 

@@ -212,7 +212,7 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, ArrayLike]) -> b
             if np.all(bound == own):
                 continue
             _unbound(graph, node)
-        _bound(graph, editor, node, bound)
+        _bound(editor, node, bound)
         changed = True
     if changed:
         tidy(graph)
@@ -258,7 +258,7 @@ def _unbound(graph: gs.Graph, node: gs.Node) -> None:
     replace_node(node, "Relu", [(relu or node).inputs[0]])
 
 
-def _bound(graph: gs.Graph, editor: Editor, node: gs.Node, bound: np.ndarray) -> None:
+def _bound(editor: Editor, node: gs.Node, bound: np.ndarray) -> None:
     source, name = node.inputs[0], node.name
     if bound.ndim == 0:
         low = editor.constant(f"{name}/min", np.zeros((), bound.dtype))
@@ -270,4 +270,4 @@ def _bound(graph: gs.Graph, editor: Editor, node: gs.Node, bound: np.ndarray) ->
     positive = gs.Variable(node.name, result.dtype, result.shape)
     node.outputs = [positive]
     inputs = [positive, editor.constant(f"{name}/max", bound)]
-    graph.nodes.append(gs.Node("Min", name, {}, inputs, [result]))
+    editor.graph.nodes.append(gs.Node("Min", name, {}, inputs, [result]))

@@ -48,7 +48,7 @@ def sink_transposes(graph: gs.Graph) -> bool:
         if node.op == "Transpose" and not node.domain:
             changed |= _merge(graph, node)
         else:
-            moved = _sink(graph, editor, node)
+            moved = _sink(editor, node)
             if moved is not None:
                 changed = True
                 waiting.append(moved)
@@ -80,7 +80,7 @@ def _merge(graph: gs.Graph, node: gs.Node) -> bool:
     return True
 
 
-def _sink(graph: gs.Graph, editor: Editor, node: gs.Node) -> gs.Node | None:
+def _sink(editor: Editor, node: gs.Node) -> gs.Node | None:
     """Move the Transposes before a node behind it; returns what is to be looked at next.
 
     That is the new Transpose, or the node itself where none is needed; None if nothing moved.
@@ -111,7 +111,7 @@ def _sink(graph: gs.Graph, editor: Editor, node: gs.Node) -> gs.Node | None:
     name = editor.name(f"{node.name}/transpose")
     node.outputs = [above]
     transpose = gs.Node("Transpose", name, {"perm": below}, [above], [result])
-    graph.nodes.append(transpose)
+    editor.graph.nodes.append(transpose)
     return transpose
 
 
