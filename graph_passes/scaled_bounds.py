@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import affine_of
 from .clips import FAR, bounded_input, bounds_of
-from .editing import Editor, only_consumer, require_opset, tidy, type_of
+from .editing import Editor, only_consumer, require_opset, tidy, type_of, until_done
 
 
 def move_bounds_behind_scales(graph: gs.Graph) -> bool:
@@ -16,17 +16,12 @@ def move_bounds_behind_scales(graph: gs.Graph) -> bool:
     a Relu each channel may have its own.
     """
     require_opset(graph)
-    editor, changed = Editor(graph), False
     # A bound that was moved may be before another scale.
-    while _move_once(graph, editor):
-        changed = True
-    if changed:
-        tidy(graph)
-    return changed
+    return until_done(_move_once, graph)
 
 
-def _move_once(graph: gs.Graph, editor: Editor) -> bool:
-    changed = False
+def _move_once(graph: gs.Graph) -> bool:
+    editor, changed = Editor(graph), False
     for node in list(graph.nodes):
         if node.op not in ("Clip", "Relu") or node.domain or bounds_of(node) is None:
             continue
@@ -35,6 +30,8 @@ def _move_once(graph: gs.Graph, editor: Editor) -> bool:
         if bounds is not None:
             _move(editor, node, scales, bounds)
             changed = True
+    if changed:
+        tidy(graph)
     return changed
 
 
