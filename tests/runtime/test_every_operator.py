@@ -14,7 +14,7 @@ from onnx_text import model
 from onnx2snn import SpikingSession, UnsupportedModelError, convert, from_arrays
 from onnx2snn.recipes import RECIPES
 
-CASES = int(os.environ.get("ONNX2SNN_CASES", "500"))
+CASES = int(os.environ.get("ONNX2SNN_CASES", "300"))
 
 # One network for each operator ------------------------------------------------------------
 
