@@ -61,6 +61,12 @@ def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.N
     return copy
 
 
+def with_names(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A node with other names for tensors: a copy, or itself where it has none of these."""
+    alike = names.keys().isdisjoint((*operands(node), *node.output))
+    return node if alike else renamed(node, names, node.name)
+
+
 def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Give tensors other names, also where subgraphs capture them."""
     node.input[:] = [names.get(name, name) for name in node.input]
@@ -137,21 +143,33 @@ def with_nodes(
     Its inputs and initializers are those of ``model``, and further ones, that the nodes read.
     """
     outputs = list(outputs)
-    kept = _sorted(nodes, [info.name for info in outputs])
-    read = {name for node in kept for name in operands(node)} | {info.name for info in outputs}
+    kept = in_order(nodes, [info.name for info in outputs])
+    return with_nodes_in_order(model, kept, outputs, inputs, constants)
+
+
+def with_nodes_in_order(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    inputs: Iterable[onnx.ValueInfoProto] = (),
+    constants: Iterable[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
+    """``with_nodes`` of all of these, in the order that they have."""
+    outputs = list(outputs)
+    read = {name for node in nodes for name in operands(node)} | {info.name for info in outputs}
     made = onnx.ModelProto(ir_version=model.ir_version)
     made.opset_import.extend(model.opset_import)
     made.functions.extend(model.functions)
     graph = made.graph
     graph.name = model.graph.name
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
     graph.input.extend(i for i in (*model.graph.input, *inputs) if i.name in read)
     graph.output.extend(outputs)
     graph.initializer.extend(t for t in (*model.graph.initializer, *constants) if t.name in read)
     return made
 
 
-def _sorted(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+def in_order(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
     """The nodes that make ``outputs`` and what these need, each behind what it reads."""
     makers = {name: node for node in nodes for name in node.output if name}
     done: dict[int, onnx.NodeProto] = {}

@@ -36,7 +36,16 @@ from onnx import helper, numpy_helper
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import ModelParts, detach, replace_all, with_weights_as_inputs
 
-from .graphs import give_shapes, names_in, renamed, unused_prefix, with_nodes
+from .graphs import (
+    give_shapes,
+    in_order,
+    names_in,
+    renamed,
+    unused_prefix,
+    with_names,
+    with_nodes,
+    with_nodes_in_order,
+)
 from .plan import Neuron
 from .providers import in_layout_of_cpu
 from .unit_steps import Body
@@ -186,8 +195,9 @@ def laid_out(
     constants |= {t.name: t for body in stand_ins.bodies for t in body.constants}
     others = [tensor for name, tensor in constants.items() if name not in own]
     replace_all(laid.graph.input, [info for info in laid.graph.input if info.name in given])
-    whole = with_nodes(laid, nodes, chunk.graph.output, constants=others)
-    replace_all(whole.graph.node, layer_by_layer(whole.graph.node, spikes, potentials))
+    outputs = chunk.graph.output
+    kept = layer_by_layer(in_order(nodes, [info.name for info in outputs]), spikes, potentials)
+    whole = with_nodes_in_order(laid, kept, outputs, constants=others)
     parts = detach(whole)
     held = {tensor.name for tensor in parts.structure.graph.initializer}
     laid_out = {name: values for name, values in made.weights.items() if name in held}
@@ -224,7 +234,7 @@ def _to_lay_out(
         ones.append(numpy_helper.from_array(one, f"{entrance}1/{name}"))
         inputs = [name, ones[-1].name]
         nodes.append(helper.make_node("Conv", inputs, [inside], inside, group=len(one)))
-    nodes += [renamed(node, names, node.name) for node in chunk.graph.node]
+    nodes += [with_names(node, names) for node in chunk.graph.node]
     # What is read from outside as well is not made a part of the next operator.
     outputs = [info.name for info in chunk.graph.output] + list(names.values())
     model = with_nodes(chunk, nodes, [onnx.ValueInfoProto(name=n) for n in outputs], (), ones)
@@ -247,8 +257,11 @@ def _entered(laid: onnx.ModelProto, entrance: str) -> list[onnx.NodeProto]:
             if back:
                 # What left the layout again is the state itself.
                 instead[info.name] = makers[first.input[0]].input[0]
-    return [renamed(node, instead, node.name) for node in laid.graph.node
-            if not set(node.output) & set(instead)]  # fmt: skip
+    return [
+        with_names(node, instead)
+        for node in laid.graph.node
+        if instead.keys().isdisjoint(node.output)
+    ]
 
 
 def _with_neurons(

@@ -8,9 +8,8 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.limits import operands
-from onnx2snn.graph_passes.weights import copy_model, replace_all
 
-from .graphs import Writer, names_in, renamed, unused_prefix
+from .graphs import Writer, names_in, unused_prefix, with_names, with_nodes_in_order
 from .integer_layers import IntegerLayer
 from .plan import State
 
@@ -72,20 +71,18 @@ def rescaled(
         for name in reads
         if name in written
     }
-    entered = set[str]()
+    inside, entered = before | after, set[str]()
     for node in chunk.graph.node:
         for name in operands(node):
             if name in before and name not in entered:
                 entered.add(name)
                 graph.node("Mul", [name, per_unit[name]], name)
-        graph.nodes.append(renamed(node, before | after, node.name))
+        graph.nodes.append(with_names(node, inside))
         for name in set(node.output) & after.keys():
-            inside = [after[name], unit_of[name]]
-            graph.nodes.append(helper.make_node("Mul", inside, [name], graph.prefix + name))
-    made = copy_model(chunk)
-    replace_all(made.graph.node, graph.nodes)
-    made.graph.initializer.extend(graph.initializers.values())
-    return made
+            factors = [after[name], unit_of[name]]
+            graph.nodes.append(helper.make_node("Mul", factors, [name], graph.prefix + name))
+    constants = graph.initializers.values()
+    return with_nodes_in_order(chunk, graph.nodes, chunk.graph.output, constants=constants)
 
 
 def _one_if_all(values: np.ndarray) -> np.ndarray:
