@@ -76,13 +76,13 @@ def made_in(graph: onnx.GraphProto) -> set[str]:
 
 def operands(node: onnx.NodeProto) -> list[str]:
     """The names of all that a node reads: its inputs, and what its subgraphs capture."""
-    names = list(node.input)
+    names = dict.fromkeys(node.input)
     for graph in graphs_in(node):
         local = made_in(graph)
         read = [name for inner in graph.node for name in operands(inner)]
         read += [info.name for info in graph.output]
-        names += [name for name in read if name not in local]
-    return list(dict.fromkeys(names))
+        names |= dict.fromkeys(name for name in read if name not in local)
+    return list(names)
 
 
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

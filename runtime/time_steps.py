@@ -15,7 +15,6 @@ from onnx2snn.graph_passes.weights import ModelParts
 from .choice import Choice, all_known, choose, shapes_read
 from .columns import Columns, with_columns
 from .costs import Costs
-from .graphs import with_nodes
 from .groups import groups_of, groups_of_all
 from .half import with_half_products
 from .inputs import samples_in
@@ -202,9 +201,7 @@ class TimeSteps:
 
         def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
             states = [*self.states, *unit.inner]
-            chunk = unrolled(step, states, steps, choice.time_batched)
-            if unit.begins:
-                chunk = with_nodes(chunk, [*unit.begins, *chunk.graph.node], chunk.graph.output)
+            chunk = unrolled(step, states, steps, choice.time_batched, unit.begins)
             chunk = with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
             return with_weights_first(chunk, first)
 

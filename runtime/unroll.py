@@ -15,7 +15,7 @@ Runtime's convolutions read W once for each image. MobileNet of ``benchmarks/net
 Xeon, T=32, took 0.87 of its ANN's time (N=1) and 1.06 (N=16), instead of 1.00 and 1.23.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -31,13 +31,14 @@ def unrolled(
     states: Sequence[State],
     timesteps: int,
     time_batched: Mapping[str, int],
+    begins: Iterable[onnx.NodeProto] = (),
 ) -> onnx.ModelProto:
     """A step graph ``timesteps`` times in a row, its other inputs the same in each.
 
     ``states`` are all that it reads and writes anew; the result reads and writes the same, and
     has no other outputs.
     ``time_batched``: by the names of nodes that run once for all time-steps, the axis along which
-    these come together, as ``axis_of_time`` says.
+    these come together, as ``axis_of_time`` says. ``begins``: nodes that make states at first.
     """
     written_as = {state.read: state.written for state in states}
     outputs = set(written_as.values())
@@ -52,7 +53,7 @@ def unrolled(
         last = t == timesteps - 1 and name in outputs
         return name if name in fixed or last else f"{prefix}{t}/{name}"
 
-    nodes: list[onnx.NodeProto] = []
+    nodes = list(begins)
     for node in step.graph.node:
         if fixed.issuperset(operands(node)):
             nodes.append(node)
