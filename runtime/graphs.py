@@ -15,6 +15,10 @@ from onnx2snn.graph_passes.weights import replace_all
 Layer = TypeVar("Layer")
 
 
+MANY = 1_000_003
+"""A number of samples, prime and like no other size: where it shows in a shape, the batch does."""
+
+
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
     """A model with some of its outputs, and what they need."""
     infos = [info for info in model.graph.output if info.name in outputs]

@@ -11,14 +11,11 @@ from onnx import numpy_helper
 
 from onnx2snn.graph_passes.limits import operands
 
-from .graphs import attributes_of
+from .graphs import MANY, attributes_of
 from .memory import Sizes, sizes_of
 from .plan import State
 
 Shape = tuple[int | str, ...]
-
-_MANY = 1_000_003
-"""A number of samples, prime and like no other size: where it shows in a shape, the batch does."""
 
 _IN_ATTRIBUTES: dict[str, tuple[str, int | list[int]]] = {
     "Gather": ("axis", 0),
@@ -65,7 +62,7 @@ def states_have_rows(
 
     def has_rows(state: State) -> bool:
         written = sizes.shapes.get(state.written, ())
-        return written == more[state.read] if state.read in more else _MANY not in written[1:]
+        return written == more[state.read] if state.read in more else MANY not in written[1:]
 
     return all(has_rows(state) for state in states) and _are_apart(step, sizes, shapes)
 
@@ -86,7 +83,7 @@ def samples_are_apart(
     sizes = sizes_of(step, more)
     if any(sizes.shapes.get(state.written, ()) != more.get(state.read) for state in states):
         return False
-    if any(sizes.shapes.get(info.name, ())[:1] != (_MANY,) for info in step.graph.output):
+    if any(sizes.shapes.get(info.name, ())[:1] != (MANY,) for info in step.graph.output):
         return False
     return _are_apart(step, sizes, shapes)
 
@@ -101,7 +98,7 @@ def _are_apart(step: onnx.ModelProto, sizes: Sizes, read: Collection[str]) -> bo
 
 def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
     return {
-        name: (_MANY, *shape[1:]) if shape[:1] == (samples,) else shape
+        name: (MANY, *shape[1:]) if shape[:1] == (samples,) else shape
         for name, shape in shapes.items()
     }
 
@@ -109,11 +106,11 @@ def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
 def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether a node may compute a row from other rows."""
     read = [sizes.shapes[name] for name in node.input if name in sizes.shapes]
-    if node.op_type in ("Shape", "Size") or not any(_MANY in shape for shape in read):
+    if node.op_type in ("Shape", "Size") or not any(MANY in shape for shape in read):
         return False
     made = [sizes.shapes.get(name, ()) for name in node.output if name]
     # Rows that are elsewhere, or no longer there, have been moved or added up.
-    if any(_MANY in shape[1:] for shape in read) or any(shape[:1] != (_MANY,) for shape in made):
+    if any(MANY in shape[1:] for shape in read) or any(shape[:1] != (MANY,) for shape in made):
         return True
     if node.op_type in _ALONG_AXES:
         axes = _axes(node, constants, len(read[0]))
@@ -131,8 +128,8 @@ def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
     for node in step.graph.node:
         attributes = attributes_of(node)
         if node.op_type in ("Shape", "Size"):
-            shape = shapes.get(node.input[0], (_MANY,))
-            if _MANY in shape[attributes.get("start", 0) : attributes.get("end", len(shape))]:
+            shape = shapes.get(node.input[0], (MANY,))
+            if MANY in shape[attributes.get("start", 0) : attributes.get("end", len(shape))]:
                 sizes.update(node.output)
             continue
         read = sizes.intersection(operands(node))
@@ -156,7 +153,7 @@ def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
 def _makes_rows_alike(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a node that takes a shape makes of rows their own, or the same in each."""
     rows = shapes.get(node.input[0])
-    if rows is None or rows[:1] == (_MANY,):
+    if rows is None or rows[:1] == (MANY,):
         return rows is not None
     fewer = node.op_type == "Expand" and len(rows) < len(shapes.get(node.output[0], ()))
     return node.op_type != "Reshape" and (rows[:1] in ((), (1,)) or fewer)

@@ -597,7 +597,10 @@ def head(b, x):
         x = b.matmul(b.reshape(x, (channels, height * width)))
         return activation(b, x) if b.rng.random() < 0.5 else x
     if how == "pool" and b.shape(x)[1] * b.shape(x)[2] in (1, 2, 4, 8, 16, 32, 64):
-        op = b.pick("GlobalAveragePool", "ReduceMean", "GlobalMaxPool", "ReduceMax")
+        # Maxima of the input itself that are not spelled as pools stay.
+        spikes = any(layer.is_neuron for layer in b.layers)
+        maximum = "ReduceMax" if spikes else "GlobalMaxPool"
+        op = b.pick("GlobalAveragePool", "ReduceMean", "GlobalMaxPool", maximum)
         if op.startswith("Reduce") and b.rng.random() < 0.5:
             x = b.global_pool(x, op, keepdims=False)
         else:

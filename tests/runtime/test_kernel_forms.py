@@ -162,6 +162,30 @@ def test_pools_that_count_stay_in_the_layout(chunks, channels):
 
 
 @needs_blocks
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_sums_behind_a_resize_stay_in_the_layout(chunks, mode):
+    """ONNX loses there that rows are samples, and ONNX Runtime reshapes what may not be alike."""
+    text = (
+        "net (float[N, 32, 6, 6] x) => (float[N, 32, 6, 6] y) { "
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w) c = Clip(a, zero, one) "
+        "d = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(c, w) e = Clip(d, zero, one) "
+        f'f = Conv<pads = [1, 1, 1, 1]>(e, w) g = Resize<mode = "{mode}">(f, , twice) '
+        "h = Conv<pads = [1, 1, 1, 1]>(c, w) i = Add(g, h) j = Clip(i, zero, one) "
+        "y = Conv<pads = [1, 1, 1, 1]>(j, w) }"
+    )
+    weights = dyadic.weights(np.random.default_rng(0), 32, 32, 3, 3, parts=16)
+    scales = np.float32([1, 1, 2, 2])
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": weights, "twice": scales}
+    snn = convert(model(text, values)).model
+    plain, chunked = SpikingSession(snn, threads=1, plan="step"), SpikingSession(snn, threads=1)
+    for samples in (3, 1):
+        rng = np.random.default_rng(samples)
+        x = (rng.integers(-8, 9, (samples, 32, 6, 6)) / 8).astype(np.float32)
+        same(chunked.run(x, 16), plain.run(x, 16))
+    assert not any(count(chunk, "Reshape") for chunk in chunks)
+
+
+@needs_blocks
 def test_a_name_that_holds_the_mark_of_stand_ins():
     ann = conv()
     renamed = {name: f"net/stand-in/{name}" for node in ann.graph.node for name in node.output}

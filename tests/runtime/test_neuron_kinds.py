@@ -135,9 +135,8 @@ def test_spike_counts_of_signed_neurons_follow_from_their_memory_alone():
     """A read-out keeps no copy of potentials that nothing is worked out from."""
     snn = model_of(Network(1), Kind("SignedIF", negative=0.0))
     session = SpikingSession(snn, threads=1)
-    kept = session._progress.sums._now()
     # The read-out sums what q emits at each time-step.
-    assert set(kept) == {"m/s"}
+    assert {n for n in session._progress.sums.kept if n[:2] in ("v/", "m/")} == {"m/s"}
     assert {"v/s", "v/q", "m/q"} < set(session.state)
 
 

@@ -242,8 +242,10 @@ def test_a_batch_size_that_is_part_of_the_network_stays():
     mixing = np.array([[0.5, 0.25], [0.25, 1]], np.float32)
     conversion = convert(model(text, {"lo": np.float32(0), "hi": np.float32(1), "m": mixing}))
     assert "batch size stays fixed" in conversion.notes[0]
+    data = from_arrays(np.ones((4, 3), np.float32), np.zeros(4, int))
+    assert evaluate(conversion.model, data, [8], batch_size=4)["snn"][0]["accuracy"] == 100
     with pytest.raises(DataError, match="use --batch-size 2"):
-        evaluate(conversion.model, from_arrays(np.ones((4, 3), np.float32)), [8], batch_size=4)
+        evaluate(conversion.model, data, [8], batch_size=3)
 
 
 def test_a_vector_through_heavy_weights():
