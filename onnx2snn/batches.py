@@ -27,13 +27,21 @@ MOST_SAMPLES = 100
 MOST_BYTES = 2**31
 """Of the tensors of a batch together, where more samples than one run at once.
 
-Calibration on a ResNet-50 of 224 x 224 (56 MB a sample) took 2.0 GB of memory for 32 samples, and
-its evaluation 4.5 GB (79 MB a sample, and states, counts and read-outs besides).
+Calibration on a ResNet-50 of 224 x 224 (56 MB a sample) took 2.0 GB of memory for 32 samples.
+"""
+
+OVER_TIME, WATCHED = 3, 6
+"""How many times its tensors a spiking network takes in a run: states, counts and read-outs.
+
+And where all that its neurons read and emit is added up. Of a MobileNetV2 with ``best``, of 102 MB
+a sample, evaluation took 270 MB a sample and diagnosis 610.
 """
 
 
-def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> int:
+def samples_at_once(model: ModelParts, data: Data, batch_size: int | None, held: int = 1) -> int:
     """``batch_size`` where it is given, else ``MOST_SAMPLES``, or as many as ``MOST_BYTES`` hold.
+
+    held: how many times the bytes of its tensors a sample takes.
 
     At least one, and whole batches of a network of a fixed batch size: one of a spiking network,
     any number of an ANN, which ``Ann.run`` takes apart. What is not known of the sizes of its
@@ -55,7 +63,7 @@ def samples_at_once(model: ModelParts, data: Data, batch_size: int | None) -> in
     except Onnx2SnnError:
         # Data that does not fit, or a network, which a run says in other words.
         return MOST_SAMPLES
-    most = int(np.clip(MOST_BYTES // max(each, 1), 1, MOST_SAMPLES))
+    most = int(np.clip(MOST_BYTES // max(held * each, 1), 1, MOST_SAMPLES))
     return max(most // once, 1) * once
 
 

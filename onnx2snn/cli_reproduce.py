@@ -13,7 +13,7 @@ from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 
 from . import tables
-from .batches import samples_at_once
+from .batches import OVER_TIME, samples_at_once
 from .cli_train import default_workers, train_network
 from .data_files import DATASETS, open_data
 from .options import (
@@ -133,7 +133,7 @@ def reproduce(
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_any(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
-        batch_size = samples_at_once(model, data, batch_size)
+        batch_size = samples_at_once(model, data, batch_size, OVER_TIME)
         running = ExperimentRun(data, kept, batch_size, providers, report)
         calibration = None
         if what == "fig4":

@@ -14,7 +14,7 @@ from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision
 
 from . import tables
-from .batches import samples_at_once
+from .batches import OVER_TIME, samples_at_once
 from .checking import class_output, classes_of
 from .data_files import open_data
 from .inference import is_over_time, precision_rows, run_batches
@@ -119,7 +119,7 @@ def run(
         readout,
         coding=coding,
         seed=seed or 0,
-        running=Running(samples_at_once(parts, data, batch_size), track=tables.track),
+        running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), track=tables.track),
     )
     if output is not None:
         arrays: dict[str, Any] = {}

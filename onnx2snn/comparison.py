@@ -89,6 +89,7 @@ class _Setting:
     calibration: Data | None
     data: Data
     batch_size: int
+    given_batch_size: int | None
     seed: int
     maxpool: MaxPool | None
     approximate: int | None
@@ -174,10 +175,11 @@ def compare_recipes(
         require_path(state, "state is a file's path", OutputError)
     file = None if state is None else Path(state)
     parts = read_any(model)
-    batch_size = samples_at_once(parts, data, batch_size)
+    together = samples_at_once(parts, data, batch_size)
     setting = _Setting(
-        parts, calibration, data, batch_size, seed, maxpool, approximate, on_means, providers
-    )
+        parts, calibration, data, together, batch_size, seed, maxpool, approximate, on_means,
+        providers,
+    )  # fmt: skip
     known = {} if file is None else read_results(file)
     common = {} if file is None else setting.made_from()
     rows = [Row(as_recipe(recipe)) for recipe in recipes]
@@ -282,7 +284,7 @@ def _scores(
             setting.data,
             times,
             ann=setting.ann,
-            batch_size=setting.batch_size,
+            batch_size=setting.given_batch_size,
             providers=setting.providers,
             track=track,
         )

@@ -42,7 +42,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
-from .batches import samples_at_once
+from .batches import WATCHED, samples_at_once
 from .calibration import watch
 from .conversion import digest_of
 from .data import Data, number_of, require_data
@@ -126,7 +126,7 @@ def diagnose(
     activations = _counterparts(graph, network.graph, unsaid)
     layers = _layers(graph, activations, _bounds(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
-    batch_size = samples_at_once(parts, data, batch_size)
+    batch_size = samples_at_once(parts, data, batch_size, WATCHED)
     running = Running(batch_size, providers, track)
     # The batches of both are the same; one of them shows progress.
     watched = watch(network.current, activations, data, Running(batch_size, providers))

@@ -15,7 +15,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
-from .batches import samples_at_once
+from .batches import OVER_TIME, samples_at_once
 from .checking import classes_of
 from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, ann_report, require_samples, shares
@@ -69,7 +69,7 @@ def early_exits(
     most = timesteps[-1]
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     parts = read_any(model)
-    running = Running(samples_at_once(parts, data, batch_size), providers, track)
+    running = Running(samples_at_once(parts, data, batch_size, OVER_TIME), providers, track)
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
     reference = None if ann is None else Ann(read_any(ann), providers, threads)

@@ -15,7 +15,7 @@ from onnx2snn.runtime.result import SpikingResult
 from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
-from .batches import samples_at_once
+from .batches import OVER_TIME, samples_at_once
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
@@ -69,7 +69,7 @@ def evaluate(
     # One session after the other, and what counts synapses after them: each takes memory of its
     # own, beside these weights, which all read.
     parts = read_any(model)
-    running = Running(samples_at_once(parts, data, batch_size), providers, track)
+    running = Running(samples_at_once(parts, data, batch_size, OVER_TIME), providers, track)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
@@ -99,10 +99,10 @@ def evaluate(
             readout = result.readouts.pop(t)
             said[t].append(classes_of(readout.values[scored]))
             let_through = pools.counts(readout.spike_counts, len(output), t)
-            for totals, found in ((spikes[t], readout.spike_counts), (pooled[t], let_through)):
-                for name, counts in found.items():
-                    summed = summed_over_samples(counts, pools.axes[name], len(output), name)
-                    totals[name] = totals.get(name, 0) + summed
+            _add(spikes[t], readout.spike_counts, pools, len(output))
+            _add(pooled[t], let_through, pools, len(output))
+        # Not beside the next batch's.
+        del result, readout, let_through
     del session, reference, pools
     samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
     counter = SynapseCounter(parts, sizes)
@@ -153,6 +153,15 @@ def ann_report(truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None
     return None if said is None else {"accuracy": shares(said, truth)["accuracy"]}
 
 
+def _add(
+    totals: dict[str, Any], counts: Mapping[str, np.ndarray], pools: MaxPools, samples: int
+) -> None:
+    """Add the counts of a batch, by layer, summed over its samples."""
+    for name, values in counts.items():
+        summed = summed_over_samples(values, pools.axes[name], samples, name)
+        totals[name] = totals.get(name, 0) + summed
+
+
 def _classes_by(
     session: SpikingSession, data: Data, times: Sequence[int], running: Running
 ) -> dict[int, np.ndarray]:
@@ -174,6 +183,7 @@ def _results(
         scored = require_class_output(result.values)
         check_labels(y, result.values[scored].shape, data.name)
         yield x, result, scored
+        del result
 
 
 def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:

@@ -54,7 +54,7 @@ def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
 
 
 def _let_count(editor: Editor, node: gs.Node, weights: int) -> None:
-    """Make a weighted layer hand on events: weights to 1, no bias."""
+    """Make a weighted layer count events: weights to 1, no bias."""
     if constant_value(node.inputs[weights]) is not None:
         node.inputs[weights] = _ones_for(editor, node.inputs[weights])
     node.inputs = list(node.inputs[:2])
@@ -62,10 +62,10 @@ def _let_count(editor: Editor, node: gs.Node, weights: int) -> None:
         node.attrs["alpha"] = 1.0
 
 
-def operations(editor: Editor, node: gs.Node, weights: int, hands_on: bool) -> gs.Variable:
-    """The sum of what a layer counts; ``hands_on``: whether others read the events behind it."""
+def operations(editor: Editor, node: gs.Node, weights: int) -> gs.Variable:
+    """The sum of what a layer counts. Of what it hands on then, only the shape counts."""
     fan_outs = _fan_outs(node, weights)
-    if hands_on or fan_outs is None:
+    if fan_outs is None:
         _let_count(editor, node, weights)
     # In double, since a layer can have more than the 2^24 operations that float32 counts.
     name = f"{node.name}/operations"

@@ -204,7 +204,8 @@ def diagnosis_plot(path: Path, layers: Sequence[LayerDiagnosis], title: str) -> 
     """
     plt = pyplot()
     ordered = sorted(layers, key=lambda layer: layer.place)
-    height = 1.6 + 0.42 * len(ordered)
+    many = len(ordered) > 40
+    height = 1.6 + (0.2 if many else 0.42) * len(ordered)
     figure, axes = plt.subplots(figsize=(8.0, height), dpi=150, layout="constrained")
     kinds = {"clipping": "#0072b2", "quantisation": "#e69f00", "unevenness": "#cc3311"}
     for number, (kind, color) in enumerate(kinds.items()):
@@ -219,6 +220,8 @@ def diagnosis_plot(path: Path, layers: Sequence[LayerDiagnosis], title: str) -> 
     axes.set_ylim(len(ordered) + 0.6, 0.4)
     axes.set_xlim(left=0)
     axes.set(xlabel="RMS error (% of the RMS of the activations)")
+    # Of a tall picture one end alone is in view.
+    axes.tick_params(axis="x", top=many, labeltop=many)
     set_title(axes, title)
     axes.grid(alpha=0.3, axis="x")
     figure.legend(ncols=5, loc="outside lower center")

@@ -6,9 +6,10 @@ that is each non-zero weight that it meets: its fan-out. Summing spikes times fa
 synaptic operations (SOPs); summing one for every connection gives the ANN's MACs.
 Connections to padding count in neither. Of a window that a max-pool reads as many spikes go on as
 the neuron in it emits that emits most, in each sample; of one that is kept between spikes, which
-passes one on whenever any neuron fires, at least as many. What is computed on running means, and
-what is made of that up to the next neurons, is computed at each time-step anew: each weighted layer
-there, each recurrent one, and each product of two matrices, has T times its MACs as operations.
+passes one on whenever any neuron fires, at least as many. What is computed on running means, what a
+weighted layer makes of spikes, and what is made of either up to the next neurons, are numbers: each
+weighted layer that reads them, each recurrent one, and each product of two matrices, has T times
+its MACs as operations.
 
 Both are computed by running a graph on counts of events (``event_rules``): the network in float32
 with every weight 1 (0 where it is 0), biases and whatever carries no spikes 0, averages as sums.
@@ -57,8 +58,8 @@ class _Events:
 
     ``axes``: those of the samples, by neurons and max-pools. ``spikes``: what neurons emit, by
     their names, and now nothing makes; ``spiking`` names all tensors that events reach, ``numbers``
-    those that are, or are made of, running means, each an event in each time-step of
-    ``timesteps``, an input. ``pools`` are the max-pools that spikes reach.
+    those that are, or are made of, running means or sums of weighted layers, each an event in each
+    time-step of ``timesteps``, an input. ``pools`` are the max-pools that spikes reach.
     """
 
     graph: gs.Graph
@@ -73,8 +74,8 @@ class _Events:
 def _events(model: ModelParts, shapes: Shapes) -> _Events:
     graph = to_graph(model)
     pooling = [node for node in graph.nodes if node.op in {*MAX_POOLS, *SPIKING_POOLS}]
-    layers = [*neuron_nodes(graph), *pooling]
-    axes = {node.name: samples_axis(graph, node.outputs[0]) for node in layers}
+    emitting = [*neuron_nodes(graph), *pooling]
+    axes = {node.name: samples_axis(graph, node.outputs[0]) for node in emitting}
     means = [node.outputs[0] for node in stateful_nodes(graph) if gives_mean(node)]
     neurons, averages = _without_time(graph, shapes)
     behind = downstream(graph, averages)
@@ -84,7 +85,9 @@ def _events(model: ModelParts, shapes: Shapes) -> _Events:
         spikes[node.name] = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
-    numbers = downstream(graph, means) - behind
+    layers = [n for n in graph.nodes if has_weights(n) and any(t.name in spiking for t in n.inputs)]
+    sums = [tensor for node in layers for tensor in node.outputs]
+    numbers = downstream(graph, [*means, *sums]) - behind
     pools = [n for n in pooling if n.inputs[0].name in spiking and n.inputs[0].name not in numbers]
     taken = names_in(graph)
     timesteps = gs.Variable(free_name("timesteps", taken, {}), np.float64, [])
@@ -106,22 +109,19 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
             pass_events_on(editor, node, events.spiking)
         else:
             weights = 1 if node.inputs[0].name in events.spiking else 0
-            totals[node.name] = operations(editor, node, weights, hands_on=True)
+            totals[node.name] = operations(editor, node, weights)
     return totals
 
 
 def _multiplications(editor: Editor, node: gs.Node) -> gs.Variable:
-    """Those of a layer, or of a product of two matrices, in one forward pass.
-
-    Of what it hands on then, only the shape counts.
-    """
+    """Those of a layer, or of a product of two matrices, in one forward pass."""
     if node.op in RECURRENT:
         return recurrent_operations(editor, node)
     for index, tensor in enumerate(node.inputs[:2]):
         if not isinstance(tensor, gs.Constant):
             node.inputs[index] = filled_like(editor, tensor, 1.0)
     weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
-    return operations(editor, node, weights, hands_on=False)
+    return operations(editor, node, weights)
 
 
 class MaxPools:

@@ -103,7 +103,8 @@ def test_dense_layers_of_every_form(layer):
     assert macs(snn, sizes) == np.broadcast_to(fan_outs(w), sizes).sum()
 
 
-def test_dense_layers_with_no_neuron_between():
+def test_a_layer_that_no_neuron_is_before_reads_numbers():
+    """At each time-step: of spikes handed on through it, a MobileNetV2 had 513 times its MACs."""
     w, v = sparse(4, 5), sparse(5, 6)
     proto = model(
         "g (float[N, 4] x) => (float[N, 6] y) { s = Clip(x, zero, one) h = MatMul(s, w) "
@@ -112,9 +113,8 @@ def test_dense_layers_with_no_neuron_between():
     )
     snn = convert(proto).model
     counts = RNG.integers(0, 9, 4)
-    arrived = 2 * counts @ (w != 0)
-    wanted = (counts @ (w != 0)).sum() + (arrived @ (v != 0)).sum()
-    assert synaptic_operations(snn, {"s": counts}, (4,)) == wanted
+    wanted = (counts @ (w != 0)).sum() + 7 * np.count_nonzero(v)
+    assert synaptic_operations(snn, {"s": counts}, (4,), 7) == wanted
     assert macs(snn, (4,)) == np.count_nonzero(w) + np.count_nonzero(v)
 
 
