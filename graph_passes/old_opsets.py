@@ -21,7 +21,7 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A model of an old opset in ``neurons.MIN_OPSET``.
 
     Raises ``ModelError`` if onnx's version converter cannot do it, or for a Resize to the nearest
-    sample by constant scales of which some are above 1 and others below.
+    sample by constant scales of which some are above 1 and others below, no power of two.
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
@@ -30,6 +30,7 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         _drop_unused_value(node)
     if opset < 13:
         taken = {name for node in nodes for name in (*node.input, *node.output)}
+        taken |= {held.name for held in (*structure.graph.input, *structure.graph.initializer)}
         _flatten_before_hardmax(structure.graph, taken)
     try:
         converted = onnx.version_converter.convert_version(structure, MIN_OPSET)
@@ -101,12 +102,14 @@ def _place_samples(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]
 def _nearest_mode(node: onnx.NodeProto, scales: onnx.TensorProto | None) -> str:
     """Which sample a Resize took, on ONNX Runtime: the one before; where it shrank, the one after.
 
-    Computed scales are taken to enlarge, as those to the size of another tensor do. Raises
-    ``ModelError`` where some axes grow and others shrink.
+    Of a scale below 1 that is a power of two they are the same. Computed scales are taken to
+    enlarge, as those to the size of another tensor do. Raises ``ModelError`` where some axes grow
+    and others shrink.
     """
     linear = any(a.name == "mode" and a.s == b"linear" for a in node.attribute)
     factors = np.ones(0) if linear or scales is None else onnx.numpy_helper.to_array(scales)
-    if np.all(factors >= 1):
+    shrinks = (factors < 1) & (np.frexp(factors)[0] != 0.5)
+    if not np.any(shrinks):
         return "floor"
     if np.all(factors <= 1):
         return "ceil"

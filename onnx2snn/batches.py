@@ -1,7 +1,8 @@
 """How many samples run at once, where that is not said."""
 
+import math
+
 import numpy as np
-import onnx
 
 from onnx2snn.graph_passes import (
     dequantize_layers,
@@ -11,7 +12,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     upgrade_opset,
 )
-from onnx2snn.graph_passes.errors import Onnx2SnnError
+from onnx2snn.graph_passes.errors import Onnx2SnnError, require_whole
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.limits import bytes_of, shapes_from_inputs
@@ -38,33 +39,42 @@ a sample, evaluation took 270 MB a sample and diagnosis 610.
 """
 
 
-def samples_at_once(model: ModelParts, data: Data, batch_size: int | None, held: int = 1) -> int:
+def samples_at_once(
+    model: ModelParts,
+    data: Data,
+    batch_size: int | None,
+    held: int = 1,
+    beside: ModelParts | None = None,
+) -> int:
     """``batch_size`` where it is given, else ``MOST_SAMPLES``, or as many as ``MOST_BYTES`` hold.
 
-    held: how many times the bytes of its tensors a sample takes.
+    held: how many times the bytes of its tensors a sample takes. beside: an ANN that runs the same
+    batches.
 
     At least one, and whole batches of a network of a fixed batch size: one of a spiking network,
     any number of an ANN, which ``Ann.run`` takes apart. What is not known of the sizes of its
-    tensors does not count.
+    tensors does not count. Raises ``DataError`` for a ``batch_size`` that is none.
     """
-    inputs = {info.name: info for info in inputs_of(model.structure)}
-    shapes = data.shapes_of(inputs) if inputs else {}
-    fixed = [_fixed_batch(inputs[name]) for name in shapes if name in inputs]
-    once = max(filter(None, fixed), default=0)
-    if once and (batch_size or once) % once == 0 and has_neurons(model.structure):
+    if batch_size is not None:
+        require_whole("batch_size", batch_size, 1)
+    once = _fixed_batch(model, data)
+    if once and has_neurons(model.structure) and (batch_size is None or batch_size % once == 0):
         return once
     if batch_size is not None:
         return batch_size
+    inputs = [info.name for info in inputs_of(model.structure)]
     if not inputs:
         return MOST_SAMPLES
-    once = once or 1
     try:
-        each = bytes_of_tensors(_in_plain(model), once, shapes) / once
+        tensors = bytes_of_tensors(_in_plain(model), once or 1, data.shapes_of(inputs))
+        each = tensors / (once or 1)
     except Onnx2SnnError:
         # Data that does not fit, or a network, which a run says in other words.
         return MOST_SAMPLES
     most = int(np.clip(MOST_BYTES // max(held * each, 1), 1, MOST_SAMPLES))
-    return max(most // once, 1) * once
+    fixed = [once, None if beside is None else _fixed_batch(beside, data)]
+    whole = math.lcm(*(size for size in fixed if size))
+    return max(most // whole, 1) * whole
 
 
 def _in_plain(model: ModelParts) -> ModelParts:
@@ -78,9 +88,11 @@ def _in_plain(model: ModelParts) -> ModelParts:
     return to_parts(graph)
 
 
-def _fixed_batch(info: onnx.ValueInfoProto) -> int | None:
-    shape = info.type.tensor_type.shape.dim
-    return shape[0].dim_value or None if shape else None
+def _fixed_batch(model: ModelParts, data: Data) -> int | None:
+    """The number of samples that the inputs of a model, which the data has, declare."""
+    inputs = {info.name: info.type.tensor_type.shape.dim for info in inputs_of(model.structure)}
+    shapes = [inputs[name] for name in data.shapes_of(inputs) if name in inputs] if inputs else []
+    return max((shape[0].dim_value for shape in shapes if shape), default=0) or None
 
 
 def bytes_of_tensors(model: ModelParts, samples: int, shapes: dict[str, tuple[int, ...]]) -> int:

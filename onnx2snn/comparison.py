@@ -83,13 +83,13 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all units have in common."""
+    """What all units have in common; ``together``: samples at a time, as far as is known first."""
 
     ann: ModelParts
     calibration: Data | None
     data: Data
-    batch_size: int
-    given_batch_size: int | None
+    batch_size: int | None
+    together: int
     seed: int
     maxpool: MaxPool | None
     approximate: int | None
@@ -101,7 +101,7 @@ class _Setting:
     @property
     def batches(self) -> int:
         """How many batches an evaluation takes."""
-        return -(-self.data.samples // self.batch_size)
+        return -(-self.data.samples // self.together)
 
     def made_from(self) -> dict[str, Any]:
         """What decides the results of every recipe, as JSON values."""
@@ -109,11 +109,11 @@ class _Setting:
         return {
             "version": __version__,
             "model": digest_of(self.ann),
-            "calibration": given and digest_of_data(given, self.batch_size),
+            "calibration": given and digest_of_data(given, self.together),
             "calibration_samples": given and given.samples,
-            "data": digest_of_data(self.data, self.batch_size),
+            "data": digest_of_data(self.data, self.together),
             "samples": self.data.samples,
-            "batch_size": self.batch_size,
+            "batch_size": self.together,
             "seed": self.seed,
             "maxpool": self.maxpool,
             "approximate": self.approximate,
@@ -177,7 +177,7 @@ def compare_recipes(
     parts = read_any(model)
     together = samples_at_once(parts, data, batch_size)
     setting = _Setting(
-        parts, calibration, data, together, batch_size, seed, maxpool, approximate, on_means,
+        parts, calibration, data, batch_size, together, seed, maxpool, approximate, on_means,
         providers,
     )  # fmt: skip
     known = {} if file is None else read_results(file)
@@ -261,7 +261,7 @@ def _converted(unit: _Unit, setting: _Setting) -> ModelParts | None:
 def _require_classes(setting: _Setting) -> None:
     """Raise ``DataError`` unless the ANN says classes, of which the labels are some."""
     ann = Ann(setting.ann, setting.providers)
-    x, y = next(iter(setting.data.batches(setting.batch_size)))
+    x, y = next(iter(setting.data.batches(setting.together)))
     outputs = ann.run(x)
     shape = outputs[require_class_output(outputs)].shape
     check_labels(y, shape, setting.data.name)
@@ -284,7 +284,7 @@ def _scores(
             setting.data,
             times,
             ann=setting.ann,
-            batch_size=setting.given_batch_size,
+            batch_size=setting.batch_size,
             providers=setting.providers,
             track=track,
         )

@@ -187,7 +187,9 @@ def convert(
         network.approximate(approximate)
         if calibration is not None:
             # Of several clips for each curve there is room for fewer samples.
-            together = samples_at_once(network.current, calibration, batch_size)
+            together = samples_at_once(
+                network.current, calibration, batch_size, beside=network.original
+            )
             network.running = replace(running, batch_size=together)
         # Pools that had prepared the input for a curve, which clips now stand in for.
         network.replace_pools()

@@ -69,10 +69,12 @@ def early_exits(
     most = timesteps[-1]
     times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
     parts = read_any(model)
-    running = Running(samples_at_once(parts, data, batch_size, OVER_TIME), providers, track)
+    ann_parts = None if ann is None else read_any(ann)
+    together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
+    running = Running(together, providers, track)
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
-    reference = None if ann is None else Ann(read_any(ann), providers, threads)
+    reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     chosen: list[np.ndarray] = []
     fixed: dict[int, list[np.ndarray]] = {}
     left: list[list[np.ndarray]] = [[] for _ in rules]

@@ -69,7 +69,9 @@ def evaluate(
     # One session after the other, and what counts synapses after them: each takes memory of its
     # own, beside these weights, which all read.
     parts = read_any(model)
-    running = Running(samples_at_once(parts, data, batch_size, OVER_TIME), providers, track)
+    ann_parts = None if ann is None else read_any(ann)
+    together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
+    running = Running(together, providers, track)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
@@ -83,7 +85,7 @@ def evaluate(
         del exact
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     rows, sizes, pools = precision_rows(session), _sample_shapes(session, data), None
-    reference = None if ann is None else Ann(read_any(ann), providers, threads)
+    reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     chosen: list[np.ndarray] = []
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
@@ -170,6 +172,7 @@ def _classes_by(
     for _, result, scored in _results(session, data, times, running, "in float32"):
         for t, found in said.items():
             found.append(classes_of(result.readouts[t].values[scored]))
+        del result
     return {t: np.concatenate(found) for t, found in said.items()}
 
 

@@ -1,6 +1,7 @@
 """Accuracy over time-steps and errors by layer, drawn with matplotlib (extra ``[plot]``)."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def accuracy_plot(
     figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     if ann is not None:
         ann_line(axes, ann)
-    for (name, values), marker in zip(curves.items(), MARKERS, strict=False):
+    for (name, values), marker in zip(curves.items(), itertools.cycle(MARKERS), strict=False):
         axes.plot(times, values, marker=marker, label=name)
     time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values]

@@ -29,7 +29,7 @@ def same(node, weights, opset):
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
-@pytest.mark.parametrize("scales", [(1.5, 2.5), (0.6, 0.3)])
+@pytest.mark.parametrize("scales", [(1.5, 2.5), (0.6, 0.3), (0.5, 1.5), (0.25, 0.6)])
 def test_a_resize_places_its_samples_as_before(mode, scales):
     same(f'Resize<mode = "{mode}">(x, s)', {"s": np.float32([1, 1, *scales])}, 10)
 
@@ -63,6 +63,13 @@ def test_a_pad_may_have_a_value_that_it_does_not_use(mode):
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_a_hardmax_is_over_all_axes_from_one_on(axis):
     same(f"Hardmax<axis = {axis}>(x)", {}, 12)
+
+
+def test_a_name_that_nothing_reads_is_taken():
+    old = model("g (float[N, 2, 3] x) => (float[N, 2, 3] y) { y = Hardmax(x) }", opset=12)
+    old.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "y/flat"))
+    old.graph.input.append(onnx.helper.make_tensor_value_info("y/hot", 1, [1]))
+    onnx.checker.check_model(upgrade_opset(old), full_check=True)
 
 
 def test_a_hardmax_may_count_its_axis_from_the_back_or_say_none():

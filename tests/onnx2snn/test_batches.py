@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from onnx_text import model
 
-from onnx2snn import batches, compare_recipes, convert, diagnose, evaluate, from_arrays
+from onnx2snn import (
+    DataError,
+    batches,
+    compare_recipes,
+    comparison,
+    convert,
+    diagnose,
+    evaluate,
+    from_arrays,
+)
 from onnx2snn.batches import bytes_of_tensors, samples_at_once
+from onnx2snn.early_exits import early_exits
 from onnx2snn.graph_passes.weights import detach
 
 X = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
@@ -153,6 +163,45 @@ def fixed_at_four():
 def test_a_spiking_network_of_a_fixed_batch_runs_one_at_a_time(given, wanted):
     snn = fixed_at_four()[1]
     assert samples_at_once(detach(snn), from_arrays(X[:, :, 0, 0]), given) == wanted
+
+
+@pytest.mark.parametrize("wrong", [0, 8.0, "4"])
+def test_a_batch_size_is_a_number_for_networks_of_a_fixed_batch_too(wrong):
+    ann, snn = fixed_at_four()
+    data = from_arrays(X[:, :, 0, 0])
+    for call in (lambda **o: evaluate(snn, data, [4], **o),
+                 lambda **o: diagnose(snn, ann, data, 4, **o)):  # fmt: skip
+        with pytest.raises(DataError, match="batch_size must be a whole number"):
+            call(batch_size=wrong)
+
+
+def test_an_ann_of_a_fixed_batch_beside_its_spiking_network_of_any():
+    """100 is no multiple of 8, of which the ANN takes batches."""
+    weights = {name: np.eye(6, dtype=np.float32) for name in "uvw"}
+    text = (
+        "net (float[8, 6] x) => (float[8, 6] y) { a = MatMul(x, u) b = Sigmoid(a) "
+        "c = MatMul(b, v) d = Relu(c) y = MatMul(d, w) }"
+    )
+    ann, plain = model(text, weights), model(text.replace("Sigmoid", "Relu"), weights)
+    x = np.random.default_rng(0).random((240, 6)).astype(np.float32)
+    data = from_arrays(x, np.zeros(240, np.int64))
+    made = convert(ann, calibration=data, approximate=4, recipe="rnl")
+    assert evaluate(made.model, data, [4], ann=ann)["ann"] is not None
+    assert early_exits(made.model, data, [8], ann=ann)["ann"] is not None
+    found = compare_recipes(plain, ["rnl"], data, data, [4])
+    assert set(found.rows[0].scores) == {4}
+
+
+def test_comparison_fits_its_batches_to_clips(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        comparison, "convert", lambda ann, **o: sizes.append(o) or convert(ann, **o)
+    )
+    ann = model(f"net (float[N, 3, 8, 8] x) => (float[N, 4] y) {BODY}", WEIGHTS)
+    data = from_arrays(X, np.zeros(len(X), np.int64))
+    for given in (None, 7):
+        compare_recipes(ann, ["mmse"], data, data, [4], batch_size=given)
+    assert [options["batch_size"] for options in sizes] == [None, 7]
 
 
 def test_networks_of_a_fixed_batch_are_evaluated_and_compared():
