@@ -283,7 +283,7 @@ class Estimate:
         costs = self.costs
         weights, copied = costs.weights, costs.copied
         if self.lean:
-            matrices = bool(chunks) * sum(tiles.matrices for tiles in self.tiled.values())
+            matrices = bool(chunks) * sum(tiles.bytes_of_matrices for tiles in self.tiled.values())
             return weights + matrices + sum(map(self._own, (*chunks, 1)))
         # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
         # bits, what they were.
@@ -298,7 +298,9 @@ class Estimate:
         if self.lean:
             return self._held(timesteps)
         # It holds the matrices of tiles in place of their weights.
-        more = sum(tiles.matrices - tiles.bytes_of_weights for tiles in self.tiled.values())
+        more = sum(
+            tiles.bytes_of_matrices - tiles.bytes_of_weights for tiles in self.tiled.values()
+        )
         return self.costs.copied - self._shared + more - self._weights_first(timesteps)
 
     def _held(self, timesteps: int) -> int:

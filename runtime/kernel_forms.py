@@ -207,8 +207,8 @@ def laid_out(
     whole = with_nodes_in_order(laid, kept, outputs, constants=others)
     parts = detach(whole)
     held = {tensor.name for tensor in parts.structure.graph.initializer}
-    laid_out = {name: values for name, values in made.weights.items() if name in held}
-    return ModelParts(parts.structure, laid_out | parts.weights)
+    filters = {name: values for name, values in made.weights.items() if name in held}
+    return ModelParts(parts.structure, filters | parts.weights)
 
 
 @cache

@@ -1,6 +1,6 @@
-"""The neurons of a plan in standard operators, in the form that runs fastest.
+"""An IF in standard operators, in the form that runs fastest.
 
-Each form computes exactly what the neuron's function in the file says.
+It computes exactly what the neuron's function in the file says.
 """
 
 import numpy as np

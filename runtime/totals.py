@@ -165,15 +165,13 @@ def coarse(plan: Plan) -> list[Neuron]:
     return [n for n in plan.neurons if n.op in CONSERVING and is_coarse(n)]
 
 
-def _made_of(
-    tensor: str, makers: Mapping[str, onnx.NodeProto], ends: Collection[str]
-) -> dict[str, None]:
+def _made_of(tensor: str, makers: Mapping[str, onnx.NodeProto], ends: Collection[str]) -> set[str]:
     """The names of all that a tensor is made of, and its own, back to ``ends``."""
-    found, waiting = dict[str, None](), [tensor]
+    found, waiting = set[str](), [tensor]
     while waiting:
         name = waiting.pop()
         if name not in found:
-            found[name] = None
+            found.add(name)
             if name in makers and name not in ends:
                 waiting += operands(makers[name])
     return found

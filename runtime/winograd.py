@@ -80,7 +80,7 @@ class Tiles:
         return 9 * 4 * self.inputs * self.outputs
 
     @property
-    def matrices(self) -> int:
+    def bytes_of_matrices(self) -> int:
         """Bytes of its 16 matrices."""
         return 16 * 4 * self.inputs * self.outputs
 
