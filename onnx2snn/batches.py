@@ -65,9 +65,9 @@ def samples_at_once(
     inputs = [info.name for info in inputs_of(model.structure)]
     if not inputs:
         return MOST_SAMPLES
+    samples = once or 1
     try:
-        tensors = bytes_of_tensors(_in_plain(model), once or 1, data.shapes_of(inputs))
-        each = tensors / (once or 1)
+        each = bytes_of_tensors(_in_plain(model), samples, data.shapes_of(inputs)) / samples
     except Onnx2SnnError:
         # Data that does not fit, or a network, which a run says in other words.
         return MOST_SAMPLES

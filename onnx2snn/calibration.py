@@ -122,14 +122,19 @@ def calibrate(
         ranks = {name: len(tensor.shape) for name, tensor in tensors.items()}
         model, watched = _pooled(model, watched, ranks)
     axes = {name: channel_axis(tensor) for name, tensor in tensors.items()} if per_channel else {}
-    sizes = [tensor.shape[axes.get(name, 0) :][:1] for name, tensor in tensors.items()]
-    channels = [size[0] if axes and size and isinstance(size[0], int) else 1 for size in sizes]
+    channels = [_channels(tensor, axes.get(name)) for name, tensor in tensors.items()]
     number_of_pass = dict(zip(tensors, np.cumsum(channels) // MOST_CHANNELS, strict=True))
     thresholds: dict[str, np.ndarray] = {}
     for number in np.unique(list(number_of_pass.values())):
         some = {name: tensor for name, tensor in watched.items() if number_of_pass[name] == number}
         thresholds |= _in_one_pass(model, some, axes, data, statistic, running)
     return thresholds
+
+
+def _channels(tensor: gs.Tensor, axis: int | None) -> int:
+    """How many along an axis, as far as is known; 1 without."""
+    size = None if axis is None or axis >= len(tensor.shape) else tensor.shape[axis]
+    return size if isinstance(size, int) else 1
 
 
 def _in_one_pass(

@@ -166,8 +166,6 @@ def compare_recipes(
     if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
         raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
     times = required_times(timesteps)
-    if batch_size is not None:
-        require_whole("batch_size", batch_size, 1)
     require_whole("seed", seed, 0)
     if approximate is not None:
         require_whole("approximate", approximate, 1)

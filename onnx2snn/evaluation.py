@@ -105,7 +105,7 @@ def evaluate(
             _add(pooled[t], let_through, pools, len(output))
         # Not beside the next batch's.
         del result, readout, let_through
-    del session, reference, pools
+    del session, reference, pools, ann_parts
     samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
     counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in spikes[times[0]].values())

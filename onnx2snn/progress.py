@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime.providers import Providers
 
 from .data import Batch, Data
@@ -35,8 +35,7 @@ class Running:
     track: Track = no_progress
 
     def batches(self, data: Data, what: str) -> Iterable[Batch]:
-        """The batches of ``data``, with progress; ``DataError`` for an invalid size or track."""
-        require_whole("batch_size", self.batch_size, 1)
+        """The batches of ``data``, with progress; ``DataError`` for an invalid track."""
         if not callable(self.track):
             raise DataError(f"track must be a function that wraps batches, not {self.track!r}")
         return self.track(data.batches(self.batch_size), what, -(-data.samples // self.batch_size))

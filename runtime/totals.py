@@ -249,7 +249,7 @@ def _totals_model(
                 others = graph.node("CastLike", [more, one], f"{name}/more")
                 most = graph.node("Add", [others, one], f"{name}/most")
                 counted = graph.node("Min", [counted, most], f"{name}/counted")
-        graph.nodes.append(helper.make_node("Mul", [counted, threshold], [neuron.spikes]))
+        graph.node("Mul", [counted, threshold], f"{name}/spikes", neuron.spikes)
     for node in pools:
         current, state = node.input
         names = {
@@ -269,13 +269,13 @@ def _silent_model(
     graph = Writer(prefix, _silent_nodes(plan, pools))
     for neuron in plan.neurons:
         same = [neuron.current, neuron.current]
-        graph.nodes.append(helper.make_node("Sub", same, [neuron.spikes]))
+        graph.node("Sub", same, f"{neuron.name}/none", neuron.spikes)
     for node in pools:
         # Zeros of its shape: what it makes of this current is in no relation to what it emits.
         names = {name: f"{prefix}unused/{name}" for name in node.output}
         graph.nodes.append(renamed(node, names, node.name))
         pooled = names[node.output[0]]
-        graph.nodes.append(helper.make_node("Sub", [pooled, pooled], [node.output[0]]))
+        graph.node("Sub", [pooled, pooled], f"{node.name}/none", node.output[0])
     made = [graph.node("Identity", [name], f"silent/{name}") for name in silenced]
     return with_nodes(plan.step, graph.nodes, [onnx.ValueInfoProto(name=n) for n in made])
 

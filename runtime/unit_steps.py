@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from onnx2snn.graph_passes.limits import operands
 
@@ -79,8 +78,7 @@ def rescaled(
                 graph.node("Mul", [name, per_unit[name]], name)
         graph.nodes.append(with_names(node, inside))
         for name in set(node.output) & after.keys():
-            factors = [after[name], unit_of[name]]
-            graph.nodes.append(helper.make_node("Mul", factors, [name], graph.prefix + name))
+            graph.node("Mul", [after[name], unit_of[name]], name, name)
     constants = graph.initializers.values()
     return with_nodes_in_order(chunk, graph.nodes, chunk.graph.output, constants=constants)
 
