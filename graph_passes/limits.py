@@ -42,6 +42,9 @@ in the light VGG-19 of the onnx wheel, all of whose weights are computed."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators whose second input is a layer's weights."""
 
+WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+"""The operators of ONNX that have graphs inside."""
+
 MAX_SHAPE_VALUES = 2**16
 """Elements of one tensor that shape inference may compute with."""
 
@@ -77,6 +80,8 @@ def made_in(graph: onnx.GraphProto) -> set[str]:
 def operands(node: onnx.NodeProto) -> list[str]:
     """The names of all that a node reads: its inputs, and what its subgraphs capture."""
     names = dict.fromkeys(node.input)
+    if not node.domain and node.op_type not in WITH_SUBGRAPHS:
+        return list(names)
     for graph in graphs_in(node):
         local = made_in(graph)
         read = [name for inner in graph.node for name in operands(inner)]

@@ -22,8 +22,8 @@ from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .shapes import infer_shapes
 from .thresholds import (
     activation_nodes,
-    activations_of_divisors,
     bounded_activations,
+    kept_activations,
     relu_of_min,
     unbounded_activations,
 )
@@ -220,7 +220,7 @@ def obstacles(
     if approximated:
         refusals = [refusal for refusal in refusals if refusal.node not in sources]
     # It is the division that is in the way.
-    guards = {node.name for node in activations_of_divisors(graph, ends)}
+    guards = {node.name for node in kept_activations(graph, ends).divisors}
     refusals = [refusal for refusal in refusals if refusal.node not in guards]
     averaged = computable_on_means(graph, refusals) - {*sources}
     if on_means:

@@ -1,6 +1,7 @@
 """Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -41,7 +42,7 @@ def find_activations(
     ``others``: nodes that neurons will stand in for, though they are no activations in canonical
     form.
     """
-    kept = {id(node) for node in kept_activations(graph, others)}
+    kept = {id(node) for node in kept_activations(graph, others).nodes}
     relus = kept | {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
     unbounded = [node for node in graph.nodes if _is_relu(node) and id(node) not in relus]
     bounds = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
@@ -101,66 +102,70 @@ def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     return find_activations(graph)[0]
 
 
-def activations_of_read_out(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
-    """The nodes of canonical activations that stay what they are, since they are in the read-out.
+@dataclass(frozen=True)
+class KeptActivations:
+    """The nodes of canonical activations that stay what they are, by why.
 
-    Such lie behind a node that is not affine in the spikes and comes after all layers of weights,
-    or behind any such node, with no layer between and no neuron behind, where they keep an operand
-    from 0, as the clip of a norm by which something is divided. Neurons they could not become: no
-    spikes come out of such a node.
-    ``others``: as for ``find_activations``.
+    ``input``: those that prepare the input. A node that is not affine reads what they make, before
+    all layers of weights, as where the input is divided by a clip of its norm: no spikes could pass
+    it.
+
+    ``read_out``: those behind a node that is not affine in the spikes and comes after all layers of
+    weights, or behind any such node, with no layer between and no neuron behind, where they keep an
+    operand from 0, as the clip of a norm by which something is divided. Neurons they could not
+    become: no spikes come out of such a node.
+
+    ``divisors``: those of which all that is made is a divisor. As the clip of a norm, where neurons
+    follow the division: the mean of its first spikes would be 0. And where none do, what only keeps
+    the squares of a norm from 0.
     """
-    return _activations_that_make(graph, kept_by_read_out(graph, _emits(graph, others)))
+
+    input: list[gs.Node] = field(default_factory=list)
+    read_out: list[gs.Node] = field(default_factory=list)
+    divisors: list[gs.Node] = field(default_factory=list)
+
+    @property
+    def nodes(self) -> list[gs.Node]:
+        """All of them, each once."""
+        found = [*self.input, *self.read_out, *self.divisors]
+        return list({id(node): node for node in found}.values())
 
 
-def activations_of_input(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
-    """The nodes of canonical activations that stay what they are, since they prepare the input.
-
-    A node that is not affine reads what they make, before all layers of weights, as where the input
-    is divided by a clip of its norm: no spikes could pass it. ``others``: as above.
-    """
-    emits = _emits(graph, others)
-    if not any(map(emits, before_layers(graph))):
-        return []
-    of_read_out = {id(node) for node in activations_of_read_out(graph, others)}
-    bent = nonlinear_before_layers(graph, lambda n: emits(n) and id(n) not in of_read_out)
-    return _activations_that_make(graph, upstream(graph, bent))
-
-
-def activations_of_divisors(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
-    """The nodes of canonical activations that stay what they are, since all they make is a divisor.
-
-    As the clip of a norm, where neurons follow the division: the mean of its first spikes would be
-    0. And where none do, what only keeps the squares of a norm from 0. ``others``: as above.
-    """
+def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptActivations:
+    """The activations that stay what they are; ``others``: as for ``find_activations``."""
     found = canonical_activations(graph)
-    names = divisors(graph, _emits(graph, others)) if found else set[str]()
+    if not found:
+        return KeptActivations()
+    emitting = {id(node) for node in (*found, *others)}
+
+    def emits(node: gs.Node) -> bool:
+        return is_stateful(node) or id(node) in emitting
+
+    read_out = _that_make(found, kept_by_read_out(graph, emits))
+    first = list[gs.Node]()
+    if any(map(emits, before_layers(graph))):
+        last = {id(node) for node in read_out}
+        bent = nonlinear_before_layers(graph, lambda n: emits(n) and id(n) not in last)
+        first = _that_make(found, upstream(graph, bent))
+    return KeptActivations(first, read_out, _that_make_divisors(graph, found, others, emits))
+
+
+def _that_make_divisors(
+    graph: gs.Graph,
+    found: list[gs.Node],
+    others: Iterable[gs.Node],
+    emits: Callable[[gs.Node], bool],
+) -> list[gs.Node]:
+    names = divisors(graph, emits)
     norms = divisors(graph, lambda _: True) & {node.name for node in found} - names
     curved = behind_curves(graph, others) if norms else set[str]()
     names |= {n.name for n in found if n.name in norms and n.inputs[0].name in curved}
     return [node for node in found if node.name in names]
 
 
-def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> list[gs.Node]:
-    """The nodes of canonical activations that stay what they are.
-
-    Those of the input, of the read-out and of divisors.
-    """
-    found = [*activations_of_input(graph, others), *activations_of_read_out(graph, others)]
-    known = {id(node) for node in found}
-    return [*found, *(n for n in activations_of_divisors(graph, others) if id(n) not in known)]
-
-
-def _emits(graph: gs.Graph, others: Iterable[gs.Node]) -> Callable[[gs.Node], bool]:
-    """Whether a node is an activation in canonical form, one of the others, or stateful."""
-    found = {id(node) for node in (*canonical_activations(graph), *others)}
-    return lambda node: is_stateful(node) or id(node) in found
-
-
-def _activations_that_make(graph: gs.Graph, names: set[str]) -> list[gs.Node]:
-    """The nodes of canonical activations one of whose outputs has such a name."""
-    activations = canonical_activations(graph)
-    return [node for node in activations if any(t.name in names for t in node.outputs)]
+def _that_make(nodes: list[gs.Node], names: set[str]) -> list[gs.Node]:
+    """Those of these nodes one of whose outputs has such a name."""
+    return [node for node in nodes if any(t.name in names for t in node.outputs)]
 
 
 def canonical_activations(graph: gs.Graph) -> list[gs.Node]:

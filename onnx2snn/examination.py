@@ -34,12 +34,7 @@ from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
-from onnx2snn.graph_passes.thresholds import (
-    activation_nodes,
-    activations_of_divisors,
-    activations_of_input,
-    activations_of_read_out,
-)
+from onnx2snn.graph_passes.thresholds import activation_nodes, kept_activations
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session
 
@@ -257,11 +252,10 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     emitting = [*activation_nodes(graph), *neuron_nodes(graph)]
     spiking = downstream(graph, [node.outputs[0] for node in emitting])
     regions = [r for r in regions_to_approximate(graph) if r.source.name not in spiking]
-    first, last = activations_of_input(graph), activations_of_read_out(graph)
+    stay = kept_activations(graph)
+    first, last = stay.input, stay.read_out
     divisors = [
-        node
-        for node in activations_of_divisors(graph)
-        if not any(tensor.name in spiking for tensor in node.inputs)
+        node for node in stay.divisors if not any(tensor.name in spiking for tensor in node.inputs)
     ]
     averaged = nodes_on_means(graph)
     known = (emitting, first, last, divisors, averaged, *(region.nodes for region in regions))

@@ -17,10 +17,8 @@ from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.spiking_pool import why_not_counting
 from onnx2snn.graph_passes.thresholds import (
     activation_nodes,
-    activations_of_divisors,
-    activations_of_input,
-    activations_of_read_out,
     find_activations,
+    kept_activations,
 )
 
 from .examination import (
@@ -118,9 +116,10 @@ def check(
         others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}
     needs_data = bool(unbounded or approximated)
-    kept = {node.name: IN_DIVISOR for node in activations_of_divisors(graph, replaced)}
-    kept |= {node.name: IN_INPUT for node in activations_of_input(graph, replaced)}
-    kept |= {node.name: IN_READ_OUT for node in activations_of_read_out(graph, replaced)}
+    stay = kept_activations(graph, replaced)
+    kept = {node.name: IN_DIVISOR for node in stay.divisors}
+    kept |= {node.name: IN_INPUT for node in stay.input}
+    kept |= {node.name: IN_READ_OUT for node in stay.read_out}
     if not by_clips:
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}

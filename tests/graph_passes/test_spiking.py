@@ -28,7 +28,6 @@ from onnx2snn.graph_passes import (
 )
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.thresholds import (
-    activations_of_divisors,
     bounded_activations,
     kept_activations,
 )
@@ -484,7 +483,7 @@ def test_where_neurons_follow_nothing_is_kept():
     body = f"{GUARDED} c = Clip(n, zero, four) d = Div(r, c) e = MatMul(d, w) a = Relu(e)"
     g = graph(f"{SIGNATURE} {{ {body} y = MatMul(a, w) }}", GUARDS)
     assert list(bounded_activations(g)) == ["r"]
-    assert [node.name for node in activations_of_divisors(g)] == ["c"]
+    assert [node.name for node in kept_activations(g).divisors] == ["c"]
     with pytest.raises(UnsupportedModelError) as error:
         require_convertible(g)
     assert [refusal.node for refusal in error.value.refusals] == ["n", "d"]
@@ -496,7 +495,7 @@ def test_a_guard_before_the_layers_prepares_the_input():
     body = "n = ReduceL2<keepdims = 1, axes = [2]>(x) c = Clip(n, zero, four) s = Sqrt(c) "
     body += "d = Clip(s, zero, four) e = Div(x, d) l = MatMul(e, w) y = Relu(l)"
     g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | {"w": np.ones((3, 3), np.float32)})
-    assert [node.name for node in kept_activations(g)] == ["c", "d"]
+    assert [node.name for node in kept_activations(g).nodes] == ["c", "d"]
 
 
 @pytest.mark.parametrize("layer", ["MatMul", 'Einsum<equation = "ncj,jk->nck">'])

@@ -1,5 +1,7 @@
 """Read-outs that take shapes, masks and indices, against the file itself, step by step."""
 
+import functools
+
 import numpy as np
 import onnx
 import proof
@@ -54,11 +56,12 @@ NO_MEANS = {
 NETWORKS = SHAPES | NO_MEANS
 
 
-def network(name, **options):
+@functools.cache
+def network(name, delay=None):
     inputs, nodes, *outputs = NETWORKS[name]
     outputs = ", ".join(["float[N, 6] y", *outputs])
     text = f"g ({inputs}) => ({outputs}) {{ c = Clip(x, zero, one) {nodes} }}"
-    return convert(model(text, WEIGHTS), **options).model
+    return convert(model(text, WEIGHTS), delay=delay).model
 
 
 def inputs_of(session, t):
