@@ -31,10 +31,11 @@ from onnx2snn.graph_passes.files import (
 )
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
-from onnx2snn.graph_passes.shapes import infer_shapes
+from onnx2snn.graph_passes.shapes import declared_shape, infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
 from onnx2snn.graph_passes.whole_file import write_whole
-from onnx2snn.runtime.graphs import unused_prefix
+from onnx2snn.runtime.graphs import MANY, unused_prefix
+from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import build_plan
 
 from .conversion import digest_of
@@ -67,8 +68,9 @@ def to_triton(
     folder: the repository, made if it is not there; its other models stay. timesteps: T of the
     stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
     of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
-    SNN, of a fixed batch size, or of which an output is an input too, and ``OutputError`` where a
-    model of the name exists, the name is not UTF-8 or nothing can be written.
+    SNN, of a fixed batch size, of which an output or the states of a layer have other rows than
+    one for each sample, or of which an output is an input too, and ``OutputError`` where a model
+    of the name exists, the name is not UTF-8 or nothing can be written.
     """
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
@@ -172,9 +174,10 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
     """One time-step with a reset inside, and its states: (input, output, dims of a sample).
 
     Each state is [N, ...]; START, bool [N, 1], says which samples begin a sequence. What the
-    states of those hold does not matter.
+    states of those hold does not matter. Raises ``ModelError`` as ``to_triton``.
     """
     build_plan(snn)  # Refuses what is no spiking network.
+    _require_rows(snn)
     graph = to_graph(snn)
     infer_shapes(graph)
     currents = {node.name: node.inputs[0].shape for node in stateful_nodes(graph)}
@@ -232,6 +235,35 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
     replace_all(proto.initializer, weights)
     proto.input.append(helper.make_tensor_value_info(START, onnx.TensorProto.BOOL, ["N", 1]))
     return model, states
+
+
+def _require_rows(snn: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` where not all have one row for each sample, as far as shapes are known.
+
+    As where the axis of time became part of that of samples, or is before it.
+    """
+    stateful = [node for node in snn.graph.node if node.domain == DOMAIN]
+    pairs = [
+        (node.name, *pair) for node in stateful for pair in state_names(node.op_type, node.name)
+    ]
+    layers, read = {written: name for name, _, written in pairs}, {name for _, name, _ in pairs}
+    given = [info for info in snn.graph.input if info.name not in read]
+    declared = {info.name: declared_shape(info.type.tensor_type) for info in given}
+    free = {n: (MANY, *d[1:]) for n, d in declared.items() if d and isinstance(d[0], str)}
+    shapes = sizes_of(snn, free).shapes
+    wrong = [
+        f"the output '{info.name}'" if info.name not in layers else f"'{layers[info.name]}'"
+        for info in snn.graph.output
+        if (shape := shapes.get(info.name))
+        # 0 is not known; one row is that of all samples.
+        if shape[0] not in (0, 1, MANY) or MANY in shape[1:]
+    ]
+    if wrong and free:
+        raise ModelError(
+            f"Triton batches requests, and {', '.join(dict.fromkeys(wrong))} have other rows than "
+            "one for each sample: export the ANN with samples on the first axis of all its layers "
+            "and outputs, as without a Reshape that joins another axis to it, and convert it again"
+        )
 
 
 def _sizes(shape: list | None) -> list[int]:

@@ -94,9 +94,7 @@ class Layer:
         """
         mean: np.ndarray = np.empty_like(self.currents[0])
         for part in self._parts():
-            # In float16 v itself rounds, by whole thresholds where currents are large.
-            exact = self.currents.dtype != np.float16
-            if exact and self.node.op in KEEP_WHAT_IS_LEFT:
+            if self.node.op in KEEP_WHAT_IS_LEFT and self._keeps_thresholds(part):
                 came_in = self._mean_current[part] + self.shift
                 start, *_ = starts_of(self.node)
                 left, *_ = deque(self._run(part, []), maxlen=1).pop()
@@ -107,6 +105,18 @@ class Layer:
                 potentials = (as_term(x) for x, *_ in self._run(part, self.node.outputs[:1]))
                 mean[part] = sum(potentials) / self.timesteps
         return mean
+
+    def _keeps_thresholds(self, part: slice) -> bool:
+        """Whether the rounding of v stays below a quarter of a threshold.
+
+        In float16 it is whole ones. In float32 it is at most T |v| / 2**24, and |v| at most T
+        times the largest current.
+        """
+        if self.currents.dtype == np.float16:
+            return False
+        with np.errstate(over="ignore"):
+            largest = np.abs(self.currents[:, part] / threshold_of(self.node)).max(initial=0)
+        return bool(self.timesteps**2 * float(largest) <= 2**22)
 
     def measure(self, tensors: list[gs.Tensor]) -> list[np.ndarray]:
         """Means over time of tensors of the segment, or of what it reads: [N, ...] each."""

@@ -81,6 +81,13 @@ def samples_in(inputs: Mapping[str, np.ndarray], varying: Collection[str] = ()) 
     return max((size for along in sizes for size in along), default=1)
 
 
+def largest_in(inputs: Mapping[str, np.ndarray]) -> float:
+    """The largest number in inputs, whatever its sign; 0 where there is none."""
+    numbers = [x for x in inputs.values() if x.dtype.kind in "fiu" and x.size]
+    # Without the memory that |x| takes. The least int64 has no opposite in its type.
+    return max((abs(float(most(x))) for x in numbers for most in (np.max, np.min)), default=0.0)
+
+
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
     """The time-steps at which to read out, T among them; ``DataError`` for invalid ones."""
     require_whole("a time-step", timesteps, 1, MOST_TIMESTEPS)

@@ -20,7 +20,7 @@ from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .given import checked_inputs, taken_states
 from .graphs import only
 from .half import halve
-from .inputs import readout_times, samples_in
+from .inputs import largest_in, readout_times, samples_in
 from .int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
 from .plan import Neuron, build_plan
@@ -40,11 +40,11 @@ from .providers import (
     without_capture,
 )
 from .read_out import Averages
-from .result import SpikingResult
+from .result import Arrays, SpikingResult
 from .states import DeviceStates
 from .sums import Sums, carried_sums
 from .time_steps import TimeSteps
-from .totals import totals_of
+from .totals import Totals, totals_of
 
 _IN_FEWER_BITS = {"int8": quantise, "float16": halve}
 
@@ -115,35 +115,42 @@ class SpikingSession:
         # Within a budget they hold no weights of their own, whatever time-steps do.
         keeping_none = partial(create, seldom=True, lean=max_memory is not None)
         prologue, averages = Prologue(made, keeping_none), Averages(made, keeping_none)
-        # Currents in fewer bits are not what potentials say that they add up to.
-        exact = precision != "float16" and not rounds_products(chosen)
-        totals = totals_of(made) if plan == "auto" and exact else None
-        carried = [*made.states, *carried_sums(made, totals).values()]
-        now = [name for name in made.readout_types if name not in made.step_inputs]
-        step = only(made.step, [*now, *(state.written for state in carried)])
         self.providers: list[str] = averages.providers
+        on_cpu = self.providers[0] == CPU
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = chosen != without_capture(chosen)
-        states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
-        sums = Sums(made, totals, states, partial(keeping_none, lean=True))
-        on_cpu = self.providers[0] == CPU
-        others = [made.prologue, made.epilogue, made.read_out]
-        others += [totals.totals, totals.silent] if totals else []
-        costs = costs_of(
-            network,
-            step,
-            carried,
-            on_cpu=on_cpu,
-            in_chunks=plan == "auto",
-            derived_counts=totals is not None,
-            kept=sums.kept,
-            nodes=sum(len(model.graph.node) for model in others if model is not None),
-            max_memory=max_memory,
-        )
-        capturing = partial(create, captures=True)
-        time_steps = TimeSteps(network, step, carried, costs, capturing, on_cpu, cores_of(threads))
-        self._progress = Progress(made, prologue, time_steps, states, sums, averages)
+
+        def begin(totals: Totals | None) -> Progress:
+            """A network at v(0), whose sums follow from its states as far as these say."""
+            carried = [*made.states, *carried_sums(made, totals).values()]
+            now = [name for name in made.readout_types if name not in made.step_inputs]
+            step = only(made.step, [*now, *(state.written for state in carried)])
+            states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
+            sums = Sums(made, totals, states, partial(keeping_none, lean=True))
+            others = [made.prologue, made.epilogue, made.read_out]
+            others += [totals.totals, totals.silent] if totals else []
+            costs = costs_of(
+                network,
+                step,
+                carried,
+                on_cpu=on_cpu,
+                in_chunks=plan == "auto",
+                derived_counts=totals is not None,
+                kept=sums.kept,
+                nodes=sum(len(model.graph.node) for model in others if model is not None),
+                max_memory=max_memory,
+            )
+            capturing = partial(create, captures=True)
+            cores = cores_of(threads)
+            time_steps = TimeSteps(network, step, carried, costs, capturing, on_cpu, cores)
+            return Progress(made, prologue, time_steps, states, sums, averages)
+
+        # Currents in fewer bits are not what potentials say that they add up to.
+        follows = plan == "auto" and precision != "float16" and not rounds_products(chosen)
+        totals = totals_of(made) if follows else None
+        self._begin, self._totals, self._largest = begin, totals, 1.0
+        self._progress = begin(totals)
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -208,6 +215,7 @@ class SpikingSession:
         constant = coding == "constant" and not varying
         if early_exit is not None:
             require_may_leave(early_exit, self._plan, constant, readout)
+        self._count_with(inputs)
         progress, readouts = self._progress, {}
         progress.reset(len(wanted), varying=not constant)
         if early_exit is not None:
@@ -276,6 +284,20 @@ class SpikingSession:
     def reset(self) -> None:
         """Set every membrane potential to v(0), as in the file."""
         self._progress.reset()
+
+    def _count_with(self, inputs: Arrays) -> None:
+        """Let the step count the spikes that do not follow from states, with inputs so large.
+
+        The session is at v(0) then, or as it was. Sessions that have met such inputs go on so.
+        """
+        if self._totals is None or (largest := largest_in(inputs)) <= self._largest:
+            return
+        # A power of two, so that it is worked out seldom.
+        largest = 2.0 ** np.ceil(np.log2(largest))
+        totals = totals_of(self._plan, largest)
+        if totals is None or totals.made != self._totals.made:
+            self._totals, self._progress = totals, self._begin(totals)
+        self._largest = largest
 
     def _begin_anew(self) -> None:
         """Reset, and let go of all buffers: what was interrupted may have left them half done."""

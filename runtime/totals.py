@@ -70,17 +70,22 @@ class Totals:
     silenced: tuple[str, ...]
 
 
-def totals_of(plan: Plan) -> Totals | None:
-    """The graphs for a plan; None if its sums do not follow from its states."""
+def totals_of(plan: Plan, largest: float = 1.0) -> Totals | None:
+    """The graphs for a plan; None if its sums do not follow from its states.
+
+    ``largest``: as for ``coarse``.
+    """
     stateful = [node for node in plan.step.graph.node if node.domain == DOMAIN]
     pools = [node for node in stateful if node.op_type in SPIKING_POOLS]
     allowed = {*CONSERVING, *COUNTING, *SPIKING_POOLS}
     known = {node.op_type for node in stateful} | {neuron.op for neuron in plan.neurons}
     kept = any(node.op_type in MAX_POOLS and not node.domain for node in plan.step.graph.node)
     half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)
-    if kept or half or not known <= allowed:
+    # Inputs have a sum over time, too.
+    endless = largest * MOST_STEPS > float(np.finfo(np.float32).max)
+    if kept or half or endless or not known <= allowed:
         return None
-    summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan))}
+    summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan, largest))}
     derived = [neuron for neuron in plan.neurons if neuron.spikes not in summed]
     currents = [neuron.current for neuron in derived if neuron.op in CONSERVING]
     silenced = tuple(dict.fromkeys([*currents, *(node.input[0] for node in pools)]))
@@ -97,13 +102,13 @@ def totals_of(plan: Plan) -> Totals | None:
     )
 
 
-def coarse(plan: Plan) -> list[Neuron]:
+def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
     """The layers whose potentials may lose more than a threshold by rounding.
 
     Those whose currents may be above ``FAR`` thresholds: about what a layer reads, V_th of the
     neurons before it, times the norm of a channel's weights, and the size of its bias; from layer
-    to layer where no neurons are between them. What is made of no neurons is taken for 1. Or those
-    whose thresholds are so far apart.
+    to layer where no neurons are between them. What is made of no neurons is taken for 1, or for
+    what is made of inputs as far as ``largest``. Or those whose thresholds are so far apart.
     """
     models = [plan.step] if plan.prologue is None else [plan.prologue, plan.step]
     nodes = [node for model in models for node in model.graph.node]
@@ -125,8 +130,13 @@ def coarse(plan: Plan) -> list[Neuron]:
         return np.asarray(found)
 
     def size(node: onnx.NodeProto) -> float | None:
-        """About how large what a node makes is; None where no neurons and no layers made it."""
-        read = [sizes[name] for name in operands(node) if name in sizes]
+        """About how large what a node makes is; None where no neurons and no layers made it.
+
+        Nor inputs, where they are taken for 1.
+        """
+        # Of indices the size says nothing.
+        values = node.input[:1] if node.op_type == "Gather" else operands(node)
+        read = [sizes[name] for name in values if name in sizes]
         held = [constants[name] for name in node.input if name in constants]
         own = [float(np.abs(v).max(initial=0)) for v in held if v.dtype.kind == "f"]
         if not read:
@@ -138,7 +148,9 @@ def coarse(plan: Plan) -> list[Neuron]:
             return read[0] / max(least, 1e-30)
         return max(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
 
-    sizes, by_channel = dict[str, float](), dict[str, np.ndarray]()
+    given = (tensor.name for tensor in plan.inputs)
+    sizes = {name: largest for name in given if largest > 1}
+    by_channel = dict[str, np.ndarray]()
     for made, node in makers.items():
         if made in emitted:
             found: float | None = emitted[made]
@@ -188,8 +200,8 @@ def _norms(node: onnx.NodeProto, weights: np.ndarray) -> np.ndarray:
         rows = apart.transpose(0, 2, 1, 3).reshape(group * weights.shape[1], -1)
     else:
         rows = np.moveaxis(weights, -1, 0).reshape(weights.shape[-1], -1)
-    norms: np.ndarray = np.sqrt(np.einsum("oi,oi->o", rows, rows))
-    return norms
+    squares: np.ndarray = np.einsum("oi,oi->o", rows, rows)
+    return np.sqrt(squares.astype(np.float64))
 
 
 def _totals_model(

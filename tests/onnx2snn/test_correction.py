@@ -722,12 +722,16 @@ def test_what_averages_over_time_is_measured_after_the_last_time_step():
     np.testing.assert_allclose(found, SpikingSession(snn).run(x, 8).output, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e36])
 @pytest.mark.parametrize("shift", [-0.25, 0.25])
 @pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "ResetToZeroIF"])
-def test_mean_potentials_are_those_of_shifted_currents(op, shift):
+def test_mean_potentials_are_those_of_shifted_currents(op, shift, scale):
+    """Also where potentials lose whole thresholds by rounding."""
     recipe = replace(recipe_by_name("mmse"), name="other", neuron=Neuron(op))
     snn = convert(two(), calibration=SMALL, recipe=recipe, timesteps=8).model
-    for layer in Simulation(to_graph(snn), {"x": X}, 8).layers():
+    x = X * np.float32(scale)
+    for layer in Simulation(to_graph(snn), {"x": x}, 8).layers():
         layer.shift = np.float32(shift * threshold_of(layer.node))
         found = layer.mean_potential()
         emitted = layer.fire().mean(axis=0) * threshold_of(layer.node)

@@ -11,8 +11,9 @@ import pytest
 import stock
 from click.testing import CliRunner
 from kinds import KINDS, Kind, Network, model_of
+from onnx_text import model
 
-from onnx2snn import OutputError, SpikingSession, convert, export_triton
+from onnx2snn import ModelError, OutputError, SpikingSession, convert, export_triton
 from onnx2snn.cli import main
 from onnx2snn.export_triton import START, pbtxt, stateful_model, to_triton
 
@@ -145,6 +146,26 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
             to_triton(snn, tmp_path / "r", 3, name=name)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=re.escape(f"cannot write '{tmp_path / 'r'}': No space")):
+        to_triton(snn, tmp_path / "r", 3)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "layer"),
+    [
+        ("r = Reshape(x, flat) c = Clip(r, zero, one) y = Reshape(c, back)", "'c'"),
+        ("r = Transpose<perm = [1, 0, 2]>(x) h = MatMul(r, w) c = Clip(h, zero, one) "
+         "y = Transpose<perm = [1, 0, 2]>(c)", "'c'"),
+        ("c = Clip(x, zero, one) y = Transpose<perm = [1, 0, 2]>(c)", "the output 'y'"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_samples(tmp_path, nodes, layer):
+    """What the server takes for a state of a sequence would be that of others."""
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= {"flat": np.array([-1, 4]), "back": np.array([-1, 5, 4])}
+    values["w"] = np.ones((4, 4), np.float32)
+    snn = convert(model(f"g (float[N, 5, 4] x) => (float[A, B, 4] y) {{ {nodes} }}", values)).model
+    with pytest.raises(ModelError, match=f"{layer} have other rows than one for each sample"):
         to_triton(snn, tmp_path / "r", 3)
     assert not list(tmp_path.iterdir())
 

@@ -137,6 +137,60 @@ def test_layers_without_neurons_between_them_are_counted_right(between):
     assert_one_layer_is_coarse(text, values, rng)
 
 
+LARGE = """net (float[N, 4] x) => (float[N, 4] y) {
+    g = MatMul(x, w) a = Clip(g, zero, one) h = MatMul(a, v) b = Clip(h, zero, one)
+    i = MatMul(b, w) j = Add(i, x) c = Clip(j, zero, one) k = MatMul(c, v)
+    d = Clip(k, zero, one) y = MatMul(d, w) }"""
+
+
+def of_large_inputs():
+    """A network of exact sums whose first and third layer read the input; and such inputs."""
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= {name: rng.integers(-4, 5, (4, 4)).astype(np.float32) / 8 for name in "wv"}
+    x = rng.integers(-8, 9, (50, 4)).astype(np.float32) / 8
+    return convert(model(LARGE, values)).model, x
+
+
+def test_large_inputs_are_counted_right():
+    """What they make loses whole thresholds; the session cannot know them before it runs."""
+    snn, x = of_large_inputs()
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    # Small ones are so before and after.
+    for scale in (1, 1e3, 1e5, 1e7, 1, 1e38):
+        large = x * np.float32(scale)
+        same(auto.run(large, 64), step.run(large, 64))
+        each = np.stack([large, x] * 20)
+        same(auto.run(each, 40), step.run(each, 40))
+    plan = build_plan(snn)
+    # The step sums the last layer for the read-out.
+    first, second, third, _ = (neuron.spikes for neuron in plan.neurons)
+    assert totals_of(plan).made == (first, second, third)
+    assert totals_of(plan, 1e5).made == (second,)
+    assert totals_of(plan, 1e38) is None
+
+
+def test_large_inputs_after_steps():
+    """``step`` goes on where it is, and a run begins anew."""
+    snn, x = of_large_inputs()
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    large = x * np.float32(1e6)
+    for session in (auto, step):
+        session.step(x)
+    np.testing.assert_array_equal(auto.step(large), step.step(large))
+    rule = EarlyExit(stable=3)
+    same(auto.run(large, 32, early_exit=rule), step.run(large, 32, early_exit=rule))
+    np.testing.assert_array_equal(auto.step(x), step.step(x))
+
+
+def test_indices_are_not_large():
+    text = "net (int64[N, 3] k) => (float[N, 3] y) { e = Gather(t, k) s = ReduceMean<axes = [2], "
+    text += "keepdims = 0>(e) a = Clip(s, zero, one) y = MatMul(a, w) }"
+    values = {"t": np.eye(7, dtype=np.float32), "zero": np.float32(0), "one": np.float32(1)}
+    snn = convert(model(text, values | {"w": np.eye(3, dtype=np.float32)})).model
+    assert coarse(build_plan(snn), 1e6) == []
+
+
 def test_quotients_do_not_make_layers_coarse():
     values = {"zero": np.float32(0), "one": np.float32(1), "many": np.float32(1e4)}
     values |= layers(np.random.default_rng(0), w=(30, 40), u=(40, 3))
