@@ -1,4 +1,4 @@
-# make demo   see a trained network become a spiking one (about two minutes)
+# make demo   see a trained network become a spiking one (about a minute on two cores, once it is installed)
 # make test   run the whole test suite, linters and type checks
 # make test-exporters  build small networks with PyTorch, Keras, JAX and scikit-learn, each in a
 #             virtual environment of its own (5 GB), and convert what they export

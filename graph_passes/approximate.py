@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
-from .errors import Refusal, UnsupportedModelError, require_whole
+from .errors import Refusal, UnsupportedModelError, counted, require_whole
 from .io import onnx_type
 from .kept import GUARDED, front_end, kept_by_read_out, nonlinear_before_layers
 from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
@@ -231,9 +231,9 @@ def fit_clips(
         if found is not None:
             rms = float(np.sqrt((weights * error**2).sum()))
             found.append(
-                f"{region.op} '{region.name}': {clips} clips over [{x[0]:.4g}, {x[-1]:.4g}], "
-                f"RMS error {rms:.2g}, largest {np.abs(error).max():.2g}, "
-                f"of values from {y.min():.4g} to {y.max():.4g}"
+                f"{region.op} '{region.name}': {counted(clips, 'clip')} over "
+                f"[{x[0]:.4g}, {x[-1]:.4g}], RMS error {rms:.2g}, "
+                f"largest {np.abs(error).max():.2g}, of values from {y.min():.4g} to {y.max():.4g}"
             )
     return fits
 

@@ -97,3 +97,8 @@ def is_number(value: Any) -> bool:
     except OverflowError:
         # A whole number beyond all floating ones.
         return False
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, for messages: "1 sample", "2 samples"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.files import read_any
 
 from . import diagnosis, tables
@@ -106,7 +107,9 @@ def diagnose(
         print_json(report)
     else:
         console = tables.console()
-        console.print(tables.diagnosis_table(layers, f"{data.samples} samples, T={timesteps}"))
+        console.print(
+            tables.diagnosis_table(layers, f"{counted(data.samples, 'sample')}, T={timesteps}")
+        )
     if plot is not None:
         diagnosis_plot(plot, layers, f"{title_of(data)}, T={timesteps}")
         tell_drawn(plot, as_json)

@@ -134,5 +134,6 @@ def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) ->
     if as_json:
         print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
         return
-    line = f"Wrote {output}, {timesteps} time-steps: {', '.join(made)}."
+    of = f"T={timesteps}" if isinstance(timesteps, int) else "T is an input"
+    line = f"Wrote {output}, {of}: {', '.join(made)}."
     tables.console().print(tables.printable(line), markup=False)

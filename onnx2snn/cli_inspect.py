@@ -19,7 +19,7 @@ from onnx2snn.runtime.precision import Precision
 from . import tables
 from .import_nir import header_of, is_nir
 from .inference import precision_rows
-from .inspection import export_of, json_object, lines_of, own_metadata_of
+from .inspection import export_of, json_object, lines_of, own_metadata_of, settings_in_words
 from .options import (
     COUNT,
     examples,
@@ -112,7 +112,7 @@ def inspect(
     console.print(tables.session_table(plan.neurons, sources))
     lines = [f"input {name} {tables.shape_text(shape)}" for name, shape in inputs.items()]
     lines += [f"output {name}" for name in plan.outputs]
-    lines += [f"{key}: {value}" for key, value in {**recipe, **metadata}.items()]
+    lines += settings_in_words({**recipe, **metadata})
     for line in lines:
         console.print(tables.printable(line), markup=False)
     if choice is not None:

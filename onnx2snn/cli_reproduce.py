@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.files import read_any
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
@@ -157,9 +157,8 @@ def reproduce(
     else:
         console = tables.console()
         console.print(_fired_table(found) if what == "fig1" else _accuracy_table(found, experiment))
-        console.print(
-            f"{path}, {data.name}, {data.samples} samples. The counts are in {state}.", markup=False
-        )
+        looked_at = counted(data.samples, "sample")
+        console.print(f"{path}, {data.name}, {looked_at}. The counts are in {state}.", markup=False)
         if what in SAID:
             console.print(f"The paper: {SAID[what]}.", markup=False)
     if plot is not None:
@@ -247,13 +246,15 @@ def _signed(value: float | None) -> str:
 
 
 def _plot(path: Path, found: dict[str, Any]) -> None:
-    title = f"{found['network']}, {found['data']}, {found['samples']} samples"
+    title = f"{found['network']}, {found['data']}, {counted(found['samples'], 'sample')}"
     times, curves, ann = found["timesteps"], found["curves"], found["ann"]["accuracy"]
     if found["what"] == "fig1":
         fired_plot(path, times, curves, title)
     elif found["what"] == "figS1":
         potential_plot(path, times, curves, ann, title)
     else:
+        form = {"fig2": "v(0): {}", "fig3": "v(0) = {} V_th"}.get(found["what"], "{}")
+        curves = {form.format(name): values for name, values in curves.items()}
         paper = found["paper"]
         if isinstance(paper, dict):
             curves = {**curves, "paper's Ours, CIFAR or ImageNet": paper[OURS]["snn"]}

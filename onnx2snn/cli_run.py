@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.files import read_any, write_bytes
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
@@ -149,7 +149,8 @@ def run(
         return
     console = tables.console()
     console.print(tables.rates_table(rates))
-    console.print(f"{count} samples, {timesteps} time-steps, on {session.providers[0]}.")
+    ran = f"{counted(count, 'sample')}, {counted(timesteps, 'time-step')}"
+    console.print(f"{ran}, on {session.providers[0]}.")
     if precision != "float32":
         console.print(tables.precision_text(precision, precision_rows(session)))
     if classes is not None:

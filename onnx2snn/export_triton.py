@@ -370,7 +370,7 @@ def _call(model: onnx.ModelProto, apart: set[str]) -> str:
 def _page_of_loop(name: str, model: onnx.ModelProto, timesteps: int) -> str:
     output = model.graph.output[0].name
     return (
-        f"# {name}\n\nA spiking network over {timesteps} time-steps, written by onnx2snn: image "
+        f"# {name}\n\nA spiking network over T={timesteps}, written by onnx2snn: image "
         "in, read-out out. Requests are batched.\n\n"
         + _call(model, set())
         + f'    read_out = client.infer("{name}", inputs).as_numpy("{output}")\n'

@@ -62,9 +62,36 @@ def lines_of(told: dict[str, Any]) -> list[str]:
         for tensor in tensors
     ]
     lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
-    lines += [f"recipe, {key}: {value}" for key, value in told["recipe"].items()]
-    rest = {**told["export"], **told["metadata"]}
-    return lines + [f"{key}: {value}" for key, value in rest.items()]
+    lines += [f"recipe, {line}" for line in settings_in_words(told["recipe"])]
+    return lines + settings_in_words({**told["export"], **told["metadata"]})
+
+
+def settings_in_words(settings: dict[str, Any]) -> list[str]:
+    """Settings that a file holds, a line each, but for those that are None."""
+    return [
+        f"{name}: {_of_neurons(value) if name == 'neuron' else _in_words(value)}"
+        for name, value in settings.items()
+        if value is not None
+    ]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_in_words(part)}" for name, part in value.items())
+    return str(value)
+
+
+def _of_neurons(value: Any) -> str:
+    """The kind of neurons, with what it heeds of its settings."""
+    if not isinstance(value, dict) or "op" not in value:
+        return _in_words(value)
+    heeded = {"SignedIF": "negative", "BurstIF": "max_spikes"}.get(value["op"])
+    more = f", {heeded} {value[heeded]}" if heeded in value else ""
+    return f"{value['op']}{more}"
 
 
 def plain(value: Any) -> Any:

@@ -44,6 +44,7 @@ from onnx2snn.graph_passes.approximate import (
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
+from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS, quantises_anew
@@ -241,7 +242,7 @@ class Network:
         if self.calibration is not None and agreement is not None:
             first = (x for x, _ in self.calibration.batches(self.running.batch_size))
             error = agreement.error
-            on = f"{self.calibration.samples} samples of the calibration data"
+            on = f"{counted(self.calibration.samples, 'sample')} of the calibration data"
         elif sample is not None:
             first = iter([sample[0]])
             error = relative_error(sample[1], outputs_of(self.current, sample[0]))
@@ -331,7 +332,7 @@ class Network:
             self.current, wanted, self.calibration, threshold, per_channel, self.running
         )
         how = "per channel" if per_channel else "per layer"
-        text = f"{threshold.describe()}, {how}, {self.calibration.samples} samples"
+        text = f"{threshold.describe()}, {how}, {counted(self.calibration.samples, 'sample')}"
         sources = {
             node.outputs[0].name: text
             for node in wanted

@@ -56,7 +56,7 @@ def potential_plot(
         values = [accuracies[number] for accuracies in curves.values()]
         color = plt.cm.viridis(number / len(times))
         axes.plot(potentials, values, marker="o", markersize=4, color=color, label=f"T={t}")
-    axes.axvspan(0.4, 0.6, color="grey", alpha=0.15)
+    axes.axvspan(0.4, 0.6, color="grey", alpha=0.15, label="the paper's best")
     axes.set_xticks(potentials)
     axes.set(xlabel="v(0) / V_th", ylabel="accuracy (%)")
     set_title(axes, title)

@@ -56,7 +56,8 @@ class NodeReport:
 class Readiness:
     """Whether a network converts.
 
-    ``options``: those that it needs. ``check``: how the exact rewriting was checked. ``notes``:
+    ``options``: those that it needs; where it does not convert, those besides the ones that the
+    verdict names. ``check``: how the exact rewriting was checked. ``notes``:
     what a user should know of the result.
     """
 

@@ -116,7 +116,8 @@ RECIPES = (
         "calibration",
         "Li et al. 2021, light",
         "V_th is the least squared error of T time-steps, V_th / 2T is added; then biases per "
-        "channel and v(0) per neuron are corrected layer by layer; v(0) = 0 before",
+        "channel and v(0) per neuron are corrected layer by layer; v(0) = 0 before; max-pools "
+        "count spikes",
         _MMSE,
         recalibrate=True,
         maxpool="exact",

@@ -71,9 +71,9 @@ class Statistic:
     def describe(self) -> str:
         """The statistic in words, saying which activations count."""
         if self.kind == "mmse":
-            return f"least squared error of {self.q:g} time-steps"
+            return f"least squared error at T={self.q:g}"
         if self.kind == "robust-mmse":
-            return f"least squared error of {self.q:g} time-steps, at most 99.9 % of activations"
+            return f"least squared error at T={self.q:g}, at most 99.9 % of activations"
         if self.kind == "balanced":
             return f"local threshold balancing in {self.q:g} steps"
         which = {"percentile": "all activations", "nonzero-percentile": "activations above 0"}

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from onnx2snn.graph_passes.errors import counted
 from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.plan import Neuron
 
@@ -182,7 +183,7 @@ def percent_text(value: float | None) -> str:
 def evaluation_table(report: dict[str, Any]) -> Table:
     """Accuracy, agreement and activity by time-steps, the ANN in the last row."""
     table = new_table(
-        f"{report['samples']} samples",
+        counted(report["samples"], "sample"),
         "network", ">T", ">accuracy %", ">same class as ANN %",
         ">firing rate", ">SOPs", ">SOPs/MACs",
         *([">float32: accuracy %", ">same class as float32 %"] if "float32" in report else []),
@@ -218,7 +219,7 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     """Accuracy at fixed T, and where samples leave early, the default rule in bold."""
     most = report["snn"][-1]["timesteps"]
     table = new_table(
-        f"{report['samples']} samples, T up to {most}",
+        f"{counted(report['samples'], 'sample')}, T up to {most}",
         "samples leave", ">mean T", ">accuracy %", ">same class as ANN %", ">as accurate as T",
     )  # fmt: skip
 
@@ -287,7 +288,7 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
 def benchmark_table(found: dict[str, Any]) -> Table:
     """Times of plans, N by N; the ratios are to the row that says 1."""
     unit = "T forward passes" if found["against"] == "ANN" else "step"
-    threads = f"{found['threads']} thread" + ("s" if found["threads"] > 1 else "")
+    threads = counted(found["threads"], "thread")
     table = new_table(
         f"T={found['timesteps']}, {threads}",
         ">N", "plan", ">ms a step", f">of {unit}", ">quartiles", ">steps x N / s",
@@ -371,7 +372,7 @@ def comparison_table(comparison: Comparison) -> Table:
     """Recipes by T, the best of each column in bold, the ANN in the first row."""
     what = {"accuracy": "Accuracy", "agreement": "Same class as the ANN"}[comparison.kind]
     table = new_table(
-        f"{what} in percent, {comparison.samples} samples",
+        f"{what} in percent, {counted(comparison.samples, 'sample')}",
         "recipe", *(f">T={t}" for t in comparison.timesteps),
     )  # fmt: skip
     if comparison.ann is not None:
