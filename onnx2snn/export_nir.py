@@ -54,13 +54,15 @@ from .nir_nodes import RESETS, NirWriter
 
 
 def nir_package() -> Any:
-    """The package ``nir``; raises ``Onnx2SnnError`` if it is not installed."""
+    """The package ``nir``; raises ``Onnx2SnnError`` if it is not installed, or too old."""
+    remedy = "install onnx2snn with its extra, onnx2snn[nir]"
     try:
         import nir
     except ImportError as error:
-        raise Onnx2SnnError(
-            "NIR files need the package nir: install onnx2snn with its extra, onnx2snn[nir]"
-        ) from error
+        raise Onnx2SnnError(f"NIR files need the package nir: {remedy}") from error
+    # Sinabs asks for one of before, whose nodes have no metadata.
+    if "metadata" not in nir.Input.__dataclass_fields__:
+        raise Onnx2SnnError(f"NIR files need nir 1.0.8 or newer, not {nir.__version__}: {remedy}")
     return nir
 
 

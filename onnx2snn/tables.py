@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -34,8 +35,9 @@ from .progress import Report, no_report
 
 
 def console() -> Console:
-    """Where tables go: standard output, as wide as they need where it is no terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    """Where tables go: standard output, 120 wide unless a terminal or COLUMNS tells."""
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if told else 120)
 
 
 def note(text: str) -> None:

@@ -1,7 +1,9 @@
 """NIR files: the same network back, bit for bit, and the same network in NIR's own terms."""
 
+import dataclasses
 import json
 import sys
+import types
 
 import dyadic
 import numpy as np
@@ -304,9 +306,16 @@ def test_inspect_reads_the_file(snn, tmp_path):
     assert "snn_sha256: " in invoke("inspect", target).output
 
 
-def test_without_the_package(snn, tmp_path, monkeypatch):
+def old_nir():
+    """As in 1.0.4, which sinabs brings: without metadata."""
+    node = dataclasses.make_dataclass("Input", ["input_type"])
+    return types.SimpleNamespace(Input=node, __version__="1.0.4")
+
+
+@pytest.mark.parametrize("package", [None, old_nir()], ids=["none", "old"])
+def test_without_the_package(snn, tmp_path, monkeypatch, package):
     to_nir(snn, tmp_path / "net.nir")
-    monkeypatch.setitem(sys.modules, "nir", None)
+    monkeypatch.setitem(sys.modules, "nir", package)
     for call in (
         lambda: to_nir(snn, tmp_path / "other.nir"),
         lambda: from_nir(tmp_path / "net.nir"),
