@@ -30,7 +30,7 @@ from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_g
 from onnx2snn.graph_passes.neurons import attribute_tensor
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
-from onnx2snn.searching import BALANCING_STEPS
+from onnx2snn.searching import BALANCING_STEPS, balance_thresholds
 from onnx2snn.simulation import Apart, Simulation
 
 SMALL = from_arrays(X)
@@ -177,6 +177,15 @@ def test_thresholds_are_the_largest_currents_of_spikes(recipe):
         # Whether a current that is V_th fires depends on its last bit.
         close = np.isclose(output, q.mean(0) @ DENSE["v"], rtol=1e-3, atol=1e-4)
         assert close.mean() > 0.9
+
+
+def test_the_scale_that_fits_best_is_taken_wherever_it_stands():
+    """The first of ``rmp`` fits best here, so that without a search it would be taken, too."""
+    assert best_scale() == 0.8
+    scale = partial(balance_thresholds, scales=(0.4, 0.8, 0.6))
+    recipe = replace(recipe_by_name("rmp"), name="mine", passes=(scale,))
+    found = [float(n.threshold) for n in convert(two(), calibration=SMALL, recipe=recipe).neurons]
+    np.testing.assert_allclose(found, balanced(0.8, to_zero=False), rtol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["spike-norm", "rmp", "tsc"])

@@ -226,6 +226,8 @@ def test_rnl_leaves_trained_bounds():
         bounded = convert(clipped(4), calibration=DATA, recipe="rnl", **options)
         assert {neuron.source for neuron in bounded.neurons} == {"bound of the clip"}
         assert [float(v) for v in thresholds(bounded).values()] == [4, 4]
+        (scaling,) = (each for each in bounded.passes if each.name == "scale_thresholds")
+        assert not scaling.changed
     assert set(map(float, potentials(bounded).values())) == {2}
 
 
@@ -863,8 +865,15 @@ def test_read_outs_that_are_0_have_an_error():
     assert searching._relative_error(ten + 2, ten) == pytest.approx(0.04)
 
 
+def test_classes_of_scores_whose_exponentials_overflow():
+    truth, found = np.float32([[1000, 998, -1000]]), np.float32([[999, 1000, 0]])
+    small = (values[:, :2] - 999 for values in (found, truth))
+    assert searching._cross_entropy(found, truth) == pytest.approx(cross_entropy(*small))
+
+
 def test_a_factor_that_raises_the_loss_is_not_taken():
-    scale = partial(searching.scale_thresholds, scales=(0.5,), factors=(0.01,), rounds=1)
+    # It lowers that of the other of ``scales``.
+    scale = partial(searching.scale_thresholds, scales=(0.5, 1e-4), factors=(0.01,), rounds=1)
     recipe = Recipe("mine", "nobody", "V_th scaled", Statistic("max"), passes=(scale,))
     found = convert(two(), calibration=from_arrays(X), recipe=recipe, timesteps=8)
     r = np.maximum(X @ WEIGHTS["w"], 0)
