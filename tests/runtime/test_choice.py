@@ -138,6 +138,18 @@ def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
     assert longest == sorted(longest, reverse=True)
 
 
+def test_graphs_of_lengths_between_are_in_the_estimate():
+    """Each holds a copy of all weights, and a time-step's nodes as often as it has time-steps."""
+    session = SpikingSession(wide(), threads=1)
+    without = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3)).memory
+    chosen, costs = session.chosen(zeros(3)), session._progress.time_steps.costs
+    lengths = set(chosen.between) - set(chosen.chunks)
+    assert lengths
+    assert chosen.memory.weights == without.weights + len(lengths) * costs.copied
+    nodes = sum(map(memory.nodes_of, costs.peaks.step.graph.node))
+    assert chosen.memory.graphs == without.graphs + memory.NODE * nodes * sum(lengths)
+
+
 def test_lengths_whose_graphs_alone_are_too_large_are_not_unrolled(monkeypatch):
     """Which took half of the first run of 200 layers."""
     monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", 2**14)
@@ -520,9 +532,11 @@ def test_pools_of_a_prologue_copy_what_they_read():
     values = {"w": np.ones((64, 3, 1, 1), np.float32), "zero": np.float32(0), "one": np.float32(1)}
     text = text.replace("y = Clip", "c = Conv(p, u) y = Clip").replace("(p, zero", "(c, zero")
     values["u"] = np.ones((2, 64, 1, 1), np.float32)
-    plan = SpikingSession(convert(model(text, values)).model, threads=1)._plan
-    found = memory.prologue_memory(plan, {"x": (5, 3, 8, 8)})
+    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    found = memory.prologue_memory(session._plan, {"x": (5, 3, 8, 8)})
     assert found > memory.FRAGMENTED * 2 * 4 * 64 * 64 * 5
+    # More than a read-out takes, which runs when the prologue is done.
+    assert session.chosen(np.zeros((5, 3, 8, 8), np.float32)).memory.read_out == found
 
 
 def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
@@ -593,6 +607,50 @@ def test_chunks_of_few_nodes(monkeypatch):
         monkeypatch.setattr(estimate, "MOST_NODES", most)
         chosen = SpikingSession(wide(), threads=1).chosen(zeros(1))
         assert (chosen.chunks, chosen.short_of_memory) == (lengths, False)
+
+
+def test_what_working_out_spike_counts_takes(monkeypatch):
+    """Of the largest layer, besides: what is divided and rounded, and int64 of that."""
+    potentials, largest, read_out = 4 * 3 * (32 + 24 + 16), 4 * 3 * 32, 4 * 3 * 16
+    states = potentials + read_out
+    auto = SpikingSession(wide(), threads=1).chosen(zeros(3)).memory
+    assert auto.counts == states - read_out + 3 * states + 4 * largest
+    step = SpikingSession(wide(), threads=1, plan="step").chosen(zeros(3)).memory
+    assert step.counts == potentials + potentials + 4 * largest
+    monkeypatch.setattr(estimate.Estimate, "_peak", lambda *_: 2**20)
+    assert SpikingSession(wide(), threads=1).chosen(zeros(3)).memory.counts == (
+        auto.counts + 2**20 - states - 4 * largest
+    )
+
+
+def test_chunks_share_the_weights_of_convolutions_alone():
+    """Which are in the layout of the CPU; each graph holds a copy of those of dense layers."""
+    text = (
+        "net (float[N, 8, 4, 4] x) => (float[N, 4] y) { a = Clip(x, zero, one) b = Conv(a, k) "
+        "c = Clip(b, zero, one) f = Flatten(c) d = Gemm(f, w) y = Clip(d, zero, one) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= {"k": np.ones((16, 8, 3, 3), np.float32), "w": np.ones((64, 4), np.float32)}
+    chosen = with_budget(convert(model(text, values)).model).chosen(
+        np.zeros((2, 8, 4, 4), np.float32)
+    )
+    assert chosen.layout is not None
+    assert chosen.chunks
+    conv, dense = 4 * 1152, 4 * 256
+    # Besides the plan's, twice those of a time-step's graph, which is made of a copy.
+    assert chosen.memory.weights == 3 * (conv + dense) + conv + len(chosen.chunks) * dense
+
+
+def test_shapes_behind_a_pool_that_counts_spikes_are_known():
+    text = (
+        "net (float[N, 2, 4, 6] x) => (float[N, 2, 2, 3] y) { a = Clip(x, zero, one) "
+        "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a) y = Clip(p, zero, half) }"
+    )
+    values = {"zero": np.float32(0), "half": np.float32(0.5), "one": np.float32(1)}
+    snn = convert(model(text, values), maxpool="exact").model
+    chosen = SpikingSession(snn, threads=1).chosen(np.zeros((3, 2, 4, 6), np.float32))
+    assert chosen.in_full
+    assert chosen.shapes["v/y"] == (3, 2, 2, 3)
 
 
 def test_sums_that_are_read_out_count():

@@ -178,6 +178,17 @@ def test_single_time_steps_and_short_chunks_read_weights_once(budget, monkeypatc
     assert sizes.count(99) == (0 if budget else 3)
 
 
+def test_short_chunks_of_more_samples_are_in_the_estimate(monkeypatch):
+    network = dyadic.finish(2)
+    snn = convert(dyadic.to_onnx(network)).model
+    found = []
+    for short in (1, 7):
+        monkeypatch.setattr(time_steps, "groups_of", lambda *_, n=short: Groups(1, n, 1))
+        memory = SpikingSession(snn, threads=1).chosen(dyadic.images(network, 7)).memory
+        found.append(memory.activations)
+    assert found[0] < found[1]
+
+
 def test_single_time_steps_take_all_samples_where_weights_are_most(monkeypatch):
     network = dyadic.finish(2)
     snn = convert(dyadic.to_onnx(network)).model

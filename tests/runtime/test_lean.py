@@ -95,6 +95,11 @@ def test_by_default_one_sample_of_a_heavy_network(no_overheads, monkeypatch):
     held = memory.needed - memory.counts
     taken = sum(values.nbytes for values in auto._plan.weights.values()) + memory.states // 2
     assert held <= 1.5 * taken
+    # Of the estimate of graphs, half.
+    monkeypatch.setattr(estimate, "GRAPHS", 2**20)
+    held += 2**19
+    monkeypatch.setattr(estimate, "LEAN_SHARE", held / taken)
+    assert SpikingSession(snn, threads=1).chosen(images(1)).memory.weights == memory.weights
     monkeypatch.setattr(estimate, "LEAN_SHARE", held / taken - 0.01)
     less = SpikingSession(snn, threads=1).chosen(images(1))
     assert not less.lean or less.chunks[0] < auto.chosen(images(1)).chunks[0]
@@ -115,8 +120,9 @@ def test_only_where_most_weights_may_come_first(dense, no_overheads, monkeypatch
     )
     values = {"k": np.ones((8, 8, 3, 3), np.float32), "w": np.ones((outputs, 32), np.float32)}
     snn = convert(model(text, values)).model
-    x = np.zeros((1, 8, 2, 2), np.float32)
-    assert SpikingSession(snn, threads=1).chosen(x).lean == dense
+    x = np.zeros((2, 8, 2, 2), np.float32)
+    assert SpikingSession(snn, threads=1).chosen(x[:1]).lean == dense
+    assert not SpikingSession(snn, threads=1).chosen(x).lean
 
 
 def test_what_its_graphs_hold(no_overheads, monkeypatch):
