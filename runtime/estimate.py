@@ -174,9 +174,10 @@ class Estimate:
         for longest in reversed(self._possible_between(chunks)):
             between = range(SHORTEST, longest + 1)
             lengths = [steps for steps in between if steps not in chunks]
-            more = self._memory_with(lengths, chunks[0], memory)
+            most = self._longest([*chunks, *lengths])
+            more = self._memory_with(lengths, most, memory)
             fits = more.total <= memory.total + EXTRA_ACTIVATIONS
-            if fits and (longest <= chunks[0] or self.fits((longest,))):
+            if fits and all(steps in chunks or self.fits((steps,)) for steps in most.values()):
                 return between, more
         return range(0), memory
 
@@ -194,12 +195,22 @@ class Estimate:
             found.append(steps)
         return found
 
-    def _memory_with(self, lengths: Sequence[int], longest: int, memory: Memory) -> Memory:
-        """What that becomes with graphs for these lengths, too; ``longest``: of those it knows."""
-        longest = max(longest, lengths[-1])
-        activations = max(memory.activations, self._peak(longest))
+    def _longest(self, lengths: Iterable[int]) -> dict[int, int]:
+        """The longest of these that run in as many samples, by how many these are."""
+        return {self.run.groups.of(steps): steps for steps in sorted(lengths)}
+
+    def _memory_with(
+        self, lengths: Sequence[int], longest: Mapping[int, int], memory: Memory
+    ) -> Memory:
+        """What that becomes with graphs for these lengths, too; ``longest``: of all."""
+        peaks = {together: self._peak(steps) for together, steps in longest.items()}
+        activations = max(memory.activations, *peaks.values())
         # About as many as time-steps.
-        kept = self._peak(longest) * sum(lengths) // longest
+        kept = sum(
+            peaks[together] * steps // longest[together]
+            for steps in lengths
+            for together in [self.run.groups.of(steps)]
+        )
         idle = memory.idle + memory.activations + kept - activations
         return replace(
             memory,

@@ -189,6 +189,25 @@ def test_short_chunks_of_more_samples_are_in_the_estimate(monkeypatch):
     assert found[0] < found[1]
 
 
+def test_lengths_between_run_in_as_many_samples_as_short_chunks(monkeypatch):
+    """Where 8 time-steps of 7 samples are too much as a chunk, they are between chunks, too."""
+    network = dyadic.finish(2)
+    snn, x = convert(dyadic.to_onnx(network)).model, dyadic.images(network, 7)
+    monkeypatch.setattr(time_steps, "groups_of", lambda *_: Groups(1, 7, 1))
+    monkeypatch.setattr(estimate, "NODE", 0)
+    peaks = {}
+    peak_of = estimate.Estimate._peak
+    monkeypatch.setattr(
+        estimate.Estimate, "_peak", lambda own, t: peaks.setdefault(t, peak_of(own, t))
+    )
+    assert SpikingSession(snn, threads=1).chosen(x).chunks == (16, 8, 4)
+    for refused in (8, 4):
+        monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", peaks[refused] - peaks[1] - 10)
+        chosen = SpikingSession(snn, threads=1).chosen(x)
+        assert refused not in {*chosen.chunks, *chosen.between}
+        assert all(peaks[t] <= chosen.memory.activations for t in chosen.chunks)
+
+
 def test_single_time_steps_take_all_samples_where_weights_are_most(monkeypatch):
     network = dyadic.finish(2)
     snn = convert(dyadic.to_onnx(network)).model
