@@ -240,7 +240,8 @@ def shapes_read(
 def _of_one_time_step(step: onnx.ModelProto) -> onnx.ModelProto:
     """A step with what it makes of one time-step in place of what it makes of kept sums.
 
-    That has the same shapes, also where those of the sums are not known yet.
+    That has the same shapes, also where those of the sums are not known yet: what a size of 1 is
+    added to may have any.
     """
     nodes = []
     for node in step.graph.node:

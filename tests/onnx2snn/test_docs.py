@@ -12,6 +12,7 @@ from onnx_text import model, run
 
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.neuron_functions import FUNCTIONS
+from onnx2snn.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -75,3 +76,21 @@ def test_readme_python_example_runs(tmp_path, monkeypatch, weights):
     exec(code, scope)
     assert scope["result"].output.shape == (5, 4, 3, 3)
     assert run(small_network(), images).shape == (5, 4, 3, 3)
+
+
+def test_the_table_of_recipes_says_what_they_set():
+    page = (ROOT / "docs/recipes.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    starts = [(cells[0].split("`")[1], cells[2].strip()) for cells in rows if len(cells) == 4]
+    recipes, before = {recipe.name: recipe for recipe in RECIPES}, ""
+    assert {name for name, _ in starts} == recipes.keys()
+    for name, said in starts:
+        before = said if said != "the same" else before
+        # What is searched for, or corrected, begins anywhere.
+        if not before.startswith(("searched", "per neuron")):
+            assert recipes[name].v_init == {"0": 0.0, "V_th/2": 0.5}[before.split(",")[0]], name
+    text = r"Max-pools count spikes \(`--maxpool exact`\) in (.*?), and"
+    (counting,) = re.findall(text, page, re.DOTALL)
+    exact = {name for name, recipe in recipes.items() if recipe.maxpool == "exact"}
+    assert set(re.findall(r"`([a-z-]+)`", counting)) == exact
+    assert {recipe.maxpool for recipe in RECIPES} == {"exact", "average"}
