@@ -107,8 +107,8 @@ def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
 
     Those whose currents may be above ``FAR`` thresholds: about what a layer reads, V_th of the
     neurons before it, times the norm of a channel's weights, and the size of its bias; from layer
-    to layer where no neurons are between them. What is made of no neurons is taken for 1, or for
-    what is made of inputs as far as ``largest``. Or those whose thresholds are so far apart.
+    to layer where no neurons are between them. Inputs are as large as ``largest``. Or those whose
+    thresholds are so far apart.
     """
     models = [plan.step] if plan.prologue is None else [plan.prologue, plan.step]
     nodes = [node for model in models for node in model.graph.node]
@@ -130,10 +130,7 @@ def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
         return np.asarray(found)
 
     def size(node: onnx.NodeProto) -> float | None:
-        """About how large what a node makes is; None where no neurons and no layers made it.
-
-        Nor inputs, where they are taken for 1.
-        """
+        """About how large what a node makes is; None where it is made of constants alone."""
         # Of indices the size says nothing.
         values = node.input[:1] if node.op_type == "Gather" else operands(node)
         read = [sizes[name] for name in values if name in sizes]
@@ -148,9 +145,7 @@ def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
             return read[0] / max(least, 1e-30)
         return max(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
 
-    given = (tensor.name for tensor in plan.inputs)
-    sizes = {name: largest for name in given if largest > 1}
-    by_channel = dict[str, np.ndarray]()
+    sizes, by_channel = {t.name: largest for t in plan.inputs}, dict[str, np.ndarray]()
     for made, node in makers.items():
         if made in emitted:
             found: float | None = emitted[made]

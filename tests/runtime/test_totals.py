@@ -143,13 +143,13 @@ LARGE = """net (float[N, 4] x) => (float[N, 4] y) {
     d = Clip(k, zero, one) y = MatMul(d, w) }"""
 
 
-def of_large_inputs():
+def of_large_inputs(text=LARGE):
     """A network of exact sums whose first and third layer read the input; and such inputs."""
     rng = np.random.default_rng(0)
-    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values = {"zero": np.float32(0), "one": np.float32(1), "many": np.float32(2**20)}
     values |= {name: rng.integers(-4, 5, (4, 4)).astype(np.float32) / 8 for name in "wv"}
     x = rng.integers(-8, 9, (50, 4)).astype(np.float32) / 8
-    return convert(model(LARGE, values)).model, x
+    return convert(model(text, values)).model, x
 
 
 def test_large_inputs_are_counted_right():
@@ -168,6 +168,11 @@ def test_large_inputs_are_counted_right():
     assert totals_of(plan).made == (first, second, third)
     assert totals_of(plan, 1e5).made == (second,)
     assert totals_of(plan, 1e38) is None
+
+
+def test_inputs_that_a_factor_makes_large_are_counted_right():
+    snn, x = of_large_inputs(LARGE.replace("g = MatMul(x, w)", "m = Mul(x, many) g = MatMul(m, w)"))
+    same(SpikingSession(snn).run(x, 64), SpikingSession(snn, plan="step").run(x, 64))
 
 
 def test_large_inputs_after_steps():
