@@ -10,6 +10,7 @@ each sample.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -45,6 +46,9 @@ START = "START"
 """The input of the stateful model that is true at the first time-step of a sequence."""
 
 _MAX_BATCH = 32
+
+_SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039)
+"""Primes that stand in for axes of any size."""
 
 
 class _Name(str):
@@ -249,8 +253,14 @@ def _require_rows(snn: onnx.ModelProto) -> None:
     layers, read = {written: name for name, _, written in pairs}, {name for _, name, _ in pairs}
     given = [info for info in snn.graph.input if info.name not in read]
     declared = {info.name: declared_shape(info.type.tensor_type) for info in given}
-    free = {n: (MANY, *d[1:]) for n, d in declared.items() if d and isinstance(d[0], str)}
-    shapes = sizes_of(snn, free).shapes
+    free = {n: d for n, d in declared.items() if d and isinstance(d[0], str)}
+    # Numbers of their own tell other axes of any size from that of samples, also in a product.
+    others = {size for shape in free.values() for size in shape[1:] if isinstance(size, str)}
+    numbers: dict[int | str, int | str] = dict(
+        zip(sorted(others), itertools.cycle(_SIZES), strict=False)
+    )
+    known = {n: (MANY, *(numbers.get(size, size) for size in d[1:])) for n, d in free.items()}
+    shapes = sizes_of(snn, known).shapes
     wrong = [
         f"the output '{info.name}'" if info.name not in layers else f"'{layers[info.name]}'"
         for info in snn.graph.output
@@ -260,9 +270,10 @@ def _require_rows(snn: onnx.ModelProto) -> None:
     ]
     if wrong and free:
         raise ModelError(
-            f"Triton batches requests, and {', '.join(dict.fromkeys(wrong))} have other rows than "
-            "one for each sample: export the ANN with samples on the first axis of all its layers "
-            "and outputs, as without a Reshape that joins another axis to it, and convert it again"
+            "Triton batches requests, and needs one row for each sample, which is not so in "
+            f"{', '.join(dict.fromkeys(wrong))}: export the ANN with samples on the first axis of "
+            "all its inputs, layers and outputs, as without a Reshape that joins another axis to "
+            "it, and convert it again"
         )
 
 

@@ -81,13 +81,13 @@ def _in_words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_in_words, value)) or "none"
     if isinstance(value, dict):
-        return " ".join(f"{name} {_in_words(part)}" for name, part in value.items())
-    return str(value)
+        return " ".join(f"{name} {_in_words(part)}" for name, part in value.items()) or "none"
+    return "none" if value is None else str(value)
 
 
 def _of_neurons(value: Any) -> str:
     """The kind of neurons, with what it heeds of its settings."""
-    if not isinstance(value, dict) or "op" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("op"), str):
         return _in_words(value)
     heeded = {"SignedIF": "negative", "BurstIF": "max_spikes"}.get(value["op"])
     more = f", {heeded} {value[heeded]}" if heeded in value else ""

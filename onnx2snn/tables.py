@@ -36,7 +36,8 @@ from .progress import Report, no_report
 
 def console() -> Console:
     """Where tables go: standard output, 120 wide unless a terminal or COLUMNS tells."""
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    columns = os.environ.get("COLUMNS", "")
+    told = sys.stdout.isatty() or (columns.isdigit() and int(columns) > 0)
     return Console(highlight=False, width=None if told else 120)
 
 

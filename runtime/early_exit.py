@@ -8,7 +8,6 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
 
-from .inputs import samples_in
 from .plan import Plan
 from .progress import Progress
 from .result import Arrays, Exit, ReadOut, together
@@ -79,14 +78,15 @@ def require_may_leave(
 
 
 def run_until_settled(
-    rule: EarlyExit, progress: Progress, inputs: Arrays, timesteps: int
+    rule: EarlyExit, progress: Progress, values: Arrays, samples: int, timesteps: int
 ) -> ReadOut:
-    """Run the samples that are left, and read out those that leave; at T all do.
+    """Run those of so many samples that are left, and read out those that leave; at T all do.
 
-    Raises ``DataError`` where samples are no rows, or depend on each other.
+    ``values``: what time-steps read. Raises ``DataError`` where samples are no rows, or depend on
+    each other.
     """
-    plan, values = progress.plan, progress.take(inputs)
-    left = np.arange(samples_in(inputs))
+    plan = progress.plan
+    left = np.arange(samples)
     if not progress.time_steps.states_have_rows(progress.choice(values), len(left)):
         raise DataError(
             "an early exit needs a network that has its samples along the first axis of all "

@@ -81,11 +81,21 @@ def samples_in(inputs: Mapping[str, np.ndarray], varying: Collection[str] = ()) 
     return max((size for along in sizes for size in along), default=1)
 
 
-def largest_in(inputs: Mapping[str, np.ndarray]) -> float:
-    """The largest number in inputs, whatever its sign; 0 where there is none."""
-    numbers = [x for x in inputs.values() if x.dtype.kind in "fiu" and x.size]
-    # Without the memory that |x| takes. The least int64 has no opposite in its type.
-    return max((abs(float(most(x))) for x in numbers for most in (np.max, np.min)), default=0.0)
+def largest_in(values: np.ndarray) -> float:
+    """The largest of some floating-point numbers, whatever its sign; 0 of none.
+
+    And of masks and indices, which say nothing of what is made of them.
+    """
+    if values.dtype.kind != "f" or not values.size:
+        return 0.0
+    # Without the memory that |x| takes.
+    return max(float(values.max()), -float(values.min()))
+
+
+def power_above(value: float) -> float:
+    """The least power of two that is not below a number; infinity beyond what float64 holds."""
+    with np.errstate(over="ignore"):
+        return float(np.exp2(np.ceil(np.log2(max(value, 1e-300)))))
 
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:

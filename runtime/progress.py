@@ -52,12 +52,6 @@ class Progress:
         self.begun, self.before, self.earlier = 0, {}, Earlier()
         self.latest = {}
 
-    def take(self, inputs: Arrays) -> Arrays:
-        """Set the inputs of the time-steps that come; returns what these read of them."""
-        values = self.prologue.step_inputs(inputs)
-        self.states.set_inputs(values)
-        return values
-
     def choice(self, values: Arrays, readouts: int = 1, varying: bool = False) -> Choice:
         """How time-steps run that read these values."""
         return self.time_steps.choice(values, readouts, varying, self.prologue.memory)

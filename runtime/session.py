@@ -1,6 +1,6 @@
 """``SpikingSession``: a spiking network, run over time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from threading import RLock
 from typing import Any, Literal, NoReturn, get_args
@@ -20,7 +20,7 @@ from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .given import checked_inputs, taken_states
 from .graphs import only
 from .half import halve
-from .inputs import largest_in, readout_times, samples_in
+from .inputs import largest_in, power_above, readout_times, samples_in
 from .int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
 from .plan import Neuron, build_plan
@@ -40,7 +40,7 @@ from .providers import (
     without_capture,
 )
 from .read_out import Averages
-from .result import Arrays, SpikingResult
+from .result import Arrays, ReadOut, SpikingResult
 from .states import DeviceStates
 from .sums import Sums, carried_sums
 from .time_steps import TimeSteps
@@ -149,7 +149,7 @@ class SpikingSession:
         # Currents in fewer bits are not what potentials say that they add up to.
         follows = plan == "auto" and precision != "float16" and not rounds_products(chosen)
         totals = totals_of(made) if follows else None
-        self._begin, self._totals, self._largest = begin, totals, 1.0
+        self._begin, self._totals, self._largest = begin, totals, dict[str, float]()
         self._progress = begin(totals)
 
     @property
@@ -215,29 +215,52 @@ class SpikingSession:
         constant = coding == "constant" and not varying
         if early_exit is not None:
             require_may_leave(early_exit, self._plan, constant, readout)
-        self._count_with(inputs)
-        progress, readouts = self._progress, {}
-        progress.reset(len(wanted), varying=not constant)
+        samples, readouts = samples_in(inputs, varying), dict[int, ReadOut]()
+        if not constant:
+            begins_anew = True
+            while begins_anew:
+                inputs_over_time = encode(inputs, timesteps, coding, varying, seed)
+                readouts, begins_anew = self._run_over_time(inputs_over_time, wanted)
+            return SpikingResult(timesteps, readouts, samples)
+        values = self._progress.prologue.step_inputs(inputs)
+        self._count_with(values)
+        progress = self._progress
+        progress.reset(len(wanted))
+        progress.states.set_inputs(values)
         if early_exit is not None:
-            readouts[timesteps] = run_until_settled(early_exit, progress, inputs, timesteps)
-        elif constant:
-            values = progress.take(inputs)
-            for t in sorted(wanted):
-                progress.advance_to(t, values)
+            left = run_until_settled(early_exit, progress, values, samples, timesteps)
+            return SpikingResult(timesteps, {timesteps: left}, samples)
+        for t in sorted(wanted):
+            progress.advance_to(t, values)
+            readouts[t] = progress.read_out()
+        return SpikingResult(timesteps, readouts, samples)
+
+    def _run_over_time(
+        self, inputs: Iterable[Arrays], wanted: Collection[int]
+    ) -> tuple[dict[int, ReadOut], bool]:
+        """Read-outs of a run whose input is another at each time-step.
+
+        And whether it must begin anew, since the step now counts more than it did at first.
+        """
+        progress, readouts = self._progress, {}
+        progress.reset(len(wanted), varying=True)
+        for t, now in enumerate(inputs, start=1):
+            values = progress.prologue.step_inputs(now)
+            if self._count_with(values):
+                return {}, True
+            progress.states.set_inputs(values)
+            progress.advance(values)
+            if t in wanted:
                 readouts[t] = progress.read_out()
-        else:
-            for t, now in enumerate(encode(inputs, timesteps, coding, varying, seed), start=1):
-                progress.advance(progress.take(now))
-                if t in wanted:
-                    readouts[t] = progress.read_out()
-        return SpikingResult(timesteps, readouts, samples_in(inputs, varying))
+        return readouts, False
 
     @in_turn
     def chosen(self, x: np.ndarray | Mapping[str, np.ndarray], *, readouts: int = 1) -> Choice:
         """What ``run`` would do for an input x, [N, ...], the same at every time-step.
 
-        Only the shape of x matters. readouts: at how many time-steps the output is read; each
-        keeps a copy of states. Raises ``DataError`` like ``run``.
+        Only the shape of x matters, and what earlier runs were given: a session that has met large
+        inputs counts more in each time-step. readouts: at how many time-steps the output is read;
+        each keeps a copy of states. Raises ``DataError`` like ``run``.
         """
         require_whole("readouts", readouts, 1)
         inputs, varying = checked_inputs(self._plan, x, None)
@@ -285,19 +308,24 @@ class SpikingSession:
         """Set every membrane potential to v(0), as in the file."""
         self._progress.reset()
 
-    def _count_with(self, inputs: Arrays) -> None:
-        """Let the step count the spikes that do not follow from states, with inputs so large.
+    def _count_with(self, values: Arrays) -> bool:
+        """Let the step count the spikes that do not follow from states, where it reads so much.
 
-        The session is at v(0) then, or as it was. Sessions that have met such inputs go on so.
+        Returns whether the session is at v(0) for that. One that has met such values goes on so.
         """
-        if self._totals is None or (largest := largest_in(inputs)) <= self._largest:
-            return
-        # A power of two, so that it is worked out seldom.
-        largest = 2.0 ** np.ceil(np.log2(largest))
-        totals = totals_of(self._plan, largest)
-        if totals is None or totals.made != self._totals.made:
+        if self._totals is None:
+            return False
+        found = {name: largest_in(value) for name, value in values.items()}
+        if all(largest <= self._largest.get(name, 1.0) for name, largest in found.items()):
+            return False
+        # To the next power of two, so that it is worked out seldom.
+        grown = {n: max(self._largest.get(n, 1.0), power_above(v)) for n, v in found.items()}
+        totals = totals_of(self._plan, grown)
+        changes = totals is None or totals.made != self._totals.made
+        if changes:
             self._totals, self._progress = totals, self._begin(totals)
-        self._largest = largest
+        self._largest = grown
+        return changes
 
     def _begin_anew(self) -> None:
         """Reset, and let go of all buffers: what was interrupted may have left them half done."""

@@ -16,12 +16,13 @@ left to the step (``coarse``).
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.limits import WEIGHTED, operands
+from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 
@@ -42,6 +43,10 @@ FAR = 256
 Thirty neurons, thresholds of channels, ten of them with a largest activation of 1e-2, 1e-3, 1e-4
 and 1e-5 where the others have 1: counts of these were wrong in 0, 0, 433 and 2,918 cases of 12,000
 at T=64, and in 0, 919, 1,873 and 3,000 at T=256."""
+
+
+NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
+"""How large what a step reads is, before it has read anything."""
 
 
 def steps_to_next(largest: float) -> int:
@@ -70,7 +75,7 @@ class Totals:
     silenced: tuple[str, ...]
 
 
-def totals_of(plan: Plan, largest: float = 1.0) -> Totals | None:
+def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | None:
     """The graphs for a plan; None if its sums do not follow from its states.
 
     ``largest``: as for ``coarse``.
@@ -81,8 +86,8 @@ def totals_of(plan: Plan, largest: float = 1.0) -> Totals | None:
     known = {node.op_type for node in stateful} | {neuron.op for neuron in plan.neurons}
     kept = any(node.op_type in MAX_POOLS and not node.domain for node in plan.step.graph.node)
     half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)
-    # Inputs have a sum over time, too.
-    endless = largest * MOST_STEPS > float(np.finfo(np.float32).max)
+    # What is read has a sum over time, too.
+    endless = max(largest.values(), default=1.0) * MOST_STEPS > float(np.finfo(np.float32).max)
     if kept or half or endless or not known <= allowed:
         return None
     summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan, largest))}
@@ -102,26 +107,25 @@ def totals_of(plan: Plan, largest: float = 1.0) -> Totals | None:
     )
 
 
-def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
+def coarse(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> list[Neuron]:
     """The layers whose potentials may lose more than a threshold by rounding.
 
     Those whose currents may be above ``FAR`` thresholds: about what a layer reads, V_th of the
     neurons before it, times the norm of a channel's weights, and the size of its bias; from layer
-    to layer where no neurons are between them. Inputs are as large as ``largest``. Or those whose
-    thresholds are so far apart.
+    to layer where no neurons are between them. Or those whose thresholds are so far apart.
+    ``largest``: how large what the step reads is, by name; 1 where it is not known.
     """
-    models = [plan.step] if plan.prologue is None else [plan.prologue, plan.step]
-    nodes = [node for model in models for node in model.graph.node]
+    nodes = plan.step.graph.node
     makers = {name: node for node in nodes for name in node.output if name}
     layers = {n.output[0]: n for n in nodes if n.op_type in WEIGHTED and not n.domain}
     emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
-    constants = {n: v for model in models for n, v in values_of(model, plan.weights).items()}
+    constants = values_of(plan.step, plan.weights)
 
     def currents(layer: onnx.NodeProto) -> np.ndarray:
         """About how large the currents of each channel may be."""
         read, (weights, *bias) = sizes.get(layer.input[0], 1.0), map(constants.get, layer.input[1:])
         if weights is None:
-            return np.full(1, read)
+            return np.full(1, read * sizes.get(layer.input[1], 1.0))
         found = read * _norms(layer, weights) * abs(attributes_of(layer).get("alpha", 1.0))
         if bias and bias[0] is not None:
             # That of a Gemm may be one for each row as well.
@@ -131,9 +135,8 @@ def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
 
     def size(node: onnx.NodeProto) -> float | None:
         """About how large what a node makes is; None where it is made of constants alone."""
-        # Of indices the size says nothing.
-        values = node.input[:1] if node.op_type == "Gather" else operands(node)
-        read = [sizes[name] for name in values if name in sizes]
+        names = operands(node) if node.op_type in WITH_SUBGRAPHS else node.input
+        read = [sizes[name] for name in names if name in sizes]
         held = [constants[name] for name in node.input if name in constants]
         own = [float(np.abs(v).max(initial=0)) for v in held if v.dtype.kind == "f"]
         if not read:
@@ -143,9 +146,10 @@ def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
         if node.op_type == "Div" and held:
             least = float(np.abs(held[0].astype(np.float64)).min(initial=np.inf))
             return read[0] / max(least, 1e-30)
-        return max(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
+        return sum(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
 
-    sizes, by_channel = {t.name: largest for t in plan.inputs}, dict[str, np.ndarray]()
+    sizes = {name: largest.get(name, 1.0) for name in plan.step_inputs}
+    by_channel = dict[str, np.ndarray]()
     for made, node in makers.items():
         if made in emitted:
             found: float | None = emitted[made]
@@ -162,7 +166,10 @@ def coarse(plan: Plan, largest: float = 1.0) -> list[Neuron]:
         before = _made_of(neuron.current, makers, {*emitted, *layers})
         read = max((emitted[x] for x in before if x in emitted), default=0.0)
         far = max(read, float(threshold.max())) > FAR * threshold.min()
-        far |= sizes.get(neuron.current, 1.0) > FAR * threshold.max()
+        # What the step reads is known for all channels together.
+        given = neuron.current in plan.step_inputs
+        least = float(threshold.min() if given else threshold.max())
+        far |= sizes.get(neuron.current, 1.0) > FAR * least
         for found in (by_channel[name] for name in before if name in by_channel):
             per = threshold.reshape(-1) if threshold.size == found.size else threshold.min()
             with np.errstate(over="ignore"):

@@ -9,14 +9,15 @@ import pytest
 
 
 def pytest_configure(config):
-    """Give each process of pytest-xdist a core of its own.
+    """Tables are as wide wherever tests run, and each process of pytest-xdist has its own core.
 
-    Else threads of ONNX Runtime, which spin while they wait, take the cores of other processes:
-    beside other work on two cores, three files of tests took 128 s of processor time with two
-    threads, and 79 s with one.
+    Without that threads of ONNX Runtime, which spin while they wait, take the cores of other
+    processes: beside other work on two cores, three files of tests took 128 s of processor time
+    with two threads, and 79 s with one.
     """
+    os.environ.pop("COLUMNS", None)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-    if worker and hasattr(os, "sched_setaffinity"):
+    if worker.isdigit() and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 

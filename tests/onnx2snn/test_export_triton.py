@@ -151,22 +151,25 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "layer"),
+    ("given", "nodes", "made", "layer"),
     [
-        ("r = Reshape(x, flat) c = Clip(r, zero, one) y = Reshape(c, back)", "'c'"),
-        ("r = Transpose<perm = [1, 0, 2]>(x) h = MatMul(r, w) c = Clip(h, zero, one) "
-         "y = Transpose<perm = [1, 0, 2]>(c)", "'c'"),
-        ("c = Clip(x, zero, one) y = Transpose<perm = [1, 0, 2]>(c)", "the output 'y'"),
+        ("N, 5", "r = Reshape(x, flat) c = Clip(r, zero, one) y = Reshape(c, back)", "A, 5", "'c'"),
+        ("N, L", "r = Reshape(x, flat) c = Clip(r, zero, one) y = Reshape(c, back)", "A, 5", "'c'"),
+        ("N, 5", "r = Transpose<perm = [1, 0, 2]>(x) h = MatMul(r, w) c = Clip(h, zero, one) "
+         "y = Transpose<perm = [1, 0, 2]>(c)", "N, 5", "'c'"),
+        ("N, 5", "c = Clip(x, zero, one) y = Transpose<perm = [1, 0, 2]>(c)", "5, N", "output 'y'"),
+        ("L, N", "c = Clip(x, zero, one) y = ReduceMean<axes = [0], keepdims = 0>(c)", "N",
+         "output 'y'"),
     ],
 )  # fmt: skip
-def test_rows_that_are_no_samples(tmp_path, nodes, layer):
+def test_rows_that_are_no_samples(tmp_path, given, nodes, made, layer):
     """What the server takes for a state of a sequence would be that of others."""
     values = {"zero": np.float32(0), "one": np.float32(1)}
     values |= {"flat": np.array([-1, 4]), "back": np.array([-1, 5, 4])}
     values["w"] = np.ones((4, 4), np.float32)
-    snn = convert(model(f"g (float[N, 5, 4] x) => (float[A, B, 4] y) {{ {nodes} }}", values)).model
-    with pytest.raises(ModelError, match=f"{layer} have other rows than one for each sample"):
-        to_triton(snn, tmp_path / "r", 3)
+    text = f"g (float[{given}, 4] x) => (float[{made}, 4] y) {{ {nodes} }}"
+    with pytest.raises(ModelError, match=f"is not so in .*{layer}"):
+        to_triton(convert(model(text, values)).model, tmp_path / "r", 3)
     assert not list(tmp_path.iterdir())
 
 

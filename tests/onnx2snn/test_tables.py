@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from onnx2snn import tables
 from onnx2snn.tables import new_table
 
 
@@ -63,3 +64,11 @@ def test_heads_break_between_words_first():
     assert max(map(len, lines)) <= 60
     assert sum("accuracy" in line for line in lines) == 1
     assert "accuracy" not in shown(20)
+
+
+@pytest.mark.parametrize(("columns", "wide"), [("80", 80), ("0", 120), ("wide", 120), (None, 120)])
+def test_tables_that_go_to_no_terminal(monkeypatch, columns, wide):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert tables.console().width == wide

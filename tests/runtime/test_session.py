@@ -6,6 +6,7 @@ import sys
 import threading
 import weakref
 
+import dyadic
 import numpy as np
 import onnx
 import onnxruntime
@@ -61,6 +62,16 @@ def test_output_is_the_mean():
     np.testing.assert_array_equal(result.output, rates @ WEIGHTS["w"] + WEIGHTS["c"])
     assert result.firing_rates == {"b": pytest.approx(rates.mean())}
     assert result.firing_rate == pytest.approx(rates.mean())
+
+
+@pytest.mark.parametrize("threads", [2, None])
+def test_several_threads_count_as_one_does(threads):
+    network = dyadic.finish(1)
+    snn, x = convert(dyadic.to_onnx(network)).model, dyadic.images(network, 9)
+    wanted, found = (SpikingSession(snn, threads=n).run(x, 35) for n in (1, threads))
+    np.testing.assert_array_equal(found.output, wanted.output)
+    for name, counts in wanted.spike_counts.items():
+        np.testing.assert_array_equal(found.spike_counts[name], counts)
 
 
 @pytest.mark.parametrize(

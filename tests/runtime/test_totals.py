@@ -166,8 +166,8 @@ def test_large_inputs_are_counted_right():
     # The step sums the last layer for the read-out.
     first, second, third, _ = (neuron.spikes for neuron in plan.neurons)
     assert totals_of(plan).made == (first, second, third)
-    assert totals_of(plan, 1e5).made == (second,)
-    assert totals_of(plan, 1e38) is None
+    assert totals_of(plan, dict.fromkeys(plan.step_inputs, 1e5)).made == (second,)
+    assert totals_of(plan, dict.fromkeys(plan.step_inputs, 1e38)) is None
 
 
 def test_inputs_that_a_factor_makes_large_are_counted_right():
@@ -188,12 +188,47 @@ def test_large_inputs_after_steps():
     np.testing.assert_array_equal(auto.step(x), step.step(x))
 
 
+NEARLY_0 = {"scale": 1, "shift": 0, "mean": 0, "var": 1e-9}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("m = Mul(x, x)", 2**10), ("m = Exp(x)", 2**4), ("m = Add(x, many)", 1),
+        ("l = Less(x, zero) m = Where(l, x, many)", 1), ("m = Pow(x, four)", 2**6),
+        ("m = BatchNormalization<epsilon = 0.0>(x, scale, shift, mean, var)", 1),
+        ("m = LayerNormalization<epsilon = 0.0>(x, gain)", 1),
+        ("i = Cast<to = 6>(x) j = Mul(i, large) m = Cast<to = 1>(j)", 1),
+        ("t = Transpose(x) p = MatMul(x, t) m = MatMul(p, x)", 2**6),
+        ("c = Add(x, x) d = Add(c, c) e = Add(d, d) f = Add(e, e) m = Add(f, f)", 2**8),
+    ],
+)  # fmt: skip
+def test_what_is_made_of_inputs_may_be_large(before, after):
+    """What the step reads counts, not what the session is given."""
+    text = "net (float[N, 4] x) => (float[N, 4] y) { %s g = MatMul(m, w) a = Clip(g, zero, one) "
+    text += "h = MatMul(a, v) b = Clip(h, zero, one) y = MatMul(b, w) }"
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "one": np.float32(1), "many": np.float32(2**21)}
+    values |= {"four": np.float32(4), "large": np.int32(2**20), "gain": np.full(4, 2e6, np.float32)}
+    values |= {name: rng.integers(-4, 5, (4, 4)).astype(np.float32) / 8 for name in "wv"}
+    values |= {name: np.full(4, value, np.float32) for name, value in NEARLY_0.items()}
+    x = (rng.integers(-8, 9, (50, 4)) / 8 * after).astype(np.float32)
+    snn = convert(model(text % before, values)).model
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    same(auto.run(x, 256), step.run(x, 256))
+    assert auto._totals is None or len(auto._totals.made) < 2
+
+
 def test_indices_are_not_large():
     text = "net (int64[N, 3] k) => (float[N, 3] y) { e = Gather(t, k) s = ReduceMean<axes = [2], "
-    text += "keepdims = 0>(e) a = Clip(s, zero, one) y = MatMul(a, w) }"
+    text += "keepdims = 0>(e) a = Clip(s, zero, one) h = MatMul(a, w) b = Clip(h, zero, one) "
+    text += "y = MatMul(b, w) }"
     values = {"t": np.eye(7, dtype=np.float32), "zero": np.float32(0), "one": np.float32(1)}
     snn = convert(model(text, values | {"w": np.eye(3, dtype=np.float32)})).model
-    assert coarse(build_plan(snn), 1e6) == []
+    session = SpikingSession(snn)
+    session.run(np.full((2, 3), 6), 8)
+    assert len(session._totals.made) == 1
+    assert max(session._largest.values(), default=1.0) == 1.0
 
 
 def test_quotients_do_not_make_layers_coarse():
