@@ -1,7 +1,7 @@
 """Give every unbounded activation an upper bound, which becomes a neuron's threshold."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -120,9 +120,9 @@ class KeptActivations:
     the squares of a norm from 0.
     """
 
-    input: list[gs.Node] = field(default_factory=list)
-    read_out: list[gs.Node] = field(default_factory=list)
-    divisors: list[gs.Node] = field(default_factory=list)
+    input: list[gs.Node]
+    read_out: list[gs.Node]
+    divisors: list[gs.Node]
 
     @property
     def nodes(self) -> list[gs.Node]:
@@ -135,7 +135,7 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptAct
     """The activations that stay what they are; ``others``: as for ``find_activations``."""
     found = canonical_activations(graph)
     if not found:
-        return KeptActivations()
+        return KeptActivations([], [], [])
     emitting = {id(node) for node in (*found, *others)}
 
     def emits(node: gs.Node) -> bool:

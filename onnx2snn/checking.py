@@ -122,7 +122,10 @@ def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
     name = class_output(outputs)
     if name is None:
         shapes = ", ".join(str(list(np.shape(value))) for value in outputs.values())
-        raise DataError(f"evaluation needs a network with an output [N, classes], not {shapes}")
+        raise DataError(
+            f"evaluation needs a network with an output [N, classes], not {shapes} of a batch: for "
+            "others diagnose tells the errors of layers, and run what comes out"
+        )
     return name
 
 

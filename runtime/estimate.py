@@ -203,14 +203,14 @@ class Estimate:
         self, lengths: Sequence[int], longest: Mapping[int, int], memory: Memory
     ) -> Memory:
         """What that becomes with graphs for these lengths, too; ``longest``: of all."""
-        peaks = {together: self._peak(steps) for together, steps in longest.items()}
-        activations = max(memory.activations, *peaks.values())
-        # About as many as time-steps.
-        kept = sum(
-            peaks[together] * steps // longest[together]
-            for steps in lengths
-            for together in [self.run.groups.of(steps)]
-        )
+
+        def kept_by(steps: int) -> int:
+            """About as much as time-steps have in that of the longest with as many samples."""
+            most = longest[self.run.groups.of(steps)]
+            return self._peak(most) * steps // most
+
+        activations = max(memory.activations, *map(self._peak, longest.values()))
+        kept = sum(map(kept_by, lengths))
         idle = memory.idle + memory.activations + kept - activations
         return replace(
             memory,
