@@ -227,8 +227,12 @@ def widen_weights(model: onnx.ModelProto, what: str) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type not in FEW_BITS or tensor.name in read:
             continue
-        _, kind = FEW_BITS[tensor.data_type]
+        bits, kind = FEW_BITS[tensor.data_type]
+        held, needed = len(tensor.raw_data), -(-math.prod(tensor.dims) * bits // 8)
         try:
+            if tensor.HasField("raw_data") and held < needed:
+                # Some versions of onnx take what is missing for 0.
+                raise ValueError(f"it holds {held} bytes of {needed}")
             values: np.ndarray = onnx.numpy_helper.to_array(tensor).astype(kind)
         except (ValueError, TypeError) as error:
             raise ModelError(f"{what}: tensor '{tensor.name}' is damaged: {error}") from error
