@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import click
 
+from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
@@ -240,4 +241,4 @@ def _print(result: conversion.Conversion, output: Path, warnings: list[str], exp
         for refusal in result.declined:
             console.print(f"  {tables.printable(str(refusal))}", markup=False)
     layers = len(result.neurons)
-    console.print(f"Wrote {output}: {layers} layer{'s' * (layers > 1)} of neurons.", markup=False)
+    console.print(f"Wrote {output}: {counted(layers, 'layer')} of neurons.", markup=False)

@@ -16,6 +16,7 @@ from onnx2snn.graph_passes.neurons import (
     states_written,
     threshold_of,
 )
+from onnx2snn.runtime.inputs import largest_in
 from onnx2snn.runtime.providers import run_session
 from onnx2snn.runtime.totals import CONSERVING
 
@@ -117,7 +118,7 @@ class Layer:
         currents, threshold = self.currents[:, part], threshold_of(self.node)
         most = 2**22 / self.timesteps**2
         # Without the memory of quotients, which thresholds far apart alone need.
-        if max(-float(currents.min()), float(currents.max())) <= most * float(threshold.min()):
+        if largest_in(currents) <= most * float(threshold.min()):
             return True
         with np.errstate(over="ignore"):
             return bool(np.abs(currents / threshold).max() <= most)

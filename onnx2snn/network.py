@@ -247,7 +247,7 @@ class Network:
             first = iter([sample[0]])
             error = relative_error(sample[1], outputs_of(self.current, sample[0]))
             count = samples_in(sample[0])
-            on = f"{count} random input{'s' * (count > 1)} (seed 0) of the declared shape"
+            on = f"{counted(count, 'random input')} (seed 0) of the declared shape"
         else:
             self.check = NOT_CHECKED
             return

@@ -10,7 +10,7 @@ from functools import cached_property
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS, state_names
 
@@ -267,9 +267,8 @@ def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
         # Activations are then those of fewer samples.
         fit = int(left // max(each + memory.activations / together, 1))
     times = f", read out {readouts} times," if readouts > 1 else ""
-    of = f"{samples} sample{'s' * (samples > 1)}"
     text = (
-        f"one time-step of {of}{times} needs about {memory.total:,} bytes, of which "
-        f"{memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
+        f"one time-step of {counted(samples, 'sample')}{times} needs about {memory.total:,} bytes, "
+        f"of which {memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
     )
     return text + (f"run fewer at a time, up to {fit} (--batch-size)" if fit > 0 else "raise it")

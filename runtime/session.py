@@ -215,13 +215,13 @@ class SpikingSession:
         constant = coding == "constant" and not varying
         if early_exit is not None:
             require_may_leave(early_exit, self._plan, constant, readout)
-        samples, readouts = samples_in(inputs, varying), dict[int, ReadOut]()
+        samples = samples_in(inputs, varying)
         if not constant:
-            begins_anew = True
-            while begins_anew:
-                inputs_over_time = encode(inputs, timesteps, coding, varying, seed)
-                readouts, begins_anew = self._run_over_time(inputs_over_time, wanted)
-            return SpikingResult(timesteps, readouts, samples)
+            found = None
+            while found is None:
+                over_time = encode(inputs, timesteps, coding, varying, seed)
+                found = self._run_over_time(over_time, wanted)
+            return SpikingResult(timesteps, found, samples)
         values = self._progress.prologue.step_inputs(inputs)
         self._count_with(values)
         progress = self._progress
@@ -230,6 +230,7 @@ class SpikingSession:
         if early_exit is not None:
             left = run_until_settled(early_exit, progress, values, samples, timesteps)
             return SpikingResult(timesteps, {timesteps: left}, samples)
+        readouts = {}
         for t in sorted(wanted):
             progress.advance_to(t, values)
             readouts[t] = progress.read_out()
@@ -237,22 +238,22 @@ class SpikingSession:
 
     def _run_over_time(
         self, inputs: Iterable[Arrays], wanted: Collection[int]
-    ) -> tuple[dict[int, ReadOut], bool]:
+    ) -> dict[int, ReadOut] | None:
         """Read-outs of a run whose input is another at each time-step.
 
-        And whether it must begin anew, since the step now counts more than it did at first.
+        None where it must begin anew, since the step now counts more than it did at first.
         """
         progress, readouts = self._progress, {}
         progress.reset(len(wanted), varying=True)
         for t, now in enumerate(inputs, start=1):
             values = progress.prologue.step_inputs(now)
             if self._count_with(values):
-                return {}, True
+                return None
             progress.states.set_inputs(values)
             progress.advance(values)
             if t in wanted:
                 readouts[t] = progress.read_out()
-        return readouts, False
+        return readouts
 
     @in_turn
     def chosen(self, x: np.ndarray | Mapping[str, np.ndarray], *, readouts: int = 1) -> Choice:

@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from .graphs import attributes_of
+from .inputs import largest_in
 from .plan import Plan, State
 from .providers import run_session
 from .result import Arrays, Later
@@ -150,7 +151,7 @@ class Sums:
         if self._totals is None:
             return self._most_carried
         in_thresholds = [
-            float(np.abs(before[f"v/{n.name}"]).max() / n.threshold.min()) for n in self._conserving
+            largest_in(before[f"v/{n.name}"]) / float(n.threshold.min()) for n in self._conserving
         ]
         return min(self._most_carried, steps_to_next(max(in_thresholds, default=0.0)))
 
