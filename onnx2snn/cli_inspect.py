@@ -17,6 +17,7 @@ from onnx2snn.runtime.plan import Plan, build_plan
 from onnx2snn.runtime.precision import Precision
 
 from . import tables
+from .conversion_tables import session_table
 from .import_nir import header_of, is_nir
 from .inference import precision_rows
 from .inspection import export_of, json_object, lines_of, own_metadata_of, settings_in_words
@@ -109,7 +110,7 @@ def inspect(
         )
         return
     console = tables.console()
-    console.print(tables.session_table(plan.neurons, sources))
+    console.print(session_table(plan.neurons, sources))
     lines = [f"input {name} {tables.shape_text(shape)}" for name, shape in inputs.items()]
     lines += [f"output {name}" for name in plan.outputs]
     lines += settings_in_words({**recipe, **metadata})

@@ -1,14 +1,18 @@
 """What the command line shows of a conversion: neurons, passes, recipes, what stands in the way."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
+from rich.console import RenderableType
 from rich.table import Table
+
+from onnx2snn.runtime.plan import Neuron
 
 from .checking import APPROXIMATED, CLIPPED, POOLED, UNQUANTISED, Agreement
 from .conversion import Conversion, NeuronReport
 from .readiness import NodeReport
 from .recipe import Recipe
-from .tables import name_text, new_table, percent_text, shape_text, values_text
+from .tables import name_text, new_table, percent_text, printable, shape_text, values_text
 
 LOW_AGREEMENT = 95.0
 LARGE_LOSS = 1.0
@@ -19,14 +23,41 @@ network without classes, has a larger relative error, is shown in red, with what
 
 def neuron_table(neurons: list[NeuronReport]) -> Table:
     """The neurons of a conversion and their thresholds."""
-    table = new_table("Neurons", "layer", ">shape", ">V_th", "threshold from")
+    rows = [
+        (name_text(neuron.name), shape_text(neuron.shape), values_text(neuron.threshold))
+        for neuron in neurons
+    ]
+    return _with_sources(["layer", ">shape", ">V_th"], rows, [n.source for n in neurons])
+
+
+def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:
+    """The neurons of an SNN file."""
+    rows = []
     for neuron in neurons:
-        table.add_row(
+        sizes = [size for size in neuron.shape if isinstance(size, int)]
+        fixed = len(sizes) == len(neuron.shape)
+        row = (
             name_text(neuron.name),
             shape_text(neuron.shape),
+            str(math.prod(sizes)) if fixed else "?",
             values_text(neuron.threshold),
-            name_text(neuron.source),
+            values_text(neuron.v_init / neuron.threshold),
         )
+        rows.append(row)
+    columns = ["layer", ">shape", ">neurons", ">V_th", ">v(0)/V_th"]
+    return _with_sources(columns, rows, [sources.get(n.name, "unknown") for n in neurons])
+
+
+def _with_sources(
+    columns: list[str], rows: Sequence[tuple[RenderableType, ...]], sources: list[str]
+) -> Table:
+    """Neurons, and what their thresholds are from: below the table, once, if that is the same."""
+    what, differ = "threshold from", len(set(sources)) > 1
+    table = new_table("Neurons", *columns, *([what] if differ else []))
+    for row, source in zip(rows, sources, strict=True):
+        table.add_row(*row, *([name_text(source)] if differ else []))
+    if sources and not differ:
+        table.caption = f"{what}: {printable(sources[0])}"
     return table
 
 

@@ -1,7 +1,6 @@
 """What the command line shows: tables and progress bars."""
 
 import contextlib
-import math
 import os
 import sys
 import textwrap
@@ -26,7 +25,6 @@ from rich.text import Text
 
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.runtime.early_exit import EarlyExit
-from onnx2snn.runtime.plan import Neuron
 
 from .comparison import Comparison
 from .diagnosis import LayerDiagnosis
@@ -267,25 +265,6 @@ def precision_text(precision: str, rows: list[dict[str, str]]) -> str:
     """How many of the layers between neurons are computed in this precision."""
     count = sum(row["precision"] == precision for row in rows)
     return f"{precision}: {count} of {len(rows)} layers between neurons; --json says which"
-
-
-def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:
-    """The neurons of an SNN file."""
-    table = new_table(
-        "Neurons", "layer", ">shape", ">neurons", ">V_th", ">v(0)/V_th", "threshold from"
-    )
-    for neuron in neurons:
-        sizes = [size for size in neuron.shape if isinstance(size, int)]
-        fixed = len(sizes) == len(neuron.shape)
-        table.add_row(
-            name_text(neuron.name),
-            shape_text(neuron.shape),
-            str(math.prod(sizes)) if fixed else "?",
-            values_text(neuron.threshold),
-            values_text(neuron.v_init / neuron.threshold),
-            name_text(sources.get(neuron.name, "unknown")),
-        )
-    return table
 
 
 def benchmark_table(found: dict[str, Any]) -> Table:

@@ -2,10 +2,13 @@
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from onnx2snn import tables
+from onnx2snn.conversion import NeuronReport
+from onnx2snn.conversion_tables import neuron_table
 from onnx2snn.tables import new_table
 
 
@@ -72,3 +75,19 @@ def test_tables_that_go_to_no_terminal(monkeypatch, columns, wide):
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
     assert tables.console().width == wide
+
+
+@pytest.mark.parametrize(
+    ("sources", "in_rows"), [(["clip's bound"] * 2, False), (["clip's bound", "[b]data"], True)]
+)
+def test_what_all_thresholds_are_from_is_said_once(sources, in_rows):
+    neurons = [NeuronReport(f"n{i}", (2,), np.ones(()), source) for i, source in enumerate(sources)]
+    file = io.StringIO()
+    Console(file=file, width=60).print(neuron_table(neurons))
+    lines = file.getvalue().splitlines()
+    assert sum("threshold from" in line for line in lines) == 1
+    for neuron in neurons:
+        (row,) = (line for line in lines if neuron.name in line.split())
+        assert (neuron.source in row) == in_rows
+    if not in_rows:
+        assert lines[-1].rstrip() == "threshold from: clip's bound"
