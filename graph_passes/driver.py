@@ -102,7 +102,7 @@ def verify(graph: gs.Graph) -> None:
 def _verify_states(graph: gs.Graph) -> None:
     reads, writes = set(), set()
     for node in neurons.stateful_nodes(graph):
-        expected = neurons.attributes_of(node.op) if node.op in FUNCTIONS else None
+        expected = neurons.attribute_names_of(node.op) if node.op in FUNCTIONS else None
         if expected is None:
             raise PassError(f"there is no stateful operator '{node.op}' ('{node.name}')")
         if set(node.attrs) != expected:

@@ -285,10 +285,10 @@ def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
     own = [tensor.shape for tensor in numbers]
     if any(shape is None or (len(shape) and not shapes) for shape in own):
         return False
-    return all(fits(few, many) for few in own for many in shapes)
+    return all(broadcasts_into(few, many) for few in own for many in shapes)
 
 
-def fits(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
+def broadcasts_into(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
     """Whether what is bounded stays as large as it is, as far as sizes are known."""
     if shape is None:
         return True

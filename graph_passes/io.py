@@ -236,7 +236,7 @@ def _check_stateful(
 ) -> None:
     if node.op_type not in FUNCTIONS:
         raise ModelError(f"node '{node.name}': this version knows no neuron '{node.op_type}'")
-    expected = neurons.attributes_of(node.op_type)
+    expected = neurons.attribute_names_of(node.op_type)
     found = {attribute.name for attribute in node.attribute}
     if found != expected:
         raise ModelError(

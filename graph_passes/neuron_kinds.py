@@ -48,7 +48,7 @@ def change_neurons(
             "max_spikes": np.asarray(max_spikes, threshold.dtype),
             "delay": np.asarray(delay, np.float32),
         }
-        for name in neurons.attributes_of(op) & set(settings):
+        for name in neurons.attribute_names_of(op) & set(settings):
             if name not in node.attrs or not np.array_equal(
                 node.attrs[name].values, settings[name]
             ):

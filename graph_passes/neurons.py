@@ -91,7 +91,7 @@ def _signature(op: str) -> onnx.FunctionProto:
     return onnx.parser.parse_function(header + FUNCTIONS[op])
 
 
-def attributes_of(op: str) -> frozenset[str]:
+def attribute_names_of(op: str) -> frozenset[str]:
     """What a stateful operator must carry, no more and no less: checker and runtimes
     silently ignore an attribute whose name is misspelled.
     """

@@ -3,7 +3,15 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import bypass, constant_value, fits, is_used, optional_input, require_opset, tidy
+from .editing import (
+    broadcasts_into,
+    bypass,
+    constant_value,
+    is_used,
+    optional_input,
+    require_opset,
+    tidy,
+)
 from .io import onnx_type
 
 
@@ -44,7 +52,7 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
             exponent = constant_value(node.inputs[1])
             if exponent is None or exponent.size != 1 or source.shape is None:
                 return False
-            return bool(exponent == 1) and fits(exponent.shape, source.shape)
+            return bool(exponent == 1) and broadcasts_into(exponent.shape, source.shape)
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":

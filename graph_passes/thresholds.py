@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from .clips import clip_bounds, open_above
 from .editing import (
     Editor,
-    fits,
+    broadcasts_into,
     is_floating,
     maker_of,
     only_consumer,
@@ -71,7 +71,7 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
         return None
     (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))
     shape = variables[0].shape
-    if not fits(bound, shape):
+    if not broadcasts_into(bound, shape):
         return None
     before = maker_of(variables[0], "Relu")
     if before is None or only_consumer(graph, variables[0]) is not node:
@@ -241,7 +241,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
             "a threshold takes the type of its activation, which cannot be inferred:",
             [Refusal(node.name, node.op, "operators before it, such as custom ones, hide it")],
         )
-    if not fits(threshold.shape, shape and (1, *shape[1:])):
+    if not broadcasts_into(threshold.shape, shape and (1, *shape[1:])):
         raise UnsupportedModelError(
             "thresholds must broadcast against one sample:",
             [Refusal(node.name, node.op, f"got the shape {threshold.shape}, and its is {shape}")],

@@ -33,6 +33,12 @@ ROUNDINGS = 10
 Folding changed three trained text detectors, whose Sigmoids were all next to 0, by 0.8 to 3.6.
 """
 
+MOST_ODD = 0.01
+"""The share of an output's numbers that may be finite in one of two networks alone.
+
+Rounding makes the logarithm of a 0 one of next to 0, and the reverse. More are a change.
+"""
+
 MOST_ELEMENTS = 2**25
 """Of all inputs together, on which two networks are compared without data."""
 
@@ -45,10 +51,12 @@ TOGETHER = "all together"
 EXACT = "exact rewriting"
 """The name of the passes that leave the network's function as it is, in the same list."""
 
-UNQUANTISED = "quantised activations -> clips"
-POOLED = "max-pooling -> average-pooling"
-CLIPPED = "activations clipped at V_th"
-APPROXIMATED = "activations approximated"
+UNQUANTISED, POOLED, CLIPPED, APPROXIMATED = (
+    "quantised activations -> clips",
+    "max-pooling -> average-pooling",
+    "activations clipped at V_th",
+    "activations approximated",
+)
 """The changes that a network may not stand, in the same list."""
 
 
@@ -139,10 +147,7 @@ class Differences:
     """Adds up how two networks' outputs differ."""
 
     def __init__(self) -> None:
-        self._difference: dict[str, float] = {}
-        self._squares: dict[str, float] = {}
-        self._sum: dict[str, float] = {}
-        self._size: dict[str, int] = {}
+        self._sums: dict[str, np.ndarray] = {}
 
     def add(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> None:
         """Add the floating-point outputs that both have, by name, and those in 8 or 16 bits.
@@ -157,27 +162,25 @@ class Differences:
             whole = a.dtype.kind in "iu" and a.dtype.itemsize <= 2
             if a.dtype.kind != "f" and not whole:
                 continue
-            a = a.astype(np.float64)
-            # Where the ANN itself overflows, so should the other.
-            known = np.isfinite(a)
-            if a.shape != b.shape or not np.array_equal(known, np.isfinite(b)):
-                gap = np.inf
-            else:
-                a = a[known]
-                gap = float(np.square(a - b[known]).sum())
-            self._difference[name] = self._difference.get(name, 0.0) + gap
-            self._squares[name] = self._squares.get(name, 0.0) + float(np.square(a).sum())
-            self._sum[name] = self._sum.get(name, 0.0) + float(a.sum() if whole else 0.0)
-            self._size[name] = self._size.get(name, 0) + a.size
+            count, odd, same_shape = a.size, max(a.size, 1), a.shape == b.shape
+            a, b = (x.astype(np.float64) if same_shape else np.zeros(0) for x in (a, b))
+            known = np.isfinite(a) & np.isfinite(b)
+            if same_shape:
+                # Where the ANN itself overflows, so should the other.
+                odd = np.sum(~known & (a != b) & ~(np.isnan(a) & np.isnan(b)))
+            a, b = a[known], b[known]
+            squares, total = np.square(a).sum(), a.sum() if whole else 0.0
+            now = np.array([np.square(a - b).sum(), squares, total, a.size, odd, count])
+            self._sums[name] = self._sums.get(name, 0.0) + now
 
     def error(self) -> float:
         """The largest relative root mean square of a difference."""
-        errors = []
-        for name, gap in self._difference.items():
-            mean = self._sum[name] / max(self._size[name], 1)
-            power = self._squares[name] - mean * self._sum[name]
-            errors.append(np.sqrt(gap / power) if power > 0 else np.sqrt(gap))
-        return float(max(errors, default=0.0))
+        errors = [0.0]
+        for gap, squares, total, size, odd, count in self._sums.values():
+            power = squares - total**2 / max(size, 1)
+            error = np.sqrt(gap / power) if power > 0 else np.sqrt(gap)
+            errors.append(np.inf if odd > MOST_ODD * count else float(error))
+        return max(errors)
 
 
 def tolerance(graph: gs.Graph) -> float:

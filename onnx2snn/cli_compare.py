@@ -1,6 +1,6 @@
 """The command ``onnx2snn compare``: recipes side by side on one network."""
 
-import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def _as_json(comparison: Comparison, state: Path) -> dict[str, Any]:
             {
                 "name": row.recipe.name,
                 "snn": [
-                    {k: v for k, v in dataclasses.asdict(score).items() if k != "ann_accuracy"}
+                    {k: v for k, v in asdict(score).items() if k != "ann_accuracy"}
                     for _, score in sorted(row.scores.items())
                 ],
                 "failures": [{"timesteps": t, "reason": r} for t, r in row.reasons.items()],

@@ -1,9 +1,11 @@
 """The command ``onnx2snn convert``: an ANN into a spiking network."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+import numpy as np
 
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.files import write_model
@@ -211,12 +213,16 @@ def _as_json(result: conversion.Conversion, output: Path, warnings: list[str]) -
             }
             for neuron in result.neurons
         ],
-        "passes": [vars(report) for report in result.passes],
-        "declined": [vars(refusal) for refusal in result.declined],
-        "analog": [vars(refusal) for refusal in result.analog],
+        "passes": [asdict(report) for report in result.passes],
+        "declined": [asdict(refusal) for refusal in result.declined],
+        "analog": [asdict(refusal) for refusal in result.analog],
         "check": result.check,
         "notes": result.notes,
-        "agreements": [vars(row) for row in result.agreements],
+        "agreements": [
+            # JSON has no infinity.
+            asdict(row) | {"error": row.error if np.isfinite(row.error) else None}
+            for row in result.agreements
+        ],
         "warnings": warnings,
     }
 

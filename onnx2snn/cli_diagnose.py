@@ -1,6 +1,6 @@
 """``onnx2snn diagnose``: where the conversion error is."""
 
-import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -102,7 +102,7 @@ def diagnose(
             "timesteps": timesteps,
             "same_file": same,
             "left_out": left_out,
-            "layers": [dataclasses.asdict(layer) for layer in layers],
+            "layers": [asdict(layer) for layer in layers],
         }
         print_json(report)
     else:

@@ -48,7 +48,6 @@ from .reproduction import (
     fired_shares,
     snn_accuracies,
 )
-from .tables import new_table
 
 
 @examples(
@@ -195,7 +194,7 @@ def _of_the_paper(what: str, network: str, times: Sequence[int]) -> dict[str, An
 
 def _accuracy_table(found: dict[str, Any], experiment: Experiment) -> Table:
     times = found["timesteps"]
-    table = new_table(
+    table = tables.new_table(
         f"{found['what']}: {found['network']}, accuracy in percent", "", ">ANN",
         *(f">T={t}" for t in times),
     )  # fmt: skip
@@ -231,7 +230,7 @@ def _fired_table(found: dict[str, Any]) -> Table:
     """Share of neurons that have fired by t, layer by layer, for both initial potentials."""
     times = found["timesteps"]
     names = list(found["curves"])
-    table = new_table(
+    table = tables.new_table(
         f"fig1: {found['network']}, percent of neurons that have fired, by v(0) and t", "layer",
         *(f">{name} {t}" for name in names for t in times),
     )  # fmt: skip

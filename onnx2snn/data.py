@@ -39,8 +39,14 @@ class Data:
         return self.shape[0]
 
     def shapes_of(self, inputs: Iterable[str]) -> dict[str, tuple[int, ...]]:
-        """The shape of each array, by the name of the input that it is; of one, the first."""
-        return self.shapes or {next(iter(inputs)): self.shape}
+        """The shape of each array, by the name of the input that it is.
+
+        An only array is the first input; one that is named x may be the only one.
+        """
+        names, shapes = list(inputs), self.shapes or {"x": self.shape}
+        if self.shapes is None or (len(names) == 1 and names[0] not in shapes and "x" in shapes):
+            return {names[0]: shapes["x"]}
+        return shapes
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the samples in order, ``batch_size`` at a time, the last batch what is left.

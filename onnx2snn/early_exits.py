@@ -8,11 +8,11 @@ import numpy as np
 
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.early_exit import EarlyExit
 from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
-from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
 from .batches import OVER_TIME, samples_at_once
@@ -100,7 +100,7 @@ def early_exits(
     classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
     snn = [{"timesteps": t, **shares(said, truth)} for t, said in classes.items()]
     seen = ([t for t in rule.looks_at(most) if t in looks][rule.stable - 1 :] for rule in rules)
-    earliest = min((times[0] for times in seen if times and times[0] < most), default=None)
+    earliest = min((looked[0] for looked in seen if looked and looked[0] < most), default=None)
     rows = []
     for rule, found in zip(rules, left, strict=True):
         ran = np.concatenate(found)

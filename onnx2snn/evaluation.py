@@ -1,6 +1,7 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,13 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.inputs import keys_of, required_times
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
-from onnx2snn.runtime.session import SpikingSession
 
-from .ann import Ann
+from .ann import Ann, require_no_neurons
 from .batches import OVER_TIME, samples_at_once
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
@@ -72,18 +73,21 @@ def evaluate(
     ann_parts = None if ann is None else read_any(ann)
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
     running = Running(together, providers, track)
+    if ann_parts is not None:
+        require_no_neurons(ann_parts.structure)
+    session_of = partial(SpikingSession, parts, providers, threads, max_memory=max_memory)
     beside = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
-        rounded = SpikingSession(parts, providers, threads, "auto", max_memory, precision)
+        rounded = session_of(precision=precision)
         if max_memory is not None:
             require_samples(data, rounded)
             rounded.chosen(next(iter(data.batches(running.batch_size)))[0], readouts=len(times))
         del rounded
-        exact = SpikingSession(parts, providers, threads, max_memory=max_memory)
+        exact = session_of()
         beside = _classes_by(exact, data, times, running)
         del exact
-    session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
+    session = session_of(precision=precision)
     rows, sizes, pools = precision_rows(session), _sample_shapes(session, data), None
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     chosen: list[np.ndarray] = []

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.runtime.graphs import sizes_of_info
+from onnx2snn.graph_passes.shapes import declared_shape
 
 
 def inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -51,7 +51,7 @@ def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
 
 
 def _described(info: onnx.ValueInfoProto) -> dict[str, Any]:
-    return {"name": info.name, "shape": sizes_of_info(info)}
+    return {"name": info.name, "shape": declared_shape(info.type.tensor_type)}
 
 
 def lines_of(told: dict[str, Any]) -> list[str]:

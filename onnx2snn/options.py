@@ -14,7 +14,7 @@ from typing import Any, get_args
 import click
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError, OutputError
+from onnx2snn.graph_passes.errors import DataError, OutputError, counted
 from onnx2snn.graph_passes.files import check_writable
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
@@ -236,7 +236,8 @@ max_memory_option = click.option(
     "--max-memory",
     type=SizeType(),
     help="What a run may take, as in 2GB or 512MiB; an estimate of the CPU's.  "
-    "[default: 256MiB beyond one time-step]",
+    "[default: 256MiB beyond one time-step; 1.5 times weights and states for one sample of a  "
+    "network whose weights are mostly of dense layers]",
 )
 root_option = click.option(
     "--data-root",
@@ -321,7 +322,7 @@ def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
 
 def title_of(data: Data) -> str:
     """A picture's title: a file of samples without the folders that it is in."""
-    return f"{Path(data.name).name or data.name}, {data.samples} samples"
+    return f"{Path(data.name).name or data.name}, {counted(data.samples, 'sample')}"
 
 
 def tell_drawn(plot: Path, as_json: bool) -> None:

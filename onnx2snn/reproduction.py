@@ -13,8 +13,8 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.providers import Providers
-from onnx2snn.runtime.session import SpikingSession
 
 from .ann import Ann
 from .checking import classes_of, require_class_output

@@ -52,7 +52,7 @@ def interleaved(
         task()
     names = list(tasks)
     found: dict[str, list[float]] = {name: [] for name in names}
-    done, of = 0, rounds or ROUNDS
+    done, of = 0, ROUNDS if rounds is None else rounds
     while done < of:
         for name in names if done % 2 == 0 else names[::-1]:
             found[name].append(tasks[name]())

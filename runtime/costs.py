@@ -22,7 +22,7 @@ class Costs:
     ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the states
     of which each read-out keeps a copy. ``nodes``: how many the session's graphs besides those of
     time-steps have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a
-    time-step, and refuses nothing.
+    time-step, where it is not lean, and refuses nothing.
     """
 
     peaks: Peaks

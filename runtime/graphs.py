@@ -84,12 +84,6 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
             info.name = outer.get(info.name, info.name)
 
 
-def sizes_of_info(info: onnx.ValueInfoProto) -> list[int | str]:
-    """The declared sizes of a tensor: numbers, or names, which may be empty."""
-    dims = info.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims]
-
-
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """The values of a node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -20,9 +20,10 @@ from onnx import helper
 from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
 from onnx2snn.graph_passes.files import MAX_PROTO_BYTES
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.shapes import declared_shape
 from onnx2snn.graph_passes.weights import replace_all
 
-from .graphs import Writer, sizes_of_info, unused_prefix
+from .graphs import Writer, unused_prefix
 from .inputs import MOST_TIMESTEPS
 from .loop_read_outs import Network, read_outs, total_of
 from .plan import build_plan, with_weights
@@ -264,7 +265,7 @@ def _model_of(
     known = {info.name: info for info in (*snn.graph.value_info, *snn.graph.output)}
     for neuron in plan.neurons if network.rates else ():
         rate = f"firing_rate/{neuron.name}"
-        rows = sizes_of_info(known[neuron.spikes])[:1] if neuron.spikes in known else ["N"]
+        rows = _sizes_of(known[neuron.spikes])[:1] if neuron.spikes in known else ["N"]
         declared[rate] = helper.make_tensor_value_info(rate, onnx.TensorProto.FLOAT, rows)
     for name in outputs:
         if name.startswith("steps/") and name not in declared:
@@ -290,9 +291,14 @@ def _model_of(
     return model
 
 
+def _sizes_of(info: onnx.ValueInfoProto) -> list[int | str | None]:
+    """The declared sizes of a tensor: numbers, names, or None where it has neither."""
+    return [None if size == "?" else size for size in declared_shape(info.type.tensor_type)]
+
+
 def _stacked(info: onnx.ValueInfoProto, timesteps: int | None) -> onnx.ValueInfoProto:
     """The declaration of an output at each time-step."""
-    sizes = ["T" if timesteps is None else timesteps, *sizes_of_info(info)]
+    sizes = ["T" if timesteps is None else timesteps, *_sizes_of(info)]
     return helper.make_tensor_value_info(
         f"steps/{info.name}", info.type.tensor_type.elem_type, sizes
     )

@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
-from onnx2snn.graph_passes.editing import fits, operands, part_of
+from onnx2snn.graph_passes.editing import broadcasts_into, operands, part_of
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
@@ -246,7 +246,7 @@ def _neuron(node: gs.Node, positive: str) -> Neuron:
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
     for name in sorted(TENSOR_ATTRIBUTES & set(node.attrs)):
         own = node.attrs[name].shape
-        if not fits(own, shape):
+        if not broadcasts_into(own, shape):
             raise ModelError(
                 f"{node.op} '{node.name}': {name} has shape {list(own)}, "
                 f"which does not fit a sample of shape {list(shape)}"

@@ -163,9 +163,8 @@ def rounds_products(providers: list[Any]) -> bool:
 
 def _require_start(providers: list[Any]) -> None:
     """Raise ``ProviderError``, with the reason, if the first provider does not start."""
-    ort, wanted = onnxruntime(), name_of(providers[0])
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    wanted = name_of(providers[0])
+    options = _quiet_options()
     identity = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
     )
@@ -185,6 +184,13 @@ def _require_first(session: Any, wanted: str) -> None:
             f"ONNX Runtime could not start {wanted} and would use {session.get_providers()[0]}: "
             "check the driver and the CUDA and cuDNN libraries"
         )
+
+
+def _quiet_options() -> Any:
+    """Options of a session that logs nothing but what ends it."""
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def _start(model: bytes, options: Any, providers: list[Any]) -> Any:
@@ -217,7 +223,7 @@ def create_session(
     From ``ModelParts``, a CPU session shares the weights that ``names_left`` names with the caller,
     but for what ONNX Runtime repacks for speed, and holds all of them once more while it is made.
 
-    threads: within an operator; None for ONNX Runtime's choice.
+    threads: within an operator; None for one for each core that the process may use.
     once: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since the
     large weights are inputs, copies them; ``run_session`` feeds them.
     seldom: no memory of a CPU is kept between runs. (Kept, it doubles in the second, where a
@@ -235,8 +241,7 @@ def create_session(
     """
     ort = onnxruntime()
     providers = providers if captures else without_capture(providers)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = _quiet_options()
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = plans_memory and not seldom
@@ -308,8 +313,7 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
     Raises ``OSError`` if the folder for temporary files is missing, or has no room for them.
     """
     ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = _quiet_options()
     options.intra_op_num_threads = 1
     given = _give_weights(options, parts.weights)
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,7 @@ class SpikingSession:
     are shared.
     providers: None or "cpu"; "cuda", which fails if CUDA is absent; "auto"; or a list of
     ONNX Runtime's provider names. ``session.providers`` says what is used.
-    threads: threads within an operator; None for ONNX Runtime's choice.
+    threads: threads within an operator; None for one for each core that the process may use.
     plan: "auto" runs several time-steps at once where the input is constant, and works spike
     counts out from membrane potentials where it can; "step" does neither. The spikes are the
     same, but where rounding of real weights decides whether one is fired.

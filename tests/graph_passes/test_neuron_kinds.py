@@ -19,7 +19,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
 )
-from onnx2snn.graph_passes.neurons import NEURONS, attributes_of, starts_of, states_read
+from onnx2snn.graph_passes.neurons import NEURONS, attribute_names_of, starts_of, states_read
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 BODY = "r = Relu(x) a = Min(r, t) n = Neg(a) y = Clip(n, zero, four)"
@@ -44,7 +44,7 @@ def test_structure(op):
     assert ops(g) == [*(["Clock"] if timed else []), op, "Neg", op]
     letters = ["v", "m"] if op == "SignedIF" else ["v"]
     for node in neuron_nodes(g):
-        assert set(node.attrs) == attributes_of(op)
+        assert set(node.attrs) == attribute_names_of(op)
         states = [f"{letter}/{node.name}" for letter in letters]
         assert [t.name for t in states_read(node)] == states
         assert [t.name for t in node.outputs[1:]] == [s.replace("/", "_next/") for s in states]

@@ -649,6 +649,24 @@ def test_a_pass_that_changes_the_function_is_named(monkeypatch, calibration):
         convert(model(TWO_OUTPUTS, WEIGHTS), calibration=calibration)
 
 
+@pytest.mark.parametrize("calibration", [None, from_arrays(X)])
+def test_a_pass_that_changes_which_numbers_are_finite_is_named(monkeypatch, calibration):
+    def negates(graph):
+        weights = next(node for node in graph.nodes if node.op == "MatMul").inputs[1]
+        changes = bool(np.any(weights.values > 0))
+        weights.values = -abs(weights.values)
+        return changes
+
+    text = (
+        "net (float[N, 6] x) => (float[N, M] y) "
+        "{ a = Abs(x) m = MatMul(a, w) r = Clip(m, lo, hi) y = Log(r) }"
+    )
+    ann = model(text, WEIGHTS | {"w": abs(W)})
+    monkeypatch.setattr(network, "CANONICAL_FORM", (*network.CANONICAL_FORM, negates))
+    with pytest.raises(PassError, match=r"pass negates should leave.*changed its output by inf"):
+        convert(ann, calibration=calibration)
+
+
 def wrong_once():
     seen = set()
 

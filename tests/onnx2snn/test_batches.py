@@ -166,6 +166,17 @@ def test_a_spiking_network_of_a_fixed_batch_runs_one_at_a_time(given, wanted):
     assert samples_at_once(detach(snn), from_arrays(X[:, :, 0, 0]), given) == wanted
 
 
+def test_an_only_array_may_be_called_x():
+    """Whatever the only input is called."""
+    _, snn = fixed_at_four()
+    parts, x = detach(snn), X[:, :, 0, 0]
+    parts.structure.graph.input[0].name = "image"
+    for given in (x, {"x": x}, {"image": x}):
+        assert from_arrays(given).shapes_of(["image"]) == {"image": x.shape}
+        assert samples_at_once(parts, from_arrays(given), None) == 4
+    assert from_arrays({"x": x}).shapes_of(["a", "b"]) == {"x": x.shape}
+
+
 @pytest.mark.parametrize("wrong", [0, 8.0, "4"])
 def test_a_batch_size_is_a_number_for_networks_of_a_fixed_batch_too(wrong):
     ann, snn = fixed_at_four()

@@ -704,6 +704,20 @@ def test_ann_of_another_network(snn):
         assert message in invoke(*options, code=1).output
 
 
+def test_json_has_no_infinity():
+    """Of averages other differences are below 0, and so other logarithms infinite."""
+    body = "c = Conv(x, w) r = Relu(c) p = MaxPool<kernel_shape = [2, 2]>(r) d = Conv(p, u)"
+    text = f"net (float[N, 1, 6, 6] x) => (float[N, 4, 3, 3] y) {{ {body} s = Relu(d) y = Log(s) }}"
+    differences = np.random.default_rng(1).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    ann = model(text, {"w": WEIGHTS["w"], "u": differences})
+    onnx.save(ann, "log.onnx")
+    np.save("x.npy", X)
+    command = ("convert", "log.onnx", "-o", "out.onnx", "--calibration", "x.npy", "--json")
+    found = invoke(*command, "--maxpool", "average").stdout
+    rows = json.loads(found, parse_constant=lambda text: pytest.fail(text))["agreements"]
+    assert None in [row["error"] for row in rows]
+
+
 def test_evaluate_takes_no_time_axis(snn):
     np.save("video.npy", np.stack([X] * 4))
     message = invoke("evaluate", snn, "--data", "video.npy", "-T", "4", code=1).output

@@ -581,6 +581,22 @@ def test_errors_of_whole_numbers_are_beside_their_spread():
     assert relative_error(places, {"y": places["y"] + 1}) == 0
 
 
+def test_errors_of_numbers_that_are_not_finite():
+    """A few may be so in one network alone, by rounding; more are an error without end."""
+    before = {"y": np.array([*[-np.inf] * 5, np.inf, np.nan, *np.full(393, 2.0)])}
+    assert relative_error(before, before) == 0
+    for other in (0.0, np.inf, np.nan):
+        after = {"y": before["y"].copy()}
+        after["y"][:4] = other
+        assert relative_error(before, after) == relative_error(after, before) == 0
+        after["y"][7:] += 1
+        assert relative_error(before, after) == pytest.approx(0.5)
+        after["y"][:5] = other
+        assert relative_error(before, after) == np.inf
+    assert relative_error(before, {"y": before["y"][:-1]}) == np.inf
+    assert relative_error({"y": np.zeros((0, 2))}, {"y": np.zeros((0, 3))}) == np.inf
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int8", "uint16"])
 def test_what_quantised_outputs_cost(kind):
     """What is quantised there is compared, too; places, such as classes, are not."""

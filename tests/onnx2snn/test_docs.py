@@ -56,7 +56,7 @@ def test_neuron_table_lists_every_stateful_operator():
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", page, re.MULTILINE)
     assert {name for name, _ in rows} == set(FUNCTIONS)
     for name, row in rows:
-        for attribute in neurons.attributes_of(name):
+        for attribute in neurons.attribute_names_of(name):
             assert f"`{attribute}`" in row
     code = FUNCTIONS["IF"]
     shown = re.search(r"```\n(IF .*?)```", page, re.DOTALL)

@@ -5,7 +5,7 @@ import pytest
 from one_neuron import WEIGHTS, X
 from onnx_text import model
 
-from onnx2snn import DataError, convert, evaluate, from_arrays
+from onnx2snn import DataError, ModelError, convert, evaluate, from_arrays
 
 BOUNDS = {"zero": np.float32(0), "one": np.float32(1)}
 
@@ -39,3 +39,14 @@ def test_an_ann_of_other_rows_is_not_the_same_network():
     other = model(text + "n = Neg(r) y = ReduceMean<axes = [0]>(n) }", weights)
     with pytest.raises(DataError, match="they are not the same network"):
         evaluate(snn, from_arrays(X), [4], ann=other)
+
+
+def test_a_spiking_network_is_no_ann_before_anything_runs():
+    text = "net (float[N, 3] x) => (float[N, 4] y) { a = MatMul(x, w) r = Clip(a, zero, one) "
+    snn = convert(model(text + "y = Neg(r) }", {"w": WEIGHTS["w"]} | BOUNDS)).model
+    ran = []
+    with pytest.raises(ModelError, match="is a spiking network"):
+        evaluate(
+            snn, from_arrays(X), [4], ann=snn, precision="int8", track=lambda *a: ran.append(a)
+        )
+    assert not ran

@@ -1,6 +1,10 @@
 """What a file holds, in words."""
 
-from onnx2snn.inspection import settings_in_words
+import json
+
+from onnx import TensorProto, helper
+
+from onnx2snn.inspection import export_of, lines_of, settings_in_words
 
 
 def test_settings():
@@ -28,3 +32,15 @@ def test_neurons_of_other_files():
         ([None], "none"),
     ):
         assert settings_in_words({"neuron": value}) == [f"neuron: {said}"]
+
+
+def test_sizes_without_a_name():
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, "T", 4]) for name in "xy"
+    ]
+    node = helper.make_node("Identity", ["x"], ["y"])
+    model = helper.make_model(helper.make_graph([node], "net", tensors[:1], tensors[1:]))
+    helper.set_model_props(model, {"onnx2snn.export": json.dumps({"format": "loop"})})
+    told = export_of(model)
+    assert told["inputs"] == [{"name": "x", "shape": ["?", "T", 4]}]
+    assert lines_of(told)[:2] == ["input x [?, T, 4]", "output y [?, T, 4]"]
