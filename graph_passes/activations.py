@@ -32,16 +32,17 @@ def decompose_activations(graph: gs.Graph) -> bool:
         ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x)); ReLU(x) where alpha is 0
 
     An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
-    neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. What is
-    of an unknown type stays.
+    neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. y is the one
+    of two that no mask fills with numbers far from 0, beside which others would be lost in the
+    sum; where such are in both, and where the type is not known, all stays.
     """
     require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
         infer_shapes(graph)
-    editor = Editor(graph)
+    editor, far = Editor(graph), _far_tensors(graph)
     changed = False
     for node in list(graph.nodes):
-        changed |= _decompose(editor, node)
+        changed |= _decompose(editor, node, far)
     if changed:
         tidy(graph)
     return changed
@@ -50,7 +51,31 @@ def decompose_activations(graph: gs.Graph) -> bool:
 _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")
 
 
-def _decompose(editor: Editor, node: gs.Node) -> bool:
+_PASSING = {
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "Identity",
+    "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Sub",
+    "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+"""Through which numbers that masks take reach others, such as -1e9."""
+
+
+def _far_tensors(graph: gs.Graph) -> set[str]:
+    """The names of tensors in which there may be numbers far from 0, as masks take them."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op not in _PASSING or node.domain:
+            continue
+        numbers = [t for t in node.inputs if t.dtype is not None and is_floating(t)]
+        constants = [value for t in numbers if (value := constant_value(t)) is not None]
+        far = [tensor.name in found for tensor in numbers if not isinstance(tensor, gs.Constant)]
+        # The larger of what is far and what is not is not.
+        some = bool(far) and all(far) if node.op in ("Max", "Min") else any(far)
+        if some or not all(_is_near(value) for value in constants):
+            found.update(tensor.name for tensor in node.outputs)
+    return found
+
+
+def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
     """Rewrite a node; False if it is no activation, or canonical already."""
     # What is of whole numbers is no activation; an unknown type does not tell that of constants.
     floating = all(is_floating(tensor) for tensor in (*node.inputs, *node.outputs))
@@ -80,9 +105,11 @@ def _decompose(editor: Editor, node: gs.Node) -> bool:
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
             near = all(_is_near(value) for value in constants)
             fits = all(keeps_shape(v, t) for v in constants for t in _variables(node))
-            if len(constants) < 2 and near and fits and relu_of_min(editor.graph, node) is None:
+            based = len(constants) == 1 or any(t.name not in far for t in _variables(node))
+            single = len(constants) < 2 and relu_of_min(editor.graph, node) is None
+            if single and near and fits and based:
                 write = _above if node.op == "Max" else _below
-                write(editor, node, *_constant_last(node))
+                write(editor, node, *_base_last(node, far))
                 return True
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
             replace_node(node, "Relu", node.inputs)
@@ -176,6 +203,7 @@ def _below(
     replace_node(node, "Sub", [high, _relu_or_clip(editor, node, "below", missing, theta)])
 
 
-def _constant_last(node: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
+def _base_last(node: gs.Node, far: set[str]) -> tuple[gs.Tensor, gs.Tensor]:
+    """What the other is added to comes last: a constant, or what is not far from 0."""
     a, b = node.inputs
-    return (b, a) if isinstance(a, gs.Constant) else (a, b)
+    return (b, a) if isinstance(a, gs.Constant) or b.name in far else (a, b)

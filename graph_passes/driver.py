@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from . import neurons
+from .editing import mark_inner_nodes
 from .errors import Onnx2SnnError, PassError
 from .neuron_functions import FUNCTIONS
 
@@ -46,6 +47,8 @@ def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
     through as it is. Any other exception, and a graph that breaks a rule of ``verify``, becomes
     a ``PassError`` that names the pass and those that ran before it.
     """
+    # A copy of a graph, as onnx-graphsurgeon makes it, does not have the marks.
+    mark_inner_nodes(graph)
     reports: list[PassReport] = []
     for function in passes:
         name, before = pass_name(function), len(graph.nodes)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelError
+from .quiet import LOGGERS
 
 MIN_OPSET = 13
 """Oldest opset whose operators the passes know: older ones have attributes for inputs."""
@@ -84,7 +85,7 @@ def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     if not isinstance(tensor, gs.Constant):
         return None
     # It reads values when they are first asked for, and of bfloat16 prints a warning then.
-    with G_LOGGER.suppress():
+    with LOGGERS, G_LOGGER.suppress():
         return np.asarray(tensor.values)
 
 
@@ -354,10 +355,15 @@ def part_of(
 def name_nodes(graph: gs.Graph) -> None:
     """Give every node a unique name: its own, or its first output's, numbered if taken.
 
-    Those inside of others too: onnx-graphsurgeon confuses nodes that are alike, name and all.
+    Own names are taken first. Those inside of others get some too: onnx-graphsurgeon confuses nodes
+    that are alike, name and all.
     """
-    taken, numbers = set[str](), dict[str, int]()
+    taken, numbers, others = set[str](), dict[str, int](), []
     for node in _with_inner_nodes(graph):
+        if not node.name or node.name in taken:
+            others.append(node)
+        taken.add(node.name)
+    for node in others:
         base = node.name or next((t.name for t in node.outputs if t.name), node.op)
         node.name = free_name(base, taken, numbers)
         taken.add(node.name)

@@ -176,6 +176,9 @@ def parse_model(path: Path) -> ModelParts:
             }
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:
+        # Its name has a null character.
+        raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     except MemoryError as error:
         raise ModelError(f"cannot read '{path}': it is larger than the memory") from error
     except google.protobuf.message.DecodeError as error:

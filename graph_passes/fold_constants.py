@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .branches import flatten_branches
+from .ceil_mode import end_pools_in_the_image
 from .editing import require_opset, tidy, until_done
 from .errors import ModelError
 from .fold_sizes import fold_sizes
@@ -28,17 +29,22 @@ _GROWING_OPS = {
     "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
 }  # fmt: skip
 
+_KNOWN_DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
+
 _MOST = 2**25
 """Elements that all folded constants of a network may always have together, besides weights."""
 
 
 def fold_constants(graph: gs.Graph) -> bool:
     """f(constants) -> its value. Random operators and neurons are never folded, nor what would
-    be larger, in all, than twice the constants of the network, if those are many.
+    be larger, in all, than twice the constants of the network, if those are many. Pools that are
+    smaller than ONNX's shape inference says, which sizes follow from, come first
+    (``end_pools_in_the_image``).
     """
     require_opset(graph)
+    ended = end_pools_in_the_image(graph)
     # Sizes that only then are known may make more constant.
-    return until_done(_fold_once, graph)
+    return until_done(_fold_once, graph) or ended
 
 
 def _fold_once(graph: gs.Graph) -> bool:
@@ -101,6 +107,9 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
     def stays(node: gs.Node) -> bool:
         nonlocal left
         if neurons.is_stateful(node) or node.op in RANDOM_OPS or node.op == "Dropout":
+            return True
+        if node.domain not in _KNOWN_DOMAINS:
+            # One that ONNX Runtime cannot compute would keep it from all others.
             return True
         size = _elements(node)
         if size is None:

@@ -78,10 +78,16 @@ _IN_INTEGERS = 4
 
 def quantises_anew(node: gs.Node) -> bool:
     """Whether a layer quantises what it reads anew in each run."""
-    of_few_bits = node.op == "MatMulNBits" and node.domain == "com.microsoft"
-    return node.op in _DYNAMIC or (
-        of_few_bits and node.attrs.get("accuracy_level", 0) == _IN_INTEGERS
-    )
+    if not _is_known(node):
+        return False
+    in_integers = node.attrs.get("accuracy_level", 0) == _IN_INTEGERS
+    return node.op in _DYNAMIC or (node.op == "MatMulNBits" and in_integers)
+
+
+def _is_known(node: gs.Node) -> bool:
+    """Whether it is an operator of ONNX's or of ONNX Runtime's, as its name then says."""
+    standard = {*_MOVING, *_TOGETHER, *_PRODUCTS}
+    return not node.domain or (node.domain == "com.microsoft" and node.op not in standard)
 
 
 def dequantize_layers(graph: gs.Graph) -> bool:
@@ -103,7 +109,7 @@ def dequantize_layers(graph: gs.Graph) -> bool:
     """
     require_opset(graph)
     editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
+    for node in filter(_is_known, list(graph.nodes)):
         if node.op in _FORMS:
             changed |= _layer(editor, node, _FORMS[node.op])
         elif node.op == "QLinearConcat":
@@ -112,9 +118,9 @@ def dequantize_layers(graph: gs.Graph) -> bool:
             changed |= _lstm(editor, node)
         elif node.op in _FUSED:
             changed |= _fused(editor, node, *_FUSED[node.op])
-        elif node.op in (*_MOVING, *_TOGETHER) and not node.domain and node.inputs:
+        elif node.op in (*_MOVING, *_TOGETHER) and node.inputs:
             changed |= _move(editor, node)
-        elif node.op in _PRODUCTS and not node.domain:
+        elif node.op in _PRODUCTS:
             changed |= _product(editor, node)
         elif node.op == "MatMulNBits" and quantises_anew(node):
             node.attrs["accuracy_level"] = 0

@@ -24,6 +24,7 @@ from .files import first_line
 from .limits import all_nodes, graphs_in, sizes_of_functions
 from .neuron_functions import FUNCTIONS
 from .old_opsets import convert_opset
+from .quiet import LOGGERS
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
 
@@ -134,7 +135,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
         _drop_empty_lists(node)
     infos = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
     sequences = {info.name: info.type for info in infos if info.type.HasField("sequence_type")}
-    with G_LOGGER.suppress():
+    with LOGGERS, G_LOGGER.suppress():
         graph = gs.import_onnx(structure)
     for tensor in _tensors(graph):
         if tensor.name in sequences:
@@ -282,8 +283,8 @@ def _check_stateful(
 def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.ModelProto:
     """A graph as a model, with the functions of its neurons and the defaults of their states.
 
-    What onnx-graphsurgeon does not carry (metadata of the model and of its nodes, domain,
-    version, documentation) is taken from ``like``, for nodes by name.
+    What onnx-graphsurgeon does not carry (metadata of the model, domain, version, documentation) is
+    taken from ``like``, that of nodes, inputs and outputs by name.
     """
     return attach(to_parts(graph, like))
 
@@ -307,7 +308,7 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
             tensor.values = LazyValues(proto)
     held = weights | texts
     try:
-        with G_LOGGER.suppress():
+        with LOGGERS, G_LOGGER.suppress():
             model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     finally:
         for tensor in constants:
@@ -346,7 +347,13 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
     model.domain, model.model_version = like.domain, like.model_version
     model.doc_string = like.doc_string
     model.graph.metadata_props.extend(like.graph.metadata_props)
-    originals = {node.name: node for node in like.graph.node if node.name}
+    infos = {info.name: info for info in (*like.graph.input, *like.graph.output)}
+    for info in (*model.graph.input, *model.graph.output):
+        if info.name in infos:
+            info.doc_string = infos[info.name].doc_string
+            replace_all(info.metadata_props, infos[info.name].metadata_props)
+    # Of those that have one name the first keeps it.
+    originals = {node.name: node for node in reversed(like.graph.node) if node.name}
     for node in model.graph.node:
         original = originals.get(node.name)
         if original is not None and original.op_type == node.op_type:

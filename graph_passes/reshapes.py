@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .ceil_mode import end_pools_in_the_image
 from .editing import Editor, optional_input, replace_node, require_opset, tidy
 from .fold_constants import fold_constants
 from .io import to_parts
@@ -20,9 +21,11 @@ def fix_reshapes(graph: gs.Graph) -> bool:
     run at every time-step. Left as it is where further sizes of the result are open, or one is 0.
     And Squeeze(x) -> Squeeze(x, axes of size 1), where of the others N alone is open: it would take
     the axis of the samples away, too, where there is one, and then has no known number of axes.
+    Pools whose sizes ONNX's shape inference takes for larger come first, as in ``fold_constants``.
     """
     require_opset(graph)
-    changed = _name_squeezed_axes(graph)
+    changed = end_pools_in_the_image(graph)
+    changed |= _name_squeezed_axes(graph)
     while computed := [place for place, node in enumerate(graph.nodes) if _is_computed(node)]:
         if fold_constants(graph):
             changed = True

@@ -231,7 +231,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
     except ValueError:
         # Lists of different lengths.
         threshold = np.asarray(None)
-    if threshold.dtype.kind not in "fiu":
+    if threshold.dtype.kind not in "fiu" or not threshold.size:
         raise UnsupportedModelError(
             "thresholds must be numbers:", [Refusal(node.name, node.op, f"got {given!r}")]
         )

@@ -88,6 +88,9 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """As click does; help that cannot be written is one message too."""
+        # As the shell's >&- and 2>&- leave them; errors would go to standard output.
+        sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
@@ -118,10 +121,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="onnx2snn")
 def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
-    if sys.stdout is None:
-        # As the shell's >&- leaves it.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # As on standard error: the name of a file may have what the encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -1,6 +1,6 @@
 """How an input becomes one tensor a time-step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,7 +19,7 @@ def check_coding(coding: str, seed: int) -> None:
 def encode(
     inputs: dict[str, np.ndarray], timesteps: int, coding: Coding, varying: set[str], seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the inputs of each of ``timesteps`` time-steps.
+    """The inputs of each of ``timesteps`` time-steps.
 
     constant: the inputs themselves (the paper's input).
     poisson: independent spikes, 1 with probability x, else 0; x must lie in [0, 1].
@@ -33,10 +33,14 @@ def encode(
                 f"Poisson coding needs inputs in [0, 1], as probabilities of a spike; "
                 f"these lie in [{x.min():g}, {x.max():g}]"
             )
+    times = range(timesteps)
+    over_time = ({n: x[t] if n in varying else x for n, x in inputs.items()} for t in times)
+    return _drawn(over_time, seed) if coding == "poisson" else over_time
+
+
+def _drawn(
+    probabilities: Iterable[dict[str, np.ndarray]], seed: int
+) -> Iterator[dict[str, np.ndarray]]:
     generator = np.random.default_rng(seed)
-    for t in range(timesteps):
-        now = {name: x[t] if name in varying else x for name, x in inputs.items()}
-        if coding == "poisson":
-            yield {n: (generator.random(x.shape) < x).astype(x.dtype) for n, x in now.items()}
-        else:
-            yield now
+    for now in probabilities:
+        yield {n: (generator.random(x.shape) < x).astype(x.dtype) for n, x in now.items()}

@@ -139,9 +139,13 @@ class Memory:
         return self.total - self.idle - self.planned
 
 
+_MOST_FOUND = 10_000
+"""Estimates that are kept: of images whose size is open there are some for each size."""
+
+
 @dataclass(frozen=True)
 class Peaks:
-    """The most memory that the activations of chunks of a step take, each estimated once.
+    """The most memory that the activations of chunks of a step take, estimated where not known.
 
     ``scratch``: bytes that nodes take for each sample besides what they read and make, by name.
     ``spikes`` names what neurons emit.
@@ -169,6 +173,8 @@ class Peaks:
         rest = tuple((name, shape[1:]) for name, shape in shapes.items())
         key = (timesteps, frozenset(time_batched), rest, by_layer, frozenset(scratch.items()))
         if key not in self.found:
+            if len(self.found) == _MOST_FOUND:
+                self.found.clear()
             chunk = self.step
             if timesteps > 1:
                 chunk = unrolled(chunk, self.states, timesteps, time_batched)

@@ -8,6 +8,19 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from onnx2snn.graph_passes.errors import Onnx2SnnError
 
 
+def refuse_nested(turn: RLock, what: str) -> None:
+    """Raise ``RuntimeError`` where this thread is at what the lock is for already.
+
+    As a signal handler, or what Python runs of its own, may be: it would find things half done,
+    and another thread's turn is not what it could wait for.
+    """
+    # The method by which threading.Condition asks its lock.
+    if turn._is_owned():  # type: ignore[attr-defined]
+        raise RuntimeError(
+            f"{what} in this thread already: what interrupts it, as a signal handler, cannot use it"
+        )
+
+
 class Whole(Protocol):
     """An object whose methods take turns."""
 
@@ -23,10 +36,14 @@ R = TypeVar("R")
 
 
 def in_turn(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P], R]:
-    """A method that waits for the others of its object, whatever thread they run in."""
+    """A method that waits for the others of its object, in other threads.
+
+    ``RuntimeError`` where this thread is within one, as ``refuse_nested`` says.
+    """
 
     @wraps(method)
     def waiting(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_nested(self._turn, f"this {type(self).__name__} is at work")
         with self._turn:
             return method(self, *args, **kwargs)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .one_at_a_time import refuse_nested
 from .plan import Neuron
 
 Arrays = dict[str, np.ndarray]
@@ -23,11 +24,12 @@ class Later:
         self._work_out: Callable[[], Arrays] | None = work_out
         self._found: Arrays = {}
         # Results may be read in another thread than the one that runs.
-        self._lock = threading.Lock()
+        self._turn = threading.RLock()
 
     def __call__(self) -> Arrays:
         """The arrays."""
-        with self._lock:
+        refuse_nested(self._turn, "these arrays are being worked out")
+        with self._turn:
             if self._work_out is not None:
                 self._found = self._work_out()
                 # With it go states, and the session that they are of.

@@ -77,9 +77,10 @@ class SpikingSession:
     "float16" computes layers in 16 bits, and potentials in float32; GPUs only.
     ``session.precisions`` says what became of each layer; it is empty for "float32".
 
-    Threads may share a session: its methods wait for each other. Where one ends by anything but an
-    error of this package, as by Ctrl-C, the session is at v(0) again. A process that was forked
-    while a session ran makes one of its own: that one would wait for ever.
+    Threads may share a session: its methods wait for each other. Within one of them, as in a signal
+    handler that interrupts it, its own thread gets ``RuntimeError`` of another. Where one ends by
+    anything but an error of this package, as by Ctrl-C, the session is at v(0) again. A process
+    that was forked while a session ran makes one of its own: that one would wait for ever.
 
     Raises ``ModelError`` for a file that is no SNN, or no float32 network for another precision,
     ``ProviderError`` for a device that is not there, or is not for that precision, and
@@ -331,7 +332,7 @@ class SpikingSession:
     def _begin_anew(self) -> None:
         """Reset, and let go of all buffers: what was interrupted may have left them half done."""
         self._progress.states.forget()
-        self.reset()
+        self._progress.reset()
 
     @property
     @in_turn

@@ -204,3 +204,38 @@ def test_constants_tell_a_type_that_is_hidden(dtype):
     changes_once(decompose_activations, g)
     assert ops(g) == ["Foo", *LEAKY, "Foo"]
     assert {t.dtype for n in g.nodes for t in n.inputs} == {None, np.dtype(DTYPES[dtype])}
+
+
+@pytest.mark.parametrize("masked_first", [True, False])
+@pytest.mark.parametrize("far", [1e9, np.inf])
+@pytest.mark.parametrize(
+    ("op", "function", "sign"), [("Max", np.maximum, -1), ("Min", np.minimum, 1)]
+)
+def test_what_a_mask_fills_is_not_what_the_other_is_added_to(op, function, sign, far, masked_first):
+    """Beside 1e9 a float32 loses what is below 64, and beside infinity all."""
+    masked = "m = Where(c, z, far) s = Unsqueeze(m, zero) r = Squeeze(s, zero)"
+    both = "r, x" if masked_first else "x, r"
+    g = graph(
+        "g (float[N, 3, 8] x, float[N, 3, 8] z, bool[N, 3, 8] c) => (float[N, 3, 8] y) "
+        f"{{ {masked} y = {op}({both}) }}",
+        {"far": np.float32(sign * far), "zero": np.array([0])},
+    )
+    x = X.astype(np.float32)
+    z, c = x[:, ::-1].copy(), x > -1
+    changes_once(decompose_activations, g)
+    assert "Relu" in ops(g)
+    np.testing.assert_array_equal(
+        run(g, x, z, c), function(x, np.where(c, z, np.float32(sign * far)))
+    )
+
+
+def test_two_that_masks_fill_stay():
+    text = (
+        "g (float[N, 3, 8] x, bool[N, 3, 8] c) => (float[N, 3, 8] y) "
+        "{ m = Where(c, x, far) n = Where(c, far, x) k = Max(m, n) y = Max(x, k) }"
+    )
+    g = graph(text, {"far": np.float32(-1e9)})
+    changes_once(decompose_activations, g)
+    assert ops(g).count("Max") == 1
+    x = X.astype(np.float32)
+    np.testing.assert_array_equal(run(g, x, x > 0), x)

@@ -1,9 +1,16 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
-from onnx_text import graph
+from onnx_text import graph, run
 
-from onnx2snn.graph_passes import PassError, canonicalise, run_passes, verify
+from onnx2snn.graph_passes import (
+    PassError,
+    canonicalise,
+    infer_shapes,
+    run_passes,
+    unify_linear_layers,
+    verify,
+)
 
 SIGNATURE = "g (float[N, 3] x) => (float[N, 3] y)"
 
@@ -81,3 +88,21 @@ def test_a_broken_graph_is_found_and_the_pass_named(breaks):
     verify(g)
     with pytest.raises(PassError, match=f"pass {breaks.__name__} left a broken graph"):
         run_passes(g, [breaks])
+
+
+def test_a_copy_of_a_graph_knows_what_is_in_branches():
+    """There a node of its own would be read by one in a branch, which no pass may take in."""
+    then = "t () => (float[N, 3] t) { t = Add(m, b) }"
+    other = "e () => (float[N, 3] e) { e = Neg(x) }"
+    text = (
+        "g (float[N, 3] x, bool c) => (float[N, 3] y) { m = MatMul(x, w) "
+        f"y = If (c) <then_branch = {then}, else_branch = {other}> }}"
+    )
+    weights = {"w": np.eye(3, dtype=np.float32), "b": np.ones(3, np.float32)}
+    g = graph(text, weights)
+    infer_shapes(g)
+    copy = g.copy()
+    assert not any(report.changed for report in run_passes(copy, [unify_linear_layers]))
+    x = np.float32([[1, 2, 3]])
+    for given, wanted in ((True, x + 1), (False, -x)):
+        np.testing.assert_array_equal(run(copy, x, np.array(given)), wanted)

@@ -1,8 +1,16 @@
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import canonicalise, fix_reshapes, fold_constants
+from onnx2snn.graph_passes import (
+    canonicalise,
+    fix_reshapes,
+    fold_constants,
+    infer_shapes,
+    to_graph,
+)
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
 
@@ -127,3 +135,33 @@ def test_a_size_of_a_batch_that_is_fixed():
     assert ops(g) == ["Add"]
     np.testing.assert_array_equal(run(g, x), x + 1)
     assert not canonicalise(g)
+
+
+def test_sizes_behind_pools_that_are_smaller_than_shape_inference_says():
+    """Of 5 pixels, pads of 1 and windows of 2 in steps of 2, rounded up: 3, where ONNX says 4."""
+    text = (
+        "g (float[N, 3, 5, 5] x) => (float[N, 3] y) { p = MaxPool<kernel_shape = [2, 2], "
+        "strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1>(x) s = Shape<start = 2>(p) "
+        "n = ReduceProd<keepdims = 0>(s) f = Cast<to = 1>(n) t = ReduceSum<keepdims = 0>(p, axes) "
+        "y = Div(t, f) }"
+    )
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 5)).astype(np.float32)
+    g = graph(text, {"axes": np.array([2, 3])})
+    before = run(g, x)
+    infer_shapes(g)
+    changes_once(fold_constants, g)
+    assert ops(g) == ["MaxPool", "ReduceSum", "Div"]
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-6)
+
+
+def test_what_nothing_can_compute_keeps_nothing_else():
+    """Operators of others, of constants."""
+    text = (
+        "<ir_version: 8, opset_import: ['': 17, 'acme': 1]> g (float[N, 4] x) => "
+        "(float[N, 4] y, float[4] q) { t = Add(k, k) y = Mul(x, t) q = acme.Anchors(k) }"
+    ).replace("'", '"')
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "k"))
+    g = to_graph(proto)
+    changes_once(fold_constants, g)
+    assert ops(g) == ["Mul", "Anchors"]

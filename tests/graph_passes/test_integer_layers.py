@@ -1,8 +1,11 @@
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
-from onnx2snn.graph_passes import dequantize_layers
+from onnx2snn.graph_passes import dequantize_layers, to_graph
+from onnx2snn.graph_passes.integer_layers import quantises_anew
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(-64, 64, (5, 2, 6, 6)).astype(np.float32) / 16
@@ -393,3 +396,20 @@ def test_constants_that_are_multiplied_from_the_left(zero, changes):
     assert dequantize_layers(g) == changes
     if changes:
         np.testing.assert_array_equal(run(g, x), wanted)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["QLinearAdd(q, s, z, q, s, z, s, z)", "MatMulIntegerToFloat(q)", "DynamicQuantizeLSTM(q)",
+     "DynamicQuantizeMatMul(q)", "QLinearConcat(s, z, q, s, z)", "MaxPool(q)"],
+)  # fmt: skip
+def test_operators_of_others_stay(layer):
+    """Whatever their names say."""
+    head = '<ir_version: 8, opset_import: ["": 18, "acme": 1]> '
+    body = f"{{ q = QuantizeLinear(x, s, z) y = acme.{layer} }}"
+    proto = onnx.parser.parse_model(f"{head} g (float[N, 4] x) => (uint8[N, 4] y) {body}")
+    values = (("s", np.float32(0.1)), ("z", np.uint8(0)))
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(v, n) for n, v in values)
+    g = to_graph(proto)
+    assert not dequantize_layers(g)
+    assert not any(quantises_anew(node) for node in g.nodes)

@@ -57,6 +57,33 @@ def test_no_onnx(tmp_path, content):
         read_model(path)
 
 
+def test_nodes_keep_their_own_names():
+    """Also where a node before has none and its result is named so."""
+    proto = model(
+        "g (float[N, 64] x) => (float[N, 64] y) { fc = Relu(x) y = MatMul(fc, w) }", {"w": WEIGHT}
+    )
+    proto.graph.node[1].name, proto.graph.node[1].doc_string = "fc", "the layer"
+    graph = to_graph(proto)
+    assert [(node.op, node.name) for node in graph.nodes] == [("Relu", "fc_2"), ("MatMul", "fc")]
+    again = to_model(graph, like=proto)
+    assert [node.doc_string for node in again.graph.node] == ["", "the layer"]
+
+
+def test_what_is_said_of_inputs_and_outputs_stays():
+    proto = model(TEXT, {"w": WEIGHT})
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.doc_string = f"this is {info.name}"
+        info.metadata_props.add(key="unit", value="mV")
+    again = to_model(to_graph(proto), like=proto).graph
+    assert [again.input[0].doc_string, again.output[0].doc_string] == ["this is x", "this is y"]
+    assert again.output[0].metadata_props == proto.graph.output[0].metadata_props
+
+
+def test_a_name_that_no_file_has():
+    with pytest.raises(ModelError, match=r"cannot read 'a\\x00b\.onnx': embedded null byte"):
+        read_model("a\0b.onnx")
+
+
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
 def test_truncated(tmp_path, share):
     path = saved(tmp_path)
@@ -268,7 +295,7 @@ def test_nodes_of_one_name_are_numbered():
     proto = model(text)
     for node, name in zip(proto.graph.node, ["n", "n", "n_2", "n"], strict=True):
         node.name = name
-    assert [node.name for node in to_graph(proto).nodes] == ["n", "n_2", "n_2_2", "n_3"]
+    assert [node.name for node in to_graph(proto).nodes] == ["n", "n_3", "n_2", "n_4"]
 
 
 class Counted(set):

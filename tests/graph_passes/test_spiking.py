@@ -107,7 +107,7 @@ def test_bounds_must_be_positive_and_finite(bad):
         bound_activations(g, {g.nodes[0].name: np.array(bad)})
 
 
-@pytest.mark.parametrize("value", ["1", None, {}, [[1, 2], [3]], True, 1 + 2j])
+@pytest.mark.parametrize("value", ["1", None, {}, [], [[1, 2], [3]], True, 1 + 2j])
 def test_what_is_no_number_is_no_threshold(value):
     g = to_graph(model("net (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Neg(r) }"))
     with pytest.raises(UnsupportedModelError, match=r"(?s)must be numbers.*Relu 'r'"):

@@ -1027,6 +1027,9 @@ def test_as_a_process(folder):
         assert full.stderr == b"Error: No space left on device\n"
     closed = subprocess.run(f"{script} recipes >&-", shell=True, stderr=subprocess.PIPE)
     assert (closed.returncode, closed.stderr) == (0, b"")
+    for words, code in (("inspect no.onnx --json", 1), ("inspect", 2), ("no", 2)):
+        closed = subprocess.run(f"{script} {words} 2>&-", shell=True, stdout=subprocess.PIPE)
+        assert (closed.returncode, closed.stdout) == (code, b"")
     # Who reads is gone, as head is once it has its lines.
     for words in ("recipes --json", "inspect snn.onnx", "inspect snn.onnx --json"):
         command = f"{script} {words} | true"

@@ -572,6 +572,17 @@ def test_longer_chunks_are_never_estimated_lower():
             assert found == sorted(found)
 
 
+def test_few_estimates_are_kept(monkeypatch):
+    """Of images of open size there is another for each size."""
+    monkeypatch.setattr(memory, "_MOST_FOUND", 3)
+    session = SpikingSession(convert(dyadic.to_onnx(dyadic.finish(4))).model, threads=1)
+    peaks = session._progress.time_steps.costs.peaks
+    shapes = {"v/" + n.name: (2, *n.shape) for n in session.neurons}
+    found = [peaks.of(k, {}, 2, shapes, False, {}) for k in (1, 2, 3, 4, 1)]
+    assert found[0] == found[-1]
+    assert len(peaks.found) == 2
+
+
 def _reads(session, x):
     return session._progress.prologue.step_inputs({next(iter(session.inputs)): x})
 

@@ -13,6 +13,7 @@ from alike import same
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert
 from onnx2snn.runtime import groups
+from onnx2snn.runtime.result import Later
 
 NETWORK = dyadic.finish(3)
 SNN = convert(dyadic.to_onnx(NETWORK)).model
@@ -81,8 +82,33 @@ def test_wrong_calls_leave_the_state():
         session.state = None
     with pytest.raises(TypeError):
         session.chosen()
+    with pytest.raises(DataError, match="Poisson"):
+        session.run(images(2) + 2, 4, coding="poisson")
     for name, value in session.state.items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_what_interrupts_a_run_cannot_use_its_session(monkeypatch):
+    """As a signal handler does, in the same thread."""
+    session = SpikingSession(SNN, threads=1)
+    wanted, advance = session.run(images(2), 9), session._progress.advance_to
+
+    def interrupted(t, values):
+        for use in (lambda: session.run(images(3), 4), session.reset, lambda: session.state):
+            with pytest.raises(RuntimeError, match="SpikingSession is at work in this thread"):
+                use()
+        advance(t, values)
+
+    monkeypatch.setattr(session._progress, "advance_to", interrupted)
+    same(session.run(images(2), 9), wanted)
+    monkeypatch.setattr(session._progress, "advance_to", lambda *_: session.reset())
+    with pytest.raises(RuntimeError):
+        session.run(images(2), 9)
+    monkeypatch.undo()
+    same(session.run(images(2), 9), wanted)
+    later = Later(lambda: later())
+    with pytest.raises(RuntimeError, match="being worked out"):
+        later()
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
