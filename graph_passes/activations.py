@@ -8,6 +8,7 @@ from .editing import (
     Editor,
     constant_value,
     is_floating,
+    known_value,
     producer,
     replace_node,
     require_opset,
@@ -52,25 +53,30 @@ _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "Thres
 
 
 _PASSING = {
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "Identity",
-    "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Sub",
-    "Tile", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "Cast", "Concat", "DepthToSpace", "Div", "Expand", "Flatten", "Gather",
+    "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "LeakyRelu", "Max", "MaxPool", "Min",
+    "Mul", "Neg", "Pad", "PRelu", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ScatterElements",
+    "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tile", "Transpose",
+    "Trilu", "Unsqueeze", "Where",
 }  # fmt: skip
 """Through which numbers that masks take reach others, such as -1e9."""
 
 
 def _far_tensors(graph: gs.Graph) -> set[str]:
-    """The names of tensors in which there may be numbers far from 0, as masks take them."""
+    """The names of tensors in which there may be numbers far from 0, as masks take them.
+
+    None where no node has use for them.
+    """
     found: set[str] = set()
+    if not any(node.op in ("Max", "Min") and len(_variables(node)) == 2 for node in graph.nodes):
+        return found
     for node in graph.nodes:
         if node.op not in _PASSING or node.domain:
             continue
-        numbers = [t for t in node.inputs if t.dtype is not None and is_floating(t)]
-        constants = [value for t in numbers if (value := constant_value(t)) is not None]
-        far = [tensor.name in found for tensor in numbers if not isinstance(tensor, gs.Constant)]
-        # The larger of what is far and what is not is not.
-        some = bool(far) and all(far) if node.op in ("Max", "Min") else any(far)
-        if some or not all(_is_near(value) for value in constants):
+        values = [v for t in node.inputs if is_floating(t) and (v := known_value(t)) is not None]
+        # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
+        limit = _is_no_mask if node.op in ("Div", "Mul") else _is_near
+        if any(t.name in found for t in node.inputs) or not all(map(limit, values)):
             found.update(tensor.name for tensor in node.outputs)
     return found
 
@@ -105,11 +111,10 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
             near = all(_is_near(value) for value in constants)
             fits = all(keeps_shape(v, t) for v in constants for t in _variables(node))
-            based = len(constants) == 1 or any(t.name not in far for t in _variables(node))
-            single = len(constants) < 2 and relu_of_min(editor.graph, node) is None
-            if single and near and fits and based:
+            two = _base_last(node, far)
+            if two and near and fits and relu_of_min(editor.graph, node) is None:
                 write = _above if node.op == "Max" else _below
-                write(editor, node, *_base_last(node, far))
+                write(editor, node, *two)
                 return True
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
             replace_node(node, "Relu", node.inputs)
@@ -124,9 +129,11 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
 
 def _is_near(bound: np.ndarray) -> bool:
     """Whether x survives a sum with it: far bounds, as of channels that have none, swallow x."""
-    return bool(
-        np.all(np.abs(bound.astype(np.float64)) <= 2.0 ** (np.finfo(bound.dtype).nmant - 3))
-    )
+    return bool(np.all(np.abs(bound) <= 2.0 ** (np.finfo(bound.dtype).nmant - 3)))
+
+
+def _is_no_mask(scale: np.ndarray) -> bool:
+    return bool(np.all(np.abs(scale) < min(2.0**29, np.finfo(scale.dtype).max / 2)))
 
 
 def _variables(node: gs.Node) -> list[gs.Tensor]:
@@ -203,7 +210,12 @@ def _below(
     replace_node(node, "Sub", [high, _relu_or_clip(editor, node, "below", missing, theta)])
 
 
-def _base_last(node: gs.Node, far: set[str]) -> tuple[gs.Tensor, gs.Tensor]:
-    """What the other is added to comes last: a constant, or what is not far from 0."""
+def _base_last(node: gs.Node, far: set[str]) -> tuple[gs.Tensor, gs.Tensor] | None:
+    """The operands, that which the other is added to last: a constant, or one that is not far.
+
+    None where there is none, or both are constant.
+    """
     a, b = node.inputs
-    return (b, a) if isinstance(a, gs.Constant) or b.name in far else (a, b)
+    if isinstance(a, gs.Constant) or (b.name in far and not isinstance(b, gs.Constant)):
+        a, b = b, a
+    return None if isinstance(a, gs.Constant) or b.name in far else (a, b)

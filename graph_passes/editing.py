@@ -10,10 +10,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import ArrayLike
-from onnx_graphsurgeon.logger import G_LOGGER
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from .errors import ModelError
-from .quiet import LOGGERS
+from .quiet import muted
 
 MIN_OPSET = 13
 """Oldest opset whose operators the passes know: older ones have attributes for inputs."""
@@ -84,8 +84,10 @@ def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
     """The value of a constant tensor, or None for any other."""
     if not isinstance(tensor, gs.Constant):
         return None
-    # It reads values when they are first asked for, and of bfloat16 prints a warning then.
-    with LOGGERS, G_LOGGER.suppress():
+    if not isinstance(tensor._values, LazyValues):
+        return np.asarray(tensor.values)
+    # They are read now, of bfloat16 with a warning.
+    with muted():
         return np.asarray(tensor.values)
 
 

@@ -37,20 +37,20 @@ _MOST = 2**25
 
 def fold_constants(graph: gs.Graph) -> bool:
     """f(constants) -> its value. Random operators and neurons are never folded, nor what would
-    be larger, in all, than twice the constants of the network, if those are many. Pools that are
-    smaller than ONNX's shape inference says, which sizes follow from, come first
-    (``end_pools_in_the_image``).
+    be larger, in all, than twice the constants of the network, if those are many.
+
+    Pools that are smaller than ONNX's shape inference says, which sizes follow from, are brought to
+    that size first (``end_pools_in_the_image``).
     """
     require_opset(graph)
-    ended = end_pools_in_the_image(graph)
     # Sizes that only then are known may make more constant.
-    return until_done(_fold_once, graph) or ended
+    return until_done(_fold_once, graph)
 
 
 def _fold_once(graph: gs.Graph) -> bool:
-    before = list(graph.nodes)
+    before, ended = list(graph.nodes), end_pools_in_the_image(graph)
     if not any(_may_fold(node) for node in graph.nodes):
-        return False
+        return ended
     for node in graph.nodes:
         if node.op == "Constant":
             _type_constant(node)
@@ -70,7 +70,7 @@ def _fold_once(graph: gs.Graph) -> bool:
     flatten_branches(graph)
     tidy(graph)
     if {id(node) for node in graph.nodes} == {id(node) for node in before}:
-        return False
+        return ended
     # What was computed at run time may have hidden shapes.
     infer_shapes(graph)
     return True
@@ -108,7 +108,7 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
         nonlocal left
         if neurons.is_stateful(node) or node.op in RANDOM_OPS or node.op == "Dropout":
             return True
-        if node.domain not in _KNOWN_DOMAINS:
+        if (node.domain or "") not in _KNOWN_DOMAINS:
             # One that ONNX Runtime cannot compute would keep it from all others.
             return True
         size = _elements(node)

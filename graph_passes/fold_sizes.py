@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import disconnect, known_value, optional_input, producer
+from .editing import disconnect, known_value, optional_input, producer, subgraphs_of
 
 
 def fold_sizes(graph: gs.Graph) -> None:
@@ -12,11 +12,26 @@ def fold_sizes(graph: gs.Graph) -> None:
     Others, such as the batch size, may be open. onnx-graphsurgeon's own folding of sizes knows
     no ``start`` and ``end`` of Shape, and takes Casts of data for those of sizes.
     """
+    doubtful = _behind_pools_in_branches(graph)
     for node in list(graph.nodes):
-        sizes = _sizes(node)
+        sizes = None if any(t.name in doubtful for t in node.outputs) else _sizes(node)
         if sizes is not None and np.all(sizes >= 0):
             node.outputs[0].to_constant(sizes)
             disconnect(node)
+
+
+def _behind_pools_in_branches(graph: gs.Graph) -> set[str]:
+    """The names of tensors whose size may be less than ONNX's shape inference says.
+
+    Of pools outside of branches ``end_pools_in_the_image`` has seen to that.
+    """
+    found: set[str] = set()
+    for node in graph.nodes:
+        inside = [inner for part in subgraphs_of(node) for inner in part.nodes]
+        rounds_up = any(inner.attrs.get("ceil_mode") for inner in inside)
+        if rounds_up or any(tensor.name in found for tensor in node.inputs):
+            found.update(tensor.name for tensor in node.outputs)
+    return found
 
 
 def _sizes(node: gs.Node | None) -> np.ndarray | None:

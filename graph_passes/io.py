@@ -14,7 +14,6 @@ import onnx.inliner
 import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from . import neurons
 from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors, widen_weights
@@ -24,7 +23,7 @@ from .files import first_line
 from .limits import all_nodes, graphs_in, sizes_of_functions
 from .neuron_functions import FUNCTIONS
 from .old_opsets import convert_opset
-from .quiet import LOGGERS
+from .quiet import muted
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
 
@@ -114,8 +113,10 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     defaults = {tensor.name: tensor for tensor in structure.graph.initializer}
     inputs = {i.name for i in structure.graph.input if i.type.tensor_type.HasField("shape")}
     starts = set()
-    for node in structure.graph.node:
+    for node in all_nodes(structure.graph.node):
         node.domain = "" if node.domain == "ai.onnx" else node.domain
+        _drop_empty_lists(node)
+    for node in structure.graph.node:
         if _is_neuron(node):
             _check_stateful(node, defaults, parts.weights)
             for read, _ in neurons.state_names(node.op_type, node.name):
@@ -131,11 +132,9 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     replace_all(initializers, (t for t in initializers if t.name not in starts))
     own = (f for f in structure.functions if f.domain != neurons.DOMAIN)
     replace_all(structure.functions, own)
-    for node in all_nodes(structure.graph.node):
-        _drop_empty_lists(node)
     infos = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
     sequences = {info.name: info.type for info in infos if info.type.HasField("sequence_type")}
-    with LOGGERS, G_LOGGER.suppress():
+    with muted():
         graph = gs.import_onnx(structure)
     for tensor in _tensors(graph):
         if tensor.name in sequences:
@@ -308,7 +307,7 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
             tensor.values = LazyValues(proto)
     held = weights | texts
     try:
-        with LOGGERS, G_LOGGER.suppress():
+        with muted():
             model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     finally:
         for tensor in constants:

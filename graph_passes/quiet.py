@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from onnx_graphsurgeon.logger import G_LOGGER
 
 _FATAL, _WARNING = 4, 2
-LOGGERS = threading.RLock()
-"""Who holds it may change how much is logged: what it is put back to is the whole process's."""
+_TURN = threading.RLock()
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Without a word of onnx-graphsurgeon's, one thread at a time.
+
+    What its level is put back to is the whole process's.
+    """
+    with _TURN, G_LOGGER.suppress():
+        yield
 
 
 @contextlib.contextmanager
@@ -20,10 +29,9 @@ def quietly() -> Iterator[None]:
     """
     import onnxruntime
 
-    with LOGGERS:
+    with muted():
         onnxruntime.set_default_logger_severity(_FATAL)
         try:
-            with G_LOGGER.suppress():
-                yield
+            yield
         finally:
             onnxruntime.set_default_logger_severity(_WARNING)

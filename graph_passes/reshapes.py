@@ -1,7 +1,7 @@
 """Reshapes to sizes that are computed from shapes."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,7 +21,8 @@ def fix_reshapes(graph: gs.Graph) -> bool:
     run at every time-step. Left as it is where further sizes of the result are open, or one is 0.
     And Squeeze(x) -> Squeeze(x, axes of size 1), where of the others N alone is open: it would take
     the axis of the samples away, too, where there is one, and then has no known number of axes.
-    Pools whose sizes ONNX's shape inference takes for larger come first, as in ``fold_constants``.
+    Pools that are smaller than ONNX's shape inference says are brought to that size first
+    (``end_pools_in_the_image``).
     """
     require_opset(graph)
     changed = end_pools_in_the_image(graph)
@@ -33,10 +34,8 @@ def fix_reshapes(graph: gs.Graph) -> bool:
         found = _constant_sizes_of(graph, computed)
         if not found:
             break
-        # Once some are constant, more is known of those behind them than a -1 would say.
-        known = {place: sizes for place, sizes in found.items() if -1 not in sizes}
         editor = Editor(graph)
-        for place, sizes in (known or dict([min(found.items())])).items():
+        for place, sizes in found.items():
             node = graph.nodes[place]
             node.attrs.pop("allowzero", None)
             node.inputs[1] = editor.constant(f"{node.name}/shape", np.array(sizes, np.int64))
@@ -67,17 +66,40 @@ def _squeezes_all(node: gs.Node) -> bool:
     return node.op == "Squeeze" and not node.domain and optional_input(node, 1) is None
 
 
-def _constant_sizes_of(graph: gs.Graph, computed: Sequence[int]) -> dict[int, list[int]]:
-    """What Reshapes may be given of which the sizes are computed, by the places of these nodes."""
+def _constant_sizes_of(graph: gs.Graph, computed: Container[int]) -> dict[int, list[int]]:
+    """What Reshapes may be given of which the sizes are computed, by the places of these nodes.
+
+    Those with a -1 only where no more will be known of them once others are constant; if there are
+    no such, the first one.
+    """
     shapes, own = _inferred(graph)
-    found = {}
-    for place in computed:
-        node = graph.nodes[place]
-        before, after = (shapes.get(tensor.name) for tensor in (node.inputs[0], node.outputs[0]))
-        sizes = _constant_sizes(before, after, own)
-        if sizes is not None:
-            found[place] = sizes
-    return found
+    found, others = dict[int, list[int]](), dict[int, list[int]]()
+    improving: set[str] = set()
+    for place, node in enumerate(graph.nodes):
+        behind = any(tensor.name in improving for tensor in node.inputs)
+        if place in computed:
+            before, after = (shapes.get(t.name) for t in (node.inputs[0], node.outputs[0]))
+            sizes = _constant_sizes(before, after, own)
+            if sizes is not None:
+                (others if behind and -1 in sizes else found)[place] = sizes
+            behind |= sizes is None or _becomes_known(before, sizes)
+        if behind:
+            improving.update(tensor.name for tensor in node.outputs)
+    return found or dict(list(others.items())[:1])
+
+
+def _becomes_known(before: Sequence[int | str] | None, sizes: Sequence[int]) -> bool:
+    """Whether shape inference knows what a -1 is once sizes are constant.
+
+    So it does where all of the shape before is known, but what a 0 stands for.
+    """
+    if before is None or -1 not in sizes:
+        return False
+    kept = [size == 0 for size in sizes]
+    return all(
+        isinstance(size, int) or (axis < len(kept) and kept[axis])
+        for axis, size in enumerate(before)
+    )
 
 
 def _inferred(graph: gs.Graph) -> tuple[dict[str, list[int | str]], set[str]]:

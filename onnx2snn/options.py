@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -294,7 +295,16 @@ model_argument = click.argument("model", **MODEL)
 
 def print_json(value: Any) -> None:
     """Print what ``--json`` asks for."""
-    click.echo(json.dumps(value))
+    click.echo(json.dumps(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what is no finite number, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {name: _finite(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def require_output(path: Path | None, *inputs: Path | str | None, new: bool = False) -> None:

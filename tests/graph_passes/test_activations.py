@@ -229,13 +229,47 @@ def test_what_a_mask_fills_is_not_what_the_other_is_added_to(op, function, sign,
     )
 
 
-def test_two_that_masks_fill_stay():
-    text = (
-        "g (float[N, 3, 8] x, bool[N, 3, 8] c) => (float[N, 3, 8] y) "
-        "{ m = Where(c, x, far) n = Where(c, far, x) k = Max(m, n) y = Max(x, k) }"
-    )
-    g = graph(text, {"far": np.float32(-1e9)})
-    changes_once(decompose_activations, g)
-    assert ops(g).count("Max") == 1
+MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (f"{MASKED} k = Max(m, n) y = Max(x, k)", 1),
+        (f"{MASKED} k = Max(x, m) l = Min(k, x) y = Max(l, n)", 1),
+        (f"{MASKED} k = Max(m, half) y = Max(k, n)", 1),
+        (f"{MASKED} o = Sum(m, zero) p = Sum(n, zero) y = Max(o, p)", 1),
+        ("b = Cast<to = 1>(c) i = Sub(one, b) p = Mul(i, far) q = Mul(b, far) m = Add(x, p) "
+         "n = Add(x, q) y = Max(m, n)", 1),
+        (f"{MASKED} r = Relu(m) y = Max(r, x)", 0),
+        (f"{MASKED} y = Max(m, half)", 0),
+        # Scales are no masks.
+        ("m = Mul(x, large) n = Neg(m) y = Max(m, n)", 0),
+        ("m = Div(x, large) n = Neg(m) y = Max(m, n)", 0),
+    ],
+)  # fmt: skip
+def test_two_that_masks_fill_stay(body, left):
+    values = {"far": -1e9, "zero": 0, "one": 1, "half": 0.5, "large": 2**21}
+    values = {name: np.float32(value) for name, value in values.items()}
+    text = f"g (float[N, 3, 8] x, bool[N, 3, 8] c) => (float[N, 3, 8] y) {{ {body} }}"
+    g = graph(text, values)
     x = X.astype(np.float32)
-    np.testing.assert_array_equal(run(g, x, x > 0), x)
+    before = run(g, x, x > 0.5)
+    changed = decompose_activations(g)
+    assert sum(op in ("Max", "Min") for op in ops(g)) == left
+    assert not changed or not decompose_activations(g)
+    np.testing.assert_array_equal(run(g, x, x > 0.5), before)
+
+
+def test_a_mask_of_others_is_none():
+    """What an operator of another domain makes of numbers is not known by its name."""
+    text = (
+        '<ir_version: 8, opset_import: ["": 17, "acme": 1]> g (float[N, 4] x) => (float[N, 4] y) '
+        "{ m = acme.Add(x, far) n = acme.Add(m, far) y = Max(m, n) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(-1e9), "far"))
+    for name in "mn":
+        proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, 1, ["N", 4]))
+    g = to_graph(proto)
+    assert decompose_activations(g)

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx_text import changes_once, graph, ops, run
+from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import (
     canonicalise,
@@ -165,3 +165,60 @@ def test_what_nothing_can_compute_keeps_nothing_else():
     g = to_graph(proto)
     changes_once(fold_constants, g)
     assert ops(g) == ["Mul", "Anchors"]
+
+
+def test_constants_within_branches_of_a_constant_condition_are_folded():
+    """Their nodes have no domain, not the empty one; "ai.onnx" is that too."""
+    body = "t () => (float[N, 4] t) { s = Add(k, k) t = Mul(x, s) }"
+    text = (
+        "g (float[N, 4] x) => (float[N, 4] y) "
+        f"{{ y = If (yes) <then_branch = {body}, else_branch = {body}> }}"
+    )
+    for domain in ("", "ai.onnx"):
+        proto = model(text, {"yes": np.array(True), "k": np.ones(4, np.float32)})
+        (branch, _) = (attribute.g for attribute in proto.graph.node[0].attribute)
+        for node in branch.node:
+            node.domain = domain
+        g = to_graph(proto)
+        changes_once(fold_constants, g)
+        assert ops(g) == ["Mul"]
+
+
+@pytest.mark.parametrize("within", ["a branch", "a computed size"])
+def test_pools_that_folding_reveals(within):
+    pool = "MaxPool<kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1>"
+    values = {"axes": np.array([2, 3]), "yes": np.array(True), "five": np.array([0, 3, 5, 5])}
+    body = f"p = {pool}(x)"
+    if within == "a branch":
+        branch = f"t () => (float[N, 3, H, W] t) {{ t = {pool}(x) }}"
+        body = f"p = If (yes) <then_branch = {branch}, else_branch = {branch}>"
+    given = "x" if within == "a branch" else "z"
+    size = "5, 5" if within == "a branch" else "25"
+    if within == "a computed size":
+        body = f"n = Add(five, zero) x = Reshape(z, n) {body}"
+        values["zero"] = np.array([0])
+    text = (
+        f"g (float[N, 3, {size}] {given}) => (float[N, 3] y) {{ {body} s = Shape<start = 2>(p) "
+        "n2 = ReduceProd<keepdims = 0>(s) f = Cast<to = 1>(n2) "
+        "t = ReduceSum<keepdims = 0>(p, axes) y = Div(t, f) }"
+    )
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 5)).astype(np.float32)
+    x = x if within == "a branch" else x.reshape(2, 3, 25)
+    g = graph(text, values)
+    before = run(g, x)
+    infer_shapes(g)
+    changes_once(fold_constants, g)
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("apply", [fold_constants, fix_reshapes])
+def test_a_pool_alone_is_a_change(apply):
+    """Where nothing else is."""
+    text = (
+        "g (float[N, 3, 5, 5] x) => (float[N, 3, H, W] y) { y = MaxPool<kernel_shape = [2, 2], "
+        "strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1>(x) }"
+    )
+    g = graph(text)
+    infer_shapes(g)
+    changes_once(apply, g)
+    assert not g.nodes[0].attrs["ceil_mode"]

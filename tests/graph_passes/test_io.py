@@ -67,6 +67,11 @@ def test_nodes_keep_their_own_names():
     assert [(node.op, node.name) for node in graph.nodes] == [("Relu", "fc_2"), ("MatMul", "fc")]
     again = to_model(graph, like=proto)
     assert [node.doc_string for node in again.graph.node] == ["", "the layer"]
+    # Of two of one name the first has it.
+    proto.graph.node[0].name, proto.graph.node[0].op_type = "fc", "MatMul"
+    proto.graph.node[0].input.append("w")
+    again = to_model(to_graph(proto), like=proto)
+    assert [node.doc_string for node in again.graph.node] == ["", ""]
 
 
 def test_what_is_said_of_inputs_and_outputs_stays():

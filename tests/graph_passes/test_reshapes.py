@@ -9,6 +9,7 @@ from onnx2snn.graph_passes import (
     fix_reshapes,
     fold_constants,
     infer_shapes,
+    reshapes,
     to_graph,
     to_model,
 )
@@ -161,3 +162,31 @@ def test_a_squeeze_of_all_axes_of_one_names_them(shape, axes):
     assert ops(g) == ["Squeeze" if axes else "Identity", "Sigmoid"]
     assert [t.values.tolist() for t in g.nodes[0].inputs[1:]] == ([axes] if axes else [])
     np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_rounds_do_not_grow_with_the_network(monkeypatch):
+    """Of heads beside samples, as attention has them: no round would tell more of the next."""
+    looks = []
+    inferred = reshapes._inferred
+    monkeypatch.setattr(reshapes, "_inferred", lambda g: looks.append(g) or inferred(g))
+    layer = (
+        "t{0} = Transpose<perm = [1, 0, 2]>(x{0}) s{0} = Shape(t{0}) n{0} = Gather(s{0}, at) "
+        "h{0} = Mul(n{0}, two) a{0} = Concat<axis = 0>(four, h{0}, three) "
+        "b{0} = Concat<axis = 0>(four, n{0}, six) r{0} = Reshape(t{0}, a{0}) q{0} = Relu(r{0}) "
+        "u{0} = Reshape(q{0}, b{0}) x{1} = Transpose<perm = [1, 0, 2]>(u{0}) "
+    )
+    numbers = {"two": 2, "three": 3, "four": 4, "six": 6, "at": 1}
+    counts = []
+    for layers in (2, 6):
+        body = "".join(layer.format(number, number + 1) for number in range(layers))
+        text = f"g (float[N, 4, 6] x0) => (float[N, 4, 6] y) {{ {body} y = Neg(x{layers}) }}"
+        g = graph(text, {name: np.array([value]) for name, value in numbers.items()})
+        x = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+        before = run(g, x)
+        looks.clear()
+        changes_once(fix_reshapes, g)
+        counts.append(len(looks))
+        constant = [node.inputs[1].values.tolist() for node in g.nodes if node.op == "Reshape"]
+        assert constant == [[4, -1, 3], [4, -1, 6]] * layers
+        np.testing.assert_array_equal(run(g, x), before)
+    assert counts[0] == counts[1]

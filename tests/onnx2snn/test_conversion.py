@@ -27,7 +27,7 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.ann import Ann
-from onnx2snn.checking import Agreement, compare, relative_error
+from onnx2snn.checking import Agreement, Differences, compare, relative_error
 from onnx2snn.comparison import compare_recipes
 from onnx2snn.conversion_tables import advice
 from onnx2snn.graph_passes.weights import detach
@@ -594,6 +594,11 @@ def test_errors_of_numbers_that_are_not_finite():
         after["y"][:5] = other
         assert relative_error(before, after) == np.inf
     assert relative_error(before, {"y": before["y"][:-1]}) == np.inf
+    for wrong in (before["y"][:-1], np.full(400, np.nan)):
+        sums = Differences()
+        for after in [before["y"]] * 200 + [wrong]:
+            sums.add(before, {"y": after})
+        assert sums.error() == np.inf
     assert relative_error({"y": np.zeros((0, 2))}, {"y": np.zeros((0, 3))}) == np.inf
 
 
