@@ -103,7 +103,8 @@ def correct(
     currents = snn.currents_in_the_ann() if weights else {}
     read_outs = snn.read_outs_in_the_ann() if weights else {}
     ends = list(read_outs.values())
-    ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *currents.values(), *ends])
+    summed = [tensor for tensor, _ in currents.values()]
+    ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *summed, *ends])
     seen = 0
     for inputs in snn.batches("correcting", snn.timesteps):
         count = samples_in(inputs)
@@ -113,9 +114,9 @@ def correct(
         for layer in snn.simulate(inputs, snn.timesteps, ends):
             node, activation = layer.node, truth[layer.node.outputs[0].name]
             layer.shift = shifts[node.name]
-            current = currents.get(node.name)
-            if current is not None:
-                _fit_current(layer, current, truth[current.name], part)
+            if node.name in currents:
+                current, floor = currents[node.name]
+                _fit_current(layer, current, truth[current.name], part, floor)
             if first:
                 for _ in range(rounds if biases else 0):
                     _move_shift(layer, activation - layer.mean_potential(), part)
@@ -136,13 +137,12 @@ def correct(
     return bool(nodes)
 
 
-def _fit_current(layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float) -> None:
+def _fit_current(
+    layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float, floor: float
+) -> None:
     """Refit the weights between a layer and the spikes before it."""
     graph = layer.simulation.graph
-    # Of a current below 0 a neuron says nothing.
-    if layer.segment.varying and fit_weights(
-        graph, current, wanted, part, layer.measure, floor=0.0
-    ):
+    if layer.segment.varying and fit_weights(graph, current, wanted, part, layer.measure, floor):
         layer.refresh()
 
 

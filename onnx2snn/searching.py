@@ -75,8 +75,8 @@ def scale_thresholds(
     samples of a batch: first one p of ``scales`` for all layers, then, layer by layer and
     ``rounds`` times, p times one of ``factors`` wherever that lowers the loss. That is the
     cross-entropy between what the ANN and the spiking network say of the classes where the data has
-    labels, else the squared error. Where V_th is the bound of a clip it stays: that has been
-    learned. v(0) keeps its fraction of V_th.
+    labels, else the squared error. V_th is at most the bound of a clip, and where it is that in all
+    of a layer it stays: that has been learned. v(0) keeps its fraction of V_th.
     """
     nodes = neuron_nodes(snn.graph)
     bounds = _bounds(snn)
@@ -92,9 +92,13 @@ def scale_thresholds(
 
     wholes = {node.name: threshold_of(node) for node in free}
 
+    def scaled(node: gs.Node, now: np.ndarray, p: float) -> np.ndarray:
+        bound = bounds.get(node.name)
+        return p * now if bound is None else np.minimum(p * now, bound)
+
     def scale_all(p: float) -> None:
         for node in free:
-            _set_threshold(node, p * wholes[node.name])
+            _set_threshold(node, scaled(node, wholes[node.name], p))
 
     losses = []
     for scale in scales:
@@ -110,10 +114,11 @@ def scale_thresholds(
                 continue
             now = best = threshold_of(layer.node)
             for factor in factors:
-                _set_threshold(layer.node, factor * now)
+                new = scaled(layer.node, now, factor)
+                _set_threshold(layer.node, new)
                 found = loss_of(layer.simulation.after(layer, read_outs))
                 if found < least:
-                    least, best = found, factor * now
+                    least, best = found, new
             _set_threshold(layer.node, best)
             layer.fire()
     for node in nodes:

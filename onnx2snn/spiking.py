@@ -7,11 +7,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import Pass, pass_name
-from onnx2snn.graph_passes.editing import only_consumer, producer
+from onnx2snn.graph_passes.editing import is_graph_output, is_inner, only_consumer, producer
 from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
 from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
     is_mean,
+    is_neuron,
     mean_nodes,
     neuron_nodes,
 )
@@ -110,20 +111,43 @@ class Spiking:
         """The tensors that nodes of the ANN make."""
         return {name for node in self.ann.structure.graph.node for name in node.output}
 
-    def currents_in_the_ann(self) -> dict[str, gs.Tensor]:
-        """By node, what the ANN too adds up to a neuron's current, if it does.
+    def currents_in_the_ann(self) -> dict[str, tuple[gs.Tensor, float]]:
+        """By node, what the ANN too adds up to a neuron's current, and from where on it counts.
 
-        What passes have added to the current since is left out.
+        What passes have added to the current since is left out. Of what is below 0 a neuron says
+        nothing; where several read one current, each in its way, as of a LeakyReLU, all counts, and
+        the first has it.
         """
-        known = self._known
+        known, taken = self._known, set[str]()
         found = {}
         for node in neuron_nodes(self.graph):
-            tensor, maker = node.inputs[0], producer(node.inputs[0])
-            while tensor.name not in known and maker is not None and maker.op == "Add":
-                tensor, maker = maker.inputs[0], producer(maker.inputs[0])
-            if tensor.name in known and only_consumer(self.graph, tensor) is not None:
-                found[node.name] = tensor
+            tensor, floor = node.inputs[0], 0.0
+            maker = producer(tensor)
+            while maker is not None and maker.op == "Add" and tensor.name not in known:
+                tensor = maker.inputs[0]
+                maker = producer(tensor)
+            while maker is not None and maker.op == "Neg":
+                (tensor,), floor = maker.inputs, -np.inf
+                maker = producer(tensor)
+            alone = only_consumer(self.graph, tensor) is not None
+            if not alone and self._feeds_neurons(tensor):
+                alone, floor = tensor.name not in taken, -np.inf
+                taken.add(tensor.name)
+            if tensor.name in known and alone:
+                found[node.name] = tensor, floor
         return found
+
+    def _feeds_neurons(self, tensor: gs.Tensor) -> bool:
+        """Whether nothing but neurons reads a tensor, or what is 0 less it."""
+        if is_graph_output(self.graph, tensor):
+            return False
+        return all(
+            not is_inner(reader)
+            and (
+                is_neuron(reader) or (reader.op == "Neg" and self._feeds_neurons(reader.outputs[0]))
+            )
+            for reader in tensor.outputs
+        )
 
     def read_outs_in_the_ann(self) -> dict[str, gs.Tensor]:
         """By name, what is averaged over time, and the outputs, where the ANN makes them too.

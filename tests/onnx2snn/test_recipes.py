@@ -918,3 +918,15 @@ def test_classes_that_a_mask_rules_out_say_nothing_of_the_loss(labels):
     if labels is None:
         # What is masked was 0 in the other network, and is the same for both.
         assert shares[0] == shares[1]
+
+
+def test_rnl_recalibrates_to_the_bound_at_most():
+    """Of activations that stay below it, with p of more than 1."""
+    text = TWO.replace("Relu(a)", "Clip(a, lo, hi)")
+    ann = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(1)})
+    x = np.float32(0.9) * X / (X @ WEIGHTS["w"]).max()
+    larger = partial(searching.scale_thresholds, scales=(1.25,), factors=(1.25,), rounds=1)
+    recipe = replace(recipe_by_name("rnl"), name="larger", passes=(larger,))
+    options = {"calibration": from_arrays(x), "recipe": recipe, "timesteps": 16}
+    first, _ = convert(ann, recalibrate=True, **options).neurons
+    assert first.threshold == 1
