@@ -141,8 +141,13 @@ def _fit_current(
     layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float, floor: float
 ) -> None:
     """Refit the weights between a layer and the spikes before it."""
-    graph = layer.simulation.graph
-    if layer.segment.varying and fit_weights(graph, current, wanted, part, layer.measure, floor):
+    simulation, measure = layer.simulation, layer.measure
+    if current.name in layer.segment.streams:
+        measure = partial(simulation.measure, simulation.before_streams[current.name])
+    if layer.segment.varying and fit_weights(
+        simulation.graph, current, wanted, part, measure, floor
+    ):
+        simulation.forget_stream(current.name)
         layer.refresh()
 
 

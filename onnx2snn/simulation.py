@@ -62,7 +62,7 @@ class Simulation:
         self._neurons = {node.outputs[0].name: node for node in neuron_nodes(graph)}
         self._spikes: dict[str, np.ndarray] = {}
         self._streams: dict[str, np.ndarray] = {}
-        self._before_streams: dict[str, Segment] = {}
+        self.before_streams: dict[str, Segment] = {}
         self._means: dict[str, np.ndarray] = {}
         self._apart = {} if apart is None else apart
         self.ends: dict[str, Segment] = {}
@@ -75,10 +75,10 @@ class Simulation:
         """
         nodes = neuron_nodes(self.graph)
         tensors = [*(node.inputs[0] for node in nodes), *read_outs]
-        segments, self._before_streams = segments_of(self.graph, tensors)
+        segments, self.before_streams = segments_of(self.graph, tensors)
         ends = segments[len(nodes) :]
         self.ends = {t.name: segment for t, segment in zip(read_outs, ends, strict=True)}
-        last_use = _last_uses(segments, self._before_streams)
+        last_use = _last_uses(segments, self.before_streams)
         for number in range(first, len(nodes)):
             node, segment = nodes[number], segments[number]
             for name in segment.streams:
@@ -214,19 +214,24 @@ class Simulation:
     def _stream(self, name: str) -> np.ndarray:
         """A stream at each time-step: [T, N, ...]."""
         if name not in self._streams:
-            segment = self._before_streams[name]
+            segment = self.before_streams[name]
             made = {tensor.name: tensor for node in segment.nodes for tensor in node.outputs}
             self._streams[name] = self.currents(segment, made[name])
         return self._streams[name]
 
+    def forget_stream(self, name: str) -> None:
+        """Let a stream, if it is one, be computed anew, after weights before it have changed."""
+        self._streams.pop(name, None)
+        self._means.pop(name, None)
+
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of what a layer before emitted, or of a stream: [N, ...]."""
-        held = self._stream(name) if name in self._before_streams else self._spikes[name]
+        held = self._stream(name) if name in self.before_streams else self._spikes[name]
         return held.shape[1:]
 
     def _now(self, name: str, t: int, part: slice = ALL) -> np.ndarray:
         """What a layer before emitted at a time-step, x = s V_th, or a stream."""
-        if name in self._before_streams:
+        if name in self.before_streams:
             return self._stream(name)[t, part]
         threshold = threshold_of(self._neurons[name])
         return np.asarray(self._spikes[name][t, part] * threshold, threshold.dtype)
@@ -234,7 +239,7 @@ class Simulation:
     def _mean(self, name: str) -> np.ndarray:
         """The mean over time of what a layer before emitted, or of a stream: [N, ...]."""
         if name not in self._means:
-            if name in self._before_streams:
+            if name in self.before_streams:
                 self._means[name] = self._stream(name).mean(axis=0)
             else:
                 threshold = threshold_of(self._neurons[name])

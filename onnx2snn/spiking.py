@@ -115,38 +115,35 @@ class Spiking:
         """By node, what the ANN too adds up to a neuron's current, and from where on it counts.
 
         What passes have added to the current since is left out. Of what is below 0 a neuron says
-        nothing; where several read one current, each in its way, as of a LeakyReLU, all counts, and
-        the first has it.
+        nothing; one that reads it turned round does, as of a LeakyReLU, and then all counts. Of
+        several that read one current the first has it.
         """
         known, taken = self._known, set[str]()
         found = {}
         for node in neuron_nodes(self.graph):
-            tensor, floor = node.inputs[0], 0.0
+            tensor = node.inputs[0]
             maker = producer(tensor)
             while maker is not None and maker.op == "Add" and tensor.name not in known:
                 tensor = maker.inputs[0]
                 maker = producer(tensor)
-            while maker is not None and maker.op == "Neg":
-                (tensor,), floor = maker.inputs, -np.inf
+            while maker is not None and maker.op in ("Neg", "Sub") and _is_shift(maker):
+                (tensor,) = _variables(maker)
                 maker = producer(tensor)
             alone = only_consumer(self.graph, tensor) is not None
             if not alone and self._feeds_neurons(tensor):
-                alone, floor = tensor.name not in taken, -np.inf
+                alone = tensor.name not in taken
                 taken.add(tensor.name)
             if tensor.name in known and alone:
-                found[node.name] = tensor, floor
+                turned = any(reader.op in ("Neg", "Sub") for reader in tensor.outputs)
+                found[node.name] = tensor, -np.inf if turned else 0.0
         return found
 
     def _feeds_neurons(self, tensor: gs.Tensor) -> bool:
-        """Whether nothing but neurons reads a tensor, or what is 0 less it."""
-        if is_graph_output(self.graph, tensor):
-            return False
-        return all(
-            not is_inner(reader)
-            and (
-                is_neuron(reader) or (reader.op == "Neg" and self._feeds_neurons(reader.outputs[0]))
-            )
-            for reader in tensor.outputs
+        """Whether nothing but neurons reads a tensor, as it is, turned round or shifted."""
+        return not is_graph_output(self.graph, tensor) and all(
+            not is_inner(node)
+            and (is_neuron(node) or (_is_shift(node) and self._feeds_neurons(node.outputs[0])))
+            for node in tensor.outputs
         )
 
     def read_outs_in_the_ann(self) -> dict[str, gs.Tensor]:
@@ -161,6 +158,15 @@ class Spiking:
             if tensor.name in known and alone and segment_of(self.graph, tensor).spikes:
                 found[tensor.name] = tensor
         return found
+
+
+def _variables(node: gs.Node) -> list[gs.Tensor]:
+    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+
+
+def _is_shift(node: gs.Node) -> bool:
+    """Whether a node is x + c, x - c, c - x or -x, of a constant c."""
+    return node.op in ("Add", "Neg", "Sub") and len(_variables(node)) == 1
 
 
 def over_graph(function: Callable[[Spiking], bool], snn: Spiking) -> Pass:

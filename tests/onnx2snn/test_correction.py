@@ -657,7 +657,7 @@ def currents_of(ann, data, passes=()):
     found = {}
 
     def look(snn):
-        found.update({name: t.name for name, t in snn.currents_in_the_ann().items()})
+        found.update({name: t.name for name, (t, _) in snn.currents_in_the_ann().items()})
         return False
 
     recipe = replace(recipe_by_name("calibration"), name="other", passes=(*passes, look))

@@ -11,7 +11,7 @@ from one_neuron import WEIGHTS as DENSE
 from one_neuron import X
 from onnx_text import graph, model, run
 
-from onnx2snn import SpikingSession, convert, from_arrays, least_squares
+from onnx2snn import SpikingSession, convert, correction, from_arrays, least_squares, segments
 from onnx2snn.correction import correct
 from onnx2snn.least_squares import RIDGE, fit_weights
 from onnx2snn.recipes import recipe_by_name
@@ -222,16 +222,16 @@ def test_infinite_logits_say_nothing():
 
 
 def test_shared_weights_part_and_read_ones_stay():
-    """Weights of two nodes become two; those whose output another layer reads are kept."""
+    """Weights of two nodes become two; those whose output something else reads are kept."""
     square = {"w": np.random.default_rng(6).normal(size=(3, 3)).astype(np.float32)}
     text = (
         "net (float[N, 3] x) => (float[N, 3] y) "
         "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, w) q = Relu(b) c = Gemm(q, w) "
-        "s = Relu(c) t = Clip(c, lo, hi) e = Add(s, t) y = Gemm(e, w) }"
+        "s = Relu(c) e = Add(s, c) y = Gemm(e, w) }"
     )
-    ann = model(text, square | {"lo": np.float32(0), "hi": np.float32(1)})
+    ann = model(text, square)
     conversion = convert(ann, calibration=SMALL, recipe="calibration-advanced", timesteps=8)
-    for layer in ("r", "s", "t"):
+    for layer in ("r", "s"):
         np.testing.assert_array_equal(weights_of(conversion, layer), square["w"])
     assert np.abs(weights_of(conversion, "q") - square["w"]).max() > 0.001
 
@@ -329,3 +329,46 @@ def test_what_is_infinite_in_the_ann_alone_says_nothing():
     (node,) = g.nodes
     np.testing.assert_array_equal(node.inputs[1].values[:, 1], 0)
     assert node.inputs[1].values[0, 0] > 0.5
+
+
+POPULATIONS = {
+    "LeakyRelu": "q = LeakyRelu<alpha = 0.25>(b)",
+    "Abs": "q = Abs(b)",
+    "a clip of both signs": "q = Clip(b, under, hi)",
+    "a ReLU and a clip": "s = Relu(b) t = Clip(b, lo, hi) q = Add(s, t)",
+}
+
+
+@pytest.mark.parametrize("recipe", ["best", "calibration-advanced"])
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_weights_before_several_populations_are_refitted(name, recipe):
+    """Once; all of a current counts that one reads turned round, not what is above 0 alone."""
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        f"{{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) {POPULATIONS[name]} y = Gemm(q, v) }}"
+    )
+    bounds = {"under": -1.5, "lo": 0, "half": 0.25, "hi": 2}
+    ann = model(text, DENSE | {name: np.float32(value) for name, value in bounds.items()})
+    fits = []
+    data = from_arrays(np.random.default_rng(3).normal(size=(100, 3)).astype(np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        fit = correction.fit_weights
+
+        def counted(graph, tensor, wanted, part, measure, floor=-np.inf):
+            fitted = fit(graph, tensor, wanted, part, measure, floor)
+            fits.append((tensor.name, fitted, floor))
+            return fitted
+
+        patch.setattr(correction, "fit_weights", counted)
+        converted = convert(ann, calibration=data, recipe=recipe, timesteps=4)
+    floor = 0 if name == "a ReLU and a clip" else -np.inf
+    assert [fit for fit in fits if fit[0] == "b"] == [("b", True, floor)]
+    # As where what several read is computed anew for each.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "_SUMS", set())
+        plain = convert(ann, calibration=data, recipe=recipe, timesteps=4)
+    for new, same in zip(
+        converted.model.graph.initializer, plain.model.graph.initializer, strict=True
+    ):
+        values = (onnx.numpy_helper.to_array(tensor) for tensor in (new, same))
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
