@@ -34,7 +34,7 @@ Folding changed three trained text detectors, whose Sigmoids were all next to 0,
 """
 
 MOST_ODD = 0.01
-"""The share of a batch's outputs that may be finite in one of two networks alone.
+"""The share of an output's numbers that may be finite in one of two networks alone.
 
 Rounding makes the logarithm of a 0 one of next to 0, and the reverse. More are a change.
 """
@@ -163,23 +163,24 @@ class Differences:
             if a.dtype.kind != "f" and not whole:
                 continue
             a, b = a.astype(np.float64), np.asarray(b, np.float64)
-            gap, known = np.inf, np.isfinite(a)
+            # Where the ANN itself overflows, so should the other.
+            known, odd, gap = np.isfinite(a), np.inf, 0.0
             if a.shape == b.shape:
                 known &= np.isfinite(b)
-                # Where the ANN itself overflows, so should the other.
-                odd = ~known & (a != b) & ~(np.isnan(a) & np.isnan(b))
-                if np.sum(odd) <= MOST_ODD * a.size:
-                    gap = np.square(a[known] - b[known]).sum()
-            a = a[known]
-            now = np.array([gap, np.square(a).sum(), a.sum() if whole else 0.0, a.size])
+                odd = np.sum(~known & (a != b) & ~(np.isnan(a) & np.isnan(b)))
+                gap = np.square(a[known] - b[known]).sum()
+            count, a = a.size, a[known]
+            squares, total = np.square(a).sum(), a.sum() if whole else 0.0
+            now = np.array([gap, squares, total, a.size, odd, count])
             self._sums[name] = self._sums.get(name, 0.0) + now
 
     def error(self) -> float:
         """The largest relative root mean square of a difference."""
         errors = [0.0]
-        for gap, squares, total, size in self._sums.values():
+        for gap, squares, total, size, odd, count in self._sums.values():
             power = squares - total**2 / max(size, 1)
-            errors.append(float(np.sqrt(gap / power) if power > 0 else np.sqrt(gap)))
+            error = np.sqrt(gap / power) if power > 0 else np.sqrt(gap)
+            errors.append(np.inf if odd > MOST_ODD * count else float(error))
         return max(errors)
 
 

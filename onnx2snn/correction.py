@@ -31,6 +31,7 @@ from onnx2snn.runtime.inputs import samples_in
 
 from .layers import Layer, rates
 from .least_squares import fit_weights
+from .segments import segment_of
 from .spiking import Spiking
 
 
@@ -141,13 +142,13 @@ def _fit_current(
     layer: Layer, current: gs.Tensor, wanted: np.ndarray, part: float, floor: float
 ) -> None:
     """Refit the weights between a layer and the spikes before it."""
-    simulation, measure = layer.simulation, layer.measure
-    if current.name in layer.segment.streams:
-        measure = partial(simulation.measure, simulation.before_streams[current.name])
-    if layer.segment.varying and fit_weights(
-        simulation.graph, current, wanted, part, measure, floor
-    ):
-        simulation.forget_stream(current.name)
+    simulation, segment, measure = layer.simulation, layer.segment, layer.measure
+    if all(tensor is not current for node in segment.nodes for tensor in node.outputs):
+        # It is a stream, or lies before one.
+        segment = segment_of(simulation.graph, current, simulation.before_streams)
+        measure = partial(simulation.measure, segment)
+    if segment.varying and fit_weights(simulation.graph, current, wanted, part, measure, floor):
+        simulation.forget_streams(current)
         layer.refresh()
 
 

@@ -148,8 +148,8 @@ def _solve(node: gs.Node, source: np.ndarray, columns: np.ndarray) -> list[np.nd
 
 
 def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
-    # Of patches that are all 0 any weights are as good: the solution is 0.
-    gram[np.diag_indices_from(gram)] += penalty if penalty > 0 else 1.0
+    # Where next to nothing comes in the weights stay.
+    gram[np.diag_indices_from(gram)] += penalty + 1e-12
     return gram
 
 

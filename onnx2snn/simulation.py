@@ -25,6 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     states_written,
     threshold_of,
 )
+from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.graphs import names_in, unused_prefix, with_nodes
 from onnx2snn.runtime.memory import sizes_of
@@ -219,10 +220,11 @@ class Simulation:
             self._streams[name] = self.currents(segment, made[name])
         return self._streams[name]
 
-    def forget_stream(self, name: str) -> None:
-        """Let a stream, if it is one, be computed anew, after weights before it have changed."""
-        self._streams.pop(name, None)
-        self._means.pop(name, None)
+    def forget_streams(self, tensor: gs.Tensor) -> None:
+        """Let a stream, and those that follow from it, be computed anew: weights have changed."""
+        for name in downstream(self.graph, [tensor]) & self._streams.keys():
+            del self._streams[name]
+            self._means.pop(name, None)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of what a layer before emitted, or of a stream: [N, ...]."""

@@ -115,36 +115,44 @@ class Spiking:
         """By node, what the ANN too adds up to a neuron's current, and from where on it counts.
 
         What passes have added to the current since is left out. Of what is below 0 a neuron says
-        nothing; one that reads it turned round does, as of a LeakyReLU, and then all counts. Of
-        several that read one current the first has it.
+        nothing. Of several that read one current, as those of a LeakyReLU, the first has it; where
+        one reads it turned round or shifted, all of it counts.
         """
-        known, taken = self._known, set[str]()
+        known, order = (
+            self._known,
+            {node.name: place for place, node in enumerate(self.graph.nodes)},
+        )
         found = {}
         for node in neuron_nodes(self.graph):
-            tensor = node.inputs[0]
-            maker = producer(tensor)
-            while maker is not None and maker.op == "Add" and tensor.name not in known:
-                tensor = maker.inputs[0]
-                maker = producer(tensor)
-            while maker is not None and maker.op in ("Neg", "Sub") and _is_shift(maker):
-                (tensor,) = _variables(maker)
-                maker = producer(tensor)
-            alone = only_consumer(self.graph, tensor) is not None
-            if not alone and self._feeds_neurons(tensor):
-                alone = tensor.name not in taken
-                taken.add(tensor.name)
-            if tensor.name in known and alone:
-                turned = any(reader.op in ("Neg", "Sub") for reader in tensor.outputs)
-                found[node.name] = tensor, -np.inf if turned else 0.0
+            tensor, maker = node.inputs[0], producer(node.inputs[0])
+            while tensor.name not in known and maker is not None and maker.op == "Add":
+                tensor, maker = maker.inputs[0], producer(maker.inputs[0])
+            root = tensor
+            while maker is not None and _is_shift(maker):
+                (root,) = _variables(maker)
+                maker = producer(root)
+            sharing = self._neurons_behind(root) or []
+            if len(sharing) > 1 and root.name in known:
+                first = min(sharing, key=lambda each: order[each.name])
+                ways = (reader.outputs[0].name for reader in root.outputs if not is_neuron(reader))
+                found[first.name] = root, -np.inf if known.intersection(ways) else 0.0
+            elif tensor.name in known and only_consumer(self.graph, tensor) is not None:
+                found[node.name] = tensor, 0.0
         return found
 
-    def _feeds_neurons(self, tensor: gs.Tensor) -> bool:
-        """Whether nothing but neurons reads a tensor, as it is, turned round or shifted."""
-        return not is_graph_output(self.graph, tensor) and all(
-            not is_inner(node)
-            and (is_neuron(node) or (_is_shift(node) and self._feeds_neurons(node.outputs[0])))
-            for node in tensor.outputs
-        )
+    def _neurons_behind(self, tensor: gs.Tensor) -> list[gs.Node] | None:
+        """The neurons that read a tensor, as it is, turned round or shifted; None if others do."""
+        if is_graph_output(self.graph, tensor):
+            return None
+        found: list[gs.Node] = []
+        for reader in tensor.outputs:
+            behind = [reader] if is_neuron(reader) else None
+            if behind is None and _is_shift(reader) and not is_inner(reader):
+                behind = self._neurons_behind(reader.outputs[0])
+            if behind is None:
+                return None
+            found += behind
+        return found
 
     def read_outs_in_the_ann(self) -> dict[str, gs.Tensor]:
         """By name, what is averaged over time, and the outputs, where the ANN makes them too.

@@ -367,8 +367,49 @@ def test_weights_before_several_populations_are_refitted(name, recipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "_SUMS", set())
         plain = convert(ann, calibration=data, recipe=recipe, timesteps=4)
-    for new, same in zip(
-        converted.model.graph.initializer, plain.model.graph.initializer, strict=True
-    ):
-        values = (onnx.numpy_helper.to_array(tensor) for tensor in (new, same))
+    pairs = zip(converted.model.graph.initializer, plain.model.graph.initializer, strict=True)
+    for pair in pairs:
+        values = map(onnx.numpy_helper.to_array, pair)
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
+
+
+SHIFTED = {
+    "1 - s": ("b = Sub(one, s) q = Abs(b)", "s"),
+    "-s": ("b = Neg(s) q = LeakyRelu<alpha = 0.25>(b)", "s"),
+    "a block before": ("b = Sub(one, s) n = LeakyRelu<alpha = 0.25>(b) m = Gemm(n, u) "
+                       "t = Add(b, m) q = Relu(t)", None),
+    "shifted first": ("t = Add(s, one) p = Abs(t) k = Relu(s) q = Add(p, k)", "s"),
+    "shifted twice": ("t = Add(s, one) n = Neg(t) p = Relu(n) k = Relu(s) q = Add(p, k)", "s"),
+    "three ways": ("k = Relu(s) t = Add(s, one) p = Relu(t) c = Add(s, half) "
+                   "l = LeakyRelu<alpha = 0.25>(c) e = Add(k, p) q = Add(e, l)", "s"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["best", "calibration-advanced"])
+@pytest.mark.parametrize("name", SHIFTED)
+def test_currents_that_are_read_shifted_are_refitted_once(name, recipe):
+    """By the first that reads it, whatever streams lie between, which are then computed anew."""
+    body, root = SHIFTED[name]
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        f"{{ a = Gemm(x, w) r = Relu(a) g = Gemm(r, u) s = Add(g, r) {body} y = Gemm(q, v) }}"
+    )
+    ann = model(text, DENSE | {"one": np.float32(1), "half": np.float32(0.25)})
+    data = from_arrays(np.random.default_rng(3).normal(size=(100, 3)).astype(np.float32))
+    fitted, fit = [], correction.fit_weights
+
+    def noted(graph, tensor, *rest):
+        fitted.append(tensor.name)
+        return fit(graph, tensor, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(correction, "fit_weights", noted)
+        converted = convert(ann, calibration=data, recipe=recipe, timesteps=4, batch_size=50)
+        assert [name for name in fitted if name == "s"] == (["s"] * 2 if root else [])
+        # Where what several read is computed anew for each.
+        patch.setattr(segments, "_SUMS", set())
+        plain = convert(ann, calibration=data, recipe=recipe, timesteps=4, batch_size=50)
+    pairs = zip(converted.model.graph.initializer, plain.model.graph.initializer, strict=True)
+    for pair in pairs:
+        values = map(onnx.numpy_helper.to_array, pair)
         np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
