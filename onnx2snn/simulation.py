@@ -47,7 +47,7 @@ class Simulation:
 
     ``apart``: the layers, with whether they compute each sample by itself, as far as that is known;
     what another batch found out serves, too. ``ends``: what lies before each of the read-outs that
-    ``layers`` was told of, by name.
+    ``layers`` was told of, by name. ``before_streams``: the same of streams.
     """
 
     def __init__(
