@@ -237,7 +237,7 @@ max_memory_option = click.option(
     "--max-memory",
     type=SizeType(),
     help="What a run may take, as in 2GB or 512MiB; an estimate of the CPU's.  "
-    "[default: 256MiB beyond one time-step; 1.5 times weights and states for one sample of a  "
+    "[default: 256MiB beyond one time-step; 1.5 times weights and states for one sample of a "
     "network whose weights are mostly of dense layers]",
 )
 root_option = click.option(
