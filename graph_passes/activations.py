@@ -14,7 +14,9 @@ from .editing import (
     require_opset,
     tidy,
     type_of,
+    variables_of,
 )
+from .ranges import OF_FIRST
 from .shapes import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
 
@@ -53,11 +55,9 @@ _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "Thres
 
 
 _PASSING = {
-    "Abs", "Add", "Cast", "Concat", "DepthToSpace", "Div", "Expand", "Flatten", "Gather",
-    "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "LeakyRelu", "Max", "MaxPool", "Min",
-    "Mul", "Neg", "Pad", "PRelu", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ScatterElements",
-    "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tile", "Transpose",
-    "Trilu", "Unsqueeze", "Where",
+    *OF_FIRST, "Abs", "Add", "Cast", "Concat", "Div", "GatherElements", "GatherND", "LeakyRelu",
+    "Max", "Min", "Mul", "Neg", "PRelu", "ReduceMin", "Relu", "ScatterElements", "ScatterND", "Sub",
+    "Sum", "Trilu", "Where",
 }  # fmt: skip
 """Through which numbers that masks take reach others, such as -1e9."""
 
@@ -68,7 +68,7 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
     None where no node has use for them.
     """
     found: set[str] = set()
-    if not any(node.op in ("Max", "Min") and len(_variables(node)) == 2 for node in graph.nodes):
+    if not any(node.op in ("Max", "Min") and len(variables_of(node)) == 2 for node in graph.nodes):
         return found
     for node in graph.nodes:
         if node.op not in _PASSING or node.domain:
@@ -110,7 +110,7 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
         case "Max" | "Min" if len(node.inputs) == 2:
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
             near = all(_is_near(value) for value in constants)
-            fits = all(keeps_shape(v, t) for v in constants for t in _variables(node))
+            fits = all(keeps_shape(v, t) for v in constants for t in variables_of(node))
             two = _base_last(node, far)
             if two and near and fits and relu_of_min(editor.graph, node) is None:
                 write = _above if node.op == "Max" else _below
@@ -134,10 +134,6 @@ def _is_near(bound: np.ndarray) -> bool:
 
 def _is_no_mask(scale: np.ndarray) -> bool:
     return bool(np.all(np.abs(scale) < min(2.0**29, np.finfo(scale.dtype).max / 2)))
-
-
-def _variables(node: gs.Node) -> list[gs.Tensor]:
-    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
 
 
 def _like(node: gs.Node) -> gs.Tensor:

@@ -101,6 +101,11 @@ def known_value(tensor: gs.Tensor) -> np.ndarray | None:
     return constant_value(maker.attrs.get("value"))
 
 
+def variables_of(node: gs.Node) -> list[gs.Tensor]:
+    """What a node reads that is not constant."""
+    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+
+
 def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a node reads a tensor, or it is an output of the graph."""
     return bool(tensor.outputs) or is_graph_output(graph, tensor)

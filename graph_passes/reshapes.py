@@ -95,11 +95,9 @@ def _becomes_known(before: Sequence[int | str] | None, sizes: Sequence[int]) -> 
     """
     if before is None or -1 not in sizes:
         return False
-    kept = [size == 0 for size in sizes]
-    return all(
-        isinstance(size, int) or (axis < len(kept) and kept[axis])
-        for axis, size in enumerate(before)
-    )
+    # Of these 0 is the first alone.
+    rest = before[1:] if sizes[0] == 0 else before
+    return all(isinstance(size, int) for size in rest)
 
 
 def _inferred(graph: gs.Graph) -> tuple[dict[str, list[int | str]], set[str]]:

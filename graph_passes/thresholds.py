@@ -18,6 +18,7 @@ from .editing import (
     require_opset,
     tidy,
     type_of,
+    variables_of,
 )
 from .errors import Refusal, UnsupportedModelError, require_named
 from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
@@ -66,7 +67,7 @@ def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
 
 def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     """The Relu of Min(Relu(x), constant), if only that Min reads it."""
-    variables = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+    variables = variables_of(node)
     if node.domain or node.op != "Min" or len(variables) != 1 or len(node.inputs) != 2:
         return None
     (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx2snn.graph_passes.errors import DataError, require_whole
-from onnx2snn.runtime.inputs import as_array
+from onnx2snn.runtime.inputs import as_array, called_x
 
 Inputs = np.ndarray | dict[str, np.ndarray]
 """A network's one input, or its several inputs by name."""
@@ -43,10 +43,10 @@ class Data:
 
         An only array is the first input; one that is named x may be the only one.
         """
-        names, shapes = list(inputs), self.shapes or {"x": self.shape}
-        if self.shapes is None or (len(names) == 1 and names[0] not in shapes and "x" in shapes):
-            return {names[0]: shapes["x"]}
-        return shapes
+        names, shapes = list(inputs), self.shapes
+        if shapes is None:
+            return {names[0]: self.shape}
+        return {names[0]: shapes["x"]} if called_x(shapes, names) else shapes
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the samples in order, ``batch_size`` at a time, the last batch what is left.

@@ -7,7 +7,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import Pass, pass_name
-from onnx2snn.graph_passes.editing import is_graph_output, is_inner, only_consumer, producer
+from onnx2snn.graph_passes.editing import (
+    is_graph_output,
+    is_inner,
+    only_consumer,
+    producer,
+    variables_of,
+)
 from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
 from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
@@ -118,10 +124,7 @@ class Spiking:
         nothing. Of several that read one current, as those of a LeakyReLU, the first has it; where
         one reads it turned round or shifted, all of it counts.
         """
-        known, order = (
-            self._known,
-            {node.name: place for place, node in enumerate(self.graph.nodes)},
-        )
+        known, shared = self._known, set[str]()
         found = {}
         for node in neuron_nodes(self.graph):
             tensor, maker = node.inputs[0], producer(node.inputs[0])
@@ -129,13 +132,14 @@ class Spiking:
                 tensor, maker = maker.inputs[0], producer(maker.inputs[0])
             root = tensor
             while maker is not None and _is_shift(maker):
-                (root,) = _variables(maker)
+                (root,) = variables_of(maker)
                 maker = producer(root)
-            sharing = self._neurons_behind(root) or []
-            if len(sharing) > 1 and root.name in known:
-                first = min(sharing, key=lambda each: order[each.name])
+            if root.name in shared:
+                continue
+            if root.name in known and len(self._neurons_behind(root) or []) > 1:
+                shared.add(root.name)
                 ways = (reader.outputs[0].name for reader in root.outputs if not is_neuron(reader))
-                found[first.name] = root, -np.inf if known.intersection(ways) else 0.0
+                found[node.name] = root, -np.inf if known.intersection(ways) else 0.0
             elif tensor.name in known and only_consumer(self.graph, tensor) is not None:
                 found[node.name] = tensor, 0.0
         return found
@@ -168,13 +172,9 @@ class Spiking:
         return found
 
 
-def _variables(node: gs.Node) -> list[gs.Tensor]:
-    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
-
-
 def _is_shift(node: gs.Node) -> bool:
     """Whether a node is x + c, x - c, c - x or -x, of a constant c."""
-    return node.op in ("Add", "Neg", "Sub") and len(_variables(node)) == 1
+    return node.op in ("Add", "Neg", "Sub") and len(variables_of(node)) == 1
 
 
 def over_graph(function: Callable[[Spiking], bool], snn: Spiking) -> Pass:

@@ -38,12 +38,17 @@ def by_input_name(
     return {name: as_array(x[key], key) for name, key in keys_of(x, names, who).items()}
 
 
+def called_x(given: Collection[str], names: Sequence[str]) -> bool:
+    """Whether the only input goes by x, since nothing that is given has its name."""
+    return len(names) == 1 and names[0] not in given and "x" in given
+
+
 def keys_of(given: Collection[str], names: Sequence[str], who: str) -> dict[str, str]:
     """By which of the names given each input goes: the only input may be called x.
 
     Raises ``DataError`` if one is missing.
     """
-    if len(names) == 1 and names[0] not in given and "x" in given:
+    if called_x(given, names):
         return {names[0]: "x"}
     if any(name not in given for name in names):
         found = ", ".join(map(str, given)) or "none"

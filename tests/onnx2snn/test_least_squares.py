@@ -50,6 +50,14 @@ def weights_of(conversion, before):
     return value.T if any(a.name == "transB" and a.i for a in node.attribute) else value
 
 
+def same_numbers(conversion, other):
+    """Weights, thresholds and starts are the same, but for rounding."""
+    stored = (each.model.graph.initializer for each in (conversion, other))
+    for pair in zip(*stored, strict=True):
+        values = map(onnx.numpy_helper.to_array, pair)
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_advanced_calibration_fits_convolutions(layer):
     text, shape, settings = LAYERS[layer]
@@ -367,10 +375,7 @@ def test_weights_before_several_populations_are_refitted(name, recipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "_SUMS", set())
         plain = convert(ann, calibration=data, recipe=recipe, timesteps=4)
-    pairs = zip(converted.model.graph.initializer, plain.model.graph.initializer, strict=True)
-    for pair in pairs:
-        values = map(onnx.numpy_helper.to_array, pair)
-        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
+    same_numbers(converted, plain)
 
 
 SHIFTED = {
@@ -409,7 +414,4 @@ def test_currents_that_are_read_shifted_are_refitted_once(name, recipe):
         # Where what several read is computed anew for each.
         patch.setattr(segments, "_SUMS", set())
         plain = convert(ann, calibration=data, recipe=recipe, timesteps=4, batch_size=50)
-    pairs = zip(converted.model.graph.initializer, plain.model.graph.initializer, strict=True)
-    for pair in pairs:
-        values = map(onnx.numpy_helper.to_array, pair)
-        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
+    same_numbers(converted, plain)
