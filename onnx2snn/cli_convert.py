@@ -225,7 +225,7 @@ def _as_json(result: conversion.Conversion, output: Path, warnings: list[str]) -
 def _print(result: conversion.Conversion, output: Path, warnings: list[str], explain: bool) -> None:
     console = tables.console()
     console.print(neuron_table(result.neurons))
-    console.print(pass_table(result))
+    console.print(pass_table(result.passes))
     if result.agreements:
         console.print(agreement_table(result.agreements))
     console.print(f"Exact rewriting checked: {result.check}.", markup=False)

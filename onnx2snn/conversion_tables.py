@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from rich.console import RenderableType
 from rich.table import Table
 
+from onnx2snn.graph_passes import PassReport
 from onnx2snn.runtime.plan import Neuron
 
 from .checking import APPROXIMATED, CLIPPED, POOLED, UNQUANTISED, Agreement
-from .conversion import Conversion, NeuronReport
+from .conversion import NeuronReport
 from .readiness import NodeReport
 from .recipe import Recipe
 from .tables import name_text, new_table, percent_text, printable, shape_text, values_text
@@ -61,16 +62,14 @@ def _with_sources(
     return table
 
 
-def pass_table(conversion: Conversion) -> Table:
-    """What each pass did."""
-    table = new_table("Passes", "pass", "changed", ">nodes before", ">after")
-    for report in conversion.passes:
-        table.add_row(
-            report.name,
-            "yes" if report.changed else "no",
-            str(report.nodes_before),
-            str(report.nodes_after),
-        )
+def pass_table(passes: list[PassReport]) -> Table:
+    """The passes that changed the network, in their order; below, how many did not."""
+    table = new_table("Passes", "pass", ">nodes before", ">after")
+    changed = [report for report in passes if report.changed]
+    for report in changed:
+        table.add_row(report.name, str(report.nodes_before), str(report.nodes_after))
+    if others := len(passes) - len(changed):
+        table.caption = f"{others} more changed nothing."
     return table
 
 

@@ -8,16 +8,21 @@ from rich.console import Console
 
 from onnx2snn import tables
 from onnx2snn.conversion import NeuronReport
-from onnx2snn.conversion_tables import neuron_table
+from onnx2snn.conversion_tables import neuron_table, pass_table
+from onnx2snn.graph_passes import PassReport
 from onnx2snn.tables import new_table
+
+
+def printed(table, width=60):
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue()
 
 
 def shown(width):
     table = new_table("title", "layer", ">neurons", ">quantisation %", ">rate")
     table.add_row("a_long_name_of_a_layer", "12544", "[bold]25.31[/]", "0.1297")
-    file = io.StringIO()
-    Console(file=file, width=width).print(table)
-    return file.getvalue()
+    return printed(table, width)
 
 
 @pytest.mark.parametrize("width", [30, 40, 50, 80])
@@ -33,9 +38,7 @@ def test_names_stay_where_there_is_no_room():
     """Rather than numbers, of which some are cut."""
     table = new_table("title", "layer", *(f">number {n}" for n in range(9)))
     table.add_row("Relu_1", *["0.9812"] * 9)
-    file = io.StringIO()
-    Console(file=file, width=48).print(table)
-    text = file.getvalue()
+    text = printed(table, 48)
     assert max(map(len, text.splitlines())) <= 48
     first = [line[1:6].split(" ")[0] for line in text.splitlines()]
     assert "Relu_1" in "".join(first)
@@ -45,9 +48,7 @@ def test_titles_and_captions_take_the_whole_line():
     table = new_table("a title that is longer than its table", "layer")
     table.caption = "a caption that is longer than its table"
     table.add_row("a")
-    file = io.StringIO()
-    Console(file=file, width=60).print(table)
-    lines = file.getvalue().splitlines()
+    lines = printed(table).splitlines()
     assert (lines[0].rstrip(), lines[-1].rstrip()) == (table.title, table.caption)
 
 
@@ -61,9 +62,7 @@ def test_heads_break_between_words_first():
     table = new_table("title", "layer", ">accuracy %", ">same class as ANN %", "reason")
     name = "/features/features.0/relu/Relu_output_0_long"
     table.add_row(name, "94.12", "93.81", "what takes more than one line, " * 4)
-    file = io.StringIO()
-    Console(file=file, width=60).print(table)
-    lines = file.getvalue().splitlines()
+    lines = printed(table).splitlines()
     assert max(map(len, lines)) <= 60
     assert sum("accuracy" in line for line in lines) == 1
     assert "accuracy" not in shown(20)
@@ -82,12 +81,19 @@ def test_tables_that_go_to_no_terminal(monkeypatch, columns, wide):
 )
 def test_what_all_thresholds_are_from_is_said_once(sources, in_rows):
     neurons = [NeuronReport(f"n{i}", (2,), np.ones(()), source) for i, source in enumerate(sources)]
-    file = io.StringIO()
-    Console(file=file, width=60).print(neuron_table(neurons))
-    lines = file.getvalue().splitlines()
+    lines = printed(neuron_table(neurons)).splitlines()
     assert sum("threshold from" in line for line in lines) == 1
     for neuron in neurons:
         (row,) = (line for line in lines if neuron.name in line.split())
         assert (neuron.source in row) == in_rows
     if not in_rows:
         assert lines[-1].rstrip() == "threshold from: clip's bound"
+
+
+def test_passes_that_changed_nothing_are_counted():
+    idle = [PassReport(name, False, 7, 7) for name in ("fold_constants", "remove_no_ops")]
+    text = printed(pass_table([PassReport("fold_pads", True, 9, 7), *idle]))
+    assert "fold_pads" in text
+    assert not any(report.name in text for report in idle)
+    assert text.splitlines()[-1].strip() == "2 more changed nothing."
+    assert "more" not in printed(pass_table([PassReport("fold_pads", True, 9, 7)]))
