@@ -37,7 +37,8 @@ def decompose_activations(graph: gs.Graph) -> bool:
     An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
     neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. y is the one
     of two that no mask fills with numbers far from 0, beside which others would be lost in the
-    sum; where such are in both, and where the type is not known, all stays.
+    sum, and that is no logarithm, which may be minus infinity; where such are in both, and where
+    the type is not known, all stays.
     """
     require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
@@ -59,11 +60,12 @@ _PASSING = {
     "Max", "Min", "Mul", "Neg", "PRelu", "ReduceMin", "Relu", "ScatterElements", "ScatterND", "Sub",
     "Sum", "Trilu", "Where",
 }  # fmt: skip
-"""Through which numbers that masks take reach others, such as -1e9."""
+"""Through which numbers that masks take reach others, such as -1e9, and logarithms of 0."""
 
 
 def _far_tensors(graph: gs.Graph) -> set[str]:
-    """The names of tensors in which there may be numbers far from 0, as masks take them.
+    """The names of tensors in which there may be numbers far from 0, as masks take them and
+    logarithms of 0 are.
 
     None where no node has use for them.
     """
@@ -71,6 +73,8 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
     if not any(node.op in ("Max", "Min") and len(variables_of(node)) == 2 for node in graph.nodes):
         return found
     for node in graph.nodes:
+        if node.op == "Log" and not node.domain:
+            found.update(tensor.name for tensor in node.outputs)
         if node.op not in _PASSING or node.domain:
             continue
         values = [v for t in node.inputs if is_floating(t) and (v := known_value(t)) is not None]
@@ -93,7 +97,11 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
             return True
         case "PRelu":
             slope = constant_value(node.inputs[1])
-            if slope is not None and keeps_shape(slope, node.inputs[0]):
+            if (
+                slope is not None
+                and np.all(np.isfinite(slope))
+                and keeps_shape(slope, node.inputs[0])
+            ):
                 _leaky(editor, node, slope)
                 return True
         case "Abs":

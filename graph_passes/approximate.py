@@ -94,7 +94,8 @@ def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
         or any(node.name in curved for node in region.nodes)
         or region.last.outputs[0].name not in followed
     ]
-    norms = divisors(graph)
+    # Also of divisions that no neurons follow, as of a norm before the last layer.
+    norms = divisors(graph, lambda _: True)
     found = [region for region in found if region.name not in norms]
     return _that_become_neurons(graph, is_neuron, found)
 

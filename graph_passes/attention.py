@@ -59,6 +59,9 @@ def _split_once(graph: gs.Graph) -> bool:
     found = [n for n in found if not any(is_used(graph, tensor) for tensor in n.outputs[1:])]
     if not found:
         return False
+    if any(t.dtype is None for node in found for t in node.inputs if not t.is_empty()):
+        # Of a mask it says whether it is added.
+        infer_shapes(graph)
     editor = Editor(graph)
     changed = [splits[node.op, node.domain or ""](editor, node) for node in found]
     if any(changed):
@@ -141,7 +144,7 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
     if held is None or past is not None or node.attrs.get("do_rotary", 0):
         return False
     sizes = node.attrs.get("qkv_hidden_sizes") or [held.shape[1] // 3] * 3
-    if not _is_known(mask):
+    if not _is_known(mask, x):
         return False
     made = editor.node("MatMul", f"{node.name}/product", [x, weights])
     if bias is not None:
@@ -164,7 +167,7 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
         return False
     sizes, given = [tensor.shape[2] for tensor in parts], parts[:2]
     biases = None if bias is None else constant_value(bias)
-    if not _is_known(mask) or (bias is not None and biases is None):
+    if not _is_known(mask, parts[0]) or (bias is not None and biases is None):
         return False
     # Of fewer queries than keys ONNX Runtime lets the last see all.
     if node.attrs.get("unidirectional", 0) and given[0].shape[1] != given[1].shape[1]:
@@ -179,8 +182,17 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
     return True
 
 
-def _is_known(mask: gs.Tensor | None) -> bool:
-    return mask is None or len(mask.shape or ()) in _MASKS
+def _is_known(mask: gs.Tensor | None, x: gs.Tensor) -> bool:
+    """Whether it is known which keys a mask leaves out.
+
+    Of one axis it may also say where they begin, [2N], or where sequences begin, [3N + 2].
+    """
+    if mask is None:
+        return True
+    size, samples = ((tensor.shape or ["?"])[0] for tensor in (mask, x))
+    # Between a number and a name, or a size without one, it is not known.
+    other = size != samples and type(size) is type(samples) and "?" not in (size, samples)
+    return len(mask.shape or ()) in _MASKS and not (len(mask.shape) == 1 and other)
 
 
 def _attend_beside(

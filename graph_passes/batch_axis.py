@@ -1,53 +1,74 @@
 """Let a network that was exported for a fixed batch take any number of samples."""
 
+from itertools import repeat
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, known_value, optional_input, tidy
+from .editing import MIN_OPSET, Editor, known_value, optional_input, tidy
+from .fold_constants import fold_constants
+from .io import to_graph, to_parts
 from .linear import RECURRENT
+from .regions import downstream
 from .shapes import infer_shapes
+
+_EXPAND = 8
+"""The opset that it is in."""
 
 
 def free_batch_axis(graph: gs.Graph) -> bool:
     """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
-    Reshape or Expand says b, it keeps its input's size instead; a Resize to [b, C, H, W] takes
-    scales in place of sizes, and recurrent layers no initial states of 0, which is what they are.
-    The result is the same for b samples, up to rounding; that it treats samples apart is to be
-    checked by running it, since a constant may hold b too. False, and nothing changes, if the first
-    axes are not one fixed size, or the opset is older than 5.
+    Reshape or Expand says b, it keeps its input's size instead; a Reshape of other rows to sizes
+    that are all fixed leaves the first open, if that is a multiple of b; a Resize to [b, C, H, W]
+    takes scales in place of sizes, recurrent layers no initial states of 0, which is what they are,
+    and where b is 1 what no input reaches is expanded to N where it is joined with samples, as a
+    class token. The result is the same for b samples, up to rounding; that it treats samples apart
+    is to be checked by running it, since a constant may hold b too. False, and nothing changes, if
+    the first axes are not one fixed size, or the opset is older than 5.
     """
     sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = sizes.pop() if len(sizes) == 1 else None
     # Before opset 5 a Reshape has its sizes in an attribute.
     if not isinstance(batch, int) or graph.opset < 5:
         return False
-    editor = Editor(graph)
-    symbol = editor.name("N")
-    for node in graph.nodes:
+    editor, shapes = Editor(graph), _shapes_of_the_batch(graph)
+    sizes = {size for t in graph.inputs for size in t.shape}
+    symbol = next(name for name in map(editor.name, repeat("N")) if name not in sizes)
+    of_samples = downstream(graph, graph.inputs)
+    for node in list(graph.nodes):
         if not node.domain and node.op in RECURRENT:
             _leave_out_zeros(node)
+        if not node.domain and node.op == "Concat" and batch == 1 and graph.opset >= _EXPAND:
+            _expand_others(editor, node, of_samples, shapes)
         if not node.domain and node.op == "Resize":
-            scales = _scales(node, batch)
+            scales = _scales(node, shapes.get(node.inputs[0].name), batch)
             if scales is not None:
                 node.inputs.pop()
                 node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
         if node.domain or node.op not in ("Reshape", "Expand"):
             continue
-        shape, before = known_value(node.inputs[1]), node.inputs[0].shape
-        if shape is None or not shape.size or np.any(shape == 0):
+        shape, read = known_value(node.inputs[1]), shapes.get(node.inputs[0].name)
+        if shape is None or not shape.size:
+            continue
+        # A size of 0; in a Reshape it copies another one if it is not allowed.
+        if np.any(shape == 0) and (node.op == "Expand" or node.attrs.get("allowzero", 0)):
             continue
         # Of recurrent layers samples lie along axis 1.
-        pairs = enumerate(zip(shape, before or (), strict=False))
+        pairs = enumerate(zip(shape, read or (), strict=False))
         places = [place for place, sizes in pairs if set(sizes) == {batch}]
         if node.op == "Expand" and shape[0] == batch:
             places.append(0)
-        if not places:
-            continue
         kept = np.array(shape)
         # 0 copies a size in Reshape; 1 leaves it in Expand.
         kept[places] = 0 if node.op == "Reshape" else 1
+        if not places:
+            # Of each sample as many.
+            rows = node.inputs[0].name in of_samples and np.all(shape > 0) and shape[0] % batch == 0
+            if node.op == "Expand" or not rows:
+                continue
+            kept[0] = -1
         node.attrs.pop("allowzero", None)
         node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
     for tensor in graph.inputs:
@@ -66,6 +87,45 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     return True
 
 
+def _shapes_of_the_batch(graph: gs.Graph) -> dict[str, list[int | str] | None]:
+    """The shapes of tensors, by name, as they are for the batch that the file fixes."""
+    tensors = graph.tensors()
+    read = [n.inputs[0] for n in graph.nodes if n.op in ("Expand", "Reshape", "Resize")]
+    read += [tensor for n in graph.nodes if n.op == "Concat" for tensor in n.inputs]
+    known = all(isinstance(size, int) for t in read for size in t.shape or ["?"])
+    if not known and graph.opset >= MIN_OPSET:
+        # Sizes that nodes work out, as PyTorch's older exporter writes chunk, are known then.
+        fixed = to_graph(to_parts(graph))
+        fold_constants(fixed)
+        infer_shapes(fixed)
+        tensors |= fixed.tensors()
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _expand_others(
+    editor: Editor,
+    node: gs.Node,
+    of_samples: set[str],
+    shapes: dict[str, list[int | str] | None],
+) -> None:
+    """Expand what a Concat reads besides samples to as many as there are."""
+    samples = [tensor for tensor in node.inputs if tensor.name in of_samples]
+    axis = node.attrs["axis"]
+    for place, tensor in enumerate(node.inputs):
+        shape = shapes.get(tensor.name)
+        rank = len(shape or ())
+        if not samples or tensor.name in of_samples or not shape or axis in (0, -rank):
+            continue
+        if shape[0] != 1:
+            continue
+        first = editor.constant(f"{node.name}/first", np.array([0]))
+        sizes = editor.node("Shape", f"{node.name}/sizes", [samples[0]])
+        count = editor.node("Gather", f"{node.name}/count", [sizes, first])
+        ones = editor.constant(f"{node.name}/ones", np.ones(rank - 1, np.int64))
+        wanted = editor.node("Concat", f"{node.name}/wanted", [count, ones], {"axis": 0})
+        node.inputs[place] = editor.node("Expand", f"{node.name}/{place}", [tensor, wanted])
+
+
 def _leave_out_zeros(node: gs.Node) -> None:
     """Leave out the initial states of a recurrent layer, [D, b, H], that are constants of 0."""
     for place in range(5, len(node.inputs[:7])):
@@ -74,12 +134,13 @@ def _leave_out_zeros(node: gs.Node) -> None:
             node.inputs[place] = gs.Variable.empty()
 
 
-def _scales(node: gs.Node, batch: int) -> np.ndarray | None:
+def _scales(node: gs.Node, before: list[int | str] | None, batch: int) -> np.ndarray | None:
     """The scales that a Resize to so many samples, and other sizes, works out: float32 [rank].
 
-    None where it takes none as they are, or they would not come to the same sizes.
+    ``before``: the shape of what it reads. None where it takes none as they are, or they would not
+    come to the same sizes.
     """
-    given, before = optional_input(node, 3), node.inputs[0].shape
+    given = optional_input(node, 3)
     sizes = None if given is None else known_value(given)
     if sizes is None or before is None or len(before) != len(sizes):
         return None
@@ -90,9 +151,27 @@ def _scales(node: gs.Node, batch: int) -> np.ndarray | None:
         return None
     had = np.array(before, np.float32)
     scales = np.float32(sizes) / had
-    if node.attrs.get("mode", "nearest") != "nearest":
-        # Where shapes are inferred 13 / 7, rounded down, just misses a size that the next number up
-        # comes to. Between two places it makes no difference, but to the nearest of them it may.
-        missed = np.floor(scales.astype(np.float64) * had) < sizes
-        scales[missed] = np.nextafter(scales[missed], np.float32(np.inf))
+    # Where shapes are inferred 13 / 7, rounded down, just misses a size that the next number up
+    # comes to. Between two places it makes no difference, but to the nearest of them it may.
+    missed = np.floor(scales.astype(np.float64) * had) < sizes
+    between = zip(had[missed], sizes[missed], strict=True)
+    if node.attrs.get("mode", "nearest") == "nearest" and any(_has_ties(node, *b) for b in between):
+        return None
+    scales[missed] = np.nextafter(scales[missed], np.float32(np.inf))
     return scales if np.array_equal(np.floor(scales * had), sizes) else None
+
+
+def _has_ties(node: gs.Node, before: float, size: int) -> bool:
+    """Whether rounding decides which of two places a Resize takes as the nearest to another."""
+    places = np.arange(size)
+    mode = node.attrs.get("coordinate_transformation_mode", "half_pixel")
+    if mode == "half_pixel":
+        sources = (places + 0.5) * before / size - 0.5
+    elif mode == "asymmetric":
+        # The first is where it was, exactly.
+        sources = places[1:] * before / size
+    else:
+        return True
+    rounds = node.attrs.get("nearest_mode", "round_prefer_floor").startswith("round")
+    edges = sources + 0.5 * rounds
+    return bool(np.any(np.abs(edges - np.rint(edges)) < 1e-4))

@@ -13,6 +13,7 @@ from .editing import (
     names_in,
     operands,
     part_of,
+    subgraphs_of,
 )
 
 
@@ -26,6 +27,8 @@ def flatten_branches(graph: gs.Graph) -> None:
         return
     rest, tensors = [node for node in graph.nodes if id(node) not in known], graph.tensors()
     taken = names_in(part_of(graph, rest, graph.inputs, graph.outputs)) | set(tensors)
+    # In a branch within one that is taken: what comes to the graph must not be called so.
+    taken |= {name for node in graph.nodes if id(node) in known for name in _made_within(node)}
     outer = {id(tensor) for tensor in tensors.values()}
     nodes, ends = list[gs.Node](), list[gs.Node]()
     for node in graph.nodes:
@@ -48,6 +51,10 @@ def _takes_a_known_branch(node: gs.Node) -> bool:
     return node.op == "If" and bool(node.outputs) and constant_value(node.inputs[0]) is not None
 
 
+def _branch_taken(node: gs.Node) -> gs.Graph:
+    return node.attrs["then_branch" if np.any(node.inputs[0].values) else "else_branch"]
+
+
 def _flattened(
     node: gs.Node, taken: set[str], outer: set[int]
 ) -> tuple[list[gs.Node], list[gs.Node]]:
@@ -56,7 +63,7 @@ def _flattened(
     ``taken``: the names of all tensors and nodes of the graph, ``outer`` the identities of its
     own tensors; what comes to the graph is added to both.
     """
-    branch = node.attrs["then_branch" if np.any(node.inputs[0].values) else "else_branch"]
+    branch = _branch_taken(node)
     nodes, results, inner = list(branch.nodes), list(node.outputs), names_in(branch)
     # What is disconnected with the If is what is left in it.
     branch.nodes = []
@@ -73,6 +80,18 @@ def _flattened(
         for source, result in zip(branch.outputs, results, strict=True)
     ]
     return nodes, ends
+
+
+def _made_within(node: gs.Node) -> set[str]:
+    """The names of what is made in branches within the branch that an If takes."""
+    inner = [sub for own in _branch_taken(node).nodes for sub in subgraphs_of(own)]
+    found = set[str]()
+    while inner:
+        subgraph = inner.pop()
+        made = [*subgraph.inputs, *(tensor for own in subgraph.nodes for tensor in own.outputs)]
+        found |= {tensor.name for tensor in made}
+        inner += [sub for own in subgraph.nodes for sub in subgraphs_of(own)]
+    return found
 
 
 def _own_tensors(

@@ -24,6 +24,12 @@ RANDOM_OPS = {
 }  # fmt: skip
 """What computes another result each time; besides, Dropout does in training."""
 
+_MAKE_SEQUENCES = {
+    "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap",
+    "SplitToSequence",
+}  # fmt: skip
+"""What makes no tensor, so that no constant can stand for it."""
+
 # What a few numbers can make large: folded only once the size of the result is known.
 _GROWING_OPS = {
     "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
@@ -111,6 +117,8 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
         if (node.domain or "") not in _KNOWN_DOMAINS:
             # One that ONNX Runtime cannot compute would keep it from all others.
             return True
+        if node.op in _MAKE_SEQUENCES and not _is_read_with_constants(node):
+            return True
         size = _elements(node)
         if size is None:
             return node.op in _GROWING_OPS
@@ -124,6 +132,14 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
         return False
 
     return stays
+
+
+def _is_read_with_constants(node: gs.Node) -> bool:
+    """Whether all that reads a node's results reads nothing else that is not constant."""
+    readers = [reader for tensor in node.outputs for reader in tensor.outputs]
+    own = {id(tensor) for tensor in node.outputs}
+    beside = [tensor for reader in readers for tensor in reader.inputs if id(tensor) not in own]
+    return all(isinstance(tensor, gs.Constant) for tensor in beside)
 
 
 def _makes_weights(node: gs.Node) -> bool:

@@ -31,6 +31,9 @@ _LAYER_NORMALIZATION = 17
 _SIXTEEN_BITS = 21
 """The opset in which QuantizeLinear makes as many."""
 
+_HALVES = 19
+"""The opset in which it takes numbers of 16 bits."""
+
 _EPSILON = 1e-12
 """Of a normalization that says none."""
 
@@ -61,13 +64,18 @@ def _split_once(graph: gs.Graph) -> bool:
     found = [n for n in graph.nodes if n.domain == "com.microsoft" and n.op in _SPLITS]
     if not found:
         return False
-    editor = Editor(graph)
-    changed = [_SPLITS[node.op](editor, node) for node in found]
-    if any(changed):
+    if any(type_of(node) is None for node in found):
+        infer_shapes(graph)
+    editor, changed = Editor(graph), False
+    for node in found:
+        # What is split before it may tell its type, in the next turn.
+        if not changed or type_of(node) is not None:
+            changed |= _SPLITS[node.op](editor, node)
+    if changed:
         tidy(graph)
         # Of the operators of ONNX Runtime's own it is not known what they make.
         infer_shapes(graph)
-    return any(changed)
+    return changed
 
 
 def _convolution(editor: Editor, node: gs.Node) -> bool:
@@ -264,8 +272,9 @@ def _embedding(editor: Editor, node: gs.Node) -> bool:
 
 
 def _quantiser(editor: Editor, node: gs.Node) -> bool:
-    wide = any(t.dtype in (np.uint16, np.int16) for t in (*node.inputs, *node.outputs))
-    if wide and editor.graph.opset < _SIXTEEN_BITS:
+    types = [tensor.dtype for tensor in (*node.inputs, *node.outputs)]
+    since = _SIXTEEN_BITS if any(t in (np.uint16, np.int16) for t in types) else 0
+    if editor.graph.opset < (since or _HALVES * any(t == np.float16 for t in types)):
         return False
     node.domain = None
     return True

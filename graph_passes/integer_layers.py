@@ -12,6 +12,7 @@ from .editing import (
     constant_input,
     constant_value,
     is_graph_output,
+    is_inner,
     leave_out,
     maker_of,
     optional_input,
@@ -194,12 +195,12 @@ def _move(editor: Editor, node: gs.Node) -> bool:
         return False
     if any(other is None or not _are_one(unit, other) for other in units):
         return False
+    border = constant_input(node, 2, 0) if node.op == "Pad" else None
+    if node.op == "Pad" and border is None:
+        return False
     inputs: list[gs.Tensor] = [_numbers(editor, node, place, unit) for place in places]
     inputs += node.inputs[len(inputs) :]
-    if node.op == "Pad":
-        border = constant_input(node, 2, 0)
-        if border is None:
-            return False
+    if border is not None:
         scale, zero = (tensor.values for tensor in unit)
         number = (border.astype(np.float64) - zero) * scale
         value = editor.constant(f"{node.name}/border", number.astype(scale.dtype).reshape(()))
@@ -233,8 +234,12 @@ def _product(editor: Editor, node: gs.Node) -> bool:
             return False
         whole = whole.outputs[0].outputs[0]
     casts = whole.outputs
+    if any(cast.op != "Cast" for cast in casts):
+        return False
     results = [node.outputs[0], whole, *(cast.outputs[0] for cast in casts)]
     readers = [reader for cast in casts for reader in cast.outputs[0].outputs]
+    if any(map(is_inner, (*node.outputs[0].outputs, *casts, *readers))):
+        return False
     rests = [r for node in readers if (r := _besides(node, scales, results)) is not None]
     seen = any(is_graph_output(editor.graph, tensor) for tensor in results)
     if len(operands) < 2 or not scales or len(rests) < len(readers) or seen:
@@ -381,7 +386,7 @@ def _unit(editor: Editor, node: gs.Node, place: int, kind: np.dtype | None) -> _
     """
     given, behind = (optional_input(node, place + index) for index in (0, 1))
     scale = None if given is None else constant_value(given)
-    none = np.zeros((), np.uint8 if kind is None else kind)
+    none = None if kind is None else np.zeros((), kind)
     zero = none if behind is None else constant_value(behind)
     if scale is None or zero is None:
         return None
@@ -389,6 +394,10 @@ def _unit(editor: Editor, node: gs.Node, place: int, kind: np.dtype | None) -> _
         scale, zero = scale.reshape(()), zero.reshape(())
     else:
         scale, zero = np.broadcast_arrays(scale, zero)
+        if scale.shape[-1] < scale.size:
+            return None
+        # A QLinearMatMul may have those of its columns as [1, columns].
+        scale, zero = scale.reshape(-1), zero.reshape(-1)
     names = (f"{node.name}/scale", f"{node.name}/zero_point")
     return editor.constant(names[0], scale), editor.constant(names[1], zero)
 

@@ -22,8 +22,9 @@ from .editing import (
 )
 from .errors import Refusal, UnsupportedModelError, require_named
 from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
+from .linear import APPROXIMABLE
 from .neurons import is_stateful
-from .regions import divisors, upstream
+from .regions import before_weights, divisors, upstream
 from .shapes import infer_shapes
 
 
@@ -143,12 +144,19 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptAct
         return is_stateful(node) or id(node) in emitting
 
     read_out = _that_make(found, kept_by_read_out(graph, emits))
-    first = list[gs.Node]()
-    if any(map(emits, before_layers(graph))):
-        last = {id(node) for node in read_out}
-        bent = nonlinear_before_layers(graph, lambda n: emits(n) and id(n) not in last)
+    last, first = {id(node) for node in read_out}, list[gs.Node]()
+    before, hidden = before_layers(graph), before_weights(graph)
+    prepare = {id(node) for node in before}
+
+    def may_emit(node: gs.Node) -> bool:
+        """Curves between layers are to become neurons, too."""
+        curved = node.op in APPROXIMABLE and not node.domain and id(node) not in prepare
+        return emits(node) or (curved and node.outputs[0].name in hidden)
+
+    if any(map(emits, before)):
+        bent = nonlinear_before_layers(graph, lambda n: may_emit(n) and id(n) not in last)
         first = _that_make(found, upstream(graph, bent))
-    return KeptActivations(first, read_out, _that_make_divisors(graph, found, others, emits))
+    return KeptActivations(first, read_out, _that_make_divisors(graph, found, others, may_emit))
 
 
 def _that_make_divisors(

@@ -150,7 +150,8 @@ def check(
     remedies = [APPROXIMATION] if curved and not left and not approximate else []
     if found and left and not on_means:
         if (has_neurons or approximate) and not in_the_way(approximate, True):
-            remedies.append(ON_MEANS)
+            data = needs_data and not approximated
+            remedies.append(f"{ON_MEANS} {CALIBRATION}" if data else ON_MEANS)
         elif curved and not approximate and not in_the_way(True, True):
             remedies.append(f"{ON_MEANS} {APPROXIMATION}")
     pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}

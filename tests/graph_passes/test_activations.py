@@ -261,6 +261,29 @@ def test_two_that_masks_fill_stay(body, left):
     np.testing.assert_array_equal(run(g, x, x > 0.5), before)
 
 
+@pytest.mark.parametrize("both", ["l, k", "k, l"])
+def test_a_logarithm_is_not_what_the_other_is_added_to(both):
+    """Of 0 it is minus infinity, and minus infinity from itself is no number."""
+    x = np.abs(X.astype(np.float32))
+    x[0] = 0
+    g = graph(
+        "g (float[N, 3, 8] x) => (float[N, 3, 8] y) { n = Log(x) l = Mul(n, half) k = Neg(x) "
+        f"m = Max({both}) o = Log(m) y = Max(o, l) }}",
+        {"half": np.float32(0.5)},
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        before = run(g, x)
+    changes_once(decompose_activations, g)
+    assert [op for op in ops(g) if op in ("Max", "Relu")] == ["Relu", "Max"]
+    np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_an_infinite_slope_stays():
+    values = {"slope": np.float32([np.inf])}
+    g = graph("g (float[N, 3, 8] x) => (float[N, 3, 8] y) { y = PRelu(x, slope) }", values)
+    assert decompose_activations(g) is False
+
+
 def test_a_mask_of_others_is_none():
     """What an operator of another domain makes of numbers is not known by its name."""
     text = (

@@ -116,6 +116,30 @@ def test_masks_of_another_type(mask):
     np.testing.assert_allclose(run(g, HEADS), wanted, atol=1e-5)
 
 
+def test_a_mask_whose_type_is_not_known_yet():
+    text = "g (float[N, 4, 5, 2] x, bool[N, 1, 5, 6] m) => (float[N, 4, 5, 3] y) "
+    g = graph(text + "{ n = Not(m) y = Attention(x, k, v, n) }", NUMBERS, 23)
+    mask = ~NUMBERS["kept"]
+    before = run(g, HEADS, mask)
+    g.tensors()["n"].dtype = None
+    changes_once(split_attention, g)
+    np.testing.assert_allclose(run(g, HEADS, mask), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Attention<num_heads = 4>(x, w, b, sequences)", "Attention<num_heads = 4>(x, w, b, ends)",
+        "MultiHeadAttention<num_heads = 4>(x, kr, vr, , sequences)",
+    ],
+)  # fmt: skip
+def test_masks_that_are_more_than_lengths_stay(text):
+    """Where keys begin, too, or where sequences do."""
+    own = {"ends": np.int32([3, 5, 4, 0, 1, 0]), "sequences": np.arange(11, dtype=np.int32)}
+    g = attention(f"y = {OWN}.{text}", 17, "3, 5, 8", **own)
+    assert split_attention(g) is False
+
+
 @pytest.mark.parametrize("causal", [0, 1])
 def test_queries_that_see_no_key_as_an_input_says(causal):
     text = "g (float[N, 4, 5, 2] x, bool[N, 1, 5, 6] m) => (float y) { y = Attention<is_causal = "

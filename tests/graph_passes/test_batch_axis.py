@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from onnx_text import changes_once, graph, run
@@ -21,6 +23,9 @@ BODIES = {
     "y = MatMul(r, w)",
     "there and back": "r = Reshape(x, rows) s = Neg(r) y = Reshape(s, image)",
     "twice": "r = Reshape(x, rows) s = Reshape(r, image) t = Reshape(s, rows) y = MatMul(t, w)",
+    "to sizes that are copied": "r = Reshape(x, copies) y = Relu(r)",
+    "rows that were joined": "r = Reshape(x, all) s = Neg(r) t = Reshape(s, image) y = Relu(t)",
+    "more rows": "r = Reshape(x, parts) s = Relu(r) y = Reshape(s, image)",
     "zeros allowed": "r = Reshape<allowzero = 1>(x, rows) y = MatMul(r, w)",
     "expanded": "m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, image)",
     "expanded by its own shape": "s = Shape(x) m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, s)",
@@ -32,7 +37,8 @@ BODIES = {
 def test_takes_any_number_of_samples(name, batch):
     weights = {
         "rows": np.array([batch, 12]), "open": np.array([batch, -1]),
-        "image": np.array([batch, 3, 4]), "w": normal(12, 5),
+        "image": np.array([batch, 3, 4]), "w": normal(12, 5), "copies": np.array([batch, 0, -1]),
+        "all": np.array([-1, 4]), "parts": np.array([2 * batch, 6]),
     }  # fmt: skip
     shape = "a, b" if "MatMul" in BODIES[name] else "a, b, c"
     body = BODIES[name].replace("BATCH", str(batch))
@@ -42,6 +48,66 @@ def test_takes_any_number_of_samples(name, batch):
     changes_once(free_batch_axis, g)
     assert g.inputs[0].shape == ["N", 3, 4]
     np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
+
+
+CHUNK = (
+    "z = Shape(x) n = Gather(z, one) m = Add(n, one) h = Div(m, two) k = Mul(h, two) "
+    "p = Slice(x, zero, h, one) q = Slice(x, h, k, one) r = Add(p, q) "
+)
+"""As PyTorch's older exporter writes chunk(2, 1)."""
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_behind_sizes_that_nodes_work_out(batch):
+    g = graph(
+        f"g (float[{batch}, 4, 3] x) => (float[a, b] y) {{ {CHUNK} s = Reshape(r, rows) "
+        "y = MatMul(s, w) }",
+        {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2]),
+         "rows": np.array([batch, -1]), "w": normal(6, 5)},
+    )  # fmt: skip
+    x = normal(6, 4, 3)
+    apart = [run(g, x[i : i + batch]) for i in range(0, 6, batch)]
+    changes_once(free_batch_axis, g)
+    np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [1, -2])
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("token", ["Identity(c)", "Expand(c, wanted)", "Mul(c, two)"])
+def test_a_class_token(token, opset, axis):
+    """What is the same for all samples stands before what is of each."""
+    g = graph(
+        f"g (float[1, 3, 4] x) => (float[1, 4, 4] y) {{ t = {token} "
+        f"j = Concat<axis = {axis}>(t, x) y = Mul(j, two) }}",
+        {"c": normal(1, 1, 4), "wanted": np.array([1, 1, 4]), "two": np.float32(2)},
+        opset,
+    )
+    x = normal(5, 3, 4)
+    apart = [run(g, x[i : i + 1]) for i in range(5)]
+    changes_once(free_batch_axis, g)
+    np.testing.assert_array_equal(run(g, x), np.concatenate(apart))
+
+
+@pytest.mark.parametrize("opset", [6, 11])
+def test_files_that_are_too_old_to_be_folded(opset):
+    g = graph("g (float[1, 4] x) => (float[1, a] y) { z = Shape(x) r = Reshape(x, z) "
+              "y = Concat<axis = 1>(c, r) }", {"c": normal(1, 2)}, opset)  # fmt: skip
+    assert free_batch_axis(g)
+
+
+def test_rows_of_several_samples_stay():
+    g = graph("g (float[4, 4] x) => (float[2, 8] y) { y = Reshape(x, rows) }",
+              {"rows": np.array([2, 8])})  # fmt: skip
+    wanted = read(g)
+    changes_once(free_batch_axis, g)
+    assert read(g) == wanted
+
+
+def test_what_is_joined_along_the_samples_stays():
+    g = graph("g (float[1, 4] x) => (float[2, 4] y) { y = Concat<axis = 0>(x, c) }",
+              {"c": normal(1, 4)})  # fmt: skip
+    changes_once(free_batch_axis, g)
+    assert [node.op for node in g.nodes] == ["Concat"]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -72,6 +138,52 @@ def test_a_resize_to_a_size_that_the_rounded_scale_misses(mode):
     apart = [run(g, x[i : i + 1], z[i : i + 1]) for i in range(3)]
     changes_once(free_batch_axis, g)
     np.testing.assert_allclose(run(g, x, z), np.concatenate(apart), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "freed"),
+    [
+        ('coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"', True),
+        ('coordinate_transformation_mode = "asymmetric", nearest_mode = "ceil"', True),
+        ('nearest_mode = "round_prefer_floor"', True),
+        # Of the places of which 3 of 7 is the middle, rounding decides where that is.
+        ('nearest_mode = "floor"', False),
+        ('coordinate_transformation_mode = "align_corners"', False),
+    ],
+)  # fmt: skip
+def test_the_nearest_at_a_size_that_the_rounded_scale_misses(how, freed):
+    """As a feature pyramid resizes to the size of the next larger one."""
+    g = graph(
+        f"g (float[1, 2, 7] x) => (float[1, 2, 9] y) {{ r = Resize<{how}>(x, none, none, sizes) "
+        "s = Shape(r) f = Cast<to = 1>(s) n = ReduceMax(f) y = Mul(r, n) }",
+        {"none": np.zeros(0, np.float32), "sizes": np.array([1, 2, 9])},
+    )
+    x = normal(3, 2, 7)
+    apart = [run(g, x[i : i + 1]) for i in range(3)]
+    changes_once(free_batch_axis, g)
+    assert (g.nodes[0].inputs[-1].name == "r/scales") == freed
+    if freed:
+        assert g.nodes[0].outputs[0].shape[1:] == [2, 9]
+        np.testing.assert_array_equal(run(g, x), np.concatenate(apart))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("mode", ["floor", "round_prefer_floor"])
+def test_the_nearest_stay_the_nearest(mode, batch):
+    """All sizes, where ties may be."""
+    for before, size in itertools.product(range(1, 10), range(1, 13)):
+        g = graph(
+            f"g (float[{batch}, {before}] x) => (float[{batch}, {size}] y) {{ y = Resize"
+            f'<coordinate_transformation_mode = "asymmetric", nearest_mode = "{mode}">'
+            "(x, none, none, sizes) }",
+            {"none": np.zeros(0, np.float32), "sizes": np.array([batch, size])},
+        )
+        x = normal(2 * batch, before)
+        apart = np.concatenate([run(g, x[:batch]), run(g, x[batch:])])
+        free_batch_axis(g)
+        if g.nodes[0].inputs[-1].name.endswith("scales"):
+            assert g.nodes[0].outputs[0].shape[1] == size
+            np.testing.assert_array_equal(run(g, x), apart)
 
 
 RESIZES = {
@@ -126,6 +238,12 @@ def test_a_symbol_that_is_no_name_of_a_tensor():
     assert g.inputs[0].shape == ["N_2", 3]
 
 
+def test_a_symbol_that_is_no_other_size():
+    g = graph("g (float[2, N, N_2] x) => (float[2, N, N_2] y) { y = Relu(x) }")
+    changes_once(free_batch_axis, g)
+    assert g.inputs[0].shape == ["N_3", "N", "N_2"]
+
+
 def test_axes_of_that_size_that_are_no_batch():
     g = graph("g (float[1, 3] x) => (float[1, 3] y) { m = ReduceMax<axes = [0]>(x) y = Add(x, m) }")
     changes_once(free_batch_axis, g)
@@ -141,16 +259,14 @@ def read(graph):
 
 CONSTANT = {
     "a reshape of a constant": "c = Reshape(k, shape) y = Add(x, c)",
-    "a shape that copies sizes": "r = Reshape(x, copies) y = Relu(r)",
-    "another size first": "r = Reshape(x, column) y = Relu(r)",
+    "all of another size": "r = Reshape(x, open) y = Relu(r)",
 }
 
 
 @pytest.mark.parametrize("name", CONSTANT)
 def test_shapes_that_stay(name):
     weights = {
-        "k": normal(3), "shape": np.array([1, 3]), "copies": np.array([1, 0]),
-        "column": np.array([3, 1]),
+        "k": normal(3), "shape": np.array([1, 3]), "open": np.array([-1, 1]),
     }  # fmt: skip
     g = graph(f"g (float[1, 3] x) => (float[a, b] y) {{ {CONSTANT[name]} }}", weights)
     wanted = read(g)

@@ -127,6 +127,30 @@ def test_a_branch_that_is_always_taken(name):
         np.testing.assert_array_equal(run(g, X, output=place), wanted[place])
 
 
+@pytest.mark.parametrize("nested_first", [True, False])
+def test_what_is_made_within_a_branch_hides_nothing(nested_first):
+    """One branch makes a tensor t, another has a branch that stays and makes one, too."""
+    within = "t = {op}(m) i{n} = Neg(t)"
+    inner = (
+        f"o = If(c) <then_branch = v () => (float[N, 4] i1) {{ {within.format(op='Relu', n=1)} }}, "
+        f"else_branch = w () => (float[N, 4] i2) {{ {within.format(op='Abs', n=2)} }}> u = Neg(o)"
+    )
+    nested = branches("c1, d1", inner)
+    plain = branches("c2, d2", "t = Exp(m) o = Neg(t) u = Abs(t)")
+    text = (
+        "g (float[N, 4] x, bool c) => (float[N, 4] y, float[N, 4] z) { m = MatMul(x, w) "
+        f"{nested if nested_first else plain} {plain if nested_first else nested} "
+        "y = Add(c1, c2) z = Add(d1, d2) }"
+    )
+    g = graph(text, WEIGHTS)
+    wanted = [run(g, X, np.array(True), output=place) for place in (0, 1)]
+    changes_once(fold_constants, g)
+    assert ops(g).count("If") == 1
+    whole(g)
+    for place in (0, 1):
+        np.testing.assert_array_equal(run(g, X, np.array(True), output=place), wanted[place])
+
+
 def test_the_other_branch_reads_nothing_any_more():
     """Else MatMul and Add would stay apart."""
     g = graph(

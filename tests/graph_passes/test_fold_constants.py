@@ -167,6 +167,30 @@ def test_what_nothing_can_compute_keeps_nothing_else():
     assert ops(g) == ["Mul", "Anchors"]
 
 
+@pytest.mark.parametrize(
+    ("make", "read", "left"),
+    [
+        ("SequenceConstruct(k, one)", "SequenceAt(s, i)", ["SequenceConstruct", "SequenceAt"]),
+        ("SplitToSequence<axis = 0>(k)", "SequenceAt(s, i)", ["SplitToSequence", "SequenceAt"]),
+        ("SequenceConstruct(k, one)", "ConcatFromSequence<axis = 0>(s)", []),
+        ("SequenceConstruct(k, one)", "SequenceAt(s, zero)", []),
+    ],
+)
+def test_sequences_of_constants(make, read, left):
+    """No constant stands for a sequence."""
+    g = graph(
+        "g (float[N, 4] x, int64 i) => (float[N, a] y) "
+        f"{{ s = {make} k4 = {read} m = ReduceMax(k4) y = Mul(x, m) }}",
+        {"k": np.float32([1, 2, 3, 4]), "one": np.ones(1, np.float32), "zero": np.array(0)},
+    )
+    x = np.ones((2, 4), np.float32)
+    before = run(g, x, np.array(1))
+    fold_constants(g)
+    assert [op for op in ops(g) if op.startswith("Se") or "Sequence" in op] == left
+    assert fold_constants(g) is False
+    np.testing.assert_array_equal(run(g, x, np.array(1)), before)
+
+
 def test_constants_within_branches_of_a_constant_condition_are_folded():
     """Their nodes have no domain, not the empty one; "ai.onnx" is that too."""
     body = "t () => (float[N, 4] t) { s = Add(k, k) t = Mul(x, s) }"

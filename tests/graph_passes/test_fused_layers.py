@@ -159,6 +159,35 @@ def test_doubles_keep_their_type():
     assert g.nodes[0].inputs[1].dtype == np.float64
 
 
+@pytest.mark.parametrize("op", ["QuickGelu", "FastGelu", "Gelu"])
+def test_halves_keep_their_type_behind_others(op):
+    """What one makes has a type only once that is split."""
+    g = graph(
+        f"g (float16[3, 4] x) => (float16[3, 4] y) {{ a = {OWN}.{op}(x) b = Relu(a) "
+        f"c = {OWN}.{op}(b) y = Relu(c) }}"
+    )
+    x = RNG.normal(size=(3, 4)).astype(np.float16)
+    before = run(g, x, optimised=False)
+    changes_once(split_fused_layers, g)
+    assert {t.dtype for t in g.tensors().values()} == {np.dtype(np.float16)}
+    np.testing.assert_allclose(run(g, x, optimised=False), before, atol=2e-3)
+
+
+@pytest.mark.parametrize(("opset", "changed"), [(17, False), (19, True)])
+def test_quantisers_of_halves(opset, changed):
+    """ONNX's own take them since opset 19."""
+    g = graph(
+        f"g (float16[3, 4] x) => (float16[3, 4] y) {{ q = {OWN}.QuantizeLinear(x, s, z) "
+        f"y = {OWN}.DequantizeLinear(q, s, z) }}",
+        {"s": np.float16(0.25), "z": np.uint8(8)},
+        opset,
+    )
+    x = RNG.normal(size=(3, 4)).astype(np.float16)
+    before = run(g, x)
+    assert split_fused_layers(g) is changed
+    np.testing.assert_array_equal(run(g, x), before)
+
+
 def test_operators_of_others_stay():
     g = fused("y = com.microsoft.Inverse(x)", "3, 3")
     assert split_fused_layers(g) is False

@@ -4,7 +4,7 @@ import onnx.parser
 import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
-from onnx2snn.graph_passes import dequantize_layers, to_graph
+from onnx2snn.graph_passes import dequantize_layers, infer_shapes, to_graph, to_model
 from onnx2snn.graph_passes.integer_layers import quantises_anew
 
 RNG = np.random.default_rng(0)
@@ -26,6 +26,9 @@ NUMBERS = {
     "three": np.int64([1, 2, 3]),
     "wzs": np.array([7, 8, 9], np.uint8), "v": RNG.integers(-8, 8, (6, 3)).astype(np.int8),
     "vs": np.float32([1 / 8, 1 / 4, 1 / 2]), "vz": np.int8([0, 0, 0]),
+    "row_s": np.float32([[1 / 8, 1 / 4, 1 / 2]]), "row_z": np.int8([[0, 0, 0]]),
+    "vv": np.ones((2, 6, 3), np.int8), "each_s": np.ones((2, 1, 3), np.float32),
+    "each_z": np.zeros((2, 1, 3), np.int8),
     "c": RNG.integers(0, 255, (2, 1, 1)).astype(np.uint8), "border": np.uint8(72),
     "pads": np.int64([0, 0, 1, 1, 0, 0, 2, 2]), "flat": np.int64([0, -1]),
     "one": np.int64([1]), "minus": np.int64([-1]), "halves": np.int64([1, 1]),
@@ -58,6 +61,8 @@ LAYERS = {
 DENSE = {
     "QLinearMatMul": ("MatMul", "r = QLinearMatMul(q, s, z, w, ws, wz, t, u)"),
     "QLinearMatMul per column": ("MatMul", "r = QLinearMatMul(q, s, z, v, vs, vz, t, u)"),
+    "QLinearMatMul per column, in a row": ("MatMul", "r = QLinearMatMul(q, s, z, v, row_s, row_z, "
+                                                     "t, u)"),
     "QGemm": ("Gemm", "r = com.microsoft.QGemm<alpha = 0.5>(q, s, z, w, ws, wz, b, t, u)"),
     "QGemm, transposed": ("Gemm", "r = com.microsoft.QGemm<transB = 1>"
                                   "(q, s, z, wt, ws, wz, b, t, u)"),
@@ -342,6 +347,8 @@ LEFT_ALONE = {
     "a scale of the result that is computed": "o = Shape(x) e = Gather(o, one) f = Cast<to = 1>(e) "
         "h = Squeeze(f) r = com.microsoft.QLinearConcat<axis = 1>(h, u, q, s, z, q, s, z)",
     "a scale for each row": "r = QLinearMatMul(q, rows_s, rows_z, w, ws, wz, t, u)",
+    "a scale for each column of each matrix": "r = QLinearMatMul(q, s, z, vv, each_s, each_z, "
+        "t, u)",
     "scales of the result": "r = QLinearConv(q, s, z, k, ks, kz, two_s, two_z)",
     "a bias that is computed": "o = Shape(x) e = Gather(o, three) i = Cast<to = 6>(e) "
         "r = QLinearConv(q, s, z, k, ks, kz, t, u, i)",
@@ -363,7 +370,10 @@ LEFT_ALONE = {
 
 @pytest.mark.parametrize("body", LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_layers_that_stay(body):
-    assert dequantize_layers(layers(body)) is False
+    g = layers(body)
+    before = to_model(g)
+    assert dequantize_layers(g) is False
+    assert to_model(g) == before
 
 
 @pytest.mark.parametrize("changed", [
@@ -375,12 +385,38 @@ def test_layers_that_stay(body):
     ("i = MatMulInteger(q, w, z, wz)", "i = MatMulInteger(wt, w, wz, wz)"),
     ("MatMulInteger(q, w, z, wz)", "MatMulInteger(q, w, wz, wz)"),
     ("c = Cast<to = 1>(i)", "j = Add(i, i) c = Cast<to = 1>(j)"),
+    ("c = Cast<to = 1>(i)", "c = DequantizeLinear(i, ws)"),
     ("(float[N, 3] y)", "(float[N, 3] y, int32[N, 3] i)"),
     ("(float[N, 3] y)", "(float[N, 3] y, float[N, 3] c)"),
 ])  # fmt: skip
 def test_products_that_stay(changed):
     numbers = {name: NUMBERS[name] for name in ("w", "ws", "wz", "third", "wt")}
     assert dequantize_layers(graph((DYNAMIC % "wz").replace(*changed), numbers)) is False
+
+
+def test_a_product_that_is_scaled_in_a_branch_stays():
+    scaled = (
+        "b = If (t) <then_branch = one () => (float[N, 3] k) { k = Mul(c, f) }, "
+        "else_branch = none () => (float[N, 3] l) { l = Mul(f, c) }> y = Add(b, third)"
+    )
+    text = (DYNAMIC % "wz").replace("float[N, 6] x", "float[N, 6] x, bool t")
+    text = text.replace("m = Mul(c, f) y = Add(m, third)", scaled)
+    g = graph(text, {name: NUMBERS[name] for name in ("w", "ws", "wz", "third")})
+    assert dequantize_layers(g) is False
+    assert run(g, ROWS, np.array(True)).shape == (5, 3)
+
+
+def test_whole_numbers_of_a_type_that_is_not_known_stay():
+    """Of a zero point that is left out only their type says what it is."""
+    text = "g (float[N, 4] x) => (float[N, 2, 2] y) { q = QuantizeLinear<output_dtype = 3>(x, s) "
+    text += "r = Reshape(q, shape) y = DequantizeLinear(r, s) }"
+    numbers = {"s": NUMBERS["s"], "shape": np.int64([0, 2, 2])}
+    g = to_graph(model(text, numbers, opset=21))
+    assert dequantize_layers(g) is False
+    before = run(g, ROWS[:, :4])
+    infer_shapes(g)
+    changes_once(dequantize_layers, g)
+    np.testing.assert_array_equal(run(g, ROWS[:, :4]), before)
 
 
 @pytest.mark.parametrize(("zero", "changes"), [("wz", True), ("wzs", False)])

@@ -307,6 +307,44 @@ def test_no_clips_stand_in_for_a_norm():
         convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16)
 
 
+@pytest.mark.parametrize("activation", ["Sigmoid", "Relu"])
+def test_no_clips_stand_in_for_a_norm_before_the_last_layer(activation):
+    """As of a language model: x^2 and the root of its mean belong to the read-out."""
+    norm = "q = Pow(b, two) m = ReduceMean<axes = [1]>(q) e = Add(m, tiny) k = Sqrt(e) "
+    norm += "i = Div(one, k) f = Mul(b, i)"
+    text = "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) "
+    text += f"h = {activation}(a) b = MatMul(h, u) {norm} y = MatMul(f, v) }}"
+    weights = WEIGHTS | {"two": np.float32(2), "tiny": np.float32(1e-3), "one": np.float32(1)}
+    ann = model(text, weights)
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16)
+    assert len(made.neurons) == (16 if activation == "Sigmoid" else 1)
+    found = SpikingSession(made.model).run(X, 2048).output
+    np.testing.assert_allclose(found, run(ann, X), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "guarded", ["s = ReduceSum(x, one) t = Max(s, low) p = Div(x, t)", "t = Max(x, low) p = Log(t)"]
+)
+def test_what_prepares_the_input_of_curves_is_no_neuron(guarded):
+    """Else the one neuron would be what keeps a sum, or a logarithm, from 0."""
+    text = f"net (float[N, 6] x) => (float[N, 3] y) {{ {guarded} a = MatMul(p, w) "
+    text += "g = Sigmoid(a) h = Mul(a, g) y = MatMul(h, v) }"
+    ann = model(text, WEIGHTS | {"low": np.float32(0.5), "one": np.array([1])})
+    found = check(ann)
+    assert not found.converts
+    wanted = "it has no ReLU and no clip; with --approximate N --calibration DATA it would."
+    assert found.verdict.endswith(wanted)
+    assert check(ann, approximate=True).converts
+
+
+def test_check_names_the_data_that_relus_need_beside_means():
+    text = "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, u) "
+    text += "s = Softmax(b) c = MatMul(s, u) t = Relu(c) y = MatMul(t, v) }"
+    ann = model(text, WEIGHTS)
+    assert check(ann).verdict.endswith("with --on-means --calibration DATA it would.")
+    assert check(ann, on_means=True).verdict == "Converts with --calibration DATA --on-means."
+
+
 def test_check_sees_neurons_that_there_are_with_clips_alone():
     """Without these the magnitude only keeps a logarithm of the read-out from 0."""
     text = (
