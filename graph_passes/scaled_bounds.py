@@ -61,6 +61,8 @@ def _scaled_bounds(node: gs.Node, scale: np.ndarray) -> list[np.ndarray | None] 
     bounds, dtype = bounds_of(node), type_of(node)
     if scale.size != 1 or bounds is None or dtype is None:
         return None
+    if bounds.low == np.inf or bounds.high == -np.inf:
+        return None
     scaled: list[np.ndarray | None] = []
     for bound in (bounds.low, bounds.high):
         value = np.asarray(bound * scale.reshape(()))

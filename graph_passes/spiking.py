@@ -306,11 +306,16 @@ def _masks(node: gs.Node, value: np.ndarray) -> bool:
 
 def masks_alone(node: gs.Node) -> bool:
     """Whether nothing is made of a node but a mask of what a Softmax reads."""
-    readers = node.outputs[0].outputs
-    return bool(readers) and all(
-        reader.op in ("Softmax", *ATTENTIONS) or (reader.op in MASKING and masks_alone(reader))
-        for reader in readers
-    )
+    waiting, seen = [node], {id(node)}
+    while waiting:
+        readers = waiting.pop().outputs[0].outputs
+        ends = ("Softmax", *MASKING, *ATTENTIONS)
+        if not readers or any(reader.op not in ends for reader in readers):
+            return False
+        further = {id(reader): reader for reader in readers if reader.op in MASKING}
+        waiting += [reader for key, reader in further.items() if key not in seen]
+        seen |= further.keys()
+    return True
 
 
 def require_finite_results(graph: gs.Graph) -> None:

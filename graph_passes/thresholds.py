@@ -258,7 +258,8 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
     with np.errstate(over="ignore"):
         bound = threshold.astype(dtype)
     low, high = threshold.min(), threshold.max()
-    if not np.all(np.isfinite(bound) & (bound > 0)):
+    # The largest number is no bound in a Clip.
+    if not np.all((bound > 0) & (bound < np.finfo(dtype).max)):
         raise UnsupportedModelError(
             "thresholds must be positive and finite:",
             [Refusal(node.name, node.op, f"got {low} to {high} for {bound.dtype}")],

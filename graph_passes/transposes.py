@@ -175,7 +175,9 @@ def _move_slice(editor: Editor, node: gs.Node, permutation: list[int]) -> list[i
         axes = None if starts is None else np.arange(starts.size)
     if axes is None:
         return None
-    moved = np.asarray([permutation[int(axis) % len(permutation)] for axis in axes], np.int64)
+    # Of the type of the starts, as all that a Slice says.
+    kind = (node.inputs[1] if given is None else given).dtype or np.int64
+    moved = np.asarray([permutation[int(axis) % len(permutation)] for axis in axes], kind)
     constant = editor.constant(f"{node.name}/axes", moved)
     node.inputs = [*node.inputs[:3], constant, *node.inputs[4:]]
     return permutation

@@ -25,6 +25,7 @@ from .editing import (
     type_of,
     until_done,
 )
+from .io import onnx_type
 from .limits import WEIGHTED
 from .linear import MAX_POOLS, SHAPE_OPS, why_not_affine
 from .ranges import ANY, OF_FIRST, SHAPING, Range, range_of
@@ -224,9 +225,12 @@ def _belongs(
     It is not where anything reads it, up to the next layer or sum, that is neither affine nor a
     max-pool, or that puts it beside what is rounded (``copies``), as x - Floor(x) does.
     """
-    waiting = [stepped]
+    waiting, seen = [stepped], set[int]()
     while waiting:
         tensor = waiting.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
         for reader in tensor.outputs:
             others = [x.name for x in reader.inputs if x is not tensor]
             beside = reader.op != "Concat" and not copies.isdisjoint(others)
@@ -325,7 +329,8 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     if optional_input(maker, 2) is not None:
         kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
     floating = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)
-    if kind not in _RANGES or not floating:
+    made = node.attrs.get("output_dtype", 0) or onnx_type(other[0].dtype)
+    if kind not in _RANGES or not floating or made != onnx_type(scale.dtype):
         return None
     ends: Sequence[float] = _RANGES[kind]
     for low, high in reversed(clips):

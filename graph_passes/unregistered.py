@@ -41,6 +41,7 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
     }
     taken = {name for node in nodes for name in (*node.input, *node.output)}
     numbers: dict[str, int] = {}
+    kinds: dict[str, int] = {}
     functions, from_front = {}, list[tuple[onnx.NodeProto, str, int]]()
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
@@ -49,14 +50,18 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
         if not centred and node.op_type != "SimplifiedLayerNormalization":
             continue
         attrs = {attribute.name: attribute for attribute in node.attribute}
-        x, scale, *bias = (name for name in node.input if name)
-        weights = tensors.get(scale)
+        given = [name for name in node.input if name]
         axis = attrs["axis"].i if "axis" in attrs else -1
-        if axis < -1 or any(node.output[1:]):
+        if len(given) < 2 or axis < -1 or any(node.output[1:]):
             continue
+        x, scale, *bias = given
         if axis >= 0:
             from_front.append((node, x, axis))
-        kind = onnx.TensorProto.FLOAT if weights is None else weights.data_type
+        if scale in tensors:
+            kind = tensors[scale].data_type
+        else:
+            kinds = kinds or _kinds_of(structure, what)
+            kind = kinds.get(scale) or kinds.get(x) or onnx.TensorProto.FLOAT
         epsilon = free_name(f"{node.output[0]}/epsilon", taken, numbers)
         taken.add(epsilon)
         value = attrs["epsilon"].f if "epsilon" in attrs else _EPSILON
@@ -75,6 +80,13 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
     if from_front:
         # Of which it is to be seen that they are the last.
         _require_last(structure, from_front, what)
+
+
+def _kinds_of(structure: onnx.ModelProto, what: str) -> dict[str, int]:
+    """The types of tensors, by name, as far as they can be inferred."""
+    inferred = with_shapes(structure, what).graph
+    infos = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {info.name: info.type.tensor_type.elem_type for info in infos}
 
 
 def _require_last(

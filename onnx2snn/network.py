@@ -226,7 +226,10 @@ class Network:
             self.reports.append(report)
             return True
         self.graph = import_ann(start)
-        self.notes.append(f"the batch size stays fixed, as in the ANN: {why}")
+        self.notes.append(
+            f"the batch size stays fixed, as in the ANN: {why}; export the network with a free "
+            "first axis, by which more samples run, and correct, at a time"
+        )
         return False
 
     def _require_same(

@@ -281,3 +281,13 @@ def test_norms_are_no_activations():
     assert any("1 Mul, 1 ReduceSum, 1 Add, 1 Sqrt, 1 Div" in note for note in made.notes)
     found = SpikingSession(made.model).run(x, 1024).values["z"]
     np.testing.assert_allclose(found, run(ann, x), atol=0.02)
+
+
+def test_long_ways_of_masks():
+    """Each sum reads the one before twice, and there are more than Python may call."""
+    twice = " ".join(f"s{n + 1} = Add(s{n}, s{n})" for n in range(40))
+    many = " ".join(f"t{n + 1} = Add(t{n}, one)" for n in range(1200))
+    scores = "t = Transpose<perm = [0, 2, 1]>(b) m = MatMul(a, t) s0 = Add(m, mask)"
+    result = "p = Softmax(t1200) f = MatMul(p, b)"
+    g = spiking(f"{scores} {twice} t0 = Identity(s40) {many} {result}")
+    assert nonlinear_to_means(g)

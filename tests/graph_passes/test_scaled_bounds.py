@@ -11,6 +11,7 @@ NUMBERS = {
     "minus": np.float32(-4), "s": np.float32([0.25]), "channels": np.float32([[1], [2], [0.5]]),
     "most": np.float32(15), "far": np.float32([[1], [2], [3]]), "large": np.float32(2e6),
     "none": np.float32(1e9), "small": np.float32(1e-4), "infinite": np.float32(np.inf),
+    "low": np.float32(-np.inf),
     "some": np.float32([[1], [2], [0]]), "half": np.float32(0.5),
 }  # fmt: skip
 # Spellings, and the bounds of the one clip that each is.
@@ -38,6 +39,8 @@ ALONE = (
     "r = Relu(x) d = Div(r, s) c = Clip(d, zero, six) y = Add(c, r)",
     "r = Relu(x) d = Div(r, s) c = Clip(d, zero, six) y = Add(c, d)",
     "r = Relu(x) d = Mul(r, s) y = Sigmoid(d)",
+    "r = Clip(x, infinite) d = Mul(r, s) y = Clip(d, zero, six)",
+    "r = Clip(x, , low) d = Mul(r, s) y = Relu(d)",
     "r = Relu(x) y = Mul(r, s)",
     "r = Clip(x, zero, six) d = Mul(r, channels) y = Clip(d, zero, six)",
     "r = Relu(x) y = Clip(r, zero, six)",

@@ -100,7 +100,7 @@ def test_bounds_need_a_type():
         bound_activations(g, {"b": np.float64(2)})
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, 1e-50, 1e50])
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, 1e-50, 1e50, np.finfo(np.float32).max])
 def test_bounds_must_be_positive_and_finite(bad):
     g = graph(f"{SIGNATURE} {{ y = Relu(x) }}")
     with pytest.raises(UnsupportedModelError, match="positive and finite"):

@@ -133,6 +133,8 @@ CUTS = {
     "slice of two axes": "y = Slice(t, from, to, axes)",
     "slice in steps": "y = Slice(t, from, to, axes, steps)",
     "slice of the first axes in steps": "y = Slice(t, from, to, , steps)",
+    "slice by other numbers": "y = Slice(t, from32, to32)",
+    "slice of axes by other numbers": "y = Slice(t, from32, to32, axes32)",
 }
 
 
@@ -143,7 +145,8 @@ def test_pads_and_slices(name):
         "two": np.array([1, 2, 0, 3]), "axes": np.array([1, -1]), "zeros": np.zeros(4, np.int64),
         "ends": np.array([1, 2, 3, 4]), "one": np.array([1]), "end": np.array([-1]),
         "last": np.array([3]), "from": np.array([0, 1]), "to": np.array([2, 4]),
-        "steps": np.array([1, 2]),
+        "steps": np.array([1, 2]), "from32": np.int32([0, 1]), "to32": np.int32([2, 4]),
+        "axes32": np.int32([1, -1]),
     }  # fmt: skip
     text = f"{FREE} {{ t = Transpose<{LAST}>(x) {CUTS[name]} }}"
     g = graph(text, weights, opset=18)

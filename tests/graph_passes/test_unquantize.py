@@ -405,6 +405,27 @@ def test_others_stay(levels, numbers):
 
 
 @pytest.mark.parametrize(
+    ("levels", "opset"),
+    [
+        ("q = QuantizeLinear(c, s, z) d = DequantizeLinear<output_dtype = 10>(q, s, z) "
+         "a = Cast<to = 1>(d)", 23),
+        ("h = Cast<to = 10>(c) q = QuantizeLinear(h, t, z) a = DequantizeLinear(q, s, z)", 19),
+    ],
+)  # fmt: skip
+def test_numbers_of_another_type_than_what_was_quantised_stay(levels, opset):
+    """A clip makes numbers of the type that it reads."""
+    numbers = {"s": np.float32(0.125), "t": np.float16(0.125), "z": np.uint8(0)}
+    assert unquantize_activations(graph(LAYERS % levels, NUMBERS | numbers, opset)) is False
+
+
+def test_many_sums_of_what_is_rounded():
+    """Each of which reads the one before twice."""
+    sums = " ".join(f"a{n + 1} = Add(a{n}, a{n})" for n in range(60))
+    levels = f"h = Clip(c, zero, theta) d = Div(h, step) e = Round(d) a0 = Mul(e, step) {sums} "
+    changes_once(unquantize_activations, graph(LAYERS % f"{levels} a = Neg(a60)", NUMBERS))
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "g (float[N, 6] x) => (float[N, 8] y) { c = Clip(x, zero, theta) d = Div(c, step) "

@@ -70,6 +70,7 @@ def test_same_numbers_from_a_file_as_upgraded(tmp_path, opset, text, dtype):
         ("y = SimplifiedLayerNormalization<axis = -2>(x, wide)", "float[N, 3, 4] y"),
         ("y, d = SimplifiedLayerNormalization(x, scale)", "float[N, 3, 4] y, float[N, 3, 1] d"),
         ("y = BananaNormalization(x, scale)", "float[N, 3, 4] y"),
+        ("y = LayerNormalization(x)", "float[N, 3, 4] y"),
     ],
 )
 def test_others_are_refused(tmp_path, text, outputs):
@@ -87,6 +88,19 @@ def test_axes_before_the_last_are_refused(tmp_path, op, scale, axis):
     (tmp_path / "m.onnx").write_bytes(optimised(text, 13).SerializeToString())
     with pytest.raises(ModelError, match=f"'y' is over axis {axis} of 3"):
         read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("made", ["Cast<to = 11>(half)", "Identity(scale)", "Neg(scale)"])
+def test_scales_that_are_computed(made):
+    """The number that keeps a root from 0 is of their type."""
+    text = f"s = {made} y = SimplifiedLayerNormalization(x, s)"
+    model = optimised(text, 13, dtype=np.float64)
+    half = onnx.numpy_helper.from_array(np.float16([1, 2, 3, 4]), "half")
+    model.graph.initializer.append(half)
+    x = X.astype(np.float64)
+    before = run(model, x, optimised=False)
+    graph = to_graph(upgrade_opset(take_apart(model, "the model")))
+    np.testing.assert_allclose(run(graph, x), before, atol=1e-5)
 
 
 def test_scales_of_nodes_and_names_that_are_taken():
