@@ -12,11 +12,18 @@ from . import neurons
 from .editing import Editor, is_floating, keep_size, one_number, replace_node, require_opset, tidy
 from .errors import Refusal, UnsupportedModelError, counted, require_whole
 from .io import onnx_type
-from .kept import GUARDED, front_end, kept_by_read_out, nonlinear_before_layers
+from .kept import (
+    GUARDED,
+    OF_INPUTS,
+    before_layers,
+    front_end,
+    kept_by_read_out,
+    nonlinear_before_layers,
+)
 from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
 from .quiet import quietly
 from .regions import before_weights, divisors, downstream, nonlinear_behind_weights, upstream
-from .thresholds import canonical_activations
+from .thresholds import canonical_activations, kept_activations
 
 _CONDITIONS = {
     "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
@@ -97,7 +104,29 @@ def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
     # Also of divisions that no neurons follow, as of a norm before the last layer.
     norms = divisors(graph, lambda _: True)
     found = [region for region in found if region.name not in norms]
+    found = _but_for_inputs(graph, found)
     return _that_become_neurons(graph, is_neuron, found)
+
+
+def _but_for_inputs(graph: gs.Graph, found: list[ScalarRegion]) -> list[ScalarRegion]:
+    """The regions but for those that prepare the input, as its logarithm, before all layers.
+
+    They stay what they are where no spikes arrive, if others are left.
+    """
+    first = {id(node) for node in before_layers(graph)}
+
+    def prepares(region: ScalarRegion) -> bool:
+        curves = {node.op for node in region.nodes} & set(APPROXIMABLE)
+        return curves <= OF_INPUTS and first.issuperset(map(id, region.nodes))
+
+    rest = [region for region in found if not prepares(region)]
+    if not rest:
+        return found
+    ends = [region.last for region in rest]
+    prepared = {id(node) for node in kept_activations(graph, ends).input}
+    ends += [node for node in canonical_activations(graph) if id(node) not in prepared]
+    spiking = downstream(graph, [node.outputs[0] for node in ends])
+    return [r for r in found if r.source.name in spiking or not prepares(r)]
 
 
 def _that_become_neurons(

@@ -24,8 +24,10 @@ from .regions import (
 )
 
 _CLIPS = {"Clip", "Max", "Min", "Relu"}
-_OF_INPUTS = {"Abs", "Log", "Pow", "Sqrt"}
-_ACTIVATIONS = {*ACTIVATIONS, *APPROXIMABLE, *RECURRENT, *MAX_POOLS, *_CLIPS} - _OF_INPUTS
+OF_INPUTS = {"Abs", "Log", "Pow", "Sqrt"}
+"""What may prepare a network's input, before its layers."""
+
+_ACTIVATIONS = {*ACTIVATIONS, *APPROXIMABLE, *RECURRENT, *MAX_POOLS, *_CLIPS} - OF_INPUTS
 """What a network has between its layers; its input is not prepared by these."""
 
 GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}

@@ -22,8 +22,8 @@ _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
 # Affine in the first input; the others (weights, shapes, indices) must not be spikes.
 _AFFINE_IN_FIRST = {
     "AveragePool", "BatchNormalization", "CenterCropPad", "Col2Im", "Compress", "Conv",
-    "ConvTranspose", "CumSum", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten", "Gather",
-    "GatherElements", "GatherND", "GlobalAveragePool", "GridSample", "Pad", "ReduceMean",
+    "ConvTranspose", "CumSum", "DFT", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten",
+    "Gather", "GatherElements", "GatherND", "GlobalAveragePool", "GridSample", "Pad", "ReduceMean",
     "ReduceSum", "Reshape", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze",
     "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip

@@ -326,7 +326,7 @@ def test_no_clips_stand_in_for_a_norm_before_the_last_layer(activation):
     "guarded", ["s = ReduceSum(x, one) t = Max(s, low) p = Div(x, t)", "t = Max(x, low) p = Log(t)"]
 )
 def test_what_prepares_the_input_of_curves_is_no_neuron(guarded):
-    """Else the one neuron would be what keeps a sum, or a logarithm, from 0."""
+    """Else the one neuron would be what keeps a sum, or a logarithm, from 0; nor is that."""
     text = f"net (float[N, 6] x) => (float[N, 3] y) {{ {guarded} a = MatMul(p, w) "
     text += "g = Sigmoid(a) h = Mul(a, g) y = MatMul(h, v) }"
     ann = model(text, WEIGHTS | {"low": np.float32(0.5), "one": np.array([1])})
@@ -335,6 +335,24 @@ def test_what_prepares_the_input_of_curves_is_no_neuron(guarded):
     wanted = "it has no ReLU and no clip; with --approximate N --calibration DATA it would."
     assert found.verdict.endswith(wanted)
     assert check(ann, approximate=True).converts
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=16)
+    assert len(made.neurons) == 16
+    found = SpikingSession(made.model).run(X, 2048).output
+    np.testing.assert_allclose(found, run(ann, X), atol=0.05)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_a_fourier_transform_between_neurons(plan):
+    """As FNet mixes: it is linear in its signal."""
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) "
+        "e = Unsqueeze(r, minus) d = DFT<axis = 1>(e) g = Gather<axis = 2>(d, zero) "
+        "c = MatMul(g, u) t = Relu(c) y = MatMul(t, v) }"
+    )
+    ann = model(text, WEIGHTS | {"minus": np.array([-1]), "zero": np.array(0)})
+    made = convert(ann, calibration=from_arrays(X), recipe="opi")
+    found = SpikingSession(made.model, plan=plan).run(X, 2048).output
+    np.testing.assert_allclose(found, run(ann, X), atol=0.05)
 
 
 def test_check_names_the_data_that_relus_need_beside_means():
