@@ -147,7 +147,8 @@ for command in (
 def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_json: bool) -> None:
     """Say what of the ANN in MODEL would convert, and what not and why.
 
-    Exits with 0 if convert would succeed, with the options that it names; else with 1.
+    Exits with 0 where it says that the network converts, with the options that it names;
+    else with 1.
     """
     result = readiness.check(model, maxpool=maxpool, approximate=approximate, on_means=on_means)
     if as_json:
