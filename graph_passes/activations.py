@@ -16,7 +16,7 @@ from .editing import (
     type_of,
     variables_of,
 )
-from .ranges import OF_FIRST
+from .ranges import ANY, OF_FIRST, Range, range_of
 from .shapes import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
 
@@ -37,8 +37,8 @@ def decompose_activations(graph: gs.Graph) -> bool:
     An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
     neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. y is the one
     of two that no mask fills with numbers far from 0, beside which others would be lost in the
-    sum, and that is no logarithm, which may be minus infinity; where such are in both, and where
-    the type is not known, all stays.
+    sum, and that is no logarithm of what may be 0, which is minus infinity; where such are in both,
+    and where the type is not known, all stays.
     """
     require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
@@ -72,9 +72,12 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
     found: set[str] = set()
     if not any(node.op in ("Max", "Min") and len(variables_of(node)) == 2 for node in graph.nodes):
         return found
+    ranges: dict[str, Range] = {}
     for node in graph.nodes:
+        ranges[node.outputs[0].name] = range_of(graph, node, ranges)
         if node.op == "Log" and not node.domain:
-            found.update(tensor.name for tensor in node.outputs)
+            low, _ = ranges.get(node.inputs[0].name, ANY)
+            found.update(tensor.name for tensor in node.outputs if low <= 0)
         if node.op not in _PASSING or node.domain:
             continue
         values = [v for t in node.inputs if is_floating(t) and (v := known_value(t)) is not None]

@@ -101,11 +101,23 @@ def regions_to_approximate(graph: gs.Graph) -> list[ScalarRegion]:
         or any(node.name in curved for node in region.nodes)
         or region.last.outputs[0].name not in followed
     ]
-    # Also of divisions that no neurons follow, as of a norm before the last layer.
-    norms = divisors(graph, lambda _: True)
+    norms = divisors(graph) | _norms_of_read_out(graph)
     found = [region for region in found if region.name not in norms]
     found = _but_for_inputs(graph, found)
     return _that_become_neurons(graph, is_neuron, found)
+
+
+def _norms_of_read_out(graph: gs.Graph) -> set[str]:
+    """The names of the nodes that make divisors, also where no neurons follow, by reductions.
+
+    As the squares of which the mean is taken, and its root, before the last layer. Not a gate,
+    a / (1 + exp(-b)).
+    """
+    names = divisors(graph, None)
+    means = [n for n in graph.nodes if n.name in names and n.op.startswith(("Reduce", "Global"))]
+    makers, made = upstream(graph, means), downstream(graph, [n.outputs[0] for n in means])
+    around = makers | made
+    return {n.name for n in graph.nodes if n.name in names and n.outputs[0].name in around}
 
 
 def _but_for_inputs(graph: gs.Graph, found: list[ScalarRegion]) -> list[ScalarRegion]:

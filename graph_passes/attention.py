@@ -190,8 +190,8 @@ def _is_known(mask: gs.Tensor | None, x: gs.Tensor) -> bool:
     if mask is None:
         return True
     size, samples = ((tensor.shape or ["?"])[0] for tensor in (mask, x))
-    # Between a number and a name, or a size without one, it is not known.
-    other = size != samples and type(size) is type(samples) and "?" not in (size, samples)
+    # Two names may be of one size.
+    other = size != samples and isinstance(size, int) and isinstance(samples, int)
     return len(mask.shape or ()) in _MASKS and not (len(mask.shape) == 1 and other)
 
 

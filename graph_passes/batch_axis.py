@@ -1,5 +1,6 @@
 """Let a network that was exported for a fixed batch take any number of samples."""
 
+import math
 from itertools import repeat
 
 import numpy as np
@@ -20,22 +21,23 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
-    Reshape or Expand says b, it keeps its input's size instead; a Reshape of other rows to sizes
-    that are all fixed leaves the first open, if that is a multiple of b; a Resize to [b, C, H, W]
+    Reshape or Expand says b, it keeps its input's size instead; a Reshape of other rows to
+    sizes that are known leaves the first open, or the second where samples lie along it, if that is
+    a multiple of b; a Resize to [b, C, H, W]
     takes scales in place of sizes, recurrent layers no initial states of 0, which is what they are,
     and where b is 1 what no input reaches is expanded to N where it is joined with samples, as a
     class token. The result is the same for b samples, up to rounding; that it treats samples apart
     is to be checked by running it, since a constant may hold b too. False, and nothing changes, if
     the first axes are not one fixed size, or the opset is older than 5.
     """
-    sizes = {t.shape[0] if t.shape else None for t in graph.inputs}
-    batch = sizes.pop() if len(sizes) == 1 else None
+    firsts = {t.shape[0] if t.shape else None for t in graph.inputs}
+    batch = firsts.pop() if len(firsts) == 1 else None
     # Before opset 5 a Reshape has its sizes in an attribute.
-    if not isinstance(batch, int) or graph.opset < 5:
+    if not isinstance(batch, int) or batch < 1 or graph.opset < 5:
         return False
     editor, shapes = Editor(graph), _shapes_of_the_batch(graph)
-    sizes = {size for t in graph.inputs for size in t.shape}
-    symbol = next(name for name in map(editor.name, repeat("N")) if name not in sizes)
+    taken = {size for t in graph.inputs for size in t.shape}
+    symbol = next(name for name in map(editor.name, repeat("N")) if name not in taken)
     of_samples = downstream(graph, graph.inputs)
     for node in list(graph.nodes):
         if not node.domain and node.op in RECURRENT:
@@ -47,30 +49,12 @@ def free_batch_axis(graph: gs.Graph) -> bool:
             if scales is not None:
                 node.inputs.pop()
                 node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
-        if node.domain or node.op not in ("Reshape", "Expand"):
-            continue
-        shape, read = known_value(node.inputs[1]), shapes.get(node.inputs[0].name)
-        if shape is None or not shape.size:
-            continue
-        # A size of 0; in a Reshape it copies another one if it is not allowed.
-        if np.any(shape == 0) and (node.op == "Expand" or node.attrs.get("allowzero", 0)):
-            continue
-        # Of recurrent layers samples lie along axis 1.
-        pairs = enumerate(zip(shape, read or (), strict=False))
-        places = [place for place, sizes in pairs if set(sizes) == {batch}]
-        if node.op == "Expand" and shape[0] == batch:
-            places.append(0)
-        kept = np.array(shape)
-        # 0 copies a size in Reshape; 1 leaves it in Expand.
-        kept[places] = 0 if node.op == "Reshape" else 1
-        if not places:
-            # Of each sample as many.
-            rows = node.inputs[0].name in of_samples and np.all(shape > 0) and shape[0] % batch == 0
-            if node.op == "Expand" or not rows:
-                continue
-            kept[0] = -1
-        node.attrs.pop("allowzero", None)
-        node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
+        if not node.domain and node.op in ("Reshape", "Expand"):
+            read = node.inputs[0].name
+            kept = _kept_sizes(node, shapes.get(read), batch, read in of_samples)
+            if kept is not None:
+                node.attrs.pop("allowzero", None)
+                node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
     for tensor in graph.inputs:
         tensor.shape = [symbol, *tensor.shape[1:]]
     # What was known of others holds for that batch alone, along whichever axis they have it.
@@ -100,6 +84,57 @@ def _shapes_of_the_batch(graph: gs.Graph) -> dict[str, list[int | str] | None]:
         infer_shapes(fixed)
         tensors |= fixed.tensors()
     return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _kept_sizes(
+    node: gs.Node, read: list[int | str] | None, batch: int, of_samples: bool
+) -> np.ndarray | None:
+    """The sizes of a Reshape or Expand, with none that is the batch's; None where there are none.
+
+    ``read``: the shape of what it reads, which may depend on samples, if that is known.
+    """
+    shape = known_value(node.inputs[1])
+    if shape is None or not shape.size:
+        return None
+    # A size of 0; in a Reshape it copies another one if it is not allowed.
+    if np.any(shape == 0) and (node.op == "Expand" or node.attrs.get("allowzero", 0)):
+        return None
+    # Of recurrent layers samples lie along axis 1.
+    pairs = enumerate(zip(shape, read or (), strict=False))
+    places = [place for place, sizes in pairs if set(sizes) == {batch}]
+    kept = np.array(shape)
+    if node.op == "Expand":
+        # 1 leaves a size.
+        kept[[*places, 0] if shape[0] == batch else places] = 1
+    elif places:
+        # 0 copies a size.
+        kept[places] = 0
+    elif of_samples and shape[0] > 0:
+        whole = _without_open(shape, read)
+        axis = 1 if _are_second(shape, read, batch) else 0
+        if whole is not None and whole[axis] % batch == 0:
+            # Of each sample as many rows.
+            kept = whole
+            kept[axis] = -1
+    return None if np.array_equal(kept, shape) else kept
+
+
+def _without_open(shape: np.ndarray, read: list[int | str] | None) -> np.ndarray | None:
+    """The sizes of a Reshape, the open one as what it reads says; None where that is not known."""
+    whole = np.array(shape)
+    if np.any(shape < 0):
+        sizes = [size for size in read or () if isinstance(size, int)]
+        if read is None or len(sizes) < len(read):
+            return None
+        whole[shape < 0] = math.prod(sizes) // max(math.prod(shape[shape > 0].tolist()), 1)
+    return whole if np.all(whole > 0) else None
+
+
+def _are_second(shape: np.ndarray, read: list[int | str] | None, batch: int) -> bool:
+    """Whether samples are along axis 1, as in attention over sequences that come first."""
+    if not read or len(shape) < 2 or read[0] != shape[0] or shape[0] == batch:
+        return False
+    return batch in (*read[1:2], shape[1])
 
 
 def _expand_others(

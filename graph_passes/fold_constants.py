@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .branches import flatten_branches
 from .ceil_mode import end_pools_in_the_image
-from .editing import require_opset, tidy, until_done
+from .editing import is_inner, require_opset, tidy, until_done
 from .errors import ModelError
 from .fold_sizes import fold_sizes
 from .io import onnx_type
@@ -135,11 +135,18 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
 
 
 def _is_read_with_constants(node: gs.Node) -> bool:
-    """Whether all that reads a node's results reads nothing else that is not constant."""
-    readers = [reader for tensor in node.outputs for reader in tensor.outputs]
-    own = {id(tensor) for tensor in node.outputs}
-    beside = [tensor for reader in readers for tensor in reader.inputs if id(tensor) not in own]
-    return all(isinstance(tensor, gs.Constant) for tensor in beside)
+    """Whether all that is made of a node's sequences, up to tensors, is made of constants."""
+    waiting, own = [node], set[int]()
+    while waiting:
+        maker = waiting.pop()
+        own |= {id(tensor) for tensor in maker.outputs}
+        for reader in (reader for tensor in maker.outputs for reader in tensor.outputs):
+            beside = [tensor for tensor in reader.inputs if id(tensor) not in own]
+            if is_inner(reader) or not all(isinstance(t, gs.Constant) for t in beside):
+                return False
+            if reader.op in _MAKE_SEQUENCES:
+                waiting.append(reader)
+    return True
 
 
 def _makes_weights(node: gs.Node) -> bool:

@@ -44,6 +44,12 @@ APPROXIMABLE = (
 )  # fmt: skip
 """Scalar activations that a sum of clips can stand in for."""
 
+BENDS = {
+    "Celu", "Elu", "Erf", "Gelu", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Softsign",
+    "Swish", "Tanh",
+}  # fmt: skip
+"""Those of them that are activations wherever they are: no norm is made of these."""
+
 MAX_POOLS = ("MaxPool", "GlobalMaxPool")
 
 MaxPool = Literal["average", "exact", "keep"]

@@ -159,15 +159,16 @@ def _may_emit(node: gs.Node) -> bool:
     return is_stateful(node) or activation
 
 
-def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = _may_emit) -> set[str]:
+def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] | None = _may_emit) -> set[str]:
     """The names of the nodes of whose results nothing is made but divisors, as of a norm.
 
-    Of divisions that neurons follow. The reciprocal of a divisor is one where it is a factor,
-    scaled or not, of something else that is not constant. No layers of weights, nor what comes
-    before such in a divisor.
+    Of divisions that neurons follow; without ``is_neuron`` of all. The reciprocal of a divisor is
+    one where it is a factor, scaled or not, of something else that is not constant. No layers of
+    weights, nor what comes before such in a divisor.
     """
     outputs = {tensor.name for tensor in graph.outputs}
-    hidden = upstream(graph, [node for node in graph.nodes if is_neuron(node)])
+    followed = graph.nodes if is_neuron is None else filter(is_neuron, graph.nodes)
+    hidden = upstream(graph, list(followed))
     found = set[str]()
 
     def divides(node: gs.Node, tensor: gs.Tensor) -> bool:

@@ -22,7 +22,7 @@ from .editing import (
 )
 from .errors import Refusal, UnsupportedModelError, require_named
 from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
-from .linear import APPROXIMABLE
+from .linear import BENDS
 from .neurons import is_stateful
 from .regions import before_weights, divisors, upstream
 from .shapes import infer_shapes
@@ -144,19 +144,21 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptAct
         return is_stateful(node) or id(node) in emitting
 
     read_out = _that_make(found, kept_by_read_out(graph, emits))
-    last, first = {id(node) for node in read_out}, list[gs.Node]()
-    before, hidden = before_layers(graph), before_weights(graph)
-    prepare = {id(node) for node in before}
+    divide, first = _that_make_divisors(graph, found, others, emits), list[gs.Node]()
+    before = {id(node) for node in before_layers(graph)}
+    if any(emits(node) and id(node) in before for node in graph.nodes):
+        last, hidden = {id(node) for node in read_out}, before_weights(graph)
 
-    def may_emit(node: gs.Node) -> bool:
-        """Curves between layers are to become neurons, too."""
-        curved = node.op in APPROXIMABLE and not node.domain and id(node) not in prepare
-        return emits(node) or (curved and node.outputs[0].name in hidden)
+        def follows(node: gs.Node) -> bool:
+            """Whether a node is a neuron, or a curve between layers for which clips may stand."""
+            curved = node.op in BENDS and not node.domain and node.outputs[0].name in hidden
+            return (emits(node) or (curved and id(node) not in before)) and id(node) not in last
 
-    if any(map(emits, before)):
-        bent = nonlinear_before_layers(graph, lambda n: may_emit(n) and id(n) not in last)
+        bent = nonlinear_before_layers(graph, follows)
         first = _that_make(found, upstream(graph, bent))
-    return KeptActivations(first, read_out, _that_make_divisors(graph, found, others, may_emit))
+        norms = divisors(graph, follows)
+        divide += [n for n in found if id(n) in before and n.name in norms]
+    return KeptActivations(first, read_out, divide)
 
 
 def _that_make_divisors(
@@ -166,7 +168,7 @@ def _that_make_divisors(
     emits: Callable[[gs.Node], bool],
 ) -> list[gs.Node]:
     names = divisors(graph, emits)
-    norms = divisors(graph, lambda _: True) & {node.name for node in found} - names
+    norms = divisors(graph, None) & {node.name for node in found} - names
     curved = behind_curves(graph, others) if norms else set[str]()
     names |= {n.name for n in found if n.name in norms and n.inputs[0].name in curved}
     return [node for node in found if node.name in names]
@@ -261,7 +263,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
     # The largest number is no bound in a Clip.
     if not np.all((bound > 0) & (bound < np.finfo(dtype).max)):
         raise UnsupportedModelError(
-            "thresholds must be positive and finite:",
+            "thresholds must be positive and finite, and below the largest number of their type:",
             [Refusal(node.name, node.op, f"got {low} to {high} for {bound.dtype}")],
         )
     return bound

@@ -41,7 +41,7 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
     }
     taken = {name for node in nodes for name in (*node.input, *node.output)}
     numbers: dict[str, int] = {}
-    kinds: dict[str, int] = {}
+    kinds: dict[str, int] | None = None
     functions, from_front = {}, list[tuple[onnx.NodeProto, str, int]]()
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
@@ -60,7 +60,7 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
         if scale in tensors:
             kind = tensors[scale].data_type
         else:
-            kinds = kinds or _kinds_of(structure, what)
+            kinds = _kinds_of(structure, what) if kinds is None else kinds
             kind = kinds.get(scale) or kinds.get(x) or onnx.TensorProto.FLOAT
         epsilon = free_name(f"{node.output[0]}/epsilon", taken, numbers)
         taken.add(epsilon)

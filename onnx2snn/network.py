@@ -1,5 +1,7 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -61,6 +63,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
+from .ann import Ann
 from .calibration import calibrate, sampled
 from .checking import (
     APPROXIMATED,
@@ -73,11 +76,13 @@ from .checking import (
     Agreement,
     batch_dependence,
     compare,
+    dependence,
     first_inputs_that_run,
     outputs_of,
     relative_error,
     require_rounding,
     tolerance,
+    with_numbers,
 )
 from .data import Data, Inputs, by_name
 from .examination import (
@@ -209,28 +214,43 @@ class Network:
         sample: inputs on which that is tried; the first of the data where there are none.
         """
         sizes = [size for tensor in self.graph.inputs for size in (tensor.shape or ())[:1]]
-        report = run_passes(self.graph, [free_batch_axis])[0]
-        if not report.changed:
-            return False
-        error, why = np.inf, "none of the inputs tried runs, and there is no calibration data"
-        try:
-            if sample is None and self.calibration is not None:
-                first = by_name(next(iter(self.calibration.batches(sizes[0])))[0])
-                sample = first, outputs_of(self.reference, first)
-            if sample is not None:
-                error = batch_dependence(to_parts(self.graph), *sample)
-                why = "samples depend on each other"
-        except (ModelError, DataError, ValueError) as failure:
-            why = str(failure)
-        if error <= tolerance(self.graph):
-            self.reports.append(report)
-            return True
-        self.graph = import_ann(start)
+        # Sizes that nodes work out may be in the way, though not all that are right for any N.
+        for passes in ([free_batch_axis], [fold_constants, free_batch_axis]):
+            reports = run_passes(self.graph, passes)
+            if not reports[-1].changed:
+                return False
+            error = np.inf
+            try:
+                error, why = self._dependence(sizes[0], sample), "samples depend on each other"
+            except (ModelError, DataError, ValueError) as failure:
+                # Of what ONNX Runtime says, which node it is.
+                node = re.search(r"(\w+) node\. Name:'(.*?)'", str(failure))
+                why = f"{node[1]} '{node[2]}' cannot take more samples" if node else str(failure)
+            if error <= tolerance(self.graph):
+                self.reports += reports
+                return True
+            self.graph = import_ann(start)
         self.notes.append(
-            f"the batch size stays fixed, as in the ANN: {why}; export the network with a free "
-            "first axis, by which more samples run, and correct, at a time"
+            f"the batch size stays fixed, as in the ANN: {why}; if it need not, export it with an "
+            "open first axis: more samples run at a time, and corrections see more of them"
         )
         return False
+
+    def _dependence(self, size: int, sample: Sample) -> float:
+        """How far samples depend on each other, on a sample and on the first ones of the data.
+
+        Raises ``ModelError`` or ``DataError`` where the network does not run, or there are none.
+        """
+        parts: list[dict[str, np.ndarray]] = []
+        if self.calibration is not None:
+            batches = itertools.islice(self.calibration.batches(size), 3)
+            parts = [dict(by_name(x)) for x, _ in batches]
+            sample = sample or (parts[0], outputs_of(self.reference, parts[0]))
+        if sample is None:
+            raise DataError("none of the inputs tried runs, and there is no calibration data")
+        freed = with_numbers(self.graph)
+        error = batch_dependence(freed, *sample)
+        return max(error, dependence(Ann(freed, once=True).run, parts)) if parts else error
 
     def _require_same(
         self,

@@ -278,6 +278,20 @@ def test_a_logarithm_is_not_what_the_other_is_added_to(both):
     np.testing.assert_array_equal(run(g, x), before)
 
 
+@pytest.mark.parametrize("kept", ["e = Exp(x) s = Add(e, one)", "s = Clip(x, one)"])
+def test_a_logarithm_of_what_is_above_0_is_as_any_other(kept):
+    g = graph(
+        f"g (float[N, 3, 8] x) => (float[N, 3, 8] y) {{ {kept} l = Log(s) t = Neg(x) "
+        "u = Clip(t, one) m = Log(u) y = Max(l, m) }",
+        {"one": np.float32(1)},
+    )
+    x = X.astype(np.float32)
+    before = run(g, x)
+    decompose_activations(g)
+    assert "Max" not in ops(g)
+    np.testing.assert_allclose(run(g, x), before, atol=1e-6)
+
+
 def test_an_infinite_slope_stays():
     values = {"slope": np.float32([np.inf])}
     g = graph("g (float[N, 3, 8] x) => (float[N, 3, 8] y) { y = PRelu(x, slope) }", values)

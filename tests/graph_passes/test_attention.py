@@ -140,6 +140,15 @@ def test_masks_that_are_more_than_lengths_stay(text):
     assert split_attention(g) is False
 
 
+def test_lengths_of_samples_of_another_name():
+    text = "g (float[N, 5, 8] x, int32[samples] m) => (float[N, 5, 8] y) "
+    text += f"{{ y = {OWN}.Attention<num_heads = 4>(x, w, b, m) }}"
+    g = graph(text, NUMBERS)
+    before = run(g, ROWS, NUMBERS["lengths"], optimised=False)
+    changes_once(split_attention, g)
+    np.testing.assert_allclose(run(g, ROWS, NUMBERS["lengths"]), before, atol=1e-5)
+
+
 @pytest.mark.parametrize("causal", [0, 1])
 def test_queries_that_see_no_key_as_an_input_says(causal):
     text = "g (float[N, 4, 5, 2] x, bool[N, 1, 5, 6] m) => (float y) { y = Attention<is_causal = "

@@ -26,6 +26,7 @@ BODIES = {
     "to sizes that are copied": "r = Reshape(x, copies) y = Relu(r)",
     "rows that were joined": "r = Reshape(x, all) s = Neg(r) t = Reshape(s, image) y = Relu(t)",
     "more rows": "r = Reshape(x, parts) s = Relu(r) y = Reshape(s, image)",
+    "more rows of an open size": "r = Reshape(x, parts_open) s = Relu(r) y = Reshape(s, image)",
     "zeros allowed": "r = Reshape<allowzero = 1>(x, rows) y = MatMul(r, w)",
     "expanded": "m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, image)",
     "expanded by its own shape": "s = Shape(x) m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, s)",
@@ -39,6 +40,7 @@ def test_takes_any_number_of_samples(name, batch):
         "rows": np.array([batch, 12]), "open": np.array([batch, -1]),
         "image": np.array([batch, 3, 4]), "w": normal(12, 5), "copies": np.array([batch, 0, -1]),
         "all": np.array([-1, 4]), "parts": np.array([2 * batch, 6]),
+        "parts_open": np.array([2 * batch, 2, -1]),
     }  # fmt: skip
     shape = "a, b" if "MatMul" in BODIES[name] else "a, b, c"
     body = BODIES[name].replace("BATCH", str(batch))
@@ -313,6 +315,19 @@ def test_recurrent_layers_leave_out_initial_states_of_0(zeros):
     if zeros == "ones":
         return
     np.testing.assert_allclose(run(g, x), wanted, atol=1e-6)
+
+
+def test_heads_of_samples_along_axis_1():
+    """As attention over sequences that come first: each sample has two rows of that axis."""
+    text = "g (float[1, 6, 8] x) => (float[1, 6, 8] y) { t = Transpose<perm = [1, 0, 2]>(x) "
+    text += "h = Reshape(t, heads) s = Softmax<axis = 0>(h) j = Reshape(s, rows) m = MatMul(j, w) "
+    text += "r = Reshape(m, first) y = Transpose<perm = [1, 0, 2]>(r) }"
+    g = graph(text, {"heads": np.array([6, 2, 4]), "rows": np.array([6, 8]),
+                     "first": np.array([6, 1, 8]), "w": normal(8, 8)})  # fmt: skip
+    x = normal(5, 6, 8)
+    wanted = np.concatenate([run(g, x[i : i + 1]) for i in range(5)])
+    changes_once(free_batch_axis, g)
+    np.testing.assert_allclose(run(g, x), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_samples_along_axis_1_of_a_reshape():

@@ -172,10 +172,13 @@ def test_what_nothing_can_compute_keeps_nothing_else():
     [
         ("SequenceConstruct(k, one)", "SequenceAt(s, i)", ["SequenceConstruct", "SequenceAt"]),
         ("SplitToSequence<axis = 0>(k)", "SequenceAt(s, i)", ["SplitToSequence", "SequenceAt"]),
+        ("SplitToSequence<axis = 0>(k) r = SequenceErase(s, zero)", "SequenceAt(r, i)",
+         ["SplitToSequence", "SequenceErase", "SequenceAt"]),
+        ("SequenceConstruct(k, one) r = SequenceErase(s, zero)", "SequenceAt(r, zero)", []),
         ("SequenceConstruct(k, one)", "ConcatFromSequence<axis = 0>(s)", []),
         ("SequenceConstruct(k, one)", "SequenceAt(s, zero)", []),
     ],
-)
+)  # fmt: skip
 def test_sequences_of_constants(make, read, left):
     """No constant stands for a sequence."""
     g = graph(

@@ -322,6 +322,35 @@ def test_no_clips_stand_in_for_a_norm_before_the_last_layer(activation):
     np.testing.assert_allclose(found, run(ann, X), atol=0.05)
 
 
+@pytest.mark.parametrize("first", [
+    "s = ReduceMean<axes = [1]>(r) q0 = Sub(r, s) p0 = Mul(q0, q0) v0 = ReduceMean<axes = [1]>(p0) "
+    "e0 = Add(v0, tiny) k0 = Sqrt(e0) n = Div(q0, k0)",
+    "n = Softmax(r)",
+])  # fmt: skip
+def test_a_norm_before_the_last_layer_is_no_activation(first):
+    """The ReLU before another norm stays the one that there is."""
+    text = f"net (float[N, 6] x) => (float[N, 3] y) {{ a = MatMul(x, w) r = Relu(a) {first} "
+    text += "b = MatMul(n, u) q = Pow(b, two) m = ReduceMean<axes = [1]>(q) e = Add(m, tiny) "
+    text += "k = Sqrt(e) f = Div(b, k) y = MatMul(f, v) }"
+    ann = model(text, WEIGHTS | {"two": np.float32(2), "tiny": np.float32(1e-3)})
+    for approximate in (None, 8):
+        made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=approximate)
+        assert len(made.neurons) == 1
+    found = SpikingSession(made.model).run(X, 2048).output
+    np.testing.assert_allclose(found, run(ann, X), atol=0.1)
+
+
+@pytest.mark.parametrize("gate", [
+    "n = Neg(b) e = Exp(n) s = Add(e, one) i = Div(one, s) h = Mul(a, i)",
+    "n = Neg(b) e = Exp(n) s = Add(e, one) h = Div(a, s)",
+])  # fmt: skip
+def test_a_gate_that_is_spelled_out_is_no_norm(gate):
+    text = "net (float[N, 6] x) => (float[N, 3] y) "
+    text += f"{{ a = MatMul(x, w) b = MatMul(x, u) {gate} y = MatMul(h, v) }}"
+    ann = model(text, WEIGHTS | {"one": np.float32(1)})
+    assert check(ann, approximate=True).converts
+
+
 @pytest.mark.parametrize(
     "guarded", ["s = ReduceSum(x, one) t = Max(s, low) p = Div(x, t)", "t = Max(x, low) p = Log(t)"]
 )

@@ -1,0 +1,94 @@
+"""Networks of a batch size that the exporter fixed: it is opened where samples are apart."""
+
+import numpy as np
+import pytest
+from onnx_text import model, run
+
+from onnx2snn import SpikingSession, convert, from_arrays
+
+RNG = np.random.default_rng(0)
+VALUES = {
+    "zero": np.float32(0), "one": np.float32(1), "w": RNG.normal(size=(6, 6)).astype(np.float32),
+    "v": RNG.normal(size=(6, 3)).astype(np.float32), "tiny": np.float32(1e-3),
+    "rows": np.array([2, 3]), "flat": np.array([1, 6]), "pairs": np.array([-1, 12]),
+    "u": RNG.normal(size=(12, 3)).astype(np.float32), "first": np.array(0), "second": np.array(1),
+    "heads": np.array([1, 2, 3]), "half": np.array([2]), "minus": np.array([-1]),
+    "axis": np.array([1]), "from": np.array([0]),
+}  # fmt: skip
+LAYERS = "h = MatMul(n, w) c = Clip(h, zero, one) y = MatMul(c, v)"
+X = RNG.normal(size=(7, 6)).astype(np.float32) * np.float32([[0.1], [1], [4], [1], [0.3], [2], [1]])
+
+
+def network(body, batch=1, output="float[a, b] y"):
+    return model(f"net (float[{batch}, 6] x) => ({output}) {{ {body} }}", VALUES)
+
+
+def first_size(conversion):
+    (given, *_) = conversion.model.graph.input
+    dimension = given.type.tensor_type.shape.dim[0]
+    return dimension.dim_param or dimension.dim_value
+
+
+APART = {
+    "none": f"n = Identity(x) {LAYERS}",
+    "rows of its own": f"r = Reshape(x, rows) s = Softmax(r) n = Reshape(s, flat) {LAYERS}",
+    "a size that nodes work out": "z = Shape(x) g = Gather(z, axis) d = Div(g, half) "
+    f"j = Concat<axis = 0>(half, d) r = Reshape(x, j) s = Softmax(r) n = Reshape(s, flat) {LAYERS}",
+    "a class": f"n = Identity(x) {LAYERS.replace('y =', 't =')} y = ArgMax<axis = 1>(t)",
+}
+MIXED = {
+    "the largest of all": f"a = Abs(x) m = ReduceMax<keepdims = 0>(a) n = Div(x, m) {LAYERS}",
+    "their mean power": "p = Mul(x, x) m = ReduceMean<axes = [0]>(p) e = Add(m, tiny) "
+    f"k = Sqrt(e) n = Div(x, k) {LAYERS}",
+    "rows of others": "p = Mul(x, x) r = Reshape(p, rows) m = ReduceMean<axes = [0]>(r) "
+    f"s = Sub(r, m) n = Reshape(s, flat) {LAYERS}",
+    "the class of all": f"n = Identity(x) {LAYERS.replace('y =', 't =')} y = ArgMax<axis = 0>(t)",
+}
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("name", APART)
+def test_apart(name, with_data):
+    output = "int64[a, b] y" if name == "a class" else "float[a, b] y"
+    made = convert(
+        network(APART[name], output=output), calibration=from_arrays(X) if with_data else None
+    )
+    assert first_size(made) == "N"
+    session = SpikingSession(made.model)
+    alone = np.concatenate([session.run(X[i : i + 1], 8).output for i in range(7)])
+    np.testing.assert_allclose(session.run(X, 8).output, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed(name, with_data):
+    """Also where all is even in x, or what comes out are places."""
+    output = "int64[a, b] y" if name == "the class of all" else "float[a, b] y"
+    made = convert(
+        network(MIXED[name], output=output), calibration=from_arrays(X) if with_data else None
+    )
+    assert first_size(made) == 1
+    assert "samples depend on each other" in made.notes[0]
+
+
+@pytest.mark.parametrize("body", [
+    "p = Reshape(x, pairs) q = MatMul(p, u) y = Clip(q, zero, one)",
+    "n = Identity(x) h = MatMul(n, w) c = Clip(h, zero, one) f = Gather<axis = 0>(c, from) "
+    "g = Gather<axis = 0>(c, axis) d = Sub(f, g) y = MatMul(d, v)",
+])  # fmt: skip
+def test_pairs_of_samples_stay_together(body):
+    """They are one sample for the network, which one by itself is not."""
+    ann = network(body, batch=2)
+    made = convert(ann)
+    assert first_size(made) == 2
+    found = SpikingSession(made.model).run(X[:2], 512).output
+    np.testing.assert_allclose(found, run(ann, X[:2]), atol=0.05)
+
+
+def test_what_only_the_data_shows():
+    """Where the largest number is beyond 40, as in no random input, all are divided by it."""
+    body = "m = ReduceMax<keepdims = 0>(x) g = Greater(m, far) t = Where(g, m, one) n = Div(x, t) "
+    ann = model(f"net (float[1, 6] x) => (float[1, 3] y) {{ {body} {LAYERS} }}",
+                VALUES | {"far": np.float32(40)})  # fmt: skip
+    assert first_size(convert(ann)) == "N"
+    assert first_size(convert(ann, calibration=from_arrays(X * 20))) == 1
