@@ -1,7 +1,7 @@
 """Compare an ANN after a rewriting with the ANN before it, by running both."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +9,11 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import run_passes, upgrade_opset
 from onnx2snn.graph_passes.driver import Pass, pass_name
-from onnx2snn.graph_passes.editing import is_floating
 from onnx2snn.graph_passes.errors import DataError, ModelError, PassError
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.inputs import samples_in
 
-from .ann import Ann, one_after_the_other
+from .ann import Ann
 from .data import Data, Inputs, by_name, check_labels
 from .examination import import_ann
 from .progress import Running
@@ -231,76 +229,6 @@ def relative_error(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) 
     sums = Differences()
     sums.add(before, after)
     return sums.error()
-
-
-def batch_dependence(
-    model: ModelParts, inputs: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
-) -> float:
-    """How far an ANN's outputs for some samples depend on the others in the batch: an error.
-
-    ``wanted``: its outputs for ``inputs`` alone, with which those of each sample by itself are
-    compared, too. Raises ``ModelError`` or ``DataError`` where it does not run on one sample, or on
-    three times as many.
-    """
-    run, generator = Ann(model, once=True).run, np.random.default_rng(0)
-    # Neither the first ones mirrored nor as large: what mixes samples may not show on such.
-    others = [
-        {name: _shuffled(x, scale, generator) for name, x in inputs.items()} for scale in (0.25, 2)
-    ]
-    alone = [{n: x[at : at + 1] for n, x in inputs.items()} for at in range(samples_in(inputs))]
-    by_itself = _difference(wanted, one_after_the_other([run(sample) for sample in alone]))
-    return max(by_itself, dependence(run, [inputs, *others]))
-
-
-def dependence(
-    run: Callable[[Inputs], dict[str, np.ndarray]], parts: Sequence[dict[str, np.ndarray]]
-) -> float:
-    """How far what ``run`` makes of batches in one differs from what it makes of each: an error.
-
-    The largest of any part: of those with small numbers others may change all.
-    """
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    together = {name: np.atleast_1d(value) for name, value in run(whole).items()}
-    error = 0.0
-    for part in parts:
-        apart = {name: np.atleast_1d(value) for name, value in run(part).items()}
-        error = max(error, _difference(apart, {n: together[n][: len(x)] for n, x in apart.items()}))
-        together = {name: together[name][len(x) :] for name, x in apart.items()}
-    return error
-
-
-def _difference(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
-    """As ``relative_error``, and infinite where whole numbers, such as classes, differ."""
-    for name, value in before.items():
-        places = value.dtype.kind not in "fiu" or (value.dtype.kind != "f" and value.itemsize > 2)
-        if places and not np.array_equal(value, after[name]):
-            return np.inf
-    return relative_error(before, after)
-
-
-def _shuffled(x: np.ndarray, scale: float, generator: np.random.Generator) -> np.ndarray:
-    """Each sample's numbers in other places, floats scaled; of whole ones that are alike half."""
-    shuffled: np.ndarray = generator.permuted(x.reshape(len(x), -1), axis=1).reshape(x.shape)
-    if x.dtype.kind == "f":
-        shuffled *= x.dtype.type(scale)
-    elif x.dtype.kind in "iu" and np.array_equal(shuffled, x):
-        shuffled //= 2
-    return shuffled
-
-
-def with_numbers(graph: gs.Graph) -> ModelParts:
-    """A graph as a model that hands on what its whole numbers, such as classes, are of, too."""
-    outputs, more = list(graph.outputs), list[gs.Tensor]()
-    for tensor in outputs:
-        while not is_floating(tensor) and tensor.inputs and tensor.inputs[0].inputs:
-            tensor = tensor.inputs[0].inputs[0]
-        if isinstance(tensor, gs.Variable) and all(tensor is not known for known in outputs + more):
-            more.append(tensor)
-    graph.outputs = outputs + more
-    try:
-        return to_parts(graph)
-    finally:
-        graph.outputs = outputs
 
 
 def error_of_rounding(model: ModelParts, inputs: Inputs, wanted: dict[str, np.ndarray]) -> float:

@@ -1,16 +1,12 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
-import itertools
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from onnx2snn.graph_passes import (
-    DataError,
     MissingThresholdError,
-    ModelError,
     PassReport,
     Refusal,
     activations_to_neurons,
@@ -43,7 +39,6 @@ from onnx2snn.graph_passes.approximate import (
     fit_clips,
     regions_to_approximate,
 )
-from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.errors import counted
@@ -63,7 +58,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
-from .ann import Ann
+from .batch_axis import Sample, open_batch_axis
 from .calibration import calibrate, sampled
 from .checking import (
     APPROXIMATED,
@@ -74,15 +69,12 @@ from .checking import (
     TOGETHER,
     UNQUANTISED,
     Agreement,
-    batch_dependence,
     compare,
-    dependence,
     first_inputs_that_run,
     outputs_of,
     relative_error,
     require_rounding,
     tolerance,
-    with_numbers,
 )
 from .data import Data, Inputs, by_name
 from .examination import (
@@ -100,9 +92,6 @@ from .statistics import Statistic
 
 NO_CHANNELS = "there are no thresholds per channel"
 """What ``require_channels`` says of them."""
-
-Sample = tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
-"""Inputs of an ANN and its outputs for them, by name."""
 
 
 class Network:
@@ -195,62 +184,22 @@ class Network:
             partial(fold_forward, declined=[] if self.maxpool == "average" else self.declined),
         ]
         sample = first_inputs_that_run(self.reference, self.graph)
-        freed = self._free_batch_axis(to_parts(self.graph), sample)
+        self.graph, reports, note = open_batch_axis(
+            self.graph, self.reference, self.calibration, sample
+        )
+        self.reports += reports
+        self.notes += [note] if note else []
         if self.calibration is None and self.reference is self.original:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
             self.original = self.reference = ModelParts(self.original.structure, {})
             self.current = self.unclipped = self.original
-        rewritten = [self._canonicalise(), self.run(folds), freed, self._translated]
+        rewritten = [self._canonicalise(), self.run(folds), bool(reports), self._translated]
         if any(rewritten):
             passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
             self._require_same(EXACT, self.reference, passes, sample)
         else:
             self.current = to_parts(self.graph)
-
-    def _free_batch_axis(self, start: ModelParts, sample: Sample) -> bool:
-        """Make a fixed batch dynamic, if samples then still do not depend on each other.
-
-        sample: inputs on which that is tried; the first of the data where there are none.
-        """
-        sizes = [size for tensor in self.graph.inputs for size in (tensor.shape or ())[:1]]
-        # Sizes that nodes work out may be in the way, though not all that are right for any N.
-        for passes in ([free_batch_axis], [fold_constants, free_batch_axis]):
-            reports = run_passes(self.graph, passes)
-            if not reports[-1].changed:
-                return False
-            error = np.inf
-            try:
-                error, why = self._dependence(sizes[0], sample), "samples depend on each other"
-            except (ModelError, DataError, ValueError) as failure:
-                # Of what ONNX Runtime says, which node it is.
-                node = re.search(r"(\w+) node\. Name:'(.*?)'", str(failure))
-                why = f"{node[1]} '{node[2]}' cannot take more samples" if node else str(failure)
-            if error <= tolerance(self.graph):
-                self.reports += reports
-                return True
-            self.graph = import_ann(start)
-        self.notes.append(
-            f"the batch size stays fixed, as in the ANN: {why}; if it need not, export it with an "
-            "open first axis: more samples run at a time, and corrections see more of them"
-        )
-        return False
-
-    def _dependence(self, size: int, sample: Sample) -> float:
-        """How far samples depend on each other, on a sample and on the first ones of the data.
-
-        Raises ``ModelError`` or ``DataError`` where the network does not run, or there are none.
-        """
-        parts: list[dict[str, np.ndarray]] = []
-        if self.calibration is not None:
-            batches = itertools.islice(self.calibration.batches(size), 3)
-            parts = [dict(by_name(x)) for x, _ in batches]
-            sample = sample or (parts[0], outputs_of(self.reference, parts[0]))
-        if sample is None:
-            raise DataError("none of the inputs tried runs, and there is no calibration data")
-        freed = with_numbers(self.graph)
-        error = batch_dependence(freed, *sample)
-        return max(error, dependence(Ann(freed, once=True).run, parts)) if parts else error
 
     def _require_same(
         self,
