@@ -74,7 +74,8 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
         return found
     ranges: dict[str, Range] = {}
     for node in graph.nodes:
-        ranges[node.outputs[0].name] = range_of(graph, node, ranges)
+        for tensor in node.outputs[:1]:
+            ranges[tensor.name] = range_of(graph, node, ranges)
         if node.op == "Log" and not node.domain:
             low, _ = ranges.get(node.inputs[0].name, ANY)
             found.update(tensor.name for tensor in node.outputs if low <= 0)

@@ -11,6 +11,7 @@ from onnx2snn.graph_passes import DataError, ModelError, PassReport, fold_consta
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.editing import is_floating
 from onnx2snn.graph_passes.io import to_parts
+from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
 
@@ -70,8 +71,15 @@ def _tried(graph: gs.Graph, ann: ModelParts, data: Data | None, size: int, sampl
         sample = sample or (parts[0], outputs_of(ann, parts[0]))
     if sample is None:
         raise DataError("none of the inputs tried runs, and there is no calibration data")
-    run = Ann(_with_numbers(graph), once=True).run
-    error = _dependence_of_others(run, *sample)
+    freed, varying = Ann(_with_numbers(graph), once=True), downstream(graph, graph.inputs)
+
+    def run(x: Inputs) -> dict[str, np.ndarray]:
+        # Sizes are others with more samples.
+        return {name: value for name, value in freed.run(x).items() if name in varying}
+
+    inputs, outputs = sample
+    wanted = {name: value for name, value in outputs.items() if name in varying}
+    error = _dependence_of_others(run, inputs, wanted)
     return max(error, _dependence(run, parts)) if parts else error
 
 
@@ -105,14 +113,22 @@ def _dependence(run: Run, parts: Sequence[dict[str, np.ndarray]]) -> float:
         apart = {name: np.atleast_1d(value) for name, value in run(part).items()}
         error = max(error, _difference(apart, {n: together[n][: len(x)] for n, x in apart.items()}))
         together = {name: together[name][len(x) :] for name, x in apart.items()}
-    return error
+    # More rows than those of all are of none.
+    return np.inf if any(map(len, together.values())) else error
 
 
 def _difference(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
-    """As ``relative_error``, and infinite where whole numbers, such as classes, differ."""
+    """As ``relative_error``, and infinite where whole numbers, such as classes, differ.
+
+    Also of sequences, of which it is not known whose they are.
+    """
     for name, value in before.items():
-        places = value.dtype.kind not in "fiu" or (value.dtype.kind != "f" and value.itemsize > 2)
-        if places and not np.array_equal(value, after[name]):
+        dtype = getattr(value, "dtype", None)
+        if dtype is None:
+            return np.inf
+        # Of the others differences are added up.
+        exact = dtype.kind not in "fiu" or (dtype.kind != "f" and dtype.itemsize > 2)
+        if exact and not np.array_equal(value, after[name]):
             return np.inf
     return relative_error(before, after)
 
@@ -128,13 +144,17 @@ def _shuffled(x: np.ndarray, scale: float, generator: np.random.Generator) -> np
 
 
 def _with_numbers(graph: gs.Graph) -> ModelParts:
-    """A graph as a model that hands on what its whole numbers, such as classes, are of, too."""
+    """A graph as a model that hands on what its whole numbers, such as classes, are of, too.
+
+    But for what is known to have no samples along axis 0.
+    """
     outputs, more = list(graph.outputs), list[gs.Tensor]()
     for tensor in outputs:
         while not is_floating(tensor) and tensor.inputs and tensor.inputs[0].inputs:
             tensor = tensor.inputs[0].inputs[0]
-        if isinstance(tensor, gs.Variable) and all(tensor is not known for known in outputs + more):
-            more.append(tensor)
+        counted = bool(tensor.shape) and not isinstance(tensor.shape[0], int)
+        if isinstance(tensor, gs.Variable) and counted:
+            more += [] if any(tensor is known for known in outputs + more) else [tensor]
     graph.outputs = outputs + more
     try:
         return to_parts(graph)

@@ -71,6 +71,27 @@ def test_mixed(name, with_data):
     assert "samples depend on each other" in made.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("outputs", "more", "opened"),
+    [
+        ("int64[a] s", "s = Shape(x)", True),
+        ("int64[a, b] s", "t = Transpose(y) g = ArgMax<axis = 0, keepdims = 0>(t) "
+         "s = Unsqueeze(g, minus)", True),
+        ("bool[a, b] s", "t = Transpose(y) g = Greater(t, zero) s = Transpose(g)", True),
+        ("seq(float[a, b]) s", "s = SplitToSequence<axis = 1>(y)", False),
+        ("float[a, b] s", "t = Slice(y, axis, pairs, from) s = Concat<axis = 0>(y, t)", False),
+    ],
+)  # fmt: skip
+def test_other_outputs(outputs, more, opened):
+    """Of classes and sizes it is known whose they are, of sequences and of further rows not."""
+    values = VALUES | {"pairs": np.array([9])}
+    text = (
+        f"net (float[1, 6] x) => (float[a, b] y, {outputs}) {{ n = Identity(x) {LAYERS} {more} }}"
+    )
+    made = convert(model(text, values))
+    assert first_size(made) == ("N" if opened else 1)
+
+
 @pytest.mark.parametrize("body", [
     "p = Reshape(x, pairs) q = MatMul(p, u) y = Clip(q, zero, one)",
     "n = Identity(x) h = MatMul(n, w) c = Clip(h, zero, one) f = Gather<axis = 0>(c, from) "
