@@ -39,17 +39,17 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     taken = {size for t in graph.inputs for size in t.shape}
     symbol = next(name for name in map(editor.name, repeat("N")) if name not in taken)
     of_samples = downstream(graph, graph.inputs)
-    for node in list(graph.nodes):
-        if not node.domain and node.op in RECURRENT:
+    for node in [node for node in graph.nodes if not node.domain]:
+        if node.op in RECURRENT:
             _leave_out_zeros(node)
-        if not node.domain and node.op == "Concat" and batch == 1 and graph.opset >= _EXPAND:
+        elif node.op == "Concat" and batch == 1 and graph.opset >= _EXPAND:
             _expand_others(editor, node, of_samples, shapes)
-        if not node.domain and node.op == "Resize":
+        elif node.op == "Resize":
             scales = _scales(node, shapes.get(node.inputs[0].name), batch)
             if scales is not None:
                 node.inputs.pop()
                 node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
-        if not node.domain and node.op in ("Reshape", "Expand"):
+        elif node.op in ("Reshape", "Expand"):
             read = node.inputs[0].name
             kept = _kept_sizes(node, shapes.get(read), batch, read in of_samples)
             if kept is not None:
@@ -145,13 +145,11 @@ def _expand_others(
 ) -> None:
     """Expand what a Concat reads besides samples to as many as there are."""
     samples = [tensor for tensor in node.inputs if tensor.name in of_samples]
-    axis = node.attrs["axis"]
     for place, tensor in enumerate(node.inputs):
-        shape = shapes.get(tensor.name)
-        rank = len(shape or ())
-        if not samples or tensor.name in of_samples or not shape or axis in (0, -rank):
-            continue
-        if shape[0] != 1:
+        shape = shapes.get(tensor.name) or []
+        rank = len(shape)
+        other = samples and tensor.name not in of_samples and rank > 0 and shape[0] == 1
+        if not other or node.attrs["axis"] in (0, -rank):
             continue
         first = editor.constant(f"{node.name}/first", np.array([0]))
         sizes = editor.node("Shape", f"{node.name}/sizes", [samples[0]])

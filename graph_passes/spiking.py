@@ -306,15 +306,16 @@ def _masks(node: gs.Node, value: np.ndarray) -> bool:
 
 def masks_alone(node: gs.Node) -> bool:
     """Whether nothing is made of a node but a mask of what a Softmax reads."""
-    waiting, seen = [node], {id(node)}
+    waiting, seen = [node], set[int]()
     while waiting:
-        readers = waiting.pop().outputs[0].outputs
-        ends = ("Softmax", *MASKING, *ATTENTIONS)
-        if not readers or any(reader.op not in ends for reader in readers):
+        masking = waiting.pop()
+        if id(masking) in seen:
+            continue
+        seen.add(id(masking))
+        readers = masking.outputs[0].outputs
+        if not readers or any(r.op not in ("Softmax", *MASKING, *ATTENTIONS) for r in readers):
             return False
-        further = {id(reader): reader for reader in readers if reader.op in MASKING}
-        waiting += [reader for key, reader in further.items() if key not in seen]
-        seen |= further.keys()
+        waiting += [reader for reader in readers if reader.op in MASKING]
     return True
 
 

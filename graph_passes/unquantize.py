@@ -327,7 +327,7 @@ def _levels_of(node: gs.Node) -> _Levels | None:
         return None
     x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or _TYPES.UINT8
     if optional_input(maker, 2) is not None:
-        kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
+        kind = onnx_type(zero.dtype)
     floating = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)
     made = node.attrs.get("output_dtype", 0) or onnx_type(other[0].dtype)
     if kind not in _RANGES or not floating or made != onnx_type(scale.dtype):

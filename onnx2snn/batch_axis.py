@@ -43,10 +43,10 @@ def open_batch_axis(
         reports = run_passes(graph, passes)
         if not reports[-1].changed:
             return graph, [], None
-        error = np.inf
         try:
             error, why = _tried(graph, ann, data, sizes[0], sample), "samples depend on each other"
         except (ModelError, DataError, ValueError) as failure:
+            error = np.inf
             # Of what ONNX Runtime says, which node it is.
             node = re.search(r"(\w+) node\. Name:'(.*?)'", str(failure))
             why = f"{node[1]} '{node[2]}' cannot take more samples" if node else str(failure)
@@ -148,14 +148,15 @@ def _with_numbers(graph: gs.Graph) -> ModelParts:
 
     But for what is known to have no samples along axis 0.
     """
-    outputs, more = list(graph.outputs), list[gs.Tensor]()
+    outputs = list(graph.outputs)
+    handed_on = {tensor.name: tensor for tensor in outputs}
     for tensor in outputs:
         while not is_floating(tensor) and tensor.inputs and tensor.inputs[0].inputs:
             tensor = tensor.inputs[0].inputs[0]
         counted = bool(tensor.shape) and not isinstance(tensor.shape[0], int)
         if isinstance(tensor, gs.Variable) and counted:
-            more += [] if any(tensor is known for known in outputs + more) else [tensor]
-    graph.outputs = outputs + more
+            handed_on[tensor.name] = tensor
+    graph.outputs = list(handed_on.values())
     try:
         return to_parts(graph)
     finally:

@@ -23,6 +23,12 @@ def network(body, batch=1, output="float[a, b] y"):
     return model(f"net (float[{batch}, 6] x) => ({output}) {{ {body} }}", VALUES)
 
 
+def converted(body, with_data):
+    output = "int64[a, b] y" if "ArgMax" in body else "float[a, b] y"
+    data = from_arrays(X) if with_data else None
+    return convert(network(body, output=output), calibration=data)
+
+
 def first_size(conversion):
     (given, *_) = conversion.model.graph.input
     dimension = given.type.tensor_type.shape.dim[0]
@@ -49,10 +55,7 @@ MIXED = {
 @pytest.mark.parametrize("with_data", [False, True])
 @pytest.mark.parametrize("name", APART)
 def test_apart(name, with_data):
-    output = "int64[a, b] y" if name == "a class" else "float[a, b] y"
-    made = convert(
-        network(APART[name], output=output), calibration=from_arrays(X) if with_data else None
-    )
+    made = converted(APART[name], with_data)
     assert first_size(made) == "N"
     session = SpikingSession(made.model)
     alone = np.concatenate([session.run(X[i : i + 1], 8).output for i in range(7)])
@@ -63,10 +66,7 @@ def test_apart(name, with_data):
 @pytest.mark.parametrize("name", MIXED)
 def test_mixed(name, with_data):
     """Also where all is even in x, or what comes out are places."""
-    output = "int64[a, b] y" if name == "the class of all" else "float[a, b] y"
-    made = convert(
-        network(MIXED[name], output=output), calibration=from_arrays(X) if with_data else None
-    )
+    made = converted(MIXED[name], with_data)
     assert first_size(made) == 1
     assert "samples depend on each other" in made.notes[0]
 
