@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.files import read_parts, write_model
 from onnx2snn.graph_passes.io import to_graph, to_parts
@@ -21,6 +20,8 @@ from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
 
 from .ann import require_no_neurons
+from .batch_axis import open_batch_axis
+from .checking import first_inputs_that_run
 from .conversion import convert
 from .demo import demo_network
 from .progress import Report, no_report
@@ -70,12 +71,15 @@ def benchmark(
     sizes open than N, or N fixed to another one.
     """
     shapes = input_shapes(snn, batches)
-    makers: dict[str, tuple[Any, ...]] = {} if ann is None else {ANN: (AnnRuns, ann)}
-    makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
-    if _in_float32(snn):
-        makers[INT8] = (SnnRuns, snn, {"precision": "int8"})
     against = "step" if ann is None else ANN
+    makers: dict[str, tuple[Any, ...]] = {}
     with contextlib.ExitStack() as stack:
+        if ann is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            makers[ANN] = (AnnRuns, with_open_batch(ann, folder))
+        makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
+        if _in_float32(snn):
+            makers[INT8] = (SnnRuns, snn, {"precision": "int8"})
         running = {
             name: stack.enter_context(
                 Contestant(make, shapes, timesteps, threads, *given, pinned=threads == 1)
@@ -87,6 +91,26 @@ def benchmark(
         beside = {r["plan"]: r for r in rows if r["samples"] == row["samples"]}
         row["regret"] = regret(beside) if row["plan"] == "auto" else None
     return {"timesteps": timesteps, "threads": threads, "against": against, "rows": rows}
+
+
+def with_open_batch(ann: Path, folder: Path) -> Path:
+    """An ANN file whose batch size, if it is fixed, is open as a conversion opens it.
+
+    The file itself where that changes nothing, else one in ``folder``. Raises ``ModelError`` for a
+    file that is no ANN.
+    """
+    parts = read_parts(ann)
+    require_no_neurons(parts.structure)
+    graph = to_graph(parts)
+    if not any(tensor.shape and isinstance(tensor.shape[0], int) for tensor in graph.inputs):
+        return ann
+    infer_shapes(graph)
+    sample = first_inputs_that_run(parts, graph)
+    graph, reports, _ = open_batch_axis(graph, parts, None, sample)
+    if not reports:
+        return ann
+    write_model(to_parts(graph), folder / "ann.onnx")
+    return folder / "ann.onnx"
 
 
 def timed_rows(
@@ -220,11 +244,7 @@ class AnnRuns:
         """Make the session; ``ModelError`` if the ANN takes other inputs than the SNN."""
         parts = read_parts(self._path)
         require_no_neurons(parts.structure)
-        # The conversion has freed a fixed batch size, if it could; so is the ANN timed.
-        graph = to_graph(parts)
-        infer_shapes(graph)
-        freed = to_parts(graph) if free_batch_axis(graph) else parts
-        self._session = create_session(freed, [CPU], self._threads)
+        self._session = create_session(parts, [CPU], self._threads)
         inputs = {source.name: source.shape for source in self._session.get_inputs()}
         own = {name: ["N", *shape[1:]] if shape else [] for name, shape in inputs.items()}
         shapes = {name: shape for name, (shape, _) in self._inputs.shapes.items()}
