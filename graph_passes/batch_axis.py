@@ -23,12 +23,13 @@ def free_batch_axis(graph: gs.Graph) -> bool:
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead; a Reshape of other rows to
     sizes that are known leaves the first open, or the second where samples lie along it, if that is
-    a multiple of b; a Resize to [b, C, H, W]
-    takes scales in place of sizes, recurrent layers no initial states of 0, which is what they are,
-    and where b is 1 what no input reaches is expanded to N where it is joined with samples, as a
-    class token. The result is the same for b samples, up to rounding; that it treats samples apart
-    is to be checked by running it, since a constant may hold b too. False, and nothing changes, if
-    the first axes are not one fixed size, or the opset is older than 5.
+    a multiple of b; a Gather of all rows in order, as of a mask by all of its places, becomes such
+    a Reshape; a Resize to [b, C, H, W] takes scales in place of sizes, recurrent layers no initial
+    states of 0, which is what they are, and where b is 1 what no input reaches is expanded to N
+    where it is joined with samples, as a class token. The result is the same for b samples, up to
+    rounding; that it treats samples apart is to be checked by running it, since a constant may hold
+    b too. False, and nothing changes, if the first axes are not one fixed size, or the opset is
+    older than 5.
     """
     firsts = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = firsts.pop() if len(firsts) == 1 else None
@@ -49,6 +50,12 @@ def free_batch_axis(graph: gs.Graph) -> bool:
             if scales is not None:
                 node.inputs.pop()
                 node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
+        elif node.op == "Gather":
+            sizes = _sizes_of_all_rows(node, shapes.get(node.inputs[0].name))
+            if sizes is not None and sizes[0] % batch == 0 and node.inputs[0].name in of_samples:
+                node.op, node.attrs = "Reshape", {}
+                sizes[0] = -1
+                node.inputs[1] = editor.constant(f"{node.name}/shape", sizes)
         elif node.op in ("Reshape", "Expand"):
             read = node.inputs[0].name
             kept = _kept_sizes(node, shapes.get(read), batch, read in of_samples)
@@ -117,6 +124,18 @@ def _kept_sizes(
             kept = whole
             kept[axis] = -1
     return None if np.array_equal(kept, shape) else kept
+
+
+def _sizes_of_all_rows(node: gs.Node, read: list[int | str] | None) -> np.ndarray | None:
+    """The sizes of what a Gather makes, if that is all rows of axis 0 in order; else None."""
+    rows = known_value(node.inputs[1])
+    if rows is None or not rows.ndim or node.attrs.get("axis", 0):
+        return None
+    in_order = np.array_equal(rows.ravel(), np.arange(rows.size))
+    known = read is not None and all(isinstance(size, int) for size in read)
+    if not in_order or not read or not known or read[0] != rows.size:
+        return None
+    return np.array([*rows.shape, *read[1:]])
 
 
 def _without_open(shape: np.ndarray, read: list[int | str] | None) -> np.ndarray | None:

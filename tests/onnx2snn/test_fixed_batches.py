@@ -13,7 +13,7 @@ VALUES = {
     "rows": np.array([2, 3]), "flat": np.array([1, 6]), "pairs": np.array([-1, 12]),
     "u": RNG.normal(size=(12, 3)).astype(np.float32), "first": np.array(0), "second": np.array(1),
     "heads": np.array([1, 2, 3]), "half": np.array([2]), "minus": np.array([-1]),
-    "axis": np.array([1]), "from": np.array([0]),
+    "axis": np.array([1]), "from": np.array([0]), "places": np.arange(6).reshape(1, 1, 6),
 }  # fmt: skip
 LAYERS = "h = MatMul(n, w) c = Clip(h, zero, one) y = MatMul(c, v)"
 X = RNG.normal(size=(7, 6)).astype(np.float32) * np.float32([[0.1], [1], [4], [1], [0.3], [2], [1]])
@@ -40,6 +40,8 @@ APART = {
     "rows of its own": f"r = Reshape(x, rows) s = Softmax(r) n = Reshape(s, flat) {LAYERS}",
     "a size that nodes work out": "z = Shape(x) g = Gather(z, axis) d = Div(g, half) "
     f"j = Concat<axis = 0>(half, d) r = Reshape(x, j) s = Softmax(r) n = Reshape(s, flat) {LAYERS}",
+    "all places of a mask": "t = Flatten<axis = 2>(x) g = Gather(t, places) "
+    f"n = Reshape(g, flat) {LAYERS}",
     "a class": f"n = Identity(x) {LAYERS.replace('y =', 't =')} y = ArgMax<axis = 1>(t)",
 }
 MIXED = {
