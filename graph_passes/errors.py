@@ -45,14 +45,23 @@ class Refusal:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.op} '{self.node}': {self.reason}"
+        (line,) = listed([self])
+        return line
+
+
+def listed(refusals: Iterable[Refusal]) -> list[str]:
+    """Nodes and why, one line for all of one operator and reason."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for refusal in refusals:
+        alike.setdefault((refusal.op, refusal.reason), []).append(f"'{refusal.node}'")
+    return [f"{op} {', '.join(nodes)}: {reason}" for (op, reason), nodes in alike.items()]
 
 
 class UnsupportedModelError(ModelError):
     """Nodes that no pass can convert; ``refusals`` lists all of them."""
 
     def __init__(self, heading: str, refusals: Sequence[Refusal]) -> None:
-        super().__init__("\n".join([heading, *(f"  {refusal}" for refusal in refusals)]))
+        super().__init__("\n".join([heading, *(f"  {line}" for line in listed(refusals))]))
         self.heading, self.refusals = heading, tuple(refusals)
 
     def __reduce__(self) -> tuple[type, tuple[str, tuple[Refusal, ...]]]:

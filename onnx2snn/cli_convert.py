@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import click
 
-from onnx2snn.graph_passes.errors import counted
+from onnx2snn.graph_passes.errors import counted, listed
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
@@ -235,11 +235,11 @@ def _print(result: conversion.Conversion, output: Path, warnings: list[str], exp
         console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
     if result.analog:
         console.print("These stay analog, as in the ANN:")
-        for refusal in result.analog:
-            console.print(f"  {tables.printable(str(refusal))}", markup=False)
+        for line in listed(result.analog):
+            console.print(f"  {tables.printable(line)}", markup=False)
     if explain:
         console.print("Declined:" if result.declined else "No pass declined anything.")
-        for refusal in result.declined:
-            console.print(f"  {tables.printable(str(refusal))}", markup=False)
+        for line in listed(result.declined):
+            console.print(f"  {tables.printable(line)}", markup=False)
     layers = len(result.neurons)
     console.print(f"Wrote {output}: {counted(layers, 'layer')} of neurons.", markup=False)

@@ -81,21 +81,34 @@ def recipe_table(recipes: Iterable[Recipe]) -> Table:
     return table
 
 
+NAMES_SHOWN = 2
+"""Of so many nodes that would become the same the names are shown."""
+
 _ROLE_STYLES = {"obstacle": "bold red", "neuron": "green", "approximated": "yellow"}
 
 
 def readiness_table(rows: list[NodeReport]) -> Table:
-    """What each node of an ANN, in canonical form, would become."""
-    table = new_table("Nodes, in canonical form", "node", "op", "becomes", "why", "option")
+    """What the nodes of an ANN, in canonical form, would become; those alike in one row."""
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
+        alike.setdefault((row.role, row.op, row.reason, row.option), []).append(row.node)
+    table = new_table(
+        "Nodes, in canonical form", ">nodes", "op", "becomes", "why", "option", "names"
+    )
+    for (role, op, reason, option), names in alike.items():
+        shown = ", ".join(names[:NAMES_SHOWN])
+        more = len(names) - NAMES_SHOWN
         table.add_row(
-            name_text(row.node),
-            name_text(row.op),
-            row.role,
-            name_text(row.reason),
-            name_text(row.option),
-            style=_ROLE_STYLES.get(row.role),
+            str(len(names)),
+            name_text(op),
+            role,
+            name_text(reason),
+            name_text(option),
+            name_text(f"{shown} and {more} more" if more > 0 else shown),
+            style=_ROLE_STYLES.get(role),
         )
+    if any(len(names) > NAMES_SHOWN for names in alike.values()):
+        table.caption = "--json lists each node."
     return table
 
 

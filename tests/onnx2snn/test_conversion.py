@@ -18,6 +18,7 @@ from onnx2snn import (
     DataError,
     MissingThresholdError,
     ModelError,
+    Refusal,
     SpikingSession,
     Statistic,
     UnsupportedModelError,
@@ -761,3 +762,14 @@ def test_weights_that_a_recipe_made_infinite_are_not_those_of_the_file():
     convert(model(text, MATRICES), calibration=data, recipe="opi")
     with pytest.raises(UnsupportedModelError, match="smaller inputs"):
         convert(model(text, MATRICES), calibration=data, recipe="best")
+
+
+def test_nodes_refused_for_the_same_reason_are_one_line():
+    refusals = [
+        Refusal("a", "Softmax", "no"),
+        Refusal("b", "Div", "no"),
+        Refusal("c", "Softmax", "no"),
+    ]
+    error = UnsupportedModelError("these:", refusals)
+    assert str(error) == "these:\n  Softmax 'a', 'c': no\n  Div 'b': no"
+    assert str(refusals[1]) == "Div 'b': no"

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from onnx2snn import tables
 from onnx2snn.conversion import NeuronReport
-from onnx2snn.conversion_tables import neuron_table, pass_table
+from onnx2snn.conversion_tables import neuron_table, pass_table, readiness_table
 from onnx2snn.graph_passes import PassReport
+from onnx2snn.readiness import NodeReport
 from onnx2snn.tables import new_table
 
 
@@ -97,3 +98,17 @@ def test_passes_that_changed_nothing_are_counted():
     assert not any(report.name in text for report in idle)
     assert text.splitlines()[-1].strip() == "2 more changed nothing."
     assert "more" not in printed(pass_table([PassReport("fold_pads", True, 9, 7)]))
+
+
+def test_nodes_that_are_alike_are_one_row():
+    nodes = [NodeReport(f"relu{i}", "Relu", "neuron", "threshold from data") for i in range(4)]
+    nodes.insert(1, NodeReport("s", "Softmax", "obstacle", "not linear"))
+    nodes.append(NodeReport("t", "Softmax", "obstacle", "not linear"))
+    lines = printed(readiness_table(nodes), 100).splitlines()
+    (relus,) = (line for line in lines if "Relu" in line)
+    assert relus.split()[0] == "4"
+    assert "relu0, relu1 and 2 more" in relus
+    (others,) = (line for line in lines if "Softmax" in line)
+    assert "s, t" in others
+    assert "--json lists each node" in "".join(lines)
+    assert "--json" not in printed(readiness_table(nodes[:2]), 100)
