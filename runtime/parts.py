@@ -17,10 +17,13 @@ class Parts:
     """The nodes of a graph by part, each with the arithmetic on shapes that it needs.
 
     ``means``: the RunningMeans, between ``epilogue`` and ``read_out``; no graph holds them.
+    ``shaped``: what of ``core`` reads no spikes, but their shapes, and depends on the input; alone
+    of ``core`` it need not be affine in that.
     """
 
     prologue: list[gs.Node]
     core: list[gs.Node]
+    shaped: list[gs.Node]
     epilogue: list[gs.Node]
     means: list[gs.Node]
     read_out: list[gs.Node]
@@ -85,6 +88,7 @@ def parts_of(graph: gs.Graph) -> Parts:
     return Parts(
         rest([node for node in found.prologue if id(node) not in core]),
         rest([node for node in graph.nodes if id(node) in core]),
+        [node for node in late if any(tensor.name in varying for tensor in node.outputs)],
         rest(
             [node for node in found.epilogue if id(node) not in core],
             [node for node in ends if node not in last],

@@ -79,7 +79,8 @@ class Plan:
     ``step_inputs`` are what the step reads from the prologue or from the inputs themselves;
     ``states`` what it reads and writes anew besides sums, the membrane potentials first, in
     the order of ``neurons``; ``sums`` the sums over time, by the name of what is summed;
-    ``readout_types`` the types of those of them that the epilogue reads. ``averages`` names
+    ``readout_types`` the types of those of them that the epilogue reads. ``affine``: whether the
+    step is known to be affine in all that it reads. ``averages`` names
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
     inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
     file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
@@ -99,6 +100,7 @@ class Plan:
     read_out: onnx.ModelProto | None
     step_inputs: tuple[str, ...]
     readout_types: dict[str, np.dtype]
+    affine: bool
     averages: tuple[str, ...]
     neurons: tuple[Neuron, ...]
     states: tuple[State, ...]
@@ -190,6 +192,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         epilogue=epilogue.structure,
         read_out=read_out.structure if read_out else None,
         readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
+        affine=not parts.shaped,
         averages=tuple(finals),
         neurons=layers,
         states=kept,

@@ -153,7 +153,8 @@ class Sums:
         in_thresholds = [
             largest_in(before[f"v/{n.name}"]) / float(n.threshold.min()) for n in self._conserving
         ]
-        return min(self._most_carried, steps_to_next(max(in_thresholds, default=0.0)))
+        room = steps_to_next(max(in_thresholds, default=0.0), self._totals.growth)
+        return min(self._most_carried, room)
 
     def keep(self, rows: np.ndarray, count: int) -> None:
         """Go on with some of ``count`` samples."""

@@ -11,7 +11,7 @@ rounding errors have put in. A ``SignedIF`` counts what it emits, net, in its st
 that counts gives the maximum of the sums of its inputs.
 
 Where currents are hundreds of V_th, what v loses by rounding is more than V_th: such layers are
-left to the step (``coarse``).
+left to the step (``coarse``), and others are looked at before it may be (``steps_to_next``).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +35,11 @@ CONSERVING = ("IF", "BurstIF")
 
 MOST_STEPS = 256
 """Time-steps between two passes, at most: rounding errors of v add up, and must stay far below
-half a threshold. They are n |v| / 2**24 at most after n: up to mean currents of 64 V_th."""
+half a threshold (``steps_to_next``)."""
+
+FASTEST = 4096
+"""Times V_th: no current of a layer whose sums are worked out may be larger in a time-step. Those
+that large take a pass every 32 time-steps."""
 
 FAR = 256
 """Times V_th: sums of a layer whose currents are further are not worked out (``coarse``).
@@ -49,12 +53,16 @@ NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
 """How large what a step reads is, before it has read anything."""
 
 
-def steps_to_next(largest: float) -> int:
-    """How many time-steps may pass until the next pass, where v is so many thresholds.
+def steps_to_next(largest: float, growth: float) -> int:
+    """How many time-steps may pass until the next pass, a power of two, of which chunks are.
 
-    v may double on the way; its rounding stays below a quarter of a threshold.
+    Where v is ``largest`` thresholds and may grow by ``growth`` in each, n of them round it by
+    n (largest + n growth / 2) / 2**24 at most: an eighth of a threshold.
     """
-    return int(min(MOST_STEPS, max(1, 2**21 // max(largest, 1))))
+    steps = MOST_STEPS
+    while steps > 1 and steps * (largest + steps * growth / 2) > 2**21:
+        steps //= 2
+    return steps
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Totals:
     ``silent/<current>``; and ``more``, t - 1. It makes the sums of ``made``, what neurons emit that
     the step need not sum. ``silent`` makes f(0) of the currents in ``silenced``, from inputs of
     zeros. All names but those of what neurons emit and of inputs begin with ``prefix``.
+    ``growth``: how many thresholds the potentials that they follow from may grow by in a time-step.
     """
 
     totals: onnx.ModelProto
@@ -73,6 +82,7 @@ class Totals:
     prefix: str
     made: tuple[str, ...]
     silenced: tuple[str, ...]
+    growth: float
 
 
 def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | None:
@@ -88,9 +98,10 @@ def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | 
     half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)
     # What is read has a sum over time, too.
     endless = max(largest.values(), default=1.0) * MOST_STEPS > float(np.finfo(np.float32).max)
-    if kept or half or endless or not known <= allowed:
+    if kept or half or endless or not plan.affine or not known <= allowed:
         return None
-    summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan, largest))}
+    reach = currents_in_thresholds(plan, largest)
+    summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan, reach))}
     derived = [neuron for neuron in plan.neurons if neuron.spikes not in summed]
     currents = [neuron.current for neuron in derived if neuron.op in CONSERVING]
     silenced = tuple(dict.fromkeys([*currents, *(node.input[0] for node in pools)]))
@@ -104,16 +115,39 @@ def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | 
         prefix,
         made,
         silenced,
+        max((reach[n.name].most for n in derived if n.name in reach), default=0.0),
     )
 
 
-def coarse(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> list[Neuron]:
+@dataclass(frozen=True)
+class Reach:
+    """About how large a layer's currents are, in thresholds.
+
+    ``usual``: where what it reads has either sign, by the norm of a channel's weights, or how far
+    apart thresholds are, if that is more; ``most``: where all of it adds up, by their sum.
+    """
+
+    usual: float
+    most: float
+
+
+def coarse(plan: Plan, reach: Mapping[str, Reach]) -> list[Neuron]:
     """The layers whose potentials may lose more than a threshold by rounding.
 
-    Those whose currents may be above ``FAR`` thresholds: about what a layer reads, V_th of the
-    neurons before it, times the norm of a channel's weights, and the size of its bias; from layer
-    to layer where no neurons are between them. Or those whose thresholds are so far apart.
-    ``largest``: how large what the step reads is, by name; 1 where it is not known.
+    ``reach``: as of ``currents_in_thresholds``.
+    """
+    found = [(n, reach[n.name]) for n in plan.neurons if n.name in reach]
+    return [n for n, far in found if far.usual > FAR or far.most > FASTEST]
+
+
+def currents_in_thresholds(
+    plan: Plan, largest: Mapping[str, float] = NOT_KNOWN
+) -> dict[str, Reach]:
+    """How large the currents of each layer of ``CONSERVING`` neurons may be, by its name.
+
+    About what a layer reads, V_th of the neurons before it, times the norm, or the sum, of a
+    channel's weights, and the size of its bias; from layer to layer where no neurons are between
+    them. ``largest``: how large what the step reads is, by name; 1 where it is not known.
     """
     nodes = plan.step.graph.node
     makers = {name: node for node in nodes for name in node.output if name}
@@ -121,17 +155,22 @@ def coarse(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> list[Neuron]
     emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
     constants = values_of(plan.step, plan.weights)
 
-    def currents(layer: onnx.NodeProto) -> np.ndarray:
-        """About how large the currents of each channel may be."""
+    def currents(layer: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
+        """About how large the currents of each channel are usually, and at most."""
         read, (weights, *bias) = sizes.get(layer.input[0], 1.0), map(constants.get, layer.input[1:])
         if weights is None:
-            return np.full(1, read * sizes.get(layer.input[1], 1.0))
-        found = read * _norms(layer, weights) * abs(attributes_of(layer).get("alpha", 1.0))
+            product = np.full(1, read * sizes.get(layer.input[1], 1.0))
+            return product, product
+        factor = read * abs(attributes_of(layer).get("alpha", 1.0))
+        rows = _rows(layer, weights)
+        found = [factor * each for each in (_norms(rows), _sums(rows))]
         if bias and bias[0] is not None:
             # That of a Gemm may be one for each row as well.
             own = np.abs(bias[0].reshape(-1))
-            found = found + (own if own.size == found.size else own.max(initial=0))
-        return np.asarray(found)
+            per = own if own.size == len(rows) else own.max(initial=0)
+            found = [each + per for each in found]
+        usual, most = found
+        return usual, most
 
     def size(node: onnx.NodeProto) -> float | None:
         """About how large what a node makes is; None where it is made of constants alone."""
@@ -149,34 +188,36 @@ def coarse(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> list[Neuron]
         return sum(read + own) if node.op_type in ("Add", "Sub", "Sum") else max(read)
 
     sizes = {name: largest.get(name, 1.0) for name in plan.step_inputs}
-    by_channel = dict[str, np.ndarray]()
+    by_channel = dict[str, tuple[np.ndarray, np.ndarray]]()
     for made, node in makers.items():
         if made in emitted:
             found: float | None = emitted[made]
         elif made in layers:
             by_channel[made] = currents(node)
-            found = float(by_channel[made].max(initial=0))
+            found = float(by_channel[made][0].max(initial=0))
         else:
             found = size(node)
         if found is not None:
             sizes[made] = found
 
-    def is_coarse(neuron: Neuron) -> bool:
+    def reach(neuron: Neuron) -> Reach:
         threshold = neuron.threshold
         before = _made_of(neuron.current, makers, {*emitted, *layers})
         read = max((emitted[x] for x in before if x in emitted), default=0.0)
-        far = max(read, float(threshold.max())) > FAR * threshold.min()
+        apart = max(read, float(threshold.max())) / float(threshold.min())
         # What the step reads is known for all channels together.
         given = neuron.current in plan.step_inputs
         least = float(threshold.min() if given else threshold.max())
-        far |= sizes.get(neuron.current, 1.0) > FAR * least
+        most = sizes.get(neuron.current, 1.0) / least
+        usual, together = max(apart, most), read / float(threshold.min())
         for found in (by_channel[name] for name in before if name in by_channel):
-            per = threshold.reshape(-1) if threshold.size == found.size else threshold.min()
+            per = threshold.reshape(-1) if threshold.size == found[0].size else threshold.min()
             with np.errstate(over="ignore"):
-                far |= float((found / per).max(initial=0)) > FAR
-        return bool(far)
+                usual = max(usual, float((found[0] / per).max(initial=0)))
+                together += float((found[1] / per).max(initial=0))
+        return Reach(usual, max(most, together))
 
-    return [n for n in plan.neurons if n.op in CONSERVING and is_coarse(n)]
+    return {n.name: reach(n) for n in plan.neurons if n.op in CONSERVING}
 
 
 def _made_of(tensor: str, makers: Mapping[str, onnx.NodeProto], ends: Collection[str]) -> set[str]:
@@ -191,19 +232,27 @@ def _made_of(tensor: str, makers: Mapping[str, onnx.NodeProto], ends: Collection
     return found
 
 
-def _norms(node: onnx.NodeProto, weights: np.ndarray) -> np.ndarray:
-    """The norms of a layer's weights, one for each output channel."""
+def _rows(node: onnx.NodeProto, weights: np.ndarray) -> np.ndarray:
+    """A layer's weights, a row for each output channel."""
     given = attributes_of(node)
     if node.op_type == "Conv" or given.get("transB"):
-        rows = weights.reshape(len(weights), -1)
-    elif node.op_type == "ConvTranspose":
+        return weights.reshape(len(weights), -1)
+    if node.op_type == "ConvTranspose":
         group = given.get("group", 1)
         apart = weights.reshape(group, len(weights) // group, weights.shape[1], -1)
-        rows = apart.transpose(0, 2, 1, 3).reshape(group * weights.shape[1], -1)
-    else:
-        rows = np.moveaxis(weights, -1, 0).reshape(weights.shape[-1], -1)
+        return apart.transpose(0, 2, 1, 3).reshape(group * weights.shape[1], -1)
+    return np.moveaxis(weights, -1, 0).reshape(weights.shape[-1], -1)
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
     squares: np.ndarray = np.einsum("oi,oi->o", rows, rows)
     return np.sqrt(squares.astype(np.float64))
+
+
+def _sums(rows: np.ndarray) -> np.ndarray:
+    # In parts, since there may be much of them.
+    parts = np.array_split(rows, max(1, min(len(rows), rows.size // 2**20)))
+    return np.concatenate([np.abs(part).sum(axis=1, dtype=np.float64) for part in parts])
 
 
 def _totals_model(

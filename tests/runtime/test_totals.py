@@ -11,7 +11,7 @@ from onnx2snn.graph_passes import to_graph, to_model
 from onnx2snn.graph_passes.neurons import neuron_nodes
 from onnx2snn.runtime import totals
 from onnx2snn.runtime.plan import build_plan
-from onnx2snn.runtime.totals import coarse, totals_of
+from onnx2snn.runtime.totals import coarse, currents_in_thresholds, totals_of
 
 TWO_LAYERS = """net (float[N, 20] x) => (float[N, 5] y) {
     g = Gemm(x, w, b) a = Relu(g) h = MatMul(a, v) c = Relu(h) y = MatMul(c, u) }"""
@@ -33,6 +33,14 @@ def nearly_silent(largest):
     return convert(ann, calibration=from_arrays(x), recipe="opi").model, x[:100]
 
 
+def coarse_of(plan):
+    return coarse(plan, currents_in_thresholds(plan))
+
+
+def coarse_in(snn):
+    return coarse_of(build_plan(snn))
+
+
 def names_of(layers):
     return [neuron.name for neuron in layers]
 
@@ -46,8 +54,7 @@ def same(found, wanted):
 @pytest.mark.parametrize("largest", [1.0, 0.1, 1e-3, 1e-4, 1e-6])
 def test_nearly_silent_channels_are_counted_right(largest):
     snn, x = nearly_silent(largest)
-    plan = build_plan(snn)
-    assert len(coarse(plan)) == (largest < 1e-2)
+    assert len(coarse_in(snn)) == (largest < 1e-2)
     auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
     for timesteps in (16, 64, 300):
         same(auto.run(x, timesteps, [7]), step.run(x, timesteps))
@@ -81,7 +88,7 @@ def test_currents_of_many_thresholds_are_counted_right(bound):
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, bound) "
     text += "h = MatMul(a, v) c = Clip(h, zero, bound) y = MatMul(c, u) }"
     snn = convert(model(text, values)).model
-    assert len(coarse(build_plan(snn))) == (bound < 1)
+    assert len(coarse_in(snn)) == (bound < 1)
     x = rng.random((50, 30)).astype(np.float32)
     auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
     for timesteps in (32, 256):
@@ -93,7 +100,7 @@ def test_currents_of_many_thresholds_are_counted_right(bound):
 def assert_one_layer_is_coarse(text, values, rng):
     """And counted as one time-step at a time counts it."""
     snn = convert(model(text, values)).model
-    assert len(coarse(build_plan(snn))) == 1
+    assert len(coarse_in(snn)) == 1
     x = rng.random((50, 30)).astype(np.float32)
     same(SpikingSession(snn).run(x, 256), SpikingSession(snn, plan="step").run(x, 256))
 
@@ -236,7 +243,7 @@ def test_quotients_do_not_make_layers_coarse():
     values |= layers(np.random.default_rng(0), w=(30, 40), u=(40, 3))
     text = "net (float[N, 30] x) => (float[N, 3] y) { g = MatMul(x, w) a = Clip(g, zero, one) "
     text += "h = Div(a, many) i = Mul(h, many) b = Clip(i, zero, one) y = MatMul(b, u) }"
-    assert not coarse(build_plan(convert(model(text, values)).model))
+    assert not coarse_in(convert(model(text, values)).model)
 
 
 @pytest.mark.parametrize("far", [0.0, 2.0, 4.0])
@@ -253,7 +260,7 @@ def test_sums_of_any_layers_may_be_left_to_the_step(monkeypatch, seed, far):
         assert followed is None
     elif followed is not None:
         made = set(followed.made)
-        assert not made & {neuron.spikes for neuron in coarse(plan)}
+        assert not made & {neuron.spikes for neuron in coarse_of(plan)}
     auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
     for timesteps in (1, 6, 35):
         same(auto.run(x, timesteps, [1]), step.run(x, timesteps))
@@ -280,9 +287,9 @@ def test_norms_of_weights(monkeypatch, name):
     # In V_th of this layer, 1/2, for each of the one before, 2.
     norm = 4 * float(np.sqrt(squares(values["w"])).max())
     monkeypatch.setattr(totals, "FAR", 0.999 * norm)
-    assert names_of(coarse(plan)) == names_of(last)
+    assert names_of(coarse_of(plan)) == names_of(last)
     monkeypatch.setattr(totals, "FAR", 1.001 * norm)
-    assert coarse(plan) == []
+    assert coarse_of(plan) == []
 
 
 @pytest.mark.parametrize(("attributes", "axis"), [("transB = 1", 1), ("transB = 0", 0)])
@@ -294,9 +301,9 @@ def test_norms_of_dense_layers_with_thresholds_of_channels(monkeypatch, attribut
     plan = build_plan(convert(model(text % attributes, {"w": w, "k": bounds})).model)
     norm = float((2 * np.sqrt((w**2).sum(axis)) / bounds).max())
     monkeypatch.setattr(totals, "FAR", 0.999 * norm)
-    assert names_of(coarse(plan)) == names_of(plan.neurons[-1:])
+    assert names_of(coarse_of(plan)) == names_of(plan.neurons[-1:])
     monkeypatch.setattr(totals, "FAR", 1.001 * norm)
-    assert coarse(plan) == []
+    assert coarse_of(plan) == []
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
@@ -346,3 +353,48 @@ def test_sizes_that_whole_numbers_divide():
     x = (np.random.default_rng(1).integers(0, 9, (3, 2, 8, 6)) / 8).astype(np.float32)
     auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(auto.run(x, 21), step.run(x, 21))
+
+
+@pytest.mark.parametrize(
+    ("weight", "bound"), [(-0.05, 0.05), (-0.05, 0.02), (0.03, 0.02), (-0.2, 0.05)]
+)
+def test_currents_that_all_add_up_are_counted_right(weight, bound):
+    """A thousand times V_th where the norm of the weights is a few dozen."""
+    rng = np.random.default_rng(5)
+    values = {n: np.float32(v) for n, v in (("zero", 0), ("one", 1), ("low", bound))}
+    values |= {"i": np.ones((1, 2048), np.float32), "r": np.eye(3, dtype=np.float32)}
+    values["w"] = (weight + 0.03 * rng.normal(size=(2048, 16))).astype(np.float32)
+    values["u"] = rng.normal(size=(16, 3)).astype(np.float32)
+    text = "net (float[N, 2048] x) => (float[N, 3] y) { g = Mul(x, i) p = Clip(g, zero, one) "
+    text += "q = MatMul(p, w) a = Clip(q, zero, low) h = MatMul(a, u) b = Clip(h, zero, one) "
+    text += "y = MatMul(b, r) }"
+    snn = convert(model(text, values)).model
+    x = np.ones((2, 2048), np.float32)
+    for timesteps in (64, 256):
+        same(
+            SpikingSession(snn).run(x, timesteps),
+            SpikingSession(snn, plan="step").run(x, timesteps),
+        )
+
+
+@pytest.mark.parametrize("made", ["Mul(e, e)", "Sin(e)", "Where(m, e, zero)"])
+def test_what_takes_the_shape_of_spikes_need_not_be_affine(made):
+    """It is computed in the step, of an input whose sum over time says nothing of it."""
+    rng = np.random.default_rng(0)
+    values = {n: (rng.integers(-8, 9, (4, 4)) / 16).astype(np.float32) for n in "wu"}
+    values |= {"zero": np.float32(0), "one": np.float32(1)}
+    text = "net (float[N, 4] x, float[N, 1] z, bool[N, 1] m) => (float[N, 4] y) { "
+    text += "g = MatMul(x, w) a = Clip(g, zero, one) s = Shape(a) e = Expand(z, s) "
+    text += f"q = {made} h = MatMul(a, u) k = Add(h, q) c = Clip(k, zero, one) "
+    text += "l = MatMul(c, u) o = Clip(l, zero, one) y = MatMul(o, u) }"
+    snn = convert(model(text, values)).model
+    x = {
+        name: (rng.integers(0, 17, (5, n)) / 16).astype(np.float32)
+        for name, n in (("x", 4), ("z", 1))
+    }
+    x["m"] = x["z"] > 0.5
+    for timesteps in (1, 4, 33):
+        same(
+            SpikingSession(snn).run(x, timesteps),
+            SpikingSession(snn, plan="step").run(x, timesteps),
+        )
