@@ -1,6 +1,6 @@
 """``evaluate --early-exit``: accuracy against mean T, by rules for when a sample is settled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -144,8 +144,8 @@ class _Recorder(EarlyExit):
         self.looks.append(looks[-1])
         return np.zeros(len(looks[-1]), bool)
 
-    def looks_at(self, timesteps: int) -> list[int]:
-        return list(self.times)
+    def looks_at(self, timesteps: int) -> Iterator[int]:
+        return iter(self.times)
 
 
 def _as_accurate(row: Mapping[str, Any], fixed: Sequence[Mapping[str, Any]]) -> int | None:

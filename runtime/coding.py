@@ -22,16 +22,17 @@ def encode(
     """The inputs of each of ``timesteps`` time-steps.
 
     constant: the inputs themselves (the paper's input).
-    poisson: independent spikes, 1 with probability x, else 0; x must lie in [0, 1].
+    poisson: independent spikes, 1 with probability x, else 0; x must lie in [0, 1]. Inputs that are
+    no floats, such as masks and indices, stay as they are.
     The inputs named in ``varying`` are [T, N, ...]; time-step t reads x[t - 1].
 
     Raises ``DataError`` for probabilities outside [0, 1].
     """
-    for x in inputs.values() if coding == "poisson" else ():
-        if x.min() < 0 or x.max() > 1:
+    for name, x in inputs.items() if coding == "poisson" else ():
+        if x.dtype.kind == "f" and (x.min() < 0 or x.max() > 1):
             raise DataError(
-                f"Poisson coding needs inputs in [0, 1], as probabilities of a spike; "
-                f"these lie in [{x.min():g}, {x.max():g}]"
+                f"Poisson coding needs inputs in [0, 1], as probabilities of a spike; those of "
+                f"'{name}' lie in [{x.min():g}, {x.max():g}]"
             )
     times = range(timesteps)
     over_time = ({n: x[t] if n in varying else x for n, x in inputs.items()} for t in times)
@@ -42,5 +43,9 @@ def _drawn(
     probabilities: Iterable[dict[str, np.ndarray]], seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     generator = np.random.default_rng(seed)
+
+    def drawn(x: np.ndarray) -> np.ndarray:
+        return (generator.random(x.shape) < x).astype(x.dtype) if x.dtype.kind == "f" else x
+
     for now in probabilities:
-        yield {n: (generator.random(x.shape) < x).astype(x.dtype) for n, x in now.items()}
+        yield {name: drawn(x) for name, x in now.items()}

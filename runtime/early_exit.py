@@ -1,6 +1,7 @@
 """Samples whose read-out is settled need no further time-steps."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +53,9 @@ class EarlyExit:
         certainty = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
         return np.asarray(same & (certainty >= self.confidence))
 
-    def looks_at(self, timesteps: int) -> list[int]:
+    def looks_at(self, timesteps: int) -> Iterator[int]:
         """The time-steps at which to look, T being the last."""
-        return sorted({*range(self.every, timesteps, self.every), timesteps})
+        return itertools.chain(range(self.every, timesteps, self.every), [timesteps])
 
 
 def require_may_leave(

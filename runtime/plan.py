@@ -44,7 +44,7 @@ from .kernels import lower_if
 from .parts import Parts, finals_of, made_by, parts_of, require_affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Neuron:
     """One layer of neurons, of the kind ``op``; ``current`` names what it reads.
 

@@ -40,7 +40,7 @@ class Later:
         return Later, (dict,), {"_work_out": None, "_found": self()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadOut:
     """The network's outputs and activity after ``timesteps`` time-steps.
 
@@ -54,7 +54,7 @@ class ReadOut:
     timesteps: int
     values: Arrays
     neurons: tuple[Neuron, ...]
-    sums: Callable[[], Arrays] = field(repr=False, compare=False)
+    sums: Callable[[], Arrays] = field(repr=False)
     sample_timesteps: np.ndarray | None = None
 
     @property
@@ -146,7 +146,7 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> 
     return ReadOut(timesteps, joined([each.values for each in exits]), neurons, Later(sums), ran)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpikingResult:
     """The read-outs of a run of N ``samples``, by time-step; that at T is also at hand directly."""
 

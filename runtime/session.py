@@ -287,6 +287,8 @@ class SpikingSession:
             raise DataError("step() takes the input of one time-step, [N, ...]")
         plan, progress = self._plan, self._progress
         values = progress.prologue.step_inputs(inputs)
+        # A run before, refused or not, may have been read out more often.
+        progress.readouts = 1
         if not progress.can_go_on_with(values):
             raise DataError("x_t has another shape than the state; call reset() first")
         progress.states.set_inputs(values)

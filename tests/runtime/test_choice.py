@@ -387,6 +387,24 @@ def test_what_does_not_fit_is_refused():
         SpikingSession(snn, max_memory=0)
 
 
+def test_a_step_needs_no_read_outs_of_a_run_that_was_refused():
+    snn, x = wide(), zeros(40)
+
+    def needed(readouts):
+        with pytest.raises(DataError, match="needs about") as refusal:
+            SpikingSession(snn, threads=1, max_memory=1000).chosen(x, readouts=readouts)
+        return int(re.search(r"about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
+
+    session = SpikingSession(snn, threads=1, max_memory=(needed(1) + needed(9)) // 2)
+    session.run(x, 5)
+    state = session.state
+    with pytest.raises(DataError, match="read out 9 times"):
+        session.run(x, 32, [*range(1, 9)])
+    session.step(x)
+    session.state = state
+    session.step(x)
+
+
 def test_as_many_samples_as_a_refusal_names_fit():
     snn = wide()
     one, many = (min(budgets(with_budget(snn), zeros(n)).values()) for n in (1, 40))

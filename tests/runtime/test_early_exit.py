@@ -1,5 +1,6 @@
 """Samples that leave a run are read out as they were then; those that stay notice nothing."""
 
+import itertools
 import tracemalloc
 
 import dyadic
@@ -51,7 +52,7 @@ def test_an_early_exit_is_a_read_out(seed, samples, timesteps, confidence, stabl
     x = dyadic.images(network, samples)
     session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)
     rule = EarlyExit(confidence, stable, every)
-    times = rule.looks_at(timesteps)
+    times = [*rule.looks_at(timesteps)]
     whole = session.run(x, timesteps, times)
     early = session.run(x, timesteps, early_exit=rule)
     leaves = literal(rule, whole, times)
@@ -502,3 +503,11 @@ def test_outputs_of_more_rows_than_samples_cannot_be_read_out():
     )
     with pytest.raises(DataError, match=r"'z' is \[8, 3\] for 4"):
         session.run(np.ones((4, 4), np.float32), 8, early_exit=EarlyExit())
+
+
+def test_no_look_is_planned_before_it_is_due():
+    """At samples that leave at once T makes no difference."""
+    looks = EarlyExit(every=4).looks_at(2**31 - 1)
+    assert list(itertools.islice(looks, 3)) == [4, 8, 12]
+    assert list(EarlyExit(every=4).looks_at(8)) == [4, 8]
+    assert list(EarlyExit(every=4).looks_at(3)) == [3]

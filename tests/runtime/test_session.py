@@ -191,6 +191,26 @@ def test_numpy_integers_are_integers():
     assert sorted(result.outputs) == [2, 4]
 
 
+def test_indices_are_no_probabilities():
+    """With Poisson coding they stay as they are."""
+    text = "net (float[N, 3] x, int64[N, 2] k) => (float[N, 3] y) { e = Gather(t, k) "
+    text += "s = ReduceMean<axes = [1], keepdims = 0>(e) a = Add(s, x) y = Clip(a, zero, one) }"
+    values = {"t": np.eye(7, 3, dtype=np.float32), "zero": np.float32(0), "one": np.float32(1)}
+    session = SpikingSession(convert(model(text, values)).model)
+    given = {"x": np.zeros((2, 3), np.float32), "k": np.array([[0, 6], [1, 1]])}
+    found = session.run(given, 8, coding="poisson").output
+    np.testing.assert_array_equal(found, session.run(given, 8).output)
+
+
+def test_results_are_compared_by_identity():
+    """Of arrays there is no one answer."""
+    session = SpikingSession(snn())
+    first, second = session.run(X, 4), session.run(X, 4)
+    assert first == first
+    assert first != second
+    assert len({first, second, *first.readouts.values(), *first.readouts[4].neurons}) == 4
+
+
 def test_poisson_coding():
     session = SpikingSession(snn())
     x = np.abs(X) / 2
@@ -203,7 +223,7 @@ def test_poisson_coding():
     assert np.any(a.output != other.output)
     # A spike at the input is 2 after the Mul, and 1 at most leaves the neuron each step.
     assert a.firing_rates["b"] == pytest.approx(np.minimum(2 * x, 1).mean(), abs=0.05)
-    with pytest.raises(DataError, match=r"inputs in \[0, 1\]"):
+    with pytest.raises(DataError, match=r"inputs in \[0, 1\], .* those of 'x' lie in \[-1, 0.5\]"):
         session.run(X, 4, coding="poisson")
     with pytest.raises(DataError, match="coding must be"):
         session.run(x, 4, coding="rate")

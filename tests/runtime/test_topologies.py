@@ -171,7 +171,7 @@ def test_outputs_that_are_constant_are_refused():
         "{ r = Relu(x) y = MatMul(r, w) z = Add(b, b) }",
         {"w": np.ones((3, 2), np.float32), "b": np.ones(2, np.float32)},
     )
-    with pytest.raises(UnsupportedModelError, match=r"(?s)'w'.*depends on no input.*'z'"):
+    with pytest.raises(UnsupportedModelError, match="output 'w', 'z': depends on no input"):
         convert(proto, calibration=from_arrays(np.ones((4, 3), np.float32)))
 
 
