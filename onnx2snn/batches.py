@@ -67,7 +67,8 @@ def samples_at_once(
         return MOST_SAMPLES
     samples = once or 1
     try:
-        each = bytes_of_tensors(_in_plain(model), samples, data.shapes_of(inputs)) / samples
+        known = bytes_of_tensors(_in_plain(model), samples, data.shapes_of(inputs))
+        each = sum(known.values()) / samples
     except Onnx2SnnError:
         # Data that does not fit, or a network, which a run says in other words.
         return MOST_SAMPLES
@@ -95,8 +96,10 @@ def _fixed_batch(model: ModelParts, data: Data) -> int | None:
     return max((shape[0].dim_value for shape in shapes if shape), default=0) or None
 
 
-def bytes_of_tensors(model: ModelParts, samples: int, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Bytes of all tensors of a model for so many samples, as far as sizes are known.
+def bytes_of_tensors(
+    model: ModelParts, samples: int, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, int]:
+    """Bytes of each tensor of a model for so many samples, by name, as far as sizes are known.
 
     ``shapes``: [N, ...] or [T, N, ...] of inputs, for sizes that are open. Raises ``ModelError`` if
     they do not fit.
@@ -112,4 +115,4 @@ def bytes_of_tensors(model: ModelParts, samples: int, shapes: dict[str, tuple[in
                 size.dim_value = length
     for name, info in shapes_from_inputs(structure, "the model").items():
         known[name] = max(known.get(name, 0), bytes_of(info, "the model"))
-    return sum(known.values())
+    return known

@@ -21,6 +21,10 @@ MOST_CHANNELS = 2**16
 """About as many have histograms at once, of 1 GiB together."""
 
 
+SAMPLED = 2**17
+"""Of so many values clips are fitted to a curve: half a megabyte for each."""
+
+
 def _pooled(
     model: ModelParts, tensors: dict[str, str], ranks: Mapping[str, int]
 ) -> tuple[ModelParts, dict[str, str]]:
@@ -85,19 +89,34 @@ def watch(
 def sampled(
     model: ModelParts, tensors: dict[str, str], data: Data, running: Running
 ) -> dict[str, np.ndarray]:
-    """Some of the values that ``watch`` yields, flat, the extremes among them."""
+    """Some of the values that ``watch`` yields, flat: the extremes, and others at random places.
+
+    Of each sample as many, in the same places whatever the batches: ``SAMPLED`` of a tensor, or
+    one of each sample.
+    """
+    each, left = max(1, SAMPLED // data.samples), data.samples
+    drawn = {name: np.random.default_rng(0) for name in tensors}
     found: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    ends: dict[str, np.ndarray] = {}
     for values in watch(model, tensors, data, running):
+        rows = min(running.batch_size, left)
+        left -= rows
         for name, value in values.items():
-            found[name].append(_thinned(value))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            flat = value.reshape(-1)
+            apart = flat.reshape(rows if flat.size % rows == 0 else 1, -1)
+            found[name].append(_some(apart, each * rows // len(apart), drawn[name]))
+            now = np.array([flat.min(), flat.max()])
+            known = np.concatenate([now, ends.get(name, now)])
+            ends[name] = np.array([known.min(), known.max()])
+    return {name: np.concatenate([*parts, ends[name]]) for name, parts in found.items()}
 
 
-def _thinned(value: np.ndarray) -> np.ndarray:
-    """Some 20,000 values of an array, evenly spread, and its extremes."""
-    flat = value.reshape(-1)
-    thin = flat[:: max(1, flat.size // 20_000)]
-    return np.concatenate([thin, [flat.min(), flat.max()]])
+def _some(rows: np.ndarray, each: int, generator: np.random.Generator) -> np.ndarray:
+    """So many values of each row, or all where there are no more, flat."""
+    if rows.shape[1] <= each:
+        return rows.reshape(-1).copy()
+    places = generator.integers(rows.shape[1], size=(len(rows), each))
+    return np.take_along_axis(rows, places, axis=1).reshape(-1)
 
 
 def calibrate(

@@ -15,6 +15,7 @@ from onnx2snn.graph_passes.editing import (
     variables_of,
 )
 from onnx2snn.graph_passes.errors import MissingThresholdError, Refusal
+from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
     is_mean,
@@ -27,6 +28,7 @@ from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import as_input, by_input_name
 
 from .ann import Ann, with_outputs
+from .batches import bytes_of_tensors
 from .data import Data
 from .layers import Layer
 from .progress import Running
@@ -75,7 +77,7 @@ class Spiking:
         names = [tensor.name for tensor in inputs]
         sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
         fixed = sizes.pop() if len(sizes) == 1 else None
-        most = max(1, MOST_BYTES // (4 * timesteps * self._largest()))
+        most = max(1, MOST_BYTES // (4 * timesteps * self._largest(self.data)))
         most = min(most, samples or most)
         for x, _ in self.running.batches(self.data, what):
             given = by_input_name(x, names, "the network")
@@ -85,16 +87,23 @@ class Spiking:
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
 
-    def _largest(self) -> int:
+    def _largest(self, data: Data) -> int:
         """The most numbers of a sample that are kept at each time-step."""
         nodes = neuron_nodes(self.graph)
-        layers = [node.outputs[0] for node in nodes]
-        known = [tensor for tensor in layers if is_fixed(tensor.shape)]
-        _, streams = segments_of(self.graph, [node.inputs[0] for node in nodes])
         tensors = self.graph.tensors()
-        # One is made of the one before.
-        two = [2 * numbers_in(tensors[name]) for name in streams]
-        return max([1, *map(numbers_in, known), *two])
+        layers = [node.outputs[0] for node in nodes]
+        _, names = segments_of(self.graph, [node.inputs[0] for node in nodes])
+        streams = [tensors[name] for name in names]
+        numbers = {tensor.name: numbers_in(tensor) for tensor in (*layers, *streams)}
+        if not all(is_fixed(tensor.shape) for tensor in (*layers, *streams)):
+            shapes = data.shapes_of(t.name for t in inputs_besides_states(self.graph))
+            known = bytes_of_tensors(to_parts(self.graph), 1, shapes)
+            for tensor in (*layers, *streams):
+                if tensor.name in known:
+                    numbers[tensor.name] = known[tensor.name] // np.dtype(tensor.dtype).itemsize
+        # One stream is made of the one before.
+        two = [2 * numbers[tensor.name] for tensor in streams]
+        return max([1, *(numbers[tensor.name] for tensor in layers), *two])
 
     def simulate(
         self,

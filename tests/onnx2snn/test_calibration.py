@@ -5,6 +5,9 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import calibration, convert, from_arrays, parse_statistic
+from onnx2snn.calibration import sampled
+from onnx2snn.graph_passes.weights import detach
+from onnx2snn.progress import Running
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype(np.float32)
@@ -41,3 +44,38 @@ def test_layers_may_be_measured_in_several_passes(monkeypatch, per_channel, stat
     assert len(once) == 5
     monkeypatch.setattr(calibration, "MOST_CHANNELS", 12 if per_channel else 2)
     assert thresholds(3) == once
+
+
+def seen_in(x, batch_size):
+    """Some values of -x, which is taken for an activation."""
+    ann = detach(model("net (float[N, C, D] x) => (float[N, C, D] y) { y = Neg(x) }", {}))
+    return sampled(ann, {"f": "y"}, from_arrays(x), Running(batch_size))["f"]
+
+
+def test_what_clips_are_fitted_to_is_the_same_whatever_the_batches(monkeypatch):
+    monkeypatch.setattr(calibration, "SAMPLED", 2000)
+    x = RNG.normal(size=(21, 40, 30)).astype(np.float32)
+    x[20] += 2
+    found = seen_in(x, 7)
+    for batch_size in (1, 20, 100):
+        np.testing.assert_array_equal(seen_in(x, batch_size), found)
+    # As many of each sample, and the extremes; no axis of them is left out.
+    assert len(found) == 21 * (2000 // 21) + 2
+    assert (found.min(), found.max()) == (-x.max(), -x.min())
+    assert found.mean() == pytest.approx(-x.mean(), abs=0.1)
+
+
+def test_few_values_are_all_taken():
+    x = RNG.normal(size=(5, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(seen_in(x, 2)[:-2], -x.reshape(-1))
+
+
+def test_places_differ_along_every_axis(monkeypatch):
+    """A step through memory had met one channel, or one place, where it was that of an axis."""
+    monkeypatch.setattr(calibration, "SAMPLED", 1600)
+    x = np.zeros((16, 40, 50), np.float32)
+    x[:, ::2] += 1
+    x[..., ::2] += 2
+    values, counts = np.unique(seen_in(x, 16)[:-2], return_counts=True)
+    assert values.tolist() == [-3, -2, -1, 0]
+    assert counts.min() > 1600 / 8

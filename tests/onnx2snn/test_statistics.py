@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx2snn import DataError, Statistic, parse_statistic
-from onnx2snn.calibration import _thinned
 from onnx2snn.statistics import ActivationHistogram
 
 
@@ -204,11 +203,3 @@ def test_a_robust_threshold_is_at_most_a_percentile_of_all_activations():
     free, most = (seen.value(s) for s in (Statistic("mmse", 64), Statistic("percentile", 99.9)))
     assert free > 1.2 * most
     assert seen.value(Statistic("robust-mmse", 64)) == most
-
-
-def test_extremes_are_among_the_values_that_stand_for_all():
-    values = np.zeros((5, 10_000), np.float32)
-    values[1, 2345], values[3, 1] = 9, -7
-    found = _thinned(values)
-    assert len(found) < 30_000
-    assert (found.min(), found.max()) == (-7, 9)

@@ -171,6 +171,29 @@ def test_batches_count_streams(monkeypatch):
     assert seen == [7, 7, 6]
 
 
+def test_batches_count_sizes_that_only_the_data_says(monkeypatch):
+    monkeypatch.setattr(spiking, "MOST_BYTES", 4 * T * 72 * 7)
+    seen = []
+
+    def look(snn):
+        seen.extend(len(inputs["x"]) for inputs in snn.batches("looking", T))
+        return False
+
+    text = (
+        "net (float[N, 2, H, W] x) => (float[N, 2, H, W] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w) "
+    )
+    text += "r = Clip(c, lo, hi) y = Conv<pads = [1, 1, 1, 1]>(r, w) }"
+    values = {
+        "w": dyadic.weights(np.random.default_rng(0), 2, 2, 3, 3),
+        "lo": np.float32(0),
+        "hi": np.float32(1),
+    }
+    recipe = replace(recipe_by_name("best"), name="mine", passes=(look,))
+    data = from_arrays(images(20))
+    convert(model(text, values), calibration=data, recipe=recipe, timesteps=T)
+    assert seen == [7, 7, 6]
+
+
 def test_what_is_known_of_a_layer_depends_on_what_it_reads():
     """With the read-out behind it a mean over samples is a stream, which a layer reads in parts."""
     text = (
