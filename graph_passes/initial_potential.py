@@ -50,7 +50,8 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
         else:
             fraction = v_init
         # An array even where both are scalars.
-        value = np.asarray(threshold.astype(np.float64) * fraction).astype(threshold.dtype)
+        with np.errstate(over="ignore"):
+            value = np.asarray(threshold.astype(np.float64) * fraction).astype(threshold.dtype)
         if not np.all(np.isfinite(value)):
             raise UnsupportedModelError(
                 "v(0) must be finite:",

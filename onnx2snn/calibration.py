@@ -178,5 +178,7 @@ def _in_one_pass(
         value = histogram.value(statistic)
         value = np.where(value > 0, value, value.max() if value.max() > 0 else 1.0)
         shape = shapes[name] if axes else ()
-        thresholds[name] = value.astype(np.float32).reshape(shape)
+        with np.errstate(over="ignore"):
+            # What is too large even so is refused as a threshold.
+            thresholds[name] = value.astype(np.float32).reshape(shape)
     return thresholds

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from onnx2snn.graph_passes.errors import ModelError, OutputError
+from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.linear import MaxPool
 
 from . import tables
@@ -33,8 +33,7 @@ from .options import (
     print_json,
     refuse_options,
     refuse_root,
-    require_output,
-    require_plot,
+    require_state,
     root_option,
     samples_option,
     several_timesteps_option,
@@ -114,7 +113,7 @@ def compare(
     chosen = RECIPES if recipes is None else recipes
     state = state or Path(f"{model.stem}.compare.json")
     refuse_root(data_root, source, calibration)
-    _check_outputs(state, plot, model, calibration, source)
+    require_state(state, plot, model, calibration, source)
     thresholds = None
     if calibration is None:
         given = {"--calibration-samples": calibration_samples, "--approximate": approximate}
@@ -159,13 +158,6 @@ def compare(
         raise ModelError(
             f"none of the recipes could convert the network; {first.recipe.name}: {reason}"
         )
-
-
-def _check_outputs(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
-    require_output(state, *inputs)
-    require_plot(plot, *inputs)
-    if plot is not None and plot.resolve() == state.resolve():
-        raise OutputError(f"'{plot}' is the state file too: draw to another file")
 
 
 def _plot(path: Path, comparison: Comparison, data: Data) -> None:

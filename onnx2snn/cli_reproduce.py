@@ -28,8 +28,7 @@ from .options import (
     json_option,
     print_json,
     refuse_root,
-    require_output,
-    require_plot,
+    require_state,
     root_option,
     samples_option,
     tell_drawn,
@@ -124,8 +123,7 @@ def reproduce(
     dataset = experiment.dataset if dataset is None else dataset
     times = timesteps or list(experiment.timesteps)
     refuse_root(data_root, dataset)
-    require_output(state, ann)
-    require_plot(plot, ann)
+    require_state(state, plot, ann, dataset)
     kept = CountsFile(state)
     providers = chosen_providers(device)
     with tables.overall_progress() as report:

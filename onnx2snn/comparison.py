@@ -12,9 +12,10 @@ from onnx2snn.graph_passes.errors import (
     Onnx2SnnError,
     OutputError,
     ProviderError,
+    UnsupportedModelError,
     require_whole,
 )
-from onnx2snn.graph_passes.files import Model, read_any, require_path
+from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import required_times
@@ -113,7 +114,8 @@ class _Setting:
             "calibration_samples": given and given.samples,
             "data": digest_of_data(self.data, self.together),
             "samples": self.data.samples,
-            "batch_size": self.together,
+            "batch_size": self.batch_size,
+            "together": self.together,
             "seed": self.seed,
             "maxpool": self.maxpool,
             "approximate": self.approximate,
@@ -169,6 +171,8 @@ def compare_recipes(
     require_whole("seed", seed, 0)
     if approximate is not None:
         require_whole("approximate", approximate, 1)
+    if not callable(report):
+        raise DataError(f"report must be a function that is told of progress, not {report!r}")
     if state is not None:
         require_path(state, "state is a file's path", OutputError)
     file = None if state is None else Path(state)
@@ -178,6 +182,8 @@ def compare_recipes(
         parts, calibration, data, batch_size, together, seed, maxpool, approximate, on_means,
         providers,
     )  # fmt: skip
+    if file is not None:
+        check_writable(file)
     known = {} if file is None else read_results(file)
     common = {} if file is None else setting.made_from()
     rows = [Row(as_recipe(recipe)) for recipe in recipes]
@@ -298,6 +304,8 @@ def _scores(
 def _one_line(error: Onnx2SnnError) -> str:
     """An error's heading and the first thing that it lists."""
     heading, *rest = (line.strip() for line in str(error).splitlines())
+    if isinstance(error, UnsupportedModelError):
+        rest = [str(refusal) for refusal in error.refusals]
     more = f" (and {len(rest) - 1} more)" if len(rest) > 1 else ""
     return " ".join([heading, *rest[:1]]) + more
 

@@ -216,7 +216,8 @@ def require_samples(data: Data, session: SpikingSession) -> None:
 def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.ndarray:
     """The ANN's classes, int64 [N], by its output of this name, or its first.
 
-    Raises ``DataError`` unless that has the shape of the spiking network's.
+    Raises ``DataError`` unless that has the shape of the spiking network's, and no NaN, of which
+    there is no largest.
     """
     outputs = ann.run(x)
     # The name of a lone output may differ.
@@ -226,4 +227,7 @@ def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.
             f"the ANN's output has shape {list(scores.shape)}, the spiking network's "
             f"{list(shape)}: they are not the same network"
         )
+    if scores.dtype.kind == "f" and np.isnan(scores).any():
+        place = np.argwhere(np.isnan(scores))[0].tolist()
+        raise DataError(f"the ANN's output '{output}' holds NaN, first at {place} of a batch")
     return classes_of(scores)

@@ -76,6 +76,8 @@ def stamp(
     """The metadata of an export: the SNN's own, and how this was made."""
     entries = metadata_of(snn)
     if preprocessing is not None:
+        if not isinstance(preprocessing, str):
+            raise DataError(f"preprocessing is a text, not {preprocessing!r}")
         try:
             preprocessing.encode()
         except UnicodeEncodeError as error:

@@ -113,7 +113,7 @@ def to_triton(
 
 
 def _require_folder_name(name: str) -> None:
-    if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+    if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
         raise OutputError(f"{name!r} is no name for a model of Triton, which is a folder's")
     try:
         name.encode()
@@ -131,6 +131,8 @@ def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
     for name in names:
         if os.path.lexists(folder / name) and not force:
             raise OutputError(f"'{folder / name}' exists: give --force to replace its files")
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise OutputError(f"'{folder / name}' is no folder, as a model of Triton is: remove it")
 
 
 def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...], force: bool) -> None:

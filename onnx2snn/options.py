@@ -15,8 +15,8 @@ from typing import Any, get_args
 import click
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError, OutputError, counted
-from onnx2snn.graph_passes.files import check_writable
+from onnx2snn.graph_passes.errors import DataError, ModelError, OutputError, counted
+from onnx2snn.graph_passes.files import check_writable, files_of
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
@@ -317,10 +317,25 @@ def require_output(path: Path | None, *inputs: Path | str | None, new: bool = Fa
     check_writable(path)
     if new and path.exists():
         raise OutputError(f"'{path}' exists: give another name, or --force to replace it")
-    for source in inputs:
-        exist = source is not None and path.exists() and os.path.exists(source)
-        if exist and os.path.samefile(path, str(source)):
+    for source in inputs if path.exists() else ():
+        if source is not None and any(path.samefile(each) for each in _files_of(Path(source))):
             raise OutputError(f"'{path}' is an input too: write the result to another file")
+
+
+def _files_of(source: Path) -> list[Path]:
+    """An input's file, and those that hold weights of it."""
+    if source.is_file() and source.suffix.lower() not in (".npz", ".npy"):
+        with contextlib.suppress(ModelError):
+            return files_of(source)
+    return [source] if source.exists() else []
+
+
+def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
+    """The same of a file that keeps results and a plot of them, which are two."""
+    require_output(state, *inputs)
+    require_plot(plot, *inputs)
+    if plot is not None and plot.resolve() == state.resolve():
+        raise OutputError(f"'{plot}' is the state file too: draw to another file")
 
 
 def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:

@@ -193,7 +193,12 @@ class ActivationHistogram:
         for _ in range(steps):
             # Those above theta, of which each is as far above it as it says.
             first = _first_bins(theta)
-            theta += 2 / self._total * (sums[channel, first] - theta * numbers[channel, first])
+            moved = theta + 2 / self._total * (
+                sums[channel, first] - theta * numbers[channel, first]
+            )
+            if np.array_equal(moved, theta):
+                break
+            theta = moved
         return np.asarray(np.minimum(theta * self._widths(), self._max))
 
     def _least_squares(self, timesteps: int) -> np.ndarray:

@@ -672,6 +672,15 @@ def test_outputs_that_are_inputs_or_no_files(snn):
     ):
         assert "is an input too" in invoke(*options, code=1).output
     assert Path(snn).read_bytes() == before
+    # Nor the files that hold weights of a model.
+    ann = onnx.load("ann.onnx")
+    onnx.save(
+        ann, "parted.onnx", save_as_external_data=True, location="parted.bin", size_threshold=0
+    )
+    weights = Path("parted.bin").read_bytes()
+    message = invoke("convert", "parted.onnx", "-o", "parted.bin", code=1).output
+    assert "'parted.bin' is an input too" in message
+    assert Path("parted.bin").read_bytes() == weights
     os.mkfifo("pipe")
     message = invoke("convert", "ann.onnx", "-o", "pipe", code=1).output
     assert "something else than a file" in message

@@ -19,6 +19,7 @@ from onnx_text import model
 from onnx2snn import (
     DataError,
     ModelError,
+    OutputError,
     cli_compare,
     comparison,
     convert,
@@ -205,6 +206,8 @@ def test_only_what_was_made_from_the_same_is_reused():
         {"data": from_arrays(X[20:], Y[20:][::-1])},
         {"data": from_arrays(X[20:59], Y[20:59])},
         {"batch_size": 7},
+        # What is left out the conversion may choose otherwise than the evaluation.
+        {"batch_size": 100},
         {"seed": 1},
         {"approximate": 4},
         {"recipes": [renamed]},
@@ -214,6 +217,19 @@ def test_only_what_was_made_from_the_same_is_reused():
     again = compared([opi], [*TIMES, 16], state=state)
     assert again.reused == len(TIMES)
     assert {t: again.rows[0].scores[t] for t in TIMES} == first.rows[0].scores
+
+
+def test_a_state_that_cannot_be_written_is_refused_before_the_work():
+    told = []
+    with pytest.raises(OutputError, match="does not exist"):
+        compared(state="no/state.json", report=lambda *words: told.append(words))
+    assert not told
+
+
+def test_an_ann_that_says_nan_has_no_accuracy():
+    broken = model(TEXT, WEIGHTS | {"v": np.full((4, 3), np.inf, np.float32)})
+    with pytest.raises(DataError, match="the ANN's output 'y' holds NaN, first at"):
+        evaluate(convert(ANN, calibration=CALIBRATION).model, DATA, [2], ann=broken)
 
 
 def test_another_version_reuses_nothing(monkeypatch):

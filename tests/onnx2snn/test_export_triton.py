@@ -120,6 +120,16 @@ def test_repository(tmp_path):
     assert not list((tmp_path / "r").glob(".*"))
 
 
+def test_a_file_in_a_models_place_is_named(tmp_path):
+    """Before the other model is written."""
+    snn = convert(dyadic.to_onnx(dyadic.finish(2))).model
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "snn-stateful").write_text("mine")
+    with pytest.raises(OutputError, match="snn-stateful' is no folder"):
+        to_triton(snn, tmp_path / "r", 3, name="snn", force=True)
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["snn-stateful"]
+
+
 def test_a_model_that_came_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     snn = convert(dyadic.to_onnx(dyadic.finish(2))).model
     to_triton(snn, tmp_path / "r", 3)

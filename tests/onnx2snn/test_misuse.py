@@ -112,6 +112,16 @@ def test_what_is_no_choice_and_no_number():
                 run(given)
     with pytest.raises(DataError, match="timesteps must be a whole number"):
         to_triton(SNN, "repository", None)
+    with pytest.raises(OutputError, match="5 is no name for a model of Triton"):
+        to_triton(SNN, "repository", 4, name=5)
+    for export in (
+        lambda: to_loop(SNN, 4, preprocessing=5),
+        lambda: to_nir(SNN, "n.nir", preprocessing=5),
+    ):
+        with pytest.raises(DataError, match="preprocessing is a text, not 5"):
+            export()
+    with pytest.raises(DataError, match="report must be a function"):
+        compare_recipes(ANN, ["opi"], None, DATA, [2], report=5)
 
 
 @pytest.mark.parametrize(

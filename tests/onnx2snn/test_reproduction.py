@@ -258,3 +258,13 @@ def test_data_of_ones_own_needs_a_network(here, dataset):
     result = CliRunner().invoke(main, ["reproduce", "table1", "--dataset", dataset])
     assert result.exit_code == 1
     assert f"there is no run 'vgg16-{dataset}' to train a network" in result.output
+
+
+def test_a_plot_does_not_take_the_place_of_the_counts(here):
+    """Nor does either take that of the data."""
+    for words, message in (
+        (["--state", "r.png", "--plot", "r.png"], "is the state file too"),
+        (["--state", "d.npz"], "is an input too"),
+    ):
+        assert message in reproduce("table1", "-T", "2", *words, code=1)
+    assert not (here / "r.png").exists()

@@ -203,3 +203,10 @@ def test_a_robust_threshold_is_at_most_a_percentile_of_all_activations():
     free, most = (seen.value(s) for s in (Statistic("mmse", 64), Statistic("percentile", 99.9)))
     assert free > 1.2 * most
     assert seen.value(Statistic("robust-mmse", 64)) == most
+
+
+def test_balancing_ends_where_nothing_changes():
+    """Any number of steps may be asked for."""
+    seen = histogram(activations(3), True)
+    wanted = seen.value(Statistic("balanced", 100_000))
+    np.testing.assert_allclose(seen.value(Statistic("balanced", 10**15)), wanted, rtol=1e-9)
