@@ -163,20 +163,19 @@ class Estimate:
     def with_lengths_between(self, chunks: tuple[int, ...]) -> tuple[range, Memory]:
         """The lengths of chunks besides these, and the memory with graphs for all of them.
 
-        By default as many, from the shortest on, as fit ``EXTRA_ACTIVATIONS``. None within a budget
-        or ``LEAN_SHARE``, which count on ``chunks`` alone, nor where graphs give back what they
-        keep while others run, which one that runs again and again does not.
+        By default as many, from the shortest on, as fit ``EXTRA_ACTIVATIONS``, and of lean graphs
+        ``LEAN_SHARE``. None within a budget, which counts on ``chunks`` alone, nor where graphs
+        give back what they keep while others run, which one that runs again and again does not.
         """
         memory = self.memory(chunks)
-        limited = self.costs.max_memory is not None or self.lean
-        if limited or not chunks or memory.gives_back:
+        if self.costs.max_memory is not None or not chunks or memory.gives_back:
             return range(0), memory
         for longest in reversed(self._possible_between(chunks)):
             between = range(SHORTEST, longest + 1)
             lengths = [steps for steps in between if steps not in chunks]
             most = self._longest([*chunks, *lengths])
             more = self._memory_with(lengths, most, memory)
-            fits = more.total <= memory.total + EXTRA_ACTIVATIONS
+            fits = more.total <= memory.total + EXTRA_ACTIVATIONS and self._has_room_for(more)
             if fits and all(steps in chunks or self.fits((steps,)) for steps in most.values()):
                 return between, more
         return range(0), memory
@@ -246,11 +245,14 @@ class Estimate:
         By default lean graphs are for sessions that fit ``LEAN_SHARE``.
         """
         most = self.costs.max_memory
-        if most is not None:
-            # To know the activations of a chunk is to make its graph, which takes memory, too.
-            least = self._weights(chunks) + self._graphs(chunks)
-            return least <= most and self.memory(chunks).total <= most
-        memory = self.memory(chunks)
+        # To know the activations of a chunk is to make its graph, which takes memory, too.
+        if most is not None and self._weights(chunks) + self._graphs(chunks) > most:
+            return False
+        return self._has_room_for(self.memory(chunks))
+
+    def _has_room_for(self, memory: Memory) -> bool:
+        if self.costs.max_memory is not None:
+            return memory.total <= self.costs.max_memory
         if self.lean:
             # Measured, graphs take half of what they are estimated at, and keep few activations.
             held = memory.needed - memory.graphs // 2 - memory.counts

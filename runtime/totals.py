@@ -251,7 +251,7 @@ def _norms(rows: np.ndarray) -> np.ndarray:
 
 def _sums(rows: np.ndarray) -> np.ndarray:
     # In parts, since there may be much of them.
-    parts = np.array_split(rows, max(1, min(len(rows), rows.size // 2**20)))
+    parts = np.array_split(rows, max(1, min(len(rows), rows.size // 2**18)))
     return np.concatenate([np.abs(part).sum(axis=1, dtype=np.float64) for part in parts])
 
 
