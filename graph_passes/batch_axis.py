@@ -17,19 +17,19 @@ _EXPAND = 8
 """The opset that it is in."""
 
 
-def free_batch_axis(graph: gs.Graph) -> bool:
+def free_batch_axis(graph: gs.Graph, gathers: bool = False) -> bool:
     """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
 
     For a network whose inputs all have the same fixed number of samples, b. Where an inner
     Reshape or Expand says b, it keeps its input's size instead; a Reshape of other rows to
     sizes that are known leaves the first open, or the second where samples lie along it, if that is
-    a multiple of b; a Gather of all rows in order, as of a mask by all of its places, becomes such
-    a Reshape; a Resize to [b, C, H, W] takes scales in place of sizes, recurrent layers no initial
-    states of 0, which is what they are, and where b is 1 what no input reaches is expanded to N
-    where it is joined with samples, as a class token. The result is the same for b samples, up to
-    rounding; that it treats samples apart is to be checked by running it, since a constant may hold
-    b too. False, and nothing changes, if the first axes are not one fixed size, or the opset is
-    older than 5.
+    a multiple of b; a Resize to [b, C, H, W] takes scales in place of sizes, recurrent layers no
+    initial states of 0, which is what they are, and where b is 1 what no input reaches is expanded
+    to N where it is joined with samples, as a class token. gathers: a Gather of all rows in order,
+    as of a mask by all of its places, becomes such a Reshape; right where samples lie along its
+    first axis. The result is the same for b samples, up to rounding; that it treats samples apart
+    is to be checked by running it, since a constant may hold b too. False, and nothing changes, if
+    the first axes are not one fixed size, or the opset is older than 5.
     """
     firsts = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = firsts.pop() if len(firsts) == 1 else None
@@ -50,7 +50,7 @@ def free_batch_axis(graph: gs.Graph) -> bool:
             if scales is not None:
                 node.inputs.pop()
                 node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
-        elif node.op == "Gather":
+        elif node.op == "Gather" and gathers:
             sizes = _sizes_of_all_rows(node, shapes.get(node.inputs[0].name))
             if sizes is not None and sizes[0] % batch == 0 and node.inputs[0].name in of_samples:
                 node.op, node.attrs = "Reshape", {}

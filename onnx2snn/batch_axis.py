@@ -3,12 +3,14 @@
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import DataError, ModelError, PassReport, fold_constants, run_passes
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
+from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.editing import is_floating
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.regions import downstream
@@ -38,8 +40,11 @@ def open_batch_axis(
     """
     start = to_parts(graph)
     sizes = [size for tensor in graph.inputs for size in (tensor.shape or ())[:1]]
-    # Sizes that nodes work out may be in the way, though not all that are right for any N.
-    for passes in ([free_batch_axis], [fold_constants, free_batch_axis]):
+    # Sizes that nodes work out may be in the way, though not all that are right for any N; nor are
+    # all gathers.
+    gathers: Pass = partial(free_batch_axis, gathers=True)
+    ways: list[list[Pass]] = [[free_batch_axis], [fold_constants, free_batch_axis]]
+    for passes in (*ways, [fold_constants, gathers]):
         reports = run_passes(graph, passes)
         if not reports[-1].changed:
             return graph, [], None

@@ -26,8 +26,10 @@ def encode(
     no floats, such as masks and indices, stay as they are.
     The inputs named in ``varying`` are [T, N, ...]; time-step t reads x[t - 1].
 
-    Raises ``DataError`` for probabilities outside [0, 1].
+    Raises ``DataError`` for probabilities outside [0, 1], and with poisson where there are none.
     """
+    if coding == "poisson" and not any(x.dtype.kind == "f" for x in inputs.values()):
+        raise DataError("Poisson coding needs an input of floats, as probabilities of a spike")
     for name, x in inputs.items() if coding == "poisson" else ():
         if x.dtype.kind == "f" and (x.min() < 0 or x.max() > 1):
             raise DataError(

@@ -15,11 +15,8 @@ from onnx2snn.graph_passes.weights import replace_all
 Layer = TypeVar("Layer")
 
 
-MANY = 10_007
-"""A number of samples, prime and like no other size: where it shows in a shape, the batch does.
-
-No larger, since what has one number for each sample could be a shape: ONNX takes 3 s to carry its
-values along for a million."""
+MANY = 1_000_003
+"""A number of samples, prime and like no other size: where it shows in a shape, the batch does."""
 
 
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:

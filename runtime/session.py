@@ -325,7 +325,9 @@ class SpikingSession:
         # To the next power of two, so that it is worked out seldom.
         grown = {n: max(self._largest.get(n, 1.0), power_above(v)) for n, v in found.items()}
         totals = totals_of(self._plan, grown)
-        changes = totals is None or totals.made != self._totals.made
+        # Where the same layers follow from states, they may have to be looked at sooner.
+        same = totals is not None and totals.made == self._totals.made
+        changes = totals is None or not same or totals.growth > self._totals.growth
         if changes:
             self._totals, self._progress = totals, self._begin(totals)
         self._largest = grown

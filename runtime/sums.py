@@ -8,7 +8,6 @@ import onnx
 from onnx import numpy_helper
 
 from .graphs import attributes_of
-from .inputs import largest_in
 from .plan import Plan, State
 from .providers import run_session
 from .result import Arrays, Later
@@ -150,10 +149,8 @@ class Sums:
         """How many time-steps may pass until sums are brought in, from these states on."""
         if self._totals is None:
             return self._most_carried
-        in_thresholds = [
-            largest_in(before[f"v/{n.name}"]) / float(n.threshold.min()) for n in self._conserving
-        ]
-        room = steps_to_next(max(in_thresholds, default=0.0), self._totals.growth)
+        far = [_in_thresholds(before[f"v/{n.name}"], n.threshold) for n in self._conserving]
+        room = steps_to_next(max(far, default=0.0), self._totals.growth)
         return min(self._most_carried, room)
 
     def keep(self, rows: np.ndarray, count: int) -> None:
@@ -213,6 +210,16 @@ class Sums:
             # Others of this size would take as much memory again.
             self._silent = {shapes: found}
         return found
+
+
+def _in_thresholds(v: np.ndarray, threshold: np.ndarray) -> float:
+    """The largest of membrane potentials, either sign, in their thresholds."""
+    # Without the memory that v / V_th takes: only along axes that thresholds have, too.
+    missing = max(v.ndim - threshold.ndim, 0)
+    sizes = [1] * missing + list(threshold.shape)
+    alike = tuple(axis for axis in range(v.ndim) if sizes[axis] == 1)
+    ends = (v.max(axis=alike, keepdims=True), -v.min(axis=alike, keepdims=True))
+    return max(float((end / threshold).max(initial=0)) for end in ends)
 
 
 def most_steps_carried(plan: Plan) -> int:

@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,8 +28,6 @@ BODIES = {
     "rows that were joined": "r = Reshape(x, all) s = Neg(r) t = Reshape(s, image) y = Relu(t)",
     "more rows": "r = Reshape(x, parts) s = Relu(r) y = Reshape(s, image)",
     "more rows of an open size": "r = Reshape(x, parts_open) s = Relu(r) y = Reshape(s, image)",
-    "all rows in order": "f = Flatten<axis = 2>(x) g = Gather(f, places) r = Reshape(g, rows) "
-    "y = MatMul(r, w)",
     "zeros allowed": "r = Reshape<allowzero = 1>(x, rows) y = MatMul(r, w)",
     "expanded": "m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, image)",
     "expanded by its own shape": "s = Shape(x) m = ReduceMax<axes = [1, 2]>(x) y = Expand(m, s)",
@@ -43,7 +42,6 @@ def test_takes_any_number_of_samples(name, batch):
         "image": np.array([batch, 3, 4]), "w": normal(12, 5), "copies": np.array([batch, 0, -1]),
         "all": np.array([-1, 4]), "parts": np.array([2 * batch, 6]),
         "parts_open": np.array([2 * batch, 2, -1]),
-        "places": np.arange(batch * 3).reshape(batch, 1, 3),
     }  # fmt: skip
     shape = "a, b" if "MatMul" in BODIES[name] else "a, b, c"
     body = BODIES[name].replace("BATCH", str(batch))
@@ -55,13 +53,42 @@ def test_takes_any_number_of_samples(name, batch):
     np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
 
 
+with_gathers = partial(free_batch_axis, gathers=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_gather_of_all_rows_in_order(batch):
+    """As of a mask by all of its places."""
+    places = {"places": np.arange(3 * batch).reshape(batch, 1, 3), "rows": np.array([batch, 3])}
+    g = graph(
+        f"g (float[{batch}, 3] x) => (float[a, b] y) {{ f = Flatten<axis = 2>(x) "
+        "g = Gather(f, places) r = Reshape(g, rows) y = Neg(r) }",
+        places,
+    )
+    changes_once(with_gathers, g)
+    x = normal(6, 3)
+    np.testing.assert_array_equal(run(g, x), -x)
+
+
+def test_a_gather_along_a_sequence_is_as_it_was():
+    """It takes any number of samples, which are along axis 1."""
+    g = graph(
+        "g (float[1, 6, 4] x) => (float[a, b, c] y) { t = Transpose<perm = [1, 0, 2]>(x) "
+        "r = Gather(t, places) y = Transpose<perm = [1, 0, 2]>(r) }",
+        {"places": np.arange(6)},
+    )
+    changes_once(free_batch_axis, g)
+    x = normal(3, 6, 4)
+    np.testing.assert_array_equal(run(g, x), x)
+
+
 @pytest.mark.parametrize(
     "body", ["Gather(x, turned)", "Gather<axis = 1>(x, pair)", "Gather(v, pair)"]
 )
 def test_rows_that_are_not_all_in_order(body):
     values = {"turned": np.array([1, 0]), "pair": np.array([0, 1]), "v": normal(2, 2)}
     g = graph(f"g (float[2, 2] x) => (float[a, b] y) {{ r = {body} y = Add(r, x) }}", values)
-    changes_once(free_batch_axis, g)
+    changes_once(with_gathers, g)
     assert [node.op for node in g.nodes] == ["Gather", "Add"]
 
 

@@ -14,6 +14,7 @@ VALUES = {
     "u": RNG.normal(size=(12, 3)).astype(np.float32), "first": np.array(0), "second": np.array(1),
     "heads": np.array([1, 2, 3]), "half": np.array([2]), "minus": np.array([-1]),
     "axis": np.array([1]), "from": np.array([0]), "places": np.arange(6).reshape(1, 1, 6),
+    "tokens": np.array([1, 3, 2]), "in_order": np.arange(3),
 }  # fmt: skip
 LAYERS = "h = MatMul(n, w) c = Clip(h, zero, one) y = MatMul(c, v)"
 X = RNG.normal(size=(7, 6)).astype(np.float32) * np.float32([[0.1], [1], [4], [1], [0.3], [2], [1]])
@@ -42,6 +43,8 @@ APART = {
     f"j = Concat<axis = 0>(half, d) r = Reshape(x, j) s = Softmax(r) n = Reshape(s, flat) {LAYERS}",
     "all places of a mask": "t = Flatten<axis = 2>(x) g = Gather(t, places) "
     f"n = Reshape(g, flat) {LAYERS}",
+    "all places of a sequence": "q = Reshape(x, tokens) t = Transpose<perm = [1, 0, 2]>(q) "
+    f"g = Gather(t, in_order) r = Transpose<perm = [1, 0, 2]>(g) n = Reshape(r, flat) {LAYERS}",
     "a class": f"n = Identity(x) {LAYERS.replace('y =', 't =')} y = ArgMax<axis = 1>(t)",
 }
 MIXED = {

@@ -200,6 +200,10 @@ def test_indices_are_no_probabilities():
     given = {"x": np.zeros((2, 3), np.float32), "k": np.array([[0, 6], [1, 1]])}
     found = session.run(given, 8, coding="poisson").output
     np.testing.assert_array_equal(found, session.run(given, 8).output)
+    text = "net (uint8[N, 3] k) => (float[N, 3] y) { x = Cast<to = 1>(k) y = Clip(x, zero, one) }"
+    session = SpikingSession(convert(model(text, values)).model)
+    with pytest.raises(DataError, match="needs an input of floats"):
+        session.run(np.zeros((2, 3), np.uint8), 8, coding="poisson")
 
 
 def test_results_are_compared_by_identity():

@@ -11,7 +11,9 @@ from onnx2snn.graph_passes import to_graph, to_model
 from onnx2snn.graph_passes.neurons import neuron_nodes
 from onnx2snn.runtime import totals
 from onnx2snn.runtime.plan import build_plan
-from onnx2snn.runtime.totals import coarse, currents_in_thresholds, totals_of
+from onnx2snn.runtime.reach import currents_in_thresholds
+from onnx2snn.runtime.sums import _in_thresholds
+from onnx2snn.runtime.totals import CONSERVING, coarse, totals_of
 
 TWO_LAYERS = """net (float[N, 20] x) => (float[N, 5] y) {
     g = Gemm(x, w, b) a = Relu(g) h = MatMul(a, v) c = Relu(h) y = MatMul(c, u) }"""
@@ -34,7 +36,7 @@ def nearly_silent(largest):
 
 
 def coarse_of(plan):
-    return coarse(plan, currents_in_thresholds(plan))
+    return coarse(plan, currents_in_thresholds(plan, CONSERVING))
 
 
 def coarse_in(snn):
@@ -267,43 +269,95 @@ def test_sums_of_any_layers_may_be_left_to_the_step(monkeypatch, seed, far):
 
 
 LAYERS = {
-    "Conv": ("Conv<group = 2>(a, w)", (6, 2, 3, 3), lambda w: (w**2).sum((1, 2, 3))),
+    "Conv": ("Conv<group = 2>(a, w)", (6, 2, 3, 3), lambda w: abs(w).sum((1, 2, 3))),
     "ConvTranspose": ("ConvTranspose<group = 2>(a, w)", (4, 3, 3, 3), lambda w: np.concatenate(
-        [(half**2).sum((0, 2, 3)) for half in np.split(w, 2)]
+        [abs(half).sum((0, 2, 3)) for half in np.split(w, 2)]
     )),
-    "through a pool": ("Conv<group = 2>(p, w)", (6, 2, 3, 3), lambda w: (w**2).sum((1, 2, 3))),
+    "through a pool": ("Conv<group = 2>(p, w)", (6, 2, 3, 3), lambda w: abs(w).sum((1, 2, 3))),
 }  # fmt: skip
 
 
+def reach_of_last(snn):
+    plan = build_plan(snn)
+    return currents_in_thresholds(plan, CONSERVING)[plan.neurons[-1].name]
+
+
 @pytest.mark.parametrize("name", LAYERS)
-def test_norms_of_weights(monkeypatch, name):
-    layer, shape, squares = LAYERS[name]
+def test_sums_of_weights(name):
+    layer, shape, sums = LAYERS[name]
     values = {"w": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     values |= {n: np.float32(v) for n, v in (("zero", 0), ("two", 2), ("half", 0.5))}
     text = "net (float[N, 4, 8, 8] x) => (float[N, C, H, W] y) { a = Clip(x, zero, two) "
     text += "p = AveragePool<kernel_shape = [2, 2]>(a) z = %s y = Clip(z, zero, half) }"
-    plan = build_plan(convert(model(text % layer, values)).model)
-    last = plan.neurons[-1:]
     # In V_th of this layer, 1/2, for each of the one before, 2.
-    norm = 4 * float(np.sqrt(squares(values["w"])).max())
-    monkeypatch.setattr(totals, "FAR", 0.999 * norm)
-    assert names_of(coarse_of(plan)) == names_of(last)
-    monkeypatch.setattr(totals, "FAR", 1.001 * norm)
-    assert coarse_of(plan) == []
+    wanted = 4 * sums(values["w"]).max()
+    assert reach_of_last(convert(model(text % layer, values)).model) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("attributes", "axis"), [("transB = 1", 1), ("transB = 0", 0)])
-def test_norms_of_dense_layers_with_thresholds_of_channels(monkeypatch, attributes, axis):
+def test_sums_of_dense_layers_with_thresholds_of_channels(attributes, axis):
     w = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
-    bounds = np.linspace(1, 2, 7).astype(np.float32)
-    text = "net (float[N, 7] x) => (float[N, 7] y) { a = Relu(x) b = Min(a, k) "
-    text += "g = Gemm<%s>(b, w) h = Relu(g) y = Min(h, k) }"
-    plan = build_plan(convert(model(text % attributes, {"w": w, "k": bounds})).model)
-    norm = float((2 * np.sqrt((w**2).sum(axis)) / bounds).max())
-    monkeypatch.setattr(totals, "FAR", 0.999 * norm)
-    assert names_of(coarse_of(plan)) == names_of(plan.neurons[-1:])
-    monkeypatch.setattr(totals, "FAR", 1.001 * norm)
-    assert coarse_of(plan) == []
+    bounds, b = np.linspace(1, 2, 7).astype(np.float32), np.linspace(-3, 3, 7).astype(np.float32)
+    text = "net (float[N, 7] x) => (float[N, 7] y) { a = Relu(x) c = Min(a, k) "
+    text += "g = Gemm<%s>(c, w, b) h = Relu(g) y = Min(h, k) }"
+    snn = convert(model(text % attributes, {"w": w, "b": b, "k": bounds})).model
+    wanted = ((2 * abs(w).sum(axis) + abs(b)) / bounds).max()
+    assert reach_of_last(snn) == pytest.approx(wanted)
+
+
+BETWEEN = {
+    "two layers": ("g = MatMul(a, w) h = MatMul(g, v)", 24 * 24 * 2),
+    "weights first": ("l = Unsqueeze(a, last) g = MatMul(w, l) h = Squeeze(g, last)", 24),
+    "a sum": ("g = ReduceSum(a, first) h = Add(g, many)", np.inf),
+    "what is added": ("g = MatMul(a, w) i = MatMul(a, v) h = Add(g, i)", 24 + 24 * 2),
+    "a constant": ("g = MatMul(a, w) h = Sub(g, many)", 24 + 40),
+    "a quotient": ("g = MatMul(a, w) h = Div(g, ten)", 24 / 10),
+    "a mean": ("g = MatMul(a, w) l = Unsqueeze(g, last) i = ReduceMean<axes = [2]>(l) "
+               "h = Reshape(i, all)", 24),
+    "parts": ("g = Mul(a, ten) i = Concat<axis = 1>(g, a) h = Slice(i, none, size, first)", 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_how_large_what_is_between_neurons_may_be(name):
+    body, wanted = BETWEEN[name]
+    values = {"w": np.full((24, 24), -1, np.float32), "v": np.full((24, 24), 2, np.float32)}
+    values |= {"zero": np.float32(0), "one": np.float32(1), "ten": np.float32(10)}
+    values |= {"last": np.array([2]), "first": np.array([1]), "all": np.array([0, 24])}
+    values |= {"none": np.array([0]), "size": np.array([24])}
+    values |= {"many": np.linspace(-40, 0, 24, dtype=np.float32)}
+    text = "net (float[N, 24] x) => (float[N, K] y) { a = Clip(x, zero, one) %s "
+    text += "b = Clip(h, zero, one) c = MatMul(b, w) d = Clip(c, zero, one) y = Identity(d) }"
+    plan = build_plan(convert(model(text % body, values)).model)
+    assert currents_in_thresholds(plan, CONSERVING)["b"] == pytest.approx(wanted)
+
+
+def test_bursts_are_so_many_spikes_at_once():
+    rng = np.random.default_rng(0)
+    values = layers(rng, w=(20, 30), v=(30, 20), u=(20, 5)) | {"b": np.zeros(30, np.float32)}
+    x = rng.random((40, 20)).astype(np.float32)
+    ann = model(TWO_LAYERS, values)
+    made = [
+        convert(ann, calibration=from_arrays(x), recipe=name) for name in ("robust-norm", "burst")
+    ]
+    single, bursts = (reach_of_last(conversion.model) for conversion in made)
+    assert bursts == pytest.approx(5 * single)
+
+
+def test_inputs_that_grow_are_looked_at_sooner():
+    """Though the same layers follow from states."""
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(3, dtype=np.float32)}
+    text = "net (float[N, 3] x) => (float[N, 3] y) { a = Clip(x, zero, one) "
+    text += "c = Concat<axis = 1>(a, x) s = Slice(c, three, six, first) d = Add(a, s) "
+    text += "e = Clip(d, zero, one) "
+    text += "f = MatMul(e, w) g = Clip(f, zero, one) y = MatMul(g, w) }"
+    values |= {"three": np.array([3]), "six": np.array([6]), "first": np.array([1])}
+    session = SpikingSession(convert(model(text, values)).model)
+    growths = []
+    for size in (1, 50, 200):
+        session.run(np.full((2, 3), size, np.float32), 4)
+        growths.append(session._totals.growth)
+    assert growths == sorted(set(growths))
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
@@ -398,3 +452,12 @@ def test_what_takes_the_shape_of_spikes_need_not_be_affine(made):
             SpikingSession(snn).run(x, timesteps),
             SpikingSession(snn, plan="step").run(x, timesteps),
         )
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 1, 1), (1, 4, 5), (3, 4, 5)])
+def test_how_far_potentials_are_in_thresholds(shape):
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(2, 3, 4, 5) if len(shape) != 1 else (2, 3)).astype(np.float32)
+    threshold = rng.uniform(0.1, 2, shape).astype(np.float32)
+    assert _in_thresholds(v, threshold) == pytest.approx(np.abs(v / threshold).max())
+    assert _in_thresholds(np.full((1,) * v.ndim, -3.0), threshold) == 3 / threshold.min()

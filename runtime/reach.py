@@ -1,0 +1,157 @@
+"""How large the currents of a step's layers may be, in thresholds."""
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
+from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
+
+from .graphs import attributes_of, values_of
+from .plan import Plan
+
+NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
+"""How large what a step reads is, before it has read anything."""
+
+_FEW = 2**16
+"""Of sizes of more places than these the largest counts for all."""
+
+_IN_PLACE = {
+    "AveragePool", "Cast", "CastLike", "Dropout", "GlobalAveragePool", "Identity", "Neg",
+    *MAX_POOLS, *SPIKING_POOLS,
+}  # fmt: skip
+"""Operators that make nothing larger and leave channels where they are."""
+
+_ELSEWHERE = {
+    "CenterCropPad", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "GatherElements", "GatherND", "Max", "Mean", "Min", "Pad", "ReduceMax", "ReduceMean",
+    "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split",
+    "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+}  # fmt: skip
+"""Operators that make nothing larger, but put it elsewhere."""
+
+
+def currents_in_thresholds(
+    plan: Plan, kinds: Collection[str], largest: Mapping[str, float] = NOT_KNOWN
+) -> dict[str, float]:
+    """How large the currents of each layer of these ``kinds`` of neurons may be, by its name.
+
+    At most what a layer reads, V_th of the neurons before it, times the sum of a channel's weights
+    without their signs, and the size of its bias; from layer to layer where no neurons are between
+    them. Infinite where an operator may add up more than is known. ``largest``: how large what the
+    step reads is, by name; 1 where it is not known.
+    """
+    nodes = plan.step.graph.node
+    makers = {name: node for node in nodes for name in node.output if name}
+    emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
+    constants = values_of(plan.step, plan.weights)
+    # Of each tensor, what broadcasts to a sample of it.
+    sizes = {name: np.array(largest.get(name, 1.0)) for name in plan.step_inputs}
+    for made, node in makers.items():
+        if made in emitted:
+            sizes[made] = np.array(emitted[made] * spikes_at_once(node))
+        elif node.op_type in WEIGHTED and not node.domain:
+            sizes[made] = _of_layer(node, sizes, constants)
+        elif (found := _of_others(node, sizes, constants)) is not None:
+            sizes[made] = found
+    reach = {}
+    for neuron in (neuron for neuron in plan.neurons if neuron.op in kinds):
+        current = sizes.get(neuron.current, np.ones(()))
+        shares = _together(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
+        reach[neuron.name] = float(shares.max(initial=0))
+    return reach
+
+
+def spikes_at_once(node: onnx.NodeProto) -> int:
+    """How many spikes a neuron may emit in a time-step."""
+    given = attributes_of(node).get("max_spikes")
+    return 1 if given is None else int(numpy_helper.to_array(given))
+
+
+def _of_layer(
+    node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """How large what a layer with weights makes may be, channel by channel if these are second."""
+    (left, right, *bias), one = node.input, np.ones(())
+    turned = right not in constants
+    if turned and left not in constants:
+        return np.array(np.inf)
+    read = float(sizes.get(right if turned else left, one).max(initial=0))
+    weights, factor = constants[left if turned else right], attributes_of(node).get("alpha", 1.0)
+    rows = weights.reshape(-1, weights.shape[-1]) if turned else _rows(node, weights)
+    found: np.ndarray = read * abs(factor) * _sums(rows)
+    if bias and bias[0] in constants:
+        # That of a Gemm may be one for each row as well.
+        own = np.abs(constants[bias[0]].reshape(-1))
+        found = found + (own if own.size == len(rows) else own.max(initial=0))
+    if turned:
+        return np.array(found.max(initial=0))
+    after = weights.ndim - 2 if node.op_type in ("Conv", "ConvTranspose") else 0
+    return found.reshape(-1, *[1] * after)
+
+
+def _of_others(
+    node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """How large what another node makes may be; None where that is made of constants alone."""
+    names = operands(node) if node.op_type in WITH_SUBGRAPHS else node.input
+    read = [sizes[name] for name in names if name in sizes]
+    if not read:
+        return None
+    held = [np.abs(constants[name]) for name in node.input if name in constants]
+    held = [values.astype(np.float64) for values in held if values.dtype.kind == "f"]
+    match node.op_type:
+        case "Mul":
+            return _together(np.multiply, read + held)
+        case "Div" if held:
+            return _together(np.multiply, [read[0], 1 / np.maximum(held[0], 1e-30)])
+        case "Add" | "Sub" | "Sum":
+            return _together(np.add, read + held)
+        case op if op in _IN_PLACE:
+            return read[0]
+        case op if op in _ELSEWHERE:
+            return np.array(max(float(size.max(initial=0)) for size in read + held))
+    # It may add up what it reads.
+    return np.array(np.inf)
+
+
+def _together(combine: np.ufunc, sizes: Sequence[np.ndarray]) -> np.ndarray:
+    """Sizes combined place by place, where their shapes say which places these are."""
+    result = sizes[0]
+    for size in sizes[1:]:
+        first, second = result, size
+        while second.ndim > first.ndim > 0 and len(second) == 1:
+            # The axis of samples.
+            second = second[0]
+        try:
+            shape = np.broadcast_shapes(first.shape, second.shape)
+        except ValueError:
+            shape = None
+        if shape is None or np.prod(shape) > _FEW:
+            first, second = np.array(first.max(initial=0)), np.array(second.max(initial=0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Nothing of what may be infinite is not nothing.
+            result = np.nan_to_num(combine(first, second), nan=np.inf, posinf=np.inf)
+    return np.asarray(result)
+
+
+def _rows(node: onnx.NodeProto, weights: np.ndarray) -> np.ndarray:
+    """A layer's weights, a row for each output channel."""
+    given = attributes_of(node)
+    if node.op_type == "Conv" or given.get("transB"):
+        return weights.reshape(len(weights), -1)
+    if node.op_type == "ConvTranspose":
+        group = given.get("group", 1)
+        apart = weights.reshape(group, len(weights) // group, weights.shape[1], -1)
+        return apart.transpose(0, 2, 1, 3).reshape(group * weights.shape[1], -1)
+    return np.moveaxis(weights, -1, 0).reshape(weights.shape[-1], -1)
+
+
+def _sums(rows: np.ndarray) -> np.ndarray:
+    """Of each row the sum of its weights without their signs."""
+    # In parts, since there may be much of them.
+    parts = np.array_split(rows, max(1, min(len(rows), rows.size // 2**18)))
+    return np.concatenate([np.abs(part).sum(axis=1, dtype=np.float64) for part in parts])
