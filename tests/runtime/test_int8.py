@@ -306,6 +306,19 @@ def test_only_layers_that_gain_are_rounded(vgg):
     assert SpikingSession(vgg[0]).precisions == ()
 
 
+@pytest.mark.parametrize(("group", "precision"), [(1, "int8"), (160, "float32")])
+def test_convolutions_of_1_x_1_between_others_in_float32_stay(group, precision):
+    """Depthwise ones cannot be in 8 bits: to leave the layout for one of 1 x 1 takes longer."""
+    text = "net (float[N, 160, 6, 6] x) => (float[N, 320, 6, 6] y) { a = Clip(x, zero, one) "
+    text += f"c = Conv<group = {group}, pads = [1, 1, 1, 1]>(a, k) b = Clip(c, zero, one) "
+    text += "d = Conv(b, w) e = Clip(d, zero, one) y = Conv(e, v) }"
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    shapes = {"k": (160, 160 // group, 3, 3), "w": (320, 160, 1, 1), "v": (320, 320, 1, 1)}
+    values |= {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    session = SpikingSession(convert(model(text, values)).model, precision="int8")
+    assert {row.layer: row.precision for row in session.precisions}["d"] == precision
+
+
 def test_a_trained_network_stays_what_it_is(vgg):
     exact, rounded = both(vgg[0])
     x, _ = next(vgg[1].batches(100))
