@@ -17,11 +17,15 @@ Arrays = dict[str, np.ndarray]
 class Later:
     """Arrays that are worked out when someone first asks, from what is kept until then.
 
-    So they are when it is pickled or copied.
+    So they are when it is pickled or copied. ``then`` is called once they are, and what they were
+    worked out from is let go of.
     """
 
-    def __init__(self, work_out: Callable[[], Arrays]) -> None:
+    def __init__(
+        self, work_out: Callable[[], Arrays], then: Callable[[], None] | None = None
+    ) -> None:
         self._work_out: Callable[[], Arrays] | None = work_out
+        self._then = then
         self._found: Arrays = {}
         # Results may be read in another thread than the one that runs.
         self._turn = threading.RLock()
@@ -34,6 +38,8 @@ class Later:
                 self._found = self._work_out()
                 # With it go states, and the session that they are of.
                 self._work_out = None
+                if self._then is not None:
+                    self._then()
             return self._found
 
     def __reduce__(self) -> tuple[Any, ...]:

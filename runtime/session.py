@@ -128,7 +128,8 @@ class SpikingSession:
             now = [name for name in made.readout_types if name not in made.step_inputs]
             step = only(made.step, [*now, *(state.written for state in carried)])
             states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
-            sums = Sums(made, totals, states, partial(keeping_none, lean=True))
+            within = max_memory is not None
+            sums = Sums(made, totals, states, partial(keeping_none, lean=True), within)
             others = [made.prologue, made.epilogue, made.read_out]
             others += [totals.totals, totals.silent] if totals else []
             costs = costs_of(

@@ -12,7 +12,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import chunks, estimate, int8, kernel_forms, memory
+from onnx2snn.runtime import chunks, estimate, int8, kernel_forms, memory, sums
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -385,6 +385,17 @@ def test_what_does_not_fit_is_refused():
         SpikingSession(snn, max_memory=1000).run(zeros(1), 1)
     with pytest.raises(DataError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
+
+
+@pytest.mark.parametrize(("most", "times"), [(2**40, 2), (None, 0)])
+def test_within_a_budget_memory_is_given_back_once_counts_are_worked_out(monkeypatch, most, times):
+    given_back = []
+    monkeypatch.setattr(sums, "give_back_memory", lambda: given_back.append(True))
+    result = with_budget(wide(), most).run(zeros(3), 5, [2])
+    assert not given_back
+    for readout in (*result.readouts.values(), *result.readouts.values()):
+        assert readout.firing_rates
+    assert len(given_back) == times
 
 
 def test_a_step_needs_no_read_outs_of_a_run_that_was_refused():
