@@ -44,7 +44,9 @@ def open_batch_axis(
     # all gathers.
     gathers: Pass = partial(free_batch_axis, gathers=True)
     ways: list[list[Pass]] = [[free_batch_axis], [fold_constants, free_batch_axis]]
-    for passes in (*ways, [fold_constants, gathers]):
+    if any(node.op == "Gather" for node in graph.nodes):
+        ways += [[gathers], [fold_constants, gathers]]
+    for passes in ways:
         reports = run_passes(graph, passes)
         if not reports[-1].changed:
             return graph, [], None

@@ -15,8 +15,11 @@ from onnx2snn.graph_passes.weights import replace_all
 Layer = TypeVar("Layer")
 
 
-MANY = 1_000_003
-"""A number of samples, prime and like no other size: where it shows in a shape, the batch does."""
+MANY = 65_539
+"""A number of samples, prime and like no other size: where it shows in a shape, the batch does.
+
+No larger, since one number for each may be taken for a shape, whose values are carried along.
+"""
 
 
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:

@@ -8,9 +8,10 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
-from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
+from onnx2snn.graph_passes.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS
 
 from .graphs import attributes_of, values_of
+from .inputs import largest_in
 from .plan import Plan
 
 NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
@@ -80,14 +81,22 @@ def _of_layer(
     if turned and left not in constants:
         return np.array(np.inf)
     read = float(sizes.get(right if turned else left, one).max(initial=0))
-    weights, factor = constants[left if turned else right], attributes_of(node).get("alpha", 1.0)
-    rows = weights.reshape(-1, weights.shape[-1]) if turned else _rows(node, weights)
-    found: np.ndarray = read * abs(factor) * _sums(rows)
-    if bias and bias[0] in constants:
+    held = bias[0] if bias else ""
+    if not np.isfinite(read) or (held and held not in constants and held not in sizes):
+        return np.array(np.inf)
+    weights, given = constants[left if turned else right], attributes_of(node)
+    whole = turned or weights.ndim == 1
+    rows = weights.reshape(-1, weights.shape[-1]) if whole else _rows(node, weights)
+    with np.errstate(over="ignore"):
+        found: np.ndarray = read * abs(given.get("alpha", 1.0)) * _sums(rows)
+    beta = abs(given.get("beta", 1.0))
+    if held in constants:
         # That of a Gemm may be one for each row as well.
-        own = np.abs(constants[bias[0]].reshape(-1))
+        own = beta * np.abs(constants[held].reshape(-1))
         found = found + (own if own.size == len(rows) else own.max(initial=0))
-    if turned:
+    elif held:
+        found = found + beta * float(sizes[held].max(initial=0))
+    if whole:
         return np.array(found.max(initial=0))
     after = weights.ndim - 2 if node.op_type in ("Conv", "ConvTranspose") else 0
     return found.reshape(-1, *[1] * after)
@@ -99,23 +108,32 @@ def _of_others(
     """How large what another node makes may be; None where that is made of constants alone."""
     names = operands(node) if node.op_type in WITH_SUBGRAPHS else node.input
     read = [sizes[name] for name in names if name in sizes]
-    if not read:
+    if not read or node.op_type in SHAPE_OPS:
         return None
-    held = [np.abs(constants[name]) for name in node.input if name in constants]
-    held = [values.astype(np.float64) for values in held if values.dtype.kind == "f"]
+    held = [constants[name] for name in node.input if name in constants]
+    held = [values for values in held if values.dtype.kind == "f" and values.size]
     match node.op_type:
         case "Mul":
-            return _together(np.multiply, read + held)
+            return _together(np.multiply, [*read, *map(_absolute, held)])
         case "Div" if held:
-            return _together(np.multiply, [read[0], 1 / np.maximum(held[0], 1e-30)])
+            inverse = 1 / np.maximum(np.abs(held[0]), 1e-30).astype(np.float64)
+            return _together(np.multiply, [read[0], inverse])
         case "Add" | "Sub" | "Sum":
-            return _together(np.add, read + held)
+            return _together(np.add, [*read, *map(_absolute, held)])
         case op if op in _IN_PLACE:
             return read[0]
         case op if op in _ELSEWHERE:
-            return np.array(max(float(size.max(initial=0)) for size in read + held))
+            return np.array(max(float(size.max()) for size in [*read, *map(_absolute, held)]))
     # It may add up what it reads.
     return np.array(np.inf)
+
+
+def _absolute(values: np.ndarray) -> np.ndarray:
+    """A constant without its signs, or of many numbers the largest."""
+    if values.size > _FEW:
+        return np.array(largest_in(values))
+    absolute: np.ndarray = np.abs(values)
+    return absolute.astype(np.float64)
 
 
 def _together(combine: np.ufunc, sizes: Sequence[np.ndarray]) -> np.ndarray:
@@ -133,7 +151,7 @@ def _together(combine: np.ufunc, sizes: Sequence[np.ndarray]) -> np.ndarray:
         if shape is None or np.prod(shape) > _FEW:
             first, second = np.array(first.max(initial=0)), np.array(second.max(initial=0))
         with np.errstate(over="ignore", invalid="ignore"):
-            # Nothing of what may be infinite is not nothing.
+            # No part of what may be infinite is nothing.
             result = np.nan_to_num(combine(first, second), nan=np.inf, posinf=np.inf)
     return np.asarray(result)
 

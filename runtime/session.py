@@ -326,13 +326,13 @@ class SpikingSession:
         # To the next power of two, so that it is worked out seldom.
         grown = {n: max(self._largest.get(n, 1.0), power_above(v)) for n, v in found.items()}
         totals = totals_of(self._plan, grown)
-        # Where the same layers follow from states, they may have to be looked at sooner.
-        same = totals is not None and totals.made == self._totals.made
-        changes = totals is None or not same or totals.growth > self._totals.growth
-        if changes:
-            self._totals, self._progress = totals, self._begin(totals)
         self._largest = grown
-        return changes
+        if totals is not None and totals.made == self._totals.made:
+            # The same layers follow from states, and may have to be looked at sooner.
+            self._progress.sums.expect(totals.growth)
+            return False
+        self._totals, self._progress = totals, self._begin(totals)
+        return True
 
     def _begin_anew(self) -> None:
         """Reset, and let go of all buffers: what was interrupted may have left them half done."""

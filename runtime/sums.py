@@ -44,6 +44,7 @@ class Sums:
         self._most_carried = most_steps_carried(plan)
         self._followed = () if totals is None else _states_read_by(totals, plan.states)
         self._starts = {s.read: s.start for s in plan.states if s.read in self._followed}
+        self._growth = 0.0 if totals is None else totals.growth
         self._most_at_start = self._room_from(self._starts)
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
@@ -56,6 +57,13 @@ class Sums:
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
         self._before, self._most = self._starts, self._most_at_start
+
+    def expect(self, growth: float) -> None:
+        """Look sooner from now on, if potentials may grow by more thresholds in a time-step."""
+        if growth > self._growth:
+            self._growth = growth
+            self._most_at_start = self._room_from(self._starts)
+            self._most = max(self._steps, min(self._most, self._room_from(self._before)))
 
     @property
     def kept(self) -> frozenset[str]:
@@ -156,7 +164,7 @@ class Sums:
         if self._totals is None:
             return self._most_carried
         far = [_in_thresholds(before[f"v/{n.name}"], n.threshold) for n in self._conserving]
-        room = steps_to_next(max(far, default=0.0), self._totals.growth)
+        room = steps_to_next(max(far, default=0.0), self._growth)
         return min(self._most_carried, room)
 
     def keep(self, rows: np.ndarray, count: int) -> None:

@@ -43,6 +43,9 @@ APART = {
     f"j = Concat<axis = 0>(half, d) r = Reshape(x, j) s = Softmax(r) n = Reshape(s, flat) {LAYERS}",
     "all places of a mask": "t = Flatten<axis = 2>(x) g = Gather(t, places) "
     f"n = Reshape(g, flat) {LAYERS}",
+    "all places of a mask and sizes": "t = Flatten<axis = 2>(x) g = Gather(t, places) "
+    "z = Shape(x) k = Expand(tiny, z) q = Reshape(g, flat) n = Add(q, k) "
+    f"{LAYERS}",
     "all places of a sequence": "q = Reshape(x, tokens) t = Transpose<perm = [1, 0, 2]>(q) "
     f"g = Gather(t, in_order) r = Transpose<perm = [1, 0, 2]>(g) n = Reshape(r, flat) {LAYERS}",
     "a class": f"n = Identity(x) {LAYERS.replace('y =', 't =')} y = ArgMax<axis = 1>(t)",

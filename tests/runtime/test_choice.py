@@ -387,6 +387,19 @@ def test_what_does_not_fit_is_refused():
         SpikingSession(snn, max_memory=0)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_sizes_behind_a_pool_that_counts_are_known(samples):
+    """Its function asks for shapes."""
+    text = "net (float[N, 2, 8, 8] x) => (float[N, 2, 2, 2] y) { a = Clip(x, zero, one) "
+    text += "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a) c = Conv(p, w) "
+    text += "y = Clip(c, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.ones((2, 2, 3, 3), np.float32)}
+    snn = convert(model(text, values), maxpool="exact").model
+    chosen = SpikingSession(snn, threads=1).chosen(np.zeros((samples, 2, 8, 8), np.float32))
+    (layer,) = chosen.layers
+    assert layer.computes == samples * 2 * 2 * 2
+
+
 @pytest.mark.parametrize(("most", "times"), [(2**40, 2), (None, 0)])
 def test_within_a_budget_memory_is_given_back_once_counts_are_worked_out(monkeypatch, most, times):
     given_back = []

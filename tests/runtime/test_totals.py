@@ -314,6 +314,11 @@ BETWEEN = {
     "a quotient": ("g = MatMul(a, w) h = Div(g, ten)", 24 / 10),
     "a mean": ("g = MatMul(a, w) l = Unsqueeze(g, last) i = ReduceMean<axes = [2]>(l) "
                "h = Reshape(i, all)", 24),
+    "a vector": ("l = Unsqueeze(a, first) g = MatMul(l, ones) h = Add(g, many)", 24 + 40),
+    "no initializer added": ("g = MatMul(a, w) h = Gemm<beta = 2.0>(a, v, g)", 24 * 2 + 2 * 24),
+    "silence after a sum": ("g = ReduceSum(a, first) i = MatMul(g, nothing) "
+                            "h = Concat<axis = 1>(i, i)", np.inf),
+    "sizes": ("s = Shape(a) g = Mul(a, ten) h = Expand(g, s)", 10),
     "parts": ("g = Mul(a, ten) i = Concat<axis = 1>(g, a) h = Slice(i, none, size, first)", 10),
 }  # fmt: skip
 
@@ -325,7 +330,8 @@ def test_how_large_what_is_between_neurons_may_be(name):
     values |= {"zero": np.float32(0), "one": np.float32(1), "ten": np.float32(10)}
     values |= {"last": np.array([2]), "first": np.array([1]), "all": np.array([0, 24])}
     values |= {"none": np.array([0]), "size": np.array([24])}
-    values |= {"many": np.linspace(-40, 0, 24, dtype=np.float32)}
+    values |= {"many": np.linspace(-40, 0, 24, dtype=np.float32), "ones": np.ones(24, np.float32)}
+    values["nothing"] = np.zeros((1, 12), np.float32)
     text = "net (float[N, 24] x) => (float[N, K] y) { a = Clip(x, zero, one) %s "
     text += "b = Clip(h, zero, one) c = MatMul(b, w) d = Clip(c, zero, one) y = Identity(d) }"
     plan = build_plan(convert(model(text % body, values)).model)
@@ -345,19 +351,26 @@ def test_bursts_are_so_many_spikes_at_once():
 
 
 def test_inputs_that_grow_are_looked_at_sooner():
-    """Though the same layers follow from states."""
+    """Though the same layers follow from states, of which no graph is made anew."""
     values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(3, dtype=np.float32)}
     text = "net (float[N, 3] x) => (float[N, 3] y) { a = Clip(x, zero, one) "
     text += "c = Concat<axis = 1>(a, x) s = Slice(c, three, six, first) d = Add(a, s) "
-    text += "e = Clip(d, zero, one) "
-    text += "f = MatMul(e, w) g = Clip(f, zero, one) y = MatMul(g, w) }"
+    text += "e = Clip(d, zero, one) f = MatMul(e, w) g = Clip(f, zero, one) y = MatMul(g, w) }"
     values |= {"three": np.array([3]), "six": np.array([6]), "first": np.array([1])}
-    session = SpikingSession(convert(model(text, values)).model)
-    growths = []
-    for size in (1, 50, 200):
-        session.run(np.full((2, 3), size, np.float32), 4)
-        growths.append(session._totals.growth)
-    assert growths == sorted(set(growths))
+    snn = convert(model(text, values)).model
+    auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
+    progress, rooms = auto._progress, []
+    for size in (1, 20, 120):
+        x = np.full((2, 3), size, np.float32)
+        same(auto.run(x, 4), step.run(x, 4))
+        rooms.append(auto._progress.sums._most_at_start)
+    assert auto._progress is progress
+    assert rooms == [256, 256, 128]
+    growing = np.linspace(0, 250, 300, dtype=np.float32)[:, None, None] * np.ones(
+        (1, 2, 3), np.float32
+    )
+    auto = SpikingSession(snn)
+    same(auto.run(growing, 300, [7, 150]), step.run(growing, 300, [7, 150]))
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
