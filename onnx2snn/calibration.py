@@ -97,7 +97,7 @@ def sampled(
     each, left = max(1, SAMPLED // data.samples), data.samples
     drawn = {name: np.random.default_rng(0) for name in tensors}
     found: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-    ends: dict[str, np.ndarray] = {}
+    ends: dict[str, tuple[np.floating, np.floating]] = {}
     for values in watch(model, tensors, data, running):
         rows = min(running.batch_size, left)
         left -= rows
@@ -105,9 +105,8 @@ def sampled(
             flat = value.reshape(-1)
             apart = flat.reshape(rows if flat.size % rows == 0 else 1, -1)
             found[name].append(_some(apart, each * rows // len(apart), drawn[name]))
-            now = np.array([flat.min(), flat.max()])
-            known = np.concatenate([now, ends.get(name, now)])
-            ends[name] = np.array([known.min(), known.max()])
+            low, high = ends.get(name, (flat[0], flat[0]))
+            ends[name] = min(low, flat.min()), max(high, flat.max())
     return {name: np.concatenate([*parts, ends[name]]) for name, parts in found.items()}
 
 

@@ -28,17 +28,23 @@ def encode(
 
     Raises ``DataError`` for probabilities outside [0, 1], and with poisson where there are none.
     """
-    if coding == "poisson" and not any(x.dtype.kind == "f" for x in inputs.values()):
+    times = range(timesteps)
+    over_time = ({n: x[t] if n in varying else x for n, x in inputs.items()} for t in times)
+    if coding == "constant":
+        return over_time
+    _require_probabilities({n: x for n, x in inputs.items() if x.dtype.kind == "f"})
+    return _drawn(over_time, seed)
+
+
+def _require_probabilities(inputs: dict[str, np.ndarray]) -> None:
+    if not inputs:
         raise DataError("Poisson coding needs an input of floats, as probabilities of a spike")
-    for name, x in inputs.items() if coding == "poisson" else ():
-        if x.dtype.kind == "f" and (x.min() < 0 or x.max() > 1):
+    for name, x in inputs.items():
+        if x.min() < 0 or x.max() > 1:
             raise DataError(
                 f"Poisson coding needs inputs in [0, 1], as probabilities of a spike; those of "
                 f"'{name}' lie in [{x.min():g}, {x.max():g}]"
             )
-    times = range(timesteps)
-    over_time = ({n: x[t] if n in varying else x for n, x in inputs.items()} for t in times)
-    return _drawn(over_time, seed) if coding == "poisson" else over_time
 
 
 def _drawn(

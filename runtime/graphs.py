@@ -92,6 +92,12 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
+def spikes_at_once(neuron: onnx.NodeProto) -> int:
+    """How many spikes a neuron may emit in a time-step."""
+    given = attributes_of(neuron).get("max_spikes")
+    return 1 if given is None else int(numpy_helper.to_array(given))
+
+
 def values_of(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The values of a model's initializers by name; those of its stubs are among ``weights``."""
     return {

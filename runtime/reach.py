@@ -5,12 +5,11 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS
 
-from .graphs import attributes_of, values_of
+from .graphs import attributes_of, spikes_at_once, values_of
 from .inputs import largest_in
 from .plan import Plan
 
@@ -66,21 +65,15 @@ def currents_in_thresholds(
     return reach
 
 
-def spikes_at_once(node: onnx.NodeProto) -> int:
-    """How many spikes a neuron may emit in a time-step."""
-    given = attributes_of(node).get("max_spikes")
-    return 1 if given is None else int(numpy_helper.to_array(given))
-
-
 def _of_layer(
     node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """How large what a layer with weights makes may be, channel by channel if these are second."""
-    (left, right, *bias), one = node.input, np.ones(())
+    left, right, *bias = node.input
     turned = right not in constants
     if turned and left not in constants:
         return np.array(np.inf)
-    read = float(sizes.get(right if turned else left, one).max(initial=0))
+    read = float(sizes.get(right if turned else left, np.ones(())).max(initial=0))
     held = bias[0] if bias else ""
     if not np.isfinite(read) or (held and held not in constants and held not in sizes):
         return np.array(np.inf)

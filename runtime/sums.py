@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from .graphs import attributes_of
+from .graphs import spikes_at_once
 from .plan import Plan, State
 from .providers import give_back_memory, run_session
 from .result import Arrays, Later
@@ -238,8 +237,8 @@ def _in_thresholds(v: np.ndarray, threshold: np.ndarray) -> float:
 
 def most_steps_carried(plan: Plan) -> int:
     """How many time-steps sums in float32 may hold, of which each may bring several V_th."""
-    bursts = [attributes_of(n) for n in plan.step.graph.node if n.op_type == "BurstIF"]
-    most = max([int(numpy_helper.to_array(b["max_spikes"])) for b in bursts], default=1)
+    bursts = [spikes_at_once(n) for n in plan.step.graph.node if n.op_type == "BurstIF"]
+    most = max(bursts, default=1)
     return max(1, MOST_STEPS_CARRIED // most)
 
 

@@ -24,9 +24,9 @@ from onnx import helper
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 
-from .graphs import Writer, names_in, renamed, unused_prefix, with_nodes
+from .graphs import Writer, names_in, renamed, spikes_at_once, unused_prefix, with_nodes
 from .plan import Neuron, Plan
-from .reach import NOT_KNOWN, currents_in_thresholds, spikes_at_once
+from .reach import NOT_KNOWN, currents_in_thresholds
 
 CONSERVING = ("IF", "BurstIF")
 """Neurons that lose nothing: they reset by subtraction and never start anew. So do those of

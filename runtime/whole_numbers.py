@@ -7,13 +7,13 @@ from itertools import product
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
 
-from .graphs import attributes_of
+from .graphs import attributes_of, spikes_at_once
 from .plan import Neuron
 from .scaled_weights import of_channels
 
@@ -60,9 +60,7 @@ def whole_numbers(
 
 def _range(op: str, node: onnx.NodeProto) -> tuple[int, int]:
     """The least and the most spikes of a neuron in one time-step."""
-    if op == "BurstIF":
-        return 0, int(numpy_helper.to_array(attributes_of(node)["max_spikes"]))
-    return (-1, 1) if op == "SignedIF" else (0, 1)
+    return -1 if op == "SignedIF" else 0, spikes_at_once(node)
 
 
 def _through(
