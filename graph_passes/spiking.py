@@ -8,7 +8,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .approximate import regions_to_approximate
 from .editing import Editor, constant_value, disconnect, is_used, tidy
 from .errors import (
     MissingThresholdError,
@@ -19,6 +18,7 @@ from .errors import (
 )
 from .linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .scalar_regions import regions_to_approximate
 from .shapes import infer_shapes
 from .thresholds import (
     activation_nodes,

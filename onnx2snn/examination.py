@@ -18,7 +18,6 @@ from onnx2snn.graph_passes import (
     to_graph,
     unbounded_activations,
 )
-from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.editing import (
     is_floating,
     known_value,
@@ -32,6 +31,7 @@ from onnx2snn.graph_passes.linear import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxP
 from onnx2snn.graph_passes.neurons import is_stateful, mean_nodes, states_read
 from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.regions import before_weights, downstream, nonlinear_behind_weights
+from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.thresholds import activation_nodes, kept_activations

@@ -37,7 +37,6 @@ from onnx2snn.graph_passes.approximate import (
     ClipFit,
     approximate_activations,
     fit_clips,
-    regions_to_approximate,
 )
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
@@ -47,6 +46,7 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS, quantises_anew
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool, require_channels
+from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.spiking import (
     require_finite_results,
     require_finite_weights,

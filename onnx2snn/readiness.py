@@ -9,10 +9,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
-from onnx2snn.graph_passes.approximate import regions_to_approximate
 from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError, require_one_of
 from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, require_channels
 from onnx2snn.graph_passes.regions import regions
+from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.spiking_pool import why_not_counting
 from onnx2snn.graph_passes.thresholds import (

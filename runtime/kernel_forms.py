@@ -42,6 +42,7 @@ from onnx2snn.graph_passes.weights import (
     with_weights_as_inputs,
 )
 
+from .cpu_layout import in_layout_of_cpu
 from .graphs import (
     MANY,
     give_shapes,
@@ -54,7 +55,6 @@ from .graphs import (
     with_nodes_in_order,
 )
 from .plan import Neuron
-from .providers import in_layout_of_cpu
 from .unit_steps import Body
 
 logger = logging.getLogger("onnx2snn")

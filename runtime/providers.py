@@ -3,27 +3,20 @@
 import contextlib
 import ctypes
 import logging
-import math
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
 from onnx2snn.graph_passes.files import first_line
 from onnx2snn.graph_passes.weights import (
-    STAYS_INLINE,
     ModelParts,
     detach,
-    stub,
     with_weights_as_inputs,
 )
 
@@ -164,7 +157,7 @@ def rounds_products(providers: list[Any]) -> bool:
 def _require_start(providers: list[Any]) -> None:
     """Raise ``ProviderError``, with the reason, if the first provider does not start."""
     wanted = name_of(providers[0])
-    options = _quiet_options()
+    options = quiet_options()
     identity = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
     )
@@ -186,7 +179,7 @@ def _require_first(session: Any, wanted: str) -> None:
         )
 
 
-def _quiet_options() -> Any:
+def quiet_options() -> Any:
     """Options of a session that logs nothing but what ends it."""
     options = onnxruntime().SessionOptions()
     options.log_severity_level = 4
@@ -241,7 +234,7 @@ def create_session(
     """
     ort = onnxruntime()
     providers = providers if captures else without_capture(providers)
-    options = _quiet_options()
+    options = quiet_options()
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = plans_memory and not seldom
@@ -257,14 +250,14 @@ def create_session(
     if feeds:
         parts = model if isinstance(model, ModelParts) else detach(model)
         weights = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
-        given = _give_weights(options, own or {})
+        given = give_weights(options, own or {})
         model, shared = with_weights_as_inputs(parts.structure, but=given), dict(weights)
     elif isinstance(model, ModelParts):
         weights, model = model.weights, model.structure
         read, left = names_read(model), names_left(model) if on_cpu else set()
         every = {name: array for name, array in {**weights, **(own or {})}.items() if name in read}
         # By these its optimisers read the weights, and it copies them but for those that follow.
-        given = _give_weights(options, every)
+        given = give_weights(options, every)
         shared = {name: given[name] for name in weights if name in left}
         for name, value in shared.items():
             options.add_initializer(name, value)
@@ -305,72 +298,7 @@ def give_back_memory() -> None:
             trim(0)
 
 
-def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
-    """The graph that ONNX Runtime makes of a model for this CPU, with the weights in its layout.
-
-    Convolutions and what it knows besides are then on tensors of blocked channels, where the CPU
-    has instructions for it: nodes of the domain ``com.microsoft.nchwc``, which ONNX Runtime loads.
-    Raises ``OSError`` if the folder for temporary files is missing, or has no room for them.
-    """
-    ort = onnxruntime()
-    options = _quiet_options()
-    options.intra_op_num_threads = 1
-    given = _give_weights(options, parts.weights)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "laid_out.onnx")
-        options.optimized_model_filepath = str(path)
-        external = "session.optimized_model_external_initializers_"
-        options.add_session_config_entry(f"{external}file_name", "weights")
-        options.add_session_config_entry(f"{external}min_size_in_bytes", str(STAYS_INLINE))
-        make = partial(
-            ort.InferenceSession,
-            parts.structure.SerializeToString(),
-            options,
-            providers=[CPU],
-            # That fusion would take convolutions out of the layout.
-            disabled_optimizers=["ConvAddActivationFusion"],
-        )
-        try:
-            make()
-        except Exception as error:  # onnxruntime raises types of its own, with no common base.
-            if lacks_memory(error):
-                raise ModelError(OUT_OF_MEMORY) from error
-            options.optimized_model_filepath = ""
-            # Raises what is wrong with the model, if it was not the writing that failed.
-            make()
-            raise OSError(first_line(error)) from error
-        del given  # It reads them until here.
-        return _read_laid_out(path)
-
-
-def _read_laid_out(path: Path) -> ModelParts:
-    """A model that ONNX Runtime wrote, and its weights, as it likes them aligned."""
-    structure = onnx.load(path, load_external_data=False)
-    weights = {}
-    for tensor in structure.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            source, offset = path.parent / entries["location"], int(entries.get("offset", 0))
-            values = np.fromfile(source, dtype, math.prod(tensor.dims), offset=offset)
-            weights[tensor.name] = _aligned(values.reshape(tensor.dims))
-            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
-    return ModelParts(structure, weights)
-
-
-def _aligned(values: np.ndarray) -> np.ndarray:
-    """A copy that begins at a multiple of 64 bytes, as a CPU's longest vectors do.
-
-    Where numpy put them, 16 bytes behind one, ResNet-20 took 9 % longer, ResNet-18 5 %.
-    """
-    room = np.empty(values.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy
-
-
-def _give_weights(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def give_weights(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Give ONNX Runtime what the stubs of a model stand for; returns the values, to be kept."""
     values = {
         name: onnxruntime().OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))

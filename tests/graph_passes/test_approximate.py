@@ -9,8 +9,8 @@ from onnx2snn.graph_passes import DataError, Onnx2SnnError, approximate, canonic
 from onnx2snn.graph_passes.approximate import (
     approximate_activations,
     fit_clips,
-    regions_to_approximate,
 )
+from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

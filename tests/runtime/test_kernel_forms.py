@@ -18,7 +18,7 @@ from onnx2snn import Neuron, SpikingSession, convert, recipe_by_name
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime import kernel_forms, time_steps
-from onnx2snn.runtime.providers import in_layout_of_cpu
+from onnx2snn.runtime.cpu_layout import in_layout_of_cpu
 
 BLOCKED = "com.microsoft.nchwc"
 
