@@ -36,6 +36,15 @@ def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
     return find_activations(graph)[1]
 
 
+def bounds_by_result(graph: gs.Graph) -> dict[str, np.ndarray]:
+    """``bounded_activations`` by the tensor that each makes.
+
+    The neuron in its place makes it, too, but may have another name.
+    """
+    bounds = bounded_activations(graph)
+    return {node.outputs[0].name: bounds[node.name] for node in graph.nodes if node.name in bounds}
+
+
 def find_activations(
     graph: gs.Graph, others: Iterable[gs.Node] = ()
 ) -> tuple[list[gs.Node], dict[str, np.ndarray]]:

@@ -123,8 +123,8 @@ def convert(
     Sigmoid, over the range that the data shows. ``on_means``: whether products of activations, as
     in squeeze-and-excitation, Softmax, normalizations by other neurons' activity and recurrent
     layers are computed between neurons, at each time-step, on the means of what they read.
-    ``v_init`` is v(0) as a fraction of V_th, 0.5 if not given, or "uniform" or "normal", drawn from
-    ``seed``. The input model is left as it was.
+    ``v_init`` is v(0) as a fraction of V_th, the recipe's if not given, or "uniform" or "normal",
+    drawn from ``seed``. The input model is left as it was.
 
     The rewriting that should not change the network's function is checked by running both,
     on the calibration data or else on seeded inputs of the declared shape.

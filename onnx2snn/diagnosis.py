@@ -37,7 +37,7 @@ from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
-from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
@@ -124,7 +124,7 @@ def diagnose(
         left_out += _changes(network)
     unsaid = recipe.get("approximate") is not None and not network.clips
     activations = _counterparts(graph, network.graph, unsaid)
-    layers = _layers(graph, activations, _bounds(network.graph), timesteps)
+    layers = _layers(graph, activations, bounds_by_result(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
     batch_size = samples_at_once(parts, data, batch_size, WATCHED)
     running = Running(batch_size, providers, track)
@@ -339,12 +339,6 @@ class _Layer:
             saturated=100 * totals["saturated"] / self.values,
             correlation=_correlation(totals, self.values),
         )
-
-
-def _bounds(ann: gs.Graph) -> dict[str, np.ndarray]:
-    """The bound theta of each of the ANN's clips, by the tensor that the clip makes."""
-    bounds = bounded_activations(ann)
-    return {n.outputs[0].name: bounds[n.name] for n in ann.nodes if n.name in bounds}
 
 
 def _layers(

@@ -21,7 +21,7 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.precision import Precision
-from onnx2snn.runtime.providers import MOST_THREADS, resolve_providers
+from onnx2snn.runtime.providers import MOST_THREADS, name_of, resolve_providers
 
 from . import tables
 from .data import Data
@@ -360,5 +360,5 @@ def chosen_providers(device: str) -> list[Any]:
     """ONNX Runtime's providers for a device; says on standard error what auto took."""
     chosen = resolve_providers(device)
     if device == "auto":
-        click.echo(f"Running on {chosen[0]}.", err=True)
+        click.echo(f"Running on {name_of(chosen[0])}.", err=True)
     return chosen

@@ -160,7 +160,8 @@ RECIPES = (
         "srp",
         "Hao et al. 2023, AAAI",
         "after 4 time-steps, at most T / 2, start again, without the neurons whose residual "
-        "potential is not positive; the read-out begins then; V_th as mmse",
+        "potential is not positive; the read-out begins then; V_th is the clip's bound, or the "
+        "least squared error of T time-steps, per layer",
         _MMSE,
         neuron=Neuron("ResidualIF"),
         delay=4,
@@ -169,7 +170,8 @@ RECIPES = (
         "cos",
         "Hao et al. 2023, ICLR",
         "after 4 time-steps, at most T / 2, start again, v(0) shifted by V_th where a neuron "
-        "fired too often or too rarely; the read-out begins then; V_th as mmse",
+        "fired too often or too rarely; the read-out begins then; V_th is the clip's bound, or the "
+        "least squared error of T time-steps, per layer",
         _MMSE,
         neuron=Neuron("OffsetIF"),
         delay=4,

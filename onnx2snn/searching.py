@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.neurons import (
 )
 from onnx2snn.graph_passes.regions import upstream
 from onnx2snn.graph_passes.spiking import per_sample
-from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.thresholds import bounds_by_result
 
 from .checking import class_output
 from .examination import import_ann
@@ -192,11 +192,11 @@ def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
 
 def _bounds(snn: Spiking) -> dict[str, np.ndarray | None]:
     """The bounds of clips in the ANN, by the neuron that stands for each, for one sample."""
-    found = bounded_activations(import_ann(snn.ann))
+    found = bounds_by_result(import_ann(snn.ann))
     return {
-        node.name: per_sample(found[node.name], len(node.outputs[0].shape))
+        node.name: per_sample(found[node.outputs[0].name], len(node.outputs[0].shape))
         for node in neuron_nodes(snn.graph)
-        if node.name in found
+        if node.outputs[0].name in found
     }
 
 

@@ -168,7 +168,9 @@ def choose(
             raise DataError(_too_much(least.memory(()), run, costs.max_memory))
     way, chunks = _first_in_chunks(ways) if costs.in_chunks else (ways[0], ())
     between, memory = way.with_lengths_between(chunks)
-    fastest = full[0], full[0].lengths_of_chunks[0]
+    # By default what comes first is what should run, where that fits.
+    best = ways[0] if costs.max_memory is None else full[0]
+    wanted = best, best.lengths_of_chunks[0]
     return Choice(
         samples=samples,
         groups=groups,
@@ -177,7 +179,7 @@ def choose(
         layers=way.layers,
         derived_counts=costs.derived_counts,
         memory=memory,
-        short_of_memory=costs.in_chunks and (way, chunks) != fastest,
+        short_of_memory=costs.in_chunks and (way, chunks) != wanted,
         layout=way.layout if chunks else None,
         shapes=shapes,
         in_full=all_known(costs.peaks.states, shapes),

@@ -99,13 +99,13 @@ class Memory:
     one while a graph is made; chunks share convolutions in the CPU's layout. ``graphs``: these
     graphs themselves. ``states``: two sets of buffers.
     ``starts``: what states are at first, in full, for the samples that are in one run of a chunk.
-    ``inputs``: what the time-steps read, three times. ``activations``: the most that is alive
-    within a chunk. ``idle``: what graphs keep of theirs while others run; 0 where they give it
-    back, and ask for it anew each time. ``planned``: as much again as all of them keep, where that
-    is planned ahead, as ``FEW_ACTIVATIONS`` are; else 0. ``read_out``: what reading out takes, or
-    the prologue. ``counts``: what read-outs keep for spike counts and firing rates, and what
-    working them out takes, which happens where they are asked for. Not arrays that belong to the
-    caller: x, outputs, ``spike_counts``.
+    ``inputs``: what the time-steps read, three times, and more where that varies in time.
+    ``activations``: the most that is alive within a chunk. ``idle``: what graphs keep of theirs
+    while others run; 0 where they give it back, and ask for it anew each time. ``planned``: as much
+    again as all of them keep, where that is planned ahead, as ``FEW_ACTIVATIONS`` are; else 0.
+    ``read_out``: what reading out takes, or the prologue. ``counts``: what read-outs keep for spike
+    counts and firing rates, and what working them out takes, which happens where they are asked
+    for. Not arrays that belong to the caller: x, outputs, ``spike_counts``.
     """
 
     weights: int

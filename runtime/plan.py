@@ -77,8 +77,8 @@ class Plan:
     """The graphs of one SNN and the tensors that pass between them.
 
     ``step_inputs`` are what the step reads from the prologue or from the inputs themselves;
-    ``states`` what it reads and writes anew besides sums, the membrane potentials first, in
-    the order of ``neurons``; ``sums`` the sums over time, by the name of what is summed;
+    ``states`` what it reads and writes anew besides sums, in the order of the file; ``sums`` the
+    sums over time, by the name of what is summed;
     ``readout_types`` the types of those of them that the epilogue reads. ``affine``: whether the
     step is known to be affine in all that it reads. ``averages`` names
     what the epilogue computes, by the tensors that take its averages over time: outputs, or

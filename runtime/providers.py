@@ -139,6 +139,11 @@ def _is_on(options: Mapping[str, Any], name: str) -> bool:
     return str(options.get(name, 0)).lower() in ("1", "true")
 
 
+def captures_runs(providers: list[Any]) -> bool:
+    """Whether runs of time-steps are to become CUDA graphs."""
+    return any(_is_on(options_of(provider), _CAPTURE) for provider in providers)
+
+
 def without_capture(providers: list[Any]) -> list[Any]:
     """The same providers, but that none captures runs as CUDA graphs."""
     return [

@@ -115,6 +115,9 @@ def _of_others(
             return _together(np.add, [*read, *map(_absolute, held)])
         case op if op in _IN_PLACE:
             return read[0]
+        case "Resize" if attributes_of(node).get("mode") == b"cubic":
+            # It overshoots.
+            return np.array(np.inf)
         case op if op in _ELSEWHERE:
             return np.array(max(float(size.max()) for size in [*read, *map(_absolute, held)]))
     # It may add up what it reads.

@@ -32,12 +32,12 @@ from .providers import (
     MOST_THREADS,
     ON_GPU,
     Providers,
+    captures_runs,
     cores_of,
     create_session,
     device_id_of,
     resolve_providers,
     rounds_products,
-    without_capture,
 )
 from .read_out import Averages
 from .result import Arrays, ReadOut, SpikingResult
@@ -120,7 +120,7 @@ class SpikingSession:
         on_cpu = self.providers[0] == CPU
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
-        graphs = chosen != without_capture(chosen)
+        graphs = captures_runs(chosen)
 
         def begin(totals: Totals | None) -> Progress:
             """A network at v(0), whose sums follow from its states as far as these say."""
@@ -288,8 +288,8 @@ class SpikingSession:
             raise DataError("step() takes the input of one time-step, [N, ...]")
         plan, progress = self._plan, self._progress
         values = progress.prologue.step_inputs(inputs)
-        # A run before, refused or not, may have been read out more often.
-        progress.readouts = 1
+        # A run before, refused or not, may have been read out more often, on other inputs.
+        progress.readouts, progress.varying = 1, False
         if not progress.can_go_on_with(values):
             raise DataError("x_t has another shape than the state; call reset() first")
         progress.states.set_inputs(values)

@@ -1011,6 +1011,15 @@ def test_cuda_that_is_not_there(snn, monkeypatch):
     assert json.loads(result.stdout)["device"] == "CPUExecutionProvider"
 
 
+def test_auto_says_which_device_it_took(monkeypatch, capsys):
+    chosen = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    from onnx2snn import options
+
+    monkeypatch.setattr(options, "resolve_providers", lambda device: chosen)
+    assert options.chosen_providers("auto") is chosen
+    assert capsys.readouterr().err == "Running on CUDAExecutionProvider.\n"
+
+
 def test_as_a_process(folder):
     """As installed: the console script, from another folder, without a terminal."""
     script = shutil.which("onnx2snn", path=str(Path(sys.executable).parent))

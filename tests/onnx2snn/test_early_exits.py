@@ -68,6 +68,21 @@ def test_as_accurate_as():
         early_exits(snn, from_arrays(x[None]), [T])
 
 
+def test_what_a_run_refuses_is_refused():
+    """A read-out that depends on the other samples, of which those that leave are no longer any."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "l = MatMul(b, u) m = ReduceMean<axes = [0], keepdims = 1>(l) y = Sub(l, m) }"
+    )
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(4, 6)), "u": rng.normal(size=(6, 3)), "zero": 0, "one": 1}
+    snn = convert(model(text, {n: np.float32(v) for n, v in values.items()}), delay=2).model
+    data = from_arrays(rng.random((6, 4), dtype=np.float32))
+    with pytest.raises(DataError, match="'y' depends on the other samples"):
+        early_exits(snn, data, [T], rules=[EarlyExit(1.0)])
+    assert early_exits(snn, data, [T], rules=[EarlyExit(1.0)], batch_size=1)["samples"] == 6
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network = dyadic.finish(2)

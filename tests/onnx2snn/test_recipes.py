@@ -625,6 +625,29 @@ def test_balanced_thresholds_stay_below_a_bound_of_any_shape(recipe, shape):
     SpikingSession(conversion.model).run(next(data.batches(8))[0], 4)
 
 
+@pytest.mark.parametrize("recipe", ["spike-norm", "rmp", "rnl"])
+def test_a_bound_is_that_of_its_neuron_whatever_its_name(recipe):
+    """A neuron of which an input has the name of its state gets another."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 3] y) { z = MatMul(x, w) a = Clip(z, zero, one) "
+        "y = MatMul(a, u) }"
+    )
+    rng = np.random.default_rng(0)
+    values = {"w": 4 * abs(rng.normal(size=(4, 8))), "u": rng.normal(size=(8, 3)), "zero": 0}
+    values = {name: np.float32(value) for name, value in (values | {"one": 1}).items()}
+    x = rng.random((16, 4), dtype=np.float32)
+    found = []
+    for name in ("x", "v/act"):
+        ann = model(text, values)
+        ann.graph.input[0].name = ann.graph.node[0].input[0] = name
+        ann.graph.node[1].name = "act"
+        data = from_arrays({name: x})
+        found.append(thresholds(convert(ann, calibration=data, recipe=recipe, timesteps=8)))
+    plain, renamed = found
+    assert plain.keys() != renamed.keys()
+    assert list(plain.values()) == list(renamed.values()) == [1]
+
+
 # Recipes as data ------------------------------------------------------------------------------
 
 PRINT = (

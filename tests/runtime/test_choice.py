@@ -13,6 +13,7 @@ from onnx_text import model
 from onnx2snn import DataError, SpikingSession, convert
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime import chunks, estimate, int8, kernel_forms, memory, sums
+from onnx2snn.runtime.estimate import Estimate
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -505,6 +506,19 @@ def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):
     monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", -1)
     assert SpikingSession(wide()).chosen(zeros(3)).chunks == ()
     assert SpikingSession(wide()).chosen(zeros(3)).short_of_memory
+
+
+def test_lean_by_default_is_not_for_want_of_memory(monkeypatch):
+    monkeypatch.setattr(estimate, "NODE", 0)
+    monkeypatch.setattr(estimate, "GRAPHS", 0)
+    monkeypatch.setattr(estimate, "LEAN_SHARE", 100)
+    monkeypatch.setattr(chunks, "CACHED", 0)
+    monkeypatch.setattr(Estimate, "pays_by_default", True)
+    x = np.zeros((1, 64), np.float32)
+    chosen = SpikingSession(deep(), threads=1).chosen(x)
+    assert (chosen.lean, chosen.short_of_memory) == (True, False)
+    least = with_budget(deep(), min(budgets(with_budget(deep()), x).values())).chosen(x)
+    assert (least.lean, least.short_of_memory) == (True, True)
 
 
 # Estimates -----------------------------------------------------------------------------

@@ -695,7 +695,10 @@ def test_cuda_computes_in_float32(cuda_listed):
 
 def test_captures_are_for_bound_runs(cuda_listed):
     capturing = providers.resolve_providers([CAPTURING, providers.CPU])
+    assert providers.captures_runs(capturing)
     assert providers.without_capture(capturing) == providers.resolve_providers("cuda")
+    off = [(providers.CUDA, {"enable_cuda_graph": "0"})]
+    assert not any(map(providers.captures_runs, (off, [providers.CUDA], [providers.CPU])))
     tensorrt = (providers.TENSORRT, {"trt_cuda_graph_enable": True})
     with pytest.raises(ProviderError, match="leave out trt_cuda_graph_enable"):
         providers.resolve_providers([tensorrt])
@@ -894,6 +897,20 @@ def test_potentials_beyond_float16_are_no_spikes_for_ever(plan):
     np.testing.assert_array_equal(counts, [[40, 0]])
     counts = session.run(np.full((1, 2), 500, np.float16), 40).spike_counts["c"]
     np.testing.assert_array_equal(counts, [[20, 20]])
+
+
+def test_steps_say_the_same_whatever_ran_before():
+    """A run whose inputs vary refuses potentials beyond float16."""
+    text = "g (float16[N, 1] x) => (float16[N, 2] y) { c = Clip(x, zero, one) m = MatMul(c, w) "
+    values = {"zero": np.float16(0), "one": np.float16(1), "w": np.float16([[1, 2]])}
+    session = SpikingSession(convert(model(text + "y = Softmax(m) }", values)).model, threads=1)
+    x, large = np.full((1, 1), 0.5, np.float16), np.full((1, 1), 40_000, np.float16)
+    said = []
+    for before in (x, np.stack([x] * 3)):
+        session.run(before, 3)
+        said.append([session.step(large) for _ in range(4)])
+        session.reset()
+    np.testing.assert_array_equal(*said)
 
 
 def test_a_bias_of_the_read_out_counts_once():

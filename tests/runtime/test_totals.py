@@ -338,6 +338,14 @@ def test_how_large_what_is_between_neurons_may_be(name):
     assert currents_in_thresholds(plan, CONSERVING)["b"] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(("mode", "wanted"), [("linear", 1), ("cubic", np.inf)])
+def test_only_cubic_images_overshoot(mode, wanted):
+    text = "net (float[N, 1, 6, 6] x) => (float[N, 1, 12, 12] y) { a = Clip(x, zero, one) "
+    text += f'b = Resize<mode = "{mode}">(a, , , size) y = Clip(b, zero, one) }}'
+    values = {"zero": np.float32(0), "one": np.float32(1), "size": np.array([1, 1, 12, 12])}
+    assert reach_of_last(convert(model(text, values)).model) == wanted
+
+
 def test_bursts_are_so_many_spikes_at_once():
     rng = np.random.default_rng(0)
     values = layers(rng, w=(20, 30), v=(30, 20), u=(20, 5)) | {"b": np.zeros(30, np.float32)}
