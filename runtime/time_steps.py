@@ -56,16 +56,16 @@ class SessionKey(NamedTuple):
 
 def key_of(steps: int, choice: Choice) -> SessionKey:
     """The key of the session that does so many time-steps."""
-    lean, planned = choice.lean, choice.memory.plans_activations
-    first, columns = choice.weights_first(steps), choice.columns(steps)
+    key = SessionKey(
+        steps,
+        choice.lean,
+        choice.memory.plans_activations,
+        choice.weights_first(steps),
+        choice.columns(steps),
+    )
     if steps == 1:
-        return SessionKey(steps, lean, planned, first, columns)
-    return SessionKey(
-        steps=steps,
-        lean=lean,
-        plans_memory=planned,
-        weights_first=first,
-        columns=columns,
+        return key
+    return key._replace(
         time_batched=frozenset(choice.time_batched),
         layout=choice.layout,
         tiled=choice.tiled,
