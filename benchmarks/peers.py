@@ -139,6 +139,7 @@ def main():
     found = {"pieces": []}
     if options.file is not None and options.file.exists():
         found = json.loads(options.file.read_text())
+    versions = {library: version(library) for library in LIBRARIES}
     for name in options.network:
         with contextlib.ExitStack() as stack:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -147,7 +148,6 @@ def main():
                 name, folder, options.timesteps, options.batch, options.rounds, options.only,
                 stack.enter_context(overall_progress()),
             )  # fmt: skip
-        versions = {library: version(library) for library in LIBRARIES}
         found["pieces"].append(
             {"network": name, "timesteps": options.timesteps, "versions": versions, "rows": rows}
         )

@@ -198,6 +198,8 @@ def read_config(source: str) -> tuple[str, Config]:
                 f"network {config.network} on dataset {config.dataset} does not use "
                 f"{', '.join(vain)}: leave it out"
             )
+        if CONFIGS.get(path.stem, config) != config:
+            raise ValueError(f"{path.stem} is a run of other settings: name the file otherwise")
         return path.stem, config
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from error

@@ -42,6 +42,9 @@ def _images_in(folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
         return []
     found = list[Path]()
     for path in folder.iterdir():
+        if path.name.startswith("."):
+            # As what macOS puts beside each file of an archive.
+            continue
         if path.is_dir():
             found += _images_in(path, (*above, real))
         elif path.suffix.lower() in _SUFFIXES:
@@ -89,6 +92,13 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
             return Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def has_both(folder: Path) -> bool:
+    """Whether a folder holds ``train`` and ``val``, each with folders for classes."""
+    return all(
+        any(entry.is_dir() for entry in (folder / name).glob("[!.]*")) for name in ("train", "val")
+    )
 
 
 def imagenet_folder(root: Path, train: bool) -> Path:

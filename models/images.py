@@ -73,11 +73,13 @@ class FolderImages(Dataset):
     def __init__(
         self, folder: Path, preprocessing: Preprocessing, config: Config | None = None
     ) -> None:
-        from torchvision.transforms import v2
-
         self.files, self.labels, self.classes = image_files(folder)
         self.preprocessing, self.config = preprocessing, config
-        jitter = 0.0 if config is None else config.color_jitter
+        if config is None:
+            return
+        from torchvision.transforms import v2
+
+        jitter = config.color_jitter
         self._transform = v2.Compose(
             [
                 v2.RandomResizedCrop(preprocessing.size, antialias=True),
@@ -129,8 +131,8 @@ def open_images(
     """
     data, preprocessing = describe(config, root)
     if config.dataset in IN_MEMORY:
-        arrays = ArrayImages(*in_memory(config.dataset, root, True), config, data.mean)
-        return arrays, ArrayImages(*in_memory(config.dataset, root, False))
+        shown, tested = (_fitting(*in_memory(config.dataset, root, t), data) for t in (True, False))
+        return ArrayImages(*shown, config, data.mean), ArrayImages(*tested)
     folders = [imagenet_folder(root or Path(), train) for train in (True, False)]
     training = FolderImages(folders[0], preprocessing, config)
     test = FolderImages(folders[1], preprocessing)
@@ -141,6 +143,18 @@ def open_images(
             "of them alone"
         )
     return training, test
+
+
+def _fitting(
+    images: np.ndarray, labels: np.ndarray, data: DataSet
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels; raises ``ValueError`` where they are not what the data set is like."""
+    wanted = [data.channels, data.size, data.size]
+    if not len(images) or list(images.shape[1:]) != wanted:
+        raise ValueError(f"images are {list(images.shape)}, where [N, *{wanted}] are wanted")
+    if labels.max() >= data.classes:
+        raise ValueError(f"label {labels.max()} is none of {data.classes} classes")
+    return images, labels
 
 
 def digest_of(images: Dataset) -> str:
@@ -161,11 +175,18 @@ def digest_of(images: Dataset) -> str:
     return digest.hexdigest()
 
 
-def first_images(images: ArrayImages | FolderImages, count: int) -> Tensor:
-    """The first so many images [count, C, H, W], not changed at random."""
+def some_images(images: ArrayImages | FolderImages) -> Tensor:
+    """Up to 2,000 images [N, C, H, W], of more than 32 x 32 pixels fewer, not changed at random.
+
+    Of a folder, where they come class by class, evenly spread ones; else the first.
+    """
     unchanged = copy.copy(images)
     unchanged.config = None
-    return next(batches(unchanged, count))[0]
+    if isinstance(unchanged, ArrayImages):
+        return next(batches(unchanged, 2000))[0]
+    count = min(len(unchanged), max(64, 2000 * 32**2 // unchanged.preprocessing.size**2))
+    rows = [row * len(unchanged) // count for row in range(count)]
+    return torch.stack([unchanged[row][0] for row in rows])
 
 
 def batches(
@@ -205,4 +226,4 @@ def batches(
         failed = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
     # Not with its cause, which would keep the workers.
     if failed:
-        raise OSError(failed)
+        raise ValueError(failed)

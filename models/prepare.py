@@ -57,8 +57,9 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
 
     Modules, functions and methods are found alike, wherever they are called; a module that is
     called twice becomes two clips, each with its own trainable theta. Padding counts in no
-    average, as it does in no maximum. All else, a ReLU6 among it, stays. The result shares its
-    parameters with ``model``, which is left as it was, and is in the same mode.
+    average, as it does in no maximum. All else, a ReLU6 among it, stays, and so do ReLUs
+    within torch's own composite modules (``nn.TransformerEncoderLayer``, ``nn.RNN``). The result
+    shares its parameters with ``model``, which is left as it was, and is in the same mode.
 
     Raises ``ValueError`` for a pool that no average stands in for (indices, dilation) and
     what ``torch.fx.symbolic_trace`` raises where the model's control flow depends on data.
@@ -95,7 +96,12 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
         prepared.graph.erase_node(node)
     prepared.delete_all_unused_submodules()
     prepared.recompile()
-    return prepared.train(model.training)
+    # Parts that it shares keep their modes.
+    shared = {id(module) for module in model.modules()}
+    for module in prepared.modules():
+        if id(module) not in shared:
+            module.training = model.training
+    return prepared
 
 
 def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:

@@ -21,7 +21,7 @@ from . import shipped
 from .clips import TrainableClip
 from .configs import CONFIGS, Config, unused
 from .export import export
-from .images import describe, first_images, open_images
+from .images import describe, open_images, some_images
 from .training import Epoch, bounds, build, plain_clips, restore_weights, train
 
 Tell = Callable[[float, list[Epoch]], None]
@@ -56,14 +56,11 @@ def run(
     network = build(config, data)
     checkpoint = folder / "checkpoint.pt"
     if config.start and not checkpoint.exists():
-        start_from(config.start, network, first_images(images, 2000))
-    written = 0
+        start_from(config.start, network, some_images(images))
 
     def note(done: float, history: list[Epoch]) -> None:
-        nonlocal written
-        if rank == 0 and len(history) > written:
+        if rank == 0 and done == len(history):
             write_whole(folder / "log.csv", _csv(history).encode())
-            written = len(history)
         tell(done, history)
 
     history = train(
@@ -73,6 +70,8 @@ def run(
     thetas = [theta.item() for theta in bounds(network)]
     plain_clips(network)
     if rank == 0:
+        # That of the last epoch, too, if it was killed between that and this.
+        write_whole(folder / "log.csv", _csv(history).encode())
         export(network, path, preprocessing)
         write_whole(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
     if world > 1:
@@ -123,7 +122,7 @@ def _csv(history: list[Epoch]) -> str:
 
 def _card(name: str, config: Config, path: Path, history: list[Epoch], thetas: list[float]) -> str:
     """What the file is and how it was made, in Markdown."""
-    source = name if name in CONFIGS else f"{name}.toml"
+    source = name if CONFIGS.get(name) == config else f"{name}.toml"
     model = onnx.load(path)
     shapes = {
         value.name: declared_shape(value.type.tensor_type)

@@ -233,6 +233,7 @@ def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> li
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         history: list[Epoch] = content["history"]
+        seen = content["data"]
         kept = asdict(Config(**content["config"]))
     except Exception as error:
         raise CheckpointError(f"'{path}' is no checkpoint of a training run") from error
@@ -243,8 +244,7 @@ def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> li
         raise CheckpointError(
             f"'{path}' is of another run ({what}): name another folder, or move it away"
         )
-    # Older versions did not write it down.
-    if content.get("data", data) != data:
+    if seen != data:
         raise CheckpointError(
             f"'{path}' is of a run on other training images: name another folder, or move it away"
         )

@@ -21,7 +21,7 @@ from onnx2snn.graph_passes.files import Model, read_structure, require_path
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
-from onnx2snn.models.image_folder import image_files, imagenet_folder, read_images
+from onnx2snn.models.image_folder import has_both, image_files, imagenet_folder, read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 from onnx2snn.runtime.inputs import fits, require_type, written
 
@@ -177,7 +177,10 @@ def _open_folder(
     train: bool,
 ) -> Data:
     try:
-        folder = imagenet_folder(root or Path(), train) if name == "imagenet" else Path(name)
+        folder = (root or Path()) if name == "imagenet" else Path(name)
+        divided = name == "imagenet" or has_both(folder)
+        if divided:
+            folder = imagenet_folder(folder, train)
         files, labels, _ = image_files(folder)
     except OSError as error:
         raise DataError(str(error)) from error
@@ -203,8 +206,9 @@ def _open_folder(
                 raise DataError(f"'{name}': {error}") from error
             yield wanted.normalise(images)
 
+    title = f"{name} ({'training' if train else 'validation'} images)" if divided else name
     shape = (len(files), wanted.channels, wanted.size, wanted.size)
-    return checked(Data(name, shape, None, read), labels)
+    return checked(Data(title, shape, None, read), labels)
 
 
 def _open_npy(path: Path) -> Data:

@@ -132,6 +132,9 @@ def _sum(
     decides = {**made_from, "data": running.digest, "n": running.batch_size}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
+    sums: dict[str, int] = cell["sums"]
+    if cell["samples"] >= data.samples:
+        return sums
     start = 0
     for x, y in data.batches(running.batch_size):
         if y is None:
@@ -140,10 +143,9 @@ def _sum(
         if start > cell["samples"]:
             running.report(name, start - len(y), data.samples)
             for what, number in count(x, y).items():
-                cell["sums"][what] = cell["sums"].get(what, 0) + number
+                sums[what] = sums.get(what, 0) + number
             cell["samples"] = start
             running.state.keep(key)
-    sums: dict[str, int] = cell["sums"]
     return sums
 
 

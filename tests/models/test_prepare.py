@@ -70,6 +70,23 @@ def test_the_mode_stays():
     assert not prepare(network).training
 
 
+def test_the_modes_of_parts_stay():
+    """As of frozen batch normalization, and of dropout that stays on."""
+    network = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), nn.ReLU(), nn.Dropout()
+    )
+    for training in (True, False):
+        network.train(training)
+        network[0][1].train(not training)
+        network[2].train(not training)
+        prepared = prepare(network)
+        modes = {type(module): module.training for module in prepared.modules()}
+        for found in (modes, {type(module): module.training for module in network.modules()}):
+            assert found[nn.BatchNorm2d] == found[nn.Dropout] == (not training)
+            assert found[nn.Conv2d] == training
+        assert prepared.training == modes[TrainableClip] == training
+
+
 def test_padding_counts_in_no_average():
     pool = prepare(nn.Sequential(nn.MaxPool2d(3, 2, 1, ceil_mode=True)))
     x = torch.ones(1, 1, 6, 6)

@@ -107,6 +107,16 @@ def test_a_wrong_config_file(tmp_path, text, reason):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_named_as_another_run_is_refused(tmp_path):
+    """What it trained would be taken for that run's, as by ``reproduce``."""
+    path = tmp_path / "resnet20-cifar10.toml"
+    path.write_text('base = "resnet20-cifar10"\nepochs = 3')
+    with pytest.raises(ValueError, match="resnet20-cifar10 is a run of other settings"):
+        read_config(str(path))
+    path.write_text('base = "resnet20-cifar10"')
+    assert read_config(str(path)) == ("resnet20-cifar10", CONFIGS["resnet20-cifar10"])
+
+
 @pytest.fixture
 def data(tmp_path):
     """Fashion-MNIST of 50 images, in the format of its files: one grey level for each class."""
@@ -311,7 +321,7 @@ def test_a_loss_that_is_no_number_is_an_error(tmp_path, data):
 @needs_torch
 def test_quantised_clips_start_from_an_exported_network(tmp_path, data):
     """Batch normalization that was folded is undone: the network is the exported one."""
-    from onnx2snn.models.images import describe, first_images, open_images
+    from onnx2snn.models.images import describe, open_images, some_images
     from onnx2snn.models.run import run, start_from
     from onnx2snn.models.training import build
     from onnx2snn.runtime.providers import create_session
@@ -319,7 +329,7 @@ def test_quantised_clips_start_from_an_exported_network(tmp_path, data):
     start, _ = run("tiny", TINY, tmp_path / "start", data)
     assert len((tmp_path / "start" / "log.csv").read_text().splitlines()) == 4
     network = build(TINY, describe(TINY, data)[0])
-    images = first_images(open_images(TINY, data)[0], 40)
+    images = some_images(open_images(TINY, data)[0])
     start_from(str(start), network, images)
     session = create_session(onnx.load(start), ["CPUExecutionProvider"], None)
     (expected,) = session.run(None, {"input": images.numpy()})
@@ -368,12 +378,58 @@ def test_a_folder_of_images(tmp_path):
     assert result.exit_code == 0, result.output
     (tmp_path / "val" / "bees" / "0.png").write_bytes(b"no image")
     for workers in (0, 1):
-        with pytest.raises(OSError, match=r"^.*bees/0.png: cannot identify image file") as error:
+        with pytest.raises(ValueError, match=r"^.*bees/0.png: cannot identify image file") as error:
             run("other", config, tmp_path / "other", tmp_path, workers=workers)
         assert "\n" not in str(error.value)
     (tmp_path / "val" / "bees").rename(tmp_path / "val" / "wasps")
     with pytest.raises(ValueError, match="must have the same classes, but bees is in one"):
         run("third", config, tmp_path / "third", tmp_path)
+
+
+@needs_torch
+def test_a_start_sees_all_classes_of_a_folder(tmp_path):
+    """Images come class by class there; and of large ones fewer go through a network at once."""
+    image = pytest.importorskip("PIL.Image")
+    from onnx2snn.models.images import FolderImages, some_images
+
+    for label in range(5):
+        (tmp_path / str(label)).mkdir()
+        for i in range(20):
+            pixels = np.full((8, 8, 3), 50 * label, np.uint8)
+            image.fromarray(pixels).save(tmp_path / str(label) / f"{i:02}.png")
+    found = some_images(FolderImages(tmp_path, Preprocessing(8, 3)))
+    assert found.shape == (100, 3, 8, 8)
+    shown = some_images(FolderImages(tmp_path, Preprocessing(256, 3)))
+    assert shown.shape == (64, 3, 256, 256)
+    counts = np.unique(shown.amax((1, 2, 3)), return_counts=True)[1]
+    assert sorted(counts) == [12, 13, 13, 13, 13]
+
+
+@needs_torch
+def test_images_that_are_not_the_data_sets_are_refused(tmp_path, data):
+    labels = data / "train-labels-idx1-ubyte"
+    content = labels.read_bytes()
+    labels.write_bytes(content[:-1] + b"\x1a")
+    with pytest.raises(ValueError, match="label 26 is none of 10 classes"):
+        train_tiny(tmp_path / "out", data)
+    labels.write_bytes(content)
+    small = struct.pack(">HBB3I", 0, 8, 3, 50, 8, 8) + bytes(50 * 64)
+    (data / "t10k-images-idx3-ubyte").write_bytes(small)
+    with pytest.raises(ValueError, match=r"images are \[50, 1, 8, 8\]"):
+        train_tiny(tmp_path / "out", data)
+
+
+@needs_torch
+def test_a_log_that_is_missing_is_written(tmp_path, data):
+    """As after a kill between the last checkpoint and the log."""
+    from onnx2snn.models.run import run
+
+    run("tiny", TINY, tmp_path / "out", data)
+    log = tmp_path / "out" / "log.csv"
+    content = log.read_text()
+    log.unlink()
+    run("tiny", TINY, tmp_path / "out", data)
+    assert log.read_text() == content
 
 
 @needs_torch

@@ -1,6 +1,7 @@
 """Image data sets, from small files in the formats of the real ones, and how they are prepared."""
 
 import pickle
+import shutil
 
 import numpy as np
 import onnx
@@ -178,6 +179,32 @@ def test_a_folder_without_images_is_no_class(folder):
     (folder / "val" / "a").mkdir()
     with pytest.raises(DataError, match="a holds no images, and would be a class: remove"):
         open_data(str(folder / "val"), model=model)
+
+
+def test_hidden_files_are_no_images(folder):
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    (folder / "val" / "n01" / "._00.png").write_bytes(b"as macOS archives have it")
+    kept = folder / "val" / "n02" / ".ipynb_checkpoints"
+    kept.mkdir()
+    shutil.copy(folder / "val" / "n02" / "10.png", kept)
+    assert everything(open_data(str(folder / "val"), model=model))[1].tolist() == [0] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_folder_of_train_and_val_is_divided(folder, train):
+    """Not two classes of that name."""
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    part = folder / ("train" if train else "val")
+    found = open_data(str(folder), train=train, model=model)
+    wanted = everything(open_data(str(part), train=train, model=model))
+    for one, other in zip(everything(found), wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found.name == f"{folder} ({'training' if train else 'validation'} images)"
+    # Images of trains, and of something else.
+    shutil.rmtree(folder / "train")
+    shutil.copytree(folder / "val" / "n01", folder / "train")
+    shutil.rmtree(folder / "val" / "n02")
+    assert sorted(set(everything(open_data(str(folder), model=model))[1])) == [0, 1]
 
 
 def test_images_of_16_bits_keep_their_high_ones(folder):

@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +89,22 @@ def test_counts_of_several_inputs_and_outputs(tmp_path):
     for y, accuracy in ((chosen, 100), (1 - chosen, 0)):
         running = ExperimentRun(from_arrays(x, y), state, 4, None, lambda *_: None)
         assert ann_accuracy(ann, running) == accuracy
+
+
+def test_what_is_counted_is_not_read_again(tmp_path):
+    """But for the digest, by which the counts are found."""
+    ann = model(TEXT, WEIGHTS)
+    state, read = CountsFile(tmp_path / "state.json"), []
+
+    def noting(batch_size):
+        read.append(batch_size)
+        return (X[start : start + batch_size] for start in range(0, len(X), batch_size))
+
+    data = replace(from_arrays(X, Y), read=noting)
+    for times in (2, 1):
+        read.clear()
+        ann_accuracy(ann, ExperimentRun(data, state, 4, None, lambda *_: None))
+        assert read == [4] * times
 
 
 def test_other_data_behind_the_same_first_batch(here):
