@@ -57,8 +57,8 @@ def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs
     """Names of the tensors that serve to keep an operand from where a node is not defined.
 
     As the clip of a norm by which something is divided, or of a probability before its logarithm:
-    behind a node that is not affine, one of ``bent``, with no layer between, and nothing but such
-    operands is made of them. A node of ``bent`` does not count before all layers, nor where a
+    behind a node that is not affine, one of ``bent``, and nothing but such operands is made of
+    them. A node of ``bent`` does not count before all layers, nor where a
     neuron follows that is no guard itself.
     """
     first = {id(node) for node in before_layers(graph)}
@@ -76,7 +76,7 @@ def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs
         outside = {name for _, name in read} | {tensor.name for tensor in graph.outputs}
         found = needed(graph, {name for _, name in guarded}, ends) - needed(graph, outside, ends)
         made = {tensor.name for node in left for tensor in node.outputs}
-        found &= reached(graph, made, [*layers, *shapes])
+        found &= reached(graph, made, shapes)
         others = [
             node
             for node in graph.nodes
@@ -125,7 +125,8 @@ def front_end(graph: gs.Graph) -> set[int]:
 
     As of a spectrogram: log(max(mel |stft(x)|^2, e)), though it has layers of weights. Nothing else
     is made of these nodes than operands of Log and Sqrt, no activation is before these but clips of
-    such operands ``behind_curves``, as that square, and layers with activations follow.
+    such operands ``behind_curves``, as that square, and of the input itself, as |x|, of which a
+    filter bank adds up, and layers with activations follow.
     """
     ends = [node for node in graph.nodes if node.op in ("Log", "Sqrt") and not node.domain]
     if not ends:
@@ -151,22 +152,28 @@ def front_end(graph: gs.Graph) -> set[int]:
 def _that_make_operands(graph: gs.Graph, ends: set[int], curved: set[str]) -> set[int]:
     """The nodes of which nothing is made but operands of the nodes ``ends``, and these.
 
-    No activations but clips of the tensors ``curved``, by name, with no layer behind.
+    No activations but clips: of the tensors ``curved``, by name, with no layer behind, or before
+    all layers, with none behind but those that add up.
     """
     outputs = {tensor.name for tensor in graph.outputs}
-    inside, clipped = set(ends), set(ends)
+    barriers = [node for node in graph.nodes if is_layer(node) or _is_activation(node)]
+    behind = downstream(graph, [tensor for node in barriers for tensor in node.outputs])
+    inside, clipped, added = set(ends), set(ends), set(ends)
     for node in reversed(graph.nodes):
         readers = [id(reader) for tensor in node.outputs for reader in tensor.outputs]
         kept = any(tensor.name in outputs for tensor in node.outputs)
         if kept or not readers or not inside.issuperset(readers):
             continue
-        alone = clipped.issuperset(readers)
-        clips = alone and node.op in _CLIPS and any(t.name in curved for t in node.inputs)
-        if _is_activation(node) and not clips:
+        alone, sums = clipped.issuperset(readers), added.issuperset(readers)
+        clips = alone and any(t.name in curved for t in node.inputs)
+        prepares = sums and not any(t.name in behind for t in node.inputs)
+        if _is_activation(node) and not (node.op in _CLIPS and (clips or prepares)):
             continue
         inside.add(id(node))
         if alone and not is_layer(node):
             clipped.add(id(node))
+        if sums and (not is_layer(node) or _adds_up(node)):
+            added.add(id(node))
     return inside
 
 

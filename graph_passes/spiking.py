@@ -30,8 +30,12 @@ from .thresholds import (
 
 _LOOKED_AT_ONCE = 2**22
 
-MASKING = ("Add", "Expand", "Reshape", "ToMean", "Transpose", "Unsqueeze", "Where")
-"""What a mask may pass on its way to a Softmax."""
+MASKING = (
+    "Add", "Expand", "Reshape", "RunningMean", "ToMean", "Transpose", "Unsqueeze", "Where",
+)  # fmt: skip
+"""What a mask may pass on its way to what it takes numbers out of."""
+
+_MASKED = ("ArgMax", "Softmax", *MASKING, *ATTENTIONS)
 
 
 def activations_to_neurons(
@@ -299,13 +303,13 @@ def require_finite_weights(
 
 
 def _masks(node: gs.Node, value: np.ndarray) -> bool:
-    """Whether a node takes numbers out of a Softmax by -infinity, and does nothing else."""
+    """Whether a node takes numbers out of a Softmax, or an ArgMax, by -infinity, and no more."""
     inside = node.op in ATTENTIONS or (node.op in MASKING and masks_alone(node))
     return inside and bool(np.all(value < np.inf))
 
 
 def masks_alone(node: gs.Node) -> bool:
-    """Whether nothing is made of a node but a mask of what a Softmax reads."""
+    """Whether nothing is made of a node but a mask of what a Softmax reads, or an ArgMax."""
     waiting, seen = [node], set[int]()
     while waiting:
         masking = waiting.pop()
@@ -313,7 +317,7 @@ def masks_alone(node: gs.Node) -> bool:
             continue
         seen.add(id(masking))
         readers = masking.outputs[0].outputs
-        if not readers or any(r.op not in ("Softmax", *MASKING, *ATTENTIONS) for r in readers):
+        if not readers or any(r.op not in _MASKED for r in readers):
             return False
         waiting += [reader for reader in readers if reader.op in MASKING]
     return True
@@ -335,7 +339,7 @@ def require_finite_results(graph: gs.Graph) -> None:
         raise UnsupportedModelError(
             f"what was found for these neurons must be finite; {remedy}", bad
         )
-    heading = f"weights must be finite; where those of the file are, {remedy}"
+    heading = f"constants must be finite; where those of the file are, {remedy}"
     require_finite_weights(graph, heading)
 
 

@@ -12,6 +12,7 @@ from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.errors import DataError, ModelError, PassError
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.runtime.result import class_output
 
 from .ann import Ann
 from .data import Data, Inputs, by_name, check_labels
@@ -116,15 +117,6 @@ def compare(
     )
 
 
-def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the first output [N, classes], or [N, classes, 1, ...]; None without."""
-    for name, value in outputs.items():
-        floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        if floating and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
-            return name
-    return None
-
-
 def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
     """The same, or ``DataError`` with the shapes that there are."""
     name = class_output(outputs)
@@ -190,14 +182,13 @@ def tolerance(graph: gs.Graph) -> float:
     return max((TOLERANCE.get(dtype, 0.0) for dtype in types), default=0.0) or 1e-3
 
 
-def seeded_inputs(graph: gs.Graph) -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of the declared shapes, normally distributed; where sizes are open, several tries.
+def seeded_inputs(wanted: Sequence[gs.Variable]) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of the shapes that these declare, normally distributed.
 
-    Open batch axes take 2 samples; other open axes one of some common sizes.
+    Open batch axes take 2 samples; where other sizes are open, there are several tries, each with
+    one of some common sizes.
     """
-    open_sizes = any(
-        not isinstance(size, int) for t in graph.inputs for size in (t.shape or ())[1:]
-    )
+    open_sizes = any(not isinstance(size, int) for t in wanted for size in (t.shape or ())[1:])
     for size in (32, 64, 224, 16, 8, 128, 4) if open_sizes else (1,):
         generator = np.random.default_rng(0)
         inputs = {}
@@ -206,11 +197,11 @@ def seeded_inputs(graph: gs.Graph) -> Iterator[dict[str, np.ndarray]]:
                 length if isinstance(length, int) else 2 if axis == 0 else size
                 for axis, length in enumerate(tensor.shape or ())
             ]
-            for tensor in graph.inputs
+            for tensor in wanted
         }
         if sum(math.prod(shape) for shape in shapes.values()) > MOST_ELEMENTS:
             continue
-        for tensor in graph.inputs:
+        for tensor in wanted:
             shape, dtype = shapes[tensor.name], np.dtype(tensor.dtype)
             if dtype.kind == "f":
                 inputs[tensor.name] = generator.standard_normal(shape).astype(dtype)
@@ -298,7 +289,7 @@ def first_inputs_that_run(
         raise ModelError(f"the ANN itself cannot run: {error}") from error
     if _activations(graph) > MOST_ACTIVATIONS:
         return None
-    for inputs in seeded_inputs(graph):
+    for inputs in seeded_inputs(graph.inputs):
         try:
             return inputs, ann.run(inputs)
         except DataError:

@@ -12,10 +12,11 @@ from onnx2snn.graph_passes.files import read_any, write_bytes
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision
+from onnx2snn.runtime.result import class_output
 
 from . import tables
 from .batches import OVER_TIME, samples_at_once
-from .checking import class_output, classes_of
+from .checking import classes_of
 from .data_files import open_data
 from .inference import is_over_time, precision_rows, run_batches
 from .options import (

@@ -16,7 +16,7 @@ from onnx2snn.runtime.providers import Providers
 
 from .ann import Ann
 from .batches import OVER_TIME, samples_at_once
-from .checking import classes_of
+from .checking import classes_of, require_class_output
 from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, ann_report, require_samples, shares
 from .inference import precision_rows
@@ -80,16 +80,19 @@ def early_exits(
     left: list[list[np.ndarray]] = [[] for _ in rules]
     for x, y in running.batches(data, "evaluating"):
         recorder = _Recorder(times=times)
-        output = session.run(x, most, early_exit=recorder).output
-        check_labels(y, output.shape, data.name)
+        values = session.run(x, most, early_exit=recorder).values
+        scored = require_class_output(values)
+        shape = values[scored].shape
+        check_labels(y, shape, data.name)
         if reference is not None:
-            chosen.append(ann_classes(reference, x, session.outputs[0], output.shape))
+            chosen.append(ann_classes(reference, x, scored, shape))
         # A read-out with a delay is not looked at before it begins.
         looks = dict(zip(times[-len(recorder.looks) :], recorder.looks, strict=True))
         before = [t for t in times if t in timesteps and t not in looks]
-        outputs = session.run(x, before[-1], before).outputs if before else {}
+        readouts = session.run(x, before[-1], before).readouts if before else {}
+        outputs = {t: readout.values[scored] for t, readout in readouts.items()}
         first = min(looks)
-        if not fixed and first < most and len(output) > 1:
+        if not fixed and first < most and shape[0] > 1:
             # Refuses what reads a sample out by others, too, as a run of which some leave does.
             session.run(x, first + 1, early_exit=_HalfLeaves(first=first))
         for t, look in {**outputs, **looks}.items():

@@ -23,22 +23,20 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.errors import ModelError, OutputError, require_whole
-from onnx2snn.graph_passes.files import (
-    Model,
-    check_writable,
-    read_any,
-    require_path,
-)
+from onnx2snn.graph_passes.errors import DataError, ModelError, OutputError, require_whole
+from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
 from onnx2snn.graph_passes.shapes import declared_shape, infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
 from onnx2snn.graph_passes.whole_file import write_whole
+from onnx2snn.runtime import SpikingSession
+from onnx2snn.runtime.apart import require_apart
 from onnx2snn.runtime.graphs import MANY, unused_prefix
 from onnx2snn.runtime.memory import sizes_of
-from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.plan import Plan, build_plan
 
+from .checking import seeded_inputs
 from .conversion import digest_of
 from .export import stamp, to_loop
 
@@ -73,8 +71,9 @@ def to_triton(
     stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
     of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
     SNN, of a fixed batch size, of which an output or the states of a layer have other rows than
-    one for each sample, or of which an output is an input too, and ``OutputError`` where a model
-    of the name exists, the name is not UTF-8 or nothing can be written.
+    one for each sample, or one that shows that it depends on others, or of which an output is an
+    input too, and ``OutputError`` where a model of the name exists, the name is not UTF-8 or
+    nothing can be written.
     """
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
@@ -182,8 +181,9 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
     Each state is [N, ...]; START, bool [N, 1], says which samples begin a sequence. What the
     states of those hold does not matter. Raises ``ModelError`` as ``to_triton``.
     """
-    build_plan(snn)  # Refuses what is no spiking network.
+    plan = build_plan(snn)  # Refuses what is no spiking network.
     _require_rows(snn)
+    _require_apart(snn, plan)
     graph = to_graph(snn)
     infer_shapes(graph)
     currents = {node.name: node.inputs[0].shape for node in stateful_nodes(graph)}
@@ -277,6 +277,26 @@ def _require_rows(snn: onnx.ModelProto) -> None:
             "all its inputs, layers and outputs, as without a Reshape that joins another axis to "
             "it, and convert it again"
         )
+
+
+def _require_apart(snn: onnx.ModelProto, plan: Plan) -> None:
+    """Raise ``ModelError`` where that shows in a run on random inputs of two samples."""
+    session = SpikingSession(snn, threads=1, plan="step")
+    for inputs in seeded_inputs(plan.inputs):
+        if any(value.shape[:1] != (2,) for value in inputs.values()):
+            return
+        try:
+            session.run(inputs, 1)
+        except DataError:
+            # Sizes that are open may be others.
+            continue
+        try:
+            require_apart(session, inputs)
+        except DataError as error:
+            raise ModelError(
+                f"Triton batches requests, and needs one row for each sample by itself, but {error}"
+            ) from error
+        return
 
 
 def _sizes(shape: list | None) -> list[int]:

@@ -15,8 +15,8 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.regions import upstream
 from onnx2snn.graph_passes.spiking import per_sample
 from onnx2snn.graph_passes.thresholds import bounds_by_result
+from onnx2snn.runtime.result import class_output
 
-from .checking import class_output
 from .examination import import_ann
 from .layers import Layer
 from .segments import segment_of

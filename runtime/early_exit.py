@@ -1,7 +1,7 @@
 """Samples whose read-out is settled need no further time-steps."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
 
 from .plan import Plan
 from .progress import Progress
-from .result import Arrays, Exit, ReadOut, together
+from .result import Arrays, Exit, ReadOut, class_output, together
 from .sums import rows_of
 
 
@@ -95,14 +95,16 @@ def run_until_settled(
         )
     looks: list[np.ndarray] = []
     exits: list[Exit] = []
-    probabilities = is_softmax(plan.read_out, plan.outputs[0])
     for t in rule.looks_at(timesteps):
         progress.advance_to(t, values)
         if t <= plan.delay and t < timesteps:
             continue
         outputs = progress.outputs()
-        scores = scores_of(outputs, len(left))
-        looks = [*looks, logits(scores) if probabilities else scores][-rule.stable :]
+        scored = scored_output(outputs, len(left))
+        scores = outputs[scored].reshape(len(left), -1)
+        if is_softmax(plan.read_out, scored):
+            scores = logits(scores)
+        looks = [*looks, scores][-rule.stable :]
         leave = rule.settled(looks) | (t == timesteps)
         if not leave.any():
             continue
@@ -122,15 +124,23 @@ def run_until_settled(
 
 def _require_alike(alone: Arrays, among: Arrays) -> None:
     """Raise ``DataError`` where what samples are read out as depends on those that have left."""
+    other = depends_on_others(alone, among)
+    if other is not None:
+        raise DataError(
+            "an early exit needs a network that reads out each sample by itself; its output "
+            f"'{other}' depends on the other samples, too"
+        )
+
+
+def depends_on_others(alone: Arrays, among: Arrays) -> str | None:
+    """The first of the tensors of which samples alone have others than among more, if any."""
     for name, value in among.items():
         if value.dtype.kind != "f":
             continue
         rounding = np.abs(value).max(initial=0.0) * np.sqrt(np.finfo(value.dtype).eps)
         if not np.allclose(alone[name], value, rtol=0, atol=rounding):
-            raise DataError(
-                "an early exit needs a network that reads out each sample by itself; its output "
-                f"'{name}' depends on the other samples, too"
-            )
+            return name
+    return None
 
 
 _SHAPING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -146,10 +156,10 @@ def is_softmax(read_out: onnx.ModelProto | None, output: str) -> bool:
     return node is not None and node.op_type == "Softmax"
 
 
-def scores_of(outputs: Mapping[str, np.ndarray], samples: int) -> np.ndarray:
-    """The first output as scores [N, classes], all outputs having a row for each sample.
+def scored_output(outputs: Arrays, samples: int) -> str:
+    """The name of the first output [N, classes], all outputs having a row for each sample.
 
-    Raises ``DataError`` where they have not, or where there are no two classes.
+    Raises ``DataError`` where they have not, or where there is none with two classes.
     """
     for name, value in outputs.items():
         if value.shape[:1] != (samples,):
@@ -157,13 +167,13 @@ def scores_of(outputs: Mapping[str, np.ndarray], samples: int) -> np.ndarray:
                 f"an early exit needs outputs with a row for each sample; '{name}' is "
                 f"{list(value.shape)} for {samples}"
             )
-    scores = next(iter(outputs.values()))
-    if scores.ndim < 2 or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
+    scored = class_output(outputs)
+    if scored is None:
+        shapes = ", ".join(str(list(value.shape)) for value in outputs.values())
         raise DataError(
-            "an early exit needs a first output [N, classes] with two classes or more, "
-            f"not {list(scores.shape)}"
+            f"an early exit needs an output [N, classes] with two classes or more, not {shapes}"
         )
-    return np.asarray(scores.reshape(samples, -1))
+    return scored
 
 
 def logits(probabilities: np.ndarray) -> np.ndarray:

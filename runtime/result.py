@@ -1,7 +1,7 @@
 """What a run returns."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -195,3 +195,12 @@ class SpikingResult:
         """How many time-steps each sample ran: int64 [N]; T, but where it left early."""
         ran = self.readouts[self.timesteps].sample_timesteps
         return np.full(self.samples, self.timesteps, np.int64) if ran is None else ran
+
+
+def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
+    """The name of the first output [N, classes], or [N, classes, 1, ...]; None without."""
+    for name, value in outputs.items():
+        floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        if floating and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
+            return name
+    return None

@@ -204,8 +204,8 @@ class SpikingSession:
         coding: "constant", or "poisson" for random spikes with probability x, drawn from
         ``seed``.
         early_exit: samples leave the batch where this rule says that their read-out, the first
-        output, is settled; ``sample_timesteps`` of the result says after how many time-steps.
-        For those that stay nothing changes. Without ``readout``, for a constant input.
+        output [N, classes], is settled; ``sample_timesteps`` of the result says after how many
+        time-steps. For those that stay nothing changes. Without ``readout``, for a constant input.
 
         Nothing of an earlier run or ``step`` remains. Memory has a bound, whatever T. Raises
         ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and

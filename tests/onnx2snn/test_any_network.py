@@ -142,6 +142,7 @@ def test_long_runs_with_a_read_out_that_is_not_affine():
 # Scalar activations -------------------------------------------------------------------
 
 
+BANK = np.abs(np.random.default_rng(0).normal(size=(6, 6))).astype(np.float32)
 HEADS = {
     "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(b) c = Clip(n, tiny) s = Shape(b) "
     "e = Expand(c, s) y = Div(b, e)",
@@ -175,12 +176,32 @@ def test_a_clip_behind_what_is_not_affine_stays_in_the_read_out(head, calibratio
     assert near.all() if head != "hard shrink" else near.mean() > 0.9
 
 
+def test_distances_to_prototypes_are_read_out():
+    """As PyTorch exports ``torch.cdist``: |b|^2 - 2 b p + |p|^2 is a product."""
+    prototypes = BANK[:4, :3]
+    weights = np.concatenate([-2 * prototypes.T, np.ones((1, 4), np.float32)])
+    text = (
+        "net (float[N, 6] x) => (float[N, 4] y) { a = MatMul(x, w) r = Clip(a, lo, hi) "
+        "b = MatMul(r, v) q = Pow(b, hi) s = ReduceSum(q, ones) c = Concat<axis = 1>(b, s) "
+        "m = MatMul(c, p) t = Add(m, squares) d = Max(t, lo) e = Sqrt(d) y = Neg(e) }"
+    )
+    values = {"p": weights, "squares": (prototypes**2).sum(1), "ones": np.array([1])}
+    ann = model(text, WEIGHTS | values)
+    assert check(ann).converts
+    conversion = convert(ann, recipe="opi")
+    assert [neuron.name for neuron in conversion.neurons] == ["r"]
+    found = SpikingSession(conversion.model).run(X[:5], 4096).output
+    np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
+
+
 FRONTS = {
     "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(x) c = Clip(n, tiny) s = Div(x, c)",
     "log of a clamp": "q = Mul(x, x) c = Clip(q, tiny) s = Log(c)",
     "log1p of magnitudes": "m = Abs(x) o = Add(m, one) s = Log(o)",
     "a share of the magnitudes": "m = Abs(x) t = ReduceSum<keepdims = 1>(m) s = Div(m, t)",
     "a root": "c = Clip(x, lo, one) o = Add(c, tiny) s = Sqrt(o)",
+    "log of a bank of magnitudes": "m = Abs(x) t = MatMul(m, bank) o = Add(t, tiny) s = Log(o)",
+    "root of two banks": "m = Relu(x) t = MatMul(m, bank) o = MatMul(t, bank) s = Sqrt(o)",
 }
 
 
@@ -191,7 +212,8 @@ def test_what_prepares_the_input_stays_what_it_is(front, maxpool):
         "net (float[N, 6] x) => (float[N, 3] y) "
         f"{{ {FRONTS[front]} b = MatMul(s, u) r = Relu(b) d = Clip(r, lo, hi) y = MatMul(d, v) }}"
     )
-    ann = model(text, WEIGHTS | {"tiny": np.float32(1e-3), "one": np.float32(1)})
+    weights = WEIGHTS | {"tiny": np.float32(1e-3), "one": np.float32(1), "bank": BANK}
+    ann = model(text, weights)
     rows = check(ann, maxpool=maxpool)
     assert rows.converts
     assert [row.op for row in rows.nodes if row.role == "neuron"] == ["Clip"]
@@ -203,6 +225,23 @@ def test_what_prepares_the_input_stays_what_it_is(front, maxpool):
     assert {n.node for n in rows.nodes if "it prepares" in n.reason} == {n.node for n in first}
     values = SpikingSession(conversion.model).run(X[:5], 4096).output
     np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "m = Relu(x) t = MatMul(m, mixed) o = Add(t, tiny) s = Log(o)",
+        "m = MatMul(x, mixed) i = Relu(m) t = MatMul(i, bank) o = Add(t, tiny) s = Log(o)",
+        "m = Relu(x) t = MatMul(m, bank) o = Add(t, tiny) l = Log(o) s = Add(l, t)",
+    ],
+)
+def test_layers_before_a_logarithm_that_are_no_filter_bank(front):
+    """They add up with either sign, or what is activated, or more is made of them."""
+    text = f"net (float[N, 6] x) => (float[N, 3] y) {{ {front} b = MatMul(s, u) r = Relu(b) "
+    text += "d = Clip(r, lo, hi) y = MatMul(d, v) }"
+    mixed = np.where(np.eye(6), -BANK, BANK)
+    ann = model(text, WEIGHTS | {"tiny": np.float32(1e-3), "bank": BANK, "mixed": mixed})
+    assert not check(ann).converts
 
 
 SPECTRUM = (

@@ -223,3 +223,35 @@ def test_text_format():
         'a: 1\nb {\n  c: "x\\"y"\n}\nb {\n}\nd: true\nd: false\n'
     )
     assert pbtxt({"name": "\U0001f600"}) == 'name: "\U0001f600"\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "m = ReduceMean<axes = [0], keepdims = 1>(l) y = Sub(l, m)",
+            "'[ya]' of a sample depends on the other samples",
+        ),
+        (
+            "g = LessOrEqual(l, l) z = NonZero(g) y = Transpose(z)",
+            r"the output 'y' is \[6, 2\]|'a' of a",
+        ),
+        ("y = Identity(l)", None),
+        ("y = Softmax(l)", None),
+    ],
+)
+@pytest.mark.parametrize("front", ["a = MatMul(x, w)", "n = ReduceMax<axes = [0]>(x) "
+    "d = Sub(x, n) a = MatMul(d, w)"])  # fmt: skip
+def test_samples_that_show_that_they_depend_on_others(body, reason, front, tmp_path):
+    kind = "int64[M, 2]" if "NonZero" in body else "float[N, 3]"
+    text = f"net (float[N, 4] x) => ({kind} y) {{ {front} b = Clip(a, zero, one) "
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(4, 6)), "u": rng.normal(size=(6, 3)), "zero": 0, "one": 1}
+    values = {name: np.float32(value) for name, value in values.items()}
+    snn = convert(model(f"{text} l = MatMul(b, u) {body} }}", values)).model
+    if reason is None and "Reduce" not in front:
+        assert to_triton(snn, tmp_path / "repository", 4)
+        return
+    with pytest.raises(ModelError, match=reason or "of a sample depends on the other samples"):
+        to_triton(snn, tmp_path / "repository", 4)
+    assert not (tmp_path / "repository").exists()

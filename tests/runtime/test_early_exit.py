@@ -5,6 +5,7 @@ import tracemalloc
 
 import dyadic
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -435,10 +436,29 @@ def test_outputs_of_whole_numbers_are_read_out_where_samples_leave():
     np.testing.assert_array_equal(found["c"], found["y"].argmax(1))
 
 
+def test_labels_may_come_before_scores():
+    """As scikit-learn's converter has them."""
+    network = dyadic.finish(2)
+    ann = dyadic.to_onnx(network)
+    x, rule = dyadic.images(network, 12), EarlyExit(0.3, 1, 2)
+    wanted = SpikingSession(convert(ann).model, threads=1).run(x, 22, early_exit=rule)
+    assert len(set(wanted.sample_timesteps)) > 1
+    scores = ann.graph.output[0].name
+    ann.graph.node.append(onnx.helper.make_node("ArgMax", [scores], ["label"], axis=1, keepdims=0))
+    label = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["N"])
+    ann.graph.output.insert(0, label)
+    session = SpikingSession(convert(ann).model, threads=1)
+    found = session.run(x, 22, early_exit=rule)
+    assert session.outputs[0] == "label"
+    np.testing.assert_array_equal(found.sample_timesteps, wanted.sample_timesteps)
+    np.testing.assert_array_equal(found.values[scores], wanted.output)
+    np.testing.assert_array_equal(found.output, wanted.output.argmax(1))
+
+
 def test_scores_of_several_places_are_no_classes():
     text = "net (float[N, 3, 2] x) => (float[N, 3, 2] y) { y = Clip(x, zero, one) }"
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
-    with pytest.raises(DataError, match=r"a first output \[N, classes\] with two classes"):
+    with pytest.raises(DataError, match=r"an output \[N, classes\] with two classes"):
         SpikingSession(snn).run(np.ones((2, 3, 2), np.float32), 8, early_exit=EarlyExit())
 
 
