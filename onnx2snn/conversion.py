@@ -144,18 +144,11 @@ def convert(
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)
     asked_for, timesteps = timesteps, DEFAULT_TIMESTEPS if timesteps is None else timesteps
-    wholes = [
-        ("timesteps", timesteps, 1, MOST_TIMESTEPS), ("delay", delay, 0, MOST_TIMESTEPS),
-        ("approximate", approximate, 1, None), ("seed", seed, 0, None),
-        ("batch_size", batch_size, 1, None),
-    ]  # fmt: skip
-    for name, value, least, most in wholes:
-        if value is not None:
-            require_whole(name, value, least, most)
-    truths = {"per_channel": per_channel, "recalibrate": recalibrate, "on_means": on_means}
-    for name, given in truths.items():
-        if given is not None and not isinstance(given, bool | np.bool_):
-            raise DataError(f"{name} must be True or False, not {given!r}")
+    _require_wholes(
+        timesteps=(timesteps, 1, MOST_TIMESTEPS), delay=(delay, 0, MOST_TIMESTEPS),
+        approximate=(approximate, 1, None), seed=(seed, 0, None), batch_size=(batch_size, 1, None),
+    )  # fmt: skip
+    _require_truths(per_channel=per_channel, recalibrate=recalibrate, on_means=on_means)
     if calibration is not None:
         require_data("calibration", calibration)
     if threshold is not None and not isinstance(threshold, Statistic):
@@ -207,17 +200,18 @@ def convert(
     network.delay(delay, timesteps)
     neurons = _reports(network, sources, measured, chosen)
     asked = own["threshold"] is not None or own["per_channel"] is not None
-    if asked and not recalibrate and all(neuron.source == BOUND for neuron in neurons):
-        network.notes.append(
-            "all thresholds are bounds of clips, which --threshold and --per-channel do not change "
-            "without --recalibrate"
-        )
-    if approximate is not None and not network.clips:
-        network.notes.append("--approximate changes nothing: there are no curves between neurons")
-    if on_means and not any(gives_mean(node) for node in network.graph.nodes):
-        network.notes.append("--on-means changes nothing: all between neurons is affine")
-    if asked_for is not None and not chosen.is_for_timesteps:
-        network.notes.append(f"the recipe '{chosen.name}' converts alike for every T")
+    bounded = not recalibrate and all(neuron.source == BOUND for neuron in neurons)
+    affine = not any(gives_mean(node) for node in network.graph.nodes)
+    vain = {
+        "all thresholds are bounds of clips, which --threshold and --per-channel do not change "
+        "without --recalibrate": asked and bounded,
+        "--approximate changes nothing: there are no curves between neurons":
+            approximate is not None and not network.clips,
+        "--on-means changes nothing: all between neurons is affine": on_means and affine,
+        f"the recipe '{chosen.name}' converts alike for every T":
+            asked_for is not None and not chosen.is_for_timesteps,
+    }  # fmt: skip
+    network.notes += [note for note, holds in vain.items() if holds]
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": chosen.name,
@@ -248,6 +242,20 @@ def convert(
         network.notes,
         threshold if sources else None,
     )
+
+
+def _require_wholes(**given: tuple[int | None, int, int | None]) -> None:
+    """Raise ``DataError`` unless each is no number, or a whole one from a least to a most."""
+    for name, (value, least, most) in given.items():
+        if value is not None:
+            require_whole(name, value, least, most)
+
+
+def _require_truths(**given: bool | None) -> None:
+    """Raise ``DataError`` unless each is true, false, or not given."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, bool | np.bool_):
+            raise DataError(f"{name} must be True or False, not {value!r}")
 
 
 def _reports(
