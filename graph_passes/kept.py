@@ -43,23 +43,29 @@ def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> s
     bent = _bent(graph, is_neuron)
     if not bent:
         return set()
-    last = {id(node) for node in regions(graph, is_layer).epilogue}
-    ends = [node for node in bent if id(node) in last]
+    last = regions(graph, is_layer).epilogue
+    ends = [node for node in bent if any(node is end for end in last)]
     behind = downstream(graph, [tensor for node in ends for tensor in node.outputs])
 
     def becomes_neuron(node: gs.Node) -> bool:
         return is_neuron(node) and not any(t.name in behind for t in node.outputs)
 
-    return behind | _guards(graph, becomes_neuron, bent)
+    return behind | _guards(graph, becomes_neuron, bent, _made_by(last))
 
 
-def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs.Node]) -> set[str]:
+def _made_by(nodes: Iterable[gs.Node]) -> set[str]:
+    return {tensor.name for node in nodes for tensor in node.outputs}
+
+
+def _guards(
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs.Node], last: set[str]
+) -> set[str]:
     """Names of the tensors that serve to keep an operand from where a node is not defined.
 
     As the clip of a norm by which something is divided, or of a probability before its logarithm:
-    behind a node that is not affine, one of ``bent``, and nothing but such operands is made of
-    them. A node of ``bent`` does not count before all layers, nor where a
-    neuron follows that is no guard itself.
+    behind a node that is not affine, one of ``bent``, with no layer between, or behind all layers,
+    which makes those in ``last``, and nothing but such operands is made of them. A node of ``bent``
+    does not count before all layers, nor where a neuron follows that is no guard itself.
     """
     first = {id(node) for node in before_layers(graph)}
     left = [node for node in bent if id(node) not in first]
@@ -75,8 +81,8 @@ def _guards(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs
         read = {(id(node), tensor.name) for node in readers for tensor in operands(node)} - guarded
         outside = {name for _, name in read} | {tensor.name for tensor in graph.outputs}
         found = needed(graph, {name for _, name in guarded}, ends) - needed(graph, outside, ends)
-        made = {tensor.name for node in left for tensor in node.outputs}
-        found &= reached(graph, made, shapes)
+        made = _made_by(left)
+        found &= reached(graph, made, [*layers, *shapes]) | (reached(graph, made, shapes) & last)
         others = [
             node
             for node in graph.nodes

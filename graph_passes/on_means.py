@@ -84,7 +84,7 @@ def _bound_masks(editor: StateEditor) -> None:
     A score is lost in either.
     """
     for node in editor.graph.nodes:
-        if node.op not in MASKING or not masks_alone(node):
+        if node.op not in MASKING or not masks_alone(editor.graph, node):
             continue
         for place, tensor in enumerate(node.inputs):
             value = constant_value(tensor)

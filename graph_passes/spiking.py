@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, constant_value, disconnect, is_used, tidy
+from .editing import Editor, constant_value, disconnect, is_graph_output, is_used, tidy
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -30,9 +30,7 @@ from .thresholds import (
 
 _LOOKED_AT_ONCE = 2**22
 
-MASKING = (
-    "Add", "Expand", "Reshape", "RunningMean", "ToMean", "Transpose", "Unsqueeze", "Where",
-)  # fmt: skip
+MASKING = ("Add", "Expand", "Reshape", "ToMean", "Transpose", "Unsqueeze", "Where")
 """What a mask may pass on its way to what it takes numbers out of."""
 
 _MASKED = ("ArgMax", "Softmax", *MASKING, *ATTENTIONS)
@@ -293,22 +291,22 @@ def require_finite_weights(
                 continue
             # Bounds, and the padding of a maximum.
             bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
-            if not bound and not all_finite(value) and not _masks(node, value):
+            if not bound and not all_finite(value) and not _masks(graph, node, value):
                 reason = f"'{tensor.name}' holds NaN or infinity"
-                if node.op in ("Add", "Where"):
+                if node.op in ("Add", "Gemm", "Where"):
                     reason += ": let a number such as -1e9 take the place of what is masked"
                 bad.append(Refusal(node.name, node.op, reason))
     if bad:
         raise UnsupportedModelError(heading, bad)
 
 
-def _masks(node: gs.Node, value: np.ndarray) -> bool:
+def _masks(graph: gs.Graph, node: gs.Node, value: np.ndarray) -> bool:
     """Whether a node takes numbers out of a Softmax, or an ArgMax, by -infinity, and no more."""
-    inside = node.op in ATTENTIONS or (node.op in MASKING and masks_alone(node))
+    inside = node.op in ATTENTIONS or (node.op in MASKING and masks_alone(graph, node))
     return inside and bool(np.all(value < np.inf))
 
 
-def masks_alone(node: gs.Node) -> bool:
+def masks_alone(graph: gs.Graph, node: gs.Node) -> bool:
     """Whether nothing is made of a node but a mask of what a Softmax reads, or an ArgMax."""
     waiting, seen = [node], set[int]()
     while waiting:
@@ -317,7 +315,9 @@ def masks_alone(node: gs.Node) -> bool:
             continue
         seen.add(id(masking))
         readers = masking.outputs[0].outputs
-        if not readers or any(r.op not in _MASKED for r in readers):
+        if not readers or is_graph_output(graph, masking.outputs[0]):
+            return False
+        if any(reader.op not in _MASKED for reader in readers):
             return False
         waiting += [reader for reader in readers if reader.op in MASKING]
     return True

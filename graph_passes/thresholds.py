@@ -122,9 +122,9 @@ class KeptActivations:
     it.
 
     ``read_out``: those behind a node that is not affine in the spikes and comes after all layers of
-    weights, or behind any such node, with no layer between and no neuron behind, where they keep an
-    operand from 0, as the clip of a norm by which something is divided. Neurons they could not
-    become: no spikes come out of such a node.
+    weights, or behind any such node, with no neuron behind and no layer between, or none after,
+    where they keep an operand from 0, as the clip of a norm by which something is divided. Neurons
+    they could not become: no spikes come out of such a node.
 
     ``divisors``: those of which all that is made is a divisor. As the clip of a norm, where neurons
     follow the division: the mean of its first spikes would be 0. And where none do, what only keeps
@@ -152,16 +152,21 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptAct
     def emits(node: gs.Node) -> bool:
         return is_stateful(node) or id(node) in emitting
 
-    read_out = _that_make(found, kept_by_read_out(graph, emits))
-    divide, first = _that_make_divisors(graph, found, others, emits), list[gs.Node]()
+    read_out, first = _that_make(found, kept_by_read_out(graph, emits)), list[gs.Node]()
+    last = {id(node) for node in read_out}
+
+    def spikes(node: gs.Node) -> bool:
+        return emits(node) and id(node) not in last
+
+    divide = _that_make_divisors(graph, found, others, spikes)
     before = {id(node) for node in before_layers(graph)}
     if any(emits(node) and id(node) in before for node in graph.nodes):
-        last, hidden = {id(node) for node in read_out}, before_weights(graph)
+        hidden = before_weights(graph)
 
         def follows(node: gs.Node) -> bool:
             """Whether a node is a neuron, or a curve between layers for which clips may stand."""
             curved = node.op in BENDS and not node.domain and node.outputs[0].name in hidden
-            return (emits(node) or (curved and id(node) not in before)) and id(node) not in last
+            return spikes(node) or (curved and id(node) not in before and id(node) not in last)
 
         bent = nonlinear_before_layers(graph, follows)
         first = _that_make(found, upstream(graph, bent))

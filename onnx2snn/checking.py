@@ -118,7 +118,7 @@ def compare(
 
 
 def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
-    """The same, or ``DataError`` with the shapes that there are."""
+    """The name of the first output [N, classes]; ``DataError`` with the shapes without one."""
     name = class_output(outputs)
     if name is None:
         shapes = ", ".join(str(list(np.shape(value))) for value in outputs.values())

@@ -9,14 +9,14 @@ import numpy as np
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime import SpikingSession
-from onnx2snn.runtime.early_exit import EarlyExit
+from onnx2snn.runtime.early_exit import EarlyExit, scored_output
 from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 
 from .ann import Ann
 from .batches import OVER_TIME, samples_at_once
-from .checking import classes_of, require_class_output
+from .checking import classes_of
 from .data import Data, check_labels, require_data
 from .evaluation import ann_classes, ann_report, require_samples, shares
 from .inference import precision_rows
@@ -81,7 +81,7 @@ def early_exits(
     for x, y in running.batches(data, "evaluating"):
         recorder = _Recorder(times=times)
         values = session.run(x, most, early_exit=recorder).values
-        scored = require_class_output(values)
+        scored = scored_output(values, len(next(iter(values.values()))))
         shape = values[scored].shape
         check_labels(y, shape, data.name)
         if reference is not None:

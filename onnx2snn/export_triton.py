@@ -280,13 +280,15 @@ def _require_rows(snn: onnx.ModelProto) -> None:
 
 
 def _require_apart(snn: onnx.ModelProto, plan: Plan) -> None:
-    """Raise ``ModelError`` where that shows in a run on random inputs of two samples."""
+    """Raise ``ModelError`` where that shows in a run on random inputs."""
     session = SpikingSession(snn, threads=1, plan="step")
-    for inputs in seeded_inputs(plan.inputs):
-        if any(value.shape[:1] != (2,) for value in inputs.values()):
+    for pair in seeded_inputs(plan.inputs):
+        if any(value.shape[:1] != (2,) for value in pair.values()):
             return
+        # So many samples as no other axis has.
+        inputs = {name: np.resize(value, (7, *value.shape[1:])) for name, value in pair.items()}
         try:
-            session.run(inputs, 1)
+            session.run(inputs, plan.delay + 1)
         except DataError:
             # Sizes that are open may be others.
             continue

@@ -167,7 +167,9 @@ def scored_output(outputs: Arrays, samples: int) -> str:
                 f"an early exit needs outputs with a row for each sample; '{name}' is "
                 f"{list(value.shape)} for {samples}"
             )
-    scored = class_output(outputs)
+    first = next(iter(outputs))
+    # Scores may be whole numbers, where no output has others.
+    scored = class_output(outputs) or class_output({first: outputs[first]}, "iu")
     if scored is None:
         shapes = ", ".join(str(list(value.shape)) for value in outputs.values())
         raise DataError(

@@ -197,10 +197,13 @@ class SpikingResult:
         return np.full(self.samples, self.timesteps, np.int64) if ran is None else ran
 
 
-def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the first output [N, classes], or [N, classes, 1, ...]; None without."""
+def class_output(outputs: Mapping[str, np.ndarray], kinds: str = "f") -> str | None:
+    """The name of the first output [N, classes], or [N, classes, 1, ...]; None without.
+
+    ``kinds``: of which types it may be, as numpy calls them.
+    """
     for name, value in outputs.items():
-        floating = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        if floating and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
+        known = isinstance(value, np.ndarray) and value.dtype.kind in kinds
+        if known and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
             return name
     return None

@@ -194,6 +194,29 @@ def test_distances_to_prototypes_are_read_out():
     np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
 
 
+def test_hidden_layers_are_no_read_out():
+    """log(1 + relu(.)) in each: no ReLU is the guard of the logarithm behind it."""
+    body = "g = MatMul(x, w) r = Relu(g) o = Add(r, hi) l = Log(o) h = MatMul(l, u) s = Relu(h) "
+    body += "p = Add(s, hi) q = Log(p) i = MatMul(q, w) t = Relu(i) k = Add(t, hi) m = Log(k)"
+    ann = model(f"net (float[N, 6] x) => (float[N, 3] y) {{ {body} y = MatMul(m, v) }}", WEIGHTS)
+    assert not check(ann).converts
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", approximate=2)
+    assert [n.name for n in made.neurons if "clip" not in n.name] == ["r", "s", "t"]
+
+
+def test_what_divides_the_read_out_are_neurons():
+    """The guard behind, of the last layer, is none that would follow the division."""
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) n = Relu(a) d = Add(n, hi) "
+        "i = Reciprocal(d) m = MatMul(i, v) c = Relu(m) y = Sqrt(c) }"
+    )
+    ann = model(text, WEIGHTS)
+    made = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
+    assert [neuron.name for neuron in made.neurons] == ["n"]
+    found = SpikingSession(made.model).run(X[:5], 4096).output
+    np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
+
+
 FRONTS = {
     "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(x) c = Clip(n, tiny) s = Div(x, c)",
     "log of a clamp": "q = Mul(x, x) c = Clip(q, tiny) s = Log(c)",

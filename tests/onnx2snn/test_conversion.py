@@ -707,22 +707,30 @@ def test_infinity_in_place_of_what_is_masked():
     assert [row.node for row in check(node).nodes if "-1e9" in row.reason] == ["m"]
 
 
-@pytest.mark.parametrize("given", [False, True])
-def test_infinity_may_take_numbers_out_of_a_choice(given):
-    """As of actions that are not allowed."""
-    inputs = "float[N, 4] x" + ", bool[N, 3] mask" * given
+@pytest.mark.parametrize("delay", [0, 3])
+def test_infinity_may_take_numbers_out_of_a_choice(delay):
+    """As of actions that are not allowed now; but not out of scores that are an output, too."""
     text = (
-        f"net ({inputs}) => (int64[N] y) {{ low = Constant<value = float {{-inf}}>() "
+        "net (float[N, 4] x, bool[N, 3] mask) => (int64[N] y) { "
+        "low = Constant<value = float {-inf}>() "
         "c = MatMul(x, w) r = Relu(c) s = MatMul(r, v) m = Where(mask, low, s) "
         "y = ArgMax<axis = 1, keepdims = 0>(m) }"
     )
-    weights, mask = {"w": normal(4, 3), "v": normal(3, 3)}, np.array([False, True, False])
-    ann = model(text, weights if given else weights | {"mask": mask})
-    x = {"x": normal(20, 4)} | ({"mask": np.tile(mask, (20, 1))} if given else {})
-    made = convert(ann, calibration=from_arrays(x), recipe="opi", threshold="max")
-    found = SpikingSession(made.model).run(x, 4096).output
-    assert 1 not in found
-    np.testing.assert_array_equal(found, Ann(detach(ann)).run(x)["y"])
+    ann = model(text, {"w": normal(4, 3), "v": normal(3, 3)})
+    x = {"x": normal(20, 4), "mask": np.tile([False, True, False], (20, 1))}
+    options = {"calibration": from_arrays(x), "recipe": "opi", "threshold": "max", "delay": delay}
+    session = SpikingSession(convert(ann, **options).model)
+    result = session.run(x, 4096, [1])
+    assert 1 not in result.output
+    assert 1 not in result.outputs[1]
+    assert 1 not in session.step(x)
+    np.testing.assert_array_equal(result.output, Ann(detach(ann)).run(x)["y"])
+    ann.graph.output.add().CopyFrom(
+        onnx.helper.make_tensor_value_info("m", onnx.TensorProto.FLOAT, ["N", 3])
+    )
+    with pytest.raises(UnsupportedModelError, match=r"Where 'm': .*such as -1e9"):
+        convert(ann, **options)
+    assert not check(ann).converts
 
 
 @pytest.mark.parametrize("recipe", ["robust-norm", "opi", "best"])

@@ -234,7 +234,7 @@ def test_text_format():
         ),
         (
             "g = LessOrEqual(l, l) z = NonZero(g) y = Transpose(z)",
-            r"the output 'y' is \[6, 2\]|'a' of a",
+            r"the output 'y' is \[21, 2\]|'a' of a",
         ),
         ("y = Identity(l)", None),
         ("y = Softmax(l)", None),
@@ -255,3 +255,27 @@ def test_samples_that_show_that_they_depend_on_others(body, reason, front, tmp_p
     with pytest.raises(ModelError, match=reason or "of a sample depends on the other samples"):
         to_triton(snn, tmp_path / "repository", 4)
     assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "f = Reshape(x, rows) a = MatMul(f, wa) d = Reshape(a, tokens) h = Clip(d, zero, one) "
+        "e = Reshape(h, made) b = MatMul(e, wb) r = MatMul(f, wa) s = Add(b, r) "
+        "t = Reshape(s, tokens) g = Clip(t, zero, one)",
+        "f = Transpose<perm = [1, 0, 2]>(x) a = MatMul(f, wa) d = Transpose<perm = [1, 0, 2]>(a) "
+        "h = Clip(d, zero, one) c = MatMul(h, wb) b = Transpose<perm = [1, 0, 2]>(c) "
+        "r = MatMul(f, wa) s = Add(b, r) t = Transpose<perm = [1, 0, 2]>(s) g = Clip(t, zero, one)",
+    ],
+)
+def test_samples_that_are_not_first_within(body, tmp_path):
+    """They do not depend on each other."""
+    text = f"net (float[N, 2, 8] x) => (float[N, 5] y) {{ {body} o = MatMul(g, wo) "
+    text += "y = ReduceMean<axes = [1], keepdims = 0>(o) }"
+    rng = np.random.default_rng(0)
+    values = {"wa": rng.normal(size=(8, 16)), "wb": rng.normal(size=(16, 16)),
+              "wo": rng.normal(size=(16, 5)), "zero": 0, "one": 1}  # fmt: skip
+    values = {name: np.float32(value) for name, value in values.items()}
+    sizes = {"rows": [-1, 8], "made": [-1, 16], "tokens": [-1, 2, 16]}
+    values |= {name: np.array(value) for name, value in sizes.items() if f" {name})" in body}
+    assert to_triton(convert(model(text, values)).model, tmp_path / "repository", 4)

@@ -455,6 +455,18 @@ def test_labels_may_come_before_scores():
     np.testing.assert_array_equal(found.output, wanted.output.argmax(1))
 
 
+def test_scores_may_be_whole_numbers():
+    text = "net (float[N, 4] x) => (int32[N, 3] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+    text += "l = MatMul(b, u) y = Cast<to = 6>(l) }"
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(4, 16)), "u": rng.normal(size=(16, 3))}
+    values = {name: np.float32(v) for name, v in (values | {"zero": 0, "one": 1}).items()}
+    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    x = rng.random((12, 4), dtype=np.float32)
+    found = session.run(x, 24, early_exit=EarlyExit(0.6, 1, 2))
+    assert len(set(found.sample_timesteps)) > 1
+
+
 def test_scores_of_several_places_are_no_classes():
     text = "net (float[N, 3, 2] x) => (float[N, 3, 2] y) { y = Clip(x, zero, one) }"
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
