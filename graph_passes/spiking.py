@@ -280,9 +280,12 @@ def all_finite(values: np.ndarray) -> bool:
 
 
 def require_finite_weights(
-    graph: gs.Graph, heading: str = "weights must be finite; train or export the model again:"
+    graph: gs.Graph, remedy: str = "train or export the model again"
 ) -> None:
-    """Raise ``UnsupportedModelError`` for NaN anywhere, and infinity where it is no bound."""
+    """Raise ``UnsupportedModelError`` for NaN anywhere, and infinity where it is no bound.
+
+    ``remedy``: what to do but for what masks, which has its own.
+    """
     bad = []
     for node in graph.nodes:
         for tensor in node.inputs:
@@ -292,12 +295,12 @@ def require_finite_weights(
             # Bounds, and the padding of a maximum.
             bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
             if not bound and not all_finite(value) and not _masks(graph, node, value):
-                reason = f"'{tensor.name}' holds NaN or infinity"
-                if node.op in ("Add", "Gemm", "Where"):
-                    reason += ": let a number such as -1e9 take the place of what is masked"
+                masks = node.op in ("Add", "Gemm", "Where") and bool(np.all(value < np.inf))
+                instead = "let a number such as -1e9 take the place of what is masked"
+                reason = f"'{tensor.name}' holds NaN or infinity: {instead if masks else remedy}"
                 bad.append(Refusal(node.name, node.op, reason))
     if bad:
-        raise UnsupportedModelError(heading, bad)
+        raise UnsupportedModelError("weights must be finite:", bad)
 
 
 def _masks(graph: gs.Graph, node: gs.Node, value: np.ndarray) -> bool:
@@ -334,13 +337,12 @@ def require_finite_results(graph: gs.Graph) -> None:
         for name, value in node.attrs.items()
         if isinstance(value, gs.Constant) and not np.all(np.isfinite(value.values))
     ]
-    remedy = "export the model in float32, or give it smaller inputs:"
+    remedy = "export the model in float32, or give it smaller inputs"
     if bad:
         raise UnsupportedModelError(
-            f"what was found for these neurons must be finite; {remedy}", bad
+            f"what was found for these neurons must be finite; {remedy}:", bad
         )
-    heading = f"constants must be finite; where those of the file are, {remedy}"
-    require_finite_weights(graph, heading)
+    require_finite_weights(graph, f"where those of the file are finite, {remedy}")
 
 
 def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None:

@@ -158,7 +158,11 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptAct
     def spikes(node: gs.Node) -> bool:
         return emits(node) and id(node) not in last
 
-    divide = _that_make_divisors(graph, found, others, spikes)
+    divide = _that_make_divisors(graph, found, others, emits)
+    stay = {id(node) for node in (*read_out, *divide)}
+    if all(id(node) in stay for node in graph.nodes if emits(node)):
+        # What guards the read-out does not follow a division as a neuron would.
+        divide = _that_make_divisors(graph, found, others, spikes)
     before = {id(node) for node in before_layers(graph)}
     if any(emits(node) and id(node) in before for node in graph.nodes):
         hidden = before_weights(graph)

@@ -137,8 +137,10 @@ def depends_on_others(alone: Arrays, among: Arrays) -> str | None:
     for name, value in among.items():
         if value.dtype.kind != "f":
             continue
-        rounding = np.abs(value).max(initial=0.0) * np.sqrt(np.finfo(value.dtype).eps)
-        if not np.allclose(alone[name], value, rtol=0, atol=rounding):
+        # Before the neurons, as of a logarithm of the input, there may be others.
+        largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
+        rounding = largest * np.sqrt(np.finfo(value.dtype).eps)
+        if not np.allclose(alone[name], value, rtol=0, atol=rounding, equal_nan=True):
             return name
     return None
 

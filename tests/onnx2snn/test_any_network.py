@@ -217,6 +217,19 @@ def test_what_divides_the_read_out_are_neurons():
     np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
 
 
+def test_a_norm_before_a_guarded_read_out_is_no_neuron():
+    """Of its first spikes the mean would be 0, by which it divides."""
+    text = (
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) "
+        "s = ReduceSum(r, last) n = Clip(s, tiny) i = Div(r, n) m = MatMul(i, v) c = Relu(m) "
+        "y = Sqrt(c) }"
+    )
+    ann = model(text, WEIGHTS | {"last": np.array([1]), "tiny": np.float32(1e-6)})
+    for on_means in (False, True):
+        made = convert(ann, calibration=from_arrays(X), recipe="opi", on_means=on_means)
+        assert [neuron.name for neuron in made.neurons] == ["r"]
+
+
 FRONTS = {
     "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(x) c = Clip(n, tiny) s = Div(x, c)",
     "log of a clamp": "q = Mul(x, x) c = Clip(q, tiny) s = Log(c)",

@@ -279,3 +279,12 @@ def test_samples_that_are_not_first_within(body, tmp_path):
     sizes = {"rows": [-1, 8], "made": [-1, 16], "tokens": [-1, 2, 16]}
     values |= {name: np.array(value) for name, value in sizes.items() if f" {name})" in body}
     assert to_triton(convert(model(text, values)).model, tmp_path / "repository", 4)
+
+
+def test_inputs_that_have_no_logarithm_show_nothing(tmp_path):
+    text = "net (float[N, 4] x) => (float[N, 3] y) { l = Log(x) a = MatMul(l, w) "
+    text += "b = Clip(a, zero, one) y = MatMul(b, u) }"
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(4, 6)), "u": rng.normal(size=(6, 3)), "zero": 0, "one": 1}
+    ann = model(text, {name: np.float32(value) for name, value in values.items()})
+    assert to_triton(convert(ann).model, tmp_path / "repository", 4)
