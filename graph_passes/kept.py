@@ -44,7 +44,8 @@ def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> s
     if not bent:
         return set()
     last = regions(graph, is_layer).epilogue
-    ends = [node for node in bent if any(node is end for end in last)]
+    places = {id(node) for node in last}
+    ends = [node for node in bent if id(node) in places]
     behind = downstream(graph, [tensor for node in ends for tensor in node.outputs])
 
     def becomes_neuron(node: gs.Node) -> bool:

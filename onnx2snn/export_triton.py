@@ -31,7 +31,7 @@ from onnx2snn.graph_passes.shapes import declared_shape, infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, attach, copy_model, replace_all
 from onnx2snn.graph_passes.whole_file import write_whole
 from onnx2snn.runtime import SpikingSession
-from onnx2snn.runtime.apart import require_apart
+from onnx2snn.runtime.apart import why_not_apart
 from onnx2snn.runtime.graphs import MANY, unused_prefix
 from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import Plan, build_plan
@@ -288,16 +288,14 @@ def _require_apart(snn: onnx.ModelProto, plan: Plan) -> None:
         # So many samples as no other axis has.
         inputs = {name: np.resize(value, (7, *value.shape[1:])) for name, value in pair.items()}
         try:
-            session.run(inputs, plan.delay + 1)
+            why = why_not_apart(session, inputs)
         except DataError:
             # Sizes that are open may be others.
             continue
-        try:
-            require_apart(session, inputs)
-        except DataError as error:
+        if why is not None:
             raise ModelError(
-                f"Triton batches requests, and needs one row for each sample by itself, but {error}"
-            ) from error
+                f"Triton batches requests, and needs one row for each sample by itself, but {why}"
+            )
         return
 
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
-
 from .early_exit import depends_on_others
 from .inputs import samples_in
 from .result import Arrays
@@ -11,28 +9,26 @@ from .session import SpikingSession
 from .sums import rows_of
 
 
-def require_apart(session: SpikingSession, x: Arrays) -> None:
-    """Raise ``DataError`` where a sample of x has no row in an output, or none of its own.
+def why_not_apart(session: SpikingSession, x: Arrays) -> str | None:
+    """Why a sample of x has no row in an output, or none of its own; None where nothing shows.
 
-    As far as that shows on x after one time-step, before all neurons and behind them: between them
+    As far as that shows after one time-step, before all neurons and behind them: between them
     spikes that are rounded otherwise among others would say the same. The session is at v(0) then.
+    Raises ``DataError`` where the network does not run on x.
     """
     progress, samples = session._progress, samples_in(x)
-    stay = np.array([samples - 1])
+    last = np.array([samples - 1])
     outputs = session.run(x, progress.plan.delay + 1).values
-    values = progress.prologue.step_inputs(x)
-    for name, value in outputs.items():
-        # One row may be that of all samples.
-        if value.ndim and len(value) not in (1, samples):
-            session.reset()
-            raise DataError(f"the output '{name}' is {list(value.shape)} for {samples} samples")
-    other = None
-    if progress.time_steps.states_have_rows(progress.choice(values), samples):
-        alone = progress.prologue.step_inputs(rows_of(x, stay, samples))
-        rows = {n: v for n, v in values.items() if v.shape[:1] == (samples,)}
-        other = depends_on_others(alone, rows_of(rows, stay, samples))
-        progress.keep(stay, samples)
-        other = other or depends_on_others(progress.outputs(), rows_of(outputs, stay, samples))
+    values, other = progress.prologue.step_inputs(x), None
+    # One row may be that of all samples.
+    wrong = [name for name, v in outputs.items() if v.ndim and len(v) not in (1, samples)]
+    if not wrong and progress.time_steps.states_have_rows(progress.choice(values), samples):
+        alone = progress.prologue.step_inputs(rows_of(x, last, samples))
+        rows = {name: v for name, v in values.items() if v.shape[:1] == (samples,)}
+        other = depends_on_others(alone, rows_of(rows, last, samples))
+        progress.keep(last, samples)
+        other = other or depends_on_others(progress.outputs(), rows_of(outputs, last, samples))
     session.reset()
-    if other is not None:
-        raise DataError(f"'{other}' of a sample depends on the other samples")
+    if wrong:
+        return f"the output '{wrong[0]}' is {list(outputs[wrong[0]].shape)} for {samples} samples"
+    return None if other is None else f"'{other}' of a sample depends on the other samples"
