@@ -295,7 +295,8 @@ def require_finite_weights(
             # Bounds, and the padding of a maximum.
             bound = node.op in ("Clip", "Min", "Max", "Pad") and not np.any(np.isnan(value))
             if not bound and not all_finite(value) and not _masks(graph, node, value):
-                masks = node.op in ("Add", "Gemm", "Where") and bool(np.all(value < np.inf))
+                folded = node.op == "Gemm" and bool(np.all(value < np.inf))
+                masks = node.op in ("Add", "Where") or folded
                 instead = "let a number such as -1e9 take the place of what is masked"
                 reason = f"'{tensor.name}' holds NaN or infinity: {instead if masks else remedy}"
                 bad.append(Refusal(node.name, node.op, reason))
