@@ -15,6 +15,7 @@ from .regions import (
     before_weights,
     downstream,
     is_layer,
+    made_by,
     needed,
     nonlinear_nodes,
     prologue,
@@ -46,16 +47,12 @@ def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> s
     last = regions(graph, is_layer).epilogue
     places = {id(node) for node in last}
     ends = [node for node in bent if id(node) in places]
-    behind = downstream(graph, [tensor for node in ends for tensor in node.outputs])
+    behind = _behind(graph, ends)
 
     def becomes_neuron(node: gs.Node) -> bool:
         return is_neuron(node) and not any(t.name in behind for t in node.outputs)
 
-    return behind | _guards(graph, becomes_neuron, bent, _made_by(last))
-
-
-def _made_by(nodes: Iterable[gs.Node]) -> set[str]:
-    return {tensor.name for node in nodes for tensor in node.outputs}
+    return behind | _guards(graph, becomes_neuron, bent, made_by(last))
 
 
 def _guards(
@@ -82,7 +79,7 @@ def _guards(
         read = {(id(node), tensor.name) for node in readers for tensor in operands(node)} - guarded
         outside = {name for _, name in read} | {tensor.name for tensor in graph.outputs}
         found = needed(graph, {name for _, name in guarded}, ends) - needed(graph, outside, ends)
-        made = _made_by(left)
+        made = made_by(left)
         found &= reached(graph, made, [*layers, *shapes]) | (reached(graph, made, shapes) & last)
         others = [
             node
@@ -139,49 +136,58 @@ def front_end(graph: gs.Graph) -> set[int]:
     if not ends:
         return set()
     curved, hidden = behind_curves(graph), before_weights(graph)
+    borders = [node for node in graph.nodes if is_layer(node) or _is_activation(node)]
+    late = _behind(graph, borders)
     while True:
-        inside = _that_make_operands(graph, {id(node) for node in ends}, curved)
-        others = [node for node in graph.nodes if id(node) not in inside]
-        activations = [node for node in others if _is_activation(node)]
-        barriers = [*activations, *filter(is_layer, others)]
-        behind = downstream(graph, [tensor for node in barriers for tensor in node.outputs])
+        inside = _that_make_operands(graph, {id(node) for node in ends}, curved, late)
+        others = [node for node in borders if id(node) not in inside]
+        behind = _behind(graph, others)
         first = [node for node in ends if node.inputs[0].name not in behind]
         if len(first) == len(ends):
             break
         ends = first
-    made = downstream(graph, [node.outputs[0] for node in ends])
+    made = hidden & downstream(graph, [node.outputs[0] for node in ends])
     followed = any(
-        node.op not in MAX_POOLS and node.outputs[0].name in hidden & made for node in activations
+        _is_activation(node) and node.op not in MAX_POOLS and node.outputs[0].name in made
+        for node in others
     )
     return inside if followed else set()
 
 
-def _that_make_operands(graph: gs.Graph, ends: set[int], curved: set[str]) -> set[int]:
+def _behind(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
+    return downstream(graph, [tensor for node in nodes for tensor in node.outputs])
+
+
+_MIXED, _ADDED, _ALONE = range(3)
+"""What layers are between a node and the operands made of it: any, those that add up, none."""
+
+
+def _that_make_operands(
+    graph: gs.Graph, ends: set[int], curved: set[str], late: set[str]
+) -> set[int]:
     """The nodes of which nothing is made but operands of the nodes ``ends``, and these.
 
-    No activations but clips: of the tensors ``curved``, by name, with no layer behind, or before
-    all layers, with none behind but those that add up.
+    No activations but clips: of the tensors ``curved``, by name, with no layer behind, or of others
+    than those ``late``, which layers and activations are before, with none behind but layers that
+    add up.
     """
     outputs = {tensor.name for tensor in graph.outputs}
-    barriers = [node for node in graph.nodes if is_layer(node) or _is_activation(node)]
-    behind = downstream(graph, [tensor for node in barriers for tensor in node.outputs])
-    inside, clipped, added = set(ends), set(ends), set(ends)
+    between = dict.fromkeys(ends, _ALONE)
     for node in reversed(graph.nodes):
         readers = [id(reader) for tensor in node.outputs for reader in tensor.outputs]
         kept = any(tensor.name in outputs for tensor in node.outputs)
-        if kept or not readers or not inside.issuperset(readers):
+        if id(node) in ends or kept or not readers or not between.keys() >= set(readers):
             continue
-        alone, sums = clipped.issuperset(readers), added.issuperset(readers)
-        clips = alone and any(t.name in curved for t in node.inputs)
-        prepares = sums and not any(t.name in behind for t in node.inputs)
-        if _is_activation(node) and not (node.op in _CLIPS and (clips or prepares)):
-            continue
-        inside.add(id(node))
-        if alone and not is_layer(node):
-            clipped.add(id(node))
-        if sums and (not is_layer(node) or _adds_up(node)):
-            added.add(id(node))
-    return inside
+        found = min(between[reader] for reader in readers)
+        if _is_activation(node):
+            clips = found == _ALONE and any(t.name in curved for t in node.inputs)
+            prepares = found != _MIXED and not any(t.name in late for t in node.inputs)
+            if node.op not in _CLIPS or not (clips or prepares):
+                continue
+        if is_layer(node):
+            found = min(found, _ADDED if _adds_up(node) else _MIXED)
+        between[id(node)] = found
+    return set(between)
 
 
 def behind_curves(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> set[str]:
@@ -196,7 +202,7 @@ def behind_curves(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> set[str]:
         return id(node) in known or _is_activation(node)
 
     bent = {refusal.node for refusal in nonlinear_nodes(graph, activates, (), graph.inputs)}
-    made = {t.name for node in graph.nodes if node.name in bent for t in node.outputs}
+    made = made_by(node for node in graph.nodes if node.name in bent)
     ends = [n for n in graph.nodes if activates(n) or (is_layer(n) and not _adds_up(n))]
     return reached(graph, made, ends)
 

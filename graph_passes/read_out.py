@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .editing import is_floating, operands, replace_uses, tidy
 from .errors import Refusal, UnsupportedModelError, require_whole
-from .regions import downstream, nonlinear_nodes, regions
+from .regions import downstream, made_by, nonlinear_nodes, regions
 from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
 
@@ -27,7 +27,7 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
     ends = [t for n in graph.nodes if n.name in starts for t in n.outputs]
     behind = downstream(graph, ends, shapes=True)
-    behind -= {t.name for node in neurons.stateful_nodes(graph) for t in node.outputs}
+    behind -= made_by(neurons.stateful_nodes(graph))
     averaged = downstream(graph, graph.inputs) - behind
     readers = [
         node

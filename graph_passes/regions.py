@@ -57,6 +57,11 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = Fal
     return reached(graph, {tensor.name for tensor in tensors}, ends)
 
 
+def made_by(nodes: Iterable[gs.Node]) -> set[str]:
+    """The names of all that nodes make."""
+    return {tensor.name for node in nodes for tensor in node.outputs if tensor.name}
+
+
 def reached(graph: gs.Graph, names: set[str], ends: Iterable[gs.Node]) -> set[str]:
     """These names, and those of all that depends on them, but for what the nodes ``ends`` make."""
     found, stops = names - {""}, {id(node) for node in ends}

@@ -37,6 +37,7 @@ from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
+from onnx2snn.graph_passes.regions import made_by
 from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
@@ -213,7 +214,7 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, unsaid: bool) -> dict[str, str]:
 
     ``unsaid``: whether clips stand in for activations of which the network does not say more.
     """
-    there = {tensor.name for node in ann.nodes for tensor in node.outputs}
+    there = made_by(ann.nodes)
     found = {}
     for node in neuron_nodes(snn):
         # An output that begins after a delay has the name that the neuron's own had.

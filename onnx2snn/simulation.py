@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     states_written,
     threshold_of,
 )
-from onnx2snn.graph_passes.regions import downstream
+from onnx2snn.graph_passes.regions import downstream, made_by
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.graphs import names_in, unused_prefix, with_nodes
 from onnx2snn.runtime.memory import sizes_of
@@ -149,7 +149,7 @@ class Simulation:
 
         ``at_means``: once, of the means over time of what it reads.
         """
-        made = {tensor.name for node in segment.nodes for tensor in node.outputs}
+        made = made_by(segment.nodes)
         inner = [tensor for tensor in tensors if tensor.name in made]
         session = create_session(self._model(segment, inner), self._providers) if inner else None
         held = segment.starts

@@ -9,7 +9,14 @@ from onnx2snn.graph_passes.editing import operands
 from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
 from onnx2snn.graph_passes.linear import MAX_POOLS
 from onnx2snn.graph_passes.neurons import is_mean, is_stateful, mean_nodes, stateful_nodes
-from onnx2snn.graph_passes.regions import Regions, downstream, nonlinear_nodes, regions, upstream
+from onnx2snn.graph_passes.regions import (
+    Regions,
+    downstream,
+    made_by,
+    nonlinear_nodes,
+    regions,
+    upstream,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def parts_of(graph: gs.Graph) -> Parts:
         nodes: list[gs.Node], fixed: Sequence[gs.Node] = (), late: Sequence[gs.Node] = ()
     ) -> list[gs.Node]:
         """Nodes, and what they need of those that depend on shapes alone, or are ``late``."""
-        anew = {tensor.name for node in late for tensor in node.outputs}
+        anew = made_by(late)
         part: dict[str, gs.Node] = {}
         waiting = [n for n in nodes if any(tensor.name in varying for tensor in n.outputs)]
         waiting += fixed
@@ -154,8 +161,3 @@ def finals_of(parts: Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable
             if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in made:
                 finals[tensor.name] = tensor
     return finals | {tensor.name: tensor for tensor in outputs if tensor.name not in made}
-
-
-def made_by(nodes: list[gs.Node]) -> set[str]:
-    """The names of all that nodes make."""
-    return {tensor.name for node in nodes for tensor in node.outputs if tensor.name}

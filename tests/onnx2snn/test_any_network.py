@@ -142,6 +142,12 @@ def test_long_runs_with_a_read_out_that_is_not_affine():
 # Scalar activations -------------------------------------------------------------------
 
 
+def settles(conversion, ann):
+    """What is a mean of neurons for long enough is what the ANN computes of the same values."""
+    found = SpikingSession(conversion.model).run(X[:5], 4096).output
+    np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
+
+
 BANK = np.abs(np.random.default_rng(0).normal(size=(6, 6))).astype(np.float32)
 HEADS = {
     "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(b) c = Clip(n, tiny) s = Shape(b) "
@@ -190,8 +196,7 @@ def test_distances_to_prototypes_are_read_out():
     assert check(ann).converts
     conversion = convert(ann, recipe="opi")
     assert [neuron.name for neuron in conversion.neurons] == ["r"]
-    found = SpikingSession(conversion.model).run(X[:5], 4096).output
-    np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
+    settles(conversion, ann)
 
 
 def test_hidden_layers_are_no_read_out():
@@ -213,8 +218,7 @@ def test_what_divides_the_read_out_are_neurons():
     ann = model(text, WEIGHTS)
     made = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
     assert [neuron.name for neuron in made.neurons] == ["n"]
-    found = SpikingSession(made.model).run(X[:5], 4096).output
-    np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
+    settles(made, ann)
 
 
 def test_a_norm_before_a_guarded_read_out_is_no_neuron():
@@ -259,8 +263,7 @@ def test_what_prepares_the_input_stays_what_it_is(front, maxpool):
     assert first
     assert all(refusal.reason.startswith("it prepares the input") for refusal in first)
     assert {n.node for n in rows.nodes if "it prepares" in n.reason} == {n.node for n in first}
-    values = SpikingSession(conversion.model).run(X[:5], 4096).output
-    np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
+    settles(conversion, ann)
 
 
 @pytest.mark.parametrize(
@@ -552,8 +555,7 @@ def test_a_relu_whose_only_followers_are_of_the_read_out_is_a_neuron():
     )
     conversion = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
     assert [neuron.name for neuron in conversion.neurons] == ["r"]
-    values = SpikingSession(conversion.model).run(X[:5], 4096).output
-    np.testing.assert_allclose(values, run(ann, X[:5]), atol=0.02)
+    settles(conversion, ann)
 
 
 def test_with_clips_for_a_curve_what_prepares_the_input_is_neurons():
