@@ -66,7 +66,7 @@ def measure(path, samples, timesteps, plan, max_memory):
 
 
 def prepare(name, folder):
-    """Write the SNN of a network; returns its path."""
+    """Write a network, and its SNN, into a folder."""
     import networks
 
     from onnx2snn import convert, read_model, write_model

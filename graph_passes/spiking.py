@@ -14,6 +14,7 @@ from .errors import (
     ModelError,
     Refusal,
     UnsupportedModelError,
+    counted,
     require_one_of,
 )
 from .linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
@@ -32,6 +33,10 @@ _LOOKED_AT_ONCE = 2**22
 
 MASKING = ("Add", "Expand", "Reshape", "ToMean", "Transpose", "Unsqueeze", "Where")
 """What a mask may pass on its way to what it takes numbers out of."""
+
+DATA_NEEDED = "calibration data (--calibration DATA) is needed for"
+NO_BOUND = "no upper bound, so its threshold needs calibration data"
+"""What to do about activations without a bound, and why."""
 
 _MASKED = ("ArgMax", "Softmax", *MASKING, *ATTENTIONS)
 
@@ -56,13 +61,10 @@ def activations_to_neurons(
     require_one_of("maxpool", maxpool, get_args(MaxPool))
     neurons.require_opset(graph)
     require_convertible(graph, maxpool, on_means=on_means)
-    missing = [
-        Refusal(node.name, node.op, "no upper bound, so its threshold needs calibration data")
-        for node in unbounded_activations(graph)
-    ]
+    missing = [Refusal(node.name, node.op, NO_BOUND) for node in unbounded_activations(graph)]
     if missing:
         raise MissingThresholdError(
-            f"{len(missing)} activations need calibration data (--calibration DATA):", missing
+            f"{DATA_NEEDED} {counted(len(missing), 'activation')}:", missing
         )
     bounds = bounded_activations(graph)
     activations = [node for node in graph.nodes if node.name in bounds]

@@ -214,7 +214,10 @@ def _config(content: dict[str, Any], base: Config | None) -> Config:
         allowed = (int, float) if wanted is float else (wanted,)
         if type(value) not in allowed:
             raise ValueError(f"{name} must be of type {wanted.__name__}, not {value!r}")
-        content[name] = wanted(value)
+        try:
+            content[name] = wanted(value)
+        except OverflowError as error:
+            raise ValueError(f"{name} is too large a number") from error
     if base is not None:
         return replace(base, **content)
     needed = [name for name, field in known.items() if field.default is MISSING]

@@ -8,7 +8,7 @@ import onnx
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
-from onnx2snn.graph_passes.weights import ModelParts, copy_model, detach, replace_all
+from onnx2snn.graph_passes.weights import ModelParts, copy_model, replace_all
 from onnx2snn.runtime.inputs import as_input, by_input_name
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
@@ -21,19 +21,18 @@ class Ann:
 
     def __init__(
         self,
-        model: onnx.ModelProto | ModelParts,
+        model: ModelParts,
         providers: Providers = None,
         threads: int | None = None,
         once: bool = False,
     ):
-        parts = model if isinstance(model, ModelParts) else detach(model)
-        structure = zip_maps_to_tensors(parts.structure)
+        structure = zip_maps_to_tensors(model.structure)
         require_no_neurons(structure)
         chosen = resolve_providers(providers)
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
         self._session = create_session(
-            ModelParts(structure, parts.weights), chosen, threads, once=once
+            ModelParts(structure, model.weights), chosen, threads, once=once
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
         kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}

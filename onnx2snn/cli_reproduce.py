@@ -130,8 +130,8 @@ def reproduce(
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_any(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
-        batch_size = samples_at_once(model, data, batch_size, OVER_TIME)
-        running = ExperimentRun(data, kept, batch_size, providers, report)
+        together = samples_at_once(model, data, batch_size, OVER_TIME)
+        running = ExperimentRun(data, kept, together, providers, report)
         calibration = None
         if what == "fig4":
             if dataset not in DATASETS:
@@ -146,7 +146,7 @@ def reproduce(
         }  # fmt: skip
         measure = fired_shares if what == "fig1" else snn_accuracies
         for curve in experiment.curves:
-            snn = converted(model, curve, calibration, seed, providers)
+            snn = converted(model, curve, calibration, seed, batch_size, providers)
             found["curves"][curve.name] = measure(snn, curve.name, times, running)
     found["paper"] = _of_the_paper(what, network, times)
     if as_json:

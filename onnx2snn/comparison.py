@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from onnx2snn.graph_passes.errors import (
     DataError,
@@ -13,6 +13,7 @@ from onnx2snn.graph_passes.errors import (
     OutputError,
     ProviderError,
     UnsupportedModelError,
+    require_one_of,
     require_whole,
 )
 from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
@@ -171,6 +172,8 @@ def compare_recipes(
     require_whole("seed", seed, 0)
     if approximate is not None:
         require_whole("approximate", approximate, 1)
+    if maxpool is not None:
+        require_one_of("maxpool", maxpool, get_args(MaxPool))
     if not callable(report):
         raise DataError(f"report must be a function that is told of progress, not {report!r}")
     if state is not None:
@@ -185,7 +188,8 @@ def compare_recipes(
     if file is not None:
         check_writable(file)
     known = {} if file is None else read_results(file)
-    common = {} if file is None else setting.made_from()
+    # Without a file, too: it finds what is not finite before the first recipe does.
+    common = setting.made_from()
     rows = [Row(as_recipe(recipe)) for recipe in recipes]
     for row in rows:
         if row.recipe.is_told_by_definition:

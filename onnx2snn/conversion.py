@@ -134,8 +134,8 @@ def convert(
 
     Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
-    ``DataError`` (data that does not fit, invalid settings) and ``PassError`` (a pass
-    changed the function).
+    ``DataError`` (data that does not fit, invalid settings), ``ProviderError`` (a device that is
+    not there) and ``PassError`` (a pass changed the function).
     """
     if isinstance(model, str | os.PathLike) and not Path(model).is_file():
         # A pipe can be read once, and its digest is wanted, too.
@@ -159,6 +159,12 @@ def convert(
     for name in ("threshold", "per_channel"):
         if own[name] and calibration is None:
             raise DataError(f"{name}={own[name]} is for calibration data: give calibration too")
+    # Of T that is asked which is not given otherwise.
+    left = replace(
+        chosen,
+        threshold=chosen.threshold if threshold is None else None,
+        delay=chosen.delay if delay is None else 0,
+    )
     threshold = threshold or chosen.statistic(timesteps)
     per_channel = chosen.per_channel if per_channel is None else per_channel
     recalibrate = chosen.recalibrate if recalibrate is None else recalibrate
@@ -208,14 +214,14 @@ def convert(
         "--approximate changes nothing: there are no curves between neurons":
             approximate is not None and not network.clips,
         "--on-means changes nothing: all between neurons is affine": on_means and affine,
-        f"the recipe '{chosen.name}' converts alike for every T":
-            asked_for is not None and not chosen.is_for_timesteps,
+        f"the recipe '{chosen.name}'{' with these options' * chosen.is_for_timesteps} converts "
+        "alike for every T": asked_for is not None and not left.is_for_timesteps,
     }  # fmt: skip
     network.notes += [note for note, holds in vain.items() if holds]
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": chosen.name,
-        "timesteps": timesteps if chosen.is_for_timesteps else None,
+        "timesteps": timesteps if left.is_for_timesteps else None,
         "threshold": str(threshold) if threshold else None,
         "per_channel": per_channel,
         "recalibrate": recalibrate,

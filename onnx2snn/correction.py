@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.linear import (
     channel_axis,
     refuse_layout,
@@ -79,9 +80,11 @@ def correct(
     behind it took up to 8 points of agreement from a network on images with much background, one
     current at many places. Memory is that of one batch.
 
-    Raises ``MissingThresholdError`` without calibration data, and ``UnsupportedModelError`` where
-    samples lie along the axis of the channels, and, of potentials, along any axis but the first.
+    Raises ``MissingThresholdError`` without calibration data, ``UnsupportedModelError`` where
+    samples lie along the axis of the channels, and, of potentials, along any axis but the first,
+    and ``DataError`` where ``rounds`` is no whole number from 0 on.
     """
+    require_whole("rounds", rounds, 0)
     nodes = neuron_nodes(snn.graph)
     if weights or biases:
         require_channels(snn.graph, nodes, "no channels to correct")

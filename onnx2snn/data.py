@@ -145,7 +145,7 @@ def check_labels(y: np.ndarray | None, shape: Sequence[int], name: str) -> None:
     if y.min() < 0 or y.max() >= classes:
         raise DataError(
             f"'{name}' holds labels from {y.min()} to {y.max()}; "
-            f"the network has the classes 0 to {classes - 1}"
+            f"the network has the classes 0 to {classes - 1}: leave y out if it holds others"
         )
 
 

@@ -53,7 +53,8 @@ def open_data(
     model: the network that images are for, whose metadata may say how they become its input, which
     a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
     channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are;
-    those beside x that are inputs of the model must have as many rows.
+    those beside x that are inputs of the model must have as many rows, and y is none of them where
+    an input of it has that name.
     Raises ``DataError`` if the data is not there, is empty, is damaged or holds pickled objects, or
     does not fit its labels or the network; ``ModelError`` if the network cannot be read.
     """
@@ -186,9 +187,9 @@ def _open_folder(
         raise DataError(str(error)) from error
     if preprocessing is None:
         raise DataError(
-            f"'{name}' holds images, and the model does not say how they become its input: "
-            f"record it in its metadata, {KEY} = {_EXAMPLE} for torchvision's of ImageNet, or "
-            "give an .npz of what the network takes"
+            f"'{name}' holds images, and no model says how they become its input: record it in "
+            f"the model's metadata, {KEY} = {_EXAMPLE} for torchvision's of ImageNet, or give an "
+            ".npz of what the network takes"
         )
     wanted = preprocessing
     rows = some_rows(len(files) if samples is None else samples, len(files), labels)
@@ -222,12 +223,15 @@ def _open_npy(path: Path) -> Data:
 def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto | None) -> Data:
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        inputs = [name for name in names if name != "y"]
+        wanted = None if structure is None else {info.name for info in inputs_of(structure)}
+        has_labels = "y" in names and not _is_input("y", names, wanted)
+        inputs = [name for name in names if name != "y" or not has_labels]
         if not inputs:
             held = ", ".join(sorted(names)) or "nothing"
             raise DataError(f"'{path}' holds no array x, only: {held}")
         y = None
-        if labels and "y" in names:
+        # What cannot be labels is not read where they are not needed.
+        if labels and has_labels and not (train and _length(archive, "y") is None):
             y = _labels_in(archive)
             y = None if train and not _are_classes(y) else y
         if "x" in inputs:
@@ -235,9 +239,6 @@ def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto 
             # What else is there may be further inputs, or has nothing to do with them.
             fitting = [name for name in inputs if _length(archive, name) == samples]
             others = [name for name in inputs if name not in ("x", *fitting)]
-            wanted = None
-            if structure is not None and len(inputs) > 1:
-                wanted = {info.name for info in inputs_of(structure)}
             _refuse_inputs(path, others, samples, wanted or set())
             # The only input may be called x.
             inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
@@ -247,10 +248,19 @@ def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto 
     return checked(data, y)
 
 
+def _is_input(name: str, names: list[str], wanted: set[str] | None) -> bool:
+    """Whether an array of this name is one of the network's inputs, by name, and no labels.
+
+    The only input is x, where there is one.
+    """
+    return wanted is not None and name in wanted and not (len(wanted) == 1 and "x" in names)
+
+
 def _structure_of(model: Model | ModelParts | None) -> onnx.ModelProto | None:
     """A network without its weights; None where it is not known."""
     # A pipe can be read once, and others need the model.
-    a_pipe = isinstance(model, str | os.PathLike) and not Path(model).is_file()
+    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    a_pipe = path is not None and path.exists() and not path.is_file()
     return None if model is None or a_pipe else read_structure(model)
 
 

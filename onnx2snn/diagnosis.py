@@ -110,8 +110,8 @@ def diagnose(
     figure.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
-    neuron has no counterpart in ``ann``, and ``DataError`` if the data does not fit or
-    ``timesteps`` is no whole number from 1 on.
+    neuron has no counterpart in ``ann``, ``DataError`` if the data does not fit or ``timesteps`` is
+    no whole number from 1 on, and ``ProviderError`` for a device that is not there.
     """
     require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
     require_data("data", data)
@@ -127,7 +127,7 @@ def diagnose(
     activations = _counterparts(graph, network.graph, unsaid)
     layers = _layers(graph, activations, bounds_by_result(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
-    batch_size = samples_at_once(parts, data, batch_size, WATCHED)
+    batch_size = samples_at_once(parts, data, batch_size, WATCHED, network.current)
     running = Running(batch_size, providers, track)
     # The batches of both are the same; one of them shows progress.
     watched = watch(network.current, activations, data, Running(batch_size, providers))
@@ -297,10 +297,7 @@ class _Layer:
         phi = sums.potential / self.timesteps
         rate = sums.magnitude / self.threshold / self.timesteps
         added = {
-            "activation": _squares(parts.activation),
-            "clipping": _squares(parts.clipping),
-            "quantisation": _squares(parts.quantisation),
-            "unevenness": _squares(parts.unevenness),
+            **{name: _squares(values) for name, values in vars(parts).items()},
             "own": _squares(phi - parts.activation),
             "total": _squares(phi - wanted),
             "threshold": _squares(np.broadcast_to(self.threshold, phi.shape)),

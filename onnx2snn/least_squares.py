@@ -86,7 +86,7 @@ def _refit(
         return []
     changes = _solve(node, source, columns)
     flat = np.concatenate([change.T for change in changes])
-    if node.op == "MatMul" or not node.attrs.get("transB", node.op == "Conv"):
+    if not _has_outputs_first(node):
         flat = flat.T
     new = (weights + flat.reshape(weights.shape)).astype(weights.dtype)
     old = node.inputs[1]
@@ -96,10 +96,14 @@ def _refit(
     return changes
 
 
+def _has_outputs_first(node: gs.Node) -> bool:
+    """Whether a node's weights have its channels or features along their first axis."""
+    return bool(node.attrs.get("transB", node.op == "Conv"))
+
+
 def _outputs(node: gs.Node) -> int:
     """How many channels or features a node makes."""
-    first = node.op == "Conv" or node.attrs.get("transB", 0)
-    return int(node.inputs[1].values.shape[0 if first else -1])
+    return int(node.inputs[1].values.shape[0 if _has_outputs_first(node) else -1])
 
 
 def _left(

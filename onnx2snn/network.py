@@ -48,6 +48,8 @@ from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool, require_channels
 from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.spiking import (
+    DATA_NEEDED,
+    NO_BOUND,
     require_finite_results,
     require_finite_weights,
     require_ranks,
@@ -282,17 +284,17 @@ class Network:
         """
         self.unclipped = self.current
         bounds = bounded_activations(self.graph)
+        wanted = unbounded_activations(self.graph)
+        if recalibrate:
+            wanted += [node for node in self.graph.nodes if node.name in bounds]
         if self.calibration is None:
             if recalibrate and bounds:
                 why = "its threshold comes from data here, not from its bound"
                 raise MissingThresholdError(
-                    f"{len(bounds)} activations need calibration data (--calibration DATA):",
-                    [Refusal(n.name, n.op, why) for n in self.graph.nodes if n.name in bounds],
+                    f"{DATA_NEEDED} {counted(len(wanted), 'activation')}:",
+                    [Refusal(n.name, n.op, why if n.name in bounds else NO_BOUND) for n in wanted],
                 )
             return {}
-        wanted = unbounded_activations(self.graph)
-        if recalibrate:
-            wanted += [node for node in self.graph.nodes if node.name in bounds]
         if not wanted:
             return {}
         require_ranks(self.graph, wanted)

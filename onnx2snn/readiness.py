@@ -138,7 +138,7 @@ def check(
     options = []
     if needs_data:
         options.append(APPROXIMATION if approximated else CALIBRATION)
-    if maxpool != "average" or (
+    if (maxpool != "average" and pools) or (
         # Of the recipe that is taken where there is data, exact is the default.
         needs_data and any(pools.get(row.node) and row.role == "linear" for row in rows)
     ):

@@ -17,6 +17,7 @@ from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.providers import Providers
 
 from .ann import Ann
+from .batches import samples_at_once
 from .checking import classes_of, require_class_output
 from .comparison_state import add_kept, digest_of_data, read_kept
 from .conversion import convert, digest_of
@@ -125,18 +126,20 @@ Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
 
 
 def _sum(
-    made_from: Mapping[str, Any], name: str, running: ExperimentRun, count: Count
+    made_from: Mapping[str, Any], name: str, running: ExperimentRun, model: ModelParts, count: Count
 ) -> dict[str, int]:
     """Sums over all batches of the data, on from those that the state has already."""
     data = running.data
-    decides = {**made_from, "data": running.digest, "n": running.batch_size}
+    # A spiking network may have kept a fixed batch that the ANN's runs are multiples of.
+    together = samples_at_once(model, data, running.batch_size)
+    decides = {**made_from, "data": running.digest, "n": together}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
     sums: dict[str, int] = cell["sums"]
     if cell["samples"] >= data.samples:
         return sums
     start = 0
-    for x, y in data.batches(running.batch_size):
+    for x, y in data.batches(together):
         if y is None:
             raise DataError(f"'{data.name}' has no labels (y)")
         start += len(y)
@@ -157,7 +160,7 @@ def ann_accuracy(model: ModelParts, running: ExperimentRun) -> float:
         values = network.run(x)
         return {"right": _right(values, require_class_output(values), y, running)}
 
-    sums = _sum({"ann": digest_of(model)}, ANN, running, count)
+    sums = _sum({"ann": digest_of(model)}, ANN, running, model, count)
     return 100 * sums["right"] / running.data.samples
 
 
@@ -181,7 +184,7 @@ def snn_accuracies(
         return {str(t): _right(result.readouts[t].values, scored, y, running) for t in timesteps}
 
     made_from = {"snn": digest_of(snn), "timesteps": sorted(timesteps)}
-    sums = _sum(made_from, name, running, count)
+    sums = _sum(made_from, name, running, snn, count)
     return [100 * sums[str(t)] / running.data.samples for t in timesteps]
 
 
@@ -202,7 +205,7 @@ def fired_shares(
         return found
 
     made_from = {"snn": digest_of(snn), "fired by": sorted(timesteps)}
-    sums = _sum(made_from, name, running, count)
+    sums = _sum(made_from, name, running, snn, count)
     sizes = {neuron.name: sums[f"neurons {neuron.name}"] for neuron in session.neurons}
     return {
         layer: [100 * sums[f"{t} {layer}"] / size for t in timesteps]
@@ -211,7 +214,12 @@ def fired_shares(
 
 
 def converted(
-    ann: ModelParts, curve: Curve, calibration: Data | None, seed: int, providers: Providers
+    ann: ModelParts,
+    curve: Curve,
+    calibration: Data | None,
+    seed: int,
+    batch_size: int | None,
+    providers: Providers,
 ) -> ModelParts:
     """The spiking network of a curve; ``calibration``: for recipes other than the paper's.
 
@@ -224,6 +232,7 @@ def converted(
             v_init=curve.v_init,
             calibration=None if curve.recipe == "opi" else calibration,
             seed=seed,
+            batch_size=batch_size,
             providers=providers,
         ).parts
     except MissingThresholdError as error:

@@ -70,14 +70,15 @@ class Statistic:
 
     def describe(self) -> str:
         """The statistic in words, saying which activations count."""
-        if self.kind == "mmse":
-            return f"least squared error at T={self.q:g}"
-        if self.kind == "robust-mmse":
-            return f"least squared error at T={self.q:g}, at most 99.9 % of activations"
-        if self.kind == "balanced":
-            return f"local threshold balancing in {self.q:g} steps"
-        which = {"percentile": "all activations", "nonzero-percentile": "activations above 0"}
-        return "max" if self.kind == "max" else f"{self.q:.15g} % of {which[self.kind]}"
+        q = f"{self.q:.15g}"
+        return {
+            "max": "max",
+            "percentile": f"{q} % of all activations",
+            "nonzero-percentile": f"{q} % of activations above 0",
+            "mmse": f"least squared error at T={q}",
+            "robust-mmse": f"least squared error at T={q}, at most 99.9 % of activations",
+            "balanced": f"local threshold balancing in {q} steps",
+        }[self.kind]
 
 
 def parse_statistic(text: str) -> Statistic:

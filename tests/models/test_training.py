@@ -66,6 +66,7 @@ def test_a_config_file(tmp_path):
         ('base = "vgg16-cifar10"\nepoch = 3', "no setting 'epoch'"),
         ('base = "vgg16-cifar10"\nepochs = 0.5', "epochs must be of type int"),
         ('base = "vgg16-cifar10"\nepochs = true', "epochs must be of type int"),
+        (f'base = "vgg16-cifar10"\nlearning_rate = 1{"0" * 400}', "learning_rate is too large"),
         ('base = "vgg16-cifar10"\nepochs = 0', "epochs must be above 0"),
         ('base = "vgg16-cifar10"\nnetwork = "vgg19"', "network must be one of"),
         ('base = "vgg-fashion-mnist"\nlevels = 4', "no.* trainable clips|has none"),

@@ -1182,6 +1182,10 @@ def test_convert_says_where_t_makes_no_difference():
     words = "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", "data.npz", "-T", "4"
     assert "the recipe 'opi' converts alike for every T" in invoke(*words, "--recipe", "opi").output
     assert "for every T" not in invoke(*words).output
+    given = invoke(*words, "--recipe", "mmse", "--threshold", "max").output
+    assert "the recipe 'mmse' with these options converts alike for every T" in " ".join(
+        given.split()
+    )
 
 
 def test_calibration_data_need_hold_no_classes():

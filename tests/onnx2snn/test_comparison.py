@@ -305,7 +305,7 @@ def test_recipes_that_cannot_convert_say_why():
     assert not opi.reasons
     assert found.values(best) == [None] * len(TIMES)
     (line,) = comparison_reasons(found)
-    assert line.startswith("robust-norm, best: 2 activations need calibration data")
+    assert line.startswith("robust-norm, best: calibration data (--calibration DATA) is needed for")
     assert line.endswith("not from its bound (and 1 more)")
     assert "\n" not in line
     # A failure is not kept.
@@ -585,3 +585,15 @@ def test_a_score_that_lacks_a_number_is_no_result(folder, change):
     Path("state.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="holds no results"):
         read_results(Path("state.json"))
+
+
+def test_calibration_data_that_is_not_finite_is_refused_without_a_file_too():
+    broken = X.copy()
+    broken[3, 0, 2, 2] = np.nan
+    with pytest.raises(DataError, match="holds NaN"):
+        compare_recipes(ANN, ["mmse"], from_arrays(broken), from_arrays(X, Y), [4])
+
+
+def test_a_max_pooling_that_is_none_is_refused_before_any_recipe():
+    with pytest.raises(DataError, match="maxpool must be"):
+        compare_recipes(ANN, ["mmse"], from_arrays(X), from_arrays(X, Y), [4], maxpool="foo")

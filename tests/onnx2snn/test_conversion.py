@@ -255,7 +255,7 @@ def test_silent_layers_and_channels_get_positive_thresholds():
 
 
 def test_relu_without_data_is_listed():
-    with pytest.raises(MissingThresholdError, match=r"(?s)1 activations need.*Relu 'r'"):
+    with pytest.raises(MissingThresholdError, match=r"(?s)needed for 1 activation:.*Relu 'r'"):
         convert(model(MAX_POOLED, WEIGHTS))
 
 
@@ -799,3 +799,8 @@ def test_nodes_refused_for_the_same_reason_are_one_line():
     error = UnsupportedModelError("these:", refusals)
     assert str(error) == "these:\n  Softmax 'a', 'c': no\n  Div 'b': no"
     assert str(refusals[1]) == "Div 'b': no"
+
+
+def test_max_pooling_is_no_option_of_networks_that_have_none():
+    relu = model("net (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }", {})
+    assert check(relu, maxpool="exact").options == ("--calibration DATA",)

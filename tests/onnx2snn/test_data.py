@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx_text import model
 
-from onnx2snn import DataError, from_arrays, open_data
+from onnx2snn import DataError, ModelError, from_arrays, open_data
 from onnx2snn.data import rows_in_turn
 
 X = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
@@ -373,3 +373,51 @@ def test_the_only_input_may_be_called_x_whatever_has_its_name(tmp_path, other):
     data = open_data(str(tmp_path / "d.npz"), model=one)
     (batch,) = data.batches(5)
     np.testing.assert_array_equal(batch[0], x)
+
+
+TABLE = model(
+    "net (float[N, 3] p, int64[N] y) => (float[N, 2] z) "
+    "{ e = Gather(t, y) a = Add(p, e) r = Relu(a) z = MatMul(r, w) }",
+    {"t": np.ones((10, 3), np.float32), "w": np.ones((3, 2), np.float32)},
+)
+
+
+def test_y_is_an_input_where_the_network_has_one_of_that_name(tmp_path):
+    arrays = {"p": np.ones((23, 3), np.float32), "y": Y}
+    np.savez(tmp_path / "d.npz", **arrays)
+    data = open_data(tmp_path / "d.npz", model=TABLE, samples=20)
+    ((x, y),) = data.batches(20)
+    assert y is None
+    np.testing.assert_array_equal(x["y"], Y[:20])
+    # Without the network's word for it it is the labels.
+    assert open_data(tmp_path / "d.npz").labels is not None
+
+
+def test_an_only_input_called_y_may_be_called_x(tmp_path):
+    network = model("net (float[N, 3] y) => (float[N, 3] z) { z = Relu(y) }", {})
+    np.savez(tmp_path / "x.npz", x=X[..., 0], y=Y)
+    data = open_data(tmp_path / "x.npz", model=network)
+    assert (data.shapes, data.shape) == (None, (23, 3))
+    np.testing.assert_array_equal(data.labels, Y)
+    np.savez(tmp_path / "y.npz", y=X[..., 0])
+    assert open_data(tmp_path / "y.npz", model=network).shapes == {"y": (23, 3)}
+
+
+def test_a_network_that_is_not_there_is_missed(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X)
+    with pytest.raises(ModelError, match=r"missing\.onnx"):
+        open_data(tmp_path / "d.npz", model="missing.onnx")
+
+
+def test_a_pickled_y_is_left_out_where_labels_are_not_needed(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X, y=np.array([{}] * 23, dtype=object))
+    assert open_data(tmp_path / "d.npz", train=True).labels is None
+    with pytest.raises(DataError, match="pickled objects"):
+        open_data(tmp_path / "d.npz")
+
+
+def test_a_folder_of_images_needs_a_model_that_says_how(tmp_path):
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "a.png").touch()
+    with pytest.raises(DataError, match="no model says how they become its input"):
+        open_data(tmp_path)

@@ -425,3 +425,21 @@ def test_inputs_that_do_not_fit_are_named():
     watched = WatchedRun(graph, 4, None)
     with pytest.raises(DataError, match=r"z has shape \[3, 1\]"):
         watched.run({"x": X, "z": X[:, :1]})
+
+
+def test_an_ann_of_a_fixed_batch_beside_a_spiking_network_whose_batch_is_open():
+    text = (
+        "net (float[8, 2, H, W] x) => (float[8, 4] y) { a = Conv<pads = [1, 1, 1, 1]>(x, w) "
+        "r = Relu(a) q = Flatten(r) c = Gemm(q, u) s = Relu(c) y = Gemm(s, v) }"
+    )
+    weights = {
+        "w": RNG.normal(size=(5, 2, 3, 3)).astype(np.float32),
+        "u": RNG.normal(size=(180, 6)).astype(np.float32) / 10,
+        "v": RNG.normal(size=(6, 4)).astype(np.float32),
+    }
+    ann = model(text, weights)
+    x = RNG.random((200, 2, 6, 6), dtype=np.float32)
+    snn = convert(ann, calibration=from_arrays(x[:96])).model
+    open_ann = model(text.replace("8, ", "N, "), weights)
+    found = diagnose(snn, ann, from_arrays(x), 4)
+    assert found == diagnose(snn, open_ann, from_arrays(x), 4, batch_size=96)

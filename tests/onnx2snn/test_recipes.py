@@ -589,7 +589,9 @@ def test_the_default_is_best_with_data_and_opi_without():
 
 
 def test_a_correction_needs_data():
-    with pytest.raises(MissingThresholdError, match="2 activations need calibration data"):
+    with pytest.raises(
+        MissingThresholdError, match=r"calibration data .* is needed for 2 activations"
+    ):
         convert(clipped(4), recipe="best")
     with pytest.raises(DataError, match="no recipe 'bestest', only"):
         convert(clipped(4), recipe="bestest")
@@ -600,7 +602,7 @@ def test_what_measures_nothing_needs_no_data():
     bounded = convert(clipped(4), recipe="opt", timesteps=8)
     measured = convert(clipped(4), calibration=DATA, recipe="opt", timesteps=8)
     assert bounded.model.graph == measured.model.graph
-    with pytest.raises(MissingThresholdError, match="need calibration data"):
+    with pytest.raises(MissingThresholdError, match=r"data .* is needed"):
         convert(clipped(4), recipe="opi", recalibrate=True)
     with pytest.raises(MissingThresholdError, match="this recipe measures the network on data"):
         convert(clipped(4), recipe="rmp")
@@ -953,3 +955,42 @@ def test_rnl_recalibrates_to_the_bound_at_most():
     options = {"calibration": from_arrays(x), "recipe": recipe, "timesteps": 16}
     first, _ = convert(ann, recalibrate=True, **options).neurons
     assert first.threshold == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"),
+    [
+        ("mmse", {"threshold": "max"}),
+        ("ltb", {"delay": 2}),
+        ("srp", {"threshold": "max", "delay": 3}),
+        ("opi", {"threshold": "mmse=8"}),
+    ],
+)
+def test_what_is_given_in_place_of_what_minds_t_is_for_any_t(recipe, given):
+    one, other = (
+        convert(two(), calibration=DATA, recipe=recipe, timesteps=t, **given) for t in (8, 16)
+    )
+    assert one.model.graph == other.model.graph
+    (told,) = [e.value for e in one.model.metadata_props if e.key == "onnx2snn.recipe"]
+    assert json.loads(told)["timesteps"] is None
+    assert any("alike for every T" in note for note in one.notes)
+
+
+def test_without_data_all_that_needs_it_is_listed():
+    text = (
+        "net (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, w) "
+        "s = Clip(b, zero, one) y = MatMul(s, w) }"
+    )
+    values = {"w": np.eye(4, dtype=np.float32), "zero": np.float32(0), "one": np.float32(1)}
+    with pytest.raises(MissingThresholdError, match="for 2 activations") as error:
+        convert(model(text, values), recipe="mmse")
+    reasons = {refusal.node: refusal.reason for refusal in error.value.refusals}
+    assert reasons["s"] == "its threshold comes from data here, not from its bound"
+    assert reasons["r"].startswith("no upper bound")
+
+
+def test_rounds_of_a_correction_are_whole():
+    for rounds in (1.5, -1):
+        half = replace(recipe_by_name("opi"), passes=(partial(correct, rounds=rounds),))
+        with pytest.raises(DataError, match="rounds must be a whole number, 0 or more"):
+            convert(two(), calibration=DATA, recipe=half)

@@ -13,6 +13,7 @@ from onnx_text import model
 
 from onnx2snn import convert, evaluate, from_arrays, write_model
 from onnx2snn.cli import main
+from onnx2snn.graph_passes.weights import detach
 from onnx2snn.published import OURS, TABLES, published
 from onnx2snn.reproduction import EXPERIMENTS, CountsFile, ExperimentRun, ann_accuracy
 
@@ -88,7 +89,7 @@ def test_counts_of_several_inputs_and_outputs(tmp_path):
     state = CountsFile(tmp_path / "state.json")
     for y, accuracy in ((chosen, 100), (1 - chosen, 0)):
         running = ExperimentRun(from_arrays(x, y), state, 4, None, lambda *_: None)
-        assert ann_accuracy(ann, running) == accuracy
+        assert ann_accuracy(detach(ann), running) == accuracy
 
 
 def test_what_is_counted_is_not_read_again(tmp_path):
@@ -103,7 +104,7 @@ def test_what_is_counted_is_not_read_again(tmp_path):
     data = replace(from_arrays(X, Y), read=noting)
     for times in (2, 1):
         read.clear()
-        ann_accuracy(ann, ExperimentRun(data, state, 4, None, lambda *_: None))
+        ann_accuracy(detach(ann), ExperimentRun(data, state, 4, None, lambda *_: None))
         assert read == [4] * times
 
 
@@ -285,3 +286,30 @@ def test_a_plot_does_not_take_the_place_of_the_counts(here):
     ):
         assert message in reproduce("table1", "-T", "2", *words, code=1)
     assert not (here / "r.png").exists()
+
+
+def test_a_network_of_a_fixed_batch_runs_in_batches_of_that(here):
+    """Its ANN in whole multiples of it; its spiking network, whose batch stays, in its own."""
+    fixed = model(TEXT.replace("float[N, 1, 6, 6] x", "float[1, 1, H, W] x"), WEIGHTS)
+    # Flatten's one row may be of any size of image: without data nothing tells.
+    write_model(fixed, "ann.onnx")
+    words = "table1", "-T", "4", "--ann", "ann.onnx", "--dataset", "d.npz", "--json"
+    result = CliRunner().invoke(main, ["reproduce", *words])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    report = evaluate(convert(fixed).model, from_arrays(X, Y), [4], ann=fixed)
+    (ours,) = found["curves"].values()
+    assert ours == pytest.approx([row["accuracy"] for row in report["snn"]])
+    assert found["ann"]["accuracy"] == pytest.approx(report["ann"]["accuracy"])
+
+
+def test_figure_4_calibrates_in_the_batches_that_are_asked_for(here, monkeypatch):
+    seen = []
+
+    def spy(*args, **settings):
+        seen.append(settings["batch_size"])
+        return convert(*args, **settings)
+
+    monkeypatch.setattr("onnx2snn.reproduction.convert", spy)
+    reproduce("fig4", "-T", "2")
+    assert set(seen) == {7}

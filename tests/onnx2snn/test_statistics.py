@@ -210,3 +210,8 @@ def test_balancing_ends_where_nothing_changes():
     seen = histogram(activations(3), True)
     wanted = seen.value(Statistic("balanced", 100_000))
     np.testing.assert_allclose(seen.value(Statistic("balanced", 10**15)), wanted, rtol=1e-9)
+
+
+def test_a_statistic_in_words_has_all_digits():
+    assert Statistic("mmse", 1234567).describe() == "least squared error at T=1234567"
+    assert "99.99999 %" in Statistic("percentile", 99.99999).describe()
