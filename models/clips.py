@@ -40,4 +40,9 @@ class QuantizedClip(TrainableClip):
         """[N, ...] to the same shape."""
         scaled = x / self.theta * self.levels
         rounded = scaled + (torch.floor(scaled + 0.5) - scaled).detach()
-        return self.theta * (rounded.clamp(0, self.levels) / self.levels)
+        # Not clamp: the lowest and highest levels are its bounds, where torch 2.15 lets no gradient
+        # through, and older ones do.
+        bounded = rounded.masked_fill(rounded < 0, 0).masked_fill(
+            rounded > self.levels, self.levels
+        )
+        return self.theta * (bounded / self.levels)
