@@ -46,7 +46,10 @@ IN_PLACE = {"Add", "Sub", "Mul", "Clip", "Relu", "Neg", "Floor", "Reshape", "Fla
 
 @dataclass(frozen=True)
 class Sizes:
-    """Shapes and bytes of an element by tensor; what cannot be inferred is left out."""
+    """Shapes and bytes of an element by tensor: sizes that cannot be inferred are 0.
+
+    Tensors of which not even the number of axes can be are left out.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     itemsizes: Mapping[str, int]

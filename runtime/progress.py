@@ -64,7 +64,7 @@ class Progress:
         made = sizes_of(self.time_steps.step, shapes).shapes
         # A state of a neuron has the shape of its current.
         of_neurons = {
-            state: made[neuron.current]
+            state: tuple(size or "?" for size in made[neuron.current])
             for neuron in self.plan.neurons
             if neuron.current in made
             for state, _ in state_names(neuron.op, neuron.name)

@@ -86,7 +86,7 @@ class Averages:
         means = {}
         for name, (total, dtype) in self._totals(sums, t).items():
             steps = t + earlier.steps if name in earlier.totals else t
-            means[name] = (self._with(total, name, earlier) / steps).astype(dtype)
+            means[name] = np.asarray(self._with(total, name, earlier) / steps, dtype)
         return means
 
     def _with(self, total: np.ndarray, name: str, earlier: Earlier) -> np.ndarray:

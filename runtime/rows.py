@@ -28,7 +28,7 @@ _IN_ATTRIBUTES: dict[str, tuple[str, int | list[int]]] = {
 }  # fmt: skip
 """Operators that have their axes in an attribute of this name, by default these."""
 
-_ALONG_AXES = {"CumSum", "Pad", "Slice", *_IN_ATTRIBUTES}
+_ALONG_AXES = {"CumSum", "DFT", "Pad", "Slice", *_IN_ATTRIBUTES}
 """Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
 
 _ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "GRU", "LSTM", "ReverseSequence", "RNN",
@@ -175,6 +175,10 @@ def _axes(
         return list(np.atleast_1d(attributes.get(*_IN_ATTRIBUTES[node.op_type])))
     if node.op_type == "CumSum":
         return numbers("axis", 1)
+    if node.op_type == "DFT":
+        # An input since opset 20; the default was 1 before, and is -2.
+        given = "axis" in attributes or any(node.input[2:])
+        return numbers("axis", 2) if given else [1, -2]
     axes = numbers("axes", 3)
     if node.op_type == "Slice":
         return axes

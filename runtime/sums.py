@@ -94,7 +94,7 @@ class Sums:
         In the step's type, or float64 where some of them were brought in before.
         """
         now = {name: self._states.get(self._carried[name].read) for name in names}
-        return {n: self._done[n] + value if n in self._done else value for n, value in now.items()}
+        return {n: np.asarray(self._done[n] + v) if n in self._done else v for n, v in now.items()}
 
     def snapshot(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
         """A function for the sums of neurons up to now, which works them out when first called.
@@ -252,7 +252,8 @@ def _summed(read: list[tuple[Arrays, int]]) -> Arrays:
                 sums[name] = value
                 continue
             total = value if steps == 1 else value * value.dtype.type(steps)
-            sums[name] = sums[name] + total if name in sums else total
+            # NumPy's sum of arrays without axes is no array.
+            sums[name] = np.asarray(sums[name] + total if name in sums else total)
     return sums
 
 
@@ -270,8 +271,7 @@ def carried_sums(plan: Plan, totals: Totals | None) -> dict[str, State]:
 def _states_read_by(totals: Totals, states: Iterable[State]) -> tuple[str, ...]:
     """The names of the states that sums follow from."""
     read = {info.name for info in totals.totals.graph.input}
-    moments = [f"{totals.prefix}{moment}/" for moment in ("before", "after")]
-    return tuple(s.read for s in states if read & {moment + s.read for moment in moments})
+    return tuple(s.read for s in states if f"{totals.prefix}before/{s.read}" in read)
 
 
 def _read_by(session: Any, feed: Arrays) -> Arrays:

@@ -452,3 +452,24 @@ def test_more_by_which_samples_depend_on_others(between, monkeypatch):
     session = SpikingSession(snn, threads=1)
     same(session.run(x, 18, [7]), wanted)
     assert session.chosen(x).groups.long == 6
+
+
+@pytest.mark.parametrize(
+    ("opset", "transform", "apart"),
+    [
+        (17, "DFT<axis = 0>(b)", False),
+        (17, "DFT(b)", True),
+        (20, "DFT(b, , zeroth)", False),
+        (20, "DFT(b, , first)", True),
+        (20, "DFT(b)", True),
+    ],
+)
+def test_fourier_transforms_are_along_samples_or_not(opset, transform, apart):
+    text = (
+        "net (float[N, 4, 1] x) => (float[N, 4, 1] y) { b = Clip(x, lo, hi) "
+        f"f = {transform} y = Gather<axis = -1>(f, parts) }}"
+    )
+    values = {"lo": np.float32(0), "hi": np.float32(1), "parts": np.int64([0])}
+    values |= {"zeroth": np.int64(0), "first": np.int64(1)} if opset == 20 else {}
+    graph = model(text, values, opset)
+    assert samples_are_apart(graph, [], {"x": (5, 4, 1)}, 5) == apart

@@ -198,3 +198,51 @@ def test_an_input_of_no_axes_in_the_read_out(plan):
     x = np.array([[0.25, 0.5], [1, 2]], np.float32)
     found = session.run({"x": x, "s": np.array(0.5, np.float32)}, 64).output
     np.testing.assert_array_equal(found, x.clip(0, 1) / 2)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_one_number_of_all_spikes_is_read_out_at_any_time(plan, monkeypatch):
+    """Also after its sums were brought in, and it is an array, without axes."""
+    monkeypatch.setattr("onnx2snn.runtime.sums.MOST_STEPS_CARRIED", 8)
+    text = (
+        "net (float[N, 4] x) => (float[N, 4] y, float z) { a = Clip(x, zero, one) "
+        "z = ReduceMean<keepdims = 0>(a) b = Add(a, z) y = Clip(b, zero, one) }"
+    )
+    snn = convert(model(text, WEIGHTS)).model
+    x = np.float32([[0.25, 0.5, 0.75, 0.125]])
+    session = SpikingSession(snn, threads=1, plan=plan)
+    for timesteps in (300, 16, 8):
+        result = session.run(x, timesteps)
+        found = result.values["z"]
+        assert type(found) is np.ndarray
+        np.testing.assert_allclose(found, result.spike_counts["a"].mean() / timesteps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("timesteps", [16, 300])
+def test_time_steps_may_read_one_number(given, timesteps):
+    """An input without axes, or what is computed of one before the first time-step."""
+    text = (
+        "net (float[N, 4] x, float s) => (float[N, 2] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
+        "c = Add(b, t) d = Clip(c, zero, one) y = MatMul(d, v) }"
+    )
+    text = (
+        text.replace("(b, t)", "(b, s)")
+        if given
+        else text.replace(", float s", "").replace("{ a", "{ t = ReduceMax<keepdims = 0>(x) a")
+    )
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.integers(-4, 5, (4, 3)) / 4, "v": rng.integers(-4, 5, (3, 2)) / 4}
+    weights = {name: values.astype(np.float32) for name, values in weights.items()}
+    snn = convert(model(text, WEIGHTS | weights)).model
+    x = {"x": np.float32([[0.25, 0.5, 0.75, 0.125], [1, 0.5, 0, 2]])}
+    x |= {"s": np.array(0.25, np.float32)} if given else {}
+    auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    found, wanted = auto.run(x, timesteps), step.run(x, timesteps)
+    np.testing.assert_array_equal(found.output, wanted.output)
+    for result in (found, wanted):
+        # v(0) = V_th / 2, and a potential of V_th is no spike yet.
+        spikes = np.ceil(x["x"].clip(0, 1) * timesteps - 0.5)
+        np.testing.assert_array_equal(result.spike_counts["a"], spikes)
+        rates = result.spike_counts["d"] / timesteps
+        np.testing.assert_allclose(rates @ weights["v"], result.output, atol=1e-6)
