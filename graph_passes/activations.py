@@ -145,7 +145,7 @@ def _is_near(bound: np.ndarray) -> bool:
 
 
 def _is_no_mask(scale: np.ndarray) -> bool:
-    return bool(np.all(np.abs(scale) < min(2.0**29, np.finfo(scale.dtype).max / 2)))
+    return bool(np.all(np.abs(scale) < min(2.0**29, float(np.finfo(scale.dtype).max) / 2)))
 
 
 def _like(node: gs.Node) -> gs.Tensor:

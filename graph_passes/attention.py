@@ -40,8 +40,8 @@ def split_attention(graph: gs.Graph) -> bool:
     ``scaled_dot_product_attention`` there: heads as an axis or side by side, fewer of keys than of
     queries, masks, of which one that lets a query see no key gives 0. And what ONNX Runtime's
     optimiser makes of attention: Attention, which has the weights of Q, K and V inside, and
-    MultiHeadAttention. Those stay that read or hand on keys of other runs, have a soft cap or
-    rotary positions, or of whose heads number or size are not known.
+    MultiHeadAttention. Those stay that read or hand on keys of other runs, have a soft cap, windows
+    or rotary positions, or of whose heads number or size are not known.
     """
     require_opset(graph)
     # What one makes may be of a size that only then is known.
@@ -76,7 +76,8 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
     mask = optional_input(node, 3)
     more = any(optional_input(node, place) is not None for place in range(4, len(node.inputs)))
     ranks = {len(tensor.shape or ()) for tensor in (q, k, v)}
-    if more or node.attrs.get("softcap", 0.0) or ranks not in ({3}, {4}):
+    windows = [node.attrs.get(f"{side}_window_size", -1) for side in ("left", "right")]
+    if more or node.attrs.get("softcap", 0.0) or windows != [-1, -1] or ranks not in ({3}, {4}):
         return False
     beside = ranks == {3}
     if beside:

@@ -1,5 +1,6 @@
 """Replace max-pooling by average-pooling (Algorithm 1, line 4)."""
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from .editing import (
@@ -7,6 +8,7 @@ from .editing import (
     is_floating,
     is_used,
     producer,
+    replace_node,
     require_opset,
     tidy,
 )
@@ -52,6 +54,8 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     """Replace one node; the reason if it cannot be."""
     if not is_floating(node.inputs[0]):
         return "it is of whole numbers, which an average is not"
+    if node.inputs[0].dtype == np.float64:
+        return "it is in double precision, in which ONNX Runtime has no averages"
     if node.op == "GlobalMaxPool":
         node.op = "GlobalAveragePool"
         return None
@@ -66,10 +70,8 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     attributes = {name: node.attrs[name] for name in _CARRIED if name in node.attrs}
     if set(dilations) != {1}:
         attributes["dilations"] = dilations
-    node.op = "AveragePool"
-    node.attrs.clear()
-    node.attrs.update(attributes | {"count_include_pad": 0})
-    node.outputs = list(node.outputs[:1])
+    node.outputs = node.outputs[:1]
+    replace_node(node, "AveragePool", node.inputs, attributes | {"count_include_pad": 0})
     return None
 
 

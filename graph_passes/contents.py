@@ -217,15 +217,22 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
         replace_all(graph.node, [graph.node[place] for place in order])
 
 
-def widen_weights(model: onnx.ModelProto, what: str) -> None:
+def widen_weights(model: onnx.ModelProto) -> None:
     """Hold weights of less than 8 bits in 8, where nothing but DequantizeLinear reads them.
 
-    Raises ``ModelError`` for those that hold fewer numbers than their shape says.
+    Zero points of what is computed in less than 8 bits stay. Raises ``ModelError`` for those that
+    hold fewer numbers than their shape says.
     """
-    read = {name for node in _all_nodes(model) for name in node.input if not _dequantises(node)}
+    small = {t.name for t in model.graph.initializer if t.data_type in FEW_BITS}
+    read = {
+        name
+        for node in _all_nodes(model)
+        for name in node.input
+        if not (_dequantises(node) and node.input[0] in small)
+    }
     read |= {info.name for graph in _graphs(model) for info in graph.output}
     for tensor in model.graph.initializer:
-        if tensor.data_type not in FEW_BITS or tensor.name in read:
+        if tensor.name not in small or tensor.name in read:
             continue
         bits, kind = FEW_BITS[tensor.data_type]
         held, needed = len(tensor.raw_data), -(-math.prod(tensor.dims) * bits // 8)
@@ -235,7 +242,7 @@ def widen_weights(model: onnx.ModelProto, what: str) -> None:
                 raise ValueError(f"it holds {held} bytes of {needed}")
             values: np.ndarray = onnx.numpy_helper.to_array(tensor).astype(kind)
         except (ValueError, TypeError) as error:
-            raise ModelError(f"{what}: tensor '{tensor.name}' is damaged: {error}") from error
+            raise ModelError(f"the model: tensor '{tensor.name}' is damaged: {error}") from error
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
 

@@ -54,7 +54,9 @@ def _dequantized(
     node: gs.Node, q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None
 ) -> np.ndarray | None:
     """The numbers, in the scale's type if no other is asked for; None for a form not known here."""
-    if q.dtype.kind not in "iu" or scale.dtype.kind != "f":
+    # Floating-point numbers of 8 bits, of which NumPy knows no kind.
+    small = q.dtype.itemsize == 1 and q.dtype.kind in "fV"
+    if not (q.dtype.kind in "iu" or small) or scale.dtype.kind != "f":
         return None
     shifted = q.astype(np.float64)
     if zero_point is not None:

@@ -74,21 +74,56 @@ def _is_neuron(node: onnx.NodeProto) -> bool:
 
 
 def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace calls of a model's own functions by their bodies; neurons stay.
+    """Replace calls of a model's own functions, in place, by their bodies; neurons stay.
 
-    Raises ``ModelError`` for functions that call themselves.
+    Raises ``ModelError`` for functions that call themselves, or have operators of another opset.
     """
     own = [function for function in structure.functions if function.domain != neurons.DOMAIN]
     if not own:
         return structure
     sizes_of_functions(own, "the model")
+    _give_defaults(structure)
+    _take_opset(structure)
     kept = [(f.domain, f.name) for f in structure.functions if f.domain == neurons.DOMAIN]
     try:
         return onnx.inliner.inline_selected_functions(structure, kept, exclude=True)
     except Exception as error:  # Raises RuntimeError and types of its own.
         raise ModelError(
-            f"the model's local functions cannot be inlined: {first_line(error)}"
+            f"the model's local functions cannot be inlined: {first_line(error)}; export it "
+            "without them, or with functions of its own opset"
         ) from error
+
+
+def _give_defaults(structure: onnx.ModelProto) -> None:
+    """Give calls of functions the defaults of their attributes, which ONNX's inliner leaves out."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in structure.functions}
+    for nodes in (structure.graph.node, *(f.node for f in structure.functions)):
+        for node in all_nodes(nodes):
+            given = {attribute.name for attribute in node.attribute}
+            of_function = defaults.get((node.domain, node.op_type, node.overload), ())
+            node.attribute.extend(a for a in of_function if a.name not in given)
+
+
+def _take_opset(structure: onnx.ModelProto) -> None:
+    """Let functions of another opset be of the model's where their operators are the same in both.
+
+    ONNX's inliner takes no others.
+    """
+    wanted = {entry.domain: entry.version for entry in structure.opset_import}
+    for function in structure.functions:
+        nodes = list(all_nodes(function.node))
+        for entry in function.opset_import:
+            version = wanted.get(entry.domain, entry.version)
+            ops = {node.op_type for node in nodes if node.domain == entry.domain}
+            if all(_since(op, entry.version, entry) == _since(op, version, entry) for op in ops):
+                entry.version = version
+
+
+def _since(op: str, version: int, entry: onnx.OperatorSetIdProto) -> int | None:
+    """The version of an operator in an opset; None for what is no operator of ONNX."""
+    if not onnx.defs.has(op, version, entry.domain):
+        return None
+    return int(onnx.defs.get_schema(op, version, entry.domain).since_version)
 
 
 def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
@@ -103,13 +138,13 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     """
     parts = detach(model) if isinstance(model, onnx.ModelProto) else model
     structure = copy_model(parts.structure)
-    widen_weights(structure, "the model")
-    _check_tensors(ModelParts(structure, parts.weights))
     make_dense(structure, "the model")
     check_kinds(structure)
     structure = _with_constants_only(structure)
     _check_functions(structure)
     structure = inline_functions(structure)
+    widen_weights(structure)
+    _check_tensors(ModelParts(structure, parts.weights))
     defaults = {tensor.name: tensor for tensor in structure.graph.initializer}
     inputs = {i.name for i in structure.graph.input if i.type.tensor_type.HasField("shape")}
     starts = set()

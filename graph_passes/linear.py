@@ -24,8 +24,8 @@ _AFFINE_IN_FIRST = {
     "AveragePool", "BatchNormalization", "CenterCropPad", "Col2Im", "Compress", "Conv",
     "ConvTranspose", "CumSum", "DFT", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten",
     "Gather", "GatherElements", "GatherND", "GlobalAveragePool", "GridSample", "Pad", "ReduceMean",
-    "ReduceSum", "Reshape", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze",
-    "Tile", "Transpose", "Trilu", "Unsqueeze",
+    "ReduceSum", "Reshape", "ReverseSequence", "RotaryEmbedding", "STFT", "Slice", "SpaceToDepth",
+    "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
 }  # fmt: skip
 _MULTIPLIES = {"BatchNormalization", "Conv", "ConvTranspose", "Div"}
 
@@ -39,8 +39,8 @@ SHAPE_OPS = {"Shape", "Size"}
 """Their output depends on the shape of the input only."""
 
 APPROXIMABLE = (
-    "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow", "Reciprocal",
-    "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
+    "Asinh", "Atan", "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow",
+    "Reciprocal", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
 )  # fmt: skip
 """Scalar activations that a sum of clips can stand in for."""
 
@@ -105,8 +105,8 @@ _NO_ACTIVATION = (
     "network with ReLU or a clip in its place"
 )
 _ATTENTION = (
-    "attention of a form that is not known here (keys of other runs, a soft cap, rotary positions, "
-    "scores that are read)"
+    "attention of a form that is not known here (keys of other runs, a soft cap, windows, rotary "
+    "positions, scores that are read)"
 )
 _BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
 _SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"
@@ -157,8 +157,7 @@ _ADVICE = {
 
 
 ACTIVATIONS = {
-    "Abs", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
-    "PRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh",
+    *BENDS, "Abs", "Clip", "Exp", "HardSigmoid", "LeakyRelu", "PRelu", "Relu", "Softmax",
     "ThresholdedRelu",
 }  # fmt: skip
 """The operators that networks have between their layers, whatever becomes of them."""

@@ -120,9 +120,11 @@ def _pool(editor: Editor, node: gs.Node, between: bool) -> bool:
     if not axes or x.shape is None or 0 in x.shape or x.dtype not in (np.float32, np.float16):
         return False
     rank = len(x.shape)
+    if not 3 <= rank <= 5:
+        return False
     reduced = sorted({axis % rank for axis in axes})
     kept = [axis for axis in range(1, rank) if axis not in reduced]
-    if not 3 <= rank <= 5 or 0 in reduced or not kept:
+    if 0 in reduced or not kept:
         return False
     sizes = [x.shape[axis] for axis in reduced]
     windows = len(kept) > 1

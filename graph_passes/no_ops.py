@@ -9,6 +9,7 @@ from .editing import (
     constant_value,
     is_used,
     optional_input,
+    replace_node,
     require_opset,
     tidy,
 )
@@ -18,11 +19,15 @@ from .io import onnx_type
 def remove_no_ops(graph: gs.Graph) -> bool:
     """X -> f(x) = x: the nodes that compute nothing at inference are removed.
 
-    One whose output is the graph's output and whose input is the graph's input stays.
+    And CastLike(x, y) -> Cast(x), which does not need what y computes. A node stays whose output is
+    the graph's and whose input is an input or an output of the graph.
     """
     require_opset(graph)
     changed = False
     for node in list(graph.nodes):
+        if node.op == "CastLike" and not node.domain and node.inputs[1].dtype is not None:
+            replace_node(node, "Cast", node.inputs[:1], {"to": onnx_type(node.inputs[1].dtype)})
+            changed = True
         if _is_no_op(graph, node):
             changed |= bypass(graph, node)
     if changed:

@@ -7,11 +7,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .ceil_mode import end_pools_in_the_image
-from .editing import Editor, optional_input, replace_node, require_opset, tidy
+from .editing import Editor, optional_input, replace_node, require_opset, tidy, until_done
 from .fold_constants import fold_constants
 from .io import to_parts
 from .limits import with_shapes
-from .shapes import declared_shape
+from .shapes import declared_shape, infer_shapes
 
 
 def fix_reshapes(graph: gs.Graph) -> bool:
@@ -25,8 +25,15 @@ def fix_reshapes(graph: gs.Graph) -> bool:
     (``end_pools_in_the_image``).
     """
     require_opset(graph)
+    # Axes that a Squeeze has once a Reshape before it is constant.
+    return until_done(_fix_once, graph)
+
+
+def _fix_once(graph: gs.Graph) -> bool:
     changed = end_pools_in_the_image(graph)
-    changed |= _name_squeezed_axes(graph)
+    while _name_squeezed_axes(graph):
+        infer_shapes(graph)
+        changed = True
     while computed := [place for place, node in enumerate(graph.nodes) if _is_computed(node)]:
         if fold_constants(graph):
             changed = True

@@ -42,14 +42,10 @@ def standardise_scikit_learn(graph: gs.Graph) -> bool:
     """
     changed, editor = False, Editor(graph)
     for node in list(graph.nodes):
-        if node.op == "Scaler" and node.domain == _DOMAIN:
-            _scale(editor, node)
-            changed = True
-        if node.op == "Imputer" and node.domain == _DOMAIN and "imputed_value_floats" in node.attrs:
-            _impute(editor, node)
-            changed = True
-        if node.op == "Normalizer" and node.domain == _DOMAIN:
-            _normalise(editor, node)
+        if node.domain != _DOMAIN or node.op not in _REWRITES:
+            continue
+        if node.op != "Imputer" or "imputed_value_floats" in node.attrs:
+            _REWRITES[node.op](editor, node)
             changed = True
     if changed:
         tidy(graph)
@@ -105,3 +101,6 @@ def _impute(editor: Editor, node: gs.Node) -> None:
     gone = editor.node(op, f"{node.name}/gone", operands, attributes, like=flag)
     values = np.asarray(node.attrs["imputed_value_floats"], np.float32)
     replace_node(node, "Where", [gone, editor.constant(f"{node.name}/values", values), x])
+
+
+_REWRITES = {"Scaler": _scale, "Imputer": _impute, "Normalizer": _normalise}

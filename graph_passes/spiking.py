@@ -8,7 +8,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, constant_value, disconnect, is_graph_output, is_used, tidy
+from .editing import (
+    Editor,
+    constant_value,
+    disconnect,
+    is_graph_output,
+    is_used,
+    replace_node,
+    tidy,
+)
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -358,9 +366,8 @@ def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None
     if relu is not None:
         disconnect(relu)
     threshold = np.asarray(bound, dtype)
-    node.op, node.domain = "IF", neurons.DOMAIN
-    node.inputs = [current]
-    node.attrs.clear()
-    node.attrs["v_threshold"] = neurons.attribute_tensor(threshold)
-    node.attrs["v_init"] = neurons.attribute_tensor(np.zeros_like(threshold))
+    values = {"v_threshold": threshold, "v_init": np.zeros_like(threshold)}
+    attributes = {name: neurons.attribute_tensor(value) for name, value in values.items()}
+    replace_node(node, "IF", [current], attributes)
+    node.domain = neurons.DOMAIN
     neurons.add_state(graph, node, len(result.shape), dtype)

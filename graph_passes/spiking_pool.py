@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .average_pool import pads_lowest
-from .editing import constant_value, is_used, producer, tidy
+from .editing import constant_value, is_used, producer, replace_node, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import MAX_POOLS
 from .regions import behind_nonlinear, downstream
@@ -89,13 +89,10 @@ def _reached(graph: gs.Graph) -> list[gs.Node]:
 def _to_stateful(
     graph: gs.Graph, node: gs.Node, op: str, inputs: list[gs.Tensor], attributes: dict
 ) -> None:
-    result, dtype = node.outputs[0], node.inputs[0].dtype
-    node.op, node.domain = op, neurons.DOMAIN
-    node.inputs, node.outputs = inputs, [result]
-    node.attrs.clear()
-    node.attrs.update(attributes)
-    rank = len(result.shape)
-    neurons.add_state(graph, node, rank, neurons.sum_type(np.dtype(dtype)))
+    dtype = neurons.sum_type(np.dtype(node.inputs[0].dtype))
+    replace_node(node, op, inputs, attributes)
+    node.domain, node.outputs = neurons.DOMAIN, node.outputs[:1]
+    neurons.add_state(graph, node, len(node.outputs[0].shape), dtype)
 
 
 def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:

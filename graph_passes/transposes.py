@@ -14,12 +14,12 @@ from .editing import (
     require_opset,
     tidy,
 )
+from .linear import APPROXIMABLE
 
 _ELEMENTWISE = {
-    "Abs", "Add", "BitShift", "Cast", "Ceil", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf",
-    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max",
-    "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
-    "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu",
+    *APPROXIMABLE, "Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "Div", "Dropout", "Floor",
+    "HardSigmoid", "Identity", "LeakyRelu", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Relu",
+    "Round", "Sign", "Sub", "Sum", "ThresholdedRelu",
 }  # fmt: skip
 _ACTIVATIONS = _ELEMENTWISE - {
     "Add", "Cast", "Div", "Dropout", "Identity", "Mean", "Mul", "Neg", "Sub", "Sum",

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .affine import affine_of
+from .contents import FEW_BITS
 from .editing import (
     Editor,
     constant_input,
@@ -45,11 +46,13 @@ _CUTS = {
 }  # fmt: skip
 """What rounding belongs to: what may become neurons, however it is spelled."""
 
-_TYPES = onnx.TensorProto
 _RANGES = {
-    _TYPES.UINT4: (0, 15), _TYPES.UINT8: (0, 255), _TYPES.UINT16: (0, 65535),
-    _TYPES.INT4: (-8, 7), _TYPES.INT8: (-128, 127), _TYPES.INT16: (-32768, 32767),
-}  # fmt: skip
+    onnx_type(np.dtype(kind)): (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+    for kind in (np.int8, np.uint8, np.int16, np.uint16)
+} | {
+    kind: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if held is np.int8 else (0, 2**bits - 1)
+    for kind, (bits, held) in FEW_BITS.items()
+}
 
 
 def unquantize_activations(graph: gs.Graph) -> bool:
@@ -129,7 +132,7 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
         # Of a channel that is off: there is no x to which what rounding adds could go.
         return False
     cut = _is_cut(graph, x)
-    if not _belongs(graph, stepped, cut, _copies(graph, x), varying):
+    if not _belongs(stepped, cut, _copies(graph, x), varying):
         return False
     mean, step = _STEPS[node.op]
     halves = np.rint(2 * shift) / 2
@@ -217,9 +220,7 @@ def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     return False
 
 
-def _belongs(
-    graph: gs.Graph, stepped: gs.Tensor, to_one: bool, copies: set[str], varying: set[str]
-) -> bool:
+def _belongs(stepped: gs.Tensor, to_one: bool, copies: set[str], varying: set[str]) -> bool:
     """Whether rounding is part of an activation: one is before it (``to_one``), or reads it.
 
     It is not where anything reads it, up to the next layer or sum, that is neither affine nor a
@@ -325,7 +326,7 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     numbers = (scale, zero, *itertools.chain(*clips))
     if any(number is None for number in numbers) or [scale, zero] != other:
         return None
-    x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or _TYPES.UINT8
+    x, kind = maker.inputs[0], maker.attrs.get("output_dtype", 0) or onnx.TensorProto.UINT8
     if optional_input(maker, 2) is not None:
         kind = onnx_type(zero.dtype)
     floating = isinstance(scale, np.floating) and x.dtype in (None, scale.dtype)

@@ -232,3 +232,17 @@ def test_pasts_stay():
 
 def test_lengths_of_a_sequence_of_open_length():
     is_same(attention(f"y = {OWN}.{RUNTIMES['lengths']}", 17, "N, L, 8"), ROWS)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_windows_stay(side):
+    text = (
+        f"g (float[N, 4, 5, 2] x) => (float y) {{ y = Attention<{side}_window_size = 1>(x, k, v) }}"
+    )
+    proto = graph(text.replace(f"<{side}_window_size = 1>", ""), NUMBERS, 23)
+    (node,) = proto.nodes
+    # Of opset 25, which not every ONNX that this runs with knows.
+    node.attrs[f"{side}_window_size"] = 1
+    assert split_attention(proto) is False
+    node.attrs[f"{side}_window_size"] = -1
+    assert split_attention(proto) is True

@@ -139,3 +139,10 @@ def test_an_average_has_no_second_output():
     changes_once(max_to_average_pool, g)
     assert len(g.nodes[-1].outputs) == 1
     whole(g)
+
+
+def test_maxima_in_double_precision_stay():
+    text = "g (double[N, 2, 7, 7] x) => (double y) { y = MaxPool<kernel_shape = [2, 2]>(x) }"
+    declined = []
+    assert not max_to_average_pool(graph(text), declined)
+    assert "double precision" in declined[0].reason

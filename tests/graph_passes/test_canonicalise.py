@@ -314,3 +314,16 @@ def test_one_call_is_enough_where_shapes_are_not_known_before():
         "r = ReduceMean<axes = [2, 3], keepdims = 1>(a) f = Flatten(r) y = Relu(f) }"
     )
     changes_once(canonicalise, to_graph(model(text)))
+
+
+@pytest.mark.parametrize("like", ["x", "whole"])
+def test_cast_like_is_a_cast(like):
+    text = (
+        "g (float[N, 4] x) => (float[N, 4] y) { a = Relu(x) whole = Cast<to = 7>(a) "
+        f"b = CastLike(two, {like}) c = Cast<to = 1>(b) d = CastLike(a, x) y = Mul(d, c) }}"
+    )
+    g = graph(text, {"two": np.float32(2.5)})
+    before = run(g, X[0])
+    changes_once(canonicalise, g)
+    assert ops(g) == ["Relu", "Mul"]
+    np.testing.assert_array_equal(run(g, X[0]), before)

@@ -1,8 +1,11 @@
+import ml_dtypes
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import canonicalise, dequantize_weights
+from onnx2snn.graph_passes import canonicalise, dequantize_weights, to_graph
 
 X = np.float32([[1, -2, 3]])
 WEIGHTS = {"q": np.array([1, 2, -3], np.int8), "scale": np.float32(0.5), "zero": np.int8(1)}
@@ -142,3 +145,19 @@ def test_product_with_weights_in_another_order_stays():
         "<K = 16, N = 2, bits = 4, block_size = 16>(x, q, scale, , order) }"
     )
     assert dequantize_weights(graph(text, weights)) is False
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "float8_e5m2fnuz"])
+def test_weights_in_floating_point_numbers_of_8_bits(kind):
+    values = np.float32([[1.5, -2, 0.25], [3, 0.0625, -0.5], [0, 1, -1]])
+    held = onnx.numpy_helper.from_array(values.astype(getattr(ml_dtypes, kind)), "q")
+    text = (
+        "g (float[N, 3] x) => (float[N, 3] y) { w = DequantizeLinear(q, scale) y = MatMul(x, w) }"
+    )
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {text}')
+    scale = onnx.numpy_helper.from_array(np.float32(0.5), "scale")
+    proto.graph.initializer.extend([held, scale])
+    g = to_graph(proto)
+    changes_once(dequantize_weights, g)
+    assert ops(g) == ["MatMul"]
+    np.testing.assert_array_equal(run(g, X), X @ (values / 2))

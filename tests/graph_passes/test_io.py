@@ -487,3 +487,52 @@ def test_external_data_that_was_not_loaded_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"tensor 'w'.* read it with read_model"):
         to_graph(onnx.load(path, load_external_data=False))
     assert to_graph(read_model(path))
+
+
+def calling(function, body, opset=18, own=None):
+    """A model that calls a function of its own."""
+    text = (
+        f'<ir_version: 10, opset_import: ["": {opset}, "own": 1]> '
+        f"g (float[N, 4] x) => (float[N, 4] y) {{ {body} }} "
+        f'<domain: "own", opset_import: ["": {own or opset}]> {function}'
+    )
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["y = own.F(x)", "y = own.F<slope = 0.5>(x)", "a = own.F(x) y = own.F<slope = 0.25>(a)"],
+)
+@pytest.mark.parametrize("opset", [17, 24])
+def test_calls_of_functions_have_the_defaults_of_their_attributes(body, opset):
+    function = "F <slope: float = 0.9> (x) => (y) { y = LeakyRelu<alpha: float = @slope>(x) }"
+    proto = calling(function, body, opset)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    before = proto.SerializeToString()
+    np.testing.assert_array_equal(run(to_graph(proto), x), run(proto, x))
+    assert proto.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("opset", "own"), [(18, 17), (17, 18), (24, 24)])
+@pytest.mark.parametrize("body", ["y = own.F(x)", "y = Relu(x)"])
+def test_functions_of_another_opset_with_the_same_operators(opset, own, body):
+    proto = calling("F (x) => (y) { a = Relu(x) y = Neg(a) }", body, opset, own)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(to_graph(proto), x), run(proto, x))
+
+
+def test_functions_of_an_opset_with_other_operators():
+    proto = calling("F (x) => (y) { y = Relu(x) }", "y = own.F(x)", 21, 13)
+    with pytest.raises(ModelError, match="functions of its own opset"):
+        to_graph(proto)
+
+
+def test_zero_points_of_what_is_computed_in_few_bits_are_refused():
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[N, 4] x) => (float[N, 4] y) '
+        "<float scale = {0.5}> { q = QuantizeLinear<output_dtype = 22>(x, scale) "
+        "y = DequantizeLinear(q, scale, zero) }"
+    )
+    proto.graph.initializer.append(onnx.helper.make_tensor("zero", onnx.TensorProto.INT4, [], [0]))
+    with pytest.raises(ModelError, match=r"(?s)export it with float32 weights.*INT4 'zero'"):
+        to_graph(proto)

@@ -190,3 +190,25 @@ def test_rounds_do_not_grow_with_the_network(monkeypatch):
         assert constant == [[4, -1, 3], [4, -1, 6]] * layers
         np.testing.assert_array_equal(run(g, x), before)
     assert counts[0] == counts[1]
+
+
+def test_squeezes_one_behind_the_other():
+    text = "g (float[N, 1, 4, 1] x) => (float[N, 4] y) { a = Squeeze(x) y = Squeeze(a) }"
+    g = graph(text)
+    x = X[:, :1, :4, :1]
+    before = run(g, x)
+    changes_once(fix_reshapes, g)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_sizes_behind_a_squeeze_are_folded_at_once():
+    text = (
+        "g (float[N, 1, 6] x) => (float[N, 2, 3] y) { a = Relu(x) q = Squeeze(a) s = Shape(q) "
+        "c = Gather(s, one) h = Div(c, two) u = Unsqueeze(h, first) "
+        "t = Concat<axis = 0>(rest, pair, u) y = Reshape(q, t) }"
+    )
+    g = graph(text, NUMBERS)
+    changes_once(canonicalise, g)
+    assert ops(g) == ["Relu", "Squeeze", "Reshape"]
+    x = np.random.default_rng(0).normal(size=(4, 1, 6)).astype(np.float32)
+    np.testing.assert_array_equal(run(g, x), x.clip(0).reshape(4, 2, 3))

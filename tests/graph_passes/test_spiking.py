@@ -562,3 +562,22 @@ def test_each_layer_draws_anew_and_each_run_the_same(v_init):
     np.testing.assert_array_equal(*found)
     first, second = found[0]
     assert np.all(first != second)
+
+
+def test_positions_that_are_rotated_are_affine():
+    text = (
+        "g (float[N, 2, 4] x) => (float[N, 2, 4] y) { h = MatMul(x, w) a = Clip(h, zero, one) "
+        "b = Reshape(a, heads) c = RotaryEmbedding(b, cos, sin, places) d = Reshape(c, back) "
+        "e = MatMul(d, w) f = Clip(e, zero, one) y = MatMul(f, w) }"
+    )
+    rng = np.random.default_rng(0)
+    values = {
+        "w": rng.normal(size=(4, 4)).astype(np.float32), "zero": np.float32(0),
+        "one": np.float32(1), "heads": np.array([0, 1, 2, 4]), "back": np.array([0, 2, 4]),
+        "cos": np.cos(np.arange(4, dtype=np.float32).reshape(2, 2)),
+        "sin": np.sin(np.arange(4, dtype=np.float32).reshape(2, 2)),
+        "places": np.array([[0, 1]]),
+    }  # fmt: skip
+    g = graph(text, values, opset=23)
+    activations_to_neurons(g)
+    assert ops(g).count("IF") == 2

@@ -3,6 +3,7 @@ import pytest
 from onnx_text import changes_once, graph, ops, run
 
 from onnx2snn.graph_passes import canonicalise, sink_transposes
+from onnx2snn.graph_passes.linear import APPROXIMABLE
 
 RNG = np.random.default_rng(0)
 LAST = "perm = [0, 2, 3, 1]"
@@ -245,3 +246,15 @@ def test_a_transpose_of_no_axes():
     g = graph("g (float x) => (float y) { t = Transpose(x) y = Relu(t) }")
     changes_once(sink_transposes, g)
     assert ops(g) == ["Relu"]
+
+
+@pytest.mark.parametrize("activation", sorted(APPROXIMABLE))
+def test_every_curve_is_passed(activation):
+    operands = "t, two" if activation == "Pow" else "t"
+    text = (
+        "g (float[N, 2, 3, 4] x) => (float[N, 2, 3, 4] y) { t = Transpose<perm = [0, 2, 3, 1]>(x) "
+        f"a = {activation}({operands}) y = Transpose<perm = [0, 3, 1, 2]>(a) }}"
+    )
+    g = graph(text, {"two": np.float32(2)} if activation == "Pow" else {}, opset=24)
+    changes_once(sink_transposes, g)
+    assert ops(g) == [activation]

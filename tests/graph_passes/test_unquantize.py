@@ -1,5 +1,6 @@
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
@@ -779,3 +780,22 @@ def test_rounding_that_quantisation_hides():
     assert not {"Round", "QuantizeLinear"} & set(ops(g))
     canonicalise(g)
     assert [float(bound) for bound in bounded_activations(g).values()] == [4]
+
+
+@pytest.mark.parametrize("kind", ["UINT2", "INT2", "UINT4", "INT4"])
+def test_quantisers_of_few_bits(kind):
+    number = dict(onnx.TensorProto.DataType.items()).get(kind)
+    if number is None:
+        pytest.skip("this onnx has no types of 2 bits")
+    text = (
+        "g (float[N, 6] x) => (float[N, 3] y) { c = MatMul(x, w) r = Relu(c) "
+        f"q = QuantizeLinear<output_dtype = {number}>(r, step) a = DequantizeLinear(q, step) "
+        "y = MatMul(a, v) }"
+    )
+    opset = 25 if kind.endswith("2") else 21
+    g = graph(text, {name: NUMBERS[name] for name in ("w", "v", "step")}, opset=opset)
+    assert unquantize_activations(g)
+    canonicalise(g)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(ops(g))
+    (bound,) = bounded_activations(g).values()
+    assert bound == {"UINT2": 3, "INT2": 1, "UINT4": 15, "INT4": 7}[kind] * 0.5
