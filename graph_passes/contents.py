@@ -220,19 +220,12 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
 def widen_weights(model: onnx.ModelProto) -> None:
     """Hold weights of less than 8 bits in 8, where nothing but DequantizeLinear reads them.
 
-    Zero points of what is computed in less than 8 bits stay. Raises ``ModelError`` for those that
-    hold fewer numbers than their shape says.
+    Raises ``ModelError`` for those that hold fewer numbers than their shape says.
     """
-    small = {t.name for t in model.graph.initializer if t.data_type in FEW_BITS}
-    read = {
-        name
-        for node in _all_nodes(model)
-        for name in node.input
-        if not (_dequantises(node) and node.input[0] in small)
-    }
+    read = {name for node in _all_nodes(model) for name in node.input if not _dequantises(node)}
     read |= {info.name for graph in _graphs(model) for info in graph.output}
     for tensor in model.graph.initializer:
-        if tensor.name not in small or tensor.name in read:
+        if tensor.data_type not in FEW_BITS or tensor.name in read:
             continue
         bits, kind = FEW_BITS[tensor.data_type]
         held, needed = len(tensor.raw_data), -(-math.prod(tensor.dims) * bits // 8)

@@ -109,21 +109,26 @@ def _take_opset(structure: onnx.ModelProto) -> None:
 
     ONNX's inliner takes no others.
     """
-    wanted = {entry.domain: entry.version for entry in structure.opset_import}
+    wanted = {_of(entry): entry.version for entry in structure.opset_import}
     for function in structure.functions:
         nodes = list(all_nodes(function.node))
         for entry in function.opset_import:
-            version = wanted.get(entry.domain, entry.version)
-            ops = {node.op_type for node in nodes if node.domain == entry.domain}
-            if all(_since(op, entry.version, entry) == _since(op, version, entry) for op in ops):
+            version = wanted.get(_of(entry), entry.version)
+            ops = {(node.op_type, _of(node)) for node in nodes if _of(node) == _of(entry)}
+            if all(_since(*op, entry.version) == _since(*op, version) for op in ops):
                 entry.version = version
 
 
-def _since(op: str, version: int, entry: onnx.OperatorSetIdProto) -> int | None:
+def _of(what: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node or opset: that of ONNX has two names."""
+    return "" if what.domain == "ai.onnx" else what.domain
+
+
+def _since(op: str, domain: str, version: int) -> int | None:
     """The version of an operator in an opset; None for what is no operator of ONNX."""
-    if not onnx.defs.has(op, version, entry.domain):
+    if not onnx.defs.has(op, version, domain):
         return None
-    return int(onnx.defs.get_schema(op, version, entry.domain).since_version)
+    return int(onnx.defs.get_schema(op, version, domain).since_version)
 
 
 def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:

@@ -39,8 +39,8 @@ SHAPE_OPS = {"Shape", "Size"}
 """Their output depends on the shape of the input only."""
 
 APPROXIMABLE = (
-    "Asinh", "Atan", "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow",
-    "Reciprocal", "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
+    "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow", "Reciprocal",
+    "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
 )  # fmt: skip
 """Scalar activations that a sum of clips can stand in for."""
 
@@ -157,10 +157,13 @@ _ADVICE = {
 
 
 ACTIVATIONS = {
-    *BENDS, "Abs", "Clip", "Exp", "HardSigmoid", "LeakyRelu", "PRelu", "Relu", "Softmax",
+    *BENDS - {"Erf"}, "Abs", "Clip", "Exp", "HardSigmoid", "LeakyRelu", "PRelu", "Relu", "Softmax",
     "ThresholdedRelu",
 }  # fmt: skip
-"""The operators that networks have between their layers, whatever becomes of them."""
+"""The operators that networks have between their layers, whatever becomes of them.
+
+Not Erf, a part of some: alone it may be of what an input is normalised by.
+"""
 
 CANONICAL_ACTIVATIONS = ("Relu", "Clip", "Min")
 """The last operators of activations in canonical form."""

@@ -26,7 +26,8 @@ def remove_no_ops(graph: gs.Graph) -> bool:
     changed = False
     for node in list(graph.nodes):
         if node.op == "CastLike" and not node.domain and node.inputs[1].dtype is not None:
-            replace_node(node, "Cast", node.inputs[:1], {"to": onnx_type(node.inputs[1].dtype)})
+            to = {"to": onnx_type(node.inputs[1].dtype)}
+            replace_node(node, "Cast", node.inputs[:1], dict(node.attrs) | to)
             changed = True
         if _is_no_op(graph, node):
             changed |= bypass(graph, node)

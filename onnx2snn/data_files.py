@@ -224,7 +224,7 @@ def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto 
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         wanted = None if structure is None else {info.name for info in inputs_of(structure)}
-        has_labels = "y" in names and not _is_input("y", names, wanted)
+        has_labels = "y" in names and not _has_input_y(names, wanted)
         inputs = [name for name in names if name != "y" or not has_labels]
         if not inputs:
             held = ", ".join(sorted(names)) or "nothing"
@@ -248,12 +248,14 @@ def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto 
     return checked(data, y)
 
 
-def _is_input(name: str, names: list[str], wanted: set[str] | None) -> bool:
-    """Whether an array of this name is one of the network's inputs, by name, and no labels.
+def _has_input_y(names: list[str], wanted: set[str] | None) -> bool:
+    """Whether arrays of these names are the network's inputs, y one of them, and no labels.
 
     The only input is x, where there is one.
     """
-    return wanted is not None and name in wanted and not (len(wanted) == 1 and "x" in names)
+    if wanted is None or "y" not in wanted or not wanted.issubset(names):
+        return False
+    return len(wanted) > 1 or "x" not in names
 
 
 def _structure_of(model: Model | ModelParts | None) -> onnx.ModelProto | None:

@@ -28,7 +28,6 @@ from .costs import Costs
 from .estimate import Estimate, Run
 from .graphs import attributes_of, with_nodes
 from .groups import Groups, groups_of_all
-from .inputs import fits
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of
 from .plan import Plan, State
@@ -218,12 +217,8 @@ def shapes_read(
     read = {info.name for info in step.graph.input}
     known = dict(inputs)
     for neuron in plan.neurons:
-        shape: Shape = (samples, *neuron.shape)
-        if not all(isinstance(size, int) for size in shape):
-            # What is added to that has its own shape, also where it has one place.
-            shape = (1,) * len(shape)
         for state, _ in state_names(neuron.op, neuron.name):
-            known[state] = shape
+            known[state] = (samples, *neuron.shape)
     starts = {state.read: state.start for state in plan.states}
     made = sizes_of(_of_one_time_step(step), known).shapes
     for node in step.graph.node:
@@ -237,14 +232,9 @@ def shapes_read(
         if total.read in read and all(shape):
             known[total.read] = shape
     for neuron in plan.neurons:
-        # What the file leaves open follows from the inputs. What does not depend on all of them may
-        # have fewer samples.
-        shape = made.get(neuron.current, ())
-        right = all(shape) and fits(shape, (samples, *neuron.shape))
-        for state, _ in state_names(neuron.op, neuron.name):
-            if right:
-                known[state] = shape
-            else:
+        # What does not depend on all inputs may have fewer samples.
+        if made.get(neuron.current) != (samples, *neuron.shape):
+            for state, _ in state_names(neuron.op, neuron.name):
                 del known[state]
     return known
 

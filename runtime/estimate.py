@@ -112,18 +112,9 @@ class Estimate:
         """What chunks have in the layout of the CPU.
 
         Not where most layers are time-batched: those are between plain ones, so that little would
-        be left in the layout. VGG-16 took 2 to 7 % longer with it than without. Nor where tiles,
-        which are of images of one size, would be in one for any: laid out for each size, which
-        takes 0.6 s, four convolutions of 128 channels, three of them on tiles, were no faster.
+        be left in the layout. VGG-16 took 2 to 7 % longer with it than without.
         """
-        plain = self.lean or self._mostly_time_batched or (self.tiled and self._is_for_any_size)
-        return None if plain else self.wanted_layout
-
-    @property
-    def _is_for_any_size(self) -> bool:
-        """Whether the layout is that of other images than those of the run."""
-        sizes = {name: shape[1:] for name, shape in self.run.shapes.items()}
-        return any(shape[1:] != sizes.get(name) for name, shape in self.wanted_layout or ())
+        return None if self.lean or self._mostly_time_batched else self.wanted_layout
 
     @property
     def _mostly_time_batched(self) -> bool:

@@ -77,12 +77,6 @@ plain layout, in brackets with ``best``. Three convolutions of 4 channels, 96 x 
 (3.3), 8 1.19 (1.68), 12 0.96 (1.15), 20 0.88 (1.29), 24 0.84 (1.07). A MnasNet whose 24 channels
 stay out takes 1.3 times as long."""
 
-LARGE = 1024
-"""Places along an axis whose size is open, for which chunks are laid out that run at any.
-
-So many that what has one place at all sizes is told from what has one at some: they would add up
-as if they were alike."""
-
 Layout = tuple[tuple[str, tuple[int | str, ...]], ...]
 """The shapes, by name, of what may enter a blocked layout: ["N", C, H, W], or [N, C, H, W]."""
 
@@ -202,21 +196,12 @@ def laid_out(
         if node.domain == DOMAIN:
             spikes.add(node.output[0])
             potentials.update(node.output[1:])
-    own = {info.name for info in chunk.graph.input} | {
-        tensor.name for tensor in laid.graph.initializer
-    }
+    given = {info.name for info in chunk.graph.input}
+    own = given | {tensor.name for tensor in laid.graph.initializer}
     constants = {tensor.name: tensor for tensor in chunk.graph.initializer}
     constants |= {t.name: t for body in stand_ins.bodies for t in body.constants}
     others = [tensor for name, tensor in constants.items() if name not in own]
-    declared = {info.name: info for info in chunk.graph.input}
-    replace_all(
-        laid.graph.input,
-        [
-            declared[info.name] if _is_open(declared[info.name]) else info
-            for info in laid.graph.input
-            if info.name in declared
-        ],
-    )
+    replace_all(laid.graph.input, [info for info in laid.graph.input if info.name in given])
     outputs = chunk.graph.output
     kept = layer_by_layer(in_order(nodes, [info.name for info in outputs]), spikes, potentials)
     whole = with_nodes_in_order(laid, kept, outputs, constants=others)
@@ -224,11 +209,6 @@ def laid_out(
     held = {tensor.name for tensor in parts.structure.graph.initializer}
     filters = {name: values for name, values in made.weights.items() if name in held}
     return ModelParts(parts.structure, filters | parts.weights)
-
-
-def _is_open(info: onnx.ValueInfoProto) -> bool:
-    """Whether another size than the number of samples is not fixed."""
-    return any(not size.HasField("dim_value") for size in info.type.tensor_type.shape.dim[1:])
 
 
 @cache

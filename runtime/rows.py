@@ -32,8 +32,8 @@ _ALONG_AXES = {"CumSum", "DFT", "Pad", "Slice", *_IN_ATTRIBUTES}
 """Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
 
 _ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "GRU", "LSTM", "ReverseSequence", "RNN",
-              "ScatterElements", "ScatterND", "Trilu"}  # fmt: skip
-"""Others that may."""
+              "RotaryEmbedding", "ScatterElements", "ScatterND", "Trilu"}  # fmt: skip
+"""Others that may, or may hold something for each row."""
 
 _OF_SHAPES = {"Add", "Cast", "Concat", "Div", "Equal", "Gather", "Identity", "Max", "Min", "Mul",
               "Slice", "Squeeze", "Sub", "Unsqueeze", "Where"}  # fmt: skip

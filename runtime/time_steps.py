@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, counted
-from onnx2snn.graph_passes.limits import all_nodes
-from onnx2snn.graph_passes.linear import SHAPE_OPS, SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS, state_names
+from onnx2snn.graph_passes.linear import SPIKING_POOLS
+from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS
 from onnx2snn.graph_passes.weights import ModelParts
 
 from .choice import Choice, all_known, choose, shapes_read
@@ -22,7 +20,7 @@ from .half import with_half_products
 from .inputs import samples_in
 from .integer_layers import IntegerLayer
 from .integer_products import with_integer_products
-from .kernel_forms import LARGE, Layout, laid_out, layout_of, with_stand_ins
+from .kernel_forms import Layout, laid_out, layout_of, with_stand_ins
 from .memory import read_out_memory, sizes_of
 from .plan import State
 from .precision import PlanInPrecision
@@ -36,11 +34,6 @@ from .winograd import Tiles, matrices_of, with_winograd
 
 _MOST_CHOICES = 1000
 """For so many shapes of inputs it is kept how they run; it is worked out in milliseconds."""
-
-
-MOST_SESSIONS = 32
-"""Of a session's graphs, without a budget: images of ever other sizes, whose convolutions run on
-tiles, would take ever more memory."""
 
 
 class SessionKey(NamedTuple):
@@ -122,8 +115,6 @@ class TimeSteps:
                 self.choices.clear()
             samples = samples_in(inputs)
             shapes = shapes_read(self.network.plan, self.step, read, samples)
-            if self.costs.max_memory is not None:
-                self._require_sizes(shapes)
             groups = groups_of_all(samples)
             if self.on_cpu and self.costs.in_chunks:
                 groups = groups_of(self.step, self.states, shapes, samples, self.cores)
@@ -158,10 +149,7 @@ class TimeSteps:
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; if not lean, with its own weights."""
         key = key_of(steps, choice)
-        if key in self.sessions:
-            # The last is that which ran last.
-            self.sessions[key] = self.sessions.pop(key)
-        else:
+        if key not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(steps, choice)
             self.sessions[key] = self.create(
@@ -177,14 +165,9 @@ class TimeSteps:
         return self.sessions[key]
 
     def _make_room(self, choice: Choice) -> None:
-        """Let go of sessions that other choices made, where not all fit the memory.
-
-        Without a budget, of those that ran longest ago.
-        """
+        """Let go of sessions that other choices made, where not all fit the memory."""
         most = self.costs.max_memory
         if most is None:
-            for key in [*self.sessions][: len(self.sessions) - MOST_SESSIONS + 1]:
-                del self.sessions[key]
             return
         wanted = {key_of(steps, choice) for steps in (1, *choice.chunks)}
         others = [key for key in self.sessions.keys() - wanted if not key.lean]
@@ -276,45 +259,17 @@ class TimeSteps:
             held[name] = self.shared.setdefault(key, values)
         return held
 
-    def _require_sizes(self, shapes: Mapping[str, Shape]) -> None:
-        """Raise ``DataError`` where a size of which the file says nothing follows from no input."""
-        unknown = [
-            neuron.name
-            for neuron in self.network.plan.neurons
-            if any(isinstance(size, str) for size in neuron.shape)
-            and any(state not in shapes for state, _ in state_names(neuron.op, neuron.name))
-        ]
-        if unknown:
-            raise DataError(
-                f"the sizes of {counted(len(unknown), 'layer')}, of which '{unknown[0]}' is the "
-                "first, are computed as it runs, so that max_memory cannot be kept: leave it out, "
-                "or export the network with inputs of fixed sizes"
-            )
-
     def _read_out(self, shapes: dict[str, Shape]) -> int:
         """Bytes that a read-out takes where a step reads tensors of these shapes."""
         plan, sizes = self.network.plan, sizes_of(self.step, shapes)
         read = {n: sizes.shapes[n] for n in plan.readout_types if all(sizes.shapes.get(n, (0,)))}
         return read_out_memory(plan, sizes, read)
 
-    def _layout(self, shapes: Mapping[str, Shape], samples: int) -> Layout | None:
-        """What enters the layout of the CPU in chunks; None where they stay in plain layout.
-
-        The same for all images where their sizes are open: that of large ones.
-        """
-        plan = self.network.plan
-        if not self._has_layout(shapes):
+    def _layout(self, shapes: dict[str, Shape], samples: int) -> Layout | None:
+        """What enters the layout of the CPU in chunks; None where they stay in plain layout."""
+        if not self.on_cpu or not all_known(self.states, shapes) or self.network.half:
             return None
-        if any(isinstance(size, str) for neuron in plan.neurons for size in neuron.shape):
-            if any(node.op_type in SHAPE_OPS for node in all_nodes(self.step.graph.node)):
-                # The sizes would become part of the graph.
-                return None
-            states = {state.read for state in self.states}
-            read = {name: shape for name, shape in shapes.items() if name not in states}
-            large = {n: (*s[:2], LARGE, LARGE) if len(s) == 4 else s for n, s in read.items()}
-            shapes = shapes_read(plan, self.step, large, samples)
-            if not self._has_layout(shapes):
-                return None
+        plan = self.network.plan
         any_number = any(not isinstance(size, int) for t in plan.inputs for size in t.shape[:1])
         # What is computed in plain layout reads and writes its states so.
         plain = {
@@ -325,6 +280,3 @@ class TimeSteps:
         }
         entering = {name: shape for name, shape in shapes.items() if name not in plain}
         return layout_of(plan.neurons, entering, samples, any_number)
-
-    def _has_layout(self, shapes: Mapping[str, Shape]) -> bool:
-        return self.on_cpu and all_known(self.states, shapes) and not self.network.half

@@ -327,3 +327,26 @@ def test_cast_like_is_a_cast(like):
     changes_once(canonicalise, g)
     assert ops(g) == ["Relu", "Mul"]
     np.testing.assert_array_equal(run(g, X[0]), before)
+
+
+def test_cast_like_keeps_how_it_casts():
+    """Of numbers beyond those of float8 it makes NaN, where it does not saturate."""
+    text = (
+        f"{SIGNATURE} {{ s = Mul(x, many) i = Cast<to = 17>(x) a = CastLike<saturate = 0>(s, i) "
+        "y = Cast<to = 1>(a) }"
+    )
+    g = graph(text, {"many": np.float32(1e6)}, opset=21)
+    before = run(g, X)
+    changes_once(remove_no_ops, g)
+    np.testing.assert_array_equal(run(g, X), before)
+    assert np.isnan(before).any()
+
+
+def test_what_an_input_is_normalised_by_is_no_pool():
+    text = (
+        "g (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { e = Erf(x) "
+        "m = ReduceMax<axes = [2, 3], keepdims = 1>(e) n = Div(e, m) y = Relu(n) }"
+    )
+    g = graph(text)
+    canonicalise(g)
+    assert "ReduceMax" in ops(g)

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx_text import graph, model, ops, run
 
+from onnx2snn import convert
 from onnx2snn.graph_passes import (
     ModelError,
     OutputError,
@@ -527,12 +528,22 @@ def test_functions_of_an_opset_with_other_operators():
         to_graph(proto)
 
 
-def test_zero_points_of_what_is_computed_in_few_bits_are_refused():
+def test_operators_of_the_other_name_of_onnx_are_looked_at():
+    text = "F (x) => (y) { y = ai.onnx.Softmax(x) }"
+    with pytest.raises(ModelError, match="functions of its own opset"):
+        to_graph(calling(text, "y = own.F(x)", 17, 11))
+
+
+def test_zero_points_of_activations_in_few_bits():
+    """They go with the activations that they are of."""
     proto = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 21]> g (float[N, 4] x) => (float[N, 4] y) '
-        "<float scale = {0.5}> { q = QuantizeLinear<output_dtype = 22>(x, scale) "
-        "y = DequantizeLinear(q, scale, zero) }"
+        "<float scale = {0.5}> { h = MatMul(x, w) r = Relu(h) "
+        "q = QuantizeLinear<output_dtype = 21>(r, scale) d = DequantizeLinear(q, scale, zero) "
+        "y = MatMul(d, w) }"
     )
-    proto.graph.initializer.append(onnx.helper.make_tensor("zero", onnx.TensorProto.INT4, [], [0]))
-    with pytest.raises(ModelError, match=r"(?s)export it with float32 weights.*INT4 'zero'"):
-        to_graph(proto)
+    zero = onnx.helper.make_tensor("zero", onnx.TensorProto.UINT4, [], [0])
+    w = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    proto.graph.initializer.extend([zero, w])
+    (neuron,) = convert(proto).neurons
+    assert neuron.threshold == 7.5

@@ -65,3 +65,14 @@ def fire(currents, threshold, start=0.0, *, to_zero=False, negative=None, most=1
 def held(value, timesteps):
     """The same current at each time-step."""
     return [np.float64(value)] * timesteps
+
+
+def computed_sizes():
+    """Two layers of neurons, the second padded, 5 x 6, by what is computed of a shape."""
+    text = (
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, u, v] y) { a = Clip(x, zero, one) s = Shape(a) "
+        "z = Sub(s, s) p = Concat<axis = 0>(z, z) q = Add(p, pads) b = Pad(a, q) "
+        "y = Clip(b, zero, one) }"
+    )
+    pads = np.int64([0, 0, 1, 1, 0, 0, 0, 1])
+    return model(text, {"zero": np.float32(0), "one": np.float32(1), "pads": pads})

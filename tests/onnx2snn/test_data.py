@@ -389,8 +389,10 @@ def test_y_is_an_input_where_the_network_has_one_of_that_name(tmp_path):
     ((x, y),) = data.batches(20)
     assert y is None
     np.testing.assert_array_equal(x["y"], Y[:20])
-    # Without the network's word for it it is the labels.
+    # Without the network's word for it, or its other inputs, it is the labels.
     assert open_data(tmp_path / "d.npz").labels is not None
+    np.savez(tmp_path / "d.npz", x=arrays["p"], y=Y)
+    assert open_data(tmp_path / "d.npz", model=TABLE).labels is not None
 
 
 def test_an_only_input_called_y_may_be_called_x(tmp_path):

@@ -726,21 +726,3 @@ def test_sums_that_are_read_out_count():
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
     found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
     assert found.read_out >= 4 * 7 * 1000
-
-
-def test_a_budget_needs_sizes_that_are_known():
-    text = (
-        "net (float[N, 2, 4, 4] x) => (float[N, 2, u, v] y) { a = Clip(x, zero, one) s = Shape(a) "
-        "z = Sub(s, s) p = Concat<axis = 0>(z, z) q = Add(p, pads) b = Pad(a, q) "
-        "y = Clip(b, zero, one) }"
-    )
-    values = {
-        "zero": np.float32(0),
-        "one": np.float32(1),
-        "pads": np.int64([0, 0, 1, 1, 0, 0, 0, 1]),
-    }
-    snn = convert(model(text, values)).model
-    x = np.ones((2, 2, 4, 4), np.float32)
-    assert SpikingSession(snn, threads=1).run(x, 8).output.shape == (2, 2, 5, 6)
-    with pytest.raises(DataError, match=r"1 layer, of which 'y'.*max_memory cannot be kept"):
-        SpikingSession(snn, threads=1, max_memory=2**30).run(x, 8)

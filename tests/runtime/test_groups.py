@@ -473,3 +473,13 @@ def test_fourier_transforms_are_along_samples_or_not(opset, transform, apart):
     values |= {"zeroth": np.int64(0), "first": np.int64(1)} if opset == 20 else {}
     graph = model(text, values, opset)
     assert samples_are_apart(graph, [], {"x": (5, 4, 1)}, 5) == apart
+
+
+def test_positions_of_rotations_may_be_of_each_sample():
+    text = (
+        "net (float[N, 2, 4, 8] x) => (float[N, 2, 4, 8] y) "
+        "{ b = Clip(x, lo, hi) y = RotaryEmbedding(b, cos, sin) }"
+    )
+    tables = {name: np.ones((5, 4, 4), np.float32) for name in ("cos", "sin")}
+    graph = model(text, {"lo": np.float32(0), "hi": np.float32(1)} | tables, 23)
+    assert not samples_are_apart(graph, [], {"x": (5, 2, 4, 8)}, 5)

@@ -1,6 +1,5 @@
 """Chunks in ONNX Runtime's blocked layout give the spikes of the plain step, bit for bit."""
 
-import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -380,76 +379,3 @@ def test_a_threshold_of_one_channel(shape):
     x = (rng.integers(0, 9, (3, 4, 6, 6)) / 8).astype(np.float32)
     wanted = SpikingSession(snn, threads=1, plan="step").run(x, 21, [8])
     same(SpikingSession(snn, threads=1).run(x, 21, [8]), wanted)
-
-
-OF_ANY_SIZE = {
-    "residual": "b = Conv<pads = [1, 1, 1, 1]>(a, u) r = Add(b, a)",
-    "pooled": "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(a) r = Conv(p, k)",
-    "up": "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(a) "
-          'q = Resize<mode = "nearest", nearest_mode = "floor", '
-          'coordinate_transformation_mode = "asymmetric">(p, , twice) r = Add(q, a)',
-    # As large as the image where that has one place.
-    "gate": "g = GlobalAveragePool(a) h = Conv(g, k) c = Clip(h, zero, one) b = Conv(a, k) "
-            "r = Add(b, c)",
-}  # fmt: skip
-
-
-def of_any_size(body):
-    text = (
-        f"net (float[N, 16, H, W] x) => (float[N, 3] y) {{ i = Conv(x, k) a = Clip(i, zero, one) "
-        f"{body} d = Clip(r, zero, one) m = GlobalAveragePool(d) f = Flatten(m) y = Gemm(f, v) }}"
-    )
-    weights = partial(dyadic.weights, np.random.default_rng(0), parts=16)
-    values = {
-        "zero": np.float32(0), "one": np.float32(1), "k": weights(16, 16, 1, 1),
-        "u": weights(16, 16, 3, 3), "v": weights(16, 3), "twice": np.float32([1, 1, 2, 2]),
-    }  # fmt: skip
-    values = {name: value for name, value in values.items() if re.search(rf"\b{name}\b", text)}
-    return convert(model(text, values)).model
-
-
-@needs_blocks
-@pytest.mark.parametrize("name", OF_ANY_SIZE)
-def test_a_chunk_in_the_layout_serves_images_of_any_size(chunks, name):
-    snn, rng = of_any_size(OF_ANY_SIZE[name]), np.random.default_rng(1)
-    auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
-    one = [] if "kernel_shape" in OF_ANY_SIZE[name] else [(1, 1), (1, 4)]
-    for height, width in [*one, (2, 2), (8, 4), (16, 16), (2, 8)]:
-        x = dyadic.weights(rng, 2, 16, height, width, largest=16)
-        same(auto.run(x, 20), step.run(x, 20))
-        choice = auto.chosen(x)
-        assert choice.layout
-        assert choice.memory.states >= 2 * x.nbytes
-    # Of 16 time-steps, and of 4.
-    assert len(chunks) == 2
-    assert all(count(chunk, "ReorderOutput") for chunk in chunks)
-
-
-@needs_blocks
-def test_open_sizes_that_are_computed_with_stay_in_plain_layout():
-    body = "s = Shape(a) e = Expand(one, s) r = Add(a, e)"
-    session = SpikingSession(of_any_size(body), threads=1)
-    assert session.chosen(np.ones((2, 16, 4, 4), np.float32)).layout is None
-
-
-@needs_blocks
-def test_open_sizes_on_tiles_stay_in_plain_layout(chunks, monkeypatch):
-    """Tiles are of images of one size: of each there is a graph, and of the last few sizes."""
-    monkeypatch.setattr(time_steps, "MOST_SESSIONS", 3)
-    text = (
-        "net (float[N, 128, H, W] x) => (float[N, 3] y) { a = Clip(x, zero, one) "
-        "b = Conv<pads = [1, 1, 1, 1]>(a, u) d = Clip(b, zero, one) m = GlobalAveragePool(d) "
-        "f = Flatten(m) y = Gemm(f, v) }"
-    )
-    weights = partial(dyadic.weights, np.random.default_rng(0), parts=16)
-    values = {"zero": np.float32(0), "one": np.float32(1), "u": weights(128, 128, 3, 3)}
-    snn = convert(model(text, values | {"v": weights(128, 3)})).model
-    auto, step = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
-    for size in (16, 32, 24, 16):
-        x = dyadic.weights(np.random.default_rng(size), 1, 128, size, 16, largest=16)
-        same(auto.run(x, 20), step.run(x, 20))
-        choice = auto.chosen(x)
-        assert choice.tiled
-        assert choice.layout is None
-    assert not chunks
-    assert len(auto._progress.time_steps.sessions) <= 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from kinds import KINDS, Kind, Network, model_of, plain_loop
-from onnx_text import model
+from one_neuron import computed_sizes
 
 from onnx2snn import DataError, SpikingSession, convert
 
@@ -152,17 +152,7 @@ def test_totals_of_other_samples():
 
 
 def test_a_state_of_sizes_that_are_computed_can_be_given_back():
-    text = (
-        "net (float[N, 2, 4, 4] x) => (float[N, 2, u, v] y) { a = Clip(x, zero, one) s = Shape(a) "
-        "z = Sub(s, s) p = Concat<axis = 0>(z, z) q = Add(p, pads) b = Pad(a, q) "
-        "y = Clip(b, zero, one) }"
-    )
-    values = {
-        "zero": np.float32(0),
-        "one": np.float32(1),
-        "pads": np.int64([0, 0, 1, 1, 0, 0, 0, 1]),
-    }
-    snn = convert(model(text, values)).model
+    snn = convert(computed_sizes()).model
     x = np.random.default_rng(0).random((2, 2, 4, 4), np.float32)
     session = SpikingSession(snn, threads=1)
     for _ in range(3):
