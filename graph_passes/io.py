@@ -109,17 +109,19 @@ def _take_opset(structure: onnx.ModelProto) -> None:
 
     ONNX's inliner takes no others.
     """
-    wanted = {_of(entry): entry.version for entry in structure.opset_import}
+    wanted = {_domain_of(entry): entry.version for entry in structure.opset_import}
     for function in structure.functions:
         nodes = list(all_nodes(function.node))
         for entry in function.opset_import:
-            version = wanted.get(_of(entry), entry.version)
-            ops = {(node.op_type, _of(node)) for node in nodes if _of(node) == _of(entry)}
-            if all(_since(*op, entry.version) == _since(*op, version) for op in ops):
+            domain = _domain_of(entry)
+            version = wanted.get(domain, entry.version)
+            ops = {node.op_type for node in nodes if _domain_of(node) == domain}
+            since = [[_since(op, domain, v) for op in ops] for v in (entry.version, version)]
+            if since[0] == since[1]:
                 entry.version = version
 
 
-def _of(what: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+def _domain_of(what: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
     """The domain of a node or opset: that of ONNX has two names."""
     return "" if what.domain == "ai.onnx" else what.domain
 

@@ -108,6 +108,7 @@ _ATTENTION = (
     "attention of a form that is not known here (keys of other runs, a soft cap, windows, rotary "
     "positions, scores that are read)"
 )
+_GUARD = "a guard of what is before it, as of a Softmax: what helps there helps here, too"
 _BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
 _SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"
 _SCALES = (
@@ -136,6 +137,7 @@ _ADVICE = {
         "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants",
+    "IsNaN": _GUARD,
     "Attention": f"{_ATTENTION}: {_SEPARATE}",
     **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
     **dict.fromkeys(
@@ -299,8 +301,10 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
             "inputs that are open, or export the network without it"
         )
     if node.op == "Where":
-        chosen = node.inputs[0].name in varying
-        if chosen:
+        if node.inputs[0].name in varying:
+            condition = producer(node.inputs[0])
+            if condition is not None and condition.op == "IsNaN":
+                return _GUARD
             return (
                 "which operand it takes depends on the input: export the network with a constant "
                 "mask, or train it without one"

@@ -581,3 +581,18 @@ def test_positions_that_are_rotated_are_affine():
     g = graph(text, values, opset=23)
     activations_to_neurons(g)
     assert ops(g).count("IF") == 2
+
+
+def test_a_guard_goes_with_what_it_guards():
+    """As PyTorch writes attention: rows of a Softmax in which nothing is seen are 0."""
+    text = (
+        "g (float[N, 4] x) => (float[N, 4] y) { g = MatMul(x, v) a = Clip(g, zero, one) "
+        "s = Softmax(a) n = IsNaN(s) w = Where(n, zero, s) h = MatMul(w, v) c = Clip(h, zero, one) "
+        "y = MatMul(c, v) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "v": np.eye(4, dtype=np.float32)}
+    with pytest.raises(UnsupportedModelError) as refused:
+        activations_to_neurons(graph(text, values))
+    reasons = {refusal.op: refusal.reason for refusal in refused.value.refusals}
+    assert reasons["IsNaN"] == reasons["Where"]
+    assert "guard of what is before it, as of a Softmax" in reasons["Where"]
