@@ -61,13 +61,19 @@ class Progress:
         if not self.states.were_put:
             return self.states.can_go_on_with(values)
         shapes = self.choice(values, self.readouts, self.varying).shapes
-        made = sizes_of(self.time_steps.step, shapes).shapes
-        # A state of a neuron has the shape of its current.
-        of_neurons = {
-            state: tuple(size or "?" for size in made[neuron.current])
+        names = {
+            state: neuron
             for neuron in self.plan.neurons
-            if neuron.current in made
             for state, _ in state_names(neuron.op, neuron.name)
+        }
+        # What is added to these has the shape that it has, which a state of a neuron has, too.
+        ones = {state: (1,) * (1 + len(neuron.shape)) for state, neuron in names.items()}
+        made = sizes_of(self.time_steps.step, {**ones, **shapes}).shapes
+        of_neurons = {
+            # Some follow from no input.
+            state: tuple(size or "?" for size in made[neuron.current])
+            for state, neuron in names.items()
+            if neuron.current in made
         }
         return self.states.fit({**of_neurons, **shapes})
 
