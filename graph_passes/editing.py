@@ -243,10 +243,14 @@ def bypass(graph: gs.Graph, node: gs.Node) -> bool:
 
 
 def replace_node(
-    node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: dict | None = None
+    node: gs.Node,
+    op: str,
+    inputs: Sequence[gs.Tensor],
+    attrs: dict | None = None,
+    domain: str | None = None,
 ) -> None:
     """Make a node another operation on other inputs; its name and outputs stay."""
-    node.op, node.domain = op, None
+    node.op, node.domain = op, domain
     node.inputs = list(inputs)
     node.attrs.clear()
     node.attrs.update(attrs or {})

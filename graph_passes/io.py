@@ -156,7 +156,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     inputs = {i.name for i in structure.graph.input if i.type.tensor_type.HasField("shape")}
     starts = set()
     for node in all_nodes(structure.graph.node):
-        node.domain = "" if node.domain == "ai.onnx" else node.domain
+        node.domain = _domain_of(node)
         _drop_empty_lists(node)
     for node in structure.graph.node:
         if _is_neuron(node):
@@ -169,7 +169,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
                     )
                 starts.add(read)
     for entry in structure.opset_import:
-        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+        entry.domain = _domain_of(entry)
     initializers = structure.graph.initializer
     replace_all(initializers, (t for t in initializers if t.name not in starts))
     own = (f for f in structure.functions if f.domain != neurons.DOMAIN)
@@ -264,10 +264,9 @@ def _computed_by(function: onnx.FunctionProto) -> list[Any]:
         attributes = [deepcopy(attribute) for attribute in node.attribute]
         for attribute in attributes:
             attribute.ClearField("doc_string")
-        domain = "" if node.domain == "ai.onnx" else node.domain
         of_names = sorted(attributes, key=lambda attribute: attribute.name)
         tensors = list(node.input), list(node.output)
-        nodes.append((node.op_type, domain, node.overload, tensors, of_names))
+        nodes.append((node.op_type, _domain_of(node), node.overload, tensors, of_names))
     return [list(function.input), list(function.output), sorted(function.attribute), nodes]
 
 

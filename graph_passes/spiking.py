@@ -368,6 +368,5 @@ def _to_neuron(graph: gs.Graph, node: gs.Node, bound: np.ndarray | None) -> None
     threshold = np.asarray(bound, dtype)
     values = {"v_threshold": threshold, "v_init": np.zeros_like(threshold)}
     attributes = {name: neurons.attribute_tensor(value) for name, value in values.items()}
-    replace_node(node, "IF", [current], attributes)
-    node.domain = neurons.DOMAIN
+    replace_node(node, "IF", [current], attributes, neurons.DOMAIN)
     neurons.add_state(graph, node, len(result.shape), dtype)

@@ -90,8 +90,8 @@ def _to_stateful(
     graph: gs.Graph, node: gs.Node, op: str, inputs: list[gs.Tensor], attributes: dict
 ) -> None:
     dtype = neurons.sum_type(np.dtype(node.inputs[0].dtype))
-    replace_node(node, op, inputs, attributes)
-    node.domain, node.outputs = neurons.DOMAIN, node.outputs[:1]
+    replace_node(node, op, inputs, attributes, neurons.DOMAIN)
+    node.outputs = node.outputs[:1]
     neurons.add_state(graph, node, len(node.outputs[0].shape), dtype)
 
 

@@ -188,8 +188,10 @@ def compare_recipes(
     if file is not None:
         check_writable(file)
     known = {} if file is None else read_results(file)
-    # Without a file, too: it finds what is not finite before the first recipe does.
-    common = setting.made_from()
+    common = {} if file is None else setting.made_from()
+    if file is None and calibration is not None:
+        # That it is not finite, which a digest finds, is no recipe's failure.
+        digest_of_data(calibration, together)
     rows = [Row(as_recipe(recipe)) for recipe in recipes]
     for row in rows:
         if row.recipe.is_told_by_definition:

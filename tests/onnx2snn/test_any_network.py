@@ -148,6 +148,13 @@ def settles(conversion, ann):
     np.testing.assert_allclose(found, run(ann, X[:5]), atol=0.02)
 
 
+def becomes(ann, neurons):
+    """Of these activations alone neurons are made, and what they settle at is the ANN's."""
+    conversion = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
+    assert [neuron.name for neuron in conversion.neurons] == neurons
+    settles(conversion, ann)
+
+
 BANK = np.abs(np.random.default_rng(0).normal(size=(6, 6))).astype(np.float32)
 HEADS = {
     "normalize": "n = ReduceL2<axes = [1], keepdims = 1>(b) c = Clip(n, tiny) s = Shape(b) "
@@ -215,10 +222,7 @@ def test_what_divides_the_read_out_are_neurons():
         "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) n = Relu(a) d = Add(n, hi) "
         "i = Reciprocal(d) m = MatMul(i, v) c = Relu(m) y = Sqrt(c) }"
     )
-    ann = model(text, WEIGHTS)
-    made = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
-    assert [neuron.name for neuron in made.neurons] == ["n"]
-    settles(made, ann)
+    becomes(model(text, WEIGHTS), ["n"])
 
 
 def test_a_norm_before_a_guarded_read_out_is_no_neuron():
@@ -553,9 +557,7 @@ def test_a_relu_whose_only_followers_are_of_the_read_out_is_a_neuron():
         "n = ReduceL2<axes = [1], keepdims = 1>(l) c = Clip(n, tiny) y = Div(l, c) }",
         {"v": WEIGHTS["v"], "tiny": np.float32(1e-7)},
     )
-    conversion = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max")
-    assert [neuron.name for neuron in conversion.neurons] == ["r"]
-    settles(conversion, ann)
+    becomes(ann, ["r"])
 
 
 def test_with_clips_for_a_curve_what_prepares_the_input_is_neurons():
