@@ -28,7 +28,9 @@ class Writer:
     """Collects the nodes and weights of a network."""
 
     def __init__(self):
-        self.nodes, self.weights = [], []
+        self.nodes = []
+        bounds = (("zero", 0), ("six", 6))
+        self.weights = [numpy_helper.from_array(np.float32(value), name) for name, value in bounds]
         self.rng = np.random.default_rng(0)
 
     def weight(self, name, *shape, scale):
@@ -73,15 +75,9 @@ def clip(writer, x):
     return writer.add("Clip", x, "zero", "six")
 
 
-def with_bounds(writer):
-    for name, value in (("zero", 0), ("six", 6)):
-        writer.weights.append(numpy_helper.from_array(np.float32(value), name))
-    return writer
-
-
 def resnet50():
     """ResNet-50 with clips, 25.6 million weights."""
-    w = with_bounds(Writer())
+    w = Writer()
     x = clip(w, w.conv("x", 3, 64, 7, 2))
     x, channels = w.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 64
     for blocks, inner, outer, first_stride in STAGES:
@@ -99,7 +95,7 @@ def resnet50():
 
 def chain(nodes):
     """A chain of small convolutions with batch normalization, and clips."""
-    w, x = with_bounds(Writer()), "x"
+    w, x = Writer(), "x"
     while len(w.nodes) < nodes:
         x = clip(w, w.conv(x, 4, 4))
     return w.model(x, (4, 4, 4))

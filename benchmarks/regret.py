@@ -45,8 +45,8 @@ def networks():
         layers = [layer for pair in pairs for layer in (nn.Linear(*pair), nn.ReLU())]
         return nn.Sequential(nn.Flatten(), *layers[:-1])
 
-    def ends(channels, classes=10):
-        return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    def ends(channels):
+        return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)
 
     def images(*layers):
         return partial(nn.Sequential, *layers)

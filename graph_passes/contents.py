@@ -5,7 +5,7 @@ and sparse tensors and nodes in disorder, which are put right.
 import contextlib
 import graphlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -113,12 +113,7 @@ def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The graph of a model, and the graphs inside nodes, those of functions too."""
     yield model.graph
-    waiting = [model.graph.node, *(function.node for function in model.functions)]
-    while waiting:
-        for node in waiting.pop():
-            for graph in graphs_in(node):
-                yield graph
-                waiting.append(graph.node)
+    yield from (graph for node in _all_nodes(model) for graph in graphs_in(node))
 
 
 def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -138,17 +133,9 @@ def check_type(kind: int, name: str, what: str) -> None:
 
 def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All tensors of a model, the initializers of its own graph first."""
-    yield from model.graph.initializer
     for graph in _graphs(model):
-        if graph is not model.graph:
-            yield from graph.initializer
-        yield from _attribute_tensors(graph.node)
-    for function in model.functions:
-        yield from _attribute_tensors(function.node)
-
-
-def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
+        yield from graph.initializer
+    for node in _all_nodes(model):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t

@@ -60,17 +60,13 @@ def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
     states = {
         read
         for node in structure.graph.node
-        if _is_neuron(node)
+        if neurons.is_stateful(node)
         for read, _ in neurons.state_names(node.op_type, node.name)
     }
     constants = {tensor.name for tensor in structure.graph.initializer} - states
     inputs = (info for info in structure.graph.input if info.name not in constants)
     replace_all(structure.graph.input, inputs)
     return structure
-
-
-def _is_neuron(node: onnx.NodeProto) -> bool:
-    return node.domain == neurons.DOMAIN
 
 
 def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
@@ -159,7 +155,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
         node.domain = _domain_of(node)
         _drop_empty_lists(node)
     for node in structure.graph.node:
-        if _is_neuron(node):
+        if neurons.is_stateful(node):
             _check_stateful(node, defaults, parts.weights)
             for read, _ in neurons.state_names(node.op_type, node.name):
                 if read not in inputs:
@@ -242,11 +238,11 @@ def _check_functions(model: onnx.ModelProto) -> None:
     own = [f for f in model.functions if f.domain == neurons.DOMAIN]
     functions = {f.name: f for f in own}
     overloaded = len(functions) < len(own) or any(
-        node.overload for node in model.graph.node if _is_neuron(node)
+        node.overload for node in model.graph.node if neurons.is_stateful(node)
     )
     if overloaded:
         raise ModelError("the file holds several functions for one neuron; convert again")
-    for op in {node.op_type for node in model.graph.node if _is_neuron(node)}:
+    for op in {node.op_type for node in model.graph.node if neurons.is_stateful(node)}:
         if op not in FUNCTIONS:
             continue
         expected, found = neurons.function_proto(op, 0), functions.get(op)

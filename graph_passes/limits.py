@@ -61,14 +61,10 @@ Function = tuple[str, str]
 """Domain and name of a function; the versions that differ in ``overload`` count as one."""
 
 
-def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """The graphs in an attribute of a node."""
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
 def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs inside a node."""
-    return [g for a in node.attribute if a.type in _MAY_BE_GRAPHS for g in subgraphs(a)]
+    held = [attribute for attribute in node.attribute if attribute.type in _MAY_BE_GRAPHS]
+    return [g for a in held for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
 
 
 def made_in(graph: onnx.GraphProto) -> set[str]:

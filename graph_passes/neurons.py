@@ -111,7 +111,7 @@ def function_proto(op: str, opset: int) -> onnx.FunctionProto:
     return function
 
 
-def is_stateful(node: gs.Node) -> bool:
+def is_stateful(node: gs.Node | onnx.NodeProto) -> bool:
     """Whether the node keeps a state from one time-step to the next."""
     return (node.domain or "") == DOMAIN
 

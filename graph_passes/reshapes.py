@@ -10,7 +10,7 @@ from .ceil_mode import end_pools_in_the_image
 from .editing import Editor, optional_input, replace_node, require_opset, tidy, until_done
 from .fold_constants import fold_constants
 from .io import to_parts
-from .limits import with_shapes
+from .limits import shapes_from_inputs
 from .shapes import declared_shape, infer_shapes
 
 
@@ -115,19 +115,15 @@ def _inferred(graph: gs.Graph) -> tuple[dict[str, list[int | str]], set[str]]:
     its own.
     """
     model = to_parts(graph).structure
-    del model.graph.value_info[:]
-    for info in model.graph.output:
-        info.type.tensor_type.ClearField("shape")
     own = set()
     for info in model.graph.input:
         for axis, size in enumerate(info.type.tensor_type.shape.dim):
             if not size.HasField("dim_value"):
                 size.dim_param = f"{info.name}.{axis}"
                 own.add(size.dim_param)
-    inferred = with_shapes(model, "the model").graph
     shapes = {
-        info.name: declared_shape(info.type.tensor_type)
-        for info in (*inferred.input, *inferred.value_info, *inferred.output)
+        name: declared_shape(info.type.tensor_type)
+        for name, info in shapes_from_inputs(model, "the model").items()
         if info.type.tensor_type.HasField("shape")
     }
     return shapes, own

@@ -81,7 +81,7 @@ def one_after_the_other(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.
 
 def has_neurons(model: onnx.ModelProto) -> bool:
     """Whether a model is a spiking network."""
-    return any(node.domain == neurons.DOMAIN for node in model.graph.node)
+    return any(map(neurons.is_stateful, model.graph.node))
 
 
 def require_no_neurons(model: onnx.ModelProto) -> None:

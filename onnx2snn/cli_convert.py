@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import click
 
@@ -97,7 +97,7 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 )
 @click.option(
     "--reset",
-    type=click.Choice(["subtract", "zero"]),
+    type=click.Choice(get_args(conversion.Reset)),
     help="At a spike, subtract V_th from the membrane potential, or set it to zero.  "
     "[default: the recipe's; subtract]",
 )
@@ -133,7 +133,7 @@ def convert(
     approximate: int | None,
     on_means: bool,
     v_init: InitialPotential | None,
-    reset: Literal["subtract", "zero"] | None,
+    reset: conversion.Reset | None,
     delay: int | None,
     seed: int | None,
     explain: bool,

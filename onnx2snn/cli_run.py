@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -54,7 +54,7 @@ from .progress import Running
 @click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at.")
 @click.option(
     "--coding",
-    type=click.Choice(["constant", "poisson"]),
+    type=click.Choice(get_args(Coding)),
     default="constant",
     show_default=True,
     help="Input at each time-step: itself, or random spikes with it as probability.",

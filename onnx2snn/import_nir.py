@@ -182,7 +182,6 @@ def _fill(tensor: onnx.TensorProto, values: np.ndarray | None, name: str) -> Non
     if values is None or values.size != math.prod(shape):
         raise ModelError(f"the NIR file has no values of shape {list(shape)} for {name}")
     fill(tensor, np.ascontiguousarray(values.reshape(shape).astype(dtype)))
-    tensor.ClearField("data_location")  # As it was, so that the file is the same.
 
 
 def _require_same(read: Any, wanted: Any, what: str) -> None:

@@ -29,6 +29,7 @@ from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS, samples_axis
 from onnx2snn.graph_passes.neurons import (
     gives_mean,
+    inputs_besides_states,
     mean_nodes,
     names_of_states,
     neuron_nodes,
@@ -250,7 +251,7 @@ def _without_time(graph: gs.Graph, shapes: Shapes) -> tuple[list[gs.Node], list[
         if tensor.dtype in (np.float16, np.float64):
             if isinstance(tensor, gs.Constant):
                 tensor.values = tensor.values.astype(np.float32)
-            elif tensor.name not in names:
+            else:
                 tensor.dtype = np.dtype(np.float32)
     for node in graph.nodes:
         for name, value in node.attrs.items():
@@ -258,10 +259,7 @@ def _without_time(graph: gs.Graph, shapes: Shapes) -> tuple[list[gs.Node], list[
                 node.attrs[name] = gs.Constant(value.name, value.values.astype(np.float32))
         if node.op == "Cast" and node.attrs["to"] in _OTHER_FLOATS:
             node.attrs["to"] = int(onnx.TensorProto.FLOAT)
-    for tensor in graph.tensors().values():
-        if tensor.name in names:
-            tensor.dtype = np.dtype(np.float32)
-    inputs = [tensor for tensor in graph.inputs if tensor.name not in names]
+    inputs = inputs_besides_states(graph)
     for tensor in inputs:
         # A fixed batch size is kept: a network may hold it in its reshapes.
         batch = tensor.shape[0] if tensor.shape and isinstance(tensor.shape[0], int) else 1

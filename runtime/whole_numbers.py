@@ -48,7 +48,9 @@ def whole_numbers(
         threshold = neuron.threshold
         if of_channels(threshold, threshold.size, len(neuron.shape)):
             unit = threshold.reshape(-1 if threshold.size > 1 else ())
-            found[neuron.spikes] = WholeNumbers(unit, *_range(neuron.op, makers[neuron.spikes]))
+            lowest = -1 if neuron.op == "SignedIF" else 0
+            highest = spikes_at_once(makers[neuron.spikes])
+            found[neuron.spikes] = WholeNumbers(unit, lowest, highest)
     # In topological order, so that what a node reads is known.
     for node in step.graph.node:
         if node.output[0] not in found and any(name in found for name in node.input):
@@ -56,11 +58,6 @@ def whole_numbers(
             if made is not None:
                 found[node.output[0]] = made
     return found
-
-
-def _range(op: str, node: onnx.NodeProto) -> tuple[int, int]:
-    """The least and the most spikes of a neuron in one time-step."""
-    return -1 if op == "SignedIF" else 0, spikes_at_once(node)
 
 
 def _through(

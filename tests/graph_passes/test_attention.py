@@ -8,7 +8,6 @@ RNG = np.random.default_rng(0)
 OWN = "com.microsoft"
 HEADS = RNG.normal(size=(3, 4, 5, 2)).astype(np.float32)
 ROWS = RNG.normal(size=(3, 5, 8)).astype(np.float32)
-LATER = np.triu(np.ones((5, 6), bool), 1)
 NUMBERS = {
     "k": RNG.normal(size=(3, 4, 6, 2)).astype(np.float32),
     "v": RNG.normal(size=(3, 4, 6, 3)).astype(np.float32),

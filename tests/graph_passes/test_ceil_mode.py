@@ -41,7 +41,7 @@ def test_sizes_are_those_that_onnx_runtime_makes(op, more):
             changed = end_pools_in_the_image(g)
             found.add(changed)
             assert not end_pools_in_the_image(g)
-            after = run(g, x)
+            after = run(g, x) if changed else before
             assert after.shape == before.shape
             np.testing.assert_allclose(after, before, rtol=1e-6)
             if changed or not more:

@@ -11,9 +11,7 @@ from onnx2snn.graph_passes import (
     average_before_read_out,
     delay_read_out,
     set_initial_potential,
-    to_graph,
     to_model,
-    verify,
 )
 
 RNG = np.random.default_rng(0)
@@ -184,14 +182,6 @@ def late_means(x, delay):
     return np.stack([x[delay if t > delay else 0 : t].mean(0) for t in range(1, len(x) + 1)])
 
 
-def checked(g):
-    verify(g)
-    proto = to_model(g)
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.shape_inference.infer_shapes(proto, strict_mode=True)
-    verify(to_graph(proto))
-
-
 @pytest.mark.parametrize("delay", [0, 1, 4, TIMESTEPS, TIMESTEPS + 3])
 def test_every_output_begins_after_the_delay(delay):
     text = "g (float[N, 4] x) => (float[N, 3] p, float[N, 3] l, float[N, 4] s)"
@@ -199,7 +189,7 @@ def test_every_output_begins_after_the_delay(delay):
     _, now, spikes = over_time(g, X)
     average_before_read_out(g)
     changes_once(lambda g: delay_read_out(g, delay), g)
-    checked(g)
+    whole(g)
     assert ops(g).count("DelayedMean") == 3
     assert ops(g).count("RunningMean") == 0
     assert ops(g).count("Clock") == 1
@@ -228,7 +218,7 @@ def test_an_output_that_feeds_on_another():
     g = spiking(f"{text} {{ s = Clip(x, zero, one) n = Neg(s) y = Clip(n, zero, one) }}")
     spikes, y = over_time(g, X)
     changes_once(lambda g: delay_read_out(g, 2), g)
-    checked(g)
+    whole(g)
     late_spikes, late_y = over_time(g, X)
     np.testing.assert_array_equal(late_spikes, late_means(spikes, 2).astype(np.float32))
     np.testing.assert_array_equal(late_y, late_means(y, 2).astype(np.float32))
@@ -239,7 +229,7 @@ def test_outputs_that_are_no_numbers_over_time_stay():
     g = spiking(f"{text} {{ {LOGITS} y = ArgMax<axis = 1, keepdims = 0>(l) }}")
     average_before_read_out(g)
     changes_once(lambda g: delay_read_out(g, 2), g)
-    checked(g)
+    whole(g)
     result, spikes = over_time(g, X)
     plain, _ = over_time(spiking(f"{SIGNATURE} {{ {LOGITS} y = Identity(l) }}"), X)
     np.testing.assert_array_equal(result, late_means(plain, 2).argmax(-1))
@@ -312,7 +302,7 @@ def test_shapes_are_inferred_where_they_are_missing(pass_):
         if node.op in ("Gemm", "Softmax"):
             node.outputs[0].shape = None
     changes_once(pass_, g)
-    checked(g)
+    whole(g)
 
 
 def test_a_shorter_delay_takes_its_place_too():

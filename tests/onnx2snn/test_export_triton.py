@@ -78,12 +78,13 @@ def test_interleaved_sequences_equal_sessions(case):
     model, states = stateful_model(snn)
     onnx.checker.check_model(model, full_check=True)
     server, rng = Server(model, states), np.random.default_rng(0)
-    sessions, left, begun = {}, {}, set()
+    sessions = [SpikingSession(snn, threads=1) for _ in range(5)]
+    left, begun = {}, set()
     for tick in range(24):
         for sequence in range(5):
             if left.get(sequence, 0) == 0:  # Ids are used again, as clients do.
                 left[sequence] = int(rng.integers(1, 9))
-                sessions[sequence] = SpikingSession(snn, threads=1)
+                sessions[sequence].reset()
                 begun.discard(sequence)
         busy = rng.permutation([s for s in range(5) if rng.random() < 0.7])
         if not len(busy):
