@@ -68,7 +68,7 @@ def check_kinds(model: onnx.ModelProto) -> None:
     for graph in _graphs(model):
         for info in (*graph.input, *graph.output, *graph.value_info):
             _check_is_tensor(info, "the model")
-    for node in _all_nodes(model):
+    for node in every_node(model):
         for attribute in node.attribute:
             if attribute.type not in _ATTRIBUTES:
                 kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
@@ -113,10 +113,10 @@ def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The graph of a model, and the graphs inside nodes, those of functions too."""
     yield model.graph
-    yield from (graph for node in _all_nodes(model) for graph in graphs_in(node))
+    yield from (graph for node in every_node(model) for graph in graphs_in(node))
 
 
-def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a model, those inside nodes and functions too."""
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         yield from all_nodes(nodes)
@@ -135,7 +135,7 @@ def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All tensors of a model, the initializers of its own graph first."""
     for graph in _graphs(model):
         yield from graph.initializer
-    for node in _all_nodes(model):
+    for node in every_node(model):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
@@ -209,7 +209,7 @@ def widen_weights(model: onnx.ModelProto) -> None:
 
     Raises ``ModelError`` for those that hold fewer numbers than their shape says.
     """
-    read = {name for node in _all_nodes(model) for name in node.input if not _dequantises(node)}
+    read = {name for node in every_node(model) for name in node.input if not _dequantises(node)}
     read |= {info.name for graph in _graphs(model) for info in graph.output}
     for tensor in model.graph.initializer:
         if tensor.data_type not in FEW_BITS or tensor.name in read:
@@ -235,7 +235,7 @@ def _dequantises(node: onnx.NodeProto) -> bool:
 def has_sparse(model: onnx.ModelProto) -> bool:
     """Whether a model has sparse initializers, or nodes Constant of sparse values."""
     stored = any(graph.sparse_initializer for graph in _graphs(model))
-    return stored or any(_sparse_values(node) for node in _all_nodes(model))
+    return stored or any(_sparse_values(node) for node in every_node(model))
 
 
 def make_dense(model: onnx.ModelProto, what: str) -> None:
@@ -248,7 +248,7 @@ def make_dense(model: onnx.ModelProto, what: str) -> None:
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse, what))
         graph.ClearField("sparse_initializer")
-    for node in _all_nodes(model):
+    for node in every_node(model):
         for attribute in _sparse_values(node):
             value = _dense(attribute.sparse_tensor, what)
             attribute.CopyFrom(onnx.helper.make_attribute("value", value))

@@ -303,10 +303,15 @@ def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
         expected = (
             -(-size * FEW_BITS[tensor.data_type][0] // 8) if packed else size * dtype.itemsize
         )
-        if length != expected or not 0 <= offset <= target.stat().st_size - length:
+        if length != expected:
             raise ModelError(
                 f"{what}, {length} bytes at {offset}, but its shape {list(tensor.dims)} needs "
                 f"{expected}: the file or its data is damaged"
+            )
+        if not 0 <= offset <= target.stat().st_size - length:
+            raise ModelError(
+                f"{what}, {length} bytes at {offset}, but that file has {target.stat().st_size}: "
+                "it is damaged, or that of another model"
             )
         if not expected:
             return np.empty(tensor.dims, dtype)

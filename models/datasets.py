@@ -107,7 +107,7 @@ def digits(train: bool = False) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise FileNotFoundError("digits come with scikit-learn: pip install it") from error
+        raise FileNotFoundError("they come with scikit-learn (pip install scikit-learn)") from error
     x, y = load_digits(return_X_y=True)
     images = np.rint(x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     part = slice(None, 1437) if train else slice(1437, None)

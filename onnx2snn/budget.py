@@ -50,9 +50,9 @@ def require_budget(
         exceeded.append(
             f"{_beyond(accuracy, min_accuracy)} % {at}, less than --min-accuracy {min_accuracy:g}"
         )
+    drop = 0.0 if max_drop is None else report["ann"]["accuracy"] - accuracy
     # Rounded, since 95.1 - 94.1 is more than 1 in binary.
-    drop = 0.0 if max_drop is None else round(report["ann"]["accuracy"] - accuracy, 9)
-    if max_drop is not None and drop > max_drop:
+    if max_drop is not None and round(drop - max_drop, 9) > 0:
         below = f"{_beyond(drop, max_drop)} points below the ANN {at}"
         exceeded.append(f"{below}, more than --max-drop {max_drop:g}")
     if exceeded:

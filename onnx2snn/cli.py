@@ -121,8 +121,9 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="onnx2snn")
 def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # As on standard error: the name of a file may have what the encoding lacks.
+    # As on standard error: the name of a file, or a table, may have what the encoding lacks.
+    raising = ("strict", "surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in raising:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

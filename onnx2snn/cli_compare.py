@@ -191,6 +191,7 @@ def _as_json(comparison: Comparison, state: Path) -> dict[str, Any]:
         ],
         "state": str(state),
         "reused": comparison.reused,
+        "maxpool": comparison.maxpool,
     }
 
 

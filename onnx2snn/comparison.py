@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from onnx2snn.graph_passes.contents import every_node
 from onnx2snn.graph_passes.errors import (
     DataError,
     ModelError,
@@ -17,7 +18,7 @@ from onnx2snn.graph_passes.errors import (
     require_whole,
 )
 from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
-from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
@@ -49,7 +50,8 @@ class Comparison:
     """Recipes beside each other: a row for each, in the order given.
 
     ``kind``: what to compare by, "accuracy" with labels, else "agreement" with the ANN.
-    ``reused``: how many results came from the state file.
+    ``reused``: how many results came from the state file. ``maxpool``: what max-pools became in
+    all of them; None where the ANN has none, or each recipe did as it says.
     """
 
     samples: int
@@ -57,6 +59,7 @@ class Comparison:
     kind: str
     rows: list[Row]
     reused: int
+    maxpool: MaxPool | None = None
 
     @property
     def ann(self) -> float | None:
@@ -219,7 +222,8 @@ def compare_recipes(
         if file is not None and scores:
             add_results(file, made_from, {key_of(made_from, t): s for t, s in scores.items()})
     kind = "agreement" if data.labels is None else "accuracy"
-    return Comparison(data.samples, tuple(times), kind, rows, reused)
+    pools = any(node.op_type in MAX_POOLS for node in every_node(parts.structure))
+    return Comparison(data.samples, tuple(times), kind, rows, reused, maxpool if pools else None)
 
 
 def _known(

@@ -208,9 +208,10 @@ def convert(
     asked = own["threshold"] is not None or own["per_channel"] is not None
     bounded = not recalibrate and all(neuron.source == BOUND for neuron in neurons)
     affine = not any(gives_mean(node) for node in network.graph.nodes)
+    unless = "" if chosen.decides("recalibrate") else " without --recalibrate"
     vain = {
-        "all thresholds are bounds of clips, which --threshold and --per-channel do not change "
-        "without --recalibrate": asked and bounded,
+        "all thresholds are bounds of clips, which --threshold and --per-channel do not change"
+        f"{unless}": asked and bounded,
         "--approximate changes nothing: there are no curves between neurons":
             approximate is not None and not network.clips,
         "--on-means changes nothing: all between neurons is affine": on_means and affine,

@@ -6,6 +6,7 @@ is read as a stream. Nothing is ever unpickled.
 
 import contextlib
 import dataclasses
+import math
 import os
 import zipfile
 import zlib
@@ -108,7 +109,10 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
         sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
         if not fits(sizes, [None, *wanted[1:]]):
             needs = written(wanted)
-            raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}")
+            known = [n for n in wanted[1:] if n is not None]
+            fitting = len(known) == len(wanted) - 1 and math.prod(known) == math.prod(sizes[1:])
+            remedy = ": reshape it" if fitting else ""
+            raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}{remedy}")
         kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
         # Of others, such as bfloat16, the network itself is refused.
         if kind.kind in "fiub":
@@ -188,8 +192,8 @@ def _open_folder(
     if preprocessing is None:
         raise DataError(
             f"'{name}' holds images, and no model says how they become its input: record it in "
-            f"the model's metadata, {KEY} = {_EXAMPLE} for torchvision's of ImageNet, or give an "
-            ".npz of what the network takes"
+            f"the model's metadata, {KEY} = {_EXAMPLE} for torchvision's of ImageNet (in Python: "
+            "docs/paper.md, Data), or give an .npz of what the network takes"
         )
     wanted = preprocessing
     rows = some_rows(len(files) if samples is None else samples, len(files), labels)

@@ -117,7 +117,7 @@ class Network:
         self.notes: list[str] = []
         self.hidden_pools: list[Refusal] = []
         self.clips: dict[str, ClipFit] = {}
-        self.check = "not needed: nothing was rewritten"
+        self.check = "there was nothing to rewrite"
         upgraded = upgrade_opset(parts)
         # A newer opset, and functions in place, are a rewriting too.
         self._translated = upgraded is not parts or bool(parts.structure.functions)

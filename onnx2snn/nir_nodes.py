@@ -182,7 +182,10 @@ class NirWriter:
         kernel = attrs.get("kernel_shape", x.shape[1:])
         pads = _symmetric_pads(node, 2)
         if any(pads) and not attrs.get("count_include_pad", 0):
-            raise Refused("means over the padding's neighbours alone: NIR's pools count the pads")
+            raise Refused(
+                "means over the padding's neighbours alone: NIR's pools count the pads; train with "
+                "a pool without padding"
+            )
         if attrs.get("ceil_mode", 0) or any(d != 1 for d in attrs.get("dilations", ())):
             raise Refused("NIR's pools have neither dilations nor ceil_mode")
         strides = attrs.get("strides", [1, 1] if node.op == "AveragePool" else kernel)

@@ -226,7 +226,7 @@ def _rows(
         if name in pools and op not in MAX_POOLS:
             text = "max-pooling becomes average-pooling; --maxpool exact and recipe best "
             text += f"refuse it: {pools[name]}" if pools[name] else "keep it"
-            return NodeReport(name, op, place[name], text)
+            return NodeReport(name, op.replace("Average", "Max"), place[name], text)
         return NodeReport(name, op, place[name])
 
     return [row(node) for node in graph.nodes]

@@ -105,7 +105,7 @@ class Recipe:
                 # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
                 # recalibrate never is, since the pass overwrites it.
                 same = name in ("threshold", "per_channel") and value == getattr(self, name)
-                if name in _DECIDES.get(unbound(function), ()) and not same:
+                if name in _decided_by(function) and not same:
                     raise DataError(
                         f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
                         f"leave out {option}, or take another recipe"
@@ -116,6 +116,10 @@ class Recipe:
                     f"the recipe '{self.name}' takes the bounds of clips as thresholds: with "
                     f"{option} give a statistic of the data, too (--threshold)"
                 )
+
+    def decides(self, name: str) -> bool:
+        """Whether a pass of this recipe overwrites a setting."""
+        return any(name in _decided_by(function) for function in self.passes)
 
     def delay_for(self, timesteps: int) -> int:
         """How many time-steps the read-out leaves out, of T."""
@@ -154,6 +158,11 @@ class Recipe:
 
 _FOR_ANY_T = (balance_thresholds,)
 """The passes that do the same whatever T is."""
+
+
+def _decided_by(function: SpikingPass) -> tuple[str, ...]:
+    return _DECIDES.get(unbound(function), ())
+
 
 _DECIDES = {
     balance_thresholds: ("threshold", "per_channel", "recalibrate"),

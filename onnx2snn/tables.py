@@ -105,8 +105,10 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
-FOLDED, LEAST_FOLDED = 12, 5
-"""Letters in which a name, or a text, can be read in several lines, and those that it keeps."""
+FOLDED, LEAST_FOLDED, LEAST_HEAD = 12, 5, 5
+"""Letters in which a name, or a text, can be read in several lines, those that it keeps, and those
+that the head of a column of numbers keeps.
+"""
 
 
 class _Table(Table):
@@ -122,11 +124,13 @@ class _Table(Table):
             self.padding = (0, 0)
             numbers = [column for column in self.columns if column.justify == "right"]
             heads = [str(column.header) for column in numbers]
-            for within_words in (False, True):
+            # As wide as there is room for, the last of them within words.
+            widths = [*range(max(map(len, heads), default=LEAST_HEAD), LEAST_HEAD, -1)]
+            for least in (*widths, LEAST_HEAD, 0):
                 for column, head in zip(numbers, heads, strict=True):
                     cells = (Measurement.get(console, wide, cell) for cell in column.cells)
-                    width = max([5, *(cell.maximum for cell in cells)])
-                    column.header = textwrap.fill(head, width, break_long_words=within_words)
+                    width = max([least or LEAST_HEAD, *(cell.maximum for cell in cells)])
+                    column.header = textwrap.fill(head, width, break_long_words=least == 0)
                     column.no_wrap = True
                 if self._least_width(console, wide) <= options.max_width:
                     break
@@ -231,7 +235,8 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     for row in report["snn"]:
         add("at a fixed T", str(row["timesteps"]), row, "")
     table.add_section()
-    for row in report["early_exit"]:
+    rules = report["early_exit"]
+    for row in rules:
         rule = EarlyExit(row["confidence"], row["stable"], row["every"])
         equal = f">{most}" if row["as_accurate_as"] is None else str(row["as_accurate_as"])
         if row["accuracy"] is None and row["agreement"] is None:
@@ -242,7 +247,7 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     if report["ann"] is not None:
         table.add_section()
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "")
-    stay = all(row["mean_timesteps"] == most for row in report["early_exit"])
+    stay = all(row["mean_timesteps"] == most for row in rules)
     if report["earliest"] is None:
         leave = f"T={most} is too short for any to leave"
     elif stay:
@@ -252,6 +257,9 @@ def early_exit_table(report: dict[str, Any]) -> Table:
         )
     else:
         leave = f"the earliest leave at T={report['earliest']}"
+        pays = ((row["as_accurate_as"] or most + 1) > row["mean_timesteps"] for row in rules)
+        if not any(pays):
+            leave += ", and for no rule is the mean below the fixed T that is as accurate"
     table.caption = (
         f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
         f"Looked at every {EarlyExit.every} time-steps; {leave}."
@@ -369,6 +377,11 @@ def comparison_table(comparison: Comparison) -> Table:
             for value, top in zip(values, best, strict=True)
         ]
         table.add_row(name_text(row.recipe.name), *cells)
+    if comparison.maxpool is not None:
+        table.caption = (
+            "Max-pools are the same in all, whatever a recipe takes by itself: "
+            f"convert --maxpool {comparison.maxpool}"
+        )
     return table
 
 

@@ -9,6 +9,8 @@ from onnx2snn import graph_passes as gp
 
 def fold_batch_normalization(model: ir.Model) -> ir.Model:
     """A model whose BatchNormalizations are part of the convolutions before them."""
+    # A file of torch's keeps its weights beside it, where a ModelProto leaves them.
+    ir.external_data.load_to_model(model)
     proto = ir.to_proto(model)
     graph = gp.to_graph(proto)
     gp.infer_shapes(graph)

@@ -1,6 +1,7 @@
 """A stand-in for a simulator, in a module that a process of its own can import."""
 
 import os
+import signal
 
 
 class Contender:
@@ -16,6 +17,9 @@ class Contender:
 
     def where(self):
         return os.getpid(), sorted(os.sched_getaffinity(0))
+
+    def heeds_interrupts(self):
+        return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def fail(self):
         raise RuntimeError("out of luck")

@@ -44,6 +44,9 @@ def test_a_contestant_is_an_object_elsewhere(every_core):
         process, cores = contestant.call("where")[1]
         assert process != os.getpid()
         assert cores == [max(os.sched_getaffinity(0))]
+        # Ctrl-C reaches it, too, while it is being made.
+        assert not contestant.call("heeds_interrupts")[1]
+        assert Contender("ab").heeds_interrupts()
         with pytest.raises(Onnx2SnnError, match="exit code 3"):
             contestant.call("end")
         with pytest.raises(Onnx2SnnError, match="exit code 3"):

@@ -72,3 +72,8 @@ def test_limits_are_inclusive_and_all_are_named():
 def test_limits_that_are_none(folder, option, limit):
     result = evaluate(folder, option, limit, "--ann", folder / "ann.onnx")
     assert result.exit_code == 2, result.output
+
+
+def test_the_very_drop_that_is_reported_is_within():
+    found = report(55.43859649122807, 62.45614035087719)
+    require_budget(found, None, found["ann"]["accuracy"] - found["snn"][0]["accuracy"])

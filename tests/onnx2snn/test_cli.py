@@ -529,12 +529,14 @@ def test_data_that_does_not_fit_the_network_is_named(snn):
     np.savez("x.npz", x=wrong, y=np.arange(200) % 3)
     np.save("x.npy", wrong)
     np.save("raw.npy", np.ones(X.shape, int))
+    np.save("flat.npy", X.reshape(len(X), 36))
     shape = "has shape [200, 1, 6, 7], the network needs [*, 1, 6, 6]"
     good = ("--data", "data.npz", "-T", "4")
     for words, message in (
         (("evaluate", snn, "--data", "x.npz", "-T", "4"), f"'x.npz' {shape}"),
         (("run", snn, "--input", "x.npy", "-T", "4"), f"'x.npy' {shape}"),
         (("run", snn, "--input", "raw.npy", "-T", "4"), "'raw.npy' has type int64, the network"),
+        (("run", snn, "--input", "flat.npy", "-T", "4"), "needs [*, 1, 6, 6]: reshape it"),
         (("convert", "ann.onnx", "-o", "n.onnx", "--calibration", "x.npz"), f"'x.npz' {shape}"),
         (("compare", "ann.onnx", "--calibration", "x.npz", *good), f"'x.npz' {shape}"),
         (("diagnose", snn, "--ann", "ann.onnx", "--data", "x.npy", "-T", "4"), f"'x.npy' {shape}"),

@@ -80,6 +80,7 @@ def results(found):
 
 def test_each_cell_is_what_convert_and_evaluate_give():
     found = compared(RECIPES)
+    assert found.maxpool == "exact"
     assert [row.recipe for row in found.rows] == list(RECIPES)
     for row in found.rows:
         if row.recipe.name == "tcl":
@@ -94,6 +95,18 @@ def test_each_cell_is_what_convert_and_evaluate_give():
             score = dataclasses.asdict(row.scores[t])
             assert score.pop("ann_accuracy") == report["ann"]["accuracy"] == found.ann
             assert score == report["snn"][0]
+
+
+def test_what_became_of_max_pools_is_told():
+    """Where a recipe alone would do otherwise."""
+    words = (*OPTIONS, "--recipes", "opi")
+    assert "convert --maxpool exact" in invoke(*words).output
+    assert (
+        json.loads(invoke(*words, "--maxpool", "average", "--json").stdout)["maxpool"] == "average"
+    )
+    assert compared(["opi"], maxpool=None).maxpool is None
+    plain = model(TEXT.replace("MaxPool", "AveragePool"), WEIGHTS)
+    assert compared(["opi"], model=plain).maxpool is None
 
 
 def test_recipes_that_depend_on_timesteps_convert_for_each(monkeypatch):

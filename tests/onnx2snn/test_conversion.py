@@ -399,6 +399,8 @@ def test_a_threshold_asked_for_where_all_are_bounds(asked):
     measured = convert(tight, calibration=DATA, recipe="threshold-balancing", **asked)
     assert {neuron.source for neuron in measured.neurons} == {"bound of the clip"}
     assert not measured.notes
+    (note,) = convert(tight, calibration=DATA, recipe="spike-norm", threshold="max").notes
+    assert note.endswith("which --threshold and --per-channel do not change")
     assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi", **asked).notes
 
 

@@ -79,9 +79,11 @@ def test_a_job_with_a_budget(tmp_path, code):
     assert ("outside of the accuracy budget" in found.stderr) == (code == 1)
 
 
-def test_an_onnx_ir_model(tmp_path):
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_onnx_ir_model(tmp_path, beside):
     pytest.importorskip("onnx_ir", reason="onnx-ir is not installed")
-    onnx.save(small_network(), tmp_path / "in.onnx")
+    options = {"save_as_external_data": beside, "location": "in.data", "size_threshold": 0}
+    onnx.save(small_network(), tmp_path / "in.onnx", **options)
     example("onnx_ir_model.py", "in.onnx", "out.onnx", folder=tmp_path)
     assert ops(tmp_path / "out.onnx") == ["Conv", "Relu"]
     x = RNG.normal(size=(2, 1, 8, 8)).astype(np.float32)

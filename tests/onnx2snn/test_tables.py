@@ -1,12 +1,14 @@
 """Tables on terminals of any width."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from onnx2snn import tables
+from onnx2snn.cli import main
 from onnx2snn.conversion import NeuronReport
 from onnx2snn.conversion_tables import neuron_table, pass_table, readiness_table
 from onnx2snn.graph_passes import PassReport
@@ -69,6 +71,33 @@ def test_heads_break_between_words_first():
     assert "accuracy" not in shown(20)
 
 
+def test_heads_take_the_room_there_is():
+    report = {
+        "samples": 200, "macs": 4e5, "macs_before_neurons": 1e5, "ann": {"accuracy": 90.5},
+        "snn": [{"timesteps": 16, "accuracy": 91.0, "agreement": 98.5, "firing_rate": 0.1234,
+                 "sops": 1.23e6}],
+    }  # fmt: skip
+    assert "accuracy % same class as ANN % firing rate" in printed(
+        tables.evaluation_table(report), 80
+    )
+    lines = printed(tables.evaluation_table(report), 70).splitlines()
+    assert max(map(len, lines)) <= 70
+    assert sum("firing rate" in line for line in lines) == 1
+    assert sum(bool(re.search("same|class", line)) for line in lines) == 1
+
+
+@pytest.mark.parametrize(("mean", "said"), [(14.2, True), (7.9, False), (8.0, True)])
+def test_early_exits_that_do_not_pay_are_told(mean, said):
+    row = {"accuracy": 88.2, "agreement": 90.0}
+    rule = {"confidence": 0.85, "stable": 3, "every": 4}
+    report = {
+        "samples": 500, "ann": None, "earliest": 4, "snn": [{"timesteps": 64, **row}],
+        "early_exit": [{**rule, **row, "mean_timesteps": mean, "as_accurate_as": 8}],
+    }  # fmt: skip
+    text = " ".join(printed(tables.early_exit_table(report), 120).split())
+    assert ("for no rule is the mean below the fixed T" in text) == said
+
+
 @pytest.mark.parametrize(("columns", "wide"), [("80", 80), ("0", 120), ("wide", 120), (None, 120)])
 def test_tables_that_go_to_no_terminal(monkeypatch, columns, wide):
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -112,3 +141,13 @@ def test_nodes_that_are_alike_are_one_row():
     assert "s, t" in others
     assert "--json lists each node" in "".join(lines)
     assert "--json" not in printed(readiness_table(nodes[:2]), 100)
+
+
+def test_what_an_encoding_lacks_is_escaped(monkeypatch):
+    """As in Python's own C locale, without UTF-8 mode."""
+    written = io.BytesIO()
+    stdout = io.TextIOWrapper(written, encoding="ascii", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdout", stdout)
+    main(["recipes"], standalone_mode=False)
+    print("…", flush=True)
+    assert written.getvalue().endswith(b"\\u2026\n")
