@@ -22,7 +22,8 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.cli import main
-from onnx2snn.export_triton import START, pbtxt, stateful_model, to_triton
+from onnx2snn.export_triton import pbtxt, to_triton
+from onnx2snn.triton_steps import START, stateful_model
 
 CASES = {
     "dyadic": lambda: (convert(dyadic.to_onnx(dyadic.finish(3))).model, (2, 8, 8)),
