@@ -115,6 +115,7 @@ class Choice:
 def choose(
     costs: Costs,
     shapes: Mapping[str, Shape],
+    found: Mapping[str, Shape],
     samples: int,
     groups: Groups,
     prologue: int,
@@ -126,7 +127,8 @@ def choose(
 ) -> Choice:
     """Choose how time-steps run.
 
-    shapes: of what a time-step reads; ``samples`` is N, which run in ``groups``.
+    shapes: of what a time-step reads, as the file says; found: the same ``with_open_states``;
+    ``samples`` is N, which run in ``groups``.
     prologue: bytes that it takes; read_out: those that reading out takes, ``readouts`` times;
     ``varying``: whether inputs are others at each time-step. layout: what ``layout_of`` says.
     Raises ``DataError`` where not even a time-step fits.
@@ -135,7 +137,7 @@ def choose(
     if costs.max_memory is not None:
         # A budget counts on groups in all runs.
         groups = groups_of_all(together)
-    at_once = _with_samples(shapes, together) if together < samples else shapes
+    at_once = _with_samples(found, together) if together < samples else found
     run = Run(
         sizes=sizes_of(costs.peaks.step, at_once),
         shapes=at_once,
@@ -237,6 +239,37 @@ def shapes_read(
             for state, _ in state_names(neuron.op, neuron.name):
                 del known[state]
     return known
+
+
+def with_open_states(
+    plan: Plan, step: onnx.ModelProto, shapes: Mapping[str, Shape], samples: int
+) -> dict[str, Shape]:
+    """The same, with the shapes of states whose sizes the file leaves open.
+
+    Those are the shapes of currents, which follow from the shapes of inputs where states have a row
+    for each sample: else one sample might be added to states of several.
+    """
+    read = {info.name for info in step.graph.input}
+    if read <= shapes.keys():
+        return dict(shapes)
+    sources = {
+        state: (neuron.current, (samples, *neuron.shape))
+        for neuron in plan.neurons
+        for state, _ in state_names(neuron.op, neuron.name)
+        if state not in shapes
+    }
+    rows = {state: shape for state, (_, shape) in sources.items()}
+    made = sizes_of(_of_one_time_step(step), {**shapes, **rows}).shapes
+    stateful = [node for node in step.graph.node if node.domain == DOMAIN]
+    sums = {node.input[-1]: node.input[0] for node in stateful if node.op_type != "Clock"}
+    sums |= {total.read: name for name, total in plan.sums.items()}
+    known = {name: made.get(source, ()) for name, source in sums.items()}
+    for state, (current, shape) in sources.items():
+        found = made.get(current, ())
+        pairs = zip(found, shape, strict=False)
+        if len(found) == len(shape) and all(isinstance(b, str) or a == b for a, b in pairs):
+            known[state] = found
+    return {n: s for n, s in known.items() if n in read and s and all(s)} | dict(shapes)
 
 
 def _of_one_time_step(step: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, all_known, choose, shapes_read
+from .choice import Choice, all_known, choose, shapes_read, with_open_states
 from .columns import Columns, with_columns
 from .costs import Costs
 from .groups import groups_of, groups_of_all
@@ -121,6 +121,7 @@ class TimeSteps:
             self.choices[key] = choose(
                 self.costs,
                 shapes,
+                with_open_states(self.network.plan, self.step, shapes, samples),
                 samples,
                 groups,
                 prologue,

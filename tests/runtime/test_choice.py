@@ -10,7 +10,7 @@ import pytest
 from alike import same
 from onnx_text import model
 
-from onnx2snn import DataError, SpikingSession, convert
+from onnx2snn import DataError, SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime import chunks, estimate, int8, kernel_forms, memory, sums
 from onnx2snn.runtime.estimate import Estimate
@@ -726,3 +726,33 @@ def test_sums_that_are_read_out_count():
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
     found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
     assert found.read_out >= 4 * 7 * 1000
+
+
+POOLED = (
+    "net (float[N, 1, H, W] x) => (float[N, 4, 1, 1] y) { "
+    "a = Conv<pads = [1, 1, 1, 1]>(x, w1) b = Clip(a, zero, one) "
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(b) "
+    "c = Conv<pads = [1, 1, 1, 1]>(p, w2) d = Clip(c, zero, one) y = GlobalAveragePool(d) }"
+)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("recipe", ["opi", "best"])
+def test_sizes_that_a_file_leaves_open_count_in_a_budget(samples, recipe):
+    rng = np.random.default_rng(0)
+    weights = {"zero": np.float32(0), "one": np.float32(1)}
+    for name, shape in (("w1", (4, 1, 3, 3)), ("w2", (4, 4, 3, 3))):
+        weights[name] = (rng.integers(-8, 9, shape) / 8).astype(np.float32)
+    x = rng.integers(0, 9, (samples, 1, 64, 48)).astype(np.float32) / 8
+    options = {"recipe": recipe, "maxpool": "exact", "calibration": from_arrays(x)}
+    snns = [
+        convert(model(text, weights), **options).model
+        for text in (POOLED.replace("H, W", "64, 48"), POOLED)
+    ]
+    fixed, left_open = (SpikingSession(snn, threads=1).chosen(x).memory for snn in snns)
+    assert left_open.states == fixed.states > 0
+    assert left_open.counts == fixed.counts
+    assert left_open.activations > 0
+    for snn in snns:
+        with pytest.raises(DataError, match="one time-step of"):
+            SpikingSession(snn, threads=1, max_memory=10**6).run(x, 8)
