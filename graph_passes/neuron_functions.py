@@ -84,6 +84,28 @@ FUNCTIONS = {
             v_next = Sub (u, x)
         }
     """,
+    "SignedBurstIF": """
+        SignedBurstIF <v_threshold, v_init, max_spikes> (current, v, m) => (x, v_next, m_next)
+        {
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            most = Constant <value: tensor = @max_spikes> ()
+            max_spikes = CastLike (most, current)
+            unit = Constant <value: tensor = float {1}> ()
+            one = CastLike (unit, current)
+            u = Add (v, current)
+            levels = Div (u, v_threshold)
+            above = Ceil (levels)
+            spikes = Sub (above, one)
+            least = Neg (max_spikes)
+            limited = Clip (spikes, least, max_spikes)
+            emitted = Neg (m)
+            s = Max (limited, emitted)
+            x = Mul (s, v_threshold)
+            v_next = Sub (u, x)
+            m_next = Add (m, s)
+        }
+    """,
     "ResidualIF": """
         ResidualIF <v_threshold, v_init, delay> (current, t, v) => (x, v_next)
         {"""

@@ -25,10 +25,10 @@ def change_neurons(
 
     ``negative``: below which fraction of V_th a SignedIF takes a spike back: -1 in Wang et al.
     (IJCAI 2022); 0 follows (v(0) + sum of currents) / V_th as closely as one spike a time-step
-    can. ``max_spikes``: of a BurstIF in one time-step. ``delay``: after how many time-steps a
-    ResidualIF or OffsetIF starts again. Neurons that are of this kind already take the
-    settings. Raises ``ModelError`` for an unknown ``op`` and for neurons of a third kind, and
-    ``DataError`` for settings that make no sense; the graph is then as it was.
+    can. ``max_spikes``: of a BurstIF, or a SignedBurstIF, in one time-step. ``delay``: after how
+    many time-steps a ResidualIF or OffsetIF starts again. Neurons that are of this kind already
+    take the settings. Raises ``ModelError`` for an unknown ``op`` and for neurons of a third kind,
+    and ``DataError`` for settings that make no sense; the graph is then as it was.
     """
     if op not in neurons.NEURONS:
         raise ModelError(f"there is no neuron '{op}', only {', '.join(sorted(neurons.NEURONS))}")

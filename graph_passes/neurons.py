@@ -14,6 +14,9 @@ SignedIF              as IF, and s = -1 if u < v_negative and m > 0;    v, at v_
                       m_next = m + s                                    m, at 0
 BurstIF               as IF, but s = ceil(u / V_th) - 1, from 0 to      v, at v_init
                       max_spikes
+SignedBurstIF         as IF, but s = ceil(u / V_th) - 1, from           v, at v_init;
+                      -max_spikes, and no less than -m, to max_spikes;  m, at 0
+                      m_next = m + s
 ResidualIF            as IF, but after the time-step t = delay v_next   v, at v_init
                       is v_init where it is positive, and else so low
                       that the neuron is silent from then on
@@ -81,7 +84,7 @@ NEURONS = frozenset(op for op in FUNCTIONS if op.endswith("IF"))
 MEANS = frozenset({"RunningMean", "DelayedMean"})
 """The operators that average over time for the read-out."""
 
-COUNTING = frozenset({"SignedIF"})
+COUNTING = frozenset({"SignedIF", "SignedBurstIF"})
 """The neurons that keep, besides v, the number of spikes that they have emitted, m."""
 
 

@@ -353,7 +353,7 @@ def _layers(
             initial_potential_of(node).astype(np.float64),
             np.asarray(bounds.get(activations[node.name], np.inf), np.float64),
             timesteps,
-            int(node.attrs["max_spikes"].values) if node.op == "BurstIF" else 1,
+            int(node.attrs["max_spikes"].values) if "max_spikes" in node.attrs else 1,
         )
         for node in neuron_nodes(graph)
     ]

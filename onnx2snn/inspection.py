@@ -89,7 +89,8 @@ def _of_neurons(value: Any) -> str:
     """The kind of neurons, with what it heeds of its settings."""
     if not isinstance(value, dict) or not isinstance(value.get("op"), str):
         return _in_words(value)
-    heeded = {"SignedIF": "negative", "BurstIF": "max_spikes"}.get(value["op"])
+    bursts = dict.fromkeys(("BurstIF", "SignedBurstIF"), "max_spikes")
+    heeded = {"SignedIF": "negative", **bursts}.get(value["op"])
     more = f", {heeded} {value[heeded]}" if heeded in value else ""
     return f"{value['op']}{more}"
 

@@ -31,8 +31,8 @@ class Neuron:
     """The kind of neurons.
 
     ``op``: an operator of ``graph_passes.neurons``: IF, ResetToZeroIF, SignedIF, BurstIF,
-    ResidualIF or OffsetIF. ``negative``: the fraction of V_th below which a SignedIF takes a spike
-    back. ``max_spikes``: of a BurstIF in one time-step.
+    SignedBurstIF, ResidualIF or OffsetIF. ``negative``: the fraction of V_th below which a SignedIF
+    takes a spike back. ``max_spikes``: of a BurstIF or a SignedBurstIF in one time-step.
     """
 
     op: str = "IF"

@@ -218,6 +218,17 @@ RECIPES = (
         neuron=Neuron("SignedIF", negative=0.0),
         passes=(partial(correct, weights=True),),
     ),
+    Recipe(
+        "best-burst",
+        "this project; as best, and Li & Zeng 2022",
+        "as best, with up to 2 spikes of either sign in a time-step",
+        _ROBUST_MMSE,
+        per_channel=True,
+        recalibrate=True,
+        maxpool="exact",
+        neuron=Neuron("SignedBurstIF", max_spikes=2),
+        passes=(partial(correct, weights=True),),
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from onnx2snn.graph_passes.editing import broadcasts_into, operands, part_of
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.neurons import (
+    COUNTING,
     TENSOR_ATTRIBUTES,
     initial_potential_of,
     inputs_besides_states,
@@ -228,7 +229,7 @@ def _positive(node: gs.Node, prefix: str) -> gs.Variable:
     """What of x is above 0: x itself where a neuron takes no spikes back."""
     x = node.outputs[0]
     name = f"{prefix}positive/{x.name}"
-    return gs.Variable(name, x.dtype, x.shape) if node.op == "SignedIF" else x
+    return gs.Variable(name, x.dtype, x.shape) if node.op in COUNTING else x
 
 
 def _delay(means: list[gs.Node]) -> int:
@@ -320,7 +321,7 @@ def _step_model(
     states_out = [state for node in core if is_stateful(node) for state in states_written(node)]
     step = gs.Graph(nodes=[node for node in core if node.op != "IF"])
     for node in core:
-        if node.op == "SignedIF":
+        if node.op in COUNTING:
             x, above = node.outputs[0], summed[_positive(node, prefix).name]
             step.nodes.append(gs.Node("Relu", above.name, {}, [x], [above]))
         if node.op == "IF":

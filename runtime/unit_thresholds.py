@@ -8,6 +8,10 @@ spikes back below 0 becomes, with w = -v / V_th and W' of the other sign,
 
     s = [u < -1] - [u m > 0],  w_next = u + s,  m_next = m + s
 
+and a ``SignedBurstIF`` of up to k spikes, with n = -m,
+
+    s = max(clip(ceil(u), 1 - k, 1 + k) - 1, n),  w_next = u - s,  n_next = n - s
+
 Chunks run like that; what they read and write of states is in the file's units
 (``unit_steps.rescaled``), one multiplication for each chunk. Sums that are exact stay so: where
 V_th are powers of two nothing rounds, and other V_th stay what they are where weights are so short
@@ -26,9 +30,18 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.limits import WEIGHTED, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 
-from .graphs import Writer, attributes_of, names_in, renamed, unused_prefix, values_of, with_nodes
+from .graphs import (
+    Writer,
+    attributes_of,
+    names_in,
+    renamed,
+    spikes_at_once,
+    unused_prefix,
+    values_of,
+    with_nodes,
+)
 from .kernels import STEEP
 from .plan import Neuron, State
 from .precision import PlanInPrecision
@@ -47,7 +60,7 @@ of what they make."""
 def with_unit_thresholds(
     step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], in_full: bool = True
 ) -> UnitStep:
-    """The step with IF and SignedIF rescaled to V_th = 1, where it is one number or one a channel.
+    """The step with these neurons rescaled to V_th = 1, where it is one number or one a channel.
 
     ``step`` belongs to ``network``'s plan; of its outputs the written ``states`` are left.
     ``in_full``: whether it reads them in the shapes that it writes, starts too.
@@ -104,7 +117,7 @@ class _Units:
     def _has_a_unit(self, neuron: Neuron) -> bool:
         """Whether it may count in thresholds."""
         threshold = neuron.threshold
-        if neuron.op not in ("IF", "SignedIF") or threshold.dtype != np.float32:
+        if neuron.op not in ("IF", *COUNTING) or threshold.dtype != np.float32:
             return False
         if neuron.op == "SignedIF":
             below = attributes_of(self.makers[neuron.spikes])["v_negative"]
@@ -251,6 +264,8 @@ class _Units:
         """The neurons of a layer."""
         x, unit = self.factored(neuron.spikes)
         read, written = f"v/{neuron.name}", f"v_next/{neuron.name}"
+        m, m_next = f"m/{neuron.name}", f"m_next/{neuron.name}"
+        constants, above = list[str](), ""
         if neuron.op == "IF":
             self.units[read] = unit
             u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
@@ -259,26 +274,49 @@ class _Units:
                 self._node("Sub", [u, x], written),
             ]
             nexts, reads = {written: u}, tuple[str, ...]()
+        elif neuron.op == "SignedBurstIF":
+            most = spikes_at_once(self.makers[neuron.spikes])
+            self.units |= {read: unit, m: np.array(-1, np.float32)}
+            u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
+            bounds = {"least": 1 - most, "most": 1 + most, "one": 1}
+            constants = [
+                self._constant(np.array(value, np.float32), f"{x}/{name}")
+                for name, value in bounds.items()
+            ]
+            made = [
+                self._node("Ceil", [u], f"{x}/levels"),
+                self._node("Clip", [f"{x}/levels", *constants[:2]], f"{x}/limited"),
+                self._node("Sub", [f"{x}/limited", constants[2]], f"{x}/wanted"),
+                self._node("Max", [f"{x}/wanted", m], x),
+                self._node("Sub", [u, x], written),
+                self._node("Sub", [m, x], m_next),
+            ]
+            nexts, reads = {written: u, m_next: m}, (m,)
         else:
             self.units[read] = -unit
             u = self._node("Add", [read, self.divided(neuron.current, -unit)], f"{x}/u")
-            m, m_next = f"m/{neuron.name}", f"m_next/{neuron.name}"
-            up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
+            above, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
             made = [
-                self._node("HardSigmoid", [u], up, alpha=-STEEP, beta=-STEEP),
+                self._node("HardSigmoid", [u], above, alpha=-STEEP, beta=-STEEP),
                 self._node("Mul", [u, m], low),
                 self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
-                self._node("Sub", [up, down], x),
+                self._node("Sub", [above, down], x),
                 self._node("Add", [u, x], written),
                 self._node("Add", [m, x], m_next),
             ]
             nexts, reads = {written: u, m_next: m}, (m,)
+        if neuron.op in COUNTING:
             positive = self.plan.sums[neuron.positive]
             if positive.read in self.states:
                 self.units[positive.read] = unit
-                made.append(self._node("Add", [positive.read, up], positive.written))
+                if not above:
+                    above = f"{x}/above"
+                    made.append(self._node("Relu", [x], above))
+                made.append(self._node("Add", [positive.read, above], positive.written))
                 nexts[positive.written] = positive.read
-        self.bodies.append(Body(tuple(self.makers[name] for name in made), u, reads, x, nexts))
+        nodes = tuple(self.makers[name] for name in made)
+        held = tuple(self.graph.initializers[name] for name in constants)
+        self.bodies.append(Body(nodes, u, reads, x, nexts, held))
         # For all that reads spikes with their unit.
         self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)
 

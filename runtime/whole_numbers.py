@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import attributes_of, spikes_at_once
@@ -48,8 +48,8 @@ def whole_numbers(
         threshold = neuron.threshold
         if of_channels(threshold, threshold.size, len(neuron.shape)):
             unit = threshold.reshape(-1 if threshold.size > 1 else ())
-            lowest = -1 if neuron.op == "SignedIF" else 0
             highest = spikes_at_once(makers[neuron.spikes])
+            lowest = -highest if neuron.op in COUNTING else 0
             found[neuron.spikes] = WholeNumbers(unit, lowest, highest)
     # In topological order, so that what a node reads is known.
     for node in step.graph.node:

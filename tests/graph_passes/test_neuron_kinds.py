@@ -19,7 +19,13 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
 )
-from onnx2snn.graph_passes.neurons import NEURONS, attribute_names_of, starts_of, states_read
+from onnx2snn.graph_passes.neurons import (
+    COUNTING,
+    NEURONS,
+    attribute_names_of,
+    starts_of,
+    states_read,
+)
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 BODY = "r = Relu(x) a = Min(r, t) n = Neg(a) y = Clip(n, zero, four)"
@@ -42,7 +48,7 @@ def test_structure(op):
     whole(g)
     timed = op in ("ResidualIF", "OffsetIF")
     assert ops(g) == [*(["Clock"] if timed else []), op, "Neg", op]
-    letters = ["v", "m"] if op == "SignedIF" else ["v"]
+    letters = ["v", "m"] if op in COUNTING else ["v"]
     for node in neuron_nodes(g):
         assert set(node.attrs) == attribute_names_of(op)
         states = [f"{letter}/{node.name}" for letter in letters]
@@ -75,7 +81,7 @@ def test_thresholds_and_potentials_stay(op, dtype):
         assert all(start.dtype == dtype and not start.any() for start in others)
 
 
-@pytest.mark.parametrize("op", ["SignedIF", "BurstIF", "ResidualIF", "OffsetIF"])
+@pytest.mark.parametrize("op", ["SignedIF", "SignedBurstIF", "BurstIF", "ResidualIF", "OffsetIF"])
 def test_settings_can_change_and_the_kind_cannot(op):
     g = spiking()
     change_neurons(g, op)

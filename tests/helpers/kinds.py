@@ -21,7 +21,9 @@ from onnx2snn.graph_passes import (
     to_model,
 )
 
-KINDS = ("IF", "ResetToZeroIF", "SignedIF", "BurstIF", "ResidualIF", "OffsetIF")
+KINDS = (
+    "IF", "ResetToZeroIF", "SignedIF", "BurstIF", "SignedBurstIF", "ResidualIF", "OffsetIF",
+)  # fmt: skip
 ONNX_TYPES = {"float16": "float16", "float32": "float", "float64": "double"}
 SILENT = -30000
 READ_OUTS = {
@@ -53,6 +55,12 @@ def fire(kind, current, v, m, t, theta, v_init):
         s = 0
         while s < kind.max_spikes and u > (s + 1) * theta:
             s += 1
+    if kind.op == "SignedBurstIF":
+        s = 0
+        while s < kind.max_spikes and u > (s + 1) * theta:
+            s += 1
+        while -s < min(kind.max_spikes, m) and u <= s * theta:
+            s -= 1
     if kind.op == "SignedIF" and u < kind.negative * theta and m > 0:
         s = -1
     v = u - s * theta

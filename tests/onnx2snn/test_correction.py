@@ -397,7 +397,7 @@ def cache(monkeypatch, neurons):
         monkeypatch.setattr(module, "IN_CACHE", neurons)
 
 
-@pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "ResetToZeroIF"])
+@pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "SignedBurstIF", "ResetToZeroIF"])
 @pytest.mark.parametrize("together", [1, 2**17])
 @pytest.mark.parametrize("seed", range(3))
 def test_layers_fire_the_same_whether_or_not_currents_are_kept(op, together, seed, monkeypatch):
@@ -734,7 +734,7 @@ def test_what_averages_over_time_is_measured_after_the_last_time_step():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("scale", [1.0, 1e6, 1e36])
 @pytest.mark.parametrize("shift", [-0.25, 0.25])
-@pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "ResetToZeroIF"])
+@pytest.mark.parametrize("op", ["IF", "SignedIF", "BurstIF", "SignedBurstIF", "ResetToZeroIF"])
 def test_mean_potentials_are_those_of_shifted_currents(op, shift, scale):
     """Also where potentials lose whole thresholds by rounding."""
     recipe = replace(recipe_by_name("mmse"), name="other", neuron=Neuron(op))

@@ -188,7 +188,10 @@ def test_every_recipe_and_pooling(recipe, maxpool):
     assert first.correlation > 0.9
 
 
-@pytest.mark.parametrize("recipe", ["opi", "burst", "signed", "best", "spike-norm", "srp"])
+EVERY_KIND = ["opi", "burst", "signed", "best", "best-burst", "spike-norm", "srp"]
+
+
+@pytest.mark.parametrize("recipe", EVERY_KIND)
 def test_firing_rates_are_those_of_evaluate(recipe):
     """Spikes of either sign count."""
     ann = model(POOLED, POOLED_WEIGHTS)

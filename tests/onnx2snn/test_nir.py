@@ -240,7 +240,7 @@ def test_all_that_nir_lacks_is_named_at_once(tmp_path):
     assert not (tmp_path / "net.nir").exists()
 
 
-@pytest.mark.parametrize("op", ["SignedIF", "BurstIF", "ResidualIF", "OffsetIF"])
+@pytest.mark.parametrize("op", ["SignedIF", "BurstIF", "SignedBurstIF", "ResidualIF", "OffsetIF"])
 def test_other_neurons_are_refused_by_name(op, tmp_path):
     with pytest.raises(UnsupportedModelError, match=f"{op} 's'.*no such neuron"):
         to_nir(model_of(Network(5, pool=False), Kind(op)), tmp_path / "net.nir")

@@ -256,7 +256,7 @@ POOLED = """net (float[N, 2, 6, 6] x) => (float[N, 2] y, float[N, 4, H, W] z) {
 }"""
 
 
-@pytest.mark.parametrize("recipe", ["best", "best-binary"])
+@pytest.mark.parametrize("recipe", ["best", "best-binary", "best-burst"])
 @pytest.mark.parametrize(
     ("text", "size"),
     [
@@ -395,6 +395,10 @@ def test_signed_neurons_take_spikes_back():
     spikes = spikes_of(neuron_of(at_once, [[1.0]]), currents, 6)
     np.testing.assert_array_equal(spikes, fire(currents, 1.0, negative=0.0))
     assert spikes.ravel().tolist() == [1, 1, -1, -1, 0, 0]
+    # Those of best-burst two at once.
+    bursts = replace(recipe_by_name("signed"), neuron=recipe_by_name("best-burst").neuron)
+    spikes = spikes_of(neuron_of(bursts, [[1.0]]), currents, 6)
+    assert spikes.ravel().tolist() == [1, 1, -2, 0, 0, 0]
 
 
 def test_srp_silences_and_cos_shifts():
@@ -467,7 +471,7 @@ def test_reset_to_zero_by_hand():
 
 
 def test_resets_of_other_neurons_are_refused():
-    for recipe in ("signed", "burst", "srp", "cos", "best"):
+    for recipe in ("signed", "burst", "srp", "cos", "best", "best-burst"):
         with pytest.raises(DataError, match="reset by subtraction alone"):
             convert(two(), calibration=DATA, recipe=recipe, reset="zero")
         as_ever, said = (

@@ -53,7 +53,9 @@ def test_groups_are_the_whole_batch(seed, together, monkeypatch):
     np.testing.assert_array_equal(session.step(few), reference.step(few))
 
 
-@pytest.mark.parametrize("recipe", ["signed", "burst", "spike-norm", "srp", "ltb", "best"])
+@pytest.mark.parametrize(
+    "recipe", ["signed", "burst", "spike-norm", "srp", "ltb", "best", "best-burst"]
+)
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_neurons_of_every_kind(recipe, precision, monkeypatch):
     network = dyadic.finish(7)

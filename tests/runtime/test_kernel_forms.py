@@ -249,7 +249,7 @@ def test_thresholds_of_many_channels():
     run_alike(session, SpikingSession(snn, threads=1, plan="step"), network, [(2, 21)])
 
 
-def resized():
+def resized(op="SignedIF"):
     """A network for two samples together, that many also among the sizes that it resizes to."""
     text = (
         "net (float[2, 16, 8, 8] x) => (float[2, 3, 8, 8] y) { m = ReduceMean<axes = [0]>(x) "
@@ -265,15 +265,16 @@ def resized():
         "sizes": np.array([2, 16, 8, 8]), "w": weights(16, 16, 1, 1), "v": weights(16, 32, 1, 1),
         "z": weights(3, 16, 1, 1),
     }  # fmt: skip
-    takes_back = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative=0.0))
+    takes_back = replace(recipe_by_name("opi"), neuron=Neuron(op, negative=0.0))
     snn = convert(model(text, values), recipe=takes_back).model
     x = (np.random.default_rng(1).integers(0, 9, (2, 16, 8, 8)) / 8).astype(np.float32)
     return snn, x
 
 
 @needs_blocks
-def test_a_number_of_samples_that_the_network_holds_itself(chunks):
-    snn, x = resized()
+@pytest.mark.parametrize("op", ["SignedIF", "SignedBurstIF"])
+def test_a_number_of_samples_that_the_network_holds_itself(chunks, op):
+    snn, x = resized(op)
     chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(chunked.run(x, 21), stepped.run(x, 21))
     assert chunks

@@ -20,6 +20,7 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     to_model,
 )
+from onnx2snn.graph_passes.neurons import COUNTING
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.synapses import SynapseCounter, macs_by_place
@@ -30,6 +31,8 @@ EVERY = [
     Kind("SignedIF", negative=0.0),
     Kind("SignedIF", negative=-0.5),
     Kind("BurstIF", max_spikes=1),
+    Kind("SignedBurstIF", max_spikes=1),
+    Kind("SignedBurstIF", max_spikes=2),
     Kind("ResidualIF", delay=1),
     Kind("OffsetIF", delay=T),
 ]
@@ -39,7 +42,7 @@ equal = np.testing.assert_array_equal
 
 def states_of(layers, kind):
     found = {f"v/{name}": layer.v for name, layer in layers.items()}
-    if kind.op == "SignedIF":
+    if kind.op in COUNTING:
         found |= {f"m/{name}": layer.m for name, layer in layers.items()}
     return found
 
@@ -128,7 +131,7 @@ def test_steps_add_up_and_go_on_from_a_state(kind):
         session.state = states[t]
         equal(session.step(x), wanted[t])
     memory = {name for name in session.state if name.startswith("m/")}
-    assert memory == ({"m/s", "m/q"} if kind.op == "SignedIF" else set())
+    assert memory == ({"m/s", "m/q"} if kind.op in COUNTING else set())
 
 
 def test_spike_counts_of_signed_neurons_follow_from_their_memory_alone():
@@ -177,6 +180,8 @@ TIES = [
     (Kind("SignedIF", negative=0.0), 0, [3, -1, -1, 0], [1, 0, -1, 0], 1),
     (Kind("BurstIF"), 0, [2, 2, 4.5, 9], [0, 1, 3, 3], 3.5),
     (Kind("BurstIF", max_spikes=1), 0, [8, 0], [1, 1], 4),
+    (Kind("SignedBurstIF", max_spikes=2), 0, [2, 9, -9, 2, -7], [0, 2, -2, 1, -1], -3),
+    (Kind("SignedBurstIF", max_spikes=2), 1, [7, -1, -2, 0, -3], [2, 1, -1, 0, -2], 2),
     (Kind("ResidualIF"), 1, [1, -2, 9], [0, 0, 0], -59991),
     (Kind("ResidualIF"), 1, [1, -1.5, 3], [0, 0, 1], 2),
     (Kind("OffsetIF"), 1, [1, 0, 0], [0, 0, 1], 1),

@@ -66,7 +66,10 @@ def test_inputs_that_vary_in_time(seed):
     same(chunked.run(x, 13, [5]), plain.run(x, 13, [5]))
 
 
-@pytest.mark.parametrize("recipe", ["opi", "signed", "burst", "spike-norm", "srp", "ltb", "best"])
+EVERY_KIND = ["opi", "signed", "burst", "spike-norm", "srp", "ltb", "best", "best-burst"]
+
+
+@pytest.mark.parametrize("recipe", EVERY_KIND)
 def test_neurons_of_every_kind(recipe):
     network = dyadic.finish(7)
     x = dyadic.images(network, 20)

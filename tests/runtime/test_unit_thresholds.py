@@ -1,5 +1,6 @@
 """Chunks count potentials in thresholds: weights take them, and nothing else of them is left."""
 
+from dataclasses import replace
 from functools import partial
 
 import dyadic
@@ -10,7 +11,7 @@ from alike import same
 from onnx import numpy_helper
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn import Neuron, SpikingSession, convert, from_arrays, recipe_by_name
 from onnx2snn.runtime import time_steps
 from onnx2snn.runtime.plan import build_plan
 from onnx2snn.runtime.precision import PlanInPrecision
@@ -160,6 +161,24 @@ def test_signed_neurons_take_spikes_back_as_before(seed):
     assert not [node for node in unit.step.graph.node if node.op_type == "SignedIF"]
     chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_bursts_of_either_sign_as_before(seed, most):
+    network = dyadic.finish(seed)
+    bursts = Neuron("SignedBurstIF", max_spikes=most)
+    snn = convert(
+        dyadic.to_onnx(network), recipe=replace(recipe_by_name("opi"), neuron=bursts)
+    ).model
+    _, unit, _ = unit_step(snn)
+    assert not [node for node in unit.step.graph.node if node.op_type == "SignedBurstIF"]
+    x = dyadic.images(network, 8)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+    chunked.state = stepped.state
+    for _ in range(3):
+        np.testing.assert_array_equal(chunked.step(x), stepped.step(x))
 
 
 @pytest.mark.parametrize("known", [True, False])
