@@ -1,5 +1,6 @@
 """The command line: the small commands, and those of other files."""
 
+import codecs
 import contextlib
 import io
 import logging
@@ -117,14 +118,23 @@ class _Commands(click.Group):
             ctx.exit(130)
 
 
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The bytes of a file's name as they are, and what else the encoding lacks by its number."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="onnx2snn")
 def main() -> None:
     """Convert trained ONNX networks into spiking neural networks, and run them."""
     # As on standard error: the name of a file, or a table, may have what the encoding lacks.
-    raising = ("strict", "surrogateescape")
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in raising:
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escaped = {"strict": "backslashreplace", "surrogateescape": "onnx2snn.escaped"}
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in escaped:
+        codecs.register_error("onnx2snn.escaped", _escaped)
+        sys.stdout.reconfigure(errors=escaped[sys.stdout.errors])
 
 
 for command in (

@@ -10,7 +10,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,14 +109,23 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
         sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
         if not fits(sizes, [None, *wanted[1:]]):
             needs = written(wanted)
-            known = [n for n in wanted[1:] if n is not None]
-            fitting = len(known) == len(wanted) - 1 and math.prod(known) == math.prod(sizes[1:])
-            remedy = ": reshape it" if fitting else ""
+            remedy = _remedy(sizes[1:], wanted[1:])
             raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}{remedy}")
         kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
         # Of others, such as bfloat16, the network itself is refused.
         if kind.kind in "fiub":
             require_type(first[key].dtype, kind, "the network", what)
+
+
+def _remedy(sizes: Sequence[int], wanted: Sequence[int | None]) -> str:
+    """What fits a sample of these sizes to those that are wanted, None being any."""
+    known = [size for size in wanted if size is not None]
+    if len(known) < len(wanted):
+        return ""
+    if sorted(sizes) == sorted(known):
+        return ": transpose it"
+    others = len(sizes) != len(wanted) and math.prod(sizes) == math.prod(known)
+    return ": reshape it" if others else ""
 
 
 def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:

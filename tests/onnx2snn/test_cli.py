@@ -530,6 +530,7 @@ def test_data_that_does_not_fit_the_network_is_named(snn):
     np.save("x.npy", wrong)
     np.save("raw.npy", np.ones(X.shape, int))
     np.save("flat.npy", X.reshape(len(X), 36))
+    np.save("last.npy", X.transpose(0, 2, 3, 1))
     shape = "has shape [200, 1, 6, 7], the network needs [*, 1, 6, 6]"
     good = ("--data", "data.npz", "-T", "4")
     for words, message in (
@@ -537,6 +538,7 @@ def test_data_that_does_not_fit_the_network_is_named(snn):
         (("run", snn, "--input", "x.npy", "-T", "4"), f"'x.npy' {shape}"),
         (("run", snn, "--input", "raw.npy", "-T", "4"), "'raw.npy' has type int64, the network"),
         (("run", snn, "--input", "flat.npy", "-T", "4"), "needs [*, 1, 6, 6]: reshape it"),
+        (("run", snn, "--input", "last.npy", "-T", "4"), "needs [*, 1, 6, 6]: transpose it"),
         (("convert", "ann.onnx", "-o", "n.onnx", "--calibration", "x.npz"), f"'x.npz' {shape}"),
         (("compare", "ann.onnx", "--calibration", "x.npz", *good), f"'x.npz' {shape}"),
         (("diagnose", snn, "--ann", "ann.onnx", "--data", "x.npy", "-T", "4"), f"'x.npy' {shape}"),

@@ -149,5 +149,5 @@ def test_what_an_encoding_lacks_is_escaped(monkeypatch):
     stdout = io.TextIOWrapper(written, encoding="ascii", errors="surrogateescape")
     monkeypatch.setattr("sys.stdout", stdout)
     main(["recipes"], standalone_mode=False)
-    print("…", flush=True)
-    assert written.getvalue().endswith(b"\\u2026\n")
+    print("a … of caf\udcc3\udca9", flush=True)
+    assert written.getvalue().endswith(b"a \\u2026 of caf\xc3\xa9\n")
