@@ -11,8 +11,8 @@ shows how conversion works on a deep network with depthwise convolutions, not ho
 generalise. All of it takes about half an hour on one thread.
 
 Cases: V_th from the ReLU6 bounds alone; recipe opi, with those lowered to what the data shows, for
-each channel; best-binary and best, converted for each T. Figures: Pearson's correlation of the
-SNN's logits with the ANN's, over all images together and as the mean over images, and the
+each channel; best-binary, best and best-burst, converted for each T. Figures: Pearson's correlation
+of the SNN's logits with the ANN's, over all images together and as the mean over images, and the
 percentage of images with the same class.
 """
 
@@ -42,6 +42,7 @@ CASES = {
     "opi": (LONG, {"recipe": "opi", "recalibrate": True}),
     "best-binary": (SHORT, {"recipe": "best-binary"}),
     "best": (SHORT, {"recipe": "best"}),
+    "best-burst": (SHORT, {"recipe": "best-burst"}),
 }
 """By name, the time-steps that one conversion is read out at, and its settings; None: no data."""
 

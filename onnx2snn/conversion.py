@@ -206,19 +206,22 @@ def convert(
     network.delay(delay, timesteps)
     neurons = _reports(network, sources, measured, chosen)
     asked = own["threshold"] is not None or own["per_channel"] is not None
-    bounded = not recalibrate and all(neuron.source == BOUND for neuron in neurons)
+    bounds = [report.source == BOUND for report in neurons]
+    bursts = any("max_spikes" in node.attrs for node in neuron_nodes(network.graph))
     affine = not any(gives_mean(node) for node in network.graph.nodes)
     unless = "" if chosen.decides("recalibrate") else " without --recalibrate"
-    vain = {
+    said = {
         "all thresholds are bounds of clips, which --threshold and --per-channel do not change"
-        f"{unless}": asked and bounded,
+        f"{unless}": asked and all(bounds) and not recalibrate,
         "--approximate changes nothing: there are no curves between neurons":
             approximate is not None and not network.clips,
         "--on-means changes nothing: all between neurons is affine": on_means and affine,
+        "neurons whose V_th is the bound of a clip may emit more than it lets through, several "
+        "spikes in a time-step: recipe best keeps to it": bursts and any(bounds),
         f"the recipe '{chosen.name}'{' with these options' * chosen.is_for_timesteps} converts "
         "alike for every T": asked_for is not None and not left.is_for_timesteps,
     }  # fmt: skip
-    network.notes += [note for note, holds in vain.items() if holds]
+    network.notes += [note for note, holds in said.items() if holds]
     result = to_parts(network.graph, like=network.original.structure)
     settings = {
         "name": chosen.name,

@@ -404,6 +404,16 @@ def test_a_threshold_asked_for_where_all_are_bounds(asked):
     assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi", **asked).notes
 
 
+@pytest.mark.parametrize("recipe", ["burst", "best-burst"])
+def test_bursts_beyond_the_bound_of_a_clip_are_told(recipe):
+    text = MAX_POOLED.replace("Relu(b)", "Clip(b, lo, hi)")
+    tight = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(0.01)})
+    (note,) = convert(tight, calibration=DATA, recipe=recipe).notes
+    assert note.startswith("neurons whose V_th is the bound of a clip may emit more")
+    assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe=recipe).notes
+    assert not convert(tight, calibration=DATA, recipe="best").notes
+
+
 def test_options_that_nothing_is_there_for_are_said_to_change_nothing():
     made = partial(convert, model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi")
     (note,) = made(approximate=4).notes
