@@ -9,6 +9,20 @@ _FIRE = """
             x = Mul (s, v_threshold)"""
 """What neurons do that fire at most once: s and x from the current and v."""
 
+_LEVELS = """
+            threshold = Constant <value: tensor = @v_threshold> ()
+            v_threshold = CastLike (threshold, current)
+            most = Constant <value: tensor = @max_spikes> ()
+            max_spikes = CastLike (most, current)
+            unit = Constant <value: tensor = float {1}> ()
+            one = CastLike (unit, current)
+            zero = Sub (one, one)
+            u = Add (v, current)
+            levels = Div (u, v_threshold)
+            above = Ceil (levels)
+            spikes = Sub (above, one)"""
+"""What neurons do that fire several times: how many thresholds are strictly below u."""
+
 _RESTART = """
             start = Constant <value: tensor = @v_init> ()
             v_init = CastLike (start, current)
@@ -67,18 +81,9 @@ FUNCTIONS = {
     """,
     "BurstIF": """
         BurstIF <v_threshold, v_init, max_spikes> (current, v) => (x, v_next)
-        {
-            threshold = Constant <value: tensor = @v_threshold> ()
-            v_threshold = CastLike (threshold, current)
-            most = Constant <value: tensor = @max_spikes> ()
-            max_spikes = CastLike (most, current)
-            unit = Constant <value: tensor = float {1}> ()
-            one = CastLike (unit, current)
-            zero = Sub (one, one)
-            u = Add (v, current)
-            levels = Div (u, v_threshold)
-            above = Ceil (levels)
-            spikes = Sub (above, one)
+        {"""
+    + _LEVELS
+    + """
             s = Clip (spikes, zero, max_spikes)
             x = Mul (s, v_threshold)
             v_next = Sub (u, x)
@@ -86,20 +91,12 @@ FUNCTIONS = {
     """,
     "SignedBurstIF": """
         SignedBurstIF <v_threshold, v_init, max_spikes> (current, v, m) => (x, v_next, m_next)
-        {
-            threshold = Constant <value: tensor = @v_threshold> ()
-            v_threshold = CastLike (threshold, current)
-            most = Constant <value: tensor = @max_spikes> ()
-            max_spikes = CastLike (most, current)
-            unit = Constant <value: tensor = float {1}> ()
-            one = CastLike (unit, current)
-            u = Add (v, current)
-            levels = Div (u, v_threshold)
-            above = Ceil (levels)
-            spikes = Sub (above, one)
-            least = Neg (max_spikes)
+        {"""
+    + _LEVELS
+    + """
+            least = Sub (zero, max_spikes)
             limited = Clip (spikes, least, max_spikes)
-            emitted = Neg (m)
+            emitted = Sub (zero, m)
             s = Max (limited, emitted)
             x = Mul (s, v_threshold)
             v_next = Sub (u, x)
