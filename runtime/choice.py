@@ -127,8 +127,8 @@ def choose(
 ) -> Choice:
     """Choose how time-steps run.
 
-    shapes: of what a time-step reads, as the file says; found: the same ``with_open_states``;
-    ``samples`` is N, which run in ``groups``.
+    found: of what a time-step reads; shapes: the same ``without_open_states``; ``samples`` is N,
+    which run in ``groups``.
     prologue: bytes that it takes; read_out: those that reading out takes, ``readouts`` times;
     ``varying``: whether inputs are others at each time-step. layout: what ``layout_of`` says.
     Raises ``DataError`` where not even a time-step fits.
@@ -234,42 +234,30 @@ def shapes_read(
         if total.read in read and all(shape):
             known[total.read] = shape
     for neuron in plan.neurons:
-        # What does not depend on all inputs may have fewer samples.
-        if made.get(neuron.current) != (samples, *neuron.shape):
-            for state, _ in state_names(neuron.op, neuron.name):
+        found, said = made.get(neuron.current, ()), (samples, *neuron.shape)
+        # What does not depend on all inputs may have fewer samples. Sizes that are open are those
+        # of the current; of axes of 1, to which any may be added, they are not known.
+        fits = len(found) == len(said) and all(
+            size > 0 if isinstance(wanted, str) else size == wanted
+            for size, wanted in zip(found, said, strict=True)
+        )
+        for state, _ in state_names(neuron.op, neuron.name):
+            if fits:
+                known[state] = found
+            else:
                 del known[state]
     return known
 
 
-def with_open_states(
-    plan: Plan, step: onnx.ModelProto, shapes: Mapping[str, Shape], samples: int
-) -> dict[str, Shape]:
-    """The same, with the shapes of states whose sizes the file leaves open.
-
-    Those are the shapes of currents, which follow from the shapes of inputs where states have a row
-    for each sample: else one sample might be added to states of several.
-    """
-    read = {info.name for info in step.graph.input}
-    if read <= shapes.keys():
-        return dict(shapes)
-    sources = {
-        state: (neuron.current, (samples, *neuron.shape))
+def without_open_states(plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The same without the states of neurons whose sizes the file leaves open."""
+    left_open = {
+        state
         for neuron in plan.neurons
+        if any(isinstance(size, str) for size in neuron.shape)
         for state, _ in state_names(neuron.op, neuron.name)
-        if state not in shapes
     }
-    rows = {state: shape for state, (_, shape) in sources.items()}
-    made = sizes_of(_of_one_time_step(step), {**shapes, **rows}).shapes
-    stateful = [node for node in step.graph.node if node.domain == DOMAIN]
-    sums = {node.input[-1]: node.input[0] for node in stateful if node.op_type != "Clock"}
-    sums |= {total.read: name for name, total in plan.sums.items()}
-    known = {name: made.get(source, ()) for name, source in sums.items()}
-    for state, (current, shape) in sources.items():
-        found = made.get(current, ())
-        pairs = zip(found, shape, strict=False)
-        if len(found) == len(shape) and all(isinstance(b, str) or a == b for a, b in pairs):
-            known[state] = found
-    return {n: s for n, s in known.items() if n in read and s and all(s)} | dict(shapes)
+    return {name: shape for name, shape in shapes.items() if name not in left_open}
 
 
 def _of_one_time_step(step: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS
 from onnx2snn.graph_passes.weights import ModelParts
 
-from .choice import Choice, all_known, choose, shapes_read, with_open_states
+from .choice import Choice, all_known, choose, shapes_read, without_open_states
 from .columns import Columns, with_columns
 from .costs import Costs
 from .groups import groups_of, groups_of_all
@@ -114,14 +114,15 @@ class TimeSteps:
             if len(self.choices) == _MOST_CHOICES:
                 self.choices.clear()
             samples = samples_in(inputs)
-            shapes = shapes_read(self.network.plan, self.step, read, samples)
+            found = shapes_read(self.network.plan, self.step, read, samples)
+            shapes = without_open_states(self.network.plan, found)
             groups = groups_of_all(samples)
             if self.on_cpu and self.costs.in_chunks:
                 groups = groups_of(self.step, self.states, shapes, samples, self.cores)
             self.choices[key] = choose(
                 self.costs,
                 shapes,
-                with_open_states(self.network.plan, self.step, shapes, samples),
+                found,
                 samples,
                 groups,
                 prologue,
