@@ -21,7 +21,7 @@ that sums may be exact.
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,19 @@ def with_unit_thresholds(
         if node.output[0] not in units.folded:
             units.fold(node, np.ones((), np.float32))
     return units.made()
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Neurons as they are written: their potential, what their nodes make, and ``constants``.
+
+    ``above``: what of their spikes is above 0, where that is one of these.
+    """
+
+    u: str
+    made: list[str]
+    constants: tuple[str, ...] = ()
+    above: str = ""
 
 
 class _Units:
@@ -263,62 +276,72 @@ class _Units:
     def write(self, neuron: Neuron) -> None:
         """The neurons of a layer."""
         x, unit = self.factored(neuron.spikes)
-        read, written = f"v/{neuron.name}", f"v_next/{neuron.name}"
-        m, m_next = f"m/{neuron.name}", f"m_next/{neuron.name}"
-        constants, above = list[str](), ""
-        if neuron.op == "IF":
-            self.units[read] = unit
-            u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
-            made = [
-                self._node("HardSigmoid", [u], x, alpha=STEEP, beta=-STEEP),
-                self._node("Sub", [u, x], written),
-            ]
-            nexts, reads = {written: u}, tuple[str, ...]()
-        elif neuron.op == "SignedBurstIF":
-            most = spikes_at_once(self.makers[neuron.spikes])
-            self.units |= {read: unit, m: np.array(-1, np.float32)}
-            u = self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
-            bounds = {"least": 1 - most, "most": 1 + most, "one": 1}
-            constants = [
-                self._constant(np.array(value, np.float32), f"{x}/{name}")
-                for name, value in bounds.items()
-            ]
-            made = [
-                self._node("Ceil", [u], f"{x}/levels"),
-                self._node("Clip", [f"{x}/levels", *constants[:2]], f"{x}/limited"),
-                self._node("Sub", [f"{x}/limited", constants[2]], f"{x}/wanted"),
-                self._node("Max", [f"{x}/wanted", m], x),
-                self._node("Sub", [u, x], written),
-                self._node("Sub", [m, x], m_next),
-            ]
-            nexts, reads = {written: u, m_next: m}, (m,)
-        else:
-            self.units[read] = -unit
-            u = self._node("Add", [read, self.divided(neuron.current, -unit)], f"{x}/u")
-            above, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
-            made = [
-                self._node("HardSigmoid", [u], above, alpha=-STEEP, beta=-STEEP),
-                self._node("Mul", [u, m], low),
-                self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
-                self._node("Sub", [above, down], x),
-                self._node("Add", [u, x], written),
-                self._node("Add", [m, x], m_next),
-            ]
-            nexts, reads = {written: u, m_next: m}, (m,)
+        forms = {"IF": self._fire, "SignedIF": self._take_back, "SignedBurstIF": self._burst}
+        form = forms[neuron.op](neuron, x, unit)
+        made, nexts, reads = list(form.made), {f"v_next/{neuron.name}": form.u}, tuple[str, ...]()
         if neuron.op in COUNTING:
-            positive = self.plan.sums[neuron.positive]
+            m, positive = f"m/{neuron.name}", self.plan.sums[neuron.positive]
+            nexts[f"m_next/{neuron.name}"] = m
+            reads = (m,)
             if positive.read in self.states:
                 self.units[positive.read] = unit
+                above = form.above
                 if not above:
-                    above = f"{x}/above"
-                    made.append(self._node("Relu", [x], above))
+                    above = self._node("Relu", [x], f"{x}/above")
+                    made.append(above)
                 made.append(self._node("Add", [positive.read, above], positive.written))
                 nexts[positive.written] = positive.read
         nodes = tuple(self.makers[name] for name in made)
-        held = tuple(self.graph.initializers[name] for name in constants)
-        self.bodies.append(Body(nodes, u, reads, x, nexts, held))
+        held = tuple(self.graph.initializers[name] for name in form.constants)
+        self.bodies.append(Body(nodes, form.u, reads, x, nexts, held))
         # For all that reads spikes with their unit.
         self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)
+
+    def _potential(self, neuron: Neuron, x: str, unit: np.ndarray) -> str:
+        """The membrane potential with the current, in this unit."""
+        read = f"v/{neuron.name}"
+        self.units[read] = unit
+        return self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
+
+    def _fire(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
+        u = self._potential(neuron, x, unit)
+        made = [
+            self._node("HardSigmoid", [u], x, alpha=STEEP, beta=-STEEP),
+            self._node("Sub", [u, x], f"v_next/{neuron.name}"),
+        ]
+        return _Form(u, made)
+
+    def _take_back(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
+        u, m = self._potential(neuron, x, -unit), f"m/{neuron.name}"
+        up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
+        made = [
+            self._node("HardSigmoid", [u], up, alpha=-STEEP, beta=-STEEP),
+            self._node("Mul", [u, m], low),
+            self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
+            self._node("Sub", [up, down], x),
+            self._node("Add", [u, x], f"v_next/{neuron.name}"),
+            self._node("Add", [m, x], f"m_next/{neuron.name}"),
+        ]
+        return _Form(u, made, above=up)
+
+    def _burst(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
+        most = spikes_at_once(self.makers[neuron.spikes])
+        u, m = self._potential(neuron, x, unit), f"m/{neuron.name}"
+        self.units[m] = np.array(-1, np.float32)
+        bounds = {"least": 1 - most, "most": 1 + most, "one": 1}
+        least, limit, one = (
+            self._constant(np.array(value, np.float32), f"{x}/{name}")
+            for name, value in bounds.items()
+        )
+        made = [
+            self._node("Ceil", [u], f"{x}/levels"),
+            self._node("Clip", [f"{x}/levels", least, limit], f"{x}/limited"),
+            self._node("Sub", [f"{x}/limited", one], f"{x}/wanted"),
+            self._node("Max", [f"{x}/wanted", m], x),
+            self._node("Sub", [u, x], f"v_next/{neuron.name}"),
+            self._node("Sub", [m, x], f"m_next/{neuron.name}"),
+        ]
+        return _Form(u, made, (least, limit, one))
 
     def pool(self, node: onnx.NodeProto) -> None:
         """A pool that counts keeps the maxima, too, which are those before at the next time-step.
