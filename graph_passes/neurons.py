@@ -216,6 +216,11 @@ def initial_potential_of(node: gs.Node) -> np.ndarray:
     return np.asarray(node.attrs["v_init"].values)
 
 
+def max_spikes_of(node: gs.Node) -> int:
+    """How many spikes a neuron may emit in a time-step."""
+    return int(node.attrs["max_spikes"].values) if "max_spikes" in node.attrs else 1
+
+
 def state_names(op: str, node_name: str) -> list[tuple[str, str]]:
     """The names of the graph's inputs and outputs that carry a node's states."""
     letters = "vm" if op in COUNTING else "v"

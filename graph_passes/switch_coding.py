@@ -68,7 +68,10 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
 def _require_codable(graph: gs.Graph, inputs: list[gs.Variable]) -> None:
     for tensor in inputs:
         if tensor.shape is None or tensor.dtype is None or not is_floating(tensor):
-            raise ModelError(f"the input '{tensor.name}' is no floating-point tensor of known rank")
+            raise ModelError(
+                f"the input '{tensor.name}' is no floating-point tensor of known rank, which a "
+                "switch could stand for: take a recipe other than tsc, or export the model with one"
+            )
     before = {refusal.node for refusal in nonlinear_nodes(graph)}
     refusals = [r for r in nonlinear_nodes(graph, sources=inputs) if r.node not in before]
     if refusals:

@@ -36,7 +36,12 @@ from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.linear import MaxPool
-from onnx2snn.graph_passes.neurons import initial_potential_of, is_mean, require_neurons
+from onnx2snn.graph_passes.neurons import (
+    initial_potential_of,
+    is_mean,
+    max_spikes_of,
+    require_neurons,
+)
 from onnx2snn.graph_passes.regions import made_by
 from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.graph_passes.weights import ModelParts
@@ -296,6 +301,7 @@ class _Layer:
         wanted = reference.astype(np.float64)
         phi = sums.potential / self.timesteps
         rate = sums.magnitude / self.threshold / self.timesteps
+        spikes = np.rint(sums.potential / self.threshold)
         added = {
             **{name: _squares(values) for name, values in vars(parts).items()},
             "own": _squares(phi - parts.activation),
@@ -303,7 +309,7 @@ class _Layer:
             "threshold": _squares(np.broadcast_to(self.threshold, phi.shape)),
             "rate": float(rate.sum()),
             "silent": float(np.count_nonzero(sums.magnitude == 0)),
-            "saturated": float(np.count_nonzero(phi / self.threshold >= self.burst)),
+            "saturated": float(np.count_nonzero(spikes >= self.burst * self.timesteps)),
             "x": float(phi.sum()),
             "y": float(wanted.sum()),
             "xx": _squares(phi),
@@ -353,7 +359,7 @@ def _layers(
             initial_potential_of(node).astype(np.float64),
             np.asarray(bounds.get(activations[node.name], np.inf), np.float64),
             timesteps,
-            int(node.attrs["max_spikes"].values) if "max_spikes" in node.attrs else 1,
+            max_spikes_of(node),
         )
         for node in neuron_nodes(graph)
     ]

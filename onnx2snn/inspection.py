@@ -98,7 +98,8 @@ def _of_neurons(value: Any) -> str:
 def plain(value: Any) -> Any:
     """A NumPy number or array in JSON's types; ``json.dumps`` takes this as its ``default``."""
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+        # Of a longer float the list is itself.
+        return float(value) if isinstance(value, np.floating) else value.tolist()
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

@@ -509,12 +509,14 @@ def test_memory_is_that_of_one_batch(recipe):
     def peak(samples):
         data = from_arrays(x[:samples])
         options = {"recipe": recipe, "timesteps": 8, "batch_size": 16}
-        convert(ann, calibration=data, **options)
-        tracemalloc.start()
-        convert(ann, calibration=data, **options)
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
+        found = []
+        # The least, since other threads of this process may allocate memory meanwhile.
+        for _ in range(3):
+            tracemalloc.start()
+            convert(ann, calibration=data, **options)
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return min(found)
 
     once, twice = peak(32), peak(64)
     assert twice < 1.2 * once

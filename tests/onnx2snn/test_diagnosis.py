@@ -215,6 +215,17 @@ def test_bursts_clip_at_all_spikes_of_a_time_step():
     assert layer.firing_rate == 31 / 8
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 1.1])
+@pytest.mark.parametrize("most", [3, 5, 7])
+def test_all_spikes_of_a_burst_saturate_whatever_v_th_rounds_to(threshold, most):
+    ann = model(CLIPPED, CLIPPED_WEIGHTS | {"one": np.float32(threshold)})
+    recipe = replace(recipe_by_name("opi"), neuron=Neuron("BurstIF", max_spikes=most))
+    (layer,) = diagnose(
+        convert(ann, recipe=recipe).model, ann, from_arrays(np.full((3, 2), 50.0, np.float32)), 3
+    )
+    assert (layer.saturated, layer.firing_rate) == (100, pytest.approx(most))
+
+
 NEURONS_LAST = "net (float[N, 2] x) => (float[N, 2] y) { a = MatMul(x, w) y = Clip(a, zero, one) }"
 
 
