@@ -55,7 +55,7 @@ EXACT = "exact rewriting"
 UNQUANTISED, POOLED, CLIPPED, APPROXIMATED = (
     "quantised activations -> clips",
     "max-pooling -> average-pooling",
-    "activations clipped at V_th",
+    "activations clipped",
     "activations approximated",
 )
 """The changes that a network may not stand, in the same list."""

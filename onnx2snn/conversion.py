@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
@@ -20,8 +21,9 @@ from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool
-from onnx2snn.graph_passes.neurons import gives_mean
+from onnx2snn.graph_passes.neurons import gives_mean, max_spikes_of
 from onnx2snn.graph_passes.spiking import require_convertible
+from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
@@ -35,6 +37,7 @@ from .network import Network
 from .progress import Running, Track, no_progress
 from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from .recipes import as_recipe
+from .searching import bounds_of_neurons
 from .statistics import Statistic, parse_statistic
 from .version import __version__
 
@@ -195,19 +198,22 @@ def convert(
     require_convertible(network.graph, maxpool, network.declined, network.on_means)
     if threshold is None:
         require_bounds(network.graph, chosen.name)
-    sources = network.bound(threshold, per_channel, recalibrate) if threshold else {}
+    clips = bounds_by_result(network.graph)
+    sources = {}
+    if threshold:
+        sources = network.bound(threshold, per_channel, recalibrate, float(chosen.headroom))
     network.make_spiking(v_init, seed)
     # Neurons may have other names than their activations, where those of their states are taken.
     names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}
     sources = {names[result]: text for result, text in sources.items() if result in names}
+    most = bounds_of_neurons(network.graph, clips)
     network.change(neuron, delay, timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(chosen.passes, timesteps)
     network.delay(delay, timesteps)
     neurons = _reports(network, sources, measured, chosen)
     asked = own["threshold"] is not None or own["per_channel"] is not None
-    bounds = [report.source == BOUND for report in neurons]
-    bursts = any("max_spikes" in node.attrs for node in neuron_nodes(network.graph))
+    bounds = [report.name not in sources for report in neurons]
     affine = not any(gives_mean(node) for node in network.graph.nodes)
     unless = "" if chosen.decides("recalibrate") else " without --recalibrate"
     said = {
@@ -215,9 +221,10 @@ def convert(
         f"{unless}": asked and all(bounds) and not recalibrate,
         "--approximate changes nothing: there are no curves between neurons":
             approximate is not None and not network.clips,
+        "--recalibrate changes nothing: there are no clips": bool(own["recalibrate"]) and not clips,
         "--on-means changes nothing: all between neurons is affine": on_means and affine,
-        "neurons whose V_th is the bound of a clip may emit more than it lets through, several "
-        "spikes in a time-step: recipe best keeps to it": bursts and any(bounds),
+        "neurons may say more than a clip of the ANN lets through, by several spikes in a "
+        "time-step: recipe best-burst does not": _is_beyond(network.graph, most),
         f"the recipe '{chosen.name}'{' with these options' * chosen.is_for_timesteps} converts "
         "alike for every T": asked_for is not None and not left.is_for_timesteps,
     }  # fmt: skip
@@ -227,6 +234,7 @@ def convert(
         "name": chosen.name,
         "timesteps": timesteps if left.is_for_timesteps else None,
         "threshold": str(threshold) if threshold else None,
+        "headroom": float(chosen.headroom),
         "per_channel": per_channel,
         "recalibrate": recalibrate,
         "maxpool": maxpool,
@@ -283,6 +291,16 @@ def _reports(
         shape = tuple(node.outputs[0].shape[1:])
         found.append(NeuronReport(node.name, shape, threshold, source if same else source + then))
     return found
+
+
+def _is_beyond(graph: gs.Graph, most: Mapping[str, np.ndarray | None]) -> bool:
+    """Whether neurons can say more, by several spikes, than their bounds, which go by name."""
+    for node in neuron_nodes(graph):
+        bound, told = most.get(node.name), max_spikes_of(node) * threshold_of(node)
+        # But for rounding, also of 16 bits.
+        if bound is not None and np.any(told > 1.001 * bound):
+            return True
+    return False
 
 
 def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:

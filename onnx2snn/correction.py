@@ -23,6 +23,7 @@ from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
     inputs_besides_states,
+    max_spikes_of,
     neuron_nodes,
     threshold_of,
 )
@@ -158,8 +159,8 @@ def _fit_current(
 def _move_shift(layer: Layer, gap: np.ndarray, part: float) -> np.ndarray:
     """Add a part of what each channel lacks, on average, to its current; returns the average."""
     lacks = mean_by_channel(gap, channel_axis(layer.node.outputs[0]))
-    # More than one threshold a time-step cannot be emitted.
-    most = threshold_of(layer.node).max()
+    # More cannot be emitted in a time-step.
+    most = max_spikes_of(layer.node) * threshold_of(layer.node).max()
     layer.shift = np.clip(layer.shift + part * lacks, -most, most)
     return lacks
 

@@ -40,6 +40,7 @@ from onnx2snn.graph_passes.approximate import (
 )
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
+from onnx2snn.graph_passes.editing import type_of
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
@@ -94,6 +95,16 @@ from .statistics import Statistic
 
 NO_CHANNELS = "there are no thresholds per channel"
 """What ``require_channels`` says of them."""
+
+
+def _with_headroom(threshold: np.ndarray, headroom: float, dtype: np.dtype | None) -> np.ndarray:
+    """A threshold times ``headroom``, or as much of it as its type holds."""
+    largest = min((np.finfo(t).max for t in (dtype or np.float32, np.float32)), key=float)
+    # Below the largest number, which is no bound.
+    most = np.float32(np.nextafter(largest, np.zeros_like(largest)))
+    with np.errstate(over="ignore"):
+        scaled = np.float32(headroom) * threshold
+    return np.where(threshold <= most, np.minimum(scaled, most), threshold)
 
 
 class Network:
@@ -277,7 +288,9 @@ class Network:
         self.clips = fits
         self._compare(f"{APPROXIMATED} by {clips} clips", before)
 
-    def bound(self, threshold: Statistic, per_channel: bool, recalibrate: bool) -> dict[str, str]:
+    def bound(
+        self, threshold: Statistic, per_channel: bool, recalibrate: bool, headroom: float
+    ) -> dict[str, str]:
         """Give activations thresholds from data; says where they came from, by what has them.
 
         That is the name of the activation's output, which is that of its neurons.
@@ -305,8 +318,14 @@ class Network:
         thresholds = calibrate(
             self.current, wanted, self.calibration, threshold, per_channel, self.running
         )
+        thresholds = {
+            node.name: _with_headroom(thresholds[node.name], headroom, type_of(node))
+            for node in wanted
+        }
         how = "per channel" if per_channel else "per layer"
-        text = f"{threshold.describe()}, {how}, {counted(self.calibration.samples, 'sample')}"
+        times = "" if headroom == 1 else f"{headroom:g} times "
+        samples = counted(self.calibration.samples, "sample")
+        text = f"{times}{threshold.describe()}, {how}, {samples}"
         sources = {
             node.outputs[0].name: text
             for node in wanted

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
 
 from .inspection import has_json
-from .searching import balance_thresholds, search_potentials
+from .searching import balance_thresholds, divide_thresholds, search_potentials
 from .spiking import Spiking
 from .statistics import FOR_TIMESTEPS, Statistic
 
@@ -49,8 +49,10 @@ class Recipe:
     ``recalibrate``: for clips too, where it is below their bound. ``v_init``, ``neuron`` and
     ``delay`` go with any recipe: v(0), the kind of neurons, and what the read-out leaves out at
     the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
-    is then done to the spiking network, in order. Raises ``DataError`` for a ``threshold``,
-    ``per_channel``, ``recalibrate``, ``neuron``, ``delay`` or ``passes`` that are none.
+    is then done to the spiking network, in order. ``headroom``: what thresholds from data are
+    multiplied by, at most to a clip's bound, for neurons that share it out among several spikes.
+    Raises ``DataError`` for a ``threshold``, ``per_channel``, ``recalibrate``, ``neuron``,
+    ``delay``, ``passes`` or ``headroom`` that are none.
     """
 
     name: str
@@ -64,11 +66,14 @@ class Recipe:
     neuron: Neuron = Neuron()
     delay: float = 0
     passes: tuple[SpikingPass, ...] = ()
+    headroom: float = 1.0
 
     def __post_init__(self) -> None:
+        room = is_number(self.headroom) and self.headroom > 0
         delays = is_number(self.delay) and self.delay >= 0
         checks = {
             "threshold": (isinstance(self.threshold, Statistic | None), "a Statistic or None"),
+            "headroom": (room, "a positive number"),
             "per_channel": (isinstance(self.per_channel, bool), "True or False"),
             "recalibrate": (isinstance(self.recalibrate, bool), "True or False"),
             "neuron": (isinstance(self.neuron, Neuron), "a Neuron"),
@@ -156,7 +161,7 @@ class Recipe:
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
 
 
-_FOR_ANY_T = (balance_thresholds,)
+_FOR_ANY_T = (balance_thresholds, divide_thresholds)
 """The passes that do the same whatever T is."""
 
 

@@ -6,7 +6,7 @@ from onnx2snn.graph_passes.errors import DataError
 
 from .correction import correct, shift_currents, switch_inputs
 from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
-from .searching import balance_thresholds, scale_thresholds, search_potentials
+from .searching import balance_thresholds, divide_thresholds, scale_thresholds, search_potentials
 from .statistics import Statistic
 
 _MAX = Statistic("max")
@@ -221,13 +221,15 @@ RECIPES = (
     Recipe(
         "best-burst",
         "this project; as best, and Li & Zeng 2022",
-        "as best, with up to 2 spikes of either sign in a time-step",
+        "as best, with up to 4 spikes of either sign in a time-step, which together say 1.5 times "
+        "the V_th of best, at most a clip's bound",
         _ROBUST_MMSE,
         per_channel=True,
         recalibrate=True,
         maxpool="exact",
-        neuron=Neuron("SignedBurstIF", max_spikes=2),
-        passes=(partial(correct, weights=True),),
+        neuron=Neuron("SignedBurstIF", max_spikes=4),
+        passes=(divide_thresholds, partial(correct, weights=True)),
+        headroom=1.5,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Passes that search for thresholds and initial potentials, layer by layer, in order."""
+"""Passes that set thresholds and initial potentials: most search, layer by layer, in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.neurons import (
     attribute_tensor,
     initial_potential_of,
+    max_spikes_of,
     neuron_nodes,
     threshold_of,
 )
@@ -181,6 +182,21 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return logs
 
 
+def divide_thresholds(snn: Spiking) -> bool:
+    """V_th of neurons that emit up to k spikes in a time-step: V_th / k.
+
+    k spikes then say what one said, so that a neuron follows its current in steps as much finer
+    and, where V_th was the bound of a clip, says no more than that lets through. v(0) keeps its
+    fraction of V_th. No V_th becomes 0, which the smallest ones of 16 bits would.
+    """
+    several = [node for node in neuron_nodes(snn.graph) if max_spikes_of(node) > 1]
+    for node in several:
+        threshold = threshold_of(node)
+        least = np.finfo(threshold.dtype).smallest_subnormal
+        _set_threshold(node, np.maximum(threshold / max_spikes_of(node), least))
+    return bool(several)
+
+
 def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
     """Set V_th; what is a fraction of it stays that."""
     old = threshold_of(node)
@@ -192,11 +208,17 @@ def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
 
 def _bounds(snn: Spiking) -> dict[str, np.ndarray | None]:
     """The bounds of clips in the ANN, by the neuron that stands for each, for one sample."""
-    found = bounds_by_result(import_ann(snn.ann))
+    return bounds_of_neurons(snn.graph, bounds_by_result(import_ann(snn.ann)))
+
+
+def bounds_of_neurons(
+    graph: gs.Graph, bounds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray | None]:
+    """What ``bounds_by_result`` found, by the neuron that stands for each, for one sample."""
     return {
-        node.name: per_sample(found[node.outputs[0].name], len(node.outputs[0].shape))
-        for node in neuron_nodes(snn.graph)
-        if node.outputs[0].name in found
+        node.name: per_sample(bounds[node.outputs[0].name], len(node.outputs[0].shape))
+        for node in neuron_nodes(graph)
+        if node.outputs[0].name in bounds
     }
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,8 @@ from onnx2snn.comparison import compare_recipes
 from onnx2snn.conversion_tables import advice
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.progress import Running
+from onnx2snn.recipe import Neuron
+from onnx2snn.recipes import recipe_by_name
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -404,14 +407,19 @@ def test_a_threshold_asked_for_where_all_are_bounds(asked):
     assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi", **asked).notes
 
 
-@pytest.mark.parametrize("recipe", ["burst", "best-burst"])
-def test_bursts_beyond_the_bound_of_a_clip_are_told(recipe):
+def test_bursts_beyond_the_bound_of_a_clip_are_told():
     text = MAX_POOLED.replace("Relu(b)", "Clip(b, lo, hi)")
     tight = model(text, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(0.01)})
-    (note,) = convert(tight, calibration=DATA, recipe=recipe).notes
-    assert note.startswith("neurons whose V_th is the bound of a clip may emit more")
-    assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe=recipe).notes
-    assert not convert(tight, calibration=DATA, recipe="best").notes
+    (note,) = convert(tight, calibration=DATA, recipe="burst").notes
+    assert note.startswith("neurons may say more than a clip of the ANN lets through")
+    one = replace(recipe_by_name("burst"), neuron=Neuron("BurstIF", max_spikes=1))
+    assert not convert(tight, calibration=DATA, recipe=one).notes
+    assert not convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="burst").notes
+    options = {"threshold": "max", "recalibrate": False}
+    for recipe in ("best", "best-burst"):
+        assert not convert(tight, calibration=DATA, recipe=recipe).notes
+        (note,) = convert(tight, calibration=DATA, recipe=recipe, **options).notes
+        assert note.startswith("all thresholds are bounds of clips")
 
 
 def test_options_that_nothing_is_there_for_are_said_to_change_nothing():
@@ -420,6 +428,8 @@ def test_options_that_nothing_is_there_for_are_said_to_change_nothing():
     assert note.startswith("--approximate changes nothing")
     (note,) = made(on_means=True).notes
     assert note.startswith("--on-means changes nothing")
+    (note,) = made(recalibrate=True).notes
+    assert note == "--recalibrate changes nothing: there are no clips"
 
 
 def test_a_threshold_by_its_name():
@@ -635,14 +645,14 @@ def test_what_quantised_outputs_cost(kind):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_advises_thresholds_per_channel_where_there_are_none(per_channel):
-    clipped = Agreement("activations clipped at V_th", 90.0, 95.0, 80.0, 0.5)
+    clipped = Agreement("activations clipped", 90.0, 95.0, 80.0, 0.5)
     (text,) = advice([clipped], per_channel)
     assert "changed the class of 10.0 % of the samples: take higher thresholds" in text
     assert ("--per-channel" in text) != per_channel
 
 
 def test_advises_no_higher_thresholds_than_are_best_for_the_time_steps():
-    clipped = Agreement("activations clipped at V_th", 90.0, 95.0, 80.0, 0.5)
+    clipped = Agreement("activations clipped", 90.0, 95.0, 80.0, 0.5)
     (text,) = advice([clipped], True, True)
     assert "more time-steps (-T)" in text
     assert "--threshold" not in text

@@ -284,6 +284,8 @@ def test_best_takes_thresholds_of_what_max_pools_let_through(recipe, text, size)
         histogram = ActivationHistogram(per_channel=True)
         histogram.update(values)
         wanted = histogram.value(Statistic("robust-mmse", 8))
+        if recipe == "best-burst":
+            wanted = 1.5 * wanted / 4
         np.testing.assert_allclose(neuron.threshold.ravel(), wanted, rtol=1e-6)
 
 
@@ -401,6 +403,56 @@ def test_signed_neurons_take_spikes_back():
     assert spikes.ravel().tolist() == [1, 1, -2, 0, 0, 0]
 
 
+@pytest.mark.parametrize("bound", [None, 0.25, 1000.0])
+def test_bursts_share_what_one_spike_says(bound):
+    """1.5 times V_th of best, at most the bound of the clip, in four parts."""
+    ann = two() if bound is None else clipped(bound)
+    bursts = replace(recipe_by_name("best-burst"), passes=(searching.divide_thresholds,))
+    made = convert(ann, calibration=DATA, recipe=bursts, timesteps=8)
+    ranges = thresholds(convert(ann, calibration=DATA, recipe="best", timesteps=8))
+    told = SpikingSession(made.model).run(10 * X, 5).readouts[5].potential_sums
+    for neuron, wanted in zip(made.neurons, ranges.values(), strict=True):
+        most = np.inf if bound is None else bound
+        np.testing.assert_allclose(neuron.threshold, np.minimum(1.5 * wanted, most) / 4, rtol=1e-6)
+        np.testing.assert_allclose(potentials(made)[neuron.name], neuron.threshold / 2, rtol=1e-6)
+        said = "1.5 times least squared error at T=8, at most 99.9 % of activations, per channel"
+        said = f"{said}, 12 samples" if np.any(1.5 * wanted < most) else "bound of the clip"
+        assert neuron.source == f"{said}, then divide_thresholds"
+        assert np.all(told[neuron.name] / 5 <= most * (1 + 1e-6))
+
+
+def test_neurons_of_one_spike_keep_their_thresholds():
+    divided = replace(recipe_by_name("opi"), passes=(searching.divide_thresholds,))
+    made, plain = (convert(two(), calibration=DATA, recipe=r) for r in (divided, "opi"))
+    assert str(thresholds(made)) == str(thresholds(plain))
+    assert [r.changed for r in made.passes if r.name == "divide_thresholds"] == [False]
+    assert not divided.is_for_timesteps
+
+
+@pytest.mark.parametrize(("largest", "wanted"), [(60000, 65472 / 4), (6e-8, 6e-8)])
+def test_bursts_keep_to_what_16_bits_hold(largest, wanted):
+    text = "net (float16[N, 2] x) => (float16[N, 2] y) { r = Relu(x) y = Identity(r) }"
+    x = np.full((8, 2), largest, np.float16)
+    bursts = replace(recipe_by_name("best-burst"), passes=(searching.divide_thresholds,))
+    made = convert(model(text), calibration=from_arrays(x), recipe=bursts, threshold="max")
+    np.testing.assert_array_equal(made.neurons[0].threshold, np.float16([wanted] * 2))
+    SpikingSession(made.model).run(x, 2)
+
+
+def test_biases_of_bursts_move_by_several_thresholds():
+    """V(0) = -2.5 V_th at T=1: of a current of 4 V_th one spike is left, and a gap of 3 V_th."""
+    only_biases = (searching.divide_thresholds, partial(correct, rounds=1))
+    bursts = replace(recipe_by_name("best-burst"), v_init=-2.5, headroom=1.0, passes=only_biases)
+    made = neuron_of(bursts, [[1.0]] * 4, threshold=MAX, timesteps=1)
+    assert made.neurons[0].threshold == 0.25
+    (shift,) = (
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in made.model.graph.initializer
+        if tensor.name.endswith("/correction")
+    )
+    assert shift == 0.75
+
+
 def test_srp_silences_and_cos_shifts():
     options = {"threshold": MAX, "timesteps": 8, "v_init": 0.5}
     # Residuals after 4 of 8 steps: 0.5 - 1.2 = -0.7, and 0.5 + 4 * 0.2 - 1 = 0.3.
@@ -498,6 +550,7 @@ def test_a_delay_that_leaves_no_time_is_said(recipe, kind, delay):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("threshold", "max"), ("neuron", "IF"), ("delay", float("nan")), ("delay", -1),
+     ("headroom", 0), ("headroom", "1.5"), ("headroom", float("inf")),
      ("delay", 10**400),
      ("delay", True), ("passes", 3), ("passes", ("correct",)), ("per_channel", "yes"),
      ("recalibrate", 1)],
