@@ -234,7 +234,7 @@ def convert(
         "name": chosen.name,
         "timesteps": timesteps if left.is_for_timesteps else None,
         "threshold": str(threshold) if threshold else None,
-        "headroom": float(chosen.headroom),
+        "headroom": None if chosen.headroom == 1 else float(chosen.headroom),
         "per_channel": per_channel,
         "recalibrate": recalibrate,
         "maxpool": maxpool,
