@@ -42,7 +42,7 @@ CASES = {
     "opi": (LONG, {"recipe": "opi", "recalibrate": True}),
     "best-binary": (SHORT, {"recipe": "best-binary"}),
     "best": (SHORT, {"recipe": "best"}),
-    "best-burst": (SHORT, {"recipe": "best-burst"}),
+    "best-burst": ([[4], *SHORT], {"recipe": "best-burst"}),
 }
 """By name, the time-steps that one conversion is read out at, and its settings; None: no data."""
 
