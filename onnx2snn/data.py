@@ -220,7 +220,8 @@ def checked(data: Data, y: np.ndarray | None) -> Data:
     if y.shape != (data.samples,) or y.dtype.kind not in "iu":
         raise DataError(
             f"'{data.name}': y must hold one integer label for each of {data.samples} samples, "
-            f"not {y.dtype} of shape {list(y.shape)}; leave y out where there are none"
+            f"not {y.dtype} of shape {list(y.shape)}; leave y out where there are none (networks "
+            "without classes are for diagnose and run)"
         )
     if y.max() > np.iinfo(np.int64).max:
         raise DataError(f"'{data.name}' holds the label {y.max()}, which is no class")
