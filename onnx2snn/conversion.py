@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
@@ -43,6 +42,9 @@ from .version import __version__
 
 BOUND = "bound of the clip"
 """Where a threshold comes from that no data and no pass has set."""
+
+_ROUNDING = 1e-3
+"""What thresholds may differ from bounds by, in 16 bits, too."""
 
 Reset = Literal["subtract", "zero"]
 """What a spike does to the membrane potential: V_th less, as in the paper, or 0."""
@@ -213,18 +215,21 @@ def convert(
     network.delay(delay, timesteps)
     neurons = _reports(network, sources, measured, chosen)
     asked = own["threshold"] is not None or own["per_channel"] is not None
-    bounds = [report.name not in sources for report in neurons]
+    told = [
+        (most.get(node.name), threshold_of(node), max_spikes_of(node))
+        for node in neuron_nodes(network.graph)
+    ]
     affine = not any(gives_mean(node) for node in network.graph.nodes)
     unless = "" if chosen.decides("recalibrate") else " without --recalibrate"
     said = {
         "all thresholds are bounds of clips, which --threshold and --per-channel do not change"
-        f"{unless}": asked and all(bounds) and not recalibrate,
+        f"{unless}": asked and not recalibrate and all(_is_bound(*each) for each in told),
         "--approximate changes nothing: there are no curves between neurons":
             approximate is not None and not network.clips,
         "--recalibrate changes nothing: there are no clips": bool(own["recalibrate"]) and not clips,
         "--on-means changes nothing: all between neurons is affine": on_means and affine,
         "neurons may say more than a clip of the ANN lets through, by several spikes in a "
-        "time-step: recipe best-burst does not": _is_beyond(network.graph, most),
+        "time-step: recipe best-burst does not": any(_is_beyond(*each) for each in told),
         f"the recipe '{chosen.name}'{' with these options' * chosen.is_for_timesteps} converts "
         "alike for every T": asked_for is not None and not left.is_for_timesteps,
     }  # fmt: skip
@@ -293,14 +298,16 @@ def _reports(
     return found
 
 
-def _is_beyond(graph: gs.Graph, most: Mapping[str, np.ndarray | None]) -> bool:
-    """Whether neurons can say more, by several spikes, than their bounds, which go by name."""
-    for node in neuron_nodes(graph):
-        bound, told = most.get(node.name), max_spikes_of(node) * threshold_of(node)
-        # But for rounding, also of 16 bits.
-        if bound is not None and np.any(told > 1.001 * bound):
-            return True
-    return False
+def _is_bound(bound: np.ndarray | None, threshold: np.ndarray, most: int) -> bool:
+    """Whether V_th, or what up to ``most`` spikes say together, is the bound of a clip."""
+    if bound is None:
+        return False
+    return any(np.allclose(n * threshold, bound, _ROUNDING, 0) for n in (1, most))
+
+
+def _is_beyond(bound: np.ndarray | None, threshold: np.ndarray, most: int) -> bool:
+    """Whether neurons can say more in a time-step than a clip lets through."""
+    return bound is not None and bool(np.any(most * threshold > (1 + _ROUNDING) * bound))
 
 
 def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:

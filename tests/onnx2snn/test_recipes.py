@@ -421,6 +421,15 @@ def test_bursts_share_what_one_spike_says(bound):
         assert np.all(told[neuron.name] / 5 <= most * (1 + 1e-6))
 
 
+def test_thresholds_that_a_pass_found_are_no_bounds_of_clips():
+    loose, tight = (
+        convert(clipped(bound), calibration=DATA, recipe="spike-norm", threshold="max").notes
+        for bound in (1000.0, 0.01)
+    )
+    assert not loose
+    assert [note.split(",")[0] for note in tight] == ["all thresholds are bounds of clips"]
+
+
 def test_neurons_of_one_spike_keep_their_thresholds():
     divided = replace(recipe_by_name("opi"), passes=(searching.divide_thresholds,))
     made, plain = (convert(two(), calibration=DATA, recipe=r) for r in (divided, "opi"))
