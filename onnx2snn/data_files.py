@@ -108,7 +108,7 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
         wanted = [n if n > 0 else None for n in (d.dim_value for d in declared[name].shape.dim)]
         sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
         if not fits(sizes, [None, *wanted[1:]]):
-            needs = written(wanted)
+            needs = written([None, *wanted[1:]])
             remedy = _remedy(sizes[1:], wanted[1:])
             raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}{remedy}")
         kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)

@@ -386,6 +386,18 @@ def test_calibration_data_that_says_nothing():
     assert "all the same" in note
 
 
+@pytest.mark.parametrize("others", [0, 2])
+def test_samples_of_another_scale(others):
+    """An image in 0 to 255 among those in 0 to 1; not numbers that are a few times as large."""
+    ann, far = model(MAX_POOLED, WEIGHTS), X.copy()
+    far[[5, 9, 11][: others + 1]] *= -255
+    (note,) = convert(ann, calibration=from_arrays(far), recipe="mmse", batch_size=4).notes
+    assert note.startswith(f"sample 5{f' (and {others} others)' * (others > 0)} of the calibration")
+    assert "prepare all alike" in note
+    near = X * np.linspace(1, 5, len(X), dtype=np.float32).reshape(-1, *[1] * (X.ndim - 1))
+    assert not convert(ann, calibration=from_arrays(near), recipe="mmse").notes
+
+
 @pytest.mark.parametrize("asked", [{"threshold": "percentile=90"}, {"per_channel": False}])
 def test_a_threshold_asked_for_where_all_are_bounds(asked):
     """It changes nothing, as is said; not where a ReLU takes it, or bounds are measured.
