@@ -105,7 +105,7 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         if precision == "float32":
             continue
         unit = np.resize(whole[x].unit, len(matrix))[:, np.newaxis]
-        codes, scale = rounded(matrix * unit)
+        codes, scale = rounded(matrix * unit, float(unit.min()))
         name, shape = f"{prefix}{node.output[0]}", constants[node.input[1]].shape
         values = codes * scale
         values /= unit
@@ -121,32 +121,37 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     return PlanInPrecision(replace(plan, weights=kept), layers, tuple(precisions))
 
 
-def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights [inputs, outputs] as codes, int8 of the same shape, times a scale [outputs].
 
-    Of two scales each output has the one of the lower squared error: that which puts its largest
-    weight at 127, and a power of two, which loses nothing where weights are whole multiples of it.
+    Of three scales each output has the one of the least squared error: that which puts its largest
+    weight at 127, a power of two, and ``unit`` times one, which lose nothing where weights are
+    whole multiples of them, or were before the unit of what they read was taken in.
     """
     codes, scale = np.empty_like(matrix, np.int8), np.empty(matrix.shape[1], np.float32)
     few = max(1, ROUNDED_AT_ONCE // len(matrix))
     for start in range(0, matrix.shape[1], few):
         part = slice(start, start + few)
-        codes[:, part], scale[part] = _rounded(matrix[:, part])
+        codes[:, part], scale[part] = _rounded(matrix[:, part], unit)
     return codes, scale
 
 
-def _rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(matrix).max(axis=0)
-    fine = np.where(largest == 0, 1, largest) / np.float32(LARGEST_INT8)
-    power = np.exp2(np.ceil(np.log2(fine)))
+    best = np.where(largest == 0, 1, largest) / np.float32(LARGEST_INT8)
 
     def codes_at(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         codes = np.round(matrix / scale)
         return codes.astype(np.int8), np.square(codes * scale - matrix).sum(axis=0)
 
-    (codes, error), (coarse, coarse_error) = codes_at(fine), codes_at(power)
-    better = coarse_error <= error
-    return np.where(better, coarse, codes), np.where(better, power, fine)
+    fine, (codes, error) = best, codes_at(best)
+    for base in sorted({0.5, float(np.frexp(unit)[0])}):
+        scale = np.float32(base) * np.exp2(np.ceil(np.log2(fine / np.float32(base))))
+        others, now = codes_at(scale)
+        better = now <= error
+        codes, best = np.where(better, others, codes), np.where(better, scale, best)
+        error = np.minimum(now, error)
+    return codes, best
 
 
 def _layer(

@@ -7,6 +7,7 @@ channels last, so that Gather copies each window as a few runs of bytes. Pad, Ga
 are why this loses against a convolution in float32 where channels are few.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -73,7 +74,8 @@ def _windows(graph: Writer, n: str, zero: str, layer: IntegerLayer, weight: str,
         pads = graph.constant(window.pads_of_axes, f"{weight}/pads")
         n = graph.node("Pad", [n, pads, zero], f"{y}/padded")
     pixels = window.pixels
-    if not np.array_equal(pixels.ravel(), np.arange(pixels.size)):
+    # Windows of the first pixels alone are gathered, too: what is beyond them is no window's.
+    if not np.array_equal(pixels.ravel(), np.arange(math.prod(window.padded))):
         flat = graph.constant(np.array([0, -1, inputs // pixels.shape[1]]), f"{weight}/flat")
         n = graph.node("Reshape", [n, flat], f"{y}/pixels")
         n = graph.node("Gather", [n, graph.constant(pixels, f"{weight}/places")], f"{y}/windows",

@@ -140,6 +140,41 @@ def test_windows_of_every_shape(everywhere, attributes):
     same(rounded.run(x, 19), exact.run(x, 19))
 
 
+IMAGES = (
+    "net (float[N, 2, {height}, {width}] x) => (float[N, 3, a, b] y) {{ p = Clip(x, zero, one) "
+    "d = Conv<{attributes}>(p, w) q = Clip(d, zero, one) y = Conv(q, last) }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "strides", "pad"),
+    [
+        # These read the first pixels of the image in their order, and not the last.
+        ((2, 1), (3, 3), (2, 2), 1),
+        ((1, 30), (1, 4), (1, 4), 0),
+        ((8, 3), (3, 3), (3, 3), 0),
+        ((1, 8), (1, 4), (1, 8), 0),
+        ((4, 2), (2, 2), (4, 2), 0),
+        # These all of them.
+        ((9, 3), (3, 3), (3, 3), 0),
+        ((5, 4), (1, 1), (1, 1), 0),
+    ],
+)
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_windows_of_the_first_pixels(everywhere, image, kernel, strides, pad, plan):
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.integers(-8, 9, (4, 2, *kernel)) / 16, "zero": 0, "one": 1,
+               "last": rng.integers(-8, 9, (3, 4, 1, 1)) / 16}  # fmt: skip
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    attributes = f"strides = {list(strides)}, pads = {[pad] * 4}"
+    text = IMAGES.format(height=image[0], width=image[1], attributes=attributes)
+    exact, rounded = both(convert(model(text, floats)).model, plan)
+    assert in_int8(rounded) == {"d"}
+    for samples in (1, 4):
+        x = (rng.integers(0, 9, (samples, 2, *image)) / 8).astype(np.float32)
+        same(rounded.run(x, 19), exact.run(x, 19))
+
+
 DENSE = (
     "net (float[N, 3, 4] x) => (float[N, 3, 5] y) { "
     "p = Clip(x, zero, one) d = MatMul(p, w1) q = Clip(d, zero, two) "
@@ -179,9 +214,9 @@ def test_neurons_of_one_number_a_sample(everywhere):
 def test_weights_are_rounded_in_parts(across, monkeypatch):
     matrix = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
     matrix = matrix.T if across else matrix
-    whole = int8.rounded(matrix)
+    whole = int8.rounded(matrix, 0.3)
     monkeypatch.setattr(int8, "ROUNDED_AT_ONCE", 30)
-    for part, wanted in zip(int8.rounded(matrix), whole, strict=True):
+    for part, wanted in zip(int8.rounded(matrix, 0.3), whole, strict=True):
         np.testing.assert_array_equal(part, wanted)
 
 
@@ -190,11 +225,14 @@ def test_weights_are_rounded_to_the_nearest_code():
     matrix = rng.normal(size=(40, 6)).astype(np.float32)
     matrix[:, 1] = rng.integers(-100, 101, 40) / 1024
     matrix[:, 2] = 0
-    codes, scale = int8.rounded(matrix)
+    matrix[:, 3] = np.float32(0.3) * (rng.integers(-100, 101, 40) / 1024).astype(np.float32)
+    codes, scale = int8.rounded(matrix, 0.3)
     assert (codes.dtype, scale.dtype) == (np.int8, np.float32)
     assert np.all(np.abs(codes * scale - matrix) <= 0.5001 * scale)
     assert np.abs(codes.astype(int)).max() <= 127
     np.testing.assert_array_equal((codes * scale)[:, 1:3], matrix[:, 1:3])
+    # What neurons with a threshold of 0.3 emit was taken in.
+    np.testing.assert_allclose((codes * scale)[:, 3], matrix[:, 3], rtol=1e-6)
 
 
 POOLED = (
