@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .editing import mark_inner_nodes
-from .errors import Onnx2SnnError, PassError
+from .errors import DataError, Onnx2SnnError, PassError
 from .neuron_functions import FUNCTIONS
 
 Pass = Callable[[gs.Graph], bool]
@@ -45,8 +45,15 @@ def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
 
     Returns one report a pass. An ``Onnx2SnnError`` of a pass, or a ``MemoryError``, goes
     through as it is. Any other exception, and a graph that breaks a rule of ``verify``, becomes
-    a ``PassError`` that names the pass and those that ran before it.
+    a ``PassError`` that names the pass and those that ran before it. Raises ``DataError`` for what
+    is no graph, or no list of passes.
     """
+    if not isinstance(graph, gs.Graph):
+        raise DataError(
+            f"passes run on a graph, as to_graph makes one of a model, not {type(graph).__name__}"
+        )
+    if not isinstance(passes, Sequence):
+        raise DataError(f"passes are a list of functions, not {passes!r}")
     # A copy of a graph, as onnx-graphsurgeon makes it, does not have the marks.
     mark_inner_nodes(graph)
     reports: list[PassReport] = []

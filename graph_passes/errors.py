@@ -82,6 +82,13 @@ def require_whole(name: str, value: Any, least: int, most: int | None = None) ->
         raise DataError(f"{name} must be a whole number{wanted}, not {value!r}")
 
 
+def require_truths(**given: Any) -> None:
+    """Raise ``DataError`` unless each is true, false, or None."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, bool | np.bool_):
+            raise DataError(f"{name} must be True or False, not {value!r}")
+
+
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise ``DataError`` unless a value of this name is one of the choices."""
     if not isinstance(value, str) or value not in choices:

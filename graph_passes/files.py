@@ -236,17 +236,21 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
     if has_sparse(model):
         model = copy_model(model)
     _check_whole(model, what)
-    for tensor in stored_tensors(model):
-        if onnx.external_data_helper.uses_external_data(tensor):
-            raise ModelError(
-                f"{what} does not hold the values of its tensor '{tensor.name}': load its "
-                "external data, or give the path of its file"
-            )
     parts = detach(model)
+    require_values(parts, what)
     mend(parts.structure.graph)
     define_unregistered(parts.structure, what)
     check_model(parts, what)
     return parts
+
+
+def require_values(parts: ModelParts, what: str) -> None:
+    """Raise ``ModelError``, beginning with ``what``, where tensors keep their values elsewhere."""
+    for tensor, _ in _external(parts):
+        raise ModelError(
+            f"{what} does not hold the values of its tensor '{tensor.name}': load its external "
+            "data, or give the path of its file"
+        )
 
 
 def check_model(model: ModelParts, what: str) -> None:
@@ -331,7 +335,7 @@ def write_model(
     no file has that name by then. Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data``
     beside it. Raises ``OutputError`` if ``path`` is none, the folder does not exist, cannot be
     written or is full; a file that stood at ``path`` is then as it was. Raises ``ModelError`` for
-    what is no model.
+    what is no model, or does not hold its values.
     """
     require_path(path, "a model is written to a file's path", OutputError)
     if not isinstance(model, onnx.ModelProto | ModelParts):
@@ -341,6 +345,7 @@ def write_model(
         )
     path = Path(path)
     parts = model if isinstance(model, ModelParts) else detach(model)
+    require_values(parts, "what is written")
     size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
     if size <= MAX_PROTO_BYTES:
         write_bytes(path, encoded(parts), new=new)

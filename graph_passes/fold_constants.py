@@ -46,7 +46,8 @@ def fold_constants(graph: gs.Graph) -> bool:
     be larger, in all, than twice the constants of the network, if those are many.
 
     Pools that are smaller than ONNX's shape inference says, which sizes follow from, are brought to
-    that size first (``end_pools_in_the_image``).
+    that size first (``end_pools_in_the_image``). ONNX Runtime's default log level is that of
+    warnings afterwards, as it is at first: what it was cannot be asked for.
     """
     require_opset(graph)
     # Sizes that only then are known may make more constant.

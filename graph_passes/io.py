@@ -43,9 +43,10 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     """A copy of an ANN in an opset that can hold neurons: at least ``neurons.MIN_OPSET``.
 
     ``ModelParts`` that are in one already are returned as they are. Raises ``ModelError`` if
-    onnx's version converter cannot do it, and for an old Resize that no newer one does alike.
+    onnx's version converter cannot do it, for an old Resize that no newer one does alike, and for
+    what is no model.
     """
-    parts = model if isinstance(model, ModelParts) else detach(model)
+    parts = _in_parts(model)
     opset = opset_of(parts.structure)
     if opset < neurons.MIN_OPSET:
         structure = _with_constants_only(inline_functions(copy_model(parts.structure)))
@@ -53,6 +54,17 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     if isinstance(model, ModelParts):
         return parts
     return attach(parts)
+
+
+def _in_parts(model: onnx.ModelProto | ModelParts) -> ModelParts:
+    if isinstance(model, ModelParts):
+        return model
+    if not isinstance(model, onnx.ModelProto):
+        raise ModelError(
+            f"a model in memory is an onnx.ModelProto, not {type(model).__name__}: read_model "
+            "reads a file"
+        )
+    return detach(model)
 
 
 def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
@@ -136,10 +148,10 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     functions are inlined. A neuron's state input ``v/<name>`` becomes a plain input: its
     default lives in the neuron's ``v_init`` alone. Inputs with a default value become
     constants, sparse ones dense. Raises ``ModelError`` for types of tensors and attributes
-    that onnx-graphsurgeon cannot hold, for external data that was not loaded, and for
-    stateful nodes of which this version knows nothing.
+    that onnx-graphsurgeon cannot hold, for external data that was not loaded, for stateful nodes of
+    which this version knows nothing, and for what is no model.
     """
-    parts = detach(model) if isinstance(model, onnx.ModelProto) else model
+    parts = _in_parts(model)
     structure = copy_model(parts.structure)
     make_dense(structure, "the model")
     check_kinds(structure)
@@ -364,7 +376,12 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
     for node in stateful:
         states, starts = neurons.states_read(node), neurons.starts_of(node)
         for state, start in zip(states, starts, strict=True):
-            model.graph.initializer.append(onnx.numpy_helper.from_array(start, state.name))
+            default = onnx.numpy_helper.from_array(start, state.name)
+            if is_large(default):
+                # Beside the structure, as where a file is read: both are written alike.
+                weights[state.name] = start
+                default = stub(state.name, default.data_type, default.dims)
+            model.graph.initializer.append(default)
     # Model-local functions exist since IR version 8. No newer than need be, for older runtimes:
     # onnx-graphsurgeon would take the newest that the installed onnx knows.
     model.ir_version = max(8, graph.ir_version or 0, like.ir_version if like else 0)

@@ -119,8 +119,8 @@ def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
             if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
                 name = node.name or next(iter(node.output), "")
                 raise ModelError(
-                    f"{what} holds a Loop, '{name}', of which nothing says that it ends: "
-                    "export the network without loops, or unrolled"
+                    f"{what} holds a Loop, '{name}', and what it takes to run one is not known "
+                    "before: export the network without loops, or unrolled"
                 )
             inner = graphs_in(node)
             waiting += [(graph.node, depth + 1) for graph in inner]

@@ -36,7 +36,7 @@ def cifar(classes: int, root: Path, train: bool) -> tuple[np.ndarray, np.ndarray
                 return images.reshape(-1, 3, 32, 32), labels
     raise FileNotFoundError(
         f"no {', '.join(names)} (or .bin) in {root}, nor in {' or '.join(folders)} there: "
-        f"name the folder of CIFAR-{classes} with --data-root"
+        f"name the folder of CIFAR-{classes} with --data-root (root in Python)"
     )
 
 

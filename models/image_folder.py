@@ -110,6 +110,6 @@ def imagenet_folder(root: Path, train: bool) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {folder.name} in {root.absolute()}: name the folder that holds train and "
-            "val with --data-root"
+            "val with --data-root (root in Python)"
         )
     return folder

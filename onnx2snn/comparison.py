@@ -169,7 +169,7 @@ def compare_recipes(
     require_data("data", data)
     if calibration is not None:
         require_data("calibration", calibration)
-    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
+    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable) or not recipes:
         raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
     times = required_times(timesteps)
     require_whole("seed", seed, 0)

@@ -15,7 +15,7 @@ import onnx
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.errors import require_one_of, require_whole
+from onnx2snn.graph_passes.errors import require_one_of, require_truths, require_whole
 from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -50,7 +50,7 @@ Reset = Literal["subtract", "zero"]
 """What a spike does to the membrane potential: V_th less, as in the paper, or 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeuronReport:
     """One layer of neurons: the shape of a sample, V_th, and where V_th came from."""
 
@@ -60,7 +60,7 @@ class NeuronReport:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conversion:
     """A converted network and what was done to make it.
 
@@ -153,7 +153,7 @@ def convert(
         timesteps=(timesteps, 1, MOST_TIMESTEPS), delay=(delay, 0, MOST_TIMESTEPS),
         approximate=(approximate, 1, None), seed=(seed, 0, None), batch_size=(batch_size, 1, None),
     )  # fmt: skip
-    _require_truths(per_channel=per_channel, recalibrate=recalibrate, on_means=on_means)
+    require_truths(per_channel=per_channel, recalibrate=recalibrate, on_means=on_means)
     if calibration is not None:
         require_data("calibration", calibration)
     if threshold is not None and not isinstance(threshold, Statistic):
@@ -272,13 +272,6 @@ def _require_wholes(**given: tuple[int | None, int, int | None]) -> None:
     for name, (value, least, most) in given.items():
         if value is not None:
             require_whole(name, value, least, most)
-
-
-def _require_truths(**given: bool | None) -> None:
-    """Raise ``DataError`` unless each is true, false, or not given."""
-    for name, value in given.items():
-        if value is not None and not isinstance(value, bool | np.bool_):
-            raise DataError(f"{name} must be True or False, not {value!r}")
 
 
 def _reports(

@@ -112,6 +112,12 @@ def require_ann(graph: gs.Graph) -> None:
             )
         if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
+    for tensor in graph.outputs:
+        if hasattr(tensor, "sequence"):
+            raise ModelError(
+                f"the model's output '{tensor.name}' is a sequence, which has no mean over time: "
+                "export the network with a tensor for each of what it holds, or without it"
+            )
     _require_any_processor(graph)
     computed = downstream(graph, graph.inputs)
     trained = [(n, reason) for n in graph.nodes if (reason := _why_in_training(n, computed))]

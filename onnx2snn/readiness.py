@@ -9,7 +9,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
-from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError, require_one_of
+from onnx2snn.graph_passes.errors import (
+    Refusal,
+    UnsupportedModelError,
+    require_one_of,
+    require_truths,
+)
 from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, require_channels
 from onnx2snn.graph_passes.regions import regions
 from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
@@ -80,9 +85,10 @@ def check(
 
     ``approximate``: whether clips may stand in for scalar activations; ``on_means``: as for
     ``convert``. Raises ``ModelError`` for files that are no ANN, ``DataError`` for an unknown
-    ``maxpool``.
+    ``maxpool``, and for another ``approximate`` or ``on_means`` than True or False.
     """
     require_one_of("maxpool", maxpool, get_args(MaxPool))
+    require_truths(approximate=approximate, on_means=on_means)
     network = Network(model, None, maxpool, Running(), on_means)
     network.unquantize()
     network.rewrite_exactly()

@@ -4,10 +4,12 @@ import pytest
 from onnx_text import graph, run
 
 from onnx2snn.graph_passes import (
+    DataError,
     PassError,
     canonicalise,
     infer_shapes,
     run_passes,
+    to_model,
     unify_linear_layers,
     verify,
 )
@@ -25,6 +27,13 @@ def test_reports_what_each_pass_did():
         ("canonicalise", True, 3, 2),
         ("canonicalise", False, 2, 2),
     ]
+
+
+def test_what_are_no_passes_over_a_graph():
+    with pytest.raises(DataError, match="to_graph makes one of a model, not ModelProto"):
+        run_passes(to_model(small()), [canonicalise])
+    with pytest.raises(DataError, match="passes are a list of functions"):
+        run_passes(small(), canonicalise)
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_pass():

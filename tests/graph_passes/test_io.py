@@ -19,7 +19,7 @@ from onnx2snn.graph_passes import (
     write_model,
 )
 from onnx2snn.graph_passes.shapes import declared_shape
-from onnx2snn.graph_passes.weights import detach
+from onnx2snn.graph_passes.weights import ModelParts, detach
 from onnx2snn.graph_passes.whole_file import whole_file, write_whole
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
@@ -486,9 +486,21 @@ def test_attributes_that_graphsurgeon_loses_are_refused():
 def test_external_data_that_was_not_loaded_is_refused(tmp_path):
     path, content = external(tmp_path, "weights.bin")
     path.with_name("weights.bin").write_bytes(content)
+    stubs = onnx.load(path, load_external_data=False)
     with pytest.raises(ModelError, match=r"tensor 'w'.* read it with read_model"):
-        to_graph(onnx.load(path, load_external_data=False))
+        to_graph(stubs)
+    (tmp_path / "other").mkdir()
+    for written in (stubs, ModelParts(stubs, {})):
+        with pytest.raises(ModelError, match="does not hold the values of its tensor 'w'"):
+            write_model(written, tmp_path / "other" / "model.onnx")
+    assert not list((tmp_path / "other").iterdir())
     assert to_graph(read_model(path))
+
+
+@pytest.mark.parametrize("function", [to_graph, upgrade_opset])
+def test_what_is_no_model_in_memory(function):
+    with pytest.raises(ModelError, match="not str: read_model reads a file"):
+        function("net.onnx")
 
 
 def calling(function, body, opset=18, own=None):

@@ -204,7 +204,7 @@ def is_state(name):
 
 
 def plain_loop(model, x, timesteps):
-    """The five lines of docs/neurons.md: yields (outputs, states) of each time-step."""
+    """The loop of docs/neurons.md: yields (outputs, states) of each time-step."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -49,7 +49,7 @@ def canonical(model):
 
 
 def plain_loop(model, feed, timesteps, behind_means):
-    """The five lines of docs/neurons.md: outputs averaged, or the last behind a RunningMean."""
+    """The loop of docs/neurons.md: outputs averaged, or the last behind a RunningMean."""
     session = stock(model)
     names = [output.name for output in session.get_outputs()]
     state, totals = {}, {}

@@ -317,6 +317,9 @@ def test_a_spectrum_of_the_input_is_computed_before_the_neurons(spectrum):
     ann = model(SPECTRUM + SPECTRA[spectrum] + LAYERS % "h = Relu(a)", weights)
     assert check(ann).verdict == "Converts with --calibration DATA."
     assert check(ann, approximate=True).verdict == "Converts with --calibration DATA."
+    for given in ({"approximate": 4}, {"on_means": "yes"}):
+        with pytest.raises(DataError, match=f"{next(iter(given))} must be True or False"):
+            check(ann, **given)
     for clips in (None, 4):
         made = convert(
             ann, calibration=from_arrays(x), recipe="opi", threshold="max", approximate=clips

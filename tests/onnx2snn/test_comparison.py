@@ -438,9 +438,11 @@ def test_what_converts_alike_is_evaluated_once(monkeypatch):
     assert compared([delayed]).rows[0].scores == found.rows[0].scores
 
 
-def test_no_timesteps():
+def test_no_timesteps_or_recipes():
     with pytest.raises(DataError, match="no time-steps"):
         compared(times=[])
+    with pytest.raises(DataError, match="recipes are several"):
+        compared([])
 
 
 IMAGES = "net (float[N, 1, 6, 6] x) => (float[N, 4, H, W] y) { c = Conv(x, w) y = Relu(c) }"

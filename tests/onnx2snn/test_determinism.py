@@ -1,9 +1,14 @@
-"""The same input gives the same bytes, in any process."""
+"""The same input gives the same bytes, in any process, however it is written."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+from onnx_text import model
+
+from onnx2snn import convert, from_arrays, write_model
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
@@ -45,3 +50,18 @@ def test_bytes_do_not_depend_on_the_process():
             ).stdout
         )  # fmt: skip
     assert len(found) == 1
+
+
+def test_a_conversion_in_parts_and_whole_is_the_same_file(tmp_path):
+    """With starts of as many numbers as weights may have that are kept beside the structure."""
+    rng = np.random.default_rng(0)
+    text = (
+        "net (float[N, 20] x) => (float[N, 4] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"
+    )
+    weights = {"w": rng.normal(size=(20, 300)), "v": rng.normal(size=(300, 4))}
+    ann = model(text, {name: values.astype(np.float32) for name, values in weights.items()})
+    data = from_arrays(rng.normal(size=(16, 20)).astype(np.float32))
+    conversion = convert(ann, calibration=data)
+    write_model(conversion.model, tmp_path / "whole.onnx")
+    write_model(conversion.parts, tmp_path / "parts.onnx")
+    assert (tmp_path / "whole.onnx").read_bytes() == (tmp_path / "parts.onnx").read_bytes()

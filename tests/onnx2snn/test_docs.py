@@ -3,13 +3,16 @@
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx_text import model, run
+from proof import stock
 
+from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.neuron_functions import FUNCTIONS
 from onnx2snn.recipes import RECIPES
@@ -63,6 +66,28 @@ def test_neuron_table_lists_every_stateful_operator():
     assert shown is not None
     squeeze = lambda text: re.sub(r"\s+", " ", text).strip()  # noqa: E731
     assert squeeze(shown[1]) in squeeze(code)
+
+
+@pytest.mark.parametrize("name", ["y", "v_next/b", "x_next/b"])
+def test_the_loop_for_other_runtimes(name):
+    """Also where an output of the network is called like a state."""
+    page = (ROOT / "docs/neurons.md").read_text()
+    loop = page[page.index("    state = {}") : page.index("\n(ONNX Runtime warns")]
+    text = "net (float[N, 3] input) => (float[N, 2] y) "
+    text += "{ a = MatMul(input, w) b = Clip(a, lo, hi) y = MatMul(b, v) }"
+    weights = {"w": RNG.normal(size=(3, 4)), "v": RNG.normal(size=(4, 2)), "lo": 0, "hi": 1}
+    ann = model(text, {key: np.asarray(value, np.float32) for key, value in weights.items()})
+    ann.graph.output[0].name = ann.graph.node[-1].output[0] = name
+    snn = convert(ann).model
+    image = RNG.normal(size=(5, 3)).astype(np.float32)
+    session = stock(snn)
+    names = [info.name for info in session.get_outputs()]
+    scope = {"session": session, "output_names": names, "output": name, "image": image}
+    scope |= {"T": 7, "total": 0}
+    exec(textwrap.dedent(loop), scope)
+    np.testing.assert_allclose(
+        scope["total"] / 7, SpikingSession(snn).run(image, 7).output, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("weights", [None])

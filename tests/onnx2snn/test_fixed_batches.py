@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn import SpikingSession, check, convert, from_arrays
+from onnx2snn.graph_passes import ModelError
 
 RNG = np.random.default_rng(0)
 VALUES = {
@@ -86,18 +87,25 @@ def test_mixed(name, with_data):
         ("int64[a, b] s", "t = Transpose(y) g = ArgMax<axis = 0, keepdims = 0>(t) "
          "s = Unsqueeze(g, minus)", True),
         ("bool[a, b] s", "t = Transpose(y) g = Greater(t, zero) s = Transpose(g)", True),
-        ("seq(float[a, b]) s", "s = SplitToSequence<axis = 1>(y)", False),
         ("float[a, b] s", "t = Slice(y, axis, pairs, from) s = Concat<axis = 0>(y, t)", False),
     ],
 )  # fmt: skip
 def test_other_outputs(outputs, more, opened):
-    """Of classes and sizes it is known whose they are, of sequences and of further rows not."""
+    """Of classes and sizes it is known whose they are, of further rows not."""
     values = VALUES | {"pairs": np.array([9])}
     text = (
         f"net (float[1, 6] x) => (float[a, b] y, {outputs}) {{ n = Identity(x) {LAYERS} {more} }}"
     )
     made = convert(model(text, values))
     assert first_size(made) == ("N" if opened else 1)
+
+
+def test_a_sequence_is_no_output():
+    text = "net (float[N, 6] x) => (float[N, b] y, seq(float[N, b]) s)"
+    ann = model(f"{text} {{ n = Identity(x) {LAYERS} s = SplitToSequence<axis = 1>(y) }}", VALUES)
+    for function in (convert, check):
+        with pytest.raises(ModelError, match="output 's' is a sequence"):
+            function(ann)
 
 
 @pytest.mark.parametrize("body", [

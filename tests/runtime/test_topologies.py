@@ -244,7 +244,7 @@ def test_a_batch_size_that_is_part_of_the_network_stays():
     assert "batch size stays fixed" in conversion.notes[0]
     data = from_arrays(np.ones((4, 3), np.float32), np.zeros(4, int))
     assert evaluate(conversion.model, data, [8], batch_size=4)["snn"][0]["accuracy"] == 100
-    with pytest.raises(DataError, match="use --batch-size 2"):
+    with pytest.raises(DataError, match="give it 2 samples at a time"):
         evaluate(conversion.model, data, [8], batch_size=3)
 
 
