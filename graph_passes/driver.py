@@ -1,7 +1,7 @@
 """Run passes in order, and hold the graph to its rules after each."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -40,7 +40,7 @@ def pass_name(function: Callable[..., bool]) -> str:
     return made.__name__ if hasattr(made, "__name__") else repr(function)
 
 
-def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
+def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
     """Run ``passes`` on ``graph`` in order and verify the graph after each.
 
     Returns one report a pass. An ``Onnx2SnnError`` of a pass, or a ``MemoryError``, goes
@@ -52,8 +52,9 @@ def run_passes(graph: gs.Graph, passes: Sequence[Pass]) -> list[PassReport]:
         raise DataError(
             f"passes run on a graph, as to_graph makes one of a model, not {type(graph).__name__}"
         )
-    if not isinstance(passes, Sequence):
-        raise DataError(f"passes are a list of functions, not {passes!r}")
+    passes = list(passes) if isinstance(passes, Iterable) else [passes]
+    if not all(map(callable, passes)):
+        raise DataError(f"passes are functions, not {passes!r}")
     # A copy of a graph, as onnx-graphsurgeon makes it, does not have the marks.
     mark_inner_nodes(graph)
     reports: list[PassReport] = []

@@ -248,8 +248,8 @@ def require_values(parts: ModelParts, what: str) -> None:
     """Raise ``ModelError``, beginning with ``what``, where tensors keep their values elsewhere."""
     for tensor, _ in _external(parts):
         raise ModelError(
-            f"{what} does not hold the values of its tensor '{tensor.name}': load its external "
-            "data, or give the path of its file"
+            f"{what} does not hold the values of its tensor '{tensor.name}', which are in another "
+            "file: load its external data, or read it with read_model"
         )
 
 

@@ -19,7 +19,7 @@ from . import neurons
 from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors, widen_weights
 from .editing import mark_inner_nodes, name_nodes, subgraphs_of, tidy
 from .errors import ModelError, Refusal, UnsupportedModelError
-from .files import first_line
+from .files import first_line, require_values
 from .limits import all_nodes, graphs_in, sizes_of_functions
 from .neuron_functions import FUNCTIONS
 from .old_opsets import convert_opset
@@ -213,13 +213,7 @@ def _check_tensors(parts: ModelParts) -> None:
             "export it with float32 weights:",
             [Refusal(name, kind, "unsupported tensor type") for name, kind in sorted(refused)],
         )
-    for tensor in tensors:
-        external = onnx.external_data_helper.uses_external_data(tensor)
-        if external and tensor.name not in parts.weights:
-            raise ModelError(
-                f"the model does not hold the values of its tensor '{tensor.name}', which are in "
-                "another file: read it with read_model, or load its external data"
-            )
+    require_values(parts, "the model")
 
 
 def _tensors(graph: gs.Graph) -> list[gs.Tensor]:

@@ -1,6 +1,7 @@
 """Thresholds from data: run the ANN, watch its activations."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,13 +15,12 @@ from onnx2snn.runtime.graphs import attributes_of, names_in, unused_prefix
 from onnx2snn.runtime.inputs import check_finite
 
 from .ann import with_outputs
-from .data import Data, by_name
+from .data import Data, Inputs, by_name, number_of
 from .progress import Running
 from .statistics import ActivationHistogram, Statistic
 
 MOST_CHANNELS = 2**16
 """About as many have histograms at once, of 1 GiB together."""
-
 
 SAMPLED = 2**17
 """Of so many values clips are fitted to a curve: half a megabyte for each."""
@@ -126,30 +126,44 @@ def _some(rows: np.ndarray, each: int, generator: np.random.Generator) -> np.nda
     return np.take_along_axis(rows, places, axis=1).reshape(-1)
 
 
-def notes_on_samples(data: Data, batch_size: int) -> list[str]:
-    """What of some calibration data makes a conversion fit that and nothing else."""
-    notes, largest = list[str](), dict[str, list[np.ndarray]]()
-    for number, (x, _) in enumerate(data.batches(batch_size)):
-        values = by_name(x)
-        if not number and all(len(v) > 1 and np.all(v == v[:1]) for v in values.values()):
+def with_largest(data: Data) -> tuple[Data, dict[str, np.ndarray]]:
+    """The data, and the largest |x| of each sample, by input: float64 [N].
+
+    Of inputs that are floating-point numbers; NaN until a sample has been read.
+    """
+    largest: dict[str, np.ndarray] = {}
+
+    def read(batch_size: int) -> Iterator[Inputs]:
+        start = 0
+        for x in data.read(batch_size):
+            now = slice(start, start + number_of(x))
+            for name, value in by_name(x).items():
+                if value.dtype.kind != "f" or not value.size:
+                    continue
+                known = largest.setdefault(name, np.full(data.samples, np.nan))
+                if np.any(np.isnan(known[now])):
+                    rows = value.reshape(len(value), -1)
+                    known[now] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+            start = now.stop
+            yield x
+
+    return replace(data, read=read), largest
+
+
+def notes_on_samples(largest: Mapping[str, np.ndarray]) -> list[str]:
+    """What samples of the calibration data the others go ill with, as ``with_largest`` has them."""
+    notes = list[str]()
+    for name, sizes in largest.items():
+        known = np.where(np.isnan(sizes), 0, sizes)
+        half = float(np.median(sizes[~np.isnan(sizes)]))
+        far, worst = int(np.count_nonzero(known / FAR_LARGER > half)), int(known.argmax())
+        if half > 0 and far:
+            more = f" (and {counted(far - 1, 'other')})" if far > 1 else ""
             notes.append(
-                "the samples of the calibration data's first batch are all the same: thresholds "
-                "that follow from them may fit nothing else"
-            )
-        for name, value in values.items():
-            if value.dtype.kind == "f":
-                rows = value.reshape(len(value), -1)
-                largest.setdefault(name, []).append(np.maximum(rows.max(axis=1), -rows.min(axis=1)))
-    for name, parts in largest.items():
-        sizes = np.concatenate(parts, dtype=np.float64)
-        usual = np.median(sizes)
-        odd = np.flatnonzero(sizes > FAR_LARGER * usual) if usual > 0 else np.array([], int)
-        if odd.size:
-            more = f" (and {counted(odd.size - 1, 'other')})" if odd.size > 1 else ""
-            notes.append(
-                f"sample {odd[0]}{more} of the calibration data has numbers of up to "
-                f"{sizes[odd[0]]:.3g} in {name}, most have none beyond {usual:.3g}: thresholds and "
-                "corrections may fit the others less for it; prepare all alike, or leave it out"
+                f"sample {worst} of the {len(sizes)} that calibrate{more} has numbers of up to "
+                f"{known[worst]:.3g} in {name}, half of them have none beyond {half:.3g}: "
+                "thresholds and corrections may fit these less for it; prepare all alike, or leave "
+                "it out"
             )
     return notes
 

@@ -169,8 +169,11 @@ def compare_recipes(
     require_data("data", data)
     if calibration is not None:
         require_data("calibration", calibration)
-    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable) or not recipes:
+    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
         raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
+    rows = [Row(as_recipe(recipe)) for recipe in recipes]
+    if not rows:
+        raise DataError("no recipes to compare: give them, as ['opi', 'best']")
     times = required_times(timesteps)
     require_whole("seed", seed, 0)
     if approximate is not None:
@@ -195,7 +198,6 @@ def compare_recipes(
     if file is None and calibration is not None:
         # That it is not finite, which a digest finds, is no recipe's failure.
         digest_of_data(calibration, together)
-    rows = [Row(as_recipe(recipe)) for recipe in recipes]
     for row in rows:
         if row.recipe.is_told_by_definition:
             row.scores.update(_known(known, {**common, "recipe": row.recipe.definition()}, times))

@@ -28,6 +28,7 @@ from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
 from .batches import MOST_SAMPLES, samples_at_once
+from .calibration import notes_on_samples
 from .checking import Agreement
 from .data import Data, require_data
 from .examination import analog_activations, require_bounds, require_loadable
@@ -213,6 +214,7 @@ def convert(
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
     network.apply(chosen.passes, timesteps)
     network.delay(delay, timesteps)
+    network.notes += notes_on_samples(network.largest)
     neurons = _reports(network, sources, measured, chosen)
     asked = own["threshold"] is not None or own["per_channel"] is not None
     told = [

@@ -18,7 +18,7 @@ Batch = tuple[Inputs, np.ndarray | None]
 """Inputs [n, ...] and labels int64 [n], or None without labels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """Inputs, and labels if there are any, read in batches.
 

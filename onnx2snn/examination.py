@@ -110,7 +110,8 @@ def require_ann(graph: gs.Graph) -> None:
                 f"the model's input '{tensor.name}' is of the type {kind}: export the network in "
                 "float32"
             )
-        if dtype is None or isinstance(dtype, int) or np.dtype(dtype).kind not in "fiub":
+        unknown = hasattr(tensor, "sequence") or dtype is None or isinstance(dtype, int)
+        if unknown or np.dtype(dtype).kind not in "fiub":
             raise ModelError(f"the model's input '{tensor.name}' is no tensor of numbers")
     for tensor in graph.outputs:
         if hasattr(tensor, "sequence"):

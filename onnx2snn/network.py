@@ -62,7 +62,7 @@ from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
 from .batch_axis import Sample, open_batch_axis
-from .calibration import calibrate, notes_on_samples, sampled
+from .calibration import calibrate, sampled, with_largest
 from .checking import (
     APPROXIMATED,
     CLIPPED,
@@ -79,7 +79,7 @@ from .checking import (
     require_rounding,
     tolerance,
 )
-from .data import Data, Inputs
+from .data import Data, Inputs, by_name
 from .examination import (
     hidden_pools,
     import_ann,
@@ -121,6 +121,9 @@ class Network:
         parts = read_any(model)
         self._model, self.original = model, parts
         self.calibration, self.maxpool, self.on_means = calibration, maxpool, on_means
+        self.largest: dict[str, np.ndarray] = {}
+        if calibration is not None:
+            self.calibration, self.largest = with_largest(calibration)
         self.running = running
         self.reports: list[PassReport] = []
         self.declined: list[Refusal] = []
@@ -312,7 +315,7 @@ class Network:
             return {}
         require_ranks(self.graph, wanted)
         require_sizes(wanted)
-        self.notes += notes_on_samples(self.calibration, self.running.batch_size)
+        self._note_equal_samples(self.calibration)
         if per_channel:
             require_channels(self.graph, wanted, NO_CHANNELS)
         thresholds = calibrate(
@@ -334,6 +337,14 @@ class Network:
         if self.run([partial(bound_activations, thresholds=thresholds)]):
             self._compare(CLIPPED, self.unclipped)
         return sources
+
+    def _note_equal_samples(self, data: Data) -> None:
+        x, _ = next(iter(data.batches(self.running.batch_size)))
+        if all(len(value) > 1 and np.all(value == value[:1]) for value in by_name(x).values()):
+            self.notes.append(
+                "the samples of the calibration data's first batch are all the same: thresholds "
+                "that follow from them may fit nothing else"
+            )
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
         """Turn activations into neurons.

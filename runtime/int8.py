@@ -39,6 +39,9 @@ MOST = 128
 """The range of n. Processors without VNNI add products in pairs, in 16 bits: 2 x 127 x 128 is
 the most that fits."""
 
+_FROM_ROUNDING = 1e-12
+"""What part of the squares of weights the squared error of rounding in float32 may be."""
+
 WORTH = 0.7
 """What part of float32's time a layer may take in 8 bits. Above that it would gain little and,
 where its neighbours stay in float32, take ONNX Runtime out of its blocked layout."""
@@ -124,9 +127,10 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
 def rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights [inputs, outputs] as codes, int8 of the same shape, times a scale [outputs].
 
-    Of three scales each output has the one of the least squared error: that which puts its largest
-    weight at 127, a power of two, and ``unit`` times one, which lose nothing where weights are
-    whole multiples of them, or were before the unit of what they read was taken in.
+    Of two scales each output has the one of the lower squared error: that which puts its largest
+    weight at 127, and a power of two, which loses nothing where weights are whole multiples of it.
+    Or ``unit`` times a power of two where weights are multiples of that, but for float32's
+    rounding: they were of a power of two before the one unit of what they read was taken in.
     """
     codes, scale = np.empty_like(matrix, np.int8), np.empty(matrix.shape[1], np.float32)
     few = max(1, ROUNDED_AT_ONCE // len(matrix))
@@ -138,20 +142,22 @@ def rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(matrix).max(axis=0)
-    best = np.where(largest == 0, 1, largest) / np.float32(LARGEST_INT8)
+    fine = np.where(largest == 0, 1, largest) / np.float32(LARGEST_INT8)
+    codes, error = _codes_at(fine, matrix)
+    scale, squares = fine, np.square(matrix).sum(axis=0)
+    for base, most in ((np.float32(1), np.inf), (np.float32(unit), _FROM_ROUNDING * squares)):
+        coarse = base * np.exp2(np.ceil(np.log2(fine / base)))
+        others, now = _codes_at(coarse, matrix)
+        better = now <= np.minimum(error, most)
+        codes, scale = np.where(better, others, codes), np.where(better, coarse, scale)
+        error = np.where(better, now, error)
+    return codes, scale
 
-    def codes_at(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        codes = np.round(matrix / scale)
-        return codes.astype(np.int8), np.square(codes * scale - matrix).sum(axis=0)
 
-    fine, (codes, error) = best, codes_at(best)
-    for base in sorted({0.5, float(np.frexp(unit)[0])}):
-        scale = np.float32(base) * np.exp2(np.ceil(np.log2(fine / np.float32(base))))
-        others, now = codes_at(scale)
-        better = now <= error
-        codes, best = np.where(better, others, codes), np.where(better, scale, best)
-        error = np.minimum(now, error)
-    return codes, best
+def _codes_at(scale: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes by a scale, and their squared error: [outputs]."""
+    codes = np.round(matrix / scale)
+    return codes.astype(np.int8), np.square(codes * scale - matrix).sum(axis=0)
 
 
 def _layer(

@@ -39,7 +39,7 @@ from onnx2snn.graph_passes.neurons import (
 from onnx2snn.graph_passes.regions import made_by
 from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.spiking import require_finite_weights
-from onnx2snn.graph_passes.weights import ModelParts, attach, detach
+from onnx2snn.graph_passes.weights import ModelParts, attach
 
 from .graphs import unused_prefix
 from .kernels import lower_if
@@ -297,15 +297,13 @@ def _model(
     outputs: list[gs.Variable],
 ) -> ModelParts:
     parts = to_parts(part_of(graph, nodes, inputs, outputs))
-    # The starts of states may be large too.
-    rest = detach(parts.structure)
-    model = rest.structure
+    model = parts.structure
     # Shapes of the whole graph do not belong to a part of it: only ranks and types do.
     del model.graph.value_info[:]
     for info in (*model.graph.input, *model.graph.output):
         for axis, dimension in enumerate(info.type.tensor_type.shape.dim):
             dimension.dim_param = f"{info.name}.{axis}"
-    return ModelParts(model, parts.weights | rest.weights)
+    return parts
 
 
 def _step_model(

@@ -32,8 +32,10 @@ def test_reports_what_each_pass_did():
 def test_what_are_no_passes_over_a_graph():
     with pytest.raises(DataError, match="to_graph makes one of a model, not ModelProto"):
         run_passes(to_model(small()), [canonicalise])
-    with pytest.raises(DataError, match="passes are a list of functions"):
-        run_passes(small(), canonicalise)
+    for given in ("canonicalise", ["canonicalise"], None):
+        with pytest.raises(DataError, match="passes are functions, not"):
+            run_passes(small(), given)
+    assert len(run_passes(small(), iter([canonicalise]))) == 1
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_pass():

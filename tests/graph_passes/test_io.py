@@ -489,6 +489,8 @@ def test_external_data_that_was_not_loaded_is_refused(tmp_path):
     stubs = onnx.load(path, load_external_data=False)
     with pytest.raises(ModelError, match=r"tensor 'w'.* read it with read_model"):
         to_graph(stubs)
+    with pytest.raises(ModelError, match="does not hold the values of its tensor 'w'"):
+        convert(stubs)
     (tmp_path / "other").mkdir()
     for written in (stubs, ModelParts(stubs, {})):
         with pytest.raises(ModelError, match="does not hold the values of its tensor 'w'"):

@@ -441,7 +441,7 @@ def test_what_converts_alike_is_evaluated_once(monkeypatch):
 def test_no_timesteps_or_recipes():
     with pytest.raises(DataError, match="no time-steps"):
         compared(times=[])
-    with pytest.raises(DataError, match="recipes are several"):
+    with pytest.raises(DataError, match="no recipes"):
         compared([])
 
 

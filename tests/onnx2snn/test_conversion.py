@@ -386,16 +386,67 @@ def test_calibration_data_that_says_nothing():
     assert "all the same" in note
 
 
-@pytest.mark.parametrize("others", [0, 2])
-def test_samples_of_another_scale(others):
-    """An image in 0 to 255 among those in 0 to 1; not numbers that are a few times as large."""
-    ann, far = model(MAX_POOLED, WEIGHTS), X.copy()
-    far[[5, 9, 11][: others + 1]] *= -255
-    (note,) = convert(ann, calibration=from_arrays(far), recipe="mmse", batch_size=4).notes
-    assert note.startswith(f"sample 5{f' (and {others} others)' * (others > 0)} of the calibration")
-    assert "prepare all alike" in note
-    near = X * np.linspace(1, 5, len(X), dtype=np.float32).reshape(-1, *[1] * (X.ndim - 1))
-    assert not convert(ann, calibration=from_arrays(near), recipe="mmse").notes
+def notes_on(x, ann=None, **options):
+    options = {"recipe": "mmse", "batch_size": 4} | options
+    return convert(ann or model(MAX_POOLED, WEIGHTS), calibration=from_arrays(x), **options).notes
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_samples_of_another_scale(sign):
+    """An image in 0 to 255 among those in 0 to 1; the worst is named."""
+    near = np.abs(X) / np.abs(X).max(axis=(1, 2, 3), keepdims=True)
+    far = near.copy()
+    far[9, 1, 2, 3] = 255 * sign
+    (note,) = notes_on(far)
+    said = "sample 9 of the 50 that calibrate has numbers of up to 255 in x, half of them have none"
+    assert note.startswith(f"{said} beyond 1: ")
+    far[[2, 30]] *= 40
+    (note,) = notes_on(far)
+    assert note.startswith("sample 9 of the 50 that calibrate (and 2 others) has numbers of up to")
+    far[0] *= 300
+    assert notes_on(far)[0].startswith("sample 0 of the 50")
+
+
+def test_samples_of_nearly_one_scale():
+    near = np.ones_like(X)
+    near[3, 0, 0, 0] = 15
+    assert not notes_on(near, recipe="opi")
+    near[3, 0, 0, 0] = 17
+    assert "sample 3" in notes_on(near)[0]
+    # Most of which say nothing.
+    blank = np.zeros_like(X)
+    blank[:20] = X[:20]
+    assert not notes_on(blank, batch_size=50)
+
+
+def test_samples_of_another_scale_where_no_threshold_is_measured():
+    text = "net (float[N, 6] x) => (float[N, 3] y) {{ a = MatMul(x, w) {} y = MatMul(b, v) }}"
+    values = {"w": normal(6, 8), "v": normal(8, 3), "lo": np.float32(0), "hi": np.float32(1)}
+    x = normal(32, 6)
+    x[7] *= 1000
+    for body, options in (("b = Sigmoid(a)", {"approximate": 4}), ("b = Clip(a, lo, hi)", {})):
+        notes = notes_on(x, model(text.format(body), values), recipe="tsc", **options)
+        assert any("sample 7 of the 32" in note for note in notes)
+
+
+def test_samples_of_which_one_input_has_another_scale():
+    ann = model(
+        "net (float[N, 6] x, float[N, 6] u, int64[N] i) => (float[N, 3] y) "
+        "{ s = Add(x, u) a = MatMul(s, w) b = Relu(a) e = Gather(table, i) c = Add(b, e) "
+        "y = MatMul(c, v) }",
+        {"w": normal(6, 8), "v": normal(8, 3), "table": normal(90, 8)},
+    )
+    u, i = normal(20, 6), np.arange(20)
+    u[3], i[5] = 1e4, 89
+    (note,) = notes_on({"x": normal(20, 6), "u": u, "i": i}, ann, recipe="opi")
+    assert "sample 3 of the 20" in note
+    assert "in u, half" in note
+
+
+def test_conversions_can_be_compared():
+    found = [convert(model(MAX_POOLED, WEIGHTS), calibration=DATA, recipe="opi") for _ in range(2)]
+    assert found[0] != found[1]
+    assert found[0].neurons != found[1].neurons
 
 
 @pytest.mark.parametrize("asked", [{"threshold": "percentile=90"}, {"per_channel": False}])

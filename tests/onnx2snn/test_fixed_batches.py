@@ -100,11 +100,16 @@ def test_other_outputs(outputs, more, opened):
     assert first_size(made) == ("N" if opened else 1)
 
 
-def test_a_sequence_is_no_output():
+def test_a_sequence_is_no_input_or_output():
     text = "net (float[N, 6] x) => (float[N, b] y, seq(float[N, b]) s)"
     ann = model(f"{text} {{ n = Identity(x) {LAYERS} s = SplitToSequence<axis = 1>(y) }}", VALUES)
     for function in (convert, check):
         with pytest.raises(ModelError, match="output 's' is a sequence"):
+            function(ann)
+    text = "net (seq(float[N, 6]) s) => (float[N, b] y)"
+    ann = model(f"{text} {{ n = ConcatFromSequence<axis = 0>(s) {LAYERS} }}", VALUES)
+    for function in (convert, check):
+        with pytest.raises(ModelError, match="input 's' is no tensor of numbers"):
             function(ann)
 
 

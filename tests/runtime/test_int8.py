@@ -16,11 +16,12 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.demo import demo_images
 from onnx2snn.graph_passes import read_model, to_model
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
+from onnx2snn.graph_passes.files import read_any
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.models import shipped
 from onnx2snn.runtime import chunks, int8
 from onnx2snn.runtime.plan import build_plan
-from onnx2snn.runtime.providers import CUDA
+from onnx2snn.runtime.providers import CPU, CUDA
 
 SETTINGS = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -138,6 +139,24 @@ def test_windows_of_every_shape(everywhere, attributes):
     assert len(in_int8(rounded)) == 2
     x = (rng.integers(0, 9, (3, 2, 9, 7)) / 8).astype(np.float32)
     same(rounded.run(x, 19), exact.run(x, 19))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, [0.25, 0.3, 0.5]])
+def test_weights_that_fit_stay_what_they_are(everywhere, threshold):
+    """Where what a layer reads has one unit."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.integers(-100, 101, (4, 3)) / 64, "v": rng.integers(-100, 101, (3, 5)) / 64,
+               "u": rng.integers(-100, 101, (5, 2)) / 64, "bound": threshold, "zero": 0,
+               "one": 1}  # fmt: skip
+    text = (
+        "net (float[N, 4] x) => (float[N, 2] y) { a = MatMul(x, w) r = Relu(a) q = Min(r, bound) "
+        "d = MatMul(q, v) c = Clip(d, zero, one) y = MatMul(c, u) }"
+    )
+    floats = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    made = int8.quantise(build_plan(read_any(convert(model(text, floats)).model)), [CPU])
+    (name,) = made.layers
+    found, wanted = made.plan.weights[name], floats["v"]
+    assert np.allclose(found, wanted, rtol=1e-6, atol=0) == np.isscalar(threshold)
 
 
 IMAGES = (
