@@ -12,6 +12,7 @@ import onnx
 import onnx.shape_inference
 
 from .errors import ModelError
+from .inference import inferred
 from .weights import copy_model
 
 MAX_AXES = 32
@@ -214,13 +215,13 @@ def with_shapes(structure: onnx.ModelProto, what: str) -> onnx.ModelProto:
     where shapes contradict each other.
     """
     try:
-        plain = onnx.shape_inference.infer_shapes(structure)
+        plain = inferred(structure)
         infos = (*plain.graph.input, *plain.graph.output, *plain.graph.value_info)
         shapes = [[d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos]
         shapes += [list(tensor.dims) for tensor in plain.graph.initializer]
         if any(len(shape) == 1 and shape[0] > MAX_SHAPE_VALUES for shape in shapes):
             return plain
-        return onnx.shape_inference.infer_shapes(structure, data_prop=True)
+        return inferred(structure, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, MemoryError) as error:
         raise ModelError(f"{what}: its shapes do not fit each other: {error}") from error
 

@@ -40,8 +40,8 @@ def _pooled(
 
     For one that only a max-pool reads, that pool's result takes its place.
 
-    ``tensors``: by names of the caller's choice; ``ranks``: their numbers of axes. The pool may
-    read them joined with others: it is there once more, for each alone.
+    ``tensors``: by names of the caller's choice; ``ranks``: the numbers of axes of those that may
+    be replaced. The pool may read them joined with others: it is there once more, for each alone.
     """
     structure = copy_model(model.structure)
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -50,8 +50,9 @@ def _pooled(
             readers.setdefault(read, []).append(node)
     made, outputs = {}, {info.name for info in structure.graph.output}
     prefix = unused_prefix(names_in(structure), "pooled/")
-    for name, tensor in tensors.items():
-        pool = _only_pool(tensor, readers, outputs, ranks[name])
+    for name, rank in ranks.items():
+        tensor = tensors[name]
+        pool = _only_pool(tensor, readers, outputs, rank)
         if pool is not None:
             made[name] = f"{prefix}{tensor}"
             node = structure.graph.node.add()
@@ -187,7 +188,12 @@ def calibrate(
     tensors = {node.name: node.outputs[0] for node in activations}
     watched = {name: tensor.name for name, tensor in tensors.items()}
     if statistic.is_of_pooled:
-        ranks = {name: len(tensor.shape) for name, tensor in tensors.items()}
+        # Not where a pool takes in several channels, as behind a MatMul of tokens.
+        ranks = {
+            name: len(tensor.shape)
+            for name, tensor in tensors.items()
+            if not per_channel or channel_axis(tensor) == 1
+        }
         model, watched = _pooled(model, watched, ranks)
     axes = {name: channel_axis(tensor) for name, tensor in tensors.items()} if per_channel else {}
     channels = [_channels(tensor, axes.get(name)) for name, tensor in tensors.items()]

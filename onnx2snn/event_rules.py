@@ -150,9 +150,14 @@ def _sum_pool(editor: Editor, node: gs.Node) -> None:
     x, result, attrs = node.inputs[0], node.outputs[0], dict(node.attrs)
     kernel = attrs["kernel_shape"]
     attrs.pop("count_include_pad", None)
-    if attrs.pop("ceil_mode", 0):
-        # Conv rounds sizes down: pad the end by what the last windows reach beyond.
-        axes = len(kernel)
+    axes = len(kernel)
+    sizes = zip(kernel, x.shape[2:], strict=True)
+    larger = any(isinstance(size, int) and k > size for k, size in sizes)
+    if attrs.pop("ceil_mode", 0) or larger:
+        # Conv rounds sizes down, and takes no kernel beyond the pads: pad the end by what the last
+        # windows reach beyond.
+        if attrs.get("auto_pad") == "VALID":
+            del attrs["auto_pad"]
         pads = list(attrs.get("pads", [0] * 2 * axes))
         strides, dilations = (attrs.get(k, [1] * axes) for k in ("strides", "dilations"))
         for axis in range(axes):

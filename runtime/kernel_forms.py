@@ -33,6 +33,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.inference import inferred
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.weights import (
     ModelParts,
@@ -265,7 +266,7 @@ def _give_rows(model: onnx.ModelProto, entering: Mapping[str, Sequence[int | str
         return
     known = copy_model(model)
     give_shapes(known, {name: (MANY, *shape[1:]) for name, shape in named.items()})
-    for info in onnx.shape_inference.infer_shapes(known, data_prop=True).graph.value_info:
+    for info in inferred(known, data_prop=True).graph.value_info:
         dims = info.type.tensor_type.shape.dim
         if info.name in resized and dims and dims[0].dim_value == MANY:
             dims[0].dim_param = str(next(iter(named.values()))[0])

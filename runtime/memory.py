@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, field
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.inference import inferred
 from onnx2snn.graph_passes.limits import all_nodes, operands
 from onnx2snn.graph_passes.linear import SHAPE_OPS
 from onnx2snn.graph_passes.neurons import DOMAIN
@@ -77,7 +78,7 @@ def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) 
     # carried along, as if it were one.
     nodes = [*given.graph.node, *(node for made in given.functions for node in made.node)]
     of_shapes = any(node.op_type in SHAPE_OPS for node in all_nodes(nodes))
-    graph = onnx.shape_inference.infer_shapes(given, data_prop=of_shapes).graph
+    graph = inferred(given, data_prop=of_shapes).graph
     infos = (*graph.input, *graph.value_info, *graph.output)
     kinds = {info.name: info.type.tensor_type for info in infos}
     return Sizes(

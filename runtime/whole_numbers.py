@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.inference import inferred
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.weights import copy_model
@@ -98,14 +99,16 @@ def _common_multiple(node: onnx.NodeProto, image: SampleShape) -> int | None:
     automatic = attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
     if automatic or attributes.get("ceil_mode") or set(attributes.get("dilations", [1])) != {1}:
         return None
-    pads, strides = attributes.get("pads"), attributes.get("strides", [1] * len(kernel))
-    if not pads or attributes.get("count_include_pad"):
+    own = attributes.get("pads", [0] * 2 * len(kernel))
+    pads, strides = np.reshape(own, (2, -1)).tolist(), attributes.get("strides", [1] * len(kernel))
+    if any(k > size + sum(ends) for size, k, *ends in zip(image, kernel, *pads, strict=False)):
+        # Runtimes disagree of how many pixels such a window is.
+        return None
+    if not any(own) or attributes.get("count_include_pad"):
         return math.prod(kernel)
     lengths = [
         {min(start + k, size) - max(start, 0) for start in range(-first, size + last - k + 1, step)}
-        for size, k, step, first, last in zip(
-            image, kernel, strides, pads, pads[len(kernel) :], strict=False
-        )
+        for size, k, step, first, last in zip(image, kernel, strides, *pads, strict=False)
     ]
     return math.lcm(*(math.prod(window) for window in product(*lengths)))
 
@@ -129,10 +132,10 @@ def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, Sam
         kind = helper.np_dtype_to_tensor_dtype(neuron.threshold.dtype)
         info = helper.make_tensor_value_info(neuron.spikes, kind, ["N", *neuron.shape])
         model.graph.value_info.append(info)
-    inferred = onnx.shape_inference.infer_shapes(model)
+    found = inferred(model)
     shapes = {
         info.name: info.type.tensor_type.shape.dim[1:]
-        for info in (*inferred.graph.value_info, *inferred.graph.output)
+        for info in (*found.graph.value_info, *found.graph.output)
     }
     return {
         name: tuple(size.dim_value for size in sizes)

@@ -79,3 +79,14 @@ def test_places_differ_along_every_axis(monkeypatch):
     values, counts = np.unique(seen_in(x, 16)[:-2], return_counts=True)
     assert values.tolist() == [-3, -2, -1, 0]
     assert counts.min() > 1600 / 8
+
+
+def test_a_pool_that_takes_in_several_channels():
+    """Behind a MatMul of tokens channels lie along the last axis, as do the pool's windows."""
+    text = "net (float[N, 4, 6] x) => (float[N, 4, 2] y) { a = MatMul(x, w) b = Relu(a) "
+    text += "p = MaxPool<kernel_shape = [2], strides = [2]>(b) y = MatMul(p, v) }"
+    weights = {"w": RNG.normal(size=(6, 8)), "v": RNG.normal(size=(4, 2))}
+    ann = model(text, {name: values.astype(np.float32) for name, values in weights.items()})
+    data = from_arrays(RNG.normal(size=(40, 4, 6)).astype(np.float32))
+    found = convert(ann, calibration=data, threshold="robust-mmse=8", per_channel=True)
+    assert found.neurons[0].threshold.size == 8

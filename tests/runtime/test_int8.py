@@ -283,6 +283,9 @@ def pooled(pool, size):
         ("GlobalAveragePool", "16, 16", "whole numbers from 0 to 256"),
         ("AveragePool<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>", "6, 6",
          "no spikes"),
+        ("AveragePool<kernel_shape = [7, 7], strides = [2, 2]>", "6, 6", "no spikes"),
+        ("AveragePool<kernel_shape = [7, 7], strides = [2, 2], pads = [0, 0, 0, 0]>", "6, 6",
+         "no spikes"),
         ("Identity", "height, width", "fixed size"),
     ],
 )  # fmt: skip
