@@ -12,7 +12,7 @@ The passes, in order:
     remove_no_ops              Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
     sink_transposes            NHWC graphs: Transposes move down until they cancel
     unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
-    fold_pads                  Pad before Conv or a pool -> its own pads
+    fold_pads                  Pad before Conv or a pool -> its own pads; auto_pad -> pads
     conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs, Max, ...
     move_bounds_behind_scales  Relu, then a scale, then Clip -> the scale, then these
     unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip

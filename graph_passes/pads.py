@@ -1,5 +1,7 @@
 """Fold a Pad into the operator that it was written for."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -23,10 +25,13 @@ def fold_pads(graph: gs.Graph) -> bool:
 
     Zeros before a MaxPool are folded too where what they surround is never below 0. Only
     constant, non-negative pads of an image's axes are folded; any other Pad stays, which is
-    affine as well. Exact.
+    affine as well. ``auto_pad`` of a Conv becomes pads, too, where sizes tell them. Exact.
     """
     require_opset(graph)
     changed = False
+    for node in graph.nodes:
+        if node.op == "Conv" and not node.domain:
+            changed |= _write_out(node)
     # From the last to the first, so that of several in a row each meets the operator in its turn.
     for node in reversed(list(graph.nodes)):
         if node.op == "Pad" and not node.domain:
@@ -34,6 +39,43 @@ def fold_pads(graph: gs.Graph) -> bool:
     if changed:
         tidy(graph)
     return changed
+
+
+def same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
+    """The pads of SAME_UPPER or SAME_LOWER, begins then ends; None where they follow from sizes
+    that are open, which they do not in steps of 1.
+    """
+    ones = [1] * len(kernel)
+    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
+    sizes = (node.inputs[0].shape or [])[2:] if set(strides) != {1} else ones
+    if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
+        return None
+    begins, ends = [], []
+    for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
+        total = max(reach - size, 0)
+        few, many = total // 2, total - total // 2
+        upper = node.attrs["auto_pad"] == "SAME_UPPER"
+        begins.append(few if upper else many)
+        ends.append(many if upper else few)
+    return begins + ends
+
+
+def _write_out(conv: gs.Node) -> bool:
+    """Give a convolution that pads by itself its pads; whether that was needed, and could be."""
+    kernel = list((conv.inputs[1].shape or [])[2:])
+    dilated = any(step != 1 for step in conv.attrs.get("dilations", []))
+    # ONNX Runtime takes none that are dilated.
+    if dilated or not conv.attrs.get("auto_pad", "NOTSET").startswith("SAME"):
+        return False
+    if not kernel or not all(isinstance(size, int) for size in kernel):
+        return False
+    pads = same_pads(conv, kernel)
+    if pads is None:
+        return False
+    del conv.attrs["auto_pad"]
+    conv.attrs["pads"] = pads
+    return True
 
 
 def _fold(graph: gs.Graph, node: gs.Node) -> bool:

@@ -8,6 +8,7 @@ from .average_pool import pads_lowest
 from .editing import constant_value, is_used, producer, replace_node, tidy
 from .errors import Refusal, UnsupportedModelError
 from .linear import MAX_POOLS
+from .pads import same_pads
 from .regions import behind_nonlinear, downstream
 from .spiking import StateEditor, require_ranks
 
@@ -135,8 +136,8 @@ def _attributes(node: gs.Node) -> dict:
 def _padding(node: gs.Node) -> tuple[list[int], int] | None:
     """The pads of a MaxPool, begins then ends, and its ceil_mode; None if they follow from sizes.
 
-    From sizes, that is, which are open. In steps of 1 they do not, and those of windows of 2 in
-    steps of 2 are one place at the end of odd sizes, as ceil_mode has it.
+    From sizes, that is, which are open. Those of windows of 2 in steps of 2 do not: they are one
+    place at the end of odd sizes, as ceil_mode has it.
     """
     kernel, ceil_mode = node.attrs["kernel_shape"], node.attrs.get("ceil_mode", 0)
     ones, nothing = [1] * len(kernel), [0] * 2 * len(kernel)
@@ -146,14 +147,5 @@ def _padding(node: gs.Node) -> tuple[list[int], int] | None:
     strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
     if how == "SAME_UPPER" and {*kernel, *strides} == {2} and set(dilations) == {1}:
         return nothing, 1
-    sizes = (node.inputs[0].shape or [])[2:] if set(strides) != {1} else ones
-    if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
-        return None
-    begins, ends = [], []
-    for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
-        total = max(reach - size, 0)
-        small, large = total // 2, total - total // 2
-        begins.append(small if how == "SAME_UPPER" else large)
-        ends.append(large if how == "SAME_UPPER" else small)
-    return begins + ends, ceil_mode
+    pads = same_pads(node, kernel)
+    return None if pads is None else (pads, ceil_mode)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import fold_pads
+from onnx2snn.graph_passes import fold_pads, infer_shapes
 
 RNG = np.random.default_rng(0)
 SIGNATURE = "g (float[N, 2, 6, 7] x) => (float[N, b, c, d] y)"
@@ -50,6 +50,39 @@ def test_joins_what_comes_behind(name, pads):
     before = run(g, X)
     changes_once(fold_pads, g)
     assert "Pad" not in ops(g)
+    np.testing.assert_allclose(run(g, X), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("more", ["", ", strides = [2, 3]", ", strides = [4, 1]"])
+@pytest.mark.parametrize("size", ["6, 7", "H, W"])
+def test_pads_that_follow_from_sizes(how, more, size):
+    """Where sizes are open, in steps of 1 alone."""
+    w = RNG.normal(size=(3, 2, 2, 3)).astype(np.float32)
+    text = SIGNATURE.replace("6, 7", size)
+    g = graph(f'{text} {{ y = Conv<auto_pad = "{how}"{more}>(x, w) }}', {"w": w})
+    before = run(g, X)
+    if size == "H, W" and "strides" in more:
+        assert not fold_pads(g)
+        return
+    changes_once(fold_pads, g)
+    assert "auto_pad" not in g.nodes[0].attrs
+    np.testing.assert_array_equal(run(g, X), before)
+
+
+def test_dilated_pads_stay():
+    weights = {"w": np.ones((3, 2, 2, 3), np.float32)}
+    text = 'y = Conv<auto_pad = "SAME_UPPER", dilations = [2, 1]>(x, w)'
+    assert not fold_pads(graph(f"{SIGNATURE} {{ {text} }}", weights))
+
+
+def test_a_pad_before_a_convolution_that_pads_by_itself():
+    text = 'p = Pad(x, pads) y = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(p, w)'
+    g = graph(f"{SIGNATURE} {{ {text} }}", constants())
+    infer_shapes(g)
+    before = run(g, X)
+    changes_once(fold_pads, g)
+    assert ops(g) == ["Conv"]
     np.testing.assert_allclose(run(g, X), before, rtol=1e-5, atol=1e-6)
 
 
@@ -104,8 +137,9 @@ UNTOUCHED = {
     ),
     "-infinity that is averaged": (None, "p = Pad(x, pads, infinite)", f"{MEAN}>(p)"),
     "two readers": (None, "p = Pad(x, pads)", "c = Conv(p, w) d = Conv(p, w) y = Add(c, d)"),
-    "padding of a size that depends on the image": (
-        None, "p = Pad(x, pads)", 'y = Conv<auto_pad = "SAME_UPPER">(p, w)',
+    "a window that pads by itself": (
+        None, "p = Pad(x, pads)",
+        'y = AveragePool<kernel_shape = [3, 3], auto_pad = "SAME_UPPER", strides = [2, 2]>(p)',
     ),
     "as large as the window": (
         (0, 0, 3, 0, 0, 0, 0, 0), "r = Relu(x) p = Pad(r, pads)", f"{LARGEST}>(p)",
