@@ -114,8 +114,8 @@ def run_until_settled(
         if leave.all():
             break
         progress.keep(stay, count)
-        if len(exits) == 1:
-            _require_alike(progress.outputs(), rows_of(outputs, stay, count))
+        # At each exit: what a largest is taken of changes only when that leaves.
+        _require_alike(progress.outputs(), rows_of(outputs, stay, count))
         values = rows_of(values, stay, count)
         looks = [look[stay] for look in looks]
         left = left[stay]
@@ -135,7 +135,12 @@ def _require_alike(alone: Arrays, among: Arrays) -> None:
 def depends_on_others(alone: Arrays, among: Arrays) -> str | None:
     """The first of the tensors of which samples alone have others than among more, if any."""
     for name, value in among.items():
+        if alone[name].shape != value.shape:
+            # Rows of its own, as many as there were samples.
+            return name
         if value.dtype.kind != "f":
+            if not np.array_equal(alone[name], value):
+                return name
             continue
         # Before the neurons, as of a logarithm of the input, there may be others.
         largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)

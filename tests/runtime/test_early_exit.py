@@ -340,6 +340,33 @@ def test_samples_that_depend_on_others_cannot_leave(of_all):
         session.run(np.ones((3, 4), np.float32), 8, early_exit=EarlyExit())
 
 
+DEPENDING = {
+    # Nothing changes before the sample that has the largest leaves, which is not the first.
+    "y": ("", "m = ReduceMax<keepdims = 0>(l) d = Div(l, m) y = Mul(d, four)"),
+    "c": (", int64[N, 4] c", "y = Identity(l) m = ReduceMean<axes = [0], keepdims = 1>(l) "
+          "g = Greater(l, m) c = Cast<to = 7>(g)"),
+    # As many rows as there are samples, and none of them a sample.
+    "z": (", float[4, 4] z", "y = Identity(l) m = ReduceMean<axes = [0], keepdims = 1>(b) "
+          "z = MatMul(ones, m)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("output", DEPENDING)
+def test_what_depends_on_others_at_a_later_exit_or_elsewhere_is_refused(output):
+    more, tail = DEPENDING[output]
+    text = f"net (float[N, 4] x) => (float[N, 4] y{more}) {{ a = MatMul(x, w) "
+    text += f"b = Clip(a, zero, one) l = MatMul(b, u) {tail} }}"
+    values = {"w": np.eye(4), "u": 8 * np.eye(4), "zero": 0, "one": 1, "four": 4,
+              "ones": np.ones((4, 1))}  # fmt: skip
+    floats = {name: np.asarray(v, np.float32) for name, v in values.items() if name in text}
+    session = SpikingSession(convert(model(text, floats)).model, threads=1)
+    x = np.float32([[0.113, 0.747, 0.438, 0.132], [1, 0.425, 0.671, 0.35],
+                    [0.485, 0.3, 0.907, 0.143], [0.13, 0.053, 0.041, 0.119]])  # fmt: skip
+    rule = EarlyExit(confidence=0.7 if output == "y" else 0.9, stable=1, every=4)
+    with pytest.raises(DataError, match=f"'{output}' depends on the other samples"):
+        session.run(x, 32, early_exit=rule)
+
+
 @pytest.mark.parametrize(
     "tail",
     ["m = ReduceMean<axes = [0], keepdims = 1>(l) y = Sub(l, m)", "y = Softmax<axis = 0>(l)",
