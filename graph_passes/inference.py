@@ -5,7 +5,7 @@ pixels times 1.4 are 13 for one and 14 for the other. They count otherwise, too,
 pool has that rounds up or pads by itself, and what a ConvTranspose that pads by itself adds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnx
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
-from .weights import copy_model
+from .weights import copy_model, replace_all
 
 _POOLS = {name: name for name in ("AveragePool", "LpPool", "MaxPool")} | {
     "SpikingMaxPool": "MaxPool"
@@ -24,8 +24,13 @@ _POOLS = {name: name for name in ("AveragePool", "LpPool", "MaxPool")} | {
 _LEAST_OPSET = 11
 """From which on Pad takes its pads, and Resize its scales, where they are looked for here."""
 
-_ANY = 64
-"""Pixels along an axis of which it is not known how many there are."""
+_OF_AN_AXIS = ("kernel_shape", "strides", "dilations", "output_padding")
+
+_MOST_SIZE = 2**40
+"""Along an axis, for what is no damaged file."""
+
+_MOST_PIXELS = 2**22
+"""Along an axis, of which the result is computed to see how long it is."""
 
 
 def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
@@ -37,141 +42,170 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
     """
     found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
     opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
-    waiting = [node for node in model.graph.node if _may_differ(node)]
-    if not waiting or opset < _LEAST_OPSET:
+    if opset < _LEAST_OPSET or not any(_may_differ(node) for node in model.graph.node):
         return found
-    held = {tensor.name: tensor for tensor in model.graph.initializer}
-    held |= {
-        node.output[0]: node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    given = model
-    # In order, so that what a node reads is right by then.
-    for node in waiting:
-        infos = (*found.graph.input, *found.graph.value_info, *found.graph.output)
-        shapes = {info.name: _sizes(info) for info in infos}
-        read, made = (shapes.get(name, ()) for name in (node.input[0], node.output[0]))
-        if len(made) != len(read):
-            continue
-        right = _in_onnx_runtime(node, read, held, opset)
-        more = [a - b if a and b else 0 for a, b in zip(right, made[2:], strict=False)]
-        if not any(more):
-            continue
-        given = copy_model(given) if given is model else given
-        _pad(given, node.output[0], more)
+    given, right = copy_model(model), set[str]()
+    while more := dict(_differences(model, found, right, opset)):
+        _pad(given, more)
+        right |= more.keys()
         found = onnx.shape_inference.infer_shapes(given, data_prop=data_prop)
     return found
 
 
+def _differences(
+    model: onnx.ModelProto, found: onnx.ModelProto, right: set[str], opset: int
+) -> Iterator[tuple[str, list[int]]]:
+    """By how much tensors are larger than ``found`` says, along each axis, by name.
+
+    Of those that do not depend on others of these. ``right``: those that were among them before.
+    """
+    infos = (*found.graph.input, *found.graph.value_info, *found.graph.output)
+    shapes = {info.name: [d.dim_value for d in info.type.tensor_type.shape.dim] for info in infos}
+    constants, stale = _constants(model), set[str]()
+    for node in model.graph.node:
+        if not stale.isdisjoint(node.input):
+            stale.update(node.output)
+        elif _may_differ(node) and node.output[0] not in right:
+            read, made = (shapes.get(name, []) for name in (node.input[0], node.output[0]))
+            if len(read) != len(made):
+                continue
+            sizes = _in_onnx_runtime(node, read, constants, opset)
+            more = [a - b if a and b else 0 for a, b in zip(sizes, made, strict=False)]
+            if any(more):
+                stale.update(node.output)
+                yield node.output[0], more
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The tensors that a graph holds, by name."""
+    of_nodes = (
+        (node.output[0], attribute.t)
+        for node in model.graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    )
+    return {t.name: t for t in model.graph.initializer} | dict(of_nodes)
+
+
 def _may_differ(node: onnx.NodeProto) -> bool:
+    own = node.domain in ("", "ai.onnx") or node.op_type == "SpikingMaxPool"
+    if not own or not node.input or node.op_type not in (*_POOLS, "ConvTranspose", "Resize"):
+        return False
     attributes = _attributes_of(node)
     automatic = attributes.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
     if node.op_type in _POOLS:
         return automatic or bool(attributes.get("ceil_mode"))
     if node.op_type == "ConvTranspose":
         return automatic and any(attributes.get("output_padding", ()))
-    scaled = node.op_type == "Resize" and len(node.input) == 3 and bool(node.input[2])
+    by_scales = len(node.input) > 2 and bool(node.input[2]) and not any(node.input[3:])
     cropped = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
-    return scaled and not cropped
+    return by_scales and not cropped
 
 
 def _attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _sizes(info: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """The shape of a tensor, 0 where a size is not known."""
-    return tuple(size.dim_value for size in info.type.tensor_type.shape.dim)
-
-
 def _in_onnx_runtime(
-    node: onnx.NodeProto,
-    shape: Sequence[int],
-    held: Mapping[str, onnx.TensorProto],
-    opset: int,
-) -> tuple[int, ...]:
-    """The size of what a node makes of images of this shape, [N, C, ...]; 0 where not known."""
-    size = tuple(n or _ANY for n in shape[2:])
-    attributes, second = _attributes_of(node), None
+    node: onnx.NodeProto, read: list[int], constants: Mapping[str, onnx.TensorProto], opset: int
+) -> list[int]:
+    """The shape of what a node makes of a tensor of this shape; 0 where it is not known."""
+    attributes = _attributes_of(node)
     if node.op_type == "Resize":
-        scales = held.get(node.input[2])
+        scales = constants.get(node.input[2])
         if scales is None or scales.data_location == onnx.TensorProto.EXTERNAL:
-            return ()
-        axes = np.array(attributes.get("axes", range(len(shape)))) % len(shape)
-        factors = np.ones(len(shape), np.float32)
-        factors[axes] = numpy_helper.to_array(scales)
-        if np.any(factors[:2] != 1):
-            return ()
-        attributes, second = {"mode": "nearest"}, tuple(factors.tolist())
-    elif node.op_type == "ConvTranspose":
-        weights = held.get(node.input[1])
-        if weights is None:
-            return ()
-        attributes, second = attributes | {"group": 1}, tuple(weights.dims[2:])
-    attributes.pop("storage_order", None)
-    op = _POOLS.get(node.op_type, node.op_type)
-    made = _run(op, _frozen(attributes), second, size, opset)
-    # Axes do not heed each other.
-    return tuple(n if known else 0 for n, known in zip(made, shape[2:], strict=False))
-
-
-def _frozen(attributes: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    lists = {name: tuple(v) if isinstance(v, list) else v for name, v in attributes.items()}
-    return tuple(sorted(lists.items()))
+            return []
+        axes, by = attributes.get("axes", list(range(len(read)))), numpy_helper.to_array(scales)
+        if by.shape != (len(axes),) or not all(-len(read) <= axis < len(read) for axis in axes):
+            return []
+        sizes = np.array(read, np.float32)
+        with np.errstate(all="ignore"):
+            sizes[axes] *= by
+        # What is beyond, or no number, is damaged.
+        return sizes.astype(np.int64).tolist() if np.all(abs(sizes) < _MOST_SIZE) else []
+    kernel = attributes.get("kernel_shape")
+    if node.op_type == "ConvTranspose" and node.input[1] in constants:
+        kernel = list(constants[node.input[1]].dims[2:])
+    if not kernel or len(kernel) != len(read) - 2:
+        return []
+    attributes["kernel_shape"], rank = kernel, len(kernel)
+    op, lengths = _POOLS.get(node.op_type, node.op_type), []
+    for axis, size in enumerate(read[2:]):
+        # Axes do not heed each other.
+        of_axis = [(n, attributes[n][axis]) for n in _OF_AN_AXIS if attributes.get(n)]
+        pads = attributes.get("pads") or [0] * 2 * rank
+        how = attributes.get("auto_pad", b"NOTSET"), attributes.get("ceil_mode", 0)
+        ends = (pads[axis], pads[rank + axis])
+        lengths.append(_length(op, size, tuple(of_axis), ends, how, opset) if size else 0)
+    return [0, 0, *lengths]
 
 
 @lru_cache(maxsize=4096)
-def _run(
+def _length(
     op: str,
-    attributes: tuple[tuple[str, Any], ...],
-    second: tuple[float, ...] | None,
-    size: tuple[int, ...],
+    size: int,
+    of_axis: tuple[tuple[str, int], ...],
+    ends: tuple[int, int],
+    how: tuple[bytes, int],
     opset: int,
-) -> tuple[int, ...]:
-    """The size that ONNX Runtime makes of one channel; () where it refuses to.
+) -> int:
+    """How long ONNX Runtime makes one channel along one axis; 0 where it refuses to.
 
-    ``second``: the scales of a Resize, or the kernel of a ConvTranspose.
+    ``of_axis``: the kernel and so on, ``ends``: the pads, ``how``: auto_pad and ceil_mode.
     """
-    import onnxruntime
-
+    if size * dict(of_axis).get("strides", 1) > _MOST_PIXELS:
+        return 0
+    attributes: dict[str, Any] = {name: [value] for name, value in of_axis}
     names, constants = ["x"], []
-    if op == "Resize":
-        names += ["", "second"]
-        constants.append(numpy_helper.from_array(np.array(second, np.float32), "second"))
-    elif op == "ConvTranspose":
-        names.append("second")
-        weights = np.zeros((1, 1, *(int(n) for n in second or ())), np.float32)
-        constants.append(numpy_helper.from_array(weights, "second"))
-    x = np.zeros((1, 1, *size), np.float32)
+    if op == "ConvTranspose":
+        names.append("w")
+        weights = np.zeros((1, 1, *attributes["kernel_shape"]), np.float32)
+        constants.append(numpy_helper.from_array(weights, "w"))
+    elif how[1]:
+        attributes["ceil_mode"] = how[1]
+    attributes |= {"pads": list(ends)} if how[0] == b"NOTSET" else {"auto_pad": how[0].decode()}
+    x = np.zeros((1, 1, size), np.float32)
     graph = helper.make_graph(
-        [helper.make_node(op, names, ["y"], **dict(attributes))],
+        [helper.make_node(op, names, ["y"], **attributes)],
         "one_node",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)],
         [onnx.ValueInfoProto(name="y")],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
     try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        return tuple(session.run(None, {"x": x})[0].shape[2:])
-    # It raises types of its own, which are not public.
+        return int(session.run(None, {"x": x})[0].shape[2])
+    # It is not there, or refuses the node by types of its own, which are not public.
     except Exception:
-        return ()
+        return 0
 
 
-def _pad(model: onnx.ModelProto, name: str, more: Sequence[int]) -> None:
-    """Let a Pad make the tensor of this name larger, or smaller, at the ends of its last axes."""
+def _pad(model: onnx.ModelProto, more: Mapping[str, list[int]]) -> None:
+    """Let a Pad make each tensor larger, or smaller, by so much at the end of each axis."""
     graph = model.graph
-    place, maker = next(
-        (place, node) for place, node in enumerate(graph.node) if name in node.output
-    )
-    before, pads = f"{name}/by onnx", f"{name}/more"
-    maker.output[list(maker.output).index(name)] = before
-    values = np.array([0] * (len(more) + 4) + list(more), np.int64)
-    graph.initializer.append(numpy_helper.from_array(values, pads))
-    graph.node.insert(place + 1, helper.make_node("Pad", [before, pads], [name]))
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    prefix = "by onnx/"
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
+    nodes = []
+    for node in list(graph.node):
+        nodes.append(node)
+        name = node.output[0] if node.output else ""
+        if name in more:
+            before, pads = f"{prefix}{name}", f"{prefix}{name}/more"
+            node.output[0] = before
+            values = np.array([0] * len(more[name]) + more[name], np.int64)
+            graph.initializer.append(numpy_helper.from_array(values, pads))
+            nodes.append(helper.make_node("Pad", [before, pads], [name]))
+    replace_all(graph.node, nodes)
+    for info in graph.output:
+        if info.name in more:
+            # What a model says of it may be what ONNX infers.
+            info.ClearField("type")

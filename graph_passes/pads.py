@@ -15,6 +15,7 @@ from .editing import (
     require_opset,
     tidy,
 )
+from .shapes import infer_shapes
 from .thresholds import is_non_negative
 
 _POOLS = ("AveragePool", "MaxPool")
@@ -29,9 +30,12 @@ def fold_pads(graph: gs.Graph) -> bool:
     """
     require_opset(graph)
     changed = False
-    for node in graph.nodes:
-        if node.op == "Conv" and not node.domain:
-            changed |= _write_out(node)
+    alone = [node for node in graph.nodes if node.op == "Conv" and _pads_by_itself(node)]
+    if any(set(node.attrs.get("strides", [1])) != {1} for node in alone):
+        # What a file says of sizes need not be so.
+        infer_shapes(graph)
+    for node in alone:
+        changed |= _write_out(node)
     # From the last to the first, so that of several in a row each meets the operator in its turn.
     for node in reversed(list(graph.nodes)):
         if node.op == "Pad" and not node.domain:
@@ -43,7 +47,7 @@ def fold_pads(graph: gs.Graph) -> bool:
 
 def same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
     """The pads of SAME_UPPER or SAME_LOWER, begins then ends; None where they follow from sizes
-    that are open, which they do not in steps of 1.
+    that are open, which they do not in steps of 1. Below 0 where windows leave out pixels.
     """
     ones = [1] * len(kernel)
     strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
@@ -53,7 +57,7 @@ def same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
     begins, ends = [], []
     for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
-        total = max(reach - size, 0)
+        total = reach - size
         few, many = total // 2, total - total // 2
         upper = node.attrs["auto_pad"] == "SAME_UPPER"
         begins.append(few if upper else many)
@@ -61,17 +65,21 @@ def same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
     return begins + ends
 
 
-def _write_out(conv: gs.Node) -> bool:
-    """Give a convolution that pads by itself its pads; whether that was needed, and could be."""
-    kernel = list((conv.inputs[1].shape or [])[2:])
+def _pads_by_itself(conv: gs.Node) -> bool:
     dilated = any(step != 1 for step in conv.attrs.get("dilations", []))
     # ONNX Runtime takes none that are dilated.
-    if dilated or not conv.attrs.get("auto_pad", "NOTSET").startswith("SAME"):
-        return False
+    automatic = conv.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+    return automatic and not dilated and not conv.domain
+
+
+def _write_out(conv: gs.Node) -> bool:
+    """Give a convolution that pads by itself its pads; whether that could be."""
+    kernel = list((conv.inputs[1].shape or [])[2:])
     if not kernel or not all(isinstance(size, int) for size in kernel):
         return False
     pads = same_pads(conv, kernel)
-    if pads is None:
+    # ONNX Runtime begins within the image where windows leave out pixels.
+    if pads is None or min(pads) < 0:
         return False
     del conv.attrs["auto_pad"]
     conv.attrs["pads"] = pads

@@ -148,4 +148,4 @@ def _padding(node: gs.Node) -> tuple[list[int], int] | None:
     if how == "SAME_UPPER" and {*kernel, *strides} == {2} and set(dilations) == {1}:
         return nothing, 1
     pads = same_pads(node, kernel)
-    return None if pads is None else (pads, ceil_mode)
+    return None if pads is None else ([max(pad, 0) for pad in pads], ceil_mode)

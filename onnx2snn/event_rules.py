@@ -12,6 +12,7 @@ from onnx2snn.graph_passes.editing import Editor, constant_value, optional_input
 from onnx2snn.graph_passes.io import onnx_type
 from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.linear import RECURRENT
+from onnx2snn.graph_passes.pads import same_pads
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
@@ -151,15 +152,17 @@ def _sum_pool(editor: Editor, node: gs.Node) -> None:
     kernel = attrs["kernel_shape"]
     attrs.pop("count_include_pad", None)
     axes = len(kernel)
-    sizes = zip(kernel, x.shape[2:], strict=True)
-    larger = any(isinstance(size, int) and k > size for k, size in sizes)
+    strides, dilations = (attrs.get(k, [1] * axes) for k in ("strides", "dilations"))
+    larger = any(
+        isinstance(size, int) and (k - 1) * step >= size
+        for k, step, size in zip(kernel, dilations, x.shape[2:], strict=True)
+    )
     if attrs.pop("ceil_mode", 0) or larger:
         # Conv rounds sizes down, and takes no kernel beyond the pads: pad the end by what the last
         # windows reach beyond.
-        if attrs.get("auto_pad") == "VALID":
-            del attrs["auto_pad"]
-        pads = list(attrs.get("pads", [0] * 2 * axes))
-        strides, dilations = (attrs.get(k, [1] * axes) for k in ("strides", "dilations"))
+        own = same_pads(node, kernel) if attrs.get("auto_pad", "").startswith("SAME") else None
+        pads = [max(pad, 0) for pad in own or attrs.get("pads", [0] * 2 * axes)]
+        attrs.pop("auto_pad", None)
         for axis in range(axes):
             window = (kernel[axis] - 1) * dilations[axis] + 1
             covered = (result.shape[2 + axis] - 1) * strides[axis] + window

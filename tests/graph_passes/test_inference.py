@@ -1,5 +1,7 @@
 """Sizes are those that ONNX Runtime makes, also where ONNX's shape inference says others."""
 
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, convert, evaluate, from_arrays
+from onnx2snn.graph_passes import inference
 from onnx2snn.graph_passes.inference import inferred
 
 RNG = np.random.default_rng(0)
@@ -19,10 +22,10 @@ SETTINGS = settings(
 )
 
 
-def of_one_node(op, opset, weights, shape, **attributes):
-    names = {"Resize": ["x", "", "second"], "ConvTranspose": ["x", "second"]}.get(op, ["x"])
-    node = helper.make_node(op, names, ["y"], **attributes)
-    held = [] if weights is None else [numpy_helper.from_array(weights, "second")]
+def of_one_node(op, opset, shape, second=None, inputs=None, **attributes):
+    names = inputs or {"Resize": ["x", "", "second"], "ConvTranspose": ["x", "second"]}.get(op)
+    node = helper.make_node(op, names or ["x"], ["y"], **attributes)
+    held = {"second": second, "none": np.zeros(0, np.float32)}
     # What follows has another size, too.
     after = helper.make_node("Concat", ["y", "y"], ["z"], axis=2)
     graph = helper.make_graph(
@@ -30,13 +33,24 @@ def of_one_node(op, opset, weights, shape, **attributes):
         "g",
         [helper.make_tensor_value_info("x", 1, shape)],
         [onnx.ValueInfoProto(name="z")],
-        held,
+        [numpy_helper.from_array(v, name) for name, v in held.items() if v is not None],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def size_of(proto, name):
-    graph = inferred(proto, data_prop=True).graph
+def that_runs(proto, shape):
+    """The shape of what ONNX Runtime makes; None where it takes no such network."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+        return session.run(None, {"x": np.zeros(shape, np.float32)})[0].shape
+    except Exception:
+        return None
+
+
+def size_of(proto, name, infer=inferred):
+    graph = infer(proto, data_prop=True).graph
     infos = {info.name: info for info in (*graph.output, *graph.value_info)}
     return tuple(d.dim_value for d in infos[name].type.tensor_type.shape.dim)
 
@@ -54,34 +68,112 @@ def size_of(proto, name):
     opset=st.sampled_from([13, 18, 19]),
 )
 def test_sizes_are_those_that_run(op, size, kernel, stride, dilation, pad, ceil, scale, opset):
-    attributes, weights = {"strides": [stride] * 2, "auto_pad": pad}, None
+    attributes, second = {"strides": [stride] * 2, "auto_pad": pad}, None
     if op == "Resize":
-        attributes, weights = {"mode": "nearest"}, np.array([1, 1, scale, 1.4], np.float32)
+        attributes, second = {"mode": "nearest"}, np.array([1, 1, scale, 1.4], np.float32)
     elif op == "ConvTranspose":
         attributes["output_padding"] = [stride - 1, 0]
-        weights = np.ones((3, 1, kernel, kernel), np.float32)
+        second = np.ones((3, 1, kernel, kernel), np.float32)
     else:
         attributes["kernel_shape"] = [kernel] * 2
         if op != "LpPool" or opset >= 18:
             attributes["ceil_mode"] = ceil
         if op == "MaxPool" or opset >= 19:
             attributes["dilations"] = [dilation] * 2
-    proto = of_one_node(op, opset, weights, (2, 3, *size), **attributes)
-    try:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
-        (found,) = session.run(None, {"x": np.zeros((2, 3, *size), np.float32)})
-    except Exception:
-        # ONNX Runtime takes no such node.
-        return
+    proto = of_one_node(op, opset, (2, 3, *size), second, **attributes)
+    found = that_runs(proto, (2, 3, *size))
     # Layers of nothing are refused, whatever is said of their size.
-    assert not found.size or size_of(proto, "z") == found.shape
+    assert found is None or 0 in found or size_of(proto, "z") == found
+
+
+def floats(*values):
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "shape", "second", "more"),
+    [
+        ("Resize", 13, (1, 2, 10, 10), floats(1, 1, 1.4, 0.7), {}),
+        ("Resize", 11, (1, 2, 10, 10), floats(1, 1, 1.4, 0.7), {"inputs": ["x", "roi", "second"]}),
+        ("Resize", 17, (1, 2, 10, 10), floats(1, 1, 1.4, 0.7), {"inputs": ["x", "", "second", ""]}),
+        ("Resize", 18, (1, 2, 10, 10), floats(1.4), {"axes": [3]}),
+        ("Resize", 13, (1, 10, 10, 2), floats(1, 1.4, 1.4, 1), {}),
+        ("Resize", 13, (10, 10, 2), floats(1.4, 0.7, 1), {}),
+        ("ConvTranspose", 13, (1, 6, 5, 4), np.ones((6, 1, 3, 2), np.float32),
+         {"auto_pad": "SAME_UPPER", "strides": [3, 2], "output_padding": [2, 1], "group": 3}),
+        ("MaxPool", 13, (1, 2, 9, 4), None,
+         {"kernel_shape": [2, 1], "strides": [3, 2], "auto_pad": "VALID", "ceil_mode": 1,
+          "storage_order": 1}),
+        ("AveragePool", 19, (1, 2, 11, 9), None,
+         {"kernel_shape": [3, 2], "dilations": [2, 3], "auto_pad": "SAME_LOWER"}),
+    ],
+)  # fmt: skip
+def test_sizes_that_onnx_infers_otherwise(op, opset, shape, second, more):
+    proto = of_one_node(op, opset, shape, second, **more)
+    if "roi" in more.get("inputs", []):
+        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "roi"))
+    found = that_runs(proto, shape)
+    assert size_of(proto, "z") == found
+    assert size_of(proto, "z") != size_of(proto, "z", onnx.shape_inference.infer_shapes)
+    # Where it is an output, too, of which the model says what ONNX infers.
+    wrong = size_of(proto, "y", onnx.shape_inference.infer_shapes)
+    proto.graph.output.append(helper.make_tensor_value_info("y", 1, wrong))
+    assert size_of(proto, "z") == found
+
+
+def test_sizes_of_what_has_the_name_alone():
+    """A function of one's own, called as an operator whose windows would be counted."""
+    proto = of_one_node(
+        "MaxPool", 17, (1, 2, 10, 10), kernel_shape=[1, 1], strides=[3, 3], ceil_mode=1
+    )
+    proto.graph.node[0].domain = "own"
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    proto.functions.append(
+        helper.make_function(
+            "own", "MaxPool", ["a"], ["b"], body, [helper.make_opsetid("", 17)],
+            ["kernel_shape", "strides", "ceil_mode"],
+        )
+    )  # fmt: skip
+    assert size_of(proto, "y") == (1, 2, 10, 10)
+
+
+def test_several_in_a_row_and_a_damaged_constant():
+    scales = floats(1, 1, 1.4, 1.4)
+    proto = of_one_node("Resize", 13, (1, 2, 10, 10), scales)
+    proto.graph.node.insert(1, helper.make_node("Resize", ["y", "", "second"], ["u"]))
+    proto.graph.node[2].input[:] = ["u", "u"]
+    # Names that corrections could have.
+    proto.graph.node.append(helper.make_node("Identity", ["z"], ["by onnx/y"]))
+    assert size_of(proto, "y") == (1, 2, 14, 14)
+    assert size_of(proto, "z")[2:] == that_runs(proto, (1, 2, 10, 10))[2:]
+    proto.graph.node.append(helper.make_node("Constant", [], ["damaged"]))
+    assert size_of(proto, "y") == (1, 2, 14, 14)
+
+
+def test_without_onnx_runtime(monkeypatch):
+    """Passes need none: sizes are then as ONNX infers them."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    inference._length.cache_clear()
+    pooled = of_one_node(
+        "MaxPool", 13, (1, 2, 9, 4), kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1
+    )
+    assert size_of(pooled, "y") == size_of(pooled, "y", onnx.shape_inference.infer_shapes)
+    inference._length.cache_clear()
+
+
+def test_large_images_take_no_memory():
+    enlarged = of_one_node("Resize", 13, (1, 1, 2000, 2000), floats(1, 1, 700, 700))
+    assert size_of(enlarged, "y") == (1, 1, 1_400_000, 1_400_000)
+    pooled = of_one_node(
+        "MaxPool", 13, (1, 1, 2**20, 2**20), kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1
+    )
+    assert size_of(pooled, "y")[2:] == (2**19, 2**19)
 
 
 def test_open_sizes_stay_open():
     scales = np.array([1, 1, 1.4, 1.4], np.float32)
-    proto = of_one_node("Resize", 13, scales, ("N", 3, "H", 10), mode="nearest")
+    proto = of_one_node("Resize", 13, ("N", 3, "H", 10), scales, mode="nearest")
     assert size_of(proto, "y") == (0, 3, 0, 14)
 
 
@@ -115,6 +207,8 @@ def network(text):
         POOLED.replace("{pool}", "AveragePool<ceil_mode = 1, count_include_pad = 1, "
                        "kernel_shape = [2, 1], strides = [2, 3]>"),
         POOLED.replace("{pool}", "AveragePool<kernel_shape = [4, 5], strides = [2, 2]>"),
+        POOLED.replace("{pool}", "AveragePool<kernel_shape = [4, 5], strides = [2, 2], "
+                       'auto_pad = "SAME_UPPER">'),
     ],
 )  # fmt: skip
 def test_spiking_networks_have_these_sizes(text):

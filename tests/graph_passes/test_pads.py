@@ -70,10 +70,25 @@ def test_pads_that_follow_from_sizes(how, more, size):
     np.testing.assert_array_equal(run(g, X), before)
 
 
-def test_dilated_pads_stay():
-    weights = {"w": np.ones((3, 2, 2, 3), np.float32)}
-    text = 'y = Conv<auto_pad = "SAME_UPPER", dilations = [2, 1]>(x, w)'
-    assert not fold_pads(graph(f"{SIGNATURE} {{ {text} }}", weights))
+@pytest.mark.parametrize("more", ["dilations = [2, 1]", "strides = [4, 5]"])
+def test_pads_that_stay(more):
+    """ONNX Runtime takes none that are dilated, and leaves out pixels at the beginning, too."""
+    weights = {"w": np.ones((3, 2, 2, 1), np.float32)}
+    g = graph(f'{SIGNATURE} {{ y = Conv<auto_pad = "SAME_UPPER", {more}>(x, w) }}', weights)
+    assert not fold_pads(g)
+    assert g.nodes[0].attrs["auto_pad"] == "SAME_UPPER"
+
+
+def test_what_a_file_says_of_sizes_need_not_be_so():
+    weights = {"w": np.ones((3, 2, 3, 3), np.float32), "none": np.zeros(0, np.float32),
+               "scales": np.array([1, 1, 0.5, 0.29], np.float32)}  # fmt: skip
+    text = 'r = Resize(x, none, scales) y = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(r, w)'
+    g = graph(f"{SIGNATURE.replace('6, 7', '6, 100')} {{ {text} }}", weights)
+    g.nodes[0].outputs[0].shape = ["N", 2, 3, 28]
+    x = RNG.normal(size=(2, 2, 6, 100)).astype(np.float32)
+    before = run(g, x)
+    changes_once(fold_pads, g)
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-5, atol=1e-6)
 
 
 def test_a_pad_before_a_convolution_that_pads_by_itself():
