@@ -5,6 +5,7 @@ pixels times 1.4 are 13 for one and 14 for the other. They count otherwise, too,
 pool has that rounds up or pads by itself, and what a ConvTranspose that pads by itself adds.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,9 @@ _LEAST_OPSET = 11
 
 _OF_AN_AXIS = ("kernel_shape", "strides", "dilations", "output_padding")
 
+_OF_DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What attributes of other types and lengths, and tensors without their data, bring about."""
+
 _MOST_SIZE = 2**40
 """Along an axis, for what is no damaged file."""
 
@@ -44,8 +48,9 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
     opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
     if opset < _LEAST_OPSET or not any(_may_differ(node) for node in model.graph.node):
         return found
-    given, right = copy_model(model), set[str]()
+    given, right = model, set[str]()
     while more := dict(_differences(model, found, right, opset)):
+        given = copy_model(model) if given is model else given
         _pad(given, more)
         right |= more.keys()
         found = onnx.shape_inference.infer_shapes(given, data_prop=data_prop)
@@ -63,14 +68,18 @@ def _differences(
     shapes = {info.name: [d.dim_value for d in info.type.tensor_type.shape.dim] for info in infos}
     constants, stale = _constants(model), set[str]()
     for node in model.graph.node:
-        if not stale.isdisjoint(node.input):
+        # What graphs within a node read is none of its inputs.
+        within = any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
+        if not stale.isdisjoint(node.input) or (stale and within):
             stale.update(node.output)
         elif _may_differ(node) and node.output[0] not in right:
             read, made = (shapes.get(name, []) for name in (node.input[0], node.output[0]))
-            if len(read) != len(made):
-                continue
-            sizes = _in_onnx_runtime(node, read, constants, opset)
-            more = [a - b if a and b else 0 for a, b in zip(sizes, made, strict=False)]
+            sizes = []
+            if len(read) == len(made):
+                # A damaged node is as ONNX infers it, until it is refused.
+                with contextlib.suppress(*_OF_DAMAGED):
+                    sizes = _in_onnx_runtime(node, read, constants, opset)
+            more = [a - b if a > 0 < b else 0 for a, b in zip(sizes, made, strict=False)]
             if any(more):
                 stale.update(node.output)
                 yield node.output[0], more
@@ -82,21 +91,27 @@ def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
         (node.output[0], attribute.t)
         for node in model.graph.node
         for attribute in node.attribute
-        if node.op_type == "Constant" and attribute.name == "value"
+        if node.op_type == "Constant" and attribute.name == "value" and node.output
     )
     return {t.name: t for t in model.graph.initializer} | dict(of_nodes)
 
 
 def _may_differ(node: onnx.NodeProto) -> bool:
     own = node.domain in ("", "ai.onnx") or node.op_type == "SpikingMaxPool"
-    if not own or not node.input or node.op_type not in (*_POOLS, "ConvTranspose", "Resize"):
+    connected = node.input and node.output and node.output[0]
+    if not own or not connected or node.op_type not in (*_POOLS, "ConvTranspose", "Resize"):
         return False
-    attributes = _attributes_of(node)
+    try:
+        attributes = _attributes_of(node)
+    except ValueError:
+        # Of a function's argument, or of no type.
+        return False
     automatic = attributes.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
     if node.op_type in _POOLS:
         return automatic or bool(attributes.get("ceil_mode"))
     if node.op_type == "ConvTranspose":
-        return automatic and any(attributes.get("output_padding", ()))
+        more = "output_padding" in attributes and "output_shape" not in attributes
+        return automatic and more
     by_scales = len(node.input) > 2 and bool(node.input[2]) and not any(node.input[3:])
     cropped = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
     return by_scales and not cropped
@@ -136,7 +151,7 @@ def _in_onnx_runtime(
         pads = attributes.get("pads") or [0] * 2 * rank
         how = attributes.get("auto_pad", b"NOTSET"), attributes.get("ceil_mode", 0)
         ends = (pads[axis], pads[rank + axis])
-        lengths.append(_length(op, size, tuple(of_axis), ends, how, opset) if size else 0)
+        lengths.append(_length(op, size, tuple(of_axis), ends, how, opset) if size > 0 else 0)
     return [0, 0, *lengths]
 
 
@@ -153,7 +168,8 @@ def _length(
 
     ``of_axis``: the kernel and so on, ``ends``: the pads, ``how``: auto_pad and ceil_mode.
     """
-    if size * dict(of_axis).get("strides", 1) > _MOST_PIXELS:
+    values = [value for _, value in of_axis]
+    if max(size * dict(of_axis).get("strides", 1), *values, *ends) > _MOST_PIXELS:
         return 0
     attributes: dict[str, Any] = {name: [value] for name, value in of_axis}
     names, constants = ["x"], []

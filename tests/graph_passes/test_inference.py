@@ -151,6 +151,54 @@ def test_several_in_a_row_and_a_damaged_constant():
     assert size_of(proto, "y") == (1, 2, 14, 14)
 
 
+@pytest.mark.parametrize(
+    ("op", "more"),
+    [
+        ("MaxPool", {"kernel_shape": [1, 1], "strides": [2], "ceil_mode": 1}),
+        ("MaxPool", {"kernel_shape": [1, 1], "pads": [0], "ceil_mode": 1}),
+        ("MaxPool", {"kernel_shape": 1, "ceil_mode": 1}),
+        ("MaxPool", {"kernel_shape": [1, 1], "ceil_mode": [1]}),
+        ("AveragePool", {"kernel_shape": [2**62, 2**62], "auto_pad": "SAME_LOWER"}),
+        ("ConvTranspose", {"auto_pad": "SAME_UPPER", "output_padding": 1}),
+        ("ConvTranspose", {"auto_pad": "SAME_UPPER", "output_padding": [1, 1], "inputs": ["x"]}),
+        ("Resize", {"axes": 3}),
+        ("Resize", {"axes": [7]}),
+    ],
+)
+def test_what_is_damaged_is_as_onnx_infers_it(op, more):
+    second = floats(1.4) if "axes" in more else np.ones((2, 1, 2, 2), np.float32)
+    proto = of_one_node(op, 18, (1, 2, 9, 9), second, **more)
+    inferred(proto)
+    proto.graph.node[0].attribute.add().name = "of no type"
+    inferred(proto)
+
+
+def test_windows_larger_than_what_they_read():
+    proto = of_one_node("MaxPool", 18, (1, 1, 4, 9), kernel_shape=[3, 1], dilations=[3, 1])
+    second = helper.make_node("MaxPool", ["y"], ["u"], kernel_shape=[2, 1], ceil_mode=1)
+    proto.graph.node.insert(1, second)
+    inferred(proto)
+
+
+def test_sizes_behind_what_a_branch_reads():
+    scales = floats(1, 1, 1.4, 1.4)
+    proto = of_one_node("Resize", 13, (1, 2, 10, 10), scales)
+    branches = [
+        helper.make_graph(
+            [helper.make_node("Relu", ["y"], [name])], name, [], [onnx.ValueInfoProto(name=name)]
+        )
+        for name in ("yes", "no")
+    ]
+    chosen = helper.make_node("If", ["c"], ["w"], then_branch=branches[0], else_branch=branches[1])
+    window = {"kernel_shape": [2, 2], "strides": [3, 3], "ceil_mode": 1}
+    pool = helper.make_node("MaxPool", ["w"], ["u"], **window)
+    proto.graph.node.insert(1, chosen)
+    proto.graph.node.insert(2, pool)
+    proto.graph.node[3].input[:] = ["u", "u"]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
+    assert size_of(proto, "z") == that_runs(proto, (1, 2, 10, 10))
+
+
 def test_without_onnx_runtime(monkeypatch):
     """Passes need none: sizes are then as ONNX infers them."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
