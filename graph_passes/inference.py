@@ -15,12 +15,10 @@ import onnx
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
+from .protos import attributes_of, names_in, unused_prefix
 from .weights import copy_model, replace_all
 
-_POOLS = {name: name for name in ("AveragePool", "LpPool", "MaxPool")} | {
-    "SpikingMaxPool": "MaxPool"
-}
-"""Pools, and what counts their windows."""
+_POOLS = ("AveragePool", "LpPool", "MaxPool", "SpikingMaxPool")
 
 _LEAST_OPSET = 11
 """From which on Pad takes its pads, and Resize its scales, where they are looked for here."""
@@ -102,7 +100,7 @@ def _may_differ(node: onnx.NodeProto) -> bool:
     if not own or not connected or node.op_type not in (*_POOLS, "ConvTranspose", "Resize"):
         return False
     try:
-        attributes = _attributes_of(node)
+        attributes = attributes_of(node)
     except ValueError:
         # Of a function's argument, or of no type.
         return False
@@ -117,15 +115,11 @@ def _may_differ(node: onnx.NodeProto) -> bool:
     return by_scales and not cropped
 
 
-def _attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
 def _in_onnx_runtime(
     node: onnx.NodeProto, read: list[int], constants: Mapping[str, onnx.TensorProto], opset: int
 ) -> list[int]:
     """The shape of what a node makes of a tensor of this shape; 0 where it is not known."""
-    attributes = _attributes_of(node)
+    attributes = attributes_of(node)
     if node.op_type == "Resize":
         scales = constants.get(node.input[2])
         if scales is None or scales.data_location == onnx.TensorProto.EXTERNAL:
@@ -144,7 +138,7 @@ def _in_onnx_runtime(
     if not kernel or len(kernel) != len(read) - 2:
         return []
     attributes["kernel_shape"], rank = kernel, len(kernel)
-    op, lengths = _POOLS.get(node.op_type, node.op_type), []
+    op, lengths = node.op_type.removeprefix("Spiking"), []
     for axis, size in enumerate(read[2:]):
         # Axes do not heed each other.
         of_axis = [(n, attributes[n][axis]) for n in _OF_AN_AXIS if attributes.get(n)]
@@ -206,11 +200,7 @@ def _length(
 def _pad(model: onnx.ModelProto, more: Mapping[str, list[int]]) -> None:
     """Let a Pad make each tensor larger, or smaller, by so much at the end of each axis."""
     graph = model.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    prefix = "by onnx/"
-    while any(name.startswith(prefix) for name in taken):
-        prefix += "_"
-    nodes = []
+    prefix, nodes = unused_prefix(names_in(model), "by onnx/"), []
     for node in list(graph.node):
         nodes.append(node)
         name = node.output[0] if node.output else ""

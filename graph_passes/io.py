@@ -201,10 +201,9 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
 
 def _check_tensors(parts: ModelParts) -> None:
     """Refuse tensors of types that onnx-graphsurgeon cannot hold, and those without values."""
-    tensors = list(stored_tensors(parts.structure))
     refused = {
         (tensor.name, UNSUPPORTED_TYPES[tensor.data_type])
-        for tensor in tensors
+        for tensor in stored_tensors(parts.structure)
         if tensor.data_type in UNSUPPORTED_TYPES
     }
     if refused:

@@ -54,12 +54,11 @@ def same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
     sizes = (node.inputs[0].shape or [])[2:] if set(strides) != {1} else ones
     if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
         return None
-    begins, ends = [], []
+    begins, ends, upper = [], [], node.attrs["auto_pad"] == "SAME_UPPER"
     for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
         total = reach - size
         few, many = total // 2, total - total // 2
-        upper = node.attrs["auto_pad"] == "SAME_UPPER"
         begins.append(few if upper else many)
         ends.append(many if upper else few)
     return begins + ends

@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, channel_axis
+from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
-from onnx2snn.runtime.graphs import attributes_of, names_in, unused_prefix
 from onnx2snn.runtime.inputs import check_finite
 
 from .ann import with_outputs

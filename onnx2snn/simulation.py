@@ -25,9 +25,10 @@ from onnx2snn.graph_passes.neurons import (
     states_written,
     threshold_of,
 )
+from onnx2snn.graph_passes.protos import names_in, unused_prefix
 from onnx2snn.graph_passes.regions import downstream, made_by
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.graphs import names_in, unused_prefix, with_nodes
+from onnx2snn.runtime.graphs import with_nodes
 from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import State, states_of
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session

@@ -13,11 +13,12 @@ from onnx import helper, numpy_helper
 from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.neurons import DOMAIN, state_names, stateful_nodes
+from onnx2snn.graph_passes.protos import unused_prefix
 from onnx2snn.graph_passes.shapes import declared_shape, infer_shapes
 from onnx2snn.graph_passes.weights import copy_model, replace_all
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.apart import why_not_apart
-from onnx2snn.runtime.graphs import MANY, unused_prefix
+from onnx2snn.runtime.graphs import MANY
 from onnx2snn.runtime.memory import sizes_of
 from onnx2snn.runtime.plan import Plan, build_plan
 

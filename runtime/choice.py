@@ -13,6 +13,7 @@ from onnx import helper
 from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS, state_names
+from onnx2snn.graph_passes.protos import attributes_of
 
 from .chunks import (
     LONG,
@@ -26,7 +27,7 @@ from .chunks import (
 from .columns import Columns
 from .costs import Costs
 from .estimate import Estimate, Run
-from .graphs import attributes_of, with_nodes
+from .graphs import with_nodes
 from .groups import Groups, groups_of_all
 from .kernel_forms import Layout
 from .memory import Memory, sizes_of

@@ -10,10 +10,10 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.limits import operands
+from onnx2snn.graph_passes.protos import attributes_of
 from onnx2snn.graph_passes.weights import copy_model, replace_all, stub
 
 from .chunks import CACHED
-from .graphs import attributes_of
 from .memory import sizes_of
 from .plan import Plan
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.limits import graphs_in, made_in, operands
+from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.weights import replace_all
 
 Layer = TypeVar("Layer")
@@ -44,21 +45,6 @@ def give_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]
                 dims.dim.add(**{"dim_value" if isinstance(size, int) else "dim_param": size})
 
 
-def unused_prefix(names: Collection[str], wanted: str) -> str:
-    """A prefix that none of the names has: ``wanted``, behind as many _ as it takes."""
-    while any(name.startswith(wanted) for name in names):
-        wanted = "_" + wanted
-    return wanted
-
-
-def names_in(model: onnx.ModelProto) -> set[str]:
-    """The names of a model's tensors and nodes."""
-    names = {t.name for t in (*model.graph.input, *model.graph.initializer)}
-    for node in model.graph.node:
-        names.update(node.output, [node.name])
-    return names
-
-
 def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.NodeProto:
     """A copy of a node, with this name, and other names for tensors."""
     copy = onnx.NodeProto()
@@ -85,11 +71,6 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
             _rename(inner, outer)
         for info in graph.output:
             info.name = outer.get(info.name, info.name)
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """The values of a node's attributes by name."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def spikes_at_once(neuron: onnx.NodeProto) -> int:

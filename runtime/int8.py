@@ -19,9 +19,10 @@ import onnx
 
 from onnx2snn.graph_passes.errors import ProviderError
 from onnx2snn.graph_passes.limits import WEIGHTED
+from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.weights import copy_model, stub
 
-from .graphs import attributes_of, names_in, unused_prefix, values_of, with_nodes
+from .graphs import values_of, with_nodes
 from .integer_layers import IntegerLayer
 from .plan import Plan
 from .precision import LayerPrecision, PlanInPrecision, require_float32

@@ -35,6 +35,7 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.inference import inferred
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.protos import names_in, unused_prefix
 from onnx2snn.graph_passes.weights import (
     ModelParts,
     copy_model,
@@ -48,9 +49,7 @@ from .graphs import (
     MANY,
     give_shapes,
     in_order,
-    names_in,
     renamed,
-    unused_prefix,
     with_names,
     with_nodes,
     with_nodes_in_order,

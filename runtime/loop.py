@@ -20,10 +20,11 @@ from onnx import helper
 from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
 from onnx2snn.graph_passes.files import MAX_PROTO_BYTES
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.protos import unused_prefix
 from onnx2snn.graph_passes.shapes import declared_shape
 from onnx2snn.graph_passes.weights import replace_all
 
-from .graphs import Writer, unused_prefix
+from .graphs import Writer
 from .inputs import MOST_TIMESTEPS
 from .loop_read_outs import Network, read_outs, total_of
 from .plan import build_plan, with_weights

@@ -11,9 +11,10 @@ from onnx2snn.graph_passes.inference import inferred
 from onnx2snn.graph_passes.limits import all_nodes, operands
 from onnx2snn.graph_passes.linear import SHAPE_OPS
 from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.protos import attributes_of
 from onnx2snn.graph_passes.weights import copy_model
 
-from .graphs import attributes_of, give_shapes
+from .graphs import give_shapes
 from .kernel_forms import block_of_channels, layer_by_layer, padded_channels
 from .plan import Plan, State
 from .unroll import unrolled

@@ -36,12 +36,12 @@ from onnx2snn.graph_passes.neurons import (
     sum_type,
     threshold_of,
 )
+from onnx2snn.graph_passes.protos import unused_prefix
 from onnx2snn.graph_passes.regions import made_by
 from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.spiking import require_finite_weights
 from onnx2snn.graph_passes.weights import ModelParts, attach
 
-from .graphs import unused_prefix
 from .kernels import lower_if
 from .parts import Parts, finals_of, parts_of, require_affine
 

@@ -8,8 +8,9 @@ import onnx
 
 from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS
+from onnx2snn.graph_passes.protos import attributes_of
 
-from .graphs import attributes_of, spikes_at_once, values_of
+from .graphs import spikes_at_once, values_of
 from .inputs import largest_in
 from .plan import Plan
 

@@ -10,8 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.limits import operands
+from onnx2snn.graph_passes.protos import attributes_of
 
-from .graphs import MANY, attributes_of
+from .graphs import MANY
 from .memory import Sizes, sizes_of
 from .plan import State
 

@@ -23,8 +23,9 @@ from onnx import helper
 
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.protos import names_in, unused_prefix
 
-from .graphs import Writer, names_in, renamed, spikes_at_once, unused_prefix, with_nodes
+from .graphs import Writer, renamed, spikes_at_once, with_nodes
 from .plan import Neuron, Plan
 from .reach import NOT_KNOWN, currents_in_thresholds
 

@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.limits import operands
+from onnx2snn.graph_passes.protos import names_in, unused_prefix
 
-from .graphs import Writer, names_in, unused_prefix, with_names, with_nodes_in_order
+from .graphs import Writer, with_names, with_nodes_in_order
 from .integer_layers import IntegerLayer
 from .plan import State
 

@@ -31,17 +31,9 @@ from onnx import helper, numpy_helper
 from onnx2snn.graph_passes.limits import WEIGHTED, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 
-from .graphs import (
-    Writer,
-    attributes_of,
-    names_in,
-    renamed,
-    spikes_at_once,
-    unused_prefix,
-    values_of,
-    with_nodes,
-)
+from .graphs import Writer, renamed, spikes_at_once, values_of, with_nodes
 from .kernels import STEEP
 from .plan import Neuron, State
 from .precision import PlanInPrecision

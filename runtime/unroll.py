@@ -21,8 +21,9 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.limits import operands
+from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 
-from .graphs import attributes_of, names_in, renamed, unused_prefix, with_nodes
+from .graphs import renamed, with_nodes
 from .plan import State
 
 

@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping
 
 import onnx
 
-from .graphs import Writer, attributes_of, with_layers
+from onnx2snn.graph_passes.protos import attributes_of
+
+from .graphs import Writer, with_layers
 
 FEWEST, MOST = 16, 128
 """Rows for which that pays, multiples of the former; 4 do where weights are ``LARGE``.

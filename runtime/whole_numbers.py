@@ -12,9 +12,10 @@ from onnx import helper
 from onnx2snn.graph_passes.inference import inferred
 from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.protos import attributes_of
 from onnx2snn.graph_passes.weights import copy_model
 
-from .graphs import attributes_of, spikes_at_once
+from .graphs import spikes_at_once
 from .plan import Neuron
 from .scaled_weights import of_channels
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from .graphs import attributes_of
+from onnx2snn.graph_passes.protos import attributes_of
 
 
 @dataclass(frozen=True)

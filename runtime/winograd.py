@@ -28,9 +28,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnx2snn.graph_passes.protos import attributes_of
 from onnx2snn.graph_passes.weights import stub
 
-from .graphs import Writer, attributes_of, with_layers
+from .graphs import Writer, with_layers
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 

@@ -1,0 +1,27 @@
+"""What ONNX's messages hold, and names that they do not."""
+
+from collections.abc import Collection
+from typing import Any
+
+import onnx
+from onnx import helper
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of a node's attributes by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def names_in(model: onnx.ModelProto) -> set[str]:
+    """The names of a model's tensors and nodes."""
+    names = {t.name for t in (*model.graph.input, *model.graph.initializer)}
+    for node in model.graph.node:
+        names.update(node.output, [node.name])
+    return names
+
+
+def unused_prefix(names: Collection[str], wanted: str) -> str:
+    """A prefix that none of the names has: ``wanted``, behind as many _ as it takes."""
+    while any(name.startswith(wanted) for name in names):
+        wanted = "_" + wanted
+    return wanted
