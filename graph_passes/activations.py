@@ -12,13 +12,13 @@ from .editing import (
     producer,
     replace_node,
     require_opset,
-    tidy,
     type_of,
     variables_of,
 )
 from .ranges import ANY, OF_FIRST, Range, range_of
 from .shapes import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
+from .tidying import tidy
 
 
 def decompose_activations(graph: gs.Graph) -> bool:

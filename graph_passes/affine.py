@@ -21,10 +21,10 @@ class Affine:
     shift: np.ndarray
 
 
-def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | str:
-    """What a node computes, if that is a scale and shift by constants; else why not."""
+def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | None:
+    """What a node computes, if that is a scale and shift by constants."""
     if node.domain or node.op not in AFFINE_OPS or not is_floating(node.inputs[0]):
-        return "no scale and shift"
+        return None
     if node.op == "BatchNormalization":
         return _of_batch_norm(graph, node)
     x = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
@@ -33,11 +33,11 @@ def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | str:
     constants = [constant_value(tensor) for tensor in node.inputs if tensor is not x]
     constant = constants[0] if len(constants) == 1 else None
     if constant is None or not keeps_shape(constant, x) or not is_floating(x):
-        return "its operand is not a constant"
+        return None
     # Where x has no axes, or an unknown shape, keeps_shape lets only scalars pass.
     value = per_sample(constant.astype(np.float64), len(x.shape or ()) or 1)
     if value is None:
-        return "its constant differs from sample to sample"
+        return None
     first = node.inputs[0] is x
     one, zero = np.array(1.0), np.array(0.0)
     match node.op:
@@ -49,24 +49,21 @@ def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | str:
             return Affine(x, one, value)
         case "Sub":
             return Affine(x, one, -value) if first else Affine(x, -one, value)
-    return "it divides by its input"
+    return None
 
 
-def _of_batch_norm(graph: gs.Graph, node: gs.Node) -> Affine | str:
+def _of_batch_norm(graph: gs.Graph, node: gs.Node) -> Affine | None:
     values = [constant_value(tensor) for tensor in node.inputs[1:5]]
     parameters = [value.astype(np.float64) for value in values if value is not None]
-    if len(parameters) < 4:
-        return "its parameters are not constant"
-    if node.attrs.get("training_mode", 0) or any(
+    training = node.attrs.get("training_mode", 0) or any(
         is_used(graph, tensor) for tensor in node.outputs[1:]
-    ):
-        return "it is in training mode: export the network in evaluation mode"
+    )
     shape = node.inputs[0].shape
+    if len(parameters) < 4 or training or shape is None:
+        return None
     scale, shift, mean, variance = parameters
     a = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     c = shift - a * mean
-    if shape is None:
-        return "the number of axes of its input cannot be inferred"
     channels = (-1, *(1,) * (len(shape) - 2))
     return Affine(node.inputs[0], a.reshape(channels), c.reshape(channels))
 

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, one_number, replace_node, require_opset, tidy
+from .editing import Editor, one_number, replace_node, require_opset
 from .errors import Refusal, UnsupportedModelError, counted, require_whole
 from .io import onnx_type
 from .quiet import quietly
 from .scalar_regions import CONDITIONS, ScalarRegion, regions_to_approximate
+from .tidying import tidy
 
 _GRID = 1025
 
@@ -41,7 +42,7 @@ def fit_clips(
     its error is appended to ``found``. Raises ``UnsupportedModelError`` for a function that is not
     finite all over that range, ``DataError`` for fewer clips than 1.
     """
-    require_whole("clips", clips, 1)
+    clips = require_whole("clips", clips, 1)
     wanted = [r for r in regions_to_approximate(graph) if r.name in samples]
     places = [_places(samples[region.name]) for region in wanted]
     curves = [_evaluate(r, x, graph.opset) for r, x in zip(wanted, places, strict=True)]

@@ -14,11 +14,11 @@ from .editing import (
     optional_input,
     replace_node,
     require_opset,
-    tidy,
     until_done,
 )
 from .neurons import attribute_tensor
 from .shapes import infer_shapes
+from .tidying import tidy
 
 _SWAPPED = [0, 2, 1, 3]
 """[N, L, heads, size] from [N, heads, L, size], or the other way."""

@@ -9,12 +9,12 @@ from .editing import (
     disconnect,
     free_name,
     mark_inner_nodes,
-    name_nodes,
     names_in,
     operands,
     part_of,
     subgraphs_of,
 )
+from .tidying import name_nodes
 
 
 def flatten_branches(graph: gs.Graph) -> None:

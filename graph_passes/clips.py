@@ -15,9 +15,9 @@ from .editing import (
     producer,
     replace_node,
     require_opset,
-    tidy,
     type_of,
 )
+from .tidying import tidy
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from .editing import (
     producer,
     replace_node,
     require_opset,
-    tidy,
 )
 from .shapes import infer_shapes
+from .tidying import tidy
 
 _SAYS_ABOVE = {
     "Greater": (True, True), "GreaterOrEqual": (True, False),

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from .errors import ModelError
 from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, graphs_in, operands
+from .protos import STANDARD
 from .weights import replace_all
 
 FEW_BITS: dict[int, tuple[int, type]] = {
@@ -228,7 +229,7 @@ def widen_weights(model: onnx.ModelProto) -> None:
 
 def _dequantises(node: onnx.NodeProto) -> bool:
     """Whether a node is DequantizeLinear, of ONNX or, for older opsets, of ONNX Runtime."""
-    domains = ("", "ai.onnx", "com.microsoft")
+    domains = (*STANDARD, "com.microsoft")
     return node.op_type == "DequantizeLinear" and node.domain in domains
 
 
@@ -255,7 +256,7 @@ def make_dense(model: onnx.ModelProto, what: str) -> None:
 
 
 def _sparse_values(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
-    constant = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+    constant = node.op_type == "Constant" and node.domain in STANDARD
     return [a for a in node.attribute if constant and a.name == "sparse_value"]
 
 

@@ -11,9 +11,9 @@ from .editing import (
     disconnect,
     optional_input,
     require_opset,
-    tidy,
 )
 from .shapes import infer_shapes
+from .tidying import tidy
 
 _WHOLE = (np.int8, np.uint8, np.int16, np.uint16)
 

@@ -12,8 +12,8 @@ from .editing import (
     producer,
     replace_node,
     require_opset,
-    tidy,
 )
+from .tidying import tidy
 
 
 def differences_to_clips(graph: gs.Graph) -> bool:
@@ -72,8 +72,8 @@ def _shifted(graph: gs.Graph, tensor: gs.Tensor, alone: bool) -> tuple[gs.Tensor
     ``alone``: whether nothing else may read the sum.
     """
     maker = producer(tensor)
-    affine = "" if maker is None else affine_of(graph, maker)
-    if isinstance(affine, str) or np.any(affine.scale != 1):
+    affine = None if maker is None else affine_of(graph, maker)
+    if affine is None or np.any(affine.scale != 1):
         return tensor, np.zeros(())
     if alone and only_consumer(graph, tensor) is None:
         return tensor, np.zeros(())

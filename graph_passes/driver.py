@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import mark_inner_nodes
+from .editing import mark_inner_nodes, require_graph
 from .errors import DataError, Onnx2SnnError, PassError
 from .neuron_functions import FUNCTIONS
 
@@ -48,10 +48,7 @@ def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
     a ``PassError`` that names the pass and those that ran before it. Raises ``DataError`` for what
     is no graph, or no list of passes.
     """
-    if not isinstance(graph, gs.Graph):
-        raise DataError(
-            f"passes run on a graph, as to_graph makes one of a model, not {type(graph).__name__}"
-        )
+    require_graph(graph)
     passes = list(passes) if isinstance(passes, Iterable) else [passes]
     if not all(map(callable, passes)):
         raise DataError(f"passes are functions, not {passes!r}")

@@ -74,12 +74,21 @@ class MissingThresholdError(UnsupportedModelError):
     """Neurons whose threshold is not known without calibration data."""
 
 
-def require_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Raise ``DataError`` unless a value of this name is a whole number in this range."""
+def require_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A value of this name as an int, since NumPy's whole numbers have a largest one.
+
+    Raises ``DataError`` unless it is a whole number in this range.
+    """
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         wanted = f", {least} or more" if most is None else f" from {least} to {most}"
         raise DataError(f"{name} must be a whole number{wanted}, not {value!r}")
+    return int(value)
+
+
+def optional_whole(name: str, value: Any, least: int, most: int | None = None) -> int | None:
+    """The same of what may be None, which stays so."""
+    return None if value is None else require_whole(name, value, least, most)
 
 
 def require_truths(**given: Any) -> None:

@@ -13,9 +13,9 @@ from .editing import (
     producer,
     release,
     require_opset,
-    tidy,
 )
 from .errors import Refusal
+from .tidying import tidy
 
 # Axis of the weights that counts the output channels.
 _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -49,8 +49,8 @@ def fold_batch_normalization(graph: gs.Graph, declined: list[Refusal] | None = N
 def _fold(editor: Editor, node: gs.Node) -> str | None:
     """Fold one node; the reason if it cannot be."""
     affine = affine_of(editor.graph, node)
-    if isinstance(affine, str):
-        return affine
+    if affine is None:
+        return _why_not_affine(node)
     linear = producer(affine.x)
     if linear is not None and linear.op == "BatchNormalization" and not linear.domain:
         return _into_batch_norm(editor, node, linear, affine)
@@ -71,6 +71,15 @@ def _fold(editor: Editor, node: gs.Node) -> str | None:
     if linear.op == "ConvTranspose" and linear.attrs.get("group", 1) != 1:
         return f"ConvTranspose '{linear.name}' is grouped"
     return _scale_and_shift(editor, node, linear, affine, weight, bias)
+
+
+def _why_not_affine(norm: gs.Node) -> str:
+    """Why a BatchNormalization is no scale and shift by constants."""
+    if any(constant_value(tensor) is None for tensor in norm.inputs[1:5]):
+        return "its parameters are not constant"
+    if norm.inputs[0].shape is None:
+        return "the number of axes of its input cannot be inferred"
+    return "it is in training mode: export the network in evaluation mode"
 
 
 def _into_batch_norm(editor: Editor, node: gs.Node, norm: gs.Node, affine: Affine) -> str | None:

@@ -10,13 +10,14 @@ import onnx_graphsurgeon as gs
 from . import neurons
 from .branches import flatten_branches
 from .ceil_mode import end_pools_in_the_image
-from .editing import is_inner, require_opset, tidy, until_done
+from .editing import is_inner, require_opset, until_done
 from .errors import ModelError
 from .fold_sizes import fold_sizes
 from .io import onnx_type
 from .limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES, WEIGHTED
 from .quiet import quietly
 from .shapes import infer_shapes
+from .tidying import tidy
 
 RANDOM_OPS = {
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",

@@ -15,12 +15,12 @@ from .editing import (
     pads_of,
     release,
     require_opset,
-    tidy,
 )
 from .errors import Refusal
 from .linear import CANONICAL_ACTIVATIONS
 from .quiet import quietly
 from .regions import downstream
+from .tidying import tidy
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")
@@ -58,7 +58,7 @@ def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
         if node.op not in AFFINE_OPS or node.domain:
             continue
         affine = affine_of(graph, node)
-        if isinstance(affine, str) or affine.x.name not in after:
+        if affine is None or affine.x.name not in after:
             continue
         reason = _fold(editor, node, affine)
         changed |= reason is None

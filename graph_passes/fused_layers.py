@@ -13,11 +13,11 @@ from .editing import (
     optional_input,
     replace_node,
     require_opset,
-    tidy,
     type_of,
     until_done,
 )
 from .shapes import infer_shapes
+from .tidying import tidy
 
 _PARAMETERS = {
     "Elu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",),

@@ -6,8 +6,8 @@ pool has that rounds up or pads by itself, and what a ConvTranspose that pads by
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
-from .protos import attributes_of, names_in, unused_prefix
+from .protos import STANDARD, attributes_of, names_in, unused_prefix
 from .weights import copy_model, replace_all
 
 _POOLS = ("AveragePool", "LpPool", "MaxPool", "SpikingMaxPool")
@@ -43,7 +43,7 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
     what ``onnx.shape_inference.infer_shapes`` does.
     """
     found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-    opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
+    opset = max((e.version for e in model.opset_import if e.domain in STANDARD), default=0)
     if opset < _LEAST_OPSET or not any(_may_differ(node) for node in model.graph.node):
         return found
     given, right = model, set[str]()
@@ -95,7 +95,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def _may_differ(node: onnx.NodeProto) -> bool:
-    own = node.domain in ("", "ai.onnx") or node.op_type == "SpikingMaxPool"
+    own = node.domain in STANDARD or node.op_type == "SpikingMaxPool"
     connected = node.input and node.output and node.output[0]
     if not own or not connected or node.op_type not in (*_POOLS, "ConvTranspose", "Resize"):
         return False
@@ -145,10 +145,21 @@ def _in_onnx_runtime(
         pads = attributes.get("pads") or [0] * 2 * rank
         how = attributes.get("auto_pad", b"NOTSET"), attributes.get("ceil_mode", 0)
         ends = (pads[axis], pads[rank + axis])
-        lengths.append(_length(op, size, tuple(of_axis), ends, how, opset) if size > 0 else 0)
+        length = partial(_length, op, size, tuple(of_axis), ends, how, opset)
+        lengths.append(_or_unknown(length) if size > 0 else 0)
     return [0, 0, *lengths]
 
 
+def _or_unknown(length: Callable[[], int]) -> int:
+    """A length; 0 where ONNX Runtime is not there, or refuses the node."""
+    try:
+        return length()
+    # By types of its own, which are not public.
+    except Exception:
+        return 0
+
+
+# An error is not kept: there may be memory at another time.
 @lru_cache(maxsize=4096)
 def _length(
     op: str,
@@ -158,9 +169,10 @@ def _length(
     how: tuple[bytes, int],
     opset: int,
 ) -> int:
-    """How long ONNX Runtime makes one channel along one axis; 0 where it refuses to.
+    """How long ONNX Runtime makes one channel along one axis; 0 where that is not asked for.
 
-    ``of_axis``: the kernel and so on, ``ends``: the pads, ``how``: auto_pad and ceil_mode.
+    ``of_axis``: the kernel and so on, ``ends``: the pads, ``how``: auto_pad and ceil_mode. Raises
+    what ONNX Runtime does.
     """
     values = [value for _, value in of_axis]
     if max(size * dict(of_axis).get("strides", 1), *values, *ends) > _MOST_PIXELS:
@@ -183,18 +195,14 @@ def _length(
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    try:
-        import onnxruntime
+    import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        return int(session.run(None, {"x": x})[0].shape[2])
-    # It is not there, or refuses the node by types of its own, which are not public.
-    except Exception:
-        return 0
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return int(session.run(None, {"x": x})[0].shape[2])
 
 
 def _pad(model: onnx.ModelProto, more: Mapping[str, list[int]]) -> None:

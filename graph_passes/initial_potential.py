@@ -26,7 +26,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
     known = v_init in ("uniform", "normal") if isinstance(v_init, str) else is_number(v_init)
     if not known:
         raise DataError(f"v_init must be a fraction of V_th, 'uniform' or 'normal', not {v_init!r}")
-    require_whole("seed", seed, 0)
+    seed = require_whole("seed", seed, 0)
     nodes = neuron_nodes(graph)
     if isinstance(v_init, str):
         require_shapes(

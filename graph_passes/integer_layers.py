@@ -18,9 +18,9 @@ from .editing import (
     optional_input,
     replace_node,
     require_opset,
-    tidy,
 )
 from .shapes import infer_shapes
+from .tidying import tidy
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,21 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from . import neurons
 from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors, widen_weights
-from .editing import mark_inner_nodes, name_nodes, subgraphs_of, tidy
+from .editing import mark_inner_nodes, require_graph, subgraphs_of
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line, require_values
 from .limits import all_nodes, graphs_in, sizes_of_functions
 from .neuron_functions import FUNCTIONS
 from .old_opsets import convert_opset
+from .protos import STANDARD
 from .quiet import muted
+from .tidying import name_nodes, tidy
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the standard operators that a model imports."""
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
     if not versions:
         raise ModelError("the model imports no standard ONNX operators: it cannot be converted")
     return int(versions[0])
@@ -69,12 +71,7 @@ def _in_parts(model: onnx.ModelProto | ModelParts) -> ModelParts:
 
 def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
     """Take inputs with a default value, as old exporters declare all weights, for constants."""
-    states = {
-        read
-        for node in structure.graph.node
-        if neurons.is_stateful(node)
-        for read, _ in neurons.state_names(node.op_type, node.name)
-    }
+    states = {read for read, _ in neurons.states_in(structure)}
     constants = {tensor.name for tensor in structure.graph.initializer} - states
     inputs = (info for info in structure.graph.input if info.name not in constants)
     replace_all(structure.graph.input, inputs)
@@ -325,13 +322,15 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
     """A graph as a model, with the functions of its neurons and the defaults of their states.
 
     What onnx-graphsurgeon does not carry (metadata of the model, domain, version, documentation) is
-    taken from ``like``, that of nodes, inputs and outputs by name.
+    taken from ``like``, that of nodes, inputs and outputs by name. Raises ``DataError`` for what is
+    no graph.
     """
     return attach(to_parts(graph, like))
 
 
 def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts:
     """Like ``to_model``, with the weights beside the structure: they are not copied."""
+    require_graph(graph)
     tensors = graph.tensors().values()
     sequences = {t.name: t.sequence for t in tensors if hasattr(t, "sequence")}
     constants = [t for t in tensors if isinstance(t, gs.Constant)]

@@ -14,6 +14,7 @@ from .regions import (
     WRONGLY_EXPORTED,
     before_weights,
     downstream,
+    downstream_of,
     is_layer,
     made_by,
     needed,
@@ -47,7 +48,7 @@ def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> s
     last = regions(graph, is_layer).epilogue
     places = {id(node) for node in last}
     ends = [node for node in bent if id(node) in places]
-    behind = _behind(graph, ends)
+    behind = downstream_of(graph, ends)
 
     def becomes_neuron(node: gs.Node) -> bool:
         return is_neuron(node) and not any(t.name in behind for t in node.outputs)
@@ -137,11 +138,11 @@ def front_end(graph: gs.Graph) -> set[int]:
         return set()
     curved, hidden = behind_curves(graph), before_weights(graph)
     borders = [node for node in graph.nodes if is_layer(node) or _is_activation(node)]
-    late = _behind(graph, borders)
+    late = downstream_of(graph, borders)
     while True:
         inside = _that_make_operands(graph, {id(node) for node in ends}, curved, late)
         others = [node for node in borders if id(node) not in inside]
-        behind = _behind(graph, others)
+        behind = downstream_of(graph, others)
         first = [node for node in ends if node.inputs[0].name not in behind]
         if len(first) == len(ends):
             break
@@ -152,10 +153,6 @@ def front_end(graph: gs.Graph) -> set[int]:
         for node in others
     )
     return inside if followed else set()
-
-
-def _behind(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
-    return downstream(graph, [tensor for node in nodes for tensor in node.outputs])
 
 
 _MIXED, _ADDED, _ALONE = range(3)

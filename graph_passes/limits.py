@@ -13,6 +13,7 @@ import onnx.shape_inference
 
 from .errors import ModelError
 from .inference import inferred
+from .protos import STANDARD
 from .weights import copy_model
 
 MAX_AXES = 32
@@ -117,7 +118,7 @@ def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
         level, depth = waiting.pop()
         for node in level:
             _check_window(node, what)
-            if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
+            if node.op_type == "Loop" and node.domain in STANDARD:
                 name = node.name or next(iter(node.output), "")
                 raise ModelError(
                     f"{what} holds a Loop, '{name}', and what it takes to run one is not known "

@@ -13,11 +13,11 @@ from .editing import (
     reduction_axes,
     replace_node,
     require_opset,
-    tidy,
 )
 from .limits import MAX_WINDOW
 from .linear import ACTIVATIONS
 from .regions import downstream, upstream
+from .tidying import tidy
 
 
 def unify_linear_layers(graph: gs.Graph) -> bool:

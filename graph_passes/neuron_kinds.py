@@ -4,10 +4,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import tidy
 from .errors import DataError, ModelError, is_number, require_whole
 from .spiking import StateEditor
 from .spiking_pool import clock
+from .tidying import tidy
 
 MOST_SPIKES = 127
 """Of a neuron in one time-step: corrections count them in 8 bits."""
@@ -30,10 +30,10 @@ def change_neurons(
     take the settings. Raises ``ModelError`` for an unknown ``op`` and for neurons of a third kind,
     and ``DataError`` for settings that make no sense; the graph is then as it was.
     """
-    if op not in neurons.NEURONS:
-        raise ModelError(f"there is no neuron '{op}', only {', '.join(sorted(neurons.NEURONS))}")
-    require_whole("delay", delay, 0)
-    require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
+    if not isinstance(op, str) or op not in neurons.NEURONS:
+        raise ModelError(f"there is no neuron {op!r}, only {', '.join(sorted(neurons.NEURONS))}")
+    delay = require_whole("delay", delay, 0)
+    max_spikes = require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
     if not is_number(negative) or negative > 0:
         raise DataError(f"a spike is taken back below 0 or less of V_th, not {negative}")
     nodes = neurons.neuron_nodes(graph)

@@ -233,6 +233,12 @@ def names_of_states(graph: gs.Graph) -> set[str]:
     return {name for pair in pairs for name in pair}
 
 
+def states_in(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """The names of the inputs and outputs of a model that carry states, in pairs."""
+    nodes = filter(is_stateful, model.graph.node)
+    return [pair for node in nodes for pair in state_names(node.op_type, node.name)]
+
+
 def inputs_besides_states(graph: gs.Graph) -> list[gs.Variable]:
     """What a network is shown: the inputs of a graph that are no states, in its order."""
     states = names_of_states(graph)

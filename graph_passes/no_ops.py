@@ -11,9 +11,9 @@ from .editing import (
     optional_input,
     replace_node,
     require_opset,
-    tidy,
 )
 from .io import onnx_type
+from .tidying import tidy
 
 
 def remove_no_ops(graph: gs.Graph) -> bool:

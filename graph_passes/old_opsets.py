@@ -12,6 +12,7 @@ from .errors import ModelError
 from .files import first_line
 from .limits import all_nodes, graphs_in
 from .neurons import MIN_OPSET
+from .protos import STANDARD
 from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {MIN_OPSET} or newer"
@@ -45,7 +46,7 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _is(node: onnx.NodeProto, op: str) -> bool:
-    return node.op_type == op and node.domain in ("", "ai.onnx")
+    return node.op_type == op and node.domain in STANDARD
 
 
 def _drop_unused_value(node: onnx.NodeProto) -> None:

@@ -4,12 +4,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import constant_value, is_floating, is_used, operands, tidy
+from .editing import constant_value, is_floating, is_used, operands
 from .limits import WEIGHTED
 from .linear import SHAPE_OPS
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .spiking import MASKING, StateEditor, add_counting, masks_alone, require_ranks
 from .spiking_pool import clock
+from .tidying import tidy
 
 _LOWEST = -1e30
 """Of a mask, beside -infinity."""

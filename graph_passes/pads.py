@@ -13,10 +13,10 @@ from .editing import (
     pads_of,
     producer,
     require_opset,
-    tidy,
 )
 from .shapes import infer_shapes
 from .thresholds import is_non_negative
+from .tidying import tidy
 
 _POOLS = ("AveragePool", "MaxPool")
 

@@ -6,6 +6,9 @@ from typing import Any
 import onnx
 from onnx import helper
 
+STANDARD = ("", "ai.onnx")
+"""The names of the domain of ONNX's own operators."""
+
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """The values of a node's attributes by name."""

@@ -1,6 +1,7 @@
 """Keep the loggers of other libraries silent about what is expected to fail."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -8,6 +9,16 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 _FATAL, _WARNING = 4, 2
 _TURN = threading.RLock()
+
+
+def _begin_in_child() -> None:
+    """A lock of its own: the thread that may have held the other one is not in the child."""
+    global _TURN
+    _TURN = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 @contextlib.contextmanager

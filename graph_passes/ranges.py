@@ -52,7 +52,7 @@ def range_of(graph: gs.Graph, node: gs.Node, known: Mapping[str, Range]) -> Rang
     if node.op in _OF_OPS:
         return _OF_OPS[node.op]
     affine = affine_of(graph, node)
-    if not isinstance(affine, str):
+    if affine is not None:
         x = known.get(affine.x.name, ANY)
         return _sum([_product(x, _extent(affine.scale)), _extent(affine.shift)])
     read = [_range(tensor, known) for tensor in node.inputs]

@@ -4,11 +4,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import is_floating, operands, replace_uses, tidy
+from .editing import is_floating, operands, replace_uses
 from .errors import Refusal, UnsupportedModelError, require_whole
 from .regions import downstream, made_by, nonlinear_nodes, regions
 from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
+from .tidying import tidy
 
 
 def average_before_read_out(graph: gs.Graph) -> bool:
@@ -78,7 +79,7 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     delay that is no whole number from 0 on, and ``ModelError`` for an opset older than
     ``neurons.MIN_OPSET``.
     """
-    require_whole("delay", delay, 0)
+    delay = require_whole("delay", delay, 0)
     neurons.require_opset(graph)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = neurons.mean_nodes(graph)

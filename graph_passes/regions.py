@@ -57,6 +57,11 @@ def downstream(graph: gs.Graph, tensors: Iterable[gs.Tensor], shapes: bool = Fal
     return reached(graph, {tensor.name for tensor in tensors}, ends)
 
 
+def downstream_of(graph: gs.Graph, nodes: Iterable[gs.Node]) -> set[str]:
+    """Names of what nodes make, and of all that depends on it, as ``downstream`` has it."""
+    return downstream(graph, [tensor for node in nodes for tensor in node.outputs])
+
+
 def made_by(nodes: Iterable[gs.Node]) -> set[str]:
     """The names of all that nodes make."""
     return {tensor.name for node in nodes for tensor in node.outputs if tensor.name}
@@ -102,7 +107,7 @@ def regions(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] = is_stateful)
 def prologue(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
     """The nodes that no neuron feeds, without the neurons."""
     neuron_nodes = [node for node in graph.nodes if is_neuron(node)]
-    after = downstream(graph, [tensor for node in neuron_nodes for tensor in node.outputs])
+    after = downstream_of(graph, neuron_nodes)
     others = (node for node in graph.nodes if not is_neuron(node))
     return [node for node in others if not any(t.name in after for t in operands(node))]
 
@@ -242,8 +247,7 @@ def behind_nonlinear(graph: gs.Graph) -> set[str]:
     Pools and thresholds that can count spikes are no such nodes.
     """
     names = {refusal.node for refusal in nonlinear_nodes(graph, allowed=COUNTED)}
-    bent = [node for node in graph.nodes if node.name in names]
-    return downstream(graph, [tensor for node in bent for tensor in node.outputs])
+    return downstream_of(graph, [node for node in graph.nodes if node.name in names])
 
 
 def is_layer(node: gs.Node) -> bool:

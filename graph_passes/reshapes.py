@@ -7,11 +7,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .ceil_mode import end_pools_in_the_image
-from .editing import Editor, optional_input, replace_node, require_opset, tidy, until_done
+from .editing import Editor, optional_input, replace_node, require_opset, until_done
 from .fold_constants import fold_constants
 from .io import to_parts
 from .limits import shapes_from_inputs
 from .shapes import declared_shape, infer_shapes
+from .tidying import tidy
 
 
 def fix_reshapes(graph: gs.Graph) -> bool:

@@ -5,7 +5,8 @@ import onnx_graphsurgeon as gs
 
 from .affine import affine_of
 from .clips import FAR, bounded_input, bounds_of
-from .editing import Editor, only_consumer, require_opset, tidy, type_of, until_done
+from .editing import Editor, only_consumer, require_opset, type_of, until_done
+from .tidying import tidy
 
 
 def move_bounds_behind_scales(graph: gs.Graph) -> bool:
@@ -41,7 +42,7 @@ def _scales_before_a_bound(graph: gs.Graph, node: gs.Node) -> tuple[list[gs.Node
     result = node.outputs[0]
     while (reader := only_consumer(graph, result)) is not None:
         affine = affine_of(graph, reader)
-        if isinstance(affine, str):
+        if affine is None:
             return (scales if bounds_of(reader) is not None else []), product
         positive = np.all(affine.scale > 0) and np.all(np.isfinite(affine.scale))
         if affine.x is not result or not positive or np.any(affine.shift):

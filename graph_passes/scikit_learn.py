@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, replace_node, tidy
+from .editing import Editor, replace_node
+from .tidying import tidy
 from .weights import copy_model
 
 _DOMAIN = "ai.onnx.ml"

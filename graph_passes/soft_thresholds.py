@@ -5,16 +5,9 @@ import onnx_graphsurgeon as gs
 
 from .clips import keeps_shape
 from .conditions import compared_with, number_beside
-from .editing import (
-    Editor,
-    constant_value,
-    is_floating,
-    maker_of,
-    replace_node,
-    require_opset,
-    tidy,
-)
+from .editing import Editor, constant_value, is_floating, maker_of, replace_node, require_opset
 from .shapes import infer_shapes
+from .tidying import tidy
 
 
 def decompose_soft_thresholds(graph: gs.Graph) -> bool:

@@ -8,15 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import (
-    Editor,
-    constant_value,
-    disconnect,
-    is_graph_output,
-    is_used,
-    replace_node,
-    tidy,
-)
+from .editing import Editor, constant_value, disconnect, is_graph_output, is_used, replace_node
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -36,6 +28,7 @@ from .thresholds import (
     relu_of_min,
     unbounded_activations,
 )
+from .tidying import tidy
 
 _LOOKED_AT_ONCE = 2**22
 

@@ -5,12 +5,13 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .average_pool import pads_lowest
-from .editing import constant_value, is_used, producer, replace_node, tidy
+from .editing import constant_value, is_used, producer, replace_node
 from .errors import Refusal, UnsupportedModelError
 from .linear import MAX_POOLS
 from .pads import same_pads
 from .regions import behind_nonlinear, downstream
 from .spiking import StateEditor, require_ranks
+from .tidying import tidy
 
 
 def max_to_spiking_pool(graph: gs.Graph) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import is_floating, replace_uses, tidy
+from .editing import is_floating, replace_uses
 from .errors import (
     DataError,
     ModelError,
@@ -20,6 +20,7 @@ from .linear import MAX_POOLS
 from .regions import nonlinear_nodes
 from .spiking import StateEditor, add_counting
 from .thresholds import activation_nodes
+from .tidying import tidy
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "
@@ -42,7 +43,7 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     and finite, for one of a tensor that the graph does not have, and for ``timesteps`` that are no
     whole number from 1 on.
     """
-    require_whole("timesteps", timesteps, 1)
+    timesteps = require_whole("timesteps", timesteps, 1)
     for name, scale in scales.items():
         if not is_number(scale) or scale <= 0:
             raise DataError(f"the scale of the input '{name}' must be positive, not {scale}")

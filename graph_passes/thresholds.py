@@ -16,16 +16,16 @@ from .editing import (
     only_consumer,
     replace_node,
     require_opset,
-    tidy,
     type_of,
     variables_of,
 )
-from .errors import Refusal, UnsupportedModelError, require_named
+from .errors import DataError, Refusal, UnsupportedModelError, require_named
 from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
 from .linear import BENDS
 from .neurons import is_stateful
 from .regions import before_weights, divisors, upstream
 from .shapes import infer_shapes
+from .tidying import tidy
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
@@ -229,6 +229,8 @@ def bound_activations(graph: gs.Graph, thresholds: Mapping[str, ArrayLike]) -> b
     graph is then as it was.
     """
     require_opset(graph)
+    if not isinstance(thresholds, Mapping):
+        raise DataError(f"thresholds are a mapping of names to V_th, not {thresholds!r}")
     named = {node.name: node for node in graph.nodes}
     require_named("node", thresholds, named)
     if any(node.name in thresholds and type_of(node) is None for node in graph.nodes):

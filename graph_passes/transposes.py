@@ -12,9 +12,9 @@ from .editing import (
     producer,
     reduction_axes,
     require_opset,
-    tidy,
 )
 from .linear import APPROXIMABLE
+from .tidying import tidy
 
 _ELEMENTWISE = {
     *APPROXIMABLE, "Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "Div", "Dropout", "Floor",

@@ -22,7 +22,6 @@ from .editing import (
     producer,
     replace_node,
     require_opset,
-    tidy,
     type_of,
     until_done,
 )
@@ -30,9 +29,10 @@ from .io import onnx_type
 from .limits import WEIGHTED
 from .linear import MAX_POOLS, SHAPE_OPS, why_not_affine
 from .ranges import ANY, OF_FIRST, SHAPING, Range, range_of
-from .regions import before_weights, downstream
+from .regions import before_weights, downstream, downstream_of
 from .shapes import infer_shapes
 from .thresholds import is_non_negative
+from .tidying import tidy
 
 _STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.ceil)}
 """What each adds to z, on average over one of its steps, and the function that it is."""
@@ -85,7 +85,7 @@ def _unquantize_once(graph: gs.Graph) -> bool:
     if any(type_of(node) is None for node in graph.nodes if node.op in _STEPS):
         infer_shapes(graph)
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
-    behind = downstream(graph, [tensor for node in layers for tensor in node.outputs])
+    behind = downstream_of(graph, layers)
     # What is constant, as weights that are rounded, is no activation, either.
     varying = downstream(graph, graph.inputs)
     between = behind & varying & before_weights(graph)
@@ -184,7 +184,7 @@ def _scaled(graph: gs.Graph, z: gs.Tensor) -> tuple[gs.Tensor, np.ndarray, np.nd
     scale, shift = np.ones(()), np.zeros(())
     while (maker := producer(z)) is not None:
         affine = affine_of(graph, maker)
-        if isinstance(affine, str):
+        if affine is None:
             break
         scale, shift = scale * affine.scale, scale * affine.shift + shift
         z = affine.x
@@ -196,7 +196,7 @@ def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
     found, waiting = {x.name}, [x]
     while waiting:
         for reader in waiting.pop().outputs:
-            scaled = not isinstance(affine_of(graph, reader), str)
+            scaled = affine_of(graph, reader) is not None
             if scaled or reader.op in SHAPING:
                 found.add(reader.outputs[0].name)
                 waiting.append(reader.outputs[0])
@@ -215,7 +215,7 @@ def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
             return True
         if maker.op in OF_FIRST:
             waiting.append(maker.inputs[0])
-        elif maker.op in ("Add", "Sub", "Sum") or not isinstance(affine_of(graph, maker), str):
+        elif maker.op in ("Add", "Sub", "Sum") or affine_of(graph, maker) is not None:
             waiting += maker.inputs
     return False
 

@@ -6,6 +6,7 @@ import onnx.parser
 from .editing import free_name
 from .errors import ModelError
 from .limits import all_nodes, with_shapes
+from .protos import STANDARD
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"
@@ -44,7 +45,7 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
     kinds: dict[str, int] | None = None
     functions, from_front = {}, list[tuple[onnx.NodeProto, str, int]]()
     for node in nodes:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in STANDARD:
             continue
         centred = node.op_type == "LayerNormalization" and opset < _LAYER_NORMALIZATION
         if not centred and node.op_type != "SimplifiedLayerNormalization":

@@ -59,7 +59,7 @@ class Preprocessing:
                         raise ValueError(f"{name} must be a list, not {values[name]!r}")
                     values[name] = tuple(map(float, values[name]))
             return cls(**values)
-        except (TypeError, AttributeError, RecursionError) as error:
+        except (TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
     def normalise(self, images: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, replace_all
-from onnx2snn.runtime.inputs import as_input, by_input_name
+from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
 
@@ -43,19 +43,13 @@ class Ann:
             if source.name in kinds and source.name not in self._session.weight_feed
         }
 
-    def _fixed_batch(self) -> int | None:
-        """The number of samples that all inputs declare, if that is fixed."""
-        sizes = {shape[0] if shape else None for shape, _ in self._inputs.values()}
-        size = sizes.pop() if len(sizes) == 1 else None
-        return size if isinstance(size, int) and size > 0 else None
-
     def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The model's outputs by name for inputs x [N, ...]; ``DataError`` if x does not fit.
 
         A model of a fixed batch size runs several times where N is a multiple of that.
         """
         given = by_input_name(x, list(self._inputs), "the ANN")
-        batch = self._fixed_batch()
+        batch = fixed_batch(shape for shape, _ in self._inputs.values())
         samples = {len(value) for value in given.values() if np.ndim(value)}
         if batch is not None and len(samples) == 1:
             (size,) = samples

@@ -12,11 +12,12 @@ from onnx2snn.graph_passes import (
     to_graph,
     upgrade_opset,
 )
-from onnx2snn.graph_passes.errors import Onnx2SnnError, require_whole
+from onnx2snn.graph_passes.errors import Onnx2SnnError, optional_whole
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.limits import bytes_of, shapes_from_inputs
 from onnx2snn.graph_passes.weights import ModelParts, copy_model
+from onnx2snn.runtime.inputs import fixed_batch
 
 from .ann import has_neurons
 from .data import Data
@@ -55,8 +56,7 @@ def samples_at_once(
     any number of an ANN, which ``Ann.run`` takes apart. What is not known of the sizes of its
     tensors does not count. Raises ``DataError`` for a ``batch_size`` that is none.
     """
-    if batch_size is not None:
-        require_whole("batch_size", batch_size, 1)
+    batch_size = optional_whole("batch_size", batch_size, 1)
     once = _fixed_batch(model, data)
     if once and has_neurons(model.structure) and (batch_size is None or batch_size % once == 0):
         return once
@@ -93,7 +93,7 @@ def _fixed_batch(model: ModelParts, data: Data) -> int | None:
     """The number of samples that the inputs of a model, which the data has, declare."""
     inputs = {info.name: info.type.tensor_type.shape.dim for info in inputs_of(model.structure)}
     shapes = [inputs[name] for name in data.shapes_of(inputs) if name in inputs] if inputs else []
-    return max((shape[0].dim_value for shape in shapes if shape), default=0) or None
+    return fixed_batch([size.dim_value for size in shape[:1]] for shape in shapes)
 
 
 def bytes_of_tensors(

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.errors import (
     OutputError,
     ProviderError,
     UnsupportedModelError,
+    optional_whole,
     require_one_of,
     require_whole,
 )
@@ -175,9 +176,8 @@ def compare_recipes(
     if not rows:
         raise DataError("no recipes to compare: give them, as ['opi', 'best']")
     times = required_times(timesteps)
-    require_whole("seed", seed, 0)
-    if approximate is not None:
-        require_whole("approximate", approximate, 1)
+    seed = require_whole("seed", seed, 0)
+    approximate = optional_whole("approximate", approximate, 1)
     if maxpool is not None:
         require_one_of("maxpool", maxpool, get_args(MaxPool))
     if not callable(report):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +15,12 @@ import onnx
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.errors import require_one_of, require_truths, require_whole
+from onnx2snn.graph_passes.errors import (
+    optional_whole,
+    require_one_of,
+    require_truths,
+    require_whole,
+)
 from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
@@ -25,7 +30,7 @@ from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.graph_passes.weights import ModelParts, attach, detach
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
-from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .batches import MOST_SAMPLES, samples_at_once
 from .calibration import notes_on_samples
@@ -149,47 +154,43 @@ def convert(
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)
-    asked_for, timesteps = timesteps, DEFAULT_TIMESTEPS if timesteps is None else timesteps
-    _require_wholes(
-        timesteps=(timesteps, 1, MOST_TIMESTEPS), delay=(delay, 0, MOST_TIMESTEPS),
-        approximate=(approximate, 1, None), seed=(seed, 0, None), batch_size=(batch_size, 1, None),
-    )  # fmt: skip
+    seed = require_whole("seed", seed, 0)
+    batch_size = optional_whole("batch_size", batch_size, 1)
     require_truths(per_channel=per_channel, recalibrate=recalibrate, on_means=on_means)
     if calibration is not None:
         require_data("calibration", calibration)
     if threshold is not None and not isinstance(threshold, Statistic):
         threshold = parse_statistic(threshold)
-    own = {"threshold": threshold, "per_channel": per_channel, "recalibrate": recalibrate,
-           "v_init": v_init}  # fmt: skip
-    chosen.require_account({name: value for name, value in own.items() if value is not None})
+    options = {
+        "threshold": threshold,
+        "per_channel": None if per_channel is None else bool(per_channel),
+        "recalibrate": None if recalibrate is None else bool(recalibrate),
+        "maxpool": maxpool,
+        "approximate": optional_whole("approximate", approximate, 1),
+        "on_means": on_means or None,
+        "v_init": v_init,
+        "delay": optional_whole("delay", delay, 0, MOST_TIMESTEPS),
+        "timesteps": optional_whole("timesteps", timesteps, 1, MOST_TIMESTEPS),
+    }
+    given: dict[str, Any] = {n: value for n, value in options.items() if value is not None}
+    timesteps = int(given.get("timesteps", DEFAULT_TIMESTEPS))
+    chosen.require_account(given)
     for name in ("threshold", "per_channel"):
-        if own[name] and calibration is None:
-            raise DataError(f"{name}={own[name]} is for calibration data: give calibration too")
-    # Of T that is asked which is not given otherwise.
-    left = replace(
-        chosen,
-        threshold=chosen.threshold if threshold is None else None,
-        delay=chosen.delay if delay is None else 0,
-    )
-    threshold = threshold or chosen.statistic(timesteps)
-    per_channel = chosen.per_channel if per_channel is None else per_channel
-    recalibrate = chosen.recalibrate if recalibrate is None else recalibrate
-    maxpool = chosen.maxpool if maxpool is None else maxpool
-    v_init = chosen.v_init if v_init is None else v_init
-    delay = chosen.delay_for(timesteps) if delay is None else delay
-    neuron = _with_reset(chosen, reset)
-    require_one_of("maxpool", maxpool, get_args(MaxPool))
+        if given.get(name) and calibration is None:
+            raise DataError(f"{name}={given[name]} is for calibration data: give calibration too")
+    settings = _resolved(chosen, given, reset, timesteps)
+    resolve_providers(providers)
     source, together = model, batch_size
     if calibration is not None:
         source = read_any(model)
         together = samples_at_once(source, calibration, batch_size)
     running = Running(together or MOST_SAMPLES, providers, track)
-    network = Network(source, calibration, maxpool, running, bool(on_means))
+    network = Network(source, calibration, settings.maxpool, running, bool(on_means))
     network.unquantize()
     network.rewrite_exactly()
     network.replace_pools()
-    if approximate is not None:
-        network.approximate(approximate)
+    if "approximate" in given:
+        network.approximate(given["approximate"])
         if calibration is not None:
             # Of several clips for each curve there is room for fewer samples.
             together = samples_at_once(
@@ -198,63 +199,30 @@ def convert(
             network.running = replace(running, batch_size=together)
         # Pools that had prepared the input for a curve, which clips now stand in for.
         network.replace_pools()
-    require_convertible(network.graph, maxpool, network.declined, network.on_means)
-    if threshold is None:
-        require_bounds(network.graph, chosen.name)
+    require_convertible(network.graph, settings.maxpool, network.declined, network.on_means)
+    if settings.threshold is None:
+        require_bounds(network.graph, settings.name)
     clips = bounds_by_result(network.graph)
-    sources = {}
-    if threshold:
-        sources = network.bound(threshold, per_channel, recalibrate, float(chosen.headroom))
-    network.make_spiking(v_init, seed)
+    sources = network.bound(settings)
+    network.make_spiking(settings.v_init, seed)
     # Neurons may have other names than their activations, where those of their states are taken.
     names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}
     sources = {names[result]: text for result, text in sources.items() if result in names}
-    most = bounds_of_neurons(network.graph, clips)
-    network.change(neuron, delay, timesteps)
+    bounds = bounds_of_neurons(network.graph, clips)
+    network.change(settings.neuron, int(settings.delay), timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
-    network.apply(chosen.passes, timesteps)
-    network.delay(delay, timesteps)
+    network.apply(settings.passes, timesteps)
+    network.delay(int(settings.delay), timesteps)
+    neurons = _reports(network, sources, measured, settings)
     network.notes += notes_on_samples(network.largest)
-    neurons = _reports(network, sources, measured, chosen)
-    asked = own["threshold"] is not None or own["per_channel"] is not None
-    told = [
-        (most.get(node.name), threshold_of(node), max_spikes_of(node))
-        for node in neuron_nodes(network.graph)
-    ]
-    affine = not any(gives_mean(node) for node in network.graph.nodes)
-    unless = "" if chosen.decides("recalibrate") else " without --recalibrate"
-    said = {
-        "all thresholds are bounds of clips, which --threshold and --per-channel do not change"
-        f"{unless}": asked and not recalibrate and all(_is_bound(*each) for each in told),
-        "--approximate changes nothing: there are no curves between neurons":
-            approximate is not None and not network.clips,
-        "--recalibrate changes nothing: there are no clips": bool(own["recalibrate"]) and not clips,
-        "--on-means changes nothing: all between neurons is affine": on_means and affine,
-        "neurons may say more than a clip of the ANN lets through, by several spikes in a "
-        "time-step: recipe best-burst does not": any(_is_beyond(*each) for each in told),
-        f"the recipe '{chosen.name}'{' with these options' * chosen.is_for_timesteps} converts "
-        "alike for every T": asked_for is not None and not left.is_for_timesteps,
-    }  # fmt: skip
-    network.notes += [note for note, holds in said.items() if holds]
+    network.notes += _notes(network, settings, given, bool(clips), bounds)
+    for_timesteps = _is_for_timesteps(chosen, given)
+    if "timesteps" in given and not for_timesteps:
+        options_too = " with these options" if chosen.is_for_timesteps else ""
+        network.notes.append(f"the recipe '{chosen.name}'{options_too} converts alike for every T")
     result = to_parts(network.graph, like=network.original.structure)
-    settings = {
-        "name": chosen.name,
-        "timesteps": timesteps if left.is_for_timesteps else None,
-        "threshold": str(threshold) if threshold else None,
-        "headroom": None if chosen.headroom == 1 else float(chosen.headroom),
-        "per_channel": per_channel,
-        "recalibrate": recalibrate,
-        "maxpool": maxpool,
-        "approximate": approximate,
-        "on_means": network.on_means,
-        "v_init": v_init,
-        "neuron": vars(neuron),
-        "delay": delay,
-        "corrections": chosen.definition()["passes"],
-        "seed": seed,
-        "passes": [report.name for report in network.reports],
-    }
-    _write_metadata(result.structure, digest_of(model), settings, neurons, network.clips)
+    made = _definition(network, settings, given, timesteps if for_timesteps else None, seed)
+    _write_metadata(result.structure, digest_of(model), made, neurons, network.clips)
     require_loadable(network.current, network.graph)
     return Conversion(
         result,
@@ -265,15 +233,30 @@ def convert(
         network.check,
         network.agreements,
         network.notes,
-        threshold if sources else None,
+        settings.threshold if sources else None,
     )
 
 
-def _require_wholes(**given: tuple[int | None, int, int | None]) -> None:
-    """Raise ``DataError`` unless each is no number, or a whole one from a least to a most."""
-    for name, (value, least, most) in given.items():
-        if value is not None:
-            require_whole(name, value, least, most)
+def _resolved(
+    recipe: Recipe, given: Mapping[str, Any], reset: Reset | None, timesteps: int
+) -> Recipe:
+    """A recipe with the options that were given, and with a threshold and a delay for T."""
+    named = {field.name for field in fields(Recipe)}
+    own = {name: value for name, value in given.items() if name in named}
+    for_timesteps = {
+        "threshold": recipe.statistic(timesteps),
+        "delay": recipe.delay_for(timesteps),
+    }
+    settings = replace(recipe, neuron=_with_reset(recipe, reset), **for_timesteps | own)
+    require_one_of("maxpool", settings.maxpool, get_args(MaxPool))
+    return settings
+
+
+def _is_for_timesteps(recipe: Recipe, given: Mapping[str, Any]) -> bool:
+    """Whether anything of a recipe that was not given otherwise depends on T."""
+    threshold = None if "threshold" in given else recipe.threshold
+    delay = 0 if "delay" in given else recipe.delay
+    return replace(recipe, threshold=threshold, delay=delay).is_for_timesteps
 
 
 def _reports(
@@ -291,6 +274,40 @@ def _reports(
         shape = tuple(node.outputs[0].shape[1:])
         found.append(NeuronReport(node.name, shape, threshold, source if same else source + then))
     return found
+
+
+def _notes(
+    network: Network,
+    settings: Recipe,
+    given: Mapping[str, Any],
+    clips: bool,
+    bounds: Mapping[str, np.ndarray | None],
+) -> list[str]:
+    """Which options that were given change nothing, and where spikes say more than a clip.
+
+    ``clips``: whether the ANN has any; ``bounds``: theirs, by the names of neurons.
+    """
+    notes, neurons = list[str](), neuron_nodes(network.graph)
+    told = [(bounds.get(n.name), threshold_of(n), max_spikes_of(n)) for n in neurons]
+    asked = "threshold" in given or "per_channel" in given
+    if asked and not settings.recalibrate and all(_is_bound(*each) for each in told):
+        unless = "" if settings.decides("recalibrate") else " without --recalibrate"
+        notes.append(
+            "all thresholds are bounds of clips, which --threshold and --per-channel do not "
+            f"change{unless}"
+        )
+    if "approximate" in given and not network.clips:
+        notes.append("--approximate changes nothing: there are no curves between neurons")
+    if given.get("recalibrate") and not clips:
+        notes.append("--recalibrate changes nothing: there are no clips")
+    if "on_means" in given and not any(gives_mean(node) for node in network.graph.nodes):
+        notes.append("--on-means changes nothing: all between neurons is affine")
+    if any(_is_beyond(*each) for each in told):
+        notes.append(
+            "neurons may say more than a clip of the ANN lets through, by several spikes in a "
+            "time-step: recipe best-burst does not"
+        )
+    return notes
 
 
 def _is_bound(bound: np.ndarray | None, threshold: np.ndarray, most: int) -> bool:
@@ -336,6 +353,33 @@ def digest_of(model: Model | ModelParts) -> str:
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _definition(
+    network: Network,
+    settings: Recipe,
+    given: Mapping[str, Any],
+    timesteps: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """How a network was converted, for its metadata; ``timesteps``: T, if that decides anything."""
+    return {
+        "name": settings.name,
+        "timesteps": timesteps,
+        "threshold": str(settings.threshold) if settings.threshold else None,
+        "headroom": None if settings.headroom == 1 else float(settings.headroom),
+        "per_channel": settings.per_channel,
+        "recalibrate": settings.recalibrate,
+        "maxpool": settings.maxpool,
+        "approximate": given.get("approximate"),
+        "on_means": network.on_means,
+        "v_init": settings.v_init,
+        "neuron": vars(settings.neuron),
+        "delay": settings.delay,
+        "corrections": settings.definition()["passes"],
+        "seed": seed,
+        "passes": [report.name for report in network.reports],
+    }
 
 
 def _write_metadata(

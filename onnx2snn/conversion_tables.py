@@ -46,7 +46,7 @@ def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table
         )
         rows.append(row)
     columns = ["layer", ">shape", ">neurons", ">V_th", ">v(0)/V_th"]
-    return _with_sources(columns, rows, [sources.get(n.name, "unknown") for n in neurons])
+    return _with_sources(columns, rows, [str(sources.get(n.name, "unknown")) for n in neurons])
 
 
 def _with_sources(

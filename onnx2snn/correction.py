@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, tidy
+from onnx2snn.graph_passes.editing import Editor
 from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.linear import (
     channel_axis,
@@ -29,6 +29,7 @@ from onnx2snn.graph_passes.neurons import (
 )
 from onnx2snn.graph_passes.spiking import is_fixed, require_shapes
 from onnx2snn.graph_passes.switch_coding import code_inputs
+from onnx2snn.graph_passes.tidying import tidy
 from onnx2snn.runtime.inputs import samples_in
 
 from .layers import Layer, rates
@@ -85,7 +86,7 @@ def correct(
     samples lie along the axis of the channels, and, of potentials, along any axis but the first,
     and ``DataError`` where ``rounds`` is no whole number from 0 on.
     """
-    require_whole("rounds", rounds, 0)
+    rounds = require_whole("rounds", rounds, 0)
     nodes = neuron_nodes(snn.graph)
     if weights or biases:
         require_channels(snn.graph, nodes, "no channels to correct")

@@ -54,7 +54,7 @@ class Data:
         Raises ``DataError`` for a size that is none, and for data that cannot be read, or is not
         finite.
         """
-        require_whole("batch_size", batch_size, 1)
+        batch_size = require_whole("batch_size", batch_size, 1)
         start = 0
         for x in self.read(batch_size):
             stop = start + number_of(x)

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, require_whole
+from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, optional_whole
 from onnx2snn.graph_passes.files import Model, read_structure, require_path
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
@@ -63,8 +63,7 @@ def open_data(
     if root is not None:
         require_path(root, "root is a folder's path", DataError)
     source, root = os.fspath(source), None if root is None else Path(root)
-    if samples is not None:
-        require_whole("samples", samples, 1)
+    samples = optional_whole("samples", samples, 1)
     kind = source.lower()[-4:]
     if source in DATASETS or (source and Path(source).is_dir()):
         structure = None if model is None else read_structure(model)

@@ -118,7 +118,7 @@ def diagnose(
     neuron has no counterpart in ``ann``, ``DataError`` if the data does not fit or ``timesteps`` is
     no whole number from 1 on, and ``ProviderError`` for a device that is not there.
     """
-    require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
+    timesteps = require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
     require_data("data", data)
     parts = read_any(snn)
     graph = to_graph(parts)
@@ -156,6 +156,8 @@ def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
     compute the same.
     """
     made_from = metadata_of(snn).get("onnx2snn.source_sha256")
+    if made_from is None:
+        return False
     if made_from == digest_of(ann):
         return True
     # Python's convert may have had what the file holds, not the file.
@@ -180,9 +182,10 @@ def _clips(parts: ModelParts) -> dict[str, ClipFit]:
     for name, fit in fits.items():
         try:
             knots, values = (np.array(fit[key], np.float64) for key in ("knots", "values"))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             knots, values = np.empty(0), np.empty(0)
-        if knots.ndim != 1 or knots.shape != values.shape or len(knots) < 2:
+        fitting = knots.ndim == 1 and knots.shape == values.shape and len(knots) > 1
+        if not fitting or not np.all(np.isfinite([knots, values])) or np.any(np.diff(knots) <= 0):
             raise ModelError(
                 "the spiking network's metadata does not say which clips stand in for the "
                 f"activation '{name}': convert the ANN again"

@@ -42,7 +42,7 @@ from onnx2snn.graph_passes.files import (
     write_bytes,
 )
 from onnx2snn.graph_passes.io import to_graph
-from onnx2snn.graph_passes.neurons import state_names
+from onnx2snn.graph_passes.neurons import states_in
 from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
 from onnx2snn.models.preprocessing import KEY
@@ -120,12 +120,7 @@ def nir_graph(parts: ModelParts) -> tuple[Any, list[str]]:
 
 def strip(structure: onnx.ModelProto, held: set[str]) -> None:
     """Take out what stands in the NIR nodes: ``held`` initializers, V_th, v(0) and states."""
-    states = {
-        read
-        for node in structure.graph.node
-        if node.op_type in RESETS
-        for read, _ in state_names(node.op_type, node.name)
-    }
+    states = {read for read, _ in states_in(structure)}
     for tensor in structure.graph.initializer:
         if tensor.name in held or tensor.name in states:
             tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))

@@ -61,7 +61,7 @@ def to_triton(
     names = name, f"{name}-stateful"
     _require_folder_name(name)
     _require_room(folder, names, force)
-    require_whole("timesteps", timesteps, 1)
+    timesteps = require_whole("timesteps", timesteps, 1)
     loop = to_loop(snn, timesteps, preprocessing=preprocessing)
     parts = read_any(snn)
     stateful, states = stateful_model(attach(parts))

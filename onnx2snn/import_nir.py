@@ -18,7 +18,7 @@ import onnx
 from onnx2snn.graph_passes.contents import check_dimensions
 from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError
 from onnx2snn.graph_passes.files import first_line, require_path, take_apart
-from onnx2snn.graph_passes.neurons import state_names
+from onnx2snn.graph_passes.neurons import state_names, states_in
 from onnx2snn.graph_passes.weights import attach, fill, replace_all
 
 from .export_nir import nir_graph, nir_package
@@ -92,13 +92,7 @@ def header_of(path: Path) -> onnx.ModelProto:
     told = {key: value for key, value in graph.metadata.items() if isinstance(value, str)}
     told.pop("onnx2snn.metadata", None)
     onnx.helper.set_model_props(structure, metadata_of(structure) | told)
-    states = {
-        name
-        for node in structure.graph.node
-        if node.op_type in RESETS
-        for pair in state_names(node.op_type, node.name)
-        for name in pair
-    }
+    states = {name for pair in states_in(structure) for name in pair}
     for infos in (structure.graph.input, structure.graph.output):
         replace_all(infos, [info for info in infos if info.name not in states])
     return structure

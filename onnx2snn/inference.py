@@ -54,7 +54,8 @@ def run_batches(
             timesteps,
             readout,
             coding=coding,
-            seed=seed + number,
+            # Batches of neighbouring seeds draw other numbers.
+            seed=seed + number * 2**32,
         )
         for t, readout_t in result.readouts.items():
             if samples < data.samples:

@@ -89,9 +89,8 @@ from .examination import (
     require_sizes,
 )
 from .progress import Running
-from .recipe import Neuron, SpikingPass
+from .recipe import Neuron, Recipe, SpikingPass
 from .spiking import Spiking, over_graph
-from .statistics import Statistic
 
 NO_CHANNELS = "there are no thresholds per channel"
 """What ``require_channels`` says of them."""
@@ -291,13 +290,16 @@ class Network:
         self.clips = fits
         self._compare(f"{APPROXIMATED} by {clips} clips", before)
 
-    def bound(
-        self, threshold: Statistic, per_channel: bool, recalibrate: bool, headroom: float
-    ) -> dict[str, str]:
-        """Give activations thresholds from data; says where they came from, by what has them.
+    def bound(self, settings: Recipe) -> dict[str, str]:
+        """Give activations thresholds from data, where the settings want such.
 
-        That is the name of the activation's output, which is that of its neurons.
+        Says where they came from, by the name of the activation's output, which is that of its
+        neurons.
         """
+        threshold, per_channel = settings.threshold, settings.per_channel
+        recalibrate, headroom = settings.recalibrate, float(settings.headroom)
+        if threshold is None:
+            return {}
         self.unclipped = self.current
         bounds = bounded_activations(self.graph)
         wanted = unbounded_activations(self.graph)

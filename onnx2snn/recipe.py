@@ -101,8 +101,7 @@ class Recipe:
 
         And for those that need thresholds from data, where it takes none.
 
-        settings: those of ``threshold``, ``per_channel``, ``recalibrate`` and ``v_init`` that
-        someone gave.
+        settings: those that someone gave, by the names that ``convert`` has for them.
         """
         for name, value in settings.items():
             option = f"--{name.replace('_', '-')}"

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import operands, producer
 from onnx2snn.graph_passes.limits import WEIGHTED
-from onnx2snn.graph_passes.linear import MAX_POOLS
+from onnx2snn.graph_passes.linear import MAX_POOLS, SHAPE_OPS
 from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
     is_mean,
@@ -32,9 +32,6 @@ from onnx2snn.graph_passes.neurons import (
 
 _SUMS = {*WEIGHTED, "Add"}
 """Operators that make a stream worth to be kept."""
-
-_SIZES = {"Shape", "Size"}
-"""Operators of what is no sum of spikes."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def segments_of(
         if precise and tensor.shape and numbers_in(tensor) <= widest:
             segment = segment_of(graph, tensor, streams)
             ops = {each.op for each in segment.nodes}
-            if segment.varying and ops & _SUMS and not (ops & _SIZES or segment.averages):
+            if segment.varying and ops & _SUMS and not (ops & SHAPE_OPS or segment.averages):
                 streams[tensor.name] = segment
     return [segment_of(graph, tensor, streams) for tensor in tensors], streams
 

@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.neurons import (
 )
 from onnx2snn.graph_passes.spiking import is_fixed
 from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime.inputs import as_input, by_input_name
+from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 
 from .ann import Ann, with_outputs
 from .batches import bytes_of_tensors
@@ -75,14 +75,13 @@ class Spiking:
             )
         inputs = inputs_besides_states(self.graph)
         names = [tensor.name for tensor in inputs]
-        sizes = {tensor.shape[0] for tensor in inputs if tensor.shape}
-        fixed = sizes.pop() if len(sizes) == 1 else None
+        fixed = fixed_batch(tensor.shape or () for tensor in inputs)
         most = max(1, MOST_BYTES // (4 * timesteps * self._largest(self.data)))
         most = min(most, samples or most)
         for x, _ in self.running.batches(self.data, what):
             given = by_input_name(x, names, "the network")
             count = len(given[names[0]])
-            size = fixed if isinstance(fixed, int) and fixed > 0 else min(count, most)
+            size = fixed or min(count, most)
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.editing import Editor, free_name, names_in, tidy
+from onnx2snn.graph_passes.editing import Editor, free_name, names_in
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.io import to_graph, to_parts
 from onnx2snn.graph_passes.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS, samples_axis
@@ -37,6 +37,7 @@ from onnx2snn.graph_passes.neurons import (
 )
 from onnx2snn.graph_passes.regions import downstream
 from onnx2snn.graph_passes.shapes import infer_shapes
+from onnx2snn.graph_passes.tidying import tidy
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.providers import CPU, create_session, run_session
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.linear import SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS, state_names
+from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS
 from onnx2snn.graph_passes.protos import attributes_of
 
 from .chunks import (
@@ -220,7 +220,7 @@ def shapes_read(
     read = {info.name for info in step.graph.input}
     known = dict(inputs)
     for neuron in plan.neurons:
-        for state, _ in state_names(neuron.op, neuron.name):
+        for state in neuron.states:
             known[state] = (samples, *neuron.shape)
     starts = {state.read: state.start for state in plan.states}
     made = sizes_of(_of_one_time_step(step), known).shapes
@@ -242,7 +242,7 @@ def shapes_read(
             size > 0 if isinstance(wanted, str) else size == wanted
             for size, wanted in zip(found, said, strict=True)
         )
-        for state, _ in state_names(neuron.op, neuron.name):
+        for state in neuron.states:
             if fits:
                 known[state] = found
             else:
@@ -256,7 +256,7 @@ def without_open_states(plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Sh
         state
         for neuron in plan.neurons
         if any(isinstance(size, str) for size in neuron.shape)
-        for state, _ in state_names(neuron.op, neuron.name)
+        for state in neuron.states
     }
     return {name: shape for name, shape in shapes.items() if name not in left_open}
 

@@ -209,17 +209,17 @@ def weighted_layers(
 
     return tuple(
         WeightedLayer(
-            node.name,
-            node.op_type,
-            node.input[1],
-            math.prod(constants[node.input[1]]),
-            sizes.count(node.output[0]),
-            uses_of(node),
-            axis(node),
-            tiles_of(node),
-            may_come_first(node, constants, own),
-            columns_of(node),
-            lean,
+            name=node.name,
+            op=node.op_type,
+            initializer=node.input[1],
+            weights=math.prod(constants[node.input[1]]),
+            computes=sizes.count(node.output[0]),
+            uses=uses_of(node),
+            axis=axis(node),
+            tiles=tiles_of(node),
+            dense=may_come_first(node, constants, own),
+            columns=columns_of(node),
+            lean=lean,
         )
         for node in nodes
     )

@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.files import first_line
 from onnx2snn.graph_passes.weights import STAYS_INLINE, ModelParts, stub
 
-from .providers import CPU, OUT_OF_MEMORY, give_weights, lacks_memory, onnxruntime, quiet_options
+from .providers import CPU, OUT_OF_MEMORY, give_weights, lacks_memory, quiet_options, start
 
 
 def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
@@ -23,7 +23,6 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
     has instructions for it: nodes of the domain ``com.microsoft.nchwc``, which ONNX Runtime loads.
     Raises ``OSError`` if the folder for temporary files is missing, or has no room for them.
     """
-    ort = onnxruntime()
     options = quiet_options()
     options.intra_op_num_threads = 1
     given = give_weights(options, parts.weights)
@@ -33,14 +32,9 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
         external = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(f"{external}file_name", "weights")
         options.add_session_config_entry(f"{external}min_size_in_bytes", str(STAYS_INLINE))
-        make = partial(
-            ort.InferenceSession,
-            parts.structure.SerializeToString(),
-            options,
-            providers=[CPU],
-            # That fusion would take convolutions out of the layout.
-            disabled_optimizers=["ConvAddActivationFusion"],
-        )
+        # That fusion would take convolutions out of the layout.
+        fusion = "ConvAddActivationFusion"
+        make = partial(start, parts.structure.SerializeToString(), options, [CPU], without=[fusion])
         try:
             make()
         except Exception as error:  # onnxruntime raises types of its own, with no common base.

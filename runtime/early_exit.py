@@ -34,8 +34,9 @@ class EarlyExit:
     every: int = 4
 
     def __post_init__(self) -> None:
-        require_whole("stable", self.stable, 1)
-        require_whole("every", self.every, 1)
+        for name in ("stable", "every"):
+            # Of a frozen dataclass, as its own __init__ sets them.
+            object.__setattr__(self, name, require_whole(name, getattr(self, name), 1))
         if not (is_number(self.confidence) and 0 <= self.confidence <= 1):
             raise DataError(f"confidence must be a number from 0 to 1, not {self.confidence!r}")
 

@@ -86,6 +86,15 @@ def samples_in(inputs: Mapping[str, np.ndarray], varying: Collection[str] = ()) 
     return max((size for along in sizes for size in along), default=1)
 
 
+def fixed_batch(shapes: Iterable[Sequence[int | str | None]]) -> int | None:
+    """The number of samples that inputs of these shapes declare; None where it is open.
+
+    Also where several declare different ones.
+    """
+    sizes = {shape[0] for shape in shapes if shape and isinstance(shape[0], int) and shape[0] > 0}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def largest_in(values: np.ndarray) -> float:
     """The largest of some floating-point numbers, whatever its sign; 0 of none.
 
@@ -105,11 +114,11 @@ def power_above(value: float) -> float:
 
 def readout_times(timesteps: int, readout: Sequence[int] | None) -> set[int]:
     """The time-steps at which to read out, T among them; ``DataError`` for invalid ones."""
-    require_whole("a time-step", timesteps, 1, MOST_TIMESTEPS)
+    timesteps = require_whole("a time-step", timesteps, 1, MOST_TIMESTEPS)
     wanted = times_in("readout", readout if readout is not None else [])
     if wanted and wanted[-1] > timesteps:
         raise DataError(f"cannot read out at time-step {wanted[-1]} of {timesteps}")
-    return {int(timesteps), *wanted}
+    return {timesteps, *wanted}
 
 
 def times_in(name: str, times: Iterable[int]) -> list[int]:
@@ -118,9 +127,7 @@ def times_in(name: str, times: Iterable[int]) -> list[int]:
         found = list(times)
     except TypeError as error:
         raise DataError(f"{name} takes a list of time-steps, as [8, 16], not {times!r}") from error
-    for t in found:
-        require_whole("a time-step", t, 1, MOST_TIMESTEPS)
-    return sorted({int(t) for t in found})
+    return sorted({require_whole("a time-step", t, 1, MOST_TIMESTEPS) for t in found})
 
 
 def required_times(timesteps: Iterable[int]) -> list[int]:

@@ -17,7 +17,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, require_whole
+from onnx2snn.graph_passes.errors import DataError, ModelError, optional_whole
 from onnx2snn.graph_passes.files import MAX_PROTO_BYTES
 from onnx2snn.graph_passes.neurons import DOMAIN
 from onnx2snn.graph_passes.protos import unused_prefix
@@ -55,8 +55,7 @@ def loop_model(
     Raises ``ModelError`` if the model is no spiking network, or too large for one file, and
     ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
-    if timesteps is not None:
-        require_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
+    timesteps = optional_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
     plan = build_plan(snn)
     most = most_steps_carried(plan)
     if unroll and (timesteps is None or timesteps > most):

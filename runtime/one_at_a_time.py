@@ -5,7 +5,9 @@ from functools import wraps
 from threading import RLock
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from onnx2snn.graph_passes.errors import Onnx2SnnError
+from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
+
+from .providers import OUT_OF_MEMORY
 
 
 def refuse_nested(turn: RLock, what: str) -> None:
@@ -38,14 +40,18 @@ R = TypeVar("R")
 def in_turn(method: Callable[Concatenate[W, P], R]) -> Callable[Concatenate[W, P], R]:
     """A method that waits for the others of its object, in other threads.
 
-    ``RuntimeError`` where this thread is within one, as ``refuse_nested`` says.
+    ``RuntimeError`` where this thread is within one, as ``refuse_nested`` says, and ``DataError``
+    where there is not enough memory.
     """
 
     @wraps(method)
     def waiting(self: W, /, *args: P.args, **kwargs: P.kwargs) -> R:
         refuse_nested(self._turn, f"this {type(self).__name__} is at work")
         with self._turn:
-            return method(self, *args, **kwargs)
+            try:
+                return method(self, *args, **kwargs)
+            except MemoryError as error:
+                raise DataError(OUT_OF_MEMORY) from error
 
     return waiting
 

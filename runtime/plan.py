@@ -64,6 +64,11 @@ class Neuron:
     spikes: str
     positive: str
 
+    @property
+    def states(self) -> list[str]:
+        """The names of the states that it reads, each of the shape of its current."""
+        return [read for read, _ in state_names(self.op, self.name)]
+
 
 @dataclass(frozen=True)
 class State:

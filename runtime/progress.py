@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.neurons import state_names
 
 from .choice import Choice
 from .memory import sizes_of
@@ -61,11 +60,7 @@ class Progress:
         if not self.states.were_put:
             return self.states.can_go_on_with(values)
         shapes = self.choice(values, self.readouts, self.varying).shapes
-        names = {
-            state: neuron
-            for neuron in self.plan.neurons
-            for state, _ in state_names(neuron.op, neuron.name)
-        }
+        names = {state: neuron for neuron in self.plan.neurons for state in neuron.states}
         # What is added to these has the shape that it has, which a state of a neuron has, too.
         ones = {state: (1,) * (1 + len(neuron.shape)) for state, neuron in names.items()}
         made = sizes_of(self.time_steps.step, {**ones, **shapes}).shapes

@@ -167,7 +167,7 @@ def _require_start(providers: list[Any]) -> None:
         '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
     )
     try:
-        session = _start(identity.SerializeToString(), options, providers)
+        session = start(identity.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         raise ProviderError(
             f"ONNX Runtime could not start {wanted}: {first_line(error)}; check its options, the "
@@ -191,12 +191,13 @@ def quiet_options() -> Any:
     return options
 
 
-def _start(model: bytes, options: Any, providers: list[Any]) -> Any:
+def start(model: bytes, options: Any, providers: list[Any], without: Sequence[str] = ()) -> Any:
+    """A session as ONNX Runtime starts it, without these of its optimisations."""
     ort = onnxruntime()
     # Up to 1.31, the newest for GPUs, it lets a max-pool that pads take over a Pad of zeros, which
     # are then taken for the lowest number.
     version = tuple(map(int, re.findall(r"\d+", ort.__version__)[:2]))
-    disabled = [] if version >= (1, 32) else ["Pad_Fusion"]
+    disabled = [*without, *([] if version >= (1, 32) else ["Pad_Fusion"])]
     # With a fallback it goes on with the CPU after an error, also of a later run, and prints that.
     return ort.InferenceSession(
         model, options, providers=providers, enable_fallback=0, disabled_optimizers=disabled
@@ -267,7 +268,7 @@ def create_session(
         for name, value in shared.items():
             options.add_initializer(name, value)
     try:
-        session = _start(model.SerializeToString(), options, providers)
+        session = start(model.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         if lacks_memory(error):
             raise ModelError(OUT_OF_MEMORY) from error

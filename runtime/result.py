@@ -65,9 +65,15 @@ class ReadOut:
 
     @property
     def potential_sums(self) -> Arrays:
-        """The postsynaptic potentials x = s V_th of each layer summed over time, [N, ...]."""
+        """The postsynaptic potentials x = s V_th of each layer summed over time, [N, ...].
+
+        They cannot be written to: spike counts are worked out from them.
+        """
         sums = self.sums()
-        return {neuron.name: sums[neuron.spikes] for neuron in self.neurons}
+        found = {neuron.name: sums[neuron.spikes].view() for neuron in self.neurons}
+        for values in found.values():
+            values.flags.writeable = False
+        return found
 
     @property
     def output(self) -> np.ndarray:

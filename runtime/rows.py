@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.limits import operands
+from onnx2snn.graph_passes.linear import SHAPE_OPS
 from onnx2snn.graph_passes.protos import attributes_of
 
 from .graphs import MANY
@@ -107,7 +108,7 @@ def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
 def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether a node may compute a row from other rows."""
     read = [sizes.shapes[name] for name in node.input if name in sizes.shapes]
-    if node.op_type in ("Shape", "Size") or not any(MANY in shape for shape in read):
+    if node.op_type in SHAPE_OPS or not any(MANY in shape for shape in read):
         return False
     made = [sizes.shapes.get(name, ()) for name in node.output if name]
     # Rows that are elsewhere, or no longer there, have been moved or added up.
@@ -128,7 +129,7 @@ def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
     sizes = set[str]()
     for node in step.graph.node:
         attributes = attributes_of(node)
-        if node.op_type in ("Shape", "Size"):
+        if node.op_type in SHAPE_OPS:
             shape = shapes.get(node.input[0], (MANY,))
             if MANY in shape[attributes.get("start", 0) : attributes.get("end", len(shape))]:
                 sizes.update(node.output)

@@ -8,7 +8,13 @@ from typing import Any, Literal, NoReturn, get_args
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, is_number, require_one_of, require_whole
+from onnx2snn.graph_passes.errors import (
+    DataError,
+    is_number,
+    optional_whole,
+    require_one_of,
+    require_whole,
+)
 from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts
 
@@ -101,8 +107,7 @@ class SpikingSession:
         self._turn = RLock()
         if max_memory is not None and not (is_number(max_memory) and max_memory > 0):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
-        if threads is not None:
-            require_whole("threads", threads, 1, MOST_THREADS)
+        threads = optional_whole("threads", threads, 1, MOST_THREADS)
         made, chosen = build_plan(read_any(model)), resolve_providers(providers)
         if max_memory is None:
             # Which has both for a while.
@@ -212,6 +217,7 @@ class SpikingSession:
         for time-steps that are not positive integers, and where there is not enough memory.
         """
         wanted = readout_times(timesteps, readout)
+        timesteps = max(wanted)
         check_coding(coding, seed)
         inputs, varying = checked_inputs(self._plan, x, timesteps)
         constant = coding == "constant" and not varying
@@ -265,7 +271,7 @@ class SpikingSession:
         inputs counts more in each time-step. readouts: at how many time-steps the output is read;
         each keeps a copy of states. Raises ``DataError`` like ``run``.
         """
-        require_whole("readouts", readouts, 1)
+        readouts = require_whole("readouts", readouts, 1)
         inputs, varying = checked_inputs(self._plan, x, None)
         if varying:
             raise DataError("chosen() takes the input of one time-step, [N, ...]")
@@ -326,13 +332,16 @@ class SpikingSession:
         # To the next power of two, so that it is worked out seldom.
         grown = {n: max(self._largest.get(n, 1.0), power_above(v)) for n, v in found.items()}
         totals = totals_of(self._plan, grown)
-        self._largest = grown
-        if totals is not None and totals.made == self._totals.made:
+        same = totals is not None and totals.made == self._totals.made
+        if totals is not None and same:
             # The same layers follow from states, and may have to be looked at sooner.
             self._progress.sums.expect(totals.growth)
-            return False
-        self._totals, self._progress = totals, self._begin(totals)
-        return True
+        else:
+            self._progress = self._begin(totals)
+            self._totals = totals
+        # Last: where this is interrupted, it is done again.
+        self._largest = grown
+        return not same
 
     def _begin_anew(self) -> None:
         """Reset, and let go of all buffers: what was interrupted may have left them half done."""

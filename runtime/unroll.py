@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx
 from onnx import helper
 
+from onnx2snn.graph_passes.io import opset_of
 from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 
@@ -80,7 +81,7 @@ def _time_batched(
 ) -> list[onnx.NodeProto]:
     """A node on all time-steps at once, and what brings them together and apart again."""
     name = f"{prefix}all/{node.name}"
-    opset = next(entry.version for entry in step.opset_import if entry.domain == "")
+    opset = opset_of(step)
     names = {node.input[0]: f"{name}/in", node.output[0]: f"{name}/out"}
     apart = helper.make_node("Split", [f"{name}/out"], outputs, f"{name}/out", axis=axis)
     if opset >= 18:

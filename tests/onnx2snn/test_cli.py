@@ -202,6 +202,14 @@ def test_run_with_poisson_coding(snn):
     assert as_json(*options, "--seed", 1) == as_json(*options, "--seed", 1)
     assert as_json(*options, "--seed", 1) != as_json(*options, "--seed", 2)
     assert as_json(*options, "--seed", 0) == as_json(*options)
+    # The last sample of one seed has the numbers of the first of no other.
+    same = np.repeat(np.load("pixels.npy")[:1], 2, axis=0)
+    np.save("pixels.npy", same)
+    drawn = []
+    for seed in (0, 1):
+        invoke(*options, "--seed", seed, "--batch-size", 1, "--output", f"{seed}.npz")
+        drawn.append(next(iter(np.load(f"{seed}.npz").values())))
+    assert not np.array_equal(drawn[0][-1], drawn[1][0])
 
 
 def test_run_refuses_a_seed_that_nothing_is_drawn_from(snn):
@@ -314,6 +322,16 @@ def test_inspect(snn):
     assert "bound of the clip" in output
     assert "v_init: 0.5" in output
     assert "4x4x4" in output
+
+
+@pytest.mark.parametrize("source", ["5", "null", "[1]"])
+def test_inspect_of_sources_that_are_none(snn, source):
+    model = onnx.load(snn)
+    names = [node.name for node in model.graph.node if node.domain == "onnx2snn"]
+    told = "{" + ", ".join(f'"{name}": {source}' for name in names) + "}"
+    onnx.helper.set_model_props(model, {"onnx2snn.thresholds": told})
+    onnx.save(model, "other.onnx")
+    assert "4x4x4" in invoke("inspect", "other.onnx").output
 
 
 def test_demo():

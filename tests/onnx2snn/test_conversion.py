@@ -83,6 +83,9 @@ def test_an_ann_of_a_fixed_batch_size_takes_arrays_of_samples():
     np.testing.assert_array_equal(ann.run({"a": a, "b": a})["y"], 2 * a)
     with pytest.raises(DataError, match="b"):
         ann.run({"a": a, "b": np.float32(1)})
+    # Where one of them is open, the other says it.
+    mixed = Ann(detach(model(text.replace("float[2, 3] b", "float[N, 3] b"))))
+    np.testing.assert_array_equal(mixed.run({"a": a, "b": a})["y"], 2 * a)
 
 
 def test_what_an_input_is_normalised_by_is_no_pool():

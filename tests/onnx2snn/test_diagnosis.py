@@ -340,6 +340,9 @@ def test_clips_that_stand_in_for_activations(pool):
         ('{"q": {"knots": [1, 2], "values": [3]}}', "does not say which clips .*'q'"),
         ('{"q": {"knots": [1], "values": [3]}}', "does not say which clips .*'q'"),
         ('{"q": {"knots": [[1, 2]], "values": [[3, 4]]}}', "does not say which clips .*'q'"),
+        ('{"q": {"knots": [2, 1], "values": [3, 4]}}', "does not say which clips .*'q'"),
+        ('{"q": {"knots": ["NaN", 1], "values": [3, 4]}}', "does not say which clips .*'q'"),
+        (f'{{"q": {{"knots": [1, {10**400}], "values": [3, 4]}}}}', "does not say which clips"),
     ):
         onnx.helper.set_model_props(
             snn, {p.key: p.value for p in snn.metadata_props} | {"onnx2snn.clips": text}

@@ -166,6 +166,11 @@ def test_preprocessing_that_is_none(settings):
         Preprocessing(*settings)
 
 
+def test_preprocessing_of_numbers_beyond_all():
+    with pytest.raises(ValueError, match="too large"):
+        Preprocessing.parse(f'{{"size": 28, "channels": 1, "mean": [{10**400}]}}')
+
+
 def test_a_folder_without_images_is_no_class(folder):
     model = with_preprocessing(Preprocessing(4, 3, 8))
     before = everything(open_data(str(folder / "val"), model=model))

@@ -1,6 +1,7 @@
 """What is no model, no data or no path, wherever one is given, is refused in words."""
 
 import re
+from unittest.mock import Mock
 
 import dyadic
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 from onnx2snn import (
     DataError,
+    EarlyExit,
     ModelError,
     OutputError,
+    ProviderError,
     SpikingSession,
     check,
     convert,
@@ -27,6 +30,7 @@ from onnx2snn import (
 )
 from onnx2snn.comparison import compare_recipes
 from onnx2snn.early_exits import early_exits
+from onnx2snn.graph_passes import bound_activations, change_neurons, to_graph, to_model
 
 NETWORK = dyadic.finish(2)
 ANN = dyadic.to_onnx(NETWORK)
@@ -122,6 +126,47 @@ def test_what_is_no_choice_and_no_number():
             export()
     with pytest.raises(DataError, match="report must be a function"):
         compare_recipes(ANN, ["opi"], None, DATA, [2], report=5)
+
+
+def test_whole_numbers_of_numpy_are_such():
+    """They have a largest one, beyond which sums of them begin anew."""
+    small, session = np.uint8(3), SpikingSession(SNN)
+    for options in ({"each_step": True}, {"unroll": True}):
+        assert to_loop(SNN, np.int8(3), **options) == to_loop(SNN, 3, **options)
+    assert len(to_loop(SNN, np.uint8(255), unroll=True).graph.output) == len(session.outputs)
+    rule = EarlyExit(0.1, stable=np.uint8(2), every=np.uint8(4))
+    found = session.run(X, np.uint8(250), early_exit=rule)
+    wanted = session.run(X, 250, early_exit=EarlyExit(0.1, stable=2, every=4))
+    np.testing.assert_array_equal(found.sample_timesteps, wanted.sample_timesteps)
+    assert found.firing_rate == wanted.firing_rate
+    assert type(found.timesteps) is int
+    assert evaluate(SNN, DATA, [2], batch_size=small) == evaluate(SNN, DATA, [2], batch_size=3)
+    assert session.chosen(X, readouts=small) == session.chosen(X, readouts=3)
+    a, b = (convert(ANN, calibration=DATA, timesteps=t).model for t in (np.int8(16), 16))
+    assert a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True)
+
+
+def test_what_is_no_graph_and_no_provider():
+    with pytest.raises(DataError, match="to_model makes one of it again: this is of type NoneType"):
+        to_model(None)
+    graph = to_graph(SNN)
+    with pytest.raises(ModelError, match=r"there is no neuron \['IF'\]"):
+        change_neurons(graph, ["IF"])
+    with pytest.raises(DataError, match="a mapping of names to V_th"):
+        bound_activations(to_graph(ANN), ["r"])
+    with pytest.raises(ProviderError, match="a provider is a name"):
+        convert(ANN, providers=5)
+
+
+def test_too_little_memory(monkeypatch):
+    session = SpikingSession(SNN)
+    wanted = session.run(X, 5).output
+    with monkeypatch.context() as patched:
+        patched.setattr("onnx2snn.runtime.session.checked_inputs", Mock(side_effect=MemoryError))
+        for run in (lambda: session.run(X, 5), lambda: session.step(X), lambda: session.chosen(X)):
+            with pytest.raises(DataError, match="out of memory"):
+                run()
+    np.testing.assert_array_equal(session.run(X, 5).output, wanted)
 
 
 @pytest.mark.parametrize(

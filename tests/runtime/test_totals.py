@@ -1,5 +1,7 @@
 """Spike counts that follow from membrane potentials, and where they would not."""
 
+from unittest.mock import Mock
+
 import dyadic
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -182,6 +184,16 @@ def test_large_inputs_are_counted_right():
 def test_inputs_that_a_factor_makes_large_are_counted_right():
     snn, x = of_large_inputs(LARGE.replace("g = MatMul(x, w)", "m = Mul(x, many) g = MatMul(m, w)"))
     same(SpikingSession(snn).run(x, 64), SpikingSession(snn, plan="step").run(x, 64))
+
+
+def test_an_interrupt_while_a_session_learns_to_count(monkeypatch):
+    snn, x = of_large_inputs()
+    auto, large = SpikingSession(snn), x * np.float32(1e5)
+    with monkeypatch.context() as patched:
+        patched.setattr(auto, "_begin", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            auto.run(large, 64)
+    same(auto.run(large, 64), SpikingSession(snn, plan="step").run(large, 64))
 
 
 def test_large_inputs_after_steps():
