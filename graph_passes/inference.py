@@ -2,7 +2,8 @@
 
 ONNX multiplies sizes by the scales of a Resize in double precision, ONNX Runtime in float32: 10
 pixels times 1.4 are 13 for one and 14 for the other. They count otherwise, too, how many windows a
-pool has that rounds up or pads by itself, and what a ConvTranspose that pads by itself adds.
+pool has that rounds up or pads by itself, and what a ConvTranspose that pads by itself adds. Of two
+normalizations ONNX infers nothing.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ _POOLS = ("AveragePool", "LpPool", "MaxPool", "SpikingMaxPool")
 _LEAST_OPSET = 11
 """From which on Pad takes its pads, and Resize its scales, where they are looked for here."""
 
+_OF_ITS_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
+"""Whose result has the shape and type of the first input, of which ONNX infers nothing."""
+
 _OF_AN_AXIS = ("kernel_shape", "strides", "dilations", "output_padding")
 
 _OF_DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -39,9 +43,10 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
     """A model with the shapes of its tensors, as far as they follow from its inputs'.
 
     data_prop: whether the values of shapes are computed with. Only its ``value_info`` and outputs
-    are to be read: the graph may have nodes that bring a size to what ONNX Runtime makes. Raises
-    what ``onnx.shape_inference.infer_shapes`` does.
+    are to be read: the graph may have other nodes, such as bring a size to what ONNX Runtime makes.
+    Raises what ``onnx.shape_inference.infer_shapes`` does.
     """
+    model = _with_known(model)
     found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
     opset = max((e.version for e in model.opset_import if e.domain in STANDARD), default=0)
     if opset < _LEAST_OPSET or not any(_may_differ(node) for node in model.graph.node):
@@ -53,6 +58,21 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
         right |= more.keys()
         found = onnx.shape_inference.infer_shapes(given, data_prop=data_prop)
     return found
+
+
+def _with_known(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with Identity in place of what ONNX has no inference for, and has such a result."""
+    if not any(_is_normalization(node) for node in model.graph.node):
+        return model
+    model = copy_model(model)
+    for node in filter(_is_normalization, model.graph.node):
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
+    return model
+
+
+def _is_normalization(node: onnx.NodeProto) -> bool:
+    return node.op_type in _OF_ITS_INPUT and node.domain in STANDARD and bool(node.input)
 
 
 def _differences(

@@ -26,12 +26,13 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     so that their mean is what the ANN computes of such means: for products (Mul, MatMul, Gemm,
     Einsum) and quotients of two activations, or of one and of what depends on the input alone, for
     Where with a condition of the input, for what is taken from places that the input says (Gather),
-    for Softmax, norms and maxima over axes, for the normalizations by the activity of other
-    neurons, for recurrent layers, which go through their sequence anew, and for all of which only a
-    divisor is made; and for what is affine between those. Of what feeds neurons: the read-out has
-    ``average_before_read_out``. What they hand on are no spikes, but numbers of any size, and are
-    computed anew at each time-step. Run it after ``activations_to_neurons``. Raises
-    ``UnsupportedModelError`` where the number of axes of an operand is unknown.
+    for Softmax, norms, and maxima over axes that are no pools, for the normalizations by the
+    activity of other neurons, for recurrent layers, which go through their sequence anew, and for
+    all of which only a divisor is made; and for what is affine between those. Of what feeds
+    neurons: the read-out has ``average_before_read_out``. What they hand on are no spikes, but
+    numbers of any size, and are computed anew at each time-step. Run it after
+    ``activations_to_neurons``. Raises ``UnsupportedModelError`` where the number of axes of an
+    operand is unknown.
 
     Source: the expectation compensation of Huang et al., "Towards High-performance Spiking
     Transformers from ANN to SNN Conversion", ACM Multimedia 2024.

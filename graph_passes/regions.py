@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import is_floating, is_graph_output, is_used, operands
+from .editing import constant_value, is_floating, is_graph_output, is_used, operands
 from .errors import Refusal
 from .limits import WEIGHTED
 from .linear import (
@@ -210,6 +211,9 @@ def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] | None = _may
 
 
 def _is_reciprocal(node: gs.Node) -> bool:
+    if node.op == "Pow":
+        exponent = constant_value(node.inputs[1])
+        return exponent is not None and bool(np.all(exponent < 0))
     return node.op == "Reciprocal" or (node.op == "Div" and isinstance(node.inputs[0], gs.Constant))
 
 

@@ -283,7 +283,7 @@ def _notes(
     clips: bool,
     bounds: Mapping[str, np.ndarray | None],
 ) -> list[str]:
-    """Which options that were given change nothing, and where spikes say more than a clip.
+    """Which options that were given change nothing, and what else the tables do not tell.
 
     ``clips``: whether the ANN has any; ``bounds``: theirs, by the names of neurons.
     """
@@ -302,6 +302,12 @@ def _notes(
         notes.append("--recalibrate changes nothing: there are no clips")
     if "on_means" in given and not any(gives_mean(node) for node in network.graph.nodes):
         notes.append("--on-means changes nothing: all between neurons is affine")
+    pooled = any(r.changed and r.name == "max_to_average_pool" for r in network.reports)
+    if pooled and network.calibration is None and "maxpool" not in given:
+        notes.append(
+            "max-pooling became average-pooling, as in the paper, which costs what without data is "
+            "not known (evaluate with --ann): --maxpool exact keeps maxima, those over axes, too"
+        )
     if any(_is_beyond(*each) for each in told):
         notes.append(
             "neurons may say more than a clip of the ANN lets through, by several spikes in a "

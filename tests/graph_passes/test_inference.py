@@ -173,6 +173,19 @@ def test_what_is_damaged_is_as_onnx_infers_it(op, more):
     inferred(proto)
 
 
+def test_normalizations_have_the_shape_of_what_they_read():
+    """ONNX infers nothing of them, so that nothing behind would be known."""
+    text = "net (float[N, 4, 3, 3] x) => (float[N, 4, 2, 2] y) { a = Clip(x, low, high) "
+    text += "c = GroupNormalization<num_groups = 2>(a, s, s) m = MeanVarianceNormalization(c) "
+    text += "d = Clip(m, low, high) y = Conv(d, w) }"
+    values = {"low": np.float32(0), "high": np.float32(1), "s": np.ones(4, np.float32)}
+    proto = model(text, values | {"w": np.ones((4, 4, 2, 2), np.float32) / 16}, opset=21)
+    assert size_of(proto, "d")[1:] == (4, 3, 3)
+    x = RNG.normal(size=(2, 4, 3, 3)).astype(np.float32)
+    result = SpikingSession(convert(proto, on_means=True).model).run(x, 2000).output
+    np.testing.assert_allclose(result, run(proto, x), atol=0.01)
+
+
 def test_windows_larger_than_what_they_read():
     proto = of_one_node("MaxPool", 18, (1, 1, 4, 9), kernel_shape=[3, 1], dilations=[3, 1])
     second = helper.make_node("MaxPool", ["y"], ["u"], kernel_shape=[2, 1], ceil_mode=1)

@@ -22,7 +22,7 @@ TIMESTEPS = 9
 X = RNG.integers(-2, 10, (2, 4, 6)) / 8
 WEIGHTS = {
     "zero": 0, "one": 1, "half": 0.5, "w": RNG.integers(-4, 5, (6, 6)) / 8,
-    "scale": RNG.integers(1, 9, 6) / 8, "of_4": np.ones(4), "tenth": 0.1, "two": 2,
+    "scale": RNG.integers(1, 9, 6) / 8, "of_4": np.ones(4), "tenth": 0.1, "two": 2, "less": -0.5,
     "mask": np.triu(np.full((4, 4), -np.inf), 1),
     "wg": RNG.integers(-4, 5, (1, 18, 6)) / 8, "rg": RNG.integers(-4, 5, (1, 18, 6)) / 8,
     "wl": RNG.integers(-4, 5, (2, 24, 6)) / 8, "rl": RNG.integers(-4, 5, (2, 24, 6)) / 8,
@@ -82,6 +82,8 @@ BETWEEN = {
     "f = Div(b, r)",
     "a norm, by its reciprocal": "q = Pow(b, two) m = ReduceMean<axes = [2]>(q) e = Add(m, tenth) "
     "r = Sqrt(e) i = Reciprocal(r) f = Mul(b, i)",
+    "a norm, by its root's reciprocal": "q = Mul(b, b) m = ReduceMean<axes = [2]>(q) "
+    "e = Add(m, tenth) i = Pow(e, less) f = Mul(b, i)",
     "ReduceL2": "m = ReduceL2<axes = [2]>(b) e = Add(m, tenth) f = Div(b, e)",
     "a norm that is a factor, too": "m = ReduceL2<axes = [2]>(b) e = ReduceMean<axes = [1]>(m) "
     "d = Add(e, tenth) q = Div(m, d) f = Mul(b, q)",

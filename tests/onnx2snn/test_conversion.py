@@ -69,6 +69,16 @@ def test_from_file_and_proto_alike(tmp_path):
     assert a.functions == b.functions
 
 
+def test_what_averages_cost_is_not_known_without_data():
+    clipped = MAX_POOLED.replace("Relu(b)", "Clip(b, lo, hi)")
+    ann = model(clipped, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(1)})
+    (note,) = convert(ann).notes
+    assert note.startswith("max-pooling became average-pooling")
+    for options in ({"maxpool": "average"}, {"maxpool": "exact"}):
+        assert convert(ann, **options).notes == []
+    assert convert(ann, calibration=DATA, recipe="opi").notes == []
+
+
 def test_a_first_input_of_one_number():
     text = "net (float s, float[N, 4] x) => (float[N, 4] y) { a = Neg(x) b = Neg(a) c = Mul(b, s) "
     text += "r = Clip(c, lo, hi) y = Identity(r) }"
