@@ -101,19 +101,14 @@ def check(
     graph = network.graph
     curves = regions_to_approximate(graph)
     curved = {node.name for curve in curves for node in curve.nodes}
-
-    def in_the_way(approximated: bool, on_means: bool) -> dict[str, Refusal]:
-        found = obstacles(graph, maxpool, network.declined, approximated, on_means)
-        return {refusal.node: refusal for refusal in found}
-
-    left, now = in_the_way(True, on_means), in_the_way(False, on_means)
+    left, now = _in_the_way(network, True, on_means), _in_the_way(network, False, on_means)
     replaced = [curve.last for curve in curves] if approximate else []
     unbounded, bounds = find_activations(graph, replaced)
     has_neurons = bool(unbounded or bounds)
     # Without a neuron nothing is in the way of one: what counts is what clips would leave.
     by_clips = approximate or not has_neurons
     found = left if by_clips else now
-    averaged = in_the_way(by_clips, False).keys() - found.keys() if on_means else set[str]()
+    without_means = _in_the_way(network, by_clips, False) if on_means else found
     approximated = curved if approximate else set()
     if not by_clips:
         # What feeds no neuron, or is fed by none, may stay as it is.
@@ -122,16 +117,15 @@ def check(
     if nothing_spikes:
         others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}
-    needs_data = bool(unbounded or approximated)
-    stay = kept_activations(graph, replaced)
-    kept = {node.name: IN_DIVISOR for node in stay.divisors}
-    kept |= {node.name: IN_INPUT for node in stay.input}
-    kept |= {node.name: IN_READ_OUT for node in stay.read_out}
+    kept = _kept(graph, replaced)
     if not by_clips:
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}
         kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
-    rows = _rows(graph, found, curved, approximated, averaged, pools, kept, replaced)
+    nodes = _Nodes(
+        found, curved, approximated, without_means.keys() - found.keys(), pools, kept, replaced
+    )
+    rows = _rows(graph, nodes)
     # Of those that clips would make it knows nothing.
     if not found and not now and any(find_activations(graph)):
         found = {refusal.node: refusal for refusal in _dry_run(network)}
@@ -141,30 +135,22 @@ def check(
             else row
             for row in rows
         ]
-    options = []
-    if needs_data:
-        options.append(APPROXIMATION if approximated else CALIBRATION)
-    if (maxpool != "average" and pools) or (
-        # Of the recipe that is taken where there is data, exact is the default.
-        needs_data and any(pools.get(row.node) and row.role == "linear" for row in rows)
-    ):
-        options.append(f"--maxpool {maxpool}")
-    if any(row.role == "on means" for row in rows):
-        options.append(ON_MEANS)
+    needs_data = bool(unbounded or approximated)
+    options = _options(rows, nodes, needs_data, maxpool)
     blocking = set(found) | (curved - approximated) if found else set()
-    converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
     remedies = [APPROXIMATION] if curved and not left and not approximate else []
     if found and left and not on_means:
-        if (has_neurons or approximate) and not in_the_way(approximate, True):
+        if (has_neurons or approximate) and not _in_the_way(network, approximate, True):
             data = needs_data and not approximated
             remedies.append(f"{ON_MEANS} {CALIBRATION}" if data else ON_MEANS)
-        elif curved and not approximate and not in_the_way(True, True):
+        elif curved and not approximate and not _in_the_way(network, True, True):
             remedies.append(f"{ON_MEANS} {APPROXIMATION}")
     pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
     if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
         exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
         if not any(pools.get(name) for name in pooled) and not obstacles(graph, "exact"):
             remedies.append(exact)
+    converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
     quantised = hides_in_quantisation(graph, network.unquantised and not curved)
     return Readiness(
         converts,
@@ -174,6 +160,59 @@ def check(
         network.check,
         network.notes,
     )
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """What is known of a network's nodes, by name.
+
+    ``found``: those in the way. ``curved``: those of curves that clips may stand in for,
+    ``approximated`` where they do. ``averaged``: those computed on means. ``pools``: what were
+    max-pools, with the reason where they cannot count spikes. ``kept``: those that stay as they
+    are, with the reason. ``replaced``: the last nodes of the curves that clips stand in for.
+    """
+
+    found: dict[str, Refusal]
+    curved: set[str]
+    approximated: set[str]
+    averaged: set[str]
+    pools: dict[str, str | None]
+    kept: dict[str, str]
+    replaced: list[gs.Node]
+
+
+def _in_the_way(network: Network, approximated: bool, on_means: bool) -> dict[str, Refusal]:
+    """The nodes that no spiking network has, by name.
+
+    ``approximated``: whether clips stand in for curves; ``on_means``: as of ``check``.
+    """
+    found = obstacles(network.graph, network.maxpool, network.declined, approximated, on_means)
+    return {refusal.node: refusal for refusal in found}
+
+
+def _kept(graph: gs.Graph, replaced: list[gs.Node]) -> dict[str, str]:
+    """The activations that stay what they are, with the reason."""
+    stay = kept_activations(graph, replaced)
+    kept = {node.name: IN_DIVISOR for node in stay.divisors}
+    kept |= {node.name: IN_INPUT for node in stay.input}
+    return kept | {node.name: IN_READ_OUT for node in stay.read_out}
+
+
+def _options(
+    rows: list[NodeReport], nodes: _Nodes, needs_data: bool, maxpool: MaxPool
+) -> list[str]:
+    """What the conversion takes."""
+    options = []
+    if needs_data:
+        options.append(APPROXIMATION if nodes.approximated else CALIBRATION)
+    if (maxpool != "average" and nodes.pools) or (
+        # Of the recipe that is taken where there is data, exact is the default.
+        needs_data and any(nodes.pools.get(row.node) and row.role == "linear" for row in rows)
+    ):
+        options.append(f"--maxpool {maxpool}")
+    if any(row.role == "on means" for row in rows):
+        options.append(ON_MEANS)
+    return options
 
 
 def _verdict(
@@ -190,16 +229,9 @@ def _verdict(
     return f"Does not convert: {count} in the way{remedy}."
 
 
-def _rows(
-    graph: gs.Graph,
-    found: dict[str, Refusal],
-    curved: set[str],
-    approximated: set[str],
-    averaged: set[str],
-    pools: dict[str, str | None],
-    kept: dict[str, str],
-    replaced: list[gs.Node],
-) -> list[NodeReport]:
+def _rows(graph: gs.Graph, nodes: _Nodes) -> list[NodeReport]:
+    """What becomes of each node, in graph order."""
+    found, kept, replaced = nodes.found, nodes.kept, nodes.replaced
     relus, bounded = find_activations(graph, replaced)
     unbounded = {node.name for node in relus}
     # Clips in place of a curve are neurons where its last node is.
@@ -212,13 +244,13 @@ def _rows(
 
     def row(node: gs.Node) -> NodeReport:
         name, op = node.name, node.op
-        if name in approximated:
+        if name in nodes.approximated:
             return NodeReport(name, op, "approximated", "by a sum of clips", APPROXIMATION)
-        if name in found or name in curved:
+        if name in found or name in nodes.curved:
             reason = found[name].reason if name in found else "no ReLU and no clip"
-            option = APPROXIMATION if name in curved else ""
+            option = APPROXIMATION if name in nodes.curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
-        if name in averaged and place[name] == "linear":
+        if name in nodes.averaged and place[name] == "linear":
             return NodeReport(name, op, "on means", "at each time-step, on running means", ON_MEANS)
         if name in kept:
             return NodeReport(name, op, place[name], f"it stays as it is: {kept[name]}")
@@ -229,9 +261,9 @@ def _rows(
             if np.ptp(bounded[name]):
                 text += f" to {np.max(bounded[name]):.4g}"
             return NodeReport(name, op, "neuron", text)
-        if name in pools and op not in MAX_POOLS:
+        if name in nodes.pools and op not in MAX_POOLS:
             text = "max-pooling becomes average-pooling; --maxpool exact and recipe best "
-            text += f"refuse it: {pools[name]}" if pools[name] else "keep it"
+            text += f"refuse it: {nodes.pools[name]}" if nodes.pools[name] else "keep it"
             return NodeReport(name, op.replace("Average", "Max"), place[name], text)
         return NodeReport(name, op, place[name])
 
