@@ -55,17 +55,20 @@ def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | None:
 def _of_batch_norm(graph: gs.Graph, node: gs.Node) -> Affine | None:
     values = [constant_value(tensor) for tensor in node.inputs[1:5]]
     parameters = [value.astype(np.float64) for value in values if value is not None]
-    training = node.attrs.get("training_mode", 0) or any(
-        is_used(graph, tensor) for tensor in node.outputs[1:]
-    )
     shape = node.inputs[0].shape
-    if len(parameters) < 4 or training or shape is None:
+    if len(parameters) < 4 or is_in_training(graph, node) or shape is None:
         return None
     scale, shift, mean, variance = parameters
     a = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     c = shift - a * mean
     channels = (-1, *(1,) * (len(shape) - 2))
     return Affine(node.inputs[0], a.reshape(channels), c.reshape(channels))
+
+
+def is_in_training(graph: gs.Graph, norm: gs.Node) -> bool:
+    """Whether a BatchNormalization normalises by its batch, or hands on what it measures."""
+    measures = any(is_used(graph, tensor) for tensor in norm.outputs[1:])
+    return bool(norm.attrs.get("training_mode", 0)) or measures
 
 
 def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | None:

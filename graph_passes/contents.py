@@ -13,8 +13,8 @@ import onnx.numpy_helper
 from google.protobuf.message import Message
 
 from .errors import ModelError
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, all_nodes, graphs_in, operands
-from .protos import STANDARD
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, operands
+from .protos import STANDARD, all_nodes, graphs_in
 from .weights import replace_all
 
 FEW_BITS: dict[int, tuple[int, type]] = {

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
+from .affine import AFFINE_OPS, Affine, affine_of, is_in_training, per_channel, rounded
 from .editing import (
     Editor,
     constant_input,
@@ -50,7 +50,7 @@ def _fold(editor: Editor, node: gs.Node) -> str | None:
     """Fold one node; the reason if it cannot be."""
     affine = affine_of(editor.graph, node)
     if affine is None:
-        return _why_not_affine(node)
+        return _why_not_affine(editor.graph, node)
     linear = producer(affine.x)
     if linear is not None and linear.op == "BatchNormalization" and not linear.domain:
         return _into_batch_norm(editor, node, linear, affine)
@@ -73,13 +73,15 @@ def _fold(editor: Editor, node: gs.Node) -> str | None:
     return _scale_and_shift(editor, node, linear, affine, weight, bias)
 
 
-def _why_not_affine(norm: gs.Node) -> str:
+def _why_not_affine(graph: gs.Graph, norm: gs.Node) -> str:
     """Why a BatchNormalization is no scale and shift by constants."""
     if any(constant_value(tensor) is None for tensor in norm.inputs[1:5]):
         return "its parameters are not constant"
+    if is_in_training(graph, norm):
+        return "it is in training mode: export the network in evaluation mode"
     if norm.inputs[0].shape is None:
         return "the number of axes of its input cannot be inferred"
-    return "it is in training mode: export the network in evaluation mode"
+    return "the type of its input is not known to be floating"
 
 
 def _into_batch_norm(editor: Editor, node: gs.Node, norm: gs.Node, affine: Affine) -> str | None:

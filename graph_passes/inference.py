@@ -16,7 +16,7 @@ import onnx
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
-from .protos import STANDARD, attributes_of, names_in, unused_prefix
+from .protos import STANDARD, all_nodes, attributes_of, names_in, unused_prefix
 from .weights import copy_model, replace_all
 
 _POOLS = ("AveragePool", "LpPool", "MaxPool", "SpikingMaxPool")
@@ -62,10 +62,10 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
 
 def _with_known(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model with Identity in place of what ONNX has no inference for, and has such a result."""
-    if not any(_is_normalization(node) for node in model.graph.node):
+    if not any(_is_normalization(node) for node in all_nodes(model.graph.node)):
         return model
     model = copy_model(model)
-    for node in filter(_is_normalization, model.graph.node):
+    for node in filter(_is_normalization, all_nodes(model.graph.node)):
         node.op_type = "Identity"
         del node.input[1:], node.attribute[:]
     return model

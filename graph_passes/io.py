@@ -20,10 +20,10 @@ from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors
 from .editing import mark_inner_nodes, require_graph, subgraphs_of
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line, require_values
-from .limits import all_nodes, graphs_in, sizes_of_functions
+from .limits import sizes_of_functions
 from .neuron_functions import FUNCTIONS
 from .old_opsets import convert_opset
-from .protos import STANDARD
+from .protos import STANDARD, all_nodes, graphs_in
 from .quiet import muted
 from .tidying import name_nodes, tidy
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub

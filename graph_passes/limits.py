@@ -6,14 +6,14 @@ ever, and allocate what a shape says, be it terabytes.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx
 import onnx.shape_inference
 
 from .errors import ModelError
 from .inference import inferred
-from .protos import STANDARD
+from .protos import STANDARD, all_nodes, graphs_in
 from .weights import copy_model
 
 MAX_AXES = 32
@@ -53,20 +53,10 @@ MAX_SHAPE_VALUES = 2**16
 MAX_WINDOW = 2**14
 """Pads, kernels, strides and dilations of convolutions and pools."""
 
-_MAY_BE_GRAPHS = {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH,
-                  onnx.AttributeProto.GRAPHS}  # fmt: skip
-"""Types of attributes; that of one in an old file may be undefined."""
-
 _WINDOWS = ("pads", "kernel_shape", "strides", "dilations", "output_padding")
 
 Function = tuple[str, str]
 """Domain and name of a function; the versions that differ in ``overload`` count as one."""
-
-
-def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs inside a node."""
-    held = [attribute for attribute in node.attribute if attribute.type in _MAY_BE_GRAPHS]
-    return [g for a in held for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
 
 
 def made_in(graph: onnx.GraphProto) -> set[str]:
@@ -86,14 +76,6 @@ def operands(node: onnx.NodeProto) -> list[str]:
         read += [info.name for info in graph.output]
         names |= dict.fromkeys(name for name in read if name not in local)
     return list(names)
-
-
-def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of the graphs inside them."""
-    for node in nodes:
-        yield node
-        for graph in graphs_in(node):
-            yield from all_nodes(graph.node)
 
 
 def check_structure(model: onnx.ModelProto, what: str) -> None:

@@ -10,9 +10,8 @@ import onnx.version_converter
 from .editing import free_name
 from .errors import ModelError
 from .files import first_line
-from .limits import all_nodes, graphs_in
 from .neurons import MIN_OPSET
-from .protos import STANDARD
+from .protos import STANDARD, all_nodes, graphs_in
 from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {MIN_OPSET} or newer"

@@ -1,6 +1,6 @@
 """What ONNX's messages hold, and names that they do not."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -9,10 +9,28 @@ from onnx import helper
 STANDARD = ("", "ai.onnx")
 """The names of the domain of ONNX's own operators."""
 
+_MAY_BE_GRAPHS = {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH,
+                  onnx.AttributeProto.GRAPHS}  # fmt: skip
+"""Types of attributes; that of one in an old file may be undefined."""
+
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """The values of a node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside a node."""
+    held = [attribute for attribute in node.attribute if attribute.type in _MAY_BE_GRAPHS]
+    return [g for a in held for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for graph in graphs_in(node):
+            yield from all_nodes(graph.node)
 
 
 def names_in(model: onnx.ModelProto) -> set[str]:

@@ -10,15 +10,11 @@ from onnx_graphsurgeon.logger import G_LOGGER
 _FATAL, _WARNING = 4, 2
 _TURN = threading.RLock()
 
-
-def _begin_in_child() -> None:
-    """A lock of its own: the thread that may have held the other one is not in the child."""
-    global _TURN
-    _TURN = threading.RLock()
-
-
+# A child has no other thread that could give the lock back, and the level, that it was forked with.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+    os.register_at_fork(
+        before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release
+    )
 
 
 @contextlib.contextmanager

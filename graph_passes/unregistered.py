@@ -5,8 +5,8 @@ import onnx.parser
 
 from .editing import free_name
 from .errors import ModelError
-from .limits import all_nodes, with_shapes
-from .protos import STANDARD
+from .limits import with_shapes
+from .protos import STANDARD, all_nodes
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, require_whole
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
@@ -32,12 +32,13 @@ def run_batches(
 ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, float], int]:
     """Run all samples of ``data``.
 
-    Inputs with one axis more than the network's have time first, [T, N, ...]. Poisson
-    coding draws from ``seed`` plus the number of the batch. Returns the outputs [N, ...] by
-    time-step and name, the firing rate by layer, and N. An output that has no rows for each
-    sample, as a sum over all, is that of the one batch; of several batches it is refused. Raises
-    ``DataError`` like ``session.run``.
+    Inputs with one axis more than the network's have time first, [T, N, ...]. Poisson coding draws
+    each batch's numbers from ``seed`` and which batch it is, so that they differ where batches are
+    of other sizes. Returns the outputs [N, ...] by time-step and name, the firing rate by layer,
+    and N. An output that has no rows for each sample, as a sum over all, is that of the one batch;
+    of several batches it is refused. Raises ``DataError`` like ``session.run``.
     """
+    seed = require_whole("seed", seed, 0)
     varies = is_over_time(session, data)
     if varies:
         if data.shape[0] != timesteps:
@@ -54,7 +55,7 @@ def run_batches(
             timesteps,
             readout,
             coding=coding,
-            # Batches of neighbouring seeds draw other numbers.
+            # Not plus the number: seeds beside each other would draw the same for other batches.
             seed=seed + number * 2**32,
         )
         for t, readout_t in result.readouts.items():

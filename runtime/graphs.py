@@ -9,8 +9,8 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.limits import graphs_in, made_in, operands
-from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
+from onnx2snn.graph_passes.limits import made_in, operands
+from onnx2snn.graph_passes.protos import attributes_of, graphs_in, names_in, unused_prefix
 from onnx2snn.graph_passes.weights import replace_all
 
 Layer = TypeVar("Layer")

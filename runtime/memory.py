@@ -8,10 +8,10 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.inference import inferred
-from onnx2snn.graph_passes.limits import all_nodes, operands
+from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.linear import SHAPE_OPS
 from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.graph_passes.protos import attributes_of
+from onnx2snn.graph_passes.protos import all_nodes, attributes_of
 from onnx2snn.graph_passes.weights import copy_model
 
 from .graphs import give_shapes

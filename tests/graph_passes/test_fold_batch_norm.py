@@ -101,6 +101,20 @@ def test_says_why_it_declines():
     assert not fold_batch_normalization(g, declined)
     assert "used elsewhere" in declined[0].reason
 
+    for kind, training, reason in (
+        ("float[N, 6, 4, 4] r", 1, "in training mode"),
+        ("float r", 0, "the number of axes of its input"),
+        ("bfloat16[N, 6, 4, 4] r", 0, "not known to be floating"),
+    ):
+        g = graph(f"g ({kind}) => ({kind[:-1]}y) {{ {BN} }}", bn(6))
+        (norm,) = g.nodes
+        norm.attrs["training_mode"] = training
+        if kind == "float r":
+            g.inputs[0].shape = None
+        declined.clear()
+        assert not fold_batch_normalization(g, declined)
+        assert reason in declined[0].reason
+
 
 SPELLINGS = {
     "scale": "y = Mul(r, k)",

@@ -186,6 +186,18 @@ def test_normalizations_have_the_shape_of_what_they_read():
     np.testing.assert_allclose(result, run(proto, x), atol=0.01)
 
 
+def test_normalizations_within_a_branch():
+    branch = "g_{0} () => (float[N, 4, 3, 3] b_{0}) {{ b_{0} = {1} }}"
+    normal = branch.format("then", "GroupNormalization<num_groups = 2>(a, s, s)")
+    text = "net (float[N, 4, 3, 3] x, bool which) => (float[N, 4, 3, 3] y) { a = Relu(x) "
+    text += (
+        f"y = If(which)<then_branch = {normal}, else_branch = {branch.format('else', 'Neg(a)')}>"
+    )
+    proto = model(text + " }", {"s": np.ones(4, np.float32)}, opset=21)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    assert size_of(proto, "y")[1:] == (4, 3, 3)
+
+
 def test_windows_larger_than_what_they_read():
     proto = of_one_node("MaxPool", 18, (1, 1, 4, 9), kernel_shape=[3, 1], dilations=[3, 1])
     second = helper.make_node("MaxPool", ["y"], ["u"], kernel_shape=[2, 1], ceil_mode=1)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from unittest.mock import Mock
 
 import dyadic
 import numpy as np
@@ -14,6 +15,7 @@ from kinds import KINDS, Kind, Network, model_of
 from onnx_text import model
 
 from onnx2snn import (
+    DataError,
     ModelError,
     OutputError,
     SpikingSession,
@@ -232,6 +234,14 @@ def test_text_format():
         'a: 1\nb {\n  c: "x\\"y"\n}\nb {\n}\nd: true\nd: false\n'
     )
     assert pbtxt({"name": "\U0001f600"}) == 'name: "\U0001f600"\n'
+
+
+def test_too_little_memory_to_see_whether_samples_depend_on_others(tmp_path, monkeypatch):
+    snn = convert(dyadic.to_onnx(dyadic.finish(2))).model
+    monkeypatch.setattr("onnx2snn.runtime.session.checked_inputs", Mock(side_effect=MemoryError))
+    with pytest.raises(DataError, match="out of memory"):
+        to_triton(snn, tmp_path / "repository", 4)
+    assert not (tmp_path / "repository").exists()
 
 
 @pytest.mark.parametrize(
