@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.weights import ModelParts, copy_model
 from onnx2snn.runtime.inputs import check_finite
 
 from .ann import with_outputs
-from .data import Data, Inputs, by_name, number_of
+from .data import Data, Inputs, by_name, come_by_class, number_of
 from .progress import Running
 from .statistics import ActivationHistogram, Statistic
 
@@ -24,6 +24,14 @@ MOST_CHANNELS = 2**16
 
 SAMPLED = 2**17
 """Of so many values clips are fitted to a curve: half a megabyte for each."""
+
+MOST_VARIANCE = 10.0
+"""Fisher's F between batches, from which on their order means something.
+
+It is 1 on average where it does not. The largest of 118 stretches of 512 training images of
+Fashion-MNIST, in batches of 100, is 3.3. Digits of three brightnesses in turn, in batches of one
+each, have 820, and ``best`` then made 3 times the error at T=8 that it makes of shuffled ones.
+"""
 
 FAR_LARGER = 16
 """How many times the others' largest number one sample's is, where they go ill together.
@@ -127,12 +135,12 @@ def _some(rows: np.ndarray, each: int, generator: np.random.Generator) -> np.nda
     return np.take_along_axis(rows, places, axis=1).reshape(-1)
 
 
-def with_largest(data: Data) -> tuple[Data, dict[str, np.ndarray]]:
-    """The data, and the largest |x| of each sample, by input: float64 [N].
+def with_measures(data: Data) -> tuple[Data, dict[str, np.ndarray]]:
+    """The data, and the largest |x|, the mean and the mean |x| of each sample: float64 [N, 3].
 
-    Of inputs that are floating-point numbers; NaN until a sample has been read.
+    By input, of those that are floating-point numbers; NaN until a sample has been read.
     """
-    largest: dict[str, np.ndarray] = {}
+    measures: dict[str, np.ndarray] = {}
 
     def read(batch_size: int) -> Iterator[Inputs]:
         start = 0
@@ -141,20 +149,51 @@ def with_largest(data: Data) -> tuple[Data, dict[str, np.ndarray]]:
             for name, value in by_name(x).items():
                 if value.dtype.kind != "f" or not value.size:
                     continue
-                known = largest.setdefault(name, np.full(data.samples, np.nan))
+                known = measures.setdefault(name, np.full((data.samples, 3), np.nan))
                 if np.any(np.isnan(known[now])):
                     rows = value.reshape(len(value), -1)
-                    known[now] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+                    known[now, 0] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+                    known[now, 1] = rows.mean(axis=1, dtype=np.float64)
+                    known[now, 2] = np.abs(rows).mean(axis=1, dtype=np.float64)
             start = now.stop
             yield x
 
-    return replace(data, read=read), largest
+    return replace(data, read=read), measures
 
 
-def notes_on_samples(largest: Mapping[str, np.ndarray]) -> list[str]:
-    """What samples of the calibration data the others go ill with, as ``with_largest`` has them."""
+def batches_differ(data: Data, measures: Mapping[str, np.ndarray], batch_size: int) -> bool:
+    """Whether batches of data are of other kinds than each other, by more than chance has it.
+
+    ``data``, ``measures``: as of ``with_measures``. Where labels come class by class, or a
+    measure's variance between batches is ``MOST_VARIANCE`` times what that within them says
+    (Fisher's F).
+    """
+    if data.samples <= batch_size:
+        return False
+    if data.labels is not None and come_by_class(data.labels):
+        return True
+    if not measures or any(np.any(np.isnan(known)) for known in measures.values()):
+        # No pass has read all of it.
+        for _ in data.batches(batch_size):
+            pass
+    ratios = [_variance_ratio(known, batch_size) for known in measures.values()]
+    return any(np.any(ratio > MOST_VARIANCE) for ratio in ratios)
+
+
+def _variance_ratio(values: np.ndarray, batch_size: int) -> np.ndarray:
+    """Fisher's F of an analysis of variance between batches, of each column."""
+    parts = np.split(values, range(batch_size, len(values), batch_size))
+    within = sum(np.square(part - part.mean(axis=0)).sum(axis=0) for part in parts)
+    between = np.square(values - values.mean(axis=0)).sum(axis=0) - within
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = between / (len(parts) - 1) / (within / max(len(values) - len(parts), 1))
+    return np.asarray(np.nan_to_num(ratio, posinf=np.inf))
+
+
+def notes_on_samples(measures: Mapping[str, np.ndarray]) -> list[str]:
+    """What samples of the calibration data the others go ill with, by ``with_measures``."""
     notes = list[str]()
-    for name, sizes in largest.items():
+    for name, (sizes, *_) in ((name, found.T) for name, found in measures.items()):
         known = np.where(np.isnan(sizes), 0, sizes)
         half = float(np.median(sizes[~np.isnan(sizes)]))
         far, worst = int(np.count_nonzero(known / FAR_LARGER > half)), int(known.argmax())

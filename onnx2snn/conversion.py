@@ -214,7 +214,7 @@ def convert(
     network.apply(settings.passes, timesteps)
     network.delay(int(settings.delay), timesteps)
     neurons = _reports(network, sources, measured, settings)
-    network.notes += notes_on_samples(network.largest)
+    network.notes += notes_on_samples(network.measures)
     network.notes += _notes(network, settings, given, bool(clips), bounds)
     for_timesteps = _is_for_timesteps(chosen, given)
     if "timesteps" in given and not for_timesteps:
@@ -311,7 +311,7 @@ def _notes(
     if any(_is_beyond(*each) for each in told):
         notes.append(
             "neurons may say more than a clip of the ANN lets through, by several spikes in a "
-            "time-step: recipe best-burst does not"
+            "time-step: those of the recipes burst and best-burst do not"
         )
     return notes
 

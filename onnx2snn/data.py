@@ -159,9 +159,13 @@ def some_rows(samples: int, count: int, labels: np.ndarray | None) -> np.ndarray
     rows = np.arange(min(samples, count))
     if labels is None:
         return rows
+    return rows * count // len(rows) if come_by_class(labels) else rows
+
+
+def come_by_class(labels: np.ndarray) -> bool:
+    """Whether labels are all of one class, then all of another, and so on."""
     changes, classes = np.count_nonzero(np.diff(labels)), len(np.unique(labels))
-    by_class = 1 < classes < count and changes == classes - 1
-    return rows * count // len(rows) if by_class else rows
+    return 1 < classes < len(labels) and changes == classes - 1
 
 
 def rows_in_turn(labels: np.ndarray) -> np.ndarray:
@@ -197,6 +201,23 @@ def with_rows(data: Data, rows: np.ndarray) -> Data:
     if shapes is not None:
         shapes = {key: (kept, *shape[1:]) for key, shape in shapes.items()}
     return Data(data.name, (kept, *data.shape[1:]), labels, read, shapes)
+
+
+def shuffled(data: Data) -> Data:
+    """The data in another order, the same each time.
+
+    For each batch all is read, so that memory is that of a batch.
+    """
+    order = np.random.default_rng(0).permutation(data.samples)
+
+    def read(batch_size: int) -> Iterator[Inputs]:
+        for start in range(0, data.samples, batch_size):
+            wanted = order[start : start + batch_size]
+            (found,) = with_rows(data, np.sort(wanted)).read(len(wanted))
+            yield _taken(found, wanted.argsort().argsort())
+
+    labels = None if data.labels is None else data.labels[order]
+    return dataclasses.replace(data, labels=labels, read=read)
 
 
 def _taken(x: Inputs, rows: np.ndarray | slice) -> Inputs:

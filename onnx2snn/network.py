@@ -62,7 +62,7 @@ from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
 from .batch_axis import Sample, open_batch_axis
-from .calibration import calibrate, sampled, with_largest
+from .calibration import batches_differ, calibrate, sampled, with_measures
 from .checking import (
     APPROXIMATED,
     CLIPPED,
@@ -79,7 +79,7 @@ from .checking import (
     require_rounding,
     tolerance,
 )
-from .data import Data, Inputs, by_name
+from .data import Data, Inputs, by_name, shuffled
 from .examination import (
     hidden_pools,
     import_ann,
@@ -120,9 +120,9 @@ class Network:
         parts = read_any(model)
         self._model, self.original = model, parts
         self.calibration, self.maxpool, self.on_means = calibration, maxpool, on_means
-        self.largest: dict[str, np.ndarray] = {}
+        self.measures: dict[str, np.ndarray] = {}
         if calibration is not None:
-            self.calibration, self.largest = with_largest(calibration)
+            self.calibration, self.measures = with_measures(calibration)
         self.running = running
         self.reports: list[PassReport] = []
         self.declined: list[Refusal] = []
@@ -380,7 +380,15 @@ class Network:
         """Run a recipe's passes over the spiking network, and fold what they added."""
         if not passes:
             return
-        snn = Spiking(self.graph, self.unclipped, self.calibration, self.running, timesteps)
+        data, batch_size = self.calibration, self.running.batch_size
+        if data is not None and batches_differ(data, self.measures, batch_size):
+            self.notes.append(
+                f"batches of {batch_size} samples of the calibration data differ from each other "
+                "more than chance has it: what is corrected batch by batch reads it in another "
+                "order, at random"
+            )
+            data = shuffled(data)
+        snn = Spiking(self.graph, self.unclipped, data, self.running, timesteps)
         self.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
         require_finite_results(self.graph)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.affine import per_channel
+from onnx2snn.graph_passes.affine import affine_of, per_channel
 from onnx2snn.graph_passes.editing import constant_value, free_name, optional_input
 from onnx2snn.graph_passes.errors import Refusal
 from onnx2snn.graph_passes.neurons import (
@@ -20,7 +20,6 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     threshold_of,
 )
-from onnx2snn.graph_passes.spiking import per_sample
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""
@@ -105,6 +104,7 @@ class NirWriter:
             "Flatten": self._flatten, "Reshape": self._flatten,
             "Add": self._arithmetic, "Sub": self._arithmetic,
             "Mul": self._arithmetic, "Div": self._arithmetic,
+            "Neg": self._arithmetic, "BatchNormalization": self._arithmetic,
             **dict.fromkeys(RESETS, self._neuron),
             "Identity": lambda node: self._signal(node.inputs[0]),
         }  # fmt: skip
@@ -211,39 +211,22 @@ class NirWriter:
         return self._add(made, node.name, x.sources, shape, scale)
 
     def _arithmetic(self, node: gs.Node) -> Signal:
-        shape = _sizes(node.outputs[0])
-        values = [constant_value(tensor) for tensor in node.inputs]
-        if all(value is None for value in values):
+        shape, affine = _sizes(node.outputs[0]), affine_of(self.graph, node)
+        if affine is None:
             return self._sum(node, shape)
-        place = 0 if values[1] is not None else 1
-        x, constant = self._signal(node.inputs[place]), values[1 - place]
-        assert constant is not None
+        x = self._signal(affine.x)
         if x.shape != shape:
             raise Refused("NIR cannot repeat a tensor along an axis")
-        constant = per_sample(constant.astype(np.float64), len(shape) + 1)
-        if constant is None:
-            raise Refused("its constant differs between the samples of a batch")
-        scale, bias = np.ones(()), np.zeros(())
-        match node.op, place:
-            case "Add", _:
-                bias = constant
-            case "Sub", 0:
-                bias = -constant
-            case "Sub", _:
-                scale, bias = -scale, constant
-            case "Mul", _:
-                scale = constant
-            case "Div", 0 if np.all(constant):
-                scale = 1 / constant
-            case _:
-                raise Refused("NIR divides by constants other than 0 only")
-        if x.scale is not None:
-            scale = scale * x.scale
-        kind = _label(node.name, node.op)
-        made = self._diagonal(shape, scale, bias, kind)
+        scale = affine.scale if x.scale is None else affine.scale * x.scale
+        made = self._diagonal(shape, scale, affine.shift, _label(node.name, node.op))
         return self._add(made, node.name, x.sources, shape)
 
     def _sum(self, node: gs.Node, shape: tuple[int, ...] | None) -> Signal:
+        if any(constant_value(tensor) is not None for tensor in node.inputs):
+            raise Refused(
+                "of a constant NIR has sums, products and quotients by it, where it is the same "
+                "for all samples of a batch, repeats no tensor along an axis, and is no divisor 0"
+            )
         if node.op not in ("Add", "Sub"):
             raise Refused("NIR multiplies no two tensors")
         first, second = (self._signal(tensor) for tensor in node.inputs)

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
 
 from .inspection import has_json
-from .searching import balance_thresholds, divide_thresholds, search_potentials
+from .searching import balance_thresholds, cap_thresholds, divide_thresholds, search_potentials
 from .spiking import Spiking
 from .statistics import FOR_TIMESTEPS, Statistic
 
@@ -160,7 +160,7 @@ class Recipe:
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
 
 
-_FOR_ANY_T = (balance_thresholds, divide_thresholds)
+_FOR_ANY_T = (balance_thresholds, cap_thresholds, divide_thresholds)
 """The passes that do the same whatever T is."""
 
 

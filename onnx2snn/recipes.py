@@ -6,7 +6,13 @@ from onnx2snn.graph_passes.errors import DataError
 
 from .correction import correct, shift_currents, switch_inputs
 from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
-from .searching import balance_thresholds, divide_thresholds, scale_thresholds, search_potentials
+from .searching import (
+    balance_thresholds,
+    cap_thresholds,
+    divide_thresholds,
+    scale_thresholds,
+    search_potentials,
+)
 from .statistics import Statistic
 
 _MAX = Statistic("max")
@@ -137,13 +143,14 @@ RECIPES = (
     Recipe(
         "burst",
         "Li & Zeng 2022",
-        "up to 5 spikes a time-step, V_th the 99.9 percentile of a layer; v(0) = 0; max-pools "
-        "count spikes",
+        "up to 5 spikes a time-step, V_th the 99.9 percentile of a layer, at most 1 / 5 of a "
+        "clip's bound; v(0) = 0; max-pools count spikes",
         _ROBUST,
         recalibrate=True,
         maxpool="exact",
         v_init=0.0,
         neuron=Neuron("BurstIF", max_spikes=5),
+        passes=(cap_thresholds,),
     ),
     Recipe(
         "signed",

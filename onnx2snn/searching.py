@@ -197,6 +197,21 @@ def divide_thresholds(snn: Spiking) -> bool:
     return bool(several)
 
 
+def cap_thresholds(snn: Spiking) -> bool:
+    """V_th of neurons that emit up to k spikes in a time-step: at most a clip's bound / k.
+
+    They then say no more than what the clip lets through, in any time-step. v(0) keeps its fraction
+    of V_th.
+    """
+    bounds, changed = _bounds(snn), False
+    for node in neuron_nodes(snn.graph):
+        bound, threshold = bounds.get(node.name), threshold_of(node)
+        if bound is not None and np.any(threshold > bound / max_spikes_of(node)):
+            _set_threshold(node, np.minimum(threshold, bound / max_spikes_of(node)))
+            changed = True
+    return changed
+
+
 def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
     """Set V_th; what is a fraction of it stays that."""
     old = threshold_of(node)

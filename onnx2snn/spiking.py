@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import Pass, pass_name
 from onnx2snn.graph_passes.editing import (
+    is_floating,
     is_graph_output,
     is_inner,
     only_consumer,
@@ -23,6 +24,7 @@ from onnx2snn.graph_passes.neurons import (
     mean_nodes,
     neuron_nodes,
 )
+from onnx2snn.graph_passes.ranges import SHAPING
 from onnx2snn.graph_passes.spiking import is_fixed
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
@@ -149,7 +151,7 @@ class Spiking:
                 ways = (reader.outputs[0].name for reader in root.outputs if not is_neuron(reader))
                 found[node.name] = root, -np.inf if known.intersection(ways) else 0.0
             elif tensor.name in known and only_consumer(self.graph, tensor) is not None:
-                found[node.name] = tensor, 0.0
+                found[node.name] = _before_shaping(tensor, self.graph, known), 0.0
         return found
 
     def _neurons_behind(self, tensor: gs.Tensor) -> list[gs.Node] | None:
@@ -169,15 +171,30 @@ class Spiking:
     def read_outs_in_the_ann(self) -> dict[str, gs.Tensor]:
         """By name, what is averaged over time, and the outputs, where the ANN makes them too.
 
-        What no spikes lead to is left out.
+        What no spikes lead to is left out. Before what gives it another shape or type.
         """
         ends = (*(node.inputs[0] for node in mean_nodes(self.graph)), *self.graph.outputs)
         known, found = self._known, {}
         for tensor in ends:
             alone = all(is_mean(reader) for reader in tensor.outputs)
             if tensor.name in known and alone and segment_of(self.graph, tensor).spikes:
-                found[tensor.name] = tensor
+                first = _before_shaping(tensor, self.graph, known)
+                found[first.name] = first
         return found
+
+
+def _before_shaping(tensor: gs.Tensor, graph: gs.Graph, known: set[str]) -> gs.Tensor:
+    """The tensor, or one of those ``known`` of which it has the numbers in another shape or type.
+
+    Which nothing else reads.
+    """
+    while (maker := producer(tensor)) is not None and not maker.domain:
+        source = maker.inputs[0] if maker.op in (*SHAPING, "Cast") else tensor
+        alone = source is not tensor and only_consumer(graph, source) is not None
+        if not alone or source.name not in known or not is_floating(source):
+            break
+        tensor = source
+    return tensor
 
 
 def _is_shift(node: gs.Node) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, from_arrays, open_data
-from onnx2snn.data import rows_in_turn
+from onnx2snn.data import rows_in_turn, shuffled
 
 X = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
 Y = np.arange(23) % 5
@@ -21,6 +21,23 @@ def together(data, batch_size):
     x = np.concatenate([x for x, _ in parts])
     y = None if parts[0][1] is None else np.concatenate([y for _, y in parts])
     return x, y
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 100])
+def test_shuffled(tmp_path, batch_size):
+    """Each sample once, with its label, in one order whatever the batches and the file."""
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+    np.savez(tmp_path / "two.npz", a=X, b=-X)
+    x, y = together(shuffled(from_arrays(X, Y)), 7)
+    rows = [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in x]
+    assert sorted(rows) == list(range(23)) != rows
+    np.testing.assert_array_equal(y, Y[rows])
+    for data in (from_arrays(X, Y), open_data(str(tmp_path / "d.npz"))):
+        found, labels = together(shuffled(data), batch_size)
+        np.testing.assert_array_equal(found, x)
+        np.testing.assert_array_equal(labels, y)
+    for part, _ in shuffled(open_data(str(tmp_path / "two.npz"))).batches(batch_size):
+        np.testing.assert_array_equal(part["a"], -part["b"])
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

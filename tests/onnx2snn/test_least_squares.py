@@ -161,6 +161,8 @@ def test_weights_over_batches(size, enough, monkeypatch):
 READ_OUTS = {
     "y = Gemm(r, v)": lambda rate: rate,
     "z = Gemm(r, v) y = Softmax(z)": lambda rate: rate,
+    "z = Gemm(r, v) h = Cast<to = 10>(z) y = Cast<to = 1>(h)": lambda rate: rate,
+    "z = Gemm(r, v) u = Unsqueeze(z, last) y = Softmax<axis = 1>(u)": lambda rate: rate,
     "s = Sigmoid(r) y = Gemm(s, v)": lambda rate: 1 / (1 + np.exp(-rate)),
 }
 
@@ -170,7 +172,10 @@ READ_OUTS = {
 def test_the_weights_of_the_read_out(read_out, size):
     """What it lacks below 0 counts, too; what is averaged is what is not affine is taken of."""
     text = f"net (float[N, 3] x) => (float[N, 2] y) {{ a = Gemm(x, w) r = Relu(a) {read_out} }}"
+    if "Unsqueeze" in read_out:
+        text = text.replace("float[N, 2] y", "float[N, 2, 1] y")
     weights = {"w": DENSE["w"], "v": np.float32([[1, -2], [-1, 0.5], [0.5, 1], [0.25, -1]])}
+    weights["last"] = np.int64([2])
     x, conversion, result = refitted_alone(text, weights, size)
     features = READ_OUTS[read_out]
     seen = features(np.float64(result.potential_sums["r"]) / 8)

@@ -110,6 +110,20 @@ def differences():
     ), (2, 4, 4)  # fmt: skip
 
 
+def turned_round():
+    """Between neurons -x, as of a LeakyReLU, and a BatchNormalization that no layer takes in."""
+    snn, shape = of_text(
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { a = Conv(x, w1, b1) r1 = Relu(a) "
+        "n1 = Min(r1, t1) m = BatchNormalization<epsilon = 0.0>(n1, scale, b1, zero, ones) "
+        "s = Add(m, n1) r2 = Relu(s) n2 = Min(r2, t1) g = Neg(n2) u = Add(g, n1) r3 = Relu(u) "
+        "n3 = Min(r3, t1) y = Neg(n3) }",
+        w1=eighths(2, 2, 1, 1), b1=eighths(2), t1=powers(2, 1, 1), scale=-powers(2),
+        zero=np.zeros(2, np.float32), ones=np.ones(2, np.float32),
+    ), (2, 4, 4)  # fmt: skip
+    assert {"Neg", "BatchNormalization"} <= {node.op_type for node in snn.graph.node}
+    return snn, shape
+
+
 def one_channel(text):
     """One channel, whose threshold comes from data, that is flattened."""
     ann = model(
@@ -132,7 +146,7 @@ def dyadic_network(seed):
 
 EXACT = {
     "perceptron": perceptron, "sequence": sequence, "image": image, "hard reset": hard_reset,
-    "differences": differences,
+    "differences": differences, "turned round": turned_round,
     "one channel, Gemm": lambda: one_channel("f = Flatten(r) y = Gemm(f, u)"),
     "one channel, MatMul": lambda: one_channel(
         "g = GlobalAveragePool(r) f = Flatten(g) y = MatMul(f, v)"

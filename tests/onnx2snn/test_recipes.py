@@ -101,7 +101,8 @@ def test_thresholds_from_data_are_so_for_clips_too(recipe):
     np.testing.assert_equal(list(found.values()), list(wanted.values()))
     near = convert(clipped(0.25), calibration=DATA, recipe=recipe)
     for threshold in thresholds(near).values():
-        assert threshold.max() == 0.25
+        # Five spikes of a burst are the bound.
+        assert threshold.max() == np.float32(0.25 / 5 if recipe == "burst" else 0.25)
 
 
 OUTLIERS = np.ones((2000, 2)) * [1, 2]
@@ -383,6 +384,20 @@ def test_burst_emits_several_spikes():
     np.testing.assert_array_equal(spikes, fire(held(x, 3), 1.0, most=5))
     # 2.6, 0.6 + 2.6, 0.2 + 2.6 and what is left over; 5 at most.
     assert spikes[:, 1:, 0].T.tolist() == [[2, 3, 2], [5, 5, 5]]
+
+
+@pytest.mark.parametrize("bound", [0.25, 1000.0])
+def test_bursts_say_no_more_than_a_clip(bound):
+    """V_th is the percentile, at most a fifth of the bound, so that 5 spikes are that."""
+    made = convert(clipped(bound), calibration=DATA, recipe="burst")
+    ranges = thresholds(convert(clipped(bound), calibration=DATA, recipe="robust-norm"))
+    told = SpikingSession(made.model).run(10 * X, 5).readouts[5].potential_sums
+    for neuron, wanted in zip(made.neurons, ranges.values(), strict=True):
+        np.testing.assert_allclose(neuron.threshold, np.minimum(wanted, bound / 5), rtol=1e-6)
+        assert np.all(told[neuron.name] / 5 <= bound * (1 + 1e-6))
+    capped = [r.changed for r in made.passes if r.name == "cap_thresholds"]
+    assert capped == [bound == 0.25]
+    assert not recipe_by_name("burst").is_for_timesteps
 
 
 def test_signed_neurons_take_spikes_back():
