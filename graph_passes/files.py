@@ -41,7 +41,7 @@ from .weights import (
     with_weights_as_inputs,
 )
 from .whole_file import whole_file
-from .wire import Content, bytes_of, encoded, without_large_weights
+from .wire import Content, buffer_of, encoded, without_large_weights
 
 MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
@@ -208,7 +208,7 @@ def _data_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray
     """The data of a tensor that begins at this place in a file."""
     values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     file.seek(place)
-    if file.readinto(bytes_of(values)) != values.nbytes:  # type: ignore[attr-defined]
+    if file.readinto(buffer_of(values)) != values.nbytes:  # type: ignore[attr-defined]
         raise OSError(None, "it became shorter while it was read")
     return values
 
@@ -361,7 +361,7 @@ def write_model(
         # ONNX recommends offsets at page boundaries, so that runtimes can map the file.
         offset += -offset % _PAGE
         places.append(offset)
-        digest.update(bytes_of(parts.weights[tensor.name]))
+        digest.update(buffer_of(parts.weights[tensor.name]))
         offset += parts.weights[tensor.name].nbytes
     data_name = f"{path.name}.{digest.hexdigest()[:12]}.data"
     for tensor, place in zip(stubs, places, strict=True):
@@ -384,7 +384,7 @@ def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
     for values in arrays:
         yield b"\0" * (-offset % _PAGE)
         offset += -offset % _PAGE + values.nbytes
-        yield bytes_of(values)
+        yield buffer_of(values)
 
 
 def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = False) -> None:

@@ -197,14 +197,18 @@ def channel_axis(tensor: gs.Tensor) -> int:
     return 1
 
 
+def names_of_samples(graph: gs.Graph) -> set[str]:
+    """What the inputs of a graph call the number of samples, where that is open."""
+    firsts = {given.shape[0] for given in graph.inputs if given.shape}
+    return {name for name in firsts if isinstance(name, str)}
+
+
 def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
     """The axis along which a tensor has the samples, as far as shapes tell; else 0.
 
     Behind a Reshape to [-1, ...] their number has lost its name: then it is the one open size.
     """
-    names = {given.shape[0] for given in graph.inputs if given.shape}
-    names = {name for name in names if isinstance(name, str)}
-    shape = list(tensor.shape or ())
+    names, shape = names_of_samples(graph), list(tensor.shape or ())
     open_sizes = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
     found = [axis for axis in open_sizes if shape[axis] in names]
     if not found and names and len(open_sizes) == 1 and isinstance(shape[0], int):

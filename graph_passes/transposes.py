@@ -13,7 +13,7 @@ from .editing import (
     reduction_axes,
     require_opset,
 )
-from .linear import APPROXIMABLE
+from .linear import APPROXIMABLE, names_of_samples
 from .tidying import tidy
 
 _ELEMENTWISE = {
@@ -120,7 +120,7 @@ def _takes_samples_away(graph: gs.Graph, data: list[gs.Tensor], permutation: lis
 
     As far as names of sizes tell.
     """
-    names = {t.shape[0] for t in graph.inputs if t.shape and isinstance(t.shape[0], str)}
+    names = names_of_samples(graph)
     return permutation[:1] != [0] and any(t.shape and t.shape[0] in names for t in data)
 
 

@@ -59,10 +59,10 @@ def encoded(parts: ModelParts) -> Iterator[Content]:
     yield structure.SerializeToString() + _header(_GRAPH, length) + head
     for tensor, header in zip(stubs, headers, strict=True):
         yield header
-        yield bytes_of(parts.weights[tensor.name])
+        yield buffer_of(parts.weights[tensor.name])
 
 
-def bytes_of(values: np.ndarray) -> memoryview:
+def buffer_of(values: np.ndarray) -> memoryview:
     """The data of an array, without a copy of it."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
