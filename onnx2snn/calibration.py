@@ -29,9 +29,17 @@ MOST_VARIANCE = 10.0
 """Fisher's F between batches, from which on their order means something.
 
 It is 1 on average where it does not. The largest of 118 stretches of 512 training images of
-Fashion-MNIST, in batches of 100, is 3.3. Digits of three brightnesses in turn, in batches of one
-each, have 820, and ``best`` then made 3 times the error at T=8 that it makes of shuffled ones.
+Fashion-MNIST, in batches of 100, is 3.3. Digits of three brightnesses in turn have 820, and
+``best`` then made 3 times the error at T=8 that it makes of shuffled ones.
 """
+
+ORDERS = 200
+"""Random ones, beside which the data's own is seen: of few samples, or where few of them have most
+of the variance, F is above 10 by chance.
+"""
+
+FEWEST = 8
+"""Samples of which a variance is taken."""
 
 FAR_LARGER = 16
 """How many times the others' largest number one sample's is, where they go ill together.
@@ -138,7 +146,8 @@ def _some(rows: np.ndarray, each: int, generator: np.random.Generator) -> np.nda
 def with_measures(data: Data) -> tuple[Data, dict[str, np.ndarray]]:
     """The data, and the largest |x|, the mean and the mean |x| of each sample: float64 [N, 3].
 
-    By input, of those that are floating-point numbers; NaN until a sample has been read.
+    By input; NaN until a sample has been read. The largest is that of floating-point numbers: of
+    others, as of indices, NaN.
     """
     measures: dict[str, np.ndarray] = {}
 
@@ -147,53 +156,79 @@ def with_measures(data: Data) -> tuple[Data, dict[str, np.ndarray]]:
         for x in data.read(batch_size):
             now = slice(start, start + number_of(x))
             for name, value in by_name(x).items():
-                if value.dtype.kind != "f" or not value.size:
+                if value.dtype.kind not in "fiub" or not value.size:
                     continue
                 known = measures.setdefault(name, np.full((data.samples, 3), np.nan))
-                if np.any(np.isnan(known[now])):
-                    rows = value.reshape(len(value), -1)
-                    known[now, 0] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-                    known[now, 1] = rows.mean(axis=1, dtype=np.float64)
-                    known[now, 2] = np.abs(rows).mean(axis=1, dtype=np.float64)
+                if np.any(np.isnan(known[now, 1])):
+                    # What is not finite the data refuses.
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        known[now] = _measured(value.reshape(len(value), -1))
             start = now.stop
             yield x
 
     return replace(data, read=read), measures
 
 
+def _measured(rows: np.ndarray) -> np.ndarray:
+    largest = np.full(len(rows), np.nan)
+    if rows.dtype.kind == "f":
+        largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    sizes = np.abs(rows).mean(axis=1, dtype=np.float64)
+    return np.stack([largest, rows.mean(axis=1, dtype=np.float64), sizes], axis=1)
+
+
 def batches_differ(data: Data, measures: Mapping[str, np.ndarray], batch_size: int) -> bool:
     """Whether batches of data are of other kinds than each other, by more than chance has it.
 
-    ``data``, ``measures``: as of ``with_measures``. Where labels come class by class, or a
-    measure's variance between batches is ``MOST_VARIANCE`` times what that within them says
-    (Fisher's F).
+    ``data``, ``measures``: as of ``with_measures``. So they are where labels come class by class,
+    and where a measure's variance between batches is ``MOST_VARIANCE`` times what that within them
+    says (Fisher's F), and more than in any of ``ORDERS`` other orders. Batches of fewer than
+    ``FEWEST`` samples are looked at several together.
     """
+    size = max(batch_size, FEWEST)
     if data.samples <= batch_size:
         return False
     if data.labels is not None and come_by_class(data.labels):
         return True
-    if not measures or any(np.any(np.isnan(known)) for known in measures.values()):
+    if not measures or any(np.any(np.isnan(known[:, 1])) for known in measures.values()):
         # No pass has read all of it.
         for _ in data.batches(batch_size):
             pass
-    ratios = [_variance_ratio(known, batch_size) for known in measures.values()]
-    return any(np.any(ratio > MOST_VARIANCE) for ratio in ratios)
+    return any(_are_in_an_order(known, size) for known in measures.values())
 
 
-def _variance_ratio(values: np.ndarray, batch_size: int) -> np.ndarray:
-    """Fisher's F of an analysis of variance between batches, of each column."""
-    parts = np.split(values, range(batch_size, len(values), batch_size))
-    within = sum(np.square(part - part.mean(axis=0)).sum(axis=0) for part in parts)
-    between = np.square(values - values.mean(axis=0)).sum(axis=0) - within
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = between / (len(parts) - 1) / (within / max(len(values) - len(parts), 1))
-    return np.asarray(np.nan_to_num(ratio, posinf=np.inf))
+def _are_in_an_order(values: np.ndarray, size: int) -> bool:
+    """Whether a column of values differs between groups of ``size`` rows by more than chance."""
+    # A rest of less than half a group belongs to the last one.
+    starts = np.arange(max(round(len(values) / size), 1)) * size
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        spread = values.std(axis=0)
+        varies = spread > 1e-9 * np.abs(values).max(axis=0)
+        columns = ((values - values.mean(axis=0)) / spread)[:, varies]
+    if len(starts) < 2 or not np.all(np.isfinite(columns)):
+        return False
+    found = _variance_ratio(columns, starts)
+    if not np.any(found > MOST_VARIANCE):
+        return False
+    generator = np.random.default_rng(0)
+    others = [_variance_ratio(generator.permutation(columns), starts) for _ in range(ORDERS)]
+    return bool(np.any((found > MOST_VARIANCE) & (found > np.max(others, axis=0))))
+
+
+def _variance_ratio(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Fisher's F between groups of rows that begin there, of columns of mean 0 and variance 1."""
+    counts = np.diff(starts, append=len(values))[:, None]
+    between = (np.square(np.add.reduceat(values, starts)) / counts).sum(axis=0)
+    within = np.maximum(len(values) - between, 1e-300)
+    ratio = between / (len(starts) - 1) / (within / (len(values) - len(starts)))
+    return np.asarray(ratio)
 
 
 def notes_on_samples(measures: Mapping[str, np.ndarray]) -> list[str]:
     """What samples of the calibration data the others go ill with, by ``with_measures``."""
     notes = list[str]()
-    for name, (sizes, *_) in ((name, found.T) for name, found in measures.items()):
+    of_floats = {n: found[:, 0] for n, found in measures.items() if np.any(found[:, 0] >= 0)}
+    for name, sizes in of_floats.items():
         known = np.where(np.isnan(sizes), 0, sizes)
         half = float(np.median(sizes[~np.isnan(sizes)]))
         far, worst = int(np.count_nonzero(known / FAR_LARGER > half)), int(known.argmax())

@@ -108,7 +108,7 @@ def correct(
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}
     read_outs = snn.read_outs_in_the_ann() if weights else {}
-    ends = list(read_outs.values())
+    ends = [snn.before_shaping(tensor) for tensor in read_outs.values()]
     summed = [tensor for tensor, _ in currents.values()]
     ann = snn.in_the_ann([*(node.outputs[0] for node in nodes), *summed, *ends])
     seen = 0
@@ -136,9 +136,9 @@ def correct(
                 if potentials:
                     _move_potential(layer, gap, part)
             shifts[node.name] = layer.shift
-        for name, tensor in read_outs.items():
-            measure = partial(layer.simulation.measure, layer.simulation.ends[name])
-            fit_weights(snn.graph, tensor, truth[name], part, measure)
+        for tensor in ends:
+            measure = partial(layer.simulation.measure, layer.simulation.ends[tensor.name])
+            fit_weights(snn.graph, tensor, truth[tensor.name], part, measure)
     _add_shifts(snn.graph, shifts if biases else {})
     return bool(nodes)
 

@@ -1,6 +1,7 @@
 """A network on its way from ANN to SNN, one change after another, each measured."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -89,7 +90,7 @@ from .examination import (
     require_sizes,
 )
 from .progress import Running
-from .recipe import Neuron, Recipe, SpikingPass
+from .recipe import Neuron, Recipe, SpikingPass, reads_data
 from .spiking import Spiking, over_graph
 
 NO_CHANNELS = "there are no thresholds per channel"
@@ -380,17 +381,24 @@ class Network:
         """Run a recipe's passes over the spiking network, and fold what they added."""
         if not passes:
             return
-        data, batch_size = self.calibration, self.running.batch_size
-        if data is not None and batches_differ(data, self.measures, batch_size):
-            self.notes.append(
-                f"batches of {batch_size} samples of the calibration data differ from each other "
-                "more than chance has it: what is corrected batch by batch reads it in another "
-                "order, at random"
-            )
-            data = shuffled(data)
-        snn = Spiking(self.graph, self.unclipped, data, self.running, timesteps)
+        snn = Spiking(self.graph, self.unclipped, self.calibration, self.running, timesteps)
+        if self.calibration is not None and any(map(reads_data, passes)):
+            snn = replace(snn, data=self._in_no_order(snn, self.calibration))
         self.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
         require_finite_results(self.graph)
+
+    def _in_no_order(self, snn: Spiking, data: Data) -> Data:
+        """The data, in another order where batches would differ, and that is told."""
+        together = snn.samples_at_once(data, snn.timesteps)
+        if not batches_differ(data, self.measures, together):
+            return data
+        mixed = shuffled(data, self.running.batch_size)
+        way = "shuffle it, which here takes too much memory" if mixed is None else "it is shuffled"
+        self.notes.append(
+            f"batches of {counted(together, 'sample')} of the calibration data differ from each "
+            f"other more than chance has it: {way} for what the recipe does batch by batch"
+        )
+        return mixed or data
 
     def change(self, neuron: Neuron, delay: int, timesteps: int) -> None:
         """Let neurons be of another kind, and start again after a delay if they are of one.

@@ -11,7 +11,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.affine import affine_of, per_channel
-from onnx2snn.graph_passes.editing import constant_value, free_name, optional_input
+from onnx2snn.graph_passes.editing import (
+    constant_value,
+    free_name,
+    is_floating,
+    optional_input,
+)
 from onnx2snn.graph_passes.errors import Refusal
 from onnx2snn.graph_passes.neurons import (
     initial_potential_of,
@@ -20,6 +25,7 @@ from onnx2snn.graph_passes.neurons import (
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.spiking import per_sample
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""
@@ -222,13 +228,17 @@ class NirWriter:
         return self._add(made, node.name, x.sources, shape)
 
     def _sum(self, node: gs.Node, shape: tuple[int, ...] | None) -> Signal:
-        if any(constant_value(tensor) is not None for tensor in node.inputs):
-            raise Refused(
-                "of a constant NIR has sums, products and quotients by it, where it is the same "
-                "for all samples of a batch, repeats no tensor along an axis, and is no divisor 0"
-            )
+        if not is_floating(node.inputs[0]):
+            raise Refused("NIR computes with floating-point numbers alone")
+        constants = [c for t in node.inputs if (c := constant_value(t)) is not None]
+        if node.op == "Div" and constants:
+            raise Refused("NIR divides by constants other than 0 only")
+        if constants and per_sample(constants[0], len(shape or ()) + 1) is None:
+            raise Refused("its constant differs between the samples of a batch")
+        if constants:
+            raise Refused("NIR cannot repeat a tensor along an axis")
         if node.op not in ("Add", "Sub"):
-            raise Refused("NIR multiplies no two tensors")
+            raise Refused("NIR scales and shifts by constants, and multiplies no two tensors")
         first, second = (self._signal(tensor) for tensor in node.inputs)
         if first.shape != shape or second.shape != shape:
             raise Refused("NIR cannot repeat a tensor along an axis")

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.errors import DataError, is_number
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
 
+from .correction import shift_currents
 from .inspection import has_json
 from .searching import balance_thresholds, cap_thresholds, divide_thresholds, search_potentials
 from .spiking import Spiking
@@ -158,6 +159,11 @@ class Recipe:
             "passes": [_pass_definition(f) for f in self.passes]
         }
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
+
+
+def reads_data(function: SpikingPass) -> bool:
+    """Whether a pass measures the network on data, as far as is known."""
+    return unbound(function) not in (cap_thresholds, divide_thresholds, shift_currents)
 
 
 _FOR_ANY_T = (balance_thresholds, cap_thresholds, divide_thresholds)

@@ -191,9 +191,7 @@ def divide_thresholds(snn: Spiking) -> bool:
     """
     several = [node for node in neuron_nodes(snn.graph) if max_spikes_of(node) > 1]
     for node in several:
-        threshold = threshold_of(node)
-        least = np.finfo(threshold.dtype).smallest_subnormal
-        _set_threshold(node, np.maximum(threshold / max_spikes_of(node), least))
+        _set_threshold(node, threshold_of(node) / max_spikes_of(node))
     return bool(several)
 
 
@@ -201,7 +199,7 @@ def cap_thresholds(snn: Spiking) -> bool:
     """V_th of neurons that emit up to k spikes in a time-step: at most a clip's bound / k.
 
     They then say no more than what the clip lets through, in any time-step. v(0) keeps its fraction
-    of V_th.
+    of V_th. No V_th becomes 0.
     """
     bounds, changed = _bounds(snn), False
     for node in neuron_nodes(snn.graph):
@@ -213,8 +211,9 @@ def cap_thresholds(snn: Spiking) -> bool:
 
 
 def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
-    """Set V_th; what is a fraction of it stays that."""
+    """Set V_th, to no 0 of few bits; what is a fraction of it stays that."""
     old = threshold_of(node)
+    threshold = np.maximum(threshold, np.finfo(old.dtype).smallest_subnormal)
     for name in {"v_init", "v_negative"} & node.attrs.keys():
         value = node.attrs[name].values / old * threshold
         node.attrs[name] = attribute_tensor(np.asarray(value, old.dtype))

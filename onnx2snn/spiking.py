@@ -77,16 +77,23 @@ class Spiking:
             )
         inputs = inputs_besides_states(self.graph)
         names = [tensor.name for tensor in inputs]
-        fixed = fixed_batch(tensor.shape or () for tensor in inputs)
-        most = max(1, MOST_BYTES // (4 * timesteps * self._largest(self.data)))
-        most = min(most, samples or most)
+        together = self.samples_at_once(self.data, timesteps)
+        if fixed_batch(tensor.shape or () for tensor in inputs) is None:
+            together = min(together, samples or together)
         for x, _ in self.running.batches(self.data, what):
             given = by_input_name(x, names, "the network")
             count = len(given[names[0]])
-            size = fixed or min(count, most)
+            size = min(count, together)
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
+
+    def samples_at_once(self, data: Data, timesteps: int) -> int:
+        """How many samples a batch has, but for the last: see ``batches``."""
+        inputs = inputs_besides_states(self.graph)
+        fixed = fixed_batch(tensor.shape or () for tensor in inputs)
+        most = max(1, MOST_BYTES // (4 * timesteps * self._largest(data)))
+        return fixed or min(self.running.batch_size, most)
 
     def _largest(self, data: Data) -> int:
         """The most numbers of a sample that are kept at each time-step."""
@@ -151,7 +158,7 @@ class Spiking:
                 ways = (reader.outputs[0].name for reader in root.outputs if not is_neuron(reader))
                 found[node.name] = root, -np.inf if known.intersection(ways) else 0.0
             elif tensor.name in known and only_consumer(self.graph, tensor) is not None:
-                found[node.name] = _before_shaping(tensor, self.graph, known), 0.0
+                found[node.name] = self.before_shaping(tensor), 0.0
         return found
 
     def _neurons_behind(self, tensor: gs.Tensor) -> list[gs.Node] | None:
@@ -171,30 +178,29 @@ class Spiking:
     def read_outs_in_the_ann(self) -> dict[str, gs.Tensor]:
         """By name, what is averaged over time, and the outputs, where the ANN makes them too.
 
-        What no spikes lead to is left out. Before what gives it another shape or type.
+        What no spikes lead to is left out.
         """
         ends = (*(node.inputs[0] for node in mean_nodes(self.graph)), *self.graph.outputs)
         known, found = self._known, {}
         for tensor in ends:
             alone = all(is_mean(reader) for reader in tensor.outputs)
             if tensor.name in known and alone and segment_of(self.graph, tensor).spikes:
-                first = _before_shaping(tensor, self.graph, known)
-                found[first.name] = first
+                found[tensor.name] = tensor
         return found
 
+    def before_shaping(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The tensor, or one that has its numbers in another shape or type, in the ANN, too.
 
-def _before_shaping(tensor: gs.Tensor, graph: gs.Graph, known: set[str]) -> gs.Tensor:
-    """The tensor, or one of those ``known`` of which it has the numbers in another shape or type.
-
-    Which nothing else reads.
-    """
-    while (maker := producer(tensor)) is not None and not maker.domain:
-        source = maker.inputs[0] if maker.op in (*SHAPING, "Cast") else tensor
-        alone = source is not tensor and only_consumer(graph, source) is not None
-        if not alone or source.name not in known or not is_floating(source):
-            break
-        tensor = source
-    return tensor
+        Which nothing else reads.
+        """
+        known = self._known
+        while (maker := producer(tensor)) is not None and not maker.domain:
+            source = maker.inputs[0] if maker.op in (*SHAPING, "Cast") else tensor
+            alone = source is not tensor and only_consumer(self.graph, source) is not None
+            if not alone or source.name not in known or not is_floating(source):
+                break
+            tensor = source
+        return tensor
 
 
 def _is_shift(node: gs.Node) -> bool:

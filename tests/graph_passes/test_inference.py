@@ -194,7 +194,10 @@ def test_normalizations_within_a_branch():
         f"y = If(which)<then_branch = {normal}, else_branch = {branch.format('else', 'Neg(a)')}>"
     )
     proto = model(text + " }", {"s": np.ones(4, np.float32)}, opset=21)
-    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    (branches,) = (node for node in proto.graph.node if node.op_type == "If")
+    inner = [attribute.g.output[0] for attribute in branches.attribute]
+    for info in (*proto.graph.output, *inner):
+        info.type.tensor_type.ClearField("shape")
     assert size_of(proto, "y")[1:] == (4, 3, 3)
 
 

@@ -44,7 +44,32 @@ def test_batches_that_are_of_other_kinds():
     # Nothing varies within batches; or at all; or there is nothing to measure.
     assert differ(np.repeat(x[:5], 10, axis=0)[:45])
     assert not differ(np.ones_like(x))
-    assert not differ(np.arange(45, dtype=np.int64).reshape(45, 1))
+    assert not differ(np.full((45, 2), "a"))
+    # Whole numbers, as pixels.
+    pixels = rng.integers(0, 60, (45, 9)).astype(np.uint8)
+    assert not differ(pixels)
+    assert differ(pixels * (1 + np.arange(45, dtype=np.uint8) // 15)[:, None])
+    # Of one batch after a few samples, and of fewer than a variance is taken of.
+    assert not differ(x * scales, batch_size=40)
+    assert not differ((x * scales)[::5], batch_size=2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 10, 100])
+def test_batches_do_not_differ_by_chance(batch_size):
+    """Where some samples have most of the variance; nor by rounding, where all have one mean."""
+    rng = np.random.default_rng(3)
+    flagged = 0
+    for samples in (11, 17, 45, 101, 110, 250):
+        heavy = rng.standard_cauchy((samples, 6)).astype(np.float32)
+        few = (rng.random((samples, 20)) < 0.01).astype(np.float32)
+        scaled = rng.normal(size=(samples, 6)) * np.exp(2 * rng.normal(size=(samples, 1)))
+        one_hot = np.eye(9, dtype=np.float32)[rng.integers(0, 9, samples)]
+        ranks = rng.permuted(np.tile(np.linspace(0, 0.9, 10), (samples, 1)), axis=1)
+        normed = rng.normal(size=(samples, 7))
+        normed /= np.abs(normed).max(axis=1, keepdims=True)
+        for x in (heavy, few, scaled.astype(np.float32), one_hot, ranks, normed):
+            flagged += differ(x, batch_size=batch_size)
+    assert flagged <= 1
 
 
 def error(network, ann, x, timesteps):
@@ -76,6 +101,44 @@ def test_corrections_do_not_mind_the_order_of_data(recipe):
     assert not mixed.notes
     # One batch is in no order.
     assert not converted(x, recipe=recipe, batch_size=300).notes
+
+
+def ordered(monkeypatch, recipe, ann, **options):
+    """What is noted of data that gets darker, of images in 8 bits."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (60, 6)) * np.repeat([[1.0], [0.3], [0.05]], 20, axis=0)
+    x = x.astype(np.uint8)
+    found = convert(ann, calibration=from_arrays(x), recipe=recipe, **options)
+    return [note for note in found.notes if "more than chance" in note]
+
+
+def of_bytes(batch="N"):
+    text = f"net (uint8[{batch}, 6] p) => (float[{batch}, 6] y) {{ x = Cast<to = 1>(p) "
+    weights = {name: RNG.normal(size=(6, 6)).astype(np.float32) for name in "uv"}
+    return model(text + "a = MatMul(x, u) b = Relu(a) y = MatMul(b, v) }", weights)
+
+
+def test_an_order_that_recipes_mind(monkeypatch):
+    """Of whole numbers, too, and of the batches that are corrected."""
+    (note,) = ordered(monkeypatch, "best", of_bytes(), batch_size=20)
+    assert note.endswith("it is shuffled for what the recipe does batch by batch")
+    # Passes that read no data.
+    for recipe in ("burst", "opt", "opi", "robust-norm"):
+        assert not ordered(monkeypatch, recipe, of_bytes(), batch_size=20)
+    # One batch, but for a network that takes fewer, or where more would take too much memory.
+    assert not ordered(monkeypatch, "best", of_bytes())
+    text = "net (float[15, 6] x) => (float[15, 6] y) { a = Add(x, w) b = Relu(a) y = MatMul(b, v) }"
+    values = {"w": RNG.normal(size=(15, 6)).astype(np.float32), "v": np.eye(6, dtype=np.float32)}
+    x = RNG.normal(size=(60, 6)).astype(np.float32) * np.repeat(np.float32([4, 1]), 30)[:, None]
+    (note,) = convert(model(text, values), calibration=from_arrays(x), recipe="best").notes[-1:]
+    assert note.startswith("batches of 15 samples")
+    with monkeypatch.context() as patched:
+        patched.setattr("onnx2snn.spiking.MOST_BYTES", 4 * 16 * 6 * 20)
+        (note,) = ordered(patched, "best", of_bytes())
+        assert note.startswith("batches of 20 samples")
+    monkeypatch.setattr("onnx2snn.data.MOST_HELD", 0)
+    (note,) = ordered(monkeypatch, "best", of_bytes(), batch_size=20)
+    assert "shuffle it, which here takes too much memory" in note
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

@@ -28,16 +28,23 @@ def test_shuffled(tmp_path, batch_size):
     """Each sample once, with its label, in one order whatever the batches and the file."""
     np.savez(tmp_path / "d.npz", x=X, y=Y)
     np.savez(tmp_path / "two.npz", a=X, b=-X)
-    x, y = together(shuffled(from_arrays(X, Y)), 7)
+    x, y = together(shuffled(from_arrays(X, Y), 4), 7)
     rows = [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in x]
     assert sorted(rows) == list(range(23)) != rows
     np.testing.assert_array_equal(y, Y[rows])
     for data in (from_arrays(X, Y), open_data(str(tmp_path / "d.npz"))):
-        found, labels = together(shuffled(data), batch_size)
+        found, labels = together(shuffled(data, batch_size), batch_size)
         np.testing.assert_array_equal(found, x)
         np.testing.assert_array_equal(labels, y)
-    for part, _ in shuffled(open_data(str(tmp_path / "two.npz"))).batches(batch_size):
+    for part, _ in shuffled(open_data(str(tmp_path / "two.npz")), 5).batches(batch_size):
         np.testing.assert_array_equal(part["a"], -part["b"])
+
+
+def test_what_takes_much_memory_is_not_shuffled(monkeypatch):
+    monkeypatch.setattr("onnx2snn.data.MOST_HELD", X.nbytes)
+    assert shuffled(from_arrays(X), 5) is not None
+    monkeypatch.setattr("onnx2snn.data.MOST_HELD", X.nbytes - 1)
+    assert shuffled(from_arrays(X), 5) is None
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -386,6 +386,36 @@ def test_burst_emits_several_spikes():
     assert spikes[:, 1:, 0].T.tolist() == [[2, 3, 2], [5, 5, 5]]
 
 
+@pytest.mark.parametrize(
+    "end", ["s = Unsqueeze(z, last) y = Squeeze(s, last)", "y = Cast<to = 1>(z)"]
+)
+def test_rate_norm_by_the_loss_of_classes_in_another_shape(end):
+    """Thresholds are those of the network that ends in its scores."""
+    rng = np.random.default_rng(1)
+    weights = {"u": rng.normal(size=(4, 8)), "v": rng.normal(size=(8, 3))}
+    values = {name: value.astype(np.float16) for name, value in weights.items()}
+    text = "net (float16[N, 4] x) => (float{}[N, 3] y) {{ a = MatMul(x, u) r = Relu(a) {} }}"
+    x = rng.normal(size=(60, 4)).astype(np.float16)
+    data = from_arrays(x, rng.integers(0, 3, 60))
+    shaped = text.format("" if "Cast" in end else "16", f"z = MatMul(r, v) {end}")
+    found, wanted = (
+        convert(model(each, values | more), calibration=data, recipe="rnl", timesteps=4).neurons
+        for each, more in (
+            (shaped, {"last": np.int64([2])}),
+            (text.format("16", "y = MatMul(r, v)"), {}),
+        )
+    )
+    assert [n.threshold for n in found] == [n.threshold for n in wanted]
+
+
+def test_bursts_behind_a_clip_of_next_to_nothing():
+    text = "net (float16[N, 1] x) => (float16[N, 1] y) { a = Mul(x, one) r = Clip(a, low, high) "
+    values = {"one": np.float16(2), "low": np.float16(0), "high": np.float16(6e-8)}
+    ann = model(text + "y = Identity(r) }", values)
+    made = convert(ann, calibration=from_arrays(X[:, :1].astype(np.float16)), recipe="burst")
+    assert [neuron.threshold > 0 for neuron in made.neurons] == [True]
+
+
 @pytest.mark.parametrize("bound", [0.25, 1000.0])
 def test_bursts_say_no_more_than_a_clip(bound):
     """V_th is the percentile, at most a fifth of the bound, so that 5 spikes are that."""
