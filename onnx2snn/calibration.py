@@ -270,7 +270,8 @@ def calibrate(
         }
         model, watched = _pooled(model, watched, ranks)
     axes = {name: channel_axis(tensor) for name, tensor in tensors.items()} if per_channel else {}
-    channels = [_channels(tensor, axes.get(name)) for name, tensor in tensors.items()]
+    each = 2 if statistic.kind == "robust-mmse" else 1
+    channels = [each * _channels(tensor, axes.get(name)) for name, tensor in tensors.items()]
     number_of_pass = dict(zip(tensors, np.cumsum(channels) // MOST_CHANNELS, strict=True))
     thresholds: dict[str, np.ndarray] = {}
     for number in np.unique(list(number_of_pass.values())):
@@ -294,7 +295,8 @@ def _in_one_pass(
     running: Running,
 ) -> dict[str, np.ndarray]:
     """Thresholds of the ``tensors``; ``axes``: those of channels, none for one of each layer."""
-    histograms = {name: ActivationHistogram(bool(axes)) for name in tensors}
+    peaks = statistic.kind == "robust-mmse"
+    histograms = {name: ActivationHistogram(bool(axes), peaks) for name in tensors}
     shapes: dict[str, tuple[int, ...]] = {}
     for values in watch(model, tensors, data, running):
         for name, value in values.items():

@@ -188,20 +188,30 @@ def hides_in_quantisation(graph: gs.Graph, unquantised: bool) -> bool:
 
 
 def require_activations(
-    graph: gs.Graph, maxpool: MaxPool, unquantised: bool, pools: list[Refusal]
+    graph: gs.Graph, maxpool: MaxPool, on_means: bool, unquantised: bool, pools: list[Refusal]
 ) -> None:
     """Refuse a network none of whose activations became a neuron, with what it has instead.
 
-    ``unquantised``: whether quantisation was left out of it. ``pools``: its ``hidden_pools``.
+    ``on_means``: as of ``convert``. ``unquantised``: whether quantisation was left out of it.
+    ``pools``: its ``hidden_pools``.
     """
     if neuron_nodes(graph):
         return
     found = other_activations(graph, unquantised, pools)
     has = "these activations:" if found else "no activations"
-    if regions_to_approximate(graph) and not obstacles(graph, maxpool, approximated=True):
+    # The fewest options with which clips leave nothing in the way.
+    enough = next(
+        (
+            way
+            for way in dict.fromkeys((on_means, True))
+            if not obstacles(graph, maxpool, approximated=True, on_means=way)
+        ),
+        None,
+    )
+    if regions_to_approximate(graph) and enough is not None:
         has = (
             "these activations; clips can stand in for those before the last layer (convert "
-            "--approximate N --calibration DATA):"
+            f"{'--on-means ' * enough}--approximate N --calibration DATA):"
         )
         found = analog_activations(graph)
     elif hides_in_quantisation(graph, unquantised and not found):

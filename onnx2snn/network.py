@@ -366,7 +366,9 @@ class Network:
             partial(set_initial_potential, v_init=v_init, seed=seed),
         ]
         self.run(passes)
-        require_activations(self.graph, self.maxpool, self.unquantised, self.hidden_pools)
+        require_activations(
+            self.graph, self.maxpool, self.on_means, self.unquantised, self.hidden_pools
+        )
         if self.calibration is not None:
             self.agreements.append(
                 compare(TOGETHER, self.original, self.current, self.calibration, self.running)

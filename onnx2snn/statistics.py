@@ -15,6 +15,18 @@ _CENTRES = np.arange(BINS + 1) + 0.5
 KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "balanced")
 """The kinds of statistics, as ``Statistic`` tells them."""
 
+MOST_CUT = 0.01
+"""Of the squares of a layer or channel, that a 99.9 percentile may cut off.
+
+Of the shipped networks it cuts off 0.6 % at most, at T=4 to 64. Where most places are background
+one in a thousand is a good part of what is not: of 4 convolutions on digits of 8 x 8 in black
+images of 112 x 112 it cut off 13 % of a channel in the middle, 46 at most, and ``best`` lost 22
+points at T=8.
+"""
+
+COMMON = 95.0
+"""Percent of the samples whose largest activation is no outlier."""
+
 FOR_TIMESTEPS = ("mmse", "robust-mmse")
 """Those that are for a number of time-steps."""
 
@@ -33,7 +45,9 @@ class Statistic:
     0, as for a channel that is rarely active. "nonzero-percentile": the same of the activations
     above zero. "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps,
     come nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
-    percentile and, where a max-pool alone reads them, of what it lets through. "balanced": local
+    percentile, or, if that is more, what cuts off ``MOST_CUT`` of their squares or the largest of
+    ``COMMON`` percent of the samples, and, where a max-pool alone reads them, of what it lets
+    through. "balanced": local
     threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0
@@ -76,7 +90,8 @@ class Statistic:
             "percentile": f"{q} % of all activations",
             "nonzero-percentile": f"{q} % of activations above 0",
             "mmse": f"least squared error at T={q}",
-            "robust-mmse": f"least squared error at T={q}, at most 99.9 % of activations",
+            "robust-mmse": f"least squared error at T={q}, at most 99.9 % of activations, "
+            "or 1 % of squares cut off",
             "balanced": f"local threshold balancing in {q} steps",
         }[self.kind]
 
@@ -107,11 +122,13 @@ class ActivationHistogram:
 
     Each histogram covers [0, 2^e) in ``BINS`` equal bins. Where an activation is larger, e
     grows and neighbouring bins merge; widths are powers of two, so the result does not
-    depend on the order of the batches. Memory: BINS int64 a channel.
+    depend on the order of the batches. Memory: BINS int64 a channel, and as much again where
+    ``peaks``, the largest of each sample, are counted, too, which "robust-mmse" needs.
     """
 
-    def __init__(self, per_channel: bool) -> None:
+    def __init__(self, per_channel: bool, peaks: bool = False) -> None:
         self._per_channel = per_channel
+        self._peaks = ActivationHistogram(True) if peaks else None
         self._counts = np.zeros((0, BINS), np.int64)
 
     def update(self, activations: np.ndarray) -> None:
@@ -121,6 +138,8 @@ class ActivationHistogram:
         channels = activations.shape[1] if apart else 1
         rows = np.moveaxis(activations, 1, 0) if apart else activations
         rows = rows.reshape(channels, -1)
+        if self._peaks is not None:
+            self._peaks.update(rows.reshape(channels, len(activations), -1).max(axis=2).T)
         largest = rows.max(axis=1).astype(np.float64)
         # frexp: largest = f 2^e with f < 1, so largest < 2^e.
         exponents = np.where(largest > 2.0**-127, np.frexp(largest)[1], -126)
@@ -154,7 +173,8 @@ class ActivationHistogram:
         if statistic.kind == "mmse":
             return self._least_squares(int(statistic.q))
         if statistic.kind == "robust-mmse":
-            most = self.value(Statistic("percentile", 99.9))
+            most = np.minimum(self._cutting(MOST_CUT), self._common())
+            most = np.maximum(self.value(Statistic("percentile", 99.9)), most)
             theta = self._least_squares(int(statistic.q))
             return np.asarray(np.minimum(theta, most))
         if statistic.kind == "balanced":
@@ -185,6 +205,29 @@ class ActivationHistogram:
         numbers[:, :-1] = self._counts
         sums = numbers * _CENTRES
         return numbers[:, ::-1].cumsum(axis=1)[:, ::-1], sums[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+    def _common(self) -> np.ndarray:
+        """What the largest of ``COMMON`` percent of the samples is at most: float64 [C].
+
+        0 where as few samples as may be outliers have any above 0.
+        """
+        assert self._peaks is not None
+        above = self._peaks._counts.sum(axis=1)
+        few = above <= (1 - COMMON / 100) * self._peaks._total
+        return np.where(few, 0, self._peaks.value(Statistic("percentile", COMMON)))
+
+    def _cutting(self, share: float) -> np.ndarray:
+        """The least theta with sum max(a - theta, 0)^2 at most a share of sum a^2: float64 [C].
+
+        In whole bins. One channel at a time, as the other numbers of a bin take its memory again.
+        """
+        edges, found = np.arange(BINS), np.zeros(len(self._counts))
+        for channel, counts in enumerate(self._counts):
+            moments = (counts * _CENTRES[:-1] ** power for power in range(3))
+            numbers, sums, squares = (tail[::-1].cumsum()[::-1] for tail in moments)
+            cut = squares - 2 * edges * sums + edges**2 * numbers
+            found[channel] = np.count_nonzero(cut > share * squares[0])
+        return np.asarray(np.minimum(found * self._widths(), self._max))
 
     def _balanced(self, steps: int) -> np.ndarray:
         """Local threshold balancing over the whole distribution: float64 [C]."""

@@ -754,10 +754,12 @@ GATED = CURVED.replace("r = Relu(b)", "t = Sigmoid(b) g = Mul(m, t) r = Sigmoid(
 
 
 def test_without_a_relu_the_option_that_helps_is_named_where_it_does():
-    for text, helps in ((ALL_CURVED, True), (GATED, False)):
+    for text, options in ((ALL_CURVED, ""), (GATED, "--on-means ")):
         with pytest.raises(UnsupportedModelError, match="no ReLU") as caught:
             convert(model(text, WEIGHTS))
-        assert ("--approximate N" in str(caught.value)) == helps
+        assert f"(convert {options}--approximate N --calibration DATA)" in str(caught.value)
+        on_means = bool(options)
+        convert(model(text, WEIGHTS), calibration=from_arrays(X), approximate=4, on_means=on_means)
 
 
 def test_check_sees_gates_without_a_relu_too():

@@ -69,6 +69,22 @@ def test_from_file_and_proto_alike(tmp_path):
     assert a.functions == b.functions
 
 
+@pytest.mark.parametrize("on_means", [True, False])
+def test_curves_between_normalizations_need_two_options(on_means):
+    text = "net (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) e = Erf(a) b = MatMul(e, w) "
+    text += "n = LayerNormalization(b, s) f = Erf(n) y = MatMul(f, w) }"
+    ann = model(text, {"w": normal(4, 4), "s": np.ones(4, np.float32)})
+    with pytest.raises(UnsupportedModelError, match="convert --on-means --approximate N --calib"):
+        convert(ann, calibration=from_arrays(normal(20, 4)), on_means=on_means)
+    plain = model(
+        text.replace("n = LayerNormalization(b, s) f = Erf(n)", "f = Erf(b)"), {"w": normal(4, 4)}
+    )
+    with pytest.raises(
+        UnsupportedModelError, match=r"\(convert --approximate N --calibration DATA\)"
+    ):
+        convert(plain)
+
+
 def test_what_averages_cost_is_not_known_without_data():
     clipped = MAX_POOLED.replace("Relu(b)", "Clip(b, lo, hi)")
     ann = model(clipped, WEIGHTS | {"lo": np.float32(0), "hi": np.float32(1)})

@@ -282,7 +282,7 @@ def test_best_takes_thresholds_of_what_max_pools_let_through(recipe, text, size)
         values = np.maximum(x if neuron.name == "a" else -x, 0)
         width = size.get(neuron.name, 1)
         values = values.reshape(200, 2, 6 // width, width, 6 // width, width).max((3, 5))
-        histogram = ActivationHistogram(per_channel=True)
+        histogram = ActivationHistogram(per_channel=True, peaks=True)
         histogram.update(values)
         wanted = histogram.value(Statistic("robust-mmse", 8))
         if recipe == "best-burst":
@@ -460,7 +460,8 @@ def test_bursts_share_what_one_spike_says(bound):
         most = np.inf if bound is None else bound
         np.testing.assert_allclose(neuron.threshold, np.minimum(1.5 * wanted, most) / 4, rtol=1e-6)
         np.testing.assert_allclose(potentials(made)[neuron.name], neuron.threshold / 2, rtol=1e-6)
-        said = "1.5 times least squared error at T=8, at most 99.9 % of activations, per channel"
+        said = "1.5 times least squared error at T=8, at most 99.9 % of activations, "
+        said += "or 1 % of squares cut off, per channel"
         said = f"{said}, 12 samples" if np.any(1.5 * wanted < most) else "bound of the clip"
         assert neuron.source == f"{said}, then divide_thresholds"
         assert np.all(told[neuron.name] / 5 <= most * (1 + 1e-6))
@@ -979,7 +980,7 @@ def test_an_activation_that_is_an_output_too_is_not_only_pooled():
     )
     x = np.random.default_rng(0).normal(size=(200, 2, 6, 6)).astype(np.float32) ** 3
     found = convert(model(text), calibration=from_arrays(x), recipe="best", timesteps=8)
-    histogram = ActivationHistogram(per_channel=True)
+    histogram = ActivationHistogram(per_channel=True, peaks=True)
     histogram.update(np.maximum(x, 0))
     wanted = histogram.value(Statistic("robust-mmse", 8))
     np.testing.assert_allclose(found.neurons[0].threshold.ravel(), wanted, rtol=1e-6)

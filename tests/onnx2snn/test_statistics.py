@@ -14,7 +14,7 @@ def activations(seed, samples=400, channels=3):
 
 
 def histogram(values, per_channel, cuts=()):
-    result = ActivationHistogram(per_channel)
+    result = ActivationHistogram(per_channel, peaks=True)
     for part in np.split(values, cuts):
         if len(part):
             result.update(part)
@@ -198,11 +198,45 @@ def test_a_robust_threshold_is_at_most_a_percentile_of_all_activations():
     """Those that are 0 count, too."""
     values = np.zeros((20_000, 1), np.float32)
     values[:1000, 0] = np.random.default_rng(0).exponential(size=1000) ** 3
-    seen = ActivationHistogram(per_channel=True)
+    seen = ActivationHistogram(per_channel=True, peaks=True)
     seen.update(values)
     free, most = (seen.value(s) for s in (Statistic("mmse", 64), Statistic("percentile", 99.9)))
     assert free > 1.2 * most
     assert seen.value(Statistic("robust-mmse", 64)) == most
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("batch_size", [7, 200])
+def test_a_robust_threshold_of_images_that_are_mostly_background(per_channel, batch_size):
+    """One in a thousand places is not much of what each image shows; of outliers it is."""
+    rng = np.random.default_rng(0)
+    values = np.zeros((200, 1, 100, 100), np.float32)
+    # Of each image 40 places: 0.4 %, of which 99.9 % of all places cut off a quarter.
+    for image in values[:, 0]:
+        image[rng.integers(0, 100, 40), rng.integers(0, 100, 40)] = rng.exponential(size=40)
+
+    def threshold(x, statistic):
+        seen = ActivationHistogram(per_channel, peaks=True)
+        for start in range(0, len(x), batch_size):
+            seen.update(x[start : start + batch_size])
+        return float(seen.value(statistic)[0])
+
+    robust, percentile = Statistic("robust-mmse", 32), Statistic("percentile", 99.9)
+    found, low = threshold(values, robust), threshold(values, percentile)
+
+    def cut(theta):
+        return np.square(np.maximum(values - theta, 0)).sum() / np.square(values).sum()
+
+    assert cut(low) > 0.05
+    # At the least squares, or where 1 % of the squares are cut off, to within a bin.
+    free = threshold(values, Statistic("mmse", 32))
+    assert found == free or 0.008 < cut(found) <= 0.01
+    assert low < found <= free
+    # One image in 25 that is 50 times as large is no reason.
+    outliers = values.copy()
+    outliers[::25] *= 50
+    assert threshold(outliers, robust) < 2 * np.quantile(values.max((1, 2, 3)), 0.95)
+    assert threshold(outliers, Statistic("mmse", 32)) > 50
 
 
 def test_balancing_ends_where_nothing_changes():

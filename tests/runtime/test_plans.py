@@ -1,5 +1,6 @@
 """Every way to run time-steps gives the spikes of the plain one, bit for bit."""
 
+from dataclasses import replace
 from functools import partial
 
 import dyadic
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert, from_arrays
+from onnx2snn.recipe import Neuron
+from onnx2snn.recipes import recipe_by_name
 from onnx2snn.runtime import chunks
 from onnx2snn.runtime.chunks import weighted_layers
 from onnx2snn.runtime.memory import sizes_of
@@ -67,9 +70,11 @@ def test_inputs_that_vary_in_time(seed):
 
 
 EVERY_KIND = ["opi", "signed", "burst", "spike-norm", "srp", "ltb", "best", "best-burst"]
+# Of a fifth of a clip's bound sums are not exact.
+BURSTS = replace(recipe_by_name("burst"), neuron=Neuron("BurstIF", max_spikes=4))
 
 
-@pytest.mark.parametrize("recipe", EVERY_KIND)
+@pytest.mark.parametrize("recipe", [{"burst": BURSTS}.get(name, name) for name in EVERY_KIND])
 def test_neurons_of_every_kind(recipe):
     network = dyadic.finish(7)
     x = dyadic.images(network, 20)
