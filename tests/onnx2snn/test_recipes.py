@@ -460,8 +460,8 @@ def test_bursts_share_what_one_spike_says(bound):
         most = np.inf if bound is None else bound
         np.testing.assert_allclose(neuron.threshold, np.minimum(1.5 * wanted, most) / 4, rtol=1e-6)
         np.testing.assert_allclose(potentials(made)[neuron.name], neuron.threshold / 2, rtol=1e-6)
-        said = "1.5 times least squared error at T=8, at most 99.9 % of activations, "
-        said += "or 1 % of squares cut off, per channel"
+        said = "1.5 times least squared error at T=8, at most 99.9 % of activations "
+        said += "where these are not sparse, per channel"
         said = f"{said}, 12 samples" if np.any(1.5 * wanted < most) else "bound of the clip"
         assert neuron.source == f"{said}, then divide_thresholds"
         assert np.all(told[neuron.name] / 5 <= most * (1 + 1e-6))

@@ -228,14 +228,14 @@ def test_a_robust_threshold_of_images_that_are_mostly_background(per_channel, ba
         return np.square(np.maximum(values - theta, 0)).sum() / np.square(values).sum()
 
     assert cut(low) > 0.05
-    # At the least squares, or where 1 % of the squares are cut off, to within a bin.
+    common = np.quantile(values.max((1, 2, 3)), 0.95)
     free = threshold(values, Statistic("mmse", 32))
-    assert found == free or 0.008 < cut(found) <= 0.01
-    assert low < found <= free
-    # One image in 25 that is 50 times as large is no reason.
+    assert low < found
+    np.testing.assert_allclose(found, min(free, common), rtol=0.01)
+    # A few images that are 50 times as large are no reason; they make bins wider.
     outliers = values.copy()
-    outliers[::25] *= 50
-    assert threshold(outliers, robust) < 2 * np.quantile(values.max((1, 2, 3)), 0.95)
+    outliers[::100] *= 50
+    assert threshold(outliers, robust) < 1.1 * common + 0.25
     assert threshold(outliers, Statistic("mmse", 32)) > 50
 
 
