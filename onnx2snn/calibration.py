@@ -1,6 +1,6 @@
 """Thresholds from data: run the ANN, watch its activations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -199,8 +199,8 @@ def batches_differ(data: Data, measures: Mapping[str, np.ndarray], batch_size: i
 
 def _are_in_an_order(values: np.ndarray, size: int) -> bool:
     """Whether a column of values differs between groups of ``size`` rows by more than chance."""
-    # A rest of less than half a group belongs to the last one.
-    starts = np.arange(max(round(len(values) / size), 1)) * size
+    # A rest of fewer belongs to the last group.
+    starts = np.arange(0, max(len(values) - FEWEST, 0) + 1, size)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         spread = values.std(axis=0)
         varies = spread > 1e-9 * np.abs(values).max(axis=0)
@@ -250,8 +250,11 @@ def calibrate(
     statistic: Statistic,
     per_channel: bool,
     running: Running,
+    rows: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Thresholds of an ANN's activations, in one pass over the data, or several of many layers.
+
+    ``rows``: the names of those that have samples along axis 0.
 
     Returns V_th by the name of the activation: float32, () for a layer, or one number for each
     channel, shaped to broadcast against the activations, as (C, 1, 1); () where a sample is one
@@ -276,7 +279,7 @@ def calibrate(
     thresholds: dict[str, np.ndarray] = {}
     for number in np.unique(list(number_of_pass.values())):
         some = {name: tensor for name, tensor in watched.items() if number_of_pass[name] == number}
-        thresholds |= _in_one_pass(model, some, axes, data, statistic, running)
+        thresholds |= _in_one_pass(model, some, axes, data, statistic, running, rows)
     return thresholds
 
 
@@ -293,10 +296,11 @@ def _in_one_pass(
     data: Data,
     statistic: Statistic,
     running: Running,
+    rows: Collection[str],
 ) -> dict[str, np.ndarray]:
     """Thresholds of the ``tensors``; ``axes``: those of channels, none for one of each layer."""
-    peaks = statistic.kind == "robust-mmse"
-    histograms = {name: ActivationHistogram(bool(axes), peaks) for name in tensors}
+    peaks = set(rows) if statistic.kind == "robust-mmse" else set[str]()
+    histograms = {name: ActivationHistogram(bool(axes), name in peaks) for name in tensors}
     shapes: dict[str, tuple[int, ...]] = {}
     for values in watch(model, tensors, data, running):
         for name, value in values.items():

@@ -47,7 +47,7 @@ from onnx2snn.graph_passes.files import Model, read_any
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.integer_layers import INTEGER_LAYERS, quantises_anew
 from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.linear import MaxPool, require_channels
+from onnx2snn.graph_passes.linear import MaxPool, require_channels, samples_axis
 from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.spiking import (
     DATA_NEEDED,
@@ -321,8 +321,9 @@ class Network:
         self._note_equal_samples(self.calibration)
         if per_channel:
             require_channels(self.graph, wanted, NO_CHANNELS)
+        rows = [n.name for n in wanted if not samples_axis(self.graph, n.outputs[0])]
         thresholds = calibrate(
-            self.current, wanted, self.calibration, threshold, per_channel, self.running
+            self.current, wanted, self.calibration, threshold, per_channel, self.running, rows
         )
         thresholds = {
             node.name: _with_headroom(thresholds[node.name], headroom, type_of(node))

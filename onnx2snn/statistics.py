@@ -25,7 +25,7 @@ points at T=8.
 """
 
 COMMON = 95.0
-"""Percent of the samples whose largest activation is no outlier."""
+"""Percent of the samples, or all but one, whose largest activation is no outlier."""
 
 FOR_TIMESTEPS = ("mmse", "robust-mmse")
 """Those that are for a number of time-steps."""
@@ -46,8 +46,8 @@ class Statistic:
     above zero. "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps,
     come nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
     percentile or, where that cuts off more than ``MOST_CUT`` of their squares, the largest of
-    ``COMMON`` percent of the samples, and, where a max-pool alone reads them, of what it lets
-    through. "balanced": local
+    ``COMMON`` percent of the samples (of all but one of fewer than 20); where a max-pool alone
+    reads them, of what that lets through. "balanced": local
     threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0
@@ -174,8 +174,9 @@ class ActivationHistogram:
             return self._least_squares(int(statistic.q))
         if statistic.kind == "robust-mmse":
             most = self.value(Statistic("percentile", 99.9))
-            sparse = self._cut_off(most) > MOST_CUT
-            most = np.where(sparse, np.maximum(most, self._common()), most)
+            common = self._common()
+            sparse = self._cut_off(most, common) > MOST_CUT
+            most = np.where(sparse, np.maximum(most, common), most)
             theta = self._least_squares(int(statistic.q))
             return np.asarray(np.minimum(theta, most))
         if statistic.kind == "balanced":
@@ -208,20 +209,28 @@ class ActivationHistogram:
         return numbers[:, ::-1].cumsum(axis=1)[:, ::-1], sums[:, ::-1].cumsum(axis=1)[:, ::-1]
 
     def _common(self) -> np.ndarray:
-        """What the largest of ``COMMON`` percent of the samples is at most: float64 [C].
+        """The largest of ``COMMON`` percent of the samples, of all but one at most: float64 [C].
 
-        0 where as few samples as may be outliers have any above 0.
+        0 where as few samples as may be outliers have any above 0, or where samples are not known.
         """
-        assert self._peaks is not None
-        above = self._peaks._counts.sum(axis=1)
-        few = above <= (1 - COMMON / 100) * self._peaks._total
-        return np.where(few, 0, self._peaks.value(Statistic("percentile", COMMON)))
+        if self._peaks is None:
+            return np.zeros(len(self._counts))
+        total = max(int(self._peaks._total), 1)
+        outliers = max((1 - COMMON / 100) * total, 1)
+        if outliers >= total:
+            return np.zeros(len(self._counts))
+        found = self._peaks.value(Statistic("percentile", 100 * (1 - outliers / total)))
+        return np.where(self._peaks._counts.sum(axis=1) <= outliers, 0, found)
 
-    def _cut_off(self, theta: np.ndarray) -> np.ndarray:
-        """What share of sum a^2 sum max(a - theta, 0)^2 is: float64 [C]; 0 without activations."""
-        beyond = np.maximum(_CENTRES[:-1] - (theta / self._widths())[:, None], 0)
+    def _cut_off(self, theta: np.ndarray, most: np.ndarray) -> np.ndarray:
+        """What share of sum a^2 sum max(a - theta, 0)^2 is: float64 [C]; 0 without activations.
+
+        Of activations a up to ``most``, which greater ones count as.
+        """
+        known = np.minimum(_CENTRES[:-1], (most / self._widths())[:, None])
+        beyond = np.maximum(known - (theta / self._widths())[:, None], 0)
         cut = (self._counts * np.square(beyond)).sum(axis=1)
-        squares = (self._counts * np.square(_CENTRES[:-1])).sum(axis=1)
+        squares = (self._counts * np.square(known)).sum(axis=1)
         return np.asarray(cut / np.maximum(squares, 1))
 
     def _balanced(self, steps: int) -> np.ndarray:

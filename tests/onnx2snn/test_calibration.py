@@ -49,8 +49,10 @@ def test_batches_that_are_of_other_kinds():
     pixels = rng.integers(0, 60, (45, 9)).astype(np.uint8)
     assert not differ(pixels)
     assert differ(pixels * (1 + np.arange(45, dtype=np.uint8) // 15)[:, None])
-    # Of one batch after a few samples, and of fewer than a variance is taken of.
-    assert not differ(x * scales, batch_size=40)
+    # A rest counts where a variance can be taken of it.
+    dark = np.repeat(np.float32([1, 0.1]), [37, 8])[:, None]
+    assert differ(x * dark, batch_size=37)
+    assert not differ(x * dark, batch_size=38)
     assert not differ((x * scales)[::5], batch_size=2)
 
 
@@ -116,6 +118,20 @@ def of_bytes(batch="N"):
     text = f"net (uint8[{batch}, 6] p) => (float[{batch}, 6] y) {{ x = Cast<to = 1>(p) "
     weights = {name: RNG.normal(size=(6, 6)).astype(np.float32) for name in "uv"}
     return model(text + "a = MatMul(x, u) b = Relu(a) y = MatMul(b, v) }", weights)
+
+
+def test_samples_along_another_axis_are_not_taken_for_rows():
+    """A threshold is then as of all places, whatever the batches."""
+    text = "net (float[N, 30, 4] x) => (float[30, N, 4] y) { t = Transpose<perm = [1, 0, 2]>(x) "
+    weights = {name: RNG.normal(size=(4, 4)).astype(np.float32) for name in "uv"}
+    ann = model(text + "a = MatMul(t, u) r = Relu(a) y = MatMul(r, v) }", weights)
+    x = RNG.normal(size=(40, 30, 4)).astype(np.float32) * (RNG.random((40, 30, 1)) < 0.01)
+    found = [
+        convert(ann, calibration=from_arrays(x), recipe="best", batch_size=n, timesteps=32)
+        for n in (5, 40)
+    ]
+    one, other = ([neuron.threshold for neuron in each.neurons] for each in found)
+    np.testing.assert_array_equal(one, other)
 
 
 def test_an_order_that_recipes_mind(monkeypatch):

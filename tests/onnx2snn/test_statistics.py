@@ -239,6 +239,22 @@ def test_a_robust_threshold_of_images_that_are_mostly_background(per_channel, ba
     assert threshold(outliers, Statistic("mmse", 32)) > 50
 
 
+@pytest.mark.parametrize("samples", [1, 2, 5, 19, 20, 100])
+def test_one_outlier_sets_no_robust_threshold(samples):
+    """Nor does it make the others' activations sparse."""
+    rng = np.random.default_rng(0)
+    values = np.abs(rng.normal(size=(samples, 2, 28, 28))).astype(np.float32)
+    values[0, :, 3, 3] = 200
+
+    def threshold(statistic):
+        seen = ActivationHistogram(True, peaks=True)
+        seen.update(values)
+        return seen.value(statistic)
+
+    percentile = threshold(Statistic("percentile", 99.9))
+    assert np.all(threshold(Statistic("robust-mmse", 8)) <= percentile)
+
+
 def test_balancing_ends_where_nothing_changes():
     """Any number of steps may be asked for."""
     seen = histogram(activations(3), True)
