@@ -305,8 +305,9 @@ def _notes(
     pooled = any(r.changed and r.name == "max_to_average_pool" for r in network.reports)
     if pooled and network.calibration is None and "maxpool" not in given:
         notes.append(
-            "max-pooling became average-pooling, as in the paper, which costs what without data is "
-            "not known (evaluate with --ann): --maxpool exact keeps maxima, those over axes, too"
+            "max-pooling became average-pooling, as in the paper; what that costs is not known "
+            "without data (evaluate with --ann says it): --maxpool exact keeps maxima, also those "
+            "over axes"
         )
     if any(_is_beyond(*each) for each in told):
         notes.append(

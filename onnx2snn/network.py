@@ -396,10 +396,12 @@ class Network:
         if not batches_differ(data, self.measures, together):
             return data
         mixed = shuffled(data, self.running.batch_size)
-        way = "shuffle it, which here takes too much memory" if mixed is None else "it is shuffled"
+        remedy = "the data is shuffled"
+        if mixed is None:
+            remedy = "shuffle the data, which here takes too much memory,"
         self.notes.append(
             f"batches of {counted(together, 'sample')} of the calibration data differ from each "
-            f"other more than chance has it: {way} for what the recipe does batch by batch"
+            f"other more than chance has it: {remedy} for what the recipe does batch by batch"
         )
         return mixed or data
 

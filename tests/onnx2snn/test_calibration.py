@@ -137,7 +137,7 @@ def test_samples_along_another_axis_are_not_taken_for_rows():
 def test_an_order_that_recipes_mind(monkeypatch):
     """Of whole numbers, too, and of the batches that are corrected."""
     (note,) = ordered(monkeypatch, "best", of_bytes(), batch_size=20)
-    assert note.endswith("it is shuffled for what the recipe does batch by batch")
+    assert note.endswith("the data is shuffled for what the recipe does batch by batch")
     # Passes that read no data.
     for recipe in ("burst", "opt", "opi", "robust-norm"):
         assert not ordered(monkeypatch, recipe, of_bytes(), batch_size=20)
@@ -154,7 +154,7 @@ def test_an_order_that_recipes_mind(monkeypatch):
         assert note.startswith("batches of 20 samples")
     monkeypatch.setattr("onnx2snn.data.MOST_HELD", 0)
     (note,) = ordered(monkeypatch, "best", of_bytes(), batch_size=20)
-    assert "shuffle it, which here takes too much memory" in note
+    assert "shuffle the data, which here takes too much memory" in note
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
