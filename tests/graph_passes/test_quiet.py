@@ -35,4 +35,4 @@ assert ended == [7] * 20, ended
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not():
-    assert subprocess.run([sys.executable, "-c", FORKED], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", FORKED], timeout=60).returncode == 0
