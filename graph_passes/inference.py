@@ -7,8 +7,8 @@ normalizations ONNX infers nothing.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -165,15 +165,15 @@ def _in_onnx_runtime(
         pads = attributes.get("pads") or [0] * 2 * rank
         how = attributes.get("auto_pad", b"NOTSET"), attributes.get("ceil_mode", 0)
         ends = (pads[axis], pads[rank + axis])
-        length = partial(_length, op, size, tuple(of_axis), ends, how, opset)
-        lengths.append(_or_unknown(length) if size > 0 else 0)
+        key = (op, size, tuple(of_axis), ends, how, opset)
+        lengths.append(_length_or_unknown(*key) if size > 0 else 0)
     return [0, 0, *lengths]
 
 
-def _or_unknown(length: Callable[[], int]) -> int:
-    """A length; 0 where ONNX Runtime is not there, or refuses the node."""
+def _length_or_unknown(*key: Any) -> int:
+    """``_length``; 0 where ONNX Runtime is not there, or refuses the node."""
     try:
-        return length()
+        return _length(*key)
     # By types of its own, which are not public.
     except Exception:
         return 0

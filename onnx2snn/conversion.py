@@ -241,7 +241,7 @@ def _resolved(
     recipe: Recipe, given: Mapping[str, Any], reset: Reset | None, timesteps: int
 ) -> Recipe:
     """A recipe with the options that were given, and with a threshold and a delay for T."""
-    named = {field.name for field in fields(Recipe)}
+    named = {setting.name for setting in fields(Recipe)}
     own = {name: value for name, value in given.items() if name in named}
     for_timesteps = {
         "threshold": recipe.statistic(timesteps),

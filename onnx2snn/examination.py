@@ -199,19 +199,16 @@ def require_activations(
         return
     found = other_activations(graph, unquantised, pools)
     has = "these activations:" if found else "no activations"
-    # The fewest options with which clips leave nothing in the way.
-    enough = next(
-        (
-            way
-            for way in dict.fromkeys((on_means, True))
-            if not obstacles(graph, maxpool, approximated=True, on_means=way)
-        ),
-        None,
-    )
-    if regions_to_approximate(graph) and enough is not None:
+    # With which clips leave nothing in the way, the fewest options first.
+    enough = [
+        way
+        for way in (dict.fromkeys((on_means, True)) if regions_to_approximate(graph) else ())
+        if not obstacles(graph, maxpool, approximated=True, on_means=way)
+    ]
+    if enough:
         has = (
             "these activations; clips can stand in for those before the last layer (convert "
-            f"{'--on-means ' * enough}--approximate N --calibration DATA):"
+            f"{'--on-means ' * enough[0]}--approximate N --calibration DATA):"
         )
         found = analog_activations(graph)
     elif hides_in_quantisation(graph, unquantised and not found):

@@ -77,9 +77,7 @@ class Spiking:
             )
         inputs = inputs_besides_states(self.graph)
         names = [tensor.name for tensor in inputs]
-        together = self.samples_at_once(self.data, timesteps)
-        if fixed_batch(tensor.shape or () for tensor in inputs) is None:
-            together = min(together, samples or together)
+        together = self.samples_at_once(self.data, timesteps, samples)
         for x, _ in self.running.batches(self.data, what):
             given = by_input_name(x, names, "the network")
             count = len(given[names[0]])
@@ -88,12 +86,13 @@ class Spiking:
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
 
-    def samples_at_once(self, data: Data, timesteps: int) -> int:
+    def samples_at_once(self, data: Data, timesteps: int, samples: int | None = None) -> int:
         """How many samples a batch has, but for the last: see ``batches``."""
-        inputs = inputs_besides_states(self.graph)
-        fixed = fixed_batch(tensor.shape or () for tensor in inputs)
+        fixed = fixed_batch(tensor.shape or () for tensor in inputs_besides_states(self.graph))
+        if fixed is not None:
+            return fixed
         most = max(1, MOST_BYTES // (4 * timesteps * self._largest(data)))
-        return fixed or min(self.running.batch_size, most)
+        return min(self.running.batch_size, most, samples or most)
 
     def _largest(self, data: Data) -> int:
         """The most numbers of a sample that are kept at each time-step."""
@@ -193,13 +192,13 @@ class Spiking:
 
         Which nothing else reads.
         """
-        known = self._known
-        while (maker := producer(tensor)) is not None and not maker.domain:
-            source = maker.inputs[0] if maker.op in (*SHAPING, "Cast") else tensor
-            alone = source is not tensor and only_consumer(self.graph, source) is not None
-            if not alone or source.name not in known or not is_floating(source):
+        maker = producer(tensor)
+        while maker is not None and maker.op in (*SHAPING, "Cast") and not maker.domain:
+            source = maker.inputs[0]
+            alone = only_consumer(self.graph, source) is not None
+            if not alone or source.name not in self._known or not is_floating(source):
                 break
-            tensor = source
+            tensor, maker = source, producer(source)
         return tensor
 
 
