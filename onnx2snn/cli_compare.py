@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.files import read_any
 from onnx2snn.graph_passes.linear import MaxPool
 
 from . import tables
@@ -114,19 +115,19 @@ def compare(
     state = state or Path(f"{model.stem}.compare.json")
     refuse_root(data_root, source, calibration)
     require_state(state, plot, model, calibration, source)
-    thresholds = None
+    ann, thresholds = read_any(model), None
     if calibration is None:
         given = {"--calibration-samples": calibration_samples, "--approximate": approximate}
         refuse_options(given, FOR_CALIBRATION)
     else:
         count = calibration_samples or CALIBRATION_SAMPLES
-        thresholds = open_data(calibration, data_root, train=True, samples=count, model=model)
-    data = open_data(source, data_root, samples=samples, model=model)
+        thresholds = open_data(calibration, data_root, train=True, samples=count, model=ann)
+    data = open_data(source, data_root, samples=samples, model=ann)
     providers = chosen_providers(device)
     try:
         with tables.overall_progress() as report:
             comparison = compare_recipes(
-                model,
+                ann,
                 chosen,
                 thresholds,
                 data,

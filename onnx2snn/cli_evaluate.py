@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import parse_model
+from onnx2snn.graph_passes.files import read_any
 from onnx2snn.runtime.precision import Precision
 
 from . import evaluation, tables
@@ -105,13 +106,14 @@ def evaluate(
     require_plot(plot, model, source, ann)
     if max_drop is not None and ann is None:
         raise click.UsageError("--max-drop compares with the ANN: give --ann too")
-    data = open_data(source, data_root, samples=samples, model=model)
+    parts = read_any(model)
+    data = open_data(source, data_root, samples=samples, model=parts)
     if data.labels is None and plot is not None and ann is None:
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
     report = (early_exits if early_exit else evaluation.evaluate)(
-        model,
+        parts,
         data,
         timesteps,
         ann=ann,
@@ -122,7 +124,7 @@ def evaluate(
         max_memory=max_memory,
         track=tables.track,
     )
-    for note in _notes(model, ann, timesteps):
+    for note in _notes(parts.structure, ann, timesteps):
         tables.note(note)
     if as_json:
         print_json(report)
@@ -135,9 +137,8 @@ def evaluate(
     require_budget(report, min_accuracy, max_drop)
 
 
-def _notes(model: Path, ann: Path | None, timesteps: list[int]) -> list[str]:
-    """What the network's own file says of the comparison."""
-    snn = parse_model(model).structure
+def _notes(snn: onnx.ModelProto, ann: Path | None, timesteps: list[int]) -> list[str]:
+    """What the network's metadata says of the comparison."""
     recipe = json_object(own_metadata_of(snn).get("recipe", ""))
     made_for, notes = recipe.get("timesteps"), []
     if made_for is not None and any(t != made_for for t in timesteps):

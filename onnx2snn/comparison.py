@@ -16,6 +16,7 @@ from onnx2snn.graph_passes.errors import (
     UnsupportedModelError,
     optional_whole,
     require_one_of,
+    require_truths,
     require_whole,
 )
 from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
@@ -27,9 +28,10 @@ from onnx2snn.runtime.providers import Providers, resolve_providers
 from .ann import Ann
 from .batches import samples_at_once
 from .checking import require_class_output
-from .comparison_state import Score, add_results, digest_of_data, key_of, read_results
-from .conversion import convert, digest_of
+from .comparison_state import Score, add_results, read_results
+from .conversion import convert
 from .data import Data, check_labels, require_data
+from .digests import digest_of, digest_of_data, digest_of_settings
 from .evaluation import evaluate
 from .progress import Report, Track, no_report
 from .recipe import Recipe
@@ -130,7 +132,7 @@ class _Setting:
 
 
 def compare_recipes(
-    model: Model,
+    model: Model | ModelParts,
     recipes: Sequence[Recipe | str],
     calibration: Data | None,
     data: Data,
@@ -178,6 +180,7 @@ def compare_recipes(
     times = required_times(timesteps)
     seed = require_whole("seed", seed, 0)
     approximate = optional_whole("approximate", approximate, 1)
+    require_truths(on_means=on_means)
     if maxpool is not None:
         require_one_of("maxpool", maxpool, get_args(MaxPool))
     if not callable(report):
@@ -222,17 +225,22 @@ def compare_recipes(
         scores = _scores(unit, snn, network, setting, pace.track)
         unit.row.scores.update(scores)
         if file is not None and scores:
-            add_results(file, made_from, {key_of(made_from, t): s for t, s in scores.items()})
+            add_results(file, made_from, {_key(made_from, t): s for t, s in scores.items()})
     kind = "agreement" if data.labels is None else "accuracy"
     pools = any(node.op_type in MAX_POOLS for node in every_node(parts.structure))
     return Comparison(data.samples, tuple(times), kind, rows, reused, maxpool if pools else None)
+
+
+def _key(made_from: Mapping[str, Any], timesteps: int) -> str:
+    """What the result for T time-steps stands under in a state file."""
+    return digest_of_settings([made_from, timesteps])
 
 
 def _known(
     results: Mapping[str, dict[str, Any]], made_from: dict[str, Any], times: Iterable[int]
 ) -> dict[int, Score]:
     """What of this is among the results of a state file, by T."""
-    keys = {t: key_of(made_from, t) for t in times}
+    keys = {t: _key(made_from, t) for t in times}
     return {t: Score(**results[key]["score"]) for t, key in keys.items() if key in results}
 
 

@@ -5,7 +5,6 @@ results of several networks, data sets and versions, and none is taken for anoth
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -15,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import check_writable, write_bytes
 
-from .data import Data, by_name
 from .inspection import plain
 
 if sys.platform != "win32":
@@ -43,30 +39,6 @@ class Score:
     firing_rate: float
     sops: float
     ann_accuracy: float | None
-
-
-def key_of(made_from: Mapping[str, Any], timesteps: int) -> str:
-    """The digest under which the result for T time-steps stands; ``made_from`` as in JSON."""
-    text = json.dumps([made_from, timesteps], sort_keys=True, default=plain)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest_of_data(data: Data, batch_size: int) -> str:
-    """The digest of all inputs and labels, read in batches; it does not depend on their size.
-
-    Raises ``DataError`` if the data cannot be read, or is not finite.
-    """
-    digests: dict[str, Any] = {}
-    for x, _ in data.batches(batch_size):
-        for name, values in by_name(x).items():
-            if name not in digests:
-                digests[name] = hashlib.sha256(f"{values.dtype.str}{values.shape[1:]}".encode())
-            digests[name].update(np.ascontiguousarray(values).tobytes())
-    if data.labels is not None:
-        # No input has an empty name.
-        digests[""] = hashlib.sha256(data.labels.tobytes())
-    found = {name: digest.hexdigest() for name, digest in digests.items()}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """``convert``: a trained ANN in, a spiking network out."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,21 +20,22 @@ from onnx2snn.graph_passes.errors import (
     require_truths,
     require_whole,
 )
-from onnx2snn.graph_passes.files import Model, files_of, read_any, read_model
+from onnx2snn.graph_passes.files import Model, read_any, read_model
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.neurons import gives_mean, max_spikes_of
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.thresholds import bounds_by_result
-from onnx2snn.graph_passes.weights import ModelParts, attach, detach
+from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .batches import MOST_SAMPLES, samples_at_once
-from .calibration import notes_on_samples
+from .calibration_data import notes_on_samples
 from .checking import Agreement
 from .data import Data, require_data
+from .digests import digest_of
 from .examination import analog_activations, require_bounds, require_loadable
 from .inspection import metadata_of, plain
 from .network import Network
@@ -343,23 +343,6 @@ def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
             "subtraction alone: leave out --reset, or take another recipe"
         )
     return Neuron("ResetToZeroIF" if reset == "zero" else "IF")
-
-
-def digest_of(model: Model | ModelParts) -> str:
-    """The digest of a model's file and of those with its weights, or of what it holds in memory."""
-    if isinstance(model, onnx.ModelProto | ModelParts):
-        parts = detach(model) if isinstance(model, onnx.ModelProto) else model
-        digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
-        for name in sorted(parts.weights):
-            digest.update(np.ascontiguousarray(parts.weights[name]).data)
-        return digest.hexdigest()
-    whole, *others = (_digest_of_file(path) for path in files_of(model))
-    return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
-
-
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _definition(

@@ -50,8 +50,8 @@ from onnx2snn.runtime.providers import Providers
 
 from .batches import WATCHED, samples_at_once
 from .calibration import watch
-from .conversion import digest_of
 from .data import Data, number_of, require_data
+from .digests import digest_of
 from .inspection import json_object, metadata_of
 from .network import Network
 from .progress import Running, Track, no_progress

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
 
-from .conversion import digest_of
+from .digests import digest_of
 from .inspection import metadata_of
 from .version import __version__
 

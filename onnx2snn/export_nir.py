@@ -48,7 +48,7 @@ from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.plan import build_plan
 
-from .conversion import digest_of
+from .digests import digest_of
 from .export import stamp
 from .nir_nodes import RESETS, NirWriter
 

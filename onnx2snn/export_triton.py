@@ -23,7 +23,7 @@ from onnx2snn.graph_passes.files import Model, check_writable, read_any, require
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.graph_passes.whole_file import write_whole
 
-from .conversion import digest_of
+from .digests import digest_of
 from .export import stamp, to_loop
 from .triton_steps import START, stateful_model
 

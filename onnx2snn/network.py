@@ -63,7 +63,8 @@ from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
 from .batch_axis import Sample, open_batch_axis
-from .calibration import batches_differ, calibrate, sampled, with_measures
+from .calibration import calibrate, sampled
+from .calibration_data import in_no_order, notes_on_equal_samples, with_measures
 from .checking import (
     APPROXIMATED,
     CLIPPED,
@@ -80,7 +81,7 @@ from .checking import (
     require_rounding,
     tolerance,
 )
-from .data import Data, Inputs, by_name, shuffled
+from .data import Data, Inputs
 from .examination import (
     hidden_pools,
     import_ann,
@@ -318,7 +319,7 @@ class Network:
             return {}
         require_ranks(self.graph, wanted)
         require_sizes(wanted)
-        self._note_equal_samples(self.calibration)
+        self.notes += notes_on_equal_samples(self.calibration, self.running.batch_size)
         if per_channel:
             require_channels(self.graph, wanted, NO_CHANNELS)
         rows = [n.name for n in wanted if not samples_axis(self.graph, n.outputs[0])]
@@ -341,14 +342,6 @@ class Network:
         if self.run([partial(bound_activations, thresholds=thresholds)]):
             self._compare(CLIPPED, self.unclipped)
         return sources
-
-    def _note_equal_samples(self, data: Data) -> None:
-        x, _ = next(iter(data.batches(self.running.batch_size)))
-        if all(len(value) > 1 and np.all(value == value[:1]) for value in by_name(x).values()):
-            self.notes.append(
-                "the samples of the calibration data's first batch are all the same: thresholds "
-                "that follow from them may fit nothing else"
-            )
 
     def make_spiking(self, v_init: InitialPotential, seed: int) -> None:
         """Turn activations into neurons.
@@ -386,24 +379,14 @@ class Network:
             return
         snn = Spiking(self.graph, self.unclipped, self.calibration, self.running, timesteps)
         if self.calibration is not None and any(map(reads_data, passes)):
-            snn = replace(snn, data=self._in_no_order(snn, self.calibration))
+            together = snn.samples_at_once(self.calibration, timesteps)
+            data, notes = in_no_order(
+                self.calibration, self.measures, together, self.running.batch_size
+            )
+            snn = replace(snn, data=data)
+            self.notes += notes
         self.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
         require_finite_results(self.graph)
-
-    def _in_no_order(self, snn: Spiking, data: Data) -> Data:
-        """The data, in another order where batches would differ, and that is told."""
-        together = snn.samples_at_once(data, snn.timesteps)
-        if not batches_differ(data, self.measures, together):
-            return data
-        mixed = shuffled(data, self.running.batch_size)
-        remedy = "the data is shuffled"
-        if mixed is None:
-            remedy = "shuffle the data, which here takes too much memory,"
-        self.notes.append(
-            f"batches of {counted(together, 'sample')} of the calibration data differ from each "
-            f"other more than chance has it: {remedy} for what the recipe does batch by batch"
-        )
-        return mixed or data
 
     def change(self, neuron: Neuron, delay: int, timesteps: int) -> None:
         """Let neurons be of another kind, and start again after a delay if they are of one.

@@ -1,7 +1,5 @@
 """The paper's experiments on any network and data set, kept batch by batch as they are measured."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,9 +17,10 @@ from onnx2snn.runtime.providers import Providers
 from .ann import Ann
 from .batches import samples_at_once
 from .checking import classes_of, require_class_output
-from .comparison_state import add_kept, digest_of_data, read_kept
-from .conversion import convert, digest_of
+from .comparison_state import add_kept, read_kept
+from .conversion import convert
 from .data import Data, Inputs, check_labels
+from .digests import digest_of, digest_of_data, digest_of_settings
 from .progress import Report
 from .published import TIMESTEPS
 
@@ -132,8 +131,7 @@ def _sum(
     data = running.data
     # A spiking network may have kept a fixed batch that the ANN's runs are multiples of.
     together = samples_at_once(model, data, running.batch_size)
-    decides = {**made_from, "data": running.digest, "n": together}
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    key = digest_of_settings({**made_from, "data": running.digest, "n": together})
     cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
     sums: dict[str, int] = cell["sums"]
     if cell["samples"] >= data.samples:

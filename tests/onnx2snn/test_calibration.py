@@ -5,7 +5,8 @@ import pytest
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, calibration, convert, from_arrays, parse_statistic
-from onnx2snn.calibration import batches_differ, sampled, with_measures
+from onnx2snn.calibration import sampled
+from onnx2snn.calibration_data import batches_differ, with_measures
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.progress import Running
 

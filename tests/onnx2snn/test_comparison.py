@@ -28,7 +28,8 @@ from onnx2snn import (
 )
 from onnx2snn.cli import main
 from onnx2snn.comparison import compare_recipes
-from onnx2snn.comparison_state import digest_of_data, read_results
+from onnx2snn.comparison_state import read_results
+from onnx2snn.digests import digest_of_data
 from onnx2snn.plot import comparison_plot
 from onnx2snn.recipes import RECIPES, recipe_by_name
 from onnx2snn.searching import search_potentials
@@ -609,6 +610,8 @@ def test_calibration_data_that_is_not_finite_is_refused_without_a_file_too():
         compare_recipes(ANN, ["mmse"], from_arrays(broken), from_arrays(X, Y), [4])
 
 
-def test_a_max_pooling_that_is_none_is_refused_before_any_recipe():
+def test_settings_that_are_none_are_refused_before_any_recipe():
     with pytest.raises(DataError, match="maxpool must be"):
         compare_recipes(ANN, ["mmse"], from_arrays(X), from_arrays(X, Y), [4], maxpool="foo")
+    with pytest.raises(DataError, match="on_means must be"):
+        compare_recipes(ANN, ["mmse"], from_arrays(X), from_arrays(X, Y), [4], on_means="yes")

@@ -1,0 +1,56 @@
+"""Digests by which networks, data and settings are known again."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.files import Model, files_of
+from onnx2snn.graph_passes.weights import ModelParts, detach
+
+from .data import Data, by_name
+from .inspection import plain
+
+
+def digest_of(model: Model | ModelParts) -> str:
+    """The digest of a model's file and of those with its weights, or of what it holds in memory."""
+    if isinstance(model, onnx.ModelProto | ModelParts):
+        parts = detach(model) if isinstance(model, onnx.ModelProto) else model
+        digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
+        for name in sorted(parts.weights):
+            digest.update(np.ascontiguousarray(parts.weights[name]).data)
+        return digest.hexdigest()
+    whole, *others = (_digest_of_file(path) for path in files_of(model))
+    return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_data(data: Data, batch_size: int) -> str:
+    """The digest of all inputs and labels, read in batches; it does not depend on their size.
+
+    Raises ``DataError`` if the data cannot be read, or is not finite.
+    """
+    digests: dict[str, Any] = {}
+    for x, _ in data.batches(batch_size):
+        for name, values in by_name(x).items():
+            if name not in digests:
+                digests[name] = hashlib.sha256(f"{values.dtype.str}{values.shape[1:]}".encode())
+            digests[name].update(np.ascontiguousarray(values).tobytes())
+    if data.labels is not None:
+        # No input has an empty name.
+        digests[""] = hashlib.sha256(data.labels.tobytes())
+    found = {name: digest.hexdigest() for name, digest in digests.items()}
+    return digest_of_settings(found)
+
+
+def digest_of_settings(settings: Any) -> str:
+    """The digest of what JSON can hold, NumPy's numbers and arrays among it."""
+    text = json.dumps(settings, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()
