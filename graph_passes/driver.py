@@ -34,10 +34,9 @@ def unbound(function: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def pass_name(function: Callable[..., bool]) -> str:
-    """The name of a pass, also when arguments are bound to it."""
+    """The name of a pass, also when arguments are bound to it; of an object, that of its type."""
     made = unbound(function)
-    # Not by getattr's default: the repr of what holds arrays takes a while.
-    return made.__name__ if hasattr(made, "__name__") else repr(function)
+    return str(getattr(made, "__name__", type(made).__name__))
 
 
 def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:

@@ -415,3 +415,6 @@ def check_writable(path: Path) -> None:
         raise OutputError(
             f"cannot write '{path}': {getattr(error, 'strerror', None) or error}"
         ) from error
+    except ValueError as error:
+        # Its name has a null character.
+        raise OutputError(f"cannot write {str(path)!r}: {error}") from error

@@ -1,10 +1,12 @@
 """The command ``onnx2snn export``: spiking networks for other people's systems."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from onnx2snn.graph_passes.files import write_model
+from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
 from . import tables
 from .export import to_loop
@@ -27,13 +29,14 @@ class LengthType(click.ParamType):
 
     name = "time-steps"
 
-    def convert(self, value: object, param: object, ctx: object) -> int | str:
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         """T or "input"; a usage error for anything else."""
         text = str(value)
         if text == "input":
             return text
-        if not text.isdecimal() or len(text) > 19 or int(text) < 1:
-            self.fail(f"'{text[:19]}' is no number of time-steps, from 1 on, nor 'input'")
+        if not text.isdecimal() or len(text) > 19 or not 1 <= int(text) <= MOST_TIMESTEPS:
+            wanted = f"number of time-steps, from 1 to {MOST_TIMESTEPS}, nor 'input'"
+            self.fail(f"'{text[:19]}' is no {wanted}", param, ctx)
         return int(text)
 
 

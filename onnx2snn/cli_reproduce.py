@@ -35,6 +35,7 @@ from .options import (
 )
 from .plot import comparison_plot
 from .plot_paper import fired_plot, potential_plot
+from .progress import Report
 from .published import OURS, SAID, published
 from .reproduction import (
     EXPERIMENTS,
@@ -163,7 +164,7 @@ def reproduce(
         tell_drawn(plot, as_json)
 
 
-def _trained(network: str, dataset: str, root: Path | None, device: str, report: Any) -> Path:
+def _trained(network: str, dataset: str, root: Path | None, device: str, report: Report) -> Path:
     """The network that ships, that was trained before, or that is trained now."""
     name = f"{network}-{dataset}"
     ours = shipped(f"{name}.onnx") if dataset in DATASETS else None

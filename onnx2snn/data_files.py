@@ -65,8 +65,8 @@ def open_data(
     source, root = os.fspath(source), None if root is None else Path(root)
     samples = optional_whole("samples", samples, 1)
     kind = source.lower()[-4:]
+    structure = _structure_of(model)
     if source in DATASETS or (source and Path(source).is_dir()):
-        structure = None if model is None else read_structure(model)
         wanted = None if structure is None else preprocessing_of(structure)
         if source in IN_MEMORY:
             data = _open_in_memory(source, root, train, wanted)
@@ -75,7 +75,7 @@ def open_data(
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
     elif kind in (".npz", ".npy"):
-        structure, path = _structure_of(model), Path(source)
+        path = Path(source)
         data = _open_npz(path, labels, train, structure) if kind == ".npz" else _open_npy(path)
         if structure is not None:
             _require_fit(data, structure)

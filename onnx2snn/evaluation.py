@@ -129,9 +129,7 @@ def evaluate(
                 **shares(classes[t], truth),
                 "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
                 / (neurons * samples * t),
-                "sops": counter.operations(
-                    {n: s / samples for n, s in {**spikes[t], **pooled[t]}.items()}, t
-                ),
+                "sops": counter.operations(spikes[t] | pooled[t], t * samples) / samples,
             }
             for t in times
         ],

@@ -106,6 +106,9 @@ def _read(path: Path) -> Any:
         path.open("rb").close()
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:
+        # Its name has a null character.
+        raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     try:
         with h5py.File(path, "r") as file:
             _require_own_content(file, path)

@@ -9,6 +9,7 @@ from onnx2snn.graph_passes.errors import DataError, require_whole
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 
+from .ann import one_after_the_other
 from .data import Data, Inputs, from_arrays, joined, number_of
 from .progress import Running
 
@@ -68,7 +69,7 @@ def run_batches(
         for name, rate in result.firing_rates.items():
             rates[name] = rates.get(name, 0.0) + rate * samples / data.samples
     together = {
-        t: {name: _joined([part[name] for part in parts]) for name in parts[0]}
+        t: parts[0] if len(parts) == 1 else one_after_the_other(parts)
         for t, parts in outputs.items()
     }
     return together, rates, data.samples
@@ -79,10 +80,6 @@ def _exchanged(x: Inputs) -> Inputs:
     if isinstance(x, dict):
         return {name: np.swapaxes(value, 0, 1) for name, value in x.items()}
     return np.swapaxes(np.asarray(x), 0, 1)
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if len(parts) > 1 else np.asarray(parts[0])
 
 
 def _require_rows(

@@ -331,7 +331,7 @@ def _files_of(source: Path) -> list[Path]:
 
 
 def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
-    """The same of a file that keeps results and a plot of them, which are two."""
+    """Raise as ``require_output`` for a file that keeps results, and a plot of them, another."""
     require_output(state, *inputs)
     require_plot(plot, *inputs)
     if plot is not None and plot.resolve() == state.resolve():
@@ -339,7 +339,7 @@ def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) ->
 
 
 def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
-    """The same of a plot; it needs matplotlib, and a kind of file that this can draw."""
+    """Raise as ``require_output`` for a plot; it needs matplotlib, and a format that this has."""
     require_output(plot, *inputs)
     if plot is not None:
         check_format(plot)

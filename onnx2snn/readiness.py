@@ -1,11 +1,9 @@
 """``check``: what of a network would convert, what would not, and why."""
 
-import os
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
@@ -15,6 +13,7 @@ from onnx2snn.graph_passes.errors import (
     require_one_of,
     require_truths,
 )
+from onnx2snn.graph_passes.files import Model
 from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool, require_channels
 from onnx2snn.graph_passes.regions import regions
 from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
@@ -75,7 +74,7 @@ class Readiness:
 
 
 def check(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     *,
     maxpool: MaxPool = "average",
     approximate: bool = False,

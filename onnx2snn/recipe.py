@@ -110,7 +110,7 @@ class Recipe:
                 # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
                 # recalibrate never is, since the pass overwrites it.
                 same = name in ("threshold", "per_channel") and value == getattr(self, name)
-                if name in _decided_by(function) and not same:
+                if _overwrites(function, name) and not same:
                     raise DataError(
                         f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
                         f"leave out {option}, or take another recipe"
@@ -124,7 +124,7 @@ class Recipe:
 
     def decides(self, name: str) -> bool:
         """Whether a pass of this recipe overwrites a setting."""
-        return any(name in _decided_by(function) for function in self.passes)
+        return any(_overwrites(function, name) for function in self.passes)
 
     def delay_for(self, timesteps: int) -> int:
         """How many time-steps the read-out leaves out, of T."""
@@ -170,15 +170,18 @@ _FOR_ANY_T = (balance_thresholds, cap_thresholds, divide_thresholds)
 """The passes that do the same whatever T is."""
 
 
-def _decided_by(function: SpikingPass) -> tuple[str, ...]:
-    return _DECIDES.get(unbound(function), ())
-
-
-_DECIDES = {
-    balance_thresholds: ("threshold", "per_channel", "recalibrate"),
-    search_potentials: ("v_init",),
+_OVERWRITERS: dict[str, Callable[..., bool]] = {
+    "threshold": balance_thresholds,
+    "per_channel": balance_thresholds,
+    "recalibrate": balance_thresholds,
+    "v_init": search_potentials,
 }
-"""Settings that these passes overwrite."""
+"""The pass that overwrites a setting."""
+
+
+def _overwrites(function: SpikingPass, setting: str) -> bool:
+    # Passes of one's own need not be hashable.
+    return setting in _OVERWRITERS and unbound(function) == _OVERWRITERS[setting]
 
 
 def _settings(function: SpikingPass) -> dict[str, Any]:

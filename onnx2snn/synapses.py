@@ -186,17 +186,19 @@ class SynapseCounter:
         self._session = _session(graph, list(totals.values())) if totals else None
 
     def operations(self, spike_counts: Mapping[str, np.ndarray], timesteps: int) -> float:
-        """Synaptic operations of one sample, of all layers together.
+        """Synaptic operations of one sample, or of several, of all layers together.
 
         ``spike_counts``: by layer of neurons and by max-pool (of ``MaxPools``), in its shape for
-        one sample, the number of that one's spikes, or its mean over samples, in all T
-        ``timesteps``.
+        one sample, the number of spikes in all T ``timesteps``; of several samples, the sums of
+        both.
         """
         if self._session is None:
             return 0.0
         # Of one sample, for each of a batch that the network may fix.
         feed = {
-            self._inputs[name]: np.concatenate([counts] * self._batch, self._axes[name])
+            self._inputs[name]: np.concatenate(
+                [counts] * self._batch, self._axes[name], dtype=np.float64
+            )
             for name, counts in spike_counts.items()
         }
         feed[self._timesteps] = np.asarray(timesteps, np.float64)

@@ -88,6 +88,8 @@ def test_what_is_said_of_inputs_and_outputs_stays():
 def test_a_name_that_no_file_has():
     with pytest.raises(ModelError, match=r"cannot read 'a\\x00b\.onnx': embedded null byte"):
         read_model("a\0b.onnx")
+    with pytest.raises(OutputError, match=r"cannot write 'a\\x00b\.onnx': embedded null byte"):
+        write_model(model(TEXT, {"w": WEIGHT}), "a\0b.onnx")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])

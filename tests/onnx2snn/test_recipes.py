@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -638,6 +638,24 @@ def test_a_pass_takes_whatever_it_wants(extra, told):
     metadata = {entry.key: entry.value for entry in conversion.model.metadata_props}
     (entry,) = json.loads(metadata["onnx2snn.recipe"])["corrections"]
     assert entry == {"pass": "changes_nothing", "extra": told}
+
+
+@dataclass
+class ChangesNothing:
+    """A pass that is an object, and cannot be hashed."""
+
+    extra: list[int]
+
+    def __call__(self, snn):
+        return False
+
+
+def test_a_pass_may_be_an_object():
+    recipe = replace(recipe_by_name("opi"), name="mine", passes=(ChangesNothing([1]),))
+    conversion = convert(two(), calibration=DATA, recipe=recipe, timesteps=8, v_init=0.25)
+    metadata = {entry.key: entry.value for entry in conversion.model.metadata_props}
+    # Not its repr, in which its place in memory may be.
+    assert json.loads(metadata["onnx2snn.recipe"])["corrections"] == [{"pass": "ChangesNothing"}]
 
 
 def test_settings_without_a_form_in_json_tell_no_recipe():
