@@ -21,7 +21,7 @@ class ModelError(Onnx2SnnError):
 
 
 class DataError(Onnx2SnnError):
-    """Input data is missing, empty, of a wrong shape or type, or not finite."""
+    """Data is missing, of a wrong shape or type, or not finite; or a setting makes no sense."""
 
 
 class OutputError(Onnx2SnnError):
@@ -33,7 +33,7 @@ class ProviderError(Onnx2SnnError):
 
 
 class PassError(Onnx2SnnError):
-    """A pass left a graph that is not valid; the message names it and those before it."""
+    """A pass failed, left a graph that is not valid, or changed what the network computes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def require_whole(name: str, value: Any, least: int, most: int | None = None) ->
 
 
 def optional_whole(name: str, value: Any, least: int, most: int | None = None) -> int | None:
-    """The same of what may be None, which stays so."""
+    """A value as of ``require_whole``, or None, which stays so."""
     return None if value is None else require_whole(name, value, least, most)
 
 
