@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .clips import keeps_shape
-from .editing import constant_value, is_floating, is_used
+from .editing import constant_value, is_floating, is_used, variables_of
 from .spiking import per_sample
 
 AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub", "Neg")
@@ -27,7 +27,7 @@ def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | None:
         return None
     if node.op == "BatchNormalization":
         return _of_batch_norm(graph, node)
-    x = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
+    x = (variables_of(node) or node.inputs)[0]
     if node.op == "Neg":
         return Affine(x, np.array(-1.0), np.array(0.0))
     constants = [constant_value(tensor) for tensor in node.inputs if tensor is not x]

@@ -29,6 +29,9 @@ _KEYS = [0, 2, 3, 1]
 _SHORT_MASKS = 24
 """The opset since which masks may be shorter than the keys."""
 
+_SHAPE_OF_AXES = 15
+"""The opset since which Shape may be of some axes; that of Trilu is older."""
+
 _MASKS = (1, 2, 3)
 """How many axes masks have that ONNX Runtime's operators read: lengths, [N], or for each key."""
 
@@ -41,7 +44,8 @@ def split_attention(graph: gs.Graph) -> bool:
     queries, masks, of which one that lets a query see no key gives 0. And what ONNX Runtime's
     optimiser makes of attention: Attention, which has the weights of Q, K and V inside, and
     MultiHeadAttention. Those stay that read or hand on keys of other runs, have a soft cap, windows
-    or rotary positions, or of whose heads number or size are not known.
+    or rotary positions, or of whose heads number or size are not known; before opset 15 also those
+    whose masks follow from an open number of keys.
     """
     require_opset(graph)
     # What one makes may be of a size that only then is known.
@@ -57,6 +61,8 @@ def _split_once(graph: gs.Graph) -> bool:
     found = [node for node in graph.nodes if (node.op, node.domain or "") in splits]
     # Scores and keys that are handed on are not made here.
     found = [n for n in found if not any(is_used(graph, tensor) for tensor in n.outputs[1:])]
+    if graph.opset < _SHAPE_OF_AXES:
+        found = [node for node in found if not _counts_open_sizes(node)]
     if not found:
         return False
     if any(t.dtype is None for node in found for t in node.inputs if not t.is_empty()):
@@ -68,6 +74,14 @@ def _split_once(graph: gs.Graph) -> bool:
         tidy(graph)
         infer_shapes(graph)
     return any(changed)
+
+
+def _counts_open_sizes(node: gs.Node) -> bool:
+    """Whether one of ONNX Runtime's has a mask that follows from how many queries or keys come."""
+    mask = optional_input(node, 4 if node.op == "MultiHeadAttention" else 3)
+    counts = node.attrs.get("unidirectional", 0) or (mask is not None and len(mask.shape or ()) < 2)
+    sizes = [(tensor.shape or [None, None])[1] for tensor in node.inputs[:2]]
+    return bool(counts) and not all(isinstance(size, int) for size in sizes)
 
 
 def _attention(editor: Editor, node: gs.Node) -> bool:

@@ -107,13 +107,15 @@ def _kept_sizes(
     # A size of 0; in a Reshape it copies another one if it is not allowed.
     if np.any(shape == 0) and (node.op == "Expand" or node.attrs.get("allowzero", 0)):
         return None
+    # What Expand reads is aligned with the last of its axes.
+    more = max(len(shape) - len(read or shape), 0) if node.op == "Expand" else 0
     # Of recurrent layers samples lie along axis 1.
-    pairs = enumerate(zip(shape, read or (), strict=False))
+    pairs = enumerate(zip(shape[more:], read or (), strict=False), more)
     places = [place for place, sizes in pairs if set(sizes) == {batch}]
     kept = np.array(shape)
     if node.op == "Expand":
         # 1 leaves a size.
-        kept[[*places, 0] if shape[0] == batch else places] = 1
+        kept[places or ([0] if shape[0] == batch else [])] = 1
     elif places:
         # 0 copies a size.
         kept[places] = 0

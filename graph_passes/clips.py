@@ -16,6 +16,7 @@ from .editing import (
     replace_node,
     require_opset,
     type_of,
+    variables_of,
 )
 from .tidying import tidy
 
@@ -86,7 +87,7 @@ def _chain_of_bounds(graph: gs.Graph, last: gs.Node) -> list[gs.Node]:
 
 def bounded_input(node: gs.Node) -> gs.Tensor:
     """The one input of Relu, Clip, Min or Max that is not a constant bound."""
-    return next(tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant))
+    return variables_of(node)[0]
 
 
 def bounds_of(node: gs.Node) -> _Bounds | None:
@@ -104,7 +105,7 @@ def bounds_of(node: gs.Node) -> _Bounds | None:
 
 def _written_bounds_of(node: gs.Node) -> _Bounds | None:
     """The same, but that only the largest number of a type means none."""
-    variables = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+    variables = variables_of(node)
     if node.domain or len(variables) != 1 or not is_floating(variables[0]):
         return None
     match node.op:

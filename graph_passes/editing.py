@@ -111,8 +111,8 @@ def known_value(tensor: gs.Tensor) -> np.ndarray | None:
 
 
 def variables_of(node: gs.Node) -> list[gs.Tensor]:
-    """What a node reads that is not constant."""
-    return [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
+    """What a node reads that is not constant, without inputs that are left out."""
+    return [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
 
 
 def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
@@ -306,7 +306,14 @@ def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
     own = [tensor.shape for tensor in numbers]
     if any(shape is None or (len(shape) and not shapes) for shape in own):
         return False
-    return all(broadcasts_into(few, many) for few in own for many in shapes)
+    pairs = [(few, many) for few in own for many in shapes]
+    return all(broadcasts_into(few, many) and not _may_enlarge(few, many) for few, many in pairs)
+
+
+def _may_enlarge(few: Sequence[int | str], many: Sequence[int | str]) -> bool:
+    """Whether a known size lies beside an open one, which may be 1."""
+    sizes = zip(reversed(few), reversed(many), strict=False)
+    return any(isinstance(size, int) and size > 1 and isinstance(axis, str) for size, axis in sizes)
 
 
 def broadcasts_into(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:

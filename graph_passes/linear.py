@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, is_floating, producer
+from .editing import constant_value, is_floating, producer, variables_of
 from .errors import Refusal, UnsupportedModelError
 from .integer_layers import INTEGER_LAYERS
 from .neurons import NEURONS
@@ -189,7 +189,7 @@ def channel_axis(tensor: gs.Tensor) -> int:
             return rank - 1
         if node.op not in _KEEP_CHANNELS:
             break
-        tensor = next((t for t in node.inputs if not isinstance(t, gs.Constant)), node.inputs[0])
+        tensor = (variables_of(node) or node.inputs)[0]
         if tensor.shape is None or len(tensor.shape) != rank:
             break
     if shape and rank and rank > 2 and isinstance(shape[1], str) and isinstance(shape[-1], int):

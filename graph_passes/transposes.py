@@ -12,6 +12,7 @@ from .editing import (
     producer,
     reduction_axes,
     require_opset,
+    variables_of,
 )
 from .linear import APPROXIMABLE, names_of_samples
 from .tidying import tidy
@@ -87,7 +88,7 @@ def _sink(editor: Editor, node: gs.Node) -> gs.Node | None:
     """
     if node.domain or len(node.outputs) != 1:
         return None
-    data = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+    data = variables_of(node)
     if node.op in _REDUCTIONS or node.op in ("Pad", "Slice"):
         data = data[:1]
     permutations = [_permutation(producer(tensor)) for tensor in data]

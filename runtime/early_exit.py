@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
+from onnx2snn.graph_passes.ranges import SHAPING
 
 from .plan import Plan
 from .progress import Progress
@@ -150,15 +151,12 @@ def depends_on_others(alone: Arrays, among: Arrays) -> str | None:
     return None
 
 
-_SHAPING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-
-
 def last_op(read_out: onnx.ModelProto | None, output: str) -> str | None:
     """The op that computes an output of a plan's read-out, but for its shape and type."""
     nodes = () if read_out is None else read_out.graph.node
     makers = {name: node for node in nodes for name in node.output}
     node = makers.get(output)
-    while node is not None and node.op_type in _SHAPING:
+    while node is not None and node.op_type in {*SHAPING, "Cast"}:
         node = makers.get(node.input[0])
     return None if node is None else node.op_type
 

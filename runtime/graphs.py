@@ -73,12 +73,6 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
             info.name = outer.get(info.name, info.name)
 
 
-def spikes_at_once(neuron: onnx.NodeProto) -> int:
-    """How many spikes a neuron may emit in a time-step."""
-    given = attributes_of(neuron).get("max_spikes")
-    return 1 if given is None else int(numpy_helper.to_array(given))
-
-
 def values_of(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The values of a model's initializers by name; those of its stubs are among ``weights``."""
     return {

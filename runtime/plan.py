@@ -26,6 +26,7 @@ from onnx2snn.graph_passes.neurons import (
     inputs_besides_states,
     is_neuron,
     is_stateful,
+    max_spikes_of,
     names_of_states,
     require_neurons,
     starts_of,
@@ -53,6 +54,7 @@ class Neuron:
     ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
     and ``v_init`` broadcast against it. ``spikes`` names the sum of postsynaptic potentials
     x = s V_th, ``positive`` that of those above 0, the same where no s is negative.
+    ``max_spikes``: so many are emitted in a time-step at most.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Neuron:
     current: str
     spikes: str
     positive: str
+    max_spikes: int
 
     @property
     def states(self) -> list[str]:
@@ -270,6 +273,7 @@ def _neuron(node: gs.Node, positive: str) -> Neuron:
         current=node.inputs[0].name,
         spikes=x.name,
         positive=positive,
+        max_spikes=max_spikes_of(node),
     )
 
 

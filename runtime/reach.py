@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
 from onnx2snn.graph_passes.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS
 from onnx2snn.graph_passes.protos import attributes_of
 
-from .graphs import spikes_at_once, values_of
+from .graphs import values_of
 from .inputs import largest_in
 from .plan import Plan
 
@@ -47,13 +47,13 @@ def currents_in_thresholds(
     """
     nodes = plan.step.graph.node
     makers = {name: node for node in nodes for name in node.output if name}
-    emitted = {neuron.spikes: float(neuron.threshold.max()) for neuron in plan.neurons}
+    emitted = {n.spikes: float(n.threshold.max()) * n.max_spikes for n in plan.neurons}
     constants = values_of(plan.step, plan.weights)
     # Of each tensor, what broadcasts to a sample of it.
     sizes = {name: np.array(largest.get(name, 1.0)) for name in plan.step_inputs}
     for made, node in makers.items():
         if made in emitted:
-            sizes[made] = np.array(emitted[made] * spikes_at_once(node))
+            sizes[made] = np.array(emitted[made])
         elif node.op_type in WEIGHTED and not node.domain:
             sizes[made] = _of_layer(node, sizes, constants)
         elif (found := _of_others(node, sizes, constants)) is not None:

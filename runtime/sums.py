@@ -6,9 +6,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.neurons import DOMAIN
-
-from .graphs import spikes_at_once
 from .plan import Plan, State
 from .providers import give_back_memory, run_session
 from .result import Arrays, Later
@@ -239,8 +236,7 @@ def _in_thresholds(v: np.ndarray, threshold: np.ndarray) -> float:
 
 def most_steps_carried(plan: Plan) -> int:
     """How many time-steps sums in float32 may hold, of which each may bring several V_th."""
-    bursts = [spikes_at_once(node) for node in plan.step.graph.node if node.domain == DOMAIN]
-    most = max(bursts, default=1)
+    most = max((neuron.max_spikes for neuron in plan.neurons), default=1)
     return max(1, MOST_STEPS_CARRIED // most)
 
 

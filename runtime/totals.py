@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.protos import names_in, unused_prefix
 
-from .graphs import Writer, renamed, spikes_at_once, with_nodes
+from .graphs import Writer, renamed, with_nodes
 from .plan import Neuron, Plan
 from .reach import NOT_KNOWN, currents_in_thresholds
 
@@ -154,8 +154,6 @@ def _totals_model(
         return graph.node("Add", [tensor, rest], f"sum/{tensor}")
 
     sums = {name: whole(name) for name in silenced}
-    makers = {node.output[0]: node for node in plan.step.graph.node}
-    at_once = {neuron.spikes: spikes_at_once(makers[neuron.spikes]) for neuron in plan.neurons}
     for neuron in plan.neurons:
         kind, name = neuron.threshold.dtype, neuron.name
         if neuron.spikes not in made:
@@ -179,7 +177,7 @@ def _totals_model(
             one = graph.constant(np.ones((), kind), f"{name}/one")
             others = graph.node("CastLike", [more, one], f"{name}/more")
             steps = graph.node("Add", [others, one], f"{name}/steps")
-            each = graph.constant(np.asarray(at_once[neuron.spikes], kind), f"{name}/at_once")
+            each = graph.constant(np.asarray(neuron.max_spikes, kind), f"{name}/at_once")
             most = graph.node("Mul", [steps, each], f"{name}/most")
             counted = graph.node("Min", [counted, most], f"{name}/counted")
         graph.node("Mul", [counted, threshold], f"{name}/spikes", neuron.spikes)

@@ -33,7 +33,7 @@ from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 
-from .graphs import Writer, renamed, spikes_at_once, values_of, with_nodes
+from .graphs import Writer, renamed, values_of, with_nodes
 from .kernels import STEEP
 from .plan import Neuron, State
 from .precision import PlanInPrecision
@@ -317,7 +317,7 @@ class _Units:
         return _Form(u, made, above=up)
 
     def _burst(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
-        most = spikes_at_once(self.makers[neuron.spikes])
+        most = neuron.max_spikes
         u, m = self._potential(neuron, x, unit), f"m/{neuron.name}"
         self.units[m] = np.array(-1, np.float32)
         bounds = {"least": 1 - most, "most": 1 + most, "one": 1}

@@ -15,7 +15,6 @@ from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.protos import attributes_of
 from onnx2snn.graph_passes.weights import copy_model
 
-from .graphs import spikes_at_once
 from .plan import Neuron
 from .scaled_weights import of_channels
 
@@ -45,14 +44,12 @@ def whole_numbers(
     the kind, since the unit goes into weights that all places share.
     """
     found: dict[str, WholeNumbers] = {}
-    makers = {name: node for node in step.graph.node for name in node.output}
     for neuron in neurons:
         threshold = neuron.threshold
         if of_channels(threshold, threshold.size, len(neuron.shape)):
             unit = threshold.reshape(-1 if threshold.size > 1 else ())
-            highest = spikes_at_once(makers[neuron.spikes])
-            lowest = -highest if neuron.op in COUNTING else 0
-            found[neuron.spikes] = WholeNumbers(unit, lowest, highest)
+            lowest = -neuron.max_spikes if neuron.op in COUNTING else 0
+            found[neuron.spikes] = WholeNumbers(unit, lowest, neuron.max_spikes)
     # In topological order, so that what a node reads is known.
     for node in step.graph.node:
         if node.output[0] not in found and any(name in found for name in node.input):

@@ -172,6 +172,18 @@ def test_fewer_queries_than_keys_that_come_later_stay():
     assert split_attention(attention(text, 17, "N, 5, 8")) is False
 
 
+@pytest.mark.parametrize(("opset", "changes"), [(13, False), (14, False), (15, True)])
+@pytest.mark.parametrize(
+    ("given", "body"),
+    [("", "<num_heads = 2, unidirectional = 1>(x, x, x)"),
+     (", int32[N] n", "<num_heads = 2>(x, x, x, , n)")],
+)  # fmt: skip
+def test_masks_of_open_sizes_before_opset_15_stay(opset, changes, given, body):
+    signature = f"g (float[N, L, 8] x{given}) => (float[N, L, 8] y)"
+    g = graph(f"{signature} {{ y = {OWN}.MultiHeadAttention{body} }}", {}, opset)
+    assert split_attention(g) is changes
+
+
 def test_chain_of_which_the_sizes_are_not_known():
     text = "".join(f"{b} = {OWN}.MultiHeadAttention<num_heads = 2>({a}, {a}, {a}) "
                    for a, b in zip("xrst", "rsty", strict=True))  # fmt: skip

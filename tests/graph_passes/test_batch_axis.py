@@ -130,6 +130,19 @@ def test_a_class_token(token, opset, axis):
     np.testing.assert_array_equal(run(g, x), np.concatenate(apart))
 
 
+@pytest.mark.parametrize("more", [2, 5])
+def test_expanded_along_an_axis_that_comes_before(more):
+    g = graph(
+        "g (float[2, 3] x) => (float[2, a, 3] y) { e = Expand(x, sizes) "
+        "y = Transpose<perm = [1, 0, 2]>(e) }",
+        {"sizes": np.array([more, 2, 3])},
+    )
+    x = normal(4, 3)
+    apart = [run(g, x[:2]), run(g, x[2:])]
+    changes_once(free_batch_axis, g)
+    np.testing.assert_array_equal(run(g, x), np.concatenate(apart))
+
+
 @pytest.mark.parametrize("opset", [6, 11])
 def test_files_that_are_too_old_to_be_folded(opset):
     g = graph("g (float[1, 4] x) => (float[1, a] y) { z = Shape(x) r = Reshape(x, z) "

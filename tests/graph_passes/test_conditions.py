@@ -99,6 +99,12 @@ def test_zeros_that_make_it_larger_stay():
         assert not conditions_to_activations(g)
 
 
+def test_numbers_beside_an_open_size_that_may_be_1_stay():
+    g = graph("g (float[N, 3, W] x) => (float[N, 3, V] y) { c = Greater(x, zero) "
+              "y = Where(c, x, five) }", WEIGHTS | {"five": np.zeros(5, np.float32)})  # fmt: skip
+    assert not conditions_to_activations(g)
+
+
 def test_a_threshold_in_double_precision_stays():
     text = "g (double[N, 3] x) => (double[N, 3] y) { c = Greater(x, b) y = Where(c, x, z) }"
     assert not conditions_to_activations(graph(text, {"b": np.float64(1), "z": np.float64(0)}))
