@@ -171,13 +171,20 @@ def come_by_class(labels: np.ndarray) -> bool:
     return 1 < classes < len(labels) and changes == classes - 1
 
 
-def rows_in_turn(labels: np.ndarray) -> np.ndarray:
-    """Rows, so that classes take turns: the first of each class, the second of each, and so on."""
-    turns = np.empty(len(labels), np.int64)
+def take_turns(labels: np.ndarray) -> bool:
+    """Whether labels of several classes come again and again in the same order."""
+    periods = range(1, len(labels) // 2 + 1)
+    same = any(np.array_equal(labels[period:], labels[:-period]) for period in periods)
+    return same and len(np.unique(labels)) > 1
+
+
+def rows_by_rounds(labels: np.ndarray) -> np.ndarray:
+    """Rows, the first of each class in any order (of seed 0), the second of each, and so on."""
+    rounds = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         own = labels == label
-        turns[own] = np.arange(np.count_nonzero(own))
-    return np.argsort(turns, kind="stable")
+        rounds[own] = np.arange(np.count_nonzero(own))
+    return np.lexsort((np.random.default_rng(0).permutation(len(labels)), rounds))
 
 
 def with_rows(data: Data, rows: np.ndarray) -> Data:

@@ -26,7 +26,16 @@ from onnx2snn.models.image_folder import has_both, image_files, imagenet_folder,
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 from onnx2snn.runtime.inputs import fits, require_type, written
 
-from .data import Data, by_name, checked, from_arrays, rows_in_turn, some_rows, together, with_rows
+from .data import (
+    Data,
+    by_name,
+    checked,
+    from_arrays,
+    rows_by_rounds,
+    some_rows,
+    together,
+    with_rows,
+)
 from .inspection import inputs_of, metadata_of
 
 DATASETS = (*IN_MEMORY, "imagenet")
@@ -47,10 +56,11 @@ def open_data(
     a folder with a folder of images for each class.
 
     root: the folder of a named data set. train: its training images instead of its test
-    images; of a folder, one of each class in turn, so that each batch is of many classes (what
-    corrects batch by batch minds). samples: only so many: the first, or, where labels come class
-    by class, as those of a folder do, evenly spread over all. labels: whether the y of an .npz is
-    wanted; with train it is left out where it holds no classes, as to calibrate it need not.
+    images; of a folder, one of each class, then another of each, so that each batch is of many
+    classes (what corrects batch by batch minds). samples: only so many: the first, or, where labels
+    come class by class, as those of a folder do, evenly spread over all. labels: whether the y of
+    an .npz is wanted; with train it is left out where it holds no classes, as to calibrate it need
+    not.
     model: the network that images are for, whose metadata may say how they become its input, which
     a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
     channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are;
@@ -206,7 +216,7 @@ def _open_folder(
     wanted = preprocessing
     rows = some_rows(len(files) if samples is None else samples, len(files), labels)
     if train:
-        rows = rows[rows_in_turn(labels[rows])]
+        rows = rows[rows_by_rounds(labels[rows])]
     files, labels = [files[row] for row in rows], labels[rows]
 
     def read(batch_size: int) -> Iterator[np.ndarray]:

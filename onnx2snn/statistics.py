@@ -27,6 +27,9 @@ points at T=8.
 COMMON = 95.0
 """Percent of the samples, or all but one, whose largest activation is no outlier."""
 
+FINE = 16
+"""Time-steps whose levels are fine enough: with more of them the bound on thresholds grows."""
+
 FOR_TIMESTEPS = ("mmse", "robust-mmse")
 """Those that are for a number of time-steps."""
 
@@ -178,7 +181,7 @@ class ActivationHistogram:
             sparse = self._cut_off(most, common) > MOST_CUT
             most = np.where(sparse, np.maximum(most, common), most)
             theta = self._least_squares(int(statistic.q))
-            return np.asarray(np.minimum(theta, most))
+            return np.asarray(np.minimum(theta, most * max(1, statistic.q / FINE)))
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)
@@ -187,15 +190,18 @@ class ActivationHistogram:
         # 99.9 / 100 * 2000 - 1998 is 2e-13, which is none of the two above 0.
         whole = np.rint(wanted)
         wanted = np.where(abs(wanted - whole) < 1e-12 * self._total, whole, wanted)
+        # A percentile of 0, where few are above it, is no threshold.
+        return np.asarray(np.where(wanted > 0, self._quantile(wanted), self._max))
+
+    def _quantile(self, wanted: np.ndarray) -> np.ndarray:
+        """The number at or below which so many, [C], of those above 0 lie: float64 [C]."""
         cumulative = self._counts.cumsum(axis=1)
         index = np.minimum((cumulative < wanted[:, None]).sum(axis=1), BINS - 1)
         channel = np.arange(len(index))
         inside = self._counts[channel, index]
         before = cumulative[channel, index] - inside
         part = np.where(inside > 0, (wanted - before) / np.maximum(inside, 1), 0)
-        result = np.minimum((index + part) * self._widths(), self._max)
-        # A percentile of 0, where few are above it, is no threshold.
-        return np.where(wanted > 0, result, self._max)
+        return np.asarray(np.minimum((index + part) * self._widths(), self._max))
 
     def _widths(self) -> np.ndarray:
         """How wide a bin is: float64 [C]."""
@@ -209,18 +215,16 @@ class ActivationHistogram:
         return numbers[:, ::-1].cumsum(axis=1)[:, ::-1], sums[:, ::-1].cumsum(axis=1)[:, ::-1]
 
     def _common(self) -> np.ndarray:
-        """The largest of ``COMMON`` percent of the samples, of all but one at most: float64 [C].
+        """The largest of ``COMMON`` percent of the samples above 0, of all but one: float64 [C].
 
-        0 where as few samples as may be outliers have any above 0, or where samples are not known.
+        0 where no more than one is above 0, or where samples are not known.
         """
         if self._peaks is None:
             return np.zeros(len(self._counts))
-        total = max(int(self._peaks._total), 1)
-        outliers = max((1 - COMMON / 100) * total, 1)
-        if outliers >= total:
-            return np.zeros(len(self._counts))
-        found = self._peaks.value(Statistic("percentile", 100 * (1 - outliers / total)))
-        return np.where(self._peaks._counts.sum(axis=1) <= outliers, 0, found)
+        active = self._peaks._counts.sum(axis=1)
+        outliers = np.maximum((1 - COMMON / 100) * active, 1)
+        found = self._peaks._quantile(active - outliers)
+        return np.asarray(np.where(active > 1, found, 0))
 
     def _cut_off(self, theta: np.ndarray, most: np.ndarray) -> np.ndarray:
         """What share of sum a^2 sum max(a - theta, 0)^2 is: float64 [C]; 0 without activations.

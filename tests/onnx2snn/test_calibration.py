@@ -6,7 +6,7 @@ from onnx_text import model, run
 
 from onnx2snn import SpikingSession, calibration, convert, from_arrays, parse_statistic
 from onnx2snn.calibration import sampled
-from onnx2snn.calibration_data import batches_differ, with_measures
+from onnx2snn.calibration_data import comes_in_an_order, with_measures
 from onnx2snn.graph_passes.weights import detach
 from onnx2snn.progress import Running
 
@@ -24,7 +24,7 @@ def dense(layers):
 
 def differ(x, y=None, batch_size=10):
     data, measures = with_measures(from_arrays(x, y))
-    return batches_differ(data, measures, batch_size)
+    return comes_in_an_order(data, measures, batch_size)
 
 
 def test_batches_that_are_of_other_kinds():
@@ -55,6 +55,21 @@ def test_batches_that_are_of_other_kinds():
     assert differ(x * dark, batch_size=37)
     assert not differ(x * dark, batch_size=38)
     assert not differ((x * scales)[::5], batch_size=2)
+
+
+def test_samples_that_take_turns():
+    """Least squares look at every second or third ... sample of a batch."""
+    rng = np.random.default_rng(2)
+    x, labels = rng.normal(size=(60, 6)).astype(np.float32), np.tile([0, 1, 2], 20)
+    dark = np.tile(np.float32([1, 0.1]), 30)[:, None]
+    for batch_size in (20, 60):
+        assert differ(x * dark, batch_size=batch_size)
+        assert differ(x, labels, batch_size)
+        assert not differ(x, rng.permutation(labels), batch_size)
+        assert not differ(rng.permutation(x * dark), batch_size=batch_size)
+    # All samples of so few are looked at.
+    assert not differ(x * dark, batch_size=10)
+    assert not differ(x, labels, batch_size=10)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 10, 100])
@@ -100,7 +115,8 @@ def test_corrections_do_not_mind_the_order_of_data(recipe):
     found, known = (error(network, wanted, x, 8) for network in (ordered, mixed))
     assert found < 1.1 * known
     assert found < error(converted(x, recipe="mmse"), wanted, x, 8)
-    assert [note.split(" of the")[0] for note in ordered.notes] == ["batches of 100 samples"]
+    (note,) = ordered.notes
+    assert "batches of 100 samples, or every n-th sample of them, differ" in note
     assert not mixed.notes
     # One batch is in no order.
     assert not converted(x, recipe=recipe, batch_size=300).notes
@@ -148,11 +164,11 @@ def test_an_order_that_recipes_mind(monkeypatch):
     values = {"w": RNG.normal(size=(15, 6)).astype(np.float32), "v": np.eye(6, dtype=np.float32)}
     x = RNG.normal(size=(60, 6)).astype(np.float32) * np.repeat(np.float32([4, 1]), 30)[:, None]
     (note,) = convert(model(text, values), calibration=from_arrays(x), recipe="best").notes[-1:]
-    assert note.startswith("batches of 15 samples")
+    assert "batches of 15 samples" in note
     with monkeypatch.context() as patched:
         patched.setattr("onnx2snn.spiking.MOST_BYTES", 4 * 16 * 6 * 20)
         (note,) = ordered(patched, "best", of_bytes())
-        assert note.startswith("batches of 20 samples")
+        assert "batches of 20 samples" in note
     monkeypatch.setattr("onnx2snn.data.MOST_HELD", 0)
     (note,) = ordered(monkeypatch, "best", of_bytes(), batch_size=20)
     assert "shuffle the data, which here takes too much memory" in note

@@ -9,7 +9,7 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, from_arrays, open_data
-from onnx2snn.data import rows_in_turn, shuffled
+from onnx2snn.data import rows_by_rounds, shuffled, take_turns
 
 X = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
 Y = np.arange(23) % 5
@@ -119,10 +119,24 @@ def test_sizes_of_batches_that_are_none(size):
         list(from_arrays(X).batches(size))
 
 
-def test_rows_of_classes_in_turn():
+def test_rows_by_rounds_of_classes():
+    """In each of them in another order, so that no stride finds one class alone."""
     labels = np.array([2, 2, 2, 0, 5, 5])
-    assert rows_in_turn(labels).tolist() == [0, 3, 4, 1, 5, 2]
-    assert rows_in_turn(labels[:0]).tolist() == []
+    rows = rows_by_rounds(labels).tolist()
+    assert [sorted(rows[:3]), sorted(rows[3:5]), rows[5]] == [[0, 3, 4], [1, 5], 2]
+    assert rows_by_rounds(labels[:0]).tolist() == []
+    many = np.arange(40).repeat(6)
+    rows = rows_by_rounds(many)
+    assert [sorted(part) for part in many[rows].reshape(6, 40).tolist()] == [list(range(40))] * 6
+    assert not take_turns(many[rows])
+
+
+def test_classes_that_take_turns():
+    assert take_turns(np.tile([0, 1], 9))
+    assert take_turns(np.tile([3, 1, 2], 5)[:13])
+    assert not take_turns(np.zeros(8, np.int64))
+    assert not take_turns(np.arange(8))
+    assert not take_turns(np.array([0, 1, 0, 0, 1, 1, 0, 1]))
 
 
 @pytest.mark.parametrize("samples", [0, -1, 2.5, "3", True])

@@ -247,9 +247,11 @@ def test_mmse_and_robust_mmse_per_channel():
             ]
             assert error_of_levels(values, theta, timesteps) < 1.02 * min(errors)
         robust = neuron_of("best-binary", x, timesteps=timesteps).neurons[0].threshold
-        np.testing.assert_array_equal(robust, np.minimum(free, most))
-    # The few largest would have raised it.
-    assert np.all(free > 1.2 * most)
+        if timesteps == 64:
+            # The few largest would have raised it.
+            assert np.all(free > 1.2 * most)
+        # With more than 16 time-steps levels are as fine as with 16.
+        np.testing.assert_allclose(robust, np.minimum(free, most * max(1, timesteps / 16)))
 
 
 POOLED = """net (float[N, 2, 6, 6] x) => (float[N, 2] y, float[N, 4, H, W] z) {

@@ -200,9 +200,34 @@ def test_a_robust_threshold_is_at_most_a_percentile_of_all_activations():
     values[:1000, 0] = np.random.default_rng(0).exponential(size=1000) ** 3
     seen = ActivationHistogram(per_channel=True, peaks=True)
     seen.update(values)
-    free, most = (seen.value(s) for s in (Statistic("mmse", 64), Statistic("percentile", 99.9)))
-    assert free > 1.2 * most
-    assert seen.value(Statistic("robust-mmse", 64)) == most
+
+    def threshold(kind, q):
+        return float(seen.value(Statistic(kind, q))[0])
+
+    most = threshold("percentile", 99.9)
+    for timesteps in (8, 16):
+        assert threshold("mmse", timesteps) > 1.1 * most
+        assert threshold("robust-mmse", timesteps) == most
+    # Levels are as fine as with 16 time-steps all the same, until what fits best has finer ones.
+    for timesteps in (24, 64, 1024):
+        wanted = min(threshold("mmse", timesteps), timesteps / 16 * most)
+        assert threshold("robust-mmse", timesteps) == pytest.approx(wanted)
+    assert threshold("robust-mmse", 1024) == threshold("mmse", 1024)
+
+
+@pytest.mark.parametrize("samples", [50, 1000])
+def test_a_robust_threshold_of_a_channel_that_few_samples_need(samples):
+    """In 4 % of them: the 99.9 percentile is one of the least that are above 0."""
+    rng = np.random.default_rng(0)
+    values = np.zeros((samples, 1, 128), np.float32)
+    for signal in values[: max(samples // 25, 2), 0]:
+        place = rng.integers(0, 120)
+        signal[place : place + 5] = 5 + rng.normal(size=5) / 10
+        signal[place + 6] = 0.1
+    seen = ActivationHistogram(per_channel=True, peaks=True)
+    seen.update(values)
+    assert seen.value(Statistic("percentile", 99.9)) < seen.value(Statistic("mmse", 16)) + 1e-9
+    assert seen.value(Statistic("robust-mmse", 16)) > 4.9
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -221,7 +246,7 @@ def test_a_robust_threshold_of_images_that_are_mostly_background(per_channel, ba
             seen.update(x[start : start + batch_size])
         return float(seen.value(statistic)[0])
 
-    robust, percentile = Statistic("robust-mmse", 32), Statistic("percentile", 99.9)
+    robust, percentile = Statistic("robust-mmse", 16), Statistic("percentile", 99.9)
     found, low = threshold(values, robust), threshold(values, percentile)
 
     def cut(theta):
@@ -229,14 +254,14 @@ def test_a_robust_threshold_of_images_that_are_mostly_background(per_channel, ba
 
     assert cut(low) > 0.05
     common = np.quantile(values.max((1, 2, 3)), 0.95)
-    free = threshold(values, Statistic("mmse", 32))
+    free = threshold(values, Statistic("mmse", 16))
     assert low < found
     np.testing.assert_allclose(found, min(free, common), rtol=0.01)
     # A few images that are 50 times as large are no reason; they make bins wider.
     outliers = values.copy()
     outliers[::100] *= 50
     assert threshold(outliers, robust) < 1.1 * common + 0.25
-    assert threshold(outliers, Statistic("mmse", 32)) > 50
+    assert threshold(outliers, Statistic("mmse", 16)) > 50
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 19, 20, 100])
