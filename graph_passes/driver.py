@@ -58,7 +58,7 @@ def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
         name, before = pass_name(function), len(graph.nodes)
         after_which = f" (after {', '.join(r.name for r in reports)})" if reports else ""
         try:
-            changed = function(graph)
+            changed = bool(function(graph))
             verify(graph)
         except PassError as error:
             raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
@@ -78,8 +78,9 @@ def verify(graph: gs.Graph) -> None:
     Tensor names and node names are unique; each tensor that is read has a producer, is a
     constant or is an input of the graph; nodes are in topological order; every output is
     produced; stateful nodes are known ones, and their states are paired as graph input
-    ``v/<name>`` and output ``v_next/<name>``.
+    ``v/<name>`` and output ``v_next/<name>``. Raises ``DataError`` for what is no graph.
     """
+    require_graph(graph)
     owners: dict[str, gs.Tensor] = {}
     available = {tensor.name for tensor in graph.inputs}
     names: set[str] = set()

@@ -29,7 +29,8 @@ def require_graph(graph: gs.Graph) -> None:
 
 
 def require_opset(graph: gs.Graph, least: int = MIN_OPSET, what: str = "passes") -> None:
-    """Raise ``ModelError`` if a graph's opset is too old for ``what``."""
+    """Raise ``ModelError`` if a graph's opset is too old, ``DataError`` for what is no graph."""
+    require_graph(graph)
     if graph.opset < least:
         raise ModelError(
             f"{what} need opset {least} or newer, and the graph's is {graph.opset}: bring its "

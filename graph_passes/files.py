@@ -407,7 +407,9 @@ def check_writable(path: Path) -> None:
         folder = path.resolve().parent
         if not folder.is_dir():
             raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist")
-        if path.exists() and not path.is_file():
+        # By these names a file is known that something else writes to.
+        is_stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+        if is_stream or (path.exists() and not path.is_file()):
             raise OutputError(f"cannot write '{path}': something else than a file is there")
         if not os.access(folder, os.W_OK):
             raise OutputError(f"cannot write '{path}': no permission to write in its folder")

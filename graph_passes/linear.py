@@ -122,7 +122,7 @@ _ADVICE = {
     **dict.fromkeys(
         ("Softmax", "LogSoftmax", "Hardmax"),
         "not linear in the spikes: between neurons there is no spiking form of it (as the "
-        "read-out, after the last neuron, it may stay)",
+        "read-out, after the last neuron, it may stay: average_before_read_out is its pass)",
     ),
     **dict.fromkeys(
         ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
@@ -136,7 +136,7 @@ _ADVICE = {
         "that of the samples and at least one other, of windows (MaxPool) and of two tensors (Max) "
         "are known here, so write it as one of these",
     ),
-    "Clip": "not linear in the spikes: its bounds must be constants",
+    "Clip": "not linear in the spikes: its bounds must be constants, the lower below the upper",
     "IsNaN": _GUARD,
     "Attention": f"{_ATTENTION}: {_SEPARATE}",
     **dict.fromkeys(INTEGER_LAYERS, QUANTISED),

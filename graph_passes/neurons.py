@@ -120,12 +120,20 @@ def is_stateful(node: gs.Node | onnx.NodeProto) -> bool:
 
 
 def stateful_nodes(graph: gs.Graph) -> list[gs.Node]:
-    """The graph's stateful nodes, in graph order."""
+    """The graph's stateful nodes, in graph order.
+
+    Raises ``DataError`` for what is no graph.
+    """
+    editing.require_graph(graph)
     return [node for node in graph.nodes if is_stateful(node)]
 
 
 def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
-    """The graph's spiking neurons, in graph order."""
+    """The graph's spiking neurons, in graph order.
+
+    Raises ``DataError`` for what is no graph.
+    """
+    editing.require_graph(graph)
     return [node for node in graph.nodes if is_neuron(node)]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import constant_value, is_floating, is_used, operands
+from .editing import constant_value, is_floating, is_used, operands, require_graph
 from .limits import WEIGHTED
 from .linear import SHAPE_OPS
 from .regions import computable_on_means, downstream, nonlinear_nodes, regions
@@ -37,6 +37,7 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
     Source: the expectation compensation of Huang et al., "Towards High-performance Spiking
     Transformers from ANN to SNN Conversion", ACM Multimedia 2024.
     """
+    require_graph(graph)
     core = {node.name for node in regions(graph).core}
     named = computable_on_means(graph, nonlinear_nodes(graph)) & core
     if not named:

@@ -15,6 +15,7 @@ from .editing import (
     maker_of,
     only_consumer,
     replace_node,
+    require_graph,
     require_opset,
     type_of,
     variables_of,
@@ -31,8 +32,9 @@ from .tidying import tidy
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
     """The bound theta of each canonical activation that has one, by its last node's name.
 
-    None of ``kept_activations`` is.
+    None of ``kept_activations`` is. Raises ``DataError`` for what is no graph.
     """
+    require_graph(graph)
     return find_activations(graph)[1]
 
 
@@ -108,8 +110,9 @@ def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     """The Relu nodes that no Min bounds: those whose threshold only data can tell.
 
-    None of ``kept_activations`` is.
+    None of ``kept_activations`` is. Raises ``DataError`` for what is no graph.
     """
+    require_graph(graph)
     return find_activations(graph)[0]
 
 

@@ -53,8 +53,10 @@ def samples_at_once(
     batches.
 
     At least one, and whole batches of a network of a fixed batch size: one of a spiking network,
-    any number of an ANN, which ``Ann.run`` takes apart. What is not known of the sizes of its
-    tensors does not count. Raises ``DataError`` for a ``batch_size`` that is none.
+    any number of an ANN, which ``Ann.run`` takes apart. All where the number of samples is the size
+    of another axis of an input, too, as of the nodes of a graph beside its matrix [N, N]. What is
+    not known of the sizes of its tensors does not count. Raises ``DataError`` for a ``batch_size``
+    that is none.
     """
     batch_size = optional_whole("batch_size", batch_size, 1)
     once = _fixed_batch(model, data)
@@ -65,6 +67,8 @@ def samples_at_once(
     inputs = [info.name for info in inputs_of(model.structure)]
     if not inputs:
         return MOST_SAMPLES
+    if are_samples_elsewhere(model, data):
+        return data.samples
     samples = once or 1
     try:
         known = bytes_of_tensors(_in_plain(model), samples, data.shapes_of(inputs))
@@ -87,6 +91,17 @@ def _in_plain(model: ModelParts) -> ModelParts:
     graph = to_graph(upgrade_opset(model))
     run_passes(graph, [split_fused_layers, split_attention, dequantize_layers])
     return to_parts(graph)
+
+
+def are_samples_elsewhere(model: ModelParts, data: Data) -> bool:
+    """Whether an input's first axis has the name of another, which is as long in the data."""
+    inputs = {info.name: info.type.tensor_type.shape.dim for info in inputs_of(model.structure)}
+    names = {sizes[0].dim_param for sizes in inputs.values() if sizes} - {""}
+    return any(
+        size.dim_param in names and length == data.samples
+        for name, shape in data.shapes_of(inputs).items()
+        for size, length in zip(inputs.get(name, ())[1:], shape[1:], strict=False)
+    )
 
 
 def _fixed_batch(model: ModelParts, data: Data) -> int | None:

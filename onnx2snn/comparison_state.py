@@ -111,7 +111,12 @@ def _others_held_back(path: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        folder = os.open(path.resolve().parent, os.O_RDONLY)
+    except PermissionError:
+        # It may be written to, but not listed.
+        yield
+        return
     try:
         # Some network file systems have no locks.
         with suppress(OSError):

@@ -16,7 +16,7 @@ from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
 
 from .ann import Ann, require_no_neurons
-from .batches import OVER_TIME, samples_at_once
+from .batches import OVER_TIME, are_samples_elsewhere, samples_at_once
 from .checking import classes_of, require_class_output
 from .data import Data, Inputs, check_labels, require_data
 from .inference import precision_rows
@@ -71,6 +71,11 @@ def evaluate(
     # own, beside these weights, which all read.
     parts = read_any(model)
     ann_parts = None if ann is None else read_any(ann)
+    if are_samples_elsewhere(parts, data):
+        raise DataError(
+            "synapses are counted for one sample, which this network does not compute alone: an "
+            "input has an axis for the samples besides its first; run it instead (onnx2snn run)"
+        )
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
     running = Running(together, providers, track)
     if ann_parts is not None:

@@ -50,6 +50,10 @@ def onnxruntime() -> Any:
     try:
         import onnxruntime as module
     except ImportError as error:
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, Exception):
+            # What interrupts its initialisation, as Ctrl-C, pybind11 takes for a failure.
+            raise cause from None
         if error.name != "onnxruntime":
             raise ProviderError(
                 f"ONNX Runtime cannot be loaded: {first_line(error)}; install it anew, with "

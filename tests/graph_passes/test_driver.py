@@ -1,8 +1,11 @@
+import inspect
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from onnx_text import graph, run
 
+from onnx2snn import graph_passes
 from onnx2snn.graph_passes import (
     DataError,
     PassError,
@@ -44,6 +47,32 @@ def test_a_lack_of_memory_is_no_fault_of_the_pass():
 
     with pytest.raises(MemoryError, match="too much"):
         run_passes(small(), [takes_all])
+
+
+PASSES = [
+    name
+    for name in graph_passes.__all__
+    if inspect.isfunction(function := getattr(graph_passes, name))
+    and next(iter(inspect.signature(function).parameters)) == "graph"
+]
+OTHERS = {
+    "bound_activations": [{}], "change_neurons": ["IF"], "code_inputs": [{}, 4],
+    "delay_read_out": [1], "run_passes": [[]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_what_is_no_graph_is_refused(name):
+    """As a model that to_graph was forgotten of."""
+    function, others = getattr(graph_passes, name), OTHERS.get(name, [])
+    for given in (to_model(small()), None, "graph"):
+        with pytest.raises(DataError, match="passes change a graph, as to_graph makes one"):
+            function(given, *others)
+
+
+def test_a_pass_that_says_nothing_changed_nothing():
+    (report,) = run_passes(small(), [lambda graph: None])
+    assert report.changed is False
 
 
 def test_names_the_pass_that_raises_and_those_before():

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from onnx_text import model
+from onnx_text import model, run
 
 from onnx2snn import (
     DataError,
+    SpikingSession,
     batches,
     compare_recipes,
     comparison,
@@ -93,6 +94,29 @@ def test_inputs_over_time_have_one_axis_more(monkeypatch):
 @pytest.mark.parametrize("x", [X[:, :2], X[:, 0], X[None, None]])
 def test_data_that_does_not_fit_is_for_the_run_to_refuse(x):
     assert samples_at_once(parts("N, C, H, W"), from_arrays(x), None) == 100
+
+
+@pytest.mark.parametrize("names", ["N, N", "N, M"])
+def test_samples_along_two_axes_run_together(names):
+    """As the nodes of a graph, beside its matrix."""
+    text = f"net (float[N, 3] x, float[{names}] g) => (float[N, 2] y) {{ a = MatMul(g, x) "
+    weights = {"u": np.ones((3, 4), np.float32), "v": np.ones((4, 2), np.float32)}
+    ann = model(text + "b = MatMul(a, u) c = Relu(b) d = MatMul(g, c) y = MatMul(d, v) }", weights)
+    rng = np.random.default_rng(0)
+    x, g = rng.random((150, 3), np.float32), np.eye(150, dtype=np.float32)
+    data = from_arrays({"x": x, "g": g})
+    assert samples_at_once(detach(ann), data, None) == (150 if names == "N, N" else 100)
+    assert samples_at_once(detach(ann), data, 30) == 30
+    if names == "N, N":
+        snn = convert(ann, calibration=data).model
+        output = SpikingSession(snn).run({"x": x, "g": g}, 64).output
+        wanted = run(ann, x, g)
+        assert np.linalg.norm(output - wanted) < 0.05 * np.linalg.norm(wanted - wanted.mean(0))
+        with pytest.raises(DataError, match="does not compute alone"):
+            evaluate(snn, data, [16])
+    # The name of all that is open, as some exporters have it.
+    images = parts("N, 3, N, N")
+    assert samples_at_once(images, from_arrays(X), None) == 100
 
 
 def test_a_network_without_inputs():

@@ -707,6 +707,10 @@ def test_outputs_that_are_inputs_or_no_files(snn):
     message = invoke("convert", "ann.onnx", "-o", "pipe", code=1).output
     assert "something else than a file" in message
     assert Path("pipe").is_fifo()
+    # What a shell has sent to a file is not replaced.
+    for stream in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        message = invoke("convert", "ann.onnx", "-o", stream, code=1).output
+        assert "something else than a file" in message
     Path("link.onnx").symlink_to("target.onnx")
     invoke("convert", "ann.onnx", "-o", "link.onnx")
     assert Path("link.onnx").is_symlink()

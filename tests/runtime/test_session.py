@@ -622,6 +622,17 @@ def test_an_onnxruntime_that_cannot_be_loaded_is_not_called_missing(monkeypatch,
         providers.onnxruntime()
 
 
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_what_interrupts_the_loading_of_onnxruntime_goes_on(monkeypatch, tmp_path, interrupt):
+    """As pybind11 hands on what is raised while an extension begins."""
+    raised = f"raise ImportError('initialization failed') from {interrupt.__name__}(143)"
+    (tmp_path / "onnxruntime.py").write_text(raised)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    with pytest.raises(interrupt, match="143"):
+        providers.onnxruntime()
+
+
 @pytest.mark.gpu
 @needs_cuda
 def test_cuda_equals_cpu():
