@@ -16,7 +16,7 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.demo import demo_images, demo_network
 from onnx2snn.runtime.loop import loop_model
 from onnx2snn.runtime.providers import CPU, create_session
-from onnx2snn.tables import console, new_table
+from onnx2snn.terminal import console, new_table
 from onnx2snn.timing import interleaved, pin, ratio, seconds_of
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx2snn.tables import console, new_table
+from onnx2snn.terminal import console, new_table
 from onnx2snn.timing import in_a_process
 
 

@@ -25,7 +25,7 @@ from skimage import data, transform
 from onnx2snn import Onnx2SnnError, SpikingSession, check, convert, from_arrays
 from onnx2snn.ann import Ann
 from onnx2snn.graph_passes.files import read_any
-from onnx2snn.tables import console, new_table
+from onnx2snn.terminal import console, new_table
 
 PACKAGES = (
     "basic-pitch==0.4.0", "captcha-recognizer==1.0.2", "ddddocr==1.6.1", "magika==1.0.3",

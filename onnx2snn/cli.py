@@ -20,7 +20,7 @@ from onnx2snn.graph_passes.files import write_model
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.runtime.providers import OUT_OF_MEMORY
 
-from . import readiness, tables
+from . import readiness, tables, terminal
 from .cli_benchmark import benchmark
 from .cli_compare import compare
 from .cli_convert import convert
@@ -70,7 +70,7 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        tables.note(record.getMessage())
+        terminal.note(record.getMessage())
 
 
 @contextlib.contextmanager
@@ -104,7 +104,7 @@ class _Commands(click.Group):
             with _takes_sigterm(), _tells_warnings():
                 return super().invoke(ctx)
         except Onnx2SnnError as error:
-            lines = [tables.printable(line) for line in str(error).split("\n")]
+            lines = [terminal.printable(line) for line in str(error).split("\n")]
             raise click.ClickException("\n".join(lines)) from error
         except MemoryError as error:
             raise click.ClickException(OUT_OF_MEMORY) from error
@@ -165,11 +165,11 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_j
     if as_json:
         print_json(asdict(result))
     else:
-        console = tables.console()
+        console = terminal.console()
         console.print(readiness_table(result.nodes))
         console.print(f"Exact rewriting checked: {result.check}.", markup=False)
         for line in result.notes:
-            console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
+            console.print(f"Note: {terminal.printable(line)}", style="yellow", markup=False)
         style = "bold green" if result.converts else "bold red"
         console.print(result.verdict, style=style, markup=False)
     if not result.converts:
@@ -185,7 +185,7 @@ def recipes(as_json: bool) -> None:
         rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
         print_json({"recipes": rows})
         return
-    tables.console().print(recipe_table(RECIPES))
+    terminal.console().print(recipe_table(RECIPES))
 
 
 @examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")
@@ -207,7 +207,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """
     pyplot()
     with folder_for(output):
-        found = run_demo(samples, tables.track)
+        found = run_demo(samples, terminal.track)
         for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
             write_model(conversion.parts, output / f"snn-{name}.onnx")
         title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
@@ -222,7 +222,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
             }
         )
         return
-    console = tables.console()
+    console = terminal.console()
     console.print(
         f"{title}; the network was trained with clips, so no data was needed to convert it."
     )

@@ -9,7 +9,7 @@ import click
 from onnx2snn.graph_passes.files import parse_model
 from onnx2snn.runtime.providers import MOST_THREADS
 
-from . import benchmarking, tables
+from . import benchmarking, tables, terminal
 from .diagnosis import OTHER_FILE, is_source
 from .options import (
     COUNT,
@@ -69,18 +69,18 @@ def benchmark(
         raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")
     require_plot(plot, model, ann)
     if model is not None and ann is not None and not is_source(parse_model(model).structure, ann):
-        tables.note(OTHER_FILE)
+        terminal.note(OTHER_FILE)
     with contextlib.ExitStack() as stack:
         if model is None:
             model, ann = stack.enter_context(benchmarking.demo_files())
-        report = stack.enter_context(tables.overall_progress())
+        report = stack.enter_context(terminal.overall_progress())
         found = benchmarking.benchmark(
             model, timesteps, batches, ann=ann, threads=threads, report=report
         )
     if as_json:
         print_json(found)
     else:
-        console = tables.console()
+        console = terminal.console()
         console.print(tables.benchmark_table(found))
         if found["against"] == "step":
             console.print("Give --ann to compare with T forward passes of the ANN.")

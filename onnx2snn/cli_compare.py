@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.files import read_any
 from onnx2snn.graph_passes.linear import MaxPool
 
-from . import tables
+from . import tables, terminal
 from .comparison import Comparison, compare_recipes
 from .data import Data
 from .data_files import open_data
@@ -125,7 +125,7 @@ def compare(
     data = open_data(source, data_root, samples=samples, model=ann)
     providers = chosen_providers(device)
     try:
-        with tables.overall_progress() as report:
+        with terminal.overall_progress() as report:
             comparison = compare_recipes(
                 ann,
                 chosen,
@@ -197,10 +197,10 @@ def _as_json(comparison: Comparison, state: Path) -> dict[str, Any]:
 
 
 def _print(comparison: Comparison, state: Path) -> None:
-    console = tables.console()
+    console = terminal.console()
     console.print(tables.comparison_table(comparison))
     for line in tables.comparison_reasons(comparison):
-        console.print(f"- {tables.printable(line)}", style="yellow", markup=False)
+        console.print(f"- {terminal.printable(line)}", style="yellow", markup=False)
     results = sum(len(row.scores) for row in comparison.rows)
     if results:
         console.print(

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
-from . import conversion, tables
+from . import conversion, terminal
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
 from .data_files import open_data
 from .options import (
@@ -188,7 +188,7 @@ def convert(
         seed=seed or 0,
         batch_size=batch_size,
         providers=chosen_providers(device),
-        track=tables.track,
+        track=terminal.track,
     )
     write_model(result.parts, output)
     by_channel = any(neuron.threshold.size > 1 for neuron in result.neurons)
@@ -223,7 +223,7 @@ def _as_json(result: conversion.Conversion, output: Path, warnings: list[str]) -
 
 
 def _print(result: conversion.Conversion, output: Path, warnings: list[str], explain: bool) -> None:
-    console = tables.console()
+    console = terminal.console()
     console.print(neuron_table(result.neurons))
     console.print(pass_table(result.passes))
     if result.agreements:
@@ -232,14 +232,14 @@ def _print(result: conversion.Conversion, output: Path, warnings: list[str], exp
     for line in warnings:
         console.print(f"Warning: {line}", style="bold red", markup=False)
     for line in result.notes:
-        console.print(f"Note: {tables.printable(line)}", style="yellow", markup=False)
+        console.print(f"Note: {terminal.printable(line)}", style="yellow", markup=False)
     if result.analog:
         console.print("These stay analog, as in the ANN:")
         for line in listed(result.analog):
-            console.print(f"  {tables.printable(line)}", markup=False)
+            console.print(f"  {terminal.printable(line)}", markup=False)
     if explain:
         console.print("Declined:" if result.declined else "No pass declined anything.")
         for line in listed(result.declined):
-            console.print(f"  {tables.printable(line)}", markup=False)
+            console.print(f"  {terminal.printable(line)}", markup=False)
     layers = len(result.neurons)
     console.print(f"Wrote {output}: {counted(layers, 'layer')} of neurons.", markup=False)

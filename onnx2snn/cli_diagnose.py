@@ -8,7 +8,7 @@ import click
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.files import read_any
 
-from . import diagnosis, tables
+from . import diagnosis, tables, terminal
 from .data_files import open_data
 from .options import (
     MODEL,
@@ -88,14 +88,14 @@ def diagnose(
         timesteps,
         batch_size=batch_size,
         providers=chosen_providers(device),
-        track=tables.track,
+        track=terminal.track,
         left_out=left_out,
     )
     if not same:
-        tables.note(diagnosis.OTHER_FILE)
+        terminal.note(diagnosis.OTHER_FILE)
     if left_out:
         changes = " and ".join(left_out)
-        tables.note(f"in the ANN here {changes}: what that cost is not in these figures")
+        terminal.note(f"in the ANN here {changes}: what that cost is not in these figures")
     if as_json:
         report = {
             "samples": data.samples,
@@ -106,7 +106,7 @@ def diagnose(
         }
         print_json(report)
     else:
-        console = tables.console()
+        console = terminal.console()
         console.print(
             tables.diagnosis_table(layers, f"{counted(data.samples, 'sample')}, T={timesteps}")
         )

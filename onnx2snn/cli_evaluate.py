@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.files import read_any
 from onnx2snn.runtime.precision import Precision
 
-from . import evaluation, tables
+from . import evaluation, tables, terminal
 from .budget import budget_options, require_budget
 from .data import Data
 from .data_files import open_data
@@ -122,15 +122,15 @@ def evaluate(
         threads=threads,
         precision=precision,
         max_memory=max_memory,
-        track=tables.track,
+        track=terminal.track,
     )
     for note in _notes(parts.structure, ann, timesteps):
-        tables.note(note)
+        terminal.note(note)
     if as_json:
         print_json(report)
     else:
         table = tables.early_exit_table if early_exit else tables.evaluation_table
-        tables.console().print(table(report))
+        terminal.console().print(table(report))
     if plot is not None:
         _plot(plot, report, data)
         tell_drawn(plot, as_json)

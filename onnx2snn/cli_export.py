@@ -8,7 +8,7 @@ import click
 from onnx2snn.graph_passes.files import write_model
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
-from . import tables
+from . import terminal
 from .export import to_loop
 from .export_nir import to_nir
 from .export_triton import to_triton
@@ -105,7 +105,7 @@ def export(
             print_json({"output": str(output), "notes": notes})
             return
         for line in (f"Wrote {output}.", *(f"- {note}" for note in notes)):
-            tables.console().print(tables.printable(line), markup=False)
+            terminal.console().print(terminal.printable(line), markup=False)
         return
     if timesteps is None or (target == "triton" and timesteps == "input"):
         what = "a number" if timesteps else "the number"
@@ -139,4 +139,4 @@ def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) ->
         return
     of = f"T={timesteps}" if isinstance(timesteps, int) else "T is an input"
     line = f"Wrote {output}, {of}: {', '.join(made)}."
-    tables.console().print(tables.printable(line), markup=False)
+    terminal.console().print(terminal.printable(line), markup=False)

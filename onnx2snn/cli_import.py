@@ -6,7 +6,7 @@ import click
 
 from onnx2snn.graph_passes.files import write_model
 
-from . import tables
+from . import terminal
 from .import_nir import from_nir
 from .options import (
     MODEL,
@@ -32,4 +32,4 @@ def import_(file: Path, output: Path, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({"output": str(output)})
         return
-    tables.console().print(f"Wrote {output}.", markup=False)
+    terminal.console().print(f"Wrote {output}.", markup=False)

@@ -16,7 +16,7 @@ from onnx2snn.runtime.chunks import MIDDLE, WeightedLayer
 from onnx2snn.runtime.plan import Plan, build_plan
 from onnx2snn.runtime.precision import Precision
 
-from . import tables
+from . import terminal
 from .conversion_tables import session_table
 from .import_nir import header_of, is_nir
 from .inference import precision_rows
@@ -109,13 +109,13 @@ def inspect(
             }
         )
         return
-    console = tables.console()
+    console = terminal.console()
     console.print(session_table(plan.neurons, sources))
-    lines = [f"input {name} {tables.shape_text(shape)}" for name, shape in inputs.items()]
+    lines = [f"input {name} {terminal.shape_text(shape)}" for name, shape in inputs.items()]
     lines += [f"output {name}" for name in plan.outputs]
     lines += settings_in_words({**recipe, **metadata})
     for line in lines:
-        console.print(tables.printable(line), markup=False)
+        console.print(terminal.printable(line), markup=False)
     if choice is not None:
         console.print()
         console.print(_layer_table(choice.samples, layers, rows))
@@ -129,7 +129,7 @@ def _print_export(told: dict[str, Any], as_json: bool) -> None:
         print_json(told)
         return
     for line in lines_of(told):
-        tables.console().print(tables.printable(line), markup=False)
+        terminal.console().print(terminal.printable(line), markup=False)
 
 
 def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:
@@ -143,8 +143,8 @@ def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:
         shape = [*(size if isinstance(size, int) else samples or 1 for size in first), *sizes]
         if any(isinstance(size, str) for size in sizes):
             raise DataError(
-                f"the size of the input '{tensor.name}', {tables.shape_text(tuple(sizes))}, is not "
-                "fixed: ask SpikingSession.chosen(x) with an x of the size that counts"
+                f"the size of the input '{tensor.name}', {terminal.shape_text(tuple(sizes))}, is "
+                "not fixed: ask SpikingSession.chosen(x) with an x of the size that counts"
             )
         x[tensor.name] = np.zeros(shape, tensor.dtype)
     return x
@@ -207,7 +207,7 @@ _WAYS = {
 
 
 def _layer_table(samples: int, layers: list[dict[str, Any]], rows: list[dict[str, str]]) -> Table:
-    table = tables.new_table(
+    table = terminal.new_table(
         f"Layers with weights, N={samples}",
         "layer", "op", "runs", ">weights", ">computes", "why", *(["in", "why"] if rows else []),
     )  # fmt: skip
@@ -215,7 +215,7 @@ def _layer_table(samples: int, layers: list[dict[str, Any]], rows: list[dict[str
     for layer in layers:
         ways = [f", {way.replace('_', ' ')}" for way in _WAYS if layer[way]]
         table.add_row(
-            tables.name_text(layer["name"]),
+            terminal.name_text(layer["name"]),
             layer["op"],
             layer["runs"] + "".join(ways),
             f"{layer['weights']:,}",

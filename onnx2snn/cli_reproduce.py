@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.files import read_any
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 
-from . import tables
+from . import terminal
 from .batches import OVER_TIME, samples_at_once
 from .cli_train import default_workers, train_network
 from .data_files import DATASETS, open_data
@@ -127,7 +127,7 @@ def reproduce(
     require_state(state, plot, ann, dataset)
     kept = CountsFile(state)
     providers = chosen_providers(device)
-    with tables.overall_progress() as report:
+    with terminal.overall_progress() as report:
         path = ann or _trained(network, dataset, data_root, device, report)
         model = read_any(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
@@ -136,7 +136,7 @@ def reproduce(
         calibration = None
         if what == "fig4":
             if dataset not in DATASETS:
-                tables.note(f"'{dataset}' has no training images: calibrating on its first ones")
+                terminal.note(f"'{dataset}' has no training images: calibrating on its first ones")
             calibration = open_data(
                 dataset, data_root, train=True, samples=CALIBRATION_SAMPLES, model=model
             )
@@ -153,7 +153,7 @@ def reproduce(
     if as_json:
         print_json(found)
     else:
-        console = tables.console()
+        console = terminal.console()
         console.print(_fired_table(found) if what == "fig1" else _accuracy_table(found, experiment))
         looked_at = counted(data.samples, "sample")
         console.print(f"{path}, {data.name}, {looked_at}. The counts are in {state}.", markup=False)
@@ -193,28 +193,30 @@ def _of_the_paper(what: str, network: str, times: Sequence[int]) -> dict[str, An
 
 def _accuracy_table(found: dict[str, Any], experiment: Experiment) -> Table:
     times = found["timesteps"]
-    table = tables.new_table(
+    table = terminal.new_table(
         f"{found['what']}: {found['network']}, accuracy in percent", "", ">ANN",
         *(f">T={t}" for t in times),
     )  # fmt: skip
     ann = found["ann"]["accuracy"]
     paper = found["paper"] if isinstance(found["paper"], dict) else {}
     for method, row in paper.items():
-        values = [tables.percent_text(v) for v in (row["ann"], *row["snn"])]
+        values = [terminal.percent_text(v) for v in (row["ann"], *row["snn"])]
         table.add_row(f"paper: {method}", *values)
     if paper:
         table.add_section()
     for name, values in found["curves"].items():
-        table.add_row(f"here: {name}", tables.percent_text(ann), *map(tables.percent_text, values))
+        table.add_row(
+            f"here: {name}", terminal.percent_text(ann), *map(terminal.percent_text, values)
+        )
     if paper:
         theirs = paper[OURS]
         (ours,) = found["curves"].values()
         gaps = differences([ann, *ours], [theirs["ann"], *theirs["snn"]])
         table.add_row("here less paper's Ours", *map(_signed, gaps))
         losses = differences([ann] * len(times), ours)
-        table.add_row("loss here", "", *map(tables.percent_text, losses))
+        table.add_row("loss here", "", *map(terminal.percent_text, losses))
         losses = differences([theirs["ann"]] * len(times), theirs["snn"])
-        table.add_row("loss in the paper", "", *map(tables.percent_text, losses))
+        table.add_row("loss in the paper", "", *map(terminal.percent_text, losses))
     elif len(experiment.curves) > 2:
         best = []
         for accuracies in zip(*found["curves"].values(), strict=True):
@@ -229,7 +231,7 @@ def _fired_table(found: dict[str, Any]) -> Table:
     """Share of neurons that have fired by t, layer by layer, for both initial potentials."""
     times = found["timesteps"]
     names = list(found["curves"])
-    table = tables.new_table(
+    table = terminal.new_table(
         f"fig1: {found['network']}, percent of neurons that have fired, by v(0) and t", "layer",
         *(f">{name} {t}" for name in names for t in times),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.result import class_output
 
-from . import tables
+from . import tables, terminal
 from .batches import OVER_TIME, samples_at_once
 from .checking import classes_of
 from .data_files import open_data
@@ -120,7 +120,7 @@ def run(
         readout,
         coding=coding,
         seed=seed or 0,
-        running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), track=tables.track),
+        running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), track=terminal.track),
     )
     if output is not None:
         arrays: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def run(
             report["precisions"] = precision_rows(session)
         print_json(report)
         return
-    console = tables.console()
+    console = terminal.console()
     console.print(tables.rates_table(rates))
     ran = f"{counted(count, 'sample')}, {counted(timesteps, 'time-step')}"
     console.print(f"{ran}, on {session.providers[0]}.")

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError, 
 from onnx2snn.models.configs import read_config
 from onnx2snn.runtime.providers import cores_of
 
-from . import tables
+from . import terminal
 from .options import (
     NamedPath,
     device_option,
@@ -70,7 +70,7 @@ def train(
     goes on after the last whole epoch, and on a CPU ends with the same weights. The names:
     those of the paper, as vgg16-cifar10 (Tables 1 to 3), and smaller ones on Fashion-MNIST.
     """
-    with tables.overall_progress() as report:
+    with terminal.overall_progress() as report:
         path, history = train_network(config, output, data_root, device, workers, report)
     if int(os.environ.get("RANK", 0)) > 0:  # of torchrun's processes the first one speaks
         return
@@ -81,7 +81,7 @@ def train(
     bounds = ""
     if "theta_min" in last:
         bounds = f", theta {last['theta_min']:.2f} to {last['theta_max']:.2f}"
-    tables.console().print(
+    terminal.console().print(
         f"{len(history)} epochs: {last['accuracy']:.2f} % of the test images{bounds}.\n"
         f"Wrote {path} and its card.",
         markup=False,

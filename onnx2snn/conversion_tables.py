@@ -13,7 +13,7 @@ from .checking import APPROXIMATED, CLIPPED, POOLED, UNQUANTISED, Agreement
 from .conversion import NeuronReport
 from .readiness import NodeReport
 from .recipe import Recipe
-from .tables import name_text, new_table, percent_text, printable, shape_text, values_text
+from .terminal import name_text, new_table, percent_text, printable, shape_text, values_text
 
 LOW_AGREEMENT = 95.0
 LARGE_LOSS = 1.0

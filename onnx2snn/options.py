@@ -23,7 +23,7 @@ from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import MOST_THREADS, name_of, resolve_providers
 
-from . import tables
+from . import terminal
 from .data import Data
 from .data_files import DATASETS
 from .plot import check_format
@@ -353,7 +353,7 @@ def title_of(data: Data) -> str:
 def tell_drawn(plot: Path, as_json: bool) -> None:
     """Say what was drawn, after all else: a plot that fails does not take the results with it."""
     if not as_json:
-        tables.console().print(f"Drew {plot}.", markup=False)
+        terminal.console().print(f"Drew {plot}.", markup=False)
 
 
 def chosen_providers(device: str) -> list[Any]:

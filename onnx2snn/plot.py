@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.files import write_bytes
 
 from .diagnosis import LayerDiagnosis
-from .tables import printable
+from .terminal import printable
 
 
 def pyplot() -> Any:

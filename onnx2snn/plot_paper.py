@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .plot import ann_line, pyplot, save, set_title, time_axis
-from .tables import printable
+from .terminal import printable
 
 
 def fired_plot(

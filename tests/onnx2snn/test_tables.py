@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onnx2snn import tables
+from onnx2snn import tables, terminal
 from onnx2snn.cli import main
 from onnx2snn.conversion import NeuronReport
 from onnx2snn.conversion_tables import neuron_table, pass_table, readiness_table
 from onnx2snn.graph_passes import PassReport
 from onnx2snn.readiness import NodeReport
-from onnx2snn.tables import new_table
+from onnx2snn.terminal import new_table
 
 
 def printed(table, width=60):
@@ -103,7 +103,7 @@ def test_tables_that_go_to_no_terminal(monkeypatch, columns, wide):
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    assert tables.console().width == wide
+    assert terminal.console().width == wide
 
 
 @pytest.mark.parametrize(
