@@ -309,6 +309,11 @@ def _notes(
             "without data (evaluate with --ann says it): --maxpool exact keeps maxima, also those "
             "over axes"
         )
+    if not isinstance(settings.v_init, str) and not 0 <= settings.v_init <= 1:
+        notes.append(
+            f"neurons begin with {settings.v_init:g} times V_th: outside of 0 to 1 they emit "
+            "spikes, or hold back some, that their inputs do not account for"
+        )
     if any(_is_beyond(*each) for each in told):
         notes.append(
             "neurons may say more than a clip of the ANN lets through, by several spikes in a "

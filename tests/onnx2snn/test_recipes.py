@@ -652,6 +652,12 @@ class ChangesNothing:
         return False
 
 
+@pytest.mark.parametrize("v_init", [-0.5, 0, 1, 1.5])
+def test_initial_potentials_outside_of_0_to_v_th_are_noted(v_init):
+    notes = [n for n in convert(two(), calibration=DATA, v_init=v_init).notes if "times V_th" in n]
+    assert len(notes) == (not 0 <= v_init <= 1)
+
+
 def test_a_pass_may_be_an_object():
     recipe = replace(recipe_by_name("opi"), name="mine", passes=(ChangesNothing([1]),))
     conversion = convert(two(), calibration=DATA, recipe=recipe, timesteps=8, v_init=0.25)
