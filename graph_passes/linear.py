@@ -108,7 +108,10 @@ _ATTENTION = (
     "attention of a form that is not known here (keys of other runs, a soft cap, windows, rotary "
     "positions, scores that are read)"
 )
-_GUARD = "a guard of what is before it, as of a Softmax: what helps there helps here, too"
+_GUARD = (
+    "a guard of what is before it, as of a Softmax: what helps there helps here, too; where "
+    "nothing there needs one, leave it out"
+)
 _BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
 _SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"
 _SCALES = (
@@ -137,7 +140,7 @@ _ADVICE = {
         "are known here, so write it as one of these",
     ),
     "Clip": "not linear in the spikes: its bounds must be constants, the lower below the upper",
-    "IsNaN": _GUARD,
+    **dict.fromkeys(("IsNaN", "IsInf"), _GUARD),
     "Attention": f"{_ATTENTION}: {_SEPARATE}",
     **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
     **dict.fromkeys(
