@@ -78,10 +78,12 @@ def _split_once(graph: gs.Graph) -> bool:
 
 def _counts_open_sizes(node: gs.Node) -> bool:
     """Whether one of ONNX Runtime's has a mask that follows from how many queries or keys come."""
-    mask = optional_input(node, 4 if node.op == "MultiHeadAttention" else 3)
-    counts = node.attrs.get("unidirectional", 0) or (mask is not None and len(mask.shape or ()) < 2)
-    sizes = [(tensor.shape or [None, None])[1] for tensor in node.inputs[:2]]
-    return bool(counts) and not all(isinstance(size, int) for size in sizes)
+    apart = node.op == "MultiHeadAttention"
+    mask, given = optional_input(node, 4 if apart else 3), node.inputs[: 2 if apart else 1]
+    # Lengths are of keys alone.
+    lengths = given[-1:] if mask is not None and len(mask.shape or ()) < 2 else []
+    counted = given if node.attrs.get("unidirectional", 0) else lengths
+    return not all(isinstance((tensor.shape or [0, ""])[1], int) for tensor in counted)
 
 
 def _attention(editor: Editor, node: gs.Node) -> bool:

@@ -3,6 +3,7 @@
 Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
+import contextlib
 import hashlib
 import math
 import os
@@ -401,15 +402,24 @@ def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = F
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
+def _is_printed_to(path: Path) -> bool:
+    """Whether a file is where standard output or the like goes, as to /dev/stdout."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(number), path.stat()) and path.is_file():
+                return True
+    return False
+
+
 def check_writable(path: Path) -> None:
     """Raise ``OutputError`` if a file cannot come to be, or be replaced, at ``path``."""
     try:
         folder = path.resolve().parent
         if not folder.is_dir():
             raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist")
-        # By these names a file is known that something else writes to.
-        is_stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
-        if is_stream or (path.exists() and not path.is_file()):
+        if _is_printed_to(path):
+            raise OutputError(f"cannot write '{path}': what this program prints goes there")
+        if path.exists() and not path.is_file():
             raise OutputError(f"cannot write '{path}': something else than a file is there")
         if not os.access(folder, os.W_OK):
             raise OutputError(f"cannot write '{path}': no permission to write in its folder")

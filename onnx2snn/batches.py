@@ -94,14 +94,15 @@ def _in_plain(model: ModelParts) -> ModelParts:
 
 
 def are_samples_elsewhere(model: ModelParts, data: Data) -> bool:
-    """Whether an input's first axis has the name of another, which is as long in the data."""
+    """Whether an input is [N, N], which is square in the data, too."""
     inputs = {info.name: info.type.tensor_type.shape.dim for info in inputs_of(model.structure)}
-    names = {sizes[0].dim_param for sizes in inputs.values() if sizes} - {""}
-    return any(
-        size.dim_param in names and length == data.samples
-        for name, shape in data.shapes_of(inputs).items()
-        for size, length in zip(inputs.get(name, ())[1:], shape[1:], strict=False)
-    )
+    square = {
+        name
+        for name, sizes in inputs.items()
+        if len(sizes) == 2 and sizes[0].dim_param == sizes[1].dim_param != ""
+    }
+    shapes = data.shapes_of(inputs) if square else {}
+    return any(shapes.get(name) == (data.samples, data.samples) for name in square)
 
 
 def _fixed_batch(model: ModelParts, data: Data) -> int | None:

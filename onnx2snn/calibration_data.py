@@ -13,9 +13,10 @@ MOST_VARIANCE = 10.0
 """Fisher's F between parts of data, from which on its order means something.
 
 It is 1 on average where it does not. The largest of 118 stretches of 512 training images of
-Fashion-MNIST, in batches of 100, is 3.3. Digits of which thirds are of three brightnesses have 820,
-and ``best`` then made 3 times the error at T=8 that it makes of shuffled ones; dark and light ones
-that take turns 1.7 times, since of large images least squares look at each twelfth alone.
+Fashion-MNIST is 3.3 between batches of 100, and 3.7 between every n-th of them. Digits of three
+brightnesses, one after the other, have 820, and ``best`` then made 3 times the error at T=8 that it
+makes of shuffled ones; dark and light ones that take turns 1.7 times, since of large images least
+squares look at each twelfth alone.
 """
 
 ORDERS = 200
@@ -23,8 +24,8 @@ ORDERS = 200
 of the variance, F is above 10 by chance.
 """
 
-FEWEST = 8
-"""Samples of which a variance is taken."""
+FEWEST, MOST_STRIDE = 8, 16
+"""Samples of which a variance is taken, and the largest n of which every n-th is looked at."""
 
 FAR_LARGER = 16
 """How many times the others' largest number one sample's is, where they go ill together.
@@ -73,49 +74,60 @@ def in_no_order(
 ) -> tuple[Data, list[str]]:
     """The data, in another order where that in which it comes means something, and a note.
 
-    ``together``: how many samples a recipe takes at once; ``batch_size``: of as many it is read
-    meanwhile.
+    ``together``, ``batch_size``: as of ``comes_in_an_order``.
     """
-    if not comes_in_an_order(data, measures, together):
+    if not comes_in_an_order(data, measures, together, batch_size):
         return data, []
     mixed = shuffled(data, batch_size)
     remedy = "the data is shuffled"
     if mixed is None:
         remedy = "shuffle the data, which here takes too much memory,"
     note = (
-        "the order of the calibration data means something: batches of "
-        f"{counted(together, 'sample')}, or every n-th sample of them, differ from the "
-        f"others more than chance has it: {remedy} for what the recipe does batch by batch"
+        f"the calibration data is in an order, so that batches of {counted(together, 'sample')}, "
+        "or every n-th sample of them, are of other kinds than the others: "
+        f"{remedy} for what the recipe does batch by batch"
     )
     return mixed or data, [note]
 
 
-def comes_in_an_order(data: Data, measures: Mapping[str, np.ndarray], batch_size: int) -> bool:
+def comes_in_an_order(
+    data: Data, measures: Mapping[str, np.ndarray], together: int, batch_size: int
+) -> bool:
     """Whether parts of the data that recipes take at once are of other kinds than the others.
 
-    ``data``, ``measures``: as of ``with_measures``. Parts are batches, and every second, third ...
-    sample of a batch, as least squares look at. They differ where labels come class by class, or
-    take turns, and where a measure's variance between parts is ``MOST_VARIANCE`` times what that
-    within them says (Fisher's F), and more than in any of ``ORDERS`` other orders. Parts of fewer
-    than ``FEWEST`` samples are looked at several together.
+    ``data``, ``measures``: as of ``with_measures``. Parts are batches of ``together`` samples, into
+    which those that are read at once, ``batch_size``, are cut, and every second, third ... sample
+    of a batch, as least squares look at. They differ where labels come class by class, or take
+    turns, and where a measure's variance between parts is ``MOST_VARIANCE`` times what that within
+    them says (Fisher's F), and more than in any of ``ORDERS`` other orders. Batches of fewer than
+    ``FEWEST`` samples are looked at several together.
     """
-    places, most = np.arange(data.samples), min(batch_size, data.samples) // FEWEST
-    parts = [places % batch_size % every for every in range(2, most + 1)]
-    if data.samples > batch_size:
-        size = max(batch_size, FEWEST)
-        # A rest of fewer belongs to the last.
-        parts.append(np.minimum(places // size, max(data.samples - FEWEST, 0) // size))
-        if data.labels is not None and come_by_class(data.labels):
+    several = data.samples > together
+    strides = range(2, min(together // FEWEST, data.samples // FEWEST, MOST_STRIDE) + 1)
+    if data.labels is not None:
+        if several and come_by_class(data.labels):
             return True
-    if not parts:
+        if strides and take_turns(data.labels):
+            return True
+    if not several and not strides:
         return False
-    if data.labels is not None and most > 1 and take_turns(data.labels):
-        return True
     if not measures or any(np.any(np.isnan(known[:, 1])) for known in measures.values()):
         # No pass has read all of it.
         for _ in data.batches(batch_size):
             pass
-    return any(_differ(known, part) for known in measures.values() for part in parts)
+
+    def parts() -> Iterator[np.ndarray]:
+        rows = np.arange(data.samples)
+        if several:
+            size = max(together, FEWEST)
+            # A rest of fewer belongs to the last.
+            yield np.minimum(rows // size, max(data.samples - FEWEST, 0) // size)
+        read, place = np.divmod(rows, batch_size)
+        batch = read * -(-batch_size // together) + place // together
+        for stride in strides:
+            yield np.unique(batch * stride + place % together % stride, return_inverse=True)[1]
+
+    return any(_differ(known, part) for part in parts() for known in measures.values())
 
 
 def _differ(values: np.ndarray, parts: np.ndarray) -> bool:

@@ -73,8 +73,8 @@ from .statistics import FOR_TIMESTEPS, Statistic, parse_statistic
     callback=parsed(parse_statistic),
     metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T|robust-mmse=T|balanced=N",
     help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
-    "above 0, the least squared error of T time-steps, also at most the 99.9 percentile where "
-    "activations are not sparse, or local threshold balancing in N steps.  "
+    "above 0, the least squared error of T time-steps, also without outliers, or local "
+    "threshold balancing in N steps.  "
     "[default: the recipe's]",
 )
 @click.option(

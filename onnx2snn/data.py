@@ -172,14 +172,14 @@ def come_by_class(labels: np.ndarray) -> bool:
 
 
 def take_turns(labels: np.ndarray) -> bool:
-    """Whether labels of several classes come again and again in the same order."""
-    periods = range(1, len(labels) // 2 + 1)
+    """Whether labels of several classes come again and again, four times or more, in one order."""
+    periods = range(1, min(len(labels) // 4, 1000) + 1)
     same = any(np.array_equal(labels[period:], labels[:-period]) for period in periods)
     return same and len(np.unique(labels)) > 1
 
 
 def rows_by_rounds(labels: np.ndarray) -> np.ndarray:
-    """Rows, the first of each class in any order (of seed 0), the second of each, and so on."""
+    """Rows in rounds: one of each class, in random order (seed 0), then another of each."""
     rounds = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         own = labels == label

@@ -63,6 +63,7 @@ from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
 from .batch_axis import Sample, open_batch_axis
+from .batches import are_samples_elsewhere
 from .calibration import calibrate, sampled
 from .calibration_data import in_no_order, notes_on_equal_samples, with_measures
 from .checking import (
@@ -378,11 +379,11 @@ class Network:
         if not passes:
             return
         snn = Spiking(self.graph, self.unclipped, self.calibration, self.running, timesteps)
-        if self.calibration is not None and any(map(reads_data, passes)):
-            together = snn.samples_at_once(self.calibration, timesteps)
-            data, notes = in_no_order(
-                self.calibration, self.measures, together, self.running.batch_size
-            )
+        data = self.calibration
+        reads = data is not None and any(map(reads_data, passes))
+        if data is not None and reads and not are_samples_elsewhere(self.original, data):
+            together = snn.samples_at_once(data, timesteps)
+            data, notes = in_no_order(data, self.measures, together, self.running.batch_size)
             snn = replace(snn, data=data)
             self.notes += notes
         self.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])

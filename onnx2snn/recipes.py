@@ -206,8 +206,7 @@ RECIPES = (
     Recipe(
         "best-binary",
         "this project; after Bu et al. 2022 and Li et al. 2021",
-        "as mmse, V_th at most the 99.9 percentile, where activations are not sparse; "
-        "then weights and biases corrected for T "
+        "as mmse, V_th without outliers; then weights and biases corrected for T "
         "time-steps, layer by layer, against the ANN's activations",
         _ROBUST_MMSE,
         per_channel=True,

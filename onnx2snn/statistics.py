@@ -27,8 +27,11 @@ points at T=8.
 COMMON = 95.0
 """Percent of the samples, or all but one, whose largest activation is no outlier."""
 
-FINE = 16
-"""Time-steps whose levels are fine enough: with more of them the bound on thresholds grows."""
+FINE, NEARLY_ALL = 16, 99.0
+"""Time-steps whose levels are fine: with more of them the bound on thresholds grows.
+
+Up to what so many percent of the samples stay within.
+"""
 
 FOR_TIMESTEPS = ("mmse", "robust-mmse")
 """Those that are for a number of time-steps."""
@@ -49,8 +52,9 @@ class Statistic:
     above zero. "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps,
     come nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
     percentile or, where that cuts off more than ``MOST_CUT`` of their squares, the largest of
-    ``COMMON`` percent of the samples (of all but one of fewer than 20); where a max-pool alone
-    reads them, of what that lets through. "balanced": local
+    ``COMMON`` percent of the samples in which any is above 0 (of all but one of fewer than 20);
+    with q above ``FINE`` at most q / ``FINE`` times that, as long as ``NEARLY_ALL`` percent of them
+    are not below; where a max-pool alone reads them, of what that lets through. "balanced": local
     threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0
@@ -93,8 +97,7 @@ class Statistic:
             "percentile": f"{q} % of all activations",
             "nonzero-percentile": f"{q} % of activations above 0",
             "mmse": f"least squared error at T={q}",
-            "robust-mmse": f"least squared error at T={q}, at most 99.9 % of activations "
-            "where these are not sparse",
+            "robust-mmse": f"least squared error at T={q}, without outliers",
             "balanced": f"local threshold balancing in {q} steps",
         }[self.kind]
 
@@ -177,11 +180,13 @@ class ActivationHistogram:
             return self._least_squares(int(statistic.q))
         if statistic.kind == "robust-mmse":
             most = self.value(Statistic("percentile", 99.9))
-            common = self._common()
+            common = self._common(COMMON)
             sparse = self._cut_off(most, common) > MOST_CUT
             most = np.where(sparse, np.maximum(most, common), most)
+            finer = most * max(1, statistic.q / FINE)
+            most = np.minimum(finer, np.maximum(most, self._common(NEARLY_ALL)))
             theta = self._least_squares(int(statistic.q))
-            return np.asarray(np.minimum(theta, most * max(1, statistic.q / FINE)))
+            return np.asarray(np.minimum(theta, most))
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)
@@ -214,15 +219,15 @@ class ActivationHistogram:
         sums = numbers * _CENTRES
         return numbers[:, ::-1].cumsum(axis=1)[:, ::-1], sums[:, ::-1].cumsum(axis=1)[:, ::-1]
 
-    def _common(self) -> np.ndarray:
-        """The largest of ``COMMON`` percent of the samples above 0, of all but one: float64 [C].
+    def _common(self, percent: float) -> np.ndarray:
+        """The largest of so many percent of the samples above 0, of all but one: float64 [C].
 
         0 where no more than one is above 0, or where samples are not known.
         """
         if self._peaks is None:
             return np.zeros(len(self._counts))
         active = self._peaks._counts.sum(axis=1)
-        outliers = np.maximum((1 - COMMON / 100) * active, 1)
+        outliers = np.maximum((1 - percent / 100) * active, 1)
         found = self._peaks._quantile(active - outliers)
         return np.asarray(np.where(active > 1, found, 0))
 

@@ -156,7 +156,7 @@ def last_op(read_out: onnx.ModelProto | None, output: str) -> str | None:
     nodes = () if read_out is None else read_out.graph.node
     makers = {name: node for node in nodes for name in node.output}
     node = makers.get(output)
-    while node is not None and node.op_type in {*SHAPING, "Cast"}:
+    while node is not None and node.op_type in (*SHAPING, "Cast") and not node.domain:
         node = makers.get(node.input[0])
     return None if node is None else node.op_type
 

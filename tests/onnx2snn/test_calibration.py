@@ -22,9 +22,9 @@ def dense(layers):
     return model(f"net (float[N, 6] x0) => (float[N, 6] y) {{ {body}{last} }}", weights)
 
 
-def differ(x, y=None, batch_size=10):
+def differ(x, y=None, batch_size=10, together=None):
     data, measures = with_measures(from_arrays(x, y))
-    return comes_in_an_order(data, measures, batch_size)
+    return comes_in_an_order(data, measures, min(batch_size, together or batch_size), batch_size)
 
 
 def test_batches_that_are_of_other_kinds():
@@ -70,6 +70,18 @@ def test_samples_that_take_turns():
     # All samples of so few are looked at.
     assert not differ(x * dark, batch_size=10)
     assert not differ(x, labels, batch_size=10)
+    # Labels that come twice in an order are no turns.
+    assert not differ(x, np.tile(rng.integers(0, 5, 30), 2), 60)
+
+
+@pytest.mark.parametrize(("kinds", "batch_size"), [(3, 100), (6, 100), (2, 33), (2, 25), (5, 45)])
+def test_turns_that_do_not_end_with_a_batch(kinds, batch_size):
+    rng = np.random.default_rng(2)
+    scales = rng.permutation(np.geomspace(0.1, 4, kinds)).astype(np.float32)
+    x = rng.normal(size=(500, 9)).astype(np.float32) * scales[np.arange(500) % kinds][:, None]
+    assert differ(x, batch_size=batch_size)
+    assert differ(x, batch_size=200, together=batch_size)
+    assert not differ(rng.permutation(x), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 10, 100])
@@ -116,7 +128,7 @@ def test_corrections_do_not_mind_the_order_of_data(recipe):
     assert found < 1.1 * known
     assert found < error(converted(x, recipe="mmse"), wanted, x, 8)
     (note,) = ordered.notes
-    assert "batches of 100 samples, or every n-th sample of them, differ" in note
+    assert "batches of 100 samples, or every n-th sample of them, are of other kinds" in note
     assert not mixed.notes
     # One batch is in no order.
     assert not converted(x, recipe=recipe, batch_size=300).notes
@@ -128,7 +140,7 @@ def ordered(monkeypatch, recipe, ann, **options):
     x = rng.integers(0, 256, (60, 6)) * np.repeat([[1.0], [0.3], [0.05]], 20, axis=0)
     x = x.astype(np.uint8)
     found = convert(ann, calibration=from_arrays(x), recipe=recipe, **options)
-    return [note for note in found.notes if "more than chance" in note]
+    return [note for note in found.notes if "of other kinds" in note]
 
 
 def of_bytes(batch="N"):

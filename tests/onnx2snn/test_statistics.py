@@ -208,11 +208,12 @@ def test_a_robust_threshold_is_at_most_a_percentile_of_all_activations():
     for timesteps in (8, 16):
         assert threshold("mmse", timesteps) > 1.1 * most
         assert threshold("robust-mmse", timesteps) == most
-    # Levels are as fine as with 16 time-steps all the same, until what fits best has finer ones.
-    for timesteps in (24, 64, 1024):
-        wanted = min(threshold("mmse", timesteps), timesteps / 16 * most)
-        assert threshold("robust-mmse", timesteps) == pytest.approx(wanted)
-    assert threshold("robust-mmse", 1024) == threshold("mmse", 1024)
+    # Levels are as fine as with 16 time-steps all the same, but for the largest in 1 % of samples.
+    nearly_all = float(np.quantile(values[:1000], 0.99))
+    assert nearly_all > 1.2 * most
+    for timesteps in (17, 64, 256):
+        wanted = min(threshold("mmse", timesteps), timesteps / 16 * most, nearly_all)
+        assert threshold("robust-mmse", timesteps) == pytest.approx(wanted, rel=0.02)
 
 
 @pytest.mark.parametrize("samples", [50, 1000])
