@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -710,7 +711,7 @@ def test_outputs_that_are_inputs_or_no_files(snn):
     # What a shell has sent to a file is not replaced.
     for stream in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         message = invoke("convert", "ann.onnx", "-o", stream, code=1).output
-        assert "something else than a file" in message
+        assert re.search("what this program prints goes there|something else than a file", message)
     Path("link.onnx").symlink_to("target.onnx")
     invoke("convert", "ann.onnx", "-o", "link.onnx")
     assert Path("link.onnx").is_symlink()
