@@ -30,12 +30,17 @@ LAYERS = {
 }  # fmt: skip
 
 
-def ridge(patches, residual):
-    """Least squares with a penalty, as least squares with further rows."""
+def ridge(patches, residual, kept=None):
+    """Least squares with a penalty, as least squares with further rows; 0 where it is not kept."""
     penalty = np.sqrt(RIDGE * np.square(patches).sum() * sum(1 / n for n in patches.shape))
     rows = np.concatenate([patches, penalty * np.eye(patches.shape[1])])
     rest = np.concatenate([residual, np.zeros((patches.shape[1], residual.shape[1]))])
-    return np.linalg.lstsq(rows, rest, rcond=None)[0]
+    if kept is None:
+        return np.linalg.lstsq(rows, rest, rcond=None)[0]
+    found = np.zeros((rows.shape[1], rest.shape[1]))
+    for column, own in enumerate(kept.T):
+        found[own, column] = np.linalg.lstsq(rows[:, own], rest[:, column], rcond=None)[0]
+    return found
 
 
 def weights_of(conversion, before):
@@ -58,8 +63,10 @@ def same_numbers(conversion, other):
         np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_advanced_calibration_fits_convolutions(layer):
+def test_advanced_calibration_fits_convolutions(layer, pruned):
+    """Of pruned weights those that are left."""
     text, shape, settings = LAYERS[layer]
     rng = np.random.default_rng(3)
     weights = {
@@ -67,6 +74,8 @@ def test_advanced_calibration_fits_convolutions(layer):
         "u": rng.normal(size=shape).astype(np.float32),
         "b": rng.normal(size=shape[0]).astype(np.float32),
     }
+    if pruned:
+        weights["u"] *= rng.permutation(weights["u"].size).reshape(shape) % 5 < 2
     net = (
         "net (float[N, 2, 8, 9] x) => (float[N, C, h, k] y) "
         f"{{ a = Conv(x, w) r = Relu(a) c = {text} q = Relu(c) y = Identity(q) }}"
@@ -92,14 +101,34 @@ def test_advanced_calibration_fits_convolutions(layer):
     residual = lacks(weights["u"])
     windows = eq.windows(np.float64(seen), shape[2:], fill=0.0, **how)
     changes = []
-    for part, rest in zip(np.split(windows, group, 1), np.split(residual, group, 1), strict=True):
+    groups = (
+        np.split(windows, group, 1),
+        np.split(residual, group, 1),
+        np.split(weights["u"], group),
+    )
+    for part, rest, own in zip(*groups, strict=True):
         patches = np.moveaxis(part, 1, 3).reshape(-1, int(np.prod(shape[1:])))
         rest = np.moveaxis(rest, 1, -1).reshape(len(patches), -1)
-        changes.append(ridge(patches, rest).T.reshape(-1, *shape[1:]))
+        kept = own.reshape(len(own), -1).T != 0 if pruned else None
+        changes.append(ridge(patches, rest, kept).T.reshape(-1, *shape[1:]))
     found = weights_of(conversion, "q")
     np.testing.assert_allclose(found - weights["u"], np.concatenate(changes), rtol=0.01, atol=1e-4)
     lowered = np.square(lacks(found)).mean()
-    assert lowered < 0.97 * np.square(residual).mean()
+    assert lowered < (0.99 if pruned else 0.97) * np.square(residual).mean()
+    assert np.all(found[weights["u"] == 0] == 0)
+
+
+@pytest.mark.parametrize("limit", ["MOST_MULTIPLICATIONS", "MOST_SQUARE"])
+def test_pruned_layers_that_would_take_too_much_keep_their_weights(monkeypatch, limit):
+    monkeypatch.setattr(least_squares, limit, 1)
+    sparse = DENSE["u"] * (np.arange(16).reshape(4, 4) % 3 == 0)
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
+    )
+    ann = model(text, DENSE | {"u": sparse.astype(np.float32)})
+    found = convert(ann, calibration=SMALL, recipe="calibration-advanced", timesteps=8)
+    np.testing.assert_array_equal(weights_of(found, "q"), sparse)
 
 
 @pytest.mark.parametrize("layer", ["Gemm(r, u)", "Gemm<transB = 1>(r, t, b)", "MatMul(r, u)"])
