@@ -94,15 +94,25 @@ def _in_plain(model: ModelParts) -> ModelParts:
 
 
 def are_samples_elsewhere(model: ModelParts, data: Data) -> bool:
-    """Whether an input is [N, N], which is square in the data, too."""
+    """Whether an input is [N, N, ...], as it is in the data, too."""
     inputs = {info.name: info.type.tensor_type.shape.dim for info in inputs_of(model.structure)}
     square = {
         name
         for name, sizes in inputs.items()
-        if len(sizes) == 2 and sizes[0].dim_param == sizes[1].dim_param != ""
+        if len(sizes) > 1 and sizes[0].dim_param == sizes[1].dim_param != ""
     }
     shapes = data.shapes_of(inputs) if square else {}
-    return any(shapes.get(name) == (data.samples, data.samples) for name in square)
+    return any(_is_square(shapes[name], data.samples) for name in square if name in shapes)
+
+
+def may_be_of_a_graph(data: Data) -> bool:
+    """Whether an array beside others has samples along its second axis, too, as [N, N]."""
+    shapes = list((data.shapes or {}).values())
+    return len(shapes) > 1 and any(_is_square(shape, data.samples) for shape in shapes)
+
+
+def _is_square(shape: tuple[int, ...], samples: int) -> bool:
+    return shape[:2] == (samples, samples)
 
 
 def _fixed_batch(model: ModelParts, data: Data) -> int | None:

@@ -29,7 +29,7 @@ Without that a network of convolutions with 85 % zeros had none left, and 6.7 ti
 operations (a tester's, T=4).
 """
 
-MOST_MULTIPLICATIONS, MOST_SQUARE = 2**37, 2**26
+MOST_MULTIPLICATIONS, MOST_SQUARE = 2**34, 2**26
 """That solving for a pruned layer takes, output by output, and numbers of P'P; else it stays."""
 
 

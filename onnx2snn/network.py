@@ -63,7 +63,7 @@ from onnx2snn.runtime.inputs import samples_in
 from onnx2snn.runtime.parts import parts_of, require_affine
 
 from .batch_axis import Sample, open_batch_axis
-from .batches import are_samples_elsewhere
+from .batches import may_be_of_a_graph
 from .calibration import calibrate, sampled
 from .calibration_data import in_no_order, notes_on_equal_samples, with_measures
 from .checking import (
@@ -381,7 +381,7 @@ class Network:
         snn = Spiking(self.graph, self.unclipped, self.calibration, self.running, timesteps)
         data = self.calibration
         reads = data is not None and any(map(reads_data, passes))
-        if data is not None and reads and not are_samples_elsewhere(self.original, data):
+        if data is not None and reads and not may_be_of_a_graph(data):
             together = snn.samples_at_once(data, timesteps)
             data, notes = in_no_order(data, self.measures, together, self.running.batch_size)
             snn = replace(snn, data=data)

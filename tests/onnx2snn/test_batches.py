@@ -114,6 +114,10 @@ def test_samples_along_two_axes_run_together(names):
         assert np.linalg.norm(output - wanted) < 0.05 * np.linalg.norm(wanted - wanted.mean(0))
         with pytest.raises(DataError, match="does not compute alone"):
             evaluate(snn, data, [16])
+    # Nor in another order, which that of the columns would have to follow.
+    turns = from_arrays({"x": x * np.tile(np.float32([[1], [0.1]]), (75, 1)), "g": g})
+    notes = convert(ann, calibration=turns, recipe="best", batch_size=150).notes
+    assert not [note for note in notes if "in an order" in note]
     # The name of all that is open, as some exporters have it.
     images = parts("N, 3, N, N")
     assert samples_at_once(images, from_arrays(X), None) == 100

@@ -227,13 +227,27 @@ def test_units_that_few_samples_tell_of_are_held_beside_the_largest(samples, pla
     found, free = (h.value(Statistic("robust-mmse", 16)) for h in (seen, alone))
     if samples < 128:
         counts = (values > 0).sum((0, 2))
-        largest = free.max()
+        largest = np.minimum(free.max(), (1 + 16 / np.maximum(counts, 1)) * free)
         wanted = (counts * free + 16 * largest) / (counts + 16)
         np.testing.assert_allclose(found, np.where(counts > 0, wanted, free), rtol=1e-6)
         if places > 1:
             np.testing.assert_allclose(found, free, rtol=0.02)
     else:
         np.testing.assert_array_equal(found, free)
+
+
+@pytest.mark.parametrize("samples", [20, 100])
+def test_channels_of_other_scales_are_not_held_beside_the_largest(samples):
+    rng = np.random.default_rng(0)
+    values = np.maximum(rng.normal(size=(samples, 12)), 0).astype(np.float32)
+    values *= np.geomspace(1e-4, 1, 12).astype(np.float32)
+    values[3, 5] = 300
+    found = []
+    for peaks in (True, False):
+        seen = ActivationHistogram(per_channel=True, peaks=peaks)
+        seen.update(values)
+        found.append(np.delete(seen.value(Statistic("robust-mmse", 16)), 5))
+    assert np.all(found[0] < (1 + 16 / (samples / 4)) * found[1])
 
 
 @pytest.mark.parametrize("samples", [50, 1000])
