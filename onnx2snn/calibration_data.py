@@ -127,15 +127,20 @@ def comes_in_an_order(
         for stride in strides:
             yield np.unique(batch * stride + place % together % stride, return_inverse=True)[1]
 
-    return any(_differ(known, part) for part in parts() for known in measures.values())
+    scores = [_standard_scores(known) for known in measures.values()]
+    return any(_differ(columns, part) for part in parts() for columns in scores)
 
 
-def _differ(values: np.ndarray, parts: np.ndarray) -> bool:
-    """Whether a column of values differs between parts, by number [N], by more than chance."""
+def _standard_scores(values: np.ndarray) -> np.ndarray:
+    """Columns that vary, with mean 0 and variance 1."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         spread = values.std(axis=0)
         varies = spread > 1e-9 * np.abs(values).max(axis=0)
-        columns = ((values - values.mean(axis=0)) / spread)[:, varies]
+        return np.asarray(((values - values.mean(axis=0)) / spread)[:, varies])
+
+
+def _differ(columns: np.ndarray, parts: np.ndarray) -> bool:
+    """Whether one of these columns differs between parts, by number [N], by more than chance."""
     if not parts.any() or not columns.size or not np.all(np.isfinite(columns)):
         return False
     found = _variance_ratio(columns, parts)

@@ -187,14 +187,9 @@ class ActivationHistogram:
         if statistic.kind == "mmse":
             return self._least_squares(int(statistic.q))
         if statistic.kind == "robust-mmse":
-            most = self.value(Statistic("percentile", 99.9))
-            common = self._common(COMMON)
-            sparse = self._cut_off(most, common) > MOST_CUT
-            most = np.where(sparse, np.maximum(most, common), most)
-            finer = most * max(1, statistic.q / FINE)
-            most = np.minimum(finer, np.maximum(most, self._common(NEARLY_ALL)))
-            theta = np.minimum(self._least_squares(int(statistic.q)), most)
-            return self._beside_the_largest(theta)
+            timesteps = int(statistic.q)
+            most = self._without_outliers(timesteps)
+            return self._beside_the_largest(np.minimum(self._least_squares(timesteps), most))
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)
@@ -227,6 +222,14 @@ class ActivationHistogram:
         sums = numbers * _CENTRES
         return numbers[:, ::-1].cumsum(axis=1)[:, ::-1], sums[:, ::-1].cumsum(axis=1)[:, ::-1]
 
+    def _without_outliers(self, timesteps: int) -> np.ndarray:
+        """What a threshold for T time-steps is at most, as ``Statistic`` says: float64 [C]."""
+        most, common = self.value(Statistic("percentile", 99.9)), self._common(COMMON)
+        sparse = self._cut_off(most, common) > MOST_CUT
+        most = np.where(sparse, np.maximum(most, common), most)
+        finer = most * max(1, timesteps / FINE)
+        return np.asarray(np.minimum(finer, np.maximum(most, self._common(NEARLY_ALL))))
+
     def _common(self, percent: float) -> np.ndarray:
         """The largest of so many percent of the samples above 0, of all but one: float64 [C].
 
@@ -249,8 +252,7 @@ class ActivationHistogram:
             return np.asarray(theta)
         seen = self._counts.sum(axis=1)
         largest = np.minimum(theta.max(initial=0), (1 + UNSEEN / np.maximum(seen, 1)) * theta)
-        nearer = (seen * theta + UNSEEN * largest) / (seen + UNSEEN)
-        return np.asarray(np.where(seen > 0, nearer, theta))
+        return np.asarray((seen * theta + UNSEEN * largest) / (seen + UNSEEN))
 
     def _cut_off(self, theta: np.ndarray, most: np.ndarray) -> np.ndarray:
         """What share of sum a^2 sum max(a - theta, 0)^2 is: float64 [C]; 0 without activations.
