@@ -3,7 +3,6 @@
 Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
-import contextlib
 import hashlib
 import math
 import os
@@ -41,7 +40,7 @@ from .weights import (
     stub,
     with_weights_as_inputs,
 )
-from .whole_file import whole_file
+from .whole_file import check_writable, write_bytes
 from .wire import Content, buffer_of, encoded, without_large_weights
 
 MAX_PROTO_BYTES = 2**31 - 2**20
@@ -386,47 +385,3 @@ def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
         yield b"\0" * (-offset % _PAGE)
         offset += -offset % _PAGE + values.nbytes
         yield buffer_of(values)
-
-
-def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = False) -> None:
-    """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was.
-
-    An older file's mode stays. new: refuse to replace a file.
-    """
-    check_writable(path)
-    try:
-        with whole_file(path, new=new) as file:
-            for chunk in (content,) if isinstance(content, bytes) else content:
-                file.write(chunk)
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
-
-
-def _is_printed_to(path: Path) -> bool:
-    """Whether a file is where standard output or the like goes, as to /dev/stdout."""
-    for number in (1, 2):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(number), path.stat()) and path.is_file():
-                return True
-    return False
-
-
-def check_writable(path: Path) -> None:
-    """Raise ``OutputError`` if a file cannot come to be, or be replaced, at ``path``."""
-    try:
-        folder = path.resolve().parent
-        if not folder.is_dir():
-            raise OutputError(f"cannot write '{path}': the folder '{folder}' does not exist")
-        if _is_printed_to(path):
-            raise OutputError(f"cannot write '{path}': what this program prints goes there")
-        if path.exists() and not path.is_file():
-            raise OutputError(f"cannot write '{path}': something else than a file is there")
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"cannot write '{path}': no permission to write in its folder")
-    except (OSError, RuntimeError) as error:  # Python 3.11 raises the latter for link loops.
-        raise OutputError(
-            f"cannot write '{path}': {getattr(error, 'strerror', None) or error}"
-        ) from error
-    except ValueError as error:
-        # Its name has a null character.
-        raise OutputError(f"cannot write {str(path)!r}: {error}") from error

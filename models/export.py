@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from onnx2snn.graph_passes.whole_file import write_whole
+from onnx2snn.graph_passes.whole_file import write_bytes
 
 from .exact_sums import round_for_exact_sums
 from .preprocessing import KEY, Preprocessing
@@ -44,4 +44,4 @@ def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None
         del noted.metadata_props[:]
     round_for_exact_sums(model)
     onnx.helper.set_model_props(model, {KEY: str(preprocessing)})
-    write_whole(path, model.SerializeToString())
+    write_bytes(path, model.SerializeToString())

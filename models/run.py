@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from torch import nn
 
 from onnx2snn.graph_passes.shapes import declared_shape
-from onnx2snn.graph_passes.whole_file import write_whole
+from onnx2snn.graph_passes.whole_file import write_bytes
 
 from . import shipped
 from .clips import TrainableClip
@@ -60,7 +60,7 @@ def run(
 
     def note(done: float, history: list[Epoch]) -> None:
         if rank == 0 and done == len(history):
-            write_whole(folder / "log.csv", _csv(history).encode())
+            write_bytes(folder / "log.csv", _csv(history).encode())
         tell(done, history)
 
     history = train(
@@ -71,9 +71,9 @@ def run(
     plain_clips(network)
     if rank == 0:
         # That of the last epoch, too, if it was killed between that and this.
-        write_whole(folder / "log.csv", _csv(history).encode())
+        write_bytes(folder / "log.csv", _csv(history).encode())
         export(network, path, preprocessing)
-        write_whole(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
+        write_bytes(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
     if world > 1:
         torch.distributed.destroy_process_group()
     return path, history

@@ -8,7 +8,8 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, counted
-from onnx2snn.graph_passes.files import read_any, write_bytes
+from onnx2snn.graph_passes.files import read_any
+from onnx2snn.graph_passes.whole_file import write_bytes
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision

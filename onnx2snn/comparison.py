@@ -19,9 +19,10 @@ from onnx2snn.graph_passes.errors import (
     require_truths,
     require_whole,
 )
-from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
+from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.linear import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.graph_passes.whole_file import check_writable
 from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 

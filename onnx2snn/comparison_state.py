@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import check_writable, write_bytes
+from onnx2snn.graph_passes.whole_file import check_writable, write_bytes
 
 from .inspection import plain
 

@@ -36,15 +36,14 @@ from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError, Unsupported
 from onnx2snn.graph_passes.files import (
     EXPORT,
     Model,
-    check_writable,
     read_any,
     require_path,
-    write_bytes,
 )
 from onnx2snn.graph_passes.io import to_graph
 from onnx2snn.graph_passes.neurons import states_in
 from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.weights import ModelParts, copy_model, stub
+from onnx2snn.graph_passes.whole_file import check_writable, write_bytes
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.plan import build_plan
 

@@ -19,9 +19,9 @@ from typing import Any
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError, OutputError, require_whole
-from onnx2snn.graph_passes.files import Model, check_writable, read_any, require_path
+from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.weights import ModelParts, attach
-from onnx2snn.graph_passes.whole_file import write_whole
+from onnx2snn.graph_passes.whole_file import check_writable, whole_file
 
 from .digests import digest_of
 from .export import stamp, to_loop
@@ -121,7 +121,8 @@ def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...], f
         for path, content in files.items():
             target = Path(made) / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, content)
+            with whole_file(target) as file:
+                file.write(content)
         for name in names:
             if not (force and (folder / name).exists()):
                 # Fails where another process was faster, whose folder is not empty.

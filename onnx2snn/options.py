@@ -16,9 +16,10 @@ import click
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, OutputError, counted
-from onnx2snn.graph_passes.files import check_writable, files_of
+from onnx2snn.graph_passes.files import files_of
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.linear import MaxPool
+from onnx2snn.graph_passes.whole_file import check_writable
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import MOST_THREADS, name_of, resolve_providers

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnx2snn.graph_passes.errors import Onnx2SnnError
-from onnx2snn.graph_passes.files import write_bytes
+from onnx2snn.graph_passes.whole_file import write_bytes
 
 from .diagnosis import LayerDiagnosis
 from .terminal import printable

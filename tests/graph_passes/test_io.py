@@ -20,7 +20,7 @@ from onnx2snn.graph_passes import (
 )
 from onnx2snn.graph_passes.shapes import declared_shape
 from onnx2snn.graph_passes.weights import ModelParts, detach
-from onnx2snn.graph_passes.whole_file import whole_file, write_whole
+from onnx2snn.graph_passes.whole_file import whole_file, write_bytes
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
@@ -259,7 +259,7 @@ def test_whole_files(tmp_path):
     assert target.read_bytes() == b"first"
     link.symlink_to(target)
     for path in (link, long):
-        write_whole(path, b"new")
+        write_bytes(path, b"new")
     assert (target.read_bytes(), link.is_symlink(), long.read_bytes()) == (b"new", True, b"new")
     with pytest.raises(OSError, match="File exists"), whole_file(target, new=True) as file:
         file.write(b"newer")
