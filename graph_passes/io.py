@@ -4,8 +4,7 @@ It keeps what onnx-graphsurgeon would lose, and derives the state inputs' defaul
 from each neuron's ``v_init`` attribute, so that the two cannot disagree.
 """
 
-from copy import deepcopy
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import onnx
@@ -21,10 +20,10 @@ from .editing import mark_inner_nodes, require_graph, subgraphs_of
 from .errors import ModelError, Refusal, UnsupportedModelError
 from .files import first_line, require_values
 from .limits import sizes_of_functions
-from .neuron_functions import FUNCTIONS
 from .old_opsets import convert_opset
-from .protos import STANDARD, all_nodes, graphs_in
+from .protos import STANDARD, all_nodes, domain_of, graphs_in
 from .quiet import muted
+from .stored_neurons import check_functions, check_stateful
 from .tidying import name_nodes, tidy
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
@@ -114,21 +113,16 @@ def _take_opset(structure: onnx.ModelProto) -> None:
 
     ONNX's inliner takes no others.
     """
-    wanted = {_domain_of(entry): entry.version for entry in structure.opset_import}
+    wanted = {domain_of(entry): entry.version for entry in structure.opset_import}
     for function in structure.functions:
         nodes = list(all_nodes(function.node))
         for entry in function.opset_import:
-            domain = _domain_of(entry)
+            domain = domain_of(entry)
             version = wanted.get(domain, entry.version)
-            ops = {node.op_type for node in nodes if _domain_of(node) == domain}
+            ops = {node.op_type for node in nodes if domain_of(node) == domain}
             since = [[_since(op, domain, v) for op in ops] for v in (entry.version, version)]
             if since[0] == since[1]:
                 entry.version = version
-
-
-def _domain_of(what: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
-    """The domain of a node or opset: that of ONNX has two names."""
-    return "" if what.domain == "ai.onnx" else what.domain
 
 
 def _since(op: str, domain: str, version: int) -> int | None:
@@ -153,7 +147,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     make_dense(structure, "the model")
     check_kinds(structure)
     structure = _with_constants_only(structure)
-    _check_functions(structure)
+    check_functions(structure)
     structure = inline_functions(structure)
     widen_weights(structure)
     _check_tensors(ModelParts(structure, parts.weights))
@@ -161,11 +155,11 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     inputs = {i.name for i in structure.graph.input if i.type.tensor_type.HasField("shape")}
     starts = set()
     for node in all_nodes(structure.graph.node):
-        node.domain = _domain_of(node)
+        node.domain = domain_of(node)
         _drop_empty_lists(node)
     for node in structure.graph.node:
         if neurons.is_stateful(node):
-            _check_stateful(node, defaults, parts.weights)
+            check_stateful(node, defaults, parts.weights)
             for read, _ in neurons.state_names(node.op_type, node.name):
                 if read not in inputs:
                     raise ModelError(
@@ -174,7 +168,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
                     )
                 starts.add(read)
     for entry in structure.opset_import:
-        entry.domain = _domain_of(entry)
+        entry.domain = domain_of(entry)
     initializers = structure.graph.initializer
     replace_all(initializers, (t for t in initializers if t.name not in starts))
     own = (f for f in structure.functions if f.domain != neurons.DOMAIN)
@@ -233,89 +227,6 @@ def _drop_empty_lists(node: onnx.NodeProto) -> None:
     kept = [a for a in node.attribute if a.type not in lists or len(getattr(a, lists[a.type]))]
     if len(kept) < len(node.attribute):
         replace_all(node.attribute, kept)
-
-
-def _check_functions(model: onnx.ModelProto) -> None:
-    """Hold the neurons' functions in a file to those that the runtime computes."""
-    own = [f for f in model.functions if f.domain == neurons.DOMAIN]
-    functions = {f.name: f for f in own}
-    overloaded = len(functions) < len(own) or any(
-        node.overload for node in model.graph.node if neurons.is_stateful(node)
-    )
-    if overloaded:
-        raise ModelError("the file holds several functions for one neuron; convert again")
-    for op in {node.op_type for node in model.graph.node if neurons.is_stateful(node)}:
-        if op not in FUNCTIONS:
-            continue
-        expected, found = neurons.function_proto(op, 0), functions.get(op)
-        if found is None or _computed_by(found) != _computed_by(expected):
-            raise ModelError(
-                f"the function of the neuron {op} in the file is missing or is not this "
-                "version's, so runtimes would disagree; convert the network again"
-            )
-
-
-def _computed_by(function: onnx.FunctionProto) -> list[Any]:
-    """What of a function decides what it computes: no names of nodes, and no notes."""
-    nodes = []
-    for node in function.node:
-        attributes = [deepcopy(attribute) for attribute in node.attribute]
-        for attribute in attributes:
-            attribute.ClearField("doc_string")
-        of_names = sorted(attributes, key=lambda attribute: attribute.name)
-        tensors = list(node.input), list(node.output)
-        nodes.append((node.op_type, _domain_of(node), node.overload, tensors, of_names))
-    return [list(function.input), list(function.output), sorted(function.attribute), nodes]
-
-
-def _check_stateful(
-    node: onnx.NodeProto,
-    defaults: dict[str, onnx.TensorProto],
-    weights: dict[str, np.ndarray],
-) -> None:
-    if node.op_type not in FUNCTIONS:
-        raise ModelError(f"node '{node.name}': this version knows no neuron '{node.op_type}'")
-    expected = neurons.attribute_names_of(node.op_type)
-    found = {attribute.name for attribute in node.attribute}
-    if found != expected:
-        raise ModelError(
-            f"{node.op_type} '{node.name}' must have the attributes {sorted(expected)}, "
-            f"not {sorted(found)}"
-        )
-    values = {}
-    for attribute in node.attribute:
-        if attribute.name not in neurons.TENSOR_ATTRIBUTES:
-            continue
-        value = np.empty(0)
-        if attribute.type == onnx.AttributeProto.TENSOR:
-            value = onnx.numpy_helper.to_array(attribute.t)
-        floating = np.issubdtype(value.dtype, np.floating)
-        if not value.size or not floating or not np.all(np.isfinite(value)):
-            raise ModelError(
-                f"{node.op_type} '{node.name}': {attribute.name} must be a tensor of finite numbers"
-            )
-        values[attribute.name] = value
-    if not np.all(values.get("v_threshold", np.ones(1)) > 0):
-        raise ModelError(f"{node.op_type} '{node.name}': V_th must be positive")
-    most = values.get("max_spikes", np.ones(()))
-    if most.ndim or most < 1 or most % 1:
-        raise ModelError(f"{node.op_type} '{node.name}': max_spikes must be one whole number, >= 1")
-    names = neurons.state_names(node.op_type, node.name)
-    inputs = neurons.inputs_of(node.op_type)
-    kept = list(zip(node.input[-len(names) :], node.output[1:], strict=False))
-    if len(node.input) != inputs or len(node.output) != 1 + len(names) or kept != names:
-        raise ModelError(f"{node.op_type} '{node.name}' must keep its state in {names}")
-    starts = [values.get("v_init", np.zeros(1)), np.zeros(1)]
-    for (read, _), start in zip(names, starts, strict=False):
-        default = defaults.get(read)
-        held = weights.get(read)
-        if held is None and default is not None:
-            held = onnx.numpy_helper.to_array(default)
-        if held is None or not np.array_equal(np.ravel(held), np.ravel(start)):
-            raise ModelError(
-                f"{node.op_type} '{node.name}': the default of its state '{read}' is not its "
-                "start, so runtimes would disagree about v(0); convert the network again"
-            )
 
 
 def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.ModelProto:

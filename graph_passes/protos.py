@@ -46,3 +46,8 @@ def unused_prefix(names: Collection[str], wanted: str) -> str:
     while any(name.startswith(wanted) for name in names):
         wanted = "_" + wanted
     return wanted
+
+
+def domain_of(what: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node or opset: that of ONNX has two names."""
+    return "" if what.domain == "ai.onnx" else what.domain
