@@ -93,7 +93,7 @@ def new_table(title: str, *columns: str) -> Table:
     table = _Table(title=title, box=box.SIMPLE_HEAD)
     for column in columns:
         if column.startswith(">"):
-            table.add_column(column.removeprefix(">"), justify="right")
+            table.add_column(column.removeprefix(">"), justify="right", overflow="fold")
         else:
             table.add_column(column, overflow="fold")
     return table
@@ -108,8 +108,8 @@ that the head of a column of numbers keeps.
 class _Table(Table):
     """Where it is too wide it breaks names, and the heads of numbers, rather than numbers.
 
-    Within words only where it would else be too wide still. What is missing even then all columns
-    lose alike.
+    Within words only where it would else be too wide still, and numbers in several lines where it
+    is even then.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -129,9 +129,12 @@ class _Table(Table):
                 if self._least_width(console, wide) <= options.max_width:
                     break
             else:
-                # Rich would take all that is missing from these.
-                for column in (column for column in self.columns if column not in numbers):
-                    column.width = LEAST_FOLDED
+                for column in self.columns:
+                    if column in numbers:
+                        column.no_wrap = False
+                    else:
+                        # Rich would take all that is missing from these.
+                        column.width = LEAST_FOLDED
         # Of its own a table breaks these where it ends itself.
         title, caption, self.title, self.caption = self.title, self.caption, None, None
         if title:

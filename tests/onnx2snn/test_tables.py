@@ -38,13 +38,15 @@ def test_numbers_are_never_cut(width):
 
 
 def test_names_stay_where_there_is_no_room():
-    """Rather than numbers, of which some are cut."""
+    """And numbers take several lines, of which no digit is lost."""
     table = new_table("title", "layer", *(f">number {n}" for n in range(9)))
     table.add_row("Relu_1", *["0.9812"] * 9)
     text = printed(table, 48)
     assert max(map(len, text.splitlines())) <= 48
     first = [line[1:6].split(" ")[0] for line in text.splitlines()]
     assert "Relu_1" in "".join(first)
+    assert "…" not in text
+    assert text.count("9") >= 9
 
 
 def test_titles_and_captions_take_the_whole_line():
