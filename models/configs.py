@@ -27,7 +27,7 @@ class Config:
     ``size``. ``width`` scales the channels; ``hidden`` and ``dropout`` are of VGG-16's dense
     layers.
     ``theta_weight_decay``: of the clips' bounds; ``weight_decay``: of all else. ``cutout``: side of
-    the square in pixels, 0 for none. ``label_smoothing``, ``color_jitter``: of ImageNet.
+    the square in pixels, 0 for none. ``color_jitter``: of ImageNet.
     ``levels``: L of the quantised clip (QCFS), 0 for the plain clip. ``start``: an ONNX file
     that an earlier run of the same network ended with, to go on from; of the files that ship,
     the name is enough. ``precision``: "float32", or "bfloat16" or "float16" for the forward pass

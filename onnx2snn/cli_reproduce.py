@@ -11,6 +11,7 @@ from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.files import read_any
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
+from onnx2snn.models.image_folder import has_both
 
 from . import terminal
 from .batches import OVER_TIME, samples_at_once
@@ -135,8 +136,11 @@ def reproduce(
         running = ExperimentRun(data, kept, together, providers, report)
         calibration = None
         if what == "fig4":
-            if dataset not in DATASETS:
-                terminal.note(f"'{dataset}' has no training images: calibrating on its first ones")
+            if dataset not in DATASETS and not has_both(Path(dataset)):
+                terminal.note(
+                    f"'{dataset}' has no training images: calibrating on some of those that are "
+                    "classified"
+                )
             calibration = open_data(
                 dataset, data_root, train=True, samples=CALIBRATION_SAMPLES, model=model
             )

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.editing import Editor
-from onnx2snn.graph_passes.errors import require_whole
+from onnx2snn.graph_passes.errors import require_truths, require_whole
 from onnx2snn.graph_passes.linear import (
     channel_axis,
     refuse_layout,
@@ -84,9 +84,10 @@ def correct(
 
     Raises ``MissingThresholdError`` without calibration data, ``UnsupportedModelError`` where
     samples lie along the axis of the channels, and, of potentials, along any axis but the first,
-    and ``DataError`` where ``rounds`` is no whole number from 0 on.
+    and ``DataError`` where ``rounds`` is no whole number from 0 on, or another no truth value.
     """
     rounds = require_whole("rounds", rounds, 0)
+    require_truths(weights=weights, biases=biases, potentials=potentials)
     nodes = neuron_nodes(snn.graph)
     if weights or biases:
         require_channels(snn.graph, nodes, "no channels to correct")

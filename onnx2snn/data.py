@@ -70,6 +70,21 @@ class Data:
             start = stop
 
 
+def with_inputs(data: Data, names: Sequence[str]) -> Data:
+    """The data without what no input of these names reads, where it has arrays by name."""
+    shapes = data.shapes
+    if shapes is None or called_x(shapes, names) or not set(names) < shapes.keys():
+        return data
+
+    def read(batch_size: int) -> Iterator[Inputs]:
+        for x in data.read(batch_size):
+            given = by_name(x)
+            yield {name: given[name] for name in names}
+
+    kept = {name: shapes[name] for name in names}
+    return dataclasses.replace(data, shape=kept[names[0]], read=read, shapes=kept)
+
+
 def require_data(name: str, data: Any) -> None:
     """Raise ``DataError`` unless a value of this name is a ``Data``."""
     if not isinstance(data, Data):

@@ -1,23 +1,15 @@
-"""Data as the command line names it: an .npz or .npy file, or a data set by name.
+"""Data as the command line names it: an .npz or .npy file, a data set by name, or a folder."""
 
-Files are read in batches, never whole where the format allows: an .npy is mapped, an .npz
-is read as a stream. Nothing is ever unpickled.
-"""
-
-import contextlib
 import dataclasses
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, Onnx2SnnError, optional_whole
+from onnx2snn.graph_passes.errors import DataError, ModelError, optional_whole, require_truths
 from onnx2snn.graph_passes.files import Model, read_structure, require_path
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
@@ -26,14 +18,13 @@ from onnx2snn.models.image_folder import has_both, image_files, imagenet_folder,
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 from onnx2snn.runtime.inputs import fits, require_type, written
 
+from .array_files import classes_beside, open_npy, open_npz
 from .data import (
     Data,
     by_name,
     checked,
-    from_arrays,
     rows_by_rounds,
     some_rows,
-    together,
     with_rows,
 )
 from .inspection import inputs_of, metadata_of
@@ -72,10 +63,12 @@ def open_data(
     require_path(source, "DATA is a path or a name (from_arrays takes arrays)", DataError)
     if root is not None:
         require_path(root, "root is a folder's path", DataError)
+    require_truths(train=train, labels=labels)
     source, root = os.fspath(source), None if root is None else Path(root)
     samples = optional_whole("samples", samples, 1)
     kind = source.lower()[-4:]
     structure = _structure_of(model)
+    inputs = None if structure is None else {info.name for info in inputs_of(structure)}
     if source in DATASETS or (source and Path(source).is_dir()):
         wanted = None if structure is None else preprocessing_of(structure)
         if source in IN_MEMORY:
@@ -86,7 +79,7 @@ def open_data(
             data = _with_channels_last(data)
     elif kind in (".npz", ".npy"):
         path = Path(source)
-        data = _open_npz(path, labels, train, structure) if kind == ".npz" else _open_npy(path)
+        data = open_npz(path, labels, train, inputs) if kind == ".npz" else open_npy(path)
         if structure is not None:
             _require_fit(data, structure)
     else:
@@ -98,7 +91,7 @@ def open_data(
         return data
     known = data.labels
     if not labels and kind == ".npz":
-        known = _order_of(Path(source), data.samples)
+        known = classes_beside(Path(source), data.samples, inputs)
     return with_rows(data, some_rows(samples, data.samples, known))
 
 
@@ -234,169 +227,9 @@ def _open_folder(
     return checked(Data(title, shape, None, read), labels)
 
 
-def _open_npy(path: Path) -> Data:
-    with _reading(path):
-        with path.open("rb") as file:
-            _read_header(file)
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    return from_arrays(x, None, str(path))
-
-
-def _open_npz(path: Path, labels: bool, train: bool, structure: onnx.ModelProto | None) -> Data:
-    with _reading(path), zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        wanted = None if structure is None else {info.name for info in inputs_of(structure)}
-        has_labels = "y" in names and not _has_input_y(names, wanted)
-        inputs = [name for name in names if name != "y" or not has_labels]
-        if not inputs:
-            held = ", ".join(sorted(names)) or "nothing"
-            raise DataError(f"'{path}' holds no array x, only: {held}")
-        y = None
-        # What cannot be labels is not read where they are not needed.
-        if labels and has_labels and not (train and _length(archive, "y") is None):
-            y = _labels_in(archive)
-            y = None if train and not _are_classes(y) else y
-        if "x" in inputs:
-            samples = _open_member(path, archive, "x").samples
-            # What else is there may be further inputs, or has nothing to do with them.
-            fitting = [name for name in inputs if _length(archive, name) == samples]
-            others = [name for name in inputs if name not in ("x", *fitting)]
-            _refuse_inputs(path, others, samples, wanted or set())
-            # The only input may be called x.
-            inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
-        parts = {name: _open_member(path, archive, name) for name in inputs}
-        several = len(inputs) > 1 or "x" not in names
-        data = together(str(path), parts) if several else parts[inputs[0]]
-    return checked(data, y)
-
-
-def _has_input_y(names: list[str], wanted: set[str] | None) -> bool:
-    """Whether arrays of these names are the network's inputs, y one of them, and no labels.
-
-    The only input is x, where there is one.
-    """
-    if wanted is None or "y" not in wanted or not wanted.issubset(names):
-        return False
-    return len(wanted) > 1 or "x" not in names
-
-
 def _structure_of(model: Model | ModelParts | None) -> onnx.ModelProto | None:
     """A network without its weights; None where it is not known."""
     # A pipe can be read once, and others need the model.
     path = Path(model) if isinstance(model, str | os.PathLike) else None
     a_pipe = path is not None and path.exists() and not path.is_file()
     return None if model is None or a_pipe else read_structure(model)
-
-
-def _refuse_inputs(path: Path, others: list[str], samples: int, wanted: set[str]) -> None:
-    """Raise ``DataError`` where an input of the network is among arrays of other lengths than x."""
-    # The only input may be called x, whatever else has its name.
-    found = [name for name in others if name in wanted and len(wanted) > 1]
-    if found:
-        raise DataError(
-            f"'{path}': the network's input '{found[0]}' has no row of numbers for each of the "
-            f"{samples} samples in x: give it one for each; what holds for all samples is a "
-            "constant of the network, or is given to SpikingSession.run in Python"
-        )
-
-
-def _order_of(path: Path, samples: int) -> np.ndarray | None:
-    """The labels beside so many samples, where that is what y is."""
-    with _reading(path), zipfile.ZipFile(path) as archive:
-        if _length(archive, "y") != samples:
-            return None
-        y = _labels_in(archive)
-    return y if _are_classes(y) else None
-
-
-def _are_classes(y: np.ndarray) -> bool:
-    return y.ndim == 1 and y.dtype.kind in "iu"
-
-
-def _labels_in(archive: zipfile.ZipFile) -> np.ndarray:
-    with archive.open("y.npy") as file:
-        y: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    return y
-
-
-def _length(archive: zipfile.ZipFile, name: str) -> int | None:
-    """The length of an array's first axis; None if it has none, or is no array of numbers."""
-    try:
-        with archive.open(f"{name}.npy") as file:
-            shape, _, dtype = _read_header(file)
-    except (KeyError, ValueError):
-        return None
-    return shape[0] if shape and dtype.kind in "fiub" else None
-
-
-def _open_member(path: Path, archive: zipfile.ZipFile, name: str) -> Data:
-    with archive.open(f"{name}.npy") as file:
-        shape, in_columns, dtype = _read_header(file)
-    if not shape:
-        raise DataError(f"'{path}' holds no samples: {name} has shape []")
-
-    def read(batch_size: int) -> Iterator[np.ndarray]:
-        with _reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            if in_columns:
-                # Stored column by column, a sample is nowhere in one piece.
-                x = np.lib.format.read_array(file, allow_pickle=False)
-                for start in range(0, len(x), batch_size):
-                    yield x[start : start + batch_size]
-                return
-            _read_header(file)
-            for start in range(0, shape[0], batch_size):
-                yield _read_rows(file, (min(batch_size, shape[0] - start), *shape[1:]), dtype)
-
-    return checked(Data(str(path), shape, None, read), None)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes zipfile, zlib and NumPy raise into ``DataError``."""
-    try:
-        yield
-    except Onnx2SnnError:
-        raise
-    except Exception as error:
-        raise DataError(f"cannot read '{path}': {_reason(error, path)}") from error
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    if file.peek(1)[:1] == b"\x80":  # type: ignore[attr-defined]
-        raise ValueError("it holds pickled objects, which are never loaded")
-    version = np.lib.format.read_magic(file)
-    reader: Any = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if reader is None:
-        raise NotImplementedError(f"unknown .npy version {version}")
-    try:
-        shape, in_columns, dtype = reader(file)
-    except Exception as error:
-        raise ValueError("its header is damaged") from error
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects, which are never loaded")
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"its header is damaged: shape {shape}")
-    return shape, in_columns and len(shape) > 1, dtype
-
-
-def _read_rows(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    content = file.read(size)
-    if len(content) != size:
-        raise EOFError("the file ends before its data does")
-    return np.frombuffer(content, dtype).reshape(shape)
-
-
-def _reason(error: BaseException, path: Path) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if "pickle" in str(error):
-        return "it holds pickled objects, which are never loaded"
-    said = str(error) or type(error).__name__
-    if isinstance(error, EOFError | ValueError | zipfile.BadZipFile | zlib.error):
-        kind = path.suffix.lower()
-        return f"it is empty, cut off, damaged or no {kind} file; save it again ({said})"
-    return said

@@ -45,9 +45,10 @@ def early_exits(
 ) -> dict[str, Any]:
     """Accuracy of an SNN whose samples leave early, up to max(timesteps), beside that of fixed T.
 
-    Each batch runs once, to the end, and is read out at all time-steps at which a rule looks:
-    when it would leave follows from that, since those that stay notice nothing of those that
-    leave. Returns what ``onnx2snn evaluate --early-exit --json`` prints:
+    Each batch runs to the end, and is read out at all time-steps at which a rule looks: when a
+    sample would leave follows from that, since those that stay notice nothing of those that leave.
+    Where the read-out begins after a delay, those before its end are a run of their own. Returns
+    what ``onnx2snn evaluate --early-exit --json`` prints:
 
         {"samples": int, "ann": {"accuracy": float} or None without an ANN,
          "snn": [{"timesteps": int, "accuracy": float, "agreement": float}, ...],

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.errors import DataError, ModelError, require_truths
 from onnx2snn.graph_passes.files import EXPORT, Model, read_any
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.models.preprocessing import KEY
@@ -44,6 +44,7 @@ def to_loop(
     Raises ``ModelError`` for a file that is no SNN, or of which an output is an input too, and
     ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
+    require_truths(unroll=unroll, each_step=each_step, rates=rates, inline=inline)
     parts = read_any(snn)
     model = loop_model(
         attach(parts), timesteps, unroll=unroll, each_step=each_step, rates=rates, inline=inline

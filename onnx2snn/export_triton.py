@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import ModelError, OutputError, require_whole
+from onnx2snn.graph_passes.errors import ModelError, OutputError, require_truths, require_whole
 from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.graph_passes.whole_file import check_writable, whole_file
@@ -56,6 +56,7 @@ def to_triton(
     input too, and ``OutputError`` where a model of the name exists, the name is not UTF-8 or
     nothing can be written.
     """
+    require_truths(gpu=gpu, force=force)
     require_path(folder, "a model repository is a folder's path", OutputError)
     folder = Path(folder)
     names = name, f"{name}-stateful"

@@ -82,7 +82,7 @@ from .checking import (
     require_rounding,
     tolerance,
 )
-from .data import Data, Inputs
+from .data import Data, Inputs, with_inputs
 from .examination import (
     hidden_pools,
     import_ann,
@@ -91,6 +91,7 @@ from .examination import (
     require_ann,
     require_sizes,
 )
+from .inspection import inputs_of
 from .progress import Running
 from .recipe import Neuron, Recipe, SpikingPass, reads_data
 from .spiking import Spiking, over_graph
@@ -125,7 +126,8 @@ class Network:
         self.calibration, self.maxpool, self.on_means = calibration, maxpool, on_means
         self.measures: dict[str, np.ndarray] = {}
         if calibration is not None:
-            self.calibration, self.measures = with_measures(calibration)
+            read = with_inputs(calibration, [info.name for info in inputs_of(parts.structure)])
+            self.calibration, self.measures = with_measures(read)
         self.running = running
         self.reports: list[PassReport] = []
         self.declined: list[Refusal] = []

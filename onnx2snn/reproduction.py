@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime import SpikingSession
-from onnx2snn.runtime.providers import Providers
+from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .ann import Ann
 from .batches import samples_at_once
@@ -23,6 +23,7 @@ from .data import Data, Inputs, check_labels
 from .digests import digest_of, digest_of_data, digest_of_settings
 from .progress import Report
 from .published import TIMESTEPS
+from .version import __version__
 
 FORMAT = "onnx2snn reproduce 1"
 
@@ -131,7 +132,14 @@ def _sum(
     data = running.data
     # A spiking network may have kept a fixed batch that the ANN's runs are multiples of.
     together = samples_at_once(model, data, running.batch_size)
-    key = digest_of_settings({**made_from, "data": running.digest, "n": together})
+    settings = {
+        **made_from,
+        "version": __version__,
+        "data": running.digest,
+        "n": together,
+        "providers": str(resolve_providers(running.providers)),
+    }
+    key = digest_of_settings(settings)
     cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
     sums: dict[str, int] = cell["sums"]
     if cell["samples"] >= data.samples:

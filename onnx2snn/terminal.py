@@ -29,7 +29,7 @@ from .progress import Report, no_report
 def console() -> Console:
     """Where tables go: standard output, 120 wide unless a terminal or COLUMNS tells."""
     columns = os.environ.get("COLUMNS", "")
-    told = sys.stdout.isatty() or (columns.isdigit() and int(columns) > 0)
+    told = sys.stdout.isatty() or (columns.isdecimal() and int(columns) > 0)
     return Console(highlight=False, width=None if told else 120)
 
 

@@ -57,6 +57,23 @@ def test_batches_that_are_of_other_kinds():
     assert not differ((x * scales)[::5], batch_size=2)
 
 
+def test_arrays_that_no_input_reads_change_nothing():
+    """Neither a running number, which has an order, nor what is not finite or far off."""
+    ann = model(
+        "net (float[N, 6] a, float[N, 6] b) => (float[N, 6] y) "
+        "{ c = Add(a, b) r = Relu(c) y = MatMul(r, w) }",
+        {"w": RNG.normal(size=(6, 6)).astype(np.float32)},
+    )
+    given = {name: RNG.normal(size=(400, 6)).astype(np.float32) for name in "ab"}
+    others = {"number": np.arange(400.0), "age": np.where(np.arange(400) == 7, 1e6, 1)}
+    alone = convert(ann, calibration=from_arrays(given))
+    found = convert(ann, calibration=from_arrays({**others, **given}))
+    beside = convert(ann, calibration=from_arrays({**given, "none": np.full(400, np.nan)}))
+    for conversion in (found, beside):
+        assert conversion.notes == alone.notes
+        assert conversion.model.graph == alone.model.graph
+
+
 def test_samples_that_take_turns():
     """Least squares look at every second or third ... sample of a batch."""
     rng = np.random.default_rng(2)

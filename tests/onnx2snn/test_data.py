@@ -207,6 +207,18 @@ def test_of_an_npz_the_networks_inputs_are_taken(tmp_path):
     assert np.all(batch[0] == 2)
 
 
+@pytest.mark.parametrize(
+    "other", [np.array("text"), np.float32(2), np.arange(5), np.array(["a", "b"]), np.ones(3)]
+)
+def test_what_no_input_reads_is_not_looked_at(tmp_path, other):
+    """Whatever it is, beside inputs of their own names as beside one that is called x."""
+    two = model("net (float[N, 4] a, float[N] b) => (float[N, 4] y) { y = Neg(a) }")
+    given = {"a": np.ones((5, 4), np.float32), "b": np.ones(5, np.float32)}
+    path = tmp_path / "d.npz"
+    np.savez(path, other=other, **given)
+    assert set(open_data(path, model=two).shapes) == {"a", "b"}
+
+
 def test_fashion_mnist_that_is_damaged(tmp_path):
     idx(tmp_path / "t10k-images-idx3-ubyte", np.zeros((9, 28, 28), np.uint8))
     content = (tmp_path / "t10k-images-idx3-ubyte").read_bytes()
@@ -427,6 +439,13 @@ def test_y_is_an_input_where_the_network_has_one_of_that_name(tmp_path):
     ((x, y),) = data.batches(20)
     assert y is None
     np.testing.assert_array_equal(x["y"], Y[:20])
+    # Class by class it were the labels, it is none without them either.
+    np.savez(tmp_path / "d.npz", p=arrays["p"], y=np.sort(Y))
+    for labels in (True, False):
+        data = open_data(tmp_path / "d.npz", model=TABLE, samples=20, labels=labels)
+        ((x, _),) = data.batches(20)
+        np.testing.assert_array_equal(x["y"], np.sort(Y)[:20])
+    np.savez(tmp_path / "d.npz", **arrays)
     # Without the network's word for it, or its other inputs, it is the labels.
     assert open_data(tmp_path / "d.npz").labels is not None
     np.savez(tmp_path / "d.npz", x=arrays["p"], y=Y)

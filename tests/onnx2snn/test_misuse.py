@@ -1,6 +1,8 @@
 """What is no model, no data or no path, wherever one is given, is refused in words."""
 
 import re
+from dataclasses import replace
+from functools import partial
 from unittest.mock import Mock
 
 import dyadic
@@ -16,6 +18,7 @@ from onnx2snn import (
     SpikingSession,
     check,
     convert,
+    correct,
     diagnose,
     evaluate,
     from_arrays,
@@ -109,6 +112,10 @@ def test_what_is_no_list_of_time_steps(given):
         evaluate(SNN, DATA, ["a", 2])
 
 
+def weights_of(asked):
+    return replace(OPI[0], passes=(partial(correct, weights=asked),))
+
+
 def test_what_is_no_choice_and_no_number():
     for run in (lambda it: check(ANN, maxpool=it), lambda it: convert(ANN, maxpool=it)):
         for given in ("typo", 3, ["average"]):
@@ -124,6 +131,14 @@ def test_what_is_no_choice_and_no_number():
     ):
         with pytest.raises(DataError, match="preprocessing is a text, not 5"):
             export()
+    for asked in (
+        lambda: to_loop(SNN, 4, rates="no"),
+        lambda: to_triton(SNN, "repository", 4, force="no"),
+        lambda: open_data("data.npz", train="no"),
+        lambda: convert(ANN, calibration=DATA, recipe=weights_of("no")),
+    ):
+        with pytest.raises(DataError, match="must be True or False, not 'no'"):
+            asked()
     with pytest.raises(DataError, match="report must be a function"):
         compare_recipes(ANN, ["opi"], None, DATA, [2], report=5)
 

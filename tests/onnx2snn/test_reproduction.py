@@ -108,6 +108,15 @@ def test_what_is_counted_is_not_read_again(tmp_path):
         assert read == [4] * times
 
 
+def test_counts_of_another_device_are_its_own(tmp_path):
+    ann, state = model(TEXT, WEIGHTS), CountsFile(tmp_path / "state.json")
+    for providers in (None, [("CPUExecutionProvider", {"arena_extend_strategy": "0"})]):
+        ann_accuracy(
+            detach(ann), ExperimentRun(from_arrays(X, Y), state, 4, providers, lambda *_: None)
+        )
+    assert len(state.cells) == 2
+
+
 def test_other_data_behind_the_same_first_batch(here):
     before = reproduce("table1", "-T", "4", "--json")["ann"]["accuracy"]
     x = X.copy()

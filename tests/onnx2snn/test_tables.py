@@ -100,7 +100,9 @@ def test_early_exits_that_do_not_pay_are_told(mean, said):
     assert ("for no rule is the mean below the fixed T" in text) == said
 
 
-@pytest.mark.parametrize(("columns", "wide"), [("80", 80), ("0", 120), ("wide", 120), (None, 120)])
+@pytest.mark.parametrize(
+    ("columns", "wide"), [("80", 80), ("0", 120), ("wide", 120), ("²", 120), (None, 120)]
+)
 def test_tables_that_go_to_no_terminal(monkeypatch, columns, wide):
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
