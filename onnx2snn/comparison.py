@@ -92,18 +92,15 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all units have in common; ``together``: samples at a time, as far as is known first."""
+    """What all units have in common.
+
+    ``options``: of ``convert``. ``together``: samples at a time, as far as is known first.
+    """
 
     ann: ModelParts
-    calibration: Data | None
     data: Data
-    batch_size: int | None
     together: int
-    seed: int
-    maxpool: MaxPool | None
-    approximate: int | None
-    on_means: bool
-    providers: Providers
+    options: dict[str, Any]
     found: dict[tuple[str, int], Score] = field(default_factory=dict)
     """Results of this comparison, by the digest of the spiking network and T."""
 
@@ -114,21 +111,17 @@ class _Setting:
 
     def made_from(self) -> dict[str, Any]:
         """What decides the results of every recipe, as JSON values."""
-        given = self.calibration
+        given = self.options["calibration"]
         return {
+            **self.options,
             "version": __version__,
             "model": digest_of(self.ann),
             "calibration": given and digest_of_data(given, self.together),
             "calibration_samples": given and given.samples,
             "data": digest_of_data(self.data, self.together),
             "samples": self.data.samples,
-            "batch_size": self.batch_size,
             "together": self.together,
-            "seed": self.seed,
-            "maxpool": self.maxpool,
-            "approximate": self.approximate,
-            "on_means": self.on_means,
-            "providers": str(resolve_providers(self.providers)),
+            "providers": str(resolve_providers(self.options["providers"])),
         }
 
 
@@ -191,10 +184,11 @@ def compare_recipes(
     file = None if state is None else Path(state)
     parts = read_any(model)
     together = samples_at_once(parts, data, batch_size)
-    setting = _Setting(
-        parts, calibration, data, batch_size, together, seed, maxpool, approximate, on_means,
-        providers,
-    )  # fmt: skip
+    options = {
+        "calibration": calibration, "seed": seed, "maxpool": maxpool, "approximate": approximate,
+        "on_means": on_means, "batch_size": batch_size, "providers": providers,
+    }  # fmt: skip
+    setting = _Setting(parts, data, together, options)
     if file is not None:
         check_writable(file)
     known = {} if file is None else read_results(file)
@@ -261,18 +255,8 @@ def _converted(unit: _Unit, setting: _Setting) -> ModelParts | None:
     """The network of a unit, without its metadata; None, with the reason in its row."""
     recipe, times = unit.row.recipe, unit.timesteps
     try:
-        snn = convert(
-            setting.ann,
-            calibration=setting.calibration,
-            recipe=recipe,
-            timesteps=times[0] if recipe.is_for_timesteps else None,
-            seed=setting.seed,
-            maxpool=setting.maxpool,
-            approximate=setting.approximate,
-            on_means=setting.on_means,
-            batch_size=setting.batch_size,
-            providers=setting.providers,
-        ).parts
+        timesteps = times[0] if recipe.is_for_timesteps else None
+        snn = convert(setting.ann, recipe=recipe, timesteps=timesteps, **setting.options).parts
     except ProviderError:
         raise
     except Onnx2SnnError as error:
@@ -285,7 +269,7 @@ def _converted(unit: _Unit, setting: _Setting) -> ModelParts | None:
 
 def _require_classes(setting: _Setting) -> None:
     """Raise ``DataError`` unless the ANN says classes, of which the labels are some."""
-    ann = Ann(setting.ann, setting.providers)
+    ann = Ann(setting.ann, setting.options["providers"])
     x, y = next(iter(setting.data.batches(setting.together)))
     outputs = ann.run(x)
     shape = outputs[require_class_output(outputs)].shape
@@ -309,8 +293,8 @@ def _scores(
             setting.data,
             times,
             ann=setting.ann,
-            batch_size=setting.batch_size,
-            providers=setting.providers,
+            batch_size=setting.options["batch_size"],
+            providers=setting.options["providers"],
             track=track,
         )
     except ModelError as error:

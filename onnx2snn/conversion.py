@@ -44,6 +44,7 @@ from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from .recipes import as_recipe
 from .searching import bounds_of_neurons
 from .statistics import Statistic, parse_statistic
+from .to_spiking import apply_passes, bound_by_data, change_kind, delay_by, make_spiking
 from .version import __version__
 
 BOUND = "bound of the clip"
@@ -203,16 +204,16 @@ def convert(
     if settings.threshold is None:
         require_bounds(network.graph, settings.name)
     clips = bounds_by_result(network.graph)
-    sources = network.bound(settings)
-    network.make_spiking(settings.v_init, seed)
+    sources = bound_by_data(network, settings)
+    make_spiking(network, settings.v_init, seed)
     # Neurons may have other names than their activations, where those of their states are taken.
     names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}
     sources = {names[result]: text for result, text in sources.items() if result in names}
     bounds = bounds_of_neurons(network.graph, clips)
-    network.change(settings.neuron, int(settings.delay), timesteps)
+    change_kind(network, settings.neuron, int(settings.delay), timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
-    network.apply(settings.passes, timesteps)
-    network.delay(int(settings.delay), timesteps)
+    apply_passes(network, settings.passes, timesteps)
+    delay_by(network, int(settings.delay), timesteps)
     neurons = _reports(network, sources, measured, settings)
     network.notes += notes_on_samples(network.measures)
     network.notes += _notes(network, settings, given, bool(clips), bounds)

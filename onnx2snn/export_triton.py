@@ -8,32 +8,23 @@ What makes the second one is in ``triton_steps``.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import ModelError, OutputError, require_truths, require_whole
+from onnx2snn.graph_passes.errors import OutputError, require_truths, require_whole
 from onnx2snn.graph_passes.files import Model, read_any, require_path
 from onnx2snn.graph_passes.weights import ModelParts, attach
 from onnx2snn.graph_passes.whole_file import check_writable, whole_file
 
 from .digests import digest_of
 from .export import stamp, to_loop
+from .triton_config import EnumName, config, pbtxt, sequences, tensor
 from .triton_steps import START, stateful_model
-
-_MAX_BATCH = 32
-
-
-class _Name(str):
-    """A value of an enum in a config.pbtxt: written without quotes."""
-
-    __slots__ = ()
 
 
 def to_triton(
@@ -71,26 +62,23 @@ def to_triton(
         stateful, stamp(parts.structure, digest_of(snn), made, preprocessing)
     )
     kept = {name for pair in states for name in pair[:2]} | {START}
-    group = [{"kind": _Name("KIND_GPU" if gpu else "KIND_CPU"), "count": 1}]
+    group = [{"kind": EnumName("KIND_GPU" if gpu else "KIND_CPU"), "count": 1}]
     configs = (
-        _config(names[0], loop, set()) | {"dynamic_batching": {}, "instance_group": group},
-        _config(names[1], stateful, kept)
-        | {"sequence_batching": _sequences(stateful, states), "instance_group": group},
+        config(names[0], loop, set()) | {"dynamic_batching": {}, "instance_group": group},
+        config(names[1], stateful, kept)
+        | {"sequence_batching": sequences(stateful, states), "instance_group": group},
     )
     pages = _page_of_loop(names[0], loop, timesteps), _page_of_steps(names[1], stateful, kept)
     files: dict[Path, bytes] = {}
-    for model_name, model, config, page in zip(
+    for model_name, model, configuration, page in zip(
         names, (loop, stateful), configs, pages, strict=True
     ):
         place = Path(model_name)
         files[place / "1" / "model.onnx"] = model.SerializeToString()
         files[place / "README.md"] = page.encode()
-        files[place / "config.pbtxt"] = pbtxt(config).encode()
+        files[place / "config.pbtxt"] = pbtxt(configuration).encode()
     _write_all(folder, files, names, force)
     return [folder / name for name in names]
-
-
-# Files ----------------------------------------------------------------------------------
 
 
 def _require_folder_name(name: str) -> None:
@@ -155,83 +143,6 @@ def _repository(folder: Path) -> Iterator[None]:
         raise OutputError(f"cannot write '{folder}': {error.strerror or error}") from error
 
 
-# Configurations ---------------------------------------------------------------------------
-
-
-def _config(name: str, model: onnx.ModelProto, apart: set[str]) -> dict[str, Any]:
-    """What both have; ``apart`` are inputs and outputs that only the server sees."""
-    return {
-        "name": name,
-        "platform": "onnxruntime_onnx",
-        "max_batch_size": _MAX_BATCH,
-        "input": [_tensor(info) for info in model.graph.input if info.name not in apart],
-        "output": [_tensor(info) for info in model.graph.output if info.name not in apart],
-    }
-
-
-def _tensor(info: onnx.ValueInfoProto) -> dict[str, Any]:
-    sizes = info.type.tensor_type.shape.dim
-    if not sizes:
-        raise ModelError(
-            f"'{info.name}' is one number for all samples, and Triton batches requests: export the "
-            "ANN with one for each sample, and convert it again"
-        )
-    if sizes[0].HasField("dim_value"):
-        raise ModelError(
-            f"'{info.name}' has a fixed batch size, and Triton batches requests: "
-            "export the ANN with a batch axis of any size, and convert it again"
-        )
-    dims = [size.dim_value if size.HasField("dim_value") else -1 for size in sizes[1:]]
-    made = {"name": info.name, "data_type": _type(info), "dims": dims or [1]}
-    return made if dims else made | {"reshape": {"shape": []}}
-
-
-def _type(info: onnx.ValueInfoProto) -> _Name:
-    kind = onnx.TensorProto.DataType.Name(info.type.tensor_type.elem_type)
-    return _Name("TYPE_" + {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}.get(kind, kind))
-
-
-def _sequences(model: onnx.ModelProto, states: list[tuple[str, str, list]]) -> dict[str, Any]:
-    infos = {info.name: info for info in model.graph.input}
-    start = {"kind": _Name("CONTROL_SEQUENCE_START"), "bool_false_true": [False, True]}
-    return {
-        "max_sequence_idle_microseconds": 60_000_000,
-        "oldest": {"max_candidate_sequences": 4 * _MAX_BATCH},
-        "control_input": [{"name": START, "control": [start]}],
-        "state": [
-            {
-                "input_name": read,
-                "output_name": written,
-                "data_type": _type(infos[read]),
-                "dims": dims,
-            }
-            for read, written, dims in states
-        ],
-    }
-
-
-def pbtxt(message: dict[str, Any], indent: str = "") -> str:
-    """A message in protobuf's text format: lists are repeated fields, dicts are messages."""
-    lines = []
-    for key, value in message.items():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, dict):
-                inner = pbtxt(item, indent + "  ")
-                lines.append(f"{indent}{key} {{\n{inner}{indent}}}\n")
-            else:
-                lines.append(f"{indent}{key}: {_scalar(item)}\n")
-    return "".join(lines)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, _Name):
-        return str(value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-# Pages -----------------------------------------------------------------------------------
-
-
 _CALL = """\
     import numpy as np
     import tritonclient.http as triton
@@ -247,7 +158,7 @@ def _call(model: onnx.ModelProto, apart: set[str]) -> str:
     made = ", ".join(
         f'triton.InferInput("{t["name"]}", list(arrays["{t["name"]}"].shape), '
         f'"{t["data_type"].removeprefix("TYPE_")}")'
-        for t in (_tensor(info) for info in model.graph.input if info.name not in apart)
+        for t in (tensor(info) for info in model.graph.input if info.name not in apart)
     )
     return _CALL.format(inputs=made)
 

@@ -34,8 +34,9 @@ from .examination import (
     hides_in_quantisation,
     other_activations,
 )
-from .network import NO_CHANNELS, Network
+from .network import Network
 from .progress import Running
+from .to_spiking import NO_CHANNELS, make_spiking
 
 CALIBRATION = "--calibration DATA"
 ON_MEANS = "--on-means"
@@ -274,7 +275,7 @@ def _dry_run(network: Network) -> list[Refusal]:
     unbounded = unbounded_activations(network.graph)
     bound_activations(network.graph, {node.name: np.ones(()) for node in unbounded})
     try:
-        network.make_spiking(0.5, 0)
+        make_spiking(network, 0.5, 0)
         if unbounded:
             # The recipe that data brings has thresholds per channel.
             require_channels(network.graph, neuron_nodes(network.graph), NO_CHANNELS)

@@ -24,7 +24,8 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.cli import main
-from onnx2snn.export_triton import pbtxt, to_triton
+from onnx2snn.export_triton import to_triton
+from onnx2snn.triton_config import pbtxt
 from onnx2snn.triton_steps import START, stateful_model
 
 CASES = {
