@@ -15,7 +15,7 @@ from .editing import (
     type_of,
     variables_of,
 )
-from .ranges import ANY, OF_FIRST, Range, range_of
+from .ranges import ANY, Range, range_of
 from .shapes import infer_shapes
 from .thresholds import is_non_negative, relu_of_min
 from .tidying import tidy
@@ -55,12 +55,17 @@ def decompose_activations(graph: gs.Graph) -> bool:
 _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")
 
 
-_PASSING = {
-    *OF_FIRST, "Abs", "Add", "Cast", "Concat", "Div", "GatherElements", "GatherND", "LeakyRelu",
-    "Max", "Min", "Mul", "Neg", "PRelu", "ReduceMin", "Relu", "ScatterElements", "ScatterND", "Sub",
-    "Sum", "Trilu", "Where",
+_BOUNDED = {
+    "Exp", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
+    "MeanVarianceNormalization", "RMSNormalization",
 }  # fmt: skip
-"""Through which numbers that masks take reach others, such as -1e9, and logarithms of 0."""
+"""What makes numbers near 0, or infinity, of numbers far below 0, besides what has a range."""
+
+_FACTORS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul"), (0, 1)),
+    "BatchNormalization": (1, 4),
+}
+"""By operator, the places of what others are multiplied by, or divided."""
 
 
 def _far_tensors(graph: gs.Graph) -> set[str]:
@@ -76,17 +81,30 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
     for node in graph.nodes:
         for tensor in node.outputs[:1]:
             ranges[tensor.name] = range_of(graph, node, ranges)
-        if node.op == "Log" and not node.domain:
-            low, _ = ranges.get(node.inputs[0].name, ANY)
-            found.update(tensor.name for tensor in node.outputs if low <= 0)
-        if node.op not in _PASSING or node.domain:
+        if not node.outputs or not is_floating(node.outputs[0]):
             continue
-        values = [v for t in node.inputs if is_floating(t) and (v := known_value(t)) is not None]
-        # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
-        limit = _is_no_mask if node.op in ("Div", "Mul") else _is_near
-        if any(t.name in found for t in node.inputs) or not all(map(limit, values)):
+        of_zero = False
+        if not node.domain:
+            own = np.asarray(ranges[node.outputs[0].name], node.outputs[0].dtype or np.float32)
+            if node.op in _BOUNDED or _is_near(own):
+                continue
+            low, _ = ranges.get(node.inputs[0].name, ANY) if node.inputs else ANY
+            of_zero = node.op == "Log" and low <= 0
+        if of_zero or _reads_far(node) or any(tensor.name in found for tensor in node.inputs):
             found.update(tensor.name for tensor in node.outputs)
     return found
+
+
+def _reads_far(node: gs.Node) -> bool:
+    """Whether a constant that a node reads is as far from 0 as those of masks."""
+    if node.op == "Clip" or node.domain:
+        # A far bound is none; what others do with a constant is not known.
+        return False
+    known = ((place, known_value(tensor)) for place, tensor in enumerate(node.inputs))
+    values = [(p, v) for p, v in known if v is not None and v.dtype.kind == "f"]
+    factors = _FACTORS.get(node.op, ())
+    # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
+    return not all(_is_no_mask(v) if place in factors else _is_near(v) for place, v in values)
 
 
 def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:

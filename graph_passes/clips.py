@@ -15,6 +15,7 @@ from .editing import (
     producer,
     replace_node,
     require_opset,
+    stays_within,
     type_of,
     variables_of,
 )
@@ -156,12 +157,7 @@ def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
 
 def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:
     """Whether a floating constant broadcasts to a tensor without changing the tensor's shape."""
-    if not np.issubdtype(bound.dtype, np.floating) or bound.ndim == 0:
-        return np.issubdtype(bound.dtype, np.floating)
-    if tensor.shape is None or bound.ndim > len(tensor.shape):
-        return False
-    dimensions = zip(bound.shape[::-1], tensor.shape[::-1], strict=False)
-    return all(size in (1, dimension) for size, dimension in dimensions)
+    return bound.dtype.kind == "f" and stays_within(bound.shape, tensor.shape)
 
 
 def _canonical_form(bounds: _Bounds) -> list[tuple] | None:

@@ -301,20 +301,24 @@ def one_number(tensor: gs.Tensor) -> np.ndarray | None:
     return values.reshape(-1)[:1].reshape(())
 
 
+def stays_within(few: Sequence[int | str], many: Sequence[int | str] | None) -> bool:
+    """Whether beside a shape ``few`` what has the shape ``many`` stays as large as it is.
+
+    Open sizes are one if they have one name; of others any may be 1.
+    """
+    if not few or many is None:
+        return not few
+    sizes = zip(reversed(few), reversed(many), strict=False)
+    return len(few) <= len(many) and all(size in (1, axis) for size, axis in sizes)
+
+
 def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
-    """Whether numbers leave variables as large as they are, as far as sizes are known."""
+    """Whether numbers leave variables as large as they are, all of those whose sizes are known."""
     shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
     own = [tensor.shape for tensor in numbers]
     if any(shape is None or (len(shape) and not shapes) for shape in own):
         return False
-    pairs = [(few, many) for few in own for many in shapes]
-    return all(broadcasts_into(few, many) and not _may_enlarge(few, many) for few, many in pairs)
-
-
-def _may_enlarge(few: Sequence[int | str], many: Sequence[int | str]) -> bool:
-    """Whether a known size lies beside an open one, which may be 1."""
-    sizes = zip(reversed(few), reversed(many), strict=False)
-    return any(isinstance(size, int) and size > 1 and isinstance(axis, str) for size, axis in sizes)
+    return all(stays_within(few, many) for few in own for many in shapes)
 
 
 def broadcasts_into(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:

@@ -99,7 +99,9 @@ def dequantize_layers(graph: gs.Graph) -> bool:
     The first two are what ONNX Runtime's quantize_static writes as QOperator (besides QLinearConv:
     QLinearMatMul, QGemm, QLinearAdd, QLinearMul, QLinearAveragePool, QLinearGlobalAveragePool,
     QLinearConcat, QLinearLeakyRelu, QLinearSigmoid, QLinearSoftmax, and what only moves numbers);
-    they keep the network's function, but where rounding decides between two levels. The third is
+    they keep the network's function, but where rounding decides between two levels, and where a
+    pool rounds its size up and counts pads: ONNX Runtime's divides what hangs over by the whole
+    window in whole numbers, and by the part on pads in others. The third is
     what its quantize_dynamic writes (also ConvInteger and DynamicQuantizeLSTM); what quantising x
     rounds is left out, as it is of MatMulNBits at accuracy 4. Layers stay whose scales are not
     constant, or whose channels are last.

@@ -4,13 +4,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .editing import (
-    broadcasts_into,
     bypass,
     constant_value,
     is_used,
     optional_input,
     replace_node,
     require_opset,
+    stays_within,
 )
 from .io import onnx_type
 from .tidying import tidy
@@ -56,9 +56,9 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
             return pads is not None and not np.any(pads)
         case "Pow":
             exponent = constant_value(node.inputs[1])
-            if exponent is None or exponent.size != 1 or source.shape is None:
+            if exponent is None or exponent.size != 1:
                 return False
-            return bool(exponent == 1) and broadcasts_into(exponent.shape, source.shape)
+            return bool(exponent == 1) and stays_within(exponent.shape, source.shape)
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":

@@ -23,7 +23,7 @@ from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.weights import copy_model, stub
 
 from .graphs import values_of, with_nodes
-from .integer_layers import IntegerLayer
+from .integer_products import IntegerLayer
 from .plan import Plan
 from .precision import LayerPrecision, PlanInPrecision, require_float32
 from .providers import CPU, name_of

@@ -9,6 +9,7 @@ are why this loses against a convolution in float32 where channels are few.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -18,12 +19,39 @@ from onnx2snn.graph_passes.limits import WEIGHTED
 from onnx2snn.graph_passes.weights import stub
 
 from .graphs import Writer, with_layers
-from .integer_layers import IntegerLayer
+from .whole_numbers import WholeNumbers
+from .windows import Window
 
 _CONTRIB = "com.microsoft"
 
 NODES_OF_PRODUCTS = 8
 """About how many nodes a layer in 8 bits is more than one in float32."""
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """A layer in 8 bits: y = scale (n codes) + bias, of whole numbers n that ``node`` reads.
+
+    ``codes``: the weights q, int8 [inputs of a sum, outputs]; the inputs of a convolution in the
+    order vertical, horizontal, channel. ``scale`` and ``bias``: float32 [outputs].
+    """
+
+    node: str
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    reads: WholeNumbers
+    window: Window | None
+
+    @property
+    def scratch(self) -> int:
+        """Bytes for each sample, besides what a layer in float32 reads and makes."""
+        inputs, outputs = self.codes.shape
+        if self.window is None:
+            return int(inputs)
+        image = math.prod(self.window.padded) * inputs // math.prod(self.window.kernel)
+        # The rows of windows give way to the result with its channels last, in float32.
+        return int(image + math.prod(self.window.places) * max(inputs, 4 * outputs))
 
 
 def with_integer_products(

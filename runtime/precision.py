@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import ModelError
 
-from .integer_layers import IntegerLayer
+from .integer_products import IntegerLayer
 from .plan import Neuron, Plan
 
 Precision = Literal["float32", "float16", "int8"]

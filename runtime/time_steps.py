@@ -18,8 +18,7 @@ from .costs import Costs
 from .groups import groups_of, groups_of_all
 from .half import with_half_products
 from .inputs import samples_in
-from .integer_layers import IntegerLayer
-from .integer_products import with_integer_products
+from .integer_products import IntegerLayer, with_integer_products
 from .kernel_forms import Layout, laid_out, layout_of, with_stand_ins
 from .memory import read_out_memory, sizes_of
 from .plan import State

@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.limits import operands
 from onnx2snn.graph_passes.protos import names_in, unused_prefix
 
 from .graphs import Writer, with_names, with_nodes_in_order
-from .integer_layers import IntegerLayer
+from .integer_products import IntegerLayer
 from .plan import State
 
 

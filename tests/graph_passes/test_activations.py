@@ -241,6 +241,11 @@ MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
         (f"{MASKED} o = Sum(m, zero) p = Sum(n, zero) y = Max(o, p)", 1),
         ("b = Cast<to = 1>(c) i = Sub(one, b) p = Mul(i, far) q = Mul(b, far) m = Add(x, p) "
          "n = Add(x, q) y = Max(m, n)", 1),
+        # Also behind what no activation is, in a bias, and behind a bound on one side.
+        (f"{MASKED} k = Floor(m) l = Round(n) y = Max(k, l)", 1),
+        (f"{MASKED} k = Clip(m, half) l = Mean(n, x) y = Max(l, m)", 1),
+        ("m = Gemm(row, w, hole) n = Neg(m) k = Add(x, m) l = Add(x, n) y = Max(k, l)", 1),
+        (f"{MASKED} k = Clip(m, zero, one) y = Max(k, n)", 0),
         (f"{MASKED} r = Relu(m) y = Max(r, x)", 0),
         (f"{MASKED} y = Max(m, half)", 0),
         # Scales are no masks.
@@ -251,6 +256,8 @@ MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
 def test_two_that_masks_fill_stay(body, left):
     values = {"far": -1e9, "zero": 0, "one": 1, "half": 0.5, "large": 2**21}
     values = {name: np.float32(value) for name, value in values.items()}
+    values |= {"w": np.eye(8, dtype=np.float32), "row": np.ones((1, 8), np.float32)}
+    values["hole"] = np.float32([0, -1e9] * 4)
     text = f"g (float[N, 3, 8] x, bool[N, 3, 8] c) => (float[N, 3, 8] y) {{ {body} }}"
     g = graph(text, values)
     x = X.astype(np.float32)
@@ -310,3 +317,15 @@ def test_a_mask_of_others_is_none():
         proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, 1, ["N", 4]))
     g = to_graph(proto)
     assert decompose_activations(g)
+
+
+def test_beside_whole_numbers_and_before_types_are_known():
+    """An argument of a Reshape is no mask, and need not have a type."""
+    g = graph(
+        "g (float[N, 3, 8] x) => (float[N, 24] y) { s = Constant<value_ints = [-1, 24]>() "
+        "r = Reshape(x, s) n = Neg(r) y = Max(r, n) }"
+    )
+    x = X.astype(np.float32)
+    before = run(g, x)
+    assert decompose_activations(g)
+    np.testing.assert_array_equal(run(g, x), before)

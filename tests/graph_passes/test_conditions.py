@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import conditions_to_activations
+from onnx2snn.graph_passes import conditions_to_activations, infer_shapes
 
 SIGNATURE = "g (float[N, 3, 4] x) => (float[N, 3, 4] y)"
 X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
@@ -103,6 +103,14 @@ def test_numbers_beside_an_open_size_that_may_be_1_stay():
     g = graph("g (float[N, 3, W] x) => (float[N, 3, V] y) { c = Greater(x, zero) "
               "y = Where(c, x, five) }", WEIGHTS | {"five": np.zeros(5, np.float32)})  # fmt: skip
     assert not conditions_to_activations(g)
+
+
+@pytest.mark.parametrize(("other", "changed"), [("N", True), ("M", False)])
+def test_zeros_of_another_open_size_stay(other, changed):
+    g = graph(f"g (float[N, 3] x, float[{other}, 3] w) => (float[K, 3] y) {{ s = Shape(w) "
+              "o = ConstantOfShape(s) c = Greater(x, o) y = Where(c, x, o) }", WEIGHTS)  # fmt: skip
+    infer_shapes(g)
+    assert conditions_to_activations(g) is changed
 
 
 def test_a_threshold_in_double_precision_stays():
