@@ -51,11 +51,13 @@ def unify_clips(graph: gs.Graph) -> bool:
         Relu or Clip(0, t) after a bound, and back ->  one of these, by ``_Bounds.then``
         the same with t per channel                ->  Min(Relu(x), t)
 
-    Chains are merged where nothing else reads what lies between. A bound of 2^20 or more (2^49 in
-    double precision) is none.
+    Chains are merged where nothing else reads what lies between; a Cast within one, as tools that
+    make float16 of a network leave them, comes before it. A bound of 2^20 or more (2^49 in double
+    precision) is none.
     """
     require_opset(graph)
-    changed, editor = False, Editor(graph)
+    editor = Editor(graph)
+    changed = _cast_before_bounds(editor)
     for node in list(graph.nodes):
         chain = _chain_of_bounds(graph, node)
         if not chain:
@@ -70,6 +72,51 @@ def unify_clips(graph: gs.Graph) -> bool:
     if changed:
         tidy(graph)
     return changed
+
+
+def _cast_before_bounds(editor: Editor) -> bool:
+    """A bound, Cast, another bound -> Cast, both bounds.
+
+        Cast(clip(x; a, b))  =  clip(Cast(x); Cast(a), Cast(b))
+
+    since rounding keeps the order of numbers.
+    """
+    changed = False
+    for node in list(editor.graph.nodes):
+        if not _is_cast(node):
+            continue
+        before, behind = producer(node.inputs[0]), only_consumer(editor.graph, node.outputs[0])
+        while behind is not None and _is_cast(behind):
+            behind = only_consumer(editor.graph, behind.outputs[0])
+        if behind is None or bounds_of(behind) is None:
+            continue
+        while before is not None and bounds_of(before) is not None:
+            if only_consumer(editor.graph, before.outputs[0]) is None:
+                break
+            _swap(editor, before, node)
+            changed, before = True, producer(node.inputs[0])
+    return changed
+
+
+def _is_cast(node: gs.Node) -> bool:
+    """Whether a node casts numbers with a point to others."""
+    types = (node.inputs[0].dtype, node.outputs[0].dtype) if node.op == "Cast" else ()
+    known = all(t is not None and np.issubdtype(t, np.floating) for t in types)
+    return len(types) > 0 and known and not node.domain
+
+
+def _swap(editor: Editor, bound: gs.Node, cast: gs.Node) -> None:
+    """Let a Cast behind a bound come before it."""
+    x, dtype, result = bounded_input(bound), cast.outputs[0].dtype, cast.outputs[0]
+    given = gs.Variable(editor.name(f"{cast.name}/given"), dtype, x.shape)
+    bounds = [
+        editor.constant(f"{bound.name}/bound", t.values.astype(dtype))
+        if isinstance(t, gs.Constant)
+        else (given if t is x else t)
+        for t in bound.inputs
+    ]
+    cast.inputs, cast.outputs = [x], [given]
+    bound.inputs, bound.outputs = bounds, [result]
 
 
 def _chain_of_bounds(graph: gs.Graph, last: gs.Node) -> list[gs.Node]:

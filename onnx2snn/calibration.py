@@ -55,12 +55,13 @@ def _pooled(
 def _only_pool(
     tensor: str, readers: Mapping[str, list[onnx.NodeProto]], outputs: set[str], rank: int
 ) -> onnx.NodeProto | None:
-    """The max-pool that reads a tensor, also as a part of channels, where nothing else does."""
+    """The max-pool that reads a tensor, also in another type or as a part of channels, alone."""
     while len(readers.get(tensor, ())) == 1 and tensor not in outputs:
         (reader,) = readers[tensor]
         if reader.op_type in MAX_POOLS:
             return reader
-        if reader.op_type != "Concat" or attributes_of(reader)["axis"] % rank != 1:
+        joins = reader.op_type == "Concat" and attributes_of(reader)["axis"] % rank == 1
+        if not joins and reader.op_type != "Cast":
             return None
         tensor = reader.output[0]
     return None

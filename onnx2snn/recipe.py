@@ -4,6 +4,7 @@ One's own is made from nothing, or from one that has a name by ``dataclasses.rep
 are functions of a ``spiking.Spiking`` that say whether they changed anything.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -142,16 +143,14 @@ class Recipe:
     def is_told_by_definition(self) -> bool:
         """Whether two recipes of this definition convert alike: its passes are this package's.
 
-        What others do, a function within a function, say, their names do not tell; nor is it told
-        what they are given that has no form in JSON.
+        What others do, a function within a function, say, or one that wraps one of these, their
+        names do not tell; nor is it told what they are given that has no form in JSON.
         """
-        package = __name__.partition(".")[0]
         named = all(
             not getattr(function, "args", ()) and all(map(has_json, _settings(function).values()))
             for function in self.passes
         )
-        modules = [unbound(function).__module__ for function in self.passes]
-        return named and all(module.partition(".")[0] == package for module in modules)
+        return named and all(map(_is_of_the_package, self.passes))
 
     def definition(self) -> dict[str, Any]:
         """All settings, in JSON's types; of what has no form there, the name of its type."""
@@ -182,6 +181,15 @@ _OVERWRITERS: dict[str, Callable[..., bool]] = {
 def _overwrites(function: SpikingPass, setting: str) -> bool:
     # Passes of one's own need not be hashable.
     return setting in _OVERWRITERS and unbound(function) == _OVERWRITERS[setting]
+
+
+def _is_of_the_package(function: SpikingPass) -> bool:
+    """Whether a pass is what a module of this package has by its name."""
+    plain = unbound(function)
+    module = sys.modules.get(getattr(plain, "__module__", None) or "")
+    if module is None or module.__name__.partition(".")[0] != __name__.partition(".")[0]:
+        return False
+    return getattr(module, getattr(plain, "__name__", ""), None) is plain
 
 
 def _settings(function: SpikingPass) -> dict[str, Any]:

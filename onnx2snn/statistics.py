@@ -65,7 +65,7 @@ class Statistic:
     a channel is seen; where a max-pool alone reads them, of what that lets through. "balanced":
     local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
-        theta := theta + 2 mean(max(a - theta, 0)), from 0
+        theta := theta + 2 mean(max(a - theta, 0)), from 0; in the end at most the largest
 
     Raises ``DataError`` for another kind, a ``q`` that is no number, percentiles outside (0, 100],
     and time-steps or steps that are no whole number from 1.

@@ -23,7 +23,7 @@ from onnx2snn.graph_passes import (
     thresholds_to_spiking,
     unbounded_activations,
 )
-from onnx2snn.graph_passes.driver import Pass
+from onnx2snn.graph_passes.driver import Pass, unbound
 from onnx2snn.graph_passes.editing import type_of
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.initial_potential import InitialPotential
@@ -44,6 +44,7 @@ from .checking import CLIPPED, TOGETHER, compare
 from .examination import notes_on_spikes, require_activations, require_sizes
 from .network import Network
 from .recipe import Neuron, Recipe, SpikingPass, reads_data
+from .searching import SCALING_SAMPLES, scale_thresholds
 from .spiking import Spiking, over_graph
 
 NO_CHANNELS = "there are no thresholds per channel"
@@ -152,7 +153,8 @@ def apply_passes(network: Network, passes: Sequence[SpikingPass], timesteps: int
     data = network.calibration
     reads = data is not None and any(map(reads_data, passes))
     if data is not None and reads and not may_be_of_a_graph(data):
-        together = snn.samples_at_once(data, timesteps)
+        few = any(unbound(function) == scale_thresholds for function in passes)
+        together = snn.samples_at_once(data, timesteps, SCALING_SAMPLES if few else None)
         data, notes = in_no_order(data, network.measures, together, network.running.batch_size)
         snn = replace(snn, data=data)
         network.notes += notes

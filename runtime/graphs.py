@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.limits import made_in, operands
-from onnx2snn.graph_passes.protos import attributes_of, graphs_in, names_in, unused_prefix
+from onnx2snn.graph_passes.protos import (
+    all_nodes,
+    attributes_of,
+    graphs_in,
+    names_in,
+    unused_prefix,
+)
 from onnx2snn.graph_passes.weights import replace_all
 
 Layer = TypeVar("Layer")
@@ -43,6 +49,20 @@ def give_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]
             dims.Clear()
             for size in shapes[info.name]:
                 dims.dim.add(**{"dim_value" if isinstance(size, int) else "dim_param": size})
+
+
+def has_float16(model: onnx.ModelProto) -> bool:
+    """Whether a graph reads, holds or casts to numbers in float16."""
+    half, graph = onnx.TensorProto.FLOAT16, model.graph
+    kinds = {info.type.tensor_type.elem_type for info in graph.input}
+    kinds |= {tensor.data_type for tensor in graph.initializer}
+    for node in all_nodes(graph.node):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                kinds.add(attribute.t.data_type)
+            elif node.op_type == "Cast" and attribute.name == "to":
+                kinds.add(attribute.i)
+    return half in kinds
 
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.NodeProto:

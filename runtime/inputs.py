@@ -168,8 +168,8 @@ def as_input(
         hint = ""
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
             hint = (
-                f"; its batch size is fixed: give it {shape[0]} samples at a time (--batch-size "
-                f"{shape[0]}, and --samples a multiple of that), or export it without"
+                f"; its batch size is fixed: give it {shape[0]} samples at a time, in all a "
+                "multiple of that (--samples), or export it without"
             )
             if name != "x":
                 hint += "; what holds no samples, such as an initial state, make a constant instead"

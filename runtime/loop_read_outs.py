@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .graphs import Writer, only
+from .graphs import Writer, has_float16, only
 from .plan import Plan, State
 from .sums import most_steps_carried
 
@@ -111,14 +111,15 @@ def _averages(
 ) -> dict[str, str]:
     """The mean of the epilogue g over t steps: (g(S) + (t - 1) g(0)) / t.
 
-    In float16, and for integers, g(S / t).
+    Where g computes in float16, and for integers, g(S / t).
     """
     plan = network.plan
     double = np.dtype(np.float64)
     types = {name: np.dtype(dtype) for name, dtype in plan.readout_types.items()}
     results = [output.name for output in plan.epilogue.graph.output]
     of_means: dict[str, str] = {}
-    if any(dtype == np.float16 or dtype.kind != "f" for dtype in types.values()):
+    half = has_float16(plan.epilogue)
+    if half or any(dtype.kind != "f" for dtype in types.values()):
         means = {}
         for name, (total, have) in sums.items():
             dtype = network.sums[name].start.dtype
@@ -129,7 +130,7 @@ def _averages(
             means[name] = writer.cast(mean, dtype, types[name], f"term{place}/{name}")
         made = writer.part(plan.epilogue, means, f"epilogue_of_means{place}")
         of_means = dict(zip(plan.averages, (made[name] for name in results), strict=True))
-    if np.dtype(np.float16) in types.values():
+    if half:
         return of_means
     read = {
         name: writer.cast(total, have, types[name], f"total{place}/{name}/{types[name]}")

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 
+from .graphs import has_float16
 from .inputs import broadcasts, check_finite
 from .plan import Plan
 from .providers import run_session
@@ -104,15 +105,16 @@ class Averages:
         """The sums of what the epilogue g computes over t steps: g(S) + (t - 1) g(0), in float64.
 
         With the type of each, by what takes their averages. g is affine and S the sum of what it
-        reads; each enters once. float16 cannot hold such sums, nor can integers: there it is
-        t g(S / t), the same to rounding.
+        reads; each enters once. float16 cannot hold such sums, wherever g computes in it, nor can
+        integers: there it is t g(S / t), the same to rounding.
         """
         names, types = self._plan.averages, self._plan.readout_types.values()
         of_means: list[np.ndarray] = []
-        if any(dtype == np.float16 or dtype.kind != "f" for dtype in types):
+        half = has_float16(self._plan.epilogue)
+        if half or any(dtype.kind != "f" for dtype in types):
             of_means = self.of_one({name: value / t for name, value in sums.items()})
         wholes = [(value.astype(np.float64) * t, value.dtype) for value in of_means]
-        if np.dtype(np.float16) in types:
+        if half:
             return dict(zip(names, wholes, strict=True))
         with np.errstate(invalid="ignore"):
             # Of integers it is of_means that counts.

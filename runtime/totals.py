@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.protos import names_in, unused_prefix
 
-from .graphs import Writer, renamed, with_nodes
+from .graphs import Writer, has_float16, renamed, with_nodes
 from .plan import Neuron, Plan
 from .reach import NOT_KNOWN, currents_in_thresholds
 
@@ -90,10 +90,9 @@ def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | 
     allowed = {*CONSERVING, *COUNTING, *SPIKING_POOLS}
     known = {node.op_type for node in stateful} | {neuron.op for neuron in plan.neurons}
     kept = any(node.op_type in MAX_POOLS and not node.domain for node in plan.step.graph.node)
-    half = any(neuron.threshold.dtype == np.float16 for neuron in plan.neurons)
     # What is read has a sum over time, too.
     endless = max(largest.values(), default=1.0) * MOST_STEPS > float(np.finfo(np.float32).max)
-    if kept or half or endless or not plan.affine or not known <= allowed:
+    if kept or has_float16(plan.step) or endless or not plan.affine or not known <= allowed:
         return None
     reach = currents_in_thresholds(plan, CONSERVING, largest)
     summed = {*plan.readout_types, *(neuron.spikes for neuron in coarse(plan, reach))}

@@ -33,7 +33,7 @@ from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.protos import attributes_of, names_in, unused_prefix
 
-from .graphs import Writer, renamed, values_of, with_nodes
+from .graphs import Writer, has_float16, renamed, values_of, with_nodes
 from .kernels import STEEP
 from .plan import Neuron, State
 from .precision import PlanInPrecision
@@ -341,7 +341,9 @@ class _Units:
         S_next = S + current;  P_next = max_pool(S_next);  x = P_next - P
         """
         (current, state), (x, total) = node.input, node.output
-        if any(neuron.threshold.dtype != np.float32 for neuron in self.plan.neurons):
+        types = {neuron.threshold.dtype for neuron in self.plan.neurons}
+        # What comes in may be in float16 where neurons are not.
+        if types != {np.dtype(np.float32)} or has_float16(self.step):
             return
         emitted, unit = self.factored(current)
         self.units[state] = unit

@@ -181,6 +181,37 @@ def test_bounds_tell_the_type_of_what_has_none(dtype, body, wanted):
     np.testing.assert_array_equal(run(g, x), before)
 
 
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("r = Relu(x) c = Cast<to = 1>(r) y = Min(c, two)", ["Cast", "Clip"]),
+        ("r = Relu(x) c = Cast<to = 1>(r) d = Cast<to = 11>(c) e = Cast<to = 1>(d) y = Min(e, two)",
+         ["Cast", "Cast", "Cast", "Clip"]),
+        ("a = Max(x, zero) c = Cast<to = 1>(a) b = Min(c, two) d = Cast<to = 10>(b) "
+         "e = Clip(d, third) y = Cast<to = 1>(e)", ["Cast", "Cast", "Clip", "Cast"]),
+        # No bound, or none alone, before or behind.
+        ("n = Neg(x) c = Cast<to = 1>(n) y = Min(c, two)", ["Neg", "Cast", "Clip"]),
+        ("r = Relu(x) c = Cast<to = 1>(r) y = Neg(c)", ["Relu", "Cast", "Neg"]),
+        ("r = Relu(x) c = Cast<to = 1>(r) n = Cast<to = 1>(r) m = Min(c, two) y = Add(m, n)",
+         ["Relu", "Cast", "Cast", "Clip", "Add"]),
+        ("r = Relu(x) c = Cast<to = 6>(r) d = Cast<to = 1>(c) y = Min(d, two)",
+         ["Relu", "Cast", "Cast", "Clip"]),
+    ],
+)  # fmt: skip
+def test_casts_within_a_chain_come_before_it(body, left):
+    """Rounding keeps the order of numbers, so bounds before and behind it are alike."""
+    g = graph(
+        f"g (float16[N, 64] x) => (float[N, 64] y) {{ {body} }}",
+        {"zero": np.float16(0), "two": np.float32(2.0003), "third": np.float16(1 / 3)},
+    )
+    x = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float16) * 3
+    before = run(g, x, optimised=False)
+    unify_clips(g)
+    assert not unify_clips(g)
+    assert ops(g) == left
+    np.testing.assert_array_equal(run(g, x, optimised=False), before)
+
+
 def test_fold_constants():
     g = graph(
         f"{SIGNATURE} {{ a = Constant<value_float = 2.0>() b = Add(a, a) y = Mul(x, b) }}",

@@ -1,5 +1,6 @@
 """Recipes by name: what each is known for, against numbers by hand; and how settings combine."""
 
+import functools
 import json
 import os
 import re
@@ -194,6 +195,18 @@ def test_rnl_with_labels_heeds_the_classes_alone():
     assert str(thresholds(both)) == str(thresholds(convert(two(), **options)))
 
 
+def test_rnl_sees_samples_of_all_classes():
+    """In one batch, of which it takes the first 32, too."""
+    x = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+    data = from_arrays(x, np.repeat(np.arange(2), 50))
+    notes = {
+        recipe: [n for n in convert(two(), calibration=data, recipe=recipe).notes if "order" in n]
+        for recipe in ("rnl", "calibration")
+    }
+    assert [len(found) for found in notes.values()] == [1, 0]
+    assert "batches of 32 samples" in notes["rnl"][0]
+
+
 def test_thresholds_say_what_they_come_from():
     plain, then = "max, per layer, 12 samples", ", then balance_thresholds"
     for recipe, wanted in {
@@ -267,6 +280,9 @@ POOLED = """net (float[N, 2, 6, 6] x) => (float[N, 2] y, float[N, 4, H, W] z) {
          "g = GlobalAveragePool(n) y = Flatten(g)", {"a": 3, "b": 3}),
         ("j = Concat<axis = -3>(a, b) z = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(j) "
          "g = GlobalAveragePool(n) y = Flatten(g)", {"a": 3, "b": 3}),
+        # In another type.
+        ("h = Cast<to = 10>(a) g = GlobalMaxPool(h) p = Cast<to = 1>(g) y = Flatten(p) "
+         "z = Concat<axis = 1>(b, b)", {"a": 6}),
         # Something else reads a, too; of b, rows lie one above the other.
         ("p = GlobalMaxPool(a) y = Flatten(p) q = MaxPool<kernel_shape = [2, 2]>(b) "
          "z = Concat<axis = 1>(a, b)", {}),
@@ -670,6 +686,18 @@ def test_settings_without_a_form_in_json_tell_no_recipe():
     )
     assert known.is_told_by_definition
     assert not unknown.is_told_by_definition
+
+
+def test_what_wraps_a_pass_of_the_package_is_told_by_no_name():
+    """Not even by that of what it wraps."""
+
+    @functools.wraps(correct)
+    def mine(snn, **settings):
+        return correct(snn, weights=True, **settings)
+
+    of_the_package, wrapped = (replace(recipe_by_name("opi"), passes=(f,)) for f in (correct, mine))
+    assert of_the_package.is_told_by_definition
+    assert not wrapped.is_told_by_definition
 
 
 @pytest.mark.parametrize(("name", "value"), [("timesteps", 0), ("timesteps", -4), ("delay", -1)])
