@@ -12,17 +12,28 @@ from .preprocessing import Preprocessing
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 
+_PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
+"""What the parts of a data set are called."""
+
+
 def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     """The image files, their labels int64 [N], and the names of the classes, all in order.
 
     A class is a folder that is not hidden; its label is its place among them by name, as in
     torchvision. Raises ``FileNotFoundError`` if there is no such folder, or none with an image,
-    or a class without one, which would shift the labels of others.
+    or a class without one, which would shift the labels of others, and where folders are the
+    parts of a data set, as train and test, with those of the classes in them.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     classes = sorted(name for name in names if not name.startswith("."))
+    parts = [n for n in classes if n.lower() in _PARTS and _has_folders(folder / n)]
+    if parts and parts == classes:
+        raise FileNotFoundError(
+            f"{folder} holds {' and '.join(parts)}, with folders in it, and no classes: "
+            f"name {folder / parts[0]}"
+        )
     found = [sorted(_images_in(folder / name)) for name in classes]
     if not any(found):
         raise FileNotFoundError(f"{folder} has no folders with images, one for each class")
@@ -33,6 +44,10 @@ def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
         )
     labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
     return [file for files in found for file in files], labels, classes
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in folder.glob("[!.]*"))
 
 
 def _images_in(folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
@@ -96,9 +111,7 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
 
 def has_both(folder: Path) -> bool:
     """Whether a folder holds ``train`` and ``val``, each with folders for classes."""
-    return all(
-        any(entry.is_dir() for entry in (folder / name).glob("[!.]*")) for name in ("train", "val")
-    )
+    return all(_has_folders(folder / name) for name in ("train", "val"))
 
 
 def imagenet_folder(root: Path, train: bool) -> Path:

@@ -22,7 +22,7 @@ from .clips import TrainableClip
 from .configs import CONFIGS, Config, unused
 from .export import export
 from .images import describe, open_images, some_images
-from .training import Epoch, bounds, build, plain_clips, restore_weights, train
+from .training import Epoch, bounds, build, has_begun, plain_clips, restore_weights, train
 
 Tell = Callable[[float, list[Epoch]], None]
 """Told after each step how many epochs are done, and what the whole ones came to."""
@@ -55,7 +55,7 @@ def run(
     images, test = open_images(config, root)
     network = build(config, data)
     checkpoint = folder / "checkpoint.pt"
-    if config.start and not checkpoint.exists():
+    if config.start and not has_begun(checkpoint):
         start_from(config.start, network, some_images(images))
 
     def note(done: float, history: list[Epoch]) -> None:
@@ -73,7 +73,9 @@ def run(
         # That of the last epoch, too, if it was killed between that and this.
         write_bytes(folder / "log.csv", _csv(history).encode())
         export(network, path, preprocessing)
-        write_bytes(path.with_suffix(".md"), _card(name, config, path, history, thetas).encode())
+        card = _card(name, config, path, history, thetas)
+        # The name of a file need not be UTF-8.
+        write_bytes(path.with_suffix(".md"), card.encode(errors="backslashreplace"))
     if world > 1:
         torch.distributed.destroy_process_group()
     return path, history

@@ -108,7 +108,8 @@ def train(
     whole. Raises ``ValueError`` for a batch that processes cannot share evenly,
     ``CheckpointError`` for a checkpoint of another run, ``OSError`` if it cannot
     be written, before the first epoch where that can be known, and ``FloatingPointError`` if
-    the loss is no number any more; the checkpoint stays that of the last whole epoch.
+    the loss or a weight is no number any more, or a clip's bound not above 0; the checkpoint stays
+    that of the last whole epoch.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     share = _share(config.batch_size, world)
@@ -164,9 +165,10 @@ def train(
         if world > 1:
             torch.distributed.all_reduce(total)
             total /= world
-        if not math.isfinite(total.item()):
+        wrong = _diverged(total, network, thetas)
+        if wrong:
             raise FloatingPointError(
-                f"the loss is not finite in epoch {epoch + 1}: the learning rate may be too high"
+                f"{wrong} in epoch {epoch + 1}: the learning rate may be too high"
             )
         row = {
             "epoch": epoch + 1,
@@ -182,6 +184,17 @@ def train(
         tell(epoch + 1, history)
     network.eval()
     return history
+
+
+def _diverged(loss: Tensor, network: nn.Module, thetas: list[nn.Parameter]) -> str:
+    """What of a network's training is no use to go on with; nothing where all is well."""
+    if not math.isfinite(loss.item()):
+        return "the loss is not finite"
+    for name, values in network.state_dict().items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            return f"'{name}' is not finite"
+    low = min((theta.item() for theta in thetas), default=1.0)
+    return "" if low > 0 else f"a clip's bound fell to {low:.3g}"
 
 
 def _share(batch_size: int, world: int) -> int:
@@ -229,14 +242,27 @@ def _save(
             raise
 
 
-def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> list[Epoch]:
+def has_begun(checkpoint: Path) -> bool:
+    """Whether a run has a whole epoch behind it; raises ``CheckpointError`` like ``train``."""
+    return checkpoint.exists() and len(_read(checkpoint)["history"]) > 0
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        history: list[Epoch] = content["history"]
-        seen = content["data"]
-        kept = asdict(Config(**content["config"]))
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return content | {"config": asdict(Config(**content["config"])), "data": content["data"],
+                          "history": list(content["history"])}  # fmt: skip
     except Exception as error:
         raise CheckpointError(f"'{path}' is no checkpoint of a training run") from error
+
+
+def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> list[Epoch]:
+    content = _read(path)
+    history: list[Epoch] = content["history"]
+    if not history:
+        # Nothing is lost of a run that ended within its first epoch.
+        return []
+    kept, seen = content["config"], content["data"]
     now = asdict(config)
     differing = [key for key in now if kept.get(key) != now[key]]
     if differing:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,32 @@ def _takes_sigterm() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    told, sys.unraisablehook = sys.unraisablehook, _sends_again(sys.unraisablehook)
     try:
         yield
     finally:
+        sys.unraisablehook = told
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _sends_again(told: Callable[[Any], None]) -> Callable[[Any], None]:
+    """What Python tells of exceptions that it loses, as in a weakref's callback.
+
+    Where a signal raised one, the signal is sent once more, soon after.
+    """
+
+    def again(lost: Any) -> None:
+        number = _SIGNALS.get(lost.exc_type)
+        if number is None:
+            told(lost)
+        else:
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    return again
+
+
+_SIGNALS = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+"""What raises these, while a command runs."""
 
 
 class _Notes(logging.Handler):

@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError, OutputError, ProviderError
+from onnx2snn.graph_passes.errors import (
+    DataError,
+    Onnx2SnnError,
+    OutputError,
+    ProviderError,
+    counted,
+)
 from onnx2snn.models.configs import read_config
 from onnx2snn.runtime.providers import cores_of
 
@@ -82,7 +88,7 @@ def train(
     if "theta_min" in last:
         bounds = f", theta {last['theta_min']:.2f} to {last['theta_max']:.2f}"
     terminal.console().print(
-        f"{len(history)} epochs: {last['accuracy']:.2f} % of the test images{bounds}.\n"
+        f"{counted(len(history), 'epoch')}: {last['accuracy']:.2f} % of the test images{bounds}.\n"
         f"Wrote {path} and its card.",
         markup=False,
     )

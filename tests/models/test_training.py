@@ -196,6 +196,49 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, data):
 
 
 @needs_torch
+def test_a_run_without_a_whole_epoch_begins_anew_with_other_images(tmp_path, data):
+    """As after the repair of those at which it stopped; from the weights that it starts from."""
+    from onnx2snn.models import run
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(done, history):
+        raise Stopped
+
+    config = dataclasses.replace(TINY, network="resnet20", width=0.25, epochs=1, learning_rate=1e-6)
+    run.run("first", config, tmp_path / "first", data)
+    again = dataclasses.replace(config, start=str(tmp_path / "first" / "first.onnx"))
+    with pytest.raises(Stopped):
+        run.run("run", again, tmp_path / "run", data, tell=stop)
+    (data / "train-images-idx3-ubyte").write_bytes(
+        (data / "train-images-idx3-ubyte").read_bytes()[:-1] + b"\x01"
+    )
+    _, history = run.run("run", again, tmp_path / "run", data)
+    _, wanted = run.run("other", again, tmp_path / "other", data)
+    assert history[0]["accuracy"] == wanted[0]["accuracy"]
+    assert history[0]["loss"] == wanted[0]["loss"]
+
+
+@needs_torch
+def test_what_has_diverged_though_its_loss_is_finite(data):
+    """Of the last step of an epoch no loss tells."""
+    import torch
+
+    from onnx2snn.models.images import describe
+    from onnx2snn.models.training import _diverged, bounds, build
+
+    network = build(TINY, describe(TINY, data)[0])
+    found = bounds(network)
+    assert _diverged(torch.ones(()), network, found) == ""
+    assert _diverged(torch.tensor(np.inf), network, found) == "the loss is not finite"
+    found[-1].data.fill_(-2.0)
+    assert _diverged(torch.ones(()), network, found) == "a clip's bound fell to -2"
+    network[-1].weight.data[0] = np.nan
+    assert _diverged(torch.ones(()), network, found).endswith("weight' is not finite")
+
+
+@needs_torch
 @pytest.mark.parametrize("batch_size", [7, 49])
 def test_a_last_batch_of_one_image_is_left_out(tmp_path, data, batch_size):
     """A layer of 1 x 1 places has no variance over one image."""

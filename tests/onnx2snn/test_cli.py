@@ -1003,6 +1003,25 @@ def test_terminated(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_within_a_callback_is_not_lost(monkeypatch, number, code):
+    """Python loses what is raised there."""
+
+    class Anything:
+        pass
+
+    def check(*given, **options):
+        it = Anything()
+        kept = weakref.ref(it, lambda _: signal.raise_signal(number))
+        del it
+        # Until the signal comes once more.
+        threading.Event().wait(30)
+        return kept
+
+    monkeypatch.setattr(readiness, "check", check)
+    invoke("check", "ann.onnx", code=code)
+
+
 def test_control_characters_in_messages(folder):
     ann = model(CLIPPED, WEIGHTS)
     del ann.graph.node[:]

@@ -212,6 +212,18 @@ def test_a_folder_of_train_and_val_is_divided(folder, train):
     assert sorted(set(everything(open_data(str(folder), model=model))[1])) == [0, 1]
 
 
+@pytest.mark.parametrize("names", [("train", "test"), ("train",), ("Validation", "Testing")])
+def test_parts_of_a_data_set_are_no_classes(folder, names):
+    shutil.rmtree(folder / "train")
+    parts = folder / "parts"
+    for name in names:
+        shutil.copytree(folder / "val", parts / name)
+    model = with_preprocessing(Preprocessing(4, 3, 8))
+    with pytest.raises(DataError, match=f"and no classes: name {parts / min(names)}"):
+        open_data(str(parts), model=model)
+    assert open_data(str(parts / names[0]), model=model).samples == 6
+
+
 def test_images_of_16_bits_keep_their_high_ones(folder):
     from PIL import Image
 
