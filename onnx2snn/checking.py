@@ -1,7 +1,7 @@
 """Compare an ANN after a rewriting with the ANN before it, by running both."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.result import class_output
 
 from .ann import Ann
-from .data import Data, Inputs, by_name, check_labels
+from .classes import check_labels, classes_of
+from .data import Data, Inputs, by_name
 from .examination import import_ann
 from .progress import Running
 
@@ -112,24 +113,6 @@ def compare(
         100 * right_after / rows if labelled else None,
         sums.error(),
     )
-
-
-def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
-    """The name of the first output [N, classes]; ``DataError`` with the shapes without one."""
-    name = class_output(outputs)
-    if name is None:
-        shapes = ", ".join(str(list(np.shape(value))) for value in outputs.values())
-        raise DataError(
-            f"evaluation needs a network with an output [N, classes], not {shapes} of a batch: for "
-            "others diagnose tells the errors of layers, and run what comes out"
-        )
-    return name
-
-
-def classes_of(scores: np.ndarray) -> np.ndarray:
-    """The class of each sample: int64 [N], from scores [N, classes], or [N, classes, 1, ...]."""
-    classes: np.ndarray = scores.reshape(len(scores), -1).argmax(1)
-    return classes
 
 
 class Differences:

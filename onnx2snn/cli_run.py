@@ -17,7 +17,7 @@ from onnx2snn.runtime.result import class_output
 
 from . import tables, terminal
 from .batches import OVER_TIME, samples_at_once
-from .checking import classes_of
+from .classes import classes_of
 from .data_files import open_data
 from .inference import is_over_time, precision_rows, run_batches
 from .options import (

@@ -28,10 +28,10 @@ from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .ann import Ann
 from .batches import samples_at_once
-from .checking import require_class_output
+from .classes import check_labels, require_class_output
 from .comparison_state import Score, add_results, read_results
 from .conversion import convert
-from .data import Data, check_labels, require_data
+from .data import Data, require_data
 from .digests import digest_of, digest_of_data, digest_of_settings
 from .evaluation import evaluate
 from .progress import Report, Track, no_report

@@ -150,23 +150,6 @@ def together(name: str, parts: dict[str, Data]) -> Data:
     return Data(name, first.shape, None, read, shapes)
 
 
-def check_labels(y: np.ndarray | None, shape: Sequence[int], name: str) -> None:
-    """Raise ``DataError`` unless labels, if any, fit scores of this shape, [N, classes]."""
-    if y is None:
-        return
-    rows, classes = shape[:2]
-    if len(y) != rows:
-        raise DataError(
-            f"'{name}' holds labels of {len(y)} samples, and the network's output is "
-            f"{list(shape)}, with no row for each: leave y out"
-        )
-    if y.min() < 0 or y.max() >= classes:
-        raise DataError(
-            f"'{name}' holds labels from {y.min()} to {y.max()}; "
-            f"the network has the classes 0 to {classes - 1}: leave y out if it holds others"
-        )
-
-
 def some_rows(samples: int, count: int, labels: np.ndarray | None) -> np.ndarray:
     """The rows of so many samples, of ``count``, in order: int64 [min(samples, count)].
 

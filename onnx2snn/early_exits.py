@@ -16,9 +16,9 @@ from onnx2snn.runtime.providers import Providers
 
 from .ann import Ann
 from .batches import OVER_TIME, samples_at_once
-from .checking import classes_of
-from .data import Data, check_labels, require_data
-from .evaluation import ann_classes, ann_report, require_samples, shares
+from .classes import ann_classes, ann_report, check_labels, classes_of, shares, truth_of
+from .data import Data, require_data
+from .evaluation import require_samples
 from .inference import precision_rows
 from .progress import Running, Track, no_progress
 
@@ -101,10 +101,7 @@ def early_exits(
         for rule, found in zip(rules, left, strict=True):
             found.append(leaves(rule, looks))
 
-    truth = {
-        "accuracy": data.labels,
-        "agreement": np.concatenate(chosen) if chosen else None,
-    }
+    truth = truth_of(data.labels, chosen)
     classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
     snn = [{"timesteps": t, **shares(said, truth)} for t, said in classes.items()]
     seen = ([t for t in rule.looks_at(most) if t in looks][rule.stable - 1 :] for rule in rules)

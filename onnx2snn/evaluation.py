@@ -1,6 +1,7 @@
 """``evaluate``: an SNN beside its ANN on labelled data, at several time-steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,17 @@ from onnx2snn.runtime.result import SpikingResult
 
 from .ann import Ann, require_no_neurons
 from .batches import OVER_TIME, are_samples_elsewhere, samples_at_once
-from .checking import classes_of, require_class_output
-from .data import Data, Inputs, check_labels, require_data
+from .classes import (
+    Truth,
+    ann_classes,
+    ann_report,
+    check_labels,
+    classes_of,
+    require_class_output,
+    shares,
+    truth_of,
+)
+from .data import Data, Inputs, require_data
 from .inference import precision_rows
 from .progress import Running, Track, no_progress
 from .synapses import MaxPools, SynapseCounter, macs_by_place, summed_over_samples
@@ -81,20 +91,81 @@ def evaluate(
     if ann_parts is not None:
         require_no_neurons(ann_parts.structure)
     session_of = partial(SpikingSession, parts, providers, threads, max_memory=max_memory)
-    beside = None
+    unrounded = None
     if precision != "float32":
         # Refused now, where that cannot be or does not fit, not after the run in float32.
-        rounded = session_of(precision=precision)
-        if max_memory is not None:
-            require_samples(data, rounded)
-            rounded.chosen(next(iter(data.batches(running.batch_size)))[0], readouts=len(times))
-        del rounded
-        exact = session_of()
-        beside = _classes_by(exact, data, times, running)
-        del exact
+        _require_room(session_of(precision=precision), data, times, running, max_memory)
+        unrounded = _classes_by(session_of(), data, times, running)
     session = session_of(precision=precision)
-    rows, sizes, pools = precision_rows(session), _sample_shapes(session, data), None
+    rows, sizes = precision_rows(session), _sample_shapes(session, data)
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
+    found = _measured(session, reference, partial(MaxPools, parts, sizes), data, times, running)
+    del session, reference, ann_parts
+    samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
+    counter = SynapseCounter(parts, sizes)
+    neurons = sum(total.size for total in found.spikes[times[0]].values())
+    report = {
+        "samples": samples,
+        "macs": before + behind,
+        "macs_before_neurons": before,
+        "ann": ann_report(found.truth),
+        "snn": [
+            {
+                "timesteps": t,
+                **shares(found.said[t], found.truth),
+                "firing_rate": sum(int(s.sum()) for s in found.spikes[t].values())
+                / (neurons * samples * t),
+                "sops": counter.operations(found.spikes[t] | found.pooled[t], t * samples)
+                / samples,
+            }
+            for t in times
+        ],
+    }
+    if unrounded is None:
+        return report
+    beside = [
+        {"timesteps": t, **shares(unrounded[t], truth_of(data.labels, [found.said[t]]))}
+        for t in times
+    ]
+    return report | {"precision": precision, "float32": beside, "precisions": rows}
+
+
+def _require_room(
+    session: SpikingSession,
+    data: Data,
+    times: Sequence[int],
+    running: Running,
+    max_memory: int | None,
+) -> None:
+    """Raise ``DataError`` where a session cannot run the data in the memory that it may take."""
+    if max_memory is not None:
+        require_samples(data, session)
+        session.chosen(next(iter(data.batches(running.batch_size)))[0], readouts=len(times))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What all batches came to.
+
+    ``said``: the SNN's classes, int64 [N], by T. ``spikes``, and ``pooled``, what max-pools let
+    through of them: by T and layer, summed over the samples.
+    """
+
+    truth: Truth
+    said: dict[int, np.ndarray]
+    spikes: dict[int, dict[str, Any]]
+    pooled: dict[int, dict[str, Any]]
+
+
+def _measured(
+    session: SpikingSession,
+    reference: Ann | None,
+    pools_of: Callable[[], MaxPools],
+    data: Data,
+    times: Sequence[int],
+    running: Running,
+) -> _Measured:
+    pools: MaxPools | None = None
     chosen: list[np.ndarray] = []
     said: dict[int, list[np.ndarray]] = {t: [] for t in times}
     spikes: dict[int, dict[str, Any]] = {t: {} for t in times}
@@ -102,7 +173,7 @@ def evaluate(
     for x, result, scored in _results(session, data, times, running, "evaluating"):
         output = result.values[scored]
         # Only now is it known that the data fits the network.
-        pools = pools or MaxPools(parts, sizes)
+        pools = pools or pools_of()
         if reference is not None:
             chosen.append(ann_classes(reference, x, scored, output.shape))
         for t in times:
@@ -114,52 +185,8 @@ def evaluate(
             _add(pooled[t], let_through, pools, len(output))
         # Not beside the next batch's.
         del result, readout, let_through
-    del session, reference, pools, ann_parts
-    samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
-    counter = SynapseCounter(parts, sizes)
-    neurons = sum(total.size for total in spikes[times[0]].values())
-    truth = {
-        "accuracy": data.labels,
-        "agreement": np.concatenate(chosen) if chosen else None,
-    }
     classes = {t: np.concatenate(found) for t, found in said.items()}
-    report = {
-        "samples": samples,
-        "macs": before + behind,
-        "macs_before_neurons": before,
-        "ann": ann_report(truth),
-        "snn": [
-            {
-                "timesteps": t,
-                **shares(classes[t], truth),
-                "firing_rate": sum(int(s.sum()) for s in spikes[t].values())
-                / (neurons * samples * t),
-                "sops": counter.operations(spikes[t] | pooled[t], t * samples) / samples,
-            }
-            for t in times
-        ],
-    }
-    if beside is None:
-        return report
-    unrounded = [
-        {"timesteps": t, **shares(beside[t], {"accuracy": data.labels, "agreement": classes[t]})}
-        for t in times
-    ]
-    return report | {"precision": precision, "float32": unrounded, "precisions": rows}
-
-
-def shares(said: np.ndarray, truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
-    """Percent of the classes ``said`` that are as in each of ``truth``; None where that is."""
-    return {
-        name: None if known is None else 100 * int((said == known).sum()) / len(said)
-        for name, known in truth.items()
-    }
-
-
-def ann_report(truth: Mapping[str, np.ndarray | None]) -> dict[str, float | None] | None:
-    """The ANN's accuracy, by its classes in ``truth["agreement"]``; None without an ANN."""
-    said = truth["agreement"]
-    return None if said is None else {"accuracy": shares(said, truth)["accuracy"]}
+    return _Measured(truth_of(data.labels, chosen), classes, spikes, pooled)
 
 
 def _add(
@@ -214,23 +241,3 @@ def require_samples(data: Data, session: SpikingSession) -> None:
                 f"{what} has the shape {list(shape)}, with {len(shape)} axes; "
                 f"the network's input has {len(declared[name])}"
             )
-
-
-def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The ANN's classes, int64 [N], by its output of this name, or its first.
-
-    Raises ``DataError`` unless that has the shape of the spiking network's, and no NaN, of which
-    there is no largest.
-    """
-    outputs = ann.run(x)
-    # The name of a lone output may differ.
-    scores = outputs.get(output, next(iter(outputs.values())))
-    if scores.shape != shape:
-        raise DataError(
-            f"the ANN's output has shape {list(scores.shape)}, the spiking network's "
-            f"{list(shape)}: they are not the same network"
-        )
-    if scores.dtype.kind == "f" and np.isnan(scores).any():
-        place = np.argwhere(np.isnan(scores))[0].tolist()
-        raise DataError(f"the ANN's output '{output}' holds NaN, first at {place} of a batch")
-    return classes_of(scores)

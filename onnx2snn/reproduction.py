@@ -16,10 +16,10 @@ from onnx2snn.runtime.providers import Providers, resolve_providers
 
 from .ann import Ann
 from .batches import samples_at_once
-from .checking import classes_of, require_class_output
+from .classes import check_labels, classes_of, require_class_output
 from .comparison_state import add_kept, read_kept
 from .conversion import convert
-from .data import Data, Inputs, check_labels
+from .data import Data, Inputs
 from .digests import digest_of, digest_of_data, digest_of_settings
 from .progress import Report
 from .published import TIMESTEPS
