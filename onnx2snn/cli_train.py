@@ -149,7 +149,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(str(error)) from error
+        raise DataError(said_by_system(error)) from error
     except OSError as error:
         raise OutputError(said_by_system(error)) from error
     except (ValueError, FloatingPointError) as error:
