@@ -226,15 +226,15 @@ def convert(
     _write_metadata(result.structure, digest_of(model), made, neurons, network.clips)
     require_loadable(network.current, network.graph)
     return Conversion(
-        result,
-        neurons,
-        network.reports,
-        network.declined,
-        analog_activations(network.graph),
-        network.check,
-        network.agreements,
-        network.notes,
-        settings.threshold if sources else None,
+        parts=result,
+        neurons=neurons,
+        passes=network.reports,
+        declined=network.declined,
+        analog=analog_activations(network.graph),
+        check=network.check,
+        agreements=network.agreements,
+        notes=network.notes,
+        threshold=settings.threshold if sources else None,
     )
 
 

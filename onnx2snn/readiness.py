@@ -122,8 +122,15 @@ def check(
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
         helps = {curve.name for curve in curves if curve.name in kept and not left}
         kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
+    averaged = without_means.keys() - found.keys()
     nodes = _Nodes(
-        found, curved, approximated, without_means.keys() - found.keys(), pools, kept, replaced
+        found=found,
+        curved=curved,
+        approximated=approximated,
+        averaged=averaged,
+        pools=pools,
+        kept=kept,
+        replaced=replaced,
     )
     rows = _rows(graph, nodes)
     # Of those that clips would make it knows nothing.

@@ -154,6 +154,7 @@ def weighted_layers(
     step: onnx.ModelProto,
     sizes: Sizes,
     free: Collection[str] = (),
+    *,
     tiles: bool = True,
     in_8_bits: Collection[str] = (),
     lean: bool = False,

@@ -91,10 +91,14 @@ class Estimate:
     @cached_property
     def layers(self) -> tuple[WeightedLayer, ...]:
         """The layers with weights, as they are in a chunk."""
-        costs = self.costs
-        step, in_8_bits = costs.peaks.step, costs.peaks.scratch
         return weighted_layers(
-            step, self.run.sizes, costs.free, self.tiles, in_8_bits, self.lean, self.columns
+            self.costs.peaks.step,
+            self.run.sizes,
+            self.costs.free,
+            tiles=self.tiles,
+            in_8_bits=self.costs.peaks.scratch,
+            lean=self.lean,
+            columns=self.columns,
         )
 
     @cached_property
