@@ -9,6 +9,7 @@ from .editing import (
     constant_value,
     is_floating,
     known_value,
+    one_number,
     producer,
     replace_node,
     require_opset,
@@ -61,11 +62,18 @@ _BOUNDED = {
 }  # fmt: skip
 """What makes numbers near 0, or infinity, of numbers far below 0, besides what has a range."""
 
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN"}
+"""What no network feeds with numbers as masks have them: all that it makes would be far."""
+
 _FACTORS = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul"), (0, 1)),
-    "BatchNormalization": (1, 4),
+    **dict.fromkeys((*_LAYERS, "Div", "Mul"), (0, 1)),
+    "BatchNormalization": (1, 3, 4),
 }
-"""By operator, the places of what others are multiplied by, or divided."""
+"""By operator, the places of what others are multiplied or divided by, or made near to 0 by."""
+
+
+_LEAST_MASK = 1e6
+"""What people write for minus infinity is no less."""
 
 
 def _far_tensors(graph: gs.Graph) -> set[str]:
@@ -83,28 +91,47 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
             ranges[tensor.name] = range_of(graph, node, ranges)
         if not node.outputs or not is_floating(node.outputs[0]):
             continue
-        of_zero = False
-        if not node.domain:
-            own = np.asarray(ranges[node.outputs[0].name], node.outputs[0].dtype or np.float32)
-            if node.op in _BOUNDED or _is_near(own):
-                continue
-            low, _ = ranges.get(node.inputs[0].name, ANY) if node.inputs else ANY
-            of_zero = node.op == "Log" and low <= 0
-        if of_zero or _reads_far(node) or any(tensor.name in found for tensor in node.inputs):
+        own = ranges[node.outputs[0].name]
+        if not node.domain and (node.op in _BOUNDED or max(map(abs, own)) < _limit(node)):
+            continue
+        passed = node.op not in _LAYERS and any(tensor.name in found for tensor in node.inputs)
+        if passed or _takes_far(node, own, ranges):
             found.update(tensor.name for tensor in node.outputs)
     return found
 
 
-def _reads_far(node: gs.Node) -> bool:
-    """Whether a constant that a node reads is as far from 0 as those of masks."""
-    if node.op == "Clip" or node.domain:
-        # A far bound is none; what others do with a constant is not known.
+def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
+    """Whether a node takes numbers as far from 0 as those of masks, or makes such."""
+    if node.domain or not node.inputs:
+        # What others do with a constant is not known.
         return False
-    known = ((place, known_value(tensor)) for place, tensor in enumerate(node.inputs))
-    values = [(p, v) for p, v in known if v is not None and v.dtype.kind == "f"]
+    match node.op:
+        case "Clip":
+            # A far bound is none.
+            return False
+        case "Log":
+            return ranges.get(node.inputs[0].name, ANY)[0] <= 0
+        case "Cast" | "Mul" if np.all(np.isfinite(own)):
+            # Of a mask, whose numbers are known to be 0 or 1.
+            return True
     factors = _FACTORS.get(node.op, ())
-    # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
-    return not all(_is_no_mask(v) if place in factors else _is_near(v) for place, v in values)
+    for place, tensor in enumerate(node.inputs):
+        value = known_value(tensor)
+        value = one_number(tensor) if value is None else value
+        if value is None or value.dtype.kind != "f":
+            continue
+        # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
+        may_be = _is_no_mask if place in factors else _is_near
+        written = node.op not in _LAYERS and node.op != "Div"
+        if not may_be(value) or (written and np.any(np.abs(value) >= _LEAST_MASK)):
+            return True
+    return False
+
+
+def _limit(node: gs.Node) -> float:
+    """From where on numbers of a node's type leave too little of others beside them."""
+    bits = np.finfo(node.outputs[0].dtype or np.float32).nmant
+    return min(float(2.0 ** (bits - 3)), _LEAST_MASK)
 
 
 def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:

@@ -109,10 +109,15 @@ def _swap(editor: Editor, bound: gs.Node, cast: gs.Node) -> None:
     """Let a Cast behind a bound come before it."""
     x, dtype, result = bounded_input(bound), cast.outputs[0].dtype, cast.outputs[0]
     given = gs.Variable(editor.name(f"{cast.name}/given"), dtype, x.shape)
+
+    def cast_to(values: np.ndarray) -> gs.Constant:
+        # The largest number of a type is no bound, and is none of the other's.
+        opened = -open_above(-open_above(values, values.dtype), values.dtype)
+        with np.errstate(over="ignore"):
+            return editor.constant(f"{bound.name}/bound", opened.astype(dtype))
+
     bounds = [
-        editor.constant(f"{bound.name}/bound", t.values.astype(dtype))
-        if isinstance(t, gs.Constant)
-        else (given if t is x else t)
+        cast_to(t.values) if isinstance(t, gs.Constant) else (given if t is x else t)
         for t in bound.inputs
     ]
     cast.inputs, cast.outputs = [x], [given]

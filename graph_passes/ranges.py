@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import affine_of
 from .clips import clip_bounds
-from .editing import constant_input, constant_value, one_number
+from .editing import constant_input, constant_value, is_floating, one_number
 from .thresholds import is_non_negative
 
 Range = tuple[float, float]
@@ -65,6 +65,12 @@ def range_of(graph: gs.Graph, node: gs.Node, known: Mapping[str, Range]) -> Rang
             return _POSITIVE
         case "Add" | "Sum":
             return _sum(read)
+        case "Sub":
+            return _sum([read[0], _product(read[1], (-1.0, -1.0))])
+        case "Cast" if node.inputs[0].dtype == bool:
+            return 0.0, 1.0
+        case "Cast" if is_floating(node.outputs[0]):
+            return read[0]
         case "Max":
             return max(low for low, _ in read), max(high for _, high in read)
         case "Min":

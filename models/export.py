@@ -19,7 +19,7 @@ def export(network: nn.Module, path: Path, preprocessing: Preprocessing) -> None
 
     Its metadata say how images become the input. Layers behind trained clips are rounded for
     exact sums. The file is written whole or not at all.
-    Raises ``OSError`` if it cannot be written.
+    Raises ``OutputError`` if it cannot be written.
     """
     plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
     shape = (2, preprocessing.channels, preprocessing.size, preprocessing.size)

@@ -12,7 +12,7 @@ from .preprocessing import Preprocessing
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 
-_PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
+_PARTS = {"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"}
 """What the parts of a data set are called."""
 
 
@@ -29,7 +29,7 @@ def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     classes = sorted(name for name in names if not name.startswith("."))
     parts = [n for n in classes if n.lower() in _PARTS and _has_folders(folder / n)]
-    if parts and parts == classes:
+    if parts:
         raise FileNotFoundError(
             f"{folder} holds {' and '.join(parts)}, with folders in it, and no classes: "
             f"name {folder / parts[0]}"

@@ -26,13 +26,6 @@ def _functional(name: str) -> set[Any]:
     return {getattr(place, name) for place in places if hasattr(place, name)}
 
 
-_VIEWS = {
-    "chunk", "expand", "flatten", "getitem", "movedim", "narrow", "permute", "reshape", "select",
-    "split", "squeeze", "swapaxes", "tensor_split", "transpose", "unbind", "unflatten", "unsqueeze",
-    "view", "view_as",
-}  # fmt: skip
-"""Functions and methods whose results may share their numbers with what they are made of."""
-
 _RELUS = _functional("relu") | _functional("relu_")
 _POOL_FUNCTIONS: dict[Any, tuple[Callable[..., nn.Module], Iterable[str]]] = {
     function: (kind, signature(getattr(nn.functional, f"{name}_with_indices")).parameters)
@@ -65,12 +58,13 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
     Modules, functions and methods are found alike, wherever they are called; a module that is
     called twice becomes two clips, each with its own trainable theta. Padding counts in no
     average, as it does in no maximum. All else, a ReLU6 among it, stays, and so do ReLUs
-    within torch's own composite modules (``nn.TransformerEncoderLayer``, ``nn.RNN``). The result
+    within torch's own composite modules (``nn.TransformerEncoderLayer``, ``nn.RNN``). A ReLU in
+    place on a part of a tensor changes that part alone, not what is read of the tensor later: write
+    it without ``inplace``. The result
     shares its parameters with ``model``, which is left as it was, and is in the same mode.
 
-    Raises ``ValueError`` for a pool that no average stands in for (indices, dilation) and for a
-    ReLU that changes in place a part of a tensor that is read as a whole later, and what
-    ``torch.fx.symbolic_trace`` raises where the model's control flow depends on data.
+    Raises ``ValueError`` for a pool that no average stands in for (indices, dilation) and
+    what ``torch.fx.symbolic_trace`` raises where the model's control flow depends on data.
     """
     prepared = fx.symbolic_trace(model)
     modules = dict(prepared.named_modules())
@@ -100,7 +94,6 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
             # Whoever reads the input after an activation in place sees the activation.
             order = list(prepared.graph.nodes)
             later = set(order[order.index(node) :])
-            _require_own(source, later)
             source.replace_all_uses_with(replaced, lambda user, later=later: user in later)
         prepared.graph.erase_node(node)
     prepared.delete_all_unused_submodules()
@@ -126,19 +119,6 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_method":
         return node.target == "relu_"
     return bool(node.kwargs.get("inplace")) or node.target in _functional("relu_")
-
-
-def _require_own(source: fx.Node, later: set[fx.Node]) -> None:
-    """Raise ``ValueError`` where nodes read later what a tensor is a part, or another view, of."""
-    base = source
-    while getattr(base.target, "__name__", base.target) in _VIEWS and base.all_input_nodes:
-        base = base.all_input_nodes[0]
-        readers = [user.name for user in base.users if user in later]
-        if readers:
-            raise ValueError(
-                f"a ReLU changes {source.name} in place, which is a part of {base.name}, and "
-                f"{readers[0]} reads that: write it without inplace"
-            )
 
 
 def _average(pool: Any) -> nn.Module:

@@ -42,8 +42,9 @@ def run(
 
     In ``folder``, made if it is not there: checkpoint.pt and log.csv after each epoch,
     NAME.onnx and its card NAME.md at the end. ``root``: the folder of the data set. Raises
-    what ``train`` raises, ``OSError`` if the data is not there or the folder cannot be written,
-    and ``ValueError`` if the data is damaged or ``config.start`` is of another network.
+    what ``train`` raises, ``OSError`` if the data is not there or the folder cannot be made,
+    ``OutputError`` if it cannot be written, and ``ValueError`` if the data is damaged or
+    ``config.start`` is of another network.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if world > 1:

@@ -47,10 +47,11 @@ def open_npz(path: Path, labels: bool, train: bool, wanted: set[str] | None) -> 
         if labels and has_labels and not (train and _length(archive, "y") is None):
             y = _labels_in(archive)
             y = None if train and not _are_classes(y) else y
-        if wanted and wanted.issubset(inputs) and "x" not in inputs:
+        alone = wanted is not None and len(wanted) == 1 and "x" in inputs
+        if wanted and wanted.issubset(inputs) and not alone:
             # What else is there has nothing to do with them.
             inputs = [name for name in inputs if name in wanted]
-        elif "x" in inputs:
+        if "x" in inputs:
             samples = _open_member(path, archive, "x").samples
             # What else is there may be further inputs, or has nothing to do with them.
             fitting = [name for name in inputs if _length(archive, name) == samples]

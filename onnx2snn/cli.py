@@ -59,28 +59,37 @@ def _takes_sigterm() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    told, sys.unraisablehook = sys.unraisablehook, _sends_again(sys.unraisablehook)
+    again = list[threading.Timer]()
+    told, sys.unraisablehook = sys.unraisablehook, _sends_again(sys.unraisablehook, again)
     try:
-        yield
+        try:
+            yield
+        finally:
+            # What was sent again comes now, at the latest.
+            for timer in again:
+                timer.join()
     finally:
         sys.unraisablehook = told
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _sends_again(told: Callable[[Any], None]) -> Callable[[Any], None]:
+def _sends_again(
+    told: Callable[[Any], None], again: list[threading.Timer]
+) -> Callable[[Any], None]:
     """What Python tells of exceptions that it loses, as in a weakref's callback.
 
-    Where a signal raised one, the signal is sent once more, soon after.
+    Where a signal raised one, the signal is sent once more, soon after, by a timer in ``again``.
     """
 
-    def again(lost: Any) -> None:
+    def hook(lost: Any) -> None:
         number = _SIGNALS.get(lost.exc_type)
         if number is None:
             told(lost)
-        else:
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+        again.append(threading.Timer(0.05, os.kill, (os.getpid(), number)))
+        again[-1].start()
 
-    return again
+    return hook
 
 
 _SIGNALS = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}

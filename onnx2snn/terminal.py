@@ -109,7 +109,7 @@ class _Table(Table):
     """Where it is too wide it breaks names, and the heads of numbers, rather than numbers.
 
     Within words only where it would else be too wide still, and numbers in several lines where it
-    is even then.
+    is even then, as long as there is a letter's room for each column.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -250,14 +250,30 @@ MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
         (f"{MASKED} y = Max(m, half)", 0),
         # Scales are no masks.
         ("m = Mul(x, large) n = Neg(m) y = Max(m, n)", 0),
-        ("m = Div(x, large) n = Neg(m) y = Max(m, n)", 0),
+        ("m = Div(x, larger) n = Neg(m) y = Max(m, n)", 0),
+        ("i = MatMul(x, larger_w) n = Neg(i) y = Max(i, n)", 0),
+        # Masks of their own making: a product, in whole numbers, all of one number.
+        ("b = Cast<to = 1>(c) i = Sub(one, b) p = Mul(i, lesser) q = Mul(b, lesser) m = Add(x, p) "
+         "n = Add(x, q) y = Max(m, n)", 1),
+        ("b = Cast<to = 7>(c) i = Sub(b, unit) p = Mul(i, many) f = Cast<to = 1>(p) "
+         "q = Mul(b, many) g = Cast<to = 1>(q) m = Add(x, f) n = Sub(x, g) y = Max(m, n)", 1),
+        ("s = Shape(x) z = ConstantOfShape<value = float[1] {-1e9}>(s) m = Where(c, x, z) "
+         "n = Where(c, z, x) y = Max(m, n)", 1),
+        # Behind a layer nothing is a mask's.
+        (f"{MASKED} k = Relu(m) l = Relu(n) p = MatMul(k, eye) q = MatMul(l, eye) "
+         "y = Max(p, q)", 0),
+        ("k = Abs(x) l = Log(k) p = MatMul(l, eye) q = Neg(p) y = Max(p, q)", 0),
+        ("s = Sub(x, mean) d = Div(s, mean) p = MatMul(d, eye) q = Neg(p) y = Max(p, q)", 0),
     ],
 )  # fmt: skip
 def test_two_that_masks_fill_stay(body, left):
-    values = {"far": -1e9, "zero": 0, "one": 1, "half": 0.5, "large": 2**21}
+    values = {"far": -1e9, "zero": 0, "one": 1, "half": 0.5, "large": 2**19, "larger": 2**21}
+    values |= {"lesser": -1e6, "mean": 2.5e6}
     values = {name: np.float32(value) for name, value in values.items()}
     values |= {"w": np.eye(8, dtype=np.float32), "row": np.ones((1, 8), np.float32)}
     values["hole"] = np.float32([0, -1e9] * 4)
+    values |= {"eye": values["w"], "larger_w": 2**21 * values["w"]}
+    values |= {"unit": np.int64(1), "many": np.int64(10**9)}
     text = f"g (float[N, 3, 8] x, bool[N, 3, 8] c) => (float[N, 3, 8] y) {{ {body} }}"
     g = graph(text, values)
     x = X.astype(np.float32)
@@ -265,7 +281,7 @@ def test_two_that_masks_fill_stay(body, left):
     changed = decompose_activations(g)
     assert sum(op in ("Max", "Min") for op in ops(g)) == left
     assert not changed or not decompose_activations(g)
-    np.testing.assert_array_equal(run(g, x, x > 0.5), before)
+    np.testing.assert_allclose(run(g, x, x > 0.5), before, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("both", ["l, k", "k, l"])

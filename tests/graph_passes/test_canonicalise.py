@@ -189,6 +189,10 @@ def test_bounds_tell_the_type_of_what_has_none(dtype, body, wanted):
          ["Cast", "Cast", "Cast", "Clip"]),
         ("a = Max(x, zero) c = Cast<to = 1>(a) b = Min(c, two) d = Cast<to = 10>(b) "
          "e = Clip(d, third) y = Cast<to = 1>(e)", ["Cast", "Cast", "Clip", "Cast"]),
+        # The largest number of a type is no bound, of another type neither.
+        ("r = Clip(x, third, most) c = Cast<to = 1>(r) y = Relu(c)", ["Cast", "Clip"]),
+        ("r = Relu(x) c = Cast<to = 11>(r) d = Min(c, largest) y = Cast<to = 1>(d)",
+         ["Cast", "Relu", "Cast"]),
         # No bound, or none alone, before or behind.
         ("n = Neg(x) c = Cast<to = 1>(n) y = Min(c, two)", ["Neg", "Cast", "Clip"]),
         ("r = Relu(x) c = Cast<to = 1>(r) y = Neg(c)", ["Relu", "Cast", "Neg"]),
@@ -202,7 +206,13 @@ def test_casts_within_a_chain_come_before_it(body, left):
     """Rounding keeps the order of numbers, so bounds before and behind it are alike."""
     g = graph(
         f"g (float16[N, 64] x) => (float[N, 64] y) {{ {body} }}",
-        {"zero": np.float16(0), "two": np.float32(2.0003), "third": np.float16(1 / 3)},
+        {
+            "zero": np.float16(0),
+            "two": np.float32(2.0003),
+            "third": np.float16(1 / 3),
+            "most": np.finfo(np.float16).max,
+            "largest": np.finfo(np.float64).max,
+        },
     )
     x = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float16) * 3
     before = run(g, x, optimised=False)

@@ -118,33 +118,3 @@ def test_what_no_average_stands_in_for(forward, reason):
 
     with pytest.raises(ValueError, match=reason):
         prepare(Network())
-
-
-def test_a_relu_in_place_on_a_part_of_what_is_read_later():
-    """No clip beside it would change that; what is not read as a whole may be changed."""
-
-    def of_a_part(x, whole):
-        a, b = x.chunk(2, 1)
-        F.relu_(a)
-        return x if whole else torch.cat([a, b], 1)
-
-    def flat(x, whole):
-        rows = x.flatten(1)
-        F.relu(rows, inplace=True)
-        return x.sum() if whole else rows
-
-    class Network(nn.Module):
-        def __init__(self, forward, whole):
-            super().__init__()
-            self.parts = forward, whole
-
-        def forward(self, x):
-            forward, whole = self.parts
-            return forward(x + 0.5, whole)
-
-    x = torch.linspace(-3, 3, 24).reshape(2, 4, 3)
-    for forward in (of_a_part, flat):
-        with pytest.raises(ValueError, match="in place, which is a part of add, and"):
-            prepare(Network(forward, True))
-        network = Network(forward, False)
-        torch.testing.assert_close(prepare(network, theta=9.0)(x), network(x))

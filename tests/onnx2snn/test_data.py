@@ -215,8 +215,9 @@ def test_what_no_input_reads_is_not_looked_at(tmp_path, other):
     two = model("net (float[N, 4] a, float[N] b) => (float[N, 4] y) { y = Neg(a) }")
     given = {"a": np.ones((5, 4), np.float32), "b": np.ones(5, np.float32)}
     path = tmp_path / "d.npz"
-    np.savez(path, other=other, **given)
-    assert set(open_data(path, model=two).shapes) == {"a", "b"}
+    for name in ("other", "x"):
+        np.savez(path, **{name: other}, **given)
+        assert set(open_data(path, model=two).shapes) == {"a", "b"}
 
 
 def test_fashion_mnist_that_is_damaged(tmp_path):
