@@ -8,7 +8,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import neurons
-from .editing import Editor, constant_value, disconnect, is_graph_output, is_used, replace_node
+from .editing import (
+    Editor,
+    constant_value,
+    disconnect,
+    is_graph_output,
+    is_used,
+    producer,
+    replace_node,
+)
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -152,9 +160,28 @@ def require_shapes(
 
     if not all(map(all_known, nodes)):
         infer_shapes(graph)
-    refusals = [Refusal(node.name, node.op, reason) for node in nodes if not all_known(node)]
+    refusals = [
+        Refusal(node.name, node.op, f"{reason}{_hidden_by(node)}")
+        for node in nodes
+        if not all_known(node)
+    ]
     if refusals:
         raise UnsupportedModelError(heading, refusals)
+
+
+def _hidden_by(node: gs.Node) -> str:
+    """Which node before it makes a tensor of unknown shape of known ones, as a reason goes on."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        at = waiting.pop()
+        if id(at) in seen:
+            continue
+        seen.add(id(at))
+        unknown = [tensor for tensor in at.inputs if not tensor.is_empty() and tensor.shape is None]
+        if not unknown and at is not node:
+            return f" (here {at.op} '{at.name}')"
+        waiting += [maker for tensor in unknown if (maker := producer(tensor)) is not None]
+    return ""
 
 
 def is_fixed(shape: list[int | str] | None) -> bool:

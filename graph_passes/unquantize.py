@@ -15,6 +15,7 @@ from .editing import (
     Editor,
     constant_input,
     is_floating,
+    is_graph_output,
     is_inner,
     leave_out,
     maker_of,
@@ -72,13 +73,25 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     and what reads it is affine, quantisation if it has one scale. It is an activation where its
     levels begin at 0 or above, since quantisers fold ReLUs into that, where a Relu or Clip is right
     before it, or where levels of both signs have less than 8 bits, whose ends numbers reach. Any
-    other, as of sums, or of what cannot be negative, is left out together with its bounds.
+    other, as of sums, or of what cannot be negative, is left out together with its bounds, and so
+    is one of 8 bits or more of a Relu or Clip that something else reads, too, as shortcuts do where
+    a tool quantises layers alone.
 
     Constants that nodes compute must be folded before (``fold_constants``).
     """
     require_opset(graph)
     # What was quantised behind rounding hides that it belongs to an activation.
     return until_done(_unquantize_once, graph)
+
+
+def has_ranges(graph: gs.Graph) -> bool:
+    """Whether activations are quantised to levels between ends that no training set.
+
+    As to 8 bits, whose ends are as a rule the largest numbers that a tool saw; those of fewer bits
+    are trained.
+    """
+    levels = (_levels_of(node) for node in graph.nodes if node.op == "DequantizeLinear")
+    return any(each is not None and not each.few for each in levels)
 
 
 def _unquantize_once(graph: gs.Graph) -> bool:
@@ -290,7 +303,8 @@ def _leave_out_levels(
     maker = producer(x)
     cut = maker is not None and maker.op in ("Clip", "Relu") and is_non_negative(graph, maker)
     both_signs = low < 0 and levels.few and not cut and not positive
-    if not cut and not both_signs and (low < 0 or (low == 0 and positive)):
+    cuts_little = not cut and not both_signs and (low < 0 or (low == 0 and positive))
+    if cuts_little or (cut and not levels.few and _is_read_besides(graph, x)):
         leave_out(graph, node, x)
         return
     if maker is not None and maker.op == "Relu" and not maker.domain:
@@ -305,6 +319,15 @@ def _leave_out_levels(
     bounds = [editor.constant(f"{node.name}/{n}", v) for n, v in (("min", low), ("max", high))]
     replace_node(node, "Clip", [x, *bounds])
     clips[key] = node
+
+
+def _is_read_besides(graph: gs.Graph, x: gs.Tensor) -> bool:
+    """Whether numbers of a tensor are read as they are, too, besides by quantisers.
+
+    An activation of its own for what is quantised would double its neurons.
+    """
+    of_quantisers = ("QuantizeLinear", "Shape", "Size")
+    return is_graph_output(graph, x) or any(node.op not in of_quantisers for node in x.outputs)
 
 
 def _levels_of(node: gs.Node) -> _Levels | None:

@@ -44,7 +44,14 @@ from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from .recipes import as_recipe
 from .searching import bounds_of_neurons
 from .statistics import Statistic, parse_statistic
-from .to_spiking import apply_passes, bound_by_data, change_kind, delay_by, make_spiking
+from .to_spiking import (
+    apply_passes,
+    bound_by_data,
+    bounds_from_data,
+    change_kind,
+    delay_by,
+    make_spiking,
+)
 from .version import __version__
 
 BOUND = "bound of the clip"
@@ -188,6 +195,7 @@ def convert(
     running = Running(together or MOST_SAMPLES, providers, track)
     network = Network(source, calibration, settings.maxpool, running, bool(on_means))
     network.unquantize()
+    settings = bounds_from_data(network, settings, given)
     network.rewrite_exactly()
     network.replace_pools()
     if "approximate" in given:

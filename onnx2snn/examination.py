@@ -131,7 +131,13 @@ def require_ann(graph: gs.Graph) -> None:
 
 def _require_any_processor(graph: gs.Graph) -> None:
     """Refuse what ONNX Runtime has laid out in blocks, as the processor that it ran on wants it."""
-    blocked = [node for node in graph.nodes if node.domain == "com.microsoft.nchwc"]
+    blocked = [
+        node
+        for node in graph.nodes
+        if node.domain == "com.microsoft.nchwc"
+        or node.op == "NhwcMaxPool"
+        or (node.domain == "com.microsoft" and node.attrs.get("channels_last", 0))
+    ]
     if blocked:
         raise ModelError(
             f"ONNX Runtime laid out {len(blocked)} nodes, of which {blocked[0].op} "

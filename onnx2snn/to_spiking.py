@@ -1,8 +1,9 @@
 """From an ANN to its spiking network: thresholds from data, neurons, and what a recipe changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,22 @@ def _with_headroom(threshold: np.ndarray, headroom: float, dtype: np.dtype | Non
     with np.errstate(over="ignore"):
         scaled = np.float32(headroom) * threshold
     return np.where(threshold <= most, np.minimum(scaled, most), threshold)
+
+
+def bounds_from_data(network: Network, settings: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The settings, with thresholds from data for what quantisers bound, where there is data.
+
+    Nobody trained these bounds: as a rule they are the largest activations that a tool saw.
+    """
+    from_data = network.calibration is not None and settings.threshold is not None
+    known = settings.recalibrate or "recalibrate" in given
+    if not network.bounds_of_quantisers or not from_data or known:
+        return settings
+    network.notes.append(
+        "the ranges of quantised activations are no trained bounds: thresholds come from the data, "
+        "where that is lower (--keep-bounds takes the ranges)"
+    )
+    return replace(settings, recalibrate=True)
 
 
 def bound_by_data(network: Network, settings: Recipe) -> dict[str, str]:

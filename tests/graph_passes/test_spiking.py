@@ -26,7 +26,7 @@ from onnx2snn.graph_passes import (
     unbounded_activations,
     upgrade_opset,
 )
-from onnx2snn.graph_passes.spiking import require_convertible
+from onnx2snn.graph_passes.spiking import require_convertible, require_ranks
 from onnx2snn.graph_passes.thresholds import (
     bounded_activations,
     kept_activations,
@@ -98,6 +98,16 @@ def test_bounds_need_a_type():
     ))  # fmt: skip
     with pytest.raises(UnsupportedModelError, match="type of its activation"):
         bound_activations(g, {"b": np.float64(2)})
+
+
+def test_what_hides_the_number_of_axes_is_named():
+    g = to_graph(onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "custom": 1]> g (float[N, 3] x) => (float[N, 3] y) '
+        "{ n = Neg(x) [foo] a = custom.Foo(n) [relu] b = Relu(a) y = Neg(b) }"
+    ))  # fmt: skip
+    (relu,) = (node for node in g.nodes if node.op == "Relu")
+    with pytest.raises(UnsupportedModelError, match=r"Relu 'relu': .*\(here Foo 'foo'\)"):
+        require_ranks(g, [relu])
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, 1e-50, 1e50, np.finfo(np.float32).max])

@@ -294,13 +294,19 @@ def test_levels_of_weights_stay():
     assert unquantize_activations(g) is False
 
 
-def test_others_may_read_a_relu_without_the_bound():
+@pytest.mark.parametrize(("bits", "activations"), [(8, ["Relu"]), (4, ["Relu", "Clip"])])
+def test_others_may_read_a_relu_without_the_bound(bits, activations):
+    """Of 8 bits it is left out, rather than to have all neurons twice; of 4 it has been trained."""
     text = LAYERS % (
-        "r = Relu(c) q = QuantizeLinear(r, s, z) d = DequantizeLinear(q, s, z) a = Add(d, r)"
+        "r = Relu(c) q = QuantizeLinear(r, s, z) k = Clip(q, z, most) "
+        "d = DequantizeLinear(k, s, z) a = Add(d, r)"
     )
-    g = graph(text, NUMBERS | {"s": np.float32(1 / 256), "z": np.uint8(0)})
+    most = 2**bits - 1
+    g = graph(text, NUMBERS | {"s": np.float32(1 / most), "z": np.uint8(0), "most": np.uint8(most)})
     changes_once(unquantize_activations, g)
-    assert [node.inputs[0].name for node in g.nodes if node.op in ("Relu", "Clip")] == ["c", "c"]
+    found = [node for node in g.nodes if node.op in ("Relu", "Clip")]
+    assert sorted(node.op for node in found) == sorted(activations)
+    assert {node.inputs[0].name for node in found} == {"c"}
 
 
 def test_four_bits():

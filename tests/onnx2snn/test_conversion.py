@@ -587,6 +587,34 @@ def test_neurons_round_as_a_quantised_activation_does():
     assert check(ann).notes == conversion.notes
 
 
+@pytest.mark.parametrize("most", [255, 15])
+def test_ranges_of_quantisers_are_no_trained_bounds(most):
+    """But of few bits they are. One activation is far above all others."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 2] y) { c = MatMul(x, w) r = Relu(c) "
+        "q = QuantizeLinear(r, s, z) k = Clip(q, z, most) a = DequantizeLinear(k, s, z) "
+        "y = MatMul(a, v) }"
+    )
+    numbers = {"s": np.float32(100 / most), "z": np.uint8(0), "most": np.uint8(most)}
+    ann = model(text, {name: QUANTISED_WEIGHTS[name] for name in "wv"} | numbers)
+    data = from_arrays(RNG.normal(size=(200, 4)).astype(np.float32))
+
+    def thresholds(**options):
+        conversion = convert(ann, recipe="opi", **options)
+        return conversion.neurons[0].threshold, " ".join(conversion.notes)
+
+    kept, found = "thresholds are the ranges", "thresholds come from the data"
+    (bound, alone), (taken, said), (given, silent) = (
+        thresholds(), thresholds(calibration=data), thresholds(calibration=data, recalibrate=False)
+    )  # fmt: skip
+    for value in (bound, given):
+        np.testing.assert_allclose(value, 100, rtol=1e-6)
+    assert (kept in alone, found in said) == (most == 255, most == 255)
+    assert kept not in silent
+    assert found not in silent
+    assert np.all(taken < 20) == (most == 255)
+
+
 def test_what_clips_for_quantised_activations_cost():
     ann, data = model(QUANTISED, QUANTISED_WEIGHTS), from_arrays(X.reshape(50, -1)[:, :4])
     conversion = convert(ann, calibration=data)

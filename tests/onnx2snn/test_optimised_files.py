@@ -62,6 +62,20 @@ def test_layers_laid_out_for_a_processor_are_refused():
         convert(blocked, calibration=DATA)
 
 
+@pytest.mark.parametrize("op", ["QLinearConv", "NhwcMaxPool"])
+def test_quantised_layers_laid_out_for_a_processor_are_refused(op):
+    """With their channels last."""
+    laid_out = onnx.ModelProto()
+    laid_out.CopyFrom(NETWORK)
+    node = laid_out.graph.node[0]
+    node.op_type, node.domain = op, "com.microsoft"
+    if op == "QLinearConv":
+        node.attribute.append(onnx.helper.make_attribute("channels_last", 1))
+    laid_out.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(ModelError, match=rf"laid out 1 nodes, of which {op} 'c'.*EXTENDED"):
+        convert(laid_out, calibration=DATA)
+
+
 def test_attention_of_another_form_is_named():
     proto = model(
         "net (float[N, 2, 4, 8] x) => (float[N, 2, 4, 3] y) { l = MatMul(x, v) r = Relu(l) "
