@@ -1019,7 +1019,12 @@ def test_a_signal_within_a_callback_is_not_lost(monkeypatch, number, code):
         return kept
 
     monkeypatch.setattr(readiness, "check", check)
-    invoke("check", "ann.onnx", code=code)
+    # Who runs the tests may have Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        invoke("check", "ann.onnx", code=code)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_control_characters_in_messages(folder):
