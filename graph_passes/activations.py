@@ -57,12 +57,14 @@ _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "Thres
 
 
 _BOUNDED = {
-    "Exp", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
-    "MeanVarianceNormalization", "RMSNormalization",
+    "Celu", "Elu", "Exp", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
+    "LpNormalization", "MeanVarianceNormalization", "RMSNormalization", "Selu", "Softplus",
 }  # fmt: skip
 """What makes numbers near 0, or infinity, of numbers far below 0, besides what has a range."""
 
-_LAYERS = {"Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN"}
+_LAYERS = {
+    "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN",
+}  # fmt: skip
 """What no network feeds with numbers as masks have them: all that it makes would be far."""
 
 _FACTORS = {
@@ -72,8 +74,11 @@ _FACTORS = {
 """By operator, the places of what others are multiplied or divided by, or made near to 0 by."""
 
 
-_LEAST_MASK = 1e6
-"""What people write for minus infinity is no less."""
+_LEAST_MASK, _LEAST_MADE = 1e6, 1e4
+"""From where on a number is a mask's in single precision, and one that is made of 0 and 1.
+
+Beside less, as -1e4, float32 still tells numbers apart.
+"""
 
 
 def _far_tensors(graph: gs.Graph) -> set[str]:
@@ -92,7 +97,9 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
         if not node.outputs or not is_floating(node.outputs[0]):
             continue
         own = ranges[node.outputs[0].name]
-        if not node.domain and (node.op in _BOUNDED or max(map(abs, own)) < _limit(node)):
+        if not node.domain and (
+            node.op in _BOUNDED or max(map(abs, own)) < _limit(node.outputs[0].dtype)
+        ):
             continue
         passed = node.op not in _LAYERS and any(tensor.name in found for tensor in node.inputs)
         if passed or _takes_far(node, own, ranges):
@@ -111,7 +118,7 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
             return False
         case "Log":
             return ranges.get(node.inputs[0].name, ANY)[0] <= 0
-        case "Cast" | "Mul" if np.all(np.isfinite(own)):
+        case "Cast" | "Div" | "Mul" if _LEAST_MADE <= max(map(abs, own)) < np.inf:
             # Of a mask, whose numbers are known to be 0 or 1.
             return True
     factors = _FACTORS.get(node.op, ())
@@ -121,17 +128,21 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
         if value is None or value.dtype.kind != "f":
             continue
         # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
-        may_be = _is_no_mask if place in factors else _is_near
-        written = node.op not in _LAYERS and node.op != "Div"
-        if not may_be(value) or (written and np.any(np.abs(value) >= _LEAST_MASK)):
+        largest = float(np.max(np.abs(value), initial=0))
+        if place not in factors:
+            far = largest >= _limit(value.dtype)
+        else:
+            made = node.op == "Mul" and value.dtype != np.float64
+            far = (made and largest >= _LEAST_MASK) or not _is_no_mask(value)
+        if far:
             return True
     return False
 
 
-def _limit(node: gs.Node) -> float:
-    """From where on numbers of a node's type leave too little of others beside them."""
-    bits = np.finfo(node.outputs[0].dtype or np.float32).nmant
-    return min(float(2.0 ** (bits - 3)), _LEAST_MASK)
+def _limit(dtype: np.dtype | None) -> float:
+    """From where on numbers of a type leave too little of others beside them."""
+    beside = float(2.0 ** (np.finfo(dtype or np.float32).nmant - 3))
+    return beside if dtype == np.float64 else min(beside, _LEAST_MASK)
 
 
 def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:

@@ -1,8 +1,9 @@
 """Let clips stand for quantised activations: neurons round in their place."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ _RANGES = {
 }
 
 
-def unquantize_activations(graph: gs.Graph) -> bool:
+def unquantize_activations(graph: gs.Graph, ranges: set[str] | None = None) -> bool:
     """Quantised activations -> the clips along which they step.
 
         Round(z), Floor(z), Ceil(z)            ->  z, z - 1/2, z + 1/2
@@ -77,24 +78,17 @@ def unquantize_activations(graph: gs.Graph) -> bool:
     is one of 8 bits or more of a Relu or Clip that something else reads, too, as shortcuts do where
     a tool quantises layers alone.
 
-    Constants that nodes compute must be folded before (``fold_constants``).
+    Constants that nodes compute must be folded before (``fold_constants``). ``ranges`` takes the
+    names of what the ends of 7 bits or more bound: no training set these, as a rule they are the
+    largest numbers that a tool saw; those of fewer bits are trained.
     """
     require_opset(graph)
     # What was quantised behind rounding hides that it belongs to an activation.
-    return until_done(_unquantize_once, graph)
+    once = partial(_unquantize_once, found=set() if ranges is None else ranges)
+    return until_done(once, graph)
 
 
-def has_ranges(graph: gs.Graph) -> bool:
-    """Whether activations are quantised to levels between ends that no training set.
-
-    As to 8 bits, whose ends are as a rule the largest numbers that a tool saw; those of fewer bits
-    are trained.
-    """
-    levels = (_levels_of(node) for node in graph.nodes if node.op == "DequantizeLinear")
-    return any(each is not None and not each.few for each in levels)
-
-
-def _unquantize_once(graph: gs.Graph) -> bool:
+def _unquantize_once(graph: gs.Graph, found: set[str]) -> bool:
     if any(type_of(node) is None for node in graph.nodes if node.op in _STEPS):
         infer_shapes(graph)
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
@@ -116,17 +110,19 @@ def _unquantize_once(graph: gs.Graph) -> bool:
             continue
         inside = not between.isdisjoint(tensor.name for tensor in node.outputs)
         levels = _levels_of(node) if node.op == "DequantizeLinear" else None
-        found = ANY if levels is None else (float(levels.low), float(levels.high))
+        extent = ANY if levels is None else (float(levels.low), float(levels.high))
         if levels is not None and inside:
             positive = ranges.get(levels.x.name, ANY)[0] >= 0
             _leave_out_levels(graph, editor, node, levels, positive, clips)
+            if node.op == "Clip" and not levels.trained:
+                found.add(node.outputs[0].name)
             changed = True
         elif inside and node.op in _STEPS:
             changed |= _leave_out_steps(graph, editor, node, varying)
         if node.op != "DequantizeLinear" and node.outputs:
-            found = range_of(graph, node, ranges)
+            extent = range_of(graph, node, ranges)
         # None where it was left out.
-        ranges |= dict.fromkeys((tensor.name for tensor in node.outputs), found)
+        ranges |= dict.fromkeys((tensor.name for tensor in node.outputs), extent)
     if changed:
         tidy(graph)
     return changed
@@ -278,13 +274,15 @@ def _plus(
 class _Levels:
     """What is quantised, and the least and the largest number that it becomes, [] of its type.
 
-    ``few``: whether there are fewer levels than in 8 bits.
+    ``few``: whether there are fewer levels than in 8 bits; ``trained``: fewer than in 7, to which
+    tools reduce those of 8.
     """
 
     x: gs.Tensor
     low: np.ndarray
     high: np.ndarray
     few: bool
+    trained: bool
 
 
 def _leave_out_levels(
@@ -304,7 +302,7 @@ def _leave_out_levels(
     cut = maker is not None and maker.op in ("Clip", "Relu") and is_non_negative(graph, maker)
     both_signs = low < 0 and levels.few and not cut and not positive
     cuts_little = not cut and not both_signs and (low < 0 or (low == 0 and positive))
-    if cuts_little or (cut and not levels.few and _is_read_besides(graph, x)):
+    if cuts_little or (cut and not levels.few and _is_read_besides(graph, x, clips.values())):
         leave_out(graph, node, x)
         return
     if maker is not None and maker.op == "Relu" and not maker.domain:
@@ -321,13 +319,15 @@ def _leave_out_levels(
     clips[key] = node
 
 
-def _is_read_besides(graph: gs.Graph, x: gs.Tensor) -> bool:
-    """Whether numbers of a tensor are read as they are, too, besides by quantisers.
+def _is_read_besides(graph: gs.Graph, x: gs.Tensor, clips: Iterable[gs.Node]) -> bool:
+    """Whether numbers of a tensor are read as they are, too, besides by quantisers, or their clips.
 
     An activation of its own for what is quantised would double its neurons.
     """
+    own = {id(clip) for clip in clips}
+    others = (node for node in x.outputs if id(node) not in own)
     of_quantisers = ("QuantizeLinear", "Shape", "Size")
-    return is_graph_output(graph, x) or any(node.op not in of_quantisers for node in x.outputs)
+    return is_graph_output(graph, x) or any(node.op not in of_quantisers for node in others)
 
 
 def _levels_of(node: gs.Node) -> _Levels | None:
@@ -359,12 +359,12 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     ends: Sequence[float] = _RANGES[kind]
     for low, high in reversed(clips):
         ends = [min(max(float(end), float(low)), float(high)) for end in ends]
-    few = ends[1] - ends[0] < 128
+    steps = ends[1] - ends[0]
     most = np.finfo(scale.dtype).max
     # Of whole numbers of few bits the difference may not be one.
     bounds = ((float(end) - float(zero)) * float(scale) for end in ends)
     low, high = (np.asarray(np.clip(b, -most, most), scale.dtype) for b in bounds)
-    return _Levels(x, low, high, few)
+    return _Levels(x, low, high, few=steps < 128, trained=steps < 127)
 
 
 def _number(node: gs.Node, place: int, default: float) -> Any:

@@ -21,8 +21,8 @@ def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
 
     A class is a folder that is not hidden; its label is its place among them by name, as in
     torchvision. Raises ``FileNotFoundError`` if there is no such folder, or none with an image,
-    or a class without one, which would shift the labels of others, and where folders are the
-    parts of a data set, as train and test, with those of the classes in them.
+    or a class without one, which would shift the labels of others, and for one that is called as
+    parts of data sets are, as train or test, and holds folders.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")

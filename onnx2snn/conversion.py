@@ -47,7 +47,6 @@ from .statistics import Statistic, parse_statistic
 from .to_spiking import (
     apply_passes,
     bound_by_data,
-    bounds_from_data,
     change_kind,
     delay_by,
     make_spiking,
@@ -195,7 +194,6 @@ def convert(
     running = Running(together or MOST_SAMPLES, providers, track)
     network = Network(source, calibration, settings.maxpool, running, bool(on_means))
     network.unquantize()
-    settings = bounds_from_data(network, settings, given)
     network.rewrite_exactly()
     network.replace_pools()
     if "approximate" in given:
@@ -212,7 +210,7 @@ def convert(
     if settings.threshold is None:
         require_bounds(network.graph, settings.name)
     clips = bounds_by_result(network.graph)
-    sources = bound_by_data(network, settings)
+    sources = bound_by_data(network, settings, keep_bounds="recalibrate" in given)
     make_spiking(network, settings.v_init, seed)
     # Neurons may have other names than their activations, where those of their states are taken.
     names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}

@@ -31,7 +31,7 @@ from onnx2snn.graph_passes.io import to_parts
 from onnx2snn.graph_passes.linear import MaxPool
 from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.spiking import require_finite_weights
-from onnx2snn.graph_passes.unquantize import ROUNDING, has_ranges
+from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.graph_passes.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
 
@@ -83,7 +83,7 @@ class Network:
         self.notes: list[str] = []
         self.hidden_pools: list[Refusal] = []
         self.clips: dict[str, ClipFit] = {}
-        self.bounds_of_quantisers = False
+        self.ranges = set[str]()
         self.check = "there was nothing to rewrite"
         upgraded = upgrade_opset(parts)
         # A newer opset, and functions in place, are a rewriting too.
@@ -131,11 +131,9 @@ class Network:
             return
         # PyTorch puts a Cast to the same type behind each quantiser.
         exact: list[Pass] = [split_fused_layers, fold_constants, remove_no_ops, dequantize_layers]
-        self._translated |= self.run(exact)
-        ranges = has_ranges(self.graph)
-        self._translated |= self.run([dequantize_weights, unquantize_activations])
+        unquantize = partial(unquantize_activations, ranges=self.ranges)
+        self._translated |= self.run([*exact, dequantize_weights, unquantize])
         *_, layers, _, activations = self.reports
-        self.bounds_of_quantisers = ranges and activations.changed
         if not activations.changed and not (dynamic and layers.changed):
             return
         agreement = self.note_agreement(UNQUANTISED, self.original)
@@ -148,12 +146,6 @@ class Network:
             f"the ANN's activations are quantised, which is left out{cost}: in T time-steps "
             "neurons round to T levels themselves"
         )
-        if self.bounds_of_quantisers and self.calibration is None:
-            self.notes.append(
-                "thresholds are the ranges of quantised activations, as a rule the largest that "
-                "were seen: with --calibration DATA lower ones are taken, which need fewer "
-                "time-steps"
-            )
 
     def rewrite_exactly(self) -> None:
         """Bring the network into canonical form and fold what can be folded; check it."""

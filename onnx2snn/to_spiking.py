@@ -1,9 +1,8 @@
 """From an ANN to its spiking network: thresholds from data, neurons, and what a recipe changes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -62,27 +61,11 @@ def _with_headroom(threshold: np.ndarray, headroom: float, dtype: np.dtype | Non
     return np.where(threshold <= most, np.minimum(scaled, most), threshold)
 
 
-def bounds_from_data(network: Network, settings: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """The settings, with thresholds from data for what quantisers bound, where there is data.
-
-    Nobody trained these bounds: as a rule they are the largest activations that a tool saw.
-    """
-    from_data = network.calibration is not None and settings.threshold is not None
-    known = settings.recalibrate or "recalibrate" in given
-    if not network.bounds_of_quantisers or not from_data or known:
-        return settings
-    network.notes.append(
-        "the ranges of quantised activations are no trained bounds: thresholds come from the data, "
-        "where that is lower (--keep-bounds takes the ranges)"
-    )
-    return replace(settings, recalibrate=True)
-
-
-def bound_by_data(network: Network, settings: Recipe) -> dict[str, str]:
+def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False) -> dict[str, str]:
     """Give activations thresholds from data, where the settings want such.
 
-    Says where they came from, by the name of the activation's output, which is that of its
-    neurons.
+    Also where quantisers bound them, which nobody trained, unless ``keep_bounds``. Says where
+    thresholds came from, by the name of the activation's output, which is that of its neurons.
     """
     threshold, per_channel = settings.threshold, settings.per_channel
     recalibrate, headroom = settings.recalibrate, float(settings.headroom)
@@ -91,8 +74,18 @@ def bound_by_data(network: Network, settings: Recipe) -> dict[str, str]:
     network.unclipped = network.current
     bounds = bounded_activations(network.graph)
     wanted = unbounded_activations(network.graph)
+    clips = [node for node in network.graph.nodes if node.name in bounds]
+    ranges = [node for node in clips if node.outputs[0].name in network.ranges]
     if recalibrate:
-        wanted += [node for node in network.graph.nodes if node.name in bounds]
+        wanted += clips
+    elif network.calibration is not None and not keep_bounds:
+        wanted += ranges
+    elif network.calibration is None and ranges:
+        network.notes.append(
+            f"the thresholds of {counted(len(ranges), 'layer')} are ranges of quantisers, as a "
+            "rule the largest activations that were seen: with --calibration DATA lower ones are "
+            "taken, which need fewer time-steps"
+        )
     if network.calibration is None:
         if recalibrate and bounds:
             why = "its threshold comes from data here, not from its bound"
@@ -124,6 +117,13 @@ def bound_by_data(network: Network, settings: Recipe) -> dict[str, str]:
         for node in wanted
         if node.name not in bounds or np.any(thresholds[node.name] < bounds[node.name])
     }
+    lower = 0 if recalibrate else sum(node.outputs[0].name in sources for node in ranges)
+    if lower:
+        keeps = "" if settings.decides("recalibrate") else " (--keep-bounds takes the ranges)"
+        network.notes.append(
+            f"the thresholds of {counted(lower, 'layer')} come from the data, where the ranges of "
+            f"quantisers, which nobody trained, are higher{keeps}"
+        )
     if network.run([partial(bound_activations, thresholds=thresholds)]):
         network.note_agreement(CLIPPED, network.unclipped)
     return sources

@@ -259,21 +259,26 @@ MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
          "q = Mul(b, many) g = Cast<to = 1>(q) m = Add(x, f) n = Sub(x, g) y = Max(m, n)", 1),
         ("s = Shape(x) z = ConstantOfShape<value = float[1] {-1e9}>(s) m = Where(c, x, z) "
          "n = Where(c, z, x) y = Max(m, n)", 1),
+        (f"{MASKED} k = Elu(m) l = Elu(n) y = Max(k, l)", 0),
+        ("b = Cast<to = 1>(c) i = Sub(one, b) p = Div(i, tiny) q = Div(b, tiny) m = Sub(x, p) "
+         "n = Sub(x, q) y = Max(m, n)", 1),
         # Behind a layer nothing is a mask's.
         (f"{MASKED} k = Relu(m) l = Relu(n) p = MatMul(k, eye) q = MatMul(l, eye) "
          "y = Max(p, q)", 0),
         ("k = Abs(x) l = Log(k) p = MatMul(l, eye) q = Neg(p) y = Max(p, q)", 0),
+        ("b = BatchNormalization(x, ones, nil, means, ones) n = Neg(b) y = Max(b, n)", 0),
         ("s = Sub(x, mean) d = Div(s, mean) p = MatMul(d, eye) q = Neg(p) y = Max(p, q)", 0),
     ],
 )  # fmt: skip
 def test_two_that_masks_fill_stay(body, left):
     values = {"far": -1e9, "zero": 0, "one": 1, "half": 0.5, "large": 2**19, "larger": 2**21}
-    values |= {"lesser": -1e6, "mean": 2.5e6}
+    values |= {"lesser": -1e6, "mean": 2.5e6, "tiny": 1e-9}
     values = {name: np.float32(value) for name, value in values.items()}
     values |= {"w": np.eye(8, dtype=np.float32), "row": np.ones((1, 8), np.float32)}
     values["hole"] = np.float32([0, -1e9] * 4)
     values |= {"eye": values["w"], "larger_w": 2**21 * values["w"]}
     values |= {"unit": np.int64(1), "many": np.int64(10**9)}
+    values |= {n: np.full(3, v, np.float32) for n, v in (("ones", 1), ("nil", 0), ("means", 2e6))}
     text = f"g (float[N, 3, 8] x, bool[N, 3, 8] c) => (float[N, 3, 8] y) {{ {body} }}"
     g = graph(text, values)
     x = X.astype(np.float32)
@@ -345,3 +350,21 @@ def test_beside_whole_numbers_and_before_types_are_known():
     before = run(g, x)
     assert decompose_activations(g)
     np.testing.assert_array_equal(run(g, x), before)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        # Bounded numbers, scaled, are no mask; what is made of 0 and 1 is.
+        ("a = Clip(x, zero, one) m = Mul(a, scale) n = Neg(m) y = Max(m, n)", 0),
+        ("b = Cast<to = 10>(c) i = Sub(one, b) p = Mul(i, far) q = Mul(b, far) m = Add(x, p) "
+         "n = Add(x, q) y = Max(m, n)", 1),
+    ],
+)  # fmt: skip
+def test_masks_in_float16(body, left):
+    values = {"zero": 0, "one": 1, "scale": 200, "far": -3e4}
+    values = {name: np.float16(value) for name, value in values.items()}
+    g = graph(f"g (float16[N, 8] x, bool[N, 8] c) => (float16[N, 8] y) {{ {body} }}", values)
+    decompose_activations(g)
+    assert ops(g).count("Max") == left

@@ -309,6 +309,32 @@ def test_others_may_read_a_relu_without_the_bound(bits, activations):
     assert {node.inputs[0].name for node in found} == {"c"}
 
 
+def test_two_quantisers_of_one_clip():
+    """They share its neurons, where they are alike."""
+    text = LAYERS % (
+        "r = Clip(c, zero, one) q = QuantizeLinear(r, s, z) d = DequantizeLinear(q, s, z) "
+        "p = QuantizeLinear(r, s, z) e = DequantizeLinear(p, s, z) f = MatMul(e, w) a = Add(d, f)"
+    )
+    g = graph(text, NUMBERS | {"s": np.float32(1 / 255), "z": np.uint8(0), "zero": np.float32(0)})
+    changes_once(unquantize_activations, g)
+    canonicalise(g)
+    assert ops(g).count("Clip") == 1
+
+
+def test_ranges_are_those_of_quantisers_to_many_levels():
+    """Of seven bits or more, as no training sets them."""
+    found = []
+    for most in (255, 127, 63):
+        text = LAYERS % (
+            "q = QuantizeLinear(c, s, z) k = Clip(q, z, most) a = DequantizeLinear(k, s, z)"
+        )
+        numbers = {"s": np.float32(1 / most), "z": np.uint8(0), "most": np.uint8(most)}
+        ranges = set()
+        unquantize_activations(graph(text, NUMBERS | numbers), ranges)
+        found.append(ranges)
+    assert found == [{"a"}, {"a"}, set()]
+
+
 def test_four_bits():
     text = LAYERS % "q = QuantizeLinear<output_dtype = 21>(c, s) a = DequantizeLinear(q, s)"
     g = graph(text, NUMBERS | {"s": np.float32(0.125)}, opset=21)

@@ -603,7 +603,7 @@ def test_ranges_of_quantisers_are_no_trained_bounds(most):
         conversion = convert(ann, recipe="opi", **options)
         return conversion.neurons[0].threshold, " ".join(conversion.notes)
 
-    kept, found = "thresholds are the ranges", "thresholds come from the data"
+    kept, found = "are ranges of quantisers", "come from the data"
     (bound, alone), (taken, said), (given, silent) = (
         thresholds(), thresholds(calibration=data), thresholds(calibration=data, recalibrate=False)
     )  # fmt: skip
