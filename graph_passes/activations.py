@@ -75,7 +75,7 @@ _FACTORS = {
 
 
 _LEAST_MASK, _LEAST_MADE = 1e6, 1e4
-"""From where on a number is a mask's in single precision, and one that is made of 0 and 1.
+"""From where on a number is a mask's, and one that is made of 0 and 1.
 
 Beside less, as -1e4, float32 still tells numbers apart.
 """
@@ -132,17 +132,16 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
         if place not in factors:
             far = largest >= _limit(value.dtype)
         else:
-            made = node.op == "Mul" and value.dtype != np.float64
-            far = (made and largest >= _LEAST_MASK) or not _is_no_mask(value)
+            made = node.op == "Mul" and largest >= _LEAST_MASK
+            far = made or not _is_no_mask(value)
         if far:
             return True
     return False
 
 
 def _limit(dtype: np.dtype | None) -> float:
-    """From where on numbers of a type leave too little of others beside them."""
-    beside = float(2.0 ** (np.finfo(dtype or np.float32).nmant - 3))
-    return beside if dtype == np.float64 else min(beside, _LEAST_MASK)
+    """From where on numbers leave too little of others beside them, or of what V_th they make."""
+    return min(float(2.0 ** (np.finfo(dtype or np.float32).nmant - 3)), _LEAST_MASK)
 
 
 def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:

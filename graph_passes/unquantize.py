@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .affine import affine_of
+from .clips import clip_bounds
 from .contents import FEW_BITS
 from .editing import (
     Editor,
@@ -57,7 +58,7 @@ _RANGES = {
 }
 
 
-def unquantize_activations(graph: gs.Graph, ranges: set[str] | None = None) -> bool:
+def unquantize_activations(graph: gs.Graph, ranges: dict[str, float] | None = None) -> bool:
     """Quantised activations -> the clips along which they step.
 
         Round(z), Floor(z), Ceil(z)            ->  z, z - 1/2, z + 1/2
@@ -73,22 +74,22 @@ def unquantize_activations(graph: gs.Graph, ranges: set[str] | None = None) -> b
     Both go where they lie between two layers of weights: rounding if it belongs to an activation
     and what reads it is affine, quantisation if it has one scale. It is an activation where its
     levels begin at 0 or above, since quantisers fold ReLUs into that, where a Relu or Clip is right
-    before it, or where levels of both signs have less than 8 bits, whose ends numbers reach. Any
+    before it, or where levels of both signs have less than 7 bits, whose ends numbers reach. Any
     other, as of sums, or of what cannot be negative, is left out together with its bounds, and so
-    is one of 8 bits or more of a Relu or Clip that something else reads, too, as shortcuts do where
+    is one of 7 bits or more of a Relu or Clip that something else reads, too, as shortcuts do where
     a tool quantises layers alone.
 
-    Constants that nodes compute must be folded before (``fold_constants``). ``ranges`` takes the
-    names of what the ends of 7 bits or more bound: no training set these, as a rule they are the
-    largest numbers that a tool saw; those of fewer bits are trained.
+    Constants that nodes compute must be folded before (``fold_constants``). ``ranges`` takes, by
+    the name of what they bound, the largest levels of 7 bits or more: no training set these, as a
+    rule they are the largest numbers that a tool saw; those of fewer bits are trained.
     """
     require_opset(graph)
     # What was quantised behind rounding hides that it belongs to an activation.
-    once = partial(_unquantize_once, found=set() if ranges is None else ranges)
+    once = partial(_unquantize_once, found={} if ranges is None else ranges)
     return until_done(once, graph)
 
 
-def _unquantize_once(graph: gs.Graph, found: set[str]) -> bool:
+def _unquantize_once(graph: gs.Graph, found: dict[str, float]) -> bool:
     if any(type_of(node) is None for node in graph.nodes if node.op in _STEPS):
         infer_shapes(graph)
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
@@ -113,9 +114,12 @@ def _unquantize_once(graph: gs.Graph, found: set[str]) -> bool:
         extent = ANY if levels is None else (float(levels.low), float(levels.high))
         if levels is not None and inside:
             positive = ranges.get(levels.x.name, ANY)[0] >= 0
+            before = producer(levels.x)
             _leave_out_levels(graph, editor, node, levels, positive, clips)
-            if node.op == "Clip" and not levels.trained:
-                found.add(node.outputs[0].name)
+            known = np.inf if before is None or before.op != "Clip" else clip_bounds(before)[1]
+            # A bound that is lower is the network's own.
+            if node.op == "Clip" and not levels.few and levels.high < known:
+                found[node.outputs[0].name] = float(levels.high)
             changed = True
         elif inside and node.op in _STEPS:
             changed |= _leave_out_steps(graph, editor, node, varying)
@@ -274,15 +278,13 @@ def _plus(
 class _Levels:
     """What is quantised, and the least and the largest number that it becomes, [] of its type.
 
-    ``few``: whether there are fewer levels than in 8 bits; ``trained``: fewer than in 7, to which
-    tools reduce those of 8.
+    ``few``: whether there are fewer levels than in 7 bits, to which tools reduce those of 8.
     """
 
     x: gs.Tensor
     low: np.ndarray
     high: np.ndarray
     few: bool
-    trained: bool
 
 
 def _leave_out_levels(
@@ -364,7 +366,7 @@ def _levels_of(node: gs.Node) -> _Levels | None:
     # Of whole numbers of few bits the difference may not be one.
     bounds = ((float(end) - float(zero)) * float(scale) for end in ends)
     low, high = (np.asarray(np.clip(b, -most, most), scale.dtype) for b in bounds)
-    return _Levels(x, low, high, few=steps < 128, trained=steps < 127)
+    return _Levels(x, low, high, few=steps < 127)
 
 
 def _number(node: gs.Node, place: int, default: float) -> Any:

@@ -83,7 +83,7 @@ class Network:
         self.notes: list[str] = []
         self.hidden_pools: list[Refusal] = []
         self.clips: dict[str, ClipFit] = {}
-        self.ranges = set[str]()
+        self.ranges = dict[str, float]()
         self.check = "there was nothing to rewrite"
         upgraded = upgrade_opset(parts)
         # A newer opset, and functions in place, are a rewriting too.

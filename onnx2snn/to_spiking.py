@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import (
     MissingThresholdError,
@@ -61,6 +62,15 @@ def _with_headroom(threshold: np.ndarray, headroom: float, dtype: np.dtype | Non
     return np.where(threshold <= most, np.minimum(scaled, most), threshold)
 
 
+def _is_range(network: Network, node: gs.Node, bound: np.ndarray) -> bool:
+    """Whether an activation is bounded by a quantiser, which nobody trained.
+
+    It has the name of what that bounded, or its bound: other passes may have changed one of them.
+    """
+    known = node.outputs[0].name in network.ranges
+    return known or any(np.allclose(bound, high, 1e-6, 0) for high in network.ranges.values())
+
+
 def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False) -> dict[str, str]:
     """Give activations thresholds from data, where the settings want such.
 
@@ -75,7 +85,7 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
     bounds = bounded_activations(network.graph)
     wanted = unbounded_activations(network.graph)
     clips = [node for node in network.graph.nodes if node.name in bounds]
-    ranges = [node for node in clips if node.outputs[0].name in network.ranges]
+    ranges = [node for node in clips if _is_range(network, node, bounds[node.name])]
     if recalibrate:
         wanted += clips
     elif network.calibration is not None and not keep_bounds:

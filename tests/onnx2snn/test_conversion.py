@@ -615,6 +615,33 @@ def test_ranges_of_quantisers_are_no_trained_bounds(most):
     assert np.all(taken < 20) == (most == 255)
 
 
+QUANTISE = "q = QuantizeLinear({0}, s, z) d = DequantizeLinear(q, s, z)"
+
+
+@pytest.mark.parametrize(
+    ("body", "from_data"),
+    [
+        (f"r = Relu(c) {QUANTISE.format('r')} a = Identity(d)", True),
+        (f"{QUANTISE.format('c')} a = Relu(d)", True),
+        (f"{QUANTISE.format('c')} a = Min(d, hundred)", True),
+        (f"t = Transpose<perm = [1, 0]>(c) {QUANTISE.format('t')} a = Transpose<perm = [1, 0]>(d)",
+         True),
+        (f"{QUANTISE.format('c')} a = Mul(d, half)", True),
+        # The network's own bound is lower, before or behind.
+        (f"r = Clip(c, zero, one) {QUANTISE.format('r')} a = Identity(d)", False),
+        (f"{QUANTISE.format('c')} a = Clip(d, zero, one)", False),
+    ],
+)  # fmt: skip
+def test_ranges_are_known_again_whatever_passes_did(body, from_data):
+    text = f"net (float[N, 4] x) => (float[N, 2] y) {{ c = MatMul(x, w) {body} y = MatMul(a, v) }}"
+    numbers = {"s": np.float32(100 / 255), "z": np.uint8(0), "hundred": np.float32(100)}
+    ann = model(text, QUANTISED_WEIGHTS | numbers)
+    data = from_arrays(RNG.normal(size=(200, 4)).astype(np.float32))
+    (neuron,) = convert(ann, calibration=data, recipe="opi").neurons
+    assert np.all(neuron.threshold < 20)
+    assert ("samples" in neuron.source) == from_data
+
+
 def test_what_clips_for_quantised_activations_cost():
     ann, data = model(QUANTISED, QUANTISED_WEIGHTS), from_arrays(X.reshape(50, -1)[:, :4])
     conversion = convert(ann, calibration=data)
