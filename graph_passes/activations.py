@@ -141,7 +141,12 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
 
 def _limit(dtype: np.dtype | None) -> float:
     """From where on numbers leave too little of others beside them, or of what V_th they make."""
-    return min(float(2.0 ** (np.finfo(dtype or np.float32).nmant - 3)), _LEAST_MASK)
+    return min(_most_beside(dtype), _LEAST_MASK)
+
+
+def _most_beside(dtype: np.dtype | None) -> float:
+    """The most that a number may be for x to survive a sum with it."""
+    return float(2.0 ** (np.finfo(dtype or np.float32).nmant - 3))
 
 
 def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
@@ -196,7 +201,7 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
 
 def _is_near(bound: np.ndarray) -> bool:
     """Whether x survives a sum with it: far bounds, as of channels that have none, swallow x."""
-    return bool(np.all(np.abs(bound) <= 2.0 ** (np.finfo(bound.dtype).nmant - 3)))
+    return bool(np.all(np.abs(bound) <= _most_beside(bound.dtype)))
 
 
 def _is_no_mask(scale: np.ndarray) -> bool:

@@ -91,7 +91,7 @@ def _cast_before_bounds(editor: Editor) -> bool:
         if behind is None or bounds_of(behind) is None:
             continue
         while before is not None and bounds_of(before) is not None:
-            if only_consumer(editor.graph, before.outputs[0]) is None:
+            if only_consumer(editor.graph, node.inputs[0]) is None:
                 break
             _swap(editor, before, node)
             changed, before = True, producer(node.inputs[0])
@@ -100,9 +100,10 @@ def _cast_before_bounds(editor: Editor) -> bool:
 
 def _is_cast(node: gs.Node) -> bool:
     """Whether a node casts numbers with a point to others."""
-    types = (node.inputs[0].dtype, node.outputs[0].dtype) if node.op == "Cast" else ()
-    known = all(t is not None and np.issubdtype(t, np.floating) for t in types)
-    return len(types) > 0 and known and not node.domain
+    if node.op != "Cast" or node.domain:
+        return False
+    types = node.inputs[0].dtype, node.outputs[0].dtype
+    return all(dtype is not None and np.issubdtype(dtype, np.floating) for dtype in types)
 
 
 def _swap(editor: Editor, bound: gs.Node, cast: gs.Node) -> None:

@@ -14,7 +14,6 @@ from .editing import (
     disconnect,
     is_graph_output,
     is_used,
-    producer,
     replace_node,
 )
 from .errors import (
@@ -26,7 +25,7 @@ from .errors import (
     require_one_of,
 )
 from .linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
-from .regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .regions import computable_on_means, downstream, nonlinear_nodes, regions, upstream
 from .scalar_regions import regions_to_approximate
 from .shapes import infer_shapes
 from .thresholds import (
@@ -161,7 +160,7 @@ def require_shapes(
     if not all(map(all_known, nodes)):
         infer_shapes(graph)
     refusals = [
-        Refusal(node.name, node.op, f"{reason}{_hidden_by(node)}")
+        Refusal(node.name, node.op, f"{reason}{_hidden_by(graph, node)}")
         for node in nodes
         if not all_known(node)
     ]
@@ -169,18 +168,13 @@ def require_shapes(
         raise UnsupportedModelError(heading, refusals)
 
 
-def _hidden_by(node: gs.Node) -> str:
+def _hidden_by(graph: gs.Graph, node: gs.Node) -> str:
     """Which node before it makes a tensor of unknown shape of known ones, as a reason goes on."""
-    waiting, seen = [node], set[int]()
-    while waiting:
-        at = waiting.pop()
-        if id(at) in seen:
-            continue
-        seen.add(id(at))
-        unknown = [tensor for tensor in at.inputs if not tensor.is_empty() and tensor.shape is None]
-        if not unknown and at is not node:
-            return f" (here {at.op} '{at.name}')"
-        waiting += [maker for tensor in unknown if (maker := producer(tensor)) is not None]
+    before = upstream(graph, [node])
+    for maker in graph.nodes:
+        hides = any(made.shape is None and made.name in before for made in maker.outputs)
+        if hides and all(read.shape is not None for read in maker.inputs if not read.is_empty()):
+            return f" (here {maker.op} '{maker.name}')"
     return ""
 
 

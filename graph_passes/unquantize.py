@@ -114,12 +114,7 @@ def _unquantize_once(graph: gs.Graph, found: dict[str, float]) -> bool:
         extent = ANY if levels is None else (float(levels.low), float(levels.high))
         if levels is not None and inside:
             positive = ranges.get(levels.x.name, ANY)[0] >= 0
-            before = producer(levels.x)
-            _leave_out_levels(graph, editor, node, levels, positive, clips)
-            known = np.inf if before is None or before.op != "Clip" else clip_bounds(before)[1]
-            # A bound that is lower is the network's own.
-            if node.op == "Clip" and not levels.few and levels.high < known:
-                found[node.outputs[0].name] = float(levels.high)
+            _leave_out_levels(graph, editor, node, levels, positive, clips, found)
             changed = True
         elif inside and node.op in _STEPS:
             changed |= _leave_out_steps(graph, editor, node, varying)
@@ -294,10 +289,12 @@ def _leave_out_levels(
     levels: _Levels,
     positive: bool,
     clips: dict[tuple[str, float, float], gs.Node],
+    found: dict[str, float],
 ) -> None:
     """Q and DQ -> a clip, the one in ``clips`` that is the same if there is one, or nothing.
 
     ``positive``: whether what is quantised cannot be negative, so that levels from 0 cut nothing.
+    ``found``: the ``ranges`` of ``unquantize_activations``.
     """
     x, low, high = levels.x, levels.low, levels.high
     maker = producer(x)
@@ -319,6 +316,10 @@ def _leave_out_levels(
     bounds = [editor.constant(f"{node.name}/{n}", v) for n, v in (("min", low), ("max", high))]
     replace_node(node, "Clip", [x, *bounds])
     clips[key] = node
+    known = clip_bounds(maker)[1] if maker is not None and maker.op == "Clip" else np.inf
+    # A bound that is lower is the network's own.
+    if not levels.few and high < known:
+        found[node.outputs[0].name] = float(high)
 
 
 def _is_read_besides(graph: gs.Graph, x: gs.Tensor, clips: Iterable[gs.Node]) -> bool:

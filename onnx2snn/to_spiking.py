@@ -88,20 +88,20 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
     ranges = [node for node in clips if _is_range(network, node, bounds[node.name])]
     if recalibrate:
         wanted += clips
-    elif network.calibration is not None and not keep_bounds:
+    elif not keep_bounds:
         wanted += ranges
-    elif network.calibration is None and ranges:
-        network.notes.append(
-            f"the thresholds of {counted(len(ranges), 'layer')} are ranges of quantisers, as a "
-            "rule the largest activations that were seen: with --calibration DATA lower ones are "
-            "taken, which need fewer time-steps"
-        )
     if network.calibration is None:
         if recalibrate and bounds:
             why = "its threshold comes from data here, not from its bound"
             raise MissingThresholdError(
                 f"{DATA_NEEDED} {counted(len(wanted), 'activation')}:",
                 [Refusal(n.name, n.op, why if n.name in bounds else NO_BOUND) for n in wanted],
+            )
+        if ranges:
+            network.notes.append(
+                f"the thresholds of {counted(len(ranges), 'layer')} are ranges of quantisers, as a "
+                "rule the largest activations that were seen: with --calibration DATA lower ones "
+                "are taken, which need fewer time-steps"
             )
         return {}
     if not wanted:

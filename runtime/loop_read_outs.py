@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .graphs import Writer, has_float16, only
+from .graphs import Writer, only
 from .plan import Plan, State
 from .sums import most_steps_carried
 
@@ -118,8 +118,7 @@ def _averages(
     types = {name: np.dtype(dtype) for name, dtype in plan.readout_types.items()}
     results = [output.name for output in plan.epilogue.graph.output]
     of_means: dict[str, str] = {}
-    half = has_float16(plan.epilogue)
-    if half or any(dtype.kind != "f" for dtype in types.values()):
+    if plan.sums_in_float16 or any(dtype.kind != "f" for dtype in types.values()):
         means = {}
         for name, (total, have) in sums.items():
             dtype = network.sums[name].start.dtype
@@ -130,7 +129,7 @@ def _averages(
             means[name] = writer.cast(mean, dtype, types[name], f"term{place}/{name}")
         made = writer.part(plan.epilogue, means, f"epilogue_of_means{place}")
         of_means = dict(zip(plan.averages, (made[name] for name in results), strict=True))
-    if half:
+    if plan.sums_in_float16:
         return of_means
     read = {
         name: writer.cast(total, have, types[name], f"total{place}/{name}/{types[name]}")

@@ -10,6 +10,7 @@ spike counts follow) and whatever else the epilogue reads.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -43,6 +44,7 @@ from onnx2snn.graph_passes.shapes import infer_shapes
 from onnx2snn.graph_passes.spiking import require_finite_weights
 from onnx2snn.graph_passes.weights import ModelParts, attach
 
+from .graphs import has_float16
 from .kernels import lower_if
 from .parts import Parts, finals_of, parts_of, require_affine
 
@@ -121,6 +123,11 @@ class Plan:
     latest: tuple[str, ...]
     delay: int
     weights: dict[str, np.ndarray]
+
+    @cached_property
+    def sums_in_float16(self) -> bool:
+        """Whether the epilogue computes in float16, which cannot hold sums over time."""
+        return has_float16(self.epilogue)
 
     @property
     def graphs(self) -> list[onnx.ModelProto]:

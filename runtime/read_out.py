@@ -8,7 +8,6 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 
-from .graphs import has_float16
 from .inputs import broadcasts, check_finite
 from .plan import Plan
 from .providers import run_session
@@ -110,7 +109,7 @@ class Averages:
         """
         names, types = self._plan.averages, self._plan.readout_types.values()
         of_means: list[np.ndarray] = []
-        half = has_float16(self._plan.epilogue)
+        half = self._plan.sums_in_float16
         if half or any(dtype.kind != "f" for dtype in types):
             of_means = self.of_one({name: value / t for name, value in sums.items()})
         wholes = [(value.astype(np.float64) * t, value.dtype) for value in of_means]

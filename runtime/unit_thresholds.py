@@ -105,6 +105,9 @@ class _Units:
             for name, values in values_of(step, self.plan.weights).items()
             if name not in self.given
         }
+        types = {neuron.threshold.dtype for neuron in self.plan.neurons}
+        # What pools read may be in float16 where neurons are not.
+        self.in_float32 = types == {np.dtype(np.float32)} and not has_float16(step)
         self.exact = not any(is_long(values) for values in self._weights_of_layers())
         # Weights in 16 bits have less room.
         able = () if network.half else self.plan.neurons
@@ -341,9 +344,7 @@ class _Units:
         S_next = S + current;  P_next = max_pool(S_next);  x = P_next - P
         """
         (current, state), (x, total) = node.input, node.output
-        types = {neuron.threshold.dtype for neuron in self.plan.neurons}
-        # What comes in may be in float16 where neurons are not.
-        if types != {np.dtype(np.float32)} or has_float16(self.step):
+        if not self.in_float32:
             return
         emitted, unit = self.factored(current)
         self.units[state] = unit
