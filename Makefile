@@ -6,7 +6,8 @@
 # make clean  remove what these made
 
 PYTHON ?= python3
-SOURCES := pyproject.toml $(wildcard onnx2snn/*.py graph_passes/*.py runtime/*.py models/*)
+FOLDERS := onnx2snn graph_passes runtime
+SOURCES := pyproject.toml $(wildcard $(FOLDERS:%=%/*.py) $(FOLDERS:%=%/*/*.py) models/*)
 
 EXPORTERS := torch keras jax sklearn
 

@@ -15,9 +15,9 @@ import tracemalloc
 import numpy as np
 
 from onnx2snn import SpikingSession, convert, from_arrays
+from onnx2snn.converting.network import Network
 from onnx2snn.demo import demo_images
 from onnx2snn.models import shipped
-from onnx2snn.network import Network
 
 NETWORK = "resnet20-relu-fashion-mnist.onnx"
 

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx2snn import convert, write_model
-from onnx2snn.timing import in_a_process, peak_memory, seconds_of
+from onnx2snn.measuring.timing import in_a_process, peak_memory, seconds_of
 
 NODES = (1250, 2500, 5000, 10_000, 20_000)
 STAGES = ((3, 64, 256, 1), (4, 128, 512, 2), (6, 256, 1024, 2), (3, 512, 2048, 2))

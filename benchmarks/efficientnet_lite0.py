@@ -32,7 +32,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.models import EfficientNet_B0_Weights
 
 from onnx2snn import SpikingSession, convert, from_arrays
-from onnx2snn.terminal import console, new_table
+from onnx2snn.cli.terminal import console, new_table
 
 SIZE = 224
 CLASSES = EfficientNet_B0_Weights.DEFAULT.meta["categories"]

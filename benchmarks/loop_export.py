@@ -13,11 +13,11 @@ from functools import partial
 import numpy as np
 
 from onnx2snn import SpikingSession, convert
+from onnx2snn.cli.terminal import console, new_table
 from onnx2snn.demo import demo_images, demo_network
+from onnx2snn.measuring.timing import interleaved, pin, ratio, seconds_of
 from onnx2snn.runtime.loop import loop_model
 from onnx2snn.runtime.providers import CPU, create_session
-from onnx2snn.terminal import console, new_table
-from onnx2snn.timing import interleaved, pin, ratio, seconds_of
 
 
 def main():

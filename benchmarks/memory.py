@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx2snn.terminal import console, new_table
-from onnx2snn.timing import in_a_process
+from onnx2snn.cli.terminal import console, new_table
+from onnx2snn.measuring.timing import in_a_process
 
 
 def memory(key):

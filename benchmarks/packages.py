@@ -24,8 +24,8 @@ from skimage import data, transform
 
 from onnx2snn import Onnx2SnnError, SpikingSession, check, convert, from_arrays
 from onnx2snn.ann import Ann
-from onnx2snn.graph_passes.files import read_any
-from onnx2snn.terminal import console, new_table
+from onnx2snn.cli.terminal import console, new_table
+from onnx2snn.graph_passes.model_files.files import read_any
 
 PACKAGES = (
     "basic-pitch==0.4.0", "captcha-recognizer==1.0.2", "ddddocr==1.6.1", "magika==1.0.3",

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from onnx2snn import convert, write_model
-from onnx2snn.benchmarking import ANN, AnnRuns, SnnRuns, timed_rows
-from onnx2snn.plot_benchmark import ratio_plot
-from onnx2snn.terminal import console, new_table, overall_progress
-from onnx2snn.timing import Contestant, ratio
+from onnx2snn.cli.plot_benchmark import ratio_plot
+from onnx2snn.cli.terminal import console, new_table, overall_progress
+from onnx2snn.measuring.benchmarking import ANN, AnnRuns, SnnRuns, timed_rows
+from onnx2snn.measuring.timing import Contestant, ratio
 
 OURS = {"auto": {}, "step": {"plan": "step"}, "int8": {"precision": "int8"}}
 LIBRARIES = ("onnx2snn", "onnxruntime", "torch", "spikingjelly", "sinabs", "snntorch")

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from onnx2snn import SpikingSession, convert, from_arrays, write_model
-from onnx2snn.benchmarking import RandomInputs, input_shapes
-from onnx2snn.timing import Contestant, interleaved, ratio
+from onnx2snn.measuring.benchmarking import RandomInputs, input_shapes
+from onnx2snn.measuring.timing import Contestant, interleaved, ratio
 
 SHORT = 0.05
 """Seconds, below which runs are repeated."""

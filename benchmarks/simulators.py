@@ -1,4 +1,4 @@
-"""The peers: other simulators of spiking networks, as contestants for ``onnx2snn.timing``.
+"""The peers: other simulators of spiking networks, as contestants for ``timing``.
 
 Each simulates a network of ``networks.py`` with its weights, its neurons with threshold 1 that
 start at 1/2, emit one spike a time-step at most and subtract 1 at a spike; the output is the mean
@@ -8,7 +8,7 @@ over time. Needs the extra ``[peers]``.
 import torch
 from networks import NETWORKS
 
-from onnx2snn.benchmarking import RandomInputs
+from onnx2snn.measuring.benchmarking import RandomInputs
 
 
 class TorchSimulation:

@@ -7,15 +7,8 @@ neurons find none there. ``to_graph`` and ``to_model`` get a model in and out, `
 several and verifies each.
 """
 
-from .activations import decompose_activations
-from .attention import split_attention
 from .average_pool import max_to_average_pool
 from .canonicalise import canonicalise
-from .ceil_mode import end_pools_in_the_image
-from .clips import unify_clips
-from .conditions import conditions_to_activations
-from .dequantize import dequantize_weights
-from .differences import differences_to_clips
 from .driver import PassReport, run_passes, verify
 from .errors import (
     DataError,
@@ -28,30 +21,37 @@ from .errors import (
     Refusal,
     UnsupportedModelError,
 )
-from .files import read_model, write_model
 from .fold_batch_norm import fold_batch_normalization
-from .fold_constants import fold_constants
 from .fold_forward import fold_forward
-from .fused_layers import split_fused_layers
+from .graph.neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
+from .graph.shapes import infer_shapes
 from .initial_potential import set_initial_potential
-from .integer_layers import dequantize_layers
-from .io import to_graph, to_model, upgrade_opset
-from .linear_layers import unify_linear_layers
+from .model_files.files import read_model, write_model
+from .model_files.io import to_graph, to_model, upgrade_opset
 from .neuron_kinds import change_neurons
-from .neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
-from .no_ops import remove_no_ops
 from .on_means import nonlinear_to_means
-from .pads import fold_pads
 from .read_out import average_before_read_out, delay_read_out
-from .reshapes import fix_reshapes
-from .scaled_bounds import move_bounds_behind_scales
-from .shapes import infer_shapes
-from .soft_thresholds import decompose_soft_thresholds
+from .spellings.activations import decompose_activations
+from .spellings.attention import split_attention
+from .spellings.ceil_mode import end_pools_in_the_image
+from .spellings.clips import unify_clips
+from .spellings.conditions import conditions_to_activations
+from .spellings.dequantize import dequantize_weights
+from .spellings.differences import differences_to_clips
+from .spellings.fold_constants import fold_constants
+from .spellings.fused_layers import split_fused_layers
+from .spellings.integer_layers import dequantize_layers
+from .spellings.linear_layers import unify_linear_layers
+from .spellings.no_ops import remove_no_ops
+from .spellings.pads import fold_pads
+from .spellings.reshapes import fix_reshapes
+from .spellings.scaled_bounds import move_bounds_behind_scales
+from .spellings.soft_thresholds import decompose_soft_thresholds
+from .spellings.transposes import sink_transposes
 from .spiking import activations_to_neurons
 from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
 from .switch_coding import code_inputs
 from .thresholds import bound_activations, unbounded_activations
-from .transposes import sink_transposes
 from .unquantize import unquantize_activations
 
 __all__ = [

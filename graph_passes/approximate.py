@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import Editor, one_number, replace_node, require_opset
 from .errors import Refusal, UnsupportedModelError, counted, require_whole
-from .io import onnx_type
+from .graph.editing import Editor, one_number, replace_node, require_opset
+from .graph.scalar_regions import CONDITIONS, ScalarRegion, regions_to_approximate
+from .graph.tidying import tidy
+from .model_files.io import onnx_type
 from .quiet import quietly
-from .scalar_regions import CONDITIONS, ScalarRegion, regions_to_approximate
-from .tidying import tidy
 
 _GRID = 1025
 

@@ -3,12 +3,19 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import constant_input, is_floating, is_used, producer, replace_node, require_opset
 from .errors import Refusal
-from .kept import kept_by_read_out, nonlinear_before_layers
-from .linear import CANONICAL_ACTIVATIONS, MAX_POOLS
-from .regions import upstream
-from .tidying import tidy
+from .graph.editing import (
+    constant_input,
+    is_floating,
+    is_used,
+    producer,
+    replace_node,
+    require_opset,
+)
+from .graph.kept import kept_by_read_out, nonlinear_before_layers
+from .graph.linear import CANONICAL_ACTIVATIONS, MAX_POOLS
+from .graph.regions import upstream
+from .graph.tidying import tidy
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 

@@ -6,13 +6,13 @@ from itertools import repeat
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import MIN_OPSET, Editor, known_value, optional_input
-from .fold_constants import fold_constants
-from .io import to_graph, to_parts
-from .linear import RECURRENT
-from .regions import downstream
-from .shapes import infer_shapes
-from .tidying import tidy
+from .graph.editing import MIN_OPSET, Editor, known_value, optional_input
+from .graph.linear import RECURRENT
+from .graph.regions import downstream
+from .graph.shapes import infer_shapes
+from .graph.tidying import tidy
+from .model_files.io import to_graph, to_parts
+from .spellings.fold_constants import fold_constants
 
 _EXPAND = 8
 """The opset that it is in."""

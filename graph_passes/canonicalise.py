@@ -27,24 +27,24 @@ rely on the result: an activation is ``Relu(x)``, ``Clip(x, 0, theta)`` with one
 
 import onnx_graphsurgeon as gs
 
-from .activations import decompose_activations
-from .attention import split_attention
-from .ceil_mode import end_pools_in_the_image
-from .clips import unify_clips
-from .conditions import conditions_to_activations
-from .dequantize import dequantize_weights
-from .differences import differences_to_clips
-from .editing import require_opset
-from .fold_constants import fold_constants
-from .fused_layers import split_fused_layers
-from .linear_layers import unify_linear_layers
-from .no_ops import remove_no_ops
-from .pads import fold_pads
-from .reshapes import fix_reshapes
-from .scaled_bounds import move_bounds_behind_scales
-from .shapes import infer_shapes
-from .soft_thresholds import decompose_soft_thresholds
-from .transposes import sink_transposes
+from .graph.editing import require_opset
+from .graph.shapes import infer_shapes
+from .spellings.activations import decompose_activations
+from .spellings.attention import split_attention
+from .spellings.ceil_mode import end_pools_in_the_image
+from .spellings.clips import unify_clips
+from .spellings.conditions import conditions_to_activations
+from .spellings.dequantize import dequantize_weights
+from .spellings.differences import differences_to_clips
+from .spellings.fold_constants import fold_constants
+from .spellings.fused_layers import split_fused_layers
+from .spellings.linear_layers import unify_linear_layers
+from .spellings.no_ops import remove_no_ops
+from .spellings.pads import fold_pads
+from .spellings.reshapes import fix_reshapes
+from .spellings.scaled_bounds import move_bounds_behind_scales
+from .spellings.soft_thresholds import decompose_soft_thresholds
+from .spellings.transposes import sink_transposes
 
 CANONICAL_FORM = (
     split_fused_layers,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from . import neurons
-from .editing import mark_inner_nodes, require_graph
 from .errors import DataError, Onnx2SnnError, PassError
-from .neuron_functions import FUNCTIONS
+from .graph import neurons
+from .graph.editing import mark_inner_nodes, require_graph
+from .graph.neuron_functions import FUNCTIONS
 
 Pass = Callable[[gs.Graph], bool]
 """A pass edits a graph in place and says whether it changed anything; what else it needs

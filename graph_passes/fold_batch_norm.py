@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import AFFINE_OPS, Affine, affine_of, is_in_training, per_channel, rounded
-from .editing import (
+from .errors import Refusal
+from .graph.affine import AFFINE_OPS, Affine, affine_of, is_in_training, per_channel, rounded
+from .graph.editing import (
     Editor,
     constant_input,
     constant_value,
@@ -14,8 +15,7 @@ from .editing import (
     release,
     require_opset,
 )
-from .errors import Refusal
-from .tidying import tidy
+from .graph.tidying import tidy
 
 # Axis of the weights that counts the output channels.
 _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}

@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
-from .editing import (
+from .errors import Refusal
+from .graph.affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
+from .graph.editing import (
     Editor,
     constant_input,
     constant_value,
@@ -16,11 +17,10 @@ from .editing import (
     release,
     require_opset,
 )
-from .errors import Refusal
-from .linear import CANONICAL_ACTIVATIONS
+from .graph.linear import CANONICAL_ACTIVATIONS
+from .graph.regions import downstream
+from .graph.tidying import tidy
 from .quiet import quietly
-from .regions import downstream
-from .tidying import tidy
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import DataError, Refusal, UnsupportedModelError, is_number, require_whole
-from .neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
+from .graph.neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
 from .spiking import is_fixed, require_shapes
 
 InitialPotential = float | Literal["uniform", "normal"]

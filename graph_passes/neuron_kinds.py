@@ -3,11 +3,11 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from . import neurons
 from .errors import DataError, ModelError, is_number, require_whole
+from .graph import neurons
+from .graph.tidying import tidy
 from .spiking import StateEditor
 from .spiking_pool import clock
-from .tidying import tidy
 
 MOST_SPIKES = 127
 """Of a neuron in one time-step: corrections count them in 8 bits."""

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from . import neurons
-from .editing import constant_value, is_floating, is_used, operands, require_graph
-from .limits import WEIGHTED
-from .linear import SHAPE_OPS
-from .regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .graph import neurons
+from .graph.editing import constant_value, is_floating, is_used, operands, require_graph
+from .graph.linear import SHAPE_OPS
+from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .graph.tidying import tidy
+from .model_files.limits import WEIGHTED
 from .spiking import MASKING, StateEditor, add_counting, masks_alone, require_ranks
 from .spiking_pool import clock
-from .tidying import tidy
 
 _LOWEST = -1e30
 """Of a mask, beside -infinity."""

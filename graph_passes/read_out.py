@@ -3,13 +3,13 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from . import neurons
-from .editing import is_floating, operands, replace_uses
 from .errors import Refusal, UnsupportedModelError, require_whole
-from .regions import downstream, made_by, nonlinear_nodes, regions
+from .graph import neurons
+from .graph.editing import is_floating, operands, replace_uses
+from .graph.regions import downstream, made_by, nonlinear_nodes, regions
+from .graph.tidying import tidy
 from .spiking import StateEditor, add_counting, require_ranks
 from .spiking_pool import clock
-from .tidying import tidy
 
 
 def average_before_read_out(graph: gs.Graph) -> bool:

@@ -7,15 +7,6 @@ from typing import get_args
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from . import neurons
-from .editing import (
-    Editor,
-    constant_value,
-    disconnect,
-    is_graph_output,
-    is_used,
-    replace_node,
-)
 from .errors import (
     MissingThresholdError,
     ModelError,
@@ -24,10 +15,20 @@ from .errors import (
     counted,
     require_one_of,
 )
-from .linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
-from .regions import computable_on_means, downstream, nonlinear_nodes, regions, upstream
-from .scalar_regions import regions_to_approximate
-from .shapes import infer_shapes
+from .graph import neurons
+from .graph.editing import (
+    Editor,
+    constant_value,
+    disconnect,
+    is_graph_output,
+    is_used,
+    replace_node,
+)
+from .graph.linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
+from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions, upstream
+from .graph.scalar_regions import regions_to_approximate
+from .graph.shapes import infer_shapes
+from .graph.tidying import tidy
 from .thresholds import (
     activation_nodes,
     bounded_activations,
@@ -35,7 +36,6 @@ from .thresholds import (
     relu_of_min,
     unbounded_activations,
 )
-from .tidying import tidy
 
 _LOOKED_AT_ONCE = 2**22
 

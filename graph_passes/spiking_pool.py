@@ -3,15 +3,15 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from . import neurons
 from .average_pool import pads_lowest
-from .editing import constant_value, is_used, producer, replace_node
 from .errors import Refusal, UnsupportedModelError
-from .linear import MAX_POOLS
-from .pads import same_pads
-from .regions import behind_nonlinear, downstream
+from .graph import neurons
+from .graph.editing import constant_value, is_used, producer, replace_node
+from .graph.linear import MAX_POOLS
+from .graph.regions import behind_nonlinear, downstream
+from .graph.tidying import tidy
+from .spellings.pads import same_pads
 from .spiking import StateEditor, require_ranks
-from .tidying import tidy
 
 
 def max_to_spiking_pool(graph: gs.Graph) -> bool:

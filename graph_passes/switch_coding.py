@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from . import neurons
-from .editing import is_floating, replace_uses
 from .errors import (
     DataError,
     ModelError,
@@ -16,11 +14,13 @@ from .errors import (
     require_named,
     require_whole,
 )
-from .linear import MAX_POOLS
-from .regions import nonlinear_nodes
+from .graph import neurons
+from .graph.editing import is_floating, replace_uses
+from .graph.linear import MAX_POOLS
+from .graph.regions import nonlinear_nodes
+from .graph.tidying import tidy
 from .spiking import StateEditor, add_counting
 from .thresholds import activation_nodes
-from .tidying import tidy
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "

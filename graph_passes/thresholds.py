@@ -7,8 +7,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import ArrayLike
 
-from .clips import clip_bounds, open_above
-from .editing import (
+from .errors import DataError, Refusal, UnsupportedModelError, require_named
+from .graph.editing import (
     Editor,
     broadcasts_into,
     is_floating,
@@ -20,13 +20,13 @@ from .editing import (
     type_of,
     variables_of,
 )
-from .errors import DataError, Refusal, UnsupportedModelError, require_named
-from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
-from .linear import BENDS
-from .neurons import is_stateful
-from .regions import before_weights, divisors, upstream
-from .shapes import infer_shapes
-from .tidying import tidy
+from .graph.kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
+from .graph.linear import BENDS
+from .graph.neurons import is_stateful
+from .graph.regions import before_weights, divisors, upstream
+from .graph.shapes import infer_shapes
+from .graph.tidying import tidy
+from .spellings.clips import clip_bounds, open_above
 
 
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:

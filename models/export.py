@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from onnx2snn.graph_passes.whole_file import write_bytes
+from onnx2snn.graph_passes.model_files.whole_file import write_bytes
 
 from .exact_sums import round_for_exact_sums
 from .preprocessing import KEY, Preprocessing

@@ -14,8 +14,8 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import nn
 
-from onnx2snn.graph_passes.shapes import declared_shape
-from onnx2snn.graph_passes.whole_file import write_bytes
+from onnx2snn.graph_passes.graph.shapes import declared_shape
+from onnx2snn.graph_passes.model_files.whole_file import write_bytes
 
 from . import shipped
 from .clips import TrainableClip

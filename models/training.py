@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from onnx2snn.graph_passes.whole_file import whole_file
+from onnx2snn.graph_passes.model_files.whole_file import whole_file
 
 from .clips import QuantizedClip, TrainableClip
 from .configs import Config

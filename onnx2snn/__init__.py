@@ -22,23 +22,23 @@ from onnx2snn.graph_passes import (
 )
 from onnx2snn.runtime import EarlyExit, ReadOut, SpikingResult, SpikingSession
 
-from .checking import Agreement
-from .comparison import Comparison, compare_recipes
-from .conversion import Conversion, NeuronReport, convert
-from .correction import correct
-from .data import Data, from_arrays
-from .data_files import open_data
-from .diagnosis import LayerDiagnosis, diagnose
-from .evaluation import evaluate
-from .export import to_loop
-from .export_nir import to_nir
-from .export_triton import to_triton
-from .import_nir import from_nir
-from .readiness import NodeReport, Readiness, check
+from .converting.checking import Agreement
+from .converting.conversion import Conversion, NeuronReport, convert
+from .converting.readiness import NodeReport, Readiness, check
+from .converting.statistics import Statistic, parse_statistic
+from .data.files import open_data
+from .data.samples import Data, from_arrays
+from .exports.from_nir import from_nir
+from .exports.loop import to_loop
+from .exports.nir import to_nir
+from .exports.triton import to_triton
+from .measuring.comparison import Comparison, compare_recipes
+from .measuring.diagnosis import LayerDiagnosis, diagnose
+from .measuring.evaluation import evaluate
 from .recipe import Neuron, Recipe
 from .recipes import recipe_by_name
-from .spiking import Spiking
-from .statistics import Statistic, parse_statistic
+from .spiking_passes.correction import correct
+from .spiking_passes.spiking import Spiking
 from .version import __version__
 
 __all__ = [

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.scikit_learn import zip_maps_to_tensors
-from onnx2snn.graph_passes.weights import ModelParts, copy_model, replace_all
+from onnx2snn.graph_passes.graph import neurons
+from onnx2snn.graph_passes.model_files.scikit_learn import zip_maps_to_tensors
+from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model, replace_all
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 

@@ -9,9 +9,9 @@ from onnx2snn.graph_passes import read_model
 from onnx2snn.models import shipped
 from onnx2snn.models.preprocessing import Preprocessing
 
-from .conversion import Conversion, convert
-from .data import Data, from_arrays
-from .evaluation import evaluate
+from .converting.conversion import Conversion, convert
+from .data.samples import Data, from_arrays
+from .measuring.evaluation import evaluate
 from .progress import Track
 
 NETWORK = "resnet20-fashion-mnist.onnx"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.files import Model, files_of
-from onnx2snn.graph_passes.weights import ModelParts, detach
+from onnx2snn.graph_passes.model_files.files import Model, files_of
+from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
 
-from .data import Data, by_name
+from .data.samples import Data, by_name
 from .inspection import plain
 
 

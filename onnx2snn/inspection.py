@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.shapes import declared_shape
+from onnx2snn.graph_passes.graph.shapes import declared_shape
 
 
 def inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -7,7 +7,7 @@ from typing import Any
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime.providers import Providers
 
-from .data import Batch, Data
+from .data.samples import Batch, Data
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """Wraps an iterable of batches to show progress: ``track(batches, what, how_many)``."""

@@ -12,14 +12,19 @@ from typing import Any
 
 from onnx2snn.graph_passes.driver import pass_name, unbound
 from onnx2snn.graph_passes.errors import DataError, is_number
+from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.linear import MaxPool
 
-from .correction import shift_currents
+from .converting.statistics import FOR_TIMESTEPS, Statistic
 from .inspection import has_json
-from .searching import balance_thresholds, cap_thresholds, divide_thresholds, search_potentials
-from .spiking import Spiking
-from .statistics import FOR_TIMESTEPS, Statistic
+from .spiking_passes.correction import shift_currents
+from .spiking_passes.searching import (
+    balance_thresholds,
+    cap_thresholds,
+    divide_thresholds,
+    search_potentials,
+)
+from .spiking_passes.spiking import Spiking
 
 DEFAULT_TIMESTEPS = 16
 """The T that a conversion is made for where none is given."""

@@ -4,16 +4,16 @@ from functools import partial
 
 from onnx2snn.graph_passes.errors import DataError
 
-from .correction import correct, shift_currents, switch_inputs
+from .converting.statistics import Statistic
 from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
-from .searching import (
+from .spiking_passes.correction import correct, shift_currents, switch_inputs
+from .spiking_passes.searching import (
     balance_thresholds,
     cap_thresholds,
     divide_thresholds,
     scale_thresholds,
     search_potentials,
 )
-from .statistics import Statistic
 
 _MAX = Statistic("max")
 _ROBUST = Statistic("percentile", 99.9)

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, is_number, require_whole
-from onnx2snn.graph_passes.ranges import SHAPING
+from onnx2snn.graph_passes.graph.ranges import SHAPING
 
-from .plan import Plan
+from .plans.plan import Plan
 from .progress import Progress
 from .result import Arrays, Exit, ReadOut, class_output, together
 from .sums import rows_of

@@ -7,7 +7,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 
 from .inputs import as_array, as_input, broadcasts, by_input_name, require_same_numbers
-from .plan import Plan
+from .plans.plan import Plan
 from .result import Arrays
 
 _MOST_COUNTED = 2**24

@@ -18,16 +18,16 @@ import onnx.inliner
 from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, optional_whole
-from onnx2snn.graph_passes.files import MAX_PROTO_BYTES
-from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.graph_passes.protos import unused_prefix
-from onnx2snn.graph_passes.shapes import declared_shape
-from onnx2snn.graph_passes.weights import replace_all
+from onnx2snn.graph_passes.graph.neurons import DOMAIN
+from onnx2snn.graph_passes.graph.shapes import declared_shape
+from onnx2snn.graph_passes.model_files.files import MAX_PROTO_BYTES
+from onnx2snn.graph_passes.model_files.protos import unused_prefix
+from onnx2snn.graph_passes.model_files.weights import replace_all
 
-from .graphs import Writer
 from .inputs import MOST_TIMESTEPS
 from .loop_read_outs import Network, read_outs, total_of
-from .plan import build_plan, with_weights
+from .plans.graphs import Writer
+from .plans.plan import build_plan, with_weights
 from .sums import most_steps_carried
 
 

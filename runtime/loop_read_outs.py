@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .graphs import Writer, only
-from .plan import Plan, State
+from .plans.graphs import Writer, only
+from .plans.plan import Plan, State
 from .sums import most_steps_carried
 
 

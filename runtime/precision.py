@@ -8,8 +8,8 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import ModelError
 
-from .integer_products import IntegerLayer
-from .plan import Neuron, Plan
+from .layers.integer_products import IntegerLayer
+from .plans.plan import Neuron, Plan
 
 Precision = Literal["float32", "float16", "int8"]
 """What layers with weights compute in: as the file says, in 16 bits on a GPU, or in 8 bits on a

@@ -6,9 +6,9 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 
-from .choice import Choice
-from .memory import sizes_of
-from .plan import Plan
+from .choices.choice import Choice
+from .choices.memory import sizes_of
+from .plans.plan import Plan
 from .prologue import Prologue
 from .providers import give_back_memory
 from .read_out import Averages, Earlier

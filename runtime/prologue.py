@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from .memory import prologue_memory
-from .plan import Plan
+from .choices.memory import prologue_memory
+from .plans.plan import Plan
 from .providers import run_session
 from .result import Arrays
 

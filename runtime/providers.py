@@ -13,14 +13,10 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
-from onnx2snn.graph_passes.files import first_line
-from onnx2snn.graph_passes.weights import (
-    ModelParts,
-    detach,
-    with_weights_as_inputs,
-)
+from onnx2snn.graph_passes.model_files.files import first_line
+from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, with_weights_as_inputs
 
-from .graphs import names_left, names_read
+from .plans.graphs import names_left, names_read
 
 logger = logging.getLogger("onnx2snn")
 

@@ -6,13 +6,13 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.limits import WEIGHTED, WITH_SUBGRAPHS, operands
-from onnx2snn.graph_passes.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS
-from onnx2snn.graph_passes.protos import attributes_of
+from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS
+from onnx2snn.graph_passes.model_files.limits import WEIGHTED, WITH_SUBGRAPHS, operands
+from onnx2snn.graph_passes.model_files.protos import attributes_of
 
-from .graphs import values_of
 from .inputs import largest_in
-from .plan import Plan
+from .plans.graphs import values_of
+from .plans.plan import Plan
 
 NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
 """How large what a step reads is, before it has read anything."""

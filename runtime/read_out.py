@@ -9,7 +9,7 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 
 from .inputs import broadcasts, check_finite
-from .plan import Plan
+from .plans.plan import Plan
 from .providers import run_session
 from .result import Arrays
 

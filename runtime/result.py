@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .one_at_a_time import refuse_nested
-from .plan import Neuron
+from .plans.plan import Neuron
 
 Arrays = dict[str, np.ndarray]
 

@@ -15,21 +15,21 @@ from onnx2snn.graph_passes.errors import (
     require_one_of,
     require_whole,
 )
-from onnx2snn.graph_passes.files import Model, read_any
-from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.graph_passes.model_files.files import Model, read_any
+from onnx2snn.graph_passes.model_files.weights import ModelParts
 
-from .choice import Choice
+from .choices.choice import Choice
+from .choices.costs import costs_of
 from .coding import Coding, check_coding, encode
-from .costs import costs_of
-from .dense import with_rows_of_weights
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .given import checked_inputs, taken_states
-from .graphs import only
-from .half import halve
 from .inputs import largest_in, power_above, readout_times, samples_in
-from .int8 import quantise
+from .layers.dense import with_rows_of_weights
+from .layers.half import halve
+from .layers.int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
-from .plan import Neuron, build_plan
+from .plans.graphs import only
+from .plans.plan import Neuron, build_plan
 from .precision import LayerPrecision, PlanInPrecision, Precision
 from .progress import Progress
 from .prologue import Prologue

@@ -10,10 +10,10 @@ import numpy as np
 from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.files import first_line
+from onnx2snn.graph_passes.model_files.files import first_line
 
 from .inputs import broadcasts
-from .plan import State
+from .plans.plan import State
 from .providers import OUT_OF_MEMORY, lacks_memory, onnxruntime
 from .result import Later
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .plan import Plan, State
+from .plans.plan import Plan, State
 from .providers import give_back_memory, run_session
 from .result import Arrays, Later
 from .states import DeviceStates

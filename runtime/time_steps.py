@@ -8,28 +8,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.linear import SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import DOMAIN, NEURONS
-from onnx2snn.graph_passes.weights import ModelParts
+from onnx2snn.graph_passes.graph.linear import SPIKING_POOLS
+from onnx2snn.graph_passes.graph.neurons import DOMAIN, NEURONS
+from onnx2snn.graph_passes.model_files.weights import ModelParts
 
-from .choice import Choice, all_known, choose, shapes_read, without_open_states
-from .columns import Columns, with_columns
-from .costs import Costs
-from .groups import groups_of, groups_of_all
-from .half import with_half_products
+from .choices.choice import Choice, all_known, choose, shapes_read, without_open_states
+from .choices.costs import Costs
+from .choices.groups import groups_of, groups_of_all
+from .choices.memory import read_out_memory, sizes_of
+from .choices.rows import Shape, states_have_rows
 from .inputs import samples_in
-from .integer_products import IntegerLayer, with_integer_products
-from .kernel_forms import Layout, laid_out, layout_of, with_stand_ins
-from .memory import read_out_memory, sizes_of
-from .plan import State
+from .layers.columns import Columns, with_columns
+from .layers.half import with_half_products
+from .layers.integer_products import IntegerLayer, with_integer_products
+from .layers.kernel_forms import Layout, laid_out, layout_of, with_stand_ins
+from .layers.weights_first import with_weights_first
+from .layers.winograd import Tiles, matrices_of, with_winograd
+from .plans.plan import State
+from .plans.unit_steps import rescaled
+from .plans.unit_thresholds import with_unit_thresholds
+from .plans.unroll import unrolled
 from .precision import PlanInPrecision
 from .providers import give_back_memory
-from .rows import Shape, states_have_rows
-from .unit_steps import rescaled
-from .unit_thresholds import with_unit_thresholds
-from .unroll import unrolled
-from .weights_first import with_weights_first
-from .winograd import Tiles, matrices_of, with_winograd
 
 _MOST_CHOICES = 1000
 """For so many shapes of inputs it is kept how they run; it is worked out in milliseconds."""

@@ -21,12 +21,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.linear import MAX_POOLS, SPIKING_POOLS
-from onnx2snn.graph_passes.neurons import COUNTING, DOMAIN
-from onnx2snn.graph_passes.protos import names_in, unused_prefix
+from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS
+from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
 
-from .graphs import Writer, has_float16, renamed, with_nodes
-from .plan import Neuron, Plan
+from .plans.graphs import Writer, has_float16, renamed, with_nodes
+from .plans.plan import Neuron, Plan
 from .reach import NOT_KNOWN, currents_in_thresholds
 
 CONSERVING = ("IF", "BurstIF")

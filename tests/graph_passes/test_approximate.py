@@ -10,7 +10,7 @@ from onnx2snn.graph_passes.approximate import (
     approximate_activations,
     fit_clips,
 )
-from onnx2snn.graph_passes.scalar_regions import regions_to_approximate
+from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

@@ -11,8 +11,8 @@ from onnx2snn.graph_passes import (
     fold_forward,
     verify,
 )
-from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.weights import attach
+from onnx2snn.graph_passes.model_files.io import to_parts
+from onnx2snn.graph_passes.model_files.weights import attach
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4)).astype(np.float32)

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, convert, evaluate, from_arrays
-from onnx2snn.graph_passes import inference
-from onnx2snn.graph_passes.inference import inferred
+from onnx2snn.graph_passes.model_files import inference
+from onnx2snn.graph_passes.model_files.inference import inferred
 
 RNG = np.random.default_rng(0)
 SETTINGS = settings(

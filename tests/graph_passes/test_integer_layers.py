@@ -5,7 +5,7 @@ import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import dequantize_layers, infer_shapes, to_graph, to_model
-from onnx2snn.graph_passes.integer_layers import quantises_anew
+from onnx2snn.graph_passes.spellings.integer_layers import quantises_anew
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(-64, 64, (5, 2, 6, 6)).astype(np.float32) / 16

@@ -10,17 +10,17 @@ from onnx2snn.graph_passes import (
     ModelError,
     OutputError,
     dequantize_weights,
-    editing,
-    files,
     read_model,
     to_graph,
     to_model,
     upgrade_opset,
     write_model,
 )
-from onnx2snn.graph_passes.shapes import declared_shape
-from onnx2snn.graph_passes.weights import ModelParts, detach
-from onnx2snn.graph_passes.whole_file import whole_file, write_bytes
+from onnx2snn.graph_passes.graph import editing
+from onnx2snn.graph_passes.graph.shapes import declared_shape
+from onnx2snn.graph_passes.model_files import files
+from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
+from onnx2snn.graph_passes.model_files.whole_file import whole_file, write_bytes
 
 TEXT = "g (float[N, 64] x) => (float[N, 64] y) { y = MatMul(x, w) }"
 WEIGHT = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)

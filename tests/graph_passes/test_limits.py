@@ -13,7 +13,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
 )
-from onnx2snn.graph_passes.files import take_apart
+from onnx2snn.graph_passes.model_files.files import take_apart
 
 TEXT = "g (float[N, 3] x) => (float[N, 3] y) { y = Mul (x, w) }"
 WEIGHT = np.array([1, 2, 3], np.float32)

@@ -19,7 +19,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
 )
-from onnx2snn.graph_passes.neurons import (
+from onnx2snn.graph_passes.graph.neurons import (
     COUNTING,
     NEURONS,
     attribute_names_of,

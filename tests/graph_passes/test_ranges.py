@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx_text import graph, run
 
-from onnx2snn.graph_passes.ranges import ANY, range_of
+from onnx2snn.graph_passes.graph.ranges import ANY, range_of
 
 X = np.random.default_rng(0).normal(size=(5, 2, 6, 6)).astype(np.float32) * 3
 WEIGHTS = {

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_text import graph
 
-from onnx2snn.graph_passes.regions import downstream, upstream
+from onnx2snn.graph_passes.graph.regions import downstream, upstream
 
 
 def test_what_is_left_out_connects_nothing():

@@ -9,11 +9,11 @@ from onnx2snn.graph_passes import (
     fix_reshapes,
     fold_constants,
     infer_shapes,
-    reshapes,
     to_graph,
     to_model,
 )
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
+from onnx2snn.graph_passes.spellings import reshapes
 
 X = np.random.default_rng(0).normal(size=(3, 4, 5, 5)).astype(np.float32)
 NUMBERS = {

@@ -5,7 +5,10 @@ import pytest
 from onnx_text import changes_once, ops, run
 
 from onnx2snn.graph_passes import infer_shapes, to_graph, to_model
-from onnx2snn.graph_passes.scikit_learn import standardise_scikit_learn, zip_maps_to_tensors
+from onnx2snn.graph_passes.model_files.scikit_learn import (
+    standardise_scikit_learn,
+    zip_maps_to_tensors,
+)
 
 X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 

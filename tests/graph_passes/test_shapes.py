@@ -1,7 +1,7 @@
 from onnx_text import graph
 
 from onnx2snn.graph_passes import infer_shapes
-from onnx2snn.graph_passes.editing import Editor
+from onnx2snn.graph_passes.graph.editing import Editor
 
 
 def test_sizes_of_one_name_are_one_size():

@@ -14,7 +14,7 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     to_model,
 )
-from onnx2snn.graph_passes.neurons import inputs_besides_states
+from onnx2snn.graph_passes.graph.neurons import inputs_besides_states
 
 T = 8
 SIGNATURE = "g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z)"

@@ -13,7 +13,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
     write_model,
 )
-from onnx2snn.graph_passes.files import take_apart
+from onnx2snn.graph_passes.model_files.files import take_apart
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 

@@ -4,15 +4,15 @@ import pytest
 from onnx_text import graph, model, run
 
 from onnx2snn.graph_passes import to_graph, to_model
-from onnx2snn.graph_passes.io import to_parts
-from onnx2snn.graph_passes.weights import (
+from onnx2snn.graph_passes.model_files.io import to_parts
+from onnx2snn.graph_passes.model_files.weights import (
     STAYS_INLINE,
     attach,
     detach,
     is_large,
     with_weights_as_inputs,
 )
-from onnx2snn.graph_passes.wire import encoded
+from onnx2snn.graph_passes.model_files.wire import encoded
 
 RNG = np.random.default_rng(0)
 TEXT = """

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_text import model
 
-from onnx2snn.graph_passes import ModelError, files, read_model, wire
-from onnx2snn.graph_passes.files import files_of, parse_model
+from onnx2snn.graph_passes import ModelError, read_model
+from onnx2snn.graph_passes.model_files import files, wire
+from onnx2snn.graph_passes.model_files.files import files_of, parse_model
 
 TEXT = """
     g (float[N, 32] x) => (float[N, 4, 4] y) {

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes import neurons
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.weights import copy_model
+from onnx2snn.graph_passes.graph import neurons
+from onnx2snn.graph_passes.model_files.weights import copy_model
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.totals import CONSERVING
 

@@ -19,10 +19,10 @@ from onnx2snn import (
     diagnose,
     evaluate,
     from_arrays,
-    network,
     to_loop,
     write_model,
 )
+from onnx2snn.converting import network
 from onnx2snn.graph_passes import Refusal
 from onnx2snn.recipes import RECIPES
 

@@ -7,17 +7,17 @@ from onnx_text import model, run
 from onnx2snn import (
     DataError,
     SpikingSession,
-    batches,
     compare_recipes,
-    comparison,
     convert,
     diagnose,
     evaluate,
     from_arrays,
 )
-from onnx2snn.batches import bytes_of_tensors, samples_at_once
-from onnx2snn.early_exits import early_exits
-from onnx2snn.graph_passes.weights import detach
+from onnx2snn.data import batches
+from onnx2snn.data.batches import bytes_of_tensors, samples_at_once
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.measuring import comparison
+from onnx2snn.measuring.early_exits import early_exits
 
 X = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
 WEIGHTS = {"w": np.ones((4, 3, 1, 1), np.float32), "hi": np.float32(1), "lo": np.float32(0)}

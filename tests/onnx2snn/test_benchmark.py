@@ -16,10 +16,10 @@ from contender import Contender
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, Onnx2SnnError, convert
-from onnx2snn.benchmarking import RandomInputs, benchmark, input_shapes, regret
 from onnx2snn.cli import main
+from onnx2snn.measuring.benchmarking import RandomInputs, benchmark, input_shapes, regret
+from onnx2snn.measuring.timing import Contestant, interleaved, ratio
 from onnx2snn.runtime.session import PlanKind
-from onnx2snn.timing import Contestant, interleaved, ratio
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_contestant_is_an_object_elsewhere(every_core):
 
 def test_a_contestant_whose_parent_is_gone_ends_quietly(tmp_path):
     text = (
-        "import signal, time; from onnx2snn.timing import Contestant; "
+        "import signal, time; from onnx2snn.measuring.timing import Contestant; "
         "signal.alarm(1); Contestant(time.sleep, 2)"
     )
     # Not here, where the sources are not laid out as they are installed.

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from onnx2snn import convert
-from onnx2snn.budget import BudgetError, require_budget
 from onnx2snn.cli import main
+from onnx2snn.cli.budget import BudgetError, require_budget
 from onnx2snn.demo import demo_images, demo_network
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, calibration, convert, from_arrays, parse_statistic
-from onnx2snn.calibration import sampled
-from onnx2snn.calibration_data import comes_in_an_order, with_measures
-from onnx2snn.graph_passes.weights import detach
+from onnx2snn import SpikingSession, convert, from_arrays, parse_statistic
+from onnx2snn.converting import calibration
+from onnx2snn.converting.calibration import sampled
+from onnx2snn.data.calibration_data import comes_in_an_order, with_measures
+from onnx2snn.graph_passes.model_files.weights import detach
 from onnx2snn.progress import Running
 
 RNG = np.random.default_rng(0)
@@ -195,10 +196,10 @@ def test_an_order_that_recipes_mind(monkeypatch):
     (note,) = convert(model(text, values), calibration=from_arrays(x), recipe="best").notes[-1:]
     assert "batches of 15 samples" in note
     with monkeypatch.context() as patched:
-        patched.setattr("onnx2snn.spiking.MOST_BYTES", 4 * 16 * 6 * 20)
+        patched.setattr("onnx2snn.spiking_passes.spiking.MOST_BYTES", 4 * 16 * 6 * 20)
         (note,) = ordered(patched, "best", of_bytes())
         assert "batches of 20 samples" in note
-    monkeypatch.setattr("onnx2snn.data.MOST_HELD", 0)
+    monkeypatch.setattr("onnx2snn.data.samples.MOST_HELD", 0)
     (note,) = ordered(monkeypatch, "best", of_bytes(), batch_size=20)
     assert "shuffle the data, which here takes too much memory" in note
 

@@ -25,18 +25,18 @@ from onnx2snn import (
     DataError,
     OutputError,
     SpikingSession,
-    cli,
-    cli_inspect,
     convert,
     diagnose,
     open_data,
-    plot,
-    plot_paper,
-    readiness,
     write_model,
 )
-from onnx2snn.cli import main
-from onnx2snn.runtime import chunks, groups, kernel_forms, time_steps
+from onnx2snn.cli import commands as cli
+from onnx2snn.cli import inspect as cli_inspect
+from onnx2snn.cli import main, plot, plot_paper
+from onnx2snn.converting import readiness
+from onnx2snn.runtime import time_steps
+from onnx2snn.runtime.choices import chunks, groups
+from onnx2snn.runtime.layers import kernel_forms
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -279,7 +279,7 @@ def test_precision():
 
 def test_an_evaluation_has_one_session_at_a_time(monkeypatch):
     """Each takes what a budget allows for."""
-    from onnx2snn import evaluation
+    from onnx2snn.measuring import evaluation
 
     made, seen = [], []
 
@@ -1064,7 +1064,7 @@ def test_cuda_that_is_not_there(snn, monkeypatch):
 
 def test_auto_says_which_device_it_took(monkeypatch, capsys):
     chosen = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-    from onnx2snn import options
+    from onnx2snn.cli import options
 
     monkeypatch.setattr(options, "resolve_providers", lambda device: chosen)
     assert options.chosen_providers("auto") is chosen

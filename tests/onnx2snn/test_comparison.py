@@ -16,24 +16,17 @@ import pytest
 from click.testing import CliRunner
 from onnx_text import model
 
-from onnx2snn import (
-    DataError,
-    ModelError,
-    OutputError,
-    cli_compare,
-    comparison,
-    convert,
-    evaluate,
-    from_arrays,
-)
+from onnx2snn import DataError, ModelError, OutputError, convert, evaluate, from_arrays
+from onnx2snn.cli import compare as cli_compare
 from onnx2snn.cli import main
-from onnx2snn.comparison import compare_recipes
-from onnx2snn.comparison_state import read_results
+from onnx2snn.cli.plot import comparison_plot
+from onnx2snn.cli.tables import comparison_reasons, comparison_table
 from onnx2snn.digests import digest_of_data
-from onnx2snn.plot import comparison_plot
+from onnx2snn.measuring import comparison
+from onnx2snn.measuring.comparison import compare_recipes
+from onnx2snn.measuring.comparison_state import read_results
 from onnx2snn.recipes import RECIPES, recipe_by_name
-from onnx2snn.searching import search_potentials
-from onnx2snn.tables import comparison_reasons, comparison_table
+from onnx2snn.spiking_passes.searching import search_potentials
 
 RNG = np.random.default_rng(0)
 TEXT = (
@@ -197,7 +190,7 @@ def test_killed_it_goes_on_to_the_same_table(folder):
 def test_comparisons_at_once_lose_nothing(folder):
     """Each in a process of its own, with the same state file."""
     code = (
-        "import sys; from onnx2snn.comparison_state import Score, add_results\n"
+        "import sys; from onnx2snn.measuring.comparison_state import Score, add_results\n"
         "from pathlib import Path\n"
         "for i in range(40): add_results(Path('s.json'), {}, "
         "{f'{sys.argv[1]} {i}': Score(1, None, 1.0, 1.0, 1.0, None)})"
@@ -463,7 +456,7 @@ def test_what_cannot_be_compared_is_not_converted(monkeypatch, ann, labels, text
 
 
 def test_curves_of_many_recipes_look_different(monkeypatch):
-    from onnx2snn import plot
+    from onnx2snn.cli import plot
 
     drawn = []
     monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))

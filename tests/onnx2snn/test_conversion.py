@@ -29,10 +29,10 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.ann import Ann
-from onnx2snn.checking import Agreement, Differences, compare, relative_error
-from onnx2snn.comparison import compare_recipes
-from onnx2snn.conversion_tables import advice
-from onnx2snn.graph_passes.weights import detach
+from onnx2snn.cli.conversion_tables import advice
+from onnx2snn.converting.checking import Agreement, Differences, compare, relative_error
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.measuring.comparison import compare_recipes
 from onnx2snn.progress import Running
 from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name

@@ -14,24 +14,15 @@ from one_neuron import POOLED, X, activations, clipped, fire, held, one, two
 from one_neuron import WEIGHTS as DENSE
 from onnx_text import model, run
 
-from onnx2snn import (
-    SpikingSession,
-    Statistic,
-    UnsupportedModelError,
-    convert,
-    correction,
-    from_arrays,
-    layers,
-    least_squares,
-    simulation,
-)
-from onnx2snn.correction import correct, mean_by_channel
+from onnx2snn import SpikingSession, Statistic, UnsupportedModelError, convert, from_arrays
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
-from onnx2snn.graph_passes.neurons import attribute_tensor
+from onnx2snn.graph_passes.graph.neurons import attribute_tensor
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
-from onnx2snn.searching import BALANCING_STEPS, balance_thresholds
-from onnx2snn.simulation import Apart, Simulation
+from onnx2snn.spiking_passes import correction, layers, least_squares, simulation
+from onnx2snn.spiking_passes.correction import correct, mean_by_channel
+from onnx2snn.spiking_passes.searching import BALANCING_STEPS, balance_thresholds
+from onnx2snn.spiking_passes.simulation import Apart, Simulation
 
 SMALL = from_arrays(X)
 RNG = np.random.default_rng(0)

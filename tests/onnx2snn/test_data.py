@@ -9,7 +9,7 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, from_arrays, open_data
-from onnx2snn.data import rows_by_rounds, shuffled, take_turns
+from onnx2snn.data.samples import rows_by_rounds, shuffled, take_turns
 
 X = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
 Y = np.arange(23) % 5
@@ -41,9 +41,9 @@ def test_shuffled(tmp_path, batch_size):
 
 
 def test_what_takes_much_memory_is_not_shuffled(monkeypatch):
-    monkeypatch.setattr("onnx2snn.data.MOST_HELD", X.nbytes)
+    monkeypatch.setattr("onnx2snn.data.samples.MOST_HELD", X.nbytes)
     assert shuffled(from_arrays(X), 5) is not None
-    monkeypatch.setattr("onnx2snn.data.MOST_HELD", X.nbytes - 1)
+    monkeypatch.setattr("onnx2snn.data.samples.MOST_HELD", X.nbytes - 1)
     assert shuffled(from_arrays(X), 5) is None
 
 

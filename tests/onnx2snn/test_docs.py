@@ -13,8 +13,8 @@ from onnx_text import model, run
 from proof import stock
 
 from onnx2snn import SpikingSession, convert
-from onnx2snn.graph_passes import neurons
-from onnx2snn.graph_passes.neuron_functions import FUNCTIONS
+from onnx2snn.graph_passes.graph import neurons
+from onnx2snn.graph_passes.graph.neuron_functions import FUNCTIONS
 from onnx2snn.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from onnx_text import model, run
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, evaluate, from_arrays
 from onnx2snn.cli import main
-from onnx2snn.early_exits import _as_accurate, early_exits
+from onnx2snn.measuring.early_exits import _as_accurate, early_exits
 
 RULES = (
     EarlyExit(0.2, 1, 3), EarlyExit(0.3, 2, 2), EarlyExit(0.6, 3, 4), EarlyExit(), EarlyExit(1.0),

@@ -9,7 +9,8 @@ import pytest
 import stock
 from click.testing import CliRunner
 
-from onnx2snn import SpikingSession, cli_export, convert, to_loop, write_model
+from onnx2snn import SpikingSession, convert, to_loop, write_model
+from onnx2snn.cli import export as cli_export
 from onnx2snn.cli import main
 
 X = dyadic.images(dyadic.finish(2), 3)

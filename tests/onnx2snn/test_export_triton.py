@@ -14,19 +14,12 @@ from click.testing import CliRunner
 from kinds import KINDS, Kind, Network, model_of
 from onnx_text import model
 
-from onnx2snn import (
-    DataError,
-    ModelError,
-    OutputError,
-    SpikingSession,
-    convert,
-    export_triton,
-    from_arrays,
-)
+from onnx2snn import DataError, ModelError, OutputError, SpikingSession, convert, from_arrays
 from onnx2snn.cli import main
-from onnx2snn.export_triton import to_triton
-from onnx2snn.triton_config import pbtxt
-from onnx2snn.triton_steps import START, stateful_model
+from onnx2snn.exports import triton as export_triton
+from onnx2snn.exports.triton import to_triton
+from onnx2snn.exports.triton_config import pbtxt
+from onnx2snn.exports.triton_steps import START, stateful_model
 
 CASES = {
     "dyadic": lambda: (convert(dyadic.to_onnx(dyadic.finish(3))).model, (2, 8, 8)),

@@ -272,7 +272,7 @@ def test_images_of_a_folder_come_in_rounds_in_training(folder, samples):
 
 
 def test_so_many_images_of_a_folder_are_of_all_classes(folder, monkeypatch):
-    from onnx2snn import data_files
+    from onnx2snn.data import files as data_files
 
     read = []
 

@@ -41,14 +41,14 @@ def imported_parts(path, part):
 
 @pytest.mark.parametrize("part", ARROWS)
 def test_arrows(part):
-    for path in (ROOT / part).glob("*.py"):
+    for path in (ROOT / part).rglob("*.py"):
         wrong = set(imported_parts(path, part)) - ARROWS[part]
         assert not wrong, f"{path} imports {wrong}"
 
 
 def test_torch_is_imported_by_training_only():
     for part in ARROWS:
-        for path in (ROOT / part).glob("*.py"):
+        for path in (ROOT / part).rglob("*.py"):
             # Indented, it is within a function that a command calls.
             if re.search(r"^(import|from) torch", path.read_text(), re.MULTILINE):
                 assert part == "models"

@@ -11,10 +11,11 @@ from one_neuron import WEIGHTS as DENSE
 from one_neuron import X
 from onnx_text import graph, model, run
 
-from onnx2snn import SpikingSession, convert, correction, from_arrays, least_squares, segments
-from onnx2snn.correction import correct
-from onnx2snn.least_squares import RIDGE, fit_weights
+from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.recipes import recipe_by_name
+from onnx2snn.spiking_passes import correction, least_squares, segments
+from onnx2snn.spiking_passes.correction import correct
+from onnx2snn.spiking_passes.least_squares import RIDGE, fit_weights
 
 SMALL = from_arrays(X)
 

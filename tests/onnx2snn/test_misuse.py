@@ -31,9 +31,9 @@ from onnx2snn import (
     to_triton,
     write_model,
 )
-from onnx2snn.comparison import compare_recipes
-from onnx2snn.early_exits import early_exits
 from onnx2snn.graph_passes import bound_activations, change_neurons, to_graph, to_model
+from onnx2snn.measuring.comparison import compare_recipes
+from onnx2snn.measuring.early_exits import early_exits
 
 NETWORK = dyadic.finish(2)
 ANN = dyadic.to_onnx(NETWORK)

@@ -8,7 +8,7 @@ from onnx_text import model
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from onnx2snn import ModelError, SpikingSession, UnsupportedModelError, check, convert, from_arrays
-from onnx2snn.checking import relative_error
+from onnx2snn.converting.checking import relative_error
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 2, 8, 8)).astype(np.float32)

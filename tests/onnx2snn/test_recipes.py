@@ -26,16 +26,16 @@ from onnx2snn import (
     diagnose,
     evaluate,
     from_arrays,
-    searching,
 )
 from onnx2snn.cli import main
-from onnx2snn.comparison import compare_recipes
-from onnx2snn.correction import correct
-from onnx2snn.early_exits import early_exits
+from onnx2snn.converting.statistics import ActivationHistogram
 from onnx2snn.graph_passes import neuron_nodes
+from onnx2snn.measuring.comparison import compare_recipes
+from onnx2snn.measuring.early_exits import early_exits
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import RECIPES, recipe_by_name
-from onnx2snn.statistics import ActivationHistogram
+from onnx2snn.spiking_passes import searching
+from onnx2snn.spiking_passes.correction import correct
 
 DATA = from_arrays(X)
 MAX = Statistic("max")

@@ -13,9 +13,9 @@ from onnx_text import model
 
 from onnx2snn import convert, evaluate, from_arrays, write_model
 from onnx2snn.cli import main
-from onnx2snn.graph_passes.weights import detach
-from onnx2snn.published import OURS, TABLES, published
-from onnx2snn.reproduction import EXPERIMENTS, CountsFile, ExperimentRun, ann_accuracy
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.measuring.published import OURS, TABLES, published
+from onnx2snn.measuring.reproduction import EXPERIMENTS, CountsFile, ExperimentRun, ann_accuracy
 
 RNG = np.random.default_rng(0)
 TEXT = (
@@ -184,7 +184,7 @@ def test_fig_4_calibrates_on_training_images(here):
 
 
 def test_a_kill_loses_one_batch_at_most(here, monkeypatch):
-    from onnx2snn import reproduction
+    from onnx2snn.measuring import reproduction
 
     expected = reproduce("fig2", "-T", "2,4", "--json", "--state", "whole.json")
     run, left = reproduction.SpikingSession.run, 0
@@ -260,7 +260,7 @@ def test_a_network_without_clips(here):
 
 
 def test_a_start_that_fails_leaves_no_folder(here, monkeypatch):
-    from onnx2snn import cli_train
+    from onnx2snn.cli import train as cli_train
 
     def no_images(*_, **__):
         raise FileNotFoundError("there are no images")
@@ -319,6 +319,6 @@ def test_figure_4_calibrates_in_the_batches_that_are_asked_for(here, monkeypatch
         seen.append(settings["batch_size"])
         return convert(*args, **settings)
 
-    monkeypatch.setattr("onnx2snn.reproduction.convert", spy)
+    monkeypatch.setattr("onnx2snn.measuring.reproduction.convert", spy)
     reproduce("fig4", "-T", "2")
     assert set(seen) == {7}

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx2snn import DataError, Statistic, parse_statistic
-from onnx2snn.statistics import ActivationHistogram
+from onnx2snn.converting.statistics import ActivationHistogram
 
 
 def activations(seed, samples=400, channels=3):

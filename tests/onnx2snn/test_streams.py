@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx_text import model
 
-from onnx2snn import SpikingSession, convert, from_arrays, simulation, spiking
+from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes import neuron_nodes, to_graph
 from onnx2snn.recipes import recipe_by_name
-from onnx2snn.segments import segment_of, segments_of
-from onnx2snn.simulation import Simulation
+from onnx2snn.spiking_passes import simulation, spiking
+from onnx2snn.spiking_passes.segments import segment_of, segments_of
+from onnx2snn.spiking_passes.simulation import Simulation
 
 T = 8
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, convert, evaluate, from_arrays, synapses
-from onnx2snn.graph_passes.editing import Editor
-from onnx2snn.graph_passes.weights import detach
-from onnx2snn.synapses import SynapseCounter, macs_by_place
+from onnx2snn import SpikingSession, convert, evaluate, from_arrays
+from onnx2snn.graph_passes.graph.editing import Editor
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.measuring import synapses
+from onnx2snn.measuring.synapses import SynapseCounter, macs_by_place
 
 RNG = np.random.default_rng(0)
 ZERO, ONE = np.float32(0), np.float32(1)

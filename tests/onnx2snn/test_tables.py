@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onnx2snn import tables, terminal
-from onnx2snn.cli import main
-from onnx2snn.conversion import NeuronReport
-from onnx2snn.conversion_tables import neuron_table, pass_table, readiness_table
+from onnx2snn.cli import main, tables, terminal
+from onnx2snn.cli.conversion_tables import neuron_table, pass_table, readiness_table
+from onnx2snn.cli.terminal import new_table
+from onnx2snn.converting.conversion import NeuronReport
+from onnx2snn.converting.readiness import NodeReport
 from onnx2snn.graph_passes import PassReport
-from onnx2snn.readiness import NodeReport
-from onnx2snn.terminal import new_table
 
 
 def printed(table, width=60):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnx2snn.runtime import kernel_forms
+from onnx2snn.runtime.layers import kernel_forms
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,11 @@ from alike import same
 from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert, from_arrays
-from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import chunks, estimate, int8, kernel_forms, memory, sums
-from onnx2snn.runtime.estimate import Estimate
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.runtime import sums
+from onnx2snn.runtime.choices import chunks, estimate, memory
+from onnx2snn.runtime.choices.estimate import Estimate
+from onnx2snn.runtime.layers import int8, kernel_forms
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 

@@ -7,9 +7,10 @@ from alike import same
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert
-from onnx2snn.graph_passes.weights import ModelParts, attach
-from onnx2snn.runtime import chunks, dense
-from onnx2snn.runtime.plan import build_plan
+from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
+from onnx2snn.runtime.choices import chunks
+from onnx2snn.runtime.layers import dense
+from onnx2snn.runtime.plans.plan import build_plan
 
 TEXT = (
     "net (float[N, 16] x) => (float[N, 24] y) {{ a = Gemm(x, v, b) c = Clip(a, zero, one) "

@@ -9,9 +9,10 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import estimate, groups, time_steps
-from onnx2snn.runtime.groups import Groups
-from onnx2snn.runtime.rows import samples_are_apart
+from onnx2snn.runtime import time_steps
+from onnx2snn.runtime.choices import estimate, groups
+from onnx2snn.runtime.choices.groups import Groups
+from onnx2snn.runtime.choices.rows import samples_are_apart
 from onnx2snn.runtime.states import DeviceStates
 
 

@@ -13,9 +13,9 @@ from kinds import Kind, Network
 from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes import to_model
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
-from onnx2snn.runtime import half
-from onnx2snn.runtime.half import halve, with_half_products
-from onnx2snn.runtime.plan import build_plan, with_weights
+from onnx2snn.runtime.layers import half
+from onnx2snn.runtime.layers.half import halve, with_half_products
+from onnx2snn.runtime.plans.plan import build_plan, with_weights
 from onnx2snn.runtime.providers import CPU, CUDA
 
 SETTINGS = settings(

@@ -16,11 +16,12 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.demo import demo_images
 from onnx2snn.graph_passes import read_model, to_model
 from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
-from onnx2snn.graph_passes.files import read_any
-from onnx2snn.graph_passes.neurons import DOMAIN
+from onnx2snn.graph_passes.graph.neurons import DOMAIN
+from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.models import shipped
-from onnx2snn.runtime import chunks, int8
-from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.choices import chunks
+from onnx2snn.runtime.layers import int8
+from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.providers import CPU, CUDA
 
 SETTINGS = settings(

@@ -12,7 +12,7 @@ import pytest
 from alike import same
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert
-from onnx2snn.runtime import groups
+from onnx2snn.runtime.choices import groups
 from onnx2snn.runtime.result import Later
 
 NETWORK = dyadic.finish(3)

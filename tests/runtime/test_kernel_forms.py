@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import Neuron, SpikingSession, convert, recipe_by_name
-from onnx2snn.graph_passes.neurons import DOMAIN
-from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import kernel_forms, time_steps
-from onnx2snn.runtime.cpu_layout import in_layout_of_cpu
+from onnx2snn.graph_passes.graph.neurons import DOMAIN
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.runtime import time_steps
+from onnx2snn.runtime.layers import kernel_forms
+from onnx2snn.runtime.layers.cpu_layout import in_layout_of_cpu
 
 BLOCKED = "com.microsoft.nchwc"
 

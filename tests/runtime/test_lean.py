@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert
-from onnx2snn.graph_passes import weights
-from onnx2snn.graph_passes.weights import ModelParts
-from onnx2snn.runtime import chunks, columns, estimate, winograd
-from onnx2snn.runtime.estimate import Estimate
+from onnx2snn.graph_passes.model_files import weights
+from onnx2snn.graph_passes.model_files.weights import ModelParts
+from onnx2snn.runtime.choices import chunks, estimate
+from onnx2snn.runtime.choices.estimate import Estimate
+from onnx2snn.runtime.layers import columns, winograd
 from onnx2snn.runtime.providers import CPU, create_session
 
 

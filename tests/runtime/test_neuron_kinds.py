@@ -20,10 +20,10 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     to_model,
 )
-from onnx2snn.graph_passes.neurons import COUNTING
-from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime.plan import build_plan
-from onnx2snn.synapses import SynapseCounter, macs_by_place
+from onnx2snn.graph_passes.graph.neurons import COUNTING
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.measuring.synapses import SynapseCounter, macs_by_place
+from onnx2snn.runtime.plans.plan import build_plan
 
 T = 8
 EVERY = [

@@ -22,10 +22,10 @@ from onnx2snn import (
     from_arrays,
 )
 from onnx2snn.cli import main
-from onnx2snn.examination import IN_DIVISOR
-from onnx2snn.graph_passes.weights import detach
-from onnx2snn.runtime import choice, estimate
-from onnx2snn.synapses import macs_by_place
+from onnx2snn.converting.examination import IN_DIVISOR
+from onnx2snn.graph_passes.model_files.weights import detach
+from onnx2snn.measuring.synapses import macs_by_place
+from onnx2snn.runtime.choices import choice, estimate
 
 RNG = np.random.default_rng(0)
 

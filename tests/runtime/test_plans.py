@@ -15,12 +15,12 @@ from onnx_text import model
 from onnx2snn import DataError, SpikingSession, convert, from_arrays
 from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name
-from onnx2snn.runtime import chunks
-from onnx2snn.runtime.chunks import weighted_layers
-from onnx2snn.runtime.memory import sizes_of
-from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.choices import chunks
+from onnx2snn.runtime.choices.chunks import weighted_layers
+from onnx2snn.runtime.choices.memory import sizes_of
+from onnx2snn.runtime.plans.plan import build_plan
+from onnx2snn.runtime.plans.unroll import unrolled
 from onnx2snn.runtime.totals import totals_of
-from onnx2snn.runtime.unroll import unrolled
 
 SETTINGS = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

@@ -25,7 +25,7 @@ from onnx2snn import (
     write_model,
 )
 from onnx2snn.ann import Ann
-from onnx2snn.graph_passes.weights import ModelParts, detach, stub
+from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, stub
 from onnx2snn.runtime import providers
 from onnx2snn.runtime.result import Later
 

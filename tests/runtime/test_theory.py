@@ -10,7 +10,7 @@ from one_neuron import one
 from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert, from_arrays
-from onnx2snn.statistics import Statistic
+from onnx2snn.converting.statistics import Statistic
 
 
 def if_neuron(z, timesteps, threshold, v_init):

@@ -10,9 +10,9 @@ from onnx_text import model
 
 from onnx2snn import EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes import to_graph, to_model
-from onnx2snn.graph_passes.neurons import neuron_nodes
+from onnx2snn.graph_passes.graph.neurons import neuron_nodes
 from onnx2snn.runtime import totals
-from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.reach import currents_in_thresholds
 from onnx2snn.runtime.sums import _in_thresholds
 from onnx2snn.runtime.totals import CONSERVING, coarse, totals_of

@@ -13,12 +13,12 @@ from onnx_text import model
 
 from onnx2snn import Neuron, SpikingSession, convert, from_arrays, recipe_by_name
 from onnx2snn.runtime import time_steps
-from onnx2snn.runtime.plan import build_plan
+from onnx2snn.runtime.plans.plan import build_plan
+from onnx2snn.runtime.plans.scaled_weights import is_long
+from onnx2snn.runtime.plans.unit_steps import rescaled
+from onnx2snn.runtime.plans.unit_thresholds import with_unit_thresholds
+from onnx2snn.runtime.plans.unroll import unrolled
 from onnx2snn.runtime.precision import PlanInPrecision
-from onnx2snn.runtime.scaled_weights import is_long
-from onnx2snn.runtime.unit_steps import rescaled
-from onnx2snn.runtime.unit_thresholds import with_unit_thresholds
-from onnx2snn.runtime.unroll import unrolled
 
 RESIDUAL = (
     "net (float[N, 4, 6, 6] x) => (float[N, 3] y) { "
@@ -91,7 +91,7 @@ def test_nothing_else_is_multiplied(thresholds):
 )
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_sessions_give_the_same_spikes(monkeypatch, thresholds, precision):
-    monkeypatch.setattr("onnx2snn.runtime.int8.WORTH", np.inf)
+    monkeypatch.setattr("onnx2snn.runtime.layers.int8.WORTH", np.inf)
     snn, _ = residual(*thresholds)
     x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
     chunked = SpikingSession(snn, threads=1, precision=precision)

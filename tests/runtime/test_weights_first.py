@@ -6,9 +6,10 @@ import pytest
 from onnx_text import model
 
 from onnx2snn import SpikingSession, convert
-from onnx2snn.runtime import chunks, weights_first
+from onnx2snn.runtime.choices import chunks
+from onnx2snn.runtime.layers import weights_first
+from onnx2snn.runtime.layers.weights_first import first_pays, may_come_first, with_weights_first
 from onnx2snn.runtime.providers import CPU, create_session
-from onnx2snn.runtime.weights_first import first_pays, may_come_first, with_weights_first
 
 GEMM = "net (float[N, 7] x) => (float[N, 5] y) {{ y = Gemm<{attributes}>({reads}) }}"
 

@@ -1,0 +1,1 @@
+"""What passes share: edits of a graph, neurons in it, and what it tells about itself."""

@@ -1,0 +1,384 @@
+"""Small edits of an onnx-graphsurgeon graph that several passes share.
+
+onnx-graphsurgeon compares tensors by name and nodes by structure, so membership is
+tested here by identity or by name, and nodes leave a graph by being disconnected and
+then tidied away, never by ``list.remove``.
+"""
+
+from collections.abc import Callable, Container, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import ArrayLike
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.quiet import muted
+
+MIN_OPSET = 13
+"""Oldest opset whose operators the passes know: older ones have attributes for inputs."""
+
+
+def require_graph(graph: gs.Graph) -> None:
+    """Raise ``DataError`` for what is no graph of onnx-graphsurgeon."""
+    if not isinstance(graph, gs.Graph):
+        raise DataError(
+            "passes change a graph, as to_graph makes one of a model, and to_model makes one of "
+            f"it again: this is of type {type(graph).__name__}"
+        )
+
+
+def require_opset(graph: gs.Graph, least: int = MIN_OPSET, what: str = "passes") -> None:
+    """Raise ``ModelError`` if a graph's opset is too old, ``DataError`` for what is no graph."""
+    require_graph(graph)
+    if graph.opset < least:
+        raise ModelError(
+            f"{what} need opset {least} or newer, and the graph's is {graph.opset}: bring its "
+            "model there with upgrade_opset before to_graph"
+        )
+
+
+def until_done(step: Callable[[gs.Graph], bool], graph: gs.Graph) -> bool:
+    """Repeat a step until it changes nothing; whether it ever changed something."""
+    changed = False
+    while step(graph):
+        changed = True
+    return changed
+
+
+def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is an output of the graph."""
+    return any(output is tensor for output in graph.outputs)
+
+
+def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
+    """The one node of a graph that reads a tensor once.
+
+    None if there are others, it is an output, or the node is in the branch of an If.
+    """
+    if len(tensor.outputs) != 1 or is_graph_output(graph, tensor):
+        return None
+    return None if is_inner(tensor.outputs[0]) else tensor.outputs[0]
+
+
+def is_inner(node: gs.Node) -> bool:
+    """Whether a node is in a subgraph: it reads the graph's tensors, but is none of its nodes."""
+    return getattr(node, "inner", False)
+
+
+def mark_inner_nodes(graph: gs.Graph, inner: bool = False) -> None:
+    """Tell the nodes of subgraphs from the graph's own, for ``is_inner``."""
+    for node in graph.nodes:
+        node.inner = inner
+        for subgraph in subgraphs_of(node):
+            mark_inner_nodes(subgraph, inner=True)
+
+
+def subgraphs_of(node: gs.Node) -> list[gs.Graph]:
+    """The branches of an If, the body of a Loop or Scan."""
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that computes a tensor, or None for inputs and constants."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def maker_of(tensor: gs.Tensor, op: str) -> gs.Node | None:
+    """The node that computes a tensor, if it is this operator of ONNX; None for any other."""
+    node = producer(tensor)
+    return node if node is not None and node.op == op and not node.domain else None
+
+
+def constant_value(tensor: gs.Tensor) -> np.ndarray | None:
+    """The value of a constant tensor, or None for any other."""
+    if not isinstance(tensor, gs.Constant):
+        return None
+    if not isinstance(tensor._values, LazyValues):
+        return np.asarray(tensor.values)
+    # They are read now, of bfloat16 with a warning.
+    with muted():
+        return np.asarray(tensor.values)
+
+
+def known_value(tensor: gs.Tensor) -> np.ndarray | None:
+    """The value of a constant tensor, or of what a node Constant makes; None for any other."""
+    maker = producer(tensor)
+    if maker is None or maker.op != "Constant":
+        return constant_value(tensor)
+    if "value_ints" in maker.attrs:
+        return np.asarray(maker.attrs["value_ints"])
+    return constant_value(maker.attrs.get("value"))
+
+
+def variables_of(node: gs.Node) -> list[gs.Tensor]:
+    """What a node reads that is not constant, without inputs that are left out."""
+    return [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+
+
+def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a node reads a tensor, or it is an output of the graph."""
+    return bool(tensor.outputs) or is_graph_output(graph, tensor)
+
+
+def is_floating(tensor: gs.Tensor) -> bool:
+    """Whether a tensor holds floating-point numbers, as far as is known."""
+    if tensor.dtype is None:
+        return True
+    return not isinstance(tensor.dtype, int) and np.issubdtype(tensor.dtype, np.floating)
+
+
+def type_of(node: gs.Node) -> np.dtype | None:
+    """The type of the numbers of a node that has one for all, as any of them tells it."""
+    known = [t.dtype for t in (*node.inputs, *node.outputs) if t.dtype is not None]
+    return known[0] if known else None
+
+
+def names_in(graph: gs.Graph) -> set[str]:
+    """The names of all tensors and nodes, those of subgraphs among them."""
+    found = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+    for node in graph.nodes:
+        found.add(node.name)
+        found.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+        found.update(name for subgraph in subgraphs_of(node) for name in names_in(subgraph))
+    return found
+
+
+def free_name(wanted: str, taken: Container[str], numbers: dict[str, int]) -> str:
+    """``wanted``, or ``wanted_2``, ``wanted_3``, ... if that is taken.
+
+    Names are only ever added to ``taken``. ``numbers``: the next number of each wanted name, which
+    is kept there, so that thousands that want the same one do not each try all again.
+    """
+    name = wanted
+    while name in taken:
+        number = numbers.get(wanted, 2)
+        name, numbers[wanted] = f"{wanted}_{number}", number + 1
+    return name
+
+
+class Editor:
+    """Adds tensors and nodes to a graph under names that no other has.
+
+    The graph is scanned for names once, so a pass makes one editor and adds everything
+    through it.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self._taken = names_in(graph)
+        self._numbers: dict[str, int] = {}
+
+    def name(self, wanted: str) -> str:
+        """``wanted``, or ``wanted_2``, ``wanted_3``, ... if a tensor or node has that name."""
+        name = free_name(wanted, self._taken, self._numbers)
+        self._taken.add(name)
+        return name
+
+    def constant(self, wanted_name: str, values: ArrayLike) -> gs.Constant:
+        """A new constant tensor."""
+        return gs.Constant(self.name(wanted_name), np.asarray(values))
+
+    def node(
+        self,
+        op: str,
+        wanted_name: str,
+        inputs: Sequence[gs.Tensor],
+        attrs: dict | None = None,
+        like: gs.Tensor | None = None,
+    ) -> gs.Variable:
+        """Add a node; returns its one output, with the dtype and shape of ``like``."""
+        name = self.name(wanted_name)
+        result = gs.Variable(name) if like is None else gs.Variable(name, like.dtype, like.shape)
+        self.graph.nodes.append(gs.Node(op, name, attrs or {}, list(inputs), [result]))
+        return result
+
+
+def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """Let go of the values of a constant that nothing reads any more, and is no output.
+
+    onnx-graphsurgeon's tensors refer to themselves, so that the array would stay until Python
+    looks for such cycles.
+    """
+    if isinstance(tensor, gs.Constant) and not is_used(graph, tensor):
+        tensor.values = np.empty(0, tensor.dtype)
+
+
+def operands(node: gs.Node) -> list[gs.Tensor]:
+    """All that a node reads: its inputs, and what its subgraphs (of If, Loop) capture."""
+    tensors = list(node.inputs)
+    for subgraph in subgraphs_of(node):
+        local = {tensor.name for tensor in subgraph.inputs}
+        local |= {tensor.name for inner in subgraph.nodes for tensor in inner.outputs}
+        read = [tensor for inner in subgraph.nodes for tensor in operands(inner)]
+        tensors += [t for t in (*read, *subgraph.outputs) if t.name not in local]
+    return tensors
+
+
+def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every node that reads ``old`` read ``new``."""
+    for node in list(old.outputs):
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[index] = new
+
+
+def disconnect(node: gs.Node) -> None:
+    """Take a node out of the graph's wiring, with all that is inside it; ``tidy`` drops it."""
+    node.inputs.clear()
+    node.outputs.clear()
+    for subgraph in subgraphs_of(node):
+        for inner in subgraph.nodes:
+            disconnect(inner)
+
+
+def bypass(graph: gs.Graph, node: gs.Node) -> bool:
+    """Remove a node, letting its first input take the place of its first output.
+
+    A graph output keeps its name. False, and nothing changes, where both sides are named
+    from outside: an output that would be a graph input, a constant or another output.
+    """
+    source, result = node.inputs[0], node.outputs[0]
+    if is_graph_output(graph, result):
+        maker = producer(source)
+        if maker is None or is_graph_output(graph, source):
+            return False
+        disconnect(node)
+        replace_uses(source, result)
+        maker.outputs[[tensor is source for tensor in maker.outputs].index(True)] = result
+    else:
+        replace_uses(result, source)
+        disconnect(node)
+    return True
+
+
+def replace_node(
+    node: gs.Node,
+    op: str,
+    inputs: Sequence[gs.Tensor],
+    attrs: dict | None = None,
+    domain: str | None = None,
+) -> None:
+    """Make a node another operation on other inputs; its name and outputs stay."""
+    node.op, node.domain = op, domain
+    node.inputs = list(inputs)
+    node.attrs.clear()
+    node.attrs.update(attrs or {})
+
+
+def become_product(
+    editor: Editor, node: gs.Node, factors: Sequence[gs.Tensor], bias: gs.Tensor | None
+) -> None:
+    """Make a node the MatMul of two tensors, plus a bias if there is one."""
+    if bias is None:
+        replace_node(node, "MatMul", factors)
+        return
+    made = editor.node("MatMul", f"{node.name}/product", factors)
+    replace_node(node, "Add", [made, bias])
+
+
+def leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
+    """Let ``x``, whichever of a node's inputs it is, take the place of the node's first output.
+
+    An Identity stays where ``bypass`` can do nothing.
+    """
+    replace_node(node, "Identity", [x])
+    bypass(graph, node)
+
+
+def one_number(tensor: gs.Tensor) -> np.ndarray | None:
+    """The one number, [], that a tensor holds everywhere; None if it is not known to."""
+    maker = producer(tensor)
+    while maker is not None and maker.op == "Expand" and not maker.domain:
+        tensor = maker.inputs[0]
+        maker = producer(tensor)
+    values = constant_value(tensor)
+    if maker is not None and maker.op == "ConstantOfShape" and not maker.domain:
+        value = maker.attrs.get("value")
+        values = np.zeros(1, np.float32) if value is None else np.asarray(value.values)
+    if values is None or not values.size or np.any(values != values.flat[0]):
+        return None
+    return values.reshape(-1)[:1].reshape(())
+
+
+def stays_within(few: Sequence[int | str], many: Sequence[int | str] | None) -> bool:
+    """Whether beside a shape ``few`` what has the shape ``many`` stays as large as it is.
+
+    Open sizes are one if they have one name; of others any may be 1.
+    """
+    if not few or many is None:
+        return not few
+    sizes = zip(reversed(few), reversed(many), strict=False)
+    return len(few) <= len(many) and all(size in (1, axis) for size, axis in sizes)
+
+
+def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
+    """Whether numbers leave variables as large as they are, all of those whose sizes are known."""
+    shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
+    own = [tensor.shape for tensor in numbers]
+    if any(shape is None or (len(shape) and not shapes) for shape in own):
+        return False
+    return all(stays_within(few, many) for few in own for many in shapes)
+
+
+def broadcasts_into(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
+    """Whether what is bounded stays as large as it is, as far as sizes are known."""
+    if shape is None:
+        return True
+    sizes = zip(reversed(bound), reversed(shape), strict=False)
+    same = all(size in (1, axis) or not isinstance(axis, int) for size, axis in sizes)
+    return same and len(bound) <= len(shape)
+
+
+def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
+    """An input of a node; None where it is left out."""
+    held = len(node.inputs) > index and not node.inputs[index].is_empty()
+    return node.inputs[index] if held else None
+
+
+def constant_input(node: gs.Node, index: int, default: float) -> np.ndarray | None:
+    """The value of an input, ``default`` where it is left out; None where it is not constant."""
+    given = optional_input(node, index)
+    return np.asarray(default) if given is None else constant_value(given)
+
+
+def pads_of(node: gs.Node) -> np.ndarray | None:
+    """Begins and ends of a Pad, int64 [2, rank]; None where they, or the rank, are not known."""
+    pads, given = constant_value(node.inputs[1]), optional_input(node, 3)
+    if pads is None or given is None:
+        return None if pads is None else pads.reshape(2, -1)
+    shape, axes = node.inputs[0].shape, constant_value(given)
+    if shape is None or axes is None:
+        return None
+    all_axes = np.zeros((2, len(shape)), np.int64)
+    all_axes[:, axes] = pads.reshape(2, -1)
+    return all_axes
+
+
+def reduction_axes(node: gs.Node) -> list[int] | None:
+    """The axes of a reduction, an input or, before opset 18, an attribute; None if not known."""
+    axes: list[int] | None = node.attrs.get("axes")
+    given = optional_input(node, 1)
+    if given is not None:
+        value = constant_value(given)
+        axes = None if value is None else value.tolist()
+    return axes
+
+
+def part_of(
+    graph: gs.Graph,
+    nodes: Sequence[gs.Node],
+    inputs: Sequence[gs.Tensor],
+    outputs: Sequence[gs.Tensor],
+) -> gs.Graph:
+    """Some nodes of a graph as one of their own; nodes and tensors belong to both."""
+    return gs.Graph(
+        list(nodes),
+        list(inputs),
+        list(outputs),
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=graph.functions,
+        ir_version=graph.ir_version,
+        name="part",
+    )

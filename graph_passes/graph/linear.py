@@ -1,0 +1,356 @@
+"""Which operators a mean over time-steps passes through.
+
+A rate-coded network is its ANN on average only where every operator between spikes and
+the next neuron, or the output, is affine in the spikes: then mean(f(x(t))) = f(mean(x(t))).
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
+from onnx2snn.graph_passes.spellings.integer_layers import INTEGER_LAYERS
+
+from .editing import constant_value, is_floating, producer, variables_of
+from .neurons import NEURONS
+
+# Affine in all their inputs together.
+_AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
+
+# Affine in the first input; the others (weights, shapes, indices) must not be spikes.
+_AFFINE_IN_FIRST = {
+    "AveragePool", "BatchNormalization", "CenterCropPad", "Col2Im", "Compress", "Conv",
+    "ConvTranspose", "CumSum", "DFT", "DepthToSpace", "Div", "Dropout", "Expand", "Flatten",
+    "Gather", "GatherElements", "GatherND", "GlobalAveragePool", "GridSample", "Pad", "ReduceMean",
+    "ReduceSum", "Reshape", "ReverseSequence", "RotaryEmbedding", "STFT", "Slice", "SpaceToDepth",
+    "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
+}  # fmt: skip
+_MULTIPLIES = {"BatchNormalization", "Conv", "ConvTranspose", "Div"}
+
+# Affine in what is written and what that is written into, as assignments to slices are.
+_WRITES = ("ScatterElements", "ScatterND")
+
+# Affine in one factor as long as the other is a constant.
+_PRODUCTS: dict[str, int | None] = {"Einsum": None, "Gemm": 2, "MatMul": 2, "Mul": 2}
+
+SHAPE_OPS = {"Shape", "Size"}
+"""Their output depends on the shape of the input only."""
+
+APPROXIMABLE = (
+    "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow", "Reciprocal",
+    "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
+)  # fmt: skip
+"""Scalar activations that a sum of clips can stand in for."""
+
+BENDS = {
+    "Celu", "Elu", "Erf", "Gelu", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Softsign",
+    "Swish", "Tanh",
+}  # fmt: skip
+"""Those of them that are activations wherever they are: no norm is made of these."""
+
+MAX_POOLS = ("MaxPool", "GlobalMaxPool")
+
+MaxPool = Literal["average", "exact", "keep"]
+"""What becomes of max-pooling between neurons."""
+
+SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
+"""The pools that count spikes, and how each pools."""
+
+_NORMALIZATIONS = (
+    "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
+    "MeanVarianceNormalization", "RMSNormalization",
+)  # fmt: skip
+
+ATTENTIONS = ("Attention", "MultiHeadAttention")
+
+RECURRENT = ("GRU", "LSTM", "RNN")
+
+ON_MEANS = {
+    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "Gather", "GatherElements", "GatherND",
+    "IsNaN", "LRN", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceSumSquare", "Softmax",
+    "Where",
+}  # fmt: skip
+"""Operators that are not affine in activations and may be computed on the means of these."""
+
+_MAX_POOL_ADVICE = (
+    "the largest spike is not the largest rate: replace max-pooling by average pooling "
+    "(--maxpool average, pass max_to_average_pool) or by one that counts (--maxpool exact, "
+    "pass max_to_spiking_pool)"
+)
+_NORMALISES = (
+    "it divides by the activity of other neurons, which is a product of activations: train the "
+    "network with batch normalization in its place"
+)
+APPROXIMATE = (
+    "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
+    "clips approximate it (convert --approximate N)"
+)
+NO_CURVE = (
+    "not linear in the spikes, and no function of one number that is the same everywhere, which "
+    "clips could approximate: train the network with ReLU or a clip in its place"
+)
+IN_TRAINING = (
+    "it is in training mode, where it takes its mean and variance from the batch: export the "
+    "network in evaluation mode"
+)
+QUANTISED = "part of a quantized layer: convert the network as it was before quantization"
+_PRODUCT = (
+    "the product of two activations is not linear in the spikes: train the network without it, as "
+    "without gates or squeeze-and-excitation"
+)
+_NO_ACTIVATION = (
+    "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
+    "network with ReLU or a clip in its place"
+)
+_ATTENTION = (
+    "attention of a form that is not known here (keys of other runs, a soft cap, windows, rotary "
+    "positions, scores that are read)"
+)
+_GUARD = (
+    "a guard of what is before it, as of a Softmax: what helps there helps here, too; where "
+    "nothing there needs one, leave it out"
+)
+_BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
+_SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"
+_SCALES = (
+    "it rounds activations with a scale for each channel: train or quantise the network with one "
+    "for each layer, or export it before quantization"
+)
+_ADVICE = {
+    **dict.fromkeys(MAX_POOLS, _MAX_POOL_ADVICE),
+    "LRN": "local response normalization: " + _NORMALISES,
+    **dict.fromkeys(_NORMALIZATIONS, _NORMALISES),
+    **dict.fromkeys(
+        ("Softmax", "LogSoftmax", "Hardmax"),
+        "not linear in the spikes: between neurons there is no spiking form of it (as the "
+        "read-out, after the last neuron, it may stay: average_before_read_out is its pass)",
+    ),
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+        "the norm of activations is not linear in the spikes: train the network without it, or cut "
+        "it off before (behind the last layer of weights it may stay, in the read-out)",
+    ),
+    **dict.fromkeys(APPROXIMABLE, APPROXIMATE),
+    **dict.fromkeys(
+        ("ReduceMax", "ReduceMin"),
+        "the largest spike is not the largest rate: only maxima over axes of known sizes, beside "
+        "that of the samples and at least one other, of windows (MaxPool) and of two tensors (Max) "
+        "are known here, so write it as one of these",
+    ),
+    "Clip": "not linear in the spikes: its bounds must be constants, the lower below the upper",
+    **dict.fromkeys(("IsNaN", "IsInf"), _GUARD),
+    "Attention": f"{_ATTENTION}: {_SEPARATE}",
+    **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        "it rounds activations: export the network before quantization, or fold the "
+        "quantization of activations away",
+    ),
+    **dict.fromkeys(
+        ("If", "Loop", "Scan"),
+        "control flow over spikes cannot be a spiking network: export the network without it",
+    ),
+    **dict.fromkeys(
+        RECURRENT,
+        "recurrent layers keep states of their own, most behind gates, which are products of "
+        "activations: train the network without them (an RNN with ReLU may be exported unrolled, "
+        "as a loop over the sequence in Python)",
+    ),
+}  # fmt: skip
+
+
+ACTIVATIONS = {
+    *BENDS - {"Erf"}, "Abs", "Clip", "Exp", "HardSigmoid", "LeakyRelu", "PRelu", "Relu", "Softmax",
+    "ThresholdedRelu",
+}  # fmt: skip
+"""The operators that networks have between their layers, whatever becomes of them.
+
+Not Erf, a part of some: alone it may be of what an input is normalised by.
+"""
+
+CANONICAL_ACTIVATIONS = ("Relu", "Clip", "Min")
+"""The last operators of activations in canonical form."""
+
+_KEEP_CHANNELS = {
+    "Add", "BatchNormalization", "Cast", "Clip", "Div", "Identity", "Min", "Mul", "Neg", "Relu",
+    "Sub", "Sum", *NEURONS,
+}  # fmt: skip
+
+
+def channel_axis(tensor: gs.Tensor) -> int:
+    """The axis that counts channels: 1, as for images, or the last one after a MatMul.
+
+    Or where axis 1 is of open size, as in sequences, and the last is not.
+    """
+    shape = tensor.shape
+    rank = None if shape is None else len(shape)
+    while tensor.inputs and rank is not None and rank > 2:
+        node = tensor.inputs[0]
+        if node.op in ("MatMul", "Gemm"):
+            return rank - 1
+        if node.op not in _KEEP_CHANNELS:
+            break
+        tensor = (variables_of(node) or node.inputs)[0]
+        if tensor.shape is None or len(tensor.shape) != rank:
+            break
+    if shape and rank and rank > 2 and isinstance(shape[1], str) and isinstance(shape[-1], int):
+        return rank - 1
+    return 1
+
+
+def names_of_samples(graph: gs.Graph) -> set[str]:
+    """What the inputs of a graph call the number of samples, where that is open."""
+    firsts = {given.shape[0] for given in graph.inputs if given.shape}
+    return {name for name in firsts if isinstance(name, str)}
+
+
+def samples_axis(graph: gs.Graph, tensor: gs.Tensor) -> int:
+    """The axis along which a tensor has the samples, as far as shapes tell; else 0.
+
+    Behind a Reshape to [-1, ...] their number has lost its name: then it is the one open size.
+    """
+    names, shape = names_of_samples(graph), list(tensor.shape or ())
+    open_sizes = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+    found = [axis for axis in open_sizes if shape[axis] in names]
+    if not found and names and len(open_sizes) == 1 and isinstance(shape[0], int):
+        found = open_sizes
+    return found[0] if found else 0
+
+
+def require_channels(graph: gs.Graph, nodes: Iterable[gs.Node], what: str) -> None:
+    """Raise ``UnsupportedModelError`` for layers whose channel axis is their batch axis.
+
+    Or another of which the inputs leave the size open: data shows how many there are of it in the
+    data, not in the network.
+    """
+    opened = {size for given in graph.inputs for size in given.shape or () if isinstance(size, str)}
+
+    def counts_no_channels(tensor: gs.Tensor) -> bool:
+        axis, shape = channel_axis(tensor), tensor.shape or ()
+        is_open = axis < len(shape) and shape[axis] in opened
+        return is_open or samples_axis(graph, tensor) == axis
+
+    refuse_layout(
+        [n for n in nodes if counts_no_channels(n.outputs[0])],
+        f"{what}: the axis that would count channels is of open size, or counts samples in these "
+        "layers:",
+        "take thresholds per layer (--per-layer) and a recipe that corrects nothing",
+    )
+
+
+def refuse_layout(nodes: Iterable[gs.Node], what: str, instead: str) -> None:
+    """Raise ``UnsupportedModelError`` if there are nodes, whose samples are not along axis 0."""
+    refusals = [
+        Refusal(
+            node.name,
+            node.op,
+            f"its output is {node.outputs[0].shape}: export the network with samples along axis "
+            f"0, or {instead}",
+        )
+        for node in nodes
+    ]
+    if refusals:
+        raise UnsupportedModelError(what, refusals)
+
+
+def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:
+    """Why a node is not affine in tensors of these names; None if it is.
+
+    ``varying``: the names of all tensors that depend on the network's inputs.
+    """
+    if node.domain:
+        if node.op in INTEGER_LAYERS:
+            return QUANTISED
+        if node.op in ATTENTIONS:
+            return f"{_ATTENTION}: {_BEFORE_OPTIMISER}"
+        return (
+            f"an operator of the domain '{node.domain}', of which nothing is known here: export "
+            "the network with standard operators"
+        )
+    if node.op in SHAPE_OPS or node.op in _AFFINE_IN_ALL:
+        return None
+    if node.op in _PRODUCTS:
+        factors = [t.name for t in node.inputs[: _PRODUCTS[node.op]] if t.name in varying]
+        if len(factors) < 2:
+            return None
+        if any(map(_is_sum_of_integers, node.inputs)):
+            return QUANTISED
+        if spikes.issuperset(factors):
+            return _PRODUCT
+        return (
+            "the product of spikes and of what depends on the input alone is not linear where the "
+            "input varies in time: export the network with a constant in place of that factor"
+        )
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        scale = constant_value(node.inputs[1])
+        return _ADVICE[node.op] if scale is None or scale.size == 1 else _SCALES
+    if node.op == "Clip" and not is_floating(node.inputs[0]):
+        return "it bounds whole numbers, between quantisers that are not known here"
+    if node.op == "BatchNormalization" and node.attrs.get("training_mode", 0):
+        return IN_TRAINING
+    if node.op in ("Resize", "Upsample"):
+        sized = any(tensor.name in varying for tensor in node.inputs[1:])
+        if sized:
+            return "its size depends on the values of the input: export it with a constant size"
+        return None
+    if node.op in _WRITES and node.attrs.get("reduction", "none") in ("none", "add"):
+        if node.inputs[1].name in varying:
+            return (
+                "where it writes depends on the values of the input: export the network with "
+                "constant indices"
+            )
+        return None
+    if node.op == "If" and node.inputs[0].name not in varying:
+        return (
+            "control flow over spikes that depends on sizes alone: declare those of the model's "
+            "inputs that are open, or export the network without it"
+        )
+    if node.op == "Where":
+        if node.inputs[0].name in varying:
+            condition = producer(node.inputs[0])
+            if condition is not None and condition.op == "IsNaN":
+                return _GUARD
+            return (
+                "which operand it takes depends on the input: export the network with a constant "
+                "mask, or train it without one"
+            )
+        return None
+    if node.op == "Cast":
+        if node.inputs[0].dtype == np.bool_:
+            return (
+                "what a condition says is not linear in the spikes: train the network with ReLU or "
+                "a clip in its place"
+            )
+        if node.attrs["to"] not in _FLOATING_TYPES:
+            return (
+                "casting spikes to a type that is not floating rounds them: export the network "
+                "without the cast"
+            )
+        return None
+    if node.op in _AFFINE_IN_FIRST:
+        if not any(tensor.name in varying for tensor in node.inputs[1:]):
+            return None
+        if node.op in _MULTIPLIES:
+            return f"its second operand depends on the input: {_PRODUCT}"
+        return (
+            "what it takes depends on the values of the input: export the network with constant "
+            "indices and sizes"
+        )
+    return _ADVICE.get(node.op, _NO_ACTIVATION)
+
+
+def _is_sum_of_integers(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is the result of a layer of integers, of whatever type."""
+    maker = producer(tensor)
+    if maker is not None and maker.op == "Cast":
+        maker = producer(maker.inputs[0])
+    return maker is not None and maker.op in ("ConvInteger", "MatMulInteger")
+
+
+_FLOATING_TYPES = {
+    onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+}  # fmt: skip

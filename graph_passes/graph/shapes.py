@@ -1,0 +1,57 @@
+"""The shapes and types of a graph's tensors."""
+
+from collections.abc import Iterable
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.model_files.io import to_parts
+from onnx2snn.graph_passes.model_files.limits import with_shapes
+
+from .editing import free_name
+
+
+def declared_shape(kind: onnx.TypeProto.Tensor) -> list[int | str]:
+    """A shape with an int for each fixed size, else its name, or "?" where it has none."""
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+
+
+def infer_shapes(graph: gs.Graph) -> None:
+    """Set the shape and dtype of every tensor that ONNX's shape inference can tell.
+
+    A dimension is an int, or a string where it is symbolic. What was known before and
+    cannot be inferred anew stays.
+    """
+    # Without value_info, so that shapes from before a rewrite do not contradict it.
+    model = to_parts(graph).structure
+    del model.graph.value_info[:]
+    inferred = with_shapes(model, "the model")
+    tensors = graph.tensors()
+    names = _names_of_sizes(graph, tensors.values())
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        tensor, kind = tensors.get(info.name), info.type.tensor_type
+        if not isinstance(tensor, gs.Variable):
+            continue
+        if kind.elem_type:
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        if kind.HasField("shape"):
+            shape = [names.get(size, size) for size in declared_shape(kind)]
+            if tensor.shape is not None and len(tensor.shape) == len(shape):
+                pairs = zip(shape, tensor.shape, strict=True)
+                shape = [old if isinstance(new, str) else new for new, old in pairs]
+            tensor.shape = shape
+
+
+def _names_of_sizes(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> dict[int | str, str]:
+    """Other names for those that onnx makes of numbers, where the graph has them already.
+
+    It counts anew each time, and to ONNX Runtime what has one name is one size.
+    """
+    declared = {size for tensor in graph.inputs for size in tensor.shape or ()}
+    taken = {size for tensor in tensors for size in tensor.shape or () if isinstance(size, str)}
+    names, numbers = dict[int | str, str](), dict[str, int]()
+    for size in sorted(taken - declared):
+        if size.startswith("unk__"):
+            names[size] = free_name(size, taken, numbers)
+            taken.add(names[size])
+    return names

@@ -1,0 +1,1 @@
+"""Models on disk and as messages: read, held to what is sound, and written."""

@@ -1,0 +1,388 @@
+"""Models on disk: read whole and checked, written whole or not at all.
+
+Model files are untrusted input: nothing outside a model's own folder is read.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google.protobuf.message
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.external_data_helper
+
+from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError, OutputError
+
+from .contents import (
+    FEW_BITS,
+    UNSUPPORTED_TYPES,
+    check_contents,
+    check_dimensions,
+    check_values,
+    has_sparse,
+    make_dense,
+    mend,
+    stored_tensors,
+)
+from .limits import check_shapes, check_structure
+from .unregistered import define_unregistered
+from .weights import (
+    STAYS_INLINE,
+    ModelParts,
+    attach,
+    copy_model,
+    detach,
+    fill,
+    stub,
+    with_weights_as_inputs,
+)
+from .whole_file import check_writable, write_bytes
+from .wire import Content, buffer_of, encoded, without_large_weights
+
+MAX_PROTO_BYTES = 2**31 - 2**20
+"""Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
+
+
+EXPORT = "onnx2snn.export"
+"""The key under which the metadata of an export says how it was made."""
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+"""A model file's path, or the model in memory."""
+
+
+def require_path(path: Any, what: str, error: type[Onnx2SnnError]) -> None:
+    """Raise an ``error`` that begins with ``what``, which says what is wanted, for no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise error(f"{what}, not {type(path).__name__}")
+
+
+def read_any(model: Model | ModelParts) -> ModelParts:
+    """A model in parts, checked; parts are taken as they are.
+
+    Raises ``ModelError`` for what is no model, or cannot be read.
+    """
+    if isinstance(model, ModelParts):
+        return model
+    if isinstance(model, onnx.ModelProto):
+        return take_apart(model, "the model")
+    what = "a model is a file's path or an onnx.ModelProto (of a Conversion, its .model)"
+    require_path(model, what, ModelError)
+    return read_parts(model)
+
+
+def read_structure(model: Model | ModelParts) -> onnx.ModelProto:
+    """A model without its large weights, and without reading what is in other files.
+
+    Raises ``ModelError`` for what is no model, or cannot be read.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return read_any(model).structure
+    structure = parse_model(Path(model)).structure
+    _check_whole(structure, f"'{model}'")
+    return structure
+
+
+def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read an ONNX file, with its external data, and check that it is a valid model.
+
+    Raises ``ModelError`` if the file cannot be read, is no ONNX model, is damaged, or
+    keeps data outside its own folder.
+    """
+    return attach(read_parts(path))
+
+
+def read_parts(path: str | os.PathLike[str]) -> ModelParts:
+    """Like ``read_model``, with the weights beside the structure."""
+    require_path(path, "a model is read from a file's path", ModelError)
+    path = Path(path)
+    parsed = parse_model(path)
+    model, weights = parsed.structure, dict(parsed.weights)
+    _check_whole(model, f"'{path}'")
+    for tensor, is_initializer in _external(parsed):
+        values = _external_data(tensor, path)
+        if is_initializer and values.nbytes >= STAYS_INLINE:
+            weights[tensor.name] = values
+            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            fill(tensor, values)
+    rest = detach(model)
+    mend(rest.structure.graph)
+    define_unregistered(rest.structure, f"'{path}'")
+    parts = ModelParts(rest.structure, rest.weights | weights)
+    check_model(parts, f"'{path}'")
+    return parts
+
+
+def _external(parts: ModelParts) -> list[tuple[onnx.TensorProto, bool]]:
+    """The tensors whose data is in another file, and whether each is one of the initializers."""
+    initializers = len(parts.structure.graph.initializer)
+    stored = [(t, place < initializers) for place, t in enumerate(stored_tensors(parts.structure))]
+    return [
+        (tensor, is_initializer)
+        for tensor, is_initializer in stored
+        if onnx.external_data_helper.uses_external_data(tensor)
+        and not (is_initializer and tensor.name in parts.weights)
+    ]
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """An ONNX file, and after it the files beside it that hold weights of it.
+
+    Raises ``ModelError`` if the file cannot be read, or names another that is not beside it.
+    """
+    path = Path(path)
+    # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
+    try:
+        elsewhere = _names_a_location(path)
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    if not elsewhere:
+        return [path]
+    stored = _external(parse_model(path))
+    return [path, *sorted({_data_file(tensor, path)[0] for tensor, _ in stored})]
+
+
+def _names_a_location(path: Path) -> bool:
+    """Whether a file has the word in it, as one with external data does; it is read in pieces."""
+    word, before = b"location", b""
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            if word in before + piece:
+                return True
+            before = piece[-len(word) :]
+    return False
+
+
+def parse_model(path: Path) -> ModelParts:
+    """A file's content, without its external data and not checked any further.
+
+    Large weights are read from the file straight into arrays: parsed, and copied out, they would
+    take up to three times the memory. Raises ``ModelError`` if the file cannot be read, or is no
+    ONNX model.
+    """
+    model = onnx.ModelProto()
+    try:
+        with path.open("rb") as file:
+            content, places = _without_large_weights(file)
+            model.ParseFromString(content)
+            weights = {
+                tensor.name: _data_at(file, places[tensor.name], tensor)
+                for tensor in model.graph.initializer
+                if tensor.name in places
+            }
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:
+        # Its name has a null character.
+        raise ModelError(f"cannot read {str(path)!r}: {error}") from error
+    except MemoryError as error:
+        raise ModelError(f"cannot read '{path}': it is larger than the memory") from error
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError(
+            f"'{path}' is not an ONNX model, or is damaged: export it again"
+        ) from error
+    # Some files of other kinds, the empty one among them, parse as a protobuf message.
+    if not model.graph.node or not model.opset_import:
+        lacks = "names no opset" if model.graph.node else "holds no graph"
+        raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it {lacks}")
+    return ModelParts(model, weights)
+
+
+def _without_large_weights(file: BinaryIO) -> tuple[bytes, dict[str, int]]:
+    """The model in a file with stubs for its large initializers, and where their data begins."""
+    if not file.seekable():
+        return file.read(), {}
+    try:
+        return without_large_weights(file)
+    except ValueError:
+        # Damaged, or no model: protobuf says which.
+        file.seek(0)
+        return file.read(), {}
+
+
+def _data_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray:
+    """The data of a tensor that begins at this place in a file."""
+    values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    file.seek(place)
+    if file.readinto(buffer_of(values)) != values.nbytes:  # type: ignore[attr-defined]
+        raise OSError(None, "it became shorter while it was read")
+    return values
+
+
+def _check_whole(model: onnx.ModelProto, what: str) -> None:
+    """Check, before any other library reads it, that a model is whole and of sane proportions."""
+    check_contents(model, what)
+    if any(entry.key == EXPORT for entry in model.metadata_props):
+        raise ModelError(
+            f"{what} is what 'onnx2snn export' made of a spiking network: run it with ONNX Runtime "
+            "alone, and give that network's own file here"
+        )
+    check_structure(model, what)
+    make_dense(model, what)
+    for tensor in stored_tensors(model):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            check_values(tensor, what)
+
+
+def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
+    """A model that is in memory, checked like one that is read; the model is left as it was.
+
+    Raises ``ModelError``, beginning with ``what``.
+    """
+    if has_sparse(model):
+        model = copy_model(model)
+    _check_whole(model, what)
+    parts = detach(model)
+    require_values(parts, what)
+    mend(parts.structure.graph)
+    define_unregistered(parts.structure, what)
+    check_model(parts, what)
+    return parts
+
+
+def require_values(parts: ModelParts, what: str) -> None:
+    """Raise ``ModelError``, beginning with ``what``, where tensors keep their values elsewhere."""
+    for tensor, _ in _external(parts):
+        raise ModelError(
+            f"{what} does not hold the values of its tensor '{tensor.name}', which are in another "
+            "file: load its external data, or read it with read_model"
+        )
+
+
+def check_model(model: ModelParts, what: str) -> None:
+    """Raise ``ModelError``, beginning with ``what``, unless the model is a valid one."""
+    structure = with_weights_as_inputs(model.structure)
+    try:
+        onnx.checker.check_model(structure)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(f"{what} is not a valid ONNX model: {first_line(error)}") from error
+    check_shapes(model.structure, what)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that an exception of another library says, without its backtrace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _data_file(tensor: onnx.TensorProto, path: Path) -> tuple[Path, str]:
+    """The file in which a tensor of the model at ``path`` keeps its data; and how to say that."""
+    folder, location = path.resolve().parent, _entries(tensor).get("location", "")
+    what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
+    try:
+        # Resolved, so that neither '..' nor a link leads out of the folder.
+        target = (folder / location).resolve()
+        if not target.is_relative_to(folder):
+            raise ModelError(
+                f"{what}, outside the model's folder: refused; put the data file beside the model"
+            )
+        if not target.is_file():
+            raise ModelError(f"{what}, which is not there")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
+    return target, what
+
+
+def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+    """What a tensor keeps in another file."""
+    entries = _entries(tensor)
+    check_dimensions(tensor, f"'{path}'")
+    packed = tensor.data_type in FEW_BITS
+    if tensor.data_type in UNSUPPORTED_TYPES and not packed:
+        return np.empty(0, np.uint8)  # Refused later, by its name.
+    target, what = _data_file(tensor, path)
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", target.stat().st_size - offset))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        size = math.prod(tensor.dims)
+        expected = (
+            -(-size * FEW_BITS[tensor.data_type][0] // 8) if packed else size * dtype.itemsize
+        )
+        if length != expected:
+            raise ModelError(
+                f"{what}, {length} bytes at {offset}, but its shape {list(tensor.dims)} needs "
+                f"{expected}: the file or its data is damaged"
+            )
+        if not 0 <= offset <= target.stat().st_size - length:
+            raise ModelError(
+                f"{what}, {length} bytes at {offset}, but that file has {target.stat().st_size}: "
+                "it is damaged, or that of another model"
+            )
+        if not expected:
+            return np.empty(tensor.dims, dtype)
+        # Not mapped: who writes the file anew would change what a session holds, or end it.
+        content = np.fromfile(target, np.uint8, length, offset=offset)
+        return content if packed else content.view(dtype).reshape(tuple(tensor.dims))
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+        raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
+
+
+def write_model(
+    model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str], *, new: bool = False
+) -> None:
+    """Write a model to ``path``, whole or not at all.
+
+    The bytes go to a temporary file in the same folder, which then takes the name. new: only if
+    no file has that name by then. Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data``
+    beside it. Raises ``OutputError`` if ``path`` is none, the folder does not exist, cannot be
+    written or is full; a file that stood at ``path`` is then as it was. Raises ``ModelError`` for
+    what is no model, or does not hold its values.
+    """
+    require_path(path, "a model is written to a file's path", OutputError)
+    if not isinstance(model, onnx.ModelProto | ModelParts):
+        raise ModelError(
+            "what is written is an onnx.ModelProto (of a Conversion, its .model), "
+            f"not {type(model).__name__}"
+        )
+    path = Path(path)
+    parts = model if isinstance(model, ModelParts) else detach(model)
+    require_values(parts, "what is written")
+    size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
+    if size <= MAX_PROTO_BYTES:
+        write_bytes(path, encoded(parts), new=new)
+        return
+    # Through a link: the data belongs beside the file that it names, where readers look for it.
+    check_writable(path)
+    path = path.resolve()
+    offset, digest = 0, hashlib.sha256()
+    structure = copy_model(parts.structure)
+    stubs = [tensor for tensor in structure.graph.initializer if tensor.name in parts.weights]
+    places = []
+    for tensor in stubs:
+        # ONNX recommends offsets at page boundaries, so that runtimes can map the file.
+        offset += -offset % _PAGE
+        places.append(offset)
+        digest.update(buffer_of(parts.weights[tensor.name]))
+        offset += parts.weights[tensor.name].nbytes
+    data_name = f"{path.name}.{digest.hexdigest()[:12]}.data"
+    for tensor, place in zip(stubs, places, strict=True):
+        size = parts.weights[tensor.name].nbytes
+        del tensor.external_data[:]
+        for key, value in (("location", data_name), ("offset", place), ("length", size)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+    # The data first, under a name that its content gives: an older model's file keeps its own.
+    write_bytes(path.with_name(data_name), _pages(parts.weights[tensor.name] for tensor in stubs))
+    write_bytes(path, structure.SerializeToString(), new=new)
+
+
+_PAGE = 4096
+
+
+def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
+    """The data of each array, from a page boundary on."""
+    offset = 0
+    for values in arrays:
+        yield b"\0" * (-offset % _PAGE)
+        offset += -offset % _PAGE + values.nbytes
+        yield buffer_of(values)

@@ -1,0 +1,120 @@
+"""Bring models of old opsets to one that can hold neurons, right where onnx's converter errs."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.version_converter
+
+from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.graph.editing import free_name
+from onnx2snn.graph_passes.graph.neurons import MIN_OPSET
+
+from .files import first_line
+from .protos import STANDARD, all_nodes, graphs_in
+from .weights import replace_all
+
+_ADVICE = f"export the network again with opset {MIN_OPSET} or newer"
+
+
+def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """A model of an old opset in ``neurons.MIN_OPSET``.
+
+    Raises ``ModelError`` if onnx's version converter cannot do it, or for a Resize to the nearest
+    sample by constant scales of which some are above 1 and others below, no power of two.
+    """
+    # The first IR versions want every initializer to be an input as well.
+    structure.ir_version = max(structure.ir_version, 8)
+    nodes = list(all_nodes(structure.graph.node))
+    for node in nodes if opset < 11 else ():
+        _drop_unused_value(node)
+    if opset < 13:
+        taken = {name for node in nodes for name in (*node.input, *node.output)}
+        taken |= {held.name for held in (*structure.graph.input, *structure.graph.initializer)}
+        _flatten_before_hardmax(structure.graph, taken)
+    try:
+        converted = onnx.version_converter.convert_version(structure, MIN_OPSET)
+    except Exception as error:  # The converter raises RuntimeError and types of its own.
+        raise ModelError(
+            f"the model's opset {opset} cannot be brought to {MIN_OPSET}: "
+            f"{first_line(error)}; {_ADVICE}"
+        ) from error
+    if opset < 11:
+        _place_samples(converted.graph, {})
+    return converted
+
+
+def _is(node: onnx.NodeProto, op: str) -> bool:
+    return node.op_type == op and node.domain in STANDARD
+
+
+def _drop_unused_value(node: onnx.NodeProto) -> None:
+    """Drop the value of a Pad that pads with none: the converter would leave it as it is."""
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+    if _is(node, "Pad") and mode != b"constant":
+        replace_all(node.attribute, [a for a in node.attribute if a.name != "value"])
+
+
+def _flatten_before_hardmax(graph: onnx.GraphProto, taken: set[str]) -> None:
+    """Hardmax over all axes from one on -> Reshape(Hardmax(Flatten(x)), Shape(x)).
+
+    From opset 13 on it is over that axis alone, as Softmax, of which the converter knows it.
+    """
+    nodes = []
+    for node in graph.node:
+        for inner in graphs_in(node):
+            _flatten_before_hardmax(inner, taken)
+        if not _is(node, "Hardmax"):
+            nodes.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        flat, hot, shape = (free_name(f"{y}/{n}", taken, {}) for n in ("flat", "hot", "shape"))
+        nodes += [
+            onnx.helper.make_node("Flatten", [x], [flat], axis=axis),
+            onnx.helper.make_node("Hardmax", [flat], [hot], axis=1),
+            onnx.helper.make_node("Shape", [x], [shape]),
+            onnx.helper.make_node("Reshape", [hot, shape], [y]),
+        ]
+    replace_all(graph.node, nodes)
+
+
+def _place_samples(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:
+    """Say how Upsample, and Resize as it was, place their samples: the converter forgets it.
+
+    ``outer``: the constants of the graphs around. Raises ``ModelError`` as ``_nearest_mode`` does.
+    """
+    made = {n.output[0]: n.attribute[0].t for n in graph.node if _is(n, "Constant")}
+    constants = {**outer, **made, **{tensor.name: tensor for tensor in graph.initializer}}
+    for node in graph.node:
+        for inner in graphs_in(node):
+            _place_samples(inner, constants)
+        if _is(node, "Resize"):
+            nearest_mode = _nearest_mode(node, constants.get(node.input[2]))
+            for name, value in (
+                ("coordinate_transformation_mode", "asymmetric"),
+                ("nearest_mode", nearest_mode),
+            ):
+                if all(attribute.name != name for attribute in node.attribute):
+                    node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _nearest_mode(node: onnx.NodeProto, scales: onnx.TensorProto | None) -> str:
+    """Which sample a Resize took, on ONNX Runtime: the one before; where it shrank, the one after.
+
+    Of a scale below 1 that is a power of two they are the same. Computed scales are taken to
+    enlarge, as those to the size of another tensor do. Raises ``ModelError`` where some axes grow
+    and others shrink.
+    """
+    linear = any(a.name == "mode" and a.s == b"linear" for a in node.attribute)
+    factors = np.ones(0) if linear or scales is None else onnx.numpy_helper.to_array(scales)
+    shrinks = (factors < 1) & (np.frexp(factors)[0] != 0.5)
+    if not np.any(shrinks):
+        return "floor"
+    if np.all(factors <= 1):
+        return "ceil"
+    raise ModelError(
+        f"Resize '{node.name or node.output[0]}' enlarges some axes and shrinks others, which no "
+        f"Resize from opset 11 on does alike: {_ADVICE}"
+    )

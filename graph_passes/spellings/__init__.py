@@ -1,0 +1,1 @@
+"""Passes that bring the many spellings of one computation into one form: ``canonicalise``."""

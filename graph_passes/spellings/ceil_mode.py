@@ -1,0 +1,79 @@
+"""Bring pools that round their size up to the size that they really have."""
+
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.graph.editing import require_opset
+from onnx2snn.graph_passes.graph.regions import downstream
+from onnx2snn.graph_passes.graph.shapes import infer_shapes
+
+
+def end_pools_in_the_image(graph: gs.Graph) -> bool:
+    """A pool with ``ceil_mode`` whose last window would lie in the padding -> pads that fit.
+
+    Of an image of H pixels with pads b and e, windows of k pixels and strides of s make
+
+        ceil((H + b + e - k) / s) + 1
+
+    results by ``ceil_mode``; PyTorch and ONNX Runtime leave out the last one where it begins
+    at H or later, which ONNX's shape inference does not know. Pads at the end that stop at the
+    window before say the same without ``ceil_mode``, and shapes follow. Exact.
+    """
+    require_opset(graph)
+    changed = False
+    for node in graph.nodes:
+        if node.op in ("AveragePool", "MaxPool") and not node.domain and _end(node):
+            changed = True
+            # What comes after has another size, and so may have other windows.
+            after = downstream(graph, node.outputs)
+            stale = [t for t in graph.tensors().values() if t.name in after and t.shape]
+            old = [tensor.shape for tensor in stale]
+            for tensor in stale:
+                tensor.shape = None
+            infer_shapes(graph)
+            for tensor, (samples, *others) in zip(stale, old, strict=True):
+                # Behind what ONNX has no shape inference for, the number of axes at least stays.
+                if tensor.shape is None:
+                    open_sizes = [f"{tensor.name}.{axis}" for axis in range(1, len(others) + 1)]
+                    tensor.shape = [samples, *open_sizes]
+    return changed
+
+
+def _end(pool: gs.Node) -> bool:
+    """Set the pads of a pool; whether that was needed."""
+    attrs, shape = pool.attrs, pool.inputs[0].shape
+    size = shape[2:] if shape else ()
+    known = size and all(isinstance(axis, int) for axis in size)
+    if not attrs.get("ceil_mode") or attrs.get("auto_pad", "NOTSET") != "NOTSET" or not known:
+        return False
+    rank = len(size)
+    ones, own = [1] * rank, attrs.get("pads", [0] * 2 * rank)
+    ends, too_far = [], []
+    for axis, (pixels, kernel, stride, dilation) in enumerate(
+        zip(
+            size,
+            attrs["kernel_shape"],
+            attrs.get("strides", ones),
+            attrs.get("dilations", ones),
+            strict=True,
+        )
+    ):
+        begin, end, reach = own[axis], own[rank + axis], dilation * (kernel - 1) + 1
+        last = -((begin + pixels + end - reach) // -stride)
+        too_far.append(last * stride >= begin + pixels)
+        last -= too_far[-1]
+        ends.append(last * stride + reach - begin - pixels)
+    # Where windows reach beyond the pads, an average over all pixels counts none of those.
+    counts = pool.op == "AveragePool" and attrs.get("count_include_pad", 0) == 1
+    rounds_up = counts and any(new > old for new, old in zip(ends, own[rank:], strict=True))
+    # ONNX Runtime takes no pads as large as a kernel.
+    fits = all(new < kernel for new, kernel in zip(ends, attrs["kernel_shape"], strict=True))
+    if rounds_up:
+        # So axes whose windows are all there stay, and others end within their pads, or not at all.
+        axes = list(zip(too_far, ends, own[rank:], strict=True))
+        ends = [new if far else old for far, new, old in axes]
+        fits &= all(0 <= new <= old for new, (*_, old) in zip(ends, axes, strict=True))
+    if not any(too_far) or not fits:
+        return False
+    attrs["pads"] = [*own[:rank], *(max(0, end) for end in ends)]
+    attrs["ceil_mode"] = int(rounds_up)
+    return True

@@ -1,0 +1,5 @@
+"""The command line: a file for each command, and what they share and show."""
+
+from .commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,116 @@
+"""``onnx2snn diagnose``: where the conversion error is."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from onnx2snn.data.files import open_data
+from onnx2snn.graph_passes.errors import counted
+from onnx2snn.graph_passes.model_files.files import read_any
+from onnx2snn.measuring import diagnosis
+
+from . import tables, terminal
+from .options import (
+    MODEL,
+    NamedPath,
+    batch_option,
+    chosen_providers,
+    data_option,
+    device_option,
+    examples,
+    json_option,
+    model_argument,
+    print_json,
+    refuse_root,
+    require_plot,
+    root_option,
+    samples_option,
+    tell_drawn,
+    timesteps_option,
+    title_of,
+)
+from .plot import diagnosis_plot
+
+
+@examples(
+    "  onnx2snn diagnose snn.onnx --ann ann.onnx --data test.npz -T 16\n"
+    "  onnx2snn diagnose snn.onnx --ann ann.onnx --data fashion-mnist --samples 500 -T 8 \\\n"
+    "      --plot layers.png"
+)
+@click.command()
+@model_argument
+@click.option("--ann", **MODEL, required=True, help="The ANN it was made from.")
+@data_option
+@timesteps_option
+@click.option("--plot", type=NamedPath(), help="Draw each layer's errors.")
+@root_option
+@samples_option
+@batch_option
+@device_option
+@json_option
+def diagnose(
+    model: Path,
+    ann: Path,
+    source: str,
+    timesteps: int,
+    plot: Path | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say which layers of the spiking network in MODEL err, and how.
+
+    A layer's own error is that of its spikes against what the ANN's activation makes of the
+    layer's mean input, so errors of earlier layers do not count. It is the sum of three:
+    clipping, what exceeds V_th (cure: a higher threshold); quantisation, what T steps of V_th
+    cannot express (more time-steps, or a lower threshold); unevenness, spikes too many or too
+    few since input comes irregularly, a reset to zero or a start anew (more time-steps). The
+    total error is that against the ANN's activations, with what earlier layers caused. Where
+    max-pools became average-pools, or clips stand in for activations, those are the ANN's here:
+    what that cost, convert says.
+
+    Errors are root mean squares in percent of that of the activations: the total of the ANN's, the
+    others of what the ANN's activation makes of the layer's mean input, of which a current that
+    corrects biases is a part.
+    """
+    refuse_root(data_root, source)
+    require_plot(plot, model, source, ann)
+    snn = read_any(model)
+    same = diagnosis.is_source(snn.structure, ann)
+    data = open_data(source, data_root, samples=samples, labels=False, model=snn)
+    left_out: list[str] = []
+    layers = diagnosis.diagnose(
+        snn,
+        ann,
+        data,
+        timesteps,
+        batch_size=batch_size,
+        providers=chosen_providers(device),
+        track=terminal.track,
+        left_out=left_out,
+    )
+    if not same:
+        terminal.note(diagnosis.OTHER_FILE)
+    if left_out:
+        changes = " and ".join(left_out)
+        terminal.note(f"in the ANN here {changes}: what that cost is not in these figures")
+    if as_json:
+        report = {
+            "samples": data.samples,
+            "timesteps": timesteps,
+            "same_file": same,
+            "left_out": left_out,
+            "layers": [asdict(layer) for layer in layers],
+        }
+        print_json(report)
+    else:
+        console = terminal.console()
+        console.print(
+            tables.diagnosis_table(layers, f"{counted(data.samples, 'sample')}, T={timesteps}")
+        )
+    if plot is not None:
+        diagnosis_plot(plot, layers, f"{title_of(data)}, T={timesteps}")
+        tell_drawn(plot, as_json)

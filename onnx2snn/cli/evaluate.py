@@ -1,0 +1,167 @@
+"""The command ``onnx2snn evaluate``: accuracy and activity of a spiking network, early exits."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import onnx
+
+from onnx2snn.data.files import open_data
+from onnx2snn.data.samples import Data
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.model_files.files import read_any
+from onnx2snn.inspection import json_object, own_metadata_of
+from onnx2snn.measuring import evaluation
+from onnx2snn.measuring.diagnosis import OTHER_FILE, is_source
+from onnx2snn.measuring.early_exits import early_exits
+from onnx2snn.runtime.precision import Precision
+
+from . import tables, terminal
+from .budget import budget_options, require_budget
+from .options import (
+    NamedPath,
+    ann_option,
+    batch_option,
+    chosen_providers,
+    data_option,
+    device_option,
+    examples,
+    json_option,
+    max_memory_option,
+    model_argument,
+    precision_option,
+    print_json,
+    refuse_root,
+    require_plot,
+    root_option,
+    samples_option,
+    several_timesteps_option,
+    tell_drawn,
+    threads_option,
+    title_of,
+)
+from .plot import SHARES, accuracy_plot, early_exit_plot
+
+
+@examples(
+    "  onnx2snn evaluate snn.onnx --data fashion-mnist -T 8,16,32 --ann ann.onnx\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 8,16,32 --plot curve.png\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 16 --json\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 32 --ann ann.onnx --min-accuracy 92 "
+    "--max-drop 1.0\n"
+    "  onnx2snn evaluate snn.onnx --data test.npz -T 64 --early-exit"
+)
+@click.command()
+@model_argument
+@data_option
+@several_timesteps_option
+@ann_option
+@click.option(
+    "--early-exit",
+    is_flag=True,
+    help="Let samples leave once they are settled, at the last T at the latest: accuracy against "
+    "mean T, for several rules.",
+)
+@click.option("--plot", type=NamedPath(), help="Draw accuracy over time-steps.")
+@budget_options
+@root_option
+@samples_option
+@batch_option
+@device_option
+@precision_option
+@threads_option
+@max_memory_option
+@json_option
+def evaluate(
+    model: Path,
+    source: str,
+    timesteps: list[int],
+    ann: Path | None,
+    early_exit: bool,
+    plot: Path | None,
+    min_accuracy: float | None,
+    max_drop: float | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int | None,
+    device: str,
+    precision: Precision,
+    threads: int | None,
+    max_memory: int | None,
+    as_json: bool,
+) -> None:
+    """Measure accuracy and activity of the spiking network in MODEL.
+
+    Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
+    per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
+    outside of the budget that --min-accuracy and --max-drop set.
+
+    With --precision the network runs in float32 too, for what rounding its weights costs:
+    that accuracy, and the share of samples with the same class; but not with --early-exit.
+
+    With --early-exit, accuracy and agreement where each sample leaves by a rule: its read-out's
+    softmax is as high as the confidence, and the class was the same at the last looks. The
+    default of SpikingSession.run(early_exit=EarlyExit()) is in bold.
+    """
+    refuse_root(data_root, source)
+    require_plot(plot, model, source, ann)
+    if max_drop is not None and ann is None:
+        raise click.UsageError("--max-drop compares with the ANN: give --ann too")
+    parts = read_any(model)
+    data = open_data(source, data_root, samples=samples, model=parts)
+    if data.labels is None and plot is not None and ann is None:
+        raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
+    if data.labels is None and (min_accuracy is not None or max_drop is not None):
+        raise DataError("a budget of accuracy needs data with labels (y in DATA)")
+    report = (early_exits if early_exit else evaluation.evaluate)(
+        parts,
+        data,
+        timesteps,
+        ann=ann,
+        batch_size=batch_size,
+        providers=chosen_providers(device),
+        threads=threads,
+        precision=precision,
+        max_memory=max_memory,
+        track=terminal.track,
+    )
+    for note in _notes(parts.structure, ann, timesteps):
+        terminal.note(note)
+    if as_json:
+        print_json(report)
+    else:
+        table = tables.early_exit_table if early_exit else tables.evaluation_table
+        terminal.console().print(table(report))
+    if plot is not None:
+        _plot(plot, report, data)
+        tell_drawn(plot, as_json)
+    require_budget(report, min_accuracy, max_drop)
+
+
+def _notes(snn: onnx.ModelProto, ann: Path | None, timesteps: list[int]) -> list[str]:
+    """What the network's metadata says of the comparison."""
+    recipe = json_object(own_metadata_of(snn).get("recipe", ""))
+    made_for, notes = recipe.get("timesteps"), []
+    if made_for is not None and any(t != made_for for t in timesteps):
+        notes.append(
+            f"the recipe '{recipe.get('name')}' converted this network for T={made_for}; for "
+            "another T it would convert it otherwise (convert -T)"
+        )
+    if ann is not None and not is_source(snn, ann):
+        notes.append(OTHER_FILE)
+    return notes
+
+
+def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
+    kind = "accuracy" if data.labels is not None else "agreement"
+    values = [row[kind] for row in report["snn"]]
+    ann = None
+    if report["ann"] is not None:
+        ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
+    times = [row["timesteps"] for row in report["snn"]]
+    if "early_exit" not in report:
+        accuracy_plot(path, times, {"SNN": values}, ann, title_of(data), SHARES[kind])
+        return
+    fixed = list(zip(times, values, strict=True))
+    early = [(row["mean_timesteps"], row[kind]) for row in report["early_exit"]]
+    early_exit_plot(path, fixed, early, ann, title_of(data), SHARES[kind])

@@ -1,0 +1,142 @@
+"""The command ``onnx2snn export``: spiking networks for other people's systems."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx2snn.exports.loop import to_loop
+from onnx2snn.exports.nir import to_nir
+from onnx2snn.exports.triton import to_triton
+from onnx2snn.graph_passes.model_files.files import write_model
+from onnx2snn.runtime.inputs import MOST_TIMESTEPS
+
+from . import terminal
+from .options import (
+    NamedPath,
+    examples,
+    force_option,
+    json_option,
+    model_argument,
+    print_json,
+    refuse_options,
+    require_output,
+)
+
+
+class LengthType(click.ParamType):
+    """The number of time-steps, or ``input`` to leave it to whoever runs the file."""
+
+    name = "time-steps"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """T or "input"; a usage error for anything else."""
+        text = str(value)
+        if text == "input":
+            return text
+        if not text.isdecimal() or len(text) > 19 or not 1 <= int(text) <= MOST_TIMESTEPS:
+            wanted = f"number of time-steps, from 1 to {MOST_TIMESTEPS}, nor 'input'"
+            self.fail(f"'{text[:19]}' is no {wanted}", param, ctx)
+        return int(text)
+
+
+@examples(
+    "  onnx2snn export snn.onnx --to loop -T 32 -o loop.onnx\n"
+    "  onnx2snn export snn.onnx --to loop -T input --inline --rates --each-step -o plain.onnx\n"
+    "  onnx2snn export snn.onnx --to triton -T 32 -o repository\n"
+    "  onnx2snn export snn.onnx --to nir -o net.nir"
+)
+@click.command()
+@model_argument
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["loop", "triton", "nir"]),
+    required=True,
+    help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
+    "Triton Inference Server, with that file and a stateful model of one time-step. nir: the "
+    "Neuromorphic Intermediate Representation, for other spiking simulators, of IF neurons "
+    "(convert --recipe opi).",
+)
+@click.option("-o", "--output", type=NamedPath(), required=True, help="The result.")
+@click.option(
+    "-T",
+    "--timesteps",
+    type=LengthType(),
+    metavar="T|input",
+    help="Time-steps, which loop and triton need; 'input' makes them an input of the loop file.",
+)
+@click.option("--unroll", is_flag=True, help="Copies of the time-step in place of a Loop.")
+@click.option("--inline", is_flag=True, help="Only operators of ONNX itself.")
+@click.option("--each-step", is_flag=True, help="Also the read-outs after each time-step.")
+@click.option("--rates", is_flag=True, help="Also the firing rate of each layer.")
+@click.option("--gpu", is_flag=True, help="Triton: run on GPUs.")
+@click.option(
+    "--preprocessing",
+    metavar="TEXT",
+    help="What is done to an input before, for the file's metadata: 'pixels / 255'.",
+)
+@force_option
+@json_option
+def export(
+    model: Path,
+    target: str,
+    output: Path,
+    timesteps: int | str | None,
+    unroll: bool,
+    inline: bool,
+    each_step: bool,
+    rates: bool,
+    gpu: bool,
+    preprocessing: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the spiking network in MODEL for other systems."""
+    of_loop = {"--unroll": unroll, "--inline": inline, "--each-step": each_step, "--rates": rates}
+    if target == "nir":
+        refuse_options(
+            {"-T": timesteps, **of_loop}, "is not for --to nir: a NIR file has no time-steps"
+        )
+        refuse_options({"--gpu": gpu}, "is for --to triton")
+        require_output(output, model, new=not force)
+        notes = to_nir(model, output, preprocessing=preprocessing, new=not force)
+        if as_json:
+            print_json({"output": str(output), "notes": notes})
+            return
+        for line in (f"Wrote {output}.", *(f"- {note}" for note in notes)):
+            terminal.console().print(terminal.printable(line), markup=False)
+        return
+    if timesteps is None or (target == "triton" and timesteps == "input"):
+        what = "a number" if timesteps else "the number"
+        raise click.UsageError(f"--to {target} needs -T, {what} of time-steps")
+    if target == "triton":
+        refuse_options(of_loop, "is for --to loop")
+        folders = to_triton(
+            model, output, int(timesteps), name=model.stem, gpu=gpu, force=force,
+            preprocessing=preprocessing,
+        )  # fmt: skip
+        _tell(output, [str(folder) for folder in folders], timesteps, as_json)
+        return
+    refuse_options({"--gpu": gpu}, "is for --to triton")
+    require_output(output, model, new=not force)
+    result = to_loop(
+        model,
+        None if isinstance(timesteps, str) else timesteps,
+        unroll=unroll,
+        each_step=each_step,
+        rates=rates,
+        inline=inline,
+        preprocessing=preprocessing,
+    )
+    write_model(result, output, new=not force)
+    _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
+
+
+def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:
+    if as_json:
+        print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
+        return
+    of = f"T={timesteps}" if isinstance(timesteps, int) else "T is an input"
+    line = f"Wrote {output}, {of}: {', '.join(made)}."
+    terminal.console().print(terminal.printable(line), markup=False)

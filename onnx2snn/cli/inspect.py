@@ -1,0 +1,281 @@
+"""``onnx2snn inspect``: what is in a file, and how it would run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from onnx2snn.exports.from_nir import header_of, is_nir
+from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.model_files.files import parse_model, read_any
+from onnx2snn.inspection import export_of, json_object, lines_of, own_metadata_of, settings_in_words
+from onnx2snn.measuring.inference import precision_rows
+from onnx2snn.runtime import SpikingSession
+from onnx2snn.runtime.choices.choice import Choice
+from onnx2snn.runtime.choices.chunks import MIDDLE, WeightedLayer
+from onnx2snn.runtime.plans.plan import Plan, build_plan
+from onnx2snn.runtime.precision import Precision
+
+from . import terminal
+from .conversion_tables import session_table
+from .options import (
+    COUNT,
+    examples,
+    json_option,
+    max_memory_option,
+    model_argument,
+    precision_option,
+    print_json,
+    refuse_options,
+)
+
+
+@examples(
+    "  onnx2snn inspect snn.onnx\n"
+    "  onnx2snn inspect snn.onnx --json\n"
+    "  onnx2snn inspect snn.onnx --plan --batch-size 16\n"
+    "  onnx2snn inspect snn.onnx --plan --precision int8"
+)
+@click.command()
+@model_argument
+@click.option("--plan", "show_plan", is_flag=True, help="Show how time-steps would run, and why.")
+@click.option(
+    "-N",
+    "--batch-size",
+    type=COUNT,
+    help="Samples at a time that --plan is for.  [default: 1]",
+)
+@precision_option
+@max_memory_option
+@json_option
+def inspect(
+    model: Path,
+    show_plan: bool,
+    batch_size: int | None,
+    precision: Precision,
+    max_memory: int | None,
+    as_json: bool,
+) -> None:
+    """Show the neurons of the spiking network in MODEL, or of an export, and how it was made.
+
+    With --plan also how time-steps run: how many at once, which layers run once for all of
+    these, how spikes are counted, and an estimate of the memory that takes; and with --precision
+    int8, which layers are computed in 8 bits.
+    """
+    if not show_plan:
+        of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,
+                   "--precision": precision != "float32"}  # fmt: skip
+        refuse_options(of_plan, "is for --plan: give that too")
+    export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
+    if export is not None:
+        refuse_options({"--plan": show_plan}, "is for a spiking network, not for an export of one")
+        _print_export(export, as_json)
+        return
+    parts = read_any(model)
+    plan = build_plan(parts)
+    metadata = own_metadata_of(parts.structure)
+    sources = json_object(metadata.pop("thresholds", ""))
+    recipe = json_object(metadata.pop("recipe", ""))
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
+    choice, layers, rows = None, [], []
+    if show_plan:
+        x = _zeros(plan, batch_size)
+        session = SpikingSession(parts, max_memory=max_memory, precision=precision)
+        choice, rows = session.chosen(x), precision_rows(session)
+        layers = _layers(choice)
+    if as_json:
+        print_json(
+            {
+                "input": {"name": plan.inputs[0].name, "shape": list(plan.inputs[0].shape)},
+                "output": plan.outputs[0],
+                "inputs": [{"name": n, "shape": list(s)} for n, s in inputs.items()],
+                "outputs": list(plan.outputs),
+                "neurons": [
+                    {
+                        "name": neuron.name,
+                        "shape": list(neuron.shape),
+                        "threshold": neuron.threshold.tolist(),
+                        "v_init": neuron.v_init.tolist(),
+                        "source": sources.get(neuron.name),
+                    }
+                    for neuron in plan.neurons
+                ],
+                "recipe": recipe,
+                "metadata": metadata,
+                **({} if choice is None else {"plan": _described(choice, layers, rows)}),
+            }
+        )
+        return
+    console = terminal.console()
+    console.print(session_table(plan.neurons, sources))
+    lines = [f"input {name} {terminal.shape_text(shape)}" for name, shape in inputs.items()]
+    lines += [f"output {name}" for name in plan.outputs]
+    lines += settings_in_words({**recipe, **metadata})
+    for line in lines:
+        console.print(terminal.printable(line), markup=False)
+    if choice is not None:
+        console.print()
+        console.print(_layer_table(choice.samples, layers, rows))
+        for line in _lines_of(choice):
+            console.print(line, markup=False)
+
+
+def _print_export(told: dict[str, Any], as_json: bool) -> None:
+    """What ``inspect`` says of an export."""
+    if as_json:
+        print_json(told)
+        return
+    for line in lines_of(told):
+        terminal.console().print(terminal.printable(line), markup=False)
+
+
+def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:
+    """Inputs of so many samples; if that is not said, of one, or of as many as the network has."""
+    x, counts = {}, [tensor.shape[0] for tensor in plan.inputs if tensor.shape]
+    fixed = counts and all(isinstance(count, int) for count in counts)
+    if fixed and samples not in (None, *counts):
+        raise DataError(f"the network is for {max(counts)} samples at a time: leave -N out")
+    for tensor in plan.inputs:
+        first, sizes = tensor.shape[:1], tensor.shape[1:]
+        shape = [*(size if isinstance(size, int) else samples or 1 for size in first), *sizes]
+        if any(isinstance(size, str) for size in sizes):
+            raise DataError(
+                f"the size of the input '{tensor.name}', {terminal.shape_text(tuple(sizes))}, is "
+                "not fixed: ask SpikingSession.chosen(x) with an x of the size that counts"
+            )
+        x[tensor.name] = np.zeros(shape, tensor.dtype)
+    return x
+
+
+def _described(
+    choice: Choice, layers: list[dict[str, Any]], rows: list[dict[str, str]]
+) -> dict[str, Any]:
+    """``layers``: those of ``_layers``; ``rows``: those of ``precision_rows``."""
+    memory = choice.memory
+    return {
+        "samples": choice.samples,
+        "samples_together": choice.groups.long,
+        "samples_together_in_short_chunks": choice.groups.short,
+        "samples_together_in_single_time_steps": choice.groups.alone,
+        "chunks": list(choice.chunks),
+        "chunks_between": list(choice.between),
+        "short_of_memory": choice.short_of_memory,
+        "lean": choice.lean,
+        "layout": "cpu" if choice.layout else "plain",
+        "spike_counts": "derived" if choice.derived_counts else "summed",
+        "layers": layers,
+        **({"precisions": rows} if rows else {}),
+        "bytes": asdict(memory) | {"total": memory.total},
+    }
+
+
+def _layers(choice: Choice) -> list[dict[str, Any]]:
+    """The layers with weights, and what decides how each runs, in the longest runs."""
+    longest = max(choice.chunks, default=1)
+    first, columns = choice.weights_first(longest), choice.columns(longest)
+    return [
+        {
+            "name": layer.name,
+            "op": layer.op,
+            "runs": _runs(layer, choice),
+            "tiles": bool(choice.chunks) and layer.tiles is not None,
+            "columns": layer.columns in columns,
+            "weights_first": layer.initializer in first,
+            "weights": layer.weights,
+            "computes": layer.computes,
+            "why": layer.why,
+        }
+        for layer in choice.layers
+    ]
+
+
+def _runs(layer: WeightedLayer, choice: Choice) -> str:
+    if not choice.chunks:
+        return "one at a time"
+    return "time-batched" if layer.time_batched else "unrolled"
+
+
+_WAYS = {
+    "tiles": "tiles: 16 multiplications for 2 x 2 results instead of 36 (Winograd)",
+    "columns": "columns: all images of a run are one product with the weights",
+    "weights_first": "weights first: read where they are, one copy for all runs",
+}
+"""What a layer may run on besides, and what that is."""
+
+
+def _layer_table(samples: int, layers: list[dict[str, Any]], rows: list[dict[str, str]]) -> Table:
+    table = terminal.new_table(
+        f"Layers with weights, N={samples}",
+        "layer", "op", "runs", ">weights", ">computes", "why", *(["in", "why"] if rows else []),
+    )  # fmt: skip
+    precisions = {row["layer"]: (row["precision"], row["reason"]) for row in rows}
+    for layer in layers:
+        ways = [f", {way.replace('_', ' ')}" for way in _WAYS if layer[way]]
+        table.add_row(
+            terminal.name_text(layer["name"]),
+            layer["op"],
+            layer["runs"] + "".join(ways),
+            f"{layer['weights']:,}",
+            f"{layer['computes']:,}",
+            layer["why"],
+            *precisions.get(layer["name"], ()),
+        )
+    said = [text for way, text in _WAYS.items() if any(layer[way] for layer in layers)]
+    first = "computes: numbers in one time-step, for all samples that run together"
+    table.caption = "\n".join([first, *said])
+    return table
+
+
+def _lines_of(choice: Choice) -> list[str]:
+    """The rest of a choice, in sentences."""
+    if choice.chunks:
+        lengths = " or ".join(map(str, choice.chunks))
+        first = f"constant input: {lengths} time-steps a run"
+        if choice.between:
+            first += f", or another number from {choice.between[0]} to {choice.between[-1]}"
+        fewest = min([*choice.chunks, *choice.between])
+        first += f"; what is left over, fewer than {fewest}, one at a time"
+    else:
+        first = "one time-step a run"
+    if choice.short_of_memory and not choice.lean:
+        first += " (more do not fit the memory)"
+    counts = "follow from membrane potentials, when they are asked for"
+    if not choice.derived_counts:
+        counts = "are added up at every time-step"
+    memory = choice.memory
+    parts = {
+        "weights": memory.weights,
+        "graphs": memory.graphs,
+        "states": memory.states + memory.starts,
+        "inputs": memory.inputs,
+        "activations": memory.activations + memory.idle + memory.planned,
+        "read-out": memory.read_out,
+        "spike counts": memory.counts,
+    }
+    shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
+    groups_of, longest = choice.groups, max(choice.chunks, default=1)
+    usual, short, alone = groups_of.of(longest), groups_of.short, groups_of.alone
+    groups = f"samples in a run: {usual}, so that the caches hold the states of a layer"
+    more = [f"{short} in one of {MIDDLE} time-steps or fewer"] if short > usual else []
+    more += [f"{alone} in a single time-step"] if alone > max(usual, short) else []
+    if more:
+        groups += f"; {' and '.join(more)}, so that weights are read less often"
+    bound = "" if choice.within_budget else ", to take at most 1.5 times weights and states"
+    lean = (
+        f"all of these share one copy of the weights, and of matrices for tiles{bound}: others may "
+    )
+    lean += "be faster, where --max-memory allows for copies"
+    layout = "the layout of the CPU" if choice.layout else "plain layout"
+    order = "" if choice.layout is None else ", layer by layer"
+    return [
+        first,
+        *([f"these runs are in {layout}{order}"] if choice.chunks else []),
+        *([lean] if choice.lean else []),
+        *([groups] if usual < choice.samples else []),
+        "input that varies in time: one time-step a run",
+        f"spike counts {counts}",
+        f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",
+    ]

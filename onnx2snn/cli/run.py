@@ -1,0 +1,162 @@
+"""The command ``onnx2snn run``: a spiking network on data."""
+
+import io
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+
+from onnx2snn.data.batches import OVER_TIME, samples_at_once
+from onnx2snn.data.files import open_data
+from onnx2snn.graph_passes.errors import DataError, counted
+from onnx2snn.graph_passes.model_files.files import read_any
+from onnx2snn.graph_passes.model_files.whole_file import write_bytes
+from onnx2snn.measuring.classes import classes_of
+from onnx2snn.measuring.inference import is_over_time, precision_rows, run_batches
+from onnx2snn.progress import Running
+from onnx2snn.runtime import SpikingSession
+from onnx2snn.runtime.coding import Coding
+from onnx2snn.runtime.precision import Precision
+from onnx2snn.runtime.result import class_output
+
+from . import tables, terminal
+from .options import (
+    DATA,
+    TIMESTEPS,
+    NamedPath,
+    batch_option,
+    chosen_providers,
+    device_option,
+    examples,
+    json_option,
+    max_memory_option,
+    model_argument,
+    precision_option,
+    print_json,
+    refuse_options,
+    refuse_root,
+    require_output,
+    root_option,
+    samples_option,
+    threads_option,
+    timesteps_option,
+)
+
+
+@examples(
+    "  onnx2snn run snn.onnx --input images.npy -T 32 -o out.npz\n"
+    "  onnx2snn run snn.onnx --input images.npz -T 32 --readout 8,16 --coding poisson --seed 1"
+)
+@click.command()
+@model_argument
+@click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
+@timesteps_option
+@click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at.")
+@click.option(
+    "--coding",
+    type=click.Choice(get_args(Coding)),
+    default="constant",
+    show_default=True,
+    help="Input at each time-step: itself, or random spikes with it as probability.",
+)
+@click.option("--seed", type=click.IntRange(0), help="For Poisson coding.  [default: 0]")
+@click.option(
+    "-o",
+    "--output",
+    type=NamedPath(),
+    help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T at "
+    "further read-outs, and firing rates.",
+)
+@root_option
+@samples_option
+@batch_option
+@device_option
+@precision_option
+@threads_option
+@max_memory_option
+@json_option
+def run(
+    model: Path,
+    source: str,
+    timesteps: int,
+    readout: list[int] | None,
+    coding: Coding,
+    seed: int | None,
+    output: Path | None,
+    data_root: Path | None,
+    samples: int | None,
+    batch_size: int | None,
+    device: str,
+    precision: Precision,
+    threads: int | None,
+    max_memory: int | None,
+    as_json: bool,
+) -> None:
+    """Run the spiking network in MODEL on DATA.
+
+    DATA of the network's input shape is shown at every time-step; with one axis more, in
+    front, it holds T inputs, one for each.
+    """
+    if coding != "poisson":
+        refuse_options({"--seed": seed is not None}, "is for --coding poisson")
+    if readout is not None and readout[-1] > timesteps:
+        raise click.UsageError(
+            f"--readout {readout[-1]} is beyond the {timesteps} time-steps of the run: give "
+            "time-steps up to -T"
+        )
+    refuse_root(data_root, source)
+    require_output(output, model, source)
+    parts = read_any(model)
+    session = SpikingSession(
+        parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision
+    )
+    data = open_data(source, data_root, samples=samples, labels=False, model=parts)
+    if samples is not None and is_over_time(session, data):
+        raise DataError("--samples counts samples, and the first axis of this DATA is time")
+    outputs, rates, count = run_batches(
+        session,
+        data,
+        timesteps,
+        readout,
+        coding=coding,
+        seed=seed or 0,
+        running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), track=terminal.track),
+    )
+    if output is not None:
+        arrays: dict[str, Any] = {}
+        for t, values in outputs.items():
+            key = "output" if t == timesteps else f"output_{t}"
+            for number, (name, value) in enumerate(values.items()):
+                kept = value.astype(str) if value.dtype == object else value
+                arrays[f"{key}/{name}" if number else key] = kept
+        arrays |= {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_bytes(output, content.getvalue())
+    scored = class_output(outputs[timesteps])
+    classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
+    if as_json:
+        report = {
+            "samples": count,
+            "timesteps": timesteps,
+            "device": session.providers[0],
+            "classes": classes,
+            "firing_rates": rates,
+            "output": None if output is None else str(output),
+        }
+        if precision != "float32":
+            report["precisions"] = precision_rows(session)
+        print_json(report)
+        return
+    console = terminal.console()
+    console.print(tables.rates_table(rates))
+    ran = f"{counted(count, 'sample')}, {counted(timesteps, 'time-step')}"
+    console.print(f"{ran}, on {session.providers[0]}.")
+    if precision != "float32":
+        console.print(tables.precision_text(precision, precision_rows(session)))
+    if classes is not None:
+        shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        console.print(f"Classes: {shown}")
+    if output is not None:
+        console.print(f"Wrote {output}.", markup=False)

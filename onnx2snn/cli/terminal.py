@@ -1,0 +1,182 @@
+"""What a terminal shows: where, how wide, progress bars, and what stands in the cells of tables."""
+
+import contextlib
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from onnx2snn.progress import Report, no_report
+
+
+def console() -> Console:
+    """Where tables go: standard output, 120 wide unless a terminal or COLUMNS tells."""
+    columns = os.environ.get("COLUMNS", "")
+    told = sys.stdout.isatty() or (columns.isdecimal() and int(columns) > 0)
+    return Console(highlight=False, width=None if told else 120)
+
+
+def note(text: str) -> None:
+    """What a user should know of a result, on standard error."""
+    console = Console(stderr=True, highlight=False)
+    console.print(f"Note: {printable(text)}.", style="yellow", markup=False, soft_wrap=True)
+
+
+def _progress(*columns: ProgressColumn, **settings: Any) -> Progress | None:
+    """Bars on standard error, which go when they are done; None where that is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        # Disabled, bars of rich before 14 would still print an empty line.
+        return None
+    return Progress(*columns, console=console, transient=True, **settings)
+
+
+def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
+    """Show a progress bar on standard error while the batches are worked through."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = _progress(*columns)
+    if progress is None:
+        yield from batches
+        return
+    with progress:
+        yield from progress.track(batches, how_many, description=what)
+
+
+@contextlib.contextmanager
+def overall_progress() -> Iterator[Report]:
+    """A progress bar on standard error for work of many parts; told how far the work is."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # The speed is that of the last hour: one part may take minutes before it tells anything.
+    progress = _progress(*columns, speed_estimate_period=3600)
+    if progress is None:
+        yield no_report
+        return
+    with progress:
+        task = progress.add_task("reading data", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield report
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """A table whose columns that begin with '>' are aligned to the right: those of numbers."""
+    table = _Table(title=title, box=box.SIMPLE_HEAD)
+    for column in columns:
+        if column.startswith(">"):
+            table.add_column(column.removeprefix(">"), justify="right", overflow="fold")
+        else:
+            table.add_column(column, overflow="fold")
+    return table
+
+
+FOLDED, LEAST_FOLDED, LEAST_HEAD = 12, 5, 5
+"""Letters in which a name, or a text, can be read in several lines, those that it keeps, and those
+that the head of a column of numbers keeps.
+"""
+
+
+class _Table(Table):
+    """Where it is too wide it breaks names, and the heads of numbers, rather than numbers.
+
+    Within words only where it would else be too wide still, and numbers in several lines where it
+    is even then, as long as there is a letter's room for each column.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(max_width=10**4)
+        if Measurement.get(console, wide, self).maximum > options.max_width:
+            self.padding = (0, 0)
+            numbers = [column for column in self.columns if column.justify == "right"]
+            heads = [str(column.header) for column in numbers]
+            # As wide as there is room for, the last of them within words.
+            widths = [*range(max(map(len, heads), default=LEAST_HEAD), LEAST_HEAD, -1)]
+            for least in (*widths, LEAST_HEAD, 0):
+                for column, head in zip(numbers, heads, strict=True):
+                    cells = (Measurement.get(console, wide, cell) for cell in column.cells)
+                    width = max([least or LEAST_HEAD, *(cell.maximum for cell in cells)])
+                    column.header = textwrap.fill(head, width, break_long_words=least == 0)
+                    column.no_wrap = True
+                if self._least_width(console, wide) <= options.max_width:
+                    break
+            else:
+                for column in self.columns:
+                    if column in numbers:
+                        column.no_wrap = False
+                    else:
+                        # Rich would take all that is missing from these.
+                        column.width = LEAST_FOLDED
+        # Of its own a table breaks these where it ends itself.
+        title, caption, self.title, self.caption = self.title, self.caption, None, None
+        if title:
+            yield Text(str(title), style="table.title")
+        yield from super().__rich_console__(console, options)
+        if caption:
+            yield Text(str(caption), style="table.caption")
+        self.title, self.caption = title, caption
+
+    def _least_width(self, console: Console, wide: ConsoleOptions) -> int:
+        """What it takes with names folded to ``FOLDED``, and a line between columns."""
+        width = len(self.columns) + 1
+        for column in self.columns:
+            cells = [
+                Measurement.get(console, wide, cell) for cell in (column.header, *column.cells)
+            ]
+            most = max(cell.maximum for cell in cells)
+            width += most if column.no_wrap else min(most, FOLDED)
+        return width
+
+
+def printable(text: str) -> str:
+    """Text from a file without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def name_text(text: object) -> Text:
+    """A cell that shows a file's text as it is, which may look like markup."""
+    return Text(printable(str(text)))
+
+
+def shape_text(shape: tuple[int | str, ...]) -> str:
+    """A shape as 16x28x28; '?' for sizes that are not fixed."""
+    return "x".join(str(size) if isinstance(size, int) else "?" for size in shape) or "()"
+
+
+def values_text(values: np.ndarray) -> str:
+    """One number, or the range of many."""
+    low, high = float(np.min(values)), float(np.max(values))
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def percent_text(value: float | None) -> str:
+    """A percentage, or '-' for None."""
+    return "-" if value is None else f"{value:.2f}"

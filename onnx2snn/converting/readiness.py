@@ -1,0 +1,291 @@
+"""``check``: what of a network would convert, what would not, and why."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes import bound_activations, neuron_nodes, unbounded_activations
+from onnx2snn.graph_passes.errors import (
+    Refusal,
+    UnsupportedModelError,
+    require_one_of,
+    require_truths,
+)
+from onnx2snn.graph_passes.graph.linear import MAX_POOLS, MaxPool, require_channels
+from onnx2snn.graph_passes.graph.regions import regions
+from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
+from onnx2snn.graph_passes.model_files.files import Model
+from onnx2snn.graph_passes.spiking import obstacles
+from onnx2snn.graph_passes.spiking_pool import why_not_counting
+from onnx2snn.graph_passes.thresholds import (
+    activation_nodes,
+    find_activations,
+    kept_activations,
+)
+from onnx2snn.progress import Running
+
+from .examination import (
+    IN_DIVISOR,
+    IN_INPUT,
+    IN_QUANTISATION,
+    IN_READ_OUT,
+    analog_activations,
+    hides_in_quantisation,
+    other_activations,
+)
+from .network import Network
+from .to_spiking import NO_CHANNELS, make_spiking
+
+CALIBRATION = "--calibration DATA"
+ON_MEANS = "--on-means"
+APPROXIMATION = f"--approximate N {CALIBRATION}"
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One node in canonical form: what it would become, why not, and the option it needs.
+
+    ``role``: neuron, linear, approximated, on means, before the neurons, read-out or obstacle.
+    """
+
+    node: str
+    op: str
+    role: str
+    reason: str = ""
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a network converts.
+
+    ``options``: those that it needs; where it does not convert, those besides the ones that the
+    verdict names. ``check``: how the exact rewriting was checked. ``notes``:
+    what a user should know of the result.
+    """
+
+    converts: bool
+    verdict: str
+    options: tuple[str, ...]
+    nodes: list[NodeReport]
+    check: str
+    notes: list[str]
+
+
+def check(
+    model: Model,
+    *,
+    maxpool: MaxPool = "average",
+    approximate: bool = False,
+    on_means: bool = False,
+) -> Readiness:
+    """Say what ``convert`` would do with an ANN, without data, and what stands in its way.
+
+    ``approximate``: whether clips may stand in for scalar activations; ``on_means``: as for
+    ``convert``. Raises ``ModelError`` for files that are no ANN, ``DataError`` for an unknown
+    ``maxpool``, and for another ``approximate`` or ``on_means`` than True or False.
+    """
+    require_one_of("maxpool", maxpool, get_args(MaxPool))
+    require_truths(approximate=approximate, on_means=on_means)
+    network = Network(model, None, maxpool, Running(), on_means)
+    network.unquantize()
+    network.rewrite_exactly()
+    pools = {
+        node.name: why_not_counting(network.graph, node)
+        for node in network.graph.nodes
+        if node.op in MAX_POOLS
+    }
+    network.replace_pools()
+    graph = network.graph
+    curves = regions_to_approximate(graph)
+    curved = {node.name for curve in curves for node in curve.nodes}
+    left, now = _in_the_way(network, True, on_means), _in_the_way(network, False, on_means)
+    replaced = [curve.last for curve in curves] if approximate else []
+    unbounded, bounds = find_activations(graph, replaced)
+    has_neurons = bool(unbounded or bounds)
+    # Without a neuron nothing is in the way of one: what counts is what clips would leave.
+    by_clips = approximate or not has_neurons
+    found = left if by_clips else now
+    without_means = _in_the_way(network, by_clips, False) if on_means else found
+    approximated = curved if approximate else set()
+    if not by_clips:
+        # What feeds no neuron, or is fed by none, may stay as it is.
+        curved &= set(found)
+    nothing_spikes = not has_neurons and not curved
+    if nothing_spikes:
+        others = other_activations(graph, network.unquantised, network.hidden_pools)
+        found = found | {refusal.node: refusal for refusal in others}
+    kept = _kept(graph, replaced)
+    if not by_clips:
+        kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
+        helps = {curve.name for curve in curves if curve.name in kept and not left}
+        kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
+    averaged = without_means.keys() - found.keys()
+    nodes = _Nodes(
+        found=found,
+        curved=curved,
+        approximated=approximated,
+        averaged=averaged,
+        pools=pools,
+        kept=kept,
+        replaced=replaced,
+    )
+    rows = _rows(graph, nodes)
+    # Of those that clips would make it knows nothing.
+    if not found and not now and any(find_activations(graph)):
+        found = {refusal.node: refusal for refusal in _dry_run(network)}
+        rows = [
+            NodeReport(row.node, row.op, "obstacle", found[row.node].reason)
+            if row.node in found
+            else row
+            for row in rows
+        ]
+    needs_data = bool(unbounded or approximated)
+    options = _options(rows, nodes, needs_data, maxpool)
+    blocking = set(found) | (curved - approximated) if found else set()
+    remedies = [APPROXIMATION] if curved and not left and not approximate else []
+    if found and left and not on_means:
+        if (has_neurons or approximate) and not _in_the_way(network, approximate, True):
+            data = needs_data and not approximated
+            remedies.append(f"{ON_MEANS} {CALIBRATION}" if data else ON_MEANS)
+        elif curved and not approximate and not _in_the_way(network, True, True):
+            remedies.append(f"{ON_MEANS} {APPROXIMATION}")
+    pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
+    if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
+        exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
+        if not any(pools.get(name) for name in pooled) and not obstacles(graph, "exact"):
+            remedies.append(exact)
+    converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
+    quantised = hides_in_quantisation(graph, network.unquantised and not curved)
+    return Readiness(
+        converts,
+        _verdict(converts, len(blocking), remedies, options, quantised),
+        tuple(options),
+        rows,
+        network.check,
+        network.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """What is known of a network's nodes, by name.
+
+    ``found``: those in the way. ``curved``: those of curves that clips may stand in for,
+    ``approximated`` where they do. ``averaged``: those computed on means. ``pools``: what were
+    max-pools, with the reason where they cannot count spikes. ``kept``: those that stay as they
+    are, with the reason. ``replaced``: the last nodes of the curves that clips stand in for.
+    """
+
+    found: dict[str, Refusal]
+    curved: set[str]
+    approximated: set[str]
+    averaged: set[str]
+    pools: dict[str, str | None]
+    kept: dict[str, str]
+    replaced: list[gs.Node]
+
+
+def _in_the_way(network: Network, approximated: bool, on_means: bool) -> dict[str, Refusal]:
+    """The nodes that no spiking network has, by name.
+
+    ``approximated``: whether clips stand in for curves; ``on_means``: as of ``check``.
+    """
+    found = obstacles(network.graph, network.maxpool, network.declined, approximated, on_means)
+    return {refusal.node: refusal for refusal in found}
+
+
+def _kept(graph: gs.Graph, replaced: list[gs.Node]) -> dict[str, str]:
+    """The activations that stay what they are, with the reason."""
+    stay = kept_activations(graph, replaced)
+    kept = {node.name: IN_DIVISOR for node in stay.divisors}
+    kept |= {node.name: IN_INPUT for node in stay.input}
+    return kept | {node.name: IN_READ_OUT for node in stay.read_out}
+
+
+def _options(
+    rows: list[NodeReport], nodes: _Nodes, needs_data: bool, maxpool: MaxPool
+) -> list[str]:
+    """What the conversion takes."""
+    options = []
+    if needs_data:
+        options.append(APPROXIMATION if nodes.approximated else CALIBRATION)
+    if (maxpool != "average" and nodes.pools) or (
+        # Of the recipe that is taken where there is data, exact is the default.
+        needs_data and any(nodes.pools.get(row.node) and row.role == "linear" for row in rows)
+    ):
+        options.append(f"--maxpool {maxpool}")
+    if any(row.role == "on means" for row in rows):
+        options.append(ON_MEANS)
+    return options
+
+
+def _verdict(
+    converts: bool, blocking: int, remedies: list[str], options: list[str], quantised: bool
+) -> str:
+    if converts:
+        return f"Converts{' with ' + ' '.join(options) if options else ' as it is'}."
+    remedy = "".join(f"; with {remedy} it would" for remedy in remedies)
+    if not blocking:
+        if quantised and not remedies:
+            remedy = f"; it has QuantizeLinear, {IN_QUANTISATION}"
+        return f"Does not convert: it has no ReLU and no clip{remedy}."
+    count = f"{blocking} nodes stand" if blocking > 1 else "1 node stands"
+    return f"Does not convert: {count} in the way{remedy}."
+
+
+def _rows(graph: gs.Graph, nodes: _Nodes) -> list[NodeReport]:
+    """What becomes of each node, in graph order."""
+    found, kept, replaced = nodes.found, nodes.kept, nodes.replaced
+    relus, bounded = find_activations(graph, replaced)
+    unbounded = {node.name for node in relus}
+    # Clips in place of a curve are neurons where its last node is.
+    activations = {id(node) for node in (*activation_nodes(graph, replaced), *replaced)}
+    parts = regions(graph, lambda node: id(node) in activations)
+    place = {node.name: "before the neurons" for node in parts.prologue}
+    place |= {node.name: "linear" for node in parts.core}
+    place |= {node.name: "read-out" for node in parts.epilogue}
+    place |= {name: "read-out" for name, reason in kept.items() if reason == IN_READ_OUT}
+
+    def row(node: gs.Node) -> NodeReport:
+        name, op = node.name, node.op
+        if name in nodes.approximated:
+            return NodeReport(name, op, "approximated", "by a sum of clips", APPROXIMATION)
+        if name in found or name in nodes.curved:
+            reason = found[name].reason if name in found else "no ReLU and no clip"
+            option = APPROXIMATION if name in nodes.curved else ""
+            return NodeReport(name, op, "obstacle", reason, option)
+        if name in nodes.averaged and place[name] == "linear":
+            return NodeReport(name, op, "on means", "at each time-step, on running means", ON_MEANS)
+        if name in kept:
+            return NodeReport(name, op, place[name], f"it stays as it is: {kept[name]}")
+        if name in unbounded:
+            return NodeReport(name, op, "neuron", "threshold from data", CALIBRATION)
+        if name in bounded:
+            text = f"V_th = {np.min(bounded[name]):.4g}"
+            if np.ptp(bounded[name]):
+                text += f" to {np.max(bounded[name]):.4g}"
+            return NodeReport(name, op, "neuron", text)
+        if name in nodes.pools and op not in MAX_POOLS:
+            text = "max-pooling becomes average-pooling; --maxpool exact and recipe best "
+            text += f"refuse it: {nodes.pools[name]}" if nodes.pools[name] else "keep it"
+            return NodeReport(name, op.replace("Average", "Max"), place[name], text)
+        return NodeReport(name, op, place[name])
+
+    return [row(node) for node in graph.nodes]
+
+
+def _dry_run(network: Network) -> list[Refusal]:
+    """What else would stop the conversion once every threshold is known."""
+    unbounded = unbounded_activations(network.graph)
+    bound_activations(network.graph, {node.name: np.ones(()) for node in unbounded})
+    try:
+        make_spiking(network, 0.5, 0)
+        if unbounded:
+            # The recipe that data brings has thresholds per channel.
+            require_channels(network.graph, neuron_nodes(network.graph), NO_CHANNELS)
+    except UnsupportedModelError as error:
+        return list(error.refusals)
+    return []

@@ -1,0 +1,1 @@
+"""Samples and labels: files, folders and data sets, read in batches."""

@@ -1,0 +1,192 @@
+"""``to_triton``: a model repository for the Triton Inference Server.
+
+    NAME             the loop file: image in, read-out out; requests are batched
+    NAME-stateful    the file of one time-step: a sequence of requests, one a time-step; the
+                     server keeps the states, and the first request of a sequence resets them
+
+What makes the second one is in ``triton_steps``.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from onnx2snn.digests import digest_of
+from onnx2snn.graph_passes.errors import OutputError, require_truths, require_whole
+from onnx2snn.graph_passes.model_files.files import Model, read_any, require_path
+from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
+from onnx2snn.graph_passes.model_files.whole_file import check_writable, whole_file
+
+from .loop import stamp, to_loop
+from .triton_config import EnumName, config, pbtxt, sequences, tensor
+from .triton_steps import START, stateful_model
+
+
+def to_triton(
+    snn: Model | ModelParts,
+    folder: str | os.PathLike[str],
+    timesteps: int,
+    *,
+    name: str = "snn",
+    gpu: bool = False,
+    force: bool = False,
+    preprocessing: str | None = None,
+) -> list[Path]:
+    """Write both models into a repository; returns the folders of the two.
+
+    folder: the repository, made if it is not there; its other models stay. timesteps: T of the
+    stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
+    of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
+    SNN, of a fixed batch size, of which an output or the states of a layer have other rows than
+    one for each sample, or one that shows that it depends on others, or of which an output is an
+    input too, and ``OutputError`` where a model of the name exists, the name is not UTF-8 or
+    nothing can be written.
+    """
+    require_truths(gpu=gpu, force=force)
+    require_path(folder, "a model repository is a folder's path", OutputError)
+    folder = Path(folder)
+    names = name, f"{name}-stateful"
+    _require_folder_name(name)
+    _require_room(folder, names, force)
+    timesteps = require_whole("timesteps", timesteps, 1)
+    loop = to_loop(snn, timesteps, preprocessing=preprocessing)
+    parts = read_any(snn)
+    stateful, states = stateful_model(attach(parts))
+    made = {"format": "triton-stateful", "timesteps": "one request each"}
+    onnx.helper.set_model_props(
+        stateful, stamp(parts.structure, digest_of(snn), made, preprocessing)
+    )
+    kept = {name for pair in states for name in pair[:2]} | {START}
+    group = [{"kind": EnumName("KIND_GPU" if gpu else "KIND_CPU"), "count": 1}]
+    configs = (
+        config(names[0], loop, set()) | {"dynamic_batching": {}, "instance_group": group},
+        config(names[1], stateful, kept)
+        | {"sequence_batching": sequences(stateful, states), "instance_group": group},
+    )
+    pages = _page_of_loop(names[0], loop, timesteps), _page_of_steps(names[1], stateful, kept)
+    files: dict[Path, bytes] = {}
+    for model_name, model, configuration, page in zip(
+        names, (loop, stateful), configs, pages, strict=True
+    ):
+        place = Path(model_name)
+        files[place / "1" / "model.onnx"] = model.SerializeToString()
+        files[place / "README.md"] = page.encode()
+        files[place / "config.pbtxt"] = pbtxt(configuration).encode()
+    _write_all(folder, files, names, force)
+    return [folder / name for name in names]
+
+
+def _require_folder_name(name: str) -> None:
+    if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+        raise OutputError(f"{name!r} is no name for a model of Triton, which is a folder's")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"'{name}' is no name for a model of Triton, since it is not UTF-8: rename it"
+        ) from error
+
+
+def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
+    if not folder.is_dir():
+        check_writable(folder)
+    elif not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write in '{folder}': no permission")
+    for name in names:
+        if os.path.lexists(folder / name) and not force:
+            raise OutputError(f"'{folder / name}' exists: give --force to replace its files")
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise OutputError(f"'{folder / name}' is no folder, as a model of Triton is: remove it")
+
+
+def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...], force: bool) -> None:
+    """New model folders appear whole; of those that exist, file after file is replaced."""
+    with _repository(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".onnx2snn-") as made:
+        for path, content in files.items():
+            target = Path(made) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(target) as file:
+                file.write(content)
+        for name in names:
+            if not (force and (folder / name).exists()):
+                # Fails where another process was faster, whose folder is not empty.
+                (Path(made) / name).rename(folder / name)
+                continue
+            for path in (path for path in files if path.parts[0] == name):
+                (folder / path).parent.mkdir(exist_ok=True)
+                if (folder / path).exists():
+                    shutil.copymode(folder / path, Path(made) / path)
+                (Path(made) / path).replace(folder / path)
+
+
+@contextlib.contextmanager
+def _repository(folder: Path) -> Iterator[None]:
+    """Make the folder, unless it is there; a failure leaves no new and empty one.
+
+    What the system refuses within is an ``OutputError``.
+    """
+    there = folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        yield
+    except BaseException as error:
+        if not there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        raise OutputError(f"cannot write '{folder}': {error.strerror or error}") from error
+
+
+_CALL = """\
+    import numpy as np
+    import tritonclient.http as triton
+
+    client = triton.InferenceServerClient("localhost:8000")
+    inputs = [{inputs}]
+    for tensor in inputs:
+        tensor.set_data_from_numpy(arrays[tensor.name()])  # By name, [N, ...].
+"""
+
+
+def _call(model: onnx.ModelProto, apart: set[str]) -> str:
+    made = ", ".join(
+        f'triton.InferInput("{t["name"]}", list(arrays["{t["name"]}"].shape), '
+        f'"{t["data_type"].removeprefix("TYPE_")}")'
+        for t in (tensor(info) for info in model.graph.input if info.name not in apart)
+    )
+    return _CALL.format(inputs=made)
+
+
+def _page_of_loop(name: str, model: onnx.ModelProto, timesteps: int) -> str:
+    output = model.graph.output[0].name
+    return (
+        f"# {name}\n\nA spiking network over T={timesteps}, written by onnx2snn: image "
+        "in, read-out out. Requests are batched.\n\n"
+        + _call(model, set())
+        + f'    read_out = client.infer("{name}", inputs).as_numpy("{output}")\n'
+    )
+
+
+def _page_of_steps(name: str, model: onnx.ModelProto, apart: set[str]) -> str:
+    output = model.graph.output[0].name
+    return (
+        f"# {name}\n\nOne time-step of a spiking network, written by onnx2snn. A sequence of T "
+        "requests is a run of T time-steps; the server keeps the membrane potentials, and a "
+        "request with `sequence_start` begins at v(0). An output is that of one time-step, and "
+        "the read-out its mean; an output that comes from a RunningMean or DelayedMean is the "
+        "read-out of all time-steps so far.\n\n"
+        + _call(model, apart)
+        + f"""    total = 0
+    for t in range(1, T + 1):
+        result = client.infer("{name}", inputs, sequence_id=7, sequence_start=t == 1,
+                              sequence_end=t == T)
+        total = total + result.as_numpy("{output}")
+    read_out = total / T
+"""
+    )

@@ -1,0 +1,1 @@
+"""What a spiking network does, beside its ANN: accuracy, errors, synapses, speed."""

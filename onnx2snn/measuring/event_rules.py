@@ -1,0 +1,175 @@
+"""What operators do where a graph counts events: hand spikes on, and add them up at synapses.
+
+W of a layer becomes [W != 0], and its bias goes: what it makes, summed up, are its operations.
+Averages become sums over the same windows. Of what carries no spikes, factors become 1, and terms
+and what is joined to spikes 0.
+"""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.graph.editing import Editor, constant_value, optional_input, replace_node
+from onnx2snn.graph_passes.graph.linear import RECURRENT
+from onnx2snn.graph_passes.model_files.io import onnx_type
+from onnx2snn.graph_passes.model_files.limits import WEIGHTED
+from onnx2snn.graph_passes.spellings.pads import same_pads
+
+
+def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
+    """1 for each weight that is not 0, made as the graph runs: no copy of all weights is kept."""
+    some = _cast(editor, f"{weights.name}/some", weights, np.bool_)
+    return _cast(editor, f"{weights.name}/synapses", some, np.float32)
+
+
+def _cast(editor: Editor, name: str, tensor: gs.Tensor, dtype: type) -> gs.Tensor:
+    to = {"to": onnx_type(np.dtype(dtype))}
+    return editor.node("Cast", name, [tensor], to, like=gs.Variable("", dtype))
+
+
+def filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
+    """A tensor of the same shape, filled with one value."""
+    if isinstance(tensor, gs.Constant):
+        return editor.constant("filled", np.full(tensor.shape, value, np.float32))
+    name, fill = f"{tensor.name}/filled", {"value": gs.Constant("", np.array([value], np.float32))}
+    shape = editor.node("Shape", f"{name}/shape", [tensor], like=gs.Variable("", np.int64))
+    return editor.node("ConstantOfShape", name, [shape], fill, gs.Variable("", np.float32))
+
+
+def has_weights(node: gs.Node) -> bool:
+    """Whether it adds up what it reads by weights: spikes that meet one are synaptic operations."""
+    return node.op in (*WEIGHTED, *RECURRENT) or (node.op == "Einsum" and len(node.inputs) == 2)
+
+
+def _fan_outs(node: gs.Node, weights: int) -> np.ndarray | None:
+    """Of a dense layer how many of its weights each input meets, as those of a single output.
+
+    None for others, and where weights are not constant. Without it a layer counts by its weights.
+    """
+    value = constant_value(node.inputs[weights])
+    if node.op not in ("Gemm", "MatMul") or value is None or value.ndim < 2:
+        return None
+    if node.attrs.get(("transA", "transB")[weights], 0):
+        value = value.T
+    counts: np.ndarray = np.count_nonzero(value, axis=(-2, -1)[weights], keepdims=True)
+    return counts.astype(np.float64)
+
+
+def _let_count(editor: Editor, node: gs.Node, weights: int) -> None:
+    """Make a weighted layer count events: weights to 1, no bias."""
+    if constant_value(node.inputs[weights]) is not None:
+        node.inputs[weights] = _ones_for(editor, node.inputs[weights])
+    node.inputs = list(node.inputs[:2])
+    if node.op == "Gemm":
+        node.attrs["alpha"] = 1.0
+
+
+def operations(editor: Editor, node: gs.Node, weights: int) -> gs.Variable:
+    """The sum of what a layer counts. Of what it hands on then, only the shape counts."""
+    fan_outs = _fan_outs(node, weights)
+    if fan_outs is None:
+        _let_count(editor, node, weights)
+    # In double, since a layer can have more than the 2^24 operations that float32 counts.
+    name = f"{node.name}/operations"
+    counted = node.outputs[0] if fan_outs is None else node.inputs[1 - weights]
+    exact = _cast(editor, f"{name}/exact", counted, np.float64)
+    if fan_outs is not None:
+        inputs = [exact, exact]
+        inputs[weights] = editor.constant(f"{name}/fan-outs", fan_outs)
+        transposed = ("transA", "transB")[1 - weights]
+        attributes = {k: v for k, v in node.attrs.items() if k == transposed}
+        exact = editor.node(node.op, f"{name}/dense", inputs, attributes, exact)
+    return editor.node("ReduceSum", name, [exact], {"keepdims": 0}, gs.Variable("", np.float64, []))
+
+
+def recurrent_operations(editor: Editor, node: gs.Node) -> gs.Variable:
+    """The multiplications by the weights of a recurrent layer that reads X [L, N, I], or [N, L, I].
+
+    Each of the L steps multiplies what it reads by W [D, G H, I], and its state by R [D, G H, H].
+    """
+    x, *weights = node.inputs[:3]
+    values = [constant_value(tensor) for tensor in weights]
+    # Those that are no constants count as if none were 0.
+    counts = [
+        np.prod(tensor.shape) if value is None else np.count_nonzero(value)
+        for tensor, value in zip(weights, values, strict=True)
+    ]
+    name = f"{node.name}/operations"
+    each = editor.constant(f"{name}/each", np.float64(sum(counts) / weights[0].shape[-1]))
+    size = editor.node("Size", f"{name}/size", [x], like=gs.Variable("", np.int64, []))
+    exact = _cast(editor, f"{name}/exact", size, np.float64)
+    return editor.node("Mul", name, [exact, each], like=gs.Variable("", np.float64, []))
+
+
+def become(node: gs.Node, op: str, inputs: list[gs.Tensor], attrs: dict | None = None) -> None:
+    """Make another operator of a node, in its place; of several outputs the first stays."""
+    replace_node(node, op, inputs, attrs)
+    node.outputs = node.outputs[:1]
+
+
+def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
+    """Let an operator between spikes and weights hand on events instead of potentials."""
+    x = node.inputs[0]
+
+    def others_filled(value: float) -> list[gs.Tensor]:
+        """The operands, those without spikes filled: they still give the result its shape."""
+        return [t if t.name in spiking else filled_like(editor, t, value) for t in node.inputs]
+
+    match node.op:
+        case "AveragePool":
+            _sum_pool(editor, node)
+        case "GlobalAveragePool":
+            axes = editor.constant(f"{node.name}/axes", np.arange(2, len(x.shape)))
+            become(node, "ReduceSum", [x, axes], {"keepdims": 1})
+        case "ReduceMean":
+            axes = list(node.inputs[1:])
+            if "axes" in node.attrs:
+                axes = [editor.constant(f"{node.name}/axes", np.array(node.attrs["axes"]))]
+            kept = {"keepdims": 1, "noop_with_empty_axes": 0}
+            attributes = {name: node.attrs.get(name, value) for name, value in kept.items()}
+            become(node, "ReduceSum", [x, *axes], attributes)
+        case "BatchNormalization" | "Neg":
+            become(node, "Identity", [x])
+        case "Mul" | "Div":
+            become(node, "Mul", others_filled(1.0))
+        case "Add" | "Sub" | "Sum" | "Mean":
+            become(node, "Sum", others_filled(0.0))
+        case "Concat":
+            node.inputs = others_filled(0.0)
+        case "Where":
+            node.inputs = [x, *others_filled(0.0)[1:]]
+        case "ScatterElements" | "ScatterND":
+            into, _, written = others_filled(0.0)
+            node.inputs = [into, node.inputs[1], written]
+        case "Einsum":
+            node.inputs = [t if t.name in spiking else _ones_for(editor, t) for t in node.inputs]
+        case "Pad" if optional_input(node, 2) is not None:
+            node.inputs[2] = editor.constant(f"{node.name}/zero", np.zeros((), np.float32))
+
+
+def _sum_pool(editor: Editor, node: gs.Node) -> None:
+    """AveragePool -> a convolution of each channel with ones, over the same windows."""
+    x, result, attrs = node.inputs[0], node.outputs[0], dict(node.attrs)
+    kernel = attrs["kernel_shape"]
+    attrs.pop("count_include_pad", None)
+    axes = len(kernel)
+    strides, dilations = (attrs.get(k, [1] * axes) for k in ("strides", "dilations"))
+    larger = any(
+        isinstance(size, int) and (k - 1) * step >= size
+        for k, step, size in zip(kernel, dilations, x.shape[2:], strict=True)
+    )
+    if attrs.pop("ceil_mode", 0) or larger:
+        # Conv rounds sizes down, and takes no kernel beyond the pads: pad the end by what the last
+        # windows reach beyond.
+        own = same_pads(node, kernel) if attrs.get("auto_pad", "").startswith("SAME") else None
+        pads = [max(pad, 0) for pad in own or attrs.get("pads", [0] * 2 * axes)]
+        attrs.pop("auto_pad", None)
+        for axis in range(axes):
+            window = (kernel[axis] - 1) * dilations[axis] + 1
+            covered = (result.shape[2 + axis] - 1) * strides[axis] + window
+            padded = x.shape[2 + axis] + pads[axis] + pads[axes + axis]
+            pads[axes + axis] += max(covered - padded, 0)
+        attrs["pads"] = pads
+    channels = x.shape[1]
+    ones = np.ones((channels, 1, *kernel), np.float32)
+    weights = editor.constant(f"{node.name}/ones", ones)
+    become(node, "Conv", [x, weights], attrs | {"group": channels})

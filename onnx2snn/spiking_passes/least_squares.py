@@ -1,0 +1,259 @@
+"""Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx2snn.graph_passes.graph.editing import Editor, only_consumer, producer
+
+from .layers import few_samples
+
+RIDGE = 0.1
+"""How much a change of weights is held back: a share of the inputs' mean square."""
+
+MOST_NUMBERS = 2**24
+"""Of patches in memory at a time."""
+
+ENOUGH_PLACES = 2**13
+"""From which a layer's weights are refitted: of more, only some samples are looked at."""
+
+FEWEST_SAMPLES = 8
+"""That are looked at, whatever their size: one black image would stand for all."""
+
+PRUNED = 0.5
+"""A layer of whose weights so many are 0 was pruned: they stay 0, and no spike goes there.
+
+Without that a network of convolutions with 85 % zeros had none left, and 6.7 times the synaptic
+operations (a tester's, T=4).
+"""
+
+MOST_MULTIPLICATIONS, MOST_SQUARE = 2**34, 2**26
+"""That solving for a pruned layer takes, output by output, and numbers of P'P; else it stays."""
+
+
+def fit_weights(
+    graph: gs.Graph,
+    tensor: gs.Tensor,
+    wanted: np.ndarray,
+    part: float,
+    measure: Callable[[list[gs.Tensor]], list[np.ndarray]],
+    floor: float = -np.inf,
+) -> bool:
+    """Refit the convolutions and dense layers that add up to a tensor.
+
+    wanted: the tensor in the ANN, [N, ...]. ``measure``: means over time. With P the patches of
+    the mean inputs that each place of the output sees, of K numbers each, and R a part of what
+    the mean c of the tensor lacks, max(wanted, floor) - max(c, floor), with 0 where a pruned layer
+    has it:
+
+        dW = argmin |R - P dW|^2 + RIDGE |P|^2 (1 / K + 1 / places) |dW|^2
+
+    which the normal equations (P'P + ...) dW = P'R give exactly. Where there are fewer places
+    than weights, as in a dense layer after few images, 1 / places holds dW back. A layer keeps
+    its weights if anything but sums lies between it and the tensor, or if others read its output
+    too. Returns whether any was refitted.
+    """
+    linear = [node for node in _summed(graph, tensor) if _is_known(node)]
+    if not linear:
+        return False
+    *sources, mean = measure([*(node.inputs[0] for node in linear), tensor])
+    residual = np.maximum(wanted, floor).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):
+        residual -= np.maximum(mean, floor)
+    # A mask may have made both infinite.
+    residual[~np.isfinite(residual)] = 0
+    residual *= part
+    fitted = False
+    for node, source in zip(linear, sources, strict=True):
+        changes = _refit(graph, node, source, residual)
+        fitted = fitted or bool(changes)
+        if changes and node is not linear[-1]:
+            residual = _left(node, source, residual, changes)
+    return fitted
+
+
+def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
+    """The weighted nodes whose outputs are added to make a tensor, and nothing else."""
+    node = producer(tensor)
+    if node is None:
+        return []
+    if node.op == "Add":
+        alone = [operand for operand in node.inputs if only_consumer(graph, operand) is not None]
+        return [found for operand in alone for found in _summed(graph, operand)]
+    weighted = node.op in ("Conv", "Gemm", "MatMul") and isinstance(node.inputs[1], gs.Constant)
+    return [node] if weighted else []
+
+
+def _refit(
+    graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray
+) -> list[np.ndarray]:
+    """Change a node's weights towards a residual; returns what changes, [K, C] in each group."""
+    weights = np.asarray(node.inputs[1].values)
+    columns = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
+    if columns.ndim < 2 or columns.shape != (*_places(node, source), _outputs(node)):
+        # Its output is broadcast to a larger tensor, or has no axis for samples.
+        return []
+    kept = _kept(node)
+    if kept is not None and _takes_too_much(kept):
+        return []
+    changes = _solve(node, source, columns, kept)
+    flat = np.concatenate([change.T for change in changes])
+    if not _has_outputs_first(node):
+        flat = flat.T
+    new = (weights + flat.reshape(weights.shape)).astype(weights.dtype)
+    old = node.inputs[1]
+    # Weights that several nodes share part here.
+    name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
+    node.inputs[1] = gs.Constant(name, new)
+    return changes
+
+
+def _kept(node: gs.Node) -> list[np.ndarray] | None:
+    """Where the weights of a pruned layer are not 0: bool [K, C] of each group; None of others."""
+    weights = np.asarray(node.inputs[1].values)
+    if not 0 < np.count_nonzero(weights) <= (1 - PRUNED) * weights.size:
+        return None
+    rows = (weights if _has_outputs_first(node) else weights.T) != 0
+    return [part.T for part in np.split(rows.reshape(len(rows), -1), node.attrs.get("group", 1))]
+
+
+def _takes_too_much(kept: list[np.ndarray]) -> bool:
+    counts = [part.sum(axis=0, dtype=np.float64) for part in kept]
+    multiplications = sum(float((count**3).sum()) / 3 for count in counts)
+    square = len(kept) * len(kept[0]) ** 2
+    return multiplications > MOST_MULTIPLICATIONS or square > MOST_SQUARE
+
+
+def _has_outputs_first(node: gs.Node) -> bool:
+    """Whether a node's weights have its channels or features along their first axis."""
+    return bool(node.attrs.get("transB", node.op == "Conv"))
+
+
+def _outputs(node: gs.Node) -> int:
+    """How many channels or features a node makes."""
+    return int(node.inputs[1].values.shape[0 if _has_outputs_first(node) else -1])
+
+
+def _left(
+    node: gs.Node, source: np.ndarray, residual: np.ndarray, changes: list[np.ndarray]
+) -> np.ndarray:
+    """What changes of a node's weights leave of a residual."""
+    left = np.array(np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual)
+    for part in _few_samples(node, source):
+        left[part] -= _product(node, source[part], changes).reshape(left[part].shape)
+    return np.moveaxis(left, -1, 1) if node.op == "Conv" else left
+
+
+# What is not finite then is refused by its name, once all passes have run.
+@np.errstate(over="ignore", invalid="ignore")
+def _solve(
+    node: gs.Node, source: np.ndarray, columns: np.ndarray, kept: list[np.ndarray] | None
+) -> list[np.ndarray]:
+    """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'.
+
+    ``kept``: where they change at all.
+    """
+    groups = node.attrs.get("group", 1)
+    size = len(_patches(node, source[:1])[0])
+    every = math.prod(columns.shape[:-1]) // ENOUGH_PLACES
+    every = max(1, min(every, len(source) // FEWEST_SAMPLES))
+    source, columns = source[::every], columns[::every]
+    places = math.prod(columns.shape[:-1])
+
+    def penalty(square: float) -> float:
+        return float(RIDGE * square * (1 / size + 1 / places))
+
+    if places < size and kept is None:
+        patches = _patches(node, source)
+        targets = np.split(columns.reshape(places, -1), groups, axis=1)
+        return [
+            p @ np.linalg.solve(_held_back(p.T @ p, penalty(np.square(p).sum())), target)
+            for p, target in zip(patches, targets, strict=True)
+        ]
+    grams = np.zeros((groups, size, size))
+    products = np.zeros((groups, size, columns.shape[-1] // groups))
+    for part in _few_samples(node, source):
+        rows = columns[part].reshape(-1, columns.shape[-1])
+        targets = np.split(rows, groups, axis=1)
+        for group, patch in enumerate(_patches(node, source[part])):
+            grams[group] += patch @ patch.T
+            products[group] += patch @ targets[group]
+    for gram in grams:
+        _held_back(gram, penalty(np.trace(gram)))
+    if kept is None:
+        return [np.linalg.solve(*each) for each in zip(grams, products, strict=True)]
+    return [_solved(*each) for each in zip(grams, products, kept, strict=True)]
+
+
+def _solved(gram: np.ndarray, product: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Column by column, on its own rows that are kept; 0 elsewhere."""
+    found = np.zeros_like(product)
+    for column, own in enumerate(kept.T):
+        found[own, column] = np.linalg.solve(gram[np.ix_(own, own)], product[own, column])
+    return found
+
+
+def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
+    # Where next to nothing comes in the weights stay.
+    gram[np.diag_indices_from(gram)] += penalty + 1e-12
+    return gram
+
+
+def _product(node: gs.Node, source: np.ndarray, changes: list[np.ndarray]) -> np.ndarray:
+    """P dW: [places, C]."""
+    parts = zip(_patches(node, source), changes, strict=True)
+    return np.concatenate([p.T @ change.astype(np.float32) for p, change in parts], axis=1)
+
+
+def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
+    """Parts of a batch whose patches take some hundred megabytes at most."""
+    size = sum(patch.size for patch in _patches(node, source[:1]))
+    return few_samples(len(source), size, MOST_NUMBERS)
+
+
+def _places(node: gs.Node, source: np.ndarray) -> tuple[int, ...]:
+    """The shape of a node's output without its channels, those put last."""
+    if node.op != "Conv":
+        return source.shape[:-1]
+    dimensions = source.ndim - 2
+    return (len(source), *_windows(node, source[:1]).shape[2 : 2 + dimensions])
+
+
+def _is_known(node: gs.Node) -> bool:
+    """Whether the patches of a node are known."""
+    if node.op == "Conv":
+        return node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    plain = node.attrs.get("alpha", 1.0) == 1.0 and not node.attrs.get("transA", 0)
+    return plain and node.inputs[1].values.ndim == 2
+
+
+def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
+    """What each place of the output sees: [K, places] for each group."""
+    if node.op != "Conv":
+        return [source.reshape(-1, source.shape[-1]).T.astype(np.float32)]
+    kernel = node.inputs[1].values.shape[2:]
+    parts = np.split(_windows(node, source), node.attrs.get("group", 1), axis=1)
+    # Places last, as they lie in memory, so that a copy runs along them.
+    order = (1, *range(-len(kernel), 0), 0, *range(2, 2 + len(kernel)))
+    return [
+        part.transpose(order)
+        .reshape(part.shape[1] * math.prod(kernel), -1)
+        .astype(np.float32, copy=False)
+        for part in parts
+    ]
+
+
+def _windows(node: gs.Node, source: np.ndarray) -> np.ndarray:
+    """What a convolution sees, as a view: [N, C, *places, *kernel]."""
+    kernel = node.inputs[1].values.shape[2:]
+    dimensions, ones = len(kernel), [1] * len(kernel)
+    pads = node.attrs.get("pads", [0] * 2 * dimensions)
+    around = [(0, 0), (0, 0), *zip(pads[:dimensions], pads[dimensions:], strict=True)]
+    dilations, strides = node.attrs.get("dilations", ones), node.attrs.get("strides", ones)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    axes = tuple(range(2, 2 + dimensions))
+    seen = np.lib.stride_tricks.sliding_window_view(np.pad(source, around), reach, axes)
+    steps = (slice(None, None, step) for step in (*strides, *dilations))
+    return seen[(slice(None), slice(None), *steps)]

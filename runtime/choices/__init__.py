@@ -1,0 +1,1 @@
+"""How a network runs for a number of samples: what is chosen, and the memory that it takes."""

@@ -1,0 +1,192 @@
+"""Whether samples are rows, along axis 0, that a step computes each by itself.
+
+Then some of them may run without the others: in groups, or after others have left.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx2snn.graph_passes.graph.linear import SHAPE_OPS
+from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.protos import attributes_of
+from onnx2snn.runtime.plans.graphs import MANY
+from onnx2snn.runtime.plans.plan import State
+
+from .memory import Sizes, sizes_of
+
+Shape = tuple[int | str, ...]
+
+_IN_ATTRIBUTES: dict[str, tuple[str, int | list[int]]] = {
+    "Gather": ("axis", 0),
+    "MeanVarianceNormalization": ("axes", [0, 2, 3]),
+    **dict.fromkeys(
+        ("Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "RMSNormalization",
+         "Softmax"),
+        ("axis", -1),
+    ),
+}  # fmt: skip
+"""Operators that have their axes in an attribute of this name, by default these."""
+
+_ALONG_AXES = {"CumSum", "DFT", "Pad", "Slice", *_IN_ATTRIBUTES}
+"""Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
+
+_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "GRU", "LSTM", "ReverseSequence", "RNN",
+              "RotaryEmbedding", "ScatterElements", "ScatterND", "Trilu"}  # fmt: skip
+"""Others that may, or may hold something for each row."""
+
+_OF_SHAPES = {"Add", "Cast", "Concat", "Div", "Equal", "Gather", "Identity", "Max", "Min", "Mul",
+              "Slice", "Squeeze", "Sub", "Unsqueeze", "Where"}  # fmt: skip
+"""Operators by which one shape is made of others."""
+
+_WHOLE = (None, onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+"""To what a Cast may take a shape."""
+
+_TO_SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 1, "Tile": 1}
+"""Operators that take a shape, or numbers of elements, from this input on."""
+
+
+def states_have_rows(
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    shapes: Mapping[str, Shape],
+    samples: int,
+) -> bool:
+    """Whether each state has a row for each sample, along axis 0, or is the same for any N.
+
+    And whether each is computed by itself.
+    ``shapes``: those of what ``step`` reads, as far as they are known, for N = ``samples``.
+    """
+    more = _with_many(shapes, samples)
+    sizes = sizes_of(step, more)
+
+    def has_rows(state: State) -> bool:
+        written = sizes.shapes.get(state.written, ())
+        return written == more[state.read] if state.read in more else MANY not in written[1:]
+
+    return all(has_rows(state) for state in states) and _are_apart(step, sizes, shapes)
+
+
+def samples_are_apart(
+    step: onnx.ModelProto,
+    states: Sequence[State],
+    shapes: Mapping[str, Shape],
+    samples: int,
+) -> bool:
+    """Whether all that a step reads and makes has one row for each sample, computed by itself.
+
+    ``shapes`` as for ``states_have_rows``, all of them. False too where that cannot be told.
+    """
+    if any(shape[:1] != (samples,) for shape in shapes.values()):
+        return False
+    more = _with_many(shapes, samples)
+    sizes = sizes_of(step, more)
+    if any(sizes.shapes.get(state.written, ()) != more.get(state.read) for state in states):
+        return False
+    if any(sizes.shapes.get(info.name, ())[:1] != (MANY,) for info in step.graph.output):
+        return False
+    return _are_apart(step, sizes, shapes)
+
+
+def _are_apart(step: onnx.ModelProto, sizes: Sizes, read: Collection[str]) -> bool:
+    """Whether no node computes rows from others, or from N. ``read``: what is no constant."""
+    constants = {t.name: t for t in step.graph.initializer if t.name not in read}
+    if any(_mixes(node, sizes, constants) for node in step.graph.node):
+        return False
+    return not _compute_with_sizes(step, sizes)
+
+
+def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
+    return {
+        name: (MANY, *shape[1:]) if shape[:1] == (samples,) else shape
+        for name, shape in shapes.items()
+    }
+
+
+def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a node may compute a row from other rows."""
+    read = [sizes.shapes[name] for name in node.input if name in sizes.shapes]
+    if node.op_type in SHAPE_OPS or not any(MANY in shape for shape in read):
+        return False
+    made = [sizes.shapes.get(name, ()) for name in node.output if name]
+    # Rows that are elsewhere, or no longer there, have been moved or added up.
+    if any(MANY in shape[1:] for shape in read) or any(shape[:1] != (MANY,) for shape in made):
+        return True
+    if node.op_type in _ALONG_AXES:
+        axes = _axes(node, constants, len(read[0]))
+        return axes is None or any(axis % len(read[0]) == 0 for axis in axes)
+    return node.op_type in _ALONG_ANY
+
+
+def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
+    """Whether sizes of tensors, N perhaps among them, become numbers to compute with.
+
+    Or say which rows of something that has none for samples there are.
+    """
+    shapes = {t.name: tuple(t.dims) for t in step.graph.initializer} | dict(known.shapes)
+    sizes = set[str]()
+    for node in step.graph.node:
+        attributes = attributes_of(node)
+        if node.op_type in SHAPE_OPS:
+            shape = shapes.get(node.input[0], (MANY,))
+            if MANY in shape[attributes.get("start", 0) : attributes.get("end", len(shape))]:
+                sizes.update(node.output)
+            continue
+        read = sizes.intersection(operands(node))
+        if not read:
+            continue
+        of_shapes = node.op_type in _OF_SHAPES and attributes.get("to") in _WHOLE
+        if node.op_type in ("Gather", "Slice"):
+            # What else they read says where, in something that may be no shape.
+            of_shapes = node.input[0] in sizes and read == {node.input[0]}
+        if of_shapes:
+            sizes.update(node.output)
+            continue
+        alike = node.op_type == "ConstantOfShape" or _makes_rows_alike(node, shapes)
+        if node.op_type not in _TO_SHAPES or not alike:
+            return True
+        if read & {*node.input[: _TO_SHAPES[node.op_type]]}:
+            return True
+    return False
+
+
+def _makes_rows_alike(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a node that takes a shape makes of rows their own, or the same in each."""
+    rows = shapes.get(node.input[0])
+    if rows is None or rows[:1] == (MANY,):
+        return rows is not None
+    fewer = node.op_type == "Expand" and len(rows) < len(shapes.get(node.output[0], ()))
+    return node.op_type != "Reshape" and (rows[:1] in ((), (1,)) or fewer)
+
+
+def _axes(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], rank: int
+) -> list[int] | None:
+    """The axes along which a node of ``_ALONG_AXES`` works; None if they are not constant."""
+    attributes = attributes_of(node)
+
+    def numbers(name: str, place: int) -> list[int] | None:
+        if name in attributes:
+            return list(np.atleast_1d(attributes[name]))
+        given = constants.get(node.input[place]) if place < len(node.input) else None
+        return None if given is None else np.atleast_1d(numpy_helper.to_array(given)).tolist()
+
+    if node.op_type in _IN_ATTRIBUTES:
+        return list(np.atleast_1d(attributes.get(*_IN_ATTRIBUTES[node.op_type])))
+    if node.op_type == "CumSum":
+        return numbers("axis", 1)
+    if node.op_type == "DFT":
+        # An input since opset 20; the default was 1 before, and is -2.
+        given = "axis" in attributes or any(node.input[2:])
+        return numbers("axis", 2) if given else [1, -2]
+    axes = numbers("axes", 3)
+    if node.op_type == "Slice":
+        return axes
+    pads = numbers("pads", 1)
+    if pads is None:
+        return None
+    half = len(pads) // 2
+    axes = list(range(rank)) if axes is None else axes
+    return [axis for axis, *ends in zip(axes, pads, pads[half:], strict=False) if any(ends)]

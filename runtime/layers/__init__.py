@@ -1,0 +1,1 @@
+"""The forms in which layers with weights are computed."""

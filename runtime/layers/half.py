@@ -1,0 +1,69 @@
+"""Layers in float16, for the matrix units of GPUs.
+
+    x, W, b -> Cast -> layer -> Cast -> y
+
+Membrane potentials, thresholds and all else stay in float32. Weights, and what a layer reads and
+makes, are rounded to 11 bits.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.model_files.limits import WEIGHTED
+from onnx2snn.runtime.plans.graphs import Writer, renamed, values_of, with_layers
+from onnx2snn.runtime.plans.plan import Plan
+from onnx2snn.runtime.precision import LayerPrecision, PlanInPrecision, require_float32
+from onnx2snn.runtime.providers import ON_GPU, name_of
+
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+
+
+def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
+    """The layers with constant weights of a plan's step, to be computed in float16.
+
+    Raises ``ProviderError`` where the step would not run on a GPU, and ``ModelError`` for a
+    network in another type than float32, or with weights that float16 cannot hold.
+    """
+    first = name_of(providers[0])
+    if first not in ON_GPU:
+        raise ProviderError(
+            f"precision 'float16' is for GPUs, {first} would convert back and forth: leave it out"
+        )
+    require_float32(plan.neurons, "float16")
+    constants = values_of(plan.step, plan.weights)
+    names, precisions = set[str](), []
+    for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):
+        name = node.input[1]
+        if name not in constants:
+            precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
+            continue
+        if np.abs(constants[name]).max(initial=0) > LARGEST_FLOAT16:
+            raise ModelError(
+                f"precision 'float16' holds numbers up to {LARGEST_FLOAT16:g}, but {node.op_type} "
+                f"'{node.name}' has larger weights: leave it out"
+            )
+        names.add(name)
+        precisions.append(LayerPrecision(node.name, "float16", "on a GPU"))
+    return PlanInPrecision(plan, precisions=tuple(precisions), half=frozenset(names))
+
+
+def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
+    """A model whose layers with these weights, by their names, compute in float16."""
+    single, half = np.dtype(np.float32), np.dtype(np.float16)
+    cast: dict[str, str] = {}
+
+    def write(graph: Writer, node: onnx.NodeProto, _: str) -> None:
+        for name in filter(None, node.input):
+            if name not in cast:
+                cast[name] = graph.cast(name, single, half, name)
+        (y,) = node.output
+        made = f"{graph.prefix}made/{y}"
+        names = {name: cast[name] for name in node.input if name} | {y: made}
+        graph.nodes.append(renamed(node, names, graph.prefix + node.name))
+        graph.node("Cast", [made], f"back/{y}", y, to=onnx.TensorProto.FLOAT)
+
+    return with_layers(model, WEIGHTED, {name: name for name in weights}, "half/", write)

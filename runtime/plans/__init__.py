@@ -1,0 +1,1 @@
+"""The graphs that a session runs, cut out of a spiking network."""
