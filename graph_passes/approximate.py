@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from .errors import Refusal, UnsupportedModelError, counted, require_whole
+from .graph.computed import computed
 from .graph.editing import Editor, one_number, replace_node, require_opset
-from .graph.scalar_regions import CONDITIONS, ScalarRegion, regions_to_approximate
+from .graph.scalar_regions import ScalarRegion, regions_to_approximate
 from .graph.tidying import tidy
 from .model_files.io import onnx_type
-from .quiet import quietly
 
 _GRID = 1025
 
@@ -102,29 +101,11 @@ def _places(samples: np.ndarray) -> np.ndarray:
 def _evaluate(region: ScalarRegion, x: np.ndarray, opset: int) -> np.ndarray:
     """F at the places x."""
     dtype = np.dtype(np.float32 if region.source.dtype is None else region.source.dtype)
-    made: dict[str, gs.Tensor] = {region.source.name: gs.Constant("x", x.astype(dtype))}
-    nodes = []
-    for number, node in enumerate(region.nodes):
-        inputs: list[gs.Tensor] = []
-        for index, tensor in enumerate(node.inputs):
-            value = one_number(tensor)
-            if value is not None:
-                inputs.append(gs.Constant(f"c{number}.{index}", value))
-            else:
-                inputs.append(made.get(tensor.name, tensor))
-        result = gs.Variable(f"t{number}", _type_made(node, inputs))
-        nodes.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
-        made[node.outputs[0].name] = result
-    part = gs.Graph(nodes, [], [result], opset=opset)
-    with quietly():
-        part.fold_constants(fold_shapes=False)
-    return np.asarray(part.outputs[0].values, np.float64).reshape(-1)
-
-
-def _type_made(node: gs.Node, inputs: list[gs.Tensor]) -> np.dtype:
-    if node.op == "Cast":
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"])))
-    return np.dtype(np.bool_ if node.op in CONDITIONS else inputs[node.op == "Where"].dtype)
+    numbers = {t.name: one_number(t) for node in region.nodes for t in node.inputs}
+    known = {name: value for name, value in numbers.items() if value is not None}
+    found = computed(region.nodes, known | {region.source.name: x.astype(dtype)}, opset)
+    assert found is not None
+    return found.reshape(-1)
 
 
 def _weights(samples: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import onnx_graphsurgeon as gs
 
 from .errors import Refusal
 from .graph.affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
+from .graph.computed import computed
 from .graph.editing import (
     Editor,
     constant_input,
@@ -20,7 +21,6 @@ from .graph.editing import (
 from .graph.linear import CANONICAL_ACTIVATIONS
 from .graph.regions import downstream
 from .graph.tidying import tidy
-from .quiet import quietly
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")
@@ -238,32 +238,20 @@ def _response(
     # As many as no axis has, so that an axis which joins the batch is seen.
     count = next(n for n in range(3, len(sizes) + 4) if n not in sizes)
     samples = np.stack([sample if n == 1 else np.zeros_like(sample) for n in range(count)])
-    tensor: gs.Tensor = gs.Constant("value", samples)
-    copies = []
-    for number, node in enumerate(nodes):
-        inputs = [tensor, *(_single(t, number, i) for i, t in enumerate(node.inputs[1:]))]
-        result = gs.Variable(f"t{number}", np.float32)
-        copies.append(gs.Node(node.op, f"n{number}", dict(node.attrs), inputs, [result]))
-        tensor = result
-    chain = gs.Graph(copies, [], [tensor], opset=opset)
-    with quietly():
-        chain.fold_constants(fold_shapes=False)
-    (output,) = chain.outputs
-    if not isinstance(output, gs.Constant):
+    constants = (t for node in nodes for t in node.inputs[1:] if isinstance(t, gs.Constant))
+    known = {t.name: _single(t.values) for t in constants} | {nodes[0].inputs[0].name: samples}
+    values = computed(nodes, known, opset)
+    if values is None:
         return None
-    values = np.asarray(output.values, np.float64)
     apart = values.ndim > 1 and len(values) == count and np.all(values[2:] == values[0])
     if not apart:
         return None
     return np.asarray(values[1] - values[0])
 
 
-def _single(tensor: gs.Tensor, number: int, index: int) -> gs.Tensor:
-    if not isinstance(tensor, gs.Constant):
-        return gs.Variable.empty()
-    value = np.asarray(tensor.values)
-    floating = np.issubdtype(value.dtype, np.floating)
-    return gs.Constant(f"c{number}.{index}", value.astype(np.float32) if floating else value)
+def _single(value: np.ndarray) -> np.ndarray:
+    """Floating-point numbers in float32, others as they are."""
+    return value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
 
 
 def _apply(editor: Editor, path: list[gs.Node], weight: np.ndarray, shift: np.ndarray) -> None:

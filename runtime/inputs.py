@@ -145,12 +145,6 @@ def fits(sizes: Sequence[int | str], shape: Sequence[int | str | None]) -> bool:
     )
 
 
-def broadcasts(sizes: Sequence[int], shape: Sequence[int | str]) -> bool:
-    """Whether each size is that of the shape, where that is known, or 1, as at a state's start."""
-    pairs = zip(sizes, shape, strict=False)
-    return all(have in (1, want) for have, want in pairs if isinstance(want, int))
-
-
 def as_input(
     x: np.ndarray,
     shape: Sequence[int | str | None],

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.graph.editing import broadcasts_into
 
-from .inputs import broadcasts, check_finite
+from .inputs import check_finite
 from .plans.plan import Plan
 from .providers import run_session
 from .result import Arrays
@@ -93,7 +94,7 @@ class Averages:
         before = earlier.totals.get(name)
         if before is None:
             return total
-        if before.ndim != total.ndim or not broadcasts(before.shape, total.shape):
+        if before.ndim != total.ndim or not broadcasts_into(before.shape, total.shape):
             raise DataError(
                 f"the state of the average '{name}' has shape {list(before.shape)}, and what is "
                 f"averaged now {list(total.shape)}"

@@ -10,9 +10,9 @@ import numpy as np
 from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.graph.editing import broadcasts_into
 from onnx2snn.graph_passes.model_files.files import first_line
 
-from .inputs import broadcasts
 from .plans.plan import State
 from .providers import OUT_OF_MEMORY, lacks_memory, onnxruntime
 from .result import Later
@@ -136,7 +136,9 @@ class DeviceStates:
     def fit(self, shapes: Mapping[str, Sequence[int | str]]) -> bool:
         """Whether states that were put are of these shapes, or broadcast to them, as starts do."""
         held = {name: value.shape() for name, value in self._current.items()}
-        return all(broadcasts(held[name], shapes[name]) for name in held.keys() & shapes.keys())
+        return all(
+            broadcasts_into(held[name], shapes[name]) for name in held.keys() & shapes.keys()
+        )
 
     def can_go_on_with(self, values: dict[str, np.ndarray]) -> bool:
         """Whether what a run has written can go on with inputs of these shapes."""

@@ -14,7 +14,8 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 
 from .choices.choice import Choice, all_known, choose, shapes_read, without_open_states
 from .choices.costs import Costs
-from .choices.groups import groups_of, groups_of_all
+from .choices.estimate import Run
+from .choices.groups import Groups, groups_of, groups_of_all
 from .choices.memory import read_out_memory, sizes_of
 from .choices.rows import Shape, states_have_rows
 from .inputs import samples_in
@@ -115,24 +116,32 @@ class TimeSteps:
             samples = samples_in(inputs)
             found = shapes_read(self.network.plan, self.step, read, samples)
             shapes = without_open_states(self.network.plan, found)
-            groups = groups_of_all(samples)
-            if self.on_cpu and self.costs.in_chunks:
-                groups = groups_of(self.step, self.states, shapes, samples, self.cores)
-            self.choices[key] = choose(
-                self.costs,
-                shapes,
-                found,
-                samples,
-                groups,
-                prologue,
-                self._read_out(shapes),
-                layout=self._layout(shapes, samples),
+            groups = self._groups(shapes, samples)
+            together = groups.long
+            if together < samples:
+                found = {name: (together, *shape[1:]) for name, shape in found.items()}
+            run = Run(
+                sizes=sizes_of(self.costs.peaks.step, found),
+                shapes=found,
+                samples=samples,
+                groups=groups,
+                prologue=prologue,
+                read_out=self._read_out(shapes),
                 readouts=readouts,
                 varying=varying,
             )
+            self.choices[key] = choose(self.costs, run, self._layout(shapes, samples), shapes)
             # Graphs of chunks were made to estimate what they take.
             give_back_memory()
         return self.choices[key]
+
+    def _groups(self, shapes: Mapping[str, Shape], samples: int) -> Groups:
+        """How many of so many samples run together."""
+        if not self.on_cpu or not self.costs.in_chunks:
+            return groups_of_all(samples)
+        groups = groups_of(self.step, self.states, shapes, samples, self.cores)
+        # A budget counts on groups in all runs.
+        return groups if self.costs.max_memory is None else groups_of_all(groups.long)
 
     def states_have_rows(self, choice: Choice, samples: int) -> bool:
         """Whether states have a row for each of so many samples, along axis 0, as inputs do.

@@ -3,10 +3,11 @@
 Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
+import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,7 +83,7 @@ def read_structure(model: Model | ModelParts) -> onnx.ModelProto:
     """
     if not isinstance(model, str | os.PathLike):
         return read_any(model).structure
-    structure = parse_model(Path(model)).structure
+    structure = parse_structure(Path(model))
     _check_whole(structure, f"'{model}'")
     return structure
 
@@ -103,7 +104,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     parsed = parse_model(path)
     model, weights = parsed.structure, dict(parsed.weights)
     _check_whole(model, f"'{path}'")
-    for tensor, is_initializer in _external(parsed):
+    for tensor, is_initializer in _external(model, weights):
         values = _external_data(tensor, path)
         if is_initializer and values.nbytes >= STAYS_INLINE:
             weights[tensor.name] = values
@@ -118,15 +119,20 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     return parts
 
 
-def _external(parts: ModelParts) -> list[tuple[onnx.TensorProto, bool]]:
-    """The tensors whose data is in another file, and whether each is one of the initializers."""
-    initializers = len(parts.structure.graph.initializer)
-    stored = [(t, place < initializers) for place, t in enumerate(stored_tensors(parts.structure))]
+def _external(
+    structure: onnx.ModelProto, held: Container[str]
+) -> list[tuple[onnx.TensorProto, bool]]:
+    """The tensors whose data is in another file, and whether each is one of the initializers.
+
+    ``held``: the names of large initializers whose data is known.
+    """
+    initializers = len(structure.graph.initializer)
+    stored = [(t, place < initializers) for place, t in enumerate(stored_tensors(structure))]
     return [
         (tensor, is_initializer)
         for tensor, is_initializer in stored
         if onnx.external_data_helper.uses_external_data(tensor)
-        and not (is_initializer and tensor.name in parts.weights)
+        and not (is_initializer and tensor.name in held)
     ]
 
 
@@ -136,26 +142,10 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     Raises ``ModelError`` if the file cannot be read, or names another that is not beside it.
     """
     path = Path(path)
-    # A tensor that is elsewhere has this key; a large file need not be parsed for having none.
-    try:
-        elsewhere = _names_a_location(path)
-    except OSError as error:
-        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
-    if not elsewhere:
-        return [path]
-    stored = _external(parse_model(path))
+    with _reading(path), path.open("rb") as file:
+        structure, places = _parsed(file, path)
+    stored = _external(structure, places)
     return [path, *sorted({_data_file(tensor, path)[0] for tensor, _ in stored})]
-
-
-def _names_a_location(path: Path) -> bool:
-    """Whether a file has the word in it, as one with external data does; it is read in pieces."""
-    word, before = b"location", b""
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            if word in before + piece:
-                return True
-            before = piece[-len(word) :]
-    return False
 
 
 def parse_model(path: Path) -> ModelParts:
@@ -165,16 +155,39 @@ def parse_model(path: Path) -> ModelParts:
     take up to three times the memory. Raises ``ModelError`` if the file cannot be read, or is no
     ONNX model.
     """
+    with _reading(path), path.open("rb") as file:
+        model, places = _parsed(file, path)
+        weights = {
+            tensor.name: _data_at(file, places[tensor.name], tensor)
+            for tensor in model.graph.initializer
+            if tensor.name in places
+        }
+    return ModelParts(model, weights)
+
+
+def parse_structure(path: Path) -> onnx.ModelProto:
+    """Like ``parse_model``, without reading the large weights."""
+    with _reading(path), path.open("rb") as file:
+        return _parsed(file, path)[0]
+
+
+def _parsed(file: BinaryIO, path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """The model in a file with stubs for its large initializers, and where their data begins."""
+    content, places = _without_large_weights(file)
     model = onnx.ModelProto()
+    model.ParseFromString(content)
+    # Some files of other kinds, the empty one among them, parse as a protobuf message.
+    if not model.graph.node or not model.opset_import:
+        lacks = "names no opset" if model.graph.node else "holds no graph"
+        raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it {lacks}")
+    return model, places
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """``ModelError`` for what is wrong with a file."""
     try:
-        with path.open("rb") as file:
-            content, places = _without_large_weights(file)
-            model.ParseFromString(content)
-            weights = {
-                tensor.name: _data_at(file, places[tensor.name], tensor)
-                for tensor in model.graph.initializer
-                if tensor.name in places
-            }
+        yield
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
@@ -186,11 +199,6 @@ def parse_model(path: Path) -> ModelParts:
         raise ModelError(
             f"'{path}' is not an ONNX model, or is damaged: export it again"
         ) from error
-    # Some files of other kinds, the empty one among them, parse as a protobuf message.
-    if not model.graph.node or not model.opset_import:
-        lacks = "names no opset" if model.graph.node else "holds no graph"
-        raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it {lacks}")
-    return ModelParts(model, weights)
 
 
 def _without_large_weights(file: BinaryIO) -> tuple[bytes, dict[str, int]]:
@@ -247,7 +255,7 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
 
 def require_values(parts: ModelParts, what: str) -> None:
     """Raise ``ModelError``, beginning with ``what``, where tensors keep their values elsewhere."""
-    for tensor, _ in _external(parts):
+    for tensor, _ in _external(parts.structure, parts.weights):
         raise ModelError(
             f"{what} does not hold the values of its tensor '{tensor.name}', which are in another "
             "file: load its external data, or read it with read_model"

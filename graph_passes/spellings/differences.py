@@ -52,13 +52,9 @@ def _rewrite(editor: Editor, node: gs.Node) -> bool:
         return False
     source, sign = (u, 1.0) if np.all(a > 0) else (v, -1.0)
     bound = editor.constant(f"{node.name}/bound", np.abs(a).astype(like.dtype))
-    zero = editor.constant(f"{node.name}/zero", np.zeros((), like.dtype))
-    if a.size == 1:
-        bound.values = bound.values.reshape(())
-        clip = editor.node("Clip", f"{node.name}/clip", [source, zero, bound], like=like)
-    else:
-        relu = editor.node("Relu", f"{node.name}/relu", [source], like=like)
-        clip = editor.node("Min", f"{node.name}/clip", [relu, bound], like=like)
+    # One bound for all ``unify_clips`` makes a Clip of.
+    relu = editor.node("Relu", f"{node.name}/relu", [source], like=like)
+    clip = editor.node("Min", f"{node.name}/clip", [relu, bound], like=like)
     two = editor.constant(f"{node.name}/two", np.asarray(2 * sign, like.dtype))
     twice = editor.node("Mul", f"{node.name}/twice", [clip, two], like=like)
     rest = editor.constant(f"{node.name}/rest", (more - less - a).astype(like.dtype))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from onnx2snn.graph_passes.model_files.files import parse_model
+from onnx2snn.graph_passes.model_files.files import parse_structure
 from onnx2snn.measuring import benchmarking
 from onnx2snn.measuring.diagnosis import OTHER_FILE, is_source
 from onnx2snn.runtime.providers import MOST_THREADS
@@ -69,7 +69,7 @@ def benchmark(
     if model is None and ann is not None:
         raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")
     require_plot(plot, model, ann)
-    if model is not None and ann is not None and not is_source(parse_model(model).structure, ann):
+    if model is not None and ann is not None and not is_source(parse_structure(model), ann):
         terminal.note(OTHER_FILE)
     with contextlib.ExitStack() as stack:
         if model is None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from onnx2snn.exports.from_nir import header_of, is_nir
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.model_files.files import parse_model, read_any
+from onnx2snn.graph_passes.model_files.files import parse_structure, read_any
 from onnx2snn.inspection import export_of, json_object, lines_of, own_metadata_of, settings_in_words
 from onnx2snn.measuring.inference import precision_rows
 from onnx2snn.runtime import SpikingSession
@@ -69,7 +69,7 @@ def inspect(
         of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,
                    "--precision": precision != "float32"}  # fmt: skip
         refuse_options(of_plan, "is for --plan: give that too")
-    export = export_of(header_of(model) if is_nir(model) else parse_model(model).structure)
+    export = export_of(header_of(model) if is_nir(model) else parse_structure(model))
     if export is not None:
         refuse_options({"--plan": show_plan}, "is for a spiking network, not for an export of one")
         _print_export(export, as_json)

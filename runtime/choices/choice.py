@@ -31,7 +31,7 @@ from .chunks import (
 )
 from .costs import Costs
 from .estimate import Estimate, Run
-from .groups import Groups, groups_of_all
+from .groups import Groups
 from .memory import Memory, sizes_of
 from .rows import Shape
 
@@ -113,42 +113,12 @@ class Choice:
         return 1 if left else next((length for length in self.chunks if length <= most), 1)
 
 
-def choose(
-    costs: Costs,
-    shapes: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    samples: int,
-    groups: Groups,
-    prologue: int,
-    read_out: int,
-    *,
-    layout: Layout | None,
-    readouts: int,
-    varying: bool,
-) -> Choice:
-    """Choose how time-steps run.
+def choose(costs: Costs, run: Run, layout: Layout | None, shapes: Mapping[str, Shape]) -> Choice:
+    """Choose how time-steps of a run go on.
 
-    found: of what a time-step reads; shapes: the same ``without_open_states``; ``samples`` is N,
-    which run in ``groups``.
-    prologue: bytes that it takes; read_out: those that reading out takes, ``readouts`` times;
-    ``varying``: whether inputs are others at each time-step. layout: what ``layout_of`` says.
-    Raises ``DataError`` where not even a time-step fits.
+    layout: what ``layout_of`` says; shapes: those of what a time-step reads of all samples,
+    ``without_open_states``. Raises ``DataError`` where not even a time-step fits.
     """
-    together = groups.long
-    if costs.max_memory is not None:
-        # A budget counts on groups in all runs.
-        groups = groups_of_all(together)
-    at_once = _with_samples(found, together) if together < samples else found
-    run = Run(
-        sizes=sizes_of(costs.peaks.step, at_once),
-        shapes=at_once,
-        samples=samples,
-        groups=groups,
-        prologue=prologue,
-        read_out=read_out,
-        readouts=readouts,
-        varying=varying,
-    )
     # Without tiles chunks may fit that otherwise do not.
     with_tiles = (True, False) if costs.free else (False,)
     full = [Estimate(costs, run, tiles, layout) for tiles in with_tiles]
@@ -175,8 +145,8 @@ def choose(
     best = ways[0] if costs.max_memory is None else full[0]
     wanted = best, best.lengths_of_chunks[0]
     return Choice(
-        samples=samples,
-        groups=groups,
+        samples=run.samples,
+        groups=run.groups,
         chunks=chunks,
         between=between,
         layers=way.layers,
@@ -198,11 +168,6 @@ def _first_in_chunks(ways: Sequence[Estimate]) -> tuple[Estimate, tuple[int, ...
             if way.fits(chunks):
                 return way, chunks
     return ways[0], ()
-
-
-def _with_samples(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
-    """The shapes of as many samples."""
-    return {name: (samples, *shape[1:]) for name, shape in shapes.items()}
 
 
 def all_known(states: Iterable[State], shapes: Mapping[str, Shape]) -> bool:
