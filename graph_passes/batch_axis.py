@@ -156,6 +156,9 @@ def _are_second(shape: np.ndarray, read: list[int | str] | None, batch: int) -> 
     """Whether samples are along axis 1, as in attention over sequences that come first."""
     if not read or len(shape) < 2 or read[0] != shape[0] or shape[0] == batch:
         return False
+    if batch == 1 and len(shape) == 2 < len(read):
+        # Rows of all samples, as a dense layer takes them.
+        return False
     return batch in (*read[1:2], shape[1])
 
 

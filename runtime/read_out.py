@@ -58,13 +58,8 @@ class Averages:
         values |= {n: np.array(latest[n]) for n in self._plan.outputs if n in latest}
         if self._read_out is not None:
             made = [output.name for output in self._read_out.get_outputs()]
-            # A mean over a clock's time-steps, [1], has an axis even where what it is of has none.
-            ranks = {source.name: len(source.shape) for source in self._read_out.get_inputs()}
-            feed = {
-                name: value.reshape((1,) * (ranks[name] - value.ndim) + value.shape)
-                for name, value in {**values, **latest}.items()
-                if name in ranks
-            }
+            read = {source.name for source in self._read_out.get_inputs()}
+            feed = {name: v for name, v in {**values, **latest}.items() if name in read}
             values |= zip(made, run_session(self._read_out, made, feed), strict=True)
         outputs = {name: values[name] for name in self._plan.outputs}
         for name, value in outputs.items():

@@ -106,8 +106,9 @@ def known_value(tensor: gs.Tensor) -> np.ndarray | None:
     maker = producer(tensor)
     if maker is None or maker.op != "Constant":
         return constant_value(tensor)
-    if "value_ints" in maker.attrs:
-        return np.asarray(maker.attrs["value_ints"])
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
+        if name in maker.attrs:
+            return np.asarray(maker.attrs[name], np.int64 if "int" in name else np.float32)
     return constant_value(maker.attrs.get("value"))
 
 
@@ -287,14 +288,23 @@ def leave_out(graph: gs.Graph, node: gs.Node, x: gs.Tensor) -> None:
 
 
 def one_number(tensor: gs.Tensor) -> np.ndarray | None:
-    """The one number, [], that a tensor holds everywhere; None if it is not known to."""
-    maker = producer(tensor)
-    while maker is not None and maker.op == "Expand" and not maker.domain:
-        tensor = maker.inputs[0]
-        maker = producer(tensor)
-    values = constant_value(tensor)
-    if maker is not None and maker.op == "ConstantOfShape" and not maker.domain:
-        value = maker.attrs.get("value")
+    """The one number, [], that a tensor holds everywhere; None if it is not known to.
+
+    As of a constant, ``full_like(x, b)`` and ``b * ones_like(x)``.
+    """
+    product = maker_of(tensor, "Mul")
+    if product is None:
+        return _filled_with(tensor)
+    a, b = map(_filled_with, product.inputs)
+    return None if a is None or b is None else np.asarray(a * b)
+
+
+def _filled_with(tensor: gs.Tensor) -> np.ndarray | None:
+    while (expand := maker_of(tensor, "Expand")) is not None:
+        tensor = expand.inputs[0]
+    values, filled = known_value(tensor), maker_of(tensor, "ConstantOfShape")
+    if filled is not None:
+        value = filled.attrs.get("value")
         values = np.zeros(1, np.float32) if value is None else np.asarray(value.values)
     if values is None or not values.size or np.any(values != values.flat[0]):
         return None

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from onnx2snn.graph_passes.errors import ModelError
 
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, operands
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, made_in, operands
 from .protos import STANDARD, all_nodes, graphs_in
 from .weights import replace_all
 
@@ -65,11 +65,13 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
 
 def check_kinds(model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` for what onnx-graphsurgeon has no place for: values that are neither
-    tensors nor sequences of them, and attributes of rare types.
+    tensors nor sequences of them, attributes of rare types, and constants of a subgraph that have
+    the name of what is around it, as ONNX forbids.
     """
     for graph in _graphs(model):
         for info in (*graph.input, *graph.output, *graph.value_info):
             _check_is_tensor(info, "the model")
+    _check_constants_of_bodies(model.graph, frozenset())
     for node in every_node(model):
         for attribute in node.attribute:
             if attribute.type not in _ATTRIBUTES:
@@ -79,6 +81,20 @@ def check_kinds(model: onnx.ModelProto) -> None:
                     f"the model: {node.op_type} '{name}' has an attribute '{attribute.name}' of "
                     f"the type {kind}, which cannot be converted"
                 )
+
+
+def _check_constants_of_bodies(graph: onnx.GraphProto, around: frozenset[str]) -> None:
+    for tensor in graph.initializer:
+        if tensor.name in around:
+            raise ModelError(
+                f"the model: a subgraph has a constant '{tensor.name}' of its own, and so has the "
+                "graph around it: give one of them another name"
+            )
+    bodies = [body for node in graph.node for body in graphs_in(node)]
+    if bodies:
+        visible = around | made_in(graph)
+        for body in bodies:
+            _check_constants_of_bodies(body, visible)
 
 
 _ATTRIBUTES = {

@@ -110,9 +110,13 @@ def _far_tensors(graph: gs.Graph) -> set[str]:
 
 def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
     """Whether a node takes numbers as far from 0 as those of masks, or makes such."""
-    if node.domain or not node.inputs:
+    if node.domain:
         # What others do with a constant is not known.
         return False
+    fixed = known_value(node.outputs[0])
+    fixed = one_number(node.outputs[0]) if fixed is None else fixed
+    if fixed is not None:
+        return bool(np.max(np.abs(fixed), initial=0) >= _limit(fixed.dtype))
     match node.op:
         case "Clip":
             # A far bound is none.

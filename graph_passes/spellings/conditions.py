@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import (
+    Editor,
     constant_value,
     is_floating,
     keep_size,
@@ -32,6 +33,7 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
 
         Where(x > 0, x, 0), x [x > 0]  ->  Relu(x)
         Where(x > 0, x, a x)           ->  PRelu(x, a)
+        x Where(x > 0, 1, a)           ->  PRelu(x, a), Relu(x)
         Where(x > 0, x, -x)            ->  Abs(x)
         Where(x > b, x, b)             ->  Max(x, b)
         Where(x > b, x, 0), x [x > b]  ->  ThresholdedRelu(x, b)
@@ -45,9 +47,9 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
     require_opset(graph)
     if any(t.dtype is None for node in graph.nodes if node.op == "Where" for t in node.inputs):
         infer_shapes(graph)
-    changed = False
+    editor, changed = Editor(graph), False
     for node in list(graph.nodes):
-        found = None if node.domain else _activation(node)
+        found = None if node.domain else _activation(editor, node)
         if found is not None:
             replace_node(node, *found)
             changed = True
@@ -60,16 +62,19 @@ _Activation = tuple[str, list[gs.Tensor], dict[str, float]]
 """An operator, its inputs and its attributes."""
 
 
-def _activation(node: gs.Node) -> _Activation | None:
+def _activation(editor: Editor, node: gs.Node) -> _Activation | None:
     """What a node is."""
+
+    def constant(number: float, x: gs.Tensor) -> gs.Constant:
+        return editor.constant(f"{node.name}/number", np.asarray(number, x.dtype))
+
     if node.op == "Mul":
         for x, mask in (node.inputs, reversed(node.inputs)):
-            cast = maker_of(mask, "Cast")
-            if cast is None:
-                continue
-            compared = compared_with(cast.inputs[0], x)
-            if compared is not None and compared.above:
+            compared, rest = _mask_of(mask, x)
+            if compared is not None and rest == 0:
                 return _rectified(x, compared)
+            if compared is not None and compared.level == 0 and np.isfinite(rest):
+                return "PRelu", [x, constant(rest, x)], {}
     if node.op == "Where":
         for x in node.inputs[1:]:
             compared = compared_with(node.inputs[0], x) or _compared_before(node.inputs[0], x)
@@ -80,11 +85,11 @@ def _activation(node: gs.Node) -> _Activation | None:
                 number = number_beside(below, x)
                 if number == 0:
                     return _rectified(x, compared)
-                if number == compared.level and constant_value(below) is not None:
-                    return "Max", [x, below], {}
+                if number == compared.level:
+                    return "Max", [x, constant(number, x)], {}
                 return _bent(x, below, compared)
-            if compared.level == 0 == number_beside(above, x) and constant_value(above) is not None:
-                return "Min", [x, above], {}
+            if compared.level == 0 == number_beside(above, x):
+                return "Min", [x, constant(0, x)], {}
     return None
 
 
@@ -116,6 +121,20 @@ def compared_with(condition: gs.Tensor, x: gs.Tensor) -> Compared | None:
         above, strictly, read, other = not above, not strictly, other, read
     level = number_beside(other, x) if read is x else None
     return None if level is None else Compared(above, strictly, level)
+
+
+def _mask_of(mask: gs.Tensor, x: gs.Tensor) -> tuple[Compared | None, float]:
+    """What a factor of x that is 1 where x is above a level compares, and what it is elsewhere."""
+    cast, where = maker_of(mask, "Cast"), maker_of(mask, "Where")
+    numbers: list[float | None] = [1.0, 0.0]
+    if where is not None:
+        numbers = [number_beside(tensor, x) for tensor in where.inputs[1:]]
+    maker = cast or where
+    compared = None if maker is None else compared_with(maker.inputs[0], x)
+    if compared is None:
+        return None, 0.0
+    above, rest = numbers if compared.above else reversed(numbers)
+    return (compared, rest) if above == 1 and rest is not None else (None, 0.0)
 
 
 def _compared_before(condition: gs.Tensor, z: gs.Tensor) -> Compared | None:

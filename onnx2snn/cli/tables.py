@@ -134,7 +134,7 @@ def benchmark_table(found: dict[str, Any]) -> Table:
     table.caption = (
         "of ...: the median of ratios within a round. peak: of the process, libraries included. "
         "load: from the file until it runs. regret: what auto takes more than the best "
-        "other plan in float32, the median within rounds."
+        "other plan but int8, the median within rounds."
     )
     return table
 

@@ -22,6 +22,7 @@ from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.progress import Report, no_report
 from onnx2snn.runtime.inputs import fits
 from onnx2snn.runtime.plans.plan import build_plan
+from onnx2snn.runtime.precision import other_than_float32
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
 
@@ -78,7 +79,7 @@ def benchmark(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             makers[ANN] = (AnnRuns, with_open_batch(ann, folder))
         makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
-        if _in_float32(snn):
+        if other_than_float32(build_plan(read_parts(snn))) is None:
             makers[INT8] = (SnnRuns, snn, {"precision": "int8"})
         running = {
             name: stack.enter_context(
@@ -200,12 +201,6 @@ def input_shapes(snn: Path, batches: Sequence[int] = ()) -> Shapes:
             raise DataError(f"the network takes {batch} samples at a time only: --batch {batch}")
         found[tensor.name] = known, np.dtype(tensor.dtype)
     return found
-
-
-def _in_float32(snn: Path) -> bool:
-    """Whether ``precision="int8"`` takes an SNN file."""
-    neurons = build_plan(read_parts(snn)).neurons
-    return all(neuron.threshold.dtype == np.float32 for neuron in neurons)
 
 
 class SnnRuns:

@@ -33,7 +33,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         raise ProviderError(
             f"precision 'float16' is for GPUs, {first} would convert back and forth: leave it out"
         )
-    require_float32(plan.neurons, "float16")
+    require_float32(plan, "float16")
     constants = values_of(plan.step, plan.weights)
     names, precisions = set[str](), []
     for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):

@@ -84,7 +84,7 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     if first != CPU:
         raise ProviderError(f"precision 'int8' runs on the CPU only, not on {first}: leave it out")
     neurons = plan.neurons
-    require_float32(neurons, "int8")
+    require_float32(plan, "int8")
     step = copy_model(plan.step)
     graph, prefix = step.graph, unused_prefix(names_in(step), "int8/")
     shapes = shapes_of(step, neurons)

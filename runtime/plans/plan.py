@@ -391,5 +391,8 @@ def _read_out_model(
         return None
     read = {tensor.name: tensor for node in parts.read_out for tensor in operands(node)}
     means = {node.outputs[0].name: node.outputs[0] for node in parts.means}
+    for node in parts.means:
+        # A clock's time-step, [1], gave the mean an axis even where what it is of has none.
+        node.outputs[0].shape = node.inputs[0].shape
     inputs = [means.get(name, tensor) for name, tensor in finals.items() if name in read]
     return _model(graph, parts.read_out, inputs, wanted)

@@ -229,6 +229,27 @@ def test_what_a_mask_fills_is_not_what_the_other_is_added_to(op, function, sign,
     )
 
 
+@pytest.mark.parametrize("far", [-1e7, -1e9])
+@pytest.mark.parametrize(
+    "made",
+    [
+        "b = Constant<value = float[1] {FAR}>()",
+        "b = Constant<value = float[8] {FAR, 0, 0.5, -1, 0, 0, 0, 0}>()",
+        "b = Constant<value_float = FAR>()",
+        "s = Shape(x) b = ConstantOfShape<value = float[1] {FAR}>(s)",
+    ],
+)
+def test_far_bounds_that_nodes_make(made, far):
+    g = graph(
+        "g (float[N, 3, 8] x) => (float[N, 3, 8] y) "
+        f"{{ {made.replace('FAR', str(far))} y = Max(x, b) }}"
+    )
+    x = X.astype(np.float32)
+    before = run(g, x)
+    changes_once(decompose_activations, g)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
 MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
 
 

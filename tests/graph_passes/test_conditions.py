@@ -48,6 +48,19 @@ FOUND = {
     ),
     "a threshold that stays": ("c = LessOrEqual(z, one) y = Where(c, one, z)", ["Max"]),
     "the same from the other side": ("c = Less(minus, z) y = Where(c, z, minus)", ["Max"]),
+    "a number like x that stays": (
+        "s = Shape(z) o = ConstantOfShape<value = float[1] {0.1}>(s) c = Greater(z, tenth) "
+        "y = Where(c, z, o)", ["Max"],
+    ),
+    "times ones like x": (
+        "s = Shape(z) o = Expand(one, s) b = Mul(tenth, o) c = Less(z, b) y = Where(c, b, z)",
+        ["Max"],
+    ),
+    "a mask of numbers": ("c = Greater(z, zero) m = Where(c, one, zero) y = Mul(z, m)", ["Relu"]),
+    "a mask of numbers, turned": (
+        "c = Less(z, zero) m = Where(c, zeros, one) y = Mul(m, z)", ["Relu"],
+    ),
+    "leaky by a factor": ("c = Greater(z, zero) m = Where(c, one, tenth) y = Mul(z, m)", ["PRelu"]),
     "absolute": ("c = Greater(z, zero) n = Neg(z) y = Where(c, z, n)", ["Abs"]),
 }  # fmt: skip
 OTHERS = {
@@ -68,6 +81,10 @@ OTHERS = {
     "something else below": "c = Greater(z, zero) y = Where(c, z, one)",
     "a product of another": "n = Neg(z) l = Mul(n, tenth) c = Greater(z, zero) y = Where(c, z, l)",
     "a square below": "l = Mul(z, z) c = Greater(z, zero) y = Where(c, z, l)",
+    "a factor from a threshold on": "c = Less(z, one) m = Where(c, tenth, one) y = Mul(z, m)",
+    "a factor above and none below": "c = Less(z, zero) m = Where(c, zero, tenth) y = Mul(z, m)",
+    "an infinite factor": "c = Less(z, zero) m = Where(c, far, one) y = Mul(z, m)",
+    "a mask of tensors": "c = Less(z, zero) m = Where(c, mixed, one) y = Mul(z, m)",
     "equal": "c = Equal(z, zero) y = Where(c, z, zero)",
 }
 

@@ -142,6 +142,20 @@ def test_an_order_is_kept_where_a_branch_names_its_own_tensors_as_others_are(tmp
     assert [node.op_type for node in read_model(path).graph.node] == ["If", "Exp", "Add"]
 
 
+def test_a_constant_of_a_branch_with_the_name_of_another():
+    branch = "{ y = Mul (x, k) }"
+    text = (
+        f"g (float[N, 3] x, bool c) => (float[N, 3] y) {{ y = If (c) <then_branch = "
+        f"t () => (float[N, 3] y) {branch}, else_branch = e () => (float[N, 3] y) {branch}> }}"
+    )
+    proto = model(text, {"k": np.float32(100)})
+    to_graph(proto)
+    own = onnx.numpy_helper.from_array(np.float32(0.5), "k")
+    proto.graph.node[0].attribute[0].g.initializer.append(own)
+    with pytest.raises(ModelError, match="subgraph has a constant 'k' of its own"):
+        to_graph(proto)
+
+
 def test_nodes_in_a_circle(tmp_path):
     proto = model("g (float[N] x) => (float[N] y) { a = Neg (x) y = Exp (a) }")
     proto.graph.node[0].input[0] = "y"

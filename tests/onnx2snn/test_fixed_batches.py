@@ -15,6 +15,7 @@ VALUES = {
     "u": RNG.normal(size=(12, 3)).astype(np.float32), "first": np.array(0), "second": np.array(1),
     "heads": np.array([1, 2, 3]), "half": np.array([2]), "minus": np.array([-1]),
     "axis": np.array([1]), "from": np.array([0]), "places": np.arange(6).reshape(1, 1, 6),
+    "each": np.array([3, 2]), "again": np.array([3, 1, 2]), "two": np.float32([[1, 2], [3, -1]]),
     "tokens": np.array([1, 3, 2]), "in_order": np.arange(3),
 }  # fmt: skip
 LAYERS = "h = MatMul(n, w) c = Clip(h, zero, one) y = MatMul(c, v)"
@@ -49,6 +50,9 @@ APART = {
     f"{LAYERS}",
     "all places of a sequence": "q = Reshape(x, tokens) t = Transpose<perm = [1, 0, 2]>(q) "
     f"g = Gather(t, in_order) r = Transpose<perm = [1, 0, 2]>(g) n = Reshape(r, flat) {LAYERS}",
+    "rows of a sequence": "q = Reshape(x, tokens) t = Transpose<perm = [1, 0, 2]>(q) "
+    "g = Reshape(t, each) k = MatMul(g, two) r = Reshape(k, again) "
+    f"f = Transpose<perm = [1, 0, 2]>(r) n = Reshape(f, flat) {LAYERS}",
     "a class": f"n = Identity(x) {LAYERS.replace('y =', 't =')} y = ArgMax<axis = 1>(t)",
 }
 MIXED = {

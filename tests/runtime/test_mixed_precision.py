@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx_text import model, run
 
-from onnx2snn import SpikingSession, convert, from_arrays, to_loop
+from onnx2snn import ModelError, SpikingSession, convert, from_arrays, to_loop
 
 RNG = np.random.default_rng(0)
 
@@ -82,3 +82,22 @@ def test_pools_in_float16_that_count(recipe):
     found, wanted = (SpikingSession(snn, plan=plan).run(x, 8) for plan in ("auto", "step"))
     np.testing.assert_allclose(found.output, wanted.output, atol=0.02)
     np.testing.assert_allclose(found.firing_rate, wanted.firing_rate, atol=1e-3)
+
+
+def test_layers_in_float16_are_none_for_8_bits():
+    snn = convert(network(2, "o = Neg({})", 1.5)).model
+    with pytest.raises(ModelError, match=r"place of float32, but MatMul 'l1' computes in float16"):
+        SpikingSession(snn, precision="int8")
+
+
+def test_neurons_in_float16_run_one_time_step_at_a_time():
+    """Chunks save nothing where a CPU casts around each operator."""
+    x = RNG.normal(size=(5, 8)).astype(np.float32)
+    for dtype, chunks in ((np.float16, ()), (np.float32, (8, 4))):
+        number = 10 if dtype == np.float16 else 1
+        ann = model(
+            f"net (float[N, 8] x) => (float[N, 8] y) {{ h = Cast<to = {number}>(x) "
+            "l = MatMul(h, w) c = Clip(l, zero, one) o = MatMul(c, w) y = Cast<to = 1>(o) }",
+            {"w": RNG.normal(size=(8, 8)).astype(dtype), "zero": dtype(0), "one": dtype(1)},
+        )
+        assert SpikingSession(convert(ann).model).chosen(x).chunks == chunks

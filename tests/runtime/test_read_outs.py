@@ -201,6 +201,19 @@ def test_an_input_of_no_axes_in_the_read_out(plan):
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
+def test_an_output_of_no_axes_behind_an_average(plan):
+    proto = model(
+        "g (float[N, 2] x) => (bool y) { c = Clip(x, zero, one) s = ReduceSum<keepdims = 0>(c) "
+        "y = Greater(s, one) }",
+        WEIGHTS,
+    )
+    session = SpikingSession(convert(proto).model, plan=plan)
+    found = session.run(np.float32([[0.25, 0.5], [1, 0]]), 8, readout=[4])
+    assert [found.readouts[t].output.shape for t in (4, 8)] == [(), ()]
+    assert found.output
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
 def test_one_number_of_all_spikes_is_read_out_at_any_time(plan, monkeypatch):
     """Also after its sums were brought in, and it is an array, without axes."""
     monkeypatch.setattr("onnx2snn.runtime.sums.MOST_STEPS_CARRIED", 8)
