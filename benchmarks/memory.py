@@ -77,7 +77,9 @@ def prepare(name, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet18"])
+    # Those of networks.py, which imports torch.
+    names = ["vgg16", "resnet20", "mobilenet", "resnet18"]
+    parser.add_argument("--networks", nargs="+", choices=names, default=["vgg16", "resnet18"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument("--plans", nargs="+", default=["auto", "step"])

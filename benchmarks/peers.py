@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import json
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,14 @@ def show(pieces):
     return points
 
 
+def installed(libraries):
+    found = {}
+    for library in libraries:
+        with contextlib.suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS),
@@ -139,7 +147,7 @@ def main():
     found = {"pieces": []}
     if options.file is not None and options.file.exists():
         found = json.loads(options.file.read_text())
-    versions = {library: version(library) for library in LIBRARIES}
+    versions = installed(LIBRARIES) if options.network else {}
     for name in options.network:
         with contextlib.ExitStack() as stack:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))

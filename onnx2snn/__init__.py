@@ -36,12 +36,13 @@ from .measuring.comparison import Comparison, compare_recipes
 from .measuring.diagnosis import LayerDiagnosis, diagnose
 from .measuring.evaluation import evaluate
 from .recipe import Neuron, Recipe
-from .recipes import recipe_by_name
-from .spiking_passes.correction import correct
+from .recipes import RECIPES, recipe_by_name
+from .spiking_passes import correct
 from .spiking_passes.spiking import Spiking
 from .version import __version__
 
 __all__ = [
+    "RECIPES",
     "Agreement",
     "Comparison",
     "Conversion",

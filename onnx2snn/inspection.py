@@ -1,6 +1,7 @@
 """What a file tells about itself."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ def own_metadata_of(structure: onnx.ModelProto) -> dict[str, str]:
         for key, value in metadata_of(structure).items()
         if key.startswith("onnx2snn.")
     }
+
+
+def notes_on_timesteps(structure: onnx.ModelProto, timesteps: Iterable[int]) -> list[str]:
+    """What there is to say if a spiking network was converted for another T than one of these."""
+    recipe = json_object(own_metadata_of(structure).get("recipe", ""))
+    made_for = recipe.get("timesteps")
+    if made_for is None or all(t == made_for for t in timesteps):
+        return []
+    return [
+        f"the recipe '{recipe.get('name')}' converted this network for T={made_for}; for another T "
+        "it would convert it otherwise (convert -T)"
+    ]
 
 
 def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:

@@ -6,13 +6,15 @@ from onnx2snn.graph_passes.errors import DataError
 
 from .converting.statistics import Statistic
 from .recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
-from .spiking_passes.correction import correct, shift_currents, switch_inputs
-from .spiking_passes.searching import (
+from .spiking_passes import (
     balance_thresholds,
     cap_thresholds,
+    correct,
     divide_thresholds,
     scale_thresholds,
     search_potentials,
+    shift_currents,
+    switch_inputs,
 )
 
 _MAX = Statistic("max")

@@ -8,6 +8,7 @@ import click
 from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.model_files.files import read_any
+from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring import diagnosis
 
 from . import tables, terminal
@@ -79,6 +80,8 @@ def diagnose(
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     snn = read_any(model)
+    for note in notes_on_timesteps(snn.structure, [timesteps]):
+        terminal.note(note)
     same = diagnosis.is_source(snn.structure, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
     left_out: list[str] = []

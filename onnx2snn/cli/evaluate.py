@@ -10,7 +10,7 @@ from onnx2snn.data.files import open_data
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import read_any
-from onnx2snn.inspection import json_object, own_metadata_of
+from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring import evaluation
 from onnx2snn.measuring.diagnosis import OTHER_FILE, is_source
 from onnx2snn.measuring.early_exits import early_exits
@@ -140,13 +140,7 @@ def evaluate(
 
 def _notes(snn: onnx.ModelProto, ann: Path | None, timesteps: list[int]) -> list[str]:
     """What the network's metadata says of the comparison."""
-    recipe = json_object(own_metadata_of(snn).get("recipe", ""))
-    made_for, notes = recipe.get("timesteps"), []
-    if made_for is not None and any(t != made_for for t in timesteps):
-        notes.append(
-            f"the recipe '{recipe.get('name')}' converted this network for T={made_for}; for "
-            "another T it would convert it otherwise (convert -T)"
-        )
+    notes = notes_on_timesteps(snn, timesteps)
     if ann is not None and not is_source(snn, ann):
         notes.append(OTHER_FILE)
     return notes

@@ -8,7 +8,8 @@ import click
 from onnx2snn.exports.loop import to_loop
 from onnx2snn.exports.nir import to_nir
 from onnx2snn.exports.triton import to_triton
-from onnx2snn.graph_passes.model_files.files import write_model
+from onnx2snn.graph_passes.model_files.files import read_structure, write_model
+from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
 from . import terminal
@@ -110,6 +111,9 @@ def export(
     if timesteps is None or (target == "triton" and timesteps == "input"):
         what = "a number" if timesteps else "the number"
         raise click.UsageError(f"--to {target} needs -T, {what} of time-steps")
+    if isinstance(timesteps, int):
+        for note in notes_on_timesteps(read_structure(model), [timesteps]):
+            terminal.note(note)
     if target == "triton":
         refuse_options(of_loop, "is for --to loop")
         folders = to_triton(

@@ -12,6 +12,7 @@ from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.graph_passes.model_files.whole_file import write_bytes
+from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring.classes import classes_of
 from onnx2snn.measuring.inference import is_over_time, precision_rows, run_batches
 from onnx2snn.progress import Running
@@ -108,6 +109,8 @@ def run(
     refuse_root(data_root, source)
     require_output(output, model, source)
     parts = read_any(model)
+    for note in notes_on_timesteps(parts.structure, [timesteps, *(readout or [])]):
+        terminal.note(note)
     session = SpikingSession(
         parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision
     )

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import dyadic
@@ -20,6 +21,8 @@ from onnx2snn.cli import main
 from onnx2snn.measuring.benchmarking import RandomInputs, benchmark, input_shapes, regret
 from onnx2snn.measuring.timing import Contestant, interleaved, ratio
 from onnx2snn.runtime.session import PlanKind
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -208,3 +211,23 @@ def test_fixed_batch_sizes(files):
     assert benchmark(snn, 2, [2], ann=ann, rounds=1)["rows"]
     with pytest.raises(DataError, match="2 samples at a time only"):
         benchmark(snn, 2, [1, 2], ann=ann)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("calibration_cost.py --images 8 --timesteps 2 --rounds 1", "best-binary: "),
+        ("memory.py --help", "--max-memory"),
+        ("regret.py --help", "--recipes"),
+        ("conversion_cost.py --help", "usage"),
+        ("loop_export.py --help", "usage"),
+    ],
+)
+def test_the_documented_benchmarks_run(script, said):
+    name, *arguments = script.split()
+    run = subprocess.run(
+        [sys.executable, f"benchmarks/{name}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert said in run.stdout

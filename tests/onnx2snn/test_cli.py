@@ -230,6 +230,14 @@ def test_evaluate_says_what_does_not_belong_together(snn):
     for times, noted in (("4", False), ("2,4", True)):
         output = invoke("evaluate", "best.onnx", "--data", "data.npz", "-T", times).output
         assert ("'best' converted this network for T=4" in output) == noted
+    for command in (
+        ("run", "best.onnx", "--input", "data.npz"),
+        ("diagnose", "best.onnx", "--ann", "ann.onnx", "--data", "data.npz"),
+        ("export", "best.onnx", "--to", "loop", "--force", "-o", "loop.onnx"),
+    ):
+        for times, noted in (("4", False), ("8", True)):
+            output = invoke(*command, "-T", times).output
+            assert ("'best' converted this network for T=4" in output) == noted
 
 
 def test_evaluate(snn):

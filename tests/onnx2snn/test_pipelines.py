@@ -13,7 +13,7 @@ import pytest
 from onnx_text import model, run
 
 import onnx2snn
-from onnx2snn import graph_passes, runtime
+from onnx2snn import graph_passes, runtime, spiking_passes
 from onnx2snn.demo import demo_images, demo_network
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_what_the_page_shows_is_in_the_files():
     assert not {line.strip() for block in shown for line in block.splitlines()} - lines
 
 
-@pytest.mark.parametrize("module", [onnx2snn, graph_passes, runtime])
+@pytest.mark.parametrize("module", [onnx2snn, graph_passes, runtime, spiking_passes])
 def test_the_page_of_public_names_is_all(module):
     page = (ROOT / "docs/api.md").read_text()
     section = page.split(f"## `{module.__name__}`\n")[1].split("\n## ")[0]

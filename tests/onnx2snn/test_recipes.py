@@ -671,6 +671,15 @@ def test_initial_potentials_outside_of_0_to_v_th_are_noted(v_init):
     assert len(notes) == (not 0 <= v_init <= 1)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "v_init", "noted"),
+    [("opt", None, 0), ("opt", 0.5, 1), ("opt", "uniform", 1), ("calibration", 0.5, 0)],
+)
+def test_half_a_threshold_that_counts_twice_is_noted(recipe, v_init, noted):
+    conversion = convert(two(), calibration=DATA, recipe=recipe, v_init=v_init)
+    assert sum("V_th/2T" in note for note in conversion.notes) == noted
+
+
 def test_a_pass_may_be_an_object():
     recipe = replace(recipe_by_name("opi"), name="mine", passes=(ChangesNothing([1]),))
     conversion = convert(two(), calibration=DATA, recipe=recipe, timesteps=8, v_init=0.25)
