@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .one_at_a_time import refuse_nested
-from .plans.plan import Neuron
+from .plans.plan import NeuronLayer
 
 Arrays = dict[str, np.ndarray]
 
@@ -59,7 +59,7 @@ class ReadOut:
 
     timesteps: int
     values: Arrays
-    neurons: tuple[Neuron, ...]
+    neurons: tuple[NeuronLayer, ...]
     sums: Callable[[], Arrays] = field(repr=False)
     sample_timesteps: np.ndarray | None = None
 
@@ -85,7 +85,7 @@ class ReadOut:
         """Spikes of each neuron by layer, of either sign: int64, [N, ...] in its shape."""
         return {neuron.name: self._counts(neuron) for neuron in self.neurons}
 
-    def _counts(self, neuron: Neuron) -> np.ndarray:
+    def _counts(self, neuron: NeuronLayer) -> np.ndarray:
         def counts(name: str) -> np.ndarray:
             levels: np.ndarray = np.rint(self.sums()[name] / neuron.threshold)
             return levels.astype(np.int64)
@@ -137,7 +137,7 @@ class Exit:
     sums: Callable[[], Arrays]
 
 
-def together(exits: list[Exit], timesteps: int, neurons: tuple[Neuron, ...]) -> ReadOut:
+def together(exits: list[Exit], timesteps: int, neurons: tuple[NeuronLayer, ...]) -> ReadOut:
     """The read-out of a run that samples left at different times."""
     order = np.argsort(np.concatenate([each.samples for each in exits]))
     ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]

@@ -29,7 +29,7 @@ from .layers.half import halve
 from .layers.int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
 from .plans.graphs import only
-from .plans.plan import Neuron, build_plan
+from .plans.plan import NeuronLayer, build_plan
 from .precision import LayerPrecision, PlanInPrecision, Precision
 from .progress import Progress
 from .prologue import Prologue
@@ -163,7 +163,7 @@ class SpikingSession:
         self._progress = begin(totals)
 
     @property
-    def neurons(self) -> tuple[Neuron, ...]:
+    def neurons(self) -> tuple[NeuronLayer, ...]:
         """The layers of neurons, in graph order."""
         return self._plan.neurons
 

@@ -26,7 +26,7 @@ from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
 
 from .plans.graphs import Writer, has_float16, renamed, with_nodes
-from .plans.plan import Neuron, Plan
+from .plans.plan import NeuronLayer, Plan
 from .reach import NOT_KNOWN, currents_in_thresholds
 
 CONSERVING = ("IF", "BurstIF")
@@ -113,7 +113,7 @@ def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | 
     )
 
 
-def coarse(plan: Plan, reach: Mapping[str, float]) -> list[Neuron]:
+def coarse(plan: Plan, reach: Mapping[str, float]) -> list[NeuronLayer]:
     """The layers whose potentials may lose more than a threshold by rounding.
 
     ``reach``: as of ``currents_in_thresholds``, of ``CONSERVING`` neurons.

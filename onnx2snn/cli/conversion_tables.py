@@ -11,7 +11,7 @@ from onnx2snn.converting.conversion import NeuronReport
 from onnx2snn.converting.readiness import NodeReport
 from onnx2snn.graph_passes import PassReport
 from onnx2snn.recipe import Recipe
-from onnx2snn.runtime.plans.plan import Neuron
+from onnx2snn.runtime.plans.plan import NeuronLayer
 
 from .terminal import name_text, new_table, percent_text, printable, shape_text, values_text
 
@@ -31,7 +31,7 @@ def neuron_table(neurons: list[NeuronReport]) -> Table:
     return _with_sources(["layer", ">shape", ">V_th"], rows, [n.source for n in neurons])
 
 
-def session_table(neurons: tuple[Neuron, ...], sources: dict[str, str]) -> Table:
+def session_table(neurons: tuple[NeuronLayer, ...], sources: dict[str, str]) -> Table:
     """The neurons of an SNN file."""
     rows = []
     for neuron in neurons:

@@ -133,7 +133,7 @@ def evaluate(
         table = tables.early_exit_table if early_exit else tables.evaluation_table
         terminal.console().print(table(report))
     if plot is not None:
-        _plot(plot, report, data)
+        _plot(plot, report, data, precision)
         tell_drawn(plot, as_json)
     require_budget(report, min_accuracy, max_drop)
 
@@ -146,16 +146,17 @@ def _notes(snn: onnx.ModelProto, ann: Path | None, timesteps: list[int]) -> list
     return notes
 
 
-def _plot(path: Path, report: dict[str, Any], data: Data) -> None:
+def _plot(path: Path, report: dict[str, Any], data: Data, precision: Precision) -> None:
     kind = "accuracy" if data.labels is not None else "agreement"
     values = [row[kind] for row in report["snn"]]
     ann = None
     if report["ann"] is not None:
         ann = report["ann"]["accuracy"] if kind == "accuracy" else 100.0
     times = [row["timesteps"] for row in report["snn"]]
+    title = title_of(data) + ("" if precision == "float32" else f", {precision}")
     if "early_exit" not in report:
-        accuracy_plot(path, times, {"SNN": values}, ann, title_of(data), SHARES[kind])
+        accuracy_plot(path, times, {"SNN": values}, ann, title, SHARES[kind])
         return
     fixed = list(zip(times, values, strict=True))
     early = [(row["mean_timesteps"], row[kind]) for row in report["early_exit"]]
-    early_exit_plot(path, fixed, early, ann, title_of(data), SHARES[kind])
+    early_exit_plot(path, fixed, early, ann, title, SHARES[kind])

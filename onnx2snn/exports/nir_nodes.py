@@ -30,6 +30,13 @@ from onnx2snn.graph_passes.spiking import per_sample
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""
 
+_QUANTISED = "convert the ANN as it was before it was quantised"
+_ADVICE = {
+    "Cast": "export the ANN in float32, and convert that", "QuantizeLinear": _QUANTISED,
+    "DequantizeLinear": _QUANTISED, "DynamicQuantizeLinear": _QUANTISED,
+}  # fmt: skip
+"""What helps where an operator is there for another type than float32."""
+
 WIDEST_DIAGONAL = 4096
 """Channels or features: a diagonal of more would be a matrix of over 64 MiB."""
 
@@ -117,7 +124,8 @@ class NirWriter:
         if is_neuron(node) and node.op not in RESETS:
             raise Refused("NIR has no such neuron: convert with --recipe opi")
         if node.op not in writers:
-            raise Refused("NIR has no such operator")
+            advice = _ADVICE.get(node.op)
+            raise Refused("NIR has no such operator" + (f": {advice}" if advice else ""))
         tensors = (*node.inputs[: 1 if is_neuron(node) else None], node.outputs[0])
         for tensor in tensors:
             if isinstance(tensor, gs.Variable) and not tensor.is_empty() and not _sizes(tensor):

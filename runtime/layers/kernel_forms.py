@@ -52,7 +52,7 @@ from onnx2snn.runtime.plans.graphs import (
     with_nodes,
     with_nodes_in_order,
 )
-from onnx2snn.runtime.plans.plan import Neuron
+from onnx2snn.runtime.plans.plan import NeuronLayer
 from onnx2snn.runtime.plans.unit_steps import Body
 
 from .cpu_layout import in_layout_of_cpu
@@ -82,7 +82,7 @@ Layout = tuple[tuple[str, tuple[int | str, ...]], ...]
 
 
 def layout_of(
-    neurons: Iterable[Neuron],
+    neurons: Iterable[NeuronLayer],
     shapes: Mapping[str, Sequence[int | str]],
     samples: int,
     any_number: bool,

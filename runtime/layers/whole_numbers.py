@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.model_files.inference import inferred
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.graph_passes.model_files.weights import copy_model
-from onnx2snn.runtime.plans.plan import Neuron
+from onnx2snn.runtime.plans.plan import NeuronLayer
 from onnx2snn.runtime.plans.scaled_weights import of_channels
 
 SampleShape = tuple[int, ...]
@@ -35,7 +35,7 @@ class WholeNumbers:
 
 
 def whole_numbers(
-    step: onnx.ModelProto, neurons: Sequence[Neuron], shapes: Mapping[str, SampleShape]
+    step: onnx.ModelProto, neurons: Sequence[NeuronLayer], shapes: Mapping[str, SampleShape]
 ) -> dict[str, WholeNumbers]:
     """What neurons emit, and what layouts, pools and Concat make of it, by name.
 
@@ -122,7 +122,7 @@ def _concat(
     return WholeNumbers(np.concatenate(units), lowest, highest)
 
 
-def shapes_of(step: onnx.ModelProto, neurons: Sequence[Neuron]) -> dict[str, SampleShape]:
+def shapes_of(step: onnx.ModelProto, neurons: Sequence[NeuronLayer]) -> dict[str, SampleShape]:
     """The shape of one sample of each of a step's tensors [N, ...], where the neurons' fix it."""
     model = copy_model(step)
     for neuron in neurons:

@@ -50,7 +50,7 @@ from .parts import Parts, finals_of, parts_of, require_affine
 
 
 @dataclass(frozen=True, eq=False)
-class Neuron:
+class NeuronLayer:
     """One layer of neurons, of the kind ``op``; ``current`` names what it reads.
 
     ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
@@ -114,7 +114,7 @@ class Plan:
     readout_types: dict[str, np.dtype]
     affine: bool
     averages: tuple[str, ...]
-    neurons: tuple[Neuron, ...]
+    neurons: tuple[NeuronLayer, ...]
     states: tuple[State, ...]
     sums: dict[str, State]
     means: tuple[str, ...]
@@ -261,7 +261,7 @@ def _delay(means: list[gs.Node]) -> int:
     return int(delay)
 
 
-def _neuron(node: gs.Node, positive: str) -> Neuron:
+def _neuron(node: gs.Node, positive: str) -> NeuronLayer:
     x = node.outputs[0]
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
     for name in sorted(TENSOR_ATTRIBUTES & set(node.attrs)):
@@ -271,7 +271,7 @@ def _neuron(node: gs.Node, positive: str) -> Neuron:
                 f"{node.op} '{node.name}': {name} has shape {list(own)}, "
                 f"which does not fit a sample of shape {list(shape)}"
             )
-    return Neuron(
+    return NeuronLayer(
         name=node.name,
         op=node.op,
         shape=shape,

@@ -36,7 +36,7 @@ from onnx2snn.runtime.precision import PlanInPrecision
 
 from .graphs import Writer, has_float16, renamed, values_of, with_nodes
 from .kernels import STEEP
-from .plan import Neuron, State
+from .plan import NeuronLayer, State
 from .scaled_weights import is_long, of_channels, scaled
 from .unit_steps import Body, UnitStep
 
@@ -122,7 +122,7 @@ class _Units:
         self.begins: list[onnx.NodeProto] = []
         self.numbers = itertools.count()
 
-    def _has_a_unit(self, neuron: Neuron) -> bool:
+    def _has_a_unit(self, neuron: NeuronLayer) -> bool:
         """Whether it may count in thresholds."""
         threshold = neuron.threshold
         if neuron.op not in ("IF", *COUNTING) or threshold.dtype != np.float32:
@@ -268,7 +268,7 @@ class _Units:
             copy.input[2:] = [self._constant(more / each, held[0])]
         return True
 
-    def write(self, neuron: Neuron) -> None:
+    def write(self, neuron: NeuronLayer) -> None:
         """The neurons of a layer."""
         x, unit = self.factored(neuron.spikes)
         forms = {"IF": self._fire, "SignedIF": self._take_back, "SignedBurstIF": self._burst}
@@ -292,13 +292,13 @@ class _Units:
         # For all that reads spikes with their unit.
         self._node("Mul", [x, self._constant(unit, x)], neuron.spikes)
 
-    def _potential(self, neuron: Neuron, x: str, unit: np.ndarray) -> str:
+    def _potential(self, neuron: NeuronLayer, x: str, unit: np.ndarray) -> str:
         """The membrane potential with the current, in this unit."""
         read = f"v/{neuron.name}"
         self.units[read] = unit
         return self._node("Add", [read, self.divided(neuron.current, unit)], f"{x}/u")
 
-    def _fire(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
+    def _fire(self, neuron: NeuronLayer, x: str, unit: np.ndarray) -> _Form:
         u = self._potential(neuron, x, unit)
         made = [
             self._node("HardSigmoid", [u], x, alpha=STEEP, beta=-STEEP),
@@ -306,7 +306,7 @@ class _Units:
         ]
         return _Form(u, made)
 
-    def _take_back(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
+    def _take_back(self, neuron: NeuronLayer, x: str, unit: np.ndarray) -> _Form:
         u, m = self._potential(neuron, x, -unit), f"m/{neuron.name}"
         up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
         made = [
@@ -319,7 +319,7 @@ class _Units:
         ]
         return _Form(u, made, above=up)
 
-    def _burst(self, neuron: Neuron, x: str, unit: np.ndarray) -> _Form:
+    def _burst(self, neuron: NeuronLayer, x: str, unit: np.ndarray) -> _Form:
         most = neuron.max_spikes
         u, m = self._potential(neuron, x, unit), f"m/{neuron.name}"
         self.units[m] = np.array(-1, np.float32)
@@ -359,7 +359,7 @@ class _Units:
         self.pooled[x] = made, unit
         self._node("Mul", [made, self._constant(unit, x)], x)
 
-    def leave(self, neuron: Neuron) -> None:
+    def leave(self, neuron: NeuronLayer) -> None:
         """Neurons as they are."""
         last, emits = self.makers[f"v_next/{neuron.name}"], self.makers[neuron.spikes]
         fires = self.makers.get(emits.input[0])
