@@ -238,8 +238,37 @@ def create_session(
     Raises ``ProviderError`` if the first provider does not start, where ONNX Runtime itself would
     go on with the next one, and ``ModelError`` if it cannot load the model.
     """
-    ort = onnxruntime()
     providers = providers if captures else without_capture(providers)
+    on_cpu = name_of(providers[0]) == CPU
+    feeds = once or (lean and on_cpu)
+    options = _options_of_session(threads, once, seldom, plans_memory, in_order)
+    if isinstance(model, ModelParts):
+        parts = model
+    else:
+        parts = detach(model) if feeds else ModelParts(model, {})
+    if feeds:
+        given = give_weights(options, own or {})
+        structure = with_weights_as_inputs(parts.structure, but=given)
+        shared = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
+    else:
+        structure = parts.structure
+        given, shared = _share_weights(options, parts, own or {}, on_cpu)
+    # ONNX Runtime reads what is ``given`` until the session is made: it must live so long.
+    session = _start_or_say_why(structure, options, providers)
+    if sum(array.nbytes for array in parts.weights.values()) > FEW_WEIGHTS:
+        give_back_memory()
+    # The session reads this memory as long as it lives, or is fed with it.
+    session.shared_weights = shared
+    session.weight_feed = shared if feeds else {}
+    _require_first(session, name_of(providers[0]))
+    return session
+
+
+def _options_of_session(
+    threads: int | None, once: bool, seldom: bool, plans_memory: bool, in_order: bool
+) -> Any:
+    """The options of a session; what is asked for is as for ``create_session``."""
+    ort = onnxruntime()
     options = quiet_options()
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
@@ -247,28 +276,34 @@ def create_session(
     options.enable_cpu_mem_arena = not seldom
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    shared: dict[str, Any] = {}
-    weights: dict[str, np.ndarray] = {}
-    on_cpu = name_of(providers[0]) == CPU
-    feeds = once or (lean and on_cpu)
     if once:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if feeds:
-        parts = model if isinstance(model, ModelParts) else detach(model)
-        weights = {name: np.asarray(array, order="C") for name, array in parts.weights.items()}
-        given = give_weights(options, own or {})
-        model, shared = with_weights_as_inputs(parts.structure, but=given), dict(weights)
-    elif isinstance(model, ModelParts):
-        weights, model = model.weights, model.structure
-        read, left = names_read(model), names_left(model) if on_cpu else set()
-        every = {name: array for name, array in {**weights, **(own or {})}.items() if name in read}
-        # By these its optimisers read the weights, and it copies them but for those that follow.
-        given = give_weights(options, every)
-        shared = {name: given[name] for name in weights if name in left}
-        for name, value in shared.items():
-            options.add_initializer(name, value)
+    return options
+
+
+def _share_weights(
+    options: Any, parts: ModelParts, own: Mapping[str, np.ndarray], on_cpu: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give ONNX Runtime the weights that a model reads, and let it share what it can.
+
+    Returns all that it is given, to be kept while the session is made, and what of the model's
+    weights it shares, to be kept as long as the session lives.
+    """
+    read = names_read(parts.structure)
+    left = names_left(parts.structure) if on_cpu else set()
+    every = {name: array for name, array in {**parts.weights, **own}.items() if name in read}
+    # By these its optimisers read the weights, and it copies them but for those that follow.
+    given = give_weights(options, every)
+    shared = {name: given[name] for name in parts.weights if name in left}
+    for name, value in shared.items():
+        options.add_initializer(name, value)
+    return given, shared
+
+
+def _start_or_say_why(model: onnx.ModelProto, options: Any, providers: list[Any]) -> Any:
+    """A session of a model; ``ProviderError`` or ``ModelError`` as ``create_session`` raises."""
     try:
-        session = start(model.SerializeToString(), options, providers)
+        return start(model.SerializeToString(), options, providers)
     except Exception as error:  # onnxruntime raises types of its own, with no common base.
         if lacks_memory(error):
             raise ModelError(OUT_OF_MEMORY) from error
@@ -278,13 +313,6 @@ def create_session(
             f"ONNX Runtime cannot load the model: {first_line(error)}"
             + (_IN_FLOAT32 if "NOT_IMPLEMENTED" in str(error) else "")
         ) from error
-    if sum(values.nbytes for values in weights.values()) > FEW_WEIGHTS:
-        give_back_memory()
-    # The session reads this memory as long as it lives, or is fed with it.
-    session.shared_weights = shared
-    session.weight_feed = shared if feeds else {}
-    _require_first(session, name_of(providers[0]))
-    return session
 
 
 def name_of(provider: Any) -> str:
