@@ -125,6 +125,36 @@ class _Setting:
         }
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a state file, if there is one, held at first, and what decides all its new results.
+
+    Results are those of a recipe by ``identity``: its definition, or its network's digest.
+    """
+
+    file: Path | None
+    results: Mapping[str, dict[str, Any]]
+    common: dict[str, Any]
+
+    def known(self, identity: dict[str, Any], times: Iterable[int]) -> dict[int, Score]:
+        """What the file held, by T."""
+        keys = {t: _key(self.common | identity, t) for t in times}
+        return {
+            t: Score(**self.results[key]["score"]) for t, key in keys.items() if key in self.results
+        }
+
+    def add(self, identity: dict[str, Any], scores: Mapping[int, Score]) -> None:
+        """Keep these results, by T, in the file."""
+        made_from = self.common | identity
+        if self.file is not None and scores:
+            add_results(self.file, made_from, {_key(made_from, t): s for t, s in scores.items()})
+
+
+def _key(made_from: Mapping[str, Any], timesteps: int) -> str:
+    """What the result for T time-steps stands under in a state file."""
+    return digest_of_settings([made_from, timesteps])
+
+
 def compare_recipes(
     model: Model | ModelParts,
     recipes: Sequence[Recipe | str],
@@ -166,11 +196,7 @@ def compare_recipes(
     require_data("data", data)
     if calibration is not None:
         require_data("calibration", calibration)
-    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
-        raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
-    rows = [Row(as_recipe(recipe)) for recipe in recipes]
-    if not rows:
-        raise DataError("no recipes to compare: give them, as ['opi', 'best']")
+    rows = _rows(recipes)
     times = required_times(timesteps)
     seed = require_whole("seed", seed, 0)
     approximate = optional_whole("approximate", approximate, 1)
@@ -181,7 +207,6 @@ def compare_recipes(
         raise DataError(f"report must be a function that is told of progress, not {report!r}")
     if state is not None:
         require_path(state, "state is a file's path", OutputError)
-    file = None if state is None else Path(state)
     parts = read_any(model)
     together = samples_at_once(parts, data, batch_size)
     options = {
@@ -189,16 +214,10 @@ def compare_recipes(
         "on_means": on_means, "batch_size": batch_size, "providers": providers,
     }  # fmt: skip
     setting = _Setting(parts, data, together, options)
-    if file is not None:
-        check_writable(file)
-    known = {} if file is None else read_results(file)
-    common = {} if file is None else setting.made_from()
-    if file is None and calibration is not None:
-        # That it is not finite, which a digest finds, is no recipe's failure.
-        digest_of_data(calibration, together)
+    kept = _kept(None if state is None else Path(state), setting)
     for row in rows:
         if row.recipe.is_told_by_definition:
-            row.scores.update(_known(known, {**common, "recipe": row.recipe.definition()}, times))
+            row.scores.update(kept.known({"recipe": row.recipe.definition()}, times))
     reused = sum(len(row.scores) for row in rows)
     units = _units(rows, times)
     if units:
@@ -206,37 +225,31 @@ def compare_recipes(
     pace = _Pace(report, len(units), setting.batches * sum(unit.timesteps[-1] for unit in units))
     for unit in units:
         pace.begin(unit, setting.batches)
-        snn = _converted(unit, setting)
-        if snn is None:
-            continue
-        network, recipe = digest_of(snn), unit.row.recipe
-        told = {"recipe": recipe.definition()}
-        made_from = common | (told if recipe.is_told_by_definition else {"network": network})
-        again = _known(known, made_from, unit.timesteps)
-        if len(again) == len(unit.timesteps):
-            unit.row.scores.update(again)
-            reused += len(again)
-            continue
-        scores = _scores(unit, snn, network, setting, pace.track)
-        unit.row.scores.update(scores)
-        if file is not None and scores:
-            add_results(file, made_from, {_key(made_from, t): s for t, s in scores.items()})
+        reused += _do(unit, setting, kept, pace.track)
     kind = "agreement" if data.labels is None else "accuracy"
     pools = any(node.op_type in MAX_POOLS for node in every_node(parts.structure))
     return Comparison(data.samples, tuple(times), kind, rows, reused, maxpool if pools else None)
 
 
-def _key(made_from: Mapping[str, Any], timesteps: int) -> str:
-    """What the result for T time-steps stands under in a state file."""
-    return digest_of_settings([made_from, timesteps])
+def _rows(recipes: Sequence[Recipe | str]) -> list[Row]:
+    """A row for each recipe, without results; ``DataError`` for what is none, or no recipes."""
+    if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
+        raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
+    rows = [Row(as_recipe(recipe)) for recipe in recipes]
+    if not rows:
+        raise DataError("no recipes to compare: give them, as ['opi', 'best']")
+    return rows
 
 
-def _known(
-    results: Mapping[str, dict[str, Any]], made_from: dict[str, Any], times: Iterable[int]
-) -> dict[int, Score]:
-    """What of this is among the results of a state file, by T."""
-    keys = {t: _key(made_from, t) for t in times}
-    return {t: Score(**results[key]["score"]) for t, key in keys.items() if key in results}
+def _kept(file: Path | None, setting: _Setting) -> _Kept:
+    if file is not None:
+        check_writable(file)
+        return _Kept(file, read_results(file), setting.made_from())
+    calibration = setting.options["calibration"]
+    if calibration is not None:
+        # That it is not finite, which a digest finds, is no recipe's failure.
+        digest_of_data(calibration, setting.together)
+    return _Kept(None, {}, {})
 
 
 def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
@@ -249,6 +262,25 @@ def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
         elif missing:
             units.append(_Unit(row, missing))
     return units
+
+
+def _do(unit: _Unit, setting: _Setting, kept: _Kept, track: Track) -> int:
+    """Do the work of a unit; how many results were known of the network that it converts to."""
+    row, times = unit.row, unit.timesteps
+    snn = _converted(unit, setting)
+    if snn is None:
+        return 0
+    network = digest_of(snn)
+    told = row.recipe.is_told_by_definition
+    identity = {"recipe": row.recipe.definition()} if told else {"network": network}
+    again = kept.known(identity, times)
+    if len(again) == len(times):
+        row.scores.update(again)
+        return len(again)
+    scores = _scores(unit, snn, network, setting, track)
+    row.scores.update(scores)
+    kept.add(identity, scores)
+    return 0
 
 
 def _converted(unit: _Unit, setting: _Setting) -> ModelParts | None:

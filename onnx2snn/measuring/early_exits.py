@@ -1,6 +1,6 @@
 """``evaluate --early-exit``: accuracy against mean T, by rules for when a sample is settled."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx2snn.ann import Ann
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
-from onnx2snn.data.samples import Data, require_data
+from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.progress import Running, Track, no_progress
@@ -18,7 +18,15 @@ from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import Providers
 
-from .classes import ann_classes, ann_report, check_labels, classes_of, shares, truth_of
+from .classes import (
+    Truth,
+    ann_classes,
+    ann_report,
+    check_labels,
+    classes_of,
+    shares,
+    truth_of,
+)
 from .evaluation import require_samples
 from .inference import precision_rows
 
@@ -66,9 +74,7 @@ def early_exits(
     besides.
     """
     require_data("data", data)
-    timesteps = required_times(timesteps)
-    most = timesteps[-1]
-    times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
+    times = required_times(timesteps)
     parts = read_any(model)
     ann_parts = None if ann is None else read_any(ann)
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
@@ -76,52 +82,113 @@ def early_exits(
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
-    chosen: list[np.ndarray] = []
-    fixed: dict[int, list[np.ndarray]] = {}
-    left: list[list[np.ndarray]] = [[] for _ in rules]
-    for x, y in running.batches(data, "evaluating"):
-        recorder = _Recorder(times=times)
-        values = session.run(x, most, early_exit=recorder).values
-        scored = scored_output(values, len(next(iter(values.values()))))
-        shape = values[scored].shape
-        check_labels(y, shape, data.name)
-        if reference is not None:
-            chosen.append(ann_classes(reference, x, scored, shape))
-        # A read-out with a delay is not looked at before it begins.
-        looks = dict(zip(times[-len(recorder.looks) :], recorder.looks, strict=True))
-        before = [t for t in times if t in timesteps and t not in looks]
-        readouts = session.run(x, before[-1], before).readouts if before else {}
-        outputs = {t: readout.values[scored] for t, readout in readouts.items()}
-        first = min(looks)
-        if not fixed and first < most and shape[0] > 1:
-            # Refuses what reads a sample out by others, too, as a run of which some leave does.
-            session.run(x, first + 1, early_exit=_HalfLeaves(first=first))
-        for t, look in {**outputs, **looks}.items():
-            fixed.setdefault(t, []).append(classes_of(look))
-        for rule, found in zip(rules, left, strict=True):
-            found.append(leaves(rule, looks))
-
-    truth = truth_of(data.labels, chosen)
-    classes = {t: np.concatenate(parts) for t, parts in fixed.items()}
-    snn = [{"timesteps": t, **shares(said, truth)} for t, said in classes.items()]
-    seen = ([t for t in rule.looks_at(most) if t in looks][rule.stable - 1 :] for rule in rules)
-    earliest = min((looked[0] for looked in seen if looked and looked[0] < most), default=None)
-    rows = []
-    for rule, found in zip(rules, left, strict=True):
-        ran = np.concatenate(found)
-        said = np.select([ran == t for t in classes], list(classes.values()))
-        row = {**asdict(rule), "mean_timesteps": float(ran.mean()), **shares(said, truth)}
-        rows.append({**row, "as_accurate_as": _as_accurate(row, snn)})
+    found = _measured(session, reference, data, times, rules, running)
+    snn = [{"timesteps": t, **shares(said, found.truth)} for t, said in found.said.items()]
     report = {
         "samples": data.samples,
-        "ann": ann_report(truth),
+        "ann": ann_report(found.truth),
         "snn": snn,
-        "early_exit": rows,
-        "earliest": earliest,
+        "early_exit": [
+            _row(rule, left, found, snn) for rule, left in zip(rules, found.left, strict=True)
+        ],
+        "earliest": _earliest(rules, found.looked),
     }
     if precision == "float32":
         return report
     return report | {"precision": precision, "precisions": precision_rows(session)}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What all batches came to.
+
+    ``said``: the SNN's classes, int64 [N], by T. ``left``: when samples leave, int64 [N], by each
+    rule. ``looked``: the time-steps at which there is a read-out to look at.
+    """
+
+    truth: Truth
+    said: dict[int, np.ndarray]
+    left: list[np.ndarray]
+    looked: list[int]
+
+
+def _measured(
+    session: SpikingSession,
+    reference: Ann | None,
+    data: Data,
+    timesteps: Sequence[int],
+    rules: Sequence[EarlyExit],
+    running: Running,
+) -> _Measured:
+    most = timesteps[-1]
+    times = sorted({*timesteps, *(t for rule in rules for t in rule.looks_at(most))})
+    chosen: list[np.ndarray] = []
+    said: dict[int, list[np.ndarray]] = {}
+    left: list[list[np.ndarray]] = [[] for _ in rules]
+    looked: list[int] = []
+    for x, y in running.batches(data, "evaluating"):
+        looks, scored, shape = _looks(session, x, times)
+        check_labels(y, shape, data.name)
+        if reference is not None:
+            chosen.append(ann_classes(reference, x, scored, shape))
+        before = [t for t in timesteps if t not in looks]
+        outputs = _outputs(session, x, before, scored)
+        first = min(looks)
+        if not looked and first < most and shape[0] > 1:
+            # Refuses what reads a sample out by others, too, as a run of which some leave does.
+            session.run(x, first + 1, early_exit=_HalfLeaves(first=first))
+        looked = list(looks)
+        for t, scores in {**outputs, **looks}.items():
+            said.setdefault(t, []).append(classes_of(scores))
+        for rule, found in zip(rules, left, strict=True):
+            found.append(leaves(rule, looks))
+    return _Measured(
+        truth_of(data.labels, chosen),
+        {t: np.concatenate(found) for t, found in said.items()},
+        [np.concatenate(found) for found in left],
+        looked,
+    )
+
+
+def _looks(
+    session: SpikingSession, x: Inputs, times: Sequence[int]
+) -> tuple[dict[int, np.ndarray], str, tuple[int, ...]]:
+    """What rules see of a batch at these time-steps, [N, classes] each; of which output; its shape.
+
+    The batch runs to the last of them. A read-out with a delay is not looked at before it begins.
+    """
+    recorder = _Recorder(times=times)
+    values = session.run(x, times[-1], early_exit=recorder).values
+    scored = scored_output(values, len(next(iter(values.values()))))
+    began = times[-len(recorder.looks) :]
+    return dict(zip(began, recorder.looks, strict=True)), scored, values[scored].shape
+
+
+def _outputs(
+    session: SpikingSession, x: Inputs, times: Sequence[int], scored: str
+) -> dict[int, np.ndarray]:
+    """The output of this name at each of these time-steps, if any, of a run of its own."""
+    readouts = session.run(x, times[-1], times).readouts if times else {}
+    return {t: readout.values[scored] for t, readout in readouts.items()}
+
+
+def _row(
+    rule: EarlyExit, left: np.ndarray, found: _Measured, snn: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a rule by which samples leave at these time-steps, int64 [N], comes to."""
+    said = np.select([left == t for t in found.said], list(found.said.values()))
+    row = {**asdict(rule), "mean_timesteps": float(left.mean()), **shares(said, found.truth)}
+    return {**row, "as_accurate_as": _as_accurate(row, snn)}
+
+
+def _earliest(rules: Iterable[EarlyExit], looked: Sequence[int]) -> int | None:
+    """The first of these time-steps at which a rule may let a sample leave, before the last."""
+    *_, most = looked
+    firsts = list[int]()
+    for rule in rules:
+        times = [t for t in rule.looks_at(most) if t in looked]
+        firsts += times[rule.stable - 1 : rule.stable]
+    return min((t for t in firsts if t < most), default=None)
 
 
 def leaves(rule: EarlyExit, looks: Mapping[int, np.ndarray]) -> np.ndarray:
