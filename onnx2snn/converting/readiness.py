@@ -1,6 +1,6 @@
 """``check``: what of a network would convert, what would not, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -98,70 +98,25 @@ def check(
         if node.op in MAX_POOLS
     }
     network.replace_pools()
-    graph = network.graph
-    curves = regions_to_approximate(graph)
-    curved = {node.name for curve in curves for node in curve.nodes}
-    left, now = _in_the_way(network, True, on_means), _in_the_way(network, False, on_means)
-    replaced = [curve.last for curve in curves] if approximate else []
-    unbounded, bounds = find_activations(graph, replaced)
-    has_neurons = bool(unbounded or bounds)
-    # Without a neuron nothing is in the way of one: what counts is what clips would leave.
-    by_clips = approximate or not has_neurons
-    found = left if by_clips else now
-    without_means = _in_the_way(network, by_clips, False) if on_means else found
-    approximated = curved if approximate else set()
-    if not by_clips:
-        # What feeds no neuron, or is fed by none, may stay as it is.
-        curved &= set(found)
-    nothing_spikes = not has_neurons and not curved
-    if nothing_spikes:
-        others = other_activations(graph, network.unquantised, network.hidden_pools)
-        found = found | {refusal.node: refusal for refusal in others}
-    kept = _kept(graph, replaced)
-    if not by_clips:
-        kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
-        helps = {curve.name for curve in curves if curve.name in kept and not left}
-        kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helps}
-    averaged = without_means.keys() - found.keys()
-    nodes = _Nodes(
-        found=found,
-        curved=curved,
-        approximated=approximated,
-        averaged=averaged,
-        pools=pools,
-        kept=kept,
-        replaced=replaced,
-    )
-    rows = _rows(graph, nodes)
+    seen = _examined(network, pools, approximate)
+    rows = _rows(network.graph, seen)
     # Of those that clips would make it knows nothing.
-    if not found and not now and any(find_activations(graph)):
-        found = {refusal.node: refusal for refusal in _dry_run(network)}
+    if not seen.found and not seen.now and any(find_activations(network.graph)):
+        refused = {refusal.node: refusal for refusal in _dry_run(network)}
+        seen = replace(seen, found=refused)
         rows = [
-            NodeReport(row.node, row.op, "obstacle", found[row.node].reason)
-            if row.node in found
+            NodeReport(row.node, row.op, "obstacle", refused[row.node].reason)
+            if row.node in refused
             else row
             for row in rows
         ]
-    needs_data = bool(unbounded or approximated)
-    options = _options(rows, nodes, needs_data, maxpool)
-    blocking = set(found) | (curved - approximated) if found else set()
-    remedies = [APPROXIMATION] if curved and not left and not approximate else []
-    if found and left and not on_means:
-        if (has_neurons or approximate) and not _in_the_way(network, approximate, True):
-            data = needs_data and not approximated
-            remedies.append(f"{ON_MEANS} {CALIBRATION}" if data else ON_MEANS)
-        elif curved and not approximate and not _in_the_way(network, True, True):
-            remedies.append(f"{ON_MEANS} {APPROXIMATION}")
-    pooled = {node.name for node in graph.nodes if node.op in MAX_POOLS}
-    if maxpool == "average" and not nothing_spikes and found and pooled.issuperset(blocking):
-        exact = f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * needs_data}"
-        if not any(pools.get(name) for name in pooled) and not obstacles(graph, "exact"):
-            remedies.append(exact)
-    converts = not found and any(row.role in ("neuron", "approximated") for row in rows)
-    quantised = hides_in_quantisation(graph, network.unquantised and not curved)
+    options = _options(rows, seen, maxpool)
+    remedies = [*_other_ways(network, seen, approximate), *_other_pools(network, seen)]
+    converts = not seen.found and any(row.role in ("neuron", "approximated") for row in rows)
+    quantised = hides_in_quantisation(network.graph, network.unquantised and not seen.curved)
     return Readiness(
         converts,
-        _verdict(converts, len(blocking), remedies, options, quantised),
+        _verdict(converts, len(seen.blocking), remedies, options, quantised),
         tuple(options),
         rows,
         network.check,
@@ -170,22 +125,83 @@ def check(
 
 
 @dataclass(frozen=True)
-class _Nodes:
+class _Findings:
     """What is known of a network's nodes, by name.
 
-    ``found``: those in the way. ``curved``: those of curves that clips may stand in for,
-    ``approximated`` where they do. ``averaged``: those computed on means. ``pools``: what were
-    max-pools, with the reason where they cannot count spikes. ``kept``: those that stay as they
-    are, with the reason. ``replaced``: the last nodes of the curves that clips stand in for.
+    ``found``: those in the way. ``now``: those that are where no clips stand in for curves;
+    ``left``: where they do. ``curved``: those of curves that clips may stand in for.
+    ``averaged``: those computed on means. ``pools``: what were max-pools, with the reason where
+    they cannot count spikes. ``kept``: those that stay as they are, with the reason. ``replaced``:
+    the last nodes of the curves that clips stand in for. ``unbounded`` and ``bounds``: the
+    activations, as of ``find_activations``.
     """
 
     found: dict[str, Refusal]
+    now: dict[str, Refusal]
+    left: dict[str, Refusal]
     curved: set[str]
-    approximated: set[str]
     averaged: set[str]
     pools: dict[str, str | None]
     kept: dict[str, str]
     replaced: list[gs.Node]
+    unbounded: list[gs.Node]
+    bounds: dict[str, np.ndarray]
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether any activation becomes a neuron by itself, not by clips for a curve."""
+        return bool(self.unbounded or self.bounds)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether thresholds, or the clips for curves, come from data."""
+        return bool(self.unbounded or self.approximated)
+
+    @property
+    def approximated(self) -> set[str]:
+        """The nodes of curves that clips stand in for."""
+        return self.curved if self.replaced else set()
+
+    @property
+    def blocking(self) -> set[str]:
+        """The nodes that the verdict counts."""
+        return set(self.found) | (self.curved - self.approximated) if self.found else set()
+
+
+def _examined(network: Network, pools: dict[str, str | None], approximate: bool) -> _Findings:
+    graph, on_means = network.graph, network.on_means
+    curves = regions_to_approximate(graph)
+    curved = {node.name for curve in curves for node in curve.nodes}
+    replaced = [curve.last for curve in curves] if approximate else []
+    unbounded, bounds = find_activations(graph, replaced)
+    has_neurons = bool(unbounded or bounds)
+    now, left = _in_the_way(network, False, on_means), _in_the_way(network, True, on_means)
+    # Without a neuron nothing is in the way of one: what counts is what clips would leave.
+    by_clips = approximate or not has_neurons
+    found = left if by_clips else now
+    without_means = _in_the_way(network, by_clips, False) if on_means else found
+    kept = _kept(graph, replaced)
+    if not by_clips:
+        # What feeds no neuron, or is fed by none, may stay as it is.
+        curved &= set(found)
+        kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
+        helped = () if left else (curve.name for curve in curves if curve.name in kept)
+        kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helped}
+    if not has_neurons and not curved:
+        others = other_activations(graph, network.unquantised, network.hidden_pools)
+        found = found | {refusal.node: refusal for refusal in others}
+    return _Findings(
+        found=found,
+        now=now,
+        left=left,
+        curved=curved,
+        averaged=without_means.keys() - found.keys(),
+        pools=pools,
+        kept=kept,
+        replaced=replaced,
+        unbounded=unbounded,
+        bounds=bounds,
+    )
 
 
 def _in_the_way(network: Network, approximated: bool, on_means: bool) -> dict[str, Refusal]:
@@ -205,21 +221,45 @@ def _kept(graph: gs.Graph, replaced: list[gs.Node]) -> dict[str, str]:
     return kept | {node.name: IN_READ_OUT for node in stay.read_out}
 
 
-def _options(
-    rows: list[NodeReport], nodes: _Nodes, needs_data: bool, maxpool: MaxPool
-) -> list[str]:
+def _options(rows: list[NodeReport], seen: _Findings, maxpool: MaxPool) -> list[str]:
     """What the conversion takes."""
     options = []
-    if needs_data:
-        options.append(APPROXIMATION if nodes.approximated else CALIBRATION)
-    if (maxpool != "average" and nodes.pools) or (
+    if seen.needs_data:
+        options.append(APPROXIMATION if seen.approximated else CALIBRATION)
+    if (maxpool != "average" and seen.pools) or (
         # Of the recipe that is taken where there is data, exact is the default.
-        needs_data and any(nodes.pools.get(row.node) and row.role == "linear" for row in rows)
+        seen.needs_data and any(seen.pools.get(row.node) and row.role == "linear" for row in rows)
     ):
         options.append(f"--maxpool {maxpool}")
     if any(row.role == "on means" for row in rows):
         options.append(ON_MEANS)
     return options
+
+
+def _other_ways(network: Network, seen: _Findings, approximate: bool) -> list[str]:
+    """The options by which clips, or means, would leave nothing in the way."""
+    if seen.curved and not seen.left and not approximate:
+        return [APPROXIMATION]
+    if not seen.found or not seen.left or network.on_means:
+        return []
+    if (seen.has_neurons or approximate) and not _in_the_way(network, approximate, True):
+        data = seen.needs_data and not seen.approximated
+        return [f"{ON_MEANS} {CALIBRATION}" if data else ON_MEANS]
+    if seen.curved and not approximate and not _in_the_way(network, True, True):
+        return [f"{ON_MEANS} {APPROXIMATION}"]
+    return []
+
+
+def _other_pools(network: Network, seen: _Findings) -> list[str]:
+    """The options by which max-pools, if they alone are in the way, would be none."""
+    pooled = {node.name for node in network.graph.nodes if node.op in MAX_POOLS}
+    alone = seen.found and pooled.issuperset(seen.blocking)
+    spikes = seen.has_neurons or seen.curved
+    if network.maxpool != "average" or not spikes or not alone:
+        return []
+    if any(seen.pools.get(name) for name in pooled) or obstacles(network.graph, "exact"):
+        return []
+    return [f"--maxpool exact, as in recipe best,{f' and {CALIBRATION}' * seen.needs_data}"]
 
 
 def _verdict(
@@ -236,11 +276,10 @@ def _verdict(
     return f"Does not convert: {count} in the way{remedy}."
 
 
-def _rows(graph: gs.Graph, nodes: _Nodes) -> list[NodeReport]:
+def _rows(graph: gs.Graph, seen: _Findings) -> list[NodeReport]:
     """What becomes of each node, in graph order."""
-    found, kept, replaced = nodes.found, nodes.kept, nodes.replaced
-    relus, bounded = find_activations(graph, replaced)
-    unbounded = {node.name for node in relus}
+    found, kept, bounds, replaced = seen.found, seen.kept, seen.bounds, seen.replaced
+    unbounded = {node.name for node in seen.unbounded}
     # Clips in place of a curve are neurons where its last node is.
     activations = {id(node) for node in (*activation_nodes(graph, replaced), *replaced)}
     parts = regions(graph, lambda node: id(node) in activations)
@@ -251,26 +290,26 @@ def _rows(graph: gs.Graph, nodes: _Nodes) -> list[NodeReport]:
 
     def row(node: gs.Node) -> NodeReport:
         name, op = node.name, node.op
-        if name in nodes.approximated:
+        if name in seen.approximated:
             return NodeReport(name, op, "approximated", "by a sum of clips", APPROXIMATION)
-        if name in found or name in nodes.curved:
+        if name in found or name in seen.curved:
             reason = found[name].reason if name in found else "no ReLU and no clip"
-            option = APPROXIMATION if name in nodes.curved else ""
+            option = APPROXIMATION if name in seen.curved else ""
             return NodeReport(name, op, "obstacle", reason, option)
-        if name in nodes.averaged and place[name] == "linear":
+        if name in seen.averaged and place[name] == "linear":
             return NodeReport(name, op, "on means", "at each time-step, on running means", ON_MEANS)
         if name in kept:
             return NodeReport(name, op, place[name], f"it stays as it is: {kept[name]}")
         if name in unbounded:
             return NodeReport(name, op, "neuron", "threshold from data", CALIBRATION)
-        if name in bounded:
-            text = f"V_th = {np.min(bounded[name]):.4g}"
-            if np.ptp(bounded[name]):
-                text += f" to {np.max(bounded[name]):.4g}"
+        if name in bounds:
+            text = f"V_th = {np.min(bounds[name]):.4g}"
+            if np.ptp(bounds[name]):
+                text += f" to {np.max(bounds[name]):.4g}"
             return NodeReport(name, op, "neuron", text)
-        if name in nodes.pools and op not in MAX_POOLS:
+        if name in seen.pools and op not in MAX_POOLS:
             text = "max-pooling becomes average-pooling; --maxpool exact and recipe best "
-            text += f"refuse it: {nodes.pools[name]}" if nodes.pools[name] else "keep it"
+            text += f"refuse it: {seen.pools[name]}" if seen.pools[name] else "keep it"
             return NodeReport(name, op.replace("Average", "Max"), place[name], text)
         return NodeReport(name, op, place[name])
 
@@ -278,7 +317,7 @@ def _rows(graph: gs.Graph, nodes: _Nodes) -> list[NodeReport]:
 
 
 def _dry_run(network: Network) -> list[Refusal]:
-    """What else would stop the conversion once every threshold is known."""
+    """What else would stop the conversion once every threshold is known; it changes the graph."""
     unbounded = unbounded_activations(network.graph)
     bound_activations(network.graph, {node.name: np.ones(()) for node in unbounded})
     try:
