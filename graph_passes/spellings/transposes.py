@@ -14,7 +14,8 @@ from onnx2snn.graph_passes.graph.editing import (
     require_opset,
     variables_of,
 )
-from onnx2snn.graph_passes.graph.linear import APPROXIMABLE, names_of_samples
+from onnx2snn.graph_passes.graph.layouts import names_of_samples
+from onnx2snn.graph_passes.graph.linear import APPROXIMABLE
 from onnx2snn.graph_passes.graph.tidying import tidy
 
 _ELEMENTWISE = {

@@ -13,7 +13,8 @@ from onnx2snn.graph_passes.errors import (
     require_one_of,
     require_truths,
 )
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, MaxPool, require_channels
+from onnx2snn.graph_passes.graph.layouts import require_channels
+from onnx2snn.graph_passes.graph.linear import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.graph.regions import regions
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model
@@ -103,7 +104,7 @@ def check(
     # Of those that clips would make it knows nothing.
     if not seen.found and not seen.now and any(find_activations(network.graph)):
         refused = {refusal.node: refusal for refusal in _dry_run(network)}
-        seen = replace(seen, found=refused)
+        seen = replace(seen, found=refused, left={})
         rows = [
             NodeReport(row.node, row.op, "obstacle", refused[row.node].reason)
             if row.node in refused

@@ -29,7 +29,7 @@ from onnx2snn.graph_passes import (
 from onnx2snn.graph_passes.driver import Pass, unbound
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.graph.editing import type_of
-from onnx2snn.graph_passes.graph.linear import require_channels, samples_axis
+from onnx2snn.graph_passes.graph.layouts import require_channels, samples_axis
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import (
     DATA_NEEDED,

@@ -25,7 +25,8 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.editing import Editor, free_name, names_in
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS, samples_axis
+from onnx2snn.graph_passes.graph.layouts import samples_axis
+from onnx2snn.graph_passes.graph.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import (
     gives_mean,
     inputs_besides_states,

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import require_truths, require_whole
 from onnx2snn.graph_passes.graph.editing import Editor
-from onnx2snn.graph_passes.graph.linear import (
+from onnx2snn.graph_passes.graph.layouts import (
     channel_axis,
     refuse_layout,
     require_channels,
