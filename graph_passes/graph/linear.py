@@ -55,8 +55,8 @@ RECURRENT = ("GRU", "LSTM", "RNN")
 
 ON_MEANS = {
     *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "Gather", "GatherElements", "GatherND",
-    "IsNaN", "LRN", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceSumSquare", "Softmax",
-    "Where",
+    "IsNaN", "LRN", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMin", "ReduceProd", "ReduceSumSquare", "Softmax", "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
 
@@ -114,7 +114,12 @@ _ADVICE = {
         "read-out, after the last neuron, it may stay: average_before_read_out is its pass)",
     ),
     **dict.fromkeys(
-        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+        ("ArgMax", "ArgMin", "NonZero", "OneHot", "TopK", "Unique"),
+        "what is picked or sorted by size is not linear in the spikes: train the network without "
+        "it (behind the last neuron it may stay, in the read-out)",
+    ),
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
         "the norm of activations is not linear in the spikes: train the network without it, or cut "
         "it off before (behind the last layer of weights it may stay, in the read-out)",
     ),
