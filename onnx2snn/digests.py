@@ -15,7 +15,7 @@ from .data.samples import Data, by_name
 from .inspection import plain
 
 
-def digest_of(model: Model | ModelParts) -> str:
+def digest_of(model: Model) -> str:
     """The digest of a model's file and of those with its weights, or of what it holds in memory."""
     if isinstance(model, onnx.ModelProto | ModelParts):
         parts = detach(model) if isinstance(model, onnx.ModelProto) else model

@@ -95,7 +95,7 @@ class SpikingSession:
 
     def __init__(
         self,
-        model: Model | ModelParts,
+        model: Model,
         providers: Providers = None,
         threads: int | None = None,
         plan: PlanKind = "auto",

@@ -52,8 +52,8 @@ MAX_PROTO_BYTES = 2**31 - 2**20
 EXPORT = "onnx2snn.export"
 """The key under which the metadata of an export says how it was made."""
 
-Model = str | os.PathLike[str] | onnx.ModelProto
-"""A model file's path, or the model in memory."""
+Model = str | os.PathLike[str] | onnx.ModelProto | ModelParts
+"""A model file's path, or the model in memory, whole or in parts."""
 
 
 def require_path(path: Any, what: str, error: type[Onnx2SnnError]) -> None:
@@ -62,7 +62,7 @@ def require_path(path: Any, what: str, error: type[Onnx2SnnError]) -> None:
         raise error(f"{what}, not {type(path).__name__}")
 
 
-def read_any(model: Model | ModelParts) -> ModelParts:
+def read_any(model: Model) -> ModelParts:
     """A model in parts, checked; parts are taken as they are.
 
     Raises ``ModelError`` for what is no model, or cannot be read.
@@ -76,7 +76,7 @@ def read_any(model: Model | ModelParts) -> ModelParts:
     return read_parts(model)
 
 
-def read_structure(model: Model | ModelParts) -> onnx.ModelProto:
+def read_structure(model: Model) -> onnx.ModelProto:
     """A model without its large weights, and without reading what is in other files.
 
     Raises ``ModelError`` for what is no model, or cannot be read.

@@ -94,7 +94,7 @@ class Conversion:
 
 
 def convert(
-    model: Model | ModelParts,
+    model: Model,
     *,
     calibration: Data | None = None,
     recipe: Recipe | str | None = None,

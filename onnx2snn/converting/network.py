@@ -63,7 +63,7 @@ class Network:
 
     def __init__(
         self,
-        model: Model | ModelParts,
+        model: Model,
         calibration: Data | None,
         maxpool: MaxPool,
         running: Running,

@@ -11,7 +11,6 @@ import onnx
 
 from onnx2snn.graph_passes.errors import DataError, ModelError, optional_whole, require_truths
 from onnx2snn.graph_passes.model_files.files import Model, read_structure, require_path
-from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.inspection import inputs_of, metadata_of
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
@@ -34,7 +33,7 @@ def open_data(
     train: bool = False,
     samples: int | None = None,
     labels: bool = True,
-    model: Model | ModelParts | None = None,
+    model: Model | None = None,
 ) -> Data:
     """Open DATA: a path ending in .npz (``x``, optionally ``y``) or .npy, a data set's name, or
     a folder with a folder of images for each class.
@@ -220,7 +219,7 @@ def _open_folder(
     return checked(Data(title, shape, None, read), labels)
 
 
-def _structure_of(model: Model | ModelParts | None) -> onnx.ModelProto | None:
+def _structure_of(model: Model | None) -> onnx.ModelProto | None:
     """A network without its weights; None where it is not known."""
     # A pipe can be read once, and others need the model.
     path = Path(model) if isinstance(model, str | os.PathLike) else None

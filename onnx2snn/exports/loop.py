@@ -12,7 +12,7 @@ import onnx
 from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes.errors import DataError, ModelError, require_truths
 from onnx2snn.graph_passes.model_files.files import EXPORT, Model, read_any
-from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
+from onnx2snn.graph_passes.model_files.weights import attach
 from onnx2snn.inspection import metadata_of
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
@@ -20,7 +20,7 @@ from onnx2snn.version import __version__
 
 
 def to_loop(
-    snn: Model | ModelParts,
+    snn: Model,
     timesteps: int | None,
     *,
     unroll: bool = False,

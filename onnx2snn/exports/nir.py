@@ -61,7 +61,7 @@ def nir_package() -> Any:
 
 
 def to_nir(
-    snn: Model | ModelParts,
+    snn: Model,
     path: str | os.PathLike[str],
     *,
     preprocessing: str | None = None,

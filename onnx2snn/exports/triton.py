@@ -19,7 +19,7 @@ import onnx
 from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes.errors import OutputError, require_truths, require_whole
 from onnx2snn.graph_passes.model_files.files import Model, read_any, require_path
-from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
+from onnx2snn.graph_passes.model_files.weights import attach
 from onnx2snn.graph_passes.model_files.whole_file import check_writable, whole_file
 
 from .loop import stamp, to_loop
@@ -28,7 +28,7 @@ from .triton_steps import START, stateful_model
 
 
 def to_triton(
-    snn: Model | ModelParts,
+    snn: Model,
     folder: str | os.PathLike[str],
     timesteps: int,
     *,

@@ -22,6 +22,7 @@ bursts of B spikes a time-step, V_th is B V_th in the clips, and T is B T. What 
 loses, or a neuron that starts again after some time-steps, counts as unevenness.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -90,7 +91,7 @@ class LayerDiagnosis:
 
 
 def diagnose(
-    snn: Model | ModelParts,
+    snn: Model,
     ann: Model,
     data: Data,
     timesteps: int,
@@ -161,7 +162,7 @@ def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
     if made_from == digest_of(ann):
         return True
     # Python's convert may have had what the file holds, not the file.
-    return not isinstance(ann, onnx.ModelProto) and made_from == digest_of(read_model(ann))
+    return isinstance(ann, str | os.PathLike) and made_from == digest_of(read_model(ann))
 
 
 def _recipe(parts: ModelParts) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from onnx2snn.data.batches import OVER_TIME, are_samples_elsewhere, samples_at_o
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.progress import Running, Track, no_progress
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.inputs import keys_of, required_times
@@ -35,11 +34,11 @@ from .synapses import MaxPools, SynapseCounter, macs_by_place, summed_over_sampl
 
 
 def evaluate(
-    model: Model | ModelParts,
+    model: Model,
     data: Data,
     timesteps: Sequence[int],
     *,
-    ann: Model | ModelParts | None = None,
+    ann: Model | None = None,
     batch_size: int | None = None,
     providers: Providers = None,
     threads: int | None = None,
