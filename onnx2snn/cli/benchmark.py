@@ -81,10 +81,9 @@ def benchmark(
     if as_json:
         print_json(found)
     else:
-        console = terminal.console()
-        console.print(tables.benchmark_table(found))
+        terminal.console().print(tables.benchmark_table(found))
         if found["against"] == "step":
-            console.print("Give --ann to compare with T forward passes of the ANN.")
+            terminal.say("Give --ann to compare with T forward passes of the ANN.")
     if plot is not None:
         _plot(plot, found)
         tell_drawn(plot, as_json)

@@ -197,13 +197,11 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_j
     if as_json:
         print_json(asdict(result))
     else:
-        console = terminal.console()
-        console.print(readiness_table(result.nodes))
-        console.print(f"Exact rewriting checked: {result.check}.", markup=False)
+        terminal.console().print(readiness_table(result.nodes))
+        terminal.say(f"Exact rewriting checked: {result.check}.")
         for line in result.notes:
-            console.print(f"Note: {terminal.printable(line)}", style="yellow", markup=False)
-        style = "bold green" if result.converts else "bold red"
-        console.print(result.verdict, style=style, markup=False)
+            terminal.say(f"Note: {line}", "yellow")
+        terminal.say(result.verdict, "bold green" if result.converts else "bold red")
     if not result.converts:
         sys.exit(1)
 
@@ -254,9 +252,8 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
             }
         )
         return
-    console = terminal.console()
-    console.print(
+    terminal.say(
         f"{title}; the network was trained with clips, so no data was needed to convert it."
     )
-    console.print(tables.demo_table(TIMESTEPS, found.ann, found.accuracies))
-    console.print(f"Wrote snn-half.onnx, snn-zero.onnx and accuracy.png to {output}/", markup=False)
+    terminal.console().print(tables.demo_table(TIMESTEPS, found.ann, found.accuracies))
+    terminal.say(f"Wrote snn-half.onnx, snn-zero.onnx and accuracy.png to {output}/")

@@ -197,14 +197,12 @@ def _as_json(comparison: Comparison, state: Path) -> dict[str, Any]:
 
 
 def _print(comparison: Comparison, state: Path) -> None:
-    console = terminal.console()
-    console.print(tables.comparison_table(comparison))
+    terminal.console().print(tables.comparison_table(comparison))
     for line in tables.comparison_reasons(comparison):
-        console.print(f"- {terminal.printable(line)}", style="yellow", markup=False)
+        terminal.say(f"- {line}", "yellow")
     results = sum(len(row.scores) for row in comparison.rows)
     if results:
-        console.print(
+        terminal.say(
             f"{results} result{'s are' if results > 1 else ' is'} kept in {state}, "
-            f"{comparison.reused} of them from before.",
-            markup=False,
+            f"{comparison.reused} of them from before."
         )

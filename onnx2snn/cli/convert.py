@@ -229,18 +229,17 @@ def _print(result: conversion.Conversion, output: Path, warnings: list[str], exp
     console.print(pass_table(result.passes))
     if result.agreements:
         console.print(agreement_table(result.agreements))
-    console.print(f"Exact rewriting checked: {result.check}.", markup=False)
+    terminal.say(f"Exact rewriting checked: {result.check}.")
     for line in warnings:
-        console.print(f"Warning: {line}", style="bold red", markup=False)
+        terminal.say(f"Warning: {line}", "bold red")
     for line in result.notes:
-        console.print(f"Note: {terminal.printable(line)}", style="yellow", markup=False)
+        terminal.say(f"Note: {line}", "yellow")
     if result.analog:
-        console.print("These stay analog, as in the ANN:")
+        terminal.say("These stay analog, as in the ANN:")
         for line in listed(result.analog):
-            console.print(f"  {terminal.printable(line)}", markup=False)
+            terminal.say(f"  {line}")
     if explain:
-        console.print("Declined:" if result.declined else "No pass declined anything.")
+        terminal.say("Declined:" if result.declined else "No pass declined anything.")
         for line in listed(result.declined):
-            console.print(f"  {terminal.printable(line)}", markup=False)
-    layers = len(result.neurons)
-    console.print(f"Wrote {output}: {counted(layers, 'layer')} of neurons.", markup=False)
+            terminal.say(f"  {line}")
+    terminal.say(f"Wrote {output}: {counted(len(result.neurons), 'layer')} of neurons.")

@@ -110,8 +110,7 @@ def diagnose(
         }
         print_json(report)
     else:
-        console = terminal.console()
-        console.print(
+        terminal.console().print(
             tables.diagnosis_table(layers, f"{counted(data.samples, 'sample')}, T={timesteps}")
         )
     if plot is not None:

@@ -106,7 +106,7 @@ def export(
             print_json({"output": str(output), "notes": notes})
             return
         for line in (f"Wrote {output}.", *(f"- {note}" for note in notes)):
-            terminal.console().print(terminal.printable(line), markup=False)
+            terminal.say(line)
         return
     if timesteps is None or (target == "triton" and timesteps == "input"):
         what = "a number" if timesteps else "the number"
@@ -142,5 +142,4 @@ def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) ->
         print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
         return
     of = f"T={timesteps}" if isinstance(timesteps, int) else "T is an input"
-    line = f"Wrote {output}, {of}: {', '.join(made)}."
-    terminal.console().print(terminal.printable(line), markup=False)
+    terminal.say(f"Wrote {output}, {of}: {', '.join(made)}.")

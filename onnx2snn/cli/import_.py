@@ -32,4 +32,4 @@ def import_(file: Path, output: Path, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({"output": str(output)})
         return
-    terminal.console().print(f"Wrote {output}.", markup=False)
+    terminal.say(f"Wrote {output}.")

@@ -115,12 +115,12 @@ def inspect(
     lines += [f"output {name}" for name in plan.outputs]
     lines += settings_in_words({**recipe, **metadata})
     for line in lines:
-        console.print(terminal.printable(line), markup=False)
+        terminal.say(line)
     if choice is not None:
         console.print()
         console.print(_layer_table(choice.samples, layers, rows))
         for line in _lines_of(choice):
-            console.print(line, markup=False)
+            terminal.say(line)
 
 
 def _print_export(told: dict[str, Any], as_json: bool) -> None:
@@ -129,7 +129,7 @@ def _print_export(told: dict[str, Any], as_json: bool) -> None:
         print_json(told)
         return
     for line in lines_of(told):
-        terminal.console().print(terminal.printable(line), markup=False)
+        terminal.say(line)
 
 
 def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:

@@ -354,7 +354,7 @@ def title_of(data: Data) -> str:
 def tell_drawn(plot: Path, as_json: bool) -> None:
     """Say what was drawn, after all else: a plot that fails does not take the results with it."""
     if not as_json:
-        terminal.console().print(f"Drew {plot}.", markup=False)
+        terminal.say(f"Drew {plot}.")
 
 
 def chosen_providers(device: str) -> list[Any]:

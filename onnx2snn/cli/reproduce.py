@@ -157,12 +157,12 @@ def reproduce(
     if as_json:
         print_json(found)
     else:
-        console = terminal.console()
-        console.print(_fired_table(found) if what == "fig1" else _accuracy_table(found, experiment))
+        table = _fired_table(found) if what == "fig1" else _accuracy_table(found, experiment)
+        terminal.console().print(table)
         looked_at = counted(data.samples, "sample")
-        console.print(f"{path}, {data.name}, {looked_at}. The counts are in {state}.", markup=False)
+        terminal.say(f"{path}, {data.name}, {looked_at}. The counts are in {state}.")
         if what in SAID:
-            console.print(f"The paper: {SAID[what]}.", markup=False)
+            terminal.say(f"The paper: {SAID[what]}.")
     if plot is not None:
         _plot(plot, found)
         tell_drawn(plot, as_json)

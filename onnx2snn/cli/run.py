@@ -152,14 +152,13 @@ def run(
             report["precisions"] = precision_rows(session)
         print_json(report)
         return
-    console = terminal.console()
-    console.print(tables.rates_table(rates))
+    terminal.console().print(tables.rates_table(rates))
     ran = f"{counted(count, 'sample')}, {counted(timesteps, 'time-step')}"
-    console.print(f"{ran}, on {session.providers[0]}.")
+    terminal.say(f"{ran}, on {session.providers[0]}.")
     if precision != "float32":
-        console.print(tables.precision_text(precision, precision_rows(session)))
+        terminal.say(tables.precision_text(precision, precision_rows(session)))
     if classes is not None:
         shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
-        console.print(f"Classes: {shown}")
+        terminal.say(f"Classes: {shown}")
     if output is not None:
-        console.print(f"Wrote {output}.", markup=False)
+        terminal.say(f"Wrote {output}.")

@@ -33,10 +33,15 @@ def console() -> Console:
     return Console(highlight=False, width=None if told else 120)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """One line of a result, on standard output; it may show names of files and what is in them."""
+    console().print(name_text(text), style=style)
+
+
 def note(text: str) -> None:
     """What a user should know of a result, on standard error."""
     console = Console(stderr=True, highlight=False)
-    console.print(f"Note: {printable(text)}.", style="yellow", markup=False, soft_wrap=True)
+    console.print(name_text(f"Note: {text}."), style="yellow", soft_wrap=True)
 
 
 def _progress(*columns: ProgressColumn, **settings: Any) -> Progress | None:
@@ -162,7 +167,7 @@ def printable(text: str) -> str:
 
 
 def name_text(text: object) -> Text:
-    """A cell that shows a file's text as it is, which may look like markup."""
+    """A cell, or a line, that shows a file's text as it is, which may look like markup."""
     return Text(printable(str(text)))
 
 

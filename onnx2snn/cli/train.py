@@ -87,11 +87,9 @@ def train(
     bounds = ""
     if "theta_min" in last:
         bounds = f", theta {last['theta_min']:.2f} to {last['theta_max']:.2f}"
-    terminal.console().print(
-        f"{counted(len(history), 'epoch')}: {last['accuracy']:.2f} % of the test images{bounds}.\n"
-        f"Wrote {path} and its card.",
-        markup=False,
-    )
+    epochs = counted(len(history), "epoch")
+    terminal.say(f"{epochs}: {last['accuracy']:.2f} % of the test images{bounds}.")
+    terminal.say(f"Wrote {path} and its card.")
 
 
 def train_network(

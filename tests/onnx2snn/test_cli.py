@@ -820,6 +820,9 @@ def test_names_that_look_like_markup(snn):
         ("run", "odd-snn.onnx", "--input", "data.npy", "-T", 2),
     ):
         assert "\x1b" not in invoke(*words).output
+    written = invoke("convert", "ann.onnx", "-o", "[red]\x1b[2J:x:.onnx").output
+    assert "Wrote [red]?[2J:x:.onnx" in written
+    assert "\x1b" not in written
 
 
 def test_inspect_stands_odd_metadata(snn):
