@@ -194,14 +194,8 @@ def _replace(editor: Editor, region: ScalarRegion, fit: ClipFit) -> None:
         name = f"{node.name}/{number}"
         knot = editor.constant(f"{name}/knot", left)
         above = editor.node("Sub", f"{name}/above", [x, knot], like=like)
-        bounds = [
-            editor.constant(f"{name}/min", np.zeros((), dtype)),
-            editor.constant(f"{name}/max", np.asarray(right - left, dtype)),
-        ]
+        bounds = editor.bounds(name, 0, right - left, dtype)
         clip = editor.node("Clip", f"{name}/clip", [above, *bounds], like=like)
-        terms.append(
-            editor.node(
-                "Mul", f"{name}/term", [clip, editor.constant(f"{name}/slope", slope)], like=like
-            )
-        )
+        factor = editor.constant(f"{name}/slope", slope)
+        terms.append(editor.node("Mul", f"{name}/term", [clip, factor], like=like))
     replace_node(node, "Sum", terms)

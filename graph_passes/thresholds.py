@@ -301,8 +301,7 @@ def _unbound(graph: gs.Graph, node: gs.Node) -> None:
 def _bound(editor: Editor, node: gs.Node, bound: np.ndarray) -> None:
     source, name = node.inputs[0], node.name
     if bound.ndim == 0:
-        low = editor.constant(f"{name}/min", np.zeros((), bound.dtype))
-        replace_node(node, "Clip", [source, low, editor.constant(f"{name}/max", bound)])
+        replace_node(node, "Clip", [source, *editor.bounds(name, 0, bound, bound.dtype)])
         return
     # The last node of an activation gives the neuron its name.
     node.name = editor.name(f"{name}/relu")

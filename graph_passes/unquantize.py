@@ -313,8 +313,7 @@ def _leave_out_levels(
     if key in clips:
         leave_out(graph, node, clips[key].outputs[0])
         return
-    bounds = [editor.constant(f"{node.name}/{n}", v) for n, v in (("min", low), ("max", high))]
-    replace_node(node, "Clip", [x, *bounds])
+    replace_node(node, "Clip", [x, *editor.bounds(node.name, low, high, high.dtype)])
     clips[key] = node
     known = clip_bounds(maker)[1] if maker is not None and maker.op == "Clip" else np.inf
     # A bound that is lower is the network's own.

@@ -180,6 +180,13 @@ class Editor:
         """A new constant tensor."""
         return gs.Constant(self.name(wanted_name), np.asarray(values))
 
+    def bounds(
+        self, of: str, low: ArrayLike, high: ArrayLike, dtype: np.dtype | None
+    ) -> list[gs.Constant]:
+        """The two bounds of a Clip, new constants ``of/min`` and ``of/max``."""
+        named = (("min", low), ("max", high))
+        return [self.constant(f"{of}/{name}", np.asarray(value, dtype)) for name, value in named]
+
     def node(
         self,
         op: str,

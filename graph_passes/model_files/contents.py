@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from onnx2snn.graph_passes.errors import ModelError
 
 from .limits import MAX_AXES, MAX_TENSOR_BYTES, made_in, operands
-from .protos import STANDARD, all_nodes, graphs_in
+from .protos import STANDARD, all_nodes, graphs_in, infos_of
 from .weights import replace_all
 
 FEW_BITS: dict[int, tuple[int, type]] = {
@@ -50,7 +50,7 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
     if damaged:
         raise ModelError(f"{what} is damaged: a name in it is no text")
     for graph in _graphs(model):
-        for info in (*graph.input, *graph.output, *graph.value_info):
+        for info in infos_of(graph):
             if info.type.HasField("tensor_type"):
                 check_type(info.type.tensor_type.elem_type, info.name, what)
             _check_is_tensor(info, what)
@@ -69,7 +69,7 @@ def check_kinds(model: onnx.ModelProto) -> None:
     the name of what is around it, as ONNX forbids.
     """
     for graph in _graphs(model):
-        for info in (*graph.input, *graph.output, *graph.value_info):
+        for info in infos_of(graph):
             _check_is_tensor(info, "the model")
     _check_constants_of_bodies(model.graph, frozenset())
     for node in every_node(model):
@@ -198,7 +198,7 @@ def mend(graph: onnx.GraphProto) -> None:
 
 def _open_sizes(graph: onnx.GraphProto) -> None:
     """Let a declared size be open where it is -1, as Paddle writes it."""
-    for info in (*graph.input, *graph.output, *graph.value_info):
+    for info in infos_of(graph):
         for size in info.type.tensor_type.shape.dim:
             if size.dim_value == -1:
                 size.ClearField("dim_value")

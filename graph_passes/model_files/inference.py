@@ -16,7 +16,7 @@ import onnx
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
-from .protos import STANDARD, all_nodes, attributes_of, names_in, unused_prefix
+from .protos import STANDARD, all_nodes, attributes_of, infos_of, names_in, unused_prefix
 from .weights import copy_model, replace_all
 
 _POOLS = ("AveragePool", "LpPool", "MaxPool", "SpikingMaxPool")
@@ -82,7 +82,7 @@ def _differences(
 
     Of those that do not depend on others of these. ``right``: those that were among them before.
     """
-    infos = (*found.graph.input, *found.graph.value_info, *found.graph.output)
+    infos = infos_of(found.graph)
     shapes = {info.name: [d.dim_value for d in info.type.tensor_type.shape.dim] for info in infos}
     constants, stale = _constants(model), set[str]()
     for node in model.graph.node:

@@ -24,7 +24,7 @@ from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors
 from .files import first_line, require_values
 from .limits import sizes_of_functions
 from .old_opsets import convert_opset
-from .protos import STANDARD, all_nodes, domain_of, graphs_in
+from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of
 from .stored_neurons import check_functions, check_stateful
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
@@ -174,7 +174,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     replace_all(initializers, (t for t in initializers if t.name not in starts))
     own = (f for f in structure.functions if f.domain != neurons.DOMAIN)
     replace_all(structure.functions, own)
-    infos = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
+    infos = infos_of(structure.graph)
     sequences = {info.name: info.type for info in infos if info.type.HasField("sequence_type")}
     with muted():
         graph = gs.import_onnx(structure)
@@ -270,7 +270,7 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
         # Else it would hold what it reads from outside once more, as a stub.
         own = [tensor for tensor in inner.initializer if tensor.name not in weights]
         replace_all(inner.initializer, own)
-    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+    for info in infos_of(model.graph):
         if info.name in sequences:
             info.type.CopyFrom(sequences[info.name])
     opset = opset_of(model)

@@ -14,7 +14,7 @@ import onnx.shape_inference
 from onnx2snn.graph_passes.errors import ModelError
 
 from .inference import inferred
-from .protos import STANDARD, all_nodes, graphs_in
+from .protos import STANDARD, all_nodes, graphs_in, infos_of
 from .weights import copy_model
 
 MAX_AXES = 32
@@ -152,8 +152,7 @@ def sizes_of_functions(functions: Iterable[onnx.FunctionProto], what: str) -> di
 
 def check_shapes(structure: onnx.ModelProto, what: str) -> None:
     """Raise ``ModelError`` for negative sizes, and for a tensor larger than memory should hold."""
-    declared = (*structure.graph.input, *structure.graph.output, *structure.graph.value_info)
-    for info in declared:
+    for info in infos_of(structure.graph):
         if any(size.dim_value < 0 for size in info.type.tensor_type.shape.dim):
             raise ModelError(
                 f"{what} gives '{info.name}' a negative size: export the network with a name, "
@@ -200,7 +199,7 @@ def with_shapes(structure: onnx.ModelProto, what: str) -> onnx.ModelProto:
     """
     try:
         plain = inferred(structure)
-        infos = (*plain.graph.input, *plain.graph.output, *plain.graph.value_info)
+        infos = infos_of(plain.graph)
         shapes = [[d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos]
         shapes += [list(tensor.dims) for tensor in plain.graph.initializer]
         if any(len(shape) == 1 and shape[0] > MAX_SHAPE_VALUES for shape in shapes):
@@ -219,8 +218,7 @@ def shapes_from_inputs(model: onnx.ModelProto, what: str) -> dict[str, onnx.Valu
     del model.graph.value_info[:]
     for info in model.graph.output:
         info.ClearField("type")
-    inferred = with_shapes(model, what).graph
-    return {i.name: i for i in (*inferred.input, *inferred.value_info, *inferred.output)}
+    return {info.name: info for info in infos_of(with_shapes(model, what).graph)}
 
 
 def bytes_of(info: onnx.ValueInfoProto, what: str) -> int:

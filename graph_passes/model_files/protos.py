@@ -33,6 +33,11 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from all_nodes(graph.node)
 
 
+def infos_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """What a graph declares of its inputs, of what is between, and of its outputs."""
+    return [*graph.input, *graph.value_info, *graph.output]
+
+
 def names_in(model: onnx.ModelProto) -> set[str]:
     """The names of a model's tensors and nodes."""
     names = {t.name for t in (*model.graph.input, *model.graph.initializer)}

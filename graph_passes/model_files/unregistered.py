@@ -7,7 +7,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.editing import free_name
 
 from .limits import with_shapes
-from .protos import STANDARD, all_nodes
+from .protos import STANDARD, all_nodes, infos_of
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"
@@ -86,8 +86,7 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
 
 def _kinds_of(structure: onnx.ModelProto, what: str) -> dict[str, int]:
     """The types of tensors, by name, as far as they can be inferred."""
-    inferred = with_shapes(structure, what).graph
-    infos = (*inferred.input, *inferred.value_info, *inferred.output)
+    infos = infos_of(with_shapes(structure, what).graph)
     return {info.name: info.type.tensor_type.elem_type for info in infos}
 
 

@@ -227,7 +227,7 @@ def _relu_or_clip(
 ) -> gs.Tensor:
     if np.isinf(theta):
         return editor.node("Relu", f"{node.name}/{name}", [x], like=_like(node))
-    bounds = [_constant(editor, node, f"{name}/{k}", v) for k, v in (("min", 0), ("max", theta))]
+    bounds = editor.bounds(f"{node.name}/{name}", 0, theta, type_of(node))
     return editor.node("Clip", f"{node.name}/{name}", [x, *bounds], like=_like(node))
 
 
@@ -253,8 +253,7 @@ def _hard_sigmoid(editor: Editor, node: gs.Node) -> None:
     beta = _constant(editor, node, "beta", node.attrs.get("beta", 0.5))
     scaled = editor.node("Mul", f"{node.name}/scaled", [node.inputs[0], alpha], like=_like(node))
     shifted = editor.node("Add", f"{node.name}/shifted", [scaled, beta], like=_like(node))
-    bounds = [_constant(editor, node, k, v) for k, v in (("min", 0), ("max", 1))]
-    replace_node(node, "Clip", [shifted, *bounds])
+    replace_node(node, "Clip", [shifted, *editor.bounds(node.name, 0, 1, type_of(node))])
 
 
 def _clip(editor: Editor, node: gs.Node, low: float, high: float) -> None:

@@ -11,7 +11,7 @@ from onnx2snn.graph_passes.graph.linear import SHAPE_OPS
 from onnx2snn.graph_passes.graph.neurons import DOMAIN
 from onnx2snn.graph_passes.model_files.inference import inferred
 from onnx2snn.graph_passes.model_files.limits import operands
-from onnx2snn.graph_passes.model_files.protos import all_nodes, attributes_of
+from onnx2snn.graph_passes.model_files.protos import all_nodes, attributes_of, infos_of
 from onnx2snn.graph_passes.model_files.weights import copy_model
 from onnx2snn.runtime.layers.kernel_forms import block_of_channels, layer_by_layer, padded_channels
 from onnx2snn.runtime.plans.graphs import give_shapes
@@ -78,8 +78,7 @@ def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) 
     # carried along, as if it were one.
     nodes = [*given.graph.node, *(node for made in given.functions for node in made.node)]
     of_shapes = any(node.op_type in SHAPE_OPS for node in all_nodes(nodes))
-    graph = inferred(given, data_prop=of_shapes).graph
-    infos = (*graph.input, *graph.value_info, *graph.output)
+    infos = infos_of(inferred(given, data_prop=of_shapes).graph)
     kinds = {info.name: info.type.tensor_type for info in infos}
     return Sizes(
         {
