@@ -12,7 +12,7 @@ from onnx2snn.models.preprocessing import Preprocessing
 from .converting.conversion import Conversion, convert
 from .data.samples import Data, from_arrays
 from .measuring.evaluation import evaluate
-from .progress import Track
+from .progress import Report
 
 NETWORK = "resnet20-fashion-mnist.onnx"
 IMAGES = "fashion-mnist-2000.npz"
@@ -43,7 +43,7 @@ def demo_images(samples: int | None = None) -> Data:
     return from_arrays(grey.normalise(x[:, np.newaxis]), y, "Fashion-MNIST test images")
 
 
-def run_demo(samples: int | None, track: Track) -> Demo:
+def run_demo(samples: int | None, report: Report) -> Demo:
     """Convert the network with either initial potential and evaluate both."""
     ann, data = demo_network(), demo_images(samples)
     accuracies: dict[str, list[float]] = {}
@@ -51,7 +51,7 @@ def run_demo(samples: int | None, track: Track) -> Demo:
     ann_accuracy = 0.0
     for name, v_init in POTENTIALS.items():
         conversions[name] = convert(ann, v_init=v_init)
-        report = evaluate(conversions[name].parts, data, TIMESTEPS, ann=ann, track=track)
-        accuracies[name] = [row["accuracy"] for row in report["snn"]]
-        ann_accuracy = report["ann"]["accuracy"]
+        found = evaluate(conversions[name].parts, data, TIMESTEPS, ann=ann, report=report)
+        accuracies[name] = [row["accuracy"] for row in found["snn"]]
+        ann_accuracy = found["ann"]["accuracy"]
     return Demo(data.samples, ann_accuracy, accuracies, conversions)

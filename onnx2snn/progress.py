@@ -1,6 +1,6 @@
 """Batches of data, and how far one is with them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +8,6 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime.providers import Providers
 
 from .data.samples import Batch, Data
-
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""Wraps an iterable of batches to show progress: ``track(batches, what, how_many)``."""
-
-
-def no_progress(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
-    """A ``Track`` that shows nothing."""
-    return batches
-
 
 Report = Callable[[str, int, int], None]
 """Told how far something is: ``report(what, done, total)``, in the caller's units."""
@@ -26,16 +17,25 @@ def no_report(what: str, done: int, total: int) -> None:
     """A ``Report`` that shows nothing."""
 
 
+def require_report(report: Any) -> None:
+    """Raise ``DataError`` for what cannot be told how far something is."""
+    if not callable(report):
+        raise DataError(f"report must be a function that is told of progress, not {report!r}")
+
+
 @dataclass(frozen=True)
 class Running:
-    """How networks are run over data: samples at a time, on what device, showing what."""
+    """How networks are run over data: samples at a time, on what device, who is told of it."""
 
     batch_size: int = 100
     providers: Providers = None
-    track: Track = no_progress
+    report: Report = no_report
 
-    def batches(self, data: Data, what: str) -> Iterable[Batch]:
-        """The batches of ``data``, with progress; ``DataError`` for an invalid track."""
-        if not callable(self.track):
-            raise DataError(f"track must be a function that wraps batches, not {self.track!r}")
-        return self.track(data.batches(self.batch_size), what, -(-data.samples // self.batch_size))
+    def batches(self, data: Data, what: str) -> Iterator[Batch]:
+        """The batches of ``data``, telling how many are done; ``DataError`` for no report."""
+        require_report(self.report)
+        total = -(-data.samples // self.batch_size)
+        self.report(what, 0, total)
+        for done, batch in enumerate(data.batches(self.batch_size), 1):
+            yield batch
+            self.report(what, done, total)

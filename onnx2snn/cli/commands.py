@@ -237,7 +237,8 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """
     pyplot()
     with folder_for(output):
-        found = run_demo(samples, terminal.track)
+        with terminal.overall_progress("rewriting") as report:
+            found = run_demo(samples, report)
         for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
             write_model(conversion.parts, output / f"snn-{name}.onnx")
         title = f"ResNet-20, {found.samples} Fashion-MNIST test images"

@@ -172,25 +172,27 @@ def convert(
         if samples is None and not calibration.lower().endswith((".npz", ".npy")):
             samples = CALIBRATION_SAMPLES
         data = open_data(calibration, data_root, train=True, samples=samples, model=model)
-    result = conversion.convert(
-        model,
-        calibration=data,
-        recipe=recipe,
-        timesteps=timesteps,
-        threshold=threshold,
-        per_channel=per_channel,
-        recalibrate=recalibrate,
-        maxpool=maxpool,
-        approximate=approximate,
-        on_means=on_means,
-        v_init=v_init,
-        reset=reset,
-        delay=delay,
-        seed=seed or 0,
-        batch_size=batch_size,
-        providers=chosen_providers(device),
-        track=terminal.track,
-    )
+    providers = chosen_providers(device)
+    with terminal.overall_progress("rewriting") as report:
+        result = conversion.convert(
+            model,
+            calibration=data,
+            recipe=recipe,
+            timesteps=timesteps,
+            threshold=threshold,
+            per_channel=per_channel,
+            recalibrate=recalibrate,
+            maxpool=maxpool,
+            approximate=approximate,
+            on_means=on_means,
+            v_init=v_init,
+            reset=reset,
+            delay=delay,
+            seed=seed or 0,
+            batch_size=batch_size,
+            providers=providers,
+            report=report,
+        )
     write_model(result.parts, output)
     by_channel = any(neuron.threshold.size > 1 for neuron in result.neurons)
     fitted = result.threshold is not None and result.threshold.kind in FOR_TIMESTEPS

@@ -85,30 +85,33 @@ def diagnose(
     same = diagnosis.is_source(snn.structure, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
     left_out: list[str] = []
-    layers = diagnosis.diagnose(
-        snn,
-        ann,
-        data,
-        timesteps,
-        batch_size=batch_size,
-        providers=chosen_providers(device),
-        track=terminal.track,
-        left_out=left_out,
-    )
+    providers = chosen_providers(device)
+    with terminal.overall_progress("rewriting") as report:
+        layers = diagnosis.diagnose(
+            snn,
+            ann,
+            data,
+            timesteps,
+            batch_size=batch_size,
+            providers=providers,
+            report=report,
+            left_out=left_out,
+        )
     if not same:
         terminal.note(diagnosis.OTHER_FILE)
     if left_out:
         changes = " and ".join(left_out)
         terminal.note(f"in the ANN here {changes}: what that cost is not in these figures")
     if as_json:
-        report = {
-            "samples": data.samples,
-            "timesteps": timesteps,
-            "same_file": same,
-            "left_out": left_out,
-            "layers": [asdict(layer) for layer in layers],
-        }
-        print_json(report)
+        print_json(
+            {
+                "samples": data.samples,
+                "timesteps": timesteps,
+                "same_file": same,
+                "left_out": left_out,
+                "layers": [asdict(layer) for layer in layers],
+            }
+        )
     else:
         terminal.console().print(
             tables.diagnosis_table(layers, f"{counted(data.samples, 'sample')}, T={timesteps}")

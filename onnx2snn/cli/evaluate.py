@@ -113,29 +113,31 @@ def evaluate(
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
-    report = (early_exits if early_exit else evaluation.evaluate)(
-        parts,
-        data,
-        timesteps,
-        ann=ann,
-        batch_size=batch_size,
-        providers=chosen_providers(device),
-        threads=threads,
-        precision=precision,
-        max_memory=max_memory,
-        track=terminal.track,
-    )
+    providers = chosen_providers(device)
+    with terminal.overall_progress("loading") as report:
+        found = (early_exits if early_exit else evaluation.evaluate)(
+            parts,
+            data,
+            timesteps,
+            ann=ann,
+            batch_size=batch_size,
+            providers=providers,
+            threads=threads,
+            precision=precision,
+            max_memory=max_memory,
+            report=report,
+        )
     for note in _notes(parts.structure, ann, timesteps):
         terminal.note(note)
     if as_json:
-        print_json(report)
+        print_json(found)
     else:
         table = tables.early_exit_table if early_exit else tables.evaluation_table
-        terminal.console().print(table(report))
+        terminal.console().print(table(found))
     if plot is not None:
-        _plot(plot, report, data, precision)
+        _plot(plot, found, data, precision)
         tell_drawn(plot, as_json)
-    require_budget(report, min_accuracy, max_drop)
+    require_budget(found, min_accuracy, max_drop)
 
 
 def _notes(snn: onnx.ModelProto, ann: Path | None, timesteps: list[int]) -> list[str]:

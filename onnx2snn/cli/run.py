@@ -117,15 +117,16 @@ def run(
     data = open_data(source, data_root, samples=samples, labels=False, model=parts)
     if samples is not None and is_over_time(session, data):
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
-    outputs, rates, count = run_batches(
-        session,
-        data,
-        timesteps,
-        readout,
-        coding=coding,
-        seed=seed or 0,
-        running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), track=terminal.track),
-    )
+    with terminal.overall_progress() as report:
+        outputs, rates, count = run_batches(
+            session,
+            data,
+            timesteps,
+            readout,
+            coding=coding,
+            seed=seed or 0,
+            running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), report=report),
+        )
     if output is not None:
         arrays: dict[str, Any] = {}
         for t, values in outputs.items():
@@ -140,7 +141,7 @@ def run(
     scored = class_output(outputs[timesteps])
     classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
     if as_json:
-        report = {
+        found = {
             "samples": count,
             "timesteps": timesteps,
             "device": session.providers[0],
@@ -149,8 +150,8 @@ def run(
             "output": None if output is None else str(output),
         }
         if precision != "float32":
-            report["precisions"] = precision_rows(session)
-        print_json(report)
+            found["precisions"] = precision_rows(session)
+        print_json(found)
         return
     terminal.console().print(tables.rates_table(rates))
     ran = f"{counted(count, 'sample')}, {counted(timesteps, 'time-step')}"

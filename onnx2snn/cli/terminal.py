@@ -4,8 +4,7 @@ import contextlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from rich import box
@@ -13,9 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -44,35 +41,18 @@ def note(text: str) -> None:
     console.print(name_text(f"Note: {text}."), style="yellow", soft_wrap=True)
 
 
-def _progress(*columns: ProgressColumn, **settings: Any) -> Progress | None:
-    """Bars on standard error, which go when they are done; None where that is no terminal."""
+@contextlib.contextmanager
+def overall_progress(first: str = "reading data") -> Iterator[Report]:
+    """A progress bar on standard error, if that is a terminal, which is told how far the work is.
+
+    ``first``: what is done before it is told anything. Where one work follows another, each has a
+    bar and a time of its own.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         # Disabled, bars of rich before 14 would still print an empty line.
-        return None
-    return Progress(*columns, console=console, transient=True, **settings)
-
-
-def track(batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
-    """Show a progress bar on standard error while the batches are worked through."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = _progress(*columns)
-    if progress is None:
-        yield from batches
+        yield no_report
         return
-    with progress:
-        yield from progress.track(batches, how_many, description=what)
-
-
-@contextlib.contextmanager
-def overall_progress() -> Iterator[Report]:
-    """A progress bar on standard error for work of many parts; told how far the work is."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -80,15 +60,17 @@ def overall_progress() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     # The speed is that of the last hour: one part may take minutes before it tells anything.
-    progress = _progress(*columns, speed_estimate_period=3600)
-    if progress is None:
-        yield no_report
-        return
+    progress = Progress(*columns, console=console, transient=True, speed_estimate_period=3600)
     with progress:
-        task = progress.add_task("reading data", total=None)
+        progress.add_task(first, total=None)
+        (task,) = progress.tasks
 
         def report(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+            if done < task.completed:
+                progress.reset(task.id)
+            # What comes before the next work is told of is no part of what is done.
+            left = done < total
+            progress.update(task.id, description=what, completed=done, total=total, visible=left)
 
         yield report
 

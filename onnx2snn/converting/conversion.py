@@ -32,7 +32,7 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.inspection import metadata_of, plain
-from onnx2snn.progress import Running, Track, no_progress
+from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from onnx2snn.recipes import as_recipe
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
@@ -111,7 +111,7 @@ def convert(
     seed: int = 0,
     batch_size: int | None = None,
     providers: Providers = None,
-    track: Track = no_progress,
+    report: Report = no_report,
 ) -> Conversion:
     """Convert a trained ANN into a spiking network of one time-step.
 
@@ -139,7 +139,7 @@ def convert(
     on the calibration data or else on seeded inputs of the declared shape.
 
     Calibration data runs in batches of ``batch_size``, else of 100, or fewer where activations
-    would take over 2 GiB, on ``providers``; ``track`` may wrap them to show progress.
+    would take over 2 GiB, on ``providers``; ``report`` is told of progress.
 
     Raises ``ModelError`` (no ONNX, no activations), ``UnsupportedModelError`` (listing all
     nodes in the way), ``MissingThresholdError`` (listing the neurons that need data),
@@ -182,7 +182,7 @@ def convert(
     if calibration is not None:
         source = read_any(model)
         together = samples_at_once(source, calibration, batch_size)
-    running = Running(together or MOST_SAMPLES, providers, track)
+    running = Running(together or MOST_SAMPLES, providers, report)
     network = Network(source, calibration, settings.maxpool, running, bool(on_means))
     network.unquantize()
     network.rewrite_exactly()

@@ -28,7 +28,7 @@ from onnx2snn.graph_passes.model_files.contents import every_node
 from onnx2snn.graph_passes.model_files.files import Model, read_any, require_path
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.model_files.whole_file import check_writable
-from onnx2snn.progress import Report, Track, no_report
+from onnx2snn.progress import Report, no_report, require_report
 from onnx2snn.recipe import Recipe
 from onnx2snn.recipes import as_recipe
 from onnx2snn.runtime.inputs import required_times
@@ -203,8 +203,7 @@ def compare_recipes(
     require_truths(on_means=on_means)
     if maxpool is not None:
         require_one_of("maxpool", maxpool, get_args(MaxPool))
-    if not callable(report):
-        raise DataError(f"report must be a function that is told of progress, not {report!r}")
+    require_report(report)
     if state is not None:
         require_path(state, "state is a file's path", OutputError)
     parts = read_any(model)
@@ -225,7 +224,7 @@ def compare_recipes(
     pace = _Pace(report, len(units), setting.batches * sum(unit.timesteps[-1] for unit in units))
     for unit in units:
         pace.begin(unit, setting.batches)
-        reused += _do(unit, setting, kept, pace.track)
+        reused += _do(unit, setting, kept, pace.report)
     kind = "agreement" if data.labels is None else "accuracy"
     pools = any(node.op_type in MAX_POOLS for node in every_node(parts.structure))
     return Comparison(data.samples, tuple(times), kind, rows, reused, maxpool if pools else None)
@@ -264,7 +263,7 @@ def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
     return units
 
 
-def _do(unit: _Unit, setting: _Setting, kept: _Kept, track: Track) -> int:
+def _do(unit: _Unit, setting: _Setting, kept: _Kept, report: Report) -> int:
     """Do the work of a unit; how many results were known of the network that it converts to."""
     row, times = unit.row, unit.timesteps
     snn = _converted(unit, setting)
@@ -277,7 +276,7 @@ def _do(unit: _Unit, setting: _Setting, kept: _Kept, track: Track) -> int:
     if len(again) == len(times):
         row.scores.update(again)
         return len(again)
-    scores = _scores(unit, snn, network, setting, track)
+    scores = _scores(unit, snn, network, setting, report)
     row.scores.update(scores)
     kept.add(identity, scores)
     return 0
@@ -310,7 +309,7 @@ def _require_classes(setting: _Setting) -> None:
 
 
 def _scores(
-    unit: _Unit, snn: ModelParts, network: str, setting: _Setting, track: Track
+    unit: _Unit, snn: ModelParts, network: str, setting: _Setting, report: Report
 ) -> dict[int, Score]:
     """The results of a unit by T; none, with the reason in its row, if its network cannot run.
 
@@ -327,7 +326,7 @@ def _scores(
             ann=setting.ann,
             batch_size=setting.options["batch_size"],
             providers=setting.options["providers"],
-            track=track,
+            report=report,
         )
     except ModelError as error:
         unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
@@ -363,9 +362,7 @@ class _Pace:
         self._what = f"{unit.name} ({self._number} of {self._units})"
         self._report(self._what, self._start, self._total)
 
-    def track(self, batches: Iterable[Any], what: str, how_many: int) -> Iterable[Any]:
-        """A ``Track`` of the unit's evaluation."""
-        for done, batch in enumerate(batches, 1):
-            yield batch
-            of_unit = (self._end - self._start) * done // how_many
-            self._report(self._what, self._start + of_unit, self._total)
+    def report(self, what: str, done: int, total: int) -> None:
+        """A ``Report`` of the unit's evaluation."""
+        of_unit = (self._end - self._start) * done // total
+        self._report(self._what, self._start + of_unit, self._total)

@@ -52,7 +52,7 @@ from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.inspection import json_object, metadata_of
-from onnx2snn.progress import Running, Track, no_progress
+from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 
@@ -98,7 +98,7 @@ def diagnose(
     *,
     batch_size: int | None = None,
     providers: Providers = None,
-    track: Track = no_progress,
+    report: Report = no_report,
     left_out: list[str] | None = None,
 ) -> list[LayerDiagnosis]:
     """Say for each layer of neurons what its error is in T time-steps, and of what kind.
@@ -111,9 +111,8 @@ def diagnose(
     average-pools, its activations are those behind average-pools, and where clips stand in for
     other activations (``approximate``) they are these clips, since ``convert`` says what those
     changes cost. Memory is that of one batch of ``batch_size`` samples, as in ``evaluate``: a
-    handful of arrays for each layer. ``providers``: what ONNX Runtime runs on; ``track`` may wrap
-    the batches to show progress; ``left_out`` takes what of the ANN was changed so, and is in no
-    figure.
+    handful of arrays for each layer. ``providers``: what ONNX Runtime runs on; ``report`` is
+    told of progress; ``left_out`` takes what of the ANN was changed so, and is in no figure.
 
     Raises ``ModelError`` if ``snn`` has no neurons or does not say how it was made, or if a
     neuron has no counterpart in ``ann``, ``DataError`` if the data does not fit or ``timesteps`` is
@@ -134,8 +133,8 @@ def diagnose(
     layers = _layers(graph, activations, bounds_by_result(network.graph), timesteps)
     spiking = WatchedRun(graph, timesteps, providers)
     batch_size = samples_at_once(parts, data, batch_size, WATCHED, network.current)
-    running = Running(batch_size, providers, track)
-    # The batches of both are the same; one of them shows progress.
+    running = Running(batch_size, providers, report)
+    # The batches of both are the same; one of them is told of.
     watched = watch(network.current, activations, data, Running(batch_size, providers))
     for (x, _), values in zip(running.batches(data, "diagnosing"), watched, strict=True):
         for layer, sums in zip(layers, spiking.run(x), strict=True):

@@ -11,7 +11,7 @@ from onnx2snn.data.batches import OVER_TIME, samples_at_once
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.progress import Running, Track, no_progress
+from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.early_exit import EarlyExit, scored_output
 from onnx2snn.runtime.inputs import required_times
@@ -49,7 +49,7 @@ def early_exits(
     threads: int | None = None,
     precision: Precision = "float32",
     max_memory: int | None = None,
-    track: Track = no_progress,
+    report: Report = no_report,
 ) -> dict[str, Any]:
     """Accuracy of an SNN whose samples leave early, up to max(timesteps), beside that of fixed T.
 
@@ -78,13 +78,13 @@ def early_exits(
     parts = read_any(model)
     ann_parts = None if ann is None else read_any(ann)
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
-    running = Running(together, providers, track)
+    running = Running(together, providers, report)
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
     require_samples(data, session)
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     found = _measured(session, reference, data, times, rules, running)
     snn = [{"timesteps": t, **shares(said, found.truth)} for t, said in found.said.items()]
-    report = {
+    result = {
         "samples": data.samples,
         "ann": ann_report(found.truth),
         "snn": snn,
@@ -94,8 +94,8 @@ def early_exits(
         "earliest": _earliest(rules, found.looked),
     }
     if precision == "float32":
-        return report
-    return report | {"precision": precision, "precisions": precision_rows(session)}
+        return result
+    return result | {"precision": precision, "precisions": precision_rows(session)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from onnx2snn.data.batches import OVER_TIME, are_samples_elsewhere, samples_at_o
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.progress import Running, Track, no_progress
+from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.inputs import keys_of, required_times
 from onnx2snn.runtime.precision import Precision
@@ -44,12 +44,12 @@ def evaluate(
     threads: int | None = None,
     precision: Precision = "float32",
     max_memory: int | None = None,
-    track: Track = no_progress,
+    report: Report = no_report,
 ) -> dict[str, Any]:
     """Accuracy, agreement with the ANN, and activity of an SNN, each at several time-steps.
 
     One run of max(timesteps) steps for each batch of ``batch_size`` samples, or of 100, fewer where
-    activations would take over 2 GiB; ``track`` may wrap them to show progress. providers, threads,
+    activations would take over 2 GiB; ``report`` is told of progress. providers, threads,
     precision and max_memory are those of the ``SpikingSession``. Returns what
     ``onnx2snn evaluate --json`` prints:
 
@@ -86,7 +86,7 @@ def evaluate(
             "input has an axis for the samples besides its first; run it instead (onnx2snn run)"
         )
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
-    running = Running(together, providers, track)
+    running = Running(together, providers, report)
     if ann_parts is not None:
         require_no_neurons(ann_parts.structure)
     session_of = partial(SpikingSession, parts, providers, threads, max_memory=max_memory)
@@ -103,7 +103,7 @@ def evaluate(
     samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
     counter = SynapseCounter(parts, sizes)
     neurons = sum(total.size for total in found.spikes[times[0]].values())
-    report = {
+    result = {
         "samples": samples,
         "macs": before + behind,
         "macs_before_neurons": before,
@@ -121,12 +121,12 @@ def evaluate(
         ],
     }
     if unrounded is None:
-        return report
+        return result
     beside = [
         {"timesteps": t, **shares(unrounded[t], truth_of(data.labels, [found.said[t]]))}
         for t in times
     ]
-    return report | {"precision": precision, "float32": beside, "precisions": rows}
+    return result | {"precision": precision, "float32": beside, "precisions": rows}
 
 
 def _require_room(

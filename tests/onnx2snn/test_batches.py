@@ -143,15 +143,15 @@ def test_conversion_evaluation_and_diagnosis_run_so_many(monkeypatch):
     ann = model(f"net (float[N, 3, 8, 8] x) => (float[N, 4] y) {BODY}", WEIGHTS)
     data, seen = from_arrays(X), []
 
-    def track(found, what, how_many):
-        seen.append(how_many)
-        return found
+    def report(what, done, total):
+        if not done:
+            seen.append(total)
 
-    snn = convert(ann, calibration=data, recipe="calibration", timesteps=4, track=track).model
+    snn = convert(ann, calibration=data, recipe="calibration", timesteps=4, report=report).model
     assert set(seen) == {4}
     seen.clear()
-    evaluate(snn, data, [2], track=track)
-    diagnose(snn, ann, data, 2, track=track)
+    evaluate(snn, data, [2], report=report)
+    diagnose(snn, ann, data, 2, report=report)
     assert all(count > 4 for count in seen)
     assert len(seen) == 2
 
@@ -166,15 +166,15 @@ def test_of_clips_that_stand_in_for_a_curve_there_is_room_for_fewer(monkeypatch)
     )
     seen = []
 
-    def track(found, what, how_many):
-        seen.append(how_many)
-        return found
+    def report(what, done, total):
+        if not done:
+            seen.append(total)
 
     data = from_arrays(X[:10])
-    convert(ann, calibration=data, recipe="opi", approximate=8, track=track)
+    convert(ann, calibration=data, recipe="opi", approximate=8, report=report)
     assert (seen[0], seen[-1]) == (2, 10)
     seen.clear()
-    convert(ann, calibration=data, recipe="opi", approximate=8, batch_size=5, track=track)
+    convert(ann, calibration=data, recipe="opi", approximate=8, batch_size=5, report=report)
     assert set(seen) == {2}
 
 
@@ -256,5 +256,5 @@ def test_networks_of_a_fixed_batch_are_evaluated_and_compared():
         ann, ["opi"], None, data, [4], report=lambda what, done, total: told.append((done, total))
     )
     assert found.rows[0].scores[4].agreement == by_fours["snn"][0]["agreement"]
-    # One batch of 100 was thought of, and ten of four ran.
-    assert told == [(done * 4 // 10, 4) for done in range(11)]
+    # One batch of 100 was thought of, and ten of four ran, after the conversion.
+    assert told == [(0, 4), *((done * 4 // 10, 4) for done in range(11))]

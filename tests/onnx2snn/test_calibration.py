@@ -212,12 +212,12 @@ def test_layers_may_be_measured_in_several_passes(monkeypatch, per_channel, stat
     def thresholds(passes):
         seen = []
 
-        def track(found, what, how_many):
-            seen.append(what)
-            return found
+        def report(what, done, total):
+            if not done:
+                seen.append(what)
 
         made = convert(
-            ann, calibration=from_arrays(X), recipe="opi", track=track,
+            ann, calibration=from_arrays(X), recipe="opi", report=report,
             threshold=parse_statistic(statistic), per_channel=per_channel,
         )  # fmt: skip
         assert seen.count("calibrating") == passes

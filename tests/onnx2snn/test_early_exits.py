@@ -179,20 +179,18 @@ def test_the_accuracy_of_the_ann_is_beside_that_of_its_rules():
     assert report["ann"]["accuracy"] == evaluate(snn, data, [8], ann=ann)["ann"]["accuracy"] < 100
 
 
-def test_layers_are_told_by_their_precision_and_batches_are_tracked():
+def test_layers_are_told_by_their_precision_and_batches_are_told_of():
     network = dyadic.finish(2)
-    snn, batches = convert(dyadic.to_onnx(network)).model, []
+    snn, told = convert(dyadic.to_onnx(network)).model, []
 
-    def track(given, what, count):
-        for batch in given:
-            batches.append(what)
-            yield batch
+    def report(*words):
+        told.append(words)
 
     data = from_arrays(dyadic.images(network, 12))
-    options = {"precision": "int8", "batch_size": 5, "track": track}
-    report = early_exits(snn, data, [8], rules=[EarlyExit()], **options)
-    assert report["precisions"] == evaluate(snn, data, [8], precision="int8")["precisions"] != []
-    assert batches == ["evaluating"] * 3
+    options = {"precision": "int8", "batch_size": 5, "report": report}
+    found = early_exits(snn, data, [8], rules=[EarlyExit()], **options)
+    assert found["precisions"] == evaluate(snn, data, [8], precision="int8")["precisions"] != []
+    assert told == [("evaluating", done, 3) for done in range(4)]
 
 
 def test_early_exits_keep_to_the_memory_that_is_allowed():

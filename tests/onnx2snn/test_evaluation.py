@@ -47,6 +47,6 @@ def test_a_spiking_network_is_no_ann_before_anything_runs():
     ran = []
     with pytest.raises(ModelError, match="is a spiking network"):
         evaluate(
-            snn, from_arrays(X), [4], ann=snn, precision="int8", track=lambda *a: ran.append(a)
+            snn, from_arrays(X), [4], ann=snn, precision="int8", report=lambda *a: ran.append(a)
         )
     assert not ran

@@ -951,7 +951,7 @@ def test_trained_clips_are_not_recalibrated_without_a_statistic():
         ({"recipe": ["opi"]}, "there is no recipe '['opi']', only threshold-balancing"),
         ({"threshold": 3}, "'3' is no threshold: use max"),
         ({"threshold": ["max"]}, "'['max']' is no threshold: use max"),
-        ({"track": None}, "track must be a function that wraps batches, not None"),
+        ({"report": None}, "report must be a function that is told of progress, not None"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(setting, text):

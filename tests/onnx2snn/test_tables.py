@@ -1,4 +1,4 @@
-"""Tables on terminals of any width."""
+"""Tables on terminals of any width, and progress on them."""
 
 import io
 import re
@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from onnx2snn.cli import main, tables, terminal
 from onnx2snn.cli.conversion_tables import neuron_table, pass_table, readiness_table
@@ -154,3 +155,29 @@ def test_what_an_encoding_lacks_is_escaped(monkeypatch):
     main(["recipes"], standalone_mode=False)
     print("a … of caf\udcc3\udca9", flush=True)
     assert written.getvalue().endswith(b"a \\u2026 of caf\xc3\xa9\n")
+
+
+def test_one_work_after_another_has_a_bar_of_its_own(monkeypatch):
+    bars = []
+
+    def kept(*columns, **settings):
+        bars.append(Progress(*columns, **settings))
+        return bars[0]
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(terminal, "Progress", kept)
+    with terminal.overall_progress("loading") as report:
+        (task,) = bars[0].tasks
+        assert (task.description, task.visible, task.total) == ("loading", True, None)
+        for done in range(4):
+            report("first", done, 3)
+        assert task.finished
+        assert not task.visible
+        # As many of them, of which no time is known yet.
+        report("second", 0, 3)
+        assert task.visible
+        assert not task.finished
+        assert task.time_remaining is None
+        report("second", 1, 3)
+        report("second", 2, 3)
+        assert task.time_remaining is not None
