@@ -7,7 +7,7 @@ else that escapes is a bug of this package and keeps its traceback.
 import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -98,8 +98,9 @@ def require_truths(**given: Any) -> None:
             raise DataError(f"{name} must be True or False, not {value!r}")
 
 
-def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ``DataError`` unless a value of this name is one of the choices."""
+def require_one_of(name: str, value: Any, literal: Any) -> None:
+    """Raise ``DataError`` unless a value of this name is one of those of a ``Literal``."""
+    choices = get_args(literal)
     if not isinstance(value, str) or value not in choices:
         raise DataError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -66,7 +65,7 @@ def activations_to_neurons(
     are taken care of, as ``on_means`` does of what ``nonlinear_to_means`` can compute. The graph is
     then as it was.
     """
-    require_one_of("maxpool", maxpool, get_args(MaxPool))
+    require_one_of("maxpool", maxpool, MaxPool)
     neurons.require_opset(graph)
     require_convertible(graph, maxpool, on_means=on_means)
     missing = [Refusal(node.name, node.op, NO_BOUND) for node in unbounded_activations(graph)]

@@ -1,7 +1,7 @@
 """How an input becomes one tensor a time-step."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ Coding = Literal["constant", "poisson"]
 def check_coding(coding: str, seed: int) -> None:
     """Raise ``DataError`` for an invalid coding or seed."""
     require_whole("seed", seed, 0)
-    require_one_of("coding", coding, get_args(Coding))
+    require_one_of("coding", coding, Coding)
 
 
 def encode(

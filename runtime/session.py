@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from threading import RLock
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import onnx
@@ -102,8 +102,8 @@ class SpikingSession:
         max_memory: int | None = None,
         precision: Precision = "float32",
     ) -> None:
-        require_one_of("plan", plan, get_args(PlanKind))
-        require_one_of("precision", precision, get_args(Precision))
+        require_one_of("plan", plan, PlanKind)
+        require_one_of("precision", precision, Precision)
         self._turn = RLock()
         if max_memory is not None and not (is_number(max_memory) and max_memory > 0):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")

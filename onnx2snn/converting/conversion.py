@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -246,7 +246,7 @@ def _resolved(
         "delay": recipe.delay_for(timesteps),
     }
     settings = replace(recipe, neuron=_with_reset(recipe, reset), **for_timesteps | own)
-    require_one_of("maxpool", settings.maxpool, get_args(MaxPool))
+    require_one_of("maxpool", settings.maxpool, MaxPool)
     return settings
 
 
@@ -278,7 +278,7 @@ def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
     """The recipe's neurons with this reset; ``DataError`` where they cannot reset to zero."""
     if reset is None:
         return recipe.neuron
-    require_one_of("reset", reset, get_args(Reset))
+    require_one_of("reset", reset, Reset)
     if recipe.neuron.op not in ("IF", "ResetToZeroIF"):
         if reset == "subtract":
             # All other kinds do.
