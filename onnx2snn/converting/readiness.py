@@ -1,7 +1,6 @@
 """``check``: what of a network would convert, what would not, and why."""
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -88,7 +87,7 @@ def check(
     ``convert``. Raises ``ModelError`` for files that are no ANN, ``DataError`` for an unknown
     ``maxpool``, and for another ``approximate`` or ``on_means`` than True or False.
     """
-    require_one_of("maxpool", maxpool, get_args(MaxPool))
+    require_one_of("maxpool", maxpool, MaxPool)
     require_truths(approximate=approximate, on_means=on_means)
     network = Network(model, None, maxpool, Running(), on_means)
     network.unquantize()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from onnx2snn.ann import Ann
 from onnx2snn.converting.conversion import convert
@@ -156,7 +156,7 @@ def _key(made_from: Mapping[str, Any], timesteps: int) -> str:
 
 
 def compare_recipes(
-    model: Model | ModelParts,
+    model: Model,
     recipes: Sequence[Recipe | str],
     calibration: Data | None,
     data: Data,
@@ -202,7 +202,7 @@ def compare_recipes(
     approximate = optional_whole("approximate", approximate, 1)
     require_truths(on_means=on_means)
     if maxpool is not None:
-        require_one_of("maxpool", maxpool, get_args(MaxPool))
+        require_one_of("maxpool", maxpool, MaxPool)
     require_report(report)
     if state is not None:
         require_path(state, "state is a file's path", OutputError)

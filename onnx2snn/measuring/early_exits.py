@@ -10,7 +10,6 @@ from onnx2snn.ann import Ann
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.early_exit import EarlyExit, scored_output
@@ -38,12 +37,12 @@ AS_ACCURATE = 0.1
 
 
 def early_exits(
-    model: Model | ModelParts,
+    model: Model,
     data: Data,
     timesteps: Sequence[int],
     *,
     rules: Sequence[EarlyExit] = RULES,
-    ann: Model | ModelParts | None = None,
+    ann: Model | None = None,
     batch_size: int | None = None,
     providers: Providers = None,
     threads: int | None = None,
