@@ -21,16 +21,17 @@ _EXPAND = 8
 def free_batch_axis(graph: gs.Graph, gathers: bool = False) -> bool:
     """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
 
-    For a network whose inputs all have the same fixed number of samples, b. Where an inner
-    Reshape or Expand says b, it keeps its input's size instead; a Reshape of other rows to
-    sizes that are known leaves the first open, or the second where samples lie along it, if that is
-    a multiple of b; a Resize to [b, C, H, W] takes scales in place of sizes, recurrent layers no
-    initial states of 0, which is what they are, and where b is 1 what no input reaches is expanded
-    to N where it is joined with samples, as a class token. gathers: a Gather of all rows in order,
-    as of a mask by all of its places, becomes such a Reshape; right where samples lie along its
-    first axis. The result is the same for b samples, up to rounding; that it treats samples apart
-    is to be checked by running it, since a constant may hold b too. False, and nothing changes, if
-    the first axes are not one fixed size, or the opset is older than 5.
+    For a network whose inputs all have the same fixed number of samples, b. Where an inner Reshape
+    or Expand says b, it keeps its input's size instead; a Reshape of other rows to sizes that are
+    known leaves the first open, or the second where samples lie along it, if that is a multiple of
+    b; a Resize to [b, C, H, W] takes scales in place of sizes, recurrent layers no initial states
+    of 0, which is what they are, and others, if alike for all, expanded to N; where b is 1 what no
+    input reaches is expanded to N where it is joined with samples, as a class token. gathers: a
+    Gather of all rows in order, as of a mask by all of its places, becomes such a Reshape; right
+    where samples lie along its first axis. The result is the same for b samples, up to rounding;
+    that it treats samples apart is to be checked by running it, since a constant may hold b too.
+    False, and nothing changes, if the first axes are not one fixed size, or the opset is older than
+    5.
     """
     firsts = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = firsts.pop() if len(firsts) == 1 else None
@@ -43,7 +44,7 @@ def free_batch_axis(graph: gs.Graph, gathers: bool = False) -> bool:
     of_samples = downstream(graph, graph.inputs)
     for node in [node for node in graph.nodes if not node.domain]:
         if node.op in RECURRENT:
-            _leave_out_zeros(node)
+            _free_initial_states(editor, node)
         elif node.op == "Concat" and batch == 1 and graph.opset >= _EXPAND:
             _expand_others(editor, node, of_samples, shapes)
         elif node.op == "Resize":
@@ -176,20 +177,38 @@ def _expand_others(
         other = samples and tensor.name not in of_samples and rank > 0 and shape[0] == 1
         if not other or node.attrs["axis"] in (0, -rank):
             continue
-        first = editor.constant(f"{node.name}/first", np.array([0]))
-        sizes = editor.node("Shape", f"{node.name}/sizes", [samples[0]])
-        count = editor.node("Gather", f"{node.name}/count", [sizes, first])
-        ones = editor.constant(f"{node.name}/ones", np.ones(rank - 1, np.int64))
-        wanted = editor.node("Concat", f"{node.name}/wanted", [count, ones], {"axis": 0})
+        wanted = _sizes_of_samples(editor, node, samples[0], 0, rank)
         node.inputs[place] = editor.node("Expand", f"{node.name}/{place}", [tensor, wanted])
 
 
-def _leave_out_zeros(node: gs.Node) -> None:
-    """Leave out the initial states of a recurrent layer, [D, b, H], that are constants of 0."""
+def _sizes_of_samples(
+    editor: Editor, node: gs.Node, tensor: gs.Tensor, axis: int, rank: int
+) -> gs.Variable:
+    """To expand to: as many as ``tensor`` has along ``axis``, there, and 1 along all others."""
+    place = editor.constant(f"{node.name}/place", np.array([axis]))
+    sizes = editor.node("Shape", f"{node.name}/sizes", [tensor])
+    count = editor.node("Gather", f"{node.name}/count", [sizes, place])
+    before, after = (
+        [editor.constant(f"{node.name}/ones", np.ones(n, np.int64))] if n else []
+        for n in (axis, rank - 1 - axis)
+    )
+    return editor.node("Concat", f"{node.name}/wanted", [*before, count, *after], {"axis": 0})
+
+
+def _free_initial_states(editor: Editor, node: gs.Node) -> None:
+    """Expand constant initial states of a recurrent layer, [D, b, H], leave out those of 0."""
+    samples = 0 if node.attrs.get("layout", 0) else 1
     for place in range(5, len(node.inputs[:7])):
         value = known_value(node.inputs[place])
-        if value is not None and not value.any():
+        if value is None:
+            continue
+        of_one = value.take([0], samples)
+        if not value.any():
             node.inputs[place] = gs.Variable.empty()
+        elif np.all(value == of_one) and editor.graph.opset >= _EXPAND:
+            each = editor.constant(f"{node.name}/{place}/of_one", of_one)
+            wanted = _sizes_of_samples(editor, node, node.inputs[0], samples, value.ndim)
+            node.inputs[place] = editor.node("Expand", f"{node.name}/{place}", [each, wanted])
 
 
 def _scales(node: gs.Node, before: list[int | str] | None, batch: int) -> np.ndarray | None:

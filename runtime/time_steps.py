@@ -14,10 +14,10 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 
 from .choices.choice import Choice, all_known, choose, shapes_read, without_open_states
 from .choices.costs import Costs
-from .choices.estimate import Run
 from .choices.groups import Groups, groups_of, groups_of_all
 from .choices.memory import read_out_memory, sizes_of
 from .choices.rows import Shape, states_have_rows
+from .choices.run import Run
 from .inputs import samples_in
 from .layers.columns import Columns, with_columns
 from .layers.half import with_half_products

@@ -30,10 +30,11 @@ from .chunks import (
     weights_first_in,
 )
 from .costs import Costs
-from .estimate import Estimate, Run
+from .estimate import Estimate
 from .groups import Groups
 from .memory import Memory, sizes_of
 from .rows import Shape
+from .run import Run
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ from .chunks import (
     weights_in,
 )
 from .costs import Costs
-from .groups import Groups
-from .memory import FEW_ACTIVATIONS, GRAPHS, NODE, Memory, Sizes, nodes_of
-from .rows import Shape
+from .memory import FEW_ACTIVATIONS, GRAPHS, NODE, Memory, nodes_of
+from .run import Run
 
 EXTRA_ACTIVATIONS = 2**28
 """Bytes, 256 MiB: by default, what a chunk may take beyond one time-step, as much what graphs may
@@ -53,24 +52,6 @@ LEAN_SHARE = 1.5
 """Of weights and states, what a session may take by default whose graphs are lean.
 
 Measured after a run, VGG-16, N=1, T=32, 35 and 61: 1.43, 1.38, 1.48."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: N ``samples``, in ``groups``; ``shapes`` and ``sizes`` are those of long chunks.
-
-    ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``.
-    ``varying``: whether inputs are others at each time-step.
-    """
-
-    sizes: Sizes
-    shapes: Mapping[str, Shape]
-    samples: int
-    groups: Groups
-    prologue: int
-    read_out: int
-    readouts: int
-    varying: bool
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""One run of a network, as what it takes is estimated from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .groups import Groups
+from .memory import Sizes
+from .rows import Shape
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: N ``samples``, in ``groups``; ``shapes`` and ``sizes`` are those of long chunks.
+
+    ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``.
+    ``varying``: whether inputs are others at each time-step.
+    """
+
+    sizes: Sizes
+    shapes: Mapping[str, Shape]
+    samples: int
+    groups: Groups
+    prologue: int
+    read_out: int
+    readouts: int
+    varying: bool
