@@ -1,13 +1,15 @@
 """Batches of data, and how far one is with them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.runtime.providers import Providers
 
 from .data.samples import Batch, Data
+
+T = TypeVar("T")
 
 Report = Callable[[str, int, int], None]
 """Told how far something is: ``report(what, done, total)``, in the caller's units."""
@@ -35,7 +37,11 @@ class Running:
         """The batches of ``data``, telling how many are done; ``DataError`` for no report."""
         require_report(self.report)
         total = -(-data.samples // self.batch_size)
+        yield from self.told(data.batches(self.batch_size), what, total)
+
+    def told(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        """The items, telling how many of them are done."""
         self.report(what, 0, total)
-        for done, batch in enumerate(data.batches(self.batch_size), 1):
-            yield batch
+        for done, item in enumerate(items, 1):
+            yield item
             self.report(what, done, total)

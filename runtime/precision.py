@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import onnx
 
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.model_files.limits import WEIGHTED
@@ -20,7 +21,7 @@ CPU where that is faster."""
 
 @dataclass(frozen=True)
 class LayerPrecision:
-    """What a layer is computed in, "int8", "float16" or "float32", and why."""
+    """What a layer is computed in, "int8", "float16", "float32" or what the file says, and why."""
 
     layer: str
     precision: str
@@ -43,25 +44,29 @@ class PlanInPrecision:
     half: frozenset[str] = frozenset()
 
 
-def other_than_float32(plan: Plan) -> str | None:
-    """What of a plan, neurons or a layer with weights, computes in another type than float32."""
-    types = {
-        n: np.dtype(weights.dtype) for n, weights in values_of(plan.step, plan.weights).items()
-    }
-    computed = [(neuron.op, neuron.name, neuron.threshold.dtype) for neuron in plan.neurons]
-    computed += [
-        (node.op_type, node.name, types[node.input[1]])
-        for node in plan.step.graph.node
-        if node.op_type in WEIGHTED and not node.domain and node.input[1] in types
-    ]
-    found = (f"{op} '{name}' computes in {d}" for op, name, d in computed if d != np.float32)
-    return next(found, None)
+def not_in_float32(plan: Plan) -> str | None:
+    """What of a plan computes in another type than float32: neurons, or all layers with weights."""
+    for neuron in plan.neurons:
+        if neuron.threshold.dtype != np.float32:
+            return f"{neuron.op} '{neuron.name}' computes in {neuron.threshold.dtype}"
+    constants = values_of(plan.step, plan.weights)
+    layers = [n for n in plan.step.graph.node if n.op_type in WEIGHTED and not n.domain]
+    types = [other_type(node, constants) for node in layers]
+    if not layers or None in types:
+        return None
+    return f"{layers[0].op_type} '{layers[0].name}' computes in {types[0]}, as all layers do"
 
 
 def require_float32(plan: Plan, precision: Precision) -> None:
-    """Raise ``ModelError`` if neurons, or a layer, compute in another type than float32."""
-    other = other_than_float32(plan)
+    """Raise ``ModelError`` if neurons, or all layers, compute in another type than float32."""
+    other = not_in_float32(plan)
     if other is not None:
         raise ModelError(
             f"precision '{precision}' takes the place of float32, but {other}: leave it out"
         )
+
+
+def other_type(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> np.dtype | None:
+    """The type in which a layer computes, as its constants tell, if it is not float32."""
+    types = (np.dtype(constants[name].dtype) for name in node.input if name in constants)
+    return next((dtype for dtype in types if dtype != np.float32), None)

@@ -126,9 +126,6 @@ class SpikingSession:
         device = "cuda" if self.providers[0] in ON_GPU else "cpu"
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = captures_runs(chosen)
-        # On a CPU ONNX Runtime casts around each operator of a neuron in float16, in a chunk as
-        # often, where nothing else is won: the shipped VGG took 1.4 times as long in chunks.
-        on_casts = on_cpu and any(neuron.threshold.dtype == np.float16 for neuron in made.neurons)
 
         def begin(totals: Totals | None) -> Progress:
             """A network at v(0), whose sums follow from its states as far as these say."""
@@ -145,7 +142,7 @@ class SpikingSession:
                 step,
                 carried,
                 on_cpu=on_cpu,
-                in_chunks=plan == "auto" and not on_casts,
+                in_chunks=plan == "auto",
                 derived_counts=totals is not None,
                 kept=sums.kept,
                 nodes=sum(len(model.graph.node) for model in others if model is not None),
@@ -286,11 +283,12 @@ class SpikingSession:
     ) -> np.ndarray | dict[str, np.ndarray]:
         """Run one time-step from the current state, on the input x_t [N, ...].
 
-        Returns the output of this time-step alone, as the file's own output would be: the
-        read-out of T steps is the mean of T such outputs. An output that is not affine in
-        the spikes, such as a Softmax, or that begins after a delay, is that of all time-steps
-        since ``reset()``. A network with several outputs returns them by name. Raises
-        ``DataError`` like ``run``, and if N is not that of the state: call ``reset()`` first.
+        Returns the output of this time-step alone, as the file's own output would be, in the
+        shape of the ANN's: the read-out of T steps is the mean of T such outputs. An output
+        that is not affine in the spikes, such as a Softmax, or that begins after a delay, is
+        that of all time-steps since ``reset()``. A network with several outputs returns them by
+        name. Raises ``DataError`` like ``run``, and if N is not that of the state: call
+        ``reset()`` first.
         """
         inputs, varying = checked_inputs(self._plan, x_t, None)
         if varying:

@@ -303,7 +303,10 @@ def one_number(tensor: gs.Tensor) -> np.ndarray | None:
     if product is None:
         return _filled_with(tensor)
     a, b = map(_filled_with, product.inputs)
-    return None if a is None or b is None else np.asarray(a * b)
+    if a is None or b is None:
+        return None
+    with np.errstate(all="ignore"):
+        return np.asarray(a * b)
 
 
 def _filled_with(tensor: gs.Tensor) -> np.ndarray | None:

@@ -119,7 +119,12 @@ _ADVICE = {
         "it (behind the last neuron it may stay, in the read-out)",
     ),
     **dict.fromkeys(
-        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
+        ("ReduceLogSum", "ReduceLogSumExp", "ReduceProd"),
+        "not linear in the spikes: train the network without it (behind the last neuron it may "
+        "stay, in the read-out)",
+    ),
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceSumSquare"),
         "the norm of activations is not linear in the spikes: train the network without it, or cut "
         "it off before (behind the last layer of weights it may stay, in the read-out)",
     ),

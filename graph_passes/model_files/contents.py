@@ -5,7 +5,7 @@ and sparse tensors and nodes in disorder, which are put right.
 import contextlib
 import graphlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -71,7 +71,7 @@ def check_kinds(model: onnx.ModelProto) -> None:
     for graph in _graphs(model):
         for info in infos_of(graph):
             _check_is_tensor(info, "the model")
-    _check_constants_of_bodies(model.graph, frozenset())
+    _check_constants_of_bodies(model.graph, {})
     for node in every_node(model):
         for attribute in node.attribute:
             if attribute.type not in _ATTRIBUTES:
@@ -83,18 +83,35 @@ def check_kinds(model: onnx.ModelProto) -> None:
                 )
 
 
-def _check_constants_of_bodies(graph: onnx.GraphProto, around: frozenset[str]) -> None:
+def _check_constants_of_bodies(
+    graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto | None]
+) -> None:
+    """``around``: what the graphs around this one have, by name; None for what is no constant."""
     for tensor in graph.initializer:
-        if tensor.name in around:
+        # onnx-graphsurgeon writes what a body captures once more into it.
+        if tensor.name in around and not _is_the_same(tensor, around[tensor.name]):
             raise ModelError(
-                f"the model: a subgraph has a constant '{tensor.name}' of its own, and so has the "
-                "graph around it: give one of them another name"
+                f"the model: a subgraph has a constant '{tensor.name}', and the graph around it "
+                "another tensor of that name: rename one of them"
             )
     bodies = [body for node in graph.node for body in graphs_in(node)]
     if bodies:
-        visible = around | made_in(graph)
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        visible = {**around, **dict.fromkeys(made_in(graph)), **constants}
         for body in bodies:
             _check_constants_of_bodies(body, visible)
+
+
+def _is_the_same(tensor: onnx.TensorProto, other: onnx.TensorProto | None) -> bool:
+    """Whether two constants have the same values; of those whose values are elsewhere, yes."""
+    if other is None:
+        return False
+    if any(map(onnx.external_data_helper.uses_external_data, (tensor, other))):
+        return True
+    if (tensor.data_type, tensor.dims) != (other.data_type, other.dims):
+        return False
+    a, b = map(onnx.numpy_helper.to_array, (tensor, other))
+    return a.tobytes() == b.tobytes()
 
 
 _ATTRIBUTES = {

@@ -116,6 +116,8 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
     fixed = known_value(node.outputs[0])
     fixed = one_number(node.outputs[0]) if fixed is None else fixed
     if fixed is not None:
+        if fixed.dtype.kind != "f":
+            return False
         return bool(np.max(np.abs(fixed), initial=0) >= _limit(fixed.dtype))
     match node.op:
         case "Clip":

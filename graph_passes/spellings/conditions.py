@@ -41,8 +41,9 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
         Where(x < b, x - b, 0)         ->  Min(x - b, 0)
 
     Also with >=, which differs from > at b, and so is no ThresholdedRelu; with the sides exchanged,
-    and behind Not; a and b, in ThresholdedRelu b > 0, are constant. Where a constant may make the
-    result larger than x, and where the type of x is unknown, all stays.
+    and behind Not (of float64 ONNX Runtime knows a PRelu at few opsets, and none is left by
+    ``decompose_activations``); a and b, in ThresholdedRelu b > 0, are constant. Where a constant
+    may make the result larger than x, and where the type of x is unknown, all stays.
     """
     require_opset(graph)
     if any(t.dtype is None for node in graph.nodes if node.op == "Where" for t in node.inputs):

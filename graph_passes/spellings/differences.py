@@ -20,8 +20,9 @@ def differences_to_clips(graph: gs.Graph) -> bool:
     """|u| - |u - a|  ->  2 clip(u; 0, a) - a, a > 0, and |u - a| - |u|  ->  a - 2 clip(u; 0, a).
 
     As PACT has its clip, (|x| - |x - a| + a) / 2 (Choi et al. 2018). a is constant, one for all or
-    one for each channel. Where something else reads the absolute values, or their type is unknown,
-    they stay. Run it before ``decompose_activations``, which writes |x| as a sum.
+    one for each channel; the clip is written as Min(Relu(u), a). Where something else reads the
+    absolute values, or their type is unknown, they stay. Run it before ``decompose_activations``,
+    which writes |x| as a sum.
     """
     require_opset(graph)
     editor, changed = Editor(graph), False

@@ -80,8 +80,6 @@ def diagnose(
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     snn = read_any(model)
-    for note in notes_on_timesteps(snn.structure, [timesteps]):
-        terminal.note(note)
     same = diagnosis.is_source(snn.structure, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
     left_out: list[str] = []
@@ -97,6 +95,8 @@ def diagnose(
             report=report,
             left_out=left_out,
         )
+    for note in notes_on_timesteps(snn.structure, [timesteps]):
+        terminal.note(note)
     if not same:
         terminal.note(diagnosis.OTHER_FILE)
     if left_out:

@@ -111,16 +111,13 @@ def export(
     if timesteps is None or (target == "triton" and timesteps == "input"):
         what = "a number" if timesteps else "the number"
         raise click.UsageError(f"--to {target} needs -T, {what} of time-steps")
-    if isinstance(timesteps, int):
-        for note in notes_on_timesteps(read_structure(model), [timesteps]):
-            terminal.note(note)
     if target == "triton":
         refuse_options(of_loop, "is for --to loop")
         folders = to_triton(
             model, output, int(timesteps), name=model.stem, gpu=gpu, force=force,
             preprocessing=preprocessing,
         )  # fmt: skip
-        _tell(output, [str(folder) for folder in folders], timesteps, as_json)
+        _tell(model, output, [str(folder) for folder in folders], timesteps, as_json)
         return
     refuse_options({"--gpu": gpu}, "is for --to triton")
     require_output(output, model, new=not force)
@@ -134,10 +131,13 @@ def export(
         preprocessing=preprocessing,
     )
     write_model(result, output, new=not force)
-    _tell(output, [output.name for output in result.graph.output], timesteps, as_json)
+    _tell(model, output, [output.name for output in result.graph.output], timesteps, as_json)
 
 
-def _tell(output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:
+def _tell(model: Path, output: Path, made: list[str], timesteps: int | str, as_json: bool) -> None:
+    if isinstance(timesteps, int):
+        for note in notes_on_timesteps(read_structure(model), [timesteps]):
+            terminal.note(note)
     if as_json:
         print_json({"output": str(output), "timesteps": timesteps, "outputs": made})
         return

@@ -109,14 +109,14 @@ def run(
     refuse_root(data_root, source)
     require_output(output, model, source)
     parts = read_any(model)
-    for note in notes_on_timesteps(parts.structure, [timesteps, *(readout or [])]):
-        terminal.note(note)
     session = SpikingSession(
         parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision
     )
     data = open_data(source, data_root, samples=samples, labels=False, model=parts)
     if samples is not None and is_over_time(session, data):
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
+    for note in notes_on_timesteps(parts.structure, [timesteps, *(readout or [])]):
+        terminal.note(note)
     with terminal.overall_progress() as report:
         outputs, rates, count = run_batches(
             session,

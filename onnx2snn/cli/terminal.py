@@ -5,6 +5,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -27,7 +28,15 @@ def console() -> Console:
     """Where tables go: standard output, 120 wide unless a terminal or COLUMNS tells."""
     columns = os.environ.get("COLUMNS", "")
     told = sys.stdout.isatty() or (columns.isdecimal() and int(columns) > 0)
-    return Console(highlight=False, width=None if told else 120)
+    return _console(width=None if told else 120)
+
+
+def _console(**settings: Any) -> Console:
+    # Of what is no number, as a superscript, rich makes one by int(), where str.isdigit says so.
+    for name in ("COLUMNS", "LINES"):
+        if not os.environ.get(name, "0").isdecimal():
+            del os.environ[name]
+    return Console(highlight=False, **settings)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -37,7 +46,7 @@ def say(text: str, style: str | None = None) -> None:
 
 def note(text: str) -> None:
     """What a user should know of a result, on standard error."""
-    console = Console(stderr=True, highlight=False)
+    console = _console(stderr=True)
     console.print(name_text(f"Note: {text}."), style="yellow", soft_wrap=True)
 
 
@@ -48,8 +57,9 @@ def overall_progress(first: str = "reading data") -> Iterator[Report]:
     ``first``: what is done before it is told anything. Where one work follows another, each has a
     bar and a time of its own.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = _console(stderr=True)
+    # Told by FORCE_COLOR rich takes any file for one.
+    if not (console.is_terminal and sys.stderr.isatty()):
         # Disabled, bars of rich before 14 would still print an empty line.
         yield no_report
         return
@@ -66,7 +76,7 @@ def overall_progress(first: str = "reading data") -> Iterator[Report]:
         (task,) = progress.tasks
 
         def report(what: str, done: int, total: int) -> None:
-            if done < task.completed:
+            if done == 0:
                 progress.reset(task.id)
             # What comes before the next work is told of is no part of what is done.
             left = done < total

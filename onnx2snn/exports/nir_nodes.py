@@ -1,4 +1,4 @@
-"""The nodes and edges in NIR of a spiking network's graph, for ``export_nir``."""
+"""The nodes and edges in NIR of a spiking network's graph, for ``to_nir``."""
 
 import json
 import math
@@ -124,7 +124,8 @@ class NirWriter:
         if is_neuron(node) and node.op not in RESETS:
             raise Refused("NIR has no such neuron: convert with --recipe opi")
         if node.op not in writers:
-            advice = _ADVICE.get(node.op)
+            of_numbers = node.op != "Cast" or is_floating(node.inputs[0])
+            advice = _ADVICE.get(node.op) if of_numbers else None
             raise Refused("NIR has no such operator" + (f": {advice}" if advice else ""))
         tensors = (*node.inputs[: 1 if is_neuron(node) else None], node.outputs[0])
         for tensor in tensors:

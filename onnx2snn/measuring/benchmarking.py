@@ -22,7 +22,7 @@ from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.progress import Report, no_report
 from onnx2snn.runtime.inputs import fits
 from onnx2snn.runtime.plans.plan import build_plan
-from onnx2snn.runtime.precision import other_than_float32
+from onnx2snn.runtime.precision import not_in_float32
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
 
@@ -79,7 +79,7 @@ def benchmark(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             makers[ANN] = (AnnRuns, with_open_batch(ann, folder))
         makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
-        if other_than_float32(build_plan(read_parts(snn))) is None:
+        if not_in_float32(build_plan(read_parts(snn))) is None:
             makers[INT8] = (SnnRuns, snn, {"precision": "int8"})
         running = {
             name: stack.enter_context(

@@ -41,9 +41,10 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
     """
     nodes = neuron_nodes(snn.graph)
     ann = snn.in_the_ann([node.outputs[0] for node in nodes])
-    inputs = next(snn.batches("searching v(0)", snn.timesteps))
+    inputs = snn.first_batch(snn.timesteps)
     truth = ann.run(inputs)
-    for layer in snn.simulate(inputs, snn.timesteps):
+    layers = snn.simulate(inputs, snn.timesteps)
+    for layer in snn.running.told(layers, "searching v(0)", len(nodes)):
         errors = []
         for fraction in fractions:
             _start_at(layer.node, fraction)
@@ -85,7 +86,7 @@ def scale_thresholds(
     if not free:
         return False
     timesteps = min(snn.timesteps, BALANCING_STEPS)
-    inputs = next(snn.batches("scaling thresholds", timesteps, SCALING_SAMPLES))
+    inputs = snn.first_batch(timesteps, SCALING_SAMPLES)
     read_outs, loss_of = _read_outs(snn, inputs)
     starts = {node.name: initial_potential_of(node) / threshold_of(node) for node in nodes}
     for node in nodes:
@@ -101,8 +102,8 @@ def scale_thresholds(
         for node in free:
             _set_threshold(node, scaled(node, wholes[node.name], p))
 
-    losses = []
-    for scale in scales:
+    losses, told = [], snn.running.told
+    for scale in told(scales, "scaling all thresholds", len(scales)):
         scale_all(scale)
         # Of the layers one at a time is in memory.
         end = deque(snn.simulate(inputs, timesteps, read_outs), maxlen=1).pop()
@@ -110,7 +111,8 @@ def scale_thresholds(
     least = min(losses)
     scale_all(scales[int(np.argmin(losses))])
     for _ in range(rounds):
-        for layer in snn.simulate(inputs, timesteps, read_outs):
+        layers = snn.simulate(inputs, timesteps, read_outs)
+        for layer in told(layers, "scaling each threshold", len(nodes)):
             if layer.node.name not in wholes:
                 continue
             now = best = threshold_of(layer.node)
@@ -253,10 +255,10 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
     scale = scales[0]
     if len(scales) > 1:
         ann = snn.in_the_ann([nodes[-1].outputs[0]])
-        inputs = next(snn.batches("scaling thresholds", BALANCING_STEPS))
+        inputs = snn.first_batch(BALANCING_STEPS)
         (truth,) = ann.run(inputs).values()
         errors = []
-        for candidate in scales:
+        for candidate in snn.running.told(scales, "scaling thresholds", len(scales)):
             last = _balance(snn, inputs, candidate, bounds, {})
             errors.append(_squared_error(last, truth))
         scale = scales[int(np.argmin(errors))]

@@ -1,7 +1,7 @@
 """What a pass over a spiking network changes, and what it measures it against."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -30,7 +30,7 @@ from onnx2snn.graph_passes.graph.ranges import SHAPING
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.spiking import is_fixed
-from onnx2snn.progress import Running
+from onnx2snn.progress import Running, no_report
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 
 from .layers import Layer
@@ -85,6 +85,11 @@ class Spiking:
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {t.name: as_input(given[t.name][part], t.shape, t.dtype) for t in inputs}
+
+    def first_batch(self, timesteps: int, samples: int | None = None) -> dict[str, np.ndarray]:
+        """The first of ``batches``, of which nothing is told."""
+        silent = replace(self, running=replace(self.running, report=no_report))
+        return next(silent.batches("", timesteps, samples))
 
     def samples_at_once(self, data: Data, timesteps: int, samples: int | None = None) -> int:
         """How many samples a batch has, but for the last: see ``batches``."""

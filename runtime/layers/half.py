@@ -16,7 +16,12 @@ from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.graph_passes.model_files.limits import WEIGHTED
 from onnx2snn.runtime.plans.graphs import Writer, renamed, values_of, with_layers
 from onnx2snn.runtime.plans.plan import Plan
-from onnx2snn.runtime.precision import LayerPrecision, PlanInPrecision, require_float32
+from onnx2snn.runtime.precision import (
+    LayerPrecision,
+    PlanInPrecision,
+    other_type,
+    require_float32,
+)
 from onnx2snn.runtime.providers import ON_GPU, name_of
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -37,7 +42,10 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     constants = values_of(plan.step, plan.weights)
     names, precisions = set[str](), []
     for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):
-        name = node.input[1]
+        name, other = node.input[1], other_type(node, constants)
+        if other is not None:
+            precisions.append(LayerPrecision(node.name, str(other), "as the file says"))
+            continue
         if name not in constants:
             precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
             continue

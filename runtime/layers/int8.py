@@ -23,7 +23,12 @@ from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, un
 from onnx2snn.graph_passes.model_files.weights import copy_model, stub
 from onnx2snn.runtime.plans.graphs import values_of, with_nodes
 from onnx2snn.runtime.plans.plan import Plan
-from onnx2snn.runtime.precision import LayerPrecision, PlanInPrecision, require_float32
+from onnx2snn.runtime.precision import (
+    LayerPrecision,
+    PlanInPrecision,
+    other_type,
+    require_float32,
+)
 from onnx2snn.runtime.providers import CPU, name_of
 
 from .integer_products import IntegerLayer
@@ -94,7 +99,10 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     # They are what 1 x 1 come between, and no products.
     grouped = any(attributes_of(node).get("group", 1) > 1 for node in graph.node)
     for node in (node for node in graph.node if node.op_type in WEIGHTED and not node.domain):
-        x = node.input[0]
+        x, other = node.input[0], other_type(node, constants)
+        if other is not None:
+            precisions.append(LayerPrecision(node.name, str(other), "as the file says"))
+            continue
         found = _layer(node, constants, whole.get(x), shapes.get(x))
         if isinstance(found, str):
             precisions.append(LayerPrecision(node.name, "float32", found))

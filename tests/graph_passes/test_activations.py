@@ -250,6 +250,19 @@ def test_far_bounds_that_nodes_make(made, far):
     np.testing.assert_array_equal(run(g, x), before)
 
 
+@pytest.mark.parametrize(
+    "made",
+    ["Constant<value_ints = [8, 3]>()", "Constant<value = int64[2] {8, 3}>()"],
+)
+def test_constants_of_whole_numbers_are_not_far(made):
+    text = f"{{ s = {made} a = Reshape(x, s) b = Neg(a) y = Max(a, b) }}"
+    proto = model(f"g (float[3, 8] x) => (float[8, 3] y) {text}")
+    g = to_graph(proto)
+    changes_once(decompose_activations, g)
+    x = X[0].astype(np.float32)
+    np.testing.assert_array_equal(run(g, x), run(proto, x))
+
+
 MASKED = "m = Where(c, x, far) n = Where(c, far, x)"
 
 

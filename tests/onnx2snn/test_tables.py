@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -165,6 +166,7 @@ def test_one_work_after_another_has_a_bar_of_its_own(monkeypatch):
         return bars[0]
 
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(terminal, "Progress", kept)
     with terminal.overall_progress("loading") as report:
         (task,) = bars[0].tasks

@@ -86,18 +86,45 @@ def test_pools_in_float16_that_count(recipe):
 
 def test_layers_in_float16_are_none_for_8_bits():
     snn = convert(network(2, "o = Neg({})", 1.5)).model
-    with pytest.raises(ModelError, match=r"place of float32, but MatMul 'l1' computes in float16"):
+    with pytest.raises(ModelError, match=r"MatMul 'l1' computes in float16, as all layers do"):
         SpikingSession(snn, precision="int8")
 
 
-def test_neurons_in_float16_run_one_time_step_at_a_time():
-    """Chunks save nothing where a CPU casts around each operator."""
-    x = RNG.normal(size=(5, 8)).astype(np.float32)
-    for dtype, chunks in ((np.float16, ()), (np.float32, (8, 4))):
-        number = 10 if dtype == np.float16 else 1
-        ann = model(
-            f"net (float[N, 8] x) => (float[N, 8] y) {{ h = Cast<to = {number}>(x) "
-            "l = MatMul(h, w) c = Clip(l, zero, one) o = MatMul(c, w) y = Cast<to = 1>(o) }",
-            {"w": RNG.normal(size=(8, 8)).astype(dtype), "zero": dtype(0), "one": dtype(1)},
-        )
-        assert SpikingSession(convert(ann).model).chosen(x).chunks == chunks
+def test_one_layer_in_float16_stays_that_beside_others_in_8_bits():
+    ann = model(
+        "net (float[N, 256] x) => (float[N, 8] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
+        "h = Cast<to = 10>(b) c = MatMul(h, half) d = Cast<to = 1>(c) e = Clip(d, zero, one) "
+        "f = MatMul(e, w) g = Clip(f, zero, one) y = MatMul(g, v) }",
+        {
+            "w": RNG.normal(size=(256, 256)).astype(np.float32),
+            "half": RNG.normal(size=(256, 256)).astype(np.float16),
+            "v": RNG.normal(size=(256, 8)).astype(np.float32),
+            "zero": np.float32(0),
+            "one": np.float32(1),
+        },
+    )
+    session = SpikingSession(convert(ann).model, precision="int8")
+    found = {each.layer: (each.precision, each.reason) for each in session.precisions}
+    assert found["c"] == ("float16", "as the file says")
+    assert found["f"][0] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "neurons", "chunks"),
+    [(np.float16, 1024, ()), (np.float32, 1024, (8, 4)), (np.float16, 64, (4,))],
+)
+def test_many_neurons_in_float16_run_one_time_step_at_a_time(dtype, neurons, chunks):
+    """Short chunks save nothing where a CPU casts around each operator."""
+    x = RNG.normal(size=(8, 8)).astype(np.float32)
+    number = 10 if dtype == np.float16 else 1
+    ann = model(
+        f"net (float[N, 8] x) => (float[N, 8] y) {{ h = Cast<to = {number}>(x) "
+        "l = MatMul(h, w) c = Clip(l, zero, one) o = MatMul(c, v) y = Cast<to = 1>(o) }",
+        {
+            "w": RNG.normal(size=(8, neurons)).astype(dtype),
+            "v": RNG.normal(size=(neurons, 8)).astype(dtype),
+            "zero": dtype(0),
+            "one": dtype(1),
+        },
+    )
+    assert SpikingSession(convert(ann).model).chosen(x).chunks == chunks
