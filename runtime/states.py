@@ -335,10 +335,9 @@ class DeviceStates:
         for name, value in values.items():
             held = replaced[name]
             if self._current_index is not None and list(value.shape) != held.shape():
-                other = list(value.shape[1:]) == held.shape()[1:]
                 raise DataError(
-                    f"the state '{name}' has shape {value.shape}, not {tuple(held.shape())}"
-                    + ": for another number of samples call reset() first" * other
+                    f"the state '{name}' has shape {value.shape}, not {tuple(held.shape())}: for "
+                    "v(0), or another number of samples, call reset() first"
                 )
             replaced[name] = self._to_device(value)
         self._current = replaced

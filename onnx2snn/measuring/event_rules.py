@@ -1,14 +1,22 @@
 """What operators do where a graph counts events: hand spikes on, and add them up at synapses.
 
 W of a layer becomes [W != 0], and its bias goes: what it makes, summed up, are its operations.
-Averages become sums over the same windows. Of what carries no spikes, factors become 1, and terms
-and what is joined to spikes 0.
+Averages become sums over the same windows, interpolations sums over the places that they read. Of
+what carries no spikes, factors become 1, but for constants of 0, and terms and what is joined to
+spikes 0.
 """
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.graph.editing import Editor, constant_value, optional_input, replace_node
+from onnx2snn.graph_passes.graph.computed import computed
+from onnx2snn.graph_passes.graph.editing import (
+    Editor,
+    constant_value,
+    optional_input,
+    producer,
+    replace_node,
+)
 from onnx2snn.graph_passes.graph.linear import RECURRENT
 from onnx2snn.graph_passes.model_files.io import onnx_type
 from onnx2snn.graph_passes.model_files.limits import WEIGHTED
@@ -33,6 +41,41 @@ def filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
     name, fill = f"{tensor.name}/filled", {"value": gs.Constant("", np.array([value], np.float32))}
     shape = editor.node("Shape", f"{name}/shape", [tensor], like=gs.Variable("", np.int64))
     return editor.node("ConstantOfShape", name, [shape], fill, gs.Variable("", np.float32))
+
+
+def ones_but_for_padding(
+    editor: Editor, tensor: gs.Tensor, made: dict[str, gs.Tensor]
+) -> gs.Tensor:
+    """A tensor of the same shape: 0 where a Pad before has put a constant, else 1.
+
+    ``made``: those that there are already, by the names of what they stand for.
+    """
+    if tensor.name not in made:
+        made[tensor.name] = _without_padding(editor, tensor, made)
+    return made[tensor.name]
+
+
+def _without_padding(editor: Editor, tensor: gs.Tensor, made: dict[str, gs.Tensor]) -> gs.Tensor:
+    node = producer(tensor)
+    if node is None or node.domain or node.op not in ("Concat", "Pad", "Transpose"):
+        return filled_like(editor, tensor, 1.0)
+    if node.attrs.get("mode", "constant") != "constant":
+        return filled_like(editor, tensor, 1.0)
+    count = len(node.inputs) if node.op == "Concat" else 1
+    inputs = [ones_but_for_padding(editor, t, made) for t in node.inputs[:count]]
+    inputs += node.inputs[count:]
+    if node.op == "Pad":
+        inputs[2:3] = [editor.constant(f"{node.name}/zero", np.zeros((), np.float32))]
+    name, like = f"{node.name}/but_for_padding", gs.Variable("", np.float32)
+    return editor.node(node.op, name, inputs, dict(node.attrs), like)
+
+
+def _is_not_0(editor: Editor, factor: gs.Tensor) -> gs.Tensor:
+    """1 where a factor lets spikes pass."""
+    value = constant_value(factor)
+    if value is None:
+        return filled_like(editor, factor, 1.0)
+    return editor.constant(f"{factor.name}/kept", (value != 0).astype(np.float32))
 
 
 def has_weights(node: gs.Node) -> bool:
@@ -129,8 +172,13 @@ def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
             become(node, "ReduceSum", [x, *axes], attributes)
         case "BatchNormalization" | "Neg":
             become(node, "Identity", [x])
-        case "Mul" | "Div":
+        case "Mul":
+            factors = [t if t.name in spiking else _is_not_0(editor, t) for t in node.inputs]
+            become(node, "Mul", factors)
+        case "Div":
             become(node, "Mul", others_filled(1.0))
+        case "Resize" if node.attrs.get("mode", "nearest") != "nearest":
+            _sum_interpolated(editor, node)
         case "Add" | "Sub" | "Sum" | "Mean":
             become(node, "Sum", others_filled(0.0))
         case "Concat":
@@ -144,6 +192,49 @@ def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
             node.inputs = [t if t.name in spiking else _ones_for(editor, t) for t in node.inputs]
         case "Pad" if optional_input(node, 2) is not None:
             node.inputs[2] = editor.constant(f"{node.name}/zero", np.zeros((), np.float32))
+
+
+def _sum_interpolated(editor: Editor, node: gs.Node) -> None:
+    """Resize -> the sum over the places that each result reads, by a matrix for each axis.
+
+    One whose sizes are not known, or that reads a region alone, stays.
+    """
+    x, result = node.inputs[0], node.outputs[0]
+    sizes = list(zip(x.shape or (), result.shape or (), strict=False))
+    axes = list(range(len(sizes)))
+    scales = optional_input(node, 2)
+    given = None if scales is None else constant_value(scales)
+    resized = [axis % len(axes) for axis in node.attrs.get("axes", axes)]
+    matrices = {}
+    for axis, (before, after) in zip(axes, sizes, strict=True):
+        if axis in resized and before != after:
+            scale = None if given is None else given[resized.index(axis)]
+            read = _read_by_each(editor, node, before, after, scale)
+            if read is None:
+                return
+            matrices[axis] = editor.constant(f"{node.name}/{axis}", read)
+    letters = "abcdefghijklm"[: len(axes)]
+    written = "".join(chr(ord(k) + 13) if i in matrices else k for i, k in enumerate(letters))
+    terms = ",".join([letters, *(letters[axis] + written[axis] for axis in matrices)])
+    become(node, "Einsum", [x, *matrices.values()], {"equation": f"{terms}->{written}"})
+
+
+def _read_by_each(
+    editor: Editor, node: gs.Node, before: int | str, after: int | str, scale: float | None
+) -> np.ndarray | None:
+    """Of an axis, float32 [before, after]: 1 where a result of a Resize reads a place."""
+    if isinstance(before, str) or isinstance(after, str):
+        return None
+    others = ("axes", "keep_aspect_ratio_policy")
+    attributes = {name: value for name, value in node.attrs.items() if name not in others}
+    place, wanted, nothing = gs.Variable("place"), gs.Variable("wanted"), gs.Variable.empty()
+    of_sizes = scale is None
+    values = np.array([before, after] if of_sizes else [1, scale], np.int64 if of_sizes else "f4")
+    inputs = [place, nothing, *([nothing] if of_sizes else []), wanted]
+    known = {"place": np.eye(before, dtype=np.float32), "wanted": values}
+    alone = gs.Node("Resize", "shares", attributes, inputs, [gs.Variable("shares")])
+    shares = computed([alone], known, editor.graph.opset)
+    return None if shares is None else (shares != 0).astype(np.float32)
 
 
 def _sum_pool(editor: Editor, node: gs.Node) -> None:

@@ -44,8 +44,8 @@ from onnx2snn.runtime.providers import CPU, create_session, run_session
 
 from .event_rules import (
     become,
-    filled_like,
     has_weights,
+    ones_but_for_padding,
     operations,
     pass_events_on,
     recurrent_operations,
@@ -120,9 +120,10 @@ def _multiplications(editor: Editor, node: gs.Node) -> gs.Variable:
     """Those of a layer, or of a product of two matrices, in one forward pass."""
     if node.op in RECURRENT:
         return recurrent_operations(editor, node)
+    made: dict[str, gs.Tensor] = {}
     for index, tensor in enumerate(node.inputs[:2]):
         if not isinstance(tensor, gs.Constant):
-            node.inputs[index] = filled_like(editor, tensor, 1.0)
+            node.inputs[index] = ones_but_for_padding(editor, tensor, made)
     weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
     return operations(editor, node, weights)
 

@@ -197,6 +197,74 @@ def test_every_window_of_a_pool_counts_its_spikes(kernel, stride, pad, ceil_mode
     assert pooled_sops(body, {}, counts) == wanted
 
 
+SPREAD = {
+    "by an average pool": "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(s)",
+    "by half, between places": 'p = Resize<mode = "linear">(s, , half)',
+    "to sizes": 'p = Resize<mode = "linear">(s, , , sizes)',
+    "by half, along two axes": 'p = Resize<mode = "linear", axes = [2, 3]>(s, , two)',
+    "to the nearest": 'p = Resize<mode = "nearest">(s, , half)',
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_each_place_that_an_interpolation_reads_counts(name):
+    body = SPREAD[name]
+    proto = model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 5, 4, 4] y) {{ s = Clip(x, zero, one) {body} "
+        "y = Conv(p, v) }",
+        {
+            "v": normal(5, 3, 1, 1), "zero": ZERO, "one": ONE, "sizes": np.array([1, 3, 4, 4]),
+            "half": np.float32([1, 1, 0.5, 0.5]), "two": np.float32([0.5, 0.5]),
+        },
+        18 if "axes" in body else 17,
+    )  # fmt: skip
+    counts = RNG.integers(0, 9, (3, 8, 8))
+    found = synaptic_operations(convert(proto).model, {"s": counts}, (3, 8, 8))
+    if "nearest" in name:
+        assert found in {5 * counts[:, i::2, j::2].sum() for i in (0, 1) for j in (0, 1)}
+    else:
+        assert found == 5 * counts.sum()
+
+
+def test_every_place_of_a_cubic_interpolation():
+    proto = model(
+        "g (float[N, 1, 8, 8] x) => (float[N, 1, 16, 16] y) { s = Clip(x, zero, one) "
+        'p = Resize<mode = "cubic">(s, , twice) y = Conv(p, v) }',
+        {"v": normal(1, 1, 1, 1), "zero": ZERO, "one": ONE, "twice": np.float32([1, 1, 2, 2])},
+    )
+    one = np.zeros((1, 8, 8), int)
+    one[0, 4, 4] = 3
+    # Of each axis 8 results read four places each, of which none by a share of 0.
+    assert synaptic_operations(convert(proto).model, {"s": one}, (1, 8, 8)) == 3 * 8 * 8
+
+
+def test_what_a_factor_of_0_stops_meets_nothing():
+    kept = np.array([1, 0, -0.5], np.float32)[:, np.newaxis, np.newaxis]
+    proto = model(
+        "g (float[N, 3, 4, 4] x) => (float[N, 2, 4, 4] y) { s = Clip(x, zero, one) "
+        "m = Mul(s, kept) y = ConvTranspose(m, v) }",
+        {"v": normal(3, 2, 1, 1), "zero": ZERO, "one": ONE, "kept": kept},
+    )
+    counts = RNG.integers(0, 9, (3, 4, 4))
+    found = synaptic_operations(convert(proto).model, {"s": counts}, (3, 4, 4))
+    assert found == 2 * counts[[0, 2]].sum()
+
+
+def test_connections_to_a_pad_that_stays_are_none():
+    """As of a smaller branch that joins a larger one."""
+    proto = model(
+        "g (float[N, 1, 6, 6] x) => (float[N, 1, 4, 4] y) { s = Clip(x, zero, one) "
+        "p = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(s) q = Pad(p, pads) "
+        "c = Concat<axis = 1>(s, q) y = Conv(c, v) }",
+        {
+            "v": normal(1, 2, 3, 3), "zero": ZERO, "one": ONE,
+            "pads": np.array([0, 0, 0, 0, 0, 0, 4, 4]),
+        },
+    )  # fmt: skip
+    corner = conv_connections(6, 4, 3, 1, 0)[:2].sum()
+    assert macs(convert(proto).model, (1, 6, 6)) == 12 * 12 + corner * corner
+
+
 def test_constants_in_the_places_of_spikes_are_no_spikes():
     counts, mask = RNG.integers(0, 9, (2, 6, 6)), RNG.random((2, 6, 6)) < 0.5
     for first, second, kept in (("a", "seven", mask), ("seven", "a", ~mask)):

@@ -310,7 +310,7 @@ def test_a_state_for_another_batch_size_is_refused_at_the_step():
             session.step(X[:samples] if samples == 1 else X)
     session.reset()
     session.step(X)
-    with pytest.raises(DataError, match="for another number of samples call reset"):
+    with pytest.raises(DataError, match="another number of samples, call reset"):
         session.state = {"v/b": np.zeros((1, 3), np.float32)}
     session.reset()
     with pytest.raises(DataError, match=r"has shape \[2\] for a sample, its layer \[3\]"):
