@@ -63,7 +63,7 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
                     )
 
 
-def check_kinds(model: onnx.ModelProto) -> None:
+def check_kinds(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
     """Raise ``ModelError`` for what onnx-graphsurgeon has no place for: values that are neither
     tensors nor sequences of them, attributes of rare types, and constants of a subgraph that have
     the name of what is around it, as ONNX forbids.
@@ -71,7 +71,7 @@ def check_kinds(model: onnx.ModelProto) -> None:
     for graph in _graphs(model):
         for info in infos_of(graph):
             _check_is_tensor(info, "the model")
-    _check_constants_of_bodies(model.graph, {})
+    _check_constants_of_bodies(model.graph, {}, weights)
     for node in every_node(model):
         for attribute in node.attribute:
             if attribute.type not in _ATTRIBUTES:
@@ -84,12 +84,14 @@ def check_kinds(model: onnx.ModelProto) -> None:
 
 
 def _check_constants_of_bodies(
-    graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto | None]
+    graph: onnx.GraphProto,
+    around: Mapping[str, onnx.TensorProto | None],
+    weights: Mapping[str, np.ndarray],
 ) -> None:
     """``around``: what the graphs around this one have, by name; None for what is no constant."""
     for tensor in graph.initializer:
         # onnx-graphsurgeon writes what a body captures once more into it.
-        if tensor.name in around and not _is_the_same(tensor, around[tensor.name]):
+        if tensor.name in around and not _is_the_same(tensor, around[tensor.name], weights):
             raise ModelError(
                 f"the model: a subgraph has a constant '{tensor.name}', and the graph around it "
                 "another tensor of that name: rename one of them"
@@ -99,19 +101,23 @@ def _check_constants_of_bodies(
         constants = {tensor.name: tensor for tensor in graph.initializer}
         visible = {**around, **dict.fromkeys(made_in(graph)), **constants}
         for body in bodies:
-            _check_constants_of_bodies(body, visible)
+            _check_constants_of_bodies(body, visible, weights)
 
 
-def _is_the_same(tensor: onnx.TensorProto, other: onnx.TensorProto | None) -> bool:
-    """Whether two constants have the same values; of those whose values are elsewhere, yes."""
-    if other is None:
+def _is_the_same(
+    tensor: onnx.TensorProto, other: onnx.TensorProto | None, weights: Mapping[str, np.ndarray]
+) -> bool:
+    """Whether two constants are known to have the same values."""
+    if other is None or (tensor.data_type, tensor.dims) != (other.data_type, other.dims):
         return False
-    if any(map(onnx.external_data_helper.uses_external_data, (tensor, other))):
-        return True
-    if (tensor.data_type, tensor.dims) != (other.data_type, other.dims):
+    try:
+        own = onnx.numpy_helper.to_array(tensor)
+        known = weights.get(other.name)
+        known = onnx.numpy_helper.to_array(other) if known is None else known
+    except (OSError, ValueError):
+        # Damaged, or elsewhere.
         return False
-    a, b = map(onnx.numpy_helper.to_array, (tensor, other))
-    return a.tobytes() == b.tobytes()
+    return own.tobytes() == known.tobytes()
 
 
 _ATTRIBUTES = {

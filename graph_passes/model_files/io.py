@@ -146,7 +146,7 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     parts = _in_parts(model)
     structure = copy_model(parts.structure)
     make_dense(structure, "the model")
-    check_kinds(structure)
+    check_kinds(structure, parts.weights)
     structure = _with_constants_only(structure)
     check_functions(structure)
     structure = inline_functions(structure)

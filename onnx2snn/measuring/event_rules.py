@@ -14,7 +14,6 @@ from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
     optional_input,
-    producer,
     replace_node,
 )
 from onnx2snn.graph_passes.graph.linear import RECURRENT
@@ -43,31 +42,38 @@ def filled_like(editor: Editor, tensor: gs.Tensor, value: float) -> gs.Tensor:
     return editor.node("ConstantOfShape", name, [shape], fill, gs.Variable("", np.float32))
 
 
-def ones_but_for_padding(
-    editor: Editor, tensor: gs.Tensor, made: dict[str, gs.Tensor]
-) -> gs.Tensor:
-    """A tensor of the same shape: 0 where a Pad before has put a constant, else 1.
+def masks_of_padding(editor: Editor) -> dict[str, gs.Tensor]:
+    """By name, for tensors into which a Pad or a factor has put zeros: 0 where it has, else 1.
 
-    ``made``: those that there are already, by the names of what they stand for.
+    As far as that is handed on to places of its own.
     """
-    if tensor.name not in made:
-        made[tensor.name] = _without_padding(editor, tensor, made)
-    return made[tensor.name]
+    masks: dict[str, gs.Tensor] = {}
+    for node in list(editor.graph.nodes):
+        if node.domain or not node.inputs or not _has_padding(node, masks):
+            continue
+        count = len(node.inputs) if node.op in ("Concat", "Mul") else 1
+        inputs = [
+            masks[t.name] if t.name in masks else _is_not_0(editor, t) for t in node.inputs[:count]
+        ]
+        inputs += node.inputs[count:]
+        if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
+            inputs[2:3] = [editor.constant(f"{node.name}/zero", np.zeros((), np.float32))]
+        name, like = f"{node.name}/but_for_padding", gs.Variable("", np.float32)
+        masks[node.outputs[0].name] = editor.node(node.op, name, inputs, dict(node.attrs), like)
+    return masks
 
 
-def _without_padding(editor: Editor, tensor: gs.Tensor, made: dict[str, gs.Tensor]) -> gs.Tensor:
-    node = producer(tensor)
-    if node is None or node.domain or node.op not in ("Concat", "Pad", "Transpose"):
-        return filled_like(editor, tensor, 1.0)
-    if node.attrs.get("mode", "constant") != "constant":
-        return filled_like(editor, tensor, 1.0)
-    count = len(node.inputs) if node.op == "Concat" else 1
-    inputs = [ones_but_for_padding(editor, t, made) for t in node.inputs[:count]]
-    inputs += node.inputs[count:]
-    if node.op == "Pad":
-        inputs[2:3] = [editor.constant(f"{node.name}/zero", np.zeros((), np.float32))]
-    name, like = f"{node.name}/but_for_padding", gs.Variable("", np.float32)
-    return editor.node(node.op, name, inputs, dict(node.attrs), like)
+def _has_padding(node: gs.Node, masks: dict[str, gs.Tensor]) -> bool:
+    match node.op:
+        case "Pad" if node.attrs.get("mode", "constant") == "constant":
+            return True
+        case "Mul":
+            values = [value for t in node.inputs if (value := constant_value(t)) is not None]
+            stops = any(np.any(value == 0) for value in values)
+            return stops or any(tensor.name in masks for tensor in node.inputs)
+        case "Concat" | "Pad" | "Slice" | "Transpose":
+            return any(tensor.name in masks for tensor in node.inputs)
+    return False
 
 
 def _is_not_0(editor: Editor, factor: gs.Tensor) -> gs.Tensor:
@@ -197,18 +203,22 @@ def pass_events_on(editor: Editor, node: gs.Node, spiking: set[str]) -> None:
 def _sum_interpolated(editor: Editor, node: gs.Node) -> None:
     """Resize -> the sum over the places that each result reads, by a matrix for each axis.
 
-    One whose sizes are not known, or that reads a region alone, stays.
+    One whose sizes are not known, that keeps ratios or reads a region alone stays, by its shares.
     """
     x, result = node.inputs[0], node.outputs[0]
     sizes = list(zip(x.shape or (), result.shape or (), strict=False))
     axes = list(range(len(sizes)))
     scales = optional_input(node, 2)
-    given = None if scales is None else constant_value(scales)
+    # Where there are sizes an empty tensor may stand for the scales.
+    given = np.empty(0) if scales is None else constant_value(scales)
+    kept = node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+    if given is None or kept or not sizes:
+        return
     resized = [axis % len(axes) for axis in node.attrs.get("axes", axes)]
     matrices = {}
     for axis, (before, after) in zip(axes, sizes, strict=True):
         if axis in resized and before != after:
-            scale = None if given is None else given[resized.index(axis)]
+            scale = given[resized.index(axis)] if len(given) else None
             read = _read_by_each(editor, node, before, after, scale)
             if read is None:
                 return
@@ -225,8 +235,7 @@ def _read_by_each(
     """Of an axis, float32 [before, after]: 1 where a result of a Resize reads a place."""
     if isinstance(before, str) or isinstance(after, str):
         return None
-    others = ("axes", "keep_aspect_ratio_policy")
-    attributes = {name: value for name, value in node.attrs.items() if name not in others}
+    attributes = {name: value for name, value in node.attrs.items() if name != "axes"}
     place, wanted, nothing = gs.Variable("place"), gs.Variable("wanted"), gs.Variable.empty()
     of_sizes = scale is None
     values = np.array([before, after] if of_sizes else [1, scale], np.int64 if of_sizes else "f4")
@@ -234,7 +243,8 @@ def _read_by_each(
     known = {"place": np.eye(before, dtype=np.float32), "wanted": values}
     alone = gs.Node("Resize", "shares", attributes, inputs, [gs.Variable("shares")])
     shares = computed([alone], known, editor.graph.opset)
-    return None if shares is None else (shares != 0).astype(np.float32)
+    # What is less than float32 tells is of places that do not count.
+    return None if shares is None else (np.abs(shares) > 1e-6).astype(np.float32)
 
 
 def _sum_pool(editor: Editor, node: gs.Node) -> None:

@@ -44,8 +44,9 @@ from onnx2snn.runtime.providers import CPU, create_session, run_session
 
 from .event_rules import (
     become,
+    filled_like,
     has_weights,
-    ones_but_for_padding,
+    masks_of_padding,
     operations,
     pass_events_on,
     recurrent_operations,
@@ -100,10 +101,11 @@ def _events(model: ModelParts, shapes: Shapes) -> _Events:
 def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     """Let what events reach hand them on; returns the operations of each weighted layer, summed."""
     totals, editor = {}, Editor(events.graph)
-    for node in list(events.graph.nodes):
+    nodes, masks = list(events.graph.nodes), masks_of_padding(editor)
+    for node in nodes:
         if any(tensor.name in events.numbers for tensor in node.inputs):
             if has_weights(node):
-                name, once = f"{node.name}/in_all", _multiplications(editor, node)
+                name, once = f"{node.name}/in_all", _multiplications(editor, node, masks)
                 totals[node.name] = editor.node("Mul", name, [once, events.timesteps], like=once)
             continue
         if not any(tensor.name in events.spiking for tensor in node.inputs):
@@ -116,14 +118,17 @@ def _hand_on(events: _Events) -> dict[str, gs.Variable]:
     return totals
 
 
-def _multiplications(editor: Editor, node: gs.Node) -> gs.Variable:
-    """Those of a layer, or of a product of two matrices, in one forward pass."""
+def _multiplications(editor: Editor, node: gs.Node, masks: Mapping[str, gs.Tensor]) -> gs.Variable:
+    """Those of a layer, or of a product of two matrices, in one forward pass.
+
+    ``masks``: those of ``masks_of_padding``.
+    """
     if node.op in RECURRENT:
         return recurrent_operations(editor, node)
-    made: dict[str, gs.Tensor] = {}
     for index, tensor in enumerate(node.inputs[:2]):
         if not isinstance(tensor, gs.Constant):
-            node.inputs[index] = ones_but_for_padding(editor, tensor, made)
+            ones = masks.get(tensor.name)
+            node.inputs[index] = filled_like(editor, tensor, 1.0) if ones is None else ones
     weights = 1 if isinstance(node.inputs[1], gs.Constant) else 0
     return operations(editor, node, weights)
 
@@ -235,7 +240,8 @@ def macs_by_place(model: ModelParts, shapes: Shapes) -> tuple[int, int]:
     editor = Editor(graph)
     layers = [node for node in graph.nodes if has_weights(node) and not node.domain]
     reached = [any(tensor.name in spiking for tensor in node.outputs) for node in layers]
-    totals = [_multiplications(editor, node) for node in layers]
+    masks = masks_of_padding(editor)
+    totals = [_multiplications(editor, node, masks) for node in layers]
     if not totals:
         return 0, 0
     counted = _run(_session(graph, totals), _silence(graph))

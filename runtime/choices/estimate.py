@@ -49,7 +49,8 @@ CPU and in plain ones; in brackets, the numbers. A ResNet with squeeze-and-excit
 0.93, 0.89."""
 
 MANY_CASTS = 2**13
-"""Neurons in float16, on a CPU, from which on single time-steps are faster than short chunks.
+"""Neurons of a sample in float16, on a CPU, from which on single time-steps are faster than short
+chunks.
 
 ONNX Runtime casts around each operator there, in a chunk as often. Measured on an EPYC of Zen 5,
 T=32, times of single time-steps by those in chunks, in brackets the neurons: dense layers of 64,
@@ -142,8 +143,12 @@ class Estimate:
 
     @property
     def _casts_many_numbers(self) -> bool:
-        """Whether neurons compute in float16 on a CPU, many at a time."""
-        return sum(map(self.run.sizes.count, self.costs.cast)) >= MANY_CASTS
+        """Whether many of a sample's neurons compute in float16 on a CPU.
+
+        Of each sample, since chunks round otherwise there, and batches of all sizes should alike.
+        """
+        together = min(self.run.groups.long, self.run.samples)
+        return sum(map(self.run.sizes.count, self.costs.cast)) >= MANY_CASTS * together
 
     @property
     def _most_steps(self) -> int:

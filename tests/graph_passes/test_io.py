@@ -142,15 +142,17 @@ def test_an_order_is_kept_where_a_branch_names_its_own_tensors_as_others_are(tmp
     assert [node.op_type for node in read_model(path).graph.node] == ["If", "Exp", "Add"]
 
 
-def test_a_constant_of_a_branch_with_the_name_of_another():
+@pytest.mark.parametrize("size", [1, 300])
+def test_a_constant_of_a_branch_with_the_name_of_another(size):
     branch = "{ y = Mul (x, k) }"
     text = (
-        f"g (float[N, 3] x, bool c) => (float[N, 3] y) {{ y = If (c) <then_branch = "
-        f"t () => (float[N, 3] y) {branch}, else_branch = e () => (float[N, 3] y) {branch}> }}"
+        f"g (float[N, {size}] x, bool c) => (float[N, {size}] y) {{ y = If (c) <then_branch = "
+        f"t () => (float[N, {size}] y) {branch}, "
+        f"else_branch = e () => (float[N, {size}] y) {branch}> }}"
     )
-    proto = model(text, {"k": np.float32(100)})
+    proto = model(text, {"k": np.full(size, 100, np.float32)})
     to_graph(proto)
-    own = onnx.numpy_helper.from_array(np.float32(0.5), "k")
+    own = onnx.numpy_helper.from_array(np.full(size, 0.5, np.float32), "k")
     proto.graph.node[0].attribute[0].g.initializer.append(own)
     with pytest.raises(ModelError, match="subgraph has a constant 'k', and the graph around it"):
         to_graph(proto)

@@ -201,6 +201,7 @@ SPREAD = {
     "by an average pool": "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(s)",
     "by half, between places": 'p = Resize<mode = "linear">(s, , half)',
     "to sizes": 'p = Resize<mode = "linear">(s, , , sizes)',
+    "to sizes, scales empty": 'p = Resize<mode = "linear">(s, none, none, sizes)',
     "by half, along two axes": 'p = Resize<mode = "linear", axes = [2, 3]>(s, , two)',
     "to the nearest": 'p = Resize<mode = "nearest">(s, , half)',
 }
@@ -214,6 +215,7 @@ def test_each_place_that_an_interpolation_reads_counts(name):
         "y = Conv(p, v) }",
         {
             "v": normal(5, 3, 1, 1), "zero": ZERO, "one": ONE, "sizes": np.array([1, 3, 4, 4]),
+            "none": np.zeros(0, np.float32),
             "half": np.float32([1, 1, 0.5, 0.5]), "two": np.float32([0.5, 0.5]),
         },
         18 if "axes" in body else 17,
@@ -246,8 +248,23 @@ def test_what_a_factor_of_0_stops_meets_nothing():
         {"v": normal(3, 2, 1, 1), "zero": ZERO, "one": ONE, "kept": kept},
     )
     counts = RNG.integers(0, 9, (3, 4, 4))
-    found = synaptic_operations(convert(proto).model, {"s": counts}, (3, 4, 4))
+    snn = convert(proto).model
+    found = synaptic_operations(snn, {"s": counts}, (3, 4, 4))
     assert found == 2 * counts[[0, 2]].sum()
+    assert macs(snn, (3, 4, 4)) == 2 * 2 * 16
+
+
+def test_a_chain_of_many_concats():
+    joined = " ".join(f"c{i} = Concat<axis = 1>(c{i - 1}, q)" for i in range(1, 1200))
+    proto = model(
+        "g (float[N, 2] x) => (float[N, 1] y) { c0 = Clip(x, zero, one) "
+        f"q = Pad(c0, pads) {joined} y = MatMul(c1199, v) }}",
+        {
+            "v": normal(2 + 3 * 1199, 1), "zero": ZERO, "one": ONE,
+            "pads": np.array([0, 0, 0, 1]),
+        },
+    )  # fmt: skip
+    assert macs(convert(proto).model, (2,)) == 2 + 2 * 1199
 
 
 def test_connections_to_a_pad_that_stays_are_none():

@@ -90,6 +90,16 @@ def test_layers_in_float16_are_none_for_8_bits():
         SpikingSession(snn, precision="int8")
 
 
+def test_nor_are_layers_in_float64():
+    ann = model(
+        "net (float[N, 8] x) => (float[N, 8] y) { a = Clip(x, zero, one) b = Cast<to = 11>(a) "
+        "c = MatMul(b, w) d = Cast<to = 1>(c) y = Clip(d, zero, one) }",
+        {"w": RNG.normal(size=(8, 8)), "zero": np.float32(0), "one": np.float32(1)},
+    )
+    with pytest.raises(ModelError, match=r"MatMul 'c' computes in float64, as all layers do"):
+        SpikingSession(convert(ann).model, precision="int8")
+
+
 def test_one_layer_in_float16_stays_that_beside_others_in_8_bits():
     ann = model(
         "net (float[N, 256] x) => (float[N, 8] y) { a = MatMul(x, w) b = Clip(a, zero, one) "
@@ -111,7 +121,7 @@ def test_one_layer_in_float16_stays_that_beside_others_in_8_bits():
 
 @pytest.mark.parametrize(
     ("dtype", "neurons", "chunks"),
-    [(np.float16, 1024, ()), (np.float32, 1024, (8, 4)), (np.float16, 64, (4,))],
+    [(np.float16, 8192, ()), (np.float32, 8192, (8, 4)), (np.float16, 4096, (4,))],
 )
 def test_many_neurons_in_float16_run_one_time_step_at_a_time(dtype, neurons, chunks):
     """Short chunks save nothing where a CPU casts around each operator."""
