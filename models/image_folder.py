@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .datasets import DATASETS
 from .preprocessing import Preprocessing
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -112,6 +113,16 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
 def has_both(folder: Path) -> bool:
     """Whether a folder holds ``train`` and ``val``, each with folders for classes."""
     return all(_has_folders(folder / name) for name in ("train", "val"))
+
+
+def require_imagenet(folder: Path, classes: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a folder of ImageNet without all of its classes."""
+    wanted = DATASETS["imagenet"].classes
+    if len(classes) != wanted:
+        raise ValueError(
+            f"{folder} holds {len(classes)} classes, and ImageNet has {wanted}, by whose order "
+            "labels are counted: name the folder itself where these are classes of their own"
+        )
 
 
 def imagenet_folder(root: Path, train: bool) -> Path:

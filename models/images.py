@@ -13,7 +13,13 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from .augmentation import crop_and_flip, cutout
 from .configs import Config
 from .datasets import DATASETS, IN_MEMORY, DataSet, in_memory
-from .image_folder import image_files, imagenet_folder, read_image, read_images
+from .image_folder import (
+    image_files,
+    imagenet_folder,
+    read_image,
+    read_images,
+    require_imagenet,
+)
 from .preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
@@ -135,6 +141,8 @@ def open_images(
         return ArrayImages(*shown, config, data.mean), ArrayImages(*tested)
     folders = [imagenet_folder(root or Path(), train) for train in (True, False)]
     training = FolderImages(folders[0], preprocessing, config)
+    if config.dataset == "imagenet":
+        require_imagenet(folders[0], training.classes)
     test = FolderImages(folders[1], preprocessing)
     other = sorted(set(training.classes) ^ set(test.classes))
     if other:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from onnx2snn.graph_passes.model_files.whole_file import whole_file
 
 from .clips import QuantizedClip, TrainableClip
-from .configs import Config
+from .configs import Config, unused
 from .datasets import DataSet
 from .images import batches, digest_of
 from .networks import Normalize, mobilenet, resnet18, resnet20, vgg, vgg16
@@ -236,8 +236,9 @@ def _save(
             run = {"config": asdict(config), "data": data, "history": history}
             torch.save({**content, **run}, file)
         except RuntimeError as error:
-            # In the end torch finds the file too short, and says so in place of the cause.
-            if isinstance(error.__context__, OSError):
+            # In the end torch finds the file too short, and says so in place of the cause, as of a
+            # full disk, or of an interruption.
+            if isinstance(error.__context__, OSError | KeyboardInterrupt | SystemExit):
                 raise error.__context__ from None
             raise
 
@@ -264,7 +265,8 @@ def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> li
         return []
     kept, seen = content["config"], content["data"]
     now = asdict(config)
-    differing = [key for key in now if kept.get(key) != now[key]]
+    vain = unused(config)
+    differing = [key for key in now if key not in vain and kept.get(key) != now[key]]
     if differing:
         what = ", ".join(f"{key} {kept.get(key)!r}, now {now[key]!r}" for key in differing)
         raise CheckpointError(

@@ -152,3 +152,8 @@ def _translated() -> Iterator[None]:
         raise OutputError(said_by_system(error)) from error
     except (ValueError, FloatingPointError) as error:
         raise DataError(str(error)) from error
+    except RuntimeError as error:
+        # Torch has no error of its own for it on a CPU.
+        if "allocate memory" in str(error):
+            raise MemoryError from error
+        raise

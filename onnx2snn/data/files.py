@@ -14,7 +14,13 @@ from onnx2snn.graph_passes.model_files.files import Model, read_structure, requi
 from onnx2snn.inspection import inputs_of, metadata_of
 from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
 from onnx2snn.models.datasets import IN_MEMORY, in_memory
-from onnx2snn.models.image_folder import has_both, image_files, imagenet_folder, read_images
+from onnx2snn.models.image_folder import (
+    has_both,
+    image_files,
+    imagenet_folder,
+    read_images,
+    require_imagenet,
+)
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 from onnx2snn.runtime.inputs import fits, require_type, written
 
@@ -66,7 +72,7 @@ def open_data(
         if source in IN_MEMORY:
             data = _open_in_memory(source, root, train, wanted)
         else:
-            data = _open_folder(source, root, wanted, samples, train)
+            data = _open_folder(source, root, wanted, samples, train, labels)
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
     elif kind in (".npz", ".npy"):
@@ -183,14 +189,17 @@ def _open_folder(
     preprocessing: Preprocessing | None,
     samples: int | None,
     train: bool,
+    scored: bool,
 ) -> Data:
     try:
         folder = (root or Path()) if name == "imagenet" else Path(name)
         divided = name == "imagenet" or has_both(folder)
         if divided:
             folder = imagenet_folder(folder, train)
-        files, labels, _ = image_files(folder)
-    except OSError as error:
+        files, labels, classes = image_files(folder)
+        if name == "imagenet" and scored and not train:
+            require_imagenet(folder, classes)
+    except (OSError, ValueError) as error:
         raise DataError(str(error)) from error
     if preprocessing is None:
         raise DataError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import os
 import re
 import shutil
@@ -336,6 +337,24 @@ def test_a_disk_that_fills_up_harms_no_checkpoint(tmp_path, data, monkeypatch):
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["checkpoint.pt"]
     assert_same(train_tiny(tmp_path / "out", data)[0], expected)
+
+
+@needs_torch
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_while_a_checkpoint_is_written_is_one(tmp_path, monkeypatch, end):
+    """Torch says then that the file is too short."""
+    from onnx2snn.models import training
+
+    class Interrupted(io.BytesIO):
+        def write(self, content):
+            if self.tell() > 1000:
+                raise end
+            return super().write(content)
+
+    monkeypatch.setattr(training, "whole_file", lambda path: Interrupted())
+    part = torch.nn.Linear(64, 64)
+    with pytest.raises(end):
+        training._save(tmp_path / "checkpoint.pt", CONFIGS["vgg16-cifar10"], "", {"n": part}, [])
 
 
 @needs_torch

@@ -1,5 +1,6 @@
 """Image data sets, from small files in the formats of the real ones, and how they are prepared."""
 
+import dataclasses
 import pickle
 import shutil
 
@@ -8,6 +9,7 @@ import onnx
 import pytest
 
 from onnx2snn import DataError, ModelError, open_data, write_model
+from onnx2snn.models.datasets import DATASETS
 from onnx2snn.models.image_folder import read_images
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
@@ -126,8 +128,10 @@ def with_preprocessing(preprocessing):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """ImageNet's layout: val/<class>/<image>; images of several sizes, one of them grey."""
+    known = DATASETS["imagenet"]
+    monkeypatch.setitem(DATASETS, "imagenet", dataclasses.replace(known, classes=2))
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(1)
     for split in ("train", "val"):
@@ -365,6 +369,16 @@ def test_channels_are_where_the_input_has_them(folder, shape, last):
     np.testing.assert_array_equal(found, wanted.transpose(0, 2, 3, 1) if last else wanted)
     assert data.shape == found.shape
     assert len(labels) == 5
+
+
+def test_an_imagenet_that_lacks_classes_has_no_labels(folder, monkeypatch):
+    monkeypatch.undo()
+    model = with_preprocessing(Preprocessing(4, 3))
+    with pytest.raises(DataError, match="holds 2 classes, and ImageNet has 1000"):
+        open_data("imagenet", folder, model=model)
+    # To calibrate and to run no labels are needed.
+    assert open_data("imagenet", folder, model=model, train=True).samples == 6
+    assert open_data("imagenet", folder, model=model, labels=False).samples == 6
 
 
 def test_images_need_a_preprocessing(folder):
