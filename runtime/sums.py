@@ -44,12 +44,14 @@ class Sums:
         self._starts = {s.read: s.start for s in plan.states if s.read in self._followed}
         self._growth = 0.0 if totals is None else totals.growth
         self._most_at_start = self._room_from(self._starts)
+        self._units = {name: n.threshold for n in plan.neurons for name in (n.spikes, n.positive)}
         self._session: Any = None
         self._silent: dict[tuple, Arrays] = {}
         self.reset()
 
     def reset(self) -> None:
         """Begin at zero."""
+        # What was brought in: of neurons int32 multiples of V_th, of others float64.
         self._done: Arrays = {}
         self._steps = 0
         self._inputs: Arrays = {}
@@ -93,7 +95,7 @@ class Sums:
         In the step's type, or float64 where some of them were brought in before.
         """
         now = {name: self._states.get(self._carried[name].read) for name in names}
-        return {n: np.asarray(self._done[n] + v) if n in self._done else v for n, v in now.items()}
+        return self._with_done(now, {n: v for n, v in self._done.items() if n in now})
 
     def snapshot(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
         """A function for the sums of neurons up to now, which works them out when first called.
@@ -132,9 +134,17 @@ class Sums:
             sums = {name: now[state.read] for name, state in carried.items()}
             if totals is not None and steps:
                 sums |= self._derived(totals, steps, read, sums, before, now)
-            return done | {n: done[n] + value if n in done else value for n, value in sums.items()}
+            return self._with_done(sums, done)
 
         return work_out
+
+    def _with_done(self, sums: Arrays, done: Arrays) -> Arrays:
+        """Sums, float64 where parts of them were brought in before, whose places they take."""
+        for name, before in done.items():
+            unit = self._units.get(name)
+            so_far = before if unit is None else before * unit
+            sums[name] = np.asarray(so_far + sums[name]) if name in sums else so_far
+        return sums
 
     def bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
@@ -144,11 +154,11 @@ class Sums:
         if self._carried:
             self._states.put({s.read: np.zeros_like(self._states.get(s.read))
                               for s in self._carried.values()})  # fmt: skip
-        self._done = {name: value.astype(np.float64) for name, value in sums.items()}
-        for neuron in self._plan.neurons:
+        self._done = {}
+        for name in list(sums):
+            unit, total = self._units.get(name), sums.pop(name).astype(np.float64)
             # Whole multiples, so that what sums of V_th in float32 are off by does not add up.
-            for name in {neuron.spikes, neuron.positive} & sums.keys():
-                self._done[name] = np.rint(self._done[name] / neuron.threshold) * neuron.threshold
+            self._done[name] = total if unit is None else np.rint(total / unit).astype(np.int32)
         self._steps, self._inputs, self._last = 0, {}, None
         self.begin_here()
 
