@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from onnx2snn import SpikingSession, convert, from_arrays, write_model
+from onnx2snn.graph_passes.model_files.files import read_parts
 from onnx2snn.measuring.benchmarking import RandomInputs, input_shapes
 from onnx2snn.measuring.timing import Contestant, interleaved, ratio
+from onnx2snn.runtime.plans.plan import build_plan
 
 SHORT = 0.05
 """Seconds, below which runs are repeated."""
@@ -181,7 +183,7 @@ class Runs:
 
 def measure(path, batches, timesteps, rounds):
     """For each N and T, what "auto", and "step" in another process, take over "step"."""
-    shapes, rows = input_shapes(path), []
+    shapes, rows = input_shapes(build_plan(read_parts(path))), []
     with (
         Contestant(Runs, shapes, path, "auto") as auto,
         Contestant(Runs, shapes, path, "step") as step,

@@ -30,9 +30,14 @@ def own_metadata_of(structure: onnx.ModelProto) -> dict[str, str]:
     }
 
 
+def recipe_in(structure: onnx.ModelProto) -> dict[str, Any]:
+    """The settings of the recipe that a file says it was made by; none if it does not say."""
+    return json_object(own_metadata_of(structure).get("recipe", ""))
+
+
 def notes_on_timesteps(structure: onnx.ModelProto, timesteps: Iterable[int]) -> list[str]:
     """What there is to say if a spiking network was converted for another T than one of these."""
-    recipe = json_object(own_metadata_of(structure).get("recipe", ""))
+    recipe = recipe_in(structure)
     made_for = recipe.get("timesteps")
     if made_for is None or all(t == made_for for t in timesteps):
         return []

@@ -113,12 +113,9 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
     if node.domain:
         # What others do with a constant is not known.
         return False
-    fixed = known_value(node.outputs[0])
-    fixed = one_number(node.outputs[0]) if fixed is None else fixed
-    if fixed is not None:
-        if fixed.dtype.kind != "f":
-            return False
-        return bool(np.max(np.abs(fixed), initial=0) >= _limit(fixed.dtype))
+    made = _known_numbers(node.outputs[0])
+    if made is not None:
+        return _largest(made) >= _limit(made.dtype)
     match node.op:
         case "Clip":
             # A far bound is none.
@@ -130,20 +127,29 @@ def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
             return True
     factors = _FACTORS.get(node.op, ())
     for place, tensor in enumerate(node.inputs):
-        value = known_value(tensor)
-        value = one_number(tensor) if value is None else value
-        if value is None or value.dtype.kind != "f":
+        value = _known_numbers(tensor)
+        if value is None:
             continue
         # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
-        largest = float(np.max(np.abs(value), initial=0))
         if place not in factors:
-            far = largest >= _limit(value.dtype)
+            far = _largest(value) >= _limit(value.dtype)
         else:
-            made = node.op == "Mul" and largest >= _LEAST_MASK
-            far = made or not _is_no_mask(value)
+            makes = node.op == "Mul" and _largest(value) >= _LEAST_MASK
+            far = makes or not _is_no_mask(value)
         if far:
             return True
     return False
+
+
+def _known_numbers(tensor: gs.Tensor) -> np.ndarray | None:
+    """The floating-point numbers of a constant, or the one that a tensor holds everywhere."""
+    value = known_value(tensor)
+    value = one_number(tensor) if value is None else value
+    return value if value is not None and value.dtype.kind == "f" else None
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.max(np.abs(values), initial=0))
 
 
 def _limit(dtype: np.dtype | None) -> float:

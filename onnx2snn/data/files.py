@@ -72,7 +72,7 @@ def open_data(
         if source in IN_MEMORY:
             data = _open_in_memory(source, root, train, wanted)
         else:
-            data = _open_folder(source, root, wanted, samples, train, labels)
+            data = _open_folder(source, root, wanted, samples, train, labels and not train)
         if structure is not None and _has_channels_last(structure, data.shape[1]):
             data = _with_channels_last(data)
     elif kind in (".npz", ".npy"):
@@ -197,7 +197,7 @@ def _open_folder(
         if divided:
             folder = imagenet_folder(folder, train)
         files, labels, classes = image_files(folder)
-        if name == "imagenet" and scored and not train:
+        if name == "imagenet" and scored:
             require_imagenet(folder, classes)
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from error

@@ -21,7 +21,7 @@ from onnx2snn.graph_passes.model_files.files import read_parts, write_model
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.progress import Report, no_report
 from onnx2snn.runtime.inputs import fits
-from onnx2snn.runtime.plans.plan import build_plan
+from onnx2snn.runtime.plans.plan import Plan, build_plan
 from onnx2snn.runtime.precision import not_in_float32
 from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
@@ -65,13 +65,14 @@ def benchmark(
     of those within a round. steps_per_second: T N / seconds. peak_memory: the most that the
     process has held, in bytes, its libraries with it; None where that is unknown. load_seconds:
     from the file until it runs, what a first run takes longer than a later one with it. regret:
-    of "auto", by what share it is slower than the best other in float32, 0 at least; None in other
+    of "auto", by what share it is slower than the best other but int8, 0 at least; None in other
     rows. "int8" is "auto" with ``precision="int8"``, where the network is in float32.
 
     Raises ``ModelError`` for a file that is no SNN, and ``DataError`` if an input has other
     sizes open than N, or N fixed to another one.
     """
-    shapes = input_shapes(snn, batches)
+    network = build_plan(read_parts(snn))
+    shapes = input_shapes(network, batches)
     against = "step" if ann is None else ANN
     makers: dict[str, tuple[Any, ...]] = {}
     with contextlib.ExitStack() as stack:
@@ -79,7 +80,7 @@ def benchmark(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             makers[ANN] = (AnnRuns, with_open_batch(ann, folder))
         makers |= {plan: (SnnRuns, snn, {"plan": plan}) for plan in get_args(PlanKind)}
-        if not_in_float32(build_plan(read_parts(snn))) is None:
+        if not_in_float32(network) is None:
             makers[INT8] = (SnnRuns, snn, {"precision": "int8"})
         running = {
             name: stack.enter_context(
@@ -182,10 +183,10 @@ def demo_files() -> Iterator[tuple[Path, Path]]:
         yield snn, ann
 
 
-def input_shapes(snn: Path, batches: Sequence[int] = ()) -> Shapes:
-    """What an SNN file takes; ``DataError`` if it leaves other sizes than N open, or fixes N."""
+def input_shapes(plan: Plan, batches: Sequence[int] = ()) -> Shapes:
+    """What a spiking network takes; ``DataError`` for open sizes other than N, or a fixed N."""
     found: dict[str, tuple[tuple[int, ...] | None, np.dtype]] = {}
-    for tensor in build_plan(read_parts(snn)).inputs:
+    for tensor in plan.inputs:
         if not tensor.shape:
             found[tensor.name] = None, np.dtype(tensor.dtype)
             continue

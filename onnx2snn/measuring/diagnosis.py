@@ -51,7 +51,7 @@ from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.thresholds import bounds_by_result
-from onnx2snn.inspection import json_object, metadata_of
+from onnx2snn.inspection import json_object, metadata_of, recipe_in
 from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
@@ -166,7 +166,7 @@ def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
 
 def _recipe(parts: ModelParts) -> dict[str, Any]:
     """How an SNN was made, as ``convert`` wrote it; raises ``ModelError`` if it is not said."""
-    recipe = json_object(metadata_of(parts.structure).get("onnx2snn.recipe", ""))
+    recipe = recipe_in(parts.structure)
     if recipe.get("maxpool") not in get_args(MaxPool):
         raise ModelError(
             "the spiking network does not say how it was made, so its neurons cannot be matched "

@@ -23,7 +23,7 @@ from onnx2snn.graph_passes.spellings.pads import same_pads
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
-    """1 for each weight that is not 0, made as the graph runs: no copy of all weights is kept."""
+    """1 for each number that is not 0, made as the graph runs: no copy of all weights is kept."""
     some = _cast(editor, f"{weights.name}/some", weights, np.bool_)
     return _cast(editor, f"{weights.name}/synapses", some, np.float32)
 
@@ -78,10 +78,8 @@ def _has_padding(node: gs.Node, masks: dict[str, gs.Tensor]) -> bool:
 
 def _is_not_0(editor: Editor, factor: gs.Tensor) -> gs.Tensor:
     """1 where a factor lets spikes pass."""
-    value = constant_value(factor)
-    if value is None:
-        return filled_like(editor, factor, 1.0)
-    return editor.constant(f"{factor.name}/kept", (value != 0).astype(np.float32))
+    constant = isinstance(factor, gs.Constant)
+    return _ones_for(editor, factor) if constant else filled_like(editor, factor, 1.0)
 
 
 def has_weights(node: gs.Node) -> bool:

@@ -20,6 +20,7 @@ from onnx2snn import DataError, ModelError, Onnx2SnnError, convert
 from onnx2snn.cli import main
 from onnx2snn.measuring.benchmarking import RandomInputs, benchmark, input_shapes, regret
 from onnx2snn.measuring.timing import Contestant, interleaved, ratio
+from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.session import PlanKind
 
 ROOT = Path(__file__).parents[2]
@@ -176,13 +177,12 @@ def test_inputs(files):
     assert RandomInputs({"s": (None, np.dtype(np.float32))})(5)["s"].shape == ()
     text = "net (float[N, C, H] x) => (float[N, C, H] y) { y = Clip(x, zero, one) }"
     ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
-    onnx.save(convert(ann).model, "open.onnx")
     with pytest.raises(DataError, match="leaves sizes open"):
-        input_shapes(files / "open.onnx")
+        input_shapes(build_plan(convert(ann).model))
     text = "net (float[N, 4] x, float s) => (float[N, 4] y) { c = Clip(x, zero, one) y = Add(c, s)}"
     scaled = model(text, {"zero": np.float32(0), "one": np.float32(1)})
     onnx.save(convert(scaled).model, "scalar.onnx")
-    assert input_shapes(files / "scalar.onnx")["s"] == (None, np.dtype(np.float32))
+    assert input_shapes(build_plan(convert(scaled).model))["s"] == (None, np.dtype(np.float32))
     assert benchmark(files / "scalar.onnx", 2, [3], rounds=1)["rows"]
     with pytest.raises(ModelError, match="it is an ANN"):
         benchmark(files / "ann.onnx", 2, [1])
