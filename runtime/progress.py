@@ -94,7 +94,7 @@ class Progress:
             # glibc would keep what the graph gave back.
             give_back_memory()
         self.time += steps
-        self.sums.count(steps, values)
+        self.sums.count(steps, values, together)
         self.latest = {name: values[name] for name in self.plan.latest}
         return fetched
 

@@ -53,7 +53,7 @@ class ReadOut:
     ``values``: each output by name, with the ANN output's shape and dtype: the mean over
     time of the last linear layer, and what the ANN computes from it, by masks and indices, which
     have no mean, as they are at the last time-step. Activity is worked out when it is first asked
-    for, by ``sums``, which gives the sums over time of what neurons emit, by tensor.
+    for, by ``sums``, which gives what neurons emitted over time, by tensor: int32, in thresholds.
     ``sample_timesteps``: int64 [N], how many time-steps each sample ran, where they left early.
     """
 
@@ -65,15 +65,9 @@ class ReadOut:
 
     @property
     def potential_sums(self) -> Arrays:
-        """The postsynaptic potentials x = s V_th of each layer summed over time, [N, ...].
-
-        They cannot be written to: spike counts are worked out from them.
-        """
+        """The postsynaptic potentials x = s V_th of each layer over time: float64 [N, ...]."""
         sums = self.sums()
-        found = {neuron.name: sums[neuron.spikes].view() for neuron in self.neurons}
-        for values in found.values():
-            values.flags.writeable = False
-        return found
+        return {n.name: np.asarray(sums[n.spikes] * n.threshold) for n in self.neurons}
 
     @property
     def output(self) -> np.ndarray:
@@ -83,16 +77,14 @@ class ReadOut:
     @cached_property
     def spike_counts(self) -> Arrays:
         """Spikes of each neuron by layer, of either sign: int64, [N, ...] in its shape."""
-        return {neuron.name: self._counts(neuron) for neuron in self.neurons}
-
-    def _counts(self, neuron: NeuronLayer) -> np.ndarray:
-        def counts(name: str) -> np.ndarray:
-            levels: np.ndarray = np.rint(self.sums()[name] / neuron.threshold)
-            return levels.astype(np.int64)
-
-        net = counts(neuron.spikes)
-        # Of p spikes and n that take one back, p + n are 2 p - (p - n).
-        return net if neuron.positive == neuron.spikes else 2 * counts(neuron.positive) - net
+        sums, found = self.sums(), {}
+        for neuron in self.neurons:
+            counts = sums[neuron.spikes].astype(np.int64)
+            if neuron.positive != neuron.spikes:
+                # Of p spikes and n that take one back, p + n are 2 p - (p - n).
+                counts = 2 * sums[neuron.positive].astype(np.int64) - counts
+            found[neuron.name] = counts
+        return found
 
     @cached_property
     def firing_rates(self) -> dict[str, float]:
@@ -112,15 +104,16 @@ class ReadOut:
     @cached_property
     def _activity(self) -> dict[str, tuple[int, int]]:
         """By layer, its spikes, and in how many time-steps of neurons."""
-        found = {}
+        sums, found = self.sums(), {}
         for neuron in self.neurons:
-            # One layer after the other: all counts take twice the memory of all potentials.
-            counts = self._counts(neuron)
-            steps = counts.size * self.timesteps
+            # Not of spike_counts, which take twice the memory.
+            net, positive = (sums[name] for name in (neuron.spikes, neuron.positive))
+            steps = net.size * self.timesteps
             if self.sample_timesteps is not None:
                 ran = self.sample_timesteps
-                steps = counts.size // len(ran) * int(ran.sum())
-            found[neuron.name] = int(counts.sum()), steps
+                steps = net.size // len(ran) * int(ran.sum())
+            spikes = 2 * positive.sum(dtype=np.int64) - net.sum(dtype=np.int64)
+            found[neuron.name] = int(spikes), steps
         return found
 
 

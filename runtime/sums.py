@@ -1,6 +1,7 @@
 """What a session adds up over time: carried by the step, or worked out from its states."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,26 @@ from .totals import CONSERVING, Totals, steps_to_next
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
 term up to there, so that spike counts are exact; longer runs move them to float64 in between."""
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """Time-steps since sums were brought in: what they ``read``, and in how many of them.
+
+    ``before``: the states that they began with; ``done``: what was brought in.
+    """
+
+    read: list[tuple[Arrays, int]]
+    steps: int
+    before: Arrays
+    done: Arrays
+    together: int
+
+    def of(self, rows: np.ndarray, count: int) -> "_Passed":
+        """The same of some of ``count`` samples."""
+        read = [(rows_of(values, rows, count), steps) for values, steps in self.read]
+        before, done = (rows_of(values, rows, count) for values in (self.before, self.done))
+        return replace(self, read=read, before=before, done=done)
 
 
 class Sums:
@@ -51,9 +72,9 @@ class Sums:
 
     def reset(self) -> None:
         """Begin at zero."""
-        # What was brought in: of neurons int32 multiples of V_th, of others float64.
+        # What was brought in.
         self._done: Arrays = {}
-        self._steps = 0
+        self._steps, self._together = 0, 1
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
         self._before, self._most = self._starts, self._most_at_start
@@ -76,13 +97,15 @@ class Sums:
             self.bring_in()
         return self._most - self._steps
 
-    def count(self, steps: int, inputs: Arrays) -> None:
+    def count(self, steps: int, inputs: Arrays, together: int) -> None:
         """Note that time-steps have passed, in which the step read ``inputs``.
 
+        ``together``: how many samples were in one run.
         Values that are not the network's own inputs must not be written to afterwards; of the
         caller's inputs a snapshot keeps copies.
         """
         self._steps += steps
+        self._together = together
         if self._last is not None and self._last[0] is inputs:
             self._last = inputs, self._last[1] + steps
         else:
@@ -95,76 +118,73 @@ class Sums:
         In the step's type, or float64 where some of them were brought in before.
         """
         now = {name: self._states.get(self._carried[name].read) for name in names}
-        return self._with_done(now, {n: v for n, v in self._done.items() if n in now})
+        for name in now.keys() & self._done.keys():
+            now[name] = np.asarray(self._done[name] * self._units.get(name, 1.0) + now[name])
+        return now
 
     def snapshot(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
-        """A function for the sums of neurons up to now, which works them out when first called.
+        """A function for what neurons emitted so far, which works it out when first called.
 
-        Or for those of some of ``count`` samples alone.
+        Or for that of some of ``count`` samples alone. In thresholds: int32.
         """
-        every = self._all(rows, count)
-        names = {name for n in self._plan.neurons for name in (n.spikes, n.positive)}
+        passed, after = self._passed(), self._states.moment(self.kept)
+        if rows is not None:
+            # Of the other samples nothing is kept.
+            passed, own = passed.of(rows, count), rows_of(after(), rows, count)
+            after = Later(lambda: own)
         # Else glibc keeps what is free again in pieces: with the results of two runs of eight
         # read-outs each 1.1 to 1.2 times a budget were taken, and 0.9 so.
         then = give_back_memory if self._within_budget else None
-        return Later(
-            lambda: {name: value for name, value in every().items() if name in names}, then
-        )
 
-    def _all(self, rows: np.ndarray | None = None, count: int = 0) -> Callable[[], Arrays]:
-        """A function that works out all sums up to now."""
+        def emitted() -> Arrays:
+            return {n: v for n, v in self._sums(passed, after()).items() if n in self._units}
+
+        return Later(emitted, then)
+
+    def _passed(self) -> _Passed:
         if self._inputs:
             # Else the last varying input and the sum of those before would both be kept.
             self._add_inputs()
-        moment, done = self._states.moment(self.kept), self._done
-        read, before = self._read(), self._before
+        return _Passed(self._read(), self._steps, self._before, self._done, self._together)
 
-        def states() -> list[Arrays]:
-            """What was read, summed over time, and the states before and at this moment."""
-            return [_summed(read), before, moment()]
+    def _sums(self, passed: _Passed, after: Arrays) -> Arrays:
+        """All sums up to a moment, as they are brought in."""
+        carried = {name: after[state.read] for name, state in self._carried.items()}
+        sums = {name: self._as_brought_in(name, total) for name, total in carried.items()}
+        if self._totals is not None and passed.steps:
+            sums |= self._derived(self._totals, passed, carried, after)
+        for name in sums.keys() & passed.done.keys():
+            sums[name] = np.asarray(passed.done[name] + sums[name])
+        return passed.done | sums
 
-        if rows is not None:
-            # Of the other samples nothing is kept.
-            own = [rows_of(values, rows, count) for values in states()]
-            states, done = (lambda: own), rows_of(done, rows, count)
-        carried, totals, steps = self._carried, self._totals, self._steps
+    def _as_brought_in(self, name: str, total: np.ndarray) -> np.ndarray:
+        """A sum of what neurons emit as int32, in thresholds; any other in float64.
 
-        def work_out() -> Arrays:
-            read, before, now = states()
-            sums = {name: now[state.read] for name, state in carried.items()}
-            if totals is not None and steps:
-                sums |= self._derived(totals, steps, read, sums, before, now)
-            return self._with_done(sums, done)
-
-        return work_out
-
-    def _with_done(self, sums: Arrays, done: Arrays) -> Arrays:
-        """Sums, float64 where parts of them were brought in before, whose places they take."""
-        for name, before in done.items():
-            unit = self._units.get(name)
-            so_far = before if unit is None else before * unit
-            sums[name] = np.asarray(so_far + sums[name]) if name in sums else so_far
-        return sums
+        Whole numbers, so that what sums of V_th in float32 are off by does not add up.
+        """
+        unit = self._units.get(name)
+        if unit is None:
+            return total.astype(np.float64)
+        return np.asarray(np.rint(total / unit), np.int32)
 
     def bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
         if self._steps == 0:
             return
-        sums = self._all()()
-        if self._carried:
-            self._states.put({s.read: np.zeros_like(self._states.get(s.read))
-                              for s in self._carried.values()})  # fmt: skip
-        self._done = {}
-        for name in list(sums):
-            unit, total = self._units.get(name), sums.pop(name).astype(np.float64)
-            # Whole multiples, so that what sums of V_th in float32 are off by does not add up.
-            self._done[name] = total if unit is None else np.rint(total / unit).astype(np.int32)
+        after = {name: self._states.get(name) for name in self.kept}
+        self._done = self._sums(self._passed(), after)
+        zeros = {s.read: np.zeros_like(after[s.read]) for s in self._carried.values()}
+        if zeros:
+            self._states.put(zeros)
         self._steps, self._inputs, self._last = 0, {}, None
-        self.begin_here()
+        self._begin_at(after)
 
     def begin_here(self) -> None:
         """What passes from now on begins at the states as they are."""
-        self._before = {name: self._states.get(name) for name in self._followed}
+        self._begin_at({name: self._states.get(name) for name in self._followed})
+
+    def _begin_at(self, states: Arrays) -> None:
+        self._before = {name: states[name] for name in self._followed}
         self._most = self._room_from(self._before)
 
     def _room_from(self, before: Arrays) -> int:
@@ -194,28 +214,29 @@ class Sums:
     def _add_inputs(self) -> None:
         self._inputs, self._last = _summed(self._read()), None
 
-    def _derived(
-        self,
-        totals: Totals,
-        steps: int,
-        inputs: Arrays,
-        carried: Arrays,
-        before: Arrays,
-        after: Arrays,
-    ) -> Arrays:
-        """The sums of ``totals`` over some time-steps, from those of what the step reads.
+    def _derived(self, totals: Totals, passed: _Passed, carried: Arrays, after: Arrays) -> Arrays:
+        """What neurons emitted in some time-steps, by the sums of ``totals``, in thresholds.
 
-        ``carried``: the sums that the step made itself.
+        ``carried``: the sums that the step made itself. As many samples at a time as ran together.
         """
-        prefix = totals.prefix
-        feed = carried | inputs | {f"{prefix}more": np.array(steps - 1, np.float32)}
-        feed |= {f"{prefix}silent/{n}": v for n, v in self._silence(totals, inputs).items()}
-        feed |= {f"{prefix}before/{name}": value for name, value in before.items()}
+        prefix, read = totals.prefix, _summed(passed.read)
+        feed = carried | read | {f"{prefix}more": np.array(passed.steps - 1, np.float32)}
+        feed |= {f"{prefix}before/{name}": value for name, value in passed.before.items()}
         feed |= {f"{prefix}after/{name}": value for name, value in after.items()}
+        samples, groups = _groups(after, passed.together)
+        # Where samples are computed apart, f(0) of one is that of all.
+        silent = self._silence(totals, rows_of(read, slice(1), samples) if samples else read)
+        feed |= {f"{prefix}silent/{name}": value for name, value in silent.items()}
         if self._session is None:
             self._session = self._create(totals.totals)
-        made = run_session(self._session, list(totals.made), _read_by(self._session, feed))
-        return dict(zip(totals.made, made, strict=True))
+        feed, parts = _read_by(self._session, feed), []
+        for rows in groups:
+            made = run_session(self._session, list(totals.made), rows_of(feed, rows, samples))
+            found = zip(totals.made, made, strict=True)
+            parts.append({name: self._as_brought_in(name, total) for name, total in found})
+        if not samples:
+            return parts[0]
+        return {name: np.concatenate([part.pop(name) for part in parts]) for name in totals.made}
 
     def _silence(self, totals: Totals, inputs: Arrays) -> Arrays:
         """What currents are where nothing is emitted and the input is zero."""
@@ -232,6 +253,18 @@ class Sums:
             # Others of this size would take as much memory again.
             self._silent = {shapes: found}
         return found
+
+
+def _groups(states: Arrays, together: int) -> tuple[int, list[slice]]:
+    """How many samples there are, and those of each group of at most so many.
+
+    0, and all at once, where one group holds them, or a state has no row for each.
+    """
+    counts = {len(value) if value.ndim else 0 for value in states.values()}
+    samples = max(counts, default=0)
+    if len(counts) != 1 or samples <= together:
+        return 0, [slice(None)]
+    return samples, [slice(first, first + together) for first in range(0, samples, together)]
 
 
 def _in_thresholds(v: np.ndarray, threshold: np.ndarray) -> float:
@@ -265,7 +298,7 @@ def _summed(read: list[tuple[Arrays, int]]) -> Arrays:
     return sums
 
 
-def rows_of(values: Arrays, rows: np.ndarray, count: int) -> Arrays:
+def rows_of(values: Arrays, rows: np.ndarray | slice, count: int) -> Arrays:
     """Some samples of arrays [N, ...], N being ``count``; others stay as they are."""
     return {n: v[rows] if v.ndim and len(v) == count else v for n, v in values.items()}
 
