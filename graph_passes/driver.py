@@ -62,7 +62,7 @@ def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
             verify(graph)
         except PassError as error:
             raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
-        except (Onnx2SnnError, MemoryError):
+        except (Onnx2SnnError, MemoryError, TimeoutError):
             raise
         except Exception as error:
             raise PassError(

@@ -128,3 +128,16 @@ def is_number(value: Any) -> bool:
 def counted(number: int, what: str) -> str:
     """A number of things, for messages: "1 sample", "2 samples"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+_BUILT_IN = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
+
+
+def from_onnxruntime(error: Exception) -> bool:
+    """Whether ONNX Runtime raised it: by a type of its own, or one that C++ has in Python.
+
+    Its own types have no common base. What else comes out of its calls a signal handler raised,
+    as a job's time limit, and is nobody's to translate.
+    """
+    kind = type(error)
+    return kind in _BUILT_IN or kind.__module__.startswith("onnxruntime.")

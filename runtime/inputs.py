@@ -18,6 +18,8 @@ def as_array(values: Any, what: str) -> np.ndarray:
     # A tensor of torch says by the others that it is on a GPU, or has a gradient.
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{what} is no array: {error}") from error
+    if np.ma.is_masked(values):
+        raise DataError(f"{what} has masked numbers: fill them in, as by .filled(0)")
     if found.dtype == object and not found.ndim:
         raise DataError(f"{what} is no array, but of the type {type(values).__name__}")
     return found

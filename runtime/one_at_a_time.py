@@ -7,7 +7,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
 
-from .providers import OUT_OF_MEMORY
+from .failures import OUT_OF_MEMORY
 
 
 def refuse_nested(turn: RLock, what: str) -> None:

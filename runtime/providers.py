@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError
+from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError, from_onnxruntime
 from onnx2snn.graph_passes.model_files.files import first_line
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, with_weights_as_inputs
 
+from .failures import OUT_OF_MEMORY, failing_as, lacks_memory
 from .plans.graphs import names_left, names_read
 
 logger = logging.getLogger("onnx2snn")
@@ -32,8 +33,6 @@ MOST_THREADS = 1024
 """More are refused: ONNX Runtime would start them all."""
 FEW_WEIGHTS = 2**24
 """Bytes, 16 MiB: making a session of no more leaves little memory to give back."""
-OUT_OF_MEMORY = "out of memory: give it less at once (--batch-size), or a smaller network"
-_NO_MEMORY = ("std::bad_alloc", "bad allocation", "Failed to allocate memory")
 _IN_FLOAT32 = "; it has some operators in float32 alone: export the network in that"
 _CAPTURE = "enable_cuda_graph"
 _TENSORRT_CAPTURE = "trt_cuda_graph_enable"
@@ -166,13 +165,12 @@ def _require_start(providers: list[Any]) -> None:
     identity = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
     )
-    try:
+    failure = (
+        f"ONNX Runtime could not start {wanted}: {{}}; check its options, the driver and the CUDA "
+        "and cuDNN libraries"
+    )
+    with failing_as(ProviderError, failure):
         session = start(identity.SerializeToString(), options, providers)
-    except Exception as error:  # onnxruntime raises types of its own, with no common base.
-        raise ProviderError(
-            f"ONNX Runtime could not start {wanted}: {first_line(error)}; check its options, the "
-            "driver and the CUDA and cuDNN libraries"
-        ) from error
     _require_first(session, wanted)
 
 
@@ -304,7 +302,9 @@ def _start_or_say_why(model: onnx.ModelProto, options: Any, providers: list[Any]
     """A session of a model; ``ProviderError`` or ``ModelError`` as ``create_session`` raises."""
     try:
         return start(model.SerializeToString(), options, providers)
-    except Exception as error:  # onnxruntime raises types of its own, with no common base.
+    except Exception as error:
+        if not from_onnxruntime(error):
+            raise
         if lacks_memory(error):
             raise ModelError(OUT_OF_MEMORY) from error
         if name_of(providers[0]) != CPU:
@@ -359,18 +359,15 @@ def cores_of(threads: int | None) -> int:
     return threads or _cores() or os.cpu_count() or 1
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Whether this error of ONNX Runtime's says that there is no more memory."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
-
-
 def run_session(
     session: Any, outputs: list[str] | None, feed: dict[str, np.ndarray]
 ) -> list[np.ndarray]:
     """``session.run``, with ``DataError`` where the network cannot run on these inputs."""
     try:
         values: list[np.ndarray] = session.run(outputs, session.weight_feed | feed)
-    except Exception as error:  # onnxruntime raises types of its own, with no common base.
+    except Exception as error:
+        if not from_onnxruntime(error):
+            raise
         if lacks_memory(error):
             raise DataError(OUT_OF_MEMORY) from error
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())

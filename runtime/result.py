@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from onnx2snn.graph_passes.errors import DataError
+
+from .failures import OUT_OF_MEMORY
 from .one_at_a_time import refuse_nested
 from .plans.plan import NeuronLayer
 
@@ -18,7 +21,7 @@ class Later:
     """Arrays that are worked out when someone first asks, from what is kept until then.
 
     So they are when it is pickled or copied. ``then`` is called once they are, and what they were
-    worked out from is let go of.
+    worked out from is let go of. ``DataError`` where there is not enough memory.
     """
 
     def __init__(
@@ -35,7 +38,10 @@ class Later:
         refuse_nested(self._turn, "these arrays are being worked out")
         with self._turn:
             if self._work_out is not None:
-                self._found = self._work_out()
+                try:
+                    self._found = self._work_out()
+                except MemoryError as error:
+                    raise DataError(OUT_OF_MEMORY) from error
                 # With it go states, and the session that they are of.
                 self._work_out = None
                 if self._then is not None:

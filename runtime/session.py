@@ -107,6 +107,7 @@ class SpikingSession:
         self._turn = RLock()
         if max_memory is not None and not (is_number(max_memory) and max_memory > 0):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
+        max_memory = None if max_memory is None else int(max_memory)
         threads = optional_whole("threads", threads, 1, MOST_THREADS)
         made, chosen = build_plan(read_any(model)), resolve_providers(providers)
         if max_memory is None:
@@ -288,7 +289,8 @@ class SpikingSession:
         that is not affine in the spikes, such as a Softmax, or that begins after a delay, is
         that of all time-steps since ``reset()``. A network with several outputs returns them by
         name. Raises ``DataError`` like ``run``, and if N is not that of the state: call
-        ``reset()`` first.
+        ``reset()`` first. Refused, it leaves the state as it was; where the time-step ran and
+        its output cannot be worked out, as for lack of memory, the session is at v(0) again.
         """
         inputs, varying = checked_inputs(self._plan, x_t, None)
         if varying:
@@ -302,16 +304,15 @@ class SpikingSession:
         progress.states.set_inputs(values)
         made = tuple(name for name in plan.readout_types if name not in values)
         now = values | dict(zip(made, progress.advance(values, made), strict=True))
-        outputs = dict(zip(plan.averages, progress.averages.of_one(now), strict=True))
-        if plan.means:
-            try:
+        try:
+            outputs = dict(zip(plan.averages, progress.averages.of_one(now), strict=True))
+            if plan.means:
                 means = progress.outputs()
-            except DataError:
-                if progress.earlier.totals:
-                    # What was set is nothing that could be gone on from.
-                    progress.reset()
-                raise
-            outputs |= {name: means[name] for name in plan.means}
+                outputs |= {name: means[name] for name in plan.means}
+        except DataError:
+            # Who tries again would count this time-step twice.
+            progress.reset()
+            raise
         by_name = {name: outputs[name] for name in plan.outputs}
         return by_name if len(by_name) > 1 else by_name[plan.outputs[0]]
 

@@ -11,10 +11,10 @@ from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.editing import broadcasts_into
-from onnx2snn.graph_passes.model_files.files import first_line
 
+from .failures import failing_as
 from .plans.plan import State
-from .providers import OUT_OF_MEMORY, lacks_memory, onnxruntime
+from .providers import onnxruntime
 from .result import Later
 
 NOT_CAPTURED = -1
@@ -23,14 +23,8 @@ NOT_CAPTURED = -1
 
 def _made(make: Callable[..., Any], *arguments: Any) -> Any:
     """A value on the device; ``DataError`` where that has no room for it."""
-    try:
+    with failing_as(DataError, "the device has no room: {}; run fewer samples at once"):
         return make(*arguments)
-    except Exception as error:  # onnxruntime raises types of its own, with no common base.
-        if lacks_memory(error):
-            raise DataError(OUT_OF_MEMORY) from error
-        raise DataError(
-            f"the device has no room: {first_line(error)}; run fewer samples at once"
-        ) from error
 
 
 class DeviceStates:
@@ -183,14 +177,10 @@ class DeviceStates:
             if keep and self._buffers and self._reads_in_place(session):
                 number = next(self._numbers)
                 known[begins, source, target] = runs, number
-        try:
+        with failing_as(DataError, "the network cannot run on this input: {}"):
             for binding in runs:
                 last = binding is runs[-1]
                 session.run_with_iobinding(binding, self._options(shrink and last, number))
-        except Exception as error:  # onnxruntime raises types of its own, with no common base.
-            if lacks_memory(error):
-                raise DataError(OUT_OF_MEMORY) from error
-            raise DataError(f"the network cannot run on this input: {first_line(error)}") from error
         if not self._buffers:
             made = runs[0].get_outputs()[len(fetch) :]
             written = {s.read: value for s, value in zip(self.states, made, strict=True)}

@@ -16,6 +16,8 @@ import onnx
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.errors import from_onnxruntime
+
 from .protos import STANDARD, all_nodes, attributes_of, infos_of, names_in, unused_prefix
 from .weights import copy_model, replace_all
 
@@ -174,8 +176,9 @@ def _length_or_unknown(*key: Any) -> int:
     """``_length``; 0 where ONNX Runtime is not there, or refuses the node."""
     try:
         return _length(*key)
-    # By types of its own, which are not public.
-    except Exception:
+    except Exception as error:
+        if not from_onnxruntime(error):
+            raise
         return 0
 
 

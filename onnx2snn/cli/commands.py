@@ -21,7 +21,7 @@ from onnx2snn.graph_passes.errors import Onnx2SnnError
 from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.graph_passes.model_files.files import write_model
 from onnx2snn.recipes import RECIPES
-from onnx2snn.runtime.providers import OUT_OF_MEMORY
+from onnx2snn.runtime.failures import OUT_OF_MEMORY
 from onnx2snn.version import __version__
 
 from . import tables, terminal

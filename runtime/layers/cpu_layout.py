@@ -9,17 +9,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import ModelError, from_onnxruntime
 from onnx2snn.graph_passes.model_files.files import first_line
 from onnx2snn.graph_passes.model_files.weights import STAYS_INLINE, ModelParts, stub
-from onnx2snn.runtime.providers import (
-    CPU,
-    OUT_OF_MEMORY,
-    give_weights,
-    lacks_memory,
-    quiet_options,
-    start,
-)
+from onnx2snn.runtime.failures import OUT_OF_MEMORY, lacks_memory
+from onnx2snn.runtime.providers import CPU, give_weights, quiet_options, start
 
 
 def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
@@ -43,7 +37,9 @@ def in_layout_of_cpu(parts: ModelParts) -> ModelParts:
         make = partial(start, parts.structure.SerializeToString(), options, [CPU], without=[fusion])
         try:
             make()
-        except Exception as error:  # onnxruntime raises types of its own, with no common base.
+        except Exception as error:
+            if not from_onnxruntime(error):
+                raise
             if lacks_memory(error):
                 raise ModelError(OUT_OF_MEMORY) from error
             options.optimized_model_filepath = ""

@@ -121,6 +121,8 @@ def block_of_channels() -> int:
     """How many channels a block has on this CPU; 1 where nothing can be laid out."""
     try:
         return _block_as_laid_out()
+    except TimeoutError:
+        raise  # A job's time limit, which is an OSError, too.
     except OSError:
         # No room for temporary files, which there may be at another time.
         return 1
@@ -184,6 +186,8 @@ def laid_out(
     entrance = unused_prefix(names_in(chunk), "enter/")
     try:
         made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
+    except TimeoutError:
+        raise  # A job's time limit, which is an OSError, too.
     except OSError:
         _tell_of_plain_layout(tempfile.tempdir)
         return None

@@ -5,9 +5,11 @@ import pickle
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import dyadic
 import numpy as np
+import onnxruntime
 import pytest
 from alike import same
 
@@ -72,6 +74,49 @@ def test_an_interrupted_step_begins_anew():
     session.step(images(2))
     assert interrupted_at(5, lambda: session.step(images(2)))
     np.testing.assert_array_equal(session.step(images(2)), first)
+
+
+class TimeLimitError(Exception):
+    """As task queues have one, which a signal handler raises."""
+
+
+@pytest.mark.parametrize("raised", [TimeoutError, TimeLimitError])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (onnxruntime, "InferenceSession"),
+        (onnxruntime.OrtValue, "ortvalue_from_numpy"),
+        (onnxruntime.InferenceSession, "run"),
+        (onnxruntime.InferenceSession, "run_with_iobinding"),
+    ],
+)
+def test_a_time_limit_arrives_as_what_it_is(where, name, raised):
+    wanted = SpikingSession(SNN, threads=1).run(images(2), 21)
+    session = SpikingSession(SNN, threads=1)
+    session.run(images(2), 3)
+    # Other lengths need other graphs, others N other buffers.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(where, name, Mock(side_effect=raised("30 s")))
+        with pytest.raises(raised, match="30 s"):
+            session.run(images(3), 21)
+    same(session.run(images(2), 21), wanted)
+
+
+@pytest.mark.parametrize("error", [DataError, MemoryError])
+def test_a_step_without_an_output_begins_anew(error, monkeypatch):
+    session = SpikingSession(SNN, threads=1)
+    first = session.step(images(2))
+    session.step(images(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(session._progress.averages, "of_one", Mock(side_effect=error("no memory")))
+        with pytest.raises(DataError):
+            session.step(images(2))
+    np.testing.assert_array_equal(session.step(images(2)), first)
+
+
+def test_memory_that_a_result_lacks_is_an_error_of_this_package():
+    with pytest.raises(DataError, match="out of memory"):
+        Later(Mock(side_effect=MemoryError))()
 
 
 def test_wrong_calls_leave_the_state():

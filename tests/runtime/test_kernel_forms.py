@@ -4,6 +4,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import dyadic
 import numpy as np
@@ -18,7 +19,7 @@ from onnx2snn import Neuron, SpikingSession, convert, recipe_by_name
 from onnx2snn.graph_passes.graph.neurons import DOMAIN
 from onnx2snn.graph_passes.model_files.weights import detach
 from onnx2snn.runtime import time_steps
-from onnx2snn.runtime.layers import kernel_forms
+from onnx2snn.runtime.layers import cpu_layout, kernel_forms
 from onnx2snn.runtime.layers.cpu_layout import in_layout_of_cpu
 
 BLOCKED = "com.microsoft.nchwc"
@@ -335,6 +336,15 @@ def test_without_room_for_temporary_files(monkeypatch, caplog):
     same(found, wanted)
     said = f"a temporary file could not be written in '{tempfile.gettempdir()}'; make room there"
     assert caplog.text.count(f"time-steps run in plain layout, which is slower: {said}") == 1
+
+
+@needs_blocks
+def test_a_time_limit_is_no_lack_of_room(monkeypatch):
+    network = dyadic.finish(2)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1)
+    monkeypatch.setattr(cpu_layout, "start", Mock(side_effect=TimeoutError("30 s")))
+    with pytest.raises(TimeoutError, match="30 s"):
+        session.run(dyadic.images(network, 2), 21)
 
 
 @needs_blocks

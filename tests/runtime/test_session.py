@@ -95,6 +95,7 @@ def test_several_threads_count_as_one_does(threads):
         ({1: X}, "has the inputs x; given were 1"),
         (None, "x is no array, but of the type NoneType"),
         (iter(X), "x is no array, but of the type "),
+        (np.ma.array(X, mask=X > 0), r"x has masked numbers: fill them in, as by .filled\(0\)"),
     ],
 )
 def test_inputs_that_do_not_fit(x, message):

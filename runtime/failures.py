@@ -1,0 +1,27 @@
+"""What ONNX Runtime raises, as errors of this package."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from onnx2snn.graph_passes.errors import Onnx2SnnError, from_onnxruntime
+from onnx2snn.graph_passes.model_files.files import first_line
+
+OUT_OF_MEMORY = "out of memory: give it less at once (--batch-size), or a smaller network"
+_NO_MEMORY = ("std::bad_alloc", "bad allocation", "Failed to allocate memory")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether this error of ONNX Runtime's says that there is no more memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
+
+
+@contextmanager
+def failing_as(kind: type[Onnx2SnnError], message: str) -> Iterator[None]:
+    """Raise what ONNX Runtime raises as ``kind``, with its first line in place of {}."""
+    try:
+        yield
+    except Exception as error:
+        if not from_onnxruntime(error):
+            raise
+        said = OUT_OF_MEMORY if lacks_memory(error) else message.format(first_line(error))
+        raise kind(said) from error
