@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -56,7 +56,7 @@ def to_triton(
     timesteps = require_whole("timesteps", timesteps, 1)
     loop = to_loop(snn, timesteps, preprocessing=preprocessing)
     parts = read_any(snn)
-    stateful, states = stateful_model(attach(parts))
+    stateful, states, means = stateful_model(attach(parts))
     made = {"format": "triton-stateful", "timesteps": "one request each"}
     onnx.helper.set_model_props(
         stateful, stamp(parts.structure, digest_of(snn), made, preprocessing)
@@ -68,7 +68,10 @@ def to_triton(
         config(names[1], stateful, kept)
         | {"sequence_batching": sequences(stateful, states), "instance_group": group},
     )
-    pages = _page_of_loop(names[0], loop, timesteps), _page_of_steps(names[1], stateful, kept)
+    pages = (
+        _page_of_loop(names[0], loop, timesteps),
+        _page_of_steps(names[1], stateful, kept, means),
+    )
     files: dict[Path, bytes] = {}
     for model_name, model, configuration, page in zip(
         names, (loop, stateful), configs, pages, strict=True
@@ -173,20 +176,27 @@ def _page_of_loop(name: str, model: onnx.ModelProto, timesteps: int) -> str:
     )
 
 
-def _page_of_steps(name: str, model: onnx.ModelProto, apart: set[str]) -> str:
+_STEPS = """\
+    for t in range(1, T + 1):
+        result = client.infer("{name}", inputs, sequence_id=7, sequence_start=t == 1,
+                              sequence_end=t == T)
+        {each}
+"""
+
+
+def _page_of_steps(name: str, model: onnx.ModelProto, apart: set[str], means: Sequence[str]) -> str:
+    """``means``: the outputs of which a response is the read-out of all time-steps so far."""
     output = model.graph.output[0].name
+    made = f'result.as_numpy("{output}")'
+    if output in means:
+        run = _STEPS.format(name=name, each=f"read_out = {made}")
+    else:
+        adding = _STEPS.format(name=name, each=f"total = total + {made}")
+        run = f"    total = 0\n{adding}    read_out = total / T\n"
     return (
         f"# {name}\n\nOne time-step of a spiking network, written by onnx2snn. A sequence of T "
         "requests is a run of T time-steps; the server keeps the membrane potentials, and a "
         "request with `sequence_start` begins at v(0). An output is that of one time-step, and "
         "the read-out its mean; an output that comes from a RunningMean or DelayedMean is the "
-        "read-out of all time-steps so far.\n\n"
-        + _call(model, apart)
-        + f"""    total = 0
-    for t in range(1, T + 1):
-        result = client.infer("{name}", inputs, sequence_id=7, sequence_start=t == 1,
-                              sequence_end=t == T)
-        total = total + result.as_numpy("{output}")
-    read_out = total / T
-"""
+        "read-out of all time-steps so far.\n\n" + _call(model, apart) + run
     )

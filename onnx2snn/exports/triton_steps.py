@@ -20,9 +20,9 @@ from onnx2snn.graph_passes.model_files.weights import copy_model, replace_all
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.apart import why_not_apart
 from onnx2snn.runtime.choices.memory import sizes_of
+from onnx2snn.runtime.failures import OUT_OF_MEMORY
 from onnx2snn.runtime.plans.graphs import MANY
 from onnx2snn.runtime.plans.plan import Plan, build_plan
-from onnx2snn.runtime.providers import OUT_OF_MEMORY
 
 START = "START"
 """The input of the stateful model that is true at the first time-step of a sequence."""
@@ -31,11 +31,14 @@ _SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039)
 """Primes that stand in for axes of any size."""
 
 
-def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str, list]]]:
+def stateful_model(
+    snn: onnx.ModelProto,
+) -> tuple[onnx.ModelProto, list[tuple[str, str, list]], tuple[str, ...]]:
     """One time-step with a reset inside, and its states: (input, output, dims of a sample).
 
-    Each state is [N, ...]; START, bool [N, 1], says which samples begin a sequence. What the
-    states of those hold does not matter. Raises ``ModelError`` as ``to_triton``.
+    And the names of the outputs that are the read-out of all time-steps so far. Each state is
+    [N, ...]; START, bool [N, 1], says which samples begin a sequence. What the states of those hold
+    does not matter. Raises ``ModelError`` as ``to_triton``.
     """
     plan = build_plan(snn)  # Refuses what is no spiking network.
     _require_rows(snn)
@@ -96,7 +99,7 @@ def stateful_model(snn: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[st
     weights += [numpy_helper.from_array(v, n) for n, v in constants.items()]
     replace_all(proto.initializer, weights)
     proto.input.append(helper.make_tensor_value_info(START, onnx.TensorProto.BOOL, ["N", 1]))
-    return model, states
+    return model, states, plan.means
 
 
 def _require_rows(snn: onnx.ModelProto) -> None:

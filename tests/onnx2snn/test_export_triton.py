@@ -2,6 +2,9 @@
 
 import os
 import re
+import sys
+import textwrap
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import dyadic
@@ -72,7 +75,7 @@ class Server:
 @pytest.mark.parametrize("case", CASES)
 def test_interleaved_sequences_equal_sessions(case):
     snn, shape = CASES[case]()
-    model, states = stateful_model(snn)
+    model, states, _ = stateful_model(snn)
     onnx.checker.check_model(model, full_check=True)
     server, rng = Server(model, states), np.random.default_rng(0)
     sessions = [SpikingSession(snn, threads=1) for _ in range(5)]
@@ -96,6 +99,39 @@ def test_interleaved_sequences_equal_sessions(case):
             for name, value in wanted.items():
                 np.testing.assert_array_equal(found[name][place], value[0], f"{name} at {tick}")
             left[sequence] -= 1
+
+
+@pytest.mark.parametrize("case", ["dyadic", "delayed", "softmax"])
+def test_the_call_on_the_page_gives_the_read_out(case, tmp_path, monkeypatch):
+    snn, shape = CASES[case]()
+    _, folder = to_triton(snn, tmp_path / "r", 8)
+    model, states, _ = stateful_model(snn)
+    server, x = Server(model, states), (np.arange(np.prod(shape)) % 17 - 8).reshape(shape) / 8
+
+    class Tensor:
+        def __init__(self, name, shape, kind):
+            self.name = lambda: name
+
+        def set_data_from_numpy(self, array):
+            self.values = array
+
+    class Client:
+        def __init__(self, url):
+            assert url == "localhost:8000"
+
+        def infer(self, name, inputs, sequence_id, sequence_start, sequence_end):
+            assert (name, sequence_id) == ("snn-stateful", 7)
+            found = server.infer([(0, inputs[0].values[0], sequence_start)])
+            return SimpleNamespace(as_numpy=found.get)
+
+    stub = SimpleNamespace(InferInput=Tensor, InferenceServerClient=Client)
+    monkeypatch.setitem(sys.modules, "tritonclient", SimpleNamespace(http=stub))
+    monkeypatch.setitem(sys.modules, "tritonclient.http", stub)
+    page = (folder / "README.md").read_text().partition("\n    import")
+    names = {"arrays": {server.session.get_inputs()[0].name: np.float32(x)[None]}, "T": 8}
+    exec(textwrap.dedent(page[1] + page[2]), names)
+    wanted = SpikingSession(snn).run(np.float32(x)[None], 8).output
+    np.testing.assert_allclose(names["read_out"], wanted, atol=1e-6)
 
 
 def test_repository(tmp_path):
