@@ -12,6 +12,12 @@ BINS = 2048
 _CENTRES = np.arange(BINS + 1) + 0.5
 """The middles of bins, in bins; a last one for none."""
 
+_SHARES = np.concatenate([np.geomspace(0.002, 0.05, 40, endpoint=False), np.linspace(0.05, 1, 96)])
+"""Of the largest activation, where thresholds of least squares are looked for.
+
+Below a twentieth only outliers take them: one of a hundred times what all others say.
+"""
+
 KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "balanced")
 """The kinds of statistics, as ``Statistic`` tells them."""
 
@@ -293,7 +299,7 @@ class ActivationHistogram:
         levels = np.arange(1, min(timesteps, BINS) + 1)
         largest = self._max / self._widths()
         best, theta = np.full(len(numbers), np.inf), self._max.copy()
-        for share in np.linspace(0.05, 1.0, 96):
+        for share in _SHARES:
             step = share * largest / len(levels)
             first = _first_bins((levels - 0.5) * step[:, None])
             reached = np.take_along_axis(sums, first, 1).sum(axis=1)

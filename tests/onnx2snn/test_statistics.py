@@ -76,6 +76,19 @@ def test_least_squares_and_balancing_as_they_are_defined(timesteps, per_channel)
         np.testing.assert_allclose(balanced, min(theta, row.max()), rtol=1e-12)
 
 
+@pytest.mark.parametrize("timesteps", [2, 4, 8, 16])
+def test_least_squares_beside_one_that_is_far_beyond_all_others(timesteps):
+    values = np.random.default_rng(0).uniform(size=(4000, 100))
+    values[7, 3] = 150
+    (found,) = histogram(values, False).value(Statistic("mmse", timesteps))
+
+    def error(theta):
+        levels = np.clip(np.rint(values * timesteps / theta), 0, timesteps)
+        return ((values - levels * theta / timesteps) ** 2).sum()
+
+    assert error(found) < 1.05 * min(error(theta) for theta in np.linspace(0.3, 150, 3000))
+
+
 def test_levels_of_any_number_of_time_steps_take_bounded_memory():
     found = histogram(activations(0), True)
     many, most = (found.value(Statistic("mmse", steps)) for steps in (2048, 2**31 - 1))
