@@ -18,7 +18,8 @@ _KEEP_CHANNELS = {
 def channel_axis(tensor: gs.Tensor) -> int:
     """The axis that counts channels: 1, as for images, or the last one after a MatMul.
 
-    Or where axis 1 is of open size, as in sequences, and the last is not.
+    Also where a Reshape came between that left the last axis as it was, as around a Gemm on
+    sequences; or where axis 1 is of open size, as in sequences, and the last is not.
     """
     shape = tensor.shape
     rank = None if shape is None else len(shape)
@@ -26,11 +27,18 @@ def channel_axis(tensor: gs.Tensor) -> int:
         node = tensor.inputs[0]
         if node.op in ("MatMul", "Gemm"):
             return rank - 1
-        if node.op not in _KEEP_CHANNELS:
+        if node.op not in (*_KEEP_CHANNELS, "Reshape"):
             break
-        tensor = (variables_of(node) or node.inputs)[0]
-        if tensor.shape is None or len(tensor.shape) != rank:
+        before = (variables_of(node) or node.inputs)[0]
+        if before.shape is None:
             break
+        if node.op == "Reshape":
+            same = before.shape[-1:] == tensor.shape[-1:]
+        else:
+            same = len(before.shape) == len(tensor.shape)
+        if not same:
+            break
+        tensor = before
     if shape and rank and rank > 2 and isinstance(shape[1], str) and isinstance(shape[-1], int):
         return rank - 1
     return 1
