@@ -1,5 +1,5 @@
 """What later steps cannot take of a model's content: damage and rare kinds, which are refused,
-and sparse tensors and nodes in disorder, which are put right.
+and sparse tensors, nodes in disorder and repeated opsets, which are put right.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from onnx2snn.graph_passes.errors import ModelError
 
 from .limits import MAX_AXES, MAX_TENSOR_BYTES, made_in, operands
-from .protos import STANDARD, all_nodes, graphs_in, infos_of
+from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of
 from .weights import replace_all
 
 FEW_BITS: dict[int, tuple[int, type]] = {
@@ -213,10 +213,23 @@ def check_values(tensor: onnx.TensorProto, what: str) -> None:
         )
 
 
-def mend(graph: onnx.GraphProto) -> None:
-    """Write as ONNX has it what some tools write otherwise: the order of nodes, open sizes."""
-    _sort_nodes(graph)
-    _open_sizes(graph)
+def mend(model: onnx.ModelProto) -> None:
+    """Write as ONNX has it what some tools write otherwise: nodes' order, open sizes, opsets."""
+    _sort_nodes(model.graph)
+    _open_sizes(model.graph)
+    import_once(model)
+
+
+def import_once(model: onnx.ModelProto) -> None:
+    """Import each domain once, the newest of its opsets, which onnx.compose repeats."""
+    newest: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = domain_of(entry)
+        newest[domain] = max(newest.get(domain, 0), entry.version)
+    if len(newest) < len(model.opset_import):
+        replace_all(
+            model.opset_import, [onnx.helper.make_opsetid(*each) for each in newest.items()]
+        )
 
 
 def _open_sizes(graph: onnx.GraphProto) -> None:

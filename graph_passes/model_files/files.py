@@ -112,7 +112,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
         else:
             fill(tensor, values)
     rest = detach(model)
-    mend(rest.structure.graph)
+    mend(rest.structure)
     define_unregistered(rest.structure, f"'{path}'")
     parts = ModelParts(rest.structure, rest.weights | weights)
     check_model(parts, f"'{path}'")
@@ -247,7 +247,7 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
     _check_whole(model, what)
     parts = detach(model)
     require_values(parts, what)
-    mend(parts.structure.graph)
+    mend(parts.structure)
     define_unregistered(parts.structure, what)
     check_model(parts, what)
     return parts

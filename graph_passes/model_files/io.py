@@ -20,7 +20,14 @@ from onnx2snn.graph_passes.graph.editing import mark_inner_nodes, require_graph,
 from onnx2snn.graph_passes.graph.tidying import name_nodes, tidy
 from onnx2snn.graph_passes.quiet import muted
 
-from .contents import UNSUPPORTED_TYPES, check_kinds, make_dense, stored_tensors, widen_weights
+from .contents import (
+    UNSUPPORTED_TYPES,
+    check_kinds,
+    import_once,
+    make_dense,
+    stored_tensors,
+    widen_weights,
+)
 from .files import first_line, require_values
 from .limits import sizes_of_functions
 from .old_opsets import convert_opset
@@ -52,6 +59,7 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     opset = opset_of(parts.structure)
     if opset < neurons.MIN_OPSET:
         structure = _with_constants_only(inline_functions(copy_model(parts.structure)))
+        import_once(structure)
         parts = ModelParts(convert_opset(structure, opset), parts.weights)
     if isinstance(model, ModelParts):
         return parts

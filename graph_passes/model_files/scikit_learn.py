@@ -27,10 +27,10 @@ def zip_maps_to_tensors(structure: onnx.ModelProto) -> onnx.ModelProto:
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:]
     made = {node.output[0] for node in found}
-    for output in changed.graph.output:
-        if output.name in made:
-            tensor = onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, None)
-            output.type.CopyFrom(tensor.type)
+    for info in (*changed.graph.output, *changed.graph.value_info):
+        if info.name in made:
+            tensor = onnx.helper.make_tensor_value_info(info.name, onnx.TensorProto.FLOAT, None)
+            info.type.CopyFrom(tensor.type)
     return changed
 
 

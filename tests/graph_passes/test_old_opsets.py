@@ -3,8 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from onnx_text import model, run
 
+from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes import ModelError, upgrade_opset
 
 
@@ -14,6 +16,21 @@ def test_old_opsets_are_upgraded():
     assert new.opset_import[0].version == 17
     x = np.linspace(-1, 3, 8, dtype=np.float32).reshape(2, 4)
     np.testing.assert_array_equal(run(new, x), np.clip(x, 0, 2))
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_opsets_that_merged_models_name_twice_are_named_once(opset):
+    """As those that onnx.compose.merge_models makes."""
+    text = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) y = Relu(a) }"
+    proto = model(text, {"w": np.eye(4, dtype=np.float32)}, opset)
+    proto.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 2), *proto.opset_import])
+    if opset < 17:
+        assert [entry.version for entry in upgrade_opset(proto).opset_import] == [17, 2]
+    x = np.eye(4, dtype=np.float32)
+    made = convert(proto, calibration=from_arrays(x)).model
+    domains = [entry.domain for entry in made.opset_import]
+    assert len(domains) == len(set(domains))
+    np.testing.assert_array_equal(SpikingSession(made).run(x, 4).output, x)
 
 
 def same(node, weights, opset):
