@@ -34,7 +34,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
             nodes,
             is_fixed,
             "a random v(0) needs the size of every layer, which these do not tell:",
-            "export the model with a fixed image size",
+            "export the model with fixed sizes of all axes but N",
         )
     generator = np.random.default_rng(seed)
     changed = False

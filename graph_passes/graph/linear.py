@@ -54,9 +54,10 @@ ATTENTIONS = ("Attention", "MultiHeadAttention")
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 ON_MEANS = {
-    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Div", "Gather", "GatherElements", "GatherND",
-    "IsNaN", "LRN", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax",
-    "ReduceMin", "ReduceProd", "ReduceSumSquare", "Softmax", "Where",
+    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Conv", "ConvTranspose", "Div", "Gather",
+    "GatherElements", "GatherND", "GridSample", "IsNaN", "LRN", "LogSoftmax", "ReduceL1",
+    "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare",
+    "ScatterElements", "ScatterND", "Softmax", "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
 
@@ -159,11 +160,11 @@ _ADVICE = {
 _AFFINE_IF_CONSTANT: dict[str, tuple[slice, str]] = {
     **dict.fromkeys(
         (
-            "AveragePool", "Cast", "CenterCropPad", "Col2Im", "Compress", "CumSum", "DFT",
-            "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
-            "GlobalAveragePool", "GridSample", "Pad", "ReduceMean", "ReduceSum", "Reshape",
-            "ReverseSequence", "RotaryEmbedding", "STFT", "Slice", "SpaceToDepth", "Split",
-            "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
+            "AffineGrid", "AveragePool", "Cast", "CenterCropPad", "Col2Im", "Compress", "CumSum",
+            "DFT", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements",
+            "GatherND", "GlobalAveragePool", "GridSample", "Pad", "ReduceMean", "ReduceSum",
+            "Reshape", "ReverseSequence", "RotaryEmbedding", "STFT", "Slice", "SpaceToDepth",
+            "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
         ),
         (
             slice(1, None),

@@ -36,6 +36,7 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
         x Where(x > 0, 1, a)           ->  PRelu(x, a), Relu(x)
         Where(x > 0, x, -x)            ->  Abs(x)
         Where(x > b, x, b)             ->  Max(x, b)
+        Where(x < b, x, b)             ->  Min(x, b)
         Where(x > b, x, 0), x [x > b]  ->  ThresholdedRelu(x, b)
         Where(x > b, x - b, 0)         ->  Relu(x - b)
         Where(x < b, x - b, 0)         ->  Min(x - b, 0)
@@ -89,8 +90,8 @@ def _activation(editor: Editor, node: gs.Node) -> _Activation | None:
                 if number == compared.level:
                     return "Max", [x, constant(number, x)], {}
                 return _bent(x, below, compared)
-            if compared.level == 0 == number_beside(above, x):
-                return "Min", [x, constant(0, x)], {}
+            if compared.level == number_beside(above, x):
+                return "Min", [x, constant(compared.level, x)], {}
     return None
 
 

@@ -104,7 +104,8 @@ def correct(
                 nodes,
                 is_fixed,
                 "v(0) per neuron needs the size of every layer, which these do not tell:",
-                "export the model with a fixed image size, or take a recipe that leaves v(0) alone",
+                "export the model with fixed sizes of all axes but N, or take a recipe that leaves "
+                "v(0) alone",
             )
     shifts = {node.name: np.zeros(()) for node in nodes}
     currents = snn.currents_in_the_ann() if weights else {}

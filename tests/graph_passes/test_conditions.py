@@ -48,6 +48,12 @@ FOUND = {
     ),
     "a threshold that stays": ("c = LessOrEqual(z, one) y = Where(c, one, z)", ["Max"]),
     "the same from the other side": ("c = Less(minus, z) y = Where(c, z, minus)", ["Max"]),
+    "a bound": ("c = Less(one, z) y = Where(c, one, z)", ["Min"]),
+    "a bound from the other side": ("c = LessOrEqual(z, one) y = Where(c, z, one)", ["Min"]),
+    "both bounds, as ONNX defines Clip": (
+        "c = Less(z, minus) m = Where(c, minus, z) d = Less(one, m) y = Where(d, one, m)",
+        ["Max", "Min"],
+    ),
     "a number like x that stays": (
         "s = Shape(z) o = ConstantOfShape<value = float[1] {0.1}>(s) c = Greater(z, tenth) "
         "y = Where(c, z, o)", ["Max"],

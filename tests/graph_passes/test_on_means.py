@@ -105,6 +105,10 @@ BETWEEN = {
     "p = ReduceMean<axes = [0], keepdims = 0>(h) q = ReduceMean<axes = [0], keepdims = 0>(c) "
     "d = Add(p, q) i = Constant<value_ints = [1]>() u = Unsqueeze(d, i) f = Add(a, u)",
     "the largest": "m = ReduceMax<axes = [2]>(b) f = Mul(a, m)",
+    "Conv": "k = ReduceMean<axes = [0]>(b) c = Conv(a, k) f = Add(a, c)",
+    "GridSample": "h = Constant<value_ints = [0, 2, 12, 1]>() u = Reshape(b, h) "
+    "i = Constant<value_ints = [0, 4, 3, 2]>() p = Reshape(a, i) q = GridSample(u, p) "
+    "j = Constant<value_ints = [0, 4, 6]>() f = Reshape(q, j)",
 }  # fmt: skip
 
 
@@ -192,6 +196,19 @@ def test_what_is_taken_from_places_that_the_input_says():
     x, places = X.astype(np.float32), RNG.integers(0, 4, (2, 1, 6))
     b, f = over_time(g, {"x": x, "i": places}, ["b", "f"])
     np.testing.assert_allclose(f.mean(0), np.take_along_axis(b.mean(0), places, 1), atol=1e-6)
+
+
+def test_what_is_added_to_places_that_the_input_says():
+    """As messages along the edges of a graph that is an input."""
+    signature = "g (float[N, 4, 6] x, int64[N, 4, 6] i) => (float[N, 4, 6] z)"
+    between = 'o = Mul(b, zero) f = ScatterElements<axis = 1, reduction = "add">(o, i, b)'
+    g = spiking(between, signature=signature, opset=18)
+    changes_once(nonlinear_to_means, g)
+    x, places = X.astype(np.float32), RNG.integers(0, 4, X.shape)
+    b, f = over_time(g, {"x": x, "i": places}, ["b", "f"])
+    wanted, sample, unit = np.zeros_like(x), np.arange(2)[:, None, None], np.arange(6)
+    np.add.at(wanted, (sample, places, unit), b.mean(0))
+    np.testing.assert_allclose(f.mean(0), wanted, atol=1e-6)
 
 
 def test_an_output_of_the_network_keeps_its_name():
