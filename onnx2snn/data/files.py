@@ -52,9 +52,9 @@ def open_data(
     not.
     model: the network that images are for, whose metadata may say how they become its input, which
     a folder of images needs; images of a named data set are else pixels in [0, 1]. They have their
-    channels where its input has them: [N, C, H, W], or [N, H, W, C]. Arrays are taken as they are;
-    those beside x that are inputs of the model must have as many rows, and y is none of them where
-    an input of it has that name.
+    channels where its input has them, [N, C, H, W] or [N, H, W, C], and are [N, C H W] or, of one
+    channel, [N, H, W] where it is. Arrays are taken as they are; those beside x that are inputs of
+    the model must have as many rows, and y is none of them where an input of it has that name.
     Raises ``DataError`` if the data is not there, is empty, is damaged or holds pickled objects, or
     does not fit its labels or the network; ``ModelError`` if the network cannot be read.
     """
@@ -73,8 +73,8 @@ def open_data(
             data = _open_in_memory(source, root, train, wanted)
         else:
             data = _open_folder(source, root, wanted, samples, train, labels and not train)
-        if structure is not None and _has_channels_last(structure, data.shape[1]):
-            data = _with_channels_last(data)
+        if structure is not None:
+            data = _arranged_for(structure, data)
     elif kind in (".npz", ".npy"):
         path = Path(source)
         data = open_npz(path, labels, train, inputs) if kind == ".npz" else open_npy(path)
@@ -128,22 +128,29 @@ def _remedy(sizes: Sequence[int], wanted: Sequence[int | None]) -> str:
     return ": reshape it" if others else ""
 
 
-def _has_channels_last(structure: onnx.ModelProto, channels: int) -> bool:
-    """Whether a model's first input is [N, H, W, C], and not, as well, [N, C, H, W]."""
+def _arranged_for(structure: onnx.ModelProto, data: Data) -> Data:
+    """Images [N, C, H, W] as a model's first input has them.
+
+    [N, H, W, C], if it is not as well [N, C, H, W]; [N, C H W]; or [N, H, W] of one channel.
+    """
     info = next(iter(inputs_of(structure)), None)
-    sizes = [] if info is None else [d.dim_value for d in info.type.tensor_type.shape.dim]
-    return len(sizes) == 4 and sizes[3] == channels != sizes[1]
+    declared = [] if info is None else [d.dim_value for d in info.type.tensor_type.shape.dim]
+    sizes = declared[1:]
+    count, channels, height, width = data.shape
+    channels_last = len(sizes) == 3 and sizes[2] == channels != sizes[0]
+    alike = [channels * height * width], [height, width] if channels == 1 else None
+    if not channels_last and sizes not in alike:
+        return data
 
-
-def _with_channels_last(data: Data) -> Data:
-    """Images [N, C, H, W] as [N, H, W, C]."""
+    def arranged(x: np.ndarray) -> np.ndarray:
+        return np.moveaxis(x, 1, 3) if channels_last else x.reshape(len(x), *sizes)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         for x in data.read(batch_size):
-            yield np.ascontiguousarray(np.moveaxis(np.asarray(x), 1, 3))
+            yield np.ascontiguousarray(arranged(np.asarray(x)))
 
-    count, channels, height, width = data.shape
-    return dataclasses.replace(data, shape=(count, height, width, channels), read=read)
+    shape = (height, width, channels) if channels_last else tuple(sizes)
+    return dataclasses.replace(data, shape=(count, *shape), read=read)
 
 
 def preprocessing_of(structure: onnx.ModelProto) -> Preprocessing | None:

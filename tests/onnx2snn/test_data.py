@@ -176,6 +176,12 @@ def test_fashion_mnist(tmp_path, opener):
         assert data.shape == x.shape == (9, 1, 28, 28)
         np.testing.assert_array_equal(x, images[:, None] / np.float32(255))
         np.testing.assert_array_equal(y, Y[:9])
+    for shape, sizes in (("N, 784", (9, 784)), ("N, 28, 28", (9, 28, 28))):
+        ann = model(f"g (float[{shape}] x) => (float[N, K] y) {{ y = Flatten(x) }}")
+        data = open_data("fashion-mnist", tmp_path, model=ann)
+        x, _ = together(data, 4)
+        assert data.shape == x.shape == sizes
+        np.testing.assert_array_equal(x, images.reshape(sizes) / np.float32(255))
 
 
 def test_fashion_mnist_that_is_not_there(tmp_path):

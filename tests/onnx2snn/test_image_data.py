@@ -346,17 +346,20 @@ def test_linked_folders_are_followed(folder):
 
 
 @pytest.mark.parametrize(
-    ("shape", "last"),
+    ("shape", "arranged"),
     [
-        (["N", 4, 4, 3], True),
-        (["N", None, None, 3], True),
-        (["N", 3, 4, 3], False),
-        (["N", 3, 4, 4], False),
-        (["N", 4, 4, 1], False),
-        (["N", 48], False),
+        (["N", 4, 4, 3], lambda x: x.transpose(0, 2, 3, 1)),
+        (["N", None, None, 3], lambda x: x.transpose(0, 2, 3, 1)),
+        (["N", 3, 4, 3], np.asarray),
+        (["N", 3, 4, 4], np.asarray),
+        (["N", 4, 4, 1], np.asarray),
+        (["N", 48], lambda x: x.reshape(-1, 48)),
+        (["N", 47], np.asarray),
+        (["N", 4, 4], np.asarray),
+        ([], np.asarray),
     ],
 )
-def test_channels_are_where_the_input_has_them(folder, shape, last):
+def test_channels_are_where_the_input_has_them(folder, shape, arranged):
     model = with_preprocessing(Preprocessing(4, 3, 8))
     wanted, _ = everything(open_data(str(folder / "val"), model=model, samples=5))
     info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
@@ -366,7 +369,7 @@ def test_channels_are_where_the_input_has_them(folder, shape, last):
     model.graph.initializer.append(onnx.helper.make_tensor("v", 1, [1, 1, 1, 1], [0.0]))
     data = open_data(str(folder / "val"), model=model, samples=5)
     found, labels = everything(data)
-    np.testing.assert_array_equal(found, wanted.transpose(0, 2, 3, 1) if last else wanted)
+    np.testing.assert_array_equal(found, arranged(wanted))
     assert data.shape == found.shape
     assert len(labels) == 5
 
