@@ -38,6 +38,7 @@ from .spellings.clips import unify_clips
 from .spellings.conditions import conditions_to_activations
 from .spellings.dequantize import dequantize_weights
 from .spellings.differences import differences_to_clips
+from .spellings.exponentials import exponentials_to_softmax
 from .spellings.fold_constants import fold_constants
 from .spellings.fused_layers import split_fused_layers
 from .spellings.integer_layers import dequantize_layers
@@ -79,6 +80,7 @@ __all__ = [
     "dequantize_weights",
     "differences_to_clips",
     "end_pools_in_the_image",
+    "exponentials_to_softmax",
     "fix_reshapes",
     "fold_batch_normalization",
     "fold_constants",

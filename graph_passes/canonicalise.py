@@ -13,6 +13,7 @@ The passes, in order:
     sink_transposes            NHWC graphs: Transposes move down until they cancel
     unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
     fold_pads                  Pad before Conv or a pool -> its own pads; auto_pad -> pads
+    exponentials_to_softmax    exp(x) / sum(exp(x)) -> Softmax(x), of x - max(x), too
     conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs, Max, ...
     move_bounds_behind_scales  Relu, then a scale, then Clip -> the scale, then these
     unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip
@@ -36,6 +37,7 @@ from .spellings.clips import unify_clips
 from .spellings.conditions import conditions_to_activations
 from .spellings.dequantize import dequantize_weights
 from .spellings.differences import differences_to_clips
+from .spellings.exponentials import exponentials_to_softmax
 from .spellings.fold_constants import fold_constants
 from .spellings.fused_layers import split_fused_layers
 from .spellings.linear_layers import unify_linear_layers
@@ -57,6 +59,7 @@ CANONICAL_FORM = (
     sink_transposes,
     unify_linear_layers,
     fold_pads,
+    exponentials_to_softmax,
     conditions_to_activations,
     move_bounds_behind_scales,
     unify_clips,
