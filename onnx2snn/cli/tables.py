@@ -65,8 +65,7 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     for row in report["snn"]:
         add("at a fixed T", str(row["timesteps"]), row, "")
     table.add_section()
-    rules = report["early_exit"]
-    for row in rules:
+    for row in report["early_exit"]:
         rule = EarlyExit(row["confidence"], row["stable"], row["every"])
         equal = f">{most}" if row["as_accurate_as"] is None else str(row["as_accurate_as"])
         if row["accuracy"] is None and row["agreement"] is None:
@@ -77,26 +76,31 @@ def early_exit_table(report: dict[str, Any]) -> Table:
     if report["ann"] is not None:
         table.add_section()
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "")
-    stay = all(row["mean_timesteps"] == most for row in rules)
-    if report["earliest"] is None:
-        leave = f"T={most} is too short for any to leave"
-    elif stay:
-        leave = (
-            f"none left: of no sample was the softmax of the read-out as high at "
-            f"{EarlyExit.stable} looks"
-        )
-    else:
-        leave = f"the earliest leave at T={report['earliest']}"
-        pays = ((row["as_accurate_as"] or most + 1) > row["mean_timesteps"] for row in rules)
-        if not any(pays):
-            leave += ", and for no rule is the mean below the fixed T that is as accurate"
-    table.caption = (
-        f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
-        f"Looked at every {EarlyExit.every} time-steps; {leave}."
-    )
+    table.caption = early_exit_caption(report)
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"
     return table
+
+
+def early_exit_caption(report: dict[str, Any]) -> str:
+    """When samples may leave, whether any did, and whether that pays."""
+    most, earliest, rules = report["snn"][-1]["timesteps"], report["earliest"], report["early_exit"]
+    if earliest is None:
+        leave = f"T={most} is too short for any to leave"
+    elif all(row["mean_timesteps"] == most for row in rules):
+        leave = (
+            f"none left before T={most}: until then of no sample was the class the same at "
+            f"{EarlyExit.stable} looks in a row, and the softmax high enough at the last of them"
+        )
+    else:
+        leave = f"none may leave before T={earliest}"
+        pays = ((row["as_accurate_as"] or most + 1) > row["mean_timesteps"] for row in rules)
+        if not any(pays):
+            leave += ", and for no rule is the mean below the fixed T that is as accurate"
+    return (
+        f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
+        f"Looked at every {EarlyExit.every} time-steps; {leave}."
+    )
 
 
 def precision_text(precision: str, rows: list[dict[str, str]]) -> str:

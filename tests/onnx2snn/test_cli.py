@@ -1295,7 +1295,7 @@ def test_run_over_time_with_several_inputs():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-T", "64"], "the earliest leave at T=12"),
+        (["-T", "64"], "none may leave before T=12"),
         (["-T", "8"], "T=8 is too short for any to leave"),
     ],
 )
@@ -1308,7 +1308,7 @@ def test_when_samples_may_leave_behind_a_delay():
     invoke("convert", "ann.onnx", "-o", "snn.onnx", "--delay", "20")
     words = "evaluate", "snn.onnx", "--data", "data.npz", "--early-exit", "-T", "64"
     assert as_json(*words)["earliest"] == 32
-    assert "the earliest leave at T=32" in " ".join(invoke(*words).output.split())
+    assert "none may leave before T=32" in " ".join(invoke(*words).output.split())
 
 
 def test_no_sample_leaves_where_none_is_sure():
@@ -1316,7 +1316,9 @@ def test_no_sample_leaves_where_none_is_sure():
     onnx.save(model(text, WEIGHTS | {"tenth": np.float32(0.1)}), "unsure.onnx")
     invoke("convert", "unsure.onnx", "-o", "snn.onnx")
     words = "evaluate", "snn.onnx", "--data", "data.npz", "--early-exit", "-T", "32"
-    assert "none left: of no sample" in " ".join(invoke(*words).output.split())
+    assert "none left before T=32: until then of no sample" in " ".join(
+        invoke(*words).output.split()
+    )
 
 
 def test_layers_before_the_first_spikes_are_in_no_sops(snn):

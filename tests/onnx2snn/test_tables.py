@@ -97,8 +97,27 @@ def test_early_exits_that_do_not_pay_are_told(mean, said):
         "samples": 500, "ann": None, "earliest": 4, "snn": [{"timesteps": 64, **row}],
         "early_exit": [{**rule, **row, "mean_timesteps": mean, "as_accurate_as": 8}],
     }  # fmt: skip
-    text = " ".join(printed(tables.early_exit_table(report), 120).split())
+    text = tables.early_exit_caption(report)
     assert ("for no rule is the mean below the fixed T" in text) == said
+    assert text in " ".join(printed(tables.early_exit_table(report), 200).split())
+
+
+@pytest.mark.parametrize(
+    ("earliest", "mean", "said"),
+    [
+        (12, 40.0, "; none may leave before T=12."),
+        (12, 64.0, "the same at 3 looks in a row, and the softmax high enough at the "
+         "last of them."),
+        (None, 64.0, "; T=64 is too short for any to leave."),
+    ],
+)  # fmt: skip
+def test_when_samples_leave_is_told(earliest, mean, said):
+    rule = {"confidence": 0.85, "stable": 3, "every": 4, "mean_timesteps": mean}
+    report = {
+        "earliest": earliest, "snn": [{"timesteps": 64}],
+        "early_exit": [{**rule, "as_accurate_as": None}],
+    }  # fmt: skip
+    assert tables.early_exit_caption(report).endswith(said)
 
 
 @pytest.mark.parametrize(
