@@ -144,17 +144,20 @@ def _sum(
     sums: dict[str, int] = cell["sums"]
     if cell["samples"] >= data.samples:
         return sums
+    # From 0 first, with which a part's clock starts, wherever it goes on from.
+    for done in sorted({0, cell["samples"]}):
+        running.report(name, done, data.samples)
     start = 0
     for x, y in data.batches(together):
         if y is None:
             raise DataError(f"'{data.name}' has no labels (y)")
         start += len(y)
         if start > cell["samples"]:
-            running.report(name, start - len(y), data.samples)
             for what, number in count(x, y).items():
                 sums[what] = sums.get(what, 0) + number
             cell["samples"] = start
             running.state.keep(key)
+            running.report(name, start, data.samples)
     return sums
 
 

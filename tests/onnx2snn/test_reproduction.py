@@ -108,6 +108,23 @@ def test_what_is_counted_is_not_read_again(tmp_path):
         assert read == [4] * times
 
 
+def test_how_far_a_part_is_told_from_0_to_its_end(tmp_path):
+    """What was kept is told too: with 0 the clock of a part starts."""
+    ann, state, told = detach(model(TEXT, WEIGHTS)), CountsFile(tmp_path / "state.json"), []
+
+    def report(what, done, total):
+        told.append(done)
+        assert (what, total) == ("ANN", 30)
+
+    running = ExperimentRun(from_arrays(X, Y), state, 10, None, report)
+    for kept, wanted in ((0, [0, 10, 20, 30]), (20, [0, 20, 30]), (30, [])):
+        for cell in state.cells.values():
+            cell["samples"] = kept
+        ann_accuracy(ann, running)
+        assert told == wanted
+        told.clear()
+
+
 def test_counts_of_another_device_are_its_own(tmp_path):
     ann, state = model(TEXT, WEIGHTS), CountsFile(tmp_path / "state.json")
     for providers in (None, [("CPUExecutionProvider", {"arena_extend_strategy": "0"})]):
