@@ -12,18 +12,9 @@ from onnx2snn.measuring.diagnosis import OTHER_FILE, is_source
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from . import tables, terminal
-from .options import (
-    COUNT,
-    MODEL,
-    CountsType,
-    NamedPath,
-    ann_option,
-    examples,
-    json_option,
-    print_json,
-    require_plot,
-    tell_drawn,
-)
+from .options import ann_option, examples, json_option
+from .outputs import print_json, require_plot, tell_drawn
+from .parameter_types import COUNT, MODEL, CountsType, NamedPath
 from .plot_benchmark import ratio_plot
 
 

@@ -1,100 +1,36 @@
-"""The command line: the small commands, and those of other files."""
+"""The command line: all commands in one group, and how they fail."""
 
 import codecs
 import contextlib
 import io
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from onnx2snn.converting import readiness
-from onnx2snn.demo import TIMESTEPS, run_demo
 from onnx2snn.graph_passes.errors import Onnx2SnnError
-from onnx2snn.graph_passes.graph.linear import MaxPool
-from onnx2snn.graph_passes.model_files.files import write_model
-from onnx2snn.recipes import RECIPES
 from onnx2snn.runtime.failures import OUT_OF_MEMORY
 from onnx2snn.version import __version__
 
-from . import tables, terminal
+from . import terminal
 from .benchmark import benchmark
+from .check import check
 from .compare import compare
-from .conversion_tables import readiness_table, recipe_table
 from .convert import convert
+from .demo import demo
 from .diagnose import diagnose
 from .evaluate import evaluate
 from .export import export
 from .import_ import import_
 from .inspect import inspect
-from .options import (
-    NamedPath,
-    examples,
-    folder_for,
-    json_option,
-    maxpool_option,
-    model_argument,
-    on_means_option,
-    print_json,
-    said_by_system,
-    samples_option,
-)
-from .plot import accuracy_plot, pyplot
+from .recipes import recipes
 from .reproduce import reproduce
 from .run import run
+from .signals import takes_sigterm
 from .train import train
-
-
-@contextlib.contextmanager
-def _takes_sigterm() -> Iterator[None]:
-    """Let SIGTERM, as of timeout or a stopped service, put away what is half done, like Ctrl-C."""
-    ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    if ignored or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    again = list[threading.Timer]()
-    told, sys.unraisablehook = sys.unraisablehook, _sends_again(sys.unraisablehook, again)
-    try:
-        try:
-            yield
-        finally:
-            # What was sent again comes now, at the latest.
-            for timer in again:
-                timer.join()
-    finally:
-        sys.unraisablehook = told
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _sends_again(
-    told: Callable[[Any], None], again: list[threading.Timer]
-) -> Callable[[Any], None]:
-    """What Python tells of exceptions that it loses, as in a weakref's callback.
-
-    Where a signal raised one, the signal is sent once more, soon after, by a timer in ``again``.
-    """
-
-    def hook(lost: Any) -> None:
-        number = _SIGNALS.get(lost.exc_type)
-        if number is None:
-            told(lost)
-            return
-        again.append(threading.Timer(0.05, os.kill, (os.getpid(), number)))
-        again[-1].start()
-
-    return hook
-
-
-_SIGNALS = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-"""What raises these, while a command runs."""
 
 
 class _Notes(logging.Handler):
@@ -127,13 +63,13 @@ class _Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            click.echo(f"Error: {said_by_system(error)}", err=True)
+            click.echo(f"Error: {terminal.said_by_system(error)}", err=True)
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click does; Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""
         try:
-            with _takes_sigterm(), _tells_warnings():
+            with takes_sigterm(), _tells_warnings():
                 return super().invoke(ctx)
         except Onnx2SnnError as error:
             lines = [terminal.printable(line) for line in str(error).split("\n")]
@@ -144,7 +80,7 @@ class _Commands(click.Group):
             # Who reads has seen enough, as head has: click ends without a word.
             raise
         except OSError as error:
-            raise click.ClickException(said_by_system(error)) from error
+            raise click.ClickException(terminal.said_by_system(error)) from error
         except KeyboardInterrupt:
             click.echo("\nAborted!", err=True)
             ctx.exit(130)
@@ -170,91 +106,7 @@ def main() -> None:
 
 
 for command in (
-    benchmark, compare, convert, diagnose, evaluate, export, import_, inspect, reproduce, run,
-    train,
+    benchmark, check, compare, convert, demo, diagnose, evaluate, export, import_, inspect, recipes,
+    reproduce, run, train,
 ):  # fmt: skip
     main.add_command(command)
-
-
-@examples(
-    "  onnx2snn check ann.onnx\n  onnx2snn check ann.onnx --maxpool exact --approximate --json"
-)
-@main.command()
-@model_argument
-@maxpool_option("average")
-@click.option(
-    "--approximate", is_flag=True, help="Let clips stand in for Sigmoid, Tanh, SiLU, GELU, ..."
-)
-@on_means_option
-@json_option
-def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_json: bool) -> None:
-    """Say what of the ANN in MODEL would convert, and what not and why.
-
-    Exits with 0 where it says that the network converts, with the options that it names;
-    else with 1.
-    """
-    result = readiness.check(model, maxpool=maxpool, approximate=approximate, on_means=on_means)
-    if as_json:
-        print_json(asdict(result))
-    else:
-        terminal.console().print(readiness_table(result.nodes))
-        terminal.say(f"Exact rewriting checked: {result.check}.")
-        for line in result.notes:
-            terminal.say(f"Note: {line}", "yellow")
-        terminal.say(result.verdict, "bold green" if result.converts else "bold red")
-    if not result.converts:
-        sys.exit(1)
-
-
-@examples("  onnx2snn recipes\n  onnx2snn recipes --json")
-@main.command()
-@json_option
-def recipes(as_json: bool) -> None:
-    """List the ways to convert that have a name, with their sources."""
-    if as_json:
-        rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
-        print_json({"recipes": rows})
-        return
-    terminal.console().print(recipe_table(RECIPES))
-
-
-@examples("  onnx2snn demo\n  onnx2snn demo --output results --samples 500")
-@main.command()
-@click.option(
-    "--output",
-    type=NamedPath(file_okay=False),
-    default="demo-out",
-    show_default=True,
-    help="Folder for the networks and the plot; made if it is not there.",
-)
-@samples_option
-@json_option
-def demo(output: Path, samples: int | None, as_json: bool) -> None:
-    """Convert the ResNet-20 that ships with the tool and classify real images with it.
-
-    Shows the accuracy of the ANN and of the spiking network at T = 4, 8, 16, 32, started
-    at half the threshold and at zero.
-    """
-    pyplot()
-    with folder_for(output):
-        with terminal.overall_progress("rewriting") as report:
-            found = run_demo(samples, report)
-        for name, conversion in zip(("half", "zero"), found.conversions.values(), strict=True):
-            write_model(conversion.parts, output / f"snn-{name}.onnx")
-        title = f"ResNet-20, {found.samples} Fashion-MNIST test images"
-        accuracy_plot(output / "accuracy.png", TIMESTEPS, found.accuracies, found.ann, title)
-    if as_json:
-        print_json(
-            {
-                "samples": found.samples,
-                "timesteps": TIMESTEPS,
-                "ann": found.ann,
-                "snn": found.accuracies,
-            }
-        )
-        return
-    terminal.say(
-        f"{title}; the network was trained with clips, so no data was needed to convert it."
-    )
-    terminal.console().print(tables.demo_table(TIMESTEPS, found.ann, found.accuracies))
-    terminal.say(f"Wrote snn-half.onnx, snn-zero.onnx and accuracy.png to {output}/")

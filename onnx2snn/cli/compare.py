@@ -18,9 +18,7 @@ from onnx2snn.recipes import RECIPES, recipe_by_name
 from . import tables, terminal
 from .options import (
     CALIBRATION_SAMPLES,
-    COUNT,
     FOR_CALIBRATION,
-    NamedPath,
     approximate_option,
     batch_option,
     calibration_option,
@@ -33,16 +31,14 @@ from .options import (
     model_argument,
     on_means_option,
     parsed,
-    print_json,
     refuse_options,
     refuse_root,
-    require_state,
     root_option,
     samples_option,
     several_timesteps_option,
-    tell_drawn,
-    title_of,
 )
+from .outputs import print_json, require_state, tell_drawn, title_of
+from .parameter_types import COUNT, NamedPath
 from .plot import SHARES, comparison_plot
 
 

@@ -21,11 +21,8 @@ from . import terminal
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
 from .options import (
     CALIBRATION_SAMPLES,
-    COUNT,
     FOR_CALIBRATION,
     SO_MANY,
-    InitialPotentialType,
-    NamedPath,
     approximate_option,
     batch_option,
     calibration_option,
@@ -37,12 +34,12 @@ from .options import (
     model_argument,
     on_means_option,
     parsed,
-    print_json,
     refuse_options,
     refuse_root,
-    require_output,
     root_option,
 )
+from .outputs import print_json, require_output
+from .parameter_types import COUNT, InitialPotentialType, NamedPath
 
 
 @examples(

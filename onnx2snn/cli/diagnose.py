@@ -13,8 +13,6 @@ from onnx2snn.measuring import diagnosis
 
 from . import tables, terminal
 from .options import (
-    MODEL,
-    NamedPath,
     batch_option,
     chosen_providers,
     data_option,
@@ -22,15 +20,13 @@ from .options import (
     examples,
     json_option,
     model_argument,
-    print_json,
     refuse_root,
-    require_plot,
     root_option,
     samples_option,
-    tell_drawn,
     timesteps_option,
-    title_of,
 )
+from .outputs import print_json, require_plot, tell_drawn, title_of
+from .parameter_types import MODEL, NamedPath
 from .plot import diagnosis_plot
 
 

@@ -19,7 +19,6 @@ from onnx2snn.runtime.precision import Precision
 from . import tables, terminal
 from .budget import budget_options, require_budget
 from .options import (
-    NamedPath,
     ann_option,
     batch_option,
     chosen_providers,
@@ -30,16 +29,14 @@ from .options import (
     max_memory_option,
     model_argument,
     precision_option,
-    print_json,
     refuse_root,
-    require_plot,
     root_option,
     samples_option,
     several_timesteps_option,
-    tell_drawn,
     threads_option,
-    title_of,
 )
+from .outputs import print_json, require_plot, tell_drawn, title_of
+from .parameter_types import NamedPath
 from .plot import SHARES, accuracy_plot, early_exit_plot
 
 

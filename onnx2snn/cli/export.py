@@ -13,16 +13,9 @@ from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
 from . import terminal
-from .options import (
-    NamedPath,
-    examples,
-    force_option,
-    json_option,
-    model_argument,
-    print_json,
-    refuse_options,
-    require_output,
-)
+from .options import examples, force_option, json_option, model_argument, refuse_options
+from .outputs import print_json, require_output
+from .parameter_types import NamedPath
 
 
 class LengthType(click.ParamType):

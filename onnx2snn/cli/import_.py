@@ -8,15 +8,9 @@ from onnx2snn.exports.from_nir import from_nir
 from onnx2snn.graph_passes.model_files.files import write_model
 
 from . import terminal
-from .options import (
-    MODEL,
-    NamedPath,
-    examples,
-    force_option,
-    json_option,
-    print_json,
-    require_output,
-)
+from .options import examples, force_option, json_option
+from .outputs import print_json, require_output
+from .parameter_types import MODEL, NamedPath
 
 
 @examples("  onnx2snn import net.nir -o snn.onnx")

@@ -22,15 +22,15 @@ from onnx2snn.runtime.precision import Precision
 from . import terminal
 from .conversion_tables import session_table
 from .options import (
-    COUNT,
     examples,
     json_option,
     max_memory_option,
     model_argument,
     precision_option,
-    print_json,
     refuse_options,
 )
+from .outputs import print_json
+from .parameter_types import COUNT
 
 
 @examples(

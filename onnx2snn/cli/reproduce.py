@@ -31,21 +31,17 @@ from onnx2snn.progress import Report
 from . import terminal
 from .options import (
     CALIBRATION_SAMPLES,
-    MODEL,
-    TIMESTEPS,
-    NamedPath,
     batch_option,
     chosen_providers,
     device_option,
     examples,
     json_option,
-    print_json,
     refuse_root,
-    require_state,
     root_option,
     samples_option,
-    tell_drawn,
 )
+from .outputs import print_json, require_state, tell_drawn
+from .parameter_types import MODEL, TIMESTEPS, NamedPath
 from .plot import comparison_plot
 from .plot_paper import fired_plot, potential_plot
 from .train import default_workers, train_network

@@ -24,8 +24,6 @@ from onnx2snn.runtime.result import class_output
 from . import tables, terminal
 from .options import (
     DATA,
-    TIMESTEPS,
-    NamedPath,
     batch_option,
     chosen_providers,
     device_option,
@@ -34,15 +32,15 @@ from .options import (
     max_memory_option,
     model_argument,
     precision_option,
-    print_json,
     refuse_options,
     refuse_root,
-    require_output,
     root_option,
     samples_option,
     threads_option,
     timesteps_option,
 )
+from .outputs import print_json, require_output
+from .parameter_types import TIMESTEPS, NamedPath
 
 
 @examples(

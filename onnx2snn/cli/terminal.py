@@ -1,6 +1,7 @@
 """What a terminal shows: where, how wide, progress bars, and what stands in the cells of tables."""
 
 import contextlib
+import errno
 import os
 import sys
 import textwrap
@@ -156,6 +157,14 @@ class _Table(Table):
 def printable(text: str) -> str:
     """Text from a file without the control characters that a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def said_by_system(error: OSError) -> str:
+    """What the system refused, and of which file; the current folder alone it does not name."""
+    text = error.strerror or str(error)
+    if error.filename:
+        return f"{text}: '{error.filename}'"
+    return f"{text}: the current folder" if error.errno == errno.ENOENT else text
 
 
 def name_text(text: object) -> Text:

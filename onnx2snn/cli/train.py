@@ -20,16 +20,9 @@ from onnx2snn.progress import Report
 from onnx2snn.runtime.providers import cores_of
 
 from . import terminal
-from .options import (
-    NamedPath,
-    device_option,
-    examples,
-    folder_for,
-    json_option,
-    print_json,
-    root_option,
-    said_by_system,
-)
+from .options import device_option, examples, json_option, root_option
+from .outputs import folder_for, print_json
+from .parameter_types import NamedPath
 
 
 def default_workers() -> int:
@@ -147,9 +140,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(said_by_system(error)) from error
+        raise DataError(terminal.said_by_system(error)) from error
     except OSError as error:
-        raise OutputError(said_by_system(error)) from error
+        raise OutputError(terminal.said_by_system(error)) from error
     except (ValueError, FloatingPointError) as error:
         raise DataError(str(error)) from error
     except RuntimeError as error:

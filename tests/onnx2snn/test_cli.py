@@ -30,7 +30,7 @@ from onnx2snn import (
     open_data,
     write_model,
 )
-from onnx2snn.cli import commands as cli
+from onnx2snn.cli import demo as cli_demo
 from onnx2snn.cli import inspect as cli_inspect
 from onnx2snn.cli import main, plot, plot_paper
 from onnx2snn.converting import readiness
@@ -354,7 +354,7 @@ def test_a_demo_that_fails_leaves_no_new_folder(monkeypatch):
     def fails(*arguments):
         raise OutputError("no room")
 
-    monkeypatch.setattr(cli, "run_demo", fails)
+    monkeypatch.setattr(cli_demo, "run_demo", fails)
     Path("old").mkdir()
     for folder in ("new/deeper", "old"):
         assert "no room" in invoke("demo", "--output", folder, code=1).stderr

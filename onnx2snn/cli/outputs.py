@@ -1,0 +1,106 @@
+"""What commands print and write, and what they check of it before the work."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx2snn.data.samples import Data
+from onnx2snn.graph_passes.errors import ModelError, OutputError, counted
+from onnx2snn.graph_passes.model_files.files import files_of
+from onnx2snn.graph_passes.model_files.whole_file import check_writable
+
+from . import terminal
+from .plot import check_format
+
+
+def print_json(value: Any) -> None:
+    """Print what ``--json`` asks for."""
+    click.echo(json.dumps(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what is no finite number, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {name: _finite(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def folder_for(folder: Path) -> Iterator[None]:
+    """Make the folder, or the one that a link leads to, unless it is there.
+
+    A failure that leaves it empty leaves none. Raises ``OutputError`` unless it can be made and
+    takes files.
+    """
+    whole = Path(os.path.realpath(folder))
+    made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
+    try:
+        try:
+            whole.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+        if not os.access(whole, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write into the folder '{folder}'")
+        yield
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def require_output(path: Path | None, *inputs: Path | str | None, new: bool = False) -> None:
+    """Fail before the work, not after it, where a result cannot or must not be written.
+
+    new: what stands there must stay.
+    """
+    if path is None:
+        return
+    check_writable(path)
+    if new and path.exists():
+        raise OutputError(f"'{path}' exists: give another name, or --force to replace it")
+    for source in inputs if path.exists() else ():
+        if source is not None and any(path.samefile(each) for each in _files_of(Path(source))):
+            raise OutputError(f"'{path}' is an input too: write the result to another file")
+
+
+def _files_of(source: Path) -> list[Path]:
+    """An input's file, and those that hold weights of it."""
+    if source.is_file() and source.suffix.lower() not in (".npz", ".npy"):
+        with contextlib.suppress(ModelError):
+            return files_of(source)
+    return [source] if source.exists() else []
+
+
+def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
+    """Raise as ``require_output`` for a file that keeps results, and a plot of them, another."""
+    require_output(state, *inputs)
+    require_plot(plot, *inputs)
+    if plot is not None and plot.resolve() == state.resolve():
+        raise OutputError(f"'{plot}' is the state file too: draw to another file")
+
+
+def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
+    """Raise as ``require_output`` for a plot; it needs matplotlib, and a format that this has."""
+    require_output(plot, *inputs)
+    if plot is not None:
+        check_format(plot)
+
+
+def title_of(data: Data) -> str:
+    """A picture's title: a file of samples without the folders that it is in."""
+    return f"{Path(data.name).name or data.name}, {counted(data.samples, 'sample')}"
+
+
+def tell_drawn(plot: Path, as_json: bool) -> None:
+    """Say what was drawn, after all else: a plot that fails does not take the results with it."""
+    if not as_json:
+        terminal.say(f"Drew {plot}.")
