@@ -1,6 +1,7 @@
 """The command ``onnx2snn run``: a spiking network on data."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -126,38 +127,48 @@ def run(
             running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), report=report),
         )
     if output is not None:
-        arrays: dict[str, Any] = {}
-        for t, values in outputs.items():
-            key = "output" if t == timesteps else f"output_{t}"
-            for number, (name, value) in enumerate(values.items()):
-                kept = value.astype(str) if value.dtype == object else value
-                arrays[f"{key}/{name}" if number else key] = kept
-        arrays |= {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        np.savez(content, **_arrays(outputs, rates, timesteps))
         write_bytes(output, content.getvalue())
     scored = class_output(outputs[timesteps])
-    classes = None if scored is None else classes_of(outputs[timesteps][scored]).tolist()
-    if as_json:
-        found = {
-            "samples": count,
-            "timesteps": timesteps,
-            "device": session.providers[0],
-            "classes": classes,
-            "firing_rates": rates,
-            "output": None if output is None else str(output),
-        }
-        if precision != "float32":
-            found["precisions"] = precision_rows(session)
-        print_json(found)
-        return
-    terminal.console().print(tables.rates_table(rates))
-    ran = f"{counted(count, 'sample')}, {counted(timesteps, 'time-step')}"
-    terminal.say(f"{ran}, on {session.providers[0]}.")
+    found: dict[str, Any] = {
+        "samples": count,
+        "timesteps": timesteps,
+        "device": session.providers[0],
+        "classes": None if scored is None else classes_of(outputs[timesteps][scored]).tolist(),
+        "firing_rates": rates,
+        "output": None if output is None else str(output),
+    }
     if precision != "float32":
-        terminal.say(tables.precision_text(precision, precision_rows(session)))
+        found["precisions"] = precision_rows(session)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, precision)
+
+
+def _arrays(
+    outputs: Mapping[int, Mapping[str, np.ndarray]], rates: Mapping[str, float], timesteps: int
+) -> dict[str, Any]:
+    """What is saved, by the names in the file: the outputs at each read-out, and firing rates."""
+    arrays: dict[str, Any] = {}
+    for t, values in outputs.items():
+        key = "output" if t == timesteps else f"output_{t}"
+        for number, (name, value) in enumerate(values.items()):
+            kept = value.astype(str) if value.dtype == object else value
+            arrays[f"{key}/{name}" if number else key] = kept
+    return arrays | {f"firing_rate/{name}": np.array(rate) for name, rate in rates.items()}
+
+
+def _print(found: dict[str, Any], precision: Precision) -> None:
+    terminal.console().print(tables.rates_table(found["firing_rates"]))
+    ran = f"{counted(found['samples'], 'sample')}, {counted(found['timesteps'], 'time-step')}"
+    terminal.say(f"{ran}, on {found['device']}.")
+    if "precisions" in found:
+        terminal.say(tables.precision_text(precision, found["precisions"]))
+    classes = found["classes"]
     if classes is not None:
         shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
         terminal.say(f"Classes: {shown}")
-    if output is not None:
-        terminal.say(f"Wrote {output}.")
+    if found["output"] is not None:
+        terminal.say(f"Wrote {found['output']}.")
