@@ -16,6 +16,9 @@ from .model_files.io import onnx_type
 
 _GRID = 1025
 
+MOST_CLIPS = 64
+"""In place of one activation: each is a layer of neurons."""
+
 
 @dataclass(frozen=True)
 class ClipFit:

@@ -70,7 +70,11 @@ CANONICAL_FORM = (
 
 
 def canonicalise(graph: gs.Graph) -> bool:
-    """Run the passes of ``CANONICAL_FORM`` until none finds anything; exact up to rounding."""
+    """Bring an ANN to canonical form: one form for each thing; exact up to rounding.
+
+    Runs ``split_fused_layers`` to ``decompose_activations``, in the order in which docs/passes.md
+    lists them, until none finds anything.
+    """
     require_opset(graph)
     # What one of them infers without changing anything another may have missed.
     if any(tensor.shape is None for node in graph.nodes for tensor in node.outputs):

@@ -21,8 +21,9 @@ def change_neurons(
     max_spikes: int = 5,
     delay: int = 1,
 ) -> bool:
-    """IF(current, v) -> another neuron of ``neurons.NEURONS``, V_th and v(0) as they were.
+    """IF(current, v) -> another kind of neuron, V_th and v(0) as they were.
 
+    ``op``: IF, ResetToZeroIF, SignedIF, BurstIF, SignedBurstIF, ResidualIF or OffsetIF.
     ``negative``: below which fraction of V_th a SignedIF takes a spike back: -1 in Wang et al.
     (IJCAI 2022); 0 follows (v(0) + sum of currents) / V_th as closely as one spike a time-step
     can. ``max_spikes``: of a BurstIF, or a SignedBurstIF, in one time-step. ``delay``: after how

@@ -20,8 +20,8 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     A Softmax of one time-step's spikes is not the Softmax of their rates. What comes after
     a RunningMean is the read-out of all time-steps so far, not that of one; so is what takes
     only the shape of f(x), since a runtime has that no sooner. Run it after
-    the passes that make neurons and pools. Raises ``ModelError`` for an opset older than
-    ``neurons.MIN_OPSET``, and ``UnsupportedModelError`` for a read-out that it cannot average.
+    the passes that make neurons and pools. Raises ``ModelError`` for an opset older than 17, and
+    ``UnsupportedModelError`` for a read-out that it cannot average.
     """
     neurons.require_opset(graph)
     read_out = {node.name for node in regions(graph).epilogue}
@@ -76,8 +76,7 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     The delayed evaluation of Hwang et al. (2021): the first spikes of a network come before
     those of deep layers have settled. Up to ``delay``, the mean is that of all time-steps so
     far. Run it after ``average_before_read_out``. Raises ``DataError`` for a
-    delay that is no whole number from 0 on, and ``ModelError`` for an opset older than
-    ``neurons.MIN_OPSET``.
+    delay that is no whole number from 0 on, and ``ModelError`` for an opset older than 17.
     """
     delay = require_whole("delay", delay, 0)
     neurons.require_opset(graph)

@@ -60,10 +60,9 @@ def activations_to_neurons(
     neurons; v(0) is 0 until ``set_initial_potential`` sets it. Raises
     ``MissingThresholdError`` listing every Relu without a bound, ``UnsupportedModelError``
     listing every node between neurons that is not affine, and every bound that is not
-    positive, ``ModelError`` for an opset older than ``neurons.MIN_OPSET``, and ``DataError``
-    for an unknown ``maxpool``, which other than "average" says that max-pools between neurons
-    are taken care of, as ``on_means`` does of what ``nonlinear_to_means`` can compute. The graph is
-    then as it was.
+    positive, ``ModelError`` for an opset older than 17, and ``DataError`` for an unknown
+    ``maxpool``, which other than "average" says that max-pools between neurons are taken care of,
+    as ``on_means`` does of what ``nonlinear_to_means`` can compute. The graph is then as it was.
     """
     require_one_of("maxpool", maxpool, MaxPool)
     neurons.require_opset(graph)

@@ -39,9 +39,9 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     ``scales``: the largest |x| of each input. An input that is coded already stays. Raises
     ``UnsupportedModelError`` for nodes before the first neuron that are not affine, through
     which no mean over time passes, ``ModelError`` for an input of no known rank or type and for
-    an opset older than ``neurons.MIN_OPSET``, and ``DataError`` for a scale that is not positive
-    and finite, for one of a tensor that the graph does not have, and for ``timesteps`` that are no
-    whole number from 1 on.
+    an opset older than 17, and ``DataError`` for a scale that is not positive and finite, for one
+    of a tensor that the graph does not have, and for ``timesteps`` that are no whole number from 1
+    on.
     """
     timesteps = require_whole("timesteps", timesteps, 1)
     for name, scale in scales.items():

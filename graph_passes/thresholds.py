@@ -110,7 +110,8 @@ def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
     """The Relu nodes that no Min bounds: those whose threshold only data can tell.
 
-    None of ``kept_activations`` is. Raises ``DataError`` for what is no graph.
+    Without those that stay what they are: what prepares the input, what is behind the last layer of
+    weights, and what guards a divisor. Raises ``DataError`` for what is no graph.
     """
     require_graph(graph)
     return find_activations(graph)[0]

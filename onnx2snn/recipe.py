@@ -37,9 +37,9 @@ SpikingPass = Callable[[Spiking], bool]
 class Neuron:
     """The kind of neurons.
 
-    ``op``: an operator of ``graph_passes.neurons``: IF, ResetToZeroIF, SignedIF, BurstIF,
-    SignedBurstIF, ResidualIF or OffsetIF. ``negative``: the fraction of V_th below which a SignedIF
-    takes a spike back. ``max_spikes``: of a BurstIF or a SignedBurstIF in one time-step.
+    ``op``: IF, ResetToZeroIF, SignedIF, BurstIF, SignedBurstIF, ResidualIF or OffsetIF
+    (docs/neurons.md). ``negative``: the fraction of V_th below which a SignedIF takes a spike back.
+    ``max_spikes``: of a BurstIF or a SignedBurstIF in one time-step.
     """
 
     op: str = "IF"

@@ -216,6 +216,8 @@ class SpikingSession:
         Nothing of an earlier run or ``step`` remains. Memory has a bound, whatever T. Raises
         ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
         for time-steps that are not positive integers, and where there is not enough memory.
+        Floating-point types are cast to the network's; whole numbers and booleans are of a wrong
+        type where it takes floating-point ones.
         """
         wanted = readout_times(timesteps, readout)
         timesteps = max(wanted)

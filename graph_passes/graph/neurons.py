@@ -65,7 +65,7 @@ import onnx
 import onnx.parser
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import DataError, ModelError
 
 from . import editing
 from .neuron_functions import FUNCTIONS
@@ -216,13 +216,26 @@ def sum_type(dtype: np.dtype) -> np.dtype:
 
 
 def threshold_of(node: gs.Node) -> np.ndarray:
-    """V_th of a neuron: an array that broadcasts against one sample of its current."""
-    return np.asarray(node.attrs["v_threshold"].values)
+    """V_th of a neuron: an array that broadcasts against one sample of its current.
+
+    Raises ``DataError`` for what is no neuron.
+    """
+    return _attribute_of(node, "v_threshold")
 
 
 def initial_potential_of(node: gs.Node) -> np.ndarray:
-    """v(0) of a neuron: an array that broadcasts against one sample of its current."""
-    return np.asarray(node.attrs["v_init"].values)
+    """v(0) of a neuron: an array that broadcasts against one sample of its current.
+
+    Raises ``DataError`` for what is no neuron.
+    """
+    return _attribute_of(node, "v_init")
+
+
+def _attribute_of(node: gs.Node, name: str) -> np.ndarray:
+    if not isinstance(node, gs.Node) or not is_neuron(node):
+        what = f"{node.op} '{node.name}'" if isinstance(node, gs.Node) else repr(node)
+        raise DataError(f"{what} is no neuron, as neuron_nodes lists them")
+    return np.asarray(node.attrs[name].values)
 
 
 def max_spikes_of(node: gs.Node) -> int:

@@ -49,7 +49,7 @@ def upgrade_opset(model: ModelParts) -> ModelParts: ...
 @overload
 def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto: ...
 def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | ModelParts:
-    """A copy of an ANN in an opset that can hold neurons: at least ``neurons.MIN_OPSET``.
+    """A copy of an ANN in an opset that can hold neurons: 17 or newer.
 
     ``ModelParts`` that are in one already are returned as they are. Raises ``ModelError`` if
     onnx's version converter cannot do it, for an old Resize that no newer one does alike, and for

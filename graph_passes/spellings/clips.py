@@ -48,7 +48,7 @@ def unify_clips(graph: gs.Graph) -> bool:
 
         Max(x, 0), Clip(x, 0)                      ->  Relu(x)
         Clip(x, 0, t), Min(Max(x, 0), t)           ->  Clip(x, 0, t)
-        Relu or Clip(0, t) after a bound, and back ->  one of these, by ``_Bounds.then``
+        Relu or Clip(0, t) after a bound, and back ->  one of these, the bounds of both
         the same with t per channel                ->  Min(Relu(x), t)
 
     Chains are merged where nothing else reads what lies between; a Cast within one, as tools that

@@ -64,7 +64,7 @@ from .parameter_types import COUNT, InitialPotentialType, NamedPath
     "-T",
     "--timesteps",
     type=COUNT,
-    help="The T that a recipe converts for.  [default: 16]",
+    help="The T that a recipe converts for; give --calibration or --recipe too.  [default: 16]",
 )
 @click.option(
     "--threshold",

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import click
 
 from onnx2snn.data.files import DATASETS
+from onnx2snn.graph_passes.approximate import MOST_CLIPS
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.runtime.precision import Precision
@@ -118,7 +119,7 @@ calibration_option = click.option(
 )
 approximate_option = click.option(
     "--approximate",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(1, MOST_CLIPS),
     metavar="N",
     help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
 )

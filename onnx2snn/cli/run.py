@@ -60,13 +60,17 @@ from .parameter_types import TIMESTEPS, NamedPath
     show_default=True,
     help="Input at each time-step: itself, or random spikes with it as probability.",
 )
-@click.option("--seed", type=click.IntRange(0), help="For Poisson coding.  [default: 0]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="For Poisson coding; what it draws depends on --batch-size, too.  [default: 0]",
+)
 @click.option(
     "-o",
     "--output",
     type=NamedPath(),
-    help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T at "
-    "further read-outs, and firing rates.",
+    help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T "
+    "(output_T/NAME) at further read-outs, and firing rates.",
 )
 @root_option
 @samples_option

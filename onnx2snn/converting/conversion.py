@@ -16,7 +16,7 @@ from onnx2snn.data.calibration_data import notes_on_samples
 from onnx2snn.data.samples import Data, require_data
 from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
-from onnx2snn.graph_passes.approximate import ClipFit
+from onnx2snn.graph_passes.approximate import MOST_CLIPS, ClipFit
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import (
     optional_whole,
@@ -128,7 +128,7 @@ def convert(
     average-pooling, before the thresholds are measured; "exact" by pools that count spikes;
     "keep" leaves it between spikes. ``reset``: "subtract" V_th from v at a spike, or "zero" it.
     ``delay``: how many time-steps the read-out leaves out at the start.
-    ``approximate``: the number of clips that replace any other scalar activation, such as
+    ``approximate``: the number of clips, 1 to 64, that replace any other scalar activation, such as
     Sigmoid, over the range that the data shows. ``on_means``: whether products of activations, as
     in squeeze-and-excitation, Softmax, normalizations by other neurons' activity and recurrent
     layers are computed between neurons, at each time-step, on the means of what they read.
@@ -164,7 +164,7 @@ def convert(
         "per_channel": None if per_channel is None else bool(per_channel),
         "recalibrate": None if recalibrate is None else bool(recalibrate),
         "maxpool": maxpool,
-        "approximate": optional_whole("approximate", approximate, 1),
+        "approximate": optional_whole("approximate", approximate, 1, MOST_CLIPS),
         "on_means": on_means or None,
         "v_init": v_init,
         "delay": optional_whole("delay", delay, 0, MOST_TIMESTEPS),

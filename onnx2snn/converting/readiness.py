@@ -42,12 +42,16 @@ CALIBRATION = "--calibration DATA"
 ON_MEANS = "--on-means"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
 
+POOLS = {"exact": "counting pool", "keep": "max-pool"}
+"""What a max-pool between neurons is, by what was chosen to become of it."""
+
 
 @dataclass(frozen=True)
 class NodeReport:
     """One node in canonical form: what it would become, why not, and the option it needs.
 
-    ``role``: neuron, linear, approximated, on means, before the neurons, read-out or obstacle.
+    ``role``: neuron, linear, counting pool, max-pool, approximated, on means, before the neurons,
+    read-out or obstacle.
     """
 
     node: str
@@ -99,7 +103,7 @@ def check(
     }
     network.replace_pools()
     seen = _examined(network, pools, approximate)
-    rows = _rows(network.graph, seen)
+    rows = _rows(network.graph, seen, maxpool)
     # Of those that clips would make it knows nothing.
     if not seen.found and not seen.now and any(find_activations(network.graph)):
         refused = {refusal.node: refusal for refusal in _dry_run(network)}
@@ -276,7 +280,7 @@ def _verdict(
     return f"Does not convert: {count} in the way{remedy}."
 
 
-def _rows(graph: gs.Graph, seen: _Findings) -> list[NodeReport]:
+def _rows(graph: gs.Graph, seen: _Findings, maxpool: MaxPool) -> list[NodeReport]:
     """What becomes of each node, in graph order."""
     found, kept, bounds, replaced = seen.found, seen.kept, seen.bounds, seen.replaced
     unbounded = {node.name for node in seen.unbounded}
@@ -311,6 +315,8 @@ def _rows(graph: gs.Graph, seen: _Findings) -> list[NodeReport]:
             text = "max-pooling becomes average-pooling; --maxpool exact and recipe best "
             text += f"refuse it: {seen.pools[name]}" if seen.pools[name] else "keep it"
             return NodeReport(name, op.replace("Average", "Max"), place[name], text)
+        if op in MAX_POOLS and place[name] == "linear":
+            return NodeReport(name, op, POOLS.get(maxpool, "linear"))
         return NodeReport(name, op, place[name])
 
     return [row(node) for node in graph.nodes]

@@ -64,12 +64,11 @@ class Statistic:
     0, as for a channel that is rarely active. "nonzero-percentile": the same of the activations
     above zero. "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps,
     come nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
-    percentile or, where that cuts off more than ``MOST_CUT`` of their squares, the largest of
-    ``COMMON`` percent of the samples in which any is above 0 (of all but one of fewer than 20);
-    with q above ``FINE`` at most q / ``FINE`` times that, as long as ``NEARLY_ALL`` percent of them
-    are not below; of fewer than ``FEW_SAMPLES`` samples nearer to the layer's largest, the less of
-    a channel is seen; where a max-pool alone reads them, of what that lets through. "balanced":
-    local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
+    percentile or, where that cuts off more than 2 % of their squares, the largest of 95 % of the
+    samples in which any is above 0 (of all but one of fewer than 20); with q above 16 at most q /
+    16 times that, as long as 99 % of them are not below; of fewer than 128 samples nearer to the
+    layer's largest, the less of a channel is seen; where a max-pool alone reads them, of what that
+    lets through. "balanced": local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0; in the end at most the largest
 

@@ -11,6 +11,7 @@ from onnx2snn.converting.conversion import convert
 from onnx2snn.data.batches import samples_at_once
 from onnx2snn.data.samples import Data, require_data
 from onnx2snn.digests import digest_of, digest_of_data, digest_of_settings
+from onnx2snn.graph_passes.approximate import MOST_CLIPS
 from onnx2snn.graph_passes.errors import (
     DataError,
     ModelError,
@@ -199,7 +200,7 @@ def compare_recipes(
     rows = _rows(recipes)
     times = required_times(timesteps)
     seed = require_whole("seed", seed, 0)
-    approximate = optional_whole("approximate", approximate, 1)
+    approximate = optional_whole("approximate", approximate, 1, MOST_CLIPS)
     require_truths(on_means=on_means)
     if maxpool is not None:
         require_one_of("maxpool", maxpool, MaxPool)

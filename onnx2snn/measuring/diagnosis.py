@@ -66,14 +66,18 @@ class LayerDiagnosis:
     """The errors of one layer of neurons, over all its neurons and all samples.
 
     ``place``: its position in the network, from 1. ``neurons``: how many a sample has.
-    ``clipping``, ``quantisation``, ``unevenness`` and their sum ``own_error`` = phi - a, as
-    this module defines them: root mean squares in percent of that of a. (So the three do not
-    add up; the errors themselves do.) ``total_error``: that of phi against the activations in
-    the ANN, errors of earlier layers included, in percent of their root mean square. Where all
-    activations are 0, the percentages are of V_th. ``firing_rate``: spikes, of either sign, per
-    neuron and time-step. ``silent`` and ``saturated``: percent of the neurons without a spike, and
-    with as many as they can emit at every time-step, and none taken back. ``correlation``:
-    Pearson's, of phi and the activations in the ANN; None where one of them does not vary.
+    ``own_error``: of phi - a, phi being V_th times the number of spikes over T, and a what the
+    ANN's own activation makes of zbar, the mean over time of the current into a neuron. phi - a is
+    the sum of ``clipping``, clip(zbar, 0, V_th) - a, ``quantisation``, V_th q / T - clip(zbar, 0,
+    V_th), and ``unevenness``, phi - V_th q / T, q being the number of spikes of a neuron whose
+    current is zbar at each time-step. All four are root mean squares in percent of that of a. (So
+    the three do not add up; the errors themselves do.) ``total_error``: that of phi against the
+    activations in the ANN, errors of earlier layers included, in percent of their root mean square.
+    Where all activations are 0, the percentages are of V_th. ``firing_rate``: spikes, of either
+    sign, per neuron and time-step. ``silent`` and ``saturated``: percent of the neurons without a
+    spike, and with as many as they can emit at every time-step, and none taken back.
+    ``correlation``: Pearson's, of phi and the activations in the ANN; None where one of them does
+    not vary.
     """
 
     place: int

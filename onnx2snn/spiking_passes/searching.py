@@ -242,7 +242,7 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
     """V_th of each layer, in order: a scale times its largest input current.
 
     Spike-Norm (Sengupta et al. 2019): the current of one time-step from the spikes of the
-    layers before, over all neurons, images and ``BALANCING_STEPS`` time-steps. v(0) keeps its
+    layers before, over all neurons, images and 64 time-steps. v(0) keeps its
     fraction of V_th. Each batch raises thresholds, the layers before it being settled then. Where
     the ANN clips, V_th is at most the clip's bound: a neuron with more would say what the ANN
     cuts off.

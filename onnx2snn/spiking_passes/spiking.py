@@ -64,7 +64,7 @@ class Spiking:
         """The inputs by name, in the network's types, batch by batch, with progress.
 
         Batches are cut to a fixed batch size, or to so many ``samples``, or where the currents of
-        a layer over ``timesteps``, or two streams, would take more than ``MOST_BYTES``. Raises
+        a layer over ``timesteps``, or two streams, would take more than 1 GiB. Raises
         ``MissingThresholdError`` without data.
         """
         if self.data is None:

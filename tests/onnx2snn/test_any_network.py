@@ -915,7 +915,10 @@ def test_check_names_another_way_to_pool():
     network = model(text, {"w": np.ones((6, 2), np.float32)})
     wanted = "; with --maxpool exact, as in recipe best, and --calibration DATA it would."
     assert check(network).verdict.endswith(wanted)
-    assert check(network, maxpool="exact").converts
+    for maxpool, role in (("exact", "counting pool"), ("keep", "max-pool")):
+        found = check(network, maxpool=maxpool)
+        assert found.converts
+        assert [row.role for row in found.nodes if row.op == "MaxPool"] == [role]
 
 
 def test_check_says_where_the_recipe_for_data_cannot_keep_the_pools():

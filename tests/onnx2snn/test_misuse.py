@@ -31,7 +31,14 @@ from onnx2snn import (
     to_triton,
     write_model,
 )
-from onnx2snn.graph_passes import bound_activations, change_neurons, to_graph, to_model
+from onnx2snn.graph_passes import (
+    bound_activations,
+    change_neurons,
+    initial_potential_of,
+    threshold_of,
+    to_graph,
+    to_model,
+)
 from onnx2snn.measuring.comparison import compare_recipes
 from onnx2snn.measuring.early_exits import early_exits
 
@@ -121,6 +128,12 @@ def test_what_is_no_choice_and_no_number():
         for given in ("typo", 3, ["average"]):
             with pytest.raises(DataError, match="maxpool must be one of average, exact, keep, not"):
                 run(given)
+    for run in (
+        lambda: convert(ANN, calibration=DATA, approximate=65),
+        lambda: compare_recipes(ANN, OPI, None, DATA, [2], approximate=65),
+    ):
+        with pytest.raises(DataError, match="approximate must be a whole number from 1 to 64"):
+            run()
     with pytest.raises(DataError, match="timesteps must be a whole number"):
         to_triton(SNN, "repository", None)
     with pytest.raises(OutputError, match="5 is no name for a model of Triton"):
@@ -169,6 +182,12 @@ def test_what_is_no_graph_and_no_provider():
         change_neurons(graph, ["IF"])
     with pytest.raises(DataError, match="a mapping of names to V_th"):
         bound_activations(to_graph(ANN), ["r"])
+    other = next(node for node in graph.nodes if node.op != "IF")
+    for of_neuron in (threshold_of, initial_potential_of):
+        with pytest.raises(DataError, match=f"{other.op} '{other.name}' is no neuron"):
+            of_neuron(other)
+        with pytest.raises(DataError, match="None is no neuron"):
+            of_neuron(None)
     with pytest.raises(ProviderError, match="a provider is a name"):
         convert(ANN, providers=5)
 

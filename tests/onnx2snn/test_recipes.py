@@ -939,7 +939,7 @@ def test_trained_clips_are_not_recalibrated_without_a_statistic():
         ({"v_init": "zero"}, "v_init must be a fraction of V_th, 'uniform' or 'normal'"),
         ({"reset": "foo"}, "reset must be one of subtract, zero"),
         ({"maxpool": "max"}, "maxpool must be one of average, exact, keep"),
-        ({"approximate": 0}, "approximate must be a whole number, 1 or more, not 0"),
+        ({"approximate": 0}, "approximate must be a whole number from 1 to 64, not 0"),
         ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, not 0"),
         ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
         ({"timesteps": True}, "timesteps must be a whole number from 1 to 2147483647, not True"),
