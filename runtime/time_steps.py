@@ -35,6 +35,13 @@ from .providers import give_back_memory
 _MOST_CHOICES = 1000
 """For so many shapes of inputs it is kept how they run; it is worked out in milliseconds."""
 
+_LAST_SIZES = 4
+"""Graphs that ran on none of the last so many sizes of samples are let go.
+
+On tiles or in a layout they are of one size, with weights of their own. Two or three sizes in turn,
+as of images that lie, stand or are square, make none anew; with others each time memory would grow
+without bound."""
+
 
 class SessionKey(NamedTuple):
     """What tells the sessions of ``steps`` time-steps in a run apart, in the words of ``Choice``.
@@ -82,7 +89,8 @@ class TimeSteps:
     does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in
     the layout of the CPU, by what they hold, or in other units, by name and ``in_full``, which
     chunks share. ``matrices``: those of convolutions on tiles, which lean chunks share, by the
-    names of their weights.
+    names of their weights. ``used``: by the last sizes of samples, the latest at the end, which
+    sessions ran on them.
     """
 
     network: PlanInPrecision
@@ -96,6 +104,7 @@ class TimeSteps:
     shared: dict[tuple, np.ndarray] = field(default_factory=dict)
     matrices: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
+    used: dict[tuple[Shape, ...], set[SessionKey]] = field(default_factory=dict)
 
     def choice(
         self,
@@ -159,6 +168,7 @@ class TimeSteps:
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; if not lean, with its own weights."""
         key = key_of(steps, choice)
+        self._note(key, choice.sizes)
         if key not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(steps, choice)
@@ -173,6 +183,14 @@ class TimeSteps:
             del graph, own
             give_back_memory()
         return self.sessions[key]
+
+    def _note(self, key: SessionKey, sizes: tuple[Shape, ...]) -> None:
+        """Note which session runs on samples of these sizes; let go of those of older ones."""
+        self.used[sizes] = self.used.pop(sizes, set()) | {key}
+        if len(self.used) > _LAST_SIZES:
+            del self.used[next(iter(self.used))]
+            kept = self.sessions.keys() & set().union(*self.used.values())
+            self.sessions = {key: self.sessions[key] for key in kept}
 
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""

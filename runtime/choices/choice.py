@@ -80,6 +80,11 @@ class Choice:
             return ()
         return tuple(layer.tiles for layer in self.layers if layer.tiles is not None)
 
+    @cached_property
+    def sizes(self) -> tuple[Shape, ...]:
+        """The shapes of one sample of what a time-step reads."""
+        return tuple(shape[1:] for shape in self.shapes.values())
+
     def columns(self, timesteps: int) -> tuple[Columns, ...]:
         """The convolutions that run in columns in a run of so many time-steps."""
         return columns_in(self.layers, timesteps, self.groups.alone)

@@ -4,7 +4,7 @@ import dyadic
 import numpy as np
 import onnx
 import pytest
-from alike import run_alike
+from alike import run_alike, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_text import model
@@ -142,6 +142,46 @@ def test_a_wide_network_is_on_tiles(samples):
     tiled = session.chosen(dyadic.images(network, samples)).tiled
     assert [(tiles.inputs, tiles.outputs) for tiles in tiled] == [(128, 128)]
     assert {key.steps for key in reference._progress.time_steps.sessions} == {1}
+
+
+def test_graphs_of_the_last_sizes_are_kept(monkeypatch):
+    """Those of any size, as single time-steps are, with them; sizes in turn make none anew."""
+    monkeypatch.setattr(winograd, "TRANSFORMATION", -(2**30))
+    monkeypatch.setattr(weights, "STAYS_INLINE", 128)
+    rng = np.random.default_rng(0)
+    values = {
+        name: (rng.integers(-8, 9, (outputs, inputs, 3, 3)) / 8).astype(np.float32)
+        for name, outputs, inputs in (("u", 4, 2), ("v", 4, 4), ("w", 3, 4))
+    }
+    text = (
+        "net (float[N, 2, H, W] x) => (float[N, 3, H, W] y) <float low = {0.0}, float one = {1.0}> "
+        "{ a = Conv<pads = [1, 1, 1, 1]>(x, u) b = Clip(a, low, one) "
+        "c = Conv<pads = [1, 1, 1, 1]>(b, v) d = Clip(c, low, one) "
+        "y = Conv<pads = [1, 1, 1, 1]>(d, w) }"
+    )
+    snn = convert(model(text, values)).model
+    session, reference = SpikingSession(snn, threads=1), SpikingSession(snn, threads=1, plan="step")
+    time_steps, made = session._progress.time_steps, []
+    create = time_steps.create
+    monkeypatch.setattr(time_steps, "create", lambda *a, **k: made.append(1) or create(*a, **k))
+
+    def runs_alike(*sizes):
+        for size in sizes:
+            x = rng.integers(-8, 9, (2, 2, *size)).astype(np.float32) / 8
+            same(session.run(x, 10, [2]), reference.run(x, 10, [2]))
+
+    many = [(4 + number, 9 - number % 3) for number in range(12)]
+    for count, size in enumerate(many):
+        runs_alike(size)
+        # A time-step for all sizes, and a chunk for each.
+        assert len(time_steps.sessions) == 1 + min(count + 1, 4)
+    assert len(made) == 1 + len(many)
+    # That which was used longest ago is let go first.
+    runs_alike(many[-4], many[0], *many[-4:-2], many[0])
+    assert len(made) == 1 + len(many) + 2
+    assert {tiles.height for key in time_steps.sessions for tiles in key.tiled} == {
+        height for height, _ in (many[0], *many[-4:-2], many[-1])
+    }
 
 
 def wide():
