@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,14 +12,14 @@ from onnx2snn.graph_passes.graph.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import DOMAIN, NEURONS
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 
-from .choices.choice import Choice, all_known, choose, shapes_read, without_open_states
+from .choices.choice import Choice, Form, all_known, choose, shapes_read, without_open_states
 from .choices.costs import Costs
 from .choices.groups import Groups, groups_of, groups_of_all
 from .choices.memory import read_out_memory, sizes_of
 from .choices.rows import Shape, states_have_rows
 from .choices.run import Run
 from .inputs import samples_in
-from .layers.columns import Columns, with_columns
+from .layers.columns import with_columns
 from .layers.half import with_half_products
 from .layers.integer_products import IntegerLayer, with_integer_products
 from .layers.kernel_forms import Layout, laid_out, layout_of, with_stand_ins
@@ -43,43 +43,6 @@ as of images that lie, stand or are square, make none anew; with others each tim
 without bound."""
 
 
-class SessionKey(NamedTuple):
-    """What tells the sessions of ``steps`` time-steps in a run apart, in the words of ``Choice``.
-
-    ``plans_memory``: as for ``create_session``. Single time-steps do not differ by what has a
-    default. It is made for each run, for which a dataclass would take three times as long.
-    """
-
-    steps: int
-    lean: bool
-    plans_memory: bool
-    weights_first: frozenset[str]
-    columns: tuple[Columns, ...]
-    time_batched: frozenset[str] = frozenset()
-    layout: Layout | None = None
-    tiled: tuple[Tiles, ...] = ()
-    in_full: bool = False
-
-
-def key_of(steps: int, choice: Choice) -> SessionKey:
-    """The key of the session that does so many time-steps."""
-    key = SessionKey(
-        steps,
-        choice.lean,
-        choice.memory.plans_activations,
-        choice.weights_first(steps),
-        choice.columns(steps),
-    )
-    if steps == 1:
-        return key
-    return key._replace(
-        time_batched=frozenset(choice.time_batched),
-        layout=choice.layout,
-        tiled=choice.tiled,
-        in_full=choice.in_full,
-    )
-
-
 @dataclass
 class TimeSteps:
     """Chooses how time-steps run, and makes their graphs where they are first used.
@@ -100,11 +63,11 @@ class TimeSteps:
     create: Callable[..., Any]
     on_cpu: bool
     cores: int
-    sessions: dict[SessionKey, Any] = field(default_factory=dict)
+    sessions: dict[Form, Any] = field(default_factory=dict)
     shared: dict[tuple, np.ndarray] = field(default_factory=dict)
     matrices: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
-    used: dict[tuple[Shape, ...], set[SessionKey]] = field(default_factory=dict)
+    used: dict[tuple[Shape, ...], set[Form]] = field(default_factory=dict)
 
     def choice(
         self,
@@ -167,45 +130,45 @@ class TimeSteps:
 
     def session(self, steps: int, choice: Choice) -> Any:
         """The session that does so many time-steps in a run; if not lean, with its own weights."""
-        key = key_of(steps, choice)
-        self._note(key, choice.sizes)
-        if key not in self.sessions:
+        form = choice.forms[steps]
+        self._note(form, choice.sizes)
+        if form not in self.sessions:
             self._make_room(choice)
-            graph, own = self._graph(steps, choice)
-            self.sessions[key] = self.create(
+            graph, own = self._graph(form)
+            self.sessions[form] = self.create(
                 graph,
-                lean=key.lean,
+                lean=form.lean,
                 own=own,
-                plans_memory=key.plans_memory,
-                in_order=key.layout is not None,
+                plans_memory=form.plans_memory,
+                in_order=form.layout is not None,
             )
             # Its own weights are there once more, in the layout of the session.
             del graph, own
             give_back_memory()
-        return self.sessions[key]
+        return self.sessions[form]
 
-    def _note(self, key: SessionKey, sizes: tuple[Shape, ...]) -> None:
+    def _note(self, form: Form, sizes: tuple[Shape, ...]) -> None:
         """Note which session runs on samples of these sizes; let go of those of older ones."""
-        self.used[sizes] = self.used.pop(sizes, set()) | {key}
+        self.used[sizes] = self.used.pop(sizes, set()) | {form}
         if len(self.used) > _LAST_SIZES:
             del self.used[next(iter(self.used))]
             kept = self.sessions.keys() & set().union(*self.used.values())
-            self.sessions = {key: self.sessions[key] for key in kept}
+            self.sessions = {form: self.sessions[form] for form in kept}
 
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that other choices made, where not all fit the memory."""
         most = self.costs.max_memory
         if most is None:
             return
-        wanted = {key_of(steps, choice) for steps in (1, *choice.chunks)}
-        others = [key for key in self.sessions.keys() - wanted if not key.lean]
+        wanted = set(choice.forms.values())
+        others = [form for form in self.sessions.keys() - wanted if not form.lean]
         tiled = {tiles.weights for tiles in choice.tiled if choice.lean}
         # Lean chunks hold nothing within a budget, but share matrices.
         shared = [v for name in self.matrices.keys() - tiled for v in self.matrices[name].values()]
         total = choice.memory.total + len(others) * self.costs.copied
         total += sum(values.nbytes for values in shared)
         if total > most:
-            self.sessions = {key: self.sessions[key] for key in self.sessions.keys() & wanted}
+            self.sessions = {form: self.sessions[form] for form in self.sessions.keys() & wanted}
             self.matrices = {name: self.matrices[name] for name in self.matrices.keys() & tiled}
 
     def _rounded(
@@ -215,30 +178,29 @@ class TimeSteps:
         model = with_integer_products(model, layers)
         return with_half_products(model, self.network.half)
 
-    def _graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
-        """The graph of so many time-steps, and weights that its session holds in another layout."""
-        if steps == 1 or choice.lean:
-            return self._plain_graph(steps, choice)
-        first = choice.weights_first(steps)
-        unit = with_unit_thresholds(self.step, self.network, self.states, choice.in_full)
+    def _graph(self, form: Form) -> tuple[ModelParts, dict[str, np.ndarray]]:
+        """The graph of a run, and weights that its session holds in another layout."""
+        if form.steps == 1 or form.lean:
+            return self._plain_graph(form)
+        unit = with_unit_thresholds(self.step, self.network, self.states, form.in_full)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
-        for tiles in choice.tiled:
+        for tiles in form.tiled:
             own.pop(tiles.weights, None)
             own |= matrices_of(weights[tiles.weights], tiles.weights)
 
         def chunk_of(step: onnx.ModelProto) -> onnx.ModelProto:
             states = [*self.states, *unit.inner]
-            chunk = unrolled(step, states, steps, choice.time_batched, unit.begins)
-            chunk = with_winograd(self._rounded(chunk, unit.layers), choice.tiled)
-            return with_weights_first(chunk, first)
+            chunk = unrolled(step, states, form.steps, dict(form.time_batched), unit.begins)
+            chunk = with_winograd(self._rounded(chunk, unit.layers), form.tiled)
+            return with_weights_first(chunk, form.weights_first)
 
         chunk = None
-        if choice.layout is not None:
+        if form.layout is not None:
             stand_ins = with_stand_ins(unit.step, unit.bodies)
-            chunk = laid_out(chunk_of(stand_ins.step), stand_ins, choice.layout, weights | own)
+            chunk = laid_out(chunk_of(stand_ins.step), stand_ins, form.layout, weights | own)
         if chunk is None:
             # Of the same names and states chunks have the same weights.
-            keys = {name: (name, choice.in_full) for name in first & own.keys()}
+            keys = {name: (name, form.in_full) for name in form.weights_first & own.keys()}
             shared = {n: self.shared.setdefault(key, own[n]) for n, key in keys.items()}
             chunk = ModelParts(chunk_of(unit.step), shared)
         else:
@@ -248,15 +210,15 @@ class TimeSteps:
         own = {name: values for name, values in own.items() if name in held}
         return ModelParts(structure, shared), own
 
-    def _plain_graph(self, steps: int, choice: Choice) -> tuple[ModelParts, dict[str, np.ndarray]]:
+    def _plain_graph(self, form: Form) -> tuple[ModelParts, dict[str, np.ndarray]]:
         """The same with weights as they are, of which all such graphs share one copy."""
-        step, tiled = self.step, choice.tiled if steps > 1 else ()
-        if steps > 1:
-            step = unrolled(step, self.states, steps, choice.time_batched)
-        step = with_winograd(self._rounded(step, self.network.layers), tiled)
-        step = with_columns(step, choice.columns(steps))
-        step = with_weights_first(step, choice.weights_first(steps))
-        return ModelParts(step, self._shared_matrices(tiled)), self._with_biases(choice.held(steps))
+        step = self.step
+        if form.steps > 1:
+            step = unrolled(step, self.states, form.steps, dict(form.time_batched))
+        step = with_winograd(self._rounded(step, self.network.layers), form.tiled)
+        step = with_columns(step, form.columns)
+        step = with_weights_first(step, form.weights_first)
+        return ModelParts(step, self._shared_matrices(form.tiled)), self._with_biases(form.held)
 
     def _with_biases(self, names: frozenset[str]) -> dict[str, np.ndarray]:
         """Weights of these names, and the biases beside them, by name.

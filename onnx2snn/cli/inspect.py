@@ -174,16 +174,15 @@ def _described(
 
 def _layers(choice: Choice) -> list[dict[str, Any]]:
     """The layers with weights, and what decides how each runs, in the longest runs."""
-    longest = max(choice.chunks, default=1)
-    first, columns = choice.weights_first(longest), choice.columns(longest)
+    longest = choice.forms[max(choice.chunks, default=1)]
     return [
         {
             "name": layer.name,
             "op": layer.op,
             "runs": _runs(layer, choice),
             "tiles": bool(choice.chunks) and layer.tiles is not None,
-            "columns": layer.columns in columns,
-            "weights_first": layer.initializer in first,
+            "columns": layer.columns in longest.columns,
+            "weights_first": layer.initializer in longest.weights_first,
             "weights": layer.weights,
             "computes": layer.computes,
             "why": layer.why,

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import onnx
 from onnx import helper
@@ -35,6 +36,28 @@ from .groups import Groups
 from .memory import Memory, sizes_of
 from .rows import Shape
 from .run import Run
+
+
+class Form(NamedTuple):
+    """What a run of time-steps is: all that its graph is made from, and what tells sessions apart.
+
+    ``plans_memory``: as for ``create_session``. ``weights_first``: the weights of dense layers that
+    come first. ``columns`` and ``tiled``: the convolutions that run so. ``held``: the weights that
+    a lean graph holds itself, by name. ``time_batched``: the nodes that run once for all
+    time-steps, and their axis. The rest is as in ``Choice``. What has a default is the same for all
+    single time-steps. Sessions are looked up by it in each run, which a dataclass makes slower.
+    """
+
+    steps: int
+    lean: bool
+    plans_memory: bool
+    weights_first: frozenset[str]
+    columns: tuple[Columns, ...]
+    held: frozenset[str]
+    time_batched: tuple[tuple[str, int], ...] = ()
+    layout: Layout | None = None
+    tiled: tuple[Tiles, ...] = ()
+    in_full: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,21 +108,33 @@ class Choice:
         """The shapes of one sample of what a time-step reads."""
         return tuple(shape[1:] for shape in self.shapes.values())
 
-    def columns(self, timesteps: int) -> tuple[Columns, ...]:
-        """The convolutions that run in columns in a run of so many time-steps."""
-        return columns_in(self.layers, timesteps, self.groups.alone)
+    @cached_property
+    def forms(self) -> dict[int, Form]:
+        """The forms of its runs, by how many time-steps they are."""
+        return {steps: self._form(steps) for steps in (1, *self.between, *self.chunks)}
 
-    def weights_first(self, timesteps: int) -> frozenset[str]:
-        """The weights of dense layers that come first in a run of so many time-steps."""
+    def _form(self, steps: int) -> Form:
+        layers, alone = self.layers, self.groups.alone
+        first, held = weights_first_in(layers, steps), frozenset[str]()
         if self.lean:
-            return lean_weights_first(self.layers, timesteps, self.groups.alone)
-        return weights_first_in(self.layers, timesteps)
-
-    def held(self, timesteps: int) -> frozenset[str]:
-        """The weights that a lean graph of so many time-steps holds itself, by name."""
-        if not self.lean:
-            return frozenset()
-        return held_by_lean(self.layers, timesteps, within_budget=self.within_budget)
+            first = lean_weights_first(layers, steps, alone)
+            held = held_by_lean(layers, steps, within_budget=self.within_budget)
+        form = Form(
+            steps=steps,
+            lean=self.lean,
+            plans_memory=self.memory.plans_activations,
+            weights_first=first,
+            columns=columns_in(layers, steps, alone),
+            held=held,
+        )
+        if steps == 1:
+            return form
+        return form._replace(
+            time_batched=tuple(self.time_batched.items()),
+            layout=self.layout,
+            tiled=self.tiled,
+            in_full=self.in_full,
+        )
 
     def chunk(self, most: int) -> int:
         """The length of the next chunk, where ``most`` time-steps are wanted.

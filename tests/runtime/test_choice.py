@@ -202,7 +202,7 @@ def test_what_is_shown_is_what_runs(monkeypatch):
     assert {key.steps for key in session._progress.time_steps.sessions} == {13, 16, 32}
     assert {13, 16, 32} <= {*chosen.chunks, *chosen.between}
     assert {key.time_batched for key in session._progress.time_steps.sessions if key.steps > 1} == {
-        frozenset(chosen.time_batched)
+        tuple(chosen.time_batched.items())
     }
 
 

@@ -94,5 +94,5 @@ def test_the_same_spikes_from_one_copy(between, precision):
         same(session.run(x, 39, [8]), wanted)
         same(budget.run(x, 39, [8]), wanted)
         if precision == "float32" and samples == 1:
-            first = [each.chosen(x).weights_first(32) for each in (session, budget)]
+            first = [each.chosen(x).forms[32].weights_first for each in (session, budget)]
             assert first == [{"w"}, frozenset()]

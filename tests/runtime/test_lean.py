@@ -51,7 +51,7 @@ def test_the_same_spikes(seed, runs, maxpool, time_batched, tiles, few):
         on_tiles = [v for v in plain if tiles and v["w"].shape[2] == 3 and v["stride"] == 1]
         assert len(chosen.tiled) == len(on_tiles)
         if tiles:
-            assert not set(chosen.columns(16)) & set(chosen.tiled)
+            assert not set(chosen.forms[max(chosen.chunks)].columns) & set(chosen.tiled)
 
 
 def heavy():
@@ -138,7 +138,8 @@ def test_what_its_graphs_hold(no_overheads, monkeypatch):
     monkeypatch.setattr(chunks, "FEW_HELD", 8)
     lean = SpikingSession(heavy(), threads=1)
     lean.run(images(1), 21)
-    assert lean.chosen(images(1)).held(1) == lean.chosen(images(1)).held(16) == {"k"}
+    assert lean.chosen(images(1)).forms[1].held == {"k"}
+    assert lean.chosen(images(1)).forms[16].held == {"k"}
     assert chunks.weights_in(
         [n for n in lean.chosen(images(1)).layers if n.initializer == "k"]
     ) <= (chunks.weights_in(lean.chosen(images(1)).layers) / 8)
@@ -232,7 +233,11 @@ def test_estimates_count_matrices_held_weights_and_columns(no_overheads, monkeyp
     x = np.zeros((1, 8, 8, 8), np.float32)
     chosen = SpikingSession(small_images(), threads=1).chosen(x)
     assert chosen.lean
-    assert (len(chosen.tiled), len(chosen.columns(16)), len(chosen.columns(1))) == (1, 1, 0)
+    assert (len(chosen.tiled), len(chosen.forms[16].columns), len(chosen.forms[1].columns)) == (
+        1,
+        1,
+        0,
+    )
     weights_ = sum(4 * n.weights for n in chosen.layers) + 4 * 960
     assert chosen.memory.weights == weights_ + 16 * 4 * 64
     # Held in each graph: neither the one in columns nor, where graphs are chunks, that on tiles.
@@ -252,8 +257,8 @@ def test_columns_of_many_samples_are_in_the_estimate(no_overheads, monkeypatch):
             break
         seen += [made] if made.lean else []
         budget = made.memory.needed - 1
-    assert [len(made.columns(1)) for made in seen] == [1, 0]
-    (found,) = seen[0].columns(1)
+    assert [len(made.forms[1].columns) for made in seen] == [1, 0]
+    (found,) = seen[0].forms[1].columns
     assert seen[0].memory.activations > seen[0].groups.alone * found.scratch
 
 

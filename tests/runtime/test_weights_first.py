@@ -97,8 +97,8 @@ def test_networks_spike_as_one_time_step_at_a_time(small_caches, samples, bounds
         np.testing.assert_array_equal(found.output, wanted.output)
         for name, counts in wanted.spike_counts.items():
             np.testing.assert_array_equal(found.spike_counts[name], counts)
-    assert auto.chosen(x).weights_first(32) == {"w", "v"}
-    assert not step.chosen(x).weights_first(1)
+    assert auto.chosen(x).forms[32].weights_first == {"w", "v"}
+    assert not step.chosen(x).forms[1].weights_first
 
 
 @pytest.mark.parametrize("bounds", [(1.0, 1.0, 1.0), (2.0, 0.5, 4.0)])
@@ -107,7 +107,7 @@ def test_graphs_share_one_copy(small_caches, bounds):
     x = np.ones((1, 16), np.float32)
     session.run(x, 61)
     assert session.chosen(x).chunks == (32, 16, 8, 4)
-    assert not session.chosen(x).weights_first(1)
+    assert not session.chosen(x).forms[1].weights_first
     held = {
         key.steps: made.shared_weights
         for key, made in session._progress.time_steps.sessions.items()
@@ -127,7 +127,7 @@ def test_weights_of_two_layers_stay(small_caches):
     shapes = {"w": (16, 16), "k": (16,), "u": (16, 16)}
     values = {n: (rng.integers(-8, 9, s) / 8).astype(np.float32) for n, s in shapes.items()}
     session = SpikingSession(convert(model(graph, values)).model)
-    assert session.chosen(np.zeros((1, 16), np.float32)).weights_first(32) == set()
+    assert session.chosen(np.zeros((1, 16), np.float32)).forms[32].weights_first == set()
 
 
 def test_estimates_count_it_once(small_caches, monkeypatch):
