@@ -49,11 +49,11 @@ class TimeSteps:
 
     ``step``: the graph of one time-step; ``states``: what it reads and writes anew.
     ``costs``: what its graphs cost. ``create``: makes a session of a graph, as ``create_session``
-    does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. ``shared``: weights in
-    the layout of the CPU, by what they hold, or in other units, by name and ``in_full``, which
-    chunks share. ``matrices``: those of convolutions on tiles, which lean chunks share, by the
-    names of their weights. ``used``: by the last sizes of samples, the latest at the end, which
-    sessions ran on them.
+    does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. Chunks share weights
+    ``in_layout``, that of the CPU, by shape, type and digest, and those ``in_units`` of thresholds,
+    by name and ``in_full``. ``matrices``: those of convolutions on tiles, which lean chunks share,
+    by the names of their weights. ``used``: by the last sizes of samples, the latest at the end,
+    which sessions ran on them.
     """
 
     network: PlanInPrecision
@@ -64,7 +64,8 @@ class TimeSteps:
     on_cpu: bool
     cores: int
     sessions: dict[Form, Any] = field(default_factory=dict)
-    shared: dict[tuple, np.ndarray] = field(default_factory=dict)
+    in_layout: dict[tuple, np.ndarray] = field(default_factory=dict)
+    in_units: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
     matrices: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     choices: dict[tuple, Choice] = field(default_factory=dict)
     used: dict[tuple[Shape, ...], set[Form]] = field(default_factory=dict)
@@ -201,7 +202,7 @@ class TimeSteps:
         if chunk is None:
             # Of the same names and states chunks have the same weights.
             keys = {name: (name, form.in_full) for name in form.weights_first & own.keys()}
-            shared = {n: self.shared.setdefault(key, own[n]) for n, key in keys.items()}
+            shared = {n: self.in_units.setdefault(key, own[n]) for n, key in keys.items()}
             chunk = ModelParts(chunk_of(unit.step), shared)
         else:
             shared = self._shared(chunk.weights)
@@ -246,7 +247,7 @@ class TimeSteps:
                 held[name] = network[name]
                 continue
             key = values.shape, values.dtype, hashlib.blake2b(values.data).digest()
-            held[name] = self.shared.setdefault(key, values)
+            held[name] = self.in_layout.setdefault(key, values)
         return held
 
     def _read_out(self, shapes: dict[str, Shape]) -> int:

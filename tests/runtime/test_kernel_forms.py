@@ -116,7 +116,7 @@ def test_chunks_share_weights_in_the_layout():
         if key.steps > 1
     )
     assert long == short
-    [filters] = session._progress.time_steps.shared.values()
+    [filters] = session._progress.time_steps.in_layout.values()
     assert filters.size == 32 * 32 * 3 * 3
     assert filters.ctypes.data in long
     assert filters.ctypes.data % 64 == 0
