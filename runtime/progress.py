@@ -7,8 +7,8 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 
 from .choices.choice import Choice
-from .choices.memory import sizes_of
 from .plans.plan import Plan
+from .plans.sizes import sizes_of
 from .prologue import Prologue
 from .providers import give_back_memory
 from .read_out import Averages, Earlier

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from .choices.choice import Choice, Form, all_known, choose, shapes_read, without_open_states
 from .choices.costs import Costs
 from .choices.groups import Groups, groups_of, groups_of_all
-from .choices.memory import read_out_memory, sizes_of
+from .choices.memory import read_out_memory
 from .choices.rows import Shape, states_have_rows
 from .choices.run import Run
 from .inputs import samples_in
@@ -23,11 +23,12 @@ from .layers.columns import with_columns
 from .layers.half import with_half_products
 from .layers.integer_products import IntegerLayer, with_integer_products
 from .layers.kernel_forms import Layout, laid_out, layout_of, with_stand_ins
+from .layers.unit_steps import rescaled
+from .layers.unit_thresholds import with_unit_thresholds
 from .layers.weights_first import with_weights_first
 from .layers.winograd import Tiles, matrices_of, with_winograd
 from .plans.plan import State
-from .plans.unit_steps import rescaled
-from .plans.unit_thresholds import with_unit_thresholds
+from .plans.sizes import sizes_of
 from .plans.unroll import unrolled
 from .precision import PlanInPrecision
 from .providers import give_back_memory
@@ -38,9 +39,9 @@ _MOST_CHOICES = 1000
 _LAST_SIZES = 4
 """Graphs that ran on none of the last so many sizes of samples are let go.
 
-On tiles or in a layout they are of one size, with weights of their own. Two or three sizes in turn,
-as of images that lie, stand or are square, make none anew; with others each time memory would grow
-without bound."""
+With convolutions on tiles they are of one size, and have weights of their own. Two or three sizes
+in turn, as of images that lie, stand or are square, make none anew; with others each time memory
+would grow without bound."""
 
 
 @dataclass

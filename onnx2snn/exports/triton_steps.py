@@ -19,10 +19,10 @@ from onnx2snn.graph_passes.model_files.protos import unused_prefix
 from onnx2snn.graph_passes.model_files.weights import copy_model, replace_all
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.apart import why_not_apart
-from onnx2snn.runtime.choices.memory import sizes_of
 from onnx2snn.runtime.failures import OUT_OF_MEMORY
 from onnx2snn.runtime.plans.graphs import MANY
 from onnx2snn.runtime.plans.plan import Plan, build_plan
+from onnx2snn.runtime.plans.sizes import sizes_of
 
 START = "START"
 """The input of the stateful model that is true at the first time-step of a sequence."""

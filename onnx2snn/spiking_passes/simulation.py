@@ -28,10 +28,10 @@ from onnx2snn.graph_passes.graph.regions import downstream, made_by
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.runtime.choices.memory import sizes_of
 from onnx2snn.runtime.choices.rows import samples_are_apart
 from onnx2snn.runtime.plans.graphs import with_nodes
 from onnx2snn.runtime.plans.plan import State, states_of
+from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
 
 from .layers import IN_CACHE, Layer, as_term, few_samples, rates

@@ -20,6 +20,7 @@ from onnx2snn.runtime.layers.kernel_forms import Layout
 from onnx2snn.runtime.layers.winograd import Tiles
 from onnx2snn.runtime.plans.graphs import with_nodes
 from onnx2snn.runtime.plans.plan import Plan, State
+from onnx2snn.runtime.plans.sizes import sizes_of
 
 from .chunks import (
     LONG,
@@ -33,7 +34,7 @@ from .chunks import (
 from .costs import Costs
 from .estimate import Estimate
 from .groups import Groups
-from .memory import Memory, sizes_of
+from .memory import Memory
 from .rows import Shape
 from .run import Run
 

@@ -12,9 +12,8 @@ from onnx2snn.runtime.layers.columns import Columns, columns_where_they_pay
 from onnx2snn.runtime.layers.kernel_forms import Layout
 from onnx2snn.runtime.layers.weights_first import first_pays, may_come_first
 from onnx2snn.runtime.layers.winograd import Tiles, tiles_where_they_pay
+from onnx2snn.runtime.plans.sizes import CACHED, Sizes
 from onnx2snn.runtime.plans.unroll import axis_of_time
-
-from .memory import Sizes
 
 SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32
 """Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
@@ -62,9 +61,6 @@ Measured on a Xeon, N=1, images of 64 x 64, the first run of 32 time-steps and l
 in chunks of 4, 8 and 16: a NASNet (1274 nodes a time-step) 5.5, 11.4, 31.1 (85 in chunks of 32) and
 0.37, 0.39, 0.32; a DenseNet-121 (939) 3.7, 4.9, 10.7 and 0.55, 0.50, 0.51; a ResNet-50 (346) 4.3,
 6.2, 10.5 (18.8 in chunks of 32) and 0.60, 0.48, 0.42 (0.41)."""
-
-CACHED = 2**18
-"""Weights, 1 MiB in float32: a layer that has no more finds them in the cache each time."""
 
 FEW_USES = 64
 """How often a time-step uses a weight, on average: with fewer, weights come from memory for little.

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import onnx
 
 from onnx2snn.runtime.plans.plan import State
+from onnx2snn.runtime.plans.sizes import CACHED, sizes_of
 
-from .chunks import CACHED, MIDDLE
-from .memory import nodes_of, sizes_of
+from .chunks import MIDDLE
+from .memory import nodes_of
 from .rows import Shape, samples_are_apart
 
 CACHE = 3 * 2**18

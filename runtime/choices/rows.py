@@ -14,8 +14,7 @@ from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.runtime.plans.graphs import MANY
 from onnx2snn.runtime.plans.plan import State
-
-from .memory import Sizes, sizes_of
+from onnx2snn.runtime.plans.sizes import Sizes, sizes_of
 
 Shape = tuple[int | str, ...]
 

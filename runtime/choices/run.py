@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnx2snn.runtime.plans.sizes import Sizes
+
 from .groups import Groups
-from .memory import Sizes
 from .rows import Shape
 
 

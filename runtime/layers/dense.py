@@ -12,9 +12,8 @@ from onnx import helper
 from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.graph_passes.model_files.weights import copy_model, replace_all, stub
-from onnx2snn.runtime.choices.chunks import CACHED
-from onnx2snn.runtime.choices.memory import sizes_of
 from onnx2snn.runtime.plans.plan import Plan
+from onnx2snn.runtime.plans.sizes import CACHED, sizes_of
 
 
 def with_rows_of_weights(plan: Plan) -> Plan:

@@ -53,9 +53,9 @@ from onnx2snn.runtime.plans.graphs import (
     with_nodes_in_order,
 )
 from onnx2snn.runtime.plans.plan import NeuronLayer
-from onnx2snn.runtime.plans.unit_steps import Body
 
 from .cpu_layout import in_layout_of_cpu
+from .unit_steps import Body
 
 logger = logging.getLogger("onnx2snn")
 

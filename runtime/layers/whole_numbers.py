@@ -15,7 +15,8 @@ from onnx2snn.graph_passes.model_files.inference import inferred
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.graph_passes.model_files.weights import copy_model
 from onnx2snn.runtime.plans.plan import NeuronLayer
-from onnx2snn.runtime.plans.scaled_weights import of_channels
+
+from .scaled_weights import of_channels
 
 SampleShape = tuple[int, ...]
 

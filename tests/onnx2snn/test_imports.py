@@ -18,31 +18,41 @@ ARROWS = {
     "onnx2snn": {"graph_passes", "runtime", "models", "onnx2snn"},
 }
 
+INSIDE_RUNTIME = ("plans", "layers", "choices")
+"""Folders of ``runtime``, of which none imports a later one."""
+
 NEEDED_WITHOUT_TORCH = {
     "__init__", "cifar", "configs", "datasets", "image_folder", "preprocessing",
 }  # fmt: skip
 """The modules of ``models`` that data and commands import at once."""
 
 
-def imported_parts(path, part):
-    """The parts of this package that a file imports, absolutely or relatively."""
+def imported(path):
+    """What of this package a file imports from beyond its folder, by its names within it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1, f"{path}: relative imports stay within a folder"
-            yield part
-            continue
-        names = [node.module] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            head, *rest = (name or "").split(".")
-            if head == "onnx2snn":
-                yield rest[0] if rest and rest[0] in ARROWS else "onnx2snn"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            outer = [node.module] if isinstance(node, ast.ImportFrom) else []
+            for alias in node.names:
+                head, *rest = ".".join([*outer, alias.name]).split(".")
+                if head == "onnx2snn":
+                    yield rest
 
 
 @pytest.mark.parametrize("part", ARROWS)
 def test_arrows(part):
     for path in (ROOT / part).rglob("*.py"):
-        wrong = set(imported_parts(path, part)) - ARROWS[part]
+        parts = {rest[0] if rest and rest[0] in ARROWS else "onnx2snn" for rest in imported(path)}
+        wrong = parts - ARROWS[part]
+        assert not wrong, f"{path} imports {wrong}"
+
+
+@pytest.mark.parametrize("place", range(len(INSIDE_RUNTIME)))
+def test_arrows_within_the_runtime(place):
+    folder, *later = INSIDE_RUNTIME[place:]
+    for path in (ROOT / "runtime" / folder).rglob("*.py"):
+        wrong = [rest for rest in imported(path) for name in later if rest[:2] == ["runtime", name]]
         assert not wrong, f"{path} imports {wrong}"
 
 

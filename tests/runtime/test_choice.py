@@ -16,6 +16,7 @@ from onnx2snn.runtime import sums
 from onnx2snn.runtime.choices import chunks, estimate, memory
 from onnx2snn.runtime.choices.estimate import Estimate
 from onnx2snn.runtime.layers import int8, kernel_forms
+from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.providers import CPU, create_session
 from onnx2snn.runtime.totals import MOST_STEPS
 
@@ -88,7 +89,7 @@ def test_a_weight_is_used_at_each_place_of_each_sample():
             "rows": np.array([0, 4, 16]),
         },
     )
-    layers = chunks.weighted_layers(graph, memory.sizes_of(graph, {"x": (2, 3, 8, 8)}))
+    layers = chunks.weighted_layers(graph, sizes_of(graph, {"x": (2, 3, 8, 8)}))
     assert [layer.uses for layer in layers] == [2 * 16, 2 * 4]
 
 
@@ -534,7 +535,7 @@ def test_activations_of_a_graph_by_hand():
     )
     # a, b, c and d at once, 8 numbers each, c of one byte; e takes d's place.
     alive = 4 * 8 * 3 + 8
-    sizes = memory.sizes_of(graph, {"x": (10, 8)})
+    sizes = sizes_of(graph, {"x": (10, 8)})
     order = memory.as_executed(graph.graph.node)
     assert memory.peak_of_activations(graph, sizes, order) == memory.FRAGMENTED * alive * 10
 
@@ -548,7 +549,7 @@ def test_convolutions_to_few_channels_are_padded(monkeypatch):
             f"net (float[N, 3, 5, 5] x) => (float[N, {channels}, 5, 5] y) {{ a = Exp(x) {nodes} }}",
             values,
         )
-        sizes = memory.sizes_of(graph, {"x": (10, 3, 5, 5)})
+        sizes = sizes_of(graph, {"x": (10, 3, 5, 5)})
         found = memory.peak_of_activations(graph, sizes, memory.as_executed(graph.graph.node))
         return found / memory.FRAGMENTED / (4 * 25 * 10)
 

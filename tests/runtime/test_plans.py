@@ -17,8 +17,8 @@ from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.runtime.choices import chunks
 from onnx2snn.runtime.choices.chunks import weighted_layers
-from onnx2snn.runtime.choices.memory import sizes_of
 from onnx2snn.runtime.plans.plan import build_plan
+from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.plans.unroll import unrolled
 from onnx2snn.runtime.totals import totals_of
 

@@ -13,10 +13,10 @@ from onnx_text import model
 
 from onnx2snn import Neuron, SpikingSession, convert, from_arrays, recipe_by_name
 from onnx2snn.runtime import time_steps
+from onnx2snn.runtime.layers.scaled_weights import is_long
+from onnx2snn.runtime.layers.unit_steps import rescaled
+from onnx2snn.runtime.layers.unit_thresholds import with_unit_thresholds
 from onnx2snn.runtime.plans.plan import build_plan
-from onnx2snn.runtime.plans.scaled_weights import is_long
-from onnx2snn.runtime.plans.unit_steps import rescaled
-from onnx2snn.runtime.plans.unit_thresholds import with_unit_thresholds
 from onnx2snn.runtime.plans.unroll import unrolled
 from onnx2snn.runtime.precision import PlanInPrecision
 

@@ -13,9 +13,9 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes.model_files import weights
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.runtime.choices import chunks, estimate
-from onnx2snn.runtime.choices.memory import sizes_of
 from onnx2snn.runtime.layers import winograd
 from onnx2snn.runtime.layers.winograd import Tiles, matrices_of, tiles_where_they_pay, with_winograd
+from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.providers import CPU, create_session
 
 CONV = "net (float[N, {inputs}, {height}, {width}] x) => (float[N, C, H, W] y) {{ {node} }}"

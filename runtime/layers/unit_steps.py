@@ -8,10 +8,10 @@ import onnx
 
 from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
-from onnx2snn.runtime.layers.integer_products import IntegerLayer
+from onnx2snn.runtime.plans.graphs import Writer, with_names, with_nodes_in_order
+from onnx2snn.runtime.plans.plan import State
 
-from .graphs import Writer, with_names, with_nodes_in_order
-from .plan import State
+from .integer_products import IntegerLayer
 
 
 @dataclass(frozen=True)

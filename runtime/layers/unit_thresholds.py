@@ -32,11 +32,11 @@ from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.model_files.limits import WEIGHTED, operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
+from onnx2snn.runtime.plans.graphs import Writer, has_float16, renamed, values_of, with_nodes
+from onnx2snn.runtime.plans.kernels import STEEP
+from onnx2snn.runtime.plans.plan import NeuronLayer, State
 from onnx2snn.runtime.precision import PlanInPrecision
 
-from .graphs import Writer, has_float16, renamed, values_of, with_nodes
-from .kernels import STEEP
-from .plan import NeuronLayer, State
 from .scaled_weights import is_long, of_channels, scaled
 from .unit_steps import Body, UnitStep
 
