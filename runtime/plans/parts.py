@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
@@ -161,3 +162,57 @@ def finals_of(parts: Parts, outputs: list[gs.Variable]) -> dict[str, gs.Variable
             if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in made:
                 finals[tensor.name] = tensor
     return finals | {tensor.name: tensor for tensor in outputs if tensor.name not in made}
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What parts read of those before them and of the network's inputs, by name.
+
+    ``to_step`` has what only the epilogue reads, too, if not the core makes it; of it, the prologue
+    makes ``from_prologue``. ``late``: what is read as it is at the last time-step, after averages.
+    """
+
+    from_prologue: list[gs.Variable]
+    to_step: dict[str, gs.Variable]
+    to_epilogue: dict[str, gs.Variable]
+    late: dict[str, gs.Variable]
+
+
+def passed_between(
+    parts: Parts, inputs: list[gs.Variable], finals: dict[str, gs.Variable]
+) -> Passed:
+    """What passes between the parts of a network with these inputs and ``finals_of`` it.
+
+    Raises ``ModelError`` for a read-out of what depends on no input.
+    """
+    given = {tensor.name for tensor in inputs}
+    made_before, made_in_core = made_by(parts.prologue), made_by(parts.core)
+    made_after = made_by(parts.epilogue)
+    to_step = _reads(parts.core, {*given, *made_before})
+    to_epilogue = _reads(parts.epilogue, {*given, *made_before, *made_in_core})
+    for tensor in finals.values():
+        if tensor.name not in made_after:
+            # No node of the epilogue makes this tensor: it is read, and averaged, as it is.
+            to_epilogue.setdefault(tensor.name, tensor)
+    to_step |= {name: tensor for name, tensor in to_epilogue.items() if name not in made_in_core}
+    fixed = [name for name in to_step if name not in given and name not in made_before]
+    if fixed:
+        raise ModelError(
+            f"the read-out is computed from '{fixed[0]}', which depends on no input of the network"
+        )
+    late = _reads(parts.read_out, {*given, *made_before})
+    # What is no number with a mean passes straight through.
+    late |= {
+        name: tensor
+        for name, tensor in finals.items()
+        if name == tensor.name and name in to_step and np.dtype(tensor.dtype).kind != "f"
+    }
+    from_prologue = [tensor for name, tensor in to_step.items() if name in made_before]
+    return Passed(from_prologue, to_step, to_epilogue, late)
+
+
+def _reads(nodes: list[gs.Node], available: set[str]) -> dict[str, gs.Variable]:
+    """What ``nodes`` read of ``available``, by name, in the order of first use."""
+    made = made_by(nodes)
+    read = {t.name: t for node in nodes for t in operands(node)}
+    return {name: t for name, t in read.items() if name in available and name not in made}

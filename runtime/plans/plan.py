@@ -46,7 +46,7 @@ from onnx2snn.graph_passes.spiking import require_finite_weights
 
 from .graphs import has_float16
 from .kernels import lower_if
-from .parts import Parts, finals_of, parts_of, require_affine
+from .parts import Parts, Passed, finals_of, parts_of, passed_between, require_affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,49 +155,26 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
 
     parts = parts_of(graph)
     require_affine(graph, parts)
-    made_before, made_in_core = made_by(parts.prologue), made_by(parts.core)
-    made_after = made_by(parts.epilogue)
+    finals = finals_of(parts, outputs)
+    passed = passed_between(parts, inputs, finals)
     stateful = [node for node in parts.core if is_stateful(node)]
     neurons = [node for node in stateful if is_neuron(node)]
-    given = {tensor.name for tensor in inputs}
-    finals = finals_of(parts, outputs)
-    core_reads = _reads(parts.core, {*given, *made_before})
-    epilogue_reads = _reads(parts.epilogue, {*given, *made_before, *made_in_core})
-    for tensor in finals.values():
-        if tensor.name not in made_after:
-            # No node of the epilogue makes this tensor: it is read, and averaged, as it is.
-            epilogue_reads.setdefault(tensor.name, tensor)
     prefix = unused_prefix([*graph.tensors(), *(node.name for node in graph.nodes)], "plan/")
     positive = {node.name: _positive(node, prefix) for node in neurons}
-    summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | epilogue_reads
+    summed = {node.outputs[0].name: node.outputs[0] for node in neurons} | passed.to_epilogue
     summed |= {tensor.name: tensor for tensor in positive.values()}
-    step_reads = core_reads | {
-        name: tensor for name, tensor in epilogue_reads.items() if name not in made_in_core
-    }
-    prologue_makes = [tensor for name, tensor in step_reads.items() if name in made_before]
-    fixed = [name for name in step_reads if name not in given and name not in made_before]
-    if fixed:
-        raise ModelError(
-            f"the read-out is computed from '{fixed[0]}', which depends on no input of the network"
-        )
     sums = {name: _sum_state(tensor, prefix) for name, tensor in summed.items()}
-    prologue = _model(graph, parts.prologue, inputs, prologue_makes) if prologue_makes else None
-    epilogue = _epilogue_model(graph, parts.epilogue, epilogue_reads, finals, prefix)
+    made = passed.from_prologue
+    prologue = _model(graph, parts.prologue, inputs, made) if made else None
+    epilogue = _epilogue_model(graph, parts.epilogue, passed.to_epilogue, finals, prefix)
     read_out = _read_out_model(graph, parts, finals, outputs)
     # The file averages what it wants averaged: finals by another name.
     means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
-    read_late = _reads(parts.read_out, {*given, *made_before})
-    # What is no number with a mean passes straight through.
-    read_late |= {
-        name: tensor
-        for name, tensor in finals.items()
-        if name == tensor.name and name in step_reads and np.dtype(tensor.dtype).kind != "f"
-    }
     layers = tuple(_neuron(node, positive[node.name].name) for node in neurons)
     kept = tuple(state for node in stateful for state in states_of(node))
     clocks = [node for node in stateful_nodes(graph) if node.op == "Clock"]
     # Last, since it rewrites the neurons.
-    step = _step_model(graph, parts.core, step_reads, summed, sums, epilogue_reads, prefix)
+    step = _step_model(graph, parts.core, passed, summed, sums, prefix)
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
 
     return Plan(
@@ -208,17 +185,17 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         step=step.structure,
         epilogue=epilogue.structure,
         read_out=read_out.structure if read_out else None,
-        readout_types={name: np.dtype(t.dtype) for name, t in epilogue_reads.items()},
+        readout_types={name: np.dtype(t.dtype) for name, t in passed.to_epilogue.items()},
         affine=not parts.shaped,
         averages=tuple(finals),
         neurons=layers,
         states=kept,
         sums=sums,
-        step_inputs=tuple(step_reads),
+        step_inputs=tuple(passed.to_step),
         means=means,
         totals={n.outputs[0].name: state for n in parts.means for state in states_of(n)},
         clock=states_of(clocks[0])[0] if clocks else None,
-        latest=tuple(read_late),
+        latest=tuple(passed.late),
         delay=_delay(parts.means),
         weights={name: values for part in held for name, values in part.weights.items()},
     )
@@ -299,13 +276,6 @@ def _sum_state(tensor: gs.Variable, prefix: str) -> State:
     return State(f"{prefix}sum/{tensor.name}", f"{prefix}sum_next/{tensor.name}", start)
 
 
-def _reads(nodes: list[gs.Node], available: set[str]) -> dict[str, gs.Variable]:
-    """What ``nodes`` read of ``available``, by name, in the order of first use."""
-    made = made_by(nodes)
-    read = {t.name: t for node in nodes for t in operands(node)}
-    return {name: t for name, t in read.items() if name in available and name not in made}
-
-
 def _model(
     graph: gs.Graph,
     nodes: list[gs.Node],
@@ -325,10 +295,9 @@ def _model(
 def _step_model(
     graph: gs.Graph,
     core: list[gs.Node],
-    reads: dict[str, gs.Variable],
+    passed: Passed,
     summed: dict[str, gs.Variable],
     sums: dict[str, State],
-    readout: dict[str, gs.Variable],
     prefix: str,
 ) -> ModelParts:
     states_in = [state for node in core if is_stateful(node) for state in states_read(node)]
@@ -351,11 +320,11 @@ def _step_model(
             step.nodes.append(gs.Node("CastLike", term.name, {}, [tensor, sums_in[-1]], [term]))
         step.nodes.append(gs.Node("Add", state.written, {}, [sums_in[-1], term], [sums_out[-1]]))
     step.toposort()
-    now = [tensor for name, tensor in readout.items() if name not in reads]
+    now = [tensor for name, tensor in passed.to_epilogue.items() if name not in passed.to_step]
     return _model(
         graph,
         step.nodes,
-        [*reads.values(), *states_in, *sums_in],
+        [*passed.to_step.values(), *states_in, *sums_in],
         [*now, *states_out, *sums_out],
     )
 
