@@ -25,6 +25,9 @@ from .graph.tidying import tidy
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")
 
+_ROUNDING = 1e-6
+"""Difference, by the largest, of what is the same but for rounding in float32."""
+
 
 def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
     """L(a x + c) -> L'(x) + K, for what lies between an activation and the next weights.
@@ -212,7 +215,7 @@ def _constant_through(
     if constant is None:
         return None
     places = constant.reshape(constant.shape[0], -1)
-    rounding = 1e-6 * np.abs(constant).max()
+    rounding = _ROUNDING * np.abs(constant).max()
     if constant.ndim == 1 or (path[-1].op == "Conv" and np.ptp(places, axis=1).max() <= rounding):
         return np.asarray(places[:, 0])
     return constant if sizes == list(shape[1:]) else None
@@ -229,24 +232,32 @@ def _response(
 ) -> np.ndarray | None:
     """L(c) - L(0) for a chain of nodes L and a constant c of a sample's sizes, in float32.
 
-    None if it cannot be computed, or L does not treat samples apart: one of c among others
-    of zeros shows that.
+    None if it cannot be computed, is not the same for all samples, but for rounding, or L does not
+    treat samples apart: one of c among others of zeros shows that.
     """
     if not all(isinstance(size, int) for size in sizes):
         return None
     sample = np.broadcast_to(np.asarray(value, np.float32), tuple(map(int, sizes)))
     # As many as no axis has, so that an axis which joins the batch is seen.
     count = next(n for n in range(3, len(sizes) + 4) if n not in sizes)
-    samples = np.stack([sample if n == 1 else np.zeros_like(sample) for n in range(count)])
     constants = (t for node in nodes for t in node.inputs[1:] if isinstance(t, gs.Constant))
-    known = {t.name: _single(t.values) for t in constants} | {nodes[0].inputs[0].name: samples}
-    values = computed(nodes, known, opset)
-    if values is None:
+    known = {t.name: _single(t.values) for t in constants}
+
+    def run(*of_constant: int) -> np.ndarray | None:
+        samples = np.zeros((count, *sample.shape), np.float32)
+        samples[list(of_constant)] = sample
+        return computed(nodes, known | {nodes[0].inputs[0].name: samples}, opset)
+
+    of_zeros, of_one, of_all = run(), run(1), run(*range(count))
+    if of_zeros is None or of_one is None or of_all is None:
         return None
-    apart = values.ndim > 1 and len(values) == count and np.all(values[2:] == values[0])
-    if not apart:
+    if of_zeros.ndim < 2 or len(of_zeros) != count:
         return None
-    return np.asarray(values[1] - values[0])
+    apart = np.array_equal(np.delete(of_one, 1, axis=0), np.delete(of_zeros, 1, axis=0))
+    responses = of_all - of_zeros
+    rounding = _ROUNDING * np.abs(responses).max(initial=0)
+    alike = np.allclose(responses, responses[0], rtol=0, atol=rounding)
+    return np.asarray(responses[0]) if apart and alike else None
 
 
 def _single(value: np.ndarray) -> np.ndarray:

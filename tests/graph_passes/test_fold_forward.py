@@ -420,3 +420,29 @@ def test_rows_that_mix_samples(op):
     before = run(g, x)
     fold_forward(g)
     np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)
+
+
+OF_EACH_SAMPLE = {
+    "weights of each": ("y = MatMul(n, weights)", (3, 5, 4)),
+    "weights of each, alike": ("y = MatMul(n, alike)", (3, 5, 4)),
+    "a bias of each": ("y = Gemm(n, dense, column)", (3, 4)),
+    "a bias of each and all": ("f = Flatten(n) y = Gemm(f, flat, table)", (3, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", OF_EACH_SAMPLE)
+def test_layers_that_differ_along_the_batch(name):
+    body, shape = OF_EACH_SAMPLE[name]
+    weights = {
+        "shift": normal(4), "weights": normal(3, 4, 2), "alike": np.tile(normal(4, 2), (3, 1, 1)),
+        "dense": normal(4, 2), "flat": normal(8, 2), "column": np.float32([[0], [1], [0]]),
+        "table": np.float32([[0, 0], [1, 2], [0, 0]]),
+    }  # fmt: skip
+    made = "3, e, f" if body.startswith("y = MatMul") else "3, e"
+    sizes = ", ".join(map(str, shape))
+    text = f"g (float[{sizes}] x) => (float[{made}] y) {{ r = Relu(x) n = Add(r, shift) {body} }}"
+    g = graph(text, weights)
+    x = normal(*shape)
+    before = run(g, x)
+    assert fold_forward(g) is (name != "weights of each")
+    np.testing.assert_allclose(run(g, x), before, rtol=1e-4, atol=1e-4)
