@@ -89,9 +89,8 @@ def _sink(editor: Editor, node: gs.Node) -> gs.Node | None:
     """
     if node.domain or len(node.outputs) != 1:
         return None
-    data = variables_of(node)
-    if node.op in _REDUCTIONS or node.op in ("Pad", "Slice"):
-        data = data[:1]
+    one = node.op in _REDUCTIONS or node.op in ("Pad", "Slice")
+    data = list(node.inputs[:1]) if one else variables_of(node)
     permutations = [_permutation(producer(tensor)) for tensor in data]
     permutation = permutations[0] if permutations else None
     if permutation is None or any(p != permutation for p in permutations):

@@ -218,6 +218,19 @@ def test_nothing_to_do(body):
     assert ops(g) == wanted
 
 
+@pytest.mark.parametrize("body", ["Slice(full, t, end, axis)", "Pad(full, pads, t)"])
+def test_a_number_beside_constant_data_is_not_the_data(body):
+    kind = "int64" if "Slice" in body else "float"
+    g = graph(
+        f"g ({kind}[1] x) => (float[a, b] y) {{ t = Transpose<perm = [0]>(x) y = {body} }}",
+        {"full": normal(4, 5), "end": [9], "axis": [1], "pads": [0, 1, 0, 1]},
+    )
+    x = np.array([2], np.int64 if "Slice" in body else np.float32)
+    before = run(g, x)
+    assert not sink_transposes(g)
+    np.testing.assert_array_equal(run(g, x), before)
+
+
 def test_a_slope_that_is_no_constant_keeps_its_place():
     g = graph(
         "g (float[N, 4, 4, 4] x, float[4] s) => (float[N, 4, 4, 4] y) "
