@@ -114,7 +114,7 @@ def _product(editor: Editor, node: gs.Node) -> bool:
             return False
         order = list(range(len(x.shape or ())))
         if turns:
-            order.insert(len(order) - 2, order.pop(0))
+            order = [*order[1:-1], order[0], order[-1]]
         if swaps and len(order) > 1:
             order[-2:] = order[:-3:-1]
         orders.append(order)

@@ -21,6 +21,7 @@ NUMBERS = {
     "skip": RNG.normal(size=(3, 4, 6)).astype(np.float32),
     "others": RNG.normal(size=(3, 5, 4)).astype(np.float32),
     "six6": RNG.normal(size=(3, 6, 6)).astype(np.float32),
+    "deep": RNG.normal(size=(3, 4, 6, 5)).astype(np.float32),
     "four": RNG.normal(size=(4, 6, 5)).astype(np.float32),
     "flat": np.int64([-1, 6]),
 }
@@ -131,6 +132,11 @@ def test_transposed_products_whose_rank_another_split_tells():
     for name in "abc":
         g.tensors()[name].shape = None
     is_same(g, ROWS)
+
+
+def test_product_along_the_first_of_four_axes():
+    x = RNG.normal(size=(2, 3, 4, 6)).astype(np.float32)
+    is_same(fused(f"y = {OWN}.FusedMatMul<transBatchA = 1>(x, deep)", "2, 3, 4, 6"), x)
 
 
 def test_transposed_product_of_unknown_rank_stays():
