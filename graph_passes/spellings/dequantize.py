@@ -17,6 +17,9 @@ from onnx2snn.graph_passes.graph.tidying import tidy
 
 _WHOLE = (np.int8, np.uint8, np.int16, np.uint16)
 
+_PRECISION = 23
+"""Opset since which QuantizeLinear says, or its scale's type does, in what type it divides."""
+
 
 def dequantize_weights(graph: gs.Graph) -> bool:
     """DequantizeLinear(constants) -> (q - zero_point) scale, per tensor, axis or block.
@@ -35,8 +38,10 @@ def dequantize_weights(graph: gs.Graph) -> bool:
         values = [value for t in given if (value := constant_value(t)) is not None]
         if len(values) < len(given):
             continue
-        function = _dequantized if node.op == "DequantizeLinear" else _quantized
-        weights = function(node, *values)
+        if node.op == "DequantizeLinear":
+            weights = _dequantized(node, *values)
+        else:
+            weights = _quantized(node, graph.opset, *values)
         if weights is not None:
             # In its place, as it may be an output of the graph.
             node.outputs[0].to_constant(weights)
@@ -67,7 +72,11 @@ def _dequantized(
 
 
 def _quantized(
-    node: gs.Node, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None
+    node: gs.Node,
+    opset: int,
+    x: np.ndarray,
+    scale: np.ndarray,
+    zero_point: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """Whole numbers of the zero point's type, or that asked for; None for a form not known here."""
     to = node.attrs.get("output_dtype", 0) or onnx.TensorProto.UINT8
@@ -75,10 +84,16 @@ def _quantized(
     zero = zero if zero_point is None else zero_point
     if x.dtype.kind != "f" or scale.dtype != x.dtype or zero.dtype not in _WHOLE:
         return None
-    # Halves are divided in float32, as ONNX Runtime does.
-    wide = np.promote_types(x.dtype, np.float32)
+    kinds = {0: scale.dtype, 1: np.dtype(np.float32), 10: np.dtype(np.float16)}
+    kind = kinds.get(node.attrs.get("precision", 0))
+    if kind is None:
+        # ONNX Runtime divides in no other.
+        return None
+    if opset < _PRECISION:
+        # Halves, too, as ONNX Runtime does.
+        kind = np.promote_types(kind, np.float32)
     with np.errstate(over="ignore"):
-        levels = x.astype(wide) / _spread(node, scale.astype(wide), x.shape)
+        levels = x.astype(kind) / _spread(node, scale.astype(kind), x.shape)
     whole, ends = np.rint(levels).astype(np.float64), np.iinfo(zero.dtype)
     shifted = whole + _spread(node, zero.astype(np.float64), x.shape)
     return np.asarray(np.clip(shifted, ends.min, ends.max).astype(zero.dtype))

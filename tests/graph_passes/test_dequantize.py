@@ -76,16 +76,32 @@ def test_numbers_that_are_rounded_to_types_without_names_stay():
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16])
-def test_halves_are_rounded_as_onnx_runtime_does(dtype):
-    text = "g (float16[1] x) => (float16[1000] y) { q = QuantizeLinear(w, scale, zero) "
-    text += "v = DequantizeLinear(q, scale, zero) y = Mul(x, v) }"
-    w = np.random.default_rng(0).normal(size=1000).astype(np.float16) * 40
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize(
+    ("opset", "precision"), [(21, None), *((o, p) for o in (23, 24) for p in (None, 0, 1, 10))]
+)
+def test_numbers_are_divided_as_onnx_runtime_does(dtype, kind, opset, precision):
+    given = "" if precision is None else f"<precision = {precision}>"
+    number = "float16" if kind == np.float16 else "float"
+    text = (
+        f"g ({number}[1] x) => ({number}[1000] y) {{ q = QuantizeLinear{given}(w, scale, zero) "
+        "v = DequantizeLinear(q, scale, zero) y = Mul(x, v) }"
+    )
+    w = np.random.default_rng(0).normal(size=1000).astype(kind) * 40
     w[0] = 60000
-    weights = {"w": w, "scale": np.float16(0.0137), "zero": dtype(3)}
-    g = graph(text, weights, opset=21)
-    before = run(g, np.ones(1, np.float16), optimised=False)
+    g = graph(text, {"w": w, "scale": kind(0.0137), "zero": dtype(3)}, opset=opset)
+    before = run(g, np.ones(1, kind), optimised=False)
     changes_once(dequantize_weights, g)
-    np.testing.assert_array_equal(run(g, np.ones(1, np.float16)), before)
+    np.testing.assert_array_equal(run(g, np.ones(1, kind)), before)
+
+
+def test_numbers_that_are_divided_in_types_that_onnx_runtime_does_not_know_stay():
+    text = (
+        "g (float[3] x) => (float[3] y) { q = QuantizeLinear<precision = 11>(w, scale) "
+        "v = DequantizeLinear(q, scale) y = Mul(x, v) }"
+    )
+    g = graph(text, {"w": np.ones(3, np.float32), "scale": np.float32(1)}, opset=23)
+    assert dequantize_weights(g) is False
 
 
 def packed(values, bits):
