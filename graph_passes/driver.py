@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from .errors import DataError, Onnx2SnnError, PassError
 from .graph import neurons
-from .graph.editing import mark_inner_nodes, require_graph
+from .graph.editing import require_graph
 from .graph.neuron_functions import FUNCTIONS
 
 Pass = Callable[[gs.Graph], bool]
@@ -51,8 +51,6 @@ def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
     passes = list(passes) if isinstance(passes, Iterable) else [passes]
     if not all(map(callable, passes)):
         raise DataError(f"passes are functions, not {passes!r}")
-    # A copy of a graph, as onnx-graphsurgeon makes it, does not have the marks.
-    mark_inner_nodes(graph)
     reports: list[PassReport] = []
     for function in passes:
         name, before = pass_name(function), len(graph.nodes)

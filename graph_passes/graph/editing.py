@@ -58,20 +58,12 @@ def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     """
     if len(tensor.outputs) != 1 or is_graph_output(graph, tensor):
         return None
-    return None if is_inner(tensor.outputs[0]) else tensor.outputs[0]
+    return None if is_inner(graph, tensor.outputs[0]) else tensor.outputs[0]
 
 
-def is_inner(node: gs.Node) -> bool:
+def is_inner(graph: gs.Graph, node: gs.Node) -> bool:
     """Whether a node is in a subgraph: it reads the graph's tensors, but is none of its nodes."""
-    return getattr(node, "inner", False)
-
-
-def mark_inner_nodes(graph: gs.Graph, inner: bool = False) -> None:
-    """Tell the nodes of subgraphs from the graph's own, for ``is_inner``."""
-    for node in graph.nodes:
-        node.inner = inner
-        for subgraph in subgraphs_of(node):
-            mark_inner_nodes(subgraph, inner=True)
+    return id(node) not in map(id, graph.nodes)
 
 
 def subgraphs_of(node: gs.Node) -> list[gs.Graph]:

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph import neurons
-from onnx2snn.graph_passes.graph.editing import is_inner, require_opset, until_done
+from onnx2snn.graph_passes.graph.editing import require_opset, until_done
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.io import onnx_type
@@ -116,6 +116,8 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
     left = max(_MOST, 2 * sum(math.prod(tensor.shape) for tensor in constants))
     folded: dict[str, int] = {}
+    # onnx-graphsurgeon asks about the nodes of a copy.
+    made = {tensor.name for node in graph.nodes for tensor in node.outputs}
 
     def stays(node: gs.Node) -> bool:
         nonlocal left
@@ -124,7 +126,7 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
         if (node.domain or "") not in _KNOWN_DOMAINS:
             # One that ONNX Runtime cannot compute would keep it from all others.
             return True
-        if node.op in _MAKE_SEQUENCES and not _is_read_with_constants(node):
+        if node.op in _MAKE_SEQUENCES and not _is_read_with_constants(node, made):
             return True
         size = _elements(node)
         if size is None:
@@ -141,15 +143,19 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
     return stays
 
 
-def _is_read_with_constants(node: gs.Node) -> bool:
-    """Whether all that is made of a node's sequences, up to tensors, is made of constants."""
+def _is_read_with_constants(node: gs.Node, made: set[str]) -> bool:
+    """Whether all that is made of a node's sequences, up to tensors, is made of constants.
+
+    ``made``: the names of what nodes make that are in no subgraph.
+    """
     waiting, own = [node], set[int]()
     while waiting:
         maker = waiting.pop()
         own |= {id(tensor) for tensor in maker.outputs}
         for reader in (reader for tensor in maker.outputs for reader in tensor.outputs):
             beside = [tensor for tensor in reader.inputs if id(tensor) not in own]
-            if is_inner(reader) or not all(isinstance(t, gs.Constant) for t in beside):
+            inner = reader.outputs[0].name not in made
+            if inner or not all(isinstance(t, gs.Constant) for t in beside):
                 return False
             if reader.op in _MAKE_SEQUENCES:
                 waiting.append(reader)

@@ -194,6 +194,21 @@ def test_sequences_of_constants(make, read, left):
     np.testing.assert_array_equal(run(g, x, np.array(1)), before)
 
 
+def test_a_sequence_of_constants_that_branches_read_stays():
+    branches = (
+        "then_branch = t () => (float[4] p) { p = SequenceAt(s, zero) }, "
+        "else_branch = e () => (float[4] q) { q = Neg(k) }"
+    )
+    g = graph(
+        "g (float[N, 4] x, bool c) => (float[N, 4] y) "
+        f"{{ s = SequenceConstruct(k, k) m = If(c)<{branches}> y = Mul(x, m) }}",
+        {"k": np.float32([1, 2, 3, 4]), "zero": np.array(0)},
+    )
+    assert fold_constants(g) is False
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(run(g, x, np.array(True)), x * [1, 2, 3, 4])
+
+
 def test_constants_within_branches_of_a_constant_condition_are_folded():
     """Their nodes have no domain, not the empty one; "ai.onnx" is that too."""
     body = "t () => (float[N, 4] t) { s = Add(k, k) t = Mul(x, s) }"
