@@ -5,9 +5,10 @@ import onnx_graphsurgeon as gs
 
 from .errors import Refusal
 from .graph.editing import (
-    constant_input,
     is_floating,
     is_used,
+    known_value,
+    optional_input,
     producer,
     replace_node,
     require_opset,
@@ -60,8 +61,8 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
         node.op = "GlobalAveragePool"
         return None
     before = producer(node.inputs[0])
-    if before is not None and pads_lowest(before):
-        return "it is padded with -infinity by a Pad of its own, which an average would count"
+    if before is not None and (lowest := pads_lowest(before)):
+        return f"it is padded with {lowest} by a Pad of its own, which an average would count"
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; an average has no such thing"
     dilations = node.attrs.get("dilations", [1])
@@ -75,9 +76,12 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     return None
 
 
-def pads_lowest(node: gs.Node) -> bool:
-    """Whether a node pads with -infinity, or with a number that stands for it."""
-    if node.op != "Pad" or node.domain:
-        return False
-    value = constant_input(node, 2, 0.0)
-    return value is not None and value.size == 1 and float(value.reshape(())) <= -60000.0
+def pads_lowest(node: gs.Node) -> str | None:
+    """With what a node pads, if that is or may be -infinity, or a number that stands for it."""
+    given = optional_input(node, 2)
+    if node.op != "Pad" or node.domain or given is None:
+        return None
+    value = known_value(given)
+    if value is None:
+        return "a number that is computed"
+    return "-infinity" if np.any(value <= -60000.0) else None

@@ -110,13 +110,13 @@ def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
             "export the network with a fixed image size, or take averages (--maxpool average)"
         )
     before = producer(node.inputs[0])
-    if before is not None and pads_lowest(before):
+    if before is not None and (lowest := pads_lowest(before)):
         if constant_value(before.inputs[1]) is None:
             return (
-                "it is padded with -infinity by sizes that are computed: declare the sizes of the "
+                f"it is padded with {lowest} by sizes that are computed: declare the sizes of the "
                 "model's inputs"
             )
-        return "it is padded with -infinity by a Pad of its own, larger than its window"
+        return f"it is padded with {lowest} by a Pad of its own, larger than its window"
     return None
 
 

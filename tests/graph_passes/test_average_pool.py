@@ -121,6 +121,17 @@ def test_the_lowest_of_float16_stands_for_minus_infinity():
     assert not max_to_average_pool(g)
 
 
+@pytest.mark.parametrize("made", ["Constant<value = float {-inf}>()", "ReduceMin<keepdims = 0>(x)"])
+def test_a_pad_by_what_a_node_makes(made):
+    text = (
+        f"g (float[N, 2, 4, 4] x) => (float[N, 2, a, b] y) {{ low = {made} "
+        "p = Pad(x, pads, low) y = MaxPool<kernel_shape = [2, 2]>(p) }"
+    )
+    g, declined = graph(text, {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}), []
+    assert not max_to_average_pool(g, declined)
+    assert ("-infinity" if "inf" in made else "is computed") in declined[0].reason
+
+
 def test_a_pool_behind_a_bound_for_each_channel():
     """That is a neuron, too."""
     text = (
