@@ -102,7 +102,7 @@ def _path(graph: gs.Graph, source: gs.Tensor, first: gs.Node) -> list[gs.Node] |
         node = nodes[-1]
         if (
             node.domain
-            or is_inner(graph, node)
+            or is_inner(node)
             or [i for i, tensor in enumerate(node.inputs) if tensor is source] != [0]
         ):
             return None

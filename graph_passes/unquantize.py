@@ -140,7 +140,7 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
         # Of a channel that is off: there is no x to which what rounding adds could go.
         return False
     cut = _is_cut(graph, x)
-    if not _belongs(graph, stepped, cut, _copies(graph, x), varying):
+    if not _belongs(stepped, cut, _copies(graph, x), varying):
         return False
     mean, step = _STEPS[node.op]
     halves = np.rint(2 * shift) / 2
@@ -228,9 +228,7 @@ def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     return False
 
 
-def _belongs(
-    graph: gs.Graph, stepped: gs.Tensor, to_one: bool, copies: set[str], varying: set[str]
-) -> bool:
+def _belongs(stepped: gs.Tensor, to_one: bool, copies: set[str], varying: set[str]) -> bool:
     """Whether rounding is part of an activation: one is before it (``to_one``), or reads it.
 
     It is not where anything reads it, up to the next layer or sum, that is neither affine nor a
@@ -245,7 +243,7 @@ def _belongs(
         for reader in tensor.outputs:
             others = [x.name for x in reader.inputs if x is not tensor]
             beside = reader.op != "Concat" and not copies.isdisjoint(others)
-            if is_inner(graph, reader) or beside:
+            if is_inner(reader) or beside:
                 return False
             if reader.op in _CUTS and not reader.domain:
                 to_one = True

@@ -26,6 +26,9 @@ def require_graph(graph: gs.Graph) -> None:
             "passes change a graph, as to_graph makes one of a model, and to_model makes one of "
             f"it again: this is of type {type(graph).__name__}"
         )
+    # Here, where every pass begins: copies of onnx-graphsurgeon, and its own graphs, have no marks.
+    if any(map(subgraphs_of, graph.nodes)):
+        mark_inner_nodes(graph)
 
 
 def require_opset(graph: gs.Graph, least: int = MIN_OPSET, what: str = "passes") -> None:
@@ -58,12 +61,20 @@ def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     """
     if len(tensor.outputs) != 1 or is_graph_output(graph, tensor):
         return None
-    return None if is_inner(graph, tensor.outputs[0]) else tensor.outputs[0]
+    return None if is_inner(tensor.outputs[0]) else tensor.outputs[0]
 
 
-def is_inner(graph: gs.Graph, node: gs.Node) -> bool:
+def is_inner(node: gs.Node) -> bool:
     """Whether a node is in a subgraph: it reads the graph's tensors, but is none of its nodes."""
-    return id(node) not in map(id, graph.nodes)
+    return getattr(node, "inner", False)
+
+
+def mark_inner_nodes(graph: gs.Graph, inner: bool = False) -> None:
+    """Tell the nodes of subgraphs from the graph's own, for ``is_inner``."""
+    for node in graph.nodes:
+        node.inner = inner
+        for subgraph in subgraphs_of(node):
+            mark_inner_nodes(subgraph, inner=True)
 
 
 def subgraphs_of(node: gs.Node) -> list[gs.Graph]:

@@ -8,6 +8,7 @@ from onnx2snn.graph_passes.graph.editing import (
     constant_value,
     disconnect,
     free_name,
+    mark_inner_nodes,
     names_in,
     operands,
     part_of,
@@ -42,6 +43,7 @@ def flatten_branches(graph: gs.Graph) -> None:
         bypass(graph, end)
     # The nodes of a branch are the graph's own now, and often have no names.
     name_nodes(graph)
+    mark_inner_nodes(graph)
 
 
 def _takes_a_known_branch(node: gs.Node) -> bool:

@@ -48,7 +48,7 @@ def product_of_numbers(editor: Editor, node: gs.Node) -> bool:
         return False
     results = [node.outputs[0], whole, *(cast.outputs[0] for cast in casts)]
     readers = [reader for cast in casts for reader in cast.outputs[0].outputs]
-    if any(is_inner(editor.graph, n) for n in (*node.outputs[0].outputs, *casts, *readers)):
+    if any(map(is_inner, (*node.outputs[0].outputs, *casts, *readers))):
         return False
     rests = [r for node in readers if (r := _besides(node, scales, results)) is not None]
     seen = any(is_graph_output(editor.graph, tensor) for tensor in results)

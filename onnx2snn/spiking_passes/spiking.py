@@ -172,7 +172,7 @@ class Spiking:
         found: list[gs.Node] = []
         for reader in tensor.outputs:
             behind = [reader] if is_neuron(reader) else None
-            if behind is None and _is_shift(reader) and not is_inner(self.graph, reader):
+            if behind is None and _is_shift(reader) and not is_inner(reader):
                 behind = self._neurons_behind(reader.outputs[0])
             if behind is None:
                 return None
