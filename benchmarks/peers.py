@@ -23,6 +23,7 @@ import numpy as np
 from onnx2snn import convert, write_model
 from onnx2snn.cli.plot_benchmark import ratio_plot
 from onnx2snn.cli.terminal import console, new_table, overall_progress
+from onnx2snn.graph_passes.model_files.whole_file import write_bytes
 from onnx2snn.measuring.benchmarking import ANN, AnnRuns, SnnRuns, timed_rows
 from onnx2snn.measuring.timing import Contestant, ratio
 
@@ -160,7 +161,8 @@ def main():
             {"network": name, "timesteps": options.timesteps, "versions": versions, "rows": rows}
         )
         if options.file is not None:
-            options.file.write_text(json.dumps(found, indent=1) + "\n")
+            # Whole or not at all: it holds hours of rounds.
+            write_bytes(options.file, (json.dumps(found, indent=1) + "\n").encode())
     points = show(found["pieces"])
     if options.plot is not None:
         groups = list(dict.fromkeys(group for by_group in points.values() for group in by_group))

@@ -176,6 +176,8 @@ def _length_or_unknown(*key: Any) -> int:
     """``_length``; 0 where ONNX Runtime is not there, or refuses the node."""
     try:
         return _length(*key)
+    except ImportError:
+        return 0
     except Exception as error:
         if not from_onnxruntime(error):
             raise
