@@ -61,7 +61,7 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
         node.op = "GlobalAveragePool"
         return None
     before = producer(node.inputs[0])
-    if before is not None and (lowest := pads_lowest(before)):
+    if before is not None and (lowest := lowest_padding(before)):
         return f"it is padded with {lowest} by a Pad of its own, which an average would count"
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; an average has no such thing"
@@ -76,12 +76,12 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     return None
 
 
-def pads_lowest(node: gs.Node) -> str | None:
-    """With what a node pads, if that is or may be -infinity, or a number that stands for it."""
+def lowest_padding(node: gs.Node) -> str | None:
+    """What a node pads with, in words, if that is or may be -infinity, or stands for it."""
     given = optional_input(node, 2)
     if node.op != "Pad" or node.domain or given is None:
         return None
     value = known_value(given)
     if value is None:
-        return "a number that is computed"
+        return "a number that is not known"
     return "-infinity" if np.any(value <= -60000.0) else None

@@ -11,9 +11,9 @@ The passes, in order:
     dequantize_weights         DequantizeLinear, QuantizeLinear(constants) -> constants
     remove_no_ops              Identity, Dropout, Cast to the same type, Pad by 0, ... -> nothing
     sink_transposes            NHWC graphs: Transposes move down until they cancel
+    exponentials_to_softmax    exp(x) / sum(exp(x)) -> Softmax(x), of x - max(x), too
     unify_linear_layers        MatMul + Add -> Gemm; Gemm's alpha, beta and transA -> its operands
     fold_pads                  Pad before Conv or a pool -> its own pads; auto_pad -> pads
-    exponentials_to_softmax    exp(x) / sum(exp(x)) -> Softmax(x), of x - max(x), too
     conditions_to_activations  Where(x > 0, x, 0), x [x > 0], ... -> Relu, PRelu, Abs, Max, ...
     move_bounds_behind_scales  Relu, then a scale, then Clip -> the scale, then these
     unify_clips                Relu, Clip, Min, Max and chains of them -> Relu or Clip
@@ -57,9 +57,9 @@ CANONICAL_FORM = (
     dequantize_weights,
     remove_no_ops,
     sink_transposes,
+    exponentials_to_softmax,
     unify_linear_layers,
     fold_pads,
-    exponentials_to_softmax,
     conditions_to_activations,
     move_bounds_behind_scales,
     unify_clips,

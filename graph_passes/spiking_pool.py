@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .average_pool import pads_lowest
+from .average_pool import lowest_padding
 from .errors import Refusal, UnsupportedModelError
 from .graph import neurons
 from .graph.editing import constant_value, is_used, producer, replace_node
@@ -110,13 +110,14 @@ def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
             "export the network with a fixed image size, or take averages (--maxpool average)"
         )
     before = producer(node.inputs[0])
-    if before is not None and (lowest := pads_lowest(before)):
+    if before is not None and (lowest := lowest_padding(before)):
         if constant_value(before.inputs[1]) is None:
             return (
                 f"it is padded with {lowest} by sizes that are computed: declare the sizes of the "
                 "model's inputs"
             )
-        return f"it is padded with {lowest} by a Pad of its own, larger than its window"
+        larger = ", larger than its window" if lowest == "-infinity" else ""
+        return f"it is padded with {lowest} by a Pad of its own{larger}"
     return None
 
 

@@ -18,22 +18,27 @@ _KEEP_CHANNELS = {
 def channel_axis(tensor: gs.Tensor) -> int:
     """The axis that counts channels: 1, as for images, or the last one after a MatMul.
 
-    Also where a Reshape came between that left the last axis as it was, as around a Gemm on
-    sequences; or where axis 1 is of open size, as in sequences, and the last is not.
+    The one before after a MatMul with the weights first, W x. The last also where a Reshape came
+    between that left it as it was, as around a Gemm on sequences, and where axis 1 is of open size,
+    as in sequences, and the last is not.
     """
-    shape = tensor.shape
+    shape, reshaped = tensor.shape, False
     rank = None if shape is None else len(shape)
     while tensor.inputs and rank is not None and rank > 2:
         node = tensor.inputs[0]
         if node.op in ("MatMul", "Gemm"):
-            return rank - 1
+            if not isinstance(node.inputs[0], gs.Constant):
+                return rank - 1
+            if not reshaped:
+                return rank - 2
+            break
         if node.op not in (*_KEEP_CHANNELS, "Reshape"):
             break
         before = (variables_of(node) or node.inputs)[0]
         if before.shape is None:
             break
         if node.op == "Reshape":
-            same = before.shape[-1:] == tensor.shape[-1:]
+            same, reshaped = before.shape[-1:] == tensor.shape[-1:], True
         else:
             same = len(before.shape) == len(tensor.shape)
         if not same:

@@ -233,8 +233,8 @@ def initial_potential_of(node: gs.Node) -> np.ndarray:
 
 def _attribute_of(node: gs.Node, name: str) -> np.ndarray:
     if not isinstance(node, gs.Node) or not is_neuron(node):
-        what = f"{node.op} '{node.name}'" if isinstance(node, gs.Node) else repr(node)
-        raise DataError(f"{what} is no neuron, as neuron_nodes lists them")
+        what = f"{node.op} '{node.name}'" if isinstance(node, gs.Node) else type(node).__name__
+        raise DataError(f"a neuron is wanted, as neuron_nodes lists them, not {what}")
     return np.asarray(node.attrs[name].values)
 
 

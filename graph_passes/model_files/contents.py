@@ -221,15 +221,14 @@ def mend(model: onnx.ModelProto) -> None:
 
 
 def import_once(model: onnx.ModelProto) -> None:
-    """Import each domain once, the newest of its opsets, which onnx.compose repeats."""
-    newest: dict[str, int] = {}
-    for entry in model.opset_import:
-        domain = domain_of(entry)
-        newest[domain] = max(newest.get(domain, 0), entry.version)
-    if len(newest) < len(model.opset_import):
-        replace_all(
-            model.opset_import, [onnx.helper.make_opsetid(*each) for each in newest.items()]
-        )
+    """Import each domain once: onnx.compose repeats entries.
+
+    Of versions that differ the last counts, as in ONNX Runtime.
+    """
+    versions = {domain_of(entry): entry.version for entry in model.opset_import}
+    if len(versions) < len(model.opset_import):
+        once = [onnx.helper.make_opsetid(*each) for each in versions.items()]
+        replace_all(model.opset_import, once)
 
 
 def _open_sizes(graph: onnx.GraphProto) -> None:

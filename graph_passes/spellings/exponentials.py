@@ -14,8 +14,9 @@ from onnx2snn.graph_passes.graph.tidying import tidy
 def exponentials_to_softmax(graph: gs.Graph) -> bool:
     """exp(x) / sum(exp(x))  ->  Softmax(x);  x - log(sum(exp(x)))  ->  LogSoftmax(x).
 
-    Also of x - max(x), by which neither changes: so ONNX defines them, and so they are written by
-    hand against overflow. Sums and maxima are over one axis, the same, which they keep.
+    Also of x - max(x), by which neither changes, as they are written by hand against overflow. Sums
+    and maxima are over one axis, the same, which they keep. Run it before ``unify_linear_layers``,
+    which makes pools of maxima.
     """
     require_opset(graph)
     changed = False

@@ -42,7 +42,7 @@ CALIBRATION = "--calibration DATA"
 ON_MEANS = "--on-means"
 APPROXIMATION = f"--approximate N {CALIBRATION}"
 
-POOLS = {"exact": "counting pool", "keep": "max-pool"}
+POOL_ROLES = {"exact": "counting pool", "keep": "max-pool"}
 """What a max-pool between neurons is, by what was chosen to become of it."""
 
 
@@ -316,7 +316,7 @@ def _rows(graph: gs.Graph, seen: _Findings, maxpool: MaxPool) -> list[NodeReport
             text += f"refuse it: {seen.pools[name]}" if seen.pools[name] else "keep it"
             return NodeReport(name, op.replace("Average", "Max"), place[name], text)
         if op in MAX_POOLS and place[name] == "linear":
-            return NodeReport(name, op, POOLS.get(maxpool, "linear"))
+            return NodeReport(name, op, POOL_ROLES.get(maxpool, "linear"))
         return NodeReport(name, op, place[name])
 
     return [row(node) for node in graph.nodes]

@@ -138,8 +138,8 @@ def _arranged_for(structure: onnx.ModelProto, data: Data) -> Data:
     sizes = declared[1:]
     count, channels, height, width = data.shape
     channels_last = len(sizes) == 3 and sizes[2] == channels != sizes[0]
-    alike = [channels * height * width], [height, width] if channels == 1 else None
-    if not channels_last and sizes not in alike:
+    flat, plane = [channels * height * width], [height, width] if channels == 1 else None
+    if not channels_last and sizes not in (flat, plane):
         return data
 
     def arranged(x: np.ndarray) -> np.ndarray:

@@ -66,11 +66,25 @@ def test_sums_that_others_read_stay():
     np.testing.assert_array_equal(run(g, X, output=1), before)
 
 
-def test_between_neurons_it_is_computed_on_means():
-    body = "a = Relu(x) q = MatMul(a, w) e = Exp(q) s = ReduceSum(e, last) p = Div(e, s)"
-    ann = model(f"{SIGNATURE} {{ {body} n = MatMul(p, w) r = Relu(n) y = MatMul(r, w) }}",
-                WEIGHTS | {"w": RNG.normal(size=(5, 5)).astype(np.float32)})  # fmt: skip
-    made = convert(ann, calibration=from_arrays(X), recipe="opi", threshold="max", on_means=True)
+@pytest.mark.parametrize("maxpool", ["average", "exact"])
+@pytest.mark.parametrize(
+    "before", ["d = Identity(q)", "m = ReduceMax<axes = [2]>(q) d = Sub(q, m)"]
+)
+def test_between_neurons_it_is_computed_on_means(before, maxpool):
+    """Also against overflow: before its maximum becomes a pool."""
+    body = f"a = Relu(x) q0 = MatMul(a, w) q = Add(q0, mask) {before} e = Exp(d) "
+    body += "s = ReduceSum(e, last) p = Div(e, s)"
+    weights = WEIGHTS | {"w": RNG.normal(size=(5, 5)).astype(np.float32)}
+    weights["mask"] = np.float32([0, 0, 0, 0, -1e9])
+    ann = model(f"{SIGNATURE} {{ {body} n = MatMul(p, w) r = Relu(n) y = MatMul(r, w) }}", weights)
+    made = convert(
+        ann,
+        calibration=from_arrays(X),
+        recipe="opi",
+        threshold="max",
+        on_means=True,
+        maxpool=maxpool,
+    )
     assert len(made.neurons) == 2
     found = SpikingSession(made.model).run(X, 512).output
     np.testing.assert_allclose(found, run(ann, X), atol=0.02)

@@ -33,6 +33,19 @@ def test_opsets_that_merged_models_name_twice_are_named_once(opset):
     np.testing.assert_array_equal(SpikingSession(made).run(x, 4).output, x)
 
 
+@pytest.mark.parametrize("versions", [(17, 12), (12, 17)])
+def test_of_opsets_that_differ_the_last_counts_as_in_onnx_runtime(versions):
+    """Before opset 13 a Softmax is one over all axes from the first on."""
+    proto = model(
+        "g (float[N, 3, 4] x) => (float[N, 3, 4] y) { a = Relu(x) y = Softmax<axis = 1>(a) }"
+    )
+    del proto.opset_import[:]
+    proto.opset_import.extend(helper.make_opsetid("", version) for version in versions)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    made = convert(proto, calibration=from_arrays(x), recipe="opi", threshold="max").model
+    np.testing.assert_allclose(SpikingSession(made).run(x, 2048).output, run(proto, x), atol=2e-3)
+
+
 def same(node, weights, opset):
     """Upgraded, a node computes what it did: in the graph, and in the branches of an If."""
     shape = "float[a, b, c, d]"

@@ -184,9 +184,9 @@ def test_what_is_no_graph_and_no_provider():
         bound_activations(to_graph(ANN), ["r"])
     other = next(node for node in graph.nodes if node.op != "IF")
     for of_neuron in (threshold_of, initial_potential_of):
-        with pytest.raises(DataError, match=f"{other.op} '{other.name}' is no neuron"):
+        with pytest.raises(DataError, match=f"not {other.op} '{other.name}'"):
             of_neuron(other)
-        with pytest.raises(DataError, match="None is no neuron"):
+        with pytest.raises(DataError, match="not NoneType"):
             of_neuron(None)
     with pytest.raises(ProviderError, match="a provider is a name"):
         convert(ANN, providers=5)
