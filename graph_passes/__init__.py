@@ -23,6 +23,7 @@ from .errors import (
 )
 from .fold_batch_norm import fold_batch_normalization
 from .fold_forward import fold_forward
+from .graph.activations import unbounded_activations
 from .graph.neurons import initial_potential_of, neuron_nodes, stateful_nodes, threshold_of
 from .graph.shapes import infer_shapes
 from .initial_potential import set_initial_potential
@@ -52,7 +53,7 @@ from .spellings.transposes import sink_transposes
 from .spiking import activations_to_neurons
 from .spiking_pool import max_to_spiking_pool, thresholds_to_spiking
 from .switch_coding import code_inputs
-from .thresholds import bound_activations, unbounded_activations
+from .thresholds import bound_activations
 from .unquantize import unquantize_activations
 
 __all__ = [

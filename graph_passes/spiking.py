@@ -15,6 +15,14 @@ from .errors import (
     require_one_of,
 )
 from .graph import neurons
+from .graph.activations import (
+    activation_nodes,
+    bounded_activations,
+    kept_activations,
+    relu_of_min,
+    unbounded_activations,
+)
+from .graph.affine import per_sample
 from .graph.editing import (
     Editor,
     constant_value,
@@ -28,13 +36,6 @@ from .graph.regions import computable_on_means, downstream, nonlinear_nodes, reg
 from .graph.scalar_regions import regions_to_approximate
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
-from .thresholds import (
-    activation_nodes,
-    bounded_activations,
-    kept_activations,
-    relu_of_min,
-    unbounded_activations,
-)
 
 _LOOKED_AT_ONCE = 2**22
 
@@ -179,16 +180,6 @@ def _hidden_by(graph: gs.Graph, node: gs.Node) -> str:
 def is_fixed(shape: list[int | str] | None) -> bool:
     """Whether the shape of a sample is known, and the same for each."""
     return shape is not None and all(isinstance(size, int) for size in shape[1:])
-
-
-def per_sample(value: np.ndarray, rank: int) -> np.ndarray | None:
-    """What broadcasts to [N, ...], without its batch axis; None if its batch axis is not of size 1.
-
-    ``rank`` counts the batch axis.
-    """
-    while value.ndim >= rank and value.ndim and value.shape[0] == 1:
-        value = value[0]
-    return value if value.ndim < rank else None
 
 
 def obstacles(

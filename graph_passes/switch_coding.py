@@ -15,12 +15,12 @@ from .errors import (
     require_whole,
 )
 from .graph import neurons
+from .graph.activations import activation_nodes
 from .graph.editing import is_floating, replace_uses
 from .graph.linear import MAX_POOLS
 from .graph.regions import nonlinear_nodes
 from .graph.tidying import tidy
 from .spiking import StateEditor, add_counting
-from .thresholds import activation_nodes
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "

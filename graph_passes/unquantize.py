@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from .graph.activations import is_non_negative
 from .graph.affine import affine_of
+from .graph.bounds import clip_bounds
 from .graph.editing import (
     Editor,
     constant_input,
@@ -26,16 +28,13 @@ from .graph.editing import (
     type_of,
     until_done,
 )
-from .graph.linear import MAX_POOLS, SHAPE_OPS, why_not_affine
+from .graph.linear import MAX_POOLS, SHAPE_OPS, WEIGHTED, why_not_affine
 from .graph.ranges import ANY, OF_FIRST, SHAPING, Range, range_of
 from .graph.regions import before_weights, downstream, downstream_of
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
 from .model_files.contents import FEW_BITS
 from .model_files.io import onnx_type
-from .model_files.limits import WEIGHTED
-from .spellings.clips import clip_bounds
-from .thresholds import is_non_negative
 
 _STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.ceil)}
 """What each adds to z, on average over one of its steps, and the function that it is."""

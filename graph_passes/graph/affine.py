@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.spellings.clips import keeps_shape
-from onnx2snn.graph_passes.spiking import per_sample
-
+from .bounds import keeps_shape
 from .editing import constant_value, is_floating, is_used, variables_of
 
 AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub", "Neg")
@@ -70,6 +68,16 @@ def is_in_training(graph: gs.Graph, norm: gs.Node) -> bool:
     """Whether a BatchNormalization normalises by its batch, or hands on what it measures."""
     measures = any(is_used(graph, tensor) for tensor in norm.outputs[1:])
     return bool(norm.attrs.get("training_mode", 0)) or measures
+
+
+def per_sample(value: np.ndarray, rank: int) -> np.ndarray | None:
+    """What broadcasts to [N, ...], without its batch axis; None if its batch axis is not of size 1.
+
+    ``rank`` counts the batch axis.
+    """
+    while value.ndim >= rank and value.ndim and value.shape[0] == 1:
+        value = value[0]
+    return value if value.ndim < rank else None
 
 
 def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | None:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.model_files.limits import WEIGHTED
-
 from .editing import constant_value, operands
-from .linear import ACTIVATIONS, APPROXIMABLE, MAX_POOLS, RECURRENT, SHAPE_OPS
+from .linear import ACTIVATIONS, APPROXIMABLE, MAX_POOLS, RECURRENT, SHAPE_OPS, WEIGHTED
 from .neurons import is_stateful
 from .regions import (
     COUNTED,

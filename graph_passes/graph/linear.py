@@ -11,8 +11,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.spellings.integer_layers import INTEGER_LAYERS
-
 from .editing import constant_value, is_floating, producer
 
 # Affine in all their inputs together.
@@ -20,6 +18,17 @@ _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
 
 # Affine in one factor as long as the other is a constant.
 _PRODUCTS: dict[str, int | None] = {"Einsum": None, "Gemm": 2, "MatMul": 2, "Mul": 2}
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators whose second input is a layer's weights."""
+
+INTEGER_LAYERS = (
+    "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger",
+    "MatMulIntegerToFloat", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
+    "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMatMul", "QLinearMul",
+    "QLinearSigmoid", "QLinearSoftmax",
+)  # fmt: skip
+"""Layers of whole numbers, of which ``dequantize_layers`` makes layers of numbers."""
 
 SHAPE_OPS = {"Shape", "Size"}
 """Their output depends on the shape of the input only."""

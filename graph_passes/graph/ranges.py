@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.spellings.clips import clip_bounds
-from onnx2snn.graph_passes.thresholds import is_non_negative
-
+from .activations import is_non_negative
 from .affine import affine_of
+from .bounds import clip_bounds
 from .editing import constant_input, constant_value, is_floating, one_number
 
 Range = tuple[float, float]

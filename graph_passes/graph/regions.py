@@ -7,7 +7,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import Refusal
-from onnx2snn.graph_passes.model_files.limits import WEIGHTED
 
 from .editing import constant_value, is_floating, is_graph_output, is_used, operands
 from .linear import (
@@ -18,6 +17,7 @@ from .linear import (
     ON_MEANS,
     QUANTISED,
     SHAPE_OPS,
+    WEIGHTED,
     why_not_affine,
 )
 from .neurons import gives_mean, is_stateful

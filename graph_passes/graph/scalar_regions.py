@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.thresholds import canonical_activations, kept_activations
-
 from . import neurons
+from .activations import canonical_activations, kept_activations
 from .editing import is_floating, keep_size, one_number
 from .kept import (
     GUARDED,

@@ -12,6 +12,7 @@ import onnx
 import onnx.shape_inference
 
 from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.graph.linear import WEIGHTED
 
 from .inference import inferred
 from .protos import STANDARD, all_nodes, graphs_in, infos_of
@@ -41,9 +42,6 @@ MAX_CONSTANT_BYTES = 2**27
 MAX_COMPUTED_WEIGHT_BYTES = 600_000_000
 """What computed constants may hold together that are nothing but weights of layers: as much as
 in the light VGG-19 of the onnx wheel, all of whose weights are computed."""
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators whose second input is a layer's weights."""
 
 WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 """The operators of ONNX that have graphs inside."""

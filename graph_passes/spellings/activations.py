@@ -3,6 +3,8 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.graph.activations import is_non_negative, relu_of_min
+from onnx2snn.graph_passes.graph.bounds import clip_bounds, keeps_shape
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
@@ -18,9 +20,6 @@ from onnx2snn.graph_passes.graph.editing import (
 from onnx2snn.graph_passes.graph.ranges import ANY, Range, range_of
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-from onnx2snn.graph_passes.thresholds import is_non_negative, relu_of_min
-
-from .clips import clip_bounds, keeps_shape
 
 
 def decompose_activations(graph: gs.Graph) -> bool:

@@ -1,46 +1,26 @@
 """Bring every spelling of a clip into one form."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.graph.bounds import (
+    UNBOUNDED,
+    Bounds,
+    bounded_input,
+    bounds_of,
+    open_above,
+)
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
-    constant_input,
     disconnect,
-    is_floating,
     leave_out,
     only_consumer,
     producer,
     replace_node,
     require_opset,
-    stays_within,
     type_of,
-    variables_of,
 )
 from onnx2snn.graph_passes.graph.tidying import tidy
-
-
-@dataclass(frozen=True)
-class _Bounds:
-    """clip(x; low, high) = min(max(x, low), high); scalars, or arrays that broadcast to x."""
-
-    low: np.ndarray
-    high: np.ndarray
-
-    def then(self, outer: "_Bounds") -> "_Bounds":
-        """clip(clip(x; a, b); c, d) = clip(x; clip(a; c, d), clip(b; c, d))."""
-        return _Bounds(
-            np.minimum(np.maximum(self.low, outer.low), outer.high),
-            np.minimum(np.maximum(self.high, outer.low), outer.high),
-        )
-
-
-_UNBOUNDED = _Bounds(np.array(-np.inf), np.array(np.inf))
-
-FAR = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
-"""People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact."""
 
 
 def unify_clips(graph: gs.Graph) -> bool:
@@ -62,9 +42,9 @@ def unify_clips(graph: gs.Graph) -> bool:
         chain = _chain_of_bounds(graph, node)
         if not chain:
             continue
-        bounds = _UNBOUNDED
+        bounds = UNBOUNDED
         for link in chain:
-            bounds = bounds.then(bounds_of(link) or _UNBOUNDED)
+            bounds = bounds.then(bounds_of(link) or UNBOUNDED)
         wanted = _canonical_form(bounds)
         if wanted is not None and [_spelling(link) for link in chain] != wanted:
             _rewrite(editor, chain, wanted)
@@ -139,81 +119,7 @@ def _chain_of_bounds(graph: gs.Graph, last: gs.Node) -> list[gs.Node]:
         chain.insert(0, before)
 
 
-def bounded_input(node: gs.Node) -> gs.Tensor:
-    """The one input of Relu, Clip, Min or Max that is not a constant bound."""
-    return variables_of(node)[0]
-
-
-def bounds_of(node: gs.Node) -> _Bounds | None:
-    """What a node clips to, ``FAR`` bounds being none; None if it is no clip by constants."""
-    bounds = _written_bounds_of(node)
-    if bounds is None:
-        return None
-    types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
-    far = min((FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
-    return _Bounds(
-        _UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
-        _UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,
-    )
-
-
-def _written_bounds_of(node: gs.Node) -> _Bounds | None:
-    """The same, but that only the largest number of a type means none."""
-    variables = variables_of(node)
-    if node.domain or len(variables) != 1 or not is_floating(variables[0]):
-        return None
-    match node.op:
-        case "Relu":
-            return _Bounds(np.array(0.0), _UNBOUNDED.high)
-        case "Clip":
-            low, high = clip_bounds(node)
-            usable = variables[0] is node.inputs[0] and not (np.isnan(low) or np.isnan(high))
-            return _Bounds(low, high) if usable else None
-        case "Min" | "Max":
-            values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
-            usable = all(value.size and keeps_shape(value, variables[0]) for value in values)
-            if not values or not usable:
-                return None
-            combine = np.minimum if node.op == "Min" else np.maximum
-            bound = values[0].astype(np.float64)
-            for value in values[1:]:
-                bound = combine(bound, value)
-            if np.any(np.isnan(bound)):
-                return None
-            dtype = values[0].dtype
-            if node.op == "Min":
-                return _Bounds(_UNBOUNDED.low, open_above(bound, dtype))
-            return _Bounds(-open_above(-bound, dtype), _UNBOUNDED.high)
-    return None
-
-
-def open_above(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Upper bounds, infinite where they are the largest number of a type, which says "none"."""
-    return np.where(bound >= np.finfo(dtype).max, np.inf, bound)
-
-
-def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
-    """The scalar bounds of a Clip, infinite where there is none, NaN where not constant."""
-    return _clip_bound(node, 1, -np.inf), _clip_bound(node, 2, np.inf)
-
-
-def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
-    """One of the bounds of a Clip, ``unbounded`` where there is none."""
-    bound = constant_input(node, index, unbounded)
-    if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
-        return np.array(np.nan)
-    value = bound.astype(np.float64).reshape(())
-    if unbounded > 0:
-        return open_above(value, bound.dtype)
-    return -open_above(-value, bound.dtype)
-
-
-def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:
-    """Whether a floating constant broadcasts to a tensor without changing the tensor's shape."""
-    return bound.dtype.kind == "f" and stays_within(bound.shape, tensor.shape)
-
-
-def _canonical_form(bounds: _Bounds) -> list[tuple] | None:
+def _canonical_form(bounds: Bounds) -> list[tuple] | None:
     """The operations, each (op, low, high), that write these bounds; None: leave as they are."""
     low, high = _scalar(bounds.low), _scalar(bounds.high)
     if low is None:
@@ -234,7 +140,7 @@ def _scalar(bound: np.ndarray) -> float | None:
 
 
 def _spelling(node: gs.Node) -> tuple:
-    bounds = bounds_of(node) or _UNBOUNDED
+    bounds = bounds_of(node) or UNBOUNDED
     return node.op, bounds.low.tolist(), bounds.high.tolist()
 
 

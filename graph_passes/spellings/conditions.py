@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.graph.bounds import keeps_shape
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
@@ -18,8 +19,6 @@ from onnx2snn.graph_passes.graph.editing import (
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-
-from .clips import keeps_shape
 
 _SAYS_ABOVE = {
     "Greater": (True, True), "GreaterOrEqual": (True, False),

@@ -10,14 +10,11 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph import neurons
 from onnx2snn.graph_passes.graph.editing import require_opset, until_done
+from onnx2snn.graph_passes.graph.linear import WEIGHTED
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.io import onnx_type
-from onnx2snn.graph_passes.model_files.limits import (
-    MAX_COMPUTED_WEIGHT_BYTES,
-    MAX_TENSOR_BYTES,
-    WEIGHTED,
-)
+from onnx2snn.graph_passes.model_files.limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES
 from onnx2snn.graph_passes.quiet import quietly
 
 from .branches import flatten_branches

@@ -61,9 +61,6 @@ _TOGETHER = {"Concat", "Max", "Min"}
 _DYNAMIC = (*PRODUCTS, *FUSED, "DynamicQuantizeLSTM")
 """What reads numbers that are quantised anew in each run, which is left out."""
 
-INTEGER_LAYERS = (*_FORMS, *_DYNAMIC, "QLinearConcat")
-"""What ``dequantize_layers`` makes layers of numbers of."""
-
 _IN_INTEGERS = 4
 """The accuracy at which MatMulNBits quantises what it reads."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.graph.activations import is_non_negative
 from onnx2snn.graph_passes.graph.editing import (
     bypass,
     constant_input,
@@ -16,7 +17,6 @@ from onnx2snn.graph_passes.graph.editing import (
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-from onnx2snn.graph_passes.thresholds import is_non_negative
 
 _POOLS = ("AveragePool", "MaxPool")
 

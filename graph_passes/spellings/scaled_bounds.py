@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.affine import affine_of
+from onnx2snn.graph_passes.graph.bounds import FAR, bounded_input, bounds_of
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     only_consumer,
@@ -12,8 +13,6 @@ from onnx2snn.graph_passes.graph.editing import (
     until_done,
 )
 from onnx2snn.graph_passes.graph.tidying import tidy
-
-from .clips import FAR, bounded_input, bounds_of
 
 
 def move_bounds_behind_scales(graph: gs.Graph) -> bool:

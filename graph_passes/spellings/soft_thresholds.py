@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.graph.bounds import keeps_shape
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
@@ -14,7 +15,6 @@ from onnx2snn.graph_passes.graph.editing import (
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 
-from .clips import keeps_shape
 from .conditions import compared_with, number_beside
 
 

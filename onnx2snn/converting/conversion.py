@@ -24,13 +24,13 @@ from onnx2snn.graph_passes.errors import (
     require_truths,
     require_whole,
 )
+from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.graph_passes.spiking import require_convertible
-from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.inspection import metadata_of, plain
 from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.recipe import DEFAULT_TIMESTEPS, Neuron, Recipe

@@ -18,6 +18,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     unbounded_activations,
 )
+from onnx2snn.graph_passes.graph.activations import activation_nodes, kept_activations
 from onnx2snn.graph_passes.graph.editing import (
     is_floating,
     known_value,
@@ -38,7 +39,6 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.spellings.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.spiking import obstacles
-from onnx2snn.graph_passes.thresholds import activation_nodes, kept_activations
 from onnx2snn.runtime.providers import CPU, create_session
 
 

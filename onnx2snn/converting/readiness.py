@@ -12,6 +12,11 @@ from onnx2snn.graph_passes.errors import (
     require_one_of,
     require_truths,
 )
+from onnx2snn.graph_passes.graph.activations import (
+    activation_nodes,
+    find_activations,
+    kept_activations,
+)
 from onnx2snn.graph_passes.graph.layouts import require_channels
 from onnx2snn.graph_passes.graph.linear import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.graph.regions import regions
@@ -19,11 +24,6 @@ from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.spiking_pool import why_not_counting
-from onnx2snn.graph_passes.thresholds import (
-    activation_nodes,
-    find_activations,
-    kept_activations,
-)
 from onnx2snn.progress import Running
 
 from .examination import (

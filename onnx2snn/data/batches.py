@@ -14,10 +14,10 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
 )
 from onnx2snn.graph_passes.errors import Onnx2SnnError, optional_whole
+from onnx2snn.graph_passes.graph.linear import INTEGER_LAYERS
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.limits import bytes_of, shapes_from_inputs
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model
-from onnx2snn.graph_passes.spellings.integer_layers import INTEGER_LAYERS
 from onnx2snn.inspection import inputs_of
 from onnx2snn.runtime.inputs import fixed_batch
 

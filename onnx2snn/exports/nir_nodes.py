@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import Refusal
-from onnx2snn.graph_passes.graph.affine import affine_of, per_channel
+from onnx2snn.graph_passes.graph.affine import affine_of, per_channel, per_sample
 from onnx2snn.graph_passes.graph.editing import (
     constant_value,
     free_name,
@@ -25,7 +25,6 @@ from onnx2snn.graph_passes.graph.neurons import (
     neuron_nodes,
     threshold_of,
 )
-from onnx2snn.graph_passes.spiking import per_sample
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""

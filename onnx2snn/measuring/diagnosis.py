@@ -39,6 +39,7 @@ from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import require_whole
+from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.graph_passes.graph.neurons import (
     initial_potential_of,
@@ -50,7 +51,6 @@ from onnx2snn.graph_passes.graph.regions import made_by
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.inspection import json_object, metadata_of, recipe_in
 from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS

@@ -16,9 +16,8 @@ from onnx2snn.graph_passes.graph.editing import (
     optional_input,
     replace_node,
 )
-from onnx2snn.graph_passes.graph.linear import RECURRENT
+from onnx2snn.graph_passes.graph.linear import RECURRENT, WEIGHTED
 from onnx2snn.graph_passes.model_files.io import onnx_type
-from onnx2snn.graph_passes.model_files.limits import WEIGHTED
 from onnx2snn.graph_passes.spellings.pads import same_pads
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.converting.examination import import_ann
+from onnx2snn.graph_passes.graph.activations import bounds_by_result
+from onnx2snn.graph_passes.graph.affine import per_sample
 from onnx2snn.graph_passes.graph.neurons import (
     attribute_tensor,
     initial_potential_of,
@@ -15,8 +17,6 @@ from onnx2snn.graph_passes.graph.neurons import (
     threshold_of,
 )
 from onnx2snn.graph_passes.graph.regions import upstream
-from onnx2snn.graph_passes.spiking import per_sample
-from onnx2snn.graph_passes.thresholds import bounds_by_result
 from onnx2snn.runtime.result import class_output
 
 from .layers import Layer

@@ -28,9 +28,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS
+from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS, WEIGHTED
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
-from onnx2snn.graph_passes.model_files.limits import WEIGHTED, operands
+from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.runtime.plans.graphs import Writer, has_float16, renamed, values_of, with_nodes
 from onnx2snn.runtime.plans.kernels import STEEP

@@ -3,7 +3,7 @@ import pytest
 from onnx_text import changes_once, graph, ops, run
 
 from onnx2snn.graph_passes import canonicalise, differences_to_clips
-from onnx2snn.graph_passes.thresholds import bounded_activations, unbounded_activations
+from onnx2snn.graph_passes.graph.activations import bounded_activations, unbounded_activations
 
 X = np.linspace(-9, 9, 96, dtype=np.float32).reshape(4, 3, 8)
 NUMBERS = {

@@ -5,7 +5,8 @@ import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import dequantize_layers, infer_shapes, to_graph, to_model
-from onnx2snn.graph_passes.spellings.integer_layers import quantises_anew
+from onnx2snn.graph_passes.graph.linear import INTEGER_LAYERS
+from onnx2snn.graph_passes.spellings.integer_layers import _DYNAMIC, _FORMS, quantises_anew
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(-64, 64, (5, 2, 6, 6)).astype(np.float32) / 16
@@ -83,6 +84,10 @@ def layers(body, x="N, 2, 6, 6", **own):
     g = graph(text + made + " }", NUMBERS | extra | own)
     g.outputs[0].shape = None
     return g
+
+
+def test_the_layers_of_whole_numbers_are_those_that_are_rewritten():
+    assert {*INTEGER_LAYERS} == {*_FORMS, *_DYNAMIC, "QLinearConcat"}
 
 
 @pytest.mark.parametrize("name", LAYERS | DENSE)

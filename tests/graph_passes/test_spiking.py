@@ -26,11 +26,8 @@ from onnx2snn.graph_passes import (
     unbounded_activations,
     upgrade_opset,
 )
+from onnx2snn.graph_passes.graph.activations import bounded_activations, kept_activations
 from onnx2snn.graph_passes.spiking import require_convertible, require_ranks
-from onnx2snn.graph_passes.thresholds import (
-    bounded_activations,
-    kept_activations,
-)
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 X = np.linspace(-2, 6, 12, dtype=np.float32).reshape(2, 2, 3)

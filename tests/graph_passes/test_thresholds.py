@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from onnx_text import graph, run
 
-from onnx2snn.graph_passes.thresholds import (
-    bound_activations,
+from onnx2snn.graph_passes.graph.activations import (
     bounded_activations,
     is_non_negative,
     unbounded_activations,
 )
+from onnx2snn.graph_passes.thresholds import bound_activations
 
 
 def test_a_bound_of_infinity_is_none():

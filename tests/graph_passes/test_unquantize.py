@@ -5,7 +5,7 @@ import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import canonicalise, fold_constants, to_graph, unquantize_activations
-from onnx2snn.graph_passes.thresholds import bounded_activations
+from onnx2snn.graph_passes.graph.activations import bounded_activations
 
 RNG = np.random.default_rng(0)
 NUMBERS = {

@@ -18,6 +18,9 @@ ARROWS = {
     "onnx2snn": {"graph_passes", "runtime", "models", "onnx2snn"},
 }
 
+SHARED_BY_PASSES = {"graph", "model_files", "errors", "quiet"}
+"""What of ``graph_passes`` its folders ``graph`` and ``model_files`` may import: no pass."""
+
 INSIDE_RUNTIME = ("plans", "layers", "choices")
 """Folders of ``runtime``, of which none imports a later one."""
 
@@ -45,6 +48,13 @@ def test_arrows(part):
     for path in (ROOT / part).rglob("*.py"):
         parts = {rest[0] if rest and rest[0] in ARROWS else "onnx2snn" for rest in imported(path)}
         wrong = parts - ARROWS[part]
+        assert not wrong, f"{path} imports {wrong}"
+
+
+@pytest.mark.parametrize("folder", ["graph", "model_files"])
+def test_what_passes_share_imports_no_pass(folder):
+    for path in (ROOT / "graph_passes" / folder).rglob("*.py"):
+        wrong = [rest for rest in imported(path) if not SHARED_BY_PASSES.intersection(rest[1:2])]
         assert not wrong, f"{path} imports {wrong}"
 
 

@@ -1,0 +1,103 @@
+"""What the operators that bound numbers, Clip, Relu, Min and Max, bound them to."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editing import constant_input, is_floating, stays_within, variables_of
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """clip(x; low, high) = min(max(x, low), high); scalars, or arrays that broadcast to x."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def then(self, outer: "Bounds") -> "Bounds":
+        """clip(clip(x; a, b); c, d) = clip(x; clip(a; c, d), clip(b; c, d))."""
+        return Bounds(
+            np.minimum(np.maximum(self.low, outer.low), outer.high),
+            np.minimum(np.maximum(self.high, outer.low), outer.high),
+        )
+
+
+UNBOUNDED = Bounds(np.array(-np.inf), np.array(np.inf))
+
+FAR = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
+"""People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact."""
+
+
+def bounded_input(node: gs.Node) -> gs.Tensor:
+    """The one input of Relu, Clip, Min or Max that is not a constant bound."""
+    return variables_of(node)[0]
+
+
+def bounds_of(node: gs.Node) -> Bounds | None:
+    """What a node clips to, ``FAR`` bounds being none; None if it is no clip by constants."""
+    bounds = _written_bounds_of(node)
+    if bounds is None:
+        return None
+    types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
+    far = min((FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
+    return Bounds(
+        UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
+        UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,
+    )
+
+
+def _written_bounds_of(node: gs.Node) -> Bounds | None:
+    """The same, but that only the largest number of a type means none."""
+    variables = variables_of(node)
+    if node.domain or len(variables) != 1 or not is_floating(variables[0]):
+        return None
+    match node.op:
+        case "Relu":
+            return Bounds(np.array(0.0), UNBOUNDED.high)
+        case "Clip":
+            low, high = clip_bounds(node)
+            usable = variables[0] is node.inputs[0] and not (np.isnan(low) or np.isnan(high))
+            return Bounds(low, high) if usable else None
+        case "Min" | "Max":
+            values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
+            usable = all(value.size and keeps_shape(value, variables[0]) for value in values)
+            if not values or not usable:
+                return None
+            combine = np.minimum if node.op == "Min" else np.maximum
+            bound = values[0].astype(np.float64)
+            for value in values[1:]:
+                bound = combine(bound, value)
+            if np.any(np.isnan(bound)):
+                return None
+            dtype = values[0].dtype
+            if node.op == "Min":
+                return Bounds(UNBOUNDED.low, open_above(bound, dtype))
+            return Bounds(-open_above(-bound, dtype), UNBOUNDED.high)
+    return None
+
+
+def open_above(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Upper bounds, infinite where they are the largest number of a type, which says "none"."""
+    return np.where(bound >= np.finfo(dtype).max, np.inf, bound)
+
+
+def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
+    """The scalar bounds of a Clip, infinite where there is none, NaN where not constant."""
+    return _clip_bound(node, 1, -np.inf), _clip_bound(node, 2, np.inf)
+
+
+def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
+    """One of the bounds of a Clip, ``unbounded`` where there is none."""
+    bound = constant_input(node, index, unbounded)
+    if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
+        return np.array(np.nan)
+    value = bound.astype(np.float64).reshape(())
+    if unbounded > 0:
+        return open_above(value, bound.dtype)
+    return -open_above(-value, bound.dtype)
+
+
+def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:
+    """Whether a floating constant broadcasts to a tensor without changing the tensor's shape."""
+    return bound.dtype.kind == "f" and stays_within(bound.shape, tensor.shape)
