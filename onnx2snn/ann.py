@@ -1,13 +1,17 @@
-"""The ANN that a spiking network is made from, in ONNX Runtime."""
+"""The ANN that a spiking network is made from: in ONNX Runtime, and as a graph."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes import ModelError, infer_shapes, to_graph
 from onnx2snn.graph_passes.graph import neurons
-from onnx2snn.graph_passes.model_files.scikit_learn import zip_maps_to_tensors
+from onnx2snn.graph_passes.model_files.scikit_learn import (
+    standardise_scikit_learn,
+    zip_maps_to_tensors,
+)
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model, replace_all
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
@@ -82,6 +86,14 @@ def require_no_neurons(model: onnx.ModelProto) -> None:
     """Raise ``ModelError`` if the model has neurons."""
     if has_neurons(model):
         raise ModelError("the model given as the ANN is a spiking network")
+
+
+def import_ann(parts: ModelParts) -> gs.Graph:
+    """A model as a graph in order, with shapes, free of dictionaries."""
+    graph = to_graph(ModelParts(zip_maps_to_tensors(parts.structure), parts.weights))
+    standardise_scikit_learn(graph)
+    infer_shapes(graph)
+    return graph
 
 
 def with_outputs(model: ModelParts, tensors: list[str], providers: Providers) -> Ann:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.ann import Ann, one_after_the_other
+from onnx2snn.ann import Ann, import_ann, one_after_the_other
 from onnx2snn.data.samples import Data, Inputs, by_name
 from onnx2snn.graph_passes import DataError, ModelError, PassReport, fold_constants, run_passes
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
@@ -20,7 +20,6 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.runtime.inputs import samples_in
 
 from .checking import outputs_of, relative_error, tolerance
-from .examination import import_ann
 
 Sample = tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
 """Inputs of an ANN and its outputs for them, by name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.ann import Ann
+from onnx2snn.ann import Ann, import_ann
 from onnx2snn.data.samples import Data, Inputs, by_name
 from onnx2snn.graph_passes import run_passes, upgrade_opset
 from onnx2snn.graph_passes.driver import Pass, pass_name
@@ -17,8 +17,6 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.measuring.classes import check_labels, classes_of
 from onnx2snn.progress import Running
 from onnx2snn.runtime.result import class_output
-
-from .examination import import_ann
 
 NOT_CHECKED = (
     "not made: the sizes of the inputs are open and none of those tried runs, or the network's "

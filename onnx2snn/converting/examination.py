@@ -12,10 +12,8 @@ from onnx2snn.graph_passes import (
     ModelError,
     Refusal,
     UnsupportedModelError,
-    infer_shapes,
     neuron_nodes,
     stateful_nodes,
-    to_graph,
     unbounded_activations,
 )
 from onnx2snn.graph_passes.graph.activations import activation_nodes, kept_activations
@@ -31,23 +29,11 @@ from onnx2snn.graph_passes.graph.neurons import is_stateful, mean_nodes, states_
 from onnx2snn.graph_passes.graph.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.io import to_parts
-from onnx2snn.graph_passes.model_files.scikit_learn import (
-    standardise_scikit_learn,
-    zip_maps_to_tensors,
-)
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.spellings.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.runtime.providers import CPU, create_session
-
-
-def import_ann(parts: ModelParts) -> gs.Graph:
-    """A model as a graph in order, with shapes, free of dictionaries."""
-    graph = to_graph(ModelParts(zip_maps_to_tensors(parts.structure), parts.weights))
-    standardise_scikit_learn(graph)
-    infer_shapes(graph)
-    return graph
 
 
 def require_loadable(ann: ModelParts, graph: gs.Graph) -> None:

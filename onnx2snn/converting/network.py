@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from onnx2snn.ann import import_ann
 from onnx2snn.data.calibration_data import with_measures
 from onnx2snn.data.samples import Data, Inputs, with_inputs
 from onnx2snn.graph_passes import (
@@ -55,7 +56,7 @@ from .checking import (
     require_rounding,
     tolerance,
 )
-from .examination import hidden_pools, import_ann, require_ann
+from .examination import hidden_pools, require_ann
 
 
 class Network:

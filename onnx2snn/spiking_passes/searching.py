@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.converting.examination import import_ann
+from onnx2snn.ann import import_ann
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.affine import per_sample
 from onnx2snn.graph_passes.graph.neurons import (

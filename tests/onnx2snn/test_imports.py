@@ -21,8 +21,12 @@ ARROWS = {
 SHARED_BY_PASSES = {"graph", "model_files", "errors", "quiet"}
 """What of ``graph_passes`` its folders ``graph`` and ``model_files`` may import: no pass."""
 
-INSIDE_RUNTIME = ("plans", "layers", "choices")
-"""Folders of ``runtime``, of which none imports a later one."""
+NEVER = {
+    "runtime/plans": ("runtime.layers", "runtime.choices"),
+    "runtime/layers": ("runtime.choices",),
+    "onnx2snn/spiking_passes": ("converting",),
+}
+"""What folders do not import of their own part."""
 
 NEEDED_WITHOUT_TORCH = {
     "__init__", "cifar", "configs", "datasets", "image_folder", "preprocessing",
@@ -58,11 +62,11 @@ def test_what_passes_share_imports_no_pass(folder):
         assert not wrong, f"{path} imports {wrong}"
 
 
-@pytest.mark.parametrize("place", range(len(INSIDE_RUNTIME)))
-def test_arrows_within_the_runtime(place):
-    folder, *later = INSIDE_RUNTIME[place:]
-    for path in (ROOT / "runtime" / folder).rglob("*.py"):
-        wrong = [rest for rest in imported(path) for name in later if rest[:2] == ["runtime", name]]
+@pytest.mark.parametrize("folder", NEVER)
+def test_arrows_within_parts(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        names = map(".".join, imported(path))
+        wrong = [name for name in names if name.startswith(NEVER[folder])]
         assert not wrong, f"{path} imports {wrong}"
 
 
