@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,22 +47,26 @@ class Layer:
     simulation: "Simulation"
     shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
     fired: np.ndarray | None = None
+    _currents: np.ndarray | None = None
+    _mean: np.ndarray | None = None
     _made: tuple[list[np.ndarray], Any] | None = None
 
-    @cached_property
+    @property
     def currents(self) -> np.ndarray:
         """The input current at each time-step: [T, N, ...], or [1, N, ...] if it stays the same."""
-        return self.simulation.currents(self.segment, self.node.inputs[0])
+        if self._currents is None:
+            self._currents = self.simulation.currents(self.segment, self.node.inputs[0])
+        return self._currents
 
-    @cached_property
+    @property
     def _mean_current(self) -> np.ndarray:
-        mean: np.ndarray = self.currents.mean(axis=0)
-        return mean
+        if self._mean is None:
+            self._mean = self.currents.mean(axis=0)
+        return self._mean
 
     def refresh(self) -> None:
         """Let the currents be computed anew, after the weights before the layer have changed."""
-        self.__dict__.pop("currents", None)
-        self.__dict__.pop("_mean_current", None)
+        self._currents = self._mean = None
 
     def fire(self) -> np.ndarray:
         """The number of spikes of each neuron at each time-step: int8 [T, N, ...].
@@ -72,7 +75,7 @@ class Layer:
         """
         # Neurons with a delay also read a Clock, which only the path below feeds.
         plain = self.segment.varying and "delay" not in self.node.attrs
-        if plain and "currents" not in self.__dict__:
+        if plain and self._currents is None:
             self.fired = self.simulation.fire(self)
             return self.fired
         spikes = np.empty((self.timesteps, *self.currents.shape[1:]), np.int8)
