@@ -42,11 +42,11 @@ _STEPS = {"Round": (0.0, np.rint), "Floor": (-0.5, np.floor), "Ceil": (0.5, np.c
 ROUNDING = (*_STEPS, "QuantizeLinear")
 """What ``unquantize_activations`` may leave out."""
 
-_CUTS = {
+_PIECEWISE_LINEAR = {
     "Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "Relu", "ThresholdedRelu",
     "Where",
 }  # fmt: skip
-"""What rounding belongs to: what may become neurons, however it is spelled."""
+"""The activations to which rounding belongs: they may become neurons, however they are spelled."""
 
 _RANGES = {
     onnx_type(np.dtype(kind)): (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
@@ -68,7 +68,7 @@ def unquantize_activations(graph: gs.Graph, ranges: dict[str, float] | None = No
     for L time-steps (Bu et al., ICLR 2022), becomes clip(x; 0, theta): a neuron with v(0) = V_th/2
     rounds to T levels itself. What rounding adds goes before a clip that it follows, since
     floor(k clip(x; 0, b)) = clip(floor(k x); 0, k b) for a whole k b (else the largest level is off
-    by less than one). The second form is how gradients are led past the rounding in training.
+    by less than one). The second form is the straight-through estimator of gradients in training.
 
     Both go where they lie between two layers of weights: rounding if it belongs to an activation
     and what reads it is affine, quantisation if it has one scale. It is an activation where its
@@ -99,7 +99,7 @@ def _unquantize_once(graph: gs.Graph, found: dict[str, float]) -> bool:
     editor, changed = Editor(graph), False
     for node in graph.nodes:
         both = node.op in ("Add", "Sub") and not node.domain and node.outputs[0].name in between
-        if both and (y := _taken_and_added(graph, node)) is not None:
+        if both and (y := _straight_through(graph, node)) is not None:
             leave_out(graph, node, y)
             changed = True
     if changed:
@@ -138,21 +138,21 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
     if np.any(scale == 0):
         # Of a channel that is off: there is no x to which what rounding adds could go.
         return False
-    cut = _is_cut(graph, x)
-    if not _belongs(stepped, cut, _copies(graph, x), varying):
+    activation = _is_activation(graph, x)
+    if not _belongs(stepped, activation, _copies(graph, x), varying):
         return False
     mean, step = _STEPS[node.op]
     halves = np.rint(2 * shift) / 2
     shift = np.where(np.abs(shift - halves) < 2.0**-20, halves, shift)
     more, silent = shift + mean, step(shift)
     maker = producer(x)
-    if cut and maker is not None and np.any(more != silent):
+    if activation and maker is not None and np.any(more != silent):
         if maker.op in ("Clip", "Relu"):
             # Behind it a silent neuron would say a part of a level.
             first = _plus(editor, node, maker.inputs[0], "before", (more - silent) / scale, dtype)
             inputs = [first, *maker.inputs[1:]]
             x, more = editor.node(maker.op, f"{node.name}/moved", inputs, maker.attrs, x), silent
-        elif node.op != "Round" or maker.op in _CUTS:
+        elif node.op != "Round" or maker.op in _PIECEWISE_LINEAR:
             # What others, and sums of them, are where neurons are silent is not known.
             return False
     if not np.all(scale == 1):
@@ -162,10 +162,10 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
     return True
 
 
-def _taken_and_added(graph: gs.Graph, node: gs.Node) -> gs.Tensor | None:
-    """The y of (y - x) + x, (y + x) - x or x - (x - y) that ends in a node, if y is rounded.
+def _straight_through(graph: gs.Graph, node: gs.Node) -> gs.Tensor | None:
+    """The y of a straight-through estimator that ends in a node, if y is rounded; None else.
 
-    None for any other.
+    Such are (y - x) + x, (y + x) - x and x - (x - y).
     """
     a, b = node.inputs
     for taken, x in ((a, b), (b, a)):
@@ -210,7 +210,7 @@ def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
     return found
 
 
-def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+def _is_activation(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a tensor is an activation, of whatever shape or pooled, or a sum with one in it."""
     waiting, seen = [tensor], set[int]()
     while waiting:
@@ -218,7 +218,7 @@ def _is_cut(graph: gs.Graph, tensor: gs.Tensor) -> bool:
         if maker is None or maker.domain or id(maker) in seen:
             continue
         seen.add(id(maker))
-        if maker.op in _CUTS:
+        if maker.op in _PIECEWISE_LINEAR:
             return True
         if maker.op in OF_FIRST:
             waiting.append(maker.inputs[0])
@@ -244,7 +244,7 @@ def _belongs(stepped: gs.Tensor, to_one: bool, copies: set[str], varying: set[st
             beside = reader.op != "Concat" and not copies.isdisjoint(others)
             if is_inner(reader) or beside:
                 return False
-            if reader.op in _CUTS and not reader.domain:
+            if reader.op in _PIECEWISE_LINEAR and not reader.domain:
                 to_one = True
                 continue
             pooled = reader.op in MAX_POOLS and not reader.domain

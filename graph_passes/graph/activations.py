@@ -168,8 +168,8 @@ def kept_activations(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> KeptAct
             curved = node.op in BENDS and not node.domain and node.outputs[0].name in hidden
             return spikes(node) or (curved and id(node) not in before and id(node) not in last)
 
-        bent = nonlinear_before_layers(graph, follows)
-        first = _that_make(found, upstream(graph, bent))
+        nonlinear = nonlinear_before_layers(graph, follows)
+        first = _that_make(found, upstream(graph, nonlinear))
         norms = divisors(graph, follows)
         divide += [n for n in found if id(n) in before and n.name in norms]
     return KeptActivations(first, read_out, divide)

@@ -38,38 +38,39 @@ GUARDED = {"Div": 1, "Log": 0, "Reciprocal": 0, "Sqrt": 0}
 def kept_by_read_out(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> set[str]:
     """Names of the tensors at which no spikes arrive, so that activations stay what they are.
 
-    All behind a node of ``_bent`` that comes after all layers of weights, and the ``_guards`` of
-    others.
+    All behind a node of ``_nonlinear`` that comes after all layers of weights, and the ``_guards``
+    of others.
     """
-    bent = _bent(graph, is_neuron)
-    if not bent:
+    nonlinear = _nonlinear(graph, is_neuron)
+    if not nonlinear:
         return set()
     last = regions(graph, is_layer).epilogue
     places = {id(node) for node in last}
-    ends = [node for node in bent if id(node) in places]
+    ends = [node for node in nonlinear if id(node) in places]
     behind = downstream_of(graph, ends)
 
     def becomes_neuron(node: gs.Node) -> bool:
         return is_neuron(node) and not any(t.name in behind for t in node.outputs)
 
-    return behind | _guards(graph, becomes_neuron, bent, made_by(last))
+    return behind | _guards(graph, becomes_neuron, nonlinear, made_by(last))
 
 
 def _guards(
-    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], bent: list[gs.Node], last: set[str]
+    graph: gs.Graph, is_neuron: Callable[[gs.Node], bool], nonlinear: list[gs.Node], last: set[str]
 ) -> set[str]:
     """Names of the tensors that serve to keep an operand from where a node is not defined.
 
     As the clip of a norm by which something is divided, or of a probability before its logarithm:
-    behind a node that is not affine, one of ``bent``, with no layer between, or behind all layers,
-    which makes those in ``last``, and nothing but such operands is made of them. A node of ``bent``
-    does not count before all layers, nor where a neuron follows that is no guard itself.
+    behind a node that is not affine, one of ``nonlinear``, with no layer between, or behind all
+    layers, which makes those in ``last``, and nothing but such operands is made of them. A node of
+    ``nonlinear`` does not count before all layers, nor where a neuron follows that is no guard
+    itself.
     """
     first = {id(node) for node in before_layers(graph)}
-    left = [node for node in bent if id(node) not in first]
+    left = [node for node in nonlinear if id(node) not in first]
     layers = [node for node in graph.nodes if is_layer(node)]
     shapes = [node for node in graph.nodes if node.op in SHAPE_OPS]
-    readers, ends = [*bent, *layers], [*bent, *layers, *shapes]
+    readers, ends = [*nonlinear, *layers], [*nonlinear, *layers, *shapes]
     while True:
         guarded = {
             (id(node), node.inputs[GUARDED[node.op]].name)
@@ -93,7 +94,7 @@ def _guards(
         left = rest
 
 
-def _bent(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
+def _nonlinear(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
     """The nodes that are not affine in the spikes, in graph order.
 
     Pools and thresholds that can count spikes are no such nodes, nor are parts of layers that
@@ -105,7 +106,7 @@ def _bent(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node
 
 
 def nonlinear_before_layers(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool]) -> list[gs.Node]:
-    """The nodes of ``_bent`` that are between neurons, before all layers of weights.
+    """The nodes of ``_nonlinear`` that are between neurons, before all layers of weights.
 
     Some layer of weights follows each.
     """
@@ -113,7 +114,7 @@ def nonlinear_before_layers(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool
     first, hidden = {id(node) for node in before_layers(graph)}, before_weights(graph)
     return [
         node
-        for node in _bent(graph, is_neuron)
+        for node in _nonlinear(graph, is_neuron)
         if id(node) in between & first and any(t.name in hidden for t in node.outputs)
     ]
 
@@ -197,8 +198,8 @@ def behind_curves(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> set[str]:
     def activates(node: gs.Node) -> bool:
         return id(node) in known or _is_activation(node)
 
-    bent = {refusal.node for refusal in nonlinear_nodes(graph, activates, (), graph.inputs)}
-    made = made_by(node for node in graph.nodes if node.name in bent)
+    names = {refusal.node for refusal in nonlinear_nodes(graph, activates, (), graph.inputs)}
+    made = made_by(node for node in graph.nodes if node.name in names)
     ends = [n for n in graph.nodes if activates(n) or (is_layer(n) and not _adds_up(n))]
     return reached(graph, made, ends)
 

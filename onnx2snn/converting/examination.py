@@ -270,7 +270,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
     known = (emitting, first, last, divisors, averaged, *(region.nodes for region in regions))
     inside = {node.name for found in known for node in found}
     hidden = before_weights(graph)
-    bent = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
+    nonlinear = {r.node for r in nonlinear_behind_weights(graph, is_stateful, MAX_POOLS)}
     others, late = list[gs.Node](), list[gs.Node]()
     for node in graph.nodes:
         # Of a recurrent layer the first output may be left out.
@@ -278,7 +278,7 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
         if node.name in inside or not values:
             continue
         spiked = any(tensor.name in spiking for tensor in node.inputs)
-        between = node.name in bent and node.outputs[0].name in hidden
+        between = node.name in nonlinear and node.outputs[0].name in hidden
         if spiked and (between or node.op in RECURRENT):
             late.append(node)
         elif not spiked and (between or _is_activation(node) or _holds_activations(node)):
