@@ -17,11 +17,20 @@ def lacks_memory(error: Exception) -> bool:
 
 @contextmanager
 def failing_as(kind: type[Onnx2SnnError], message: str) -> Iterator[None]:
-    """Raise what ONNX Runtime raises as ``kind``, with its first line in place of {}."""
+    """Raise what ONNX Runtime raises as ``kind``, with what ``told`` makes of ``message``."""
     try:
         yield
     except Exception as error:
         if not from_onnxruntime(error):
             raise
-        said = OUT_OF_MEMORY if lacks_memory(error) else message.format(first_line(error))
-        raise kind(said) from error
+        raise kind(told(error, message)) from error
+
+
+def told(error: Exception, message: str) -> str:
+    """That there is no memory, or a message with an error's first line in place of {}."""
+    return OUT_OF_MEMORY if lacks_memory(error) else message.replace("{}", first_line(error))
+
+
+def is_time_limit(error: OSError) -> bool:
+    """Whether a signal handler raised it, and not the system, which gives a number."""
+    return isinstance(error, TimeoutError) and error.errno is None

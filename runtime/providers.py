@@ -16,7 +16,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError, ProviderError, f
 from onnx2snn.graph_passes.model_files.files import first_line
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, with_weights_as_inputs
 
-from .failures import OUT_OF_MEMORY, failing_as, lacks_memory
+from .failures import OUT_OF_MEMORY, failing_as, lacks_memory, told
 from .plans.graphs import names_left, names_read
 
 logger = logging.getLogger("onnx2snn")
@@ -368,8 +368,6 @@ def run_session(
     except Exception as error:
         if not from_onnxruntime(error):
             raise
-        if lacks_memory(error):
-            raise DataError(OUT_OF_MEMORY) from error
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
-        raise DataError(f"the network cannot run on {shapes}: {first_line(error)}") from error
+        raise DataError(told(error, f"the network cannot run on {shapes}: {{}}")) from error
     return values

@@ -71,7 +71,10 @@ class ReadOut:
 
     @property
     def potential_sums(self) -> Arrays:
-        """The postsynaptic potentials x = s V_th of each layer over time: float64 [N, ...]."""
+        """The postsynaptic potentials x = s V_th of each layer, summed over time: float64 [N, ...].
+
+        Worked out anew each time that it is asked for.
+        """
         sums = self.sums()
         return {n.name: np.asarray(sums[n.spikes] * n.threshold) for n in self.neurons}
 

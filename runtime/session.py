@@ -105,7 +105,7 @@ class SpikingSession:
         require_one_of("plan", plan, PlanKind)
         require_one_of("precision", precision, Precision)
         self._turn = RLock()
-        if max_memory is not None and not (is_number(max_memory) and max_memory > 0):
+        if max_memory is not None and not (is_number(max_memory) and max_memory >= 1):
             raise DataError(f"max_memory is a number of bytes, not {max_memory!r}")
         max_memory = None if max_memory is None else int(max_memory)
         threads = optional_whole("threads", threads, 1, MOST_THREADS)

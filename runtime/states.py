@@ -27,6 +27,16 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
 
 
+def even_groups(count: int, together: int) -> list[tuple[int, int]]:
+    """The rows, from and to, of groups of at most so many samples.
+
+    As even as they can be, so that there are two sizes at most.
+    """
+    how_many = -(-count // together)
+    ends = [count * place // how_many for place in range(how_many + 1)]
+    return list(itertools.pairwise(ends))
+
+
 class DeviceStates:
     """Runs step graphs again and again, feeding what they wrote back to what they read.
 
@@ -199,12 +209,8 @@ class DeviceStates:
         if not self._buffers or len(counts) != 1:
             return [None]
         ((count,),) = counts
-        how_many = -(-count // together)
-        if how_many < 2:
-            return [None]
-        # As even as they can be, so that there are two sizes at most.
-        ends = [count * place // how_many for place in range(how_many + 1)]
-        return list(itertools.pairwise(ends))
+        groups = even_groups(count, together)
+        return [*groups] if len(groups) > 1 else [None]
 
     def _options(self, shrink: bool, number: int) -> Any:
         entries = {}

@@ -10,19 +10,20 @@ import onnx
 from .plans.plan import Plan, State
 from .providers import give_back_memory, run_session
 from .result import Arrays, Later
-from .states import DeviceStates
+from .states import DeviceStates, even_groups
 from .totals import CONSERVING, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
-term up to there, so that spike counts are exact; longer runs move them to float64 in between."""
+term up to there, so that spike counts are exact; longer runs bring them in, in between."""
 
 
 @dataclass(frozen=True)
 class _Passed:
     """Time-steps since sums were brought in: what they ``read``, and in how many of them.
 
-    ``before``: the states that they began with; ``done``: what was brought in.
+    ``before``: the states that they began with; ``done``: what was brought in; ``together``: how
+    many samples were in one run, at most.
     """
 
     read: list[tuple[Arrays, int]]
@@ -72,7 +73,7 @@ class Sums:
 
     def reset(self) -> None:
         """Begin at zero."""
-        # What was brought in.
+        # What was brought in: of what neurons emit int32, in thresholds; of others float64.
         self._done: Arrays = {}
         self._steps, self._together = 0, 1
         self._inputs: Arrays = {}
@@ -100,7 +101,7 @@ class Sums:
     def count(self, steps: int, inputs: Arrays, together: int) -> None:
         """Note that time-steps have passed, in which the step read ``inputs``.
 
-        ``together``: how many samples were in one run.
+        ``together``: how many samples were in one run, at most.
         Values that are not the network's own inputs must not be written to afterwards; of the
         caller's inputs a snapshot keeps copies.
         """
@@ -150,17 +151,17 @@ class Sums:
     def _sums(self, passed: _Passed, after: Arrays) -> Arrays:
         """All sums up to a moment, as they are brought in."""
         carried = {name: after[state.read] for name, state in self._carried.items()}
-        sums = {name: self._as_brought_in(name, total) for name, total in carried.items()}
+        sums = {name: self._counted(name, total) for name, total in carried.items()}
         if self._totals is not None and passed.steps:
             sums |= self._derived(self._totals, passed, carried, after)
         for name in sums.keys() & passed.done.keys():
             sums[name] = np.asarray(passed.done[name] + sums[name])
         return passed.done | sums
 
-    def _as_brought_in(self, name: str, total: np.ndarray) -> np.ndarray:
+    def _counted(self, name: str, total: np.ndarray) -> np.ndarray:
         """A sum of what neurons emit as int32, in thresholds; any other in float64.
 
-        Whole numbers, so that what sums of V_th in float32 are off by does not add up.
+        Rounded to whole numbers, so that what sums of V_th in float32 are off by does not add up.
         """
         unit = self._units.get(name)
         if unit is None:
@@ -224,7 +225,7 @@ class Sums:
         feed |= {f"{prefix}before/{name}": value for name, value in passed.before.items()}
         feed |= {f"{prefix}after/{name}": value for name, value in after.items()}
         samples, groups = _groups(after, passed.together)
-        # Where samples are computed apart, f(0) of one is that of all.
+        # Of samples that ran apart f(0) of one is that of all.
         silent = self._silence(totals, rows_of(read, slice(1), samples) if samples else read)
         feed |= {f"{prefix}silent/{name}": value for name, value in silent.items()}
         if self._session is None:
@@ -233,7 +234,7 @@ class Sums:
         for rows in groups:
             made = run_session(self._session, list(totals.made), rows_of(feed, rows, samples))
             found = zip(totals.made, made, strict=True)
-            parts.append({name: self._as_brought_in(name, total) for name, total in found})
+            parts.append({name: self._counted(name, total) for name, total in found})
         if not samples:
             return parts[0]
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in totals.made}
@@ -256,15 +257,15 @@ class Sums:
 
 
 def _groups(states: Arrays, together: int) -> tuple[int, list[slice]]:
-    """How many samples there are, and those of each group of at most so many.
+    """How many samples there are, and those of each group that ran; 0, and all, of one group.
 
-    0, and all at once, where one group holds them, or a state has no row for each.
+    Only where samples are computed apart do fewer than all run together.
     """
     counts = {len(value) if value.ndim else 0 for value in states.values()}
     samples = max(counts, default=0)
     if len(counts) != 1 or samples <= together:
         return 0, [slice(None)]
-    return samples, [slice(first, first + together) for first in range(0, samples, together)]
+    return samples, [slice(*rows) for rows in even_groups(samples, together)]
 
 
 def _in_thresholds(v: np.ndarray, threshold: np.ndarray) -> float:

@@ -45,8 +45,10 @@ class Form(NamedTuple):
     ``plans_memory``: as for ``create_session``. ``weights_first``: the weights of dense layers that
     come first. ``columns`` and ``tiled``: the convolutions that run so. ``held``: the weights that
     a lean graph holds itself, by name. ``time_batched``: the nodes that run once for all
-    time-steps, and their axis. The rest is as in ``Choice``. What has a default is the same for all
-    single time-steps. Sessions are looked up by it in each run, which a dataclass makes slower.
+    time-steps, and their axis. The rest is as in ``Choice``.
+
+    What has a default is the same for all single time-steps. Sessions are looked up by it in each
+    run, which a dataclass makes slower.
     """
 
     steps: int
@@ -106,7 +108,7 @@ class Choice:
 
     @cached_property
     def sizes(self) -> tuple[Shape, ...]:
-        """The shapes of one sample of what a time-step reads."""
+        """The shapes of what a time-step reads, without their first axis."""
         return tuple(shape[1:] for shape in self.shapes.values())
 
     @cached_property

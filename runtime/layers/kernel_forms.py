@@ -43,6 +43,7 @@ from onnx2snn.graph_passes.model_files.weights import (
     replace_all,
     with_weights_as_inputs,
 )
+from onnx2snn.runtime.failures import is_time_limit
 from onnx2snn.runtime.plans.graphs import (
     MANY,
     give_shapes,
@@ -121,9 +122,9 @@ def block_of_channels() -> int:
     """How many channels a block has on this CPU; 1 where nothing can be laid out."""
     try:
         return _block_as_laid_out()
-    except TimeoutError:
-        raise  # A job's time limit, which is an OSError, too.
-    except OSError:
+    except OSError as error:
+        if is_time_limit(error):
+            raise
         # No room for temporary files, which there may be at another time.
         return 1
 
@@ -186,9 +187,9 @@ def laid_out(
     entrance = unused_prefix(names_in(chunk), "enter/")
     try:
         made = in_layout_of_cpu(_to_lay_out(chunk, dict(layout), entrance, weights))
-    except TimeoutError:
-        raise  # A job's time limit, which is an OSError, too.
-    except OSError:
+    except OSError as error:
+        if is_time_limit(error):
+            raise
         _tell_of_plain_layout(tempfile.tempdir)
         return None
     laid = made.structure
