@@ -161,7 +161,8 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             total += loss.detach()
-            tell(epoch + (step + 1) / steps, history)
+            # What is left of an epoch is its evaluation.
+            tell(epoch + (step + 1) / (steps + 1), history)
         if world > 1:
             torch.distributed.all_reduce(total)
             total /= world
