@@ -1,4 +1,4 @@
-"""Stock ONNX Runtime, at either end of its graph optimisation."""
+"""Stock ONNX Runtime: at either end of its graph optimisation, and which of its calls are made."""
 
 import numpy as np
 import onnxruntime
@@ -7,6 +7,15 @@ LEVELS = {
     "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "full": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+
+
+CALLS = [
+    (onnxruntime, "InferenceSession"),
+    (onnxruntime.OrtValue, "ortvalue_from_numpy"),
+    (onnxruntime.InferenceSession, "run"),
+    (onnxruntime.InferenceSession, "run_with_iobinding"),
+]
+"""What runs make and call, to be made to fail: objects, and names of what they have."""
 
 
 class Options(onnxruntime.SessionOptions):

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 
 import dyadic
 import numpy as np
-import onnxruntime
 import pytest
+import stock
 from alike import same
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert
@@ -81,15 +81,7 @@ class TimeLimitError(Exception):
 
 
 @pytest.mark.parametrize("raised", [TimeoutError, TimeLimitError])
-@pytest.mark.parametrize(
-    ("where", "name"),
-    [
-        (onnxruntime, "InferenceSession"),
-        (onnxruntime.OrtValue, "ortvalue_from_numpy"),
-        (onnxruntime.InferenceSession, "run"),
-        (onnxruntime.InferenceSession, "run_with_iobinding"),
-    ],
-)
+@pytest.mark.parametrize(("where", "name"), stock.CALLS)
 def test_a_time_limit_arrives_as_what_it_is(where, name, raised):
     wanted = SpikingSession(SNN, threads=1).run(images(2), 21)
     session = SpikingSession(SNN, threads=1)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import stock
 from gpu import needs_cuda
 from onnx_text import model
 
@@ -782,15 +783,7 @@ def test_states_that_a_device_has_no_room_for(monkeypatch):
 
 
 @pytest.mark.parametrize("said", ["std::bad_alloc", "bad allocation", "Failed to allocate memory"])
-@pytest.mark.parametrize(
-    ("where", "name"),
-    [
-        (onnxruntime, "InferenceSession"),
-        (onnxruntime.OrtValue, "ortvalue_from_numpy"),
-        (onnxruntime.InferenceSession, "run"),
-        (onnxruntime.InferenceSession, "run_with_iobinding"),
-    ],
-)
+@pytest.mark.parametrize(("where", "name"), stock.CALLS)
 def test_what_takes_more_memory_than_there_is(monkeypatch, where, name, said):
     def fails(*arguments, **options):
         raise RuntimeError(f"[ONNXRuntimeError] : 6 : while running Sub node: {said}")
