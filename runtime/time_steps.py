@@ -151,7 +151,9 @@ class TimeSteps:
 
     def _note(self, form: Form, sizes: tuple[Shape, ...]) -> None:
         """Note which session runs on samples of these sizes; let go of those of older ones."""
-        self.used[sizes] = self.used.pop(sizes, set()) | {form}
+        forms = self.used.pop(sizes, set())
+        forms.add(form)
+        self.used[sizes] = forms
         if len(self.used) > _LAST_SIZES:
             del self.used[next(iter(self.used))]
             kept = self.sessions.keys() & set().union(*self.used.values())

@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx2snn.graph_passes.errors import ModelError, Refusal, UnsupportedModelError
 from onnx2snn.graph_passes.graph import neurons
-from onnx2snn.graph_passes.graph.editing import mark_inner_nodes, require_graph, subgraphs_of
+from onnx2snn.graph_passes.graph.editing import require_graph, subgraphs_of
 from onnx2snn.graph_passes.graph.tidying import name_nodes, tidy
 from onnx2snn.graph_passes.quiet import muted
 
@@ -193,7 +193,6 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
         if isinstance(tensor, gs.Constant) and tensor.name in parts.weights:
             tensor.values, tensor.data_location = parts.weights[tensor.name], None
     name_nodes(graph)
-    mark_inner_nodes(graph)
     # Else what reads a tensor in vain would keep passes from what they look for.
     tidy(graph)
     return graph
