@@ -50,7 +50,7 @@ def taken_states(plan: Plan, values: Mapping[str, np.ndarray]) -> Arrays:
     if not isinstance(values, Mapping):
         raise DataError(f"the state is a mapping of names to arrays, not {values!r}")
     clock = [] if plan.clock is None else [plan.clock]
-    known = {state.read: state for state in (*plan.states, *plan.totals.values(), *clock)}
+    known = {state.read: state for state in (*plan.states, *plan.mean_states.values(), *clock)}
     unknown = set(values) - known.keys()
     if unknown:
         raise DataError(f"the network has no state {sorted(map(str, unknown))}")

@@ -25,7 +25,7 @@ from onnx2snn.graph_passes.model_files.protos import unused_prefix
 from onnx2snn.graph_passes.model_files.weights import replace_all
 
 from .inputs import MOST_TIMESTEPS
-from .loop_read_outs import Network, read_outs, total_of
+from .loop_read_outs import Network, read_outs, sum_of
 from .plans.graphs import Writer
 from .plans.plan import build_plan, with_weights
 from .sums import most_steps_carried
@@ -109,38 +109,38 @@ def _looped(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[st
     plan, sums = network.plan, network.sums
     body = Writer(f"{main.prefix}step/")
     states = {s.read: _Carried(body.prefix + s.read, s.start) for s in plan.states}
-    totals = {name: _Carried(body.prefix + s.read, s.start) for name, s in sums.items()}
+    running = {name: _Carried(body.prefix + s.read, s.start) for name, s in sums.items()}
     moved, before = dict[str, _Carried](), dict[str, _Carried]()
     for name, state in sums.items() if network.long else ():
         moved[name] = _Carried(f"{body.prefix}moved/{name}", state.start.astype(np.float64))
     for name in plan.readout_types if plan.delay else ():
-        start = (moved or totals)[name].start
+        start = (moved or running)[name].start
         before[name] = _Carried(f"{body.prefix}before/{name}", start)
-    carried = [*states.values(), *totals.values(), *moved.values(), *before.values()]
+    carried = [*states.values(), *running.values(), *moved.values(), *before.values()]
 
     iteration = body.prefix + "iteration"
     number = body.node("Add", [iteration, body.constant(np.int64(1), "one")], "number")
     given = {name: held.read for name, held in states.items()}
-    given |= {state.read: totals[name].read for name, state in sums.items()}
+    given |= {state.read: running[name].read for name, state in sums.items()}
     made = body.part(network.step, {**reads, **given}, "now")
     for state in plan.states:
         states[state.read].written = made[state.written]
     for name, state in sums.items():
-        totals[name].written = made[state.written]
+        running[name].written = made[state.written]
     for name, held in before.items():
         # Up to the delay, nothing came before the averages; T may end there.
         begins = body.constant(np.int64(plan.delay + 1), "begins")
         at = body.node("Equal", [number, begins], f"begins/{name}")
-        pair = totals[name].read, moved[name].read if moved else ""
-        until, _ = total_of(network, body, name, *pair, f"until/{name}")
+        pair = running[name].read, moved[name].read if moved else ""
+        until, _ = sum_of(network, body, name, *pair, f"until/{name}")
         held.written = body.node("Where", [at, until, held.read], f"before_next/{name}")
     if moved:
-        _move(network, body, number, totals, moved)
+        _move(network, body, number, running, moved)
     steps = dict[str, str]()
     if network.each_step:
         t = body.node("Cast", [number], "t", to=onnx.TensorProto.DOUBLE)
         now = {held.read: held.written for held in carried}
-        sums_now = _at(now, totals), _at(now, moved), _at(now, before)
+        sums_now = _at(now, running), _at(now, moved), _at(now, before)
         steps = read_outs(network, body, t, reads, *sums_now)
 
     ends = [f"{main.prefix}end/{held.read.removeprefix(main.prefix)}" for held in carried]
@@ -159,7 +159,7 @@ def _looped(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[st
     )
     last = dict(zip((held.read for held in carried), ends, strict=True))
     t = main.node("Cast", [trips], "t", to=onnx.TensorProto.DOUBLE)
-    sums_then = _at(last, totals), _at(last, moved), _at(last, before)
+    sums_then = _at(last, running), _at(last, moved), _at(last, before)
     return read_outs(network, main, t, reads, *sums_then) | stacked
 
 
@@ -172,7 +172,7 @@ def _move(
     network: Network,
     body: Writer,
     number: str,
-    totals: dict[str, _Carried],
+    running: dict[str, _Carried],
     moved: dict[str, _Carried],
 ) -> None:
     """From time to time, move the sums to their float64 parts and begin them again."""
@@ -180,9 +180,9 @@ def _move(
     rest = body.node("Mod", [number, most], "rest")
     full = body.node("Equal", [rest, body.constant(np.int64(0), "none")], "full")
     thresholds = {x: n.threshold for n in network.plan.neurons for x in (n.spikes, n.positive)}
-    for name, held in totals.items():
+    for name, held in running.items():
         zero = body.constant(np.zeros((), held.start.dtype), f"zero/{held.start.dtype}")
-        both = total_of(network, body, name, held.written, moved[name].read, f"move/{name}")[0]
+        both = sum_of(network, body, name, held.written, moved[name].read, f"move/{name}")[0]
         if name in thresholds:
             # Whole multiples, so that what sums of V_th in float32 are off by does not add up.
             level = body.constant(thresholds[name].astype(np.float64), f"V_th/f64/{name}")
@@ -236,16 +236,16 @@ def _unrolled(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[
     for t in range(1, network.timesteps + 1):
         made = main.part(step, {**reads, **now}, f"step{t}")
         now = {s.read: made[s.written] for s in (*plan.states, *sums.values())}
-        totals = {name: now[state.read] for name, state in sums.items()}
+        running = {name: now[state.read] for name, state in sums.items()}
         if network.each_step or t == network.timesteps:
             count = main.constant(np.float64(t), f"t/{t}")
-            finals = read_outs(network, main, count, reads, totals, {}, before, f"/{t}")
+            finals = read_outs(network, main, count, reads, running, {}, before, f"/{t}")
         for name, tensor in finals.items() if network.each_step else ():
             axis = main.constant(np.array([0]), "front")
             row = main.node("Unsqueeze", [tensor, axis], f"row/{t}/{name}")
             stacked.setdefault(f"steps/{name}", []).append(row)
         if t == plan.delay:
-            before = {name: totals[name] for name in plan.readout_types}
+            before = {name: running[name] for name in plan.readout_types}
     return finals | {
         name: main.node("Concat", rows, name, axis=0) for name, rows in stacked.items()
     }

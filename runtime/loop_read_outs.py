@@ -45,15 +45,15 @@ class Network:
         return only(self.plan.step, [state.written for state in states])
 
 
-def total_of(
-    network: Network, writer: Writer, name: str, total: str, moved: str, label: str
+def sum_of(
+    network: Network, writer: Writer, name: str, running: str, moved: str, label: str
 ) -> tuple[str, np.dtype]:
     """A sum over all time-steps, and its type: float64 where parts of it were moved."""
     dtype = network.sums[name].start.dtype
     if not moved:
-        return total, dtype
+        return running, dtype
     double = np.dtype(np.float64)
-    now = writer.cast(total, dtype, double, f"{label}/f64")
+    now = writer.cast(running, dtype, double, f"{label}/f64")
     return writer.node("Add", [moved, now], label), double
 
 
@@ -62,7 +62,7 @@ def read_outs(
     writer: Writer,
     t: str,
     reads: Mapping[str, str],
-    totals: Mapping[str, str],
+    running: Mapping[str, str],
     moved: Mapping[str, str],
     before: Mapping[str, str],
     place: str = "",
@@ -73,8 +73,8 @@ def read_outs(
     """
     plan = network.plan
     sums = {
-        name: total_of(network, writer, name, total, moved.get(name, ""), f"total{place}/{name}")
-        for name, total in totals.items()
+        name: sum_of(network, writer, name, held, moved.get(name, ""), f"total{place}/{name}")
+        for name, held in running.items()
     }
     rates = _rates(network, writer, t, sums, place) if network.rates else {}
     count = t
@@ -120,24 +120,24 @@ def _averages(
     of_means: dict[str, str] = {}
     if plan.sums_in_float16 or any(dtype.kind != "f" for dtype in types.values()):
         means = {}
-        for name, (total, have) in sums.items():
+        for name, (summed, have) in sums.items():
             dtype = network.sums[name].start.dtype
-            # Other names than those of totals and averages below, which may be of the same tensor.
-            total = writer.cast(total, have, dtype, f"dividend{place}/{name}")
+            # Other names than those of sums and averages below, which may be of the same tensor.
+            summed = writer.cast(summed, have, dtype, f"dividend{place}/{name}")
             steps = writer.cast(count, double, dtype, f"divisor{place}/{name}")
-            mean = writer.node("Div", [total, steps], f"quotient{place}/{name}")
+            mean = writer.node("Div", [summed, steps], f"quotient{place}/{name}")
             means[name] = writer.cast(mean, dtype, types[name], f"term{place}/{name}")
         made = writer.part(plan.epilogue, means, f"epilogue_of_means{place}")
         of_means = dict(zip(plan.averages, (made[name] for name in results), strict=True))
     if plan.sums_in_float16:
         return of_means
     read = {
-        name: writer.cast(total, have, types[name], f"total{place}/{name}/{types[name]}")
-        for name, (total, have) in sums.items()
+        name: writer.cast(summed, have, types[name], f"total{place}/{name}/{types[name]}")
+        for name, (summed, have) in sums.items()
     }
     silence = {}
-    for name, total in read.items():
-        shape = writer.node("Shape", [total], f"shape{place}/{name}")
+    for name, summed in read.items():
+        shape = writer.node("Shape", [summed], f"shape{place}/{name}")
         zero = numpy_helper.from_array(np.zeros(1, types[name]))
         silence[name] = writer.node("ConstantOfShape", [shape], f"zeros{place}/{name}", value=zero)
     made = writer.part(plan.epilogue, read, f"epilogue{place}")
@@ -187,11 +187,11 @@ def _rates(
         spikes = writer.node("Flatten", [spikes], f"flat{at}", axis=1)
         spikes = writer.cast(spikes, dtype, np.dtype(np.float64), f"flat{at}/f64")
         axis = writer.constant(np.array([1]), "axis")
-        total = writer.node("ReduceSum", [spikes, axis], f"all{at}", keepdims=0)
+        every = writer.node("ReduceSum", [spikes, axis], f"all{at}", keepdims=0)
         shape = writer.node("Shape", [spikes], f"size{at}/shape")
         size = writer.node("Gather", [shape, axis], f"size{at}/int")
         size = writer.node("Cast", [size], f"size{at}", to=onnx.TensorProto.DOUBLE)
-        mean = writer.node("Div", [total, size], f"per_neuron{at}")
+        mean = writer.node("Div", [every, size], f"per_neuron{at}")
         rate = writer.node("Div", [mean, t], f"rate{at}/f64")
         rates[f"firing_rate/{neuron.name}"] = writer.node(
             "Cast", [rate], f"rate{at}", to=onnx.TensorProto.FLOAT

@@ -115,7 +115,7 @@ class Progress:
         self.sums.keep(rows, count)
         self.before = rows_of(self.before, rows, count)
         self.latest = rows_of(self.latest, rows, count)
-        self.earlier = Earlier(self.earlier.steps, rows_of(self.earlier.totals, rows, count))
+        self.earlier = Earlier(self.earlier.steps, rows_of(self.earlier.epilogue_sums, rows, count))
 
     def _require_finite(self) -> None:
         """Raise ``DataError`` where a potential in float16 is infinite, and fires for ever.
@@ -143,7 +143,7 @@ class Progress:
         """The sums that averages are of, and over how many time-steps."""
         sums = self.sums.carried(self.plan.readout_types)
         if self.before:
-            sums = {n: np.asarray(total - self.before[n]) for n, total in sums.items()}
+            sums = {n: np.asarray(value - self.before[n]) for n, value in sums.items()}
         return sums, self.time - self.begun
 
     def state(self) -> Arrays:
@@ -152,17 +152,17 @@ class Progress:
         clock = self.plan.clock
         if clock is not None and clock.read not in found:
             found[clock.read] = np.full_like(clock.start, self.time)
-        totals = self.earlier.totals
-        if self.plan.totals and self.time > self.begun:
-            totals = self.averages.totals(*self._averaged(), self.earlier)
-        for name, state in self.plan.totals.items():
-            value = totals.get(name, state.start)
+        epilogue_sums = self.earlier.epilogue_sums
+        if self.plan.mean_states and self.time > self.begun:
+            epilogue_sums = self.averages.epilogue_sums(*self._averaged(), self.earlier)
+        for name, state in self.plan.mean_states.items():
+            value = epilogue_sums.get(name, state.start)
             found[state.read] = np.array(value, state.start.dtype)
         return found
 
     def go_on_from(self, values: Arrays) -> None:
         """Set states, all or some, in their types, by the names that they have in the file."""
-        of_averages = {state.read: name for name, state in self.plan.totals.items()}
+        of_averages = {state.read: name for name, state in self.plan.mean_states.items()}
         clock = self.plan.clock
         averages = clock is not None and values.keys() & {clock.read, *of_averages}
         now = self.state() | values if averages else {}
@@ -174,5 +174,5 @@ class Progress:
             return
         self.time = int(now[clock.read].flat[0])
         left_out = self.plan.delay if self.time > self.plan.delay else 0
-        totals = {n: now[read].astype(np.float64) for read, n in of_averages.items()}
-        self._begin_averages(Earlier(self.time - left_out, totals))
+        epilogue_sums = {n: now[read].astype(np.float64) for read, n in of_averages.items()}
+        self._begin_averages(Earlier(self.time - left_out, epilogue_sums))

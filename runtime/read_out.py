@@ -17,13 +17,13 @@ from .result import Arrays
 
 @dataclass(frozen=True)
 class Earlier:
-    """Time-steps that averages count besides those that sums are of: how many, and their totals.
+    """Time-steps that averages count besides those that sums are of, and what they came to.
 
-    ``totals``: by what takes the averages.
+    ``epilogue_sums``: what the epilogue made in them, summed, by what takes the averages.
     """
 
     steps: int = 0
-    totals: Arrays = field(default_factory=dict)
+    epilogue_sums: Arrays = field(default_factory=dict)
 
 
 class Averages:
@@ -72,31 +72,34 @@ class Averages:
         feed = {name: np.asarray(values[name], dtype) for name, dtype in types}
         return run_session(self._epilogue, None, feed)
 
-    def totals(self, sums: Arrays, timesteps: int, earlier: Earlier) -> Arrays:
-        """The sums over all these time-steps of what is averaged, float64, by what takes them."""
-        found = self._totals(sums, timesteps)
-        return {name: self._with(total, name, earlier) for name, (total, _) in found.items()}
+    def epilogue_sums(self, sums: Arrays, timesteps: int, earlier: Earlier) -> Arrays:
+        """The sums over all these time-steps of what the epilogue computes, float64.
+
+        By what takes the averages.
+        """
+        found = self._epilogue_sums_now(sums, timesteps)
+        return {name: self._with(summed, name, earlier) for name, (summed, _) in found.items()}
 
     def _means(self, sums: Arrays, t: int, earlier: Earlier) -> Arrays:
         """The means over t steps and those before; the one rounding is that of the division."""
         means = {}
-        for name, (total, dtype) in self._totals(sums, t).items():
-            steps = t + earlier.steps if name in earlier.totals else t
-            means[name] = np.asarray(self._with(total, name, earlier) / steps, dtype)
+        for name, (summed, dtype) in self._epilogue_sums_now(sums, t).items():
+            steps = t + earlier.steps if name in earlier.epilogue_sums else t
+            means[name] = np.asarray(self._with(summed, name, earlier) / steps, dtype)
         return means
 
-    def _with(self, total: np.ndarray, name: str, earlier: Earlier) -> np.ndarray:
-        before = earlier.totals.get(name)
+    def _with(self, summed: np.ndarray, name: str, earlier: Earlier) -> np.ndarray:
+        before = earlier.epilogue_sums.get(name)
         if before is None:
-            return total
-        if before.ndim != total.ndim or not broadcasts_into(before.shape, total.shape):
+            return summed
+        if before.ndim != summed.ndim or not broadcasts_into(before.shape, summed.shape):
             raise DataError(
                 f"the state of the average '{name}' has shape {list(before.shape)}, and what is "
-                f"averaged now {list(total.shape)}"
+                f"averaged now {list(summed.shape)}"
             )
-        return np.asarray(total + before)
+        return np.asarray(summed + before)
 
-    def _totals(self, sums: Arrays, t: int) -> dict[str, tuple[np.ndarray, np.dtype]]:
+    def _epilogue_sums_now(self, sums: Arrays, t: int) -> dict[str, tuple[np.ndarray, np.dtype]]:
         """The sums of what the epilogue g computes over t steps: g(S) + (t - 1) g(0), in float64.
 
         With the type of each, by what takes their averages. g is affine and S the sum of what it
@@ -121,11 +124,11 @@ class Averages:
                 value.fill(0)
             silence = self.of_one(sums)
             self._silence = {shapes: [value.astype(np.float64) for value in silence]}
-        totals = [
-            (np.asarray(total.astype(np.float64) + (t - 1) * silent), total.dtype)
-            for total, silent in zip(made, self._silence[shapes], strict=True)
+        affine = [
+            (np.asarray(summed.astype(np.float64) + (t - 1) * silent), summed.dtype)
+            for summed, silent in zip(made, self._silence[shapes], strict=True)
         ]
         return {
-            name: total if total[1].kind == "f" else whole
-            for name, total, whole in zip(names, totals, wholes or totals, strict=True)
+            name: real if real[1].kind == "f" else whole
+            for name, real, whole in zip(names, affine, wholes or affine, strict=True)
         }

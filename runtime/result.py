@@ -102,13 +102,13 @@ class ReadOut:
         After an early exit a sample counts for as many as it ran. In [0, 1], or up to
         ``max_spikes`` where neurons emit several in one time-step.
         """
-        return {name: float(total) / count for name, (total, count) in self._activity.items()}
+        return {name: float(spikes) / steps for name, (spikes, steps) in self._activity.items()}
 
     @cached_property
     def firing_rate(self) -> float:
         """Spikes per neuron and time-step over all layers."""
-        totals = self._activity.values()
-        return sum(total for total, _ in totals) / sum(count for _, count in totals)
+        layers = self._activity.values()
+        return sum(spikes for spikes, _ in layers) / sum(steps for _, steps in layers)
 
     @cached_property
     def _activity(self) -> dict[str, tuple[int, int]]:
@@ -153,9 +153,9 @@ def together(exits: list[Exit], timesteps: int, neurons: tuple[NeuronLayer, ...]
     def sums() -> Arrays:
         return joined([{n: of_each(v, each) for n, v in each.sums().items()} for each in exits])
 
-    def of_each(total: np.ndarray, left: Exit) -> np.ndarray:
+    def of_each(summed: np.ndarray, left: Exit) -> np.ndarray:
         # A layer that depends on an input of one row has one for all samples.
-        return np.broadcast_to(total, (len(left.samples), *total.shape[1:]))
+        return np.broadcast_to(summed, (len(left.samples), *summed.shape[1:]))
 
     return ReadOut(timesteps, joined([each.values for each in exits]), neurons, Later(sums), ran)
 

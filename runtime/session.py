@@ -21,6 +21,7 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from .choices.choice import Choice
 from .choices.costs import costs_of
 from .coding import Coding, check_coding, encode
+from .derived_sums import DerivedSums, derived_sums_of
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .given import checked_inputs, taken_states
 from .inputs import largest_in, power_above, readout_times, samples_in
@@ -50,7 +51,6 @@ from .result import Arrays, ReadOut, SpikingResult
 from .states import DeviceStates
 from .sums import Sums, carried_sums
 from .time_steps import TimeSteps
-from .totals import Totals, totals_of
 
 _IN_FEWER_BITS = {"int8": quantise, "float16": halve}
 
@@ -128,23 +128,23 @@ class SpikingSession:
         device_id = device_id_of(chosen[0]) if device == "cuda" else 0
         graphs = captures_runs(chosen)
 
-        def begin(totals: Totals | None) -> Progress:
+        def begin(derived: DerivedSums | None) -> Progress:
             """A network at v(0), whose sums follow from its states as far as these say."""
-            carried = [*made.states, *carried_sums(made, totals).values()]
+            carried = [*made.states, *carried_sums(made, derived).values()]
             now = [name for name in made.readout_types if name not in made.step_inputs]
             step = only(made.step, [*now, *(state.written for state in carried)])
             states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
             within = max_memory is not None
-            sums = Sums(made, totals, states, partial(keeping_none, lean=True), within)
+            sums = Sums(made, derived, states, partial(keeping_none, lean=True), within)
             others = [made.prologue, made.epilogue, made.read_out]
-            others += [totals.totals, totals.silent] if totals else []
+            others += [derived.sums, derived.silent] if derived else []
             costs = costs_of(
                 network,
                 step,
                 carried,
                 on_cpu=on_cpu,
                 in_chunks=plan == "auto",
-                derived_counts=totals is not None,
+                derived_counts=derived is not None,
                 kept=sums.kept,
                 nodes=sum(len(model.graph.node) for model in others if model is not None),
                 max_memory=max_memory,
@@ -156,9 +156,9 @@ class SpikingSession:
 
         # Currents in fewer bits are not what potentials say that they add up to.
         follows = plan == "auto" and precision != "float16" and not rounds_products(chosen)
-        totals = totals_of(made) if follows else None
-        self._begin, self._totals, self._largest = begin, totals, dict[str, float]()
-        self._progress = begin(totals)
+        derived = derived_sums_of(made) if follows else None
+        self._begin, self._derived, self._largest = begin, derived, dict[str, float]()
+        self._progress = begin(derived)
 
     @property
     def neurons(self) -> tuple[NeuronLayer, ...]:
@@ -328,21 +328,21 @@ class SpikingSession:
 
         Returns whether the session is at v(0) for that. One that has met such values goes on so.
         """
-        if self._totals is None:
+        if self._derived is None:
             return False
         found = {name: largest_in(value) for name, value in values.items()}
         if all(largest <= self._largest.get(name, 1.0) for name, largest in found.items()):
             return False
         # To the next power of two, so that it is worked out seldom.
         grown = {n: max(self._largest.get(n, 1.0), power_above(v)) for n, v in found.items()}
-        totals = totals_of(self._plan, grown)
-        same = totals is not None and totals.made == self._totals.made
-        if totals is not None and same:
+        derived = derived_sums_of(self._plan, grown)
+        same = derived is not None and derived.made == self._derived.made
+        if derived is not None and same:
             # The same layers follow from states, and may have to be looked at sooner.
-            self._progress.sums.expect(totals.growth)
+            self._progress.sums.expect(derived.growth)
         else:
-            self._progress = self._begin(totals)
-            self._totals = totals
+            self._progress = self._begin(derived)
+            self._derived = derived
         # Last: where this is interrupted, it is done again.
         self._largest = grown
         return not same

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .derived_sums import CONSERVING, DerivedSums, steps_to_next
 from .plans.plan import Plan, State
 from .providers import give_back_memory, run_session
 from .result import Arrays, Later
 from .states import DeviceStates, even_groups
-from .totals import CONSERVING, Totals, steps_to_next
 
 MOST_STEPS_CARRIED = 4096
 """Time-steps that a sum in float32 may hold. Sums of k equal terms are off by less than half a
@@ -42,29 +42,29 @@ class _Passed:
 class Sums:
     """The sums over time of a plan, by the name of what is summed.
 
-    The step carries those that ``totals`` does not make: all, where it is None. These follow from
+    The step carries those that ``derived`` does not make: all, where it is None. These follow from
     the states when one of them is wanted. ``within_budget``: whether memory is to be given back.
     """
 
     def __init__(
         self,
         plan: Plan,
-        totals: Totals | None,
+        derived: DerivedSums | None,
         states: DeviceStates,
         create: Callable[[onnx.ModelProto], Any],
         within_budget: bool = False,
     ) -> None:
-        self._plan, self._totals, self._states = plan, totals, states
+        self._plan, self._derived, self._states = plan, derived, states
         self._create, self._within_budget = create, within_budget
-        self._carried = carried_sums(plan, totals)
+        self._carried = carried_sums(plan, derived)
         self._given = {tensor.name for tensor in plan.inputs}
-        derived = () if totals is None else totals.made
+        made = () if derived is None else derived.made
         # Those that count what they emit need no v for it.
-        self._conserving = [n for n in plan.neurons if n.op in CONSERVING and n.spikes in derived]
+        self._conserving = [n for n in plan.neurons if n.op in CONSERVING and n.spikes in made]
         self._most_carried = most_steps_carried(plan)
-        self._followed = () if totals is None else _states_read_by(totals, plan.states)
+        self._followed = () if derived is None else _states_read_by(derived, plan.states)
         self._starts = {s.read: s.start for s in plan.states if s.read in self._followed}
-        self._growth = 0.0 if totals is None else totals.growth
+        self._growth = 0.0 if derived is None else derived.growth
         self._most_at_start = self._room_from(self._starts)
         self._units = {name: n.threshold for n in plan.neurons for name in (n.spikes, n.positive)}
         self._session: Any = None
@@ -151,22 +151,22 @@ class Sums:
     def _sums(self, passed: _Passed, after: Arrays) -> Arrays:
         """All sums up to a moment, as they are brought in."""
         carried = {name: after[state.read] for name, state in self._carried.items()}
-        sums = {name: self._counted(name, total) for name, total in carried.items()}
-        if self._totals is not None and passed.steps:
-            sums |= self._derived(self._totals, passed, carried, after)
+        sums = {name: self._counted(name, value) for name, value in carried.items()}
+        if self._derived is not None and passed.steps:
+            sums |= self._worked_out(self._derived, passed, carried, after)
         for name in sums.keys() & passed.done.keys():
             sums[name] = np.asarray(passed.done[name] + sums[name])
         return passed.done | sums
 
-    def _counted(self, name: str, total: np.ndarray) -> np.ndarray:
+    def _counted(self, name: str, summed: np.ndarray) -> np.ndarray:
         """A sum of what neurons emit as int32, in thresholds; any other in float64.
 
         Rounded to whole numbers, so that what sums of V_th in float32 are off by does not add up.
         """
         unit = self._units.get(name)
         if unit is None:
-            return total.astype(np.float64)
-        return np.asarray(np.rint(total / unit), np.int32)
+            return summed.astype(np.float64)
+        return np.asarray(np.rint(summed / unit), np.int32)
 
     def bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
@@ -190,7 +190,7 @@ class Sums:
 
     def _room_from(self, before: Arrays) -> int:
         """How many time-steps may pass until sums are brought in, from these states on."""
-        if self._totals is None:
+        if self._derived is None:
             return self._most_carried
         far = [_in_thresholds(before[f"v/{n.name}"], n.threshold) for n in self._conserving]
         room = steps_to_next(max(far, default=0.0), self._growth)
@@ -205,7 +205,7 @@ class Sums:
 
     def _read(self) -> list[tuple[Arrays, int]]:
         """What time-steps have read for what follows from it, and how many of them."""
-        if self._totals is None or self._last is None:
+        if self._derived is None or self._last is None:
             return [(self._inputs, 1)]
         inputs, steps = self._last
         # The caller may write to what is an input of the network itself.
@@ -215,42 +215,44 @@ class Sums:
     def _add_inputs(self) -> None:
         self._inputs, self._last = _summed(self._read()), None
 
-    def _derived(self, totals: Totals, passed: _Passed, carried: Arrays, after: Arrays) -> Arrays:
-        """What neurons emitted in some time-steps, by the sums of ``totals``, in thresholds.
+    def _worked_out(
+        self, derived: DerivedSums, passed: _Passed, carried: Arrays, after: Arrays
+    ) -> Arrays:
+        """What neurons emitted in some time-steps, by the sums of ``derived``, in thresholds.
 
         ``carried``: the sums that the step made itself. As many samples at a time as ran together.
         """
-        prefix, read = totals.prefix, _summed(passed.read)
+        prefix, read = derived.prefix, _summed(passed.read)
         feed = carried | read | {f"{prefix}more": np.array(passed.steps - 1, np.float32)}
         feed |= {f"{prefix}before/{name}": value for name, value in passed.before.items()}
         feed |= {f"{prefix}after/{name}": value for name, value in after.items()}
         samples, groups = _groups(after, passed.together)
         # Of samples that ran apart f(0) of one is that of all.
-        silent = self._silence(totals, rows_of(read, slice(1), samples) if samples else read)
+        silent = self._silence(derived, rows_of(read, slice(1), samples) if samples else read)
         feed |= {f"{prefix}silent/{name}": value for name, value in silent.items()}
         if self._session is None:
-            self._session = self._create(totals.totals)
+            self._session = self._create(derived.sums)
         feed, parts = _read_by(self._session, feed), []
         for rows in groups:
-            made = run_session(self._session, list(totals.made), rows_of(feed, rows, samples))
-            found = zip(totals.made, made, strict=True)
-            parts.append({name: self._counted(name, total) for name, total in found})
+            made = run_session(self._session, list(derived.made), rows_of(feed, rows, samples))
+            found = zip(derived.made, made, strict=True)
+            parts.append({name: self._counted(name, value) for name, value in found})
         if not samples:
             return parts[0]
-        return {name: np.concatenate([part.pop(name) for part in parts]) for name in totals.made}
+        return {name: np.concatenate([part.pop(name) for part in parts]) for name in derived.made}
 
-    def _silence(self, totals: Totals, inputs: Arrays) -> Arrays:
+    def _silence(self, derived: DerivedSums, inputs: Arrays) -> Arrays:
         """What currents are where nothing is emitted and the input is zero."""
-        if not totals.silenced:
+        if not derived.silenced:
             return {}
         shapes = tuple(value.shape for value in inputs.values())
         found = self._silent.get(shapes)
         if found is None:
-            session = self._create(totals.silent)
+            session = self._create(derived.silent)
             zeros = {name: np.zeros_like(value) for name, value in inputs.items()}
-            names = [f"{totals.prefix}silent/{name}" for name in totals.silenced]
+            names = [f"{derived.prefix}silent/{name}" for name in derived.silenced]
             made = run_session(session, names, _read_by(session, zeros))
-            found = dict(zip(totals.silenced, made, strict=True))
+            found = dict(zip(derived.silenced, made, strict=True))
             # Others of this size would take as much memory again.
             self._silent = {shapes: found}
         return found
@@ -293,9 +295,9 @@ def _summed(read: list[tuple[Arrays, int]]) -> Arrays:
                 # Masks and indices have no sum: that is of their shapes.
                 sums[name] = value
                 continue
-            total = value if steps == 1 else value * value.dtype.type(steps)
+            added = value if steps == 1 else value * value.dtype.type(steps)
             # NumPy's sum of arrays without axes is no array.
-            sums[name] = np.asarray(sums[name] + total if name in sums else total)
+            sums[name] = np.asarray(sums[name] + added if name in sums else added)
     return sums
 
 
@@ -304,16 +306,16 @@ def rows_of(values: Arrays, rows: np.ndarray | slice, count: int) -> Arrays:
     return {n: v[rows] if v.ndim and len(v) == count else v for n, v in values.items()}
 
 
-def carried_sums(plan: Plan, totals: Totals | None) -> dict[str, State]:
+def carried_sums(plan: Plan, derived: DerivedSums | None) -> dict[str, State]:
     """The sums that the step itself must carry."""
-    derived = () if totals is None else totals.made
-    return {name: state for name, state in plan.sums.items() if name not in derived}
+    made = () if derived is None else derived.made
+    return {name: state for name, state in plan.sums.items() if name not in made}
 
 
-def _states_read_by(totals: Totals, states: Iterable[State]) -> tuple[str, ...]:
+def _states_read_by(derived: DerivedSums, states: Iterable[State]) -> tuple[str, ...]:
     """The names of the states that sums follow from."""
-    read = {info.name for info in totals.totals.graph.input}
-    return tuple(s.read for s in states if f"{totals.prefix}before/{s.read}" in read)
+    read = {info.name for info in derived.sums.graph.input}
+    return tuple(s.read for s in states if f"{derived.prefix}before/{s.read}" in read)
 
 
 def _read_by(session: Any, feed: Arrays) -> Arrays:

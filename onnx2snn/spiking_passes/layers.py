@@ -15,9 +15,9 @@ from onnx2snn.graph_passes.graph.neurons import (
     states_written,
     threshold_of,
 )
+from onnx2snn.runtime.derived_sums import CONSERVING
 from onnx2snn.runtime.inputs import largest_in
 from onnx2snn.runtime.providers import run_session
-from onnx2snn.runtime.totals import CONSERVING
 
 from .segments import Segment
 

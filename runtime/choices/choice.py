@@ -239,10 +239,10 @@ def shapes_read(
             # Kept sums have the shape of what they sum; a clock is one number.
             shape = starts[state].shape if node.op_type == "Clock" else made.get(node.input[0], ())
             known |= {state: shape} if all(shape) else {}
-    for name, total in plan.sums.items():
+    for name, kept in plan.sums.items():
         shape = made.get(name, (0,))
-        if total.read in read and all(shape):
-            known[total.read] = shape
+        if kept.read in read and all(shape):
+            known[kept.read] = shape
     for neuron in plan.neurons:
         found, said = made.get(neuron.current, ()), (samples, *neuron.shape)
         # What does not depend on all inputs may have fewer samples. Sizes that are open are those
@@ -283,10 +283,10 @@ def _of_one_time_step(step: onnx.ModelProto) -> onnx.ModelProto:
             continue
         pool = SPIKING_POOLS.get(node.op_type)
         attributes = attributes_of(node) if pool else {}
-        x, total = node.output[0], node.output[-1]
+        x, summed = node.output[0], node.output[-1]
         nodes += [
             helper.make_node(pool or "Identity", node.input[:1], [x], **attributes),
-            helper.make_node("Identity", node.input[:1], [total]),
+            helper.make_node("Identity", node.input[:1], [summed]),
         ]
     return with_nodes(step, nodes, step.graph.output)
 

@@ -343,15 +343,15 @@ class _Units:
 
         S_next = S + current;  P_next = max_pool(S_next);  x = P_next - P
         """
-        (current, state), (x, total) = node.input, node.output
+        (current, state), (x, summed) = node.input, node.output
         if not self.in_float32:
             return
         emitted, unit = self.factored(current)
         self.units[state] = unit
         op, made = SPIKING_POOLS[node.op_type], self.graph.prefix + x
         before, after = f"{made}/before", f"{made}/after"
-        self._node("Add", [state, emitted], total)
-        self._node(op, [total], after, **attributes_of(node))
+        self._node("Add", [state, emitted], summed)
+        self._node(op, [summed], after, **attributes_of(node))
         self._node("Sub", [after, before], made)
         self.inner.append(State(before, after, self.states[state].start))
         self.begins.append(helper.make_node(op, [state], [before], before, **attributes_of(node)))
@@ -370,11 +370,11 @@ class _Units:
 
     def count(self) -> None:
         """Sum up spikes, and what pools make of them, in their unit."""
-        for name, total in self.plan.sums.items():
+        for name, state in self.plan.sums.items():
             inner, unit = self.factored(name)
-            if total.read in self.states and inner != name:
-                self.units[total.read] = unit
-                self._node("Add", [total.read, inner], total.written)
+            if state.read in self.states and inner != name:
+                self.units[state.read] = unit
+                self._node("Add", [state.read, inner], state.written)
 
     def made(self) -> UnitStep:
         """What came of it."""

@@ -96,7 +96,7 @@ class Plan:
     what the epilogue computes, by the tensors that take its averages over time: outputs, or
     inputs of ``read_out``, the part that is not affine. ``means`` names the outputs that the
     file gives as averages of all time-steps so far; averages begin after ``delay`` time-steps.
-    ``totals`` are the states of those averages in the file, by what takes the average, and
+    ``mean_states`` are the states of those averages in the file, by what takes the average, and
     ``clock`` that of the time-step, if the file counts it: the step has them only where it needs
     them itself.
     ``latest``: what ``read_out``, or an output, takes of the step's inputs as it is at the last
@@ -118,7 +118,7 @@ class Plan:
     states: tuple[State, ...]
     sums: dict[str, State]
     means: tuple[str, ...]
-    totals: dict[str, State]
+    mean_states: dict[str, State]
     clock: State | None
     latest: tuple[str, ...]
     delay: int
@@ -193,7 +193,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         sums=sums,
         step_inputs=tuple(passed.to_step),
         means=means,
-        totals={n.outputs[0].name: state for n in parts.means for state in states_of(n)},
+        mean_states={n.outputs[0].name: state for n in parts.means for state in states_of(n)},
         clock=states_of(clocks[0])[0] if clocks else None,
         latest=tuple(passed.late),
         delay=_delay(parts.means),

@@ -8,7 +8,7 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph import neurons
 from onnx2snn.graph_passes.model_files.weights import copy_model
 from onnx2snn.runtime import SpikingSession
-from onnx2snn.runtime.totals import CONSERVING
+from onnx2snn.runtime.derived_sums import CONSERVING
 
 
 def conservation_errors(

@@ -15,10 +15,10 @@ from onnx2snn.graph_passes.model_files.weights import detach
 from onnx2snn.runtime import sums
 from onnx2snn.runtime.choices import chunks, estimate, memory
 from onnx2snn.runtime.choices.estimate import Estimate
+from onnx2snn.runtime.derived_sums import MOST_STEPS
 from onnx2snn.runtime.layers import int8, kernel_forms
 from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.providers import CPU, create_session
-from onnx2snn.runtime.totals import MOST_STEPS
 
 WIDE = (
     "net (float[N, 4] x) => (float[N, 2] y) { "
@@ -610,9 +610,9 @@ def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
 
 def test_all_graphs_of_a_session_count():
     session = SpikingSession(wide(), threads=1)
-    made, totals = session._plan, session._progress.sums._totals
+    made, derived = session._plan, session._progress.sums._derived
     assert made.read_out is None
-    models = made.prologue, made.epilogue, totals.totals, totals.silent
+    models = made.prologue, made.epilogue, derived.sums, derived.silent
     assert session._progress.time_steps.costs.nodes == sum(len(each.graph.node) for each in models)
 
 

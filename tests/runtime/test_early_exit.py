@@ -13,7 +13,7 @@ from one_neuron import WEIGHTS, X
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import sums, totals
+from onnx2snn.runtime import derived_sums, sums
 from onnx2snn.runtime.early_exit import last_op
 
 SETTINGS = settings(
@@ -506,7 +506,7 @@ def test_scores_of_several_places_are_no_classes():
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
 def test_samples_that_leave_after_sums_were_brought_in(plan, monkeypatch):
-    monkeypatch.setattr(totals, "MOST_STEPS", 8)
+    monkeypatch.setattr(derived_sums, "MOST_STEPS", 8)
     monkeypatch.setattr(sums, "MOST_STEPS_CARRIED", 8)
     network = dyadic.finish(2)
     session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1, plan=plan)

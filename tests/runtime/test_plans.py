@@ -17,10 +17,10 @@ from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.runtime.choices import chunks
 from onnx2snn.runtime.choices.chunks import weighted_layers
+from onnx2snn.runtime.derived_sums import derived_sums_of
 from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.plans.unroll import unrolled
-from onnx2snn.runtime.totals import totals_of
 
 SETTINGS = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -190,7 +190,7 @@ def test_what_does_not_follow_from_potentials_is_summed():
     for options in ({"reset": "zero"}, {"maxpool": "keep"}):
         snn = convert(dyadic.to_onnx(network), **options).model
         has_pools = any(node.op_type == "MaxPool" for node in snn.graph.node)
-        assert (totals_of(build_plan(snn)) is None) == ("reset" in options or has_pools)
+        assert (derived_sums_of(build_plan(snn)) is None) == ("reset" in options or has_pools)
         plain, chunked = both(snn)
         same(chunked.run(x, 18), plain.run(x, 18))
 

@@ -111,7 +111,7 @@ def test_times_that_are_none(time, op):
 
 
 @pytest.mark.parametrize("value", [np.nan, "text", 1j])
-def test_totals_that_are_no_numbers(value):
+def test_sums_that_are_no_numbers(value):
     network = Network(5)
     session = SpikingSession(model_of(network, Kind("IF"), read_out="several"))
     session.step(network.images(2))
@@ -122,7 +122,7 @@ def test_totals_that_are_no_numbers(value):
         session.state = {total: np.zeros((2, 3, 1), np.float32)}
 
 
-def test_totals_of_halves_are_more_than_halves_hold():
+def test_sums_of_halves_are_more_than_halves_hold():
     network = Network(6, dtype="float16")
     model = model_of(network, Kind("IF"), read_out="several")
     x = network.images(2)
@@ -136,7 +136,7 @@ def test_totals_of_halves_are_more_than_halves_hold():
     np.testing.assert_allclose(second.step(x)["p"], first.step(x)["p"], rtol=1e-2)
 
 
-def test_totals_of_other_samples():
+def test_sums_of_other_samples():
     network = Network(5)
     session = SpikingSession(model_of(network, Kind("IF"), read_out="several"))
     session.step(network.images(3))

@@ -11,11 +11,11 @@ from onnx_text import model
 from onnx2snn import EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes import to_graph, to_model
 from onnx2snn.graph_passes.graph.neurons import neuron_nodes
-from onnx2snn.runtime import totals
+from onnx2snn.runtime import derived_sums
+from onnx2snn.runtime.derived_sums import CONSERVING, coarse, derived_sums_of
 from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.reach import currents_in_thresholds
 from onnx2snn.runtime.sums import _in_thresholds
-from onnx2snn.runtime.totals import CONSERVING, coarse, totals_of
 
 TWO_LAYERS = """net (float[N, 20] x) => (float[N, 5] y) {
     g = Gemm(x, w, b) a = Relu(g) h = MatMul(a, v) c = Relu(h) y = MatMul(c, u) }"""
@@ -176,9 +176,9 @@ def test_large_inputs_are_counted_right():
     plan = build_plan(snn)
     # The step sums the last layer for the read-out.
     first, second, third, _ = (neuron.spikes for neuron in plan.neurons)
-    assert totals_of(plan).made == (first, second, third)
-    assert totals_of(plan, dict.fromkeys(plan.step_inputs, 1e5)).made == (second,)
-    assert totals_of(plan, dict.fromkeys(plan.step_inputs, 1e38)) is None
+    assert derived_sums_of(plan).made == (first, second, third)
+    assert derived_sums_of(plan, dict.fromkeys(plan.step_inputs, 1e5)).made == (second,)
+    assert derived_sums_of(plan, dict.fromkeys(plan.step_inputs, 1e38)) is None
 
 
 def test_inputs_that_a_factor_makes_large_are_counted_right():
@@ -237,7 +237,7 @@ def test_what_is_made_of_inputs_may_be_large(before, after):
     snn = convert(model(text % before, values)).model
     auto, step = SpikingSession(snn), SpikingSession(snn, plan="step")
     same(auto.run(x, 256), step.run(x, 256))
-    assert auto._totals is None or len(auto._totals.made) < 2
+    assert auto._derived is None or len(auto._derived.made) < 2
 
 
 def test_indices_are_not_large():
@@ -248,7 +248,7 @@ def test_indices_are_not_large():
     snn = convert(model(text, values | {"w": np.eye(3, dtype=np.float32)})).model
     session = SpikingSession(snn)
     session.run(np.full((2, 3), 6), 8)
-    assert len(session._totals.made) == 1
+    assert len(session._derived.made) == 1
     assert max(session._largest.values(), default=1.0) == 1.0
 
 
@@ -264,12 +264,12 @@ def test_quotients_do_not_make_layers_coarse():
 @pytest.mark.parametrize("seed", range(12))
 def test_sums_of_any_layers_may_be_left_to_the_step(monkeypatch, seed, far):
     """Dyadic networks, of which the layers whose weights have a larger norm are summed."""
-    monkeypatch.setattr(totals, "FAR", far)
+    monkeypatch.setattr(derived_sums, "FAR", far)
     network = dyadic.finish(seed)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 3)
     plan = build_plan(snn)
-    followed = totals_of(plan)
+    followed = derived_sums_of(plan)
     if far == 0:
         assert followed is None
     elif followed is not None:

@@ -61,10 +61,10 @@ def steps_to_next(largest: float, growth: float) -> int:
 
 
 @dataclass(frozen=True)
-class Totals:
+class DerivedSums:
     """Two graphs that give sums over t time-steps.
 
-    ``totals`` reads what the step reads, summed over time, and what it sums; each state before and
+    ``sums`` reads what the step reads, summed over time, and what it sums; each state before and
     after, as ``before/<state>`` and ``after/<state>``; f(0) of each current as
     ``silent/<current>``; and ``more``, t - 1. It makes the sums of ``made``, what neurons emit that
     the step need not sum. ``silent`` makes f(0) of the currents in ``silenced``, from inputs of
@@ -72,7 +72,7 @@ class Totals:
     ``growth``: how many thresholds the potentials that they follow from may grow by in a time-step.
     """
 
-    totals: onnx.ModelProto
+    sums: onnx.ModelProto
     silent: onnx.ModelProto
     prefix: str
     made: tuple[str, ...]
@@ -80,7 +80,7 @@ class Totals:
     growth: float
 
 
-def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | None:
+def derived_sums_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> DerivedSums | None:
     """The graphs for a plan; None if its sums do not follow from its states.
 
     ``largest``: as of ``currents_in_thresholds``.
@@ -102,9 +102,9 @@ def totals_of(plan: Plan, largest: Mapping[str, float] = NOT_KNOWN) -> Totals | 
     made = tuple(neuron.spikes for neuron in derived)
     if not made:
         return None
-    prefix = unused_prefix(names_in(plan.step), "total/")
-    return Totals(
-        _totals_model(plan, pools, prefix, made, silenced),
+    prefix = unused_prefix(names_in(plan.step), "derived/")
+    return DerivedSums(
+        _sums_model(plan, pools, prefix, made, silenced),
         _silent_model(plan, pools, prefix, silenced),
         prefix,
         made,
@@ -121,7 +121,7 @@ def coarse(plan: Plan, reach: Mapping[str, float]) -> list[NeuronLayer]:
     return [neuron for neuron in plan.neurons if reach.get(neuron.name, 0) > FAR]
 
 
-def _totals_model(
+def _sums_model(
     plan: Plan,
     pools: Sequence[onnx.NodeProto],
     prefix: str,
