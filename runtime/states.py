@@ -37,6 +37,17 @@ def even_groups(count: int, together: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
+def _fetched(runs: list[Any], count: int) -> list[np.ndarray]:
+    """The first so many outputs of these runs, whose samples follow each other."""
+    if not count:
+        return []
+    outputs = ([value.numpy() for value in run.get_outputs()[:count]] for run in runs)
+    return [
+        parts[0] if len(parts) == 1 else np.concatenate(parts)
+        for parts in zip(*outputs, strict=True)
+    ]
+
+
 class DeviceStates:
     """Runs step graphs again and again, feeding what they wrote back to what they read.
 
@@ -168,39 +179,66 @@ class DeviceStates:
         groups or reads the starts ``in_full``.
         """
         self._let_go()
-        source, target = self._current_index, 1 if self._current_index == 0 else 0
-        held = self._current is (self._starts if source is None else self._buffers[source])
         read, begins = self._current, False
         if shapes is not None and self._current is self._starts:
-            begins = True
-            if not self._buffers:
-                # Where there is no room for all of them, there are none.
-                self._buffers = [self._empty(shapes), self._empty(shapes)]
-            if in_full:
-                read = self._starts_in_full(shapes, together)
-        keep = held and not fetch
-        known = self._bindings.setdefault(session, {}) if keep else {}
-        runs, number = known.get((begins, source, target), ([], NOT_CAPTURED))
-        if not runs:
-            groups = self._rows(together, self._buffers[0] if begins else read)
-            runs = [self._bind(session, read, target, fetch, rows) for rows in groups]
-            if keep and self._buffers and self._reads_in_place(session):
-                number = next(self._numbers)
-                known[begins, source, target] = runs, number
+            read, begins = self._begun_in_buffers(shapes, together, in_full), True
+        runs, number = self._runs(session, fetch, together, read, begins)
         with failing_as(DataError, "the network cannot run on this input: {}"):
             for binding in runs:
                 last = binding is runs[-1]
                 session.run_with_iobinding(binding, self._options(shrink and last, number))
+        self._go_on_with_written(runs, len(fetch))
+        return _fetched(runs, len(fetch))
+
+    def _begun_in_buffers(
+        self, shapes: Mapping[str, Sequence[Any]], together: int, in_full: bool
+    ) -> dict[str, Any]:
+        """The starts as the first run reads them, which writes to buffers of these shapes."""
         if not self._buffers:
-            made = runs[0].get_outputs()[len(fetch) :]
+            # Where there is no room for all of them, there are none.
+            self._buffers = [self._empty(shapes), self._empty(shapes)]
+        return self._starts_in_full(shapes, together) if in_full else self._starts
+
+    @property
+    def _target(self) -> int:
+        """The buffers that the next run writes to: not those that it reads."""
+        return 1 if self._current_index == 0 else 0
+
+    def _runs(
+        self,
+        session: Any,
+        fetch: tuple[str, ...],
+        together: int,
+        read: dict[str, Any],
+        begins: bool,
+    ) -> tuple[list[Any], int]:
+        """What a session reads and writes in each of its runs, and the number of the CUDA graph.
+
+        ``read``: the states that it reads; ``begins``: whether they are the starts, and it writes
+        to buffers. Made anew but where the same buffers were bound before.
+        """
+        source = self._current_index
+        held = self._current is (self._starts if source is None else self._buffers[source])
+        keep = held and not fetch
+        known = self._bindings.setdefault(session, {}) if keep else {}
+        place = begins, source, self._target
+        if place in known:
+            return known[place]
+        groups = self._rows(together, self._buffers[0] if begins else read)
+        runs = [self._bind(session, read, self._target, fetch, rows) for rows in groups]
+        if not (keep and self._buffers and self._reads_in_place(session)):
+            return runs, NOT_CAPTURED
+        known[place] = runs, next(self._numbers)
+        return known[place]
+
+    def _go_on_with_written(self, runs: list[Any], fetched: int) -> None:
+        """Let the next run read the states that these have written, behind what was fetched."""
+        target = self._target
+        if not self._buffers:
+            made = runs[0].get_outputs()[fetched:]
             written = {s.read: value for s, value in zip(self.states, made, strict=True)}
             self._buffers = [written, self._like(written)]
         self._current, self._current_index = self._buffers[target], target
-        if not fetch:
-            return []
-        fetched = [[v.numpy() for v in binding.get_outputs()[: len(fetch)]] for binding in runs]
-        return [parts[0] if len(parts) == 1 else np.concatenate(parts)
-                for parts in zip(*fetched, strict=True)]  # fmt: skip
 
     def _rows(self, together: int, states: Mapping[str, Any]) -> list[tuple[int, int] | None]:
         """The rows, from and to, of each run; None for all of them."""
