@@ -1,12 +1,10 @@
 """``SpikingSession``: a spiking network, run over time."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from threading import RLock
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
-import onnx
 
 from onnx2snn.graph_passes.errors import (
     DataError,
@@ -16,12 +14,11 @@ from onnx2snn.graph_passes.errors import (
     require_whole,
 )
 from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.graph_passes.model_files.weights import ModelParts
 
+from .beginning import Beginning
 from .choices.choice import Choice
-from .choices.costs import costs_of
 from .coding import Coding, check_coding, encode
-from .derived_sums import DerivedSums, derived_sums_of
+from .derived_sums import derived_sums_of
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .given import checked_inputs, taken_states
 from .inputs import largest_in, power_above, readout_times, samples_in
@@ -29,28 +26,10 @@ from .layers.dense import with_rows_of_weights
 from .layers.half import halve
 from .layers.int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
-from .plans.graphs import only
 from .plans.plan import NeuronLayer, build_plan
 from .precision import LayerPrecision, PlanInPrecision, Precision
-from .progress import Progress
-from .prologue import Prologue
-from .providers import (
-    CPU,
-    MOST_THREADS,
-    ON_GPU,
-    Providers,
-    captures_runs,
-    cores_of,
-    create_session,
-    device_id_of,
-    resolve_providers,
-    rounds_products,
-)
-from .read_out import Averages
+from .providers import MOST_THREADS, Providers, resolve_providers, rounds_products
 from .result import Arrays, ReadOut, SpikingResult
-from .states import DeviceStates
-from .sums import Sums, carried_sums
-from .time_steps import TimeSteps
 
 _IN_FEWER_BITS = {"int8": quantise, "float16": halve}
 
@@ -117,48 +96,14 @@ class SpikingSession:
         network = PlanInPrecision(made) if way is None else way(made, chosen)
         self._plan = made = network.plan
         self.precisions: tuple[LayerPrecision, ...] = network.precisions
-        # Several graphs are made of the model's; all read these weights.
-        create = partial(_create_with, made.weights, chosen, threads)
-        # Within a budget they hold no weights of their own, whatever time-steps do.
-        keeping_none = partial(create, seldom=True, lean=max_memory is not None)
-        prologue, averages = Prologue(made, keeping_none), Averages(made, keeping_none)
-        self.providers: list[str] = averages.providers
-        on_cpu = self.providers[0] == CPU
-        device = "cuda" if self.providers[0] in ON_GPU else "cpu"
-        device_id = device_id_of(chosen[0]) if device == "cuda" else 0
-        graphs = captures_runs(chosen)
-
-        def begin(derived: DerivedSums | None) -> Progress:
-            """A network at v(0), whose sums follow from its states as far as these say."""
-            carried = [*made.states, *carried_sums(made, derived).values()]
-            now = [name for name in made.readout_types if name not in made.step_inputs]
-            step = only(made.step, [*now, *(state.written for state in carried)])
-            states = DeviceStates(carried, made.step_inputs, device, device_id, graphs)
-            within = max_memory is not None
-            sums = Sums(made, derived, states, partial(keeping_none, lean=True), within)
-            others = [made.prologue, made.epilogue, made.read_out]
-            others += [derived.sums, derived.silent] if derived else []
-            costs = costs_of(
-                network,
-                step,
-                carried,
-                on_cpu=on_cpu,
-                in_chunks=plan == "auto",
-                derived_counts=derived is not None,
-                kept=sums.kept,
-                nodes=sum(len(model.graph.node) for model in others if model is not None),
-                max_memory=max_memory,
-            )
-            capturing = partial(create, captures=True)
-            cores = cores_of(threads)
-            time_steps = TimeSteps(network, step, carried, costs, capturing, on_cpu, cores)
-            return Progress(made, prologue, time_steps, states, sums, averages)
-
+        beginning = Beginning(network, chosen, threads, plan == "auto", max_memory)
+        self.providers: list[str] = beginning.averages.providers
         # Currents in fewer bits are not what potentials say that they add up to.
         follows = plan == "auto" and precision != "float16" and not rounds_products(chosen)
         derived = derived_sums_of(made) if follows else None
-        self._begin, self._derived, self._largest = begin, derived, dict[str, float]()
-        self._progress = begin(derived)
+        self._begin, self._derived = beginning.progress, derived
+        self._largest = dict[str, float]()
+        self._progress = self._begin(derived)
 
     @property
     def neurons(self) -> tuple[NeuronLayer, ...]:
@@ -370,19 +315,3 @@ class SpikingSession:
     @one_at_a_time
     def state(self, values: Mapping[str, np.ndarray]) -> None:
         self._progress.go_on_from(taken_states(self._plan, values))
-
-
-def _create_with(
-    weights: Mapping[str, np.ndarray],
-    providers: list[Any],
-    threads: int | None,
-    model: onnx.ModelProto | ModelParts,
-    **options: Any,
-) -> Any:
-    """A session of a model whose large weights are among these, or its own."""
-    parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
-    names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
-    # What comes with the model takes the place of what has the same name.
-    names -= {*parts.weights, *(options.get("own") or {})}
-    held = parts.weights | {name: weights[name] for name in names}
-    return create_session(ModelParts(parts.structure, held), providers, threads, **options)

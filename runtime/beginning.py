@@ -1,0 +1,95 @@
+"""A network at v(0): the graphs of a plan on a device, and what runs them over time."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import onnx
+
+from onnx2snn.graph_passes.model_files.weights import ModelParts
+
+from .choices.costs import costs_of
+from .derived_sums import DerivedSums
+from .plans.graphs import only
+from .precision import PlanInPrecision
+from .progress import Progress
+from .prologue import Prologue
+from .providers import CPU, ON_GPU, captures_runs, cores_of, create_session, device_id_of
+from .read_out import Averages
+from .states import DeviceStates
+from .sums import Sums, carried_sums
+from .time_steps import TimeSteps
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a session begins, whichever sums follow from its states.
+
+    ``providers``: resolved. ``in_chunks``: whether several time-steps may be one run. The rest are
+    those of ``SpikingSession``.
+    """
+
+    network: PlanInPrecision
+    providers: list[Any]
+    threads: int | None
+    in_chunks: bool
+    max_memory: int | None
+
+    @cached_property
+    def prologue(self) -> Prologue:
+        """The plan's, on the device."""
+        return Prologue(self.network.plan, self._create_seldom)
+
+    @cached_property
+    def averages(self) -> Averages:
+        """The plan's, on the device."""
+        return Averages(self.network.plan, self._create_seldom)
+
+    def progress(self, derived: DerivedSums | None) -> Progress:
+        """The network at v(0), whose sums follow from its states as far as ``derived`` says."""
+        prologue, averages, plan = self.prologue, self.averages, self.network.plan
+        device = averages.providers[0]
+        on_cpu, on_gpu = device == CPU, device in ON_GPU
+        carried = [*plan.states, *carried_sums(plan, derived).values()]
+        now = [name for name in plan.readout_types if name not in plan.step_inputs]
+        step = only(plan.step, [*now, *(state.written for state in carried)])
+        states = DeviceStates(
+            carried,
+            plan.step_inputs,
+            "cuda" if on_gpu else "cpu",
+            device_id_of(self.providers[0]) if on_gpu else 0,
+            captures_runs(self.providers),
+        )
+        lean = partial(self._create, seldom=True, lean=True)
+        sums = Sums(plan, derived, states, lean, self.max_memory is not None)
+        others = [plan.prologue, plan.epilogue, plan.read_out]
+        others += [derived.sums, derived.silent] if derived else []
+        costs = costs_of(
+            self.network,
+            step,
+            carried,
+            on_cpu=on_cpu,
+            in_chunks=self.in_chunks,
+            derived_counts=derived is not None,
+            kept=sums.kept,
+            nodes=sum(len(model.graph.node) for model in others if model is not None),
+            max_memory=self.max_memory,
+        )
+        capturing, cores = partial(self._create, captures=True), cores_of(self.threads)
+        time_steps = TimeSteps(self.network, step, carried, costs, capturing, on_cpu, cores)
+        return Progress(plan, prologue, time_steps, states, sums, averages)
+
+    def _create_seldom(self, model: onnx.ModelProto | ModelParts) -> Any:
+        """A session that runs seldom: within a budget it holds no weights of its own."""
+        return self._create(model, seldom=True, lean=self.max_memory is not None)
+
+    def _create(self, model: onnx.ModelProto | ModelParts, **options: Any) -> Any:
+        """A session of a model whose large weights are the plan's, which all share, or its own."""
+        weights = self.network.plan.weights
+        parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
+        names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
+        # What comes with the model takes the place of what has the same name.
+        names -= {*parts.weights, *(options.get("own") or {})}
+        held = parts.weights | {name: weights[name] for name in names}
+        whole = ModelParts(parts.structure, held)
+        return create_session(whole, self.providers, self.threads, **options)
