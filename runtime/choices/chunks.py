@@ -22,16 +22,8 @@ take twice as long to make, and pay where a time-step does little with each weig
 No longer ones: beyond 32 tensors CUDA's Concat and Split read their addresses from a list on the
 host, which a captured run would find changed.
 
-Measured in plain layout at 1, 2, 4 and 8 on the shipped ResNet-20 and VGG, N=1, 4 and 16: 4 was
-best or near it. Time-batched, VGG-16 with N=1 took 0.56 of its ANN's time at 8 and 0.49 at 16. In
-the layout of the CPU, ResNet-20 with N=16 took 1.06 at 4, 1.04 at 8 and 1.03 at 16. At T=8, one run
-of 8 took of the time of two of 4, on a Xeon: VGG-16, N=1, 0.73; MobileNet, N=1 and 16, 0.91 and
-0.90; ResNet-18 of 224 x 224, N=1, 0.94; ResNet-20, N=1 and 16, 0.92 and 0.96; with the recipe
-``best``, VGG 0.91 and 0.89, ResNet-20 0.90 and 0.91.
-
 Where nothing has either to be done once, as in small dense networks, a graph costs more than its
-nodes: 20 layers of 128, ``best``, N=4, T=32, took 1.16, 1.04, 0.82 and 0.75 of the time of single
-time-steps in runs of 32, 16, 8 and 4, and three layers of 64, N=1, 0.54, 0.52, 0.54 and 0.61."""
+nodes (docs/measurements.md, section Constants)."""
 
 
 SHORTEST = 3
@@ -42,42 +34,25 @@ def lengths_between(longest: int) -> range:
     """What other lengths a chunk may have, where graphs for them fit the memory.
 
     One graph for all time-steps of a short run reads weights once, and takes turns in the cache
-    with no other. Measured on an EPYC of Zen 4, N=1, 4 and 16, ``opi`` and ``best``, times of
-    ``step``'s with these lengths, in brackets without: T=5 to 7, 20 dense layers 0.69 to 1.02 (0.82
-    to 1.57), MnasNet 0.49 to 0.65 (0.67 to 0.92), a dqn 0.69 to 0.95 (0.86 to 1.15), a DenseNet
-    0.91 to 1.03 (0.91 to 1.06); T=9, 10 and 13, MnasNet 0.41 to 0.56 (0.56 to 0.73), dqn 0.63 to
-    0.98 (0.80 to 0.97). T=3, 18 networks: 0.91 in the middle, 0.57 to 0.73 where it is least
-    (MnasNet, 256 channels), while T=2 took up to twice as long as 1 + 1. Beyond ``LONG`` there is
-    nothing left to gain: T=20, 33 and 50 within 0.05 on average.
+    with no other, but 2 take longer than 1 + 1. Beyond ``LONG`` there is nothing left to gain
+    (docs/measurements.md).
     """
     return range(SHORTEST, LONG if longest >= MIDDLE else MIDDLE)
 
 
 MOST_NODES = 2**13
 """Nodes of a chunk, a neuron being one: to make a longer one takes ONNX Runtime time out of
-proportion.
-
-Measured on a Xeon, N=1, images of 64 x 64, the first run of 32 time-steps and later ones, seconds,
-in chunks of 4, 8 and 16: a NASNet (1274 nodes a time-step) 5.5, 11.4, 31.1 (85 in chunks of 32) and
-0.37, 0.39, 0.32; a DenseNet-121 (939) 3.7, 4.9, 10.7 and 0.55, 0.50, 0.51; a ResNet-50 (346) 4.3,
-6.2, 10.5 (18.8 in chunks of 32) and 0.60, 0.48, 0.42 (0.41)."""
+proportion (docs/measurements.md)."""
 
 FEW_USES = 64
-"""How often a time-step uses a weight, on average: with fewer, weights come from memory for little.
-
-Measured on a Xeon, T=32, one thread, ratios to T forward passes of the ANN with chunks of 16 and of
-32; in brackets, the uses: VGG-16, N=1 (10), 0.329 and 0.290, N=16 (30), 0.629 and 0.627; MobileNet,
-N=1 (14), 1.026 and 0.981, N=16 (43), 1.238 and 1.158; ResNet-18 of 224 x 224 (152) 0.875 and 0.890;
-ResNet-20, N=16 (1795), 1.136 and 1.153. Hours later, several sessions each: VGG-16, N=1, 0.353 and
-0.317; MobileNet, N=1, 1.029 and 1.041, N=16, 1.276 and 1.270."""
+"""How often a time-step uses a weight, on average: with fewer, weights come from memory for little
+(docs/measurements.md)."""
 
 
 LEAN_USES = 24
 """With fewer uses, lean chunks, which read weights as they are, take less time than single
-time-steps do on weights in ONNX Runtime's own layout, where most layers are time-batched.
-
-Measured on a Xeon, T=32, VGG-16 at N=1, 2, 4, 8 and 16 (10 to 30 uses): 0.57, 0.73, 0.87, 0.95 and
-1.06 of the time. Where few layers are time-batched: MobileNet, N=1 (14 uses), 1.43."""
+time-steps do on weights in ONNX Runtime's own layout, where most layers are time-batched
+(docs/measurements.md)."""
 
 
 MANY_TILES = 16
@@ -91,10 +66,8 @@ FED_USES, FED_USES_IN_ALL = 3, 6
 """Lean graphs are for one sample where a time-step uses a weight at most so often, on average, in
 convolutions of more than 16 places that no graph holds, and of 16 places or more.
 
-The former take 1.3 times as long in single time-steps. Measured on a Xeon, N=1, times of those with
-copies; in brackets, these uses: VGG-16 (2.3) 0.97, AlexNet (2.6) 1.00, 1 x 1 on 7 x 7 (4) 1.07, two
-layers of 384 channels on 12 x 12 (8) 1.18, four of 256 on 14 x 14 (11) 1.19. In chunks all of them
-lose their tiles, T=32: VGG-16 (5.1) 1.27, six layers of 512 on 4 x 4 (6.6) 1.98."""
+The former take longer in single time-steps, and in chunks all of them lose their tiles
+(docs/measurements.md)."""
 
 
 @dataclass(frozen=True)
@@ -288,8 +261,7 @@ def held_by_lean(
 ) -> frozenset[str]:
     """The weights that a lean graph of so many time-steps holds itself, by name.
 
-    In ONNX Runtime's own layout, in which 64 channels of 32 x 32 take 0.67 of the time. A budget
-    counts on none.
+    In ONNX Runtime's own layout, in which small convolutions are faster. A budget counts on none.
     """
     if within_budget:
         return frozenset()

@@ -40,28 +40,17 @@ keep of their activations while others run, and as much what graphs for lengths 
 FEW_NUMBERS = 2**15
 """Of the largest tensor that is computed on means: with fewer, single time-steps are as fast.
 
-Each goes back to plain layout, and but for reading weights nothing is done once for a chunk.
-Measured on an EPYC of Zen 4, T=8 and 32, times of single time-steps in chunks in the layout of the
-CPU and in plain ones; in brackets, the numbers. A ResNet with squeeze-and-excitation, 28 x 28, N=1
-(3136) 1.19, 1.21 and 1.01, 0.94, N=6 1.04, 1.01 and 1.09, 1.10, N=8 (25088) 1.04, 1.09 and 1.11,
-1.12, N=16 0.91, 0.93 and 1.01, 1.10; one of 18 layers, 96 x 96, N=1 (36864) 0.65, 0.62 and 0.73,
-0.69, N=4 0.70, 0.75 and 0.72, 0.74. A transformer of 49 x 64 numbers, N=1 1.10, 1.04, N=16 (50176)
-0.93, 0.89."""
+Each goes back to plain layout, and but for reading weights nothing is done once for a chunk
+(docs/measurements.md, section Constants)."""
 
 MANY_CASTS = 2**13
 """Neurons of a sample in float16, on a CPU, from which on single time-steps are faster than short
 chunks.
 
-ONNX Runtime casts around each operator there, in a chunk as often. Measured on an EPYC of Zen 5,
-T=32, times of single time-steps by those in chunks, in brackets the neurons: dense layers of 64,
-N=1 (138) 1.7, N=16 (2208) 1.55, of 512, N=1 (1034) 1.08, N=16 (16544) 0.72; convolutions of 32
-channels, 16 x 16, N=1 0.75, of 128, 8 x 8, 0.78; the shipped VGG, N=16, 0.71.
-"""
+ONNX Runtime casts around each operator there, in a chunk as often (docs/measurements.md)."""
 
 LEAN_SHARE = 1.5
-"""Of weights and states, what a session may take by default whose graphs are lean.
-
-Measured after a run, VGG-16, N=1, T=32, 35 and 61: 1.43, 1.38, 1.48."""
+"""Of weights and states, what a session may take by default whose graphs are lean."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ class Estimate:
         """What chunks have in the layout of the CPU.
 
         Not where most layers are time-batched: those are between plain ones, so that little would
-        be left in the layout. VGG-16 took 2 to 7 % longer with it than without.
+        be left in the layout.
         """
         return None if self.lean or self._mostly_time_batched else self.wanted_layout
 
