@@ -12,7 +12,7 @@ from onnx2snn.models.preprocessing import Preprocessing
 from .converting.conversion import Conversion, convert
 from .data.samples import Data, from_arrays
 from .measuring.evaluation import evaluate
-from .progress import Report
+from .running import Report
 
 NETWORK = "resnet20-fashion-mnist.onnx"
 IMAGES = "fashion-mnist-2000.npz"

@@ -26,7 +26,7 @@ from onnx2snn.measuring.reproduction import (
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 from onnx2snn.models.image_folder import has_both
-from onnx2snn.progress import Report
+from onnx2snn.running import Report
 
 from . import terminal
 from .options import (

@@ -16,7 +16,7 @@ from onnx2snn.graph_passes.model_files.whole_file import write_bytes
 from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring.classes import classes_of
 from onnx2snn.measuring.inference import is_over_time, precision_rows, run_batches
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 from onnx2snn.runtime.precision import Precision

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from onnx2snn.progress import Report, no_report
+from onnx2snn.running import Report, no_report
 
 
 def console() -> Console:

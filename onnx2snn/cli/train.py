@@ -16,7 +16,7 @@ from onnx2snn.graph_passes.errors import (
     counted,
 )
 from onnx2snn.models.configs import read_config
-from onnx2snn.progress import Report
+from onnx2snn.running import Report
 from onnx2snn.runtime.providers import cores_of
 
 from . import terminal

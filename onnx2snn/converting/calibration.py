@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.graph.linear import MAX_POOLS
 from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 from onnx2snn.runtime.inputs import check_finite
 
 from .statistics import ActivationHistogram, Statistic

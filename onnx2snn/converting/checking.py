@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError, PassError
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.measuring.classes import check_labels, classes_of
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 from onnx2snn.runtime.result import class_output
 
 NOT_CHECKED = (

@@ -32,9 +32,9 @@ from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.inspection import metadata_of, plain
-from onnx2snn.progress import Report, Running, no_report
 from onnx2snn.recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from onnx2snn.recipes import as_recipe
+from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.spiking_passes.searching import bounds_of_neurons

@@ -37,7 +37,7 @@ from onnx2snn.graph_passes.spellings.integer_layers import quantises_anew
 from onnx2snn.graph_passes.spiking import require_finite_weights
 from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.inspection import inputs_of
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 from onnx2snn.runtime.inputs import samples_in
 
 from .batch_axis import Sample, open_batch_axis

@@ -24,7 +24,7 @@ from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model
 from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.spiking_pool import why_not_counting
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 
 from .examination import (
     IN_DIVISOR,

@@ -19,7 +19,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.model_files.files import read_parts, write_model
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
-from onnx2snn.progress import Report, no_report
+from onnx2snn.running import Report, no_report
 from onnx2snn.runtime.inputs import fits
 from onnx2snn.runtime.plans.plan import Plan, build_plan
 from onnx2snn.runtime.precision import not_in_float32

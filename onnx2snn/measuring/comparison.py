@@ -29,9 +29,9 @@ from onnx2snn.graph_passes.model_files.contents import every_node
 from onnx2snn.graph_passes.model_files.files import Model, read_any, require_path
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.model_files.whole_file import check_writable
-from onnx2snn.progress import Report, no_report, require_report
 from onnx2snn.recipe import Recipe
 from onnx2snn.recipes import as_recipe
+from onnx2snn.running import Report, no_report, require_report
 from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.version import __version__

@@ -52,7 +52,7 @@ from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.inspection import json_object, metadata_of, recipe_in
-from onnx2snn.progress import Report, Running, no_report
+from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
 

@@ -10,7 +10,7 @@ from onnx2snn.ann import Ann
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.progress import Report, Running, no_report
+from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.early_exit import EarlyExit, scored_output
 from onnx2snn.runtime.inputs import required_times

@@ -12,7 +12,7 @@ from onnx2snn.data.batches import OVER_TIME, are_samples_elsewhere, samples_at_o
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.progress import Report, Running, no_report
+from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.inputs import keys_of, required_times
 from onnx2snn.runtime.precision import Precision

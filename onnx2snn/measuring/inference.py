@@ -8,7 +8,7 @@ import numpy as np
 from onnx2snn.ann import one_after_the_other
 from onnx2snn.data.samples import Data, Inputs, from_arrays, joined, number_of
 from onnx2snn.graph_passes.errors import DataError, require_whole
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
 

@@ -16,7 +16,7 @@ from onnx2snn.digests import digest_of, digest_of_data, digest_of_settings
 from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.progress import Report
+from onnx2snn.running import Report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.version import __version__

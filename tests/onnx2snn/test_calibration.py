@@ -9,7 +9,7 @@ from onnx2snn.converting import calibration
 from onnx2snn.converting.calibration import sampled
 from onnx2snn.data.calibration_data import comes_in_an_order, with_measures
 from onnx2snn.graph_passes.model_files.weights import detach
-from onnx2snn.progress import Running
+from onnx2snn.running import Running
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype(np.float32)

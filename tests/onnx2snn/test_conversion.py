@@ -33,9 +33,9 @@ from onnx2snn.cli.conversion_tables import advice
 from onnx2snn.converting.checking import Agreement, Differences, compare, relative_error
 from onnx2snn.graph_passes.model_files.weights import detach
 from onnx2snn.measuring.comparison import compare_recipes
-from onnx2snn.progress import Running
 from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name
+from onnx2snn.running import Running
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {

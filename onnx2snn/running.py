@@ -1,4 +1,4 @@
-"""Batches of data, and how far one is with them."""
+"""How networks are run over data: in batches, on what device, and who is told how far it is."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
