@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 
 from .errors import DataError, Refusal, UnsupportedModelError, require_named
 from .graph.activations import find_activations, relu_of_min
-from .graph.editing import Editor, broadcasts_into, replace_node, require_opset, type_of
+from .graph.broadcasting import may_fit
+from .graph.editing import Editor, replace_node, require_opset, type_of
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
 
@@ -68,7 +69,7 @@ def _in_type_of(node: gs.Node, given: ArrayLike) -> np.ndarray:
             "a threshold takes the type of its activation, which cannot be inferred:",
             [Refusal(node.name, node.op, "operators before it, such as custom ones, hide it")],
         )
-    if not broadcasts_into(threshold.shape, shape and (1, *shape[1:])):
+    if not may_fit(threshold.shape, shape and (1, *shape[1:])):
         raise UnsupportedModelError(
             "thresholds must broadcast against one sample:",
             [Refusal(node.name, node.op, f"got the shape {threshold.shape}, and its is {shape}")],

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.graph.editing import broadcasts_into
+from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
 from .inputs import as_array, as_input, by_input_name, require_same_numbers
 from .plans.plan import Plan
@@ -62,7 +62,7 @@ def taken_states(plan: Plan, values: Mapping[str, np.ndarray]) -> Arrays:
         array = as_array(value, f"the state '{name}'")
         if 0 in array.shape:
             raise DataError(f"the state '{name}' is empty: {list(array.shape)}")
-        if neuron is not None and not broadcasts_into(array.shape[1:], neuron.shape):
+        if neuron is not None and not may_fit(array.shape[1:], neuron.shape):
             raise DataError(
                 f"the state '{name}' has shape {list(array.shape[1:])} for a sample, "
                 f"its layer {list(neuron.shape)}"

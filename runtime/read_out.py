@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.graph.editing import broadcasts_into
+from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
 from .inputs import check_finite
 from .plans.plan import Plan
@@ -92,7 +92,7 @@ class Averages:
         before = earlier.epilogue_sums.get(name)
         if before is None:
             return summed
-        if before.ndim != summed.ndim or not broadcasts_into(before.shape, summed.shape):
+        if before.ndim != summed.ndim or not may_fit(before.shape, summed.shape):
             raise DataError(
                 f"the state of the average '{name}' has shape {list(before.shape)}, and what is "
                 f"averaged now {list(summed.shape)}"

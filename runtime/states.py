@@ -10,7 +10,7 @@ import numpy as np
 from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.graph_passes.graph.editing import broadcasts_into
+from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
 from .failures import failing_as
 from .plans.plan import State
@@ -151,9 +151,7 @@ class DeviceStates:
     def fit(self, shapes: Mapping[str, Sequence[int | str]]) -> bool:
         """Whether states that were put are of these shapes, or broadcast to them, as starts do."""
         held = {name: value.shape() for name, value in self._current.items()}
-        return all(
-            broadcasts_into(held[name], shapes[name]) for name in held.keys() & shapes.keys()
-        )
+        return all(may_fit(held[name], shapes[name]) for name in held.keys() & shapes.keys())
 
     def can_go_on_with(self, values: dict[str, np.ndarray]) -> bool:
         """Whether what a run has written can go on with inputs of these shapes."""

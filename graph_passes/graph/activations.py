@@ -7,8 +7,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .bounds import clip_bounds, open_above
+from .broadcasting import may_fit
 from .editing import (
-    broadcasts_into,
     is_floating,
     maker_of,
     only_consumer,
@@ -76,7 +76,7 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
         return None
     (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))
     shape = variables[0].shape
-    if not broadcasts_into(bound, shape):
+    if not may_fit(bound, shape):
         return None
     before = maker_of(variables[0], "Relu")
     if before is None or only_consumer(graph, variables[0]) is not node:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .bounds import keeps_shape
+from .broadcasting import constant_fits
 from .editing import constant_value, is_floating, is_used, variables_of
 
 AFFINE_OPS = ("BatchNormalization", "Mul", "Div", "Add", "Sub", "Neg")
@@ -31,9 +31,9 @@ def affine_of(graph: gs.Graph, node: gs.Node) -> Affine | None:
         return Affine(x, np.array(-1.0), np.array(0.0))
     constants = [constant_value(tensor) for tensor in node.inputs if tensor is not x]
     constant = constants[0] if len(constants) == 1 else None
-    if constant is None or not keeps_shape(constant, x) or not is_floating(x):
+    if constant is None or not constant_fits(constant, x) or not is_floating(x):
         return None
-    # Where x has no axes, or an unknown shape, keeps_shape lets only scalars pass.
+    # Where x has no axes, or an unknown shape, constant_fits lets only scalars pass.
     value = per_sample(constant.astype(np.float64), len(x.shape or ()) or 1)
     if value is None:
         return None

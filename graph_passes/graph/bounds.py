@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editing import constant_input, is_floating, stays_within, variables_of
+from .broadcasting import constant_fits
+from .editing import constant_input, is_floating, variables_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _written_bounds_of(node: gs.Node) -> Bounds | None:
             return Bounds(low, high) if usable else None
         case "Min" | "Max":
             values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
-            usable = all(value.size and keeps_shape(value, variables[0]) for value in values)
+            usable = all(value.size and constant_fits(value, variables[0]) for value in values)
             if not values or not usable:
                 return None
             combine = np.minimum if node.op == "Min" else np.maximum
@@ -96,8 +97,3 @@ def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
     if unbounded > 0:
         return open_above(value, bound.dtype)
     return -open_above(-value, bound.dtype)
-
-
-def keeps_shape(bound: np.ndarray, tensor: gs.Tensor) -> bool:
-    """Whether a floating constant broadcasts to a tensor without changing the tensor's shape."""
-    return bound.dtype.kind == "f" and stays_within(bound.shape, tensor.shape)

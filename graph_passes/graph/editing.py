@@ -324,35 +324,6 @@ def _filled_with(tensor: gs.Tensor) -> np.ndarray | None:
     return values.reshape(-1)[:1].reshape(())
 
 
-def stays_within(few: Sequence[int | str], many: Sequence[int | str] | None) -> bool:
-    """Whether beside a shape ``few`` what has the shape ``many`` stays as large as it is.
-
-    Open sizes are one if they have one name; of others any may be 1.
-    """
-    if not few or many is None:
-        return not few
-    sizes = zip(reversed(few), reversed(many), strict=False)
-    return len(few) <= len(many) and all(size in (1, axis) for size, axis in sizes)
-
-
-def keep_size(numbers: list[gs.Tensor], variables: list[gs.Tensor]) -> bool:
-    """Whether numbers leave variables as large as they are, all of those whose sizes are known."""
-    shapes = [tensor.shape for tensor in variables if tensor.shape is not None]
-    own = [tensor.shape for tensor in numbers]
-    if any(shape is None or (len(shape) and not shapes) for shape in own):
-        return False
-    return all(stays_within(few, many) for few in own for many in shapes)
-
-
-def broadcasts_into(bound: Sequence[int], shape: Sequence[int | str] | None) -> bool:
-    """Whether what is bounded stays as large as it is, as far as sizes are known."""
-    if shape is None:
-        return True
-    sizes = zip(reversed(bound), reversed(shape), strict=False)
-    same = all(size in (1, axis) or not isinstance(axis, int) for size, axis in sizes)
-    return same and len(bound) <= len(shape)
-
-
 def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
     """An input of a node; None where it is left out."""
     held = len(node.inputs) > index and not node.inputs[index].is_empty()

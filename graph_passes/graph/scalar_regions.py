@@ -7,7 +7,8 @@ import onnx_graphsurgeon as gs
 
 from . import neurons
 from .activations import canonical_activations, kept_activations
-from .editing import is_floating, keep_size, one_number
+from .broadcasting import surely_fits
+from .editing import is_floating, one_number
 from .kept import (
     GUARDED,
     OF_INPUTS,
@@ -203,9 +204,13 @@ def _roots(graph: gs.Graph, barriers: set[int]) -> dict[str, gs.Tensor]:
         variables = [t for t in node.inputs if t.name and all(t is not n for n in numbers)]
         # The exponent of a Pow may be an integer.
         typed = variables if node.op == "Pow" else [*variables, *numbers]
-        if id(node) in barriers or not all(is_floating(t) or t.name in roots for t in typed):
+        if id(node) in barriers or any(isinstance(t, gs.Constant) for t in variables):
             continue
-        if any(isinstance(t, gs.Constant) for t in variables) or not keep_size(numbers, variables):
+        if not all(is_floating(t) or t.name in roots for t in typed):
+            continue
+        # A variable of unknown shape counts as the others, where there are others.
+        shapes = [t.shape for t in variables if t.shape is not None] or [None]
+        if not all(surely_fits(number.shape, shape) for number in numbers for shape in shapes):
             continue
         sources = {id(root): root for t in variables for root in [roots.get(t.name, t)]}
         if len(sources) == 1:

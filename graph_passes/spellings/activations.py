@@ -4,7 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.activations import is_non_negative, relu_of_min
-from onnx2snn.graph_passes.graph.bounds import clip_bounds, keeps_shape
+from onnx2snn.graph_passes.graph.bounds import clip_bounds
+from onnx2snn.graph_passes.graph.broadcasting import constant_fits
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
@@ -176,7 +177,7 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
             if (
                 slope is not None
                 and np.all(np.isfinite(slope))
-                and keeps_shape(slope, node.inputs[0])
+                and constant_fits(slope, node.inputs[0])
             ):
                 _leaky(editor, node, slope)
                 return True
@@ -194,7 +195,7 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
         case "Max" | "Min" if len(node.inputs) == 2:
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
             near = all(_is_near(value) for value in constants)
-            fits = all(keeps_shape(v, t) for v in constants for t in variables_of(node))
+            fits = all(constant_fits(v, t) for v in constants for t in variables_of(node))
             two = _base_last(node, far)
             if two and near and fits and relu_of_min(editor.graph, node) is None:
                 write = _above if node.op == "Max" else _below

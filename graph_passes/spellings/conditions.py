@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.graph.bounds import keeps_shape
+from onnx2snn.graph_passes.graph.broadcasting import constant_fits, surely_fits
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
     is_floating,
-    keep_size,
     maker_of,
     one_number,
     producer,
@@ -157,7 +156,7 @@ def _compared_before(condition: gs.Tensor, z: gs.Tensor) -> Compared | None:
 def number_beside(tensor: gs.Tensor, x: gs.Tensor) -> float | None:
     """The number that a tensor is everywhere; None for another, or if x beside it would grow."""
     number, floating = one_number(tensor), x.dtype is not None and is_floating(x)
-    if number is None or not floating or not keep_size([tensor], [x]):
+    if number is None or not floating or not surely_fits(tensor.shape, x.shape):
         return None
     return float(number)
 
@@ -186,6 +185,6 @@ def _bent(x: gs.Tensor, below: gs.Tensor, compared: Compared) -> _Activation | N
     if node.op == "Mul":
         (slope,) = [t for t in node.inputs if t is not x] or [x]
         value = constant_value(slope)
-        if value is not None and np.all(np.isfinite(value)) and keeps_shape(value, x):
+        if value is not None and np.all(np.isfinite(value)) and constant_fits(value, x):
             return "PRelu", [x, slope], {}
     return None

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.graph.broadcasting import surely_fits
 from onnx2snn.graph_passes.graph.editing import (
     bypass,
     constant_value,
@@ -10,7 +11,6 @@ from onnx2snn.graph_passes.graph.editing import (
     optional_input,
     replace_node,
     require_opset,
-    stays_within,
 )
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.io import onnx_type
@@ -58,7 +58,7 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
             exponent = constant_value(node.inputs[1])
             if exponent is None or exponent.size != 1:
                 return False
-            return bool(exponent == 1) and stays_within(exponent.shape, source.shape)
+            return bool(exponent == 1) and surely_fits(exponent.shape, source.shape)
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":

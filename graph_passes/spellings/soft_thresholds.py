@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.graph.bounds import keeps_shape
+from onnx2snn.graph_passes.graph.broadcasting import constant_fits
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
@@ -62,7 +62,7 @@ def _sign_times_excess(node: gs.Node) -> tuple[gs.Tensor, np.ndarray] | None:
         if sign is None or less is None or size is None or size.inputs[0] is not sign.inputs[0]:
             continue
         x, t = size.inputs[0], constant_value(less.inputs[1])
-        if t is not None and keeps_shape(t, x) and np.all(np.isfinite(t) & (t >= 0)):
+        if t is not None and constant_fits(t, x) and np.all(np.isfinite(t) & (t >= 0)):
             return x, t
     return None
 

@@ -18,7 +18,8 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.errors import ModelError, PassError
-from onnx2snn.graph_passes.graph.editing import broadcasts_into, operands, part_of
+from onnx2snn.graph_passes.graph.broadcasting import may_fit
+from onnx2snn.graph_passes.graph.editing import operands, part_of
 from onnx2snn.graph_passes.graph.neurons import (
     COUNTING,
     TENSOR_ATTRIBUTES,
@@ -243,7 +244,7 @@ def _neuron(node: gs.Node, positive: str) -> NeuronLayer:
     shape = tuple(x.shape[1:]) if x.shape is not None else ()
     for name in sorted(TENSOR_ATTRIBUTES & set(node.attrs)):
         own = node.attrs[name].shape
-        if not broadcasts_into(own, shape):
+        if not may_fit(own, shape):
             raise ModelError(
                 f"{node.op} '{node.name}': {name} has shape {list(own)}, "
                 f"which does not fit a sample of shape {list(shape)}"
