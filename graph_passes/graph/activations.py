@@ -63,7 +63,7 @@ def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
         low, high = clip_bounds(node)
         return high if low == 0 and np.isfinite(high) else None
     if node.op == "Min" and relu_of_min(graph, node) is not None:
-        bound = np.asarray(next(t.values for t in node.inputs if isinstance(t, gs.Constant)))
+        (bound,) = (np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant))
         floating = np.issubdtype(bound.dtype, np.floating)
         return open_above(bound, bound.dtype).astype(bound.dtype) if floating else bound
     return None
@@ -74,29 +74,28 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     variables = variables_of(node)
     if node.domain or node.op != "Min" or len(variables) != 1 or len(node.inputs) != 2:
         return None
-    (bound,) = (np.shape(t.values) for t in node.inputs if isinstance(t, gs.Constant))
-    shape = variables[0].shape
-    if not may_fit(bound, shape):
+    (x,), (bound,) = variables, (t for t in node.inputs if isinstance(t, gs.Constant))
+    if not may_fit(np.shape(bound.values), x.shape) or only_consumer(graph, x) is not node:
         return None
-    before = maker_of(variables[0], "Relu")
-    if before is None or only_consumer(graph, variables[0]) is not node:
-        return None
-    return before
+    return maker_of(x, "Relu")
 
 
 def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
     """Whether a node is a ReLU, a clip from 0 or above, or a ReLU below a bound of 0 or more."""
     if node.domain:
         return False
-    if node.op == "Clip":
-        # Where its bounds are the other way round it is the upper one.
-        return bool(np.min(clip_bounds(node)) >= 0)
-    if node.op == "Min":
-        bound = _upper_bound(graph, node)
-        return bound is not None and bool(np.all(bound >= 0))
-    if node.op == "ThresholdedRelu":
-        return bool(node.attrs.get("alpha", 1.0) >= 0)
-    return bool(node.op == "Relu")
+    match node.op:
+        case "Relu":
+            return True
+        case "Clip":
+            # Where its bounds are the other way round it is the upper one.
+            return bool(np.min(clip_bounds(node)) >= 0)
+        case "Min":
+            bound = _upper_bound(graph, node)
+            return bound is not None and bool(np.all(bound >= 0))
+        case "ThresholdedRelu":
+            return bool(node.attrs.get("alpha", 1.0) >= 0)
+    return False
 
 
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:

@@ -1,6 +1,8 @@
 """What the operators that bound numbers, Clip, Relu, Min and Max, bound them to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -38,7 +40,7 @@ def bounded_input(node: gs.Node) -> gs.Tensor:
 def bounds_of(node: gs.Node) -> Bounds | None:
     """What a node clips to, ``FAR`` bounds being none; None if it is no clip by constants."""
     bounds = _written_bounds_of(node)
-    if bounds is None:
+    if bounds is None or np.any(np.isnan(bounds.low)) or np.any(np.isnan(bounds.high)):
         return None
     types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
     far = min((FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
@@ -49,32 +51,24 @@ def bounds_of(node: gs.Node) -> Bounds | None:
 
 
 def _written_bounds_of(node: gs.Node) -> Bounds | None:
-    """The same, but that only the largest number of a type means none."""
+    """The same, but that only the largest number of a type means none; some may be NaN."""
     variables = variables_of(node)
     if node.domain or len(variables) != 1 or not is_floating(variables[0]):
         return None
     match node.op:
         case "Relu":
             return Bounds(np.array(0.0), UNBOUNDED.high)
-        case "Clip":
-            low, high = clip_bounds(node)
-            usable = variables[0] is node.inputs[0] and not (np.isnan(low) or np.isnan(high))
-            return Bounds(low, high) if usable else None
+        case "Clip" if variables[0] is node.inputs[0]:
+            return Bounds(*clip_bounds(node))
         case "Min" | "Max":
             values = [np.asarray(t.values) for t in node.inputs if isinstance(t, gs.Constant)]
-            usable = all(value.size and constant_fits(value, variables[0]) for value in values)
-            if not values or not usable:
+            fit = all(value.size and constant_fits(value, variables[0]) for value in values)
+            if not values or not fit:
                 return None
-            combine = np.minimum if node.op == "Min" else np.maximum
-            bound = values[0].astype(np.float64)
-            for value in values[1:]:
-                bound = combine(bound, value)
-            if np.any(np.isnan(bound)):
-                return None
-            dtype = values[0].dtype
+            numbers, dtype = [value.astype(np.float64) for value in values], values[0].dtype
             if node.op == "Min":
-                return Bounds(UNBOUNDED.low, open_above(bound, dtype))
-            return Bounds(-open_above(-bound, dtype), UNBOUNDED.high)
+                return Bounds(UNBOUNDED.low, open_above(reduce(np.minimum, numbers), dtype))
+            return Bounds(open_below(reduce(np.maximum, numbers), dtype), UNBOUNDED.high)
     return None
 
 
@@ -83,17 +77,20 @@ def open_above(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.where(bound >= np.finfo(dtype).max, np.inf, bound)
 
 
+def open_below(bound: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Lower bounds, infinite where they are the least number of a type, which says "none"."""
+    return np.where(bound <= np.finfo(dtype).min, -np.inf, bound)
+
+
 def clip_bounds(node: gs.Node) -> tuple[np.ndarray, np.ndarray]:
     """The scalar bounds of a Clip, infinite where there is none, NaN where not constant."""
-    return _clip_bound(node, 1, -np.inf), _clip_bound(node, 2, np.inf)
+    low, high = constant_input(node, 1, -np.inf), constant_input(node, 2, np.inf)
+    return _scalar_bound(low, open_below), _scalar_bound(high, open_above)
 
 
-def _clip_bound(node: gs.Node, index: int, unbounded: float) -> np.ndarray:
-    """One of the bounds of a Clip, ``unbounded`` where there is none."""
-    bound = constant_input(node, index, unbounded)
+def _scalar_bound(
+    bound: np.ndarray | None, opened: Callable[[np.ndarray, np.dtype], np.ndarray]
+) -> np.ndarray:
     if bound is None or bound.size != 1 or not np.issubdtype(bound.dtype, np.floating):
         return np.array(np.nan)
-    value = bound.astype(np.float64).reshape(())
-    if unbounded > 0:
-        return open_above(value, bound.dtype)
-    return -open_above(-value, bound.dtype)
+    return opened(bound.astype(np.float64).reshape(()), bound.dtype)

@@ -9,6 +9,7 @@ from onnx2snn.graph_passes.graph.bounds import (
     bounded_input,
     bounds_of,
     open_above,
+    open_below,
 )
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
@@ -93,7 +94,7 @@ def _swap(editor: Editor, bound: gs.Node, cast: gs.Node) -> None:
 
     def cast_to(values: np.ndarray) -> gs.Constant:
         # The largest number of a type is no bound, and is none of the other's.
-        opened = -open_above(-open_above(values, values.dtype), values.dtype)
+        opened = open_below(open_above(values, values.dtype), values.dtype)
         with np.errstate(over="ignore"):
             return editor.constant(f"{bound.name}/bound", opened.astype(dtype))
 
