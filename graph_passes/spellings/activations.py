@@ -10,17 +10,16 @@ from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
     is_floating,
-    known_value,
-    one_number,
     producer,
     replace_node,
     require_opset,
     type_of,
     variables_of,
 )
-from onnx2snn.graph_passes.graph.ranges import ANY, Range, range_of
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
+
+from .far_numbers import far_tensors, is_near
 
 
 def decompose_activations(graph: gs.Graph) -> bool:
@@ -45,7 +44,8 @@ def decompose_activations(graph: gs.Graph) -> bool:
     require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
         infer_shapes(graph)
-    editor, far = Editor(graph), _far_tensors(graph)
+    of_two = any(n.op in ("Max", "Min") and len(variables_of(n)) == 2 for n in graph.nodes)
+    editor, far = Editor(graph), far_tensors(graph) if of_two else set[str]()
     changed = False
     for node in list(graph.nodes):
         changed |= _decompose(editor, node, far)
@@ -55,111 +55,6 @@ def decompose_activations(graph: gs.Graph) -> bool:
 
 
 _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")
-
-
-_BOUNDED = {
-    "Celu", "Elu", "Exp", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
-    "LpNormalization", "MeanVarianceNormalization", "RMSNormalization", "Selu", "Softplus",
-}  # fmt: skip
-"""What makes numbers near 0, or infinity, of numbers far below 0, besides what has a range."""
-
-_LAYERS = {
-    "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN",
-}  # fmt: skip
-"""What no network feeds with numbers as masks have them: all that it makes would be far."""
-
-_FACTORS = {
-    **dict.fromkeys((*_LAYERS, "Div", "Mul"), (0, 1)),
-    "BatchNormalization": (1, 3, 4),
-}
-"""By operator, the places of what others are multiplied or divided by, or made near to 0 by."""
-
-
-_LEAST_MASK, _LEAST_MADE = 1e6, 1e4
-"""From where on a number is a mask's, and one that is made of 0 and 1.
-
-Beside less, as -1e4, float32 still tells numbers apart.
-"""
-
-
-def _far_tensors(graph: gs.Graph) -> set[str]:
-    """The names of tensors in which there may be numbers far from 0, as masks take them and
-    logarithms of 0 are.
-
-    None where no node has use for them.
-    """
-    found: set[str] = set()
-    if not any(node.op in ("Max", "Min") and len(variables_of(node)) == 2 for node in graph.nodes):
-        return found
-    ranges: dict[str, Range] = {}
-    for node in graph.nodes:
-        for tensor in node.outputs[:1]:
-            ranges[tensor.name] = range_of(graph, node, ranges)
-        if not node.outputs or not is_floating(node.outputs[0]):
-            continue
-        own = ranges[node.outputs[0].name]
-        if not node.domain and (
-            node.op in _BOUNDED or max(map(abs, own)) < _limit(node.outputs[0].dtype)
-        ):
-            continue
-        passed = node.op not in _LAYERS and any(tensor.name in found for tensor in node.inputs)
-        if passed or _takes_far(node, own, ranges):
-            found.update(tensor.name for tensor in node.outputs)
-    return found
-
-
-def _takes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
-    """Whether a node takes numbers as far from 0 as those of masks, or makes such."""
-    if node.domain:
-        # What others do with a constant is not known.
-        return False
-    made = _known_numbers(node.outputs[0])
-    if made is not None:
-        return _largest(made) >= _limit(made.dtype)
-    match node.op:
-        case "Clip":
-            # A far bound is none.
-            return False
-        case "Log":
-            return ranges.get(node.inputs[0].name, ANY)[0] <= 0
-        case "Cast" | "Div" | "Mul" if _LEAST_MADE <= max(map(abs, own)) < np.inf:
-            # Of a mask, whose numbers are known to be 0 or 1.
-            return True
-    factors = _FACTORS.get(node.op, ())
-    for place, tensor in enumerate(node.inputs):
-        value = _known_numbers(tensor)
-        if value is None:
-            continue
-        # A scale leaves large numbers beside large ones, unless it is as large as what masks take.
-        if place not in factors:
-            far = _largest(value) >= _limit(value.dtype)
-        else:
-            makes = node.op == "Mul" and _largest(value) >= _LEAST_MASK
-            far = makes or not _is_no_mask(value)
-        if far:
-            return True
-    return False
-
-
-def _known_numbers(tensor: gs.Tensor) -> np.ndarray | None:
-    """The floating-point numbers of a constant, or the one that a tensor holds everywhere."""
-    value = known_value(tensor)
-    value = one_number(tensor) if value is None else value
-    return value if value is not None and value.dtype.kind == "f" else None
-
-
-def _largest(values: np.ndarray) -> float:
-    return float(np.max(np.abs(values), initial=0))
-
-
-def _limit(dtype: np.dtype | None) -> float:
-    """From where on numbers leave too little of others beside them, or of what V_th they make."""
-    return min(_most_beside(dtype), _LEAST_MASK)
-
-
-def _most_beside(dtype: np.dtype | None) -> float:
-    """The most that a number may be for x to survive a sum with it."""
-    return float(2.0 ** (np.finfo(dtype or np.float32).nmant - 3))
 
 
 def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
@@ -193,8 +88,9 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
                 _clip(editor, node, float(low), float(high))
                 return True
         case "Max" | "Min" if len(node.inputs) == 2:
+            # Far bounds, as of channels that have none, swallow x.
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
-            near = all(_is_near(value) for value in constants)
+            near = all(is_near(value) for value in constants)
             fits = all(constant_fits(v, t) for v in constants for t in variables_of(node))
             two = _base_last(node, far)
             if two and near and fits and relu_of_min(editor.graph, node) is None:
@@ -210,15 +106,6 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
                 node.inputs[0] = _relu_or_clip(editor, node, "positive", node.inputs[0])
                 return True
     return False
-
-
-def _is_near(bound: np.ndarray) -> bool:
-    """Whether x survives a sum with it: far bounds, as of channels that have none, swallow x."""
-    return bool(np.all(np.abs(bound) <= _most_beside(bound.dtype)))
-
-
-def _is_no_mask(scale: np.ndarray) -> bool:
-    return bool(np.all(np.abs(scale) < min(2.0**29, float(np.finfo(scale.dtype).max) / 2)))
 
 
 def _like(node: gs.Node) -> gs.Tensor:
