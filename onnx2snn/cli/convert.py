@@ -7,6 +7,7 @@ from typing import Any, get_args
 import click
 
 from onnx2snn.converting import conversion
+from onnx2snn.converting.request import Reset
 from onnx2snn.converting.statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import counted, listed
@@ -95,7 +96,7 @@ from .parameter_types import COUNT, InitialPotentialType, NamedPath
 )
 @click.option(
     "--reset",
-    type=click.Choice(get_args(conversion.Reset)),
+    type=click.Choice(get_args(Reset)),
     help="At a spike, subtract V_th from the membrane potential, or set it to zero.  "
     "[default: the recipe's; subtract]",
 )
@@ -131,7 +132,7 @@ def convert(
     approximate: int | None,
     on_means: bool,
     v_init: InitialPotential | None,
-    reset: conversion.Reset | None,
+    reset: Reset | None,
     delay: int | None,
     seed: int | None,
     explain: bool,

@@ -3,10 +3,10 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,15 +15,10 @@ from onnx2snn.data.batches import MOST_SAMPLES, samples_at_once
 from onnx2snn.data.calibration_data import notes_on_samples
 from onnx2snn.data.samples import Data, require_data
 from onnx2snn.digests import digest_of
-from onnx2snn.graph_passes import DataError, PassReport, Refusal, neuron_nodes, threshold_of
-from onnx2snn.graph_passes.approximate import MOST_CLIPS, ClipFit
+from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
-from onnx2snn.graph_passes.errors import (
-    optional_whole,
-    require_one_of,
-    require_truths,
-    require_whole,
-)
+from onnx2snn.graph_passes.errors import optional_whole, require_truths, require_whole
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
@@ -32,10 +27,9 @@ from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.inspection import metadata_of, plain
-from onnx2snn.recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
+from onnx2snn.recipe import Recipe
 from onnx2snn.recipes import as_recipe
 from onnx2snn.running import Report, Running, no_report
-from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.spiking_passes.searching import bounds_of_neurons
 from onnx2snn.version import __version__
@@ -44,14 +38,12 @@ from .checking import Agreement
 from .examination import analog_activations, require_bounds, require_loadable
 from .network import Network
 from .notes import notes_on_settings
-from .statistics import Statistic, parse_statistic
+from .request import Request, Reset, requested
+from .statistics import Statistic
 from .to_spiking import apply_passes, bound_by_data, change_kind, delay_by, make_spiking
 
 BOUND = "bound of the clip"
 """Where a threshold comes from that no data and no pass has set."""
-
-Reset = Literal["subtract", "zero"]
-"""What a spike does to the membrane potential: V_th less, as in the paper, or 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,69 +149,39 @@ def convert(
     require_truths(per_channel=per_channel, recalibrate=recalibrate, on_means=on_means)
     if calibration is not None:
         require_data("calibration", calibration)
-    if threshold is not None and not isinstance(threshold, Statistic):
-        threshold = parse_statistic(threshold)
     options = {
         "threshold": threshold,
-        "per_channel": None if per_channel is None else bool(per_channel),
-        "recalibrate": None if recalibrate is None else bool(recalibrate),
+        "per_channel": per_channel,
+        "recalibrate": recalibrate,
         "maxpool": maxpool,
-        "approximate": optional_whole("approximate", approximate, 1, MOST_CLIPS),
+        "approximate": approximate,
         "on_means": on_means or None,
         "v_init": v_init,
-        "delay": optional_whole("delay", delay, 0, MOST_TIMESTEPS),
-        "timesteps": optional_whole("timesteps", timesteps, 1, MOST_TIMESTEPS),
+        "delay": delay,
+        "timesteps": timesteps,
     }
-    given: dict[str, Any] = {n: value for n, value in options.items() if value is not None}
-    timesteps = int(given.get("timesteps", DEFAULT_TIMESTEPS))
-    chosen.require_account(given)
-    for name in ("threshold", "per_channel"):
-        if given.get(name) and calibration is None:
-            raise DataError(f"{name}={given[name]} is for calibration data: give calibration too")
-    settings = _resolved(chosen, given, reset, timesteps)
+    request = requested(chosen, options, reset, seed, calibration is not None)
+    settings, given = request.settings, request.given
     resolve_providers(providers)
-    source, together = model, batch_size
-    if calibration is not None:
-        source = read_any(model)
-        together = samples_at_once(source, calibration, batch_size)
-    running = Running(together or MOST_SAMPLES, providers, report)
-    network = Network(source, calibration, settings.maxpool, running, bool(on_means))
-    network.unquantize()
-    network.rewrite_exactly()
-    network.replace_pools()
-    if "approximate" in given:
-        network.approximate(given["approximate"])
-        if calibration is not None:
-            # Of several clips for each curve there is room for fewer samples.
-            together = samples_at_once(
-                network.current, calibration, batch_size, beside=network.original
-            )
-            network.running = replace(running, batch_size=together)
-        # Pools that had prepared the input for a curve, which clips now stand in for.
-        network.replace_pools()
+    network = _network(model, calibration, request, batch_size, providers, report)
+    _rewrite_ann(network, calibration, given.get("approximate"), batch_size)
     require_convertible(network.graph, settings.maxpool, network.declined, network.on_means)
     if settings.threshold is None:
         require_bounds(network.graph, settings.name)
     clips = bounds_by_result(network.graph)
     sources = bound_by_data(network, settings, keep_bounds="recalibrate" in given)
-    make_spiking(network, settings.v_init, seed)
-    # Neurons may have other names than their activations, where those of their states are taken.
-    names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}
-    sources = {names[result]: text for result, text in sources.items() if result in names}
-    bounds = bounds_of_neurons(network.graph, clips)
-    change_kind(network, settings.neuron, int(settings.delay), timesteps)
+    make_spiking(network, settings.v_init, request.seed)
+    sources, bounds = _by_neuron(network, sources), bounds_of_neurons(network.graph, clips)
+    change_kind(network, settings.neuron, int(settings.delay), request.timesteps)
     measured = {node.name: threshold_of(node) for node in neuron_nodes(network.graph)}
-    apply_passes(network, settings.passes, timesteps)
-    delay_by(network, int(settings.delay), timesteps)
+    apply_passes(network, settings.passes, request.timesteps)
+    delay_by(network, int(settings.delay), request.timesteps)
     neurons = _reports(network, sources, measured, settings)
     network.notes += notes_on_samples(network.measures)
     network.notes += notes_on_settings(network, settings, given, bool(clips), bounds)
-    for_timesteps = _is_for_timesteps(chosen, given)
-    if "timesteps" in given and not for_timesteps:
-        options_too = " with these options" if chosen.is_for_timesteps else ""
-        network.notes.append(f"the recipe '{chosen.name}'{options_too} converts alike for every T")
+    network.notes += _notes_on_timesteps(request)
     result = to_parts(network.graph, like=network.original.structure)
-    made = _definition(network, settings, given, timesteps if for_timesteps else None, seed)
+    made = _definition(network, request)
     _write_metadata(result.structure, digest_of(model), made, neurons, network.clips)
     require_loadable(network.current, network.graph)
     return Conversion(
@@ -235,26 +197,51 @@ def convert(
     )
 
 
-def _resolved(
-    recipe: Recipe, given: Mapping[str, Any], reset: Reset | None, timesteps: int
-) -> Recipe:
-    """A recipe with the options that were given, and with a threshold and a delay for T."""
-    named = {setting.name for setting in fields(Recipe)}
-    own = {name: value for name, value in given.items() if name in named}
-    for_timesteps = {
-        "threshold": recipe.statistic(timesteps),
-        "delay": recipe.delay_for(timesteps),
-    }
-    settings = replace(recipe, neuron=_with_reset(recipe, reset), **for_timesteps | own)
-    require_one_of("maxpool", settings.maxpool, MaxPool)
-    return settings
+def _network(
+    model: Model,
+    calibration: Data | None,
+    request: Request,
+    batch_size: int | None,
+    providers: Providers,
+    report: Report,
+) -> Network:
+    """The network as it was given; calibration data runs in batches as large as it allows."""
+    source, together = model, batch_size
+    if calibration is not None:
+        source = read_any(model)
+        together = samples_at_once(source, calibration, batch_size)
+    running = Running(together or MOST_SAMPLES, providers, report)
+    on_means = "on_means" in request.given
+    return Network(source, calibration, request.settings.maxpool, running, on_means)
 
 
-def _is_for_timesteps(recipe: Recipe, given: Mapping[str, Any]) -> bool:
-    """Whether anything of a recipe that was not given otherwise depends on T."""
-    threshold = None if "threshold" in given else recipe.threshold
-    delay = 0 if "delay" in given else recipe.delay
-    return replace(recipe, threshold=threshold, delay=delay).is_for_timesteps
+def _rewrite_ann(
+    network: Network, calibration: Data | None, approximate: int | None, batch_size: int | None
+) -> None:
+    """Bring the ANN into the form that neurons are made of; ``approximate``: clips for a curve."""
+    network.unquantize()
+    network.rewrite_exactly()
+    network.replace_pools()
+    if approximate is None:
+        return
+    network.approximate(approximate)
+    if calibration is not None:
+        # Of several clips for each curve there is room for fewer samples.
+        together = samples_at_once(
+            network.current, calibration, batch_size, beside=network.original
+        )
+        network.running = replace(network.running, batch_size=together)
+    # Pools that had prepared the input for a curve, which clips now stand in for.
+    network.replace_pools()
+
+
+def _by_neuron(network: Network, sources: Mapping[str, str]) -> dict[str, str]:
+    """What is told of activations by the tensors that they make, by the names of their neurons.
+
+    These may have other names than the activations, where those of their states are taken.
+    """
+    names = {node.outputs[0].name: node.name for node in neuron_nodes(network.graph)}
+    return {names[result]: text for result, text in sources.items() if result in names}
 
 
 def _reports(
@@ -274,45 +261,32 @@ def _reports(
     return found
 
 
-def _with_reset(recipe: Recipe, reset: Reset | None) -> Neuron:
-    """The recipe's neurons with this reset; ``DataError`` where they cannot reset to zero."""
-    if reset is None:
-        return recipe.neuron
-    require_one_of("reset", reset, Reset)
-    if recipe.neuron.op not in ("IF", "ResetToZeroIF"):
-        if reset == "subtract":
-            # All other kinds do.
-            return recipe.neuron
-        raise DataError(
-            f"the recipe '{recipe.name}' is made of neurons {recipe.neuron.op}, which reset by "
-            "subtraction alone: leave out --reset, or take another recipe"
-        )
-    return Neuron("ResetToZeroIF" if reset == "zero" else "IF")
+def _notes_on_timesteps(request: Request) -> list[str]:
+    """That T was given, but decides nothing."""
+    if "timesteps" not in request.given or request.is_for_timesteps:
+        return []
+    options_too = " with these options" if request.recipe.is_for_timesteps else ""
+    return [f"the recipe '{request.recipe.name}'{options_too} converts alike for every T"]
 
 
-def _definition(
-    network: Network,
-    settings: Recipe,
-    given: Mapping[str, Any],
-    timesteps: int | None,
-    seed: int,
-) -> dict[str, Any]:
-    """How a network was converted, for its metadata; ``timesteps``: T, if that decides anything."""
+def _definition(network: Network, request: Request) -> dict[str, Any]:
+    """How a network was converted, for its metadata."""
+    settings = request.settings
     return {
         "name": settings.name,
-        "timesteps": timesteps,
+        "timesteps": request.timesteps if request.is_for_timesteps else None,
         "threshold": str(settings.threshold) if settings.threshold else None,
         "headroom": None if settings.headroom == 1 else float(settings.headroom),
         "per_channel": settings.per_channel,
         "recalibrate": settings.recalibrate,
         "maxpool": settings.maxpool,
-        "approximate": given.get("approximate"),
+        "approximate": request.given.get("approximate"),
         "on_means": network.on_means,
         "v_init": settings.v_init,
         "neuron": vars(settings.neuron),
         "delay": settings.delay,
         "corrections": settings.definition()["passes"],
-        "seed": seed,
+        "seed": request.seed,
         "passes": [report.name for report in network.reports],
     }
 
