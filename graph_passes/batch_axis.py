@@ -1,6 +1,8 @@
 """Let a network that was exported for a fixed batch take any number of samples."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
@@ -19,19 +21,23 @@ _EXPAND = 8
 
 
 def free_batch_axis(graph: gs.Graph, gathers: bool = False) -> bool:
-    """Inputs [b, ...] -> [N, ...]; Reshape to [b, ...] -> [0, ...], which keeps N.
+    """Inputs [b, ...] -> [N, ...], and whatever says b beside them says nothing of it.
 
-    For a network whose inputs all have the same fixed number of samples, b. Where an inner Reshape
-    or Expand says b, it keeps its input's size instead; a Reshape of other rows to sizes that are
-    known leaves the first open, or the second where samples lie along it, if that is a multiple of
-    b; a Resize to [b, C, H, W] takes scales in place of sizes, recurrent layers no initial states
-    of 0, which is what they are, and others, if alike for all, expanded to N; where b is 1 what no
-    input reaches is expanded to N where it is joined with samples, as a class token. gathers: a
-    Gather of all rows in order, as of a mask by all of its places, becomes such a Reshape; right
-    where samples lie along its first axis. The result is the same for b samples, up to rounding;
-    that it treats samples apart is to be checked by running it, since a constant may hold b too.
-    False, and nothing changes, if the first axes are not one fixed size, or the opset is older than
-    5.
+        Reshape or Expand to [b, ...]      ->  the size of what it reads stays there
+        Reshape of other rows, a known     ->  the first size is open, or the second where samples
+        multiple of b                          lie along it
+        Gather of all rows, in order       ->  such a Reshape
+        Resize to [b, C, H, W]             ->  by scales
+        recurrent, initial states 0        ->  without them, which is the same
+        recurrent, others alike for all    ->  these expanded to N
+        Concat of samples and what no      ->  that expanded to N, where b is 1
+        input reaches, as a class token
+
+    For a network whose inputs all have the same fixed number of samples, b. gathers: whether to
+    rewrite a Gather, as of a mask by all of its places; right where samples lie along its first
+    axis. The result is the same for b samples, up to rounding; that it treats samples apart is to
+    be checked by running it, since a constant may hold b too. False, and nothing changes, if the
+    first axes are not one fixed size, or the opset is older than 5.
     """
     firsts = {t.shape[0] if t.shape else None for t in graph.inputs}
     batch = firsts.pop() if len(firsts) == 1 else None
@@ -41,29 +47,35 @@ def free_batch_axis(graph: gs.Graph, gathers: bool = False) -> bool:
     editor, shapes = Editor(graph), _shapes_of_the_batch(graph)
     taken = {size for t in graph.inputs for size in t.shape}
     symbol = next(name for name in map(editor.name, repeat("N")) if name not in taken)
-    of_samples = downstream(graph, graph.inputs)
+    fixed = _Fixed(editor, batch, shapes, downstream(graph, graph.inputs))
     for node in [node for node in graph.nodes if not node.domain]:
-        if node.op in RECURRENT:
-            _free_initial_states(editor, node)
-        elif node.op == "Concat" and batch == 1 and graph.opset >= _EXPAND:
-            _expand_others(editor, node, of_samples, shapes)
-        elif node.op == "Resize":
-            scales = _scales(node, shapes.get(node.inputs[0].name), batch)
-            if scales is not None:
-                node.inputs.pop()
-                node.inputs[2] = editor.constant(f"{node.name}/scales", scales)
-        elif node.op == "Gather" and gathers:
-            sizes = _sizes_of_all_rows(node, shapes.get(node.inputs[0].name))
-            if sizes is not None and sizes[0] % batch == 0 and node.inputs[0].name in of_samples:
-                node.op, node.attrs = "Reshape", {}
-                sizes[0] = -1
-                node.inputs[1] = editor.constant(f"{node.name}/shape", sizes)
-        elif node.op in ("Reshape", "Expand"):
-            read = node.inputs[0].name
-            kept = _kept_sizes(node, shapes.get(read), batch, read in of_samples)
-            if kept is not None:
-                node.attrs.pop("allowzero", None)
-                node.inputs[1] = editor.constant(f"{node.name}/shape", kept)
+        free = _FREEING.get(node.op)
+        if free is not None and (gathers or node.op != "Gather"):
+            free(fixed, node)
+    _open_shapes(graph, batch, symbol)
+    return True
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A network of a fixed batch.
+
+    ``batch``: b. ``shapes``: those of tensors, by name, if known, for b samples. ``of_samples``:
+    the names of tensors that depend on samples.
+    """
+
+    editor: Editor
+    batch: int
+    shapes: dict[str, list[int | str] | None]
+    of_samples: set[str]
+
+    def read_by(self, node: gs.Node) -> list[int | str] | None:
+        """The shape of a node's first input."""
+        return self.shapes.get(node.inputs[0].name)
+
+
+def _open_shapes(graph: gs.Graph, batch: int, symbol: str) -> None:
+    """Let inputs have any number of samples, and infer the shapes of all others anew."""
     for tensor in graph.inputs:
         tensor.shape = [symbol, *tensor.shape[1:]]
     # What was known of others holds for that batch alone, along whichever axis they have it.
@@ -77,7 +89,6 @@ def free_batch_axis(graph: gs.Graph, gathers: bool = False) -> bool:
         if tensor.shape is None and known:
             first, *rest = ("?" if size == batch else size for size in known)
             tensor.shape = [symbol if first == "?" else first, *rest]
-    return True
 
 
 def _shapes_of_the_batch(graph: gs.Graph) -> dict[str, list[int | str] | None]:
@@ -93,6 +104,15 @@ def _shapes_of_the_batch(graph: gs.Graph) -> dict[str, list[int | str] | None]:
         infer_shapes(fixed)
         tensors |= fixed.tensors()
     return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _keep_sizes(fixed: _Fixed, node: gs.Node) -> None:
+    """Let a Reshape or Expand say nothing of the number of samples."""
+    of_samples = node.inputs[0].name in fixed.of_samples
+    kept = _kept_sizes(node, fixed.read_by(node), fixed.batch, of_samples)
+    if kept is not None:
+        node.attrs.pop("allowzero", None)
+        node.inputs[1] = fixed.editor.constant(f"{node.name}/shape", kept)
 
 
 def _kept_sizes(
@@ -130,6 +150,16 @@ def _kept_sizes(
     return None if np.array_equal(kept, shape) else kept
 
 
+def _reshape_instead(fixed: _Fixed, node: gs.Node) -> None:
+    """Make a Gather of all rows in order, of samples along its first axis, a Reshape."""
+    sizes = _sizes_of_all_rows(node, fixed.read_by(node))
+    of_samples = node.inputs[0].name in fixed.of_samples
+    if sizes is not None and sizes[0] % fixed.batch == 0 and of_samples:
+        node.op, node.attrs = "Reshape", {}
+        sizes[0] = -1
+        node.inputs[1] = fixed.editor.constant(f"{node.name}/shape", sizes)
+
+
 def _sizes_of_all_rows(node: gs.Node, read: list[int | str] | None) -> np.ndarray | None:
     """The sizes of what a Gather makes, if that is all rows of axis 0 in order; else None."""
     rows = known_value(node.inputs[1])
@@ -163,22 +193,19 @@ def _are_second(shape: np.ndarray, read: list[int | str] | None, batch: int) -> 
     return batch in (*read[1:2], shape[1])
 
 
-def _expand_others(
-    editor: Editor,
-    node: gs.Node,
-    of_samples: set[str],
-    shapes: dict[str, list[int | str] | None],
-) -> None:
-    """Expand what a Concat reads besides samples to as many as there are."""
-    samples = [tensor for tensor in node.inputs if tensor.name in of_samples]
+def _expand_others(fixed: _Fixed, node: gs.Node) -> None:
+    """Expand what a Concat reads besides samples to as many as there are, where b is 1."""
+    if fixed.batch != 1 or fixed.editor.graph.opset < _EXPAND:
+        return
+    samples = [tensor for tensor in node.inputs if tensor.name in fixed.of_samples]
     for place, tensor in enumerate(node.inputs):
-        shape = shapes.get(tensor.name) or []
+        shape = fixed.shapes.get(tensor.name) or []
         rank = len(shape)
-        other = samples and tensor.name not in of_samples and rank > 0 and shape[0] == 1
+        other = samples and tensor.name not in fixed.of_samples and rank > 0 and shape[0] == 1
         if not other or node.attrs["axis"] in (0, -rank):
             continue
-        wanted = _sizes_of_samples(editor, node, samples[0], 0, rank)
-        node.inputs[place] = editor.node("Expand", f"{node.name}/{place}", [tensor, wanted])
+        wanted = _sizes_of_samples(fixed.editor, node, samples[0], 0, rank)
+        node.inputs[place] = fixed.editor.node("Expand", f"{node.name}/{place}", [tensor, wanted])
 
 
 def _sizes_of_samples(
@@ -195,9 +222,9 @@ def _sizes_of_samples(
     return editor.node("Concat", f"{node.name}/wanted", [*before, count, *after], {"axis": 0})
 
 
-def _free_initial_states(editor: Editor, node: gs.Node) -> None:
+def _free_initial_states(fixed: _Fixed, node: gs.Node) -> None:
     """Expand constant initial states of a recurrent layer, [D, b, H], leave out those of 0."""
-    samples = 0 if node.attrs.get("layout", 0) else 1
+    editor, samples = fixed.editor, 0 if node.attrs.get("layout", 0) else 1
     for place in range(5, len(node.inputs[:7])):
         value = known_value(node.inputs[place])
         if value is None:
@@ -209,6 +236,14 @@ def _free_initial_states(editor: Editor, node: gs.Node) -> None:
             each = editor.constant(f"{node.name}/{place}/of_one", of_one)
             wanted = _sizes_of_samples(editor, node, node.inputs[0], samples, value.ndim)
             node.inputs[place] = editor.node("Expand", f"{node.name}/{place}", [each, wanted])
+
+
+def _scale_instead(fixed: _Fixed, node: gs.Node) -> None:
+    """Let a Resize to sizes take scales, which say nothing of the number of samples."""
+    scales = _scales(node, fixed.read_by(node), fixed.batch)
+    if scales is not None:
+        node.inputs.pop()
+        node.inputs[2] = fixed.editor.constant(f"{node.name}/scales", scales)
 
 
 def _scales(node: gs.Node, before: list[int | str] | None, batch: int) -> np.ndarray | None:
@@ -252,3 +287,14 @@ def _has_ties(node: gs.Node, before: float, size: int) -> bool:
     rounds = node.attrs.get("nearest_mode", "round_prefer_floor").startswith("round")
     edges = sources + 0.5 * rounds
     return bool(np.any(np.abs(edges - np.rint(edges)) < 1e-4))
+
+
+_FREEING: dict[str, Callable[[_Fixed, gs.Node], None]] = {
+    **dict.fromkeys(RECURRENT, _free_initial_states),
+    "Concat": _expand_others,
+    "Expand": _keep_sizes,
+    "Gather": _reshape_instead,
+    "Reshape": _keep_sizes,
+    "Resize": _scale_instead,
+}
+"""What lets a node take any number of samples, by operator."""
