@@ -14,7 +14,7 @@ from .graph.editing import (
     require_opset,
 )
 from .graph.kept import kept_by_read_out, nonlinear_before_layers
-from .graph.linear import CANONICAL_ACTIVATIONS, MAX_POOLS
+from .graph.operators import CANONICAL_ACTIVATIONS, MAX_POOLS
 from .graph.regions import upstream
 from .graph.tidying import tidy
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .graph.editing import MIN_OPSET, Editor, known_value, optional_input
-from .graph.linear import RECURRENT
+from .graph.operators import RECURRENT
 from .graph.regions import downstream
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy

@@ -18,7 +18,7 @@ from .graph.editing import (
     release,
     require_opset,
 )
-from .graph.linear import CANONICAL_ACTIVATIONS
+from .graph.operators import CANONICAL_ACTIVATIONS
 from .graph.regions import downstream
 from .graph.tidying import tidy
 

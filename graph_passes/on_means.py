@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from .graph import neurons
 from .graph.editing import constant_value, is_floating, is_used, operands, require_graph
-from .graph.linear import SHAPE_OPS, WEIGHTED
+from .graph.operators import SHAPE_OPS, WEIGHTED
 from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions
 from .graph.tidying import tidy
 from .spiking import MASKING, StateEditor, add_counting, masks_alone, require_ranks

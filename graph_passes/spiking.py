@@ -31,7 +31,8 @@ from .graph.editing import (
     is_used,
     replace_node,
 )
-from .graph.linear import APPROXIMABLE, APPROXIMATE, ATTENTIONS, MAX_POOLS, NO_CURVE, MaxPool
+from .graph.linear import APPROXIMATE, NO_CURVE
+from .graph.operators import APPROXIMABLE, ATTENTIONS, MAX_POOLS, MaxPool
 from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions, upstream
 from .graph.scalar_regions import regions_to_approximate
 from .graph.shapes import infer_shapes

@@ -7,7 +7,7 @@ from .average_pool import lowest_padding
 from .errors import Refusal, UnsupportedModelError
 from .graph import neurons
 from .graph.editing import constant_value, is_used, producer, replace_node
-from .graph.linear import MAX_POOLS
+from .graph.operators import MAX_POOLS
 from .graph.regions import behind_nonlinear, downstream
 from .graph.tidying import tidy
 from .spellings.pads import same_pads

@@ -17,7 +17,7 @@ from .errors import (
 from .graph import neurons
 from .graph.activations import activation_nodes
 from .graph.editing import is_floating, replace_uses
-from .graph.linear import MAX_POOLS
+from .graph.operators import MAX_POOLS
 from .graph.regions import nonlinear_nodes
 from .graph.tidying import tidy
 from .spiking import StateEditor, add_counting

@@ -28,7 +28,8 @@ from .graph.editing import (
     type_of,
     until_done,
 )
-from .graph.linear import MAX_POOLS, SHAPE_OPS, WEIGHTED, why_not_affine
+from .graph.linear import why_not_affine
+from .graph.operators import MAX_POOLS, SHAPE_OPS, WEIGHTED
 from .graph.ranges import ANY, OF_FIRST, SHAPING, Range, range_of
 from .graph.regions import before_weights, downstream, downstream_of
 from .graph.shapes import infer_shapes

@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx2snn.graph_passes.driver import pass_name, unbound
 from onnx2snn.graph_passes.errors import DataError, is_number
-from onnx2snn.graph_passes.graph.linear import MaxPool
+from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 
 from .converting.statistics import FOR_TIMESTEPS, Statistic

@@ -21,8 +21,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
 
 from .plans.graphs import Writer, has_float16, renamed, with_nodes

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 
 from .layers.integer_products import IntegerLayer
 from .plans.graphs import values_of

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS, WEIGHTED
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS, WEIGHTED
 from onnx2snn.graph_passes.model_files.limits import WITH_SUBGRAPHS, operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 

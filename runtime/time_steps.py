@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.graph.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import DOMAIN, NEURONS
+from onnx2snn.graph_passes.graph.operators import SPIKING_POOLS
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 
 from .choices.choice import Choice, Form, all_known, choose, shapes_read, without_open_states

@@ -16,8 +16,8 @@ from .editing import (
     variables_of,
 )
 from .kept import before_layers, behind_curves, kept_by_read_out, nonlinear_before_layers
-from .linear import BENDS
 from .neurons import is_stateful
+from .operators import BENDS
 from .regions import before_weights, divisors, upstream
 
 

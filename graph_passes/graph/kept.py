@@ -6,8 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .editing import constant_value, operands
-from .linear import ACTIVATIONS, APPROXIMABLE, MAX_POOLS, RECURRENT, SHAPE_OPS, WEIGHTED
 from .neurons import is_stateful
+from .operators import ACTIVATIONS, APPROXIMABLE, MAX_POOLS, RECURRENT, SHAPE_OPS, WEIGHTED
 from .regions import (
     COUNTED,
     WRONGLY_EXPORTED,

@@ -5,13 +5,21 @@ the next neuron, or the output, is affine in the spikes: then mean(f(x(t))) = f(
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from .editing import constant_value, is_floating, producer
+from .operators import (
+    APPROXIMABLE,
+    ATTENTIONS,
+    INTEGER_LAYERS,
+    MAX_POOLS,
+    NORMALIZATIONS,
+    RECURRENT,
+    SHAPE_OPS,
+)
 
 # Affine in all their inputs together.
 _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
@@ -19,51 +27,8 @@ _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
 # Affine in one factor as long as the other is a constant.
 _PRODUCTS: dict[str, int | None] = {"Einsum": None, "Gemm": 2, "MatMul": 2, "Mul": 2}
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators whose second input is a layer's weights."""
-
-INTEGER_LAYERS = (
-    "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger",
-    "MatMulIntegerToFloat", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
-    "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMatMul", "QLinearMul",
-    "QLinearSigmoid", "QLinearSoftmax",
-)  # fmt: skip
-"""Layers of whole numbers, of which ``dequantize_layers`` makes layers of numbers."""
-
-SHAPE_OPS = {"Shape", "Size"}
-"""Their output depends on the shape of the input only."""
-
-APPROXIMABLE = (
-    "Celu", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Log", "Mish", "Pow", "Reciprocal",
-    "Selu", "Sigmoid", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
-)  # fmt: skip
-"""Scalar activations that a sum of clips can stand in for."""
-
-BENDS = {
-    "Celu", "Elu", "Erf", "Gelu", "HardSwish", "Mish", "Selu", "Sigmoid", "Softplus", "Softsign",
-    "Swish", "Tanh",
-}  # fmt: skip
-"""Those of them that are activations wherever they are: no norm is made of these."""
-
-MAX_POOLS = ("MaxPool", "GlobalMaxPool")
-
-MaxPool = Literal["average", "exact", "keep"]
-"""What becomes of max-pooling between neurons."""
-
-SPIKING_POOLS = {f"Spiking{op}": op for op in MAX_POOLS}
-"""The pools that count spikes, and how each pools."""
-
-_NORMALIZATIONS = (
-    "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
-    "MeanVarianceNormalization", "RMSNormalization",
-)  # fmt: skip
-
-ATTENTIONS = ("Attention", "MultiHeadAttention")
-
-RECURRENT = ("GRU", "LSTM", "RNN")
-
 ON_MEANS = {
-    *_PRODUCTS, *_NORMALIZATIONS, *RECURRENT, "Conv", "ConvTranspose", "Div", "Gather",
+    *_PRODUCTS, *NORMALIZATIONS, *RECURRENT, "Conv", "ConvTranspose", "Div", "Gather",
     "GatherElements", "GatherND", "GridSample", "IsNaN", "LRN", "LogSoftmax", "ReduceL1",
     "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare",
     "ScatterElements", "ScatterND", "Softmax", "Where",
@@ -117,7 +82,7 @@ _SCALES = (
 _ADVICE = {
     **dict.fromkeys(MAX_POOLS, _MAX_POOL_ADVICE),
     "LRN": "local response normalization: " + _NORMALISES,
-    **dict.fromkeys(_NORMALIZATIONS, _NORMALISES),
+    **dict.fromkeys(NORMALIZATIONS, _NORMALISES),
     **dict.fromkeys(
         ("Softmax", "LogSoftmax", "Hardmax"),
         "not linear in the spikes: between neurons there is no spiking form of it (as the "
@@ -207,19 +172,6 @@ _AFFINE_IF_CONSTANT: dict[str, tuple[slice, str]] = {
     ),
 }  # fmt: skip
 """Affine in their other inputs as long as these are constant, and what to say if they are not."""
-
-
-ACTIVATIONS = {
-    *BENDS - {"Erf"}, "Abs", "Clip", "Exp", "HardSigmoid", "LeakyRelu", "PRelu", "Relu", "Softmax",
-    "ThresholdedRelu",
-}  # fmt: skip
-"""The operators that networks have between their layers, whatever becomes of them.
-
-Not Erf, a part of some: alone it may be of what an input is normalised by.
-"""
-
-CANONICAL_ACTIVATIONS = ("Relu", "Clip", "Min")
-"""The last operators of activations in canonical form."""
 
 
 def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | None:

@@ -17,7 +17,7 @@ from .kept import (
     kept_by_read_out,
     nonlinear_before_layers,
 )
-from .linear import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
+from .operators import APPROXIMABLE, MAX_POOLS, SHAPE_OPS
 from .regions import before_weights, divisors, downstream, nonlinear_behind_weights, upstream
 
 CONDITIONS = {

@@ -12,7 +12,7 @@ import onnx
 import onnx.shape_inference
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 
 from .inference import inferred
 from .protos import STANDARD, all_nodes, graphs_in, infos_of

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph import neurons
 from onnx2snn.graph_passes.graph.editing import require_opset, until_done
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.io import onnx_type

@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.graph.editing import (
     replace_node,
     require_opset,
 )
-from onnx2snn.graph_passes.graph.linear import ACTIVATIONS
+from onnx2snn.graph_passes.graph.operators import ACTIVATIONS
 from onnx2snn.graph_passes.graph.regions import downstream, upstream
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.limits import MAX_WINDOW

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.graph.editing import (
     variables_of,
 )
 from onnx2snn.graph_passes.graph.layouts import names_of_samples
-from onnx2snn.graph_passes.graph.linear import APPROXIMABLE
+from onnx2snn.graph_passes.graph.operators import APPROXIMABLE
 from onnx2snn.graph_passes.graph.tidying import tidy
 
 _ELEMENTWISE = {

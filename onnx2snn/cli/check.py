@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from onnx2snn.converting import readiness
-from onnx2snn.graph_passes.graph.linear import MaxPool
+from onnx2snn.graph_passes.graph.operators import MaxPool
 
 from . import terminal
 from .conversion_tables import readiness_table

@@ -9,7 +9,7 @@ import click
 from onnx2snn.data.files import open_data
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.linear import MaxPool
+from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.measuring.comparison import Comparison, compare_recipes
 from onnx2snn.recipe import Recipe

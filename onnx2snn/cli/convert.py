@@ -11,7 +11,7 @@ from onnx2snn.converting.request import Reset
 from onnx2snn.converting.statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import counted, listed
-from onnx2snn.graph_passes.graph.linear import MaxPool
+from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.files import write_model
 from onnx2snn.recipe import Recipe

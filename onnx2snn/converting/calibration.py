@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.ann import with_outputs
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.graph.layouts import channel_axis
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS
 from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model

@@ -20,7 +20,7 @@ from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import optional_whole, require_truths, require_whole
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
-from onnx2snn.graph_passes.graph.linear import MaxPool
+from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_parts

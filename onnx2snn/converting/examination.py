@@ -24,8 +24,8 @@ from onnx2snn.graph_passes.graph.editing import (
     producer,
     subgraphs_of,
 )
-from onnx2snn.graph_passes.graph.linear import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
 from onnx2snn.graph_passes.graph.neurons import is_stateful, mean_nodes, states_read
+from onnx2snn.graph_passes.graph.operators import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
 from onnx2snn.graph_passes.graph.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.io import to_parts

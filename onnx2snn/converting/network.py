@@ -28,7 +28,7 @@ from onnx2snn.graph_passes.approximate import ClipFit, approximate_activations, 
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.errors import counted
-from onnx2snn.graph_passes.graph.linear import INTEGER_LAYERS, MaxPool
+from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS, MaxPool
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.io import to_parts

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from onnx2snn.graph_passes import DataError
 from onnx2snn.graph_passes.approximate import MOST_CLIPS
 from onnx2snn.graph_passes.errors import require_one_of, require_whole
-from onnx2snn.graph_passes.graph.linear import MaxPool
+from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 

@@ -14,7 +14,7 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
 )
 from onnx2snn.graph_passes.errors import Onnx2SnnError, optional_whole
-from onnx2snn.graph_passes.graph.linear import INTEGER_LAYERS
+from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.limits import bytes_of, shapes_from_inputs
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model

@@ -24,7 +24,7 @@ from onnx2snn.graph_passes.errors import (
     require_truths,
     require_whole,
 )
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, MaxPool
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.model_files.contents import every_node
 from onnx2snn.graph_passes.model_files.files import Model, read_any, require_path
 from onnx2snn.graph_passes.model_files.weights import ModelParts

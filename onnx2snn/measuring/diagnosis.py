@@ -40,13 +40,13 @@ from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, thresh
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import require_whole
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
-from onnx2snn.graph_passes.graph.linear import MaxPool
 from onnx2snn.graph_passes.graph.neurons import (
     initial_potential_of,
     is_mean,
     max_spikes_of,
     require_neurons,
 )
+from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.graph.regions import made_by
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_graph

@@ -16,7 +16,7 @@ from onnx2snn.graph_passes.graph.editing import (
     optional_input,
     replace_node,
 )
-from onnx2snn.graph_passes.graph.linear import RECURRENT, WEIGHTED
+from onnx2snn.graph_passes.graph.operators import RECURRENT, WEIGHTED
 from onnx2snn.graph_passes.model_files.io import onnx_type
 from onnx2snn.graph_passes.spellings.pads import same_pads
 

@@ -26,7 +26,6 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.editing import Editor, free_name, names_in
 from onnx2snn.graph_passes.graph.layouts import samples_axis
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, RECURRENT, SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import (
     gives_mean,
     inputs_besides_states,
@@ -35,6 +34,7 @@ from onnx2snn.graph_passes.graph.neurons import (
     neuron_nodes,
     stateful_nodes,
 )
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, RECURRENT, SPIKING_POOLS
 from onnx2snn.graph_passes.graph.regions import downstream
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy

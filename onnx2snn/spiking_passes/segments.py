@@ -18,7 +18,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import operands, producer
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SHAPE_OPS, WEIGHTED
 from onnx2snn.graph_passes.graph.neurons import (
     inputs_besides_states,
     is_mean,
@@ -28,6 +27,7 @@ from onnx2snn.graph_passes.graph.neurons import (
     starts_of,
     states_read,
 )
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SHAPE_OPS, WEIGHTED
 
 _SUMS = {*WEIGHTED, "Add"}
 """Operators that make a stream worth to be kept."""

@@ -12,8 +12,8 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.errors import DataError, counted
-from onnx2snn.graph_passes.graph.linear import SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import DOMAIN, NEURONS
+from onnx2snn.graph_passes.graph.operators import SPIKING_POOLS
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.runtime.layers.columns import Columns
 from onnx2snn.runtime.layers.kernel_forms import Layout

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.runtime.layers.columns import Columns, columns_where_they_pay
 from onnx2snn.runtime.layers.kernel_forms import Layout
 from onnx2snn.runtime.layers.weights_first import first_pays, may_come_first

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx2snn.graph_passes.graph.linear import SHAPE_OPS
+from onnx2snn.graph_passes.graph.operators import SHAPE_OPS
 from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.runtime.plans.graphs import MANY

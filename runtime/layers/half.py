@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.runtime.plans.graphs import Writer, renamed, values_of, with_layers
 from onnx2snn.runtime.plans.plan import Plan
 from onnx2snn.runtime.precision import (

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ProviderError
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import copy_model, stub
 from onnx2snn.runtime.plans.graphs import values_of, with_nodes

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.graph.linear import WEIGHTED
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.weights import stub
 from onnx2snn.runtime.plans.graphs import Writer, with_layers
 

@@ -28,8 +28,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS, WEIGHTED
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS, WEIGHTED
 from onnx2snn.graph_passes.model_files.limits import operands
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.runtime.plans.graphs import Writer, has_float16, renamed, values_of, with_nodes

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.model_files.inference import inferred
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.graph_passes.model_files.weights import copy_model

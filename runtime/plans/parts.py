@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import ModelError, UnsupportedModelError
 from onnx2snn.graph_passes.graph.editing import operands
-from onnx2snn.graph_passes.graph.linear import MAX_POOLS
 from onnx2snn.graph_passes.graph.neurons import is_mean, is_stateful, mean_nodes, stateful_nodes
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS
 from onnx2snn.graph_passes.graph.regions import (
     Regions,
     downstream,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.graph.linear import SHAPE_OPS
+from onnx2snn.graph_passes.graph.operators import SHAPE_OPS
 from onnx2snn.graph_passes.model_files.inference import inferred
 from onnx2snn.graph_passes.model_files.protos import all_nodes, infos_of
 from onnx2snn.graph_passes.model_files.weights import copy_model

@@ -5,7 +5,7 @@ import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import dequantize_layers, infer_shapes, to_graph, to_model
-from onnx2snn.graph_passes.graph.linear import INTEGER_LAYERS
+from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS
 from onnx2snn.graph_passes.spellings.integer_layers import _DYNAMIC, _FORMS, quantises_anew
 
 RNG = np.random.default_rng(0)

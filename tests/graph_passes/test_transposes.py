@@ -3,7 +3,7 @@ import pytest
 from onnx_text import changes_once, graph, ops, run
 
 from onnx2snn.graph_passes import canonicalise, sink_transposes
-from onnx2snn.graph_passes.graph.linear import APPROXIMABLE
+from onnx2snn.graph_passes.graph.operators import APPROXIMABLE
 
 RNG = np.random.default_rng(0)
 LAST = "perm = [0, 2, 3, 1]"
