@@ -22,6 +22,7 @@ from .graph.activations import (
     relu_of_min,
     unbounded_activations,
 )
+from .graph.advice import APPROXIMATE, NO_CURVE
 from .graph.affine import per_sample
 from .graph.editing import (
     Editor,
@@ -31,7 +32,6 @@ from .graph.editing import (
     is_used,
     replace_node,
 )
-from .graph.linear import APPROXIMATE, NO_CURVE
 from .graph.operators import APPROXIMABLE, ATTENTIONS, MAX_POOLS, MaxPool
 from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions, upstream
 from .graph.scalar_regions import regions_to_approximate

@@ -10,16 +10,19 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editing import constant_value, is_floating, producer
-from .operators import (
-    APPROXIMABLE,
-    ATTENTIONS,
-    INTEGER_LAYERS,
-    MAX_POOLS,
-    NORMALIZATIONS,
-    RECURRENT,
-    SHAPE_OPS,
+from .advice import (
+    ADVICE,
+    ATTENTION,
+    BEFORE_OPTIMISER,
+    GUARD,
+    IN_TRAINING,
+    NO_ACTIVATION,
+    PRODUCT,
+    QUANTISED,
+    SCALES,
 )
+from .editing import constant_value, is_floating, producer
+from .operators import ATTENTIONS, INTEGER_LAYERS, NORMALIZATIONS, RECURRENT, SHAPE_OPS
 
 # Affine in all their inputs together.
 _AFFINE_IN_ALL = {"Add", "Concat", "Identity", "Mean", "Neg", "Sub", "Sum"}
@@ -34,102 +37,6 @@ ON_MEANS = {
     "ScatterElements", "ScatterND", "Softmax", "Where",
 }  # fmt: skip
 """Operators that are not affine in activations and may be computed on the means of these."""
-
-_MAX_POOL_ADVICE = (
-    "the largest spike is not the largest rate: replace max-pooling by average pooling "
-    "(--maxpool average, pass max_to_average_pool) or by one that counts (--maxpool exact, "
-    "pass max_to_spiking_pool)"
-)
-_NORMALISES = (
-    "it divides by the activity of other neurons, which is a product of activations: train the "
-    "network with batch normalization in its place"
-)
-APPROXIMATE = (
-    "not linear in the spikes: train the network with ReLU or a clip in its place, or let "
-    "clips approximate it (convert --approximate N)"
-)
-NO_CURVE = (
-    "not linear in the spikes, and no function of one number that is the same everywhere, which "
-    "clips could approximate: train the network with ReLU or a clip in its place"
-)
-IN_TRAINING = (
-    "it is in training mode, where it takes its mean and variance from the batch: export the "
-    "network in evaluation mode"
-)
-QUANTISED = "part of a quantized layer: convert the network as it was before quantization"
-_PRODUCT = (
-    "the product of two activations is not linear in the spikes: train the network without it, as "
-    "without gates or squeeze-and-excitation"
-)
-_NO_ACTIVATION = (
-    "not linear in the spikes, and no clip or ReLU that could become a neuron: train the "
-    "network with ReLU or a clip in its place"
-)
-_ATTENTION = (
-    "attention of a form that is not known here (keys of other runs, a soft cap, windows, rotary "
-    "positions, scores that are read)"
-)
-_GUARD = (
-    "a guard of what is before it, as of a Softmax: what helps there helps here, too; where "
-    "nothing there needs one, leave it out"
-)
-_BEFORE_OPTIMISER = "convert the file as it was before ONNX Runtime's optimiser"
-_SEPARATE = "export it as separate operators, as PyTorch does with opset 22 or older"
-_SCALES = (
-    "it rounds activations with a scale for each channel: train or quantise the network with one "
-    "for each layer, or export it before quantization"
-)
-_ADVICE = {
-    **dict.fromkeys(MAX_POOLS, _MAX_POOL_ADVICE),
-    "LRN": "local response normalization: " + _NORMALISES,
-    **dict.fromkeys(NORMALIZATIONS, _NORMALISES),
-    **dict.fromkeys(
-        ("Softmax", "LogSoftmax", "Hardmax"),
-        "not linear in the spikes: between neurons there is no spiking form of it (as the "
-        "read-out, after the last neuron, it may stay: average_before_read_out is its pass)",
-    ),
-    **dict.fromkeys(
-        ("ArgMax", "ArgMin", "NonZero", "OneHot", "TopK", "Unique"),
-        "what is picked or sorted by size is not linear in the spikes: train the network without "
-        "it (behind the last neuron it may stay, in the read-out)",
-    ),
-    **dict.fromkeys(
-        ("ReduceLogSum", "ReduceLogSumExp", "ReduceProd"),
-        "not linear in the spikes: train the network without it (behind the last neuron it may "
-        "stay, in the read-out)",
-    ),
-    **dict.fromkeys(
-        ("ReduceL1", "ReduceL2", "ReduceSumSquare"),
-        "the norm of activations is not linear in the spikes: train the network without it, or cut "
-        "it off before (behind the last layer of weights it may stay, in the read-out)",
-    ),
-    **dict.fromkeys(APPROXIMABLE, APPROXIMATE),
-    **dict.fromkeys(
-        ("ReduceMax", "ReduceMin"),
-        "the largest spike is not the largest rate: only maxima over axes of known sizes, beside "
-        "that of the samples and at least one other, of windows (MaxPool) and of two tensors (Max) "
-        "are known here, so write it as one of these",
-    ),
-    "Clip": "not linear in the spikes: its bounds must be constants, the lower below the upper",
-    **dict.fromkeys(("IsNaN", "IsInf"), _GUARD),
-    "Attention": f"{_ATTENTION}: {_SEPARATE}",
-    **dict.fromkeys(INTEGER_LAYERS, QUANTISED),
-    **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-        "it rounds activations: export the network before quantization, or fold the "
-        "quantization of activations away",
-    ),
-    **dict.fromkeys(
-        ("If", "Loop", "Scan"),
-        "control flow over spikes cannot be a spiking network: export the network without it",
-    ),
-    **dict.fromkeys(
-        RECURRENT,
-        "recurrent layers keep states of their own, most behind gates, which are products of "
-        "activations: train the network without them (an RNN with ReLU may be exported unrolled, "
-        "as a loop over the sequence in Python)",
-    ),
-}  # fmt: skip
 
 _AFFINE_IF_CONSTANT: dict[str, tuple[slice, str]] = {
     **dict.fromkeys(
@@ -148,7 +55,7 @@ _AFFINE_IF_CONSTANT: dict[str, tuple[slice, str]] = {
     ),
     **dict.fromkeys(
         ("BatchNormalization", "Conv", "ConvTranspose", "Div"),
-        (slice(1, None), f"its second operand depends on the input: {_PRODUCT}"),
+        (slice(1, None), f"its second operand depends on the input: {PRODUCT}"),
     ),
     **dict.fromkeys(
         ("Resize", "Upsample"),
@@ -190,14 +97,14 @@ def why_not_affine(node: gs.Node, spikes: set[str], varying: set[str]) -> str | 
     if node.op in _AFFINE_IF_CONSTANT:
         which, reason = _AFFINE_IF_CONSTANT[node.op]
         return reason if any(tensor.name in varying for tensor in node.inputs[which]) else None
-    return _ADVICE.get(node.op, _NO_ACTIVATION)
+    return ADVICE.get(node.op, NO_ACTIVATION)
 
 
 def _why_not_standard(node: gs.Node) -> str:
     if node.op in INTEGER_LAYERS:
         return QUANTISED
     if node.op in ATTENTIONS:
-        return f"{_ATTENTION}: {_BEFORE_OPTIMISER}"
+        return f"{ATTENTION}: {BEFORE_OPTIMISER}"
     return (
         f"an operator of the domain '{node.domain}', of which nothing is known here: export "
         "the network with standard operators"
@@ -211,7 +118,7 @@ def _why_no_constant_factor(node: gs.Node, spikes: set[str], varying: set[str]) 
     if any(map(_is_sum_of_integers, node.inputs)):
         return QUANTISED
     if spikes.issuperset(factors):
-        return _PRODUCT
+        return PRODUCT
     return (
         "the product of spikes and of what depends on the input alone is not linear where the "
         "input varies in time: export the network with a constant in place of that factor"
@@ -261,18 +168,18 @@ def _if_on_sizes(node: gs.Node, varying: set[str]) -> str | None:
 
 def _scales_of_channels(node: gs.Node, varying: set[str]) -> str | None:
     scale = constant_value(node.inputs[1])
-    return None if scale is None or scale.size == 1 else _SCALES
+    return None if scale is None or scale.size == 1 else SCALES
 
 
 def _other_reduction(node: gs.Node, varying: set[str]) -> str | None:
     # Assignments to slices, and sums, are affine in what is written and in what that is written to.
-    return None if node.attrs.get("reduction", "none") in ("none", "add") else _NO_ACTIVATION
+    return None if node.attrs.get("reduction", "none") in ("none", "add") else NO_ACTIVATION
 
 
 def _guard_by_where(node: gs.Node, varying: set[str]) -> str | None:
     condition = producer(node.inputs[0])
     is_guard = condition is not None and condition.op == "IsNaN"
-    return _GUARD if is_guard and node.inputs[0].name in varying else None
+    return GUARD if is_guard and node.inputs[0].name in varying else None
 
 
 _SPECIAL: dict[str, Callable[[gs.Node, set[str]], str | None]] = {

@@ -8,8 +8,9 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import Refusal
 
+from .advice import IN_TRAINING, QUANTISED
 from .editing import constant_value, is_floating, is_graph_output, is_used, operands
-from .linear import IN_TRAINING, ON_MEANS, QUANTISED, why_not_affine
+from .linear import ON_MEANS, why_not_affine
 from .neurons import gives_mean, is_stateful
 from .operators import APPROXIMABLE, CANONICAL_ACTIVATIONS, MAX_POOLS, SHAPE_OPS, WEIGHTED
 
