@@ -95,7 +95,7 @@ def _into_batch_norm(editor: Editor, node: gs.Node, norm: gs.Node, affine: Affin
         return f"it cannot join BatchNormalization '{norm.name}'; it stays as a scale and shift"
     new_scale, new_bias = rounded(a * scale, scale.dtype), rounded(a * bias + c, bias.dtype)
     if new_scale is None or new_bias is None:
-        return f"its product with BatchNormalization '{norm.name}' overflows {scale.dtype}"
+        return f"{scale.dtype} cannot hold its product with BatchNormalization '{norm.name}'"
     norm.inputs[1] = editor.constant(f"{norm.name}/scale", new_scale)
     norm.inputs[2] = editor.constant(f"{norm.name}/bias", new_bias)
     leave_out(editor.graph, node, affine.x)
@@ -126,7 +126,7 @@ def _scale_and_shift(
     new_weight = rounded(weight * factors, dtype)
     new_bias = rounded(a * (beta * bias.reshape(-1)) + c, dtype)
     if new_weight is None or new_bias is None:
-        return f"the weights of {linear.op} '{linear.name}' with it in them overflow {dtype}"
+        return f"{dtype} cannot hold the weights of {linear.op} '{linear.name}' with it in them"
 
     # New tensors: another node may share the old ones.
     linear.inputs = [

@@ -84,11 +84,10 @@ def _fold(editor: Editor, node: gs.Node, affine: Affine) -> str | None:
     if not found or len(found) < len(paths):
         return "what reads it is not one linear operator with constant weights"
     for path, parts in found:
-        dtype = path[-1].inputs[1].dtype
+        end = path[-1]
+        dtype = end.inputs[1].dtype
         if any(rounded(part, dtype) is None for part in parts):
-            return (
-                f"the weights of {path[-1].op} '{path[-1].name}' with it in them overflow {dtype}"
-            )
+            return f"{dtype} cannot hold the weights of {end.op} '{end.name}' with it in them"
     for path, (weight, shift) in found:
         _apply(editor, path, weight, shift)
     leave_out(editor.graph, node, affine.x)

@@ -92,7 +92,18 @@ def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | Non
 
 
 def rounded(exact: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
-    """Numbers in a type of less precision; None if finite ones are too large for it."""
-    with np.errstate(over="ignore"):
+    """Numbers in a type of less precision; None if finite ones are too large or small for it.
+
+    Too small where float16 has no digits left for them, beside the largest of them all.
+    """
+    with np.errstate(over="ignore", under="ignore"):
         values = np.asarray(exact).astype(dtype)
-    return None if np.any(np.isfinite(exact) & ~np.isfinite(values)) else values
+    finite = np.isfinite(exact)
+    if np.any(finite & ~np.isfinite(values)):
+        return None
+    if dtype == np.float16:
+        known = np.asarray(exact, np.float64)[finite]
+        lost = np.abs(known - values[finite]).max(initial=0)
+        if lost > np.finfo(dtype).eps * np.abs(known).max(initial=0):
+            return None
+    return values

@@ -9,6 +9,7 @@ from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.limits import with_shapes
 
 from .editing import free_name
+from .neurons import inputs_besides_states
 
 
 def declared_shape(kind: onnx.TypeProto.Tensor) -> list[int | str]:
@@ -28,6 +29,9 @@ def infer_shapes(graph: gs.Graph) -> None:
     inferred = with_shapes(model, "the model")
     tensors = graph.tensors()
     names = _names_of_sizes(graph, tensors.values())
+    # Not those of states, which may be less than what they are added to.
+    shown = inputs_besides_states(graph)
+    of_inputs = {size for t in shown for size in t.shape or () if isinstance(size, str)}
     for info in (*inferred.graph.value_info, *inferred.graph.output):
         tensor, kind = tensors.get(info.name), info.type.tensor_type
         if not isinstance(tensor, gs.Variable):
@@ -38,7 +42,11 @@ def infer_shapes(graph: gs.Graph) -> None:
             shape = [names.get(size, size) for size in declared_shape(kind)]
             if tensor.shape is not None and len(tensor.shape) == len(shape):
                 pairs = zip(shape, tensor.shape, strict=True)
-                shape = [old if isinstance(new, str) else new for new, old in pairs]
+                # What follows from an input's open size is as open, whatever it was declared as.
+                shape = [
+                    old if isinstance(new, str) and new not in of_inputs else new
+                    for new, old in pairs
+                ]
             tensor.shape = shape
 
 

@@ -38,6 +38,11 @@ def _is_zip_map(node: onnx.NodeProto) -> bool:
     return node.op_type == "ZipMap" and node.domain == _DOMAIN and len(node.output) == 1
 
 
+def is_of_scikit_learn(node: onnx.NodeProto) -> bool:
+    """Whether a node is of this domain."""
+    return node.domain == _DOMAIN
+
+
 def standardise_scikit_learn(graph: gs.Graph) -> bool:
     """Scaler(x) -> (x - offset) scale; Imputer(x) -> x, or its value where x is missing;
     Normalizer(x) -> x / its norm, or its largest value, of each sample.
@@ -55,13 +60,18 @@ def standardise_scikit_learn(graph: gs.Graph) -> bool:
 
 
 def _scale(editor: Editor, node: gs.Node) -> None:
-    x = _as_float(editor, node)
-    offset = np.asarray(node.attrs.get("offset", [0.0]), np.float32)
-    scale = np.asarray(node.attrs.get("scale", [1.0]), np.float32)
-    shifted = editor.node(
-        "Sub", f"{node.name}/shifted", [x, editor.constant(f"{node.name}/offset", offset)], like=x
-    )
-    replace_node(node, "Mul", [shifted, editor.constant(f"{node.name}/scale", scale)])
+    # In double precision large numbers have digits that float32 would lose before the offset.
+    x = node.inputs[0] if node.inputs[0].dtype == np.float64 else _as_float(editor, node)
+    offset = np.asarray(node.attrs.get("offset", [0.0]), x.dtype)
+    scale = np.asarray(node.attrs.get("scale", [1.0]), x.dtype)
+    operands = [x, editor.constant(f"{node.name}/offset", offset)]
+    shifted = editor.node("Sub", f"{node.name}/shifted", operands, like=x)
+    factor = editor.constant(f"{node.name}/scale", scale)
+    if x.dtype == np.float32:
+        replace_node(node, "Mul", [shifted, factor])
+        return
+    scaled = editor.node("Mul", f"{node.name}/scaled", [shifted, factor], like=x)
+    replace_node(node, "Cast", [scaled], {"to": 1})
 
 
 def _as_float(editor: Editor, node: gs.Node) -> gs.Tensor:

@@ -93,8 +93,10 @@ def _fold(graph: gs.Graph, node: gs.Node) -> bool:
     if following.op not in ("Conv", *_POOLS) or following.inputs[0] is not node.outputs[0]:
         return False
     attrs = following.attrs
-    own = attrs.get("pads", [0] * len(pads))
-    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or len(own) != len(pads):
+    how, none = attrs.get("auto_pad", "NOTSET"), [0] * len(pads)
+    # Of a pool ONNX Runtime lets pads stand beside VALID, which switches them off.
+    own = none if how == "VALID" else attrs.get("pads", none)
+    if how not in ("NOTSET", "VALID") or len(own) != len(pads):
         return False
     value = _value(node)
     total = [a + b for a, b in zip(own, pads, strict=True)]

@@ -32,6 +32,7 @@ from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS, MaxPool
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.io import to_parts
+from onnx2snn.graph_passes.model_files.scikit_learn import is_of_scikit_learn
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.spellings.integer_layers import quantises_anew
 from onnx2snn.graph_passes.spiking import require_finite_weights
@@ -87,8 +88,9 @@ class Network:
         self.ranges = dict[str, float]()
         self.check = "there was nothing to rewrite"
         upgraded = upgrade_opset(parts)
-        # A newer opset, and functions in place, are a rewriting too.
+        # A newer opset, functions in place, and other domains' operators are a rewriting too.
         self._translated = upgraded is not parts or bool(parts.structure.functions)
+        self._translated |= any(is_of_scikit_learn(node) for node in parts.structure.graph.node)
         self.graph = import_ann(upgraded)
         require_ann(self.graph)
         require_finite_weights(self.graph)

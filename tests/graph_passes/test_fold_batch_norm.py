@@ -237,6 +237,20 @@ def test_stays_where_weights_would_overflow(name):
     assert np.all(np.isfinite(before))
 
 
+@pytest.mark.parametrize(("scale", "stays"), [(1.0, False), (1e-5, True)])
+def test_stays_where_weights_would_lose_their_digits(scale, stays):
+    """float16 has few below 6e-5, and none below 6e-8."""
+    weights = {
+        "w": 0.02 * np.random.default_rng(0).normal(size=(3, 3)), "scale": 3 * [scale],
+        "shift": [0, 0, 0], "mean": [0, 0, 0], "var": [1, 1, 1],
+    }  # fmt: skip
+    g = graph(
+        f"g (float16[N, 3] x) => (float16[N, 3] y) {{ r = MatMul(x, w) {BN} }}",
+        {name: np.array(value, np.float16) for name, value in weights.items()},
+    )
+    assert fold_batch_normalization(g) is not stays
+
+
 def test_says_what_would_overflow():
     """ONNX Runtime folds it all the same, and computes infinity."""
     weights = bn(3) | {"w": 200 * np.eye(3), "scale": 3 * np.ones(3), "var": 1e-6 * np.ones(3)}
@@ -247,4 +261,4 @@ def test_says_what_would_overflow():
     )
     declined = []
     assert not fold_batch_normalization(g, declined)
-    assert declined[0].reason == "the weights of MatMul 'r' with it in them overflow float16"
+    assert declined[0].reason == "float16 cannot hold the weights of MatMul 'r' with it in them"

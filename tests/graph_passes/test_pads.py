@@ -33,6 +33,8 @@ FOLDED = {
     "average of its own padding": ("p = Pad(x, pads)",
                                    f"{MEAN}, pads = [1, 0, 0, 1], count_include_pad = 1>(p)"),
     "average that padded nothing": ("p = Pad(x, pads)", f"{MEAN}, strides = [2, 2]>(p)"),
+    "a maximum whose own pads count for nothing": (
+        "r = Relu(x) p = Pad(r, pads)", f'{LARGEST}, auto_pad = "VALID", pads = [1, 1, 1, 1]>(p)'),
     "maximum of -infinity": ("p = Pad(x, pads, infinite)", f"{LARGEST}, strides = [2, 2]>(p)"),
     "maximum of the lowest": ("p = Pad(x, pads, lowest)", f"{LARGEST}>(p)"),
     "maximum of zeros": ("r = Relu(x) p = Pad(r, pads)", f"{LARGEST}>(p)"),

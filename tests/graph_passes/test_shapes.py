@@ -57,3 +57,11 @@ def test_what_is_inferred_anew_replaces_what_was_said():
     r.shape, r.dtype = ["N", 7], None
     infer_shapes(g)
     assert (r.shape, r.dtype) == (["N", 6], "float32")
+
+
+def test_a_size_that_follows_from_an_open_one_is_open():
+    """Whatever a file says of it: of one whose batch was opened at the inputs alone."""
+    g = graph("g (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Neg(r) }")
+    g.tensors()["r"].shape = [1, 3]
+    infer_shapes(g)
+    assert g.tensors()["r"].shape == ["N", 3]
