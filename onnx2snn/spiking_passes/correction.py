@@ -142,7 +142,7 @@ def correct(
             measure = partial(layer.simulation.measure, layer.simulation.ends[tensor.name])
             fit_weights(snn.graph, tensor, truth[tensor.name], part, measure)
     _add_shifts(snn.graph, shifts if biases else {})
-    return bool(nodes)
+    return bool(nodes) and (weights or biases or potentials)
 
 
 def _fit_current(

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.ann import import_ann
+from onnx2snn.graph_passes.errors import DataError, require_whole
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.affine import per_sample
 from onnx2snn.graph_passes.graph.neurons import (
@@ -37,9 +38,11 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
     """v(0) of each layer, in order: the fraction of V_th with the least squared error.
 
     The pre-charged membrane potential of Hwang et al. (2021), with mean (a - x)^2 over the
-    first batch as what is searched for.
+    first batch as what is searched for. Raises ``DataError`` for what are no fractions.
     """
+    _require_numbers("fractions", fractions)
     nodes = neuron_nodes(snn.graph)
+    before = _settings(nodes)
     ann = snn.in_the_ann([node.outputs[0] for node in nodes])
     inputs = snn.first_batch(snn.timesteps)
     truth = ann.run(inputs)
@@ -50,7 +53,25 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
             _start_at(layer.node, fraction)
             errors.append(_squared_error(layer, truth[layer.node.outputs[0].name]))
         _start_at(layer.node, fractions[int(np.argmin(errors))])
-    return bool(nodes)
+    return _settings(nodes) != before
+
+
+def _require_numbers(name: str, values: Sequence[float], least: int = 1) -> None:
+    """Raise ``DataError`` unless these are numbers, so many at least."""
+    if len(values) < least or not np.all(np.isfinite(values)):
+        raise DataError(f"{name} takes numbers, {least} at least, not {values!r}")
+
+
+def _require_factors(name: str, values: Sequence[float], least: int = 1) -> None:
+    """Raise ``DataError`` unless these are numbers above 0, so many at least."""
+    _require_numbers(name, values, least)
+    if any(value <= 0 for value in values):
+        raise DataError(f"{name} takes numbers above 0, not {values!r}: V_th is multiplied by them")
+
+
+def _settings(nodes: Iterable[gs.Node]) -> list[bytes]:
+    """The thresholds and initial potentials of neurons, by which a change shows."""
+    return [part.tobytes() for n in nodes for part in (threshold_of(n), initial_potential_of(n))]
 
 
 def _squared_error(layer: Layer, activation: np.ndarray) -> float:
@@ -78,8 +99,12 @@ def scale_thresholds(
     ``rounds`` times, p times one of ``factors`` wherever that lowers the loss. That is the
     cross-entropy between what the ANN and the spiking network say of the classes where the data has
     labels, else the squared error. V_th is at most the bound of a clip, and where it is that in all
-    of a layer it stays: that has been learned. v(0) keeps its fraction of V_th.
+    of a layer it stays: that has been learned. v(0) keeps its fraction of V_th. Raises
+    ``DataError`` for what are no factors, or no number of rounds.
     """
+    _require_factors("scales", scales)
+    _require_factors("factors", factors, 0)
+    rounds = require_whole("rounds", rounds, 0)
     nodes = neuron_nodes(snn.graph)
     bounds = _bounds(snn)
     free = [node for node in nodes if not np.all(threshold_of(node) == bounds.get(node.name))]
@@ -203,13 +228,13 @@ def cap_thresholds(snn: Spiking) -> bool:
     They then say no more than what the clip lets through, in any time-step. v(0) keeps its fraction
     of V_th. No V_th becomes 0.
     """
-    bounds, changed = _bounds(snn), False
-    for node in neuron_nodes(snn.graph):
+    bounds, nodes = _bounds(snn), neuron_nodes(snn.graph)
+    before = _settings(nodes)
+    for node in nodes:
         bound, threshold = bounds.get(node.name), threshold_of(node)
-        if bound is not None and np.any(threshold > bound / max_spikes_of(node)):
+        if bound is not None:
             _set_threshold(node, np.minimum(threshold, bound / max_spikes_of(node)))
-            changed = True
-    return changed
+    return _settings(nodes) != before
 
 
 def _set_threshold(node: gs.Node, threshold: np.ndarray) -> None:
@@ -249,9 +274,11 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
 
     Of several scales (Han et al. 2020 tune theirs for each network) the one is taken with which
     the last layer comes nearest to the ANN's activations, by squared error on the first batch.
+    Raises ``DataError`` for what are no scales.
     """
+    _require_factors("scales", scales)
     nodes = neuron_nodes(snn.graph)
-    bounds = _bounds(snn)
+    bounds, before = _bounds(snn), _settings(nodes)
     scale = scales[0]
     if len(scales) > 1:
         ann = snn.in_the_ann([nodes[-1].outputs[0]])
@@ -265,7 +292,7 @@ def balance_thresholds(snn: Spiking, scales: Sequence[float] = (1.0,)) -> bool:
     largest: dict[str, float] = {}
     for inputs in snn.batches("balancing thresholds", BALANCING_STEPS):
         _balance(snn, inputs, scale, bounds, largest)
-    return bool(nodes)
+    return _settings(nodes) != before
 
 
 def _balance(

@@ -1166,3 +1166,37 @@ def test_rounds_of_a_correction_are_whole():
         half = replace(recipe_by_name("opi"), passes=(partial(correct, rounds=rounds),))
         with pytest.raises(DataError, match="rounds must be a whole number, 0 or more"):
             convert(two(), calibration=DATA, recipe=half)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (partial(searching.balance_thresholds, scales=()), "scales takes numbers, 1 at least"),
+        (partial(searching.balance_thresholds, scales=(-1.0,)), "scales takes numbers above 0"),
+        (partial(searching.scale_thresholds, scales=(0.0,), factors=(), rounds=0), "above 0"),
+        (partial(searching.scale_thresholds, scales=(1.0,), factors=(np.nan,), rounds=1),
+         "factors takes numbers, 0 at least"),
+        (partial(searching.scale_thresholds, scales=(1.0,), factors=(), rounds=1.5), "rounds"),
+        (partial(searching.search_potentials, fractions=()), "fractions takes numbers"),
+        (partial(searching.search_potentials, fractions=(np.nan, 0.5)), "fractions takes numbers"),
+    ],
+)  # fmt: skip
+def test_settings_of_passes_that_are_none(change, said):
+    mine = replace(recipe_by_name("opi"), name="mine", passes=(change,))
+    with pytest.raises(DataError, match=said):
+        convert(two(), calibration=DATA, recipe=mine)
+
+
+def test_passes_say_whether_they_changed_anything():
+    """What is found anew by what was found is the same."""
+    balance = partial(searching.balance_thresholds, scales=(1.0,))
+    search = partial(searching.search_potentials, fractions=(0.25,))
+    nothing = partial(correct, weights=False, biases=False)
+    passes = (balance, balance, search, search, nothing, searching.cap_thresholds)
+    mine = replace(recipe_by_name("opi"), name="mine", passes=passes)
+    made = convert(clipped(1000.0), calibration=DATA, recipe=mine)
+    of_recipe = [r.changed for r in made.passes[-7:-1]]
+    assert of_recipe == [True, False, True, False, False, False]
+    capped = replace(recipe_by_name("burst"), name="capped", passes=2 * (searching.cap_thresholds,))
+    made = convert(clipped(0.3), calibration=DATA, recipe=capped)
+    assert [r.changed for r in made.passes if r.name == "cap_thresholds"] == [True, False]
