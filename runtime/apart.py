@@ -3,7 +3,7 @@
 import numpy as np
 
 from .early_exit import depends_on_others
-from .inputs import samples_in
+from .given import samples_of
 from .result import Arrays
 from .session import SpikingSession
 from .sums import rows_of
@@ -16,7 +16,7 @@ def why_not_apart(session: SpikingSession, x: Arrays) -> str | None:
     spikes that are rounded otherwise among others would say the same. The session is at v(0) then.
     Raises ``DataError`` where the network does not run on x.
     """
-    progress, samples = session._progress, samples_in(x)
+    progress, samples = session._progress, samples_of(session._progress.plan, x)
     last = np.array([samples - 1])
     outputs = session.run(x, progress.plan.delay + 1).values
     values, other = progress.prologue.step_inputs(x), None

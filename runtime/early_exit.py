@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.graph.ranges import SHAPING
 
 from .plans.plan import Plan
 from .progress import Progress
-from .result import Arrays, Exit, ReadOut, class_output, together
+from .result import Arrays, Exit, ReadOut, class_output, together, types_of
 from .sums import rows_of
 
 
@@ -77,8 +77,14 @@ def require_may_leave(
         )
     if readout is not None:
         raise DataError("early_exit reads out where samples leave: leave readout away")
-    if any(isinstance(size, int) for tensor in plan.inputs for size in tensor.shape[:1]):
+    fixed = [t for t in plan.inputs if isinstance(next(iter(t.shape), None), int)]
+    if len(fixed) == len(plan.inputs):
         raise DataError("an early exit needs a network whose batch size is not fixed")
+    if fixed:
+        raise DataError(
+            "an early exit needs inputs with a row for each sample, which can leave with it: "
+            f"'{fixed[0].name}' is {list(fixed[0].shape)}"
+        )
 
 
 def run_until_settled(
@@ -172,13 +178,11 @@ def scored_output(outputs: Arrays, samples: int) -> str:
                 f"an early exit needs outputs with a row for each sample; '{name}' is "
                 f"{list(value.shape)} for {samples}"
             )
-    first = next(iter(outputs))
-    # Scores may be whole numbers, where no output has others.
-    scored = class_output(outputs) or class_output({first: outputs[first]}, "iu")
+    scored = class_output(outputs)
     if scored is None:
-        shapes = ", ".join(str(list(value.shape)) for value in outputs.values())
         raise DataError(
-            f"an early exit needs an output [N, classes] with two classes or more, not {shapes}"
+            "an early exit needs an output of scores [N, classes], of two classes or more, not "
+            f"{types_of(outputs)}"
         )
     return scored
 

@@ -1,13 +1,13 @@
 """What a session is given, held against its plan."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
-from .inputs import as_array, as_input, by_input_name, require_same_numbers
+from .inputs import as_array, as_input, by_input_name, require_same_numbers, samples_in
 from .plans.plan import Plan
 from .result import Arrays
 
@@ -40,6 +40,12 @@ def checked_inputs(
     sizes = {name: x.shape[1:] if name in varying else x.shape for name, x in inputs.items()}
     require_same_numbers(sizes, {name: tensor.shape for name, tensor in declared.items()})
     return inputs, varying
+
+
+def samples_of(plan: Plan, values: Mapping[str, np.ndarray], varying: Collection[str] = ()) -> int:
+    """N of a plan's inputs, or of what its step reads: [N, ...], those ``varying`` [T, N, ...]."""
+    own = {name: value for name, value in values.items() if name not in plan.shared}
+    return samples_in(own or values, varying)
 
 
 def taken_states(plan: Plan, values: Mapping[str, np.ndarray]) -> Arrays:

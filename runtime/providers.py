@@ -356,7 +356,8 @@ def _cores() -> int:
 
 def cores_of(threads: int | None) -> int:
     """How many cores so many threads are on; ``threads`` as for ``create_session``."""
-    return threads or _cores() or os.cpu_count() or 1
+    there = _cores() or os.cpu_count() or 1
+    return min(threads or there, there)
 
 
 def run_session(

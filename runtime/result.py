@@ -205,13 +205,22 @@ class SpikingResult:
         return np.full(self.samples, self.timesteps, np.int64) if ran is None else ran
 
 
-def class_output(outputs: Mapping[str, np.ndarray], kinds: str = "f") -> str | None:
+def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
     """The name of the first output [N, classes], or [N, classes, 1, ...]; None without.
 
-    ``kinds``: of which types it may be, as numpy calls them.
+    Of floating-point numbers or, where none is, of whole ones, as a quantised network's scores;
+    not of 64 bits, which are places or labels.
     """
-    for name, value in outputs.items():
-        known = isinstance(value, np.ndarray) and value.dtype.kind in kinds
-        if known and value.ndim > 1 and value.shape[1] > 1 and value[0].size == value.shape[1]:
-            return name
-    return None
+    scores = [n for n, v in outputs.items() if isinstance(v, np.ndarray) and _has_classes(v)]
+    floats = [name for name in scores if outputs[name].dtype.kind == "f"]
+    return next(iter(floats or scores), None)
+
+
+def types_of(outputs: Mapping[str, np.ndarray]) -> str:
+    """Outputs as messages show them: "float32[8, 3, 4], int64[8]"."""
+    return ", ".join(f"{value.dtype}{list(value.shape)}" for value in outputs.values())
+
+
+def _has_classes(values: np.ndarray) -> bool:
+    scores = values.dtype.kind == "f" or (values.dtype.kind in "iu" and values.itemsize < 8)
+    return scores and values.ndim > 1 and values[0].size == values.shape[1] > 1

@@ -20,8 +20,8 @@ from .choices.choice import Choice
 from .coding import Coding, check_coding, encode
 from .derived_sums import derived_sums_of
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
-from .given import checked_inputs, taken_states
-from .inputs import largest_in, power_above, readout_times, samples_in
+from .given import checked_inputs, samples_of, taken_states
+from .inputs import largest_in, power_above, readout_times
 from .layers.dense import with_rows_of_weights
 from .layers.half import halve
 from .layers.int8 import quantise
@@ -171,7 +171,7 @@ class SpikingSession:
         constant = coding == "constant" and not varying
         if early_exit is not None:
             require_may_leave(early_exit, self._plan, constant, readout)
-        samples = samples_in(inputs, varying)
+        samples = samples_of(self._plan, inputs, varying)
         if not constant:
             found = None
             while found is None:

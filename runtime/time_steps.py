@@ -18,7 +18,7 @@ from .choices.groups import Groups, groups_of, groups_of_all
 from .choices.memory import read_out_memory
 from .choices.rows import Shape, states_have_rows
 from .choices.run import Run
-from .inputs import samples_in
+from .given import samples_of
 from .layers.columns import with_columns
 from .layers.half import with_half_products
 from .layers.integer_products import IntegerLayer, with_integer_products
@@ -87,7 +87,7 @@ class TimeSteps:
         if key not in self.choices:
             if len(self.choices) == _MOST_CHOICES:
                 self.choices.clear()
-            samples = samples_in(inputs)
+            samples = samples_of(self.network.plan, inputs)
             found = shapes_read(self.network.plan, self.step, read, samples)
             shapes = without_open_states(self.network.plan, found)
             groups = self._groups(shapes, samples)

@@ -215,6 +215,13 @@ def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
         tensor.values = np.empty(0, tensor.dtype)
 
 
+def release_all(graph: gs.Graph) -> None:
+    """Let go of the values of all constants of a graph that has served, as ``release`` does."""
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant):
+            tensor.values = np.empty(0, tensor.dtype)
+
+
 def operands(node: gs.Node) -> list[gs.Tensor]:
     """All that a node reads: its inputs, and what its subgraphs (of If, Loop) capture."""
     tensors = list(node.inputs)

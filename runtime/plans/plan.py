@@ -9,6 +9,7 @@ The step also adds up, over time, the postsynaptic potential of every neuron (fr
 spike counts follow) and whatever else the epilogue reads.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +20,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
-from onnx2snn.graph_passes.graph.editing import operands, part_of
+from onnx2snn.graph_passes.graph.editing import operands, part_of, release_all
 from onnx2snn.graph_passes.graph.neurons import (
     COUNTING,
     TENSOR_ATTRIBUTES,
@@ -102,6 +103,8 @@ class Plan:
     them itself.
     ``latest``: what ``read_out``, or an output, takes of the step's inputs as it is at the last
     time-step, such as masks and indices, of which there is no average.
+    ``shared``: inputs, and what the step reads, that hold for all samples, their first axis being
+    fixed where that of another input is open.
     ``weights`` are the large initializers of all graphs, by name, which the graphs hold as stubs.
     """
 
@@ -123,6 +126,7 @@ class Plan:
     clock: State | None
     latest: tuple[str, ...]
     delay: int
+    shared: frozenset[str]
     weights: dict[str, np.ndarray]
 
     @cached_property
@@ -177,6 +181,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     # Last, since it rewrites the neurons.
     step = _step_model(graph, parts.core, passed, summed, sums, prefix)
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
+    release_all(graph)
 
     return Plan(
         # Of their own: those of the graph would hold it, and its weights.
@@ -198,8 +203,20 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         clock=states_of(clocks[0])[0] if clocks else None,
         latest=tuple(passed.late),
         delay=_delay(parts.means),
+        shared=_shared(inputs, passed.to_step.values()),
         weights={name: values for part in held for name, values in part.weights.items()},
     )
+
+
+def _shared(inputs: Iterable[gs.Variable], read: Iterable[gs.Variable]) -> frozenset[str]:
+    """Of inputs, and what the step reads, those that hold for all samples."""
+
+    def fixed(tensor: gs.Variable) -> bool:
+        return tensor.shape is not None and all(isinstance(n, int) for n in tensor.shape[:1])
+
+    if all(map(fixed, inputs)):
+        return frozenset()
+    return frozenset(tensor.name for tensor in (*inputs, *read) if fixed(tensor))
 
 
 def with_weights(plan: Plan) -> Plan:

@@ -17,6 +17,7 @@ from onnx_text import model
 
 from onnx2snn import (
     DataError,
+    EarlyExit,
     ModelError,
     Onnx2SnnError,
     ProviderError,
@@ -186,6 +187,25 @@ def test_inputs_of_different_numbers_of_samples():
     varying = np.stack([x[:2]] * 4)
     with pytest.raises(DataError, match="'N' is 2 in the input b"):
         session.run({"a": x, "b": varying}, 4)
+
+
+@pytest.mark.parametrize("budget", [None, 2**30])
+def test_an_input_that_holds_for_all_samples_says_nothing_of_how_many(budget):
+    """Also where it is prepared by itself, before the first neurons."""
+    text = (
+        "net (float[N, 2] x, float[5, 1] few, float[2] factor) => (float[N, 2] y) "
+        "{ m = ReduceSum<keepdims = 0>(few) d = Mul(factor, m) a = Mul(x, d) "
+        "b = Clip(a, zero, one) y = Mul(b, factor) }"
+    )
+    ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    session = SpikingSession(convert(ann).model, max_memory=budget)
+    few, factor = np.full((5, 1), 0.2, np.float32), np.ones(2, np.float32)
+    inputs = {"x": X[:1, :2], "few": few, "factor": factor}
+    result = session.run(inputs, 8)
+    assert result.samples == session.chosen(inputs).samples == len(result.sample_timesteps) == 1
+    np.testing.assert_array_equal(result.output, X[:1, :2])
+    with pytest.raises(DataError, match=r"a row for each sample, .*: 'few' is \[5, 1\]"):
+        session.run(inputs, 8, early_exit=EarlyExit())
 
 
 def test_numpy_integers_are_integers():
