@@ -50,16 +50,21 @@ class Preprocessing:
         """Read what ``str`` wrote; raises ``ValueError`` for anything else."""
         try:
             values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"it is no JSON: {error}") from error
+        try:
             known = {field.name for field in dataclasses.fields(cls)}
             if set(values) - known:
                 raise ValueError(f"unknown: {', '.join(sorted(set(values) - known))}")
+            if not {"size", "channels"} <= set(values):
+                raise ValueError("it wants size and channels")
             for name in ("mean", "std"):
                 if values.get(name) is not None:
                     if not isinstance(values[name], list):
                         raise ValueError(f"{name} must be a list, not {values[name]!r}")
                     values[name] = tuple(map(float, values[name]))
             return cls(**values)
-        except (TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
 
     def normalise(self, images: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ from .options import (
     samples_option,
     several_timesteps_option,
 )
-from .outputs import print_json, require_state, tell_drawn, title_of
+from .outputs import note_on_labels, print_json, require_state, tell_drawn, title_of
 from .parameter_types import COUNT, NamedPath
 from .plot import SHARES, comparison_plot
 
@@ -119,6 +119,7 @@ def compare(
         count = calibration_samples or CALIBRATION_SAMPLES
         thresholds = open_data(calibration, data_root, train=True, samples=count, model=ann)
     data = open_data(source, data_root, samples=samples, model=ann)
+    note_on_labels(source, data)
     providers = chosen_providers(device)
     try:
         with terminal.overall_progress() as report:

@@ -35,7 +35,7 @@ from .options import (
     several_timesteps_option,
     threads_option,
 )
-from .outputs import print_json, require_plot, tell_drawn, title_of
+from .outputs import note_on_labels, print_json, require_plot, tell_drawn, title_of
 from .parameter_types import NamedPath
 from .plot import SHARES, accuracy_plot, early_exit_plot
 
@@ -110,6 +110,7 @@ def evaluate(
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
+    note_on_labels(source, data)
     providers = chosen_providers(device)
     with terminal.overall_progress("loading") as report:
         found = (early_exits if early_exit else evaluation.evaluate)(

@@ -28,6 +28,7 @@ from .options import (
     model_argument,
     precision_option,
     refuse_options,
+    threads_option,
 )
 from .outputs import print_json
 from .parameter_types import COUNT
@@ -50,6 +51,7 @@ from .parameter_types import COUNT
 )
 @precision_option
 @max_memory_option
+@threads_option
 @json_option
 def inspect(
     model: Path,
@@ -57,6 +59,7 @@ def inspect(
     batch_size: int | None,
     precision: Precision,
     max_memory: int | None,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """Show the neurons of the spiking network in MODEL, or of an export, and how it was made.
@@ -67,7 +70,7 @@ def inspect(
     """
     if not show_plan:
         of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,
-                   "--precision": precision != "float32"}  # fmt: skip
+                   "--precision": precision != "float32", "--threads": threads}  # fmt: skip
         refuse_options(of_plan, "is for --plan: give that too")
     export = export_of(header_of(model) if is_nir(model) else parse_structure(model))
     if export is not None:
@@ -83,7 +86,7 @@ def inspect(
     choice, layers, rows = None, [], []
     if show_plan:
         x = _zeros(plan, batch_size)
-        session = SpikingSession(parts, max_memory=max_memory, precision=precision)
+        session = SpikingSession(parts, max_memory=max_memory, precision=precision, threads=threads)
         choice, rows = session.chosen(x), precision_rows(session)
         layers = _layers(choice)
     if as_json:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from onnx2snn.data.arrays import arrays_beside
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.errors import ModelError, OutputError, counted
 from onnx2snn.graph_passes.model_files.files import files_of
@@ -98,6 +99,18 @@ def require_plot(plot: Path | None, *inputs: Path | str | None) -> None:
 def title_of(data: Data) -> str:
     """A picture's title: a file of samples without the folders that it is in."""
     return f"{Path(data.name).name or data.name}, {counted(data.samples, 'sample')}"
+
+
+def note_on_labels(source: str, data: Data) -> None:
+    """Say where an .npz holds no labels y, but arrays that may be meant as such."""
+    if data.labels is not None or not source.lower().endswith(".npz"):
+        return
+    others = arrays_beside(Path(source), data)
+    if others:
+        held = ", ".join(f"'{name}'" for name in others)
+        terminal.note(
+            f"'{source}' holds no labels y, which accuracy is told by; {held} is not read"
+        )
 
 
 def tell_drawn(plot: Path, as_json: bool) -> None:

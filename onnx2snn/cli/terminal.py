@@ -41,8 +41,12 @@ def _console(**settings: Any) -> Console:
 
 
 def say(text: str, style: str | None = None) -> None:
-    """One line of a result, on standard output; it may show names of files and what is in them."""
-    console().print(name_text(text), style=style)
+    """One line of a result, on standard output; it may show names of files and what is in them.
+
+    A terminal has it in lines of its width; what reads it from a pipe has it whole.
+    """
+    shown = console()
+    shown.print(name_text(text), style=style, soft_wrap=not shown.is_terminal)
 
 
 def note(text: str) -> None:
@@ -98,8 +102,8 @@ def new_table(title: str, *columns: str) -> Table:
 
 
 FOLDED, LEAST_FOLDED, LEAST_HEAD = 12, 5, 5
-"""Letters in which a name, or a text, can be read in several lines, those that it keeps, and those
-that the head of a column of numbers keeps.
+"""Letters in which a name, or a text, can be read in several lines, those that it keeps at least,
+and those that the head of a column of numbers keeps.
 """
 
 
@@ -118,13 +122,15 @@ class _Table(Table):
             heads = [str(column.header) for column in numbers]
             # As wide as there is room for, the last of them within words.
             widths = [*range(max(map(len, heads), default=LEAST_HEAD), LEAST_HEAD, -1)]
-            for least in (*widths, LEAST_HEAD, 0):
+            ways = [(least, FOLDED) for least in (*widths, LEAST_HEAD, 0)]
+            ways += [(0, folded) for folded in range(FOLDED - 1, LEAST_FOLDED - 1, -1)]
+            for least, folded in ways:
                 for column, head in zip(numbers, heads, strict=True):
                     cells = (Measurement.get(console, wide, cell) for cell in column.cells)
                     width = max([least or LEAST_HEAD, *(cell.maximum for cell in cells)])
                     column.header = textwrap.fill(head, width, break_long_words=least == 0)
                     column.no_wrap = True
-                if self._least_width(console, wide) <= options.max_width:
+                if self._least_width(console, wide, folded) <= options.max_width:
                     break
             else:
                 for column in self.columns:
@@ -142,15 +148,15 @@ class _Table(Table):
             yield Text(str(caption), style="table.caption")
         self.title, self.caption = title, caption
 
-    def _least_width(self, console: Console, wide: ConsoleOptions) -> int:
-        """What it takes with names folded to ``FOLDED``, and a line between columns."""
+    def _least_width(self, console: Console, wide: ConsoleOptions, folded: int) -> int:
+        """What it takes with names folded to so many letters, and a line between columns."""
         width = len(self.columns) + 1
         for column in self.columns:
             cells = [
                 Measurement.get(console, wide, cell) for cell in (column.header, *column.cells)
             ]
             most = max(cell.maximum for cell in cells)
-            width += most if column.no_wrap else min(most, FOLDED)
+            width += most if column.no_wrap else min(most, folded)
         return width
 
 

@@ -78,6 +78,12 @@ def classes_beside(path: Path, samples: int, wanted: set[str] | None) -> np.ndar
     return y if _are_classes(y) else None
 
 
+def arrays_beside(path: Path, data: Data) -> list[str]:
+    """The names of the arrays of an .npz that are no part of the data made of it."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return [name for name in _names_in(archive) if name not in (data.shapes or ("x",))]
+
+
 def _names_in(archive: zipfile.ZipFile) -> list[str]:
     return [name.removesuffix(".npy") for name in archive.namelist()]
 

@@ -162,7 +162,10 @@ def preprocessing_of(structure: onnx.ModelProto) -> Preprocessing | None:
     try:
         return None if text is None else Preprocessing.parse(text)
     except ValueError as error:
-        raise ModelError(f"the model's metadata {KEY} is damaged: {error}") from error
+        raise ModelError(
+            f"the model's metadata {KEY} cannot be understood: {error}; {_EXAMPLE} is that of "
+            "torchvision's models of ImageNet"
+        ) from error
 
 
 def _open_in_memory(

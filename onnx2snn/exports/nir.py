@@ -5,7 +5,8 @@ What a node means to a reader that knows nothing of this package, sample by samp
     Conv, Gemm, MatMul      Conv1d, Conv2d, Affine
     IF, ResetToZeroIF       IF: r = 1, v_reset = 0; it emits z, 0 or 1, where ours emits z V_th
     AveragePool             AvgPool2d
-    Flatten, Reshape        Flatten
+    Flatten, Reshape,       Flatten
+    Squeeze
     Add                     edges that meet
     x + b, a x, one a and b per channel    a Conv of width 1, or an Affine, that is diagonal
 

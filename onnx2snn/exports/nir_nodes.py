@@ -113,7 +113,7 @@ class NirWriter:
         writers: dict[str, Callable[[gs.Node], Signal]] = {
             "Conv": self._conv, "Gemm": self._linear, "MatMul": self._linear,
             "AveragePool": self._pool, "GlobalAveragePool": self._pool,
-            "Flatten": self._flatten, "Reshape": self._flatten,
+            "Flatten": self._flatten, "Reshape": self._flatten, "Squeeze": self._flatten,
             "Add": self._arithmetic, "Sub": self._arithmetic,
             "Mul": self._arithmetic, "Div": self._arithmetic,
             "Neg": self._arithmetic, "BatchNormalization": self._arithmetic,

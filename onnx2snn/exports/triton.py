@@ -96,6 +96,8 @@ def _require_folder_name(name: str) -> None:
 
 
 def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"'{folder}' is a file, and a repository of Triton is a folder")
     if not folder.is_dir():
         check_writable(folder)
     elif not os.access(folder, os.W_OK):

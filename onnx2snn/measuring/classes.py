@@ -7,7 +7,7 @@ import numpy as np
 from onnx2snn.ann import Ann
 from onnx2snn.data.samples import Inputs
 from onnx2snn.graph_passes.errors import DataError
-from onnx2snn.runtime.result import class_output
+from onnx2snn.runtime.result import class_output, types_of
 
 Truth = Mapping[str, np.ndarray | None]
 """Classes int64 [N] to compare with: "accuracy", the labels; "agreement", the ANN's; or None."""
@@ -19,13 +19,13 @@ def truth_of(labels: np.ndarray | None, ann: Sequence[np.ndarray]) -> Truth:
 
 
 def require_class_output(outputs: Mapping[str, np.ndarray]) -> str:
-    """The name of the first output [N, classes]; ``DataError`` with the shapes without one."""
+    """The name of the first output [N, classes]; ``DataError`` with what there is without one."""
     name = class_output(outputs)
     if name is None:
-        shapes = ", ".join(str(list(np.shape(value))) for value in outputs.values())
         raise DataError(
-            f"evaluation needs a network with an output [N, classes], not {shapes} of a batch: for "
-            "others diagnose tells the errors of layers, and run what comes out"
+            "evaluation needs a network with an output of scores [N, classes], not "
+            f"{types_of(outputs)} of a batch: for others diagnose tells the errors of layers, and "
+            "run what comes out"
         )
     return name
 
@@ -75,7 +75,8 @@ def ann_classes(ann: Ann, x: Inputs, output: str, shape: tuple[int, ...]) -> np.
     """
     outputs = ann.run(x)
     # The name of a lone output may differ.
-    scores = outputs.get(output, next(iter(outputs.values())))
+    output = output if output in outputs else next(iter(outputs))
+    scores = outputs[output]
     if scores.shape != shape:
         raise DataError(
             f"the ANN's output has shape {list(scores.shape)}, the spiking network's "

@@ -38,7 +38,7 @@ from onnx2snn.data.samples import Data, number_of, require_data
 from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
-from onnx2snn.graph_passes.errors import require_whole
+from onnx2snn.graph_passes.errors import counted, require_whole
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.neurons import (
     initial_potential_of,
@@ -235,10 +235,11 @@ def _counterparts(snn: gs.Graph, ann: gs.Graph, unsaid: bool) -> dict[str, str]:
         found[node.name] = next((t.name for t in tensors if t.name in there), tensors[0].name)
     missing = [name for name, tensor in found.items() if tensor not in there]
     if missing and unsaid:
+        others = f" and {counted(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
         raise ModelError(
-            f"'{missing[0]}' and {len(missing) - 1} other neurons stand in for approximated "
-            "activations (--approximate), of which the file does not say more: convert the ANN "
-            "again with this version"
+            f"the neurons '{missing[0]}'{others} stand in for approximated activations "
+            "(--approximate), of which the file does not say more: convert the ANN again with this "
+            "version"
         )
     if missing:
         raise ModelError(f"{NOT_THE_ANN}: it has no activation for the neuron '{missing[0]}'")

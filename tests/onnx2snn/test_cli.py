@@ -34,7 +34,7 @@ from onnx2snn.cli import demo as cli_demo
 from onnx2snn.cli import inspect as cli_inspect
 from onnx2snn.cli import main, plot, plot_paper
 from onnx2snn.converting import readiness
-from onnx2snn.runtime import time_steps
+from onnx2snn.runtime import providers, time_steps
 from onnx2snn.runtime.choices import chunks, groups
 from onnx2snn.runtime.layers import kernel_forms
 
@@ -414,6 +414,17 @@ def test_inspect_shows_groups_of_samples(snn, monkeypatch):
     monkeypatch.setattr(groups, "CACHE", 1)
     assert "samples in a run: 1," in invoke("inspect", snn, "--plan", "-N", "5").output
     assert as_json("inspect", snn, "--plan", "-N", "5")["plan"]["samples_together"] == 1
+
+
+def test_inspect_shows_the_plan_of_so_many_threads(snn, monkeypatch):
+    monkeypatch.setattr(groups, "CACHE", 2**6)
+    monkeypatch.setattr(providers, "_cores", lambda: 8)
+    few, more = (
+        as_json("inspect", snn, "--plan", "-N", "64", "--threads", threads)["plan"]
+        for threads in ("1", "8")
+    )
+    assert few["samples_together"] < more["samples_together"]
+    assert "is for --plan" in invoke("inspect", snn, "--threads", "2", code=2).output
 
 
 @pytest.mark.parametrize(
@@ -1350,3 +1361,24 @@ def test_a_text_that_is_no_utf_8_is_refused(snn, target, name):
     words = "export", snn, "-o", name, "--to", target, *steps, "--preprocessing", "a\udcff"
     assert "the text of preprocessing is not UTF-8" in invoke(*words, code=1).output
     assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_labels_by_another_name_are_told(snn, command):
+    """Not where there are labels, or nothing else that could be them."""
+    x, labels = X[:6], np.zeros(6, np.int64)
+    for name, arrays in (("named", {"labels": labels}), ("y", {"y": labels}), ("alone", {})):
+        np.savez(f"{name}.npz", x=x, **arrays)
+    model = "ann.onnx" if command == "compare" else snn
+    rest = ("-T", "2", *(("--recipes", "opi") if command == "compare" else ()))
+    told = [
+        invoke(command, model, "--data", f"{name}.npz", *rest).output
+        for name in ("named", "y", "alone")
+    ]
+    assert ["holds no labels y" in text for text in told] == [True, False, False]
+    assert "'labels' is not read" in " ".join(told[0].split())
+
+
+def test_names_of_files_stay_whole_where_no_terminal_is(snn, tmp_path):
+    name = f"{tmp_path}/{'a_long_name_' * 12}.onnx"
+    assert f"Wrote {name}" in invoke("export", snn, "--to", "loop", "-T", "2", "-o", name).output

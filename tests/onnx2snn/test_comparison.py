@@ -445,7 +445,7 @@ IMAGES = "net (float[N, 1, 6, 6] x) => (float[N, 4, H, W] y) { c = Conv(x, w) y 
 @pytest.mark.parametrize(
     ("ann", "labels", "text"),
     [
-        (model(IMAGES, {"w": WEIGHTS["w"]}), Y, r"an output \[N, classes\]"),
+        (model(IMAGES, {"w": WEIGHTS["w"]}), Y, r"an output of scores \[N, classes\]"),
         (ANN, Y + 9, "the classes 0 to 2"),
     ],
 )

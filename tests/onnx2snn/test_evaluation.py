@@ -50,3 +50,28 @@ def test_a_spiking_network_is_no_ann_before_anything_runs():
             snn, from_arrays(X), [4], ann=snn, precision="int8", report=lambda *a: ran.append(a)
         )
     assert not ran
+
+
+@pytest.mark.parametrize(("dtype", "to"), [("int32", 6), ("uint8", 2)])
+def test_scores_may_be_whole_numbers(dtype, to):
+    """As those of a quantised network are; not of 64 bits, which are labels or places."""
+    text = (
+        "net (float[N, 3] x) => (%s[N, 2] y) "
+        "{ a = MatMul(x, w) r = Clip(a, zero, one) s = MatMul(r, v) m = Mul(s, k) c = Add(m, k) "
+        "y = Cast<to = %s>(c) }"
+    )
+    weights = {n: np.abs(WEIGHTS[n]) for n in "wv"} | BOUNDS | {"k": np.float32(20)}
+    data = from_arrays(X, np.zeros(len(X), np.int64))
+    row = evaluate(convert(model(text % (dtype, to), weights)).model, data, [64])["snn"][0]
+    assert 0 <= row["accuracy"] <= 100
+    with pytest.raises(DataError, match=r"of scores \[N, classes\], not int64\[12, 2\]"):
+        evaluate(convert(model(text % ("int64", 7), weights)).model, data, [4])
+
+
+def test_an_ann_that_says_nan_is_told_by_its_own_output():
+    text = "net (float[N, 3] x) => (float[N, 4] %s) { a = MatMul(x, w) r = Clip(a, zero, one) "
+    weights = {"w": WEIGHTS["w"], "none": np.float32(np.nan)} | BOUNDS
+    snn = convert(model(text % "y" + "y = Neg(r) }", weights)).model
+    ann = model(text % "logits" + "logits = Mul(r, none) }", weights)
+    with pytest.raises(DataError, match="the ANN's output 'logits' holds NaN"):
+        evaluate(snn, from_arrays(X), [4], ann=ann)

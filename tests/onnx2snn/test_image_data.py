@@ -170,6 +170,17 @@ def test_preprocessing_that_is_none(settings):
         Preprocessing(*settings)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("pixels / 255", "it is no JSON"), ('{"size": 4}', "it wants size and channels"), ("4", "")],
+)
+def test_preprocessing_that_cannot_be_understood(folder, text, said):
+    model = with_preprocessing(None)
+    onnx.helper.set_model_props(model, {KEY: text})
+    with pytest.raises(ModelError, match=rf"cannot be understood: {said}.*channels.*ImageNet"):
+        open_data(str(folder / "val"), model=model)
+
+
 def test_preprocessing_of_numbers_beyond_all():
     with pytest.raises(ValueError, match="too large"):
         Preprocessing.parse(f'{{"size": 28, "channels": 1, "mean": [{10**400}]}}')
@@ -422,5 +433,5 @@ def test_a_network_for_other_images(tmp_path):
 )  # fmt: skip
 def test_damaged_preprocessing(tmp_path, text):
     model = with_preprocessing(text)
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match="cannot be understood"):
         open_data(str(tmp_path), model=model)

@@ -128,7 +128,13 @@ def one_channel(text):
     """One channel, whose threshold comes from data, that is flattened."""
     ann = model(
         "net (float[N, 1, 6, 6] x) => (float[N, M] y) { a = Conv(x, w) r = Relu(a) " + text + " }",
-        {"w": eighths(1, 1, 3, 3), "u": eighths(16, 3), "v": eighths(1, 3), "k": powers(16)},
+        {
+            "w": eighths(1, 1, 3, 3),
+            "u": eighths(16, 3),
+            "v": eighths(1, 3),
+            "k": powers(16),
+            "last": [2, 3],
+        },
     )
     data = from_arrays(inputs((1, 6, 6), 20))
     return convert(ann, calibration=data, recipe="opi").model, (1, 6, 6)
@@ -150,6 +156,9 @@ EXACT = {
     "one channel, Gemm": lambda: one_channel("f = Flatten(r) y = Gemm(f, u)"),
     "one channel, MatMul": lambda: one_channel(
         "g = GlobalAveragePool(r) f = Flatten(g) y = MatMul(f, v)"
+    ),
+    "one channel, Squeeze": lambda: one_channel(
+        "g = GlobalAveragePool(r) f = Squeeze(g, last) y = MatMul(f, v)"
     ),
     "one channel, Mul": lambda: one_channel("f = Flatten(r) y = Mul(f, k)"),
     **{f"dyadic {s}": lambda s=s: dyadic_network(s) for s in (1, 2, 3, 4, 6, 9, 10, 14, 15)},

@@ -202,3 +202,12 @@ def test_one_work_after_another_has_a_bar_of_its_own(monkeypatch):
         report("second", 1, 3)
         report("second", 2, 3)
         assert task.time_remaining is not None
+
+
+def test_texts_share_the_room_there_is():
+    table = new_table("title", ">nodes", "layer", "role", "why")
+    table.add_row("12544", *["a reason that takes several words"] * 3)
+    text = printed(table, 44)
+    assert 40 <= max(map(len, text.splitlines())) <= 44
+    assert "12544" in text
+    assert "reason" in text
