@@ -40,12 +40,8 @@ half a threshold (``steps_to_next``)."""
 FAR = 256
 """Times V_th: sums of a layer whose currents may be larger are not worked out (``coarse``).
 
-To carry them takes less time than passes that are due sooner and sooner as potentials go: of a
-MobileNetV2 of random weights, whose currents may be of 1,369 V_th, N=1, T=256, 1.5 times as much
-where passes were due each 32 time-steps and then more often. Thirty neurons, thresholds of
-channels, ten of them with a largest activation of 1e-2, 1e-3, 1e-4 and 1e-5 where the others have
-1: counts of these were wrong in 0, 0, 433 and 2,918 cases of 12,000 at T=64, and in 0, 919, 1,873
-and 3,000 at T=256."""
+Counts of much larger ones may be wrong, and to carry sums takes less time than passes that are due
+sooner and sooner as potentials go (docs/measurements.md, section Constants)."""
 
 
 def steps_to_next(largest: float, growth: float) -> int:

@@ -324,7 +324,7 @@ def name_of(provider: Any) -> str:
 def give_back_memory() -> None:
     """Return to the system what making a session took and freed, which glibc would keep.
 
-    Of a VGG-16 with 134 MB of weights that is 90 MB.
+    That may be two thirds of the weights (docs/measurements.md).
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -348,7 +348,7 @@ class DeviceStates:
 
         They are made where they are asked for, or before the states are written over: of a result
         that nobody holds any more they never are. (Memory that is new to a process costs a page
-        fault every 4 KiB: copies took up to half of a run of one time-step.)
+        fault every 4 KiB, and copies up to half of a short run: docs/measurements.md.)
         """
         held = {name: self._current[name] for name in names}
         moment = Later(lambda: {name: np.array(value.numpy()) for name, value in held.items()})

@@ -133,8 +133,7 @@ class Sums:
             # Of the other samples nothing is kept.
             passed, own = passed.of(rows, count), rows_of(after(), rows, count)
             after = Later(lambda: own)
-        # Else glibc keeps what is free again in pieces: with the results of two runs of eight
-        # read-outs each 1.1 to 1.2 times a budget were taken, and 0.9 so.
+        # Else glibc keeps what is free again in pieces, beyond the budget (docs/measurements.md).
         then = give_back_memory if self._within_budget else None
 
         def emitted() -> Arrays:

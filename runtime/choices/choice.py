@@ -144,8 +144,8 @@ class Choice:
 
         One of ``between`` takes what is left over, together with a chunk if it can.
         What is left over of all comes first: the first time-step of a run reads states that are
-        the same for all samples and places, as they start, which a chunk needs in full. T=5 takes
-        0.82 to 1.03 of what it takes the other way, in the middle 0.95 (six networks, N=1, 4, 16).
+        the same for all samples and places, as they start, which a chunk needs in full
+        (docs/measurements.md).
         """
         longest = min(max(self.chunks, default=1), LONG)
         beside, left = most % longest, most

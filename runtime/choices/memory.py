@@ -15,25 +15,21 @@ from onnx2snn.runtime.plans.sizes import Sizes, sizes_of
 from onnx2snn.runtime.plans.unroll import unrolled
 
 FRAGMENTED = 1.25
-"""What ONNX Runtime's allocator takes over what is alive at once.
-
-Measured on a ResNet-18 of 224 x 224, N=8: 1.09 at K=1, 1.21 at 4, 1.27 at 16."""
+"""What ONNX Runtime's allocator takes over what is alive at once: about as much as in long chunks
+(docs/measurements.md, section Constants)."""
 
 GRAPHS, NODE = 28 * 2**20, 6 * 2**10
 """Bytes that ONNX Runtime takes for any graphs, 28 MiB, of which the first session of a process
-brings most, and for each node, 6 KiB.
-
-Measured at T=53, N=1, where chunks of all lengths run: the peak less all else that is estimated,
-in MB, and nodes: ResNet-20 40, 1948; MobileNet 76, 6350; ResNet-18 of 224 x 224 80, 8451; VGG-16
-106, 15479."""
+brings most, and for each node, 6 KiB: a line through what four networks take
+(docs/measurements.md)."""
 
 NODES_OF_FUNCTIONS = 9
 """About how many nodes a neuron, or a pool, that is a function in the file is more than one."""
 
 FEW_ACTIVATIONS = 2**22
 """Bytes, 4 MiB: up to there ONNX Runtime plans the memory of a run ahead, in one piece besides what
-it took when it did not know the sizes. ResNet-20 with N=1 took 4 % less time by that; with N=16,
-VGG-16 and ResNet-18 no less, and ResNet-18 up to twice the memory."""
+it took when it did not know the sizes. Runs of more are no faster by that, and may take twice the
+memory (docs/measurements.md)."""
 
 _POOLS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"}
 IN_PLACE = {"Add", "Sub", "Mul", "Clip", "Relu", "Neg", "Floor", "Reshape", "Flatten", "Identity",
@@ -78,8 +74,7 @@ class Memory:
     def gives_back(self) -> bool:
         """Whether graphs give back the memory of their activations before others run.
 
-        To ask for it anew costs a page fault every 4 KiB: a small U-Net, N=1, whose T=5 is a chunk
-        and a time-step, took 1.3 times as long.
+        To ask for it anew costs a page fault every 4 KiB (docs/measurements.md).
         """
         return self.activations > 0 and not self.idle and not self.plans_activations
 

@@ -60,19 +60,7 @@ def cost(inputs: int, outputs: int, beside_float32: bool = False) -> float:
     reads and makes leaves the layout of the CPU and comes back.
 
     The products take a quarter of the time; what copies windows serves all outputs, what rescales
-    and transposes is done once for all inputs. Measured on an AMD EPYC with VNNI, one thread, N=1
-    and 16 (in brackets, this function): 3 x 3, 16 channels to 16, 2.2 (1.17); 32 to 32, 0.63 to
-    0.81 (0.71); 32 to 64, 0.42 (0.52); 48 to 48, 0.75 (0.56); 64 to 64, 0.41 to 0.65 (0.48); 128
-    to 128, 0.32 (0.37); 256 to 256, 0.31 (0.31); 512 to 512, 0.28 (0.28). 1 x 1, 64 to 64, 0.58 to
-    0.72 (0.83); 64 to 128 with strides of 2, 0.72 (0.73); 256 to 256, 0.24 (0.39). Dense, 512 to
-    4096, 0.28 to 0.38 (0.30); 4096 to 4096, 0.16 to 0.23 (0.26). Without VNNI products take half of
-    float32's time; 0.5 in place of 0.25 made VGG-16 and ResNet-18 no faster there.
-
-    Beside float32, whole networks on a Xeon with VNNI, N=1, 4 and 16, T=16, times of float32's with
-    fewer layers in 8 bits by it, in brackets with all: MobileNetV2 of 96 x 96 0.99, 0.94, 0.98
-    (1.12, 1.05, 1.06); MnasNet 1.11, 1.13, 1.12 (1.21, 1.25, 1.23); MobileNet 0.86, 0.81, 0.76
-    (0.88, 0.81, 0.80). A ResNet-50, whose 3 x 3 are in 8 bits, too, would take 0.68 instead of 0.58
-    at N=16.
+    and transposes is done once for all inputs (docs/measurements.md, section Constants).
     """
     if beside_float32:
         return 0.25 + 64 / outputs + 64 / inputs

@@ -63,20 +63,12 @@ logger = logging.getLogger("onnx2snn")
 IN_TURN = 2
 """Layers that take turns, time-step by time-step, before the next ones do.
 
-With one at a time the spikes of all time-steps wait for the next layer. Measured on an EPYC, 15
-rounds, ratios to T forward passes of the ANN at 1, 2, 3, 4 and 8: MobileNet, N=1, 1.071, 1.057,
-1.072, 1.065, 1.059, N=16, 1.122, 1.106, 1.147, 1.103, 1.079; ResNet-20, N=1, 1.058, 1.048, 1.042,
-1.072, 1.082, N=16, 1.045, 1.032, 1.033, 1.033, 1.035."""
+With one at a time the spikes of all time-steps wait for the next layer (docs/measurements.md,
+section Constants)."""
 
 LEAST_FILLED = 0.75
-"""For an image to enter, so many of the channels of its blocks must be its own, not padding.
-
-In blocks of 16 on a Xeon, T=32, N=1 and 4, the time of a chunk in the layout over that of one in
-plain layout, in brackets with ``best``. Three convolutions of 4 channels, 96 x 96, 1.9 and 2.3
-(2.9, 3.4); of 8, 1.4 and 1.5; of 12, 48 x 48, 1.06 and 1.17; of 20, 32 x 32, 1.00 and 1.03; of 24,
-0.98 and 0.96 (1.04, 1.03); of 16, 0.91 and 0.90. With depthwise ones between, N=4: 4 channels 1.9
-(3.3), 8 1.19 (1.68), 12 0.96 (1.15), 20 0.88 (1.29), 24 0.84 (1.07). A MnasNet whose 24 channels
-stay out takes 1.3 times as long."""
+"""For an image to enter, so many of the channels of its blocks must be its own, not padding: 24 of
+32 are worth it, 20 are not with ``best``, nor 8 of 16 (docs/measurements.md)."""
 
 Layout = tuple[tuple[str, tuple[int | str, ...]], ...]
 """The shapes, by name, of what may enter a blocked layout: ["N", C, H, W], or [N, C, H, W]."""
@@ -260,9 +252,8 @@ def _to_lay_out(
 def _give_rows(model: onnx.ModelProto, entering: Mapping[str, Sequence[int | str]]) -> None:
     """Say, in place, which tensors have N rows behind a Resize, where ONNX loses the name of N.
 
-    ONNX Runtime reshapes what it does not know to be alike: a chunk of 8 time-steps of an HRNet has
-    11,091 nodes so, and 6,603 with this; its first run took 5.0 s and 3.1, later ones 0.18 and
-    0.15 (Xeon).
+    ONNX Runtime reshapes what it does not know to be alike: a chunk may have nearly twice the nodes
+    without this (docs/measurements.md).
     """
     resized = {n for node in model.graph.node if node.op_type == "Resize" for n in node.output}
     named = {name: shape for name, shape in entering.items() if not isinstance(shape[0], int)}

@@ -17,11 +17,8 @@ from onnx2snn.runtime.plans.graphs import Writer, with_layers
 FEWEST, MOST = 16, 128
 """Rows for which that pays, multiples of the former; 4 do where weights are ``LARGE``.
 
-Measured on a Xeon, one thread, times of those with repacked weights, for 1, 2, 4, 8, 16, 32, 64 and
-128 rows: 4096 inputs and outputs 1.15, 1.18, 1.03, 0.88, 0.75, 0.73, 0.96, 1.12; 1200 inputs and
-outputs, which stay in the cache, 1.60, 1.59, 1.49, 1.18, 0.92, 0.93, 0.92, 0.99. On an EPYC of Zen
-4, runs of 20 and 24 rows took 1.0 to 1.3 with 1200, and 0.98 to 1.32 with 4096. Repacked weights
-take as much memory again in each graph."""
+Others are no faster than with repacked weights, which take as much memory again in each graph
+(docs/measurements.md, section Constants)."""
 
 LARGE = 2**23
 """Weights, 32 MiB in float32, which no cache keeps."""

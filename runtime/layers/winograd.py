@@ -36,22 +36,15 @@ _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 TRANSFORMATION = 1000
 """What B^T d B or A^T m A takes for a channel of a tile, in multiplications within a product, with
-its part in what leaving the layout of the CPU takes.
-
-Measured by itself, N=1 to 32, 64 to 512 channels, images of 2 x 2 to 56 x 56: 500 to 1150, the more
-the less of it fits the cache. In whole networks on a Xeon, T=32, ratios to T forward passes of the
-ANN at 700, 1000 and 1500: VGG-16, N=1, 0.319, 0.309, 0.305, N=16, 0.607, 0.582, 0.585; ResNet-18
-0.874, 0.830, 0.861; the shipped VGG, N=1, 1.319, 1.083, 1.061, N=16, 1.330, 1.235, 1.207."""
+its part in what leaving the layout of the CPU takes: more, the less of it fits the cache
+(docs/measurements.md, section Constants)."""
 
 NODES_OF_TILES = 90
 """About how many nodes a convolution on tiles is."""
 
 RUNNING_NODES = 2**21
-"""What running so many nodes takes besides, in multiplications of a convolution.
-
-Measured on an EPYC of Zen 4, 128 channels, which are not time-batched, T=32, with tiles over
-without: 8 x 8, N=1 1.12 to 1.29, N=4 0.90 to 0.99; 12 x 12 0.84 to 0.94 and 0.67 to 0.89; 28 x 28
-0.68 to 0.77 and 0.70 to 0.74."""
+"""What running so many nodes takes besides, in multiplications of a convolution: more than tiles
+gain on one small image (docs/measurements.md)."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def tiles_where_they_pay(
 def matrices_of(weights: np.ndarray, name: str) -> dict[str, np.ndarray]:
     """G g G^T of weights [outputs, inputs, 3, 3], 16 matrices [inputs, outputs] by their names."""
     outputs, inputs = weights.shape[:2]
-    # One product of matrices takes 0.4 of the time of an einsum, and says the same to the bit.
+    # One product of matrices is faster than an einsum, and says the same to the bit.
     columns = weights.transpose(2, 3, 1, 0).reshape(9, -1).astype(np.float64)
     product = (np.kron(_G, _G) @ columns).astype(np.float32).reshape(4, 4, inputs, outputs)
     return {_matrix(name, a, b): product[a, b] for a in range(4) for b in range(4)}
