@@ -14,7 +14,14 @@ from onnx2snn.graph_passes.model_files.scikit_learn import (
 )
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model, replace_all
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
-from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.providers import (
+    OFTEN,
+    ONCE,
+    Providers,
+    create_session,
+    resolve_providers,
+    run_session,
+)
 
 
 class Ann:
@@ -36,7 +43,7 @@ class Ann:
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
         self._session = create_session(
-            ModelParts(structure, model.weights), chosen, threads, once=once
+            ModelParts(structure, model.weights), chosen, threads, ONCE if once else OFTEN
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
         kinds = {i.name: i.type.tensor_type.elem_type for i in structure.graph.input}

@@ -1,9 +1,11 @@
 """A network at v(0): the graphs of a plan on a device, and what runs them over time."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.model_files.weights import ModelParts
@@ -14,7 +16,17 @@ from .plans.graphs import only
 from .precision import PlanInPrecision
 from .progress import Progress
 from .prologue import Prologue
-from .providers import CPU, ON_GPU, captures_runs, cores_of, create_session, device_id_of
+from .providers import (
+    CPU,
+    ON_GPU,
+    SELDOM,
+    SELDOM_LEAN,
+    Use,
+    captures_runs,
+    cores_of,
+    create_session,
+    device_id_of,
+)
 from .read_out import Averages
 from .states import DeviceStates
 from .sums import Sums, carried_sums
@@ -60,8 +72,8 @@ class Beginning:
             device_id_of(self.providers[0]) if on_gpu else 0,
             captures_runs(self.providers),
         )
-        lean = partial(self._create, seldom=True, lean=True)
-        sums = Sums(plan, derived, states, lean, self.max_memory is not None)
+        create = partial(self._create, use=SELDOM_LEAN)
+        sums = Sums(plan, derived, states, create, self.max_memory is not None)
         others = [plan.prologue, plan.epilogue, plan.read_out]
         others += [derived.sums, derived.silent] if derived else []
         costs = costs_of(
@@ -75,21 +87,26 @@ class Beginning:
             nodes=sum(len(model.graph.node) for model in others if model is not None),
             max_memory=self.max_memory,
         )
-        capturing, cores = partial(self._create, captures=True), cores_of(self.threads)
-        time_steps = TimeSteps(self.network, step, carried, costs, capturing, on_cpu, cores)
+        cores = cores_of(self.threads)
+        time_steps = TimeSteps(self.network, step, carried, costs, self._create, on_cpu, cores)
         return Progress(plan, prologue, time_steps, states, sums, averages)
 
     def _create_seldom(self, model: onnx.ModelProto | ModelParts) -> Any:
         """A session that runs seldom: within a budget it holds no weights of its own."""
-        return self._create(model, seldom=True, lean=self.max_memory is not None)
+        return self._create(model, SELDOM if self.max_memory is None else SELDOM_LEAN)
 
-    def _create(self, model: onnx.ModelProto | ModelParts, **options: Any) -> Any:
+    def _create(
+        self,
+        model: onnx.ModelProto | ModelParts,
+        use: Use,
+        own: Mapping[str, np.ndarray] | None = None,
+    ) -> Any:
         """A session of a model whose large weights are the plan's, which all share, or its own."""
         weights = self.network.plan.weights
         parts = model if isinstance(model, ModelParts) else ModelParts(model, {})
         names = {t.name for t in parts.structure.graph.initializer} & weights.keys()
         # What comes with the model takes the place of what has the same name.
-        names -= {*parts.weights, *(options.get("own") or {})}
+        names -= {*parts.weights, *(own or {})}
         held = parts.weights | {name: weights[name] for name in names}
         whole = ModelParts(parts.structure, held)
-        return create_session(whole, self.providers, self.threads, **options)
+        return create_session(whole, self.providers, self.threads, use, own)

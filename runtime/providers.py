@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,40 +71,10 @@ def resolve_providers(providers: Providers) -> list[Any]:
     """
     ort = onnxruntime()
     if isinstance(providers, str) and providers.lower() == "auto":
-        try:
-            chosen = resolve_providers("cuda")
-            _require_start(chosen)
-        except ProviderError as error:
-            logger.info("device: CPU (%s)", error)
-            return [CPU]
-        logger.info("device: CUDA")
-        return chosen
-    if isinstance(providers, str):
-        chosen = _SHORT_NAMES.get(providers.lower(), [providers])
-    else:
-        given = (CPU,) if providers is None else providers
-        chosen = list(given) if isinstance(given, Sequence) else [given]
-    for entry in chosen:
-        pair = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], dict)
-        if not isinstance(entry, str) and not (pair and isinstance(entry[0], str)):
-            raise ProviderError(
-                f"a provider is a name, or a pair of a name and its options, not {entry!r}"
-            )
-    names = [name_of(entry) for entry in chosen]
-    available = ort.get_available_providers()
-    if not names:
-        raise ProviderError(f"no provider is given; there are {', '.join(available)}")
-    missing = [name for name in names if name not in available]
-    if missing:
-        advice = (
-            "; for CUDA, pip uninstall onnxruntime, then pip install 'onnx2snn[gpu]'"
-            if CUDA in missing
-            else ""
-        )
-        raise ProviderError(
-            f"{', '.join(missing)} is not in the installed ONNX Runtime, "
-            f"which has {', '.join(available)}{advice}"
-        )
+        return _cuda_or_cpu()
+    chosen = _as_listed(providers)
+    names = _names_of(chosen)
+    _require_available(names, ort.get_available_providers())
     if set(ON_GPU) & set(names) and hasattr(ort, "preload_dlls"):
         # Finds the CUDA and cuDNN libraries that the [gpu] extra installs with pip. What it says
         # of those that are missing is no part of a command's output.
@@ -118,6 +89,54 @@ def resolve_providers(providers: Providers) -> list[Any]:
         (CUDA, {_TF32: "0"} | options_of(entry)) if name_of(entry) == CUDA else entry
         for entry in chosen
     ]
+
+
+def _cuda_or_cpu() -> list[Any]:
+    """CUDA where it starts, else the CPU, which is logged."""
+    try:
+        chosen = resolve_providers("cuda")
+        _require_start(chosen)
+    except ProviderError as error:
+        logger.info("device: CPU (%s)", error)
+        return [CPU]
+    logger.info("device: CUDA")
+    return chosen
+
+
+def _as_listed(providers: Providers) -> list[Any]:
+    """What a user asked for as a list, which may hold anything."""
+    if isinstance(providers, str):
+        return _SHORT_NAMES.get(providers.lower(), [providers])
+    given = (CPU,) if providers is None else providers
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
+def _names_of(chosen: list[Any]) -> list[str]:
+    """The names in a list; ``ProviderError`` for what is no provider."""
+    for entry in chosen:
+        pair = isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], dict)
+        if not isinstance(entry, str) and not (pair and isinstance(entry[0], str)):
+            raise ProviderError(
+                f"a provider is a name, or a pair of a name and its options, not {entry!r}"
+            )
+    return [name_of(entry) for entry in chosen]
+
+
+def _require_available(names: list[str], available: list[str]) -> None:
+    """Raise ``ProviderError`` unless the installed ONNX Runtime has all of these, one at least."""
+    if not names:
+        raise ProviderError(f"no provider is given; there are {', '.join(available)}")
+    missing = [name for name in names if name not in available]
+    if missing:
+        advice = (
+            "; for CUDA, pip uninstall onnxruntime, then pip install 'onnx2snn[gpu]'"
+            if CUDA in missing
+            else ""
+        )
+        raise ProviderError(
+            f"{', '.join(missing)} is not in the installed ONNX Runtime, "
+            f"which has {', '.join(available)}{advice}"
+        )
 
 
 def options_of(provider: Any) -> dict[str, Any]:
@@ -202,18 +221,42 @@ def start(model: bytes, options: Any, providers: list[Any], without: Sequence[st
     )
 
 
+@dataclass(frozen=True)
+class Use:
+    """What a session is for.
+
+    once: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since the
+    large weights are inputs, copies them; ``run_session`` feeds them.
+    seldom: no memory of a CPU is kept between runs. (Kept, it doubles in the second, where a
+    result takes a part of what the largest tensor had.)
+    lean: on a CPU it holds no large weights, nor copies of them while it is made, since they are
+    inputs, which are fed with each run (``run_session``, ``DeviceStates``).
+    plans_memory: that of runs on the same shapes is planned ahead, which may take twice of it.
+    in_order: nodes run in the order of the graph, as far as they stay what they are.
+    captures: runs become CUDA graphs, if ``providers`` say so: for what reads and writes the same
+    memory each time, through bindings.
+    """
+
+    once: bool = False
+    seldom: bool = False
+    lean: bool = False
+    plans_memory: bool = True
+    in_order: bool = False
+    captures: bool = False
+
+
+OFTEN = Use()
+ONCE = Use(once=True)
+SELDOM = Use(seldom=True)
+SELDOM_LEAN = Use(seldom=True, lean=True)
+
+
 def create_session(
     model: onnx.ModelProto | ModelParts,
     providers: list[Any],
     threads: int | None = None,
-    *,
-    once: bool = False,
-    seldom: bool = False,
-    lean: bool = False,
+    use: Use = OFTEN,
     own: Mapping[str, np.ndarray] | None = None,
-    plans_memory: bool = True,
-    in_order: bool = False,
-    captures: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the first of ``providers``.
 
@@ -221,25 +264,15 @@ def create_session(
     but for what ONNX Runtime repacks for speed, and holds all of them once more while it is made.
 
     threads: within an operator; None for one for each core that the process may use.
-    once: for a few runs only, so that ONNX Runtime neither optimises the graph nor, since the
-    large weights are inputs, copies them; ``run_session`` feeds them.
-    seldom: no memory of a CPU is kept between runs. (Kept, it doubles in the second, where a
-    result takes a part of what the largest tensor had.)
-    lean: on a CPU it holds no large weights, nor copies of them while it is made, since they are
-    inputs, which are fed with each run (``run_session``, ``DeviceStates``).
     own: further weights that are not shared; the caller may drop them.
-    plans_memory: that of runs on the same shapes is planned ahead, which may take twice of it.
-    in_order: nodes run in the order of the graph, as far as they stay what they are.
-    captures: runs become CUDA graphs, if ``providers`` say so: for what reads and writes the same
-    memory each time, through bindings.
 
     Raises ``ProviderError`` if the first provider does not start, where ONNX Runtime itself would
     go on with the next one, and ``ModelError`` if it cannot load the model.
     """
-    providers = providers if captures else without_capture(providers)
+    providers = providers if use.captures else without_capture(providers)
     on_cpu = name_of(providers[0]) == CPU
-    feeds = once or (lean and on_cpu)
-    options = _options_of_session(threads, once, seldom, plans_memory, in_order)
+    feeds = use.once or (use.lean and on_cpu)
+    options = _options_of_session(threads, use)
     if isinstance(model, ModelParts):
         parts = model
     else:
@@ -262,19 +295,17 @@ def create_session(
     return session
 
 
-def _options_of_session(
-    threads: int | None, once: bool, seldom: bool, plans_memory: bool, in_order: bool
-) -> Any:
-    """The options of a session; what is asked for is as for ``create_session``."""
+def _options_of_session(threads: int | None, use: Use) -> Any:
+    """The options of a session; ``threads`` as for ``create_session``."""
     ort = onnxruntime()
     options = quiet_options()
     options.intra_op_num_threads = _cores() if threads is None else threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = plans_memory and not seldom
-    options.enable_cpu_mem_arena = not seldom
-    if in_order:
+    options.enable_mem_pattern = use.plans_memory and not use.seldom
+    options.enable_cpu_mem_arena = not use.seldom
+    if use.in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    if once:
+    if use.once:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 

@@ -31,7 +31,7 @@ from .plans.plan import State
 from .plans.sizes import sizes_of
 from .plans.unroll import unrolled
 from .precision import PlanInPrecision
-from .providers import give_back_memory
+from .providers import Use, give_back_memory
 
 _MOST_CHOICES = 1000
 """For so many shapes of inputs it is kept how they run; it is worked out in milliseconds."""
@@ -137,13 +137,13 @@ class TimeSteps:
         if form not in self.sessions:
             self._make_room(choice)
             graph, own = self._graph(form)
-            self.sessions[form] = self.create(
-                graph,
+            use = Use(
                 lean=form.lean,
-                own=own,
                 plans_memory=form.plans_memory,
                 in_order=form.layout is not None,
+                captures=True,
             )
+            self.sessions[form] = self.create(graph, use, own)
             # Its own weights are there once more, in the layout of the session.
             del graph, own
             give_back_memory()

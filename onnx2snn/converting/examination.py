@@ -33,7 +33,7 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.spellings.fold_constants import RANDOM_OPS
 from onnx2snn.graph_passes.spiking import obstacles
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU, ONCE, create_session
 
 
 def require_loadable(ann: ModelParts, graph: gs.Graph) -> None:
@@ -45,7 +45,7 @@ def require_loadable(ann: ModelParts, graph: gs.Graph) -> None:
     """
     try:
         for model in (ann, *_one_of_each_kind(graph)):
-            create_session(model, [CPU], once=True)
+            create_session(model, [CPU], use=ONCE)
     except ModelError as error:
         raise ModelError(f"the converted network cannot run: {error}") from error
 

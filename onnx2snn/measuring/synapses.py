@@ -40,7 +40,7 @@ from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.runtime.providers import CPU, create_session, run_session
+from onnx2snn.runtime.providers import CPU, Use, create_session, run_session
 
 from .event_rules import (
     become,
@@ -317,7 +317,7 @@ def _session(graph: gs.Graph, outputs: list[gs.Variable]) -> Any:
         del info.type.tensor_type.shape.dim[:]
         info.type.tensor_type.ClearField("shape")
     # In order, and not optimised: so that ones are made one layer's at a time.
-    return create_session(model, [CPU], seldom=True, once=True, in_order=True)
+    return create_session(model, [CPU], use=Use(once=True, seldom=True, in_order=True))
 
 
 def _run(session: Any, feed: dict[str, np.ndarray]) -> list[np.ndarray]:

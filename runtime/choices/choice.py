@@ -42,7 +42,7 @@ from .run import Run
 class Form(NamedTuple):
     """What a run of time-steps is: all that its graph is made from, and what tells sessions apart.
 
-    ``plans_memory``: as for ``create_session``. ``weights_first``: the weights of dense layers that
+    ``plans_memory``: as of ``Use``. ``weights_first``: the weights of dense layers that
     come first. ``columns`` and ``tiled``: the convolutions that run so. ``held``: the weights that
     a lean graph holds itself, by name. ``time_batched``: the nodes that run once for all
     time-steps, and their axis. The rest is as in ``Choice``.

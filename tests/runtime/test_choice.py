@@ -18,7 +18,7 @@ from onnx2snn.runtime.choices.estimate import Estimate
 from onnx2snn.runtime.derived_sums import MOST_STEPS
 from onnx2snn.runtime.layers import int8, kernel_forms
 from onnx2snn.runtime.plans.sizes import sizes_of
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU, OFTEN, Use, create_session
 
 WIDE = (
     "net (float[N, 4] x) => (float[N, 2] y) { "
@@ -663,8 +663,8 @@ def test_lean_sessions_compute_the_same():
     x = dyadic.images(dyadic.finish(5), 4)
     name = ann.graph.input[0].name
     found = [
-        create_session(detach(ann), [CPU], 1, **options).run(None, {name: x})
-        for options in ({}, {"lean": True}, {"plans_memory": False})
+        create_session(detach(ann), [CPU], 1, use).run(None, {name: x})
+        for use in (OFTEN, Use(lean=True), Use(plans_memory=False))
     ]
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)

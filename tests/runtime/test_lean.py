@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.runtime.choices import chunks, estimate
 from onnx2snn.runtime.choices.estimate import Estimate
 from onnx2snn.runtime.layers import columns, winograd
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU, Use, create_session
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -163,7 +163,7 @@ def test_weights_in_any_order_of_memory():
     wanted = create_session(plain, [CPU], 1).run(None, {"x": x})[0]
     for _ in range(20):
         own = {"k": np.asfortranarray(parts.weights["k"])}
-        made = create_session(ModelParts(parts.structure, {}), [CPU], 1, lean=True, own=own)
+        made = create_session(ModelParts(parts.structure, {}), [CPU], 1, Use(lean=True), own)
         np.testing.assert_array_equal(made.run(None, {"x": x})[0], wanted)
 
 

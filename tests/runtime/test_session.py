@@ -277,14 +277,14 @@ def test_what_has_no_axes_keeps_none(plan):
         assert outputs["z"] == -0.25
 
 
-@pytest.mark.parametrize("options", [{}, {"once": True}, {"lean": True}])
-def test_a_weight_without_axes(options):
+@pytest.mark.parametrize("use", [providers.OFTEN, providers.ONCE, providers.Use(lean=True)])
+def test_a_weight_without_axes(use):
     held = {"w": np.array(3, np.float32)}
     text = "net (float x) => (float y) { y = Mul(x, w) }"
     parts = ModelParts(model(text, held), held)
     (weight,) = parts.structure.graph.initializer
     weight.CopyFrom(stub("w", weight.data_type, ()))
-    session = providers.create_session(parts, [providers.CPU], 1, **options)
+    session = providers.create_session(parts, [providers.CPU], 1, use)
     (y,) = providers.run_session(session, None, {"x": np.array(2, np.float32)})
     assert y.shape == ()
     assert y == 6
