@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
 
-from .samples import Data, checked, from_arrays, together
+from .samples import Data, checked, from_arrays, several_inputs
 
 _PICKLED = "it holds pickled objects, which are never loaded"
 
@@ -37,9 +37,9 @@ def open_npz(path: Path, labels: bool, train: bool, wanted: set[str] | None) -> 
     """
     with _reading(path), zipfile.ZipFile(path) as archive:
         names = _names_in(archive)
-        has_labels = "y" in names and not _has_input_y(names, wanted)
-        inputs = [name for name in names if name != "y" or not has_labels]
-        if not inputs:
+        has_labels = "y" in names and not _is_input_y(names, wanted)
+        given = [name for name in names if name != "y" or not has_labels]
+        if not given:
             held = ", ".join(sorted(names)) or "nothing"
             raise DataError(f"'{path}' holds no array x, only: {held}")
         y = None
@@ -47,22 +47,32 @@ def open_npz(path: Path, labels: bool, train: bool, wanted: set[str] | None) -> 
         if labels and has_labels and not (train and _length(archive, "y") is None):
             y = _labels_in(archive)
             y = None if train and not _are_classes(y) else y
-        alone = wanted is not None and len(wanted) == 1 and "x" in inputs
-        if wanted and wanted.issubset(inputs) and not alone:
-            # What else is there has nothing to do with them.
-            inputs = [name for name in inputs if name in wanted]
-        if "x" in inputs:
-            samples = _open_member(path, archive, "x").samples
-            # What else is there may be further inputs, or has nothing to do with them.
-            fitting = [name for name in inputs if _length(archive, name) == samples]
-            others = [name for name in inputs if name not in ("x", *fitting)]
-            _refuse_inputs(path, others, samples, wanted or set())
-            # The only input may be called x.
-            inputs = [name for name in fitting if wanted is None or name in wanted] or ["x"]
+        inputs = _inputs_among(given, path, archive, wanted)
         parts = {name: _open_member(path, archive, name) for name in inputs}
         several = len(inputs) > 1 or "x" not in names
-        data = together(str(path), parts) if several else parts[inputs[0]]
+        data = several_inputs(str(path), parts) if several else parts[inputs[0]]
     return checked(data, y)
+
+
+def _inputs_among(
+    given: list[str], path: Path, archive: zipfile.ZipFile, wanted: set[str] | None
+) -> list[str]:
+    """Which of the arrays that are no labels are the network's inputs; ``wanted`` as of the above.
+
+    Without x, all that are wanted, or all where one of these is missing. Beside x, those that have
+    as many rows; what else is there has nothing to do with the network.
+    """
+    if wanted is not None and "x" not in wanted and _go_by_name(given, wanted):
+        return [name for name in given if name in wanted]
+    if "x" not in given:
+        return given
+    samples = _open_member(path, archive, "x").samples
+    fitting = [name for name in given if _length(archive, name) == samples]
+    if wanted is None:
+        return fitting
+    _refuse_inputs(path, [name for name in given if name not in ("x", *fitting)], samples, wanted)
+    # The only input may be called x.
+    return [name for name in fitting if name in wanted] or ["x"]
 
 
 def classes_beside(path: Path, samples: int, wanted: set[str] | None) -> np.ndarray | None:
@@ -71,7 +81,7 @@ def classes_beside(path: Path, samples: int, wanted: set[str] | None) -> np.ndar
     wanted: as of ``open_npz``.
     """
     with _reading(path), zipfile.ZipFile(path) as archive:
-        is_input = _has_input_y(_names_in(archive), wanted)
+        is_input = _is_input_y(_names_in(archive), wanted)
         if is_input or _length(archive, "y") != samples:
             return None
         y = _labels_in(archive)
@@ -88,12 +98,14 @@ def _names_in(archive: zipfile.ZipFile) -> list[str]:
     return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def _has_input_y(names: list[str], wanted: set[str] | None) -> bool:
-    """Whether arrays of these names are the network's inputs, y one of them, and no labels.
+def _is_input_y(names: list[str], wanted: set[str] | None) -> bool:
+    """Whether y, among arrays of these names, is an input of the network, and no labels."""
+    return wanted is not None and "y" in wanted and _go_by_name(names, wanted)
 
-    The only input is x, where there is one.
-    """
-    if wanted is None or "y" not in wanted or not wanted.issubset(names):
+
+def _go_by_name(names: list[str], wanted: set[str]) -> bool:
+    """Whether arrays have the names of all inputs wanted: an only one is x, if that is there."""
+    if not wanted or not wanted.issubset(names):
         return False
     return len(wanted) > 1 or "x" not in names
 

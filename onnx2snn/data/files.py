@@ -22,7 +22,7 @@ from onnx2snn.models.image_folder import (
     require_imagenet,
 )
 from onnx2snn.models.preprocessing import KEY, Preprocessing
-from onnx2snn.runtime.inputs import fits, require_type, written
+from onnx2snn.runtime.inputs import called_x, fits, require_type, written
 
 from .arrays import classes_beside, open_npy, open_npz
 from .samples import Data, by_name, checked, rows_by_rounds, some_rows, with_rows
@@ -100,8 +100,10 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
     """
     declared = {info.name: info.type.tensor_type for info in inputs_of(structure)}
     first = by_name(next(data.read(1)))
-    for key, shape in (data.shapes or {"x": data.shape}).items():
-        name = next(iter(declared)) if key == "x" and len(declared) == 1 else key
+    given = data.shapes or {"x": data.shape}
+    input_x = next(iter(declared)) if called_x(given, list(declared)) else "x"
+    for key, shape in given.items():
+        name = input_x if key == "x" else key
         if name not in declared or not declared[name].HasField("shape"):
             continue
         what = f"'{data.name}'" if data.shapes is None else f"'{key}' of '{data.name}'"

@@ -114,7 +114,7 @@ def from_arrays(
         if not x:
             raise DataError(f"'{name}' holds no arrays")
         parts = {key: from_arrays(value, None, f"{name}: {key}") for key, value in x.items()}
-        return checked(together(name, parts), y)
+        return checked(several_inputs(name, parts), y)
     array = _array_like(x, name)
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
@@ -131,7 +131,7 @@ def _array_like(values: ArrayLike, name: str) -> np.ndarray:
     return as_array(values, f"'{name}'")
 
 
-def together(name: str, parts: dict[str, Data]) -> Data:
+def several_inputs(name: str, parts: dict[str, Data]) -> Data:
     """Several inputs as one data set; raises ``DataError`` if their numbers of samples differ."""
     sizes = {key: part.samples for key, part in parts.items()}
     if len(set(sizes.values())) > 1:
