@@ -56,25 +56,25 @@ def to_triton(
     timesteps = require_whole("timesteps", timesteps, 1)
     loop = to_loop(snn, timesteps, preprocessing=preprocessing)
     parts = read_any(snn)
-    stateful, states, means = stateful_model(attach(parts))
+    stateful = stateful_model(attach(parts))
     made = {"format": "triton-stateful", "timesteps": "one request each"}
     onnx.helper.set_model_props(
-        stateful, stamp(parts.structure, digest_of(snn), made, preprocessing)
+        stateful.model, stamp(parts.structure, digest_of(snn), made, preprocessing)
     )
-    kept = {name for pair in states for name in pair[:2]} | {START}
+    kept = {name for state in stateful.states for name in (state.read, state.written)} | {START}
     group = [{"kind": EnumName("KIND_GPU" if gpu else "KIND_CPU"), "count": 1}]
     configs = (
         config(names[0], loop, set()) | {"dynamic_batching": {}, "instance_group": group},
-        config(names[1], stateful, kept)
-        | {"sequence_batching": sequences(stateful, states), "instance_group": group},
+        config(names[1], stateful.model, kept)
+        | {"sequence_batching": sequences(stateful), "instance_group": group},
     )
     pages = (
         _page_of_loop(names[0], loop, timesteps),
-        _page_of_steps(names[1], stateful, kept, means),
+        _page_of_steps(names[1], stateful.model, kept, stateful.means),
     )
     files: dict[Path, bytes] = {}
     for model_name, model, configuration, page in zip(
-        names, (loop, stateful), configs, pages, strict=True
+        names, (loop, stateful.model), configs, pages, strict=True
     ):
         place = Path(model_name)
         files[place / "1" / "model.onnx"] = model.SerializeToString()

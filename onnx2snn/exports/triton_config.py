@@ -7,7 +7,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import ModelError
 
-from .triton_steps import START
+from .triton_steps import START, StatefulModel
 
 _MAX_BATCH = 32
 
@@ -54,9 +54,9 @@ def _type(info: onnx.ValueInfoProto) -> EnumName:
     )
 
 
-def sequences(model: onnx.ModelProto, states: list[tuple[str, str, list]]) -> dict[str, Any]:
-    """The server keeps the states, by the name read and written, and their dims."""
-    infos = {info.name: info for info in model.graph.input}
+def sequences(stateful: StatefulModel) -> dict[str, Any]:
+    """The server keeps the states."""
+    infos = {info.name: info for info in stateful.model.graph.input}
     start = {"kind": EnumName("CONTROL_SEQUENCE_START"), "bool_false_true": [False, True]}
     return {
         "max_sequence_idle_microseconds": 60_000_000,
@@ -69,7 +69,7 @@ def sequences(model: onnx.ModelProto, states: list[tuple[str, str, list]]) -> di
                 "data_type": _type(infos[read]),
                 "dims": dims,
             }
-            for read, written, dims in states
+            for read, written, dims in stateful.states
         ],
     }
 

@@ -5,6 +5,8 @@ is inside: state' = Where(START, v(0), state), and time is counted for each samp
 """
 
 import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -31,15 +33,29 @@ _SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039)
 """Primes that stand in for axes of any size."""
 
 
-def stateful_model(
-    snn: onnx.ModelProto,
-) -> tuple[onnx.ModelProto, list[tuple[str, str, list]], tuple[str, ...]]:
-    """One time-step with a reset inside, and its states: (input, output, dims of a sample).
+class SequenceState(NamedTuple):
+    """A state [N, ...] by the names of the input and the output; ``dims``: those of a sample."""
 
-    And the names of the outputs that are the read-out of all time-steps so far. Each state is
-    [N, ...]; START, bool [N, 1], says which samples begin a sequence. What the states of those hold
-    does not matter. Raises ``ModelError`` as ``to_triton``.
+    read: str
+    written: str
+    dims: list[int]
+
+
+@dataclass(frozen=True)
+class StatefulModel:
+    """One time-step with a reset inside.
+
+    START, bool [N, 1], says which samples begin a sequence. What the states of those hold does not
+    matter. ``means``: the outputs that are the read-out of all time-steps so far.
     """
+
+    model: onnx.ModelProto
+    states: list[SequenceState]
+    means: tuple[str, ...]
+
+
+def stateful_model(snn: onnx.ModelProto) -> StatefulModel:
+    """The model of one time-step of a network; raises ``ModelError`` as ``to_triton``."""
     plan = build_plan(snn)  # Refuses what is no spiking network.
     _require_rows(snn)
     _require_apart(snn, plan)
@@ -56,7 +72,7 @@ def stateful_model(
     defaults = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}
     infos = {info.name: info for info in (*proto.input, *proto.output)}
     nodes: list[onnx.NodeProto] = []
-    states: list[tuple[str, str, list]] = []
+    states: list[SequenceState] = []
     constants: dict[str, np.ndarray] = {}
 
     def per_sample(tensor: str, rank: int, name: str) -> str:
@@ -90,16 +106,16 @@ def stateful_model(
                 sizes = ["N", *(f"{name}.{i}" if d < 0 else d for i, d in enumerate(shape[1:]))]
                 kind = infos[name].type.tensor_type.elem_type
                 infos[name].CopyFrom(helper.make_tensor_value_info(name, kind, sizes))
-            states.append((read, written, shape[1:]))
+            states.append(SequenceState(read, written, shape[1:]))
         nodes.append(node)
     del proto.value_info[:]
     replace_all(proto.node, nodes)
-    starts = {read for read, _, _ in states}
+    starts = {state.read for state in states}
     weights = [tensor for tensor in proto.initializer if tensor.name not in starts]
     weights += [numpy_helper.from_array(v, n) for n, v in constants.items()]
     replace_all(proto.initializer, weights)
     proto.input.append(helper.make_tensor_value_info(START, onnx.TensorProto.BOOL, ["N", 1]))
-    return model, states, plan.means
+    return StatefulModel(model, states, plan.means)
 
 
 def _require_rows(snn: onnx.ModelProto) -> None:

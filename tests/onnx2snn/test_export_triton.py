@@ -46,13 +46,13 @@ def config(path):
 class Server:
     """What Triton does with sequences: batches of their requests, states kept for each."""
 
-    def __init__(self, model, states):
+    def __init__(self, stateful):
         self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), stock.Options(), providers=["CPUExecutionProvider"]
+            stateful.model.SerializeToString(), stock.Options(), providers=["CPUExecutionProvider"]
         )
         self.names = [output.name for output in self.session.get_outputs()]
         self.types = {i.name: i.type for i in self.session.get_inputs()}
-        self.states, self.kept = states, {}
+        self.states, self.kept = stateful.states, {}
 
     def infer(self, requests):
         """Requests (sequence, x, start), of different sequences, in one batch; outputs by name."""
@@ -75,9 +75,9 @@ class Server:
 @pytest.mark.parametrize("case", CASES)
 def test_interleaved_sequences_equal_sessions(case):
     snn, shape = CASES[case]()
-    model, states, _ = stateful_model(snn)
-    onnx.checker.check_model(model, full_check=True)
-    server, rng = Server(model, states), np.random.default_rng(0)
+    stateful = stateful_model(snn)
+    onnx.checker.check_model(stateful.model, full_check=True)
+    server, rng = Server(stateful), np.random.default_rng(0)
     sessions = [SpikingSession(snn, threads=1) for _ in range(5)]
     left, begun = {}, set()
     for tick in range(24):
@@ -105,8 +105,7 @@ def test_interleaved_sequences_equal_sessions(case):
 def test_the_call_on_the_page_gives_the_read_out(case, tmp_path, monkeypatch):
     snn, shape = CASES[case]()
     _, folder = to_triton(snn, tmp_path / "r", 8)
-    model, states, _ = stateful_model(snn)
-    server, x = Server(model, states), (np.arange(np.prod(shape)) % 17 - 8).reshape(shape) / 8
+    server, x = Server(stateful_model(snn)), (np.arange(np.prod(shape)) % 17 - 8).reshape(shape) / 8
 
     class Tensor:
         def __init__(self, name, shape, kind):
