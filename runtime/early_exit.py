@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.graph.ranges import SHAPING
 
 from .plans.plan import Plan
 from .progress import Progress
-from .result import Arrays, Exit, ReadOut, class_output, together, types_of
+from .result import Arrays, Exit, ReadOut, class_output, read_out_of, types_of
 from .sums import rows_of
 
 
@@ -126,7 +126,7 @@ def run_until_settled(
         values = rows_of(values, stay, count)
         looks = [look[stay] for look in looks]
         left = left[stay]
-    return together(exits, timesteps, plan.neurons)
+    return read_out_of(exits, timesteps, plan.neurons)
 
 
 def _require_alike(alone: Arrays, among: Arrays) -> None:

@@ -84,7 +84,7 @@ class Progress:
         together = choice.groups.of(steps)
         # A budget counts on groups of samples, from the first run on.
         grouped = together < choice.samples and self.time_steps.costs.max_memory is not None
-        shapes = choice.shapes if choice.in_full and (steps > 1 or grouped) else None
+        shapes = choice.shapes if choice.shapes_known and (steps > 1 or grouped) else None
         # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self.time + steps)
         shrink = following != steps and choice.memory.gives_back

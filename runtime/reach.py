@@ -61,7 +61,7 @@ def currents_in_thresholds(
     reach = {}
     for neuron in (neuron for neuron in plan.neurons if neuron.op in kinds):
         current = sizes.get(neuron.current, np.ones(()))
-        shares = _together(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
+        shares = _combined(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
         reach[neuron.name] = float(shares.max(initial=0))
     return reach
 
@@ -108,12 +108,12 @@ def _of_others(
     held = [values for values in held if values.dtype.kind == "f" and values.size]
     match node.op_type:
         case "Mul":
-            return _together(np.multiply, [*read, *map(_absolute, held)])
+            return _combined(np.multiply, [*read, *map(_absolute, held)])
         case "Div" if held:
             inverse = 1 / np.maximum(np.abs(held[0]), 1e-30).astype(np.float64)
-            return _together(np.multiply, [read[0], inverse])
+            return _combined(np.multiply, [read[0], inverse])
         case "Add" | "Sub" | "Sum":
-            return _together(np.add, [*read, *map(_absolute, held)])
+            return _combined(np.add, [*read, *map(_absolute, held)])
         case op if op in _IN_PLACE:
             return read[0]
         case "Resize" if attributes_of(node).get("mode") == b"cubic":
@@ -133,7 +133,7 @@ def _absolute(values: np.ndarray) -> np.ndarray:
     return absolute.astype(np.float64)
 
 
-def _together(combine: np.ufunc, sizes: Sequence[np.ndarray]) -> np.ndarray:
+def _combined(combine: np.ufunc, sizes: Sequence[np.ndarray]) -> np.ndarray:
     """Sizes combined place by place, where their shapes say which places these are."""
     result = sizes[0]
     for size in sizes[1:]:

@@ -139,7 +139,7 @@ class Exit:
     sums: Callable[[], Arrays]
 
 
-def together(exits: list[Exit], timesteps: int, neurons: tuple[NeuronLayer, ...]) -> ReadOut:
+def read_out_of(exits: list[Exit], timesteps: int, neurons: tuple[NeuronLayer, ...]) -> ReadOut:
     """The read-out of a run that samples left at different times."""
     order = np.argsort(np.concatenate([each.samples for each in exits]))
     ran = np.concatenate([np.full(len(e.samples), e.timesteps, np.int64) for e in exits])[order]

@@ -19,8 +19,8 @@ term up to there, so that spike counts are exact; longer runs bring them in, in 
 
 
 @dataclass(frozen=True)
-class _Passed:
-    """Time-steps since sums were brought in: what they ``read``, and in how many of them.
+class _Stretch:
+    """The time-steps since sums were brought in: what they ``read``, and in how many of them.
 
     ``before``: the states that they began with; ``done``: what was brought in; ``together``: how
     many samples were in one run, at most.
@@ -32,7 +32,7 @@ class _Passed:
     done: Arrays
     together: int
 
-    def of(self, rows: np.ndarray, count: int) -> "_Passed":
+    def of(self, rows: np.ndarray, count: int) -> "_Stretch":
         """The same of some of ``count`` samples."""
         read = [(rows_of(values, rows, count), steps) for values, steps in self.read]
         before, done = (rows_of(values, rows, count) for values in (self.before, self.done))
@@ -128,34 +128,34 @@ class Sums:
 
         Or for that of some of ``count`` samples alone. In thresholds: int32.
         """
-        passed, after = self._passed(), self._states.moment(self.kept)
+        stretch, after = self._stretch(), self._states.moment(self.kept)
         if rows is not None:
             # Of the other samples nothing is kept.
-            passed, own = passed.of(rows, count), rows_of(after(), rows, count)
+            stretch, own = stretch.of(rows, count), rows_of(after(), rows, count)
             after = Later(lambda: own)
         # Else glibc keeps what is free again in pieces, beyond the budget (docs/measurements.md).
         then = give_back_memory if self._within_budget else None
 
         def emitted() -> Arrays:
-            return {n: v for n, v in self._sums(passed, after()).items() if n in self._units}
+            return {n: v for n, v in self._sums(stretch, after()).items() if n in self._units}
 
         return Later(emitted, then)
 
-    def _passed(self) -> _Passed:
+    def _stretch(self) -> _Stretch:
         if self._inputs:
             # Else the last varying input and the sum of those before would both be kept.
             self._add_inputs()
-        return _Passed(self._read(), self._steps, self._before, self._done, self._together)
+        return _Stretch(self._read(), self._steps, self._before, self._done, self._together)
 
-    def _sums(self, passed: _Passed, after: Arrays) -> Arrays:
+    def _sums(self, stretch: _Stretch, after: Arrays) -> Arrays:
         """All sums up to a moment, as they are brought in."""
         carried = {name: after[state.read] for name, state in self._carried.items()}
         sums = {name: self._counted(name, value) for name, value in carried.items()}
-        if self._derived is not None and passed.steps:
-            sums |= self._worked_out(self._derived, passed, carried, after)
-        for name in sums.keys() & passed.done.keys():
-            sums[name] = np.asarray(passed.done[name] + sums[name])
-        return passed.done | sums
+        if self._derived is not None and stretch.steps:
+            sums |= self._worked_out(self._derived, stretch, carried, after)
+        for name in sums.keys() & stretch.done.keys():
+            sums[name] = np.asarray(stretch.done[name] + sums[name])
+        return stretch.done | sums
 
     def _counted(self, name: str, summed: np.ndarray) -> np.ndarray:
         """A sum of what neurons emit as int32, in thresholds; any other in float64.
@@ -172,7 +172,7 @@ class Sums:
         if self._steps == 0:
             return
         after = {name: self._states.get(name) for name in self.kept}
-        self._done = self._sums(self._passed(), after)
+        self._done = self._sums(self._stretch(), after)
         zeros = {s.read: np.zeros_like(after[s.read]) for s in self._carried.values()}
         if zeros:
             self._states.put(zeros)
@@ -215,17 +215,17 @@ class Sums:
         self._inputs, self._last = _summed(self._read()), None
 
     def _worked_out(
-        self, derived: DerivedSums, passed: _Passed, carried: Arrays, after: Arrays
+        self, derived: DerivedSums, stretch: _Stretch, carried: Arrays, after: Arrays
     ) -> Arrays:
         """What neurons emitted in some time-steps, by the sums of ``derived``, in thresholds.
 
         ``carried``: the sums that the step made itself. As many samples at a time as ran together.
         """
-        prefix, read = derived.prefix, _summed(passed.read)
-        feed = carried | read | {f"{prefix}more": np.array(passed.steps - 1, np.float32)}
-        feed |= {f"{prefix}before/{name}": value for name, value in passed.before.items()}
+        prefix, read = derived.prefix, _summed(stretch.read)
+        feed = carried | read | {f"{prefix}more": np.array(stretch.steps - 1, np.float32)}
+        feed |= {f"{prefix}before/{name}": value for name, value in stretch.before.items()}
         feed |= {f"{prefix}after/{name}": value for name, value in after.items()}
-        samples, groups = _groups(after, passed.together)
+        samples, groups = _groups(after, stretch.together)
         # Of samples that ran apart f(0) of one is that of all.
         silent = self._silence(derived, rows_of(read, slice(1), samples) if samples else read)
         feed |= {f"{prefix}silent/{name}": value for name, value in silent.items()}

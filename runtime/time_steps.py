@@ -52,9 +52,9 @@ class TimeSteps:
     ``costs``: what its graphs cost. ``create``: makes a session of a graph, as ``create_session``
     does. ``on_cpu``: whether that runs on a CPU, on so many ``cores``. Chunks share weights
     ``in_layout``, that of the CPU, by shape, type and digest, and those ``in_units`` of thresholds,
-    by name and ``in_full``. ``matrices``: those of convolutions on tiles, which lean chunks share,
-    by the names of their weights. ``used``: by the last sizes of samples, the latest at the end,
-    which sessions ran on them.
+    by name and ``shapes_known``. ``matrices``: those of convolutions on tiles, which lean chunks
+    share, by the names of their weights. ``used``: by the last sizes of samples, the latest at the
+    end, which sessions ran on them.
     """
 
     network: PlanInPrecision
@@ -186,7 +186,7 @@ class TimeSteps:
         """The graph of a run, and weights that its session holds in another layout."""
         if form.steps == 1 or form.lean:
             return self._plain_graph(form)
-        unit = with_unit_thresholds(self.step, self.network, self.states, form.in_full)
+        unit = with_unit_thresholds(self.step, self.network, self.states, form.shapes_known)
         weights, own = self.network.plan.weights | unit.weights, dict(unit.weights)
         for tiles in form.tiled:
             own.pop(tiles.weights, None)
@@ -204,7 +204,7 @@ class TimeSteps:
             chunk = laid_out(chunk_of(stand_ins.step), stand_ins, form.layout, weights | own)
         if chunk is None:
             # Of the same names and states chunks have the same weights.
-            keys = {name: (name, form.in_full) for name in form.weights_first & own.keys()}
+            keys = {name: (name, form.shapes_known) for name in form.weights_first & own.keys()}
             shared = {n: self.in_units.setdefault(key, own[n]) for n, key in keys.items()}
             chunk = ModelParts(chunk_of(unit.step), shared)
         else:

@@ -42,7 +42,7 @@ from .evaluation import evaluate
 
 
 @dataclass
-class Row:
+class RecipeRow:
     """What one recipe came to: its results by T, and by T why it could not convert."""
 
     recipe: Recipe
@@ -62,7 +62,7 @@ class Comparison:
     samples: int
     timesteps: tuple[int, ...]
     kind: str
-    rows: list[Row]
+    rows: list[RecipeRow]
     reused: int
     maxpool: MaxPool | None = None
 
@@ -72,7 +72,7 @@ class Comparison:
         scores = (score for row in self.rows for score in row.scores.values())
         return next((score.ann_accuracy for score in scores), None)
 
-    def values(self, row: Row) -> list[float | None]:
+    def values(self, row: RecipeRow) -> list[float | None]:
         """A row's accuracies, or agreements, in percent, by T; None where there is none."""
         scores = [row.scores.get(t) for t in self.timesteps]
         return [None if score is None else getattr(score, self.kind) for score in scores]
@@ -82,7 +82,7 @@ class Comparison:
 class _Unit:
     """Work that is done and kept as one: a conversion, and its evaluation at some T."""
 
-    row: Row
+    row: RecipeRow
     timesteps: list[int]
 
     @property
@@ -231,11 +231,11 @@ def compare_recipes(
     return Comparison(data.samples, tuple(times), kind, rows, reused, maxpool if pools else None)
 
 
-def _rows(recipes: Sequence[Recipe | str]) -> list[Row]:
+def _rows(recipes: Sequence[Recipe | str]) -> list[RecipeRow]:
     """A row for each recipe, without results; ``DataError`` for what is none, or no recipes."""
     if isinstance(recipes, str | Recipe) or not isinstance(recipes, Iterable):
         raise DataError(f"recipes are several, as in ['opi', 'best'], not {recipes!r}")
-    rows = [Row(as_recipe(recipe)) for recipe in recipes]
+    rows = [RecipeRow(as_recipe(recipe)) for recipe in recipes]
     if not rows:
         raise DataError("no recipes to compare: give them, as ['opi', 'best']")
     return rows
@@ -252,7 +252,7 @@ def _kept(file: Path | None, setting: _Setting) -> _Kept:
     return _Kept(None, {}, {})
 
 
-def _units(rows: list[Row], times: list[int]) -> list[_Unit]:
+def _units(rows: list[RecipeRow], times: list[int]) -> list[_Unit]:
     """What is still to be done, in the order of the rows."""
     units = []
     for row in rows:

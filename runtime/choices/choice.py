@@ -60,7 +60,7 @@ class Form(NamedTuple):
     time_batched: tuple[tuple[str, int], ...] = ()
     layout: Layout | None = None
     tiled: tuple[Tiles, ...] = ()
-    in_full: bool = False
+    shapes_known: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Choice:
     ``derived_counts``: whether spike counts follow from membrane potentials, or are added up at
     each time-step. ``short_of_memory``: whether other chunks would be faster, but do not fit.
     ``layout``: what enters the layout of the CPU in a chunk; None where chunks are in plain layout.
-    ``shapes``: those of what a time-step reads. ``in_full``: whether those of all states are known,
+    ``shapes``: those of what a time-step reads. ``shapes_known``: whether those of all states are,
     so that a chunk reads them in full. ``lean``: whether all graphs read one copy of the weights,
     as they are, which takes the least memory. ``within_budget``: whether ``max_memory`` is given.
     """
@@ -90,7 +90,7 @@ class Choice:
     short_of_memory: bool
     layout: Layout | None
     shapes: Mapping[str, Shape]
-    in_full: bool
+    shapes_known: bool
     lean: bool
     within_budget: bool
 
@@ -136,7 +136,7 @@ class Choice:
             time_batched=tuple(self.time_batched.items()),
             layout=self.layout,
             tiled=self.tiled,
-            in_full=self.in_full,
+            shapes_known=self.shapes_known,
         )
 
     def chunk(self, most: int) -> int:
@@ -199,7 +199,7 @@ def choose(costs: Costs, run: Run, layout: Layout | None, shapes: Mapping[str, S
         short_of_memory=costs.in_chunks and (way, chunks) != wanted,
         layout=way.layout if chunks else None,
         shapes=shapes,
-        in_full=all_known(costs.peaks.states, shapes),
+        shapes_known=all_known(costs.peaks.states, shapes),
         lean=way.lean,
         within_budget=costs.max_memory is not None,
     )

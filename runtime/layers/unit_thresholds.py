@@ -50,16 +50,17 @@ of what they make."""
 
 
 def with_unit_thresholds(
-    step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], in_full: bool = True
+    step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], pools: bool = True
 ) -> UnitStep:
     """The step with these neurons rescaled to V_th = 1, where it is one number or one a channel.
 
     ``step`` belongs to ``network``'s plan; of its outputs the written ``states`` are left.
-    ``in_full``: whether it reads them in the shapes that it writes, starts too.
+    ``pools``: whether spiking pools are, too, for which it must read states, starts among them, in
+    the shapes that it writes.
     """
     units = _Units(step, network, states)
     for node in step.graph.node:
-        if node.op_type in SPIKING_POOLS and node.domain == DOMAIN and in_full:
+        if node.op_type in SPIKING_POOLS and node.domain == DOMAIN and pools:
             units.pool(node)
     for neuron in network.plan.neurons:
         if neuron.spikes in units.emitted:

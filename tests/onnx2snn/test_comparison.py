@@ -368,7 +368,7 @@ def test_a_network_that_cannot_run_stops_no_other(monkeypatch):
 
 
 def test_reasons_at_some_timesteps_are_told_apart(whole):
-    rows = [comparison.Row(recipe, {}, {}) for recipe in SOME[:2]]
+    rows = [comparison.RecipeRow(recipe, {}, {}) for recipe in SOME[:2]]
     rows[0].reasons.update({2: "too few", 4: "too few", 8: "too many"})
     rows[1].reasons.update(dict.fromkeys(TIMES, "too few"))
     lines = comparison_reasons(dataclasses.replace(whole, rows=rows))
