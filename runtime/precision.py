@@ -1,7 +1,7 @@
 """What layers with weights compute in, as asked for and as it came to be."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,11 @@ class LayerPrecision:
     layer: str
     precision: str
     reason: str
+
+
+def precision_rows(precisions: Iterable[LayerPrecision]) -> list[dict[str, str]]:
+    """The precisions of a session as reports have them, none where all is as in the file."""
+    return [asdict(row) for row in precisions]
 
 
 @dataclass(frozen=True)

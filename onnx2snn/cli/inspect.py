@@ -12,12 +12,12 @@ from onnx2snn.exports.from_nir import header_of, is_nir
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import parse_structure, read_any
 from onnx2snn.inspection import export_of, json_object, lines_of, own_metadata_of, settings_in_words
-from onnx2snn.measuring.inference import precision_rows
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.choices.choice import Choice
 from onnx2snn.runtime.choices.chunks import MIDDLE, WeightedLayer
+from onnx2snn.runtime.choices.memory import Memory
 from onnx2snn.runtime.plans.plan import Plan, build_plan
-from onnx2snn.runtime.precision import Precision
+from onnx2snn.runtime.precision import Precision, precision_rows
 
 from . import terminal
 from .conversion_tables import session_table
@@ -87,7 +87,7 @@ def inspect(
     if show_plan:
         x = _zeros(plan, batch_size)
         session = SpikingSession(parts, max_memory=max_memory, precision=precision, threads=threads)
-        choice, rows = session.chosen(x), precision_rows(session)
+        choice, rows = session.chosen(x), precision_rows(session.precisions)
         layers = _layers(choice)
     if as_json:
         print_json(
@@ -233,21 +233,57 @@ def _layer_table(samples: int, layers: list[dict[str, Any]], rows: list[dict[str
 
 def _lines_of(choice: Choice) -> list[str]:
     """The rest of a choice, in sentences."""
-    if choice.chunks:
-        lengths = " or ".join(map(str, choice.chunks))
-        first = f"constant input: {lengths} time-steps a run"
-        if choice.between:
-            first += f", or another number from {choice.between[0]} to {choice.between[-1]}"
-        fewest = min([*choice.chunks, *choice.between])
-        first += f"; what is left over, fewer than {fewest}, one at a time"
-    else:
-        first = "one time-step a run"
-    if choice.short_of_memory and not choice.lean:
-        first += " (more do not fit the memory)"
-    counts = "follow from membrane potentials, when they are asked for"
-    if not choice.derived_counts:
-        counts = "are added up at every time-step"
-    memory = choice.memory
+    layout = "the layout of the CPU" if choice.layout else "plain layout"
+    order = "" if choice.layout is None else ", layer by layer"
+    counts = "are added up at every time-step"
+    if choice.derived_counts:
+        counts = "follow from membrane potentials, when they are asked for"
+    return [
+        _line_of_lengths(choice),
+        *([f"these runs are in {layout}{order}"] if choice.chunks else []),
+        *([_line_of_copies(choice)] if choice.lean else []),
+        *_lines_of_groups(choice),
+        "input that varies in time: one time-step a run",
+        f"spike counts {counts}",
+        _line_of_memory(choice.memory),
+    ]
+
+
+def _line_of_lengths(choice: Choice) -> str:
+    """How many time-steps are one run."""
+    short = " (more do not fit the memory)" if choice.short_of_memory and not choice.lean else ""
+    if not choice.chunks:
+        return f"one time-step a run{short}"
+    lengths, between = " or ".join(map(str, choice.chunks)), choice.between
+    others = f", or another number from {between[0]} to {between[-1]}" if between else ""
+    fewest = min([*choice.chunks, *between])
+    left = f"; what is left over, fewer than {fewest}, one at a time"
+    return f"constant input: {lengths} time-steps a run{others}{left}{short}"
+
+
+def _line_of_copies(choice: Choice) -> str:
+    """What lean graphs share, and why they are lean."""
+    bound = "" if choice.within_budget else ", to take at most 1.5 times weights and states"
+    return (
+        f"all of these share one copy of the weights, and of matrices for tiles{bound}: others may "
+        "be faster, where --max-memory allows for copies"
+    )
+
+
+def _lines_of_groups(choice: Choice) -> list[str]:
+    """How many samples are in a run, where not all are."""
+    usual = choice.groups.of(max(choice.chunks, default=1))
+    if usual >= choice.samples:
+        return []
+    short, alone = choice.groups.short, choice.groups.alone
+    more = [f"{short} in one of {MIDDLE} time-steps or fewer"] if short > usual else []
+    more += [f"{alone} in a single time-step"] if alone > max(usual, short) else []
+    why = f"; {' and '.join(more)}, so that weights are read less often" if more else ""
+    return [f"samples in a run: {usual}, so that the caches hold the states of a layer{why}"]
+
+
+def _line_of_memory(memory: Memory) -> str:
+    """The parts of an estimate, and their sum."""
     parts = {
         "weights": memory.weights,
         "graphs": memory.graphs,
@@ -258,26 +294,4 @@ def _lines_of(choice: Choice) -> list[str]:
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())
-    groups_of, longest = choice.groups, max(choice.chunks, default=1)
-    usual, short, alone = groups_of.of(longest), groups_of.short, groups_of.alone
-    groups = f"samples in a run: {usual}, so that the caches hold the states of a layer"
-    more = [f"{short} in one of {MIDDLE} time-steps or fewer"] if short > usual else []
-    more += [f"{alone} in a single time-step"] if alone > max(usual, short) else []
-    if more:
-        groups += f"; {' and '.join(more)}, so that weights are read less often"
-    bound = "" if choice.within_budget else ", to take at most 1.5 times weights and states"
-    lean = (
-        f"all of these share one copy of the weights, and of matrices for tiles{bound}: others may "
-    )
-    lean += "be faster, where --max-memory allows for copies"
-    layout = "the layout of the CPU" if choice.layout else "plain layout"
-    order = "" if choice.layout is None else ", layer by layer"
-    return [
-        first,
-        *([f"these runs are in {layout}{order}"] if choice.chunks else []),
-        *([lean] if choice.lean else []),
-        *([groups] if usual < choice.samples else []),
-        "input that varies in time: one time-step a run",
-        f"spike counts {counts}",
-        f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}",
-    ]
+    return f"estimated memory, MB: {shown}; together {memory.total / 1e6:.1f}"

@@ -15,11 +15,11 @@ from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.graph_passes.model_files.whole_file import write_bytes
 from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring.classes import classes_of
-from onnx2snn.measuring.inference import is_over_time, precision_rows, run_batches
+from onnx2snn.measuring.inference import is_over_time, run_batches
 from onnx2snn.running import Running
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.coding import Coding
-from onnx2snn.runtime.precision import Precision
+from onnx2snn.runtime.precision import Precision, precision_rows
 from onnx2snn.runtime.result import class_output
 
 from . import tables, terminal
@@ -144,7 +144,7 @@ def run(
         "output": None if output is None else str(output),
     }
     if precision != "float32":
-        found["precisions"] = precision_rows(session)
+        found["precisions"] = precision_rows(session.precisions)
     if as_json:
         print_json(found)
     else:

@@ -14,7 +14,7 @@ from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.early_exit import EarlyExit, scored_output
 from onnx2snn.runtime.inputs import required_times
-from onnx2snn.runtime.precision import Precision
+from onnx2snn.runtime.precision import Precision, precision_rows
 from onnx2snn.runtime.providers import Providers
 
 from .classes import (
@@ -27,7 +27,6 @@ from .classes import (
     truth_of,
 )
 from .evaluation import require_samples
-from .inference import precision_rows
 
 RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
 """The default rule and others, by how sure a sample must be to leave."""
@@ -94,7 +93,7 @@ def early_exits(
     }
     if precision == "float32":
         return result
-    return result | {"precision": precision, "precisions": precision_rows(session)}
+    return result | {"precision": precision, "precisions": precision_rows(session.precisions)}
 
 
 @dataclass(frozen=True)

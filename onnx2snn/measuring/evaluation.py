@@ -12,10 +12,11 @@ from onnx2snn.data.batches import OVER_TIME, are_samples_elsewhere, samples_at_o
 from onnx2snn.data.samples import Data, Inputs, require_data
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import Model, read_any
+from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.inputs import keys_of, required_times
-from onnx2snn.runtime.precision import Precision
+from onnx2snn.runtime.precision import Precision, precision_rows
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
 
@@ -29,7 +30,6 @@ from .classes import (
     shares,
     truth_of,
 )
-from .inference import precision_rows
 from .synapses import MaxPools, SynapseCounter, macs_by_place, summed_over_samples
 
 
@@ -80,11 +80,7 @@ def evaluate(
     # own, beside these weights, which all read.
     parts = read_any(model)
     ann_parts = None if ann is None else read_any(ann)
-    if are_samples_elsewhere(parts, data):
-        raise DataError(
-            "synapses are counted for one sample, which this network does not compute alone: an "
-            "input has an axis for the samples besides its first; run it instead (onnx2snn run)"
-        )
+    _require_countable(parts, data)
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
     running = Running(together, providers, report)
     if ann_parts is not None:
@@ -96,29 +92,18 @@ def evaluate(
         _require_room(session_of(precision=precision), data, times, running, max_memory)
         unrounded = _classes_by(session_of(), data, times, running)
     session = session_of(precision=precision)
-    rows, sizes = precision_rows(session), _sample_shapes(session, data)
+    precisions, sizes = precision_rows(session.precisions), _sample_shapes(session, data)
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     found = _measured(session, reference, partial(MaxPools, parts, sizes), data, times, running)
     del session, reference, ann_parts
-    samples, (before, behind) = data.samples, macs_by_place(parts, sizes)
+    before, behind = macs_by_place(parts, sizes)
     counter = SynapseCounter(parts, sizes)
-    neurons = sum(total.size for total in found.spikes[times[0]].values())
     result = {
-        "samples": samples,
+        "samples": data.samples,
         "macs": before + behind,
         "macs_before_neurons": before,
         "ann": ann_report(found.truth),
-        "snn": [
-            {
-                "timesteps": t,
-                **shares(found.said[t], found.truth),
-                "firing_rate": sum(int(s.sum()) for s in found.spikes[t].values())
-                / (neurons * samples * t),
-                "sops": counter.operations(found.spikes[t] | found.pooled[t], t * samples)
-                / samples,
-            }
-            for t in times
-        ],
+        "snn": [_row(t, found, counter, data.samples) for t in times],
     }
     if unrounded is None:
         return result
@@ -126,7 +111,16 @@ def evaluate(
         {"timesteps": t, **shares(unrounded[t], truth_of(data.labels, [found.said[t]]))}
         for t in times
     ]
-    return result | {"precision": precision, "float32": beside, "precisions": rows}
+    return result | {"precision": precision, "float32": beside, "precisions": precisions}
+
+
+def _require_countable(parts: ModelParts, data: Data) -> None:
+    """Raise ``DataError`` where one sample, for which synapses are counted, does not run alone."""
+    if are_samples_elsewhere(parts, data):
+        raise DataError(
+            "synapses are counted for one sample, which this network does not compute alone: an "
+            "input has an axis for the samples besides its first; run it instead (onnx2snn run)"
+        )
 
 
 def _require_room(
@@ -154,6 +148,20 @@ class _Measured:
     said: dict[int, np.ndarray]
     spikes: dict[int, dict[str, Any]]
     pooled: dict[int, dict[str, Any]]
+
+
+def _row(t: int, found: _Measured, counter: SynapseCounter, samples: int) -> dict[str, Any]:
+    """What the SNN came to at T, over so many samples."""
+    spikes = found.spikes[t]
+    fired = sum(int(total.sum()) for total in spikes.values())
+    neurons = sum(total.size for total in spikes.values())
+    operations = counter.operations(spikes | found.pooled[t], t * samples)
+    return {
+        "timesteps": t,
+        **shares(found.said[t], found.truth),
+        "firing_rate": fired / (neurons * samples * t),
+        "sops": operations / samples,
+    }
 
 
 def _measured(

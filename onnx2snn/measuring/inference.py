@@ -1,7 +1,6 @@
 """Run an SNN over data of any size, in batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 
@@ -99,8 +98,3 @@ def _require_rows(
                 f"the network's output '{name}' has shape {list(shape)} for a batch of {samples} "
                 "samples, with no rows for each: run all samples in one batch (--batch-size)"
             )
-
-
-def precision_rows(session: SpikingSession) -> list[dict[str, str]]:
-    """What each layer between neurons is computed in, and why; none if all is as in the file."""
-    return [asdict(row) for row in session.precisions]
