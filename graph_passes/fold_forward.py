@@ -21,6 +21,7 @@ from .graph.editing import (
 from .graph.operators import CANONICAL_ACTIVATIONS
 from .graph.regions import downstream
 from .graph.tidying import tidy
+from .graph.windows import pads_itself
 
 _POOLS = ("AveragePool", "GlobalAveragePool")
 _LINEAR = ("Conv", "Gemm", "MatMul")
@@ -223,7 +224,7 @@ def _constant_through(
 def _has_borders(node: gs.Node) -> bool:
     fixed = node.op in ("Flatten", "Reshape", "Pad")
     padded = any(node.attrs.get("pads", [])) or node.attrs.get("ceil_mode", 0)
-    return fixed or padded or node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+    return fixed or padded or pads_itself(node)
 
 
 def _response(

@@ -10,7 +10,7 @@ from .graph.editing import constant_value, is_used, producer, replace_node
 from .graph.operators import MAX_POOLS
 from .graph.regions import behind_nonlinear, downstream
 from .graph.tidying import tidy
-from .spellings.pads import same_pads
+from .graph.windows import pads_itself, pads_of_window
 from .spiking import StateEditor, require_ranks
 
 
@@ -101,8 +101,7 @@ def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
     """Why a max-pool cannot count spikes; None if it can."""
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; spikes have no such thing"
-    same = node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
-    if same and any(step != 1 for step in node.attrs.get("dilations", [])):
+    if pads_itself(node) and any(step != 1 for step in node.attrs.get("dilations", [])):
         return "it is dilated and padded automatically, of which runtimes disagree"
     if node.op == "MaxPool" and _padding(node) is None:
         return (
@@ -141,13 +140,10 @@ def _padding(node: gs.Node) -> tuple[list[int], int] | None:
     From sizes, that is, which are open. Those of windows of 2 in steps of 2 do not: they are one
     place at the end of odd sizes, as ceil_mode has it.
     """
-    kernel, ceil_mode = node.attrs["kernel_shape"], node.attrs.get("ceil_mode", 0)
-    ones, nothing = [1] * len(kernel), [0] * 2 * len(kernel)
-    how = node.attrs.get("auto_pad", "NOTSET")
-    if how in ("NOTSET", "VALID"):
-        return list(node.attrs.get("pads", nothing) if how == "NOTSET" else nothing), ceil_mode
-    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
-    if how == "SAME_UPPER" and {*kernel, *strides} == {2} and set(dilations) == {1}:
-        return nothing, 1
-    pads = same_pads(node, kernel)
+    kernel = node.attrs["kernel_shape"]
+    strides, dilations = (node.attrs.get(name, [1]) for name in ("strides", "dilations"))
+    twos = {*kernel, *strides} == {2} and set(dilations) == {1}
+    if twos and node.attrs.get("auto_pad") == "SAME_UPPER":
+        return [0] * 2 * len(kernel), 1
+    pads, ceil_mode = pads_of_window(node, kernel), node.attrs.get("ceil_mode", 0)
     return None if pads is None else ([max(pad, 0) for pad in pads], ceil_mode)

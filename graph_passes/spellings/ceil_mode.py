@@ -5,6 +5,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.graph.editing import require_opset
 from onnx2snn.graph_passes.graph.regions import downstream
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
+from onnx2snn.graph_passes.graph.windows import written_pads
 
 
 def end_pools_in_the_image(graph: gs.Graph) -> bool:
@@ -46,7 +47,7 @@ def _end(pool: gs.Node) -> bool:
     if not attrs.get("ceil_mode") or attrs.get("auto_pad", "NOTSET") != "NOTSET" or not known:
         return False
     rank = len(size)
-    ones, own = [1] * rank, attrs.get("pads", [0] * 2 * rank)
+    ones, own = [1] * rank, written_pads(pool, rank)
     ends, too_far = [], []
     for axis, (pixels, kernel, stride, dilation) in enumerate(
         zip(

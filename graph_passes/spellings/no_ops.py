@@ -13,6 +13,7 @@ from onnx2snn.graph_passes.graph.editing import (
     require_opset,
 )
 from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.windows import pads_of_window
 from onnx2snn.graph_passes.model_files.io import onnx_type
 
 
@@ -62,10 +63,8 @@ def _is_no_op(graph: gs.Graph, node: gs.Node) -> bool:
         case "Concat" | "Sum" | "Min" | "Max" | "Mean":
             return len(node.inputs) == 1
         case "AveragePool" | "MaxPool":
-            return (
-                set(node.attrs["kernel_shape"]) == {1}
-                and set(node.attrs.get("strides", [1])) == {1}
-                and not any(node.attrs.get("pads", []))
-            )
+            kernel, strides = node.attrs["kernel_shape"], node.attrs.get("strides", [1])
+            nothing = [0] * 2 * len(kernel)
+            return {*kernel, *strides} == {1} and pads_of_window(node, kernel) == nothing
         case _:
             return False

@@ -1,7 +1,5 @@
 """Fold a Pad into the operator that it was written for."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -17,6 +15,7 @@ from onnx2snn.graph_passes.graph.editing import (
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.windows import pads_itself, pads_of_window, written_pads
 
 _POOLS = ("AveragePool", "MaxPool")
 
@@ -30,7 +29,7 @@ def fold_pads(graph: gs.Graph) -> bool:
     """
     require_opset(graph)
     changed = False
-    alone = [node for node in graph.nodes if node.op == "Conv" and _pads_by_itself(node)]
+    alone = [node for node in graph.nodes if node.op == "Conv" and _can_be_written_out(node)]
     if any(set(node.attrs.get("strides", [1])) != {1} for node in alone):
         # What a file says of sizes need not be so.
         infer_shapes(graph)
@@ -45,30 +44,10 @@ def fold_pads(graph: gs.Graph) -> bool:
     return changed
 
 
-def same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
-    """The pads of SAME_UPPER or SAME_LOWER, begins then ends; None where they follow from sizes
-    that are open, which they do not in steps of 1. Below 0 where windows leave out pixels.
-    """
-    ones = [1] * len(kernel)
-    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
-    sizes = (node.inputs[0].shape or [])[2:] if set(strides) != {1} else ones
-    if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
-        return None
-    begins, ends, upper = [], [], node.attrs["auto_pad"] == "SAME_UPPER"
-    for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
-        total = reach - size
-        few, many = total // 2, total - total // 2
-        begins.append(few if upper else many)
-        ends.append(many if upper else few)
-    return begins + ends
-
-
-def _pads_by_itself(conv: gs.Node) -> bool:
-    dilated = any(step != 1 for step in conv.attrs.get("dilations", []))
+def _can_be_written_out(conv: gs.Node) -> bool:
     # ONNX Runtime takes none that are dilated.
-    automatic = conv.attrs.get("auto_pad", "NOTSET").startswith("SAME")
-    return automatic and not dilated and not conv.domain
+    dilated = any(step != 1 for step in conv.attrs.get("dilations", []))
+    return pads_itself(conv) and not dilated and not conv.domain
 
 
 def _write_out(conv: gs.Node) -> bool:
@@ -76,7 +55,7 @@ def _write_out(conv: gs.Node) -> bool:
     kernel = list((conv.inputs[1].shape or [])[2:])
     if not kernel or not all(isinstance(size, int) for size in kernel):
         return False
-    pads = same_pads(conv, kernel)
+    pads = pads_of_window(conv, kernel)
     # ONNX Runtime begins within the image where windows leave out pixels.
     if pads is None or min(pads) < 0:
         return False
@@ -92,11 +71,8 @@ def _fold(graph: gs.Graph, node: gs.Node) -> bool:
         return False
     if following.op not in ("Conv", *_POOLS) or following.inputs[0] is not node.outputs[0]:
         return False
-    attrs = following.attrs
-    how, none = attrs.get("auto_pad", "NOTSET"), [0] * len(pads)
-    # Of a pool ONNX Runtime lets pads stand beside VALID, which switches them off.
-    own = none if how == "VALID" else attrs.get("pads", none)
-    if how not in ("NOTSET", "VALID") or len(own) != len(pads):
+    attrs, own = following.attrs, written_pads(following, len(pads) // 2)
+    if pads_itself(following) or len(own) != len(pads):
         return False
     value = _value(node)
     total = [a + b for a, b in zip(own, pads, strict=True)]

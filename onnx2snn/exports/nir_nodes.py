@@ -25,6 +25,7 @@ from onnx2snn.graph_passes.graph.neurons import (
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""
@@ -375,9 +376,9 @@ def _times(weight: np.ndarray, factors: np.ndarray, scale: np.ndarray | None) ->
 
 
 def _symmetric_pads(node: gs.Node, axes: int) -> list[int]:
-    pads = list(node.attrs.get("pads", [0] * 2 * axes))
-    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if pads_itself(node):
         raise Refused("its pads are not written out")
+    pads = written_pads(node, axes)
     if pads[:axes] != pads[axes:]:
         raise Refused(f"NIR pads both sides alike, not {pads}")
     return pads[:axes]

@@ -17,8 +17,8 @@ from onnx2snn.graph_passes.graph.editing import (
     replace_node,
 )
 from onnx2snn.graph_passes.graph.operators import RECURRENT, WEIGHTED
+from onnx2snn.graph_passes.graph.windows import pads_of_window
 from onnx2snn.graph_passes.model_files.io import onnx_type
-from onnx2snn.graph_passes.spellings.pads import same_pads
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
@@ -258,8 +258,7 @@ def _sum_pool(editor: Editor, node: gs.Node) -> None:
     if attrs.pop("ceil_mode", 0) or larger:
         # Conv rounds sizes down, and takes no kernel beyond the pads: pad the end by what the last
         # windows reach beyond.
-        own = same_pads(node, kernel) if attrs.get("auto_pad", "").startswith("SAME") else None
-        pads = [max(pad, 0) for pad in own or attrs.get("pads", [0] * 2 * axes)]
+        pads = [max(pad, 0) for pad in pads_of_window(node, kernel) or [0] * 2 * axes]
         attrs.pop("auto_pad", None)
         for axis in range(axes):
             window = (kernel[axis] - 1) * dilations[axis] + 1

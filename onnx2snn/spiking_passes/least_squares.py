@@ -7,6 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import Editor, only_consumer, producer
+from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
 
 from .layers import few_samples
 
@@ -224,7 +225,7 @@ def _places(node: gs.Node, source: np.ndarray) -> tuple[int, ...]:
 def _is_known(node: gs.Node) -> bool:
     """Whether the patches of a node are known."""
     if node.op == "Conv":
-        return node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        return not pads_itself(node)
     plain = node.attrs.get("alpha", 1.0) == 1.0 and not node.attrs.get("transA", 0)
     return plain and node.inputs[1].values.ndim == 2
 
@@ -249,7 +250,7 @@ def _windows(node: gs.Node, source: np.ndarray) -> np.ndarray:
     """What a convolution sees, as a view: [N, C, *places, *kernel]."""
     kernel = node.inputs[1].values.shape[2:]
     dimensions, ones = len(kernel), [1] * len(kernel)
-    pads = node.attrs.get("pads", [0] * 2 * dimensions)
+    pads = written_pads(node, dimensions)
     around = [(0, 0), (0, 0), *zip(pads[:dimensions], pads[dimensions:], strict=True)]
     dilations, strides = node.attrs.get("dilations", ones), node.attrs.get("strides", ones)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]

@@ -1,0 +1,45 @@
+"""Where the windows of convolutions and pools lie: what ``auto_pad`` and ``pads`` say."""
+
+from collections.abc import Sequence
+
+import onnx_graphsurgeon as gs
+
+
+def pads_itself(node: gs.Node) -> bool:
+    """Whether the pads of a node follow from sizes, as SAME_UPPER and SAME_LOWER have it."""
+    return bool(node.attrs.get("auto_pad", "NOTSET").startswith("SAME"))
+
+
+def written_pads(node: gs.Node, axes: int) -> list[int]:
+    """The pads of a node that does not pad itself, begins then ends, of so many axes of an image.
+
+    ONNX Runtime lets some stand beside VALID, which switches them off.
+    """
+    nothing = [0] * 2 * axes
+    valid = node.attrs.get("auto_pad", "NOTSET") == "VALID"
+    return nothing if valid else list(node.attrs.get("pads", nothing))
+
+
+def pads_of_window(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
+    """The pads of a node, begins then ends; None where they follow from sizes that are open.
+
+    In steps of 1 they do not. Those of a node that pads itself are below 0 where its windows leave
+    out pixels.
+    """
+    return _same_pads(node, kernel) if pads_itself(node) else written_pads(node, len(kernel))
+
+
+def _same_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | None:
+    ones = [1] * len(kernel)
+    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
+    sizes = (node.inputs[0].shape or [])[2:] if set(strides) != {1} else ones
+    if len(sizes) != len(kernel) or not all(isinstance(size, int) for size in sizes):
+        return None
+    begins, ends, upper = [], [], node.attrs["auto_pad"] == "SAME_UPPER"
+    for size, window, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        reach = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1
+        total = reach - size
+        few, many = total // 2, total - total // 2
+        begins.append(few if upper else many)
+        ends.append(many if upper else few)
+    return begins + ends
