@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from .errors import DataError, Refusal, UnsupportedModelError, is_number, require_whole
 from .graph.neurons import attribute_tensor, initial_potential_of, neuron_nodes, threshold_of
-from .spiking import is_fixed, require_shapes
+from .graph.shapes import is_fixed, require_shapes
 
 InitialPotential = float | Literal["uniform", "normal"]
 """A fraction of V_th (0.5 is optimal, Theorem 1), or a distribution over the neurons:

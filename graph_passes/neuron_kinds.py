@@ -5,9 +5,8 @@ import onnx_graphsurgeon as gs
 
 from .errors import DataError, ModelError, is_number, require_whole
 from .graph import neurons
+from .graph.states import StateEditor, clock
 from .graph.tidying import tidy
-from .spiking import StateEditor
-from .spiking_pool import clock
 
 MOST_SPIKES = 127
 """Of a neuron in one time-step: corrections count them in 8 bits."""

@@ -5,11 +5,12 @@ import onnx_graphsurgeon as gs
 
 from .graph import neurons
 from .graph.editing import constant_value, is_floating, is_used, operands, require_graph
+from .graph.masks import MASKING, masks_alone
 from .graph.operators import SHAPE_OPS, WEIGHTED
 from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .graph.shapes import require_ranks
+from .graph.states import StateEditor, add_counting, clock
 from .graph.tidying import tidy
-from .spiking import MASKING, StateEditor, add_counting, masks_alone, require_ranks
-from .spiking_pool import clock
 
 _LOWEST = -1e30
 """Of a mask, beside -infinity."""

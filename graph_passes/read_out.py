@@ -7,9 +7,9 @@ from .errors import Refusal, UnsupportedModelError, require_whole
 from .graph import neurons
 from .graph.editing import is_floating, operands, replace_uses
 from .graph.regions import downstream, made_by, nonlinear_nodes, regions
+from .graph.shapes import require_ranks
+from .graph.states import StateEditor, add_counting, clock
 from .graph.tidying import tidy
-from .spiking import StateEditor, add_counting, require_ranks
-from .spiking_pool import clock
 
 
 def average_before_read_out(graph: gs.Graph) -> bool:

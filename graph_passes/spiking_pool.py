@@ -9,9 +9,10 @@ from .graph import neurons
 from .graph.editing import constant_value, is_used, producer, replace_node
 from .graph.operators import MAX_POOLS
 from .graph.regions import behind_nonlinear, downstream
+from .graph.shapes import require_ranks
+from .graph.states import StateEditor, clock
 from .graph.tidying import tidy
 from .graph.windows import pads_itself, pads_of_window
-from .spiking import StateEditor, require_ranks
 
 
 def max_to_spiking_pool(graph: gs.Graph) -> bool:
@@ -58,20 +59,6 @@ def thresholds_to_spiking(graph: gs.Graph) -> bool:
         _to_stateful(graph, node, "SpikingThreshold", inputs, attributes)
     tidy(graph)
     return bool(nodes)
-
-
-def clock(editor: StateEditor) -> gs.Variable:
-    """The time-step t, counted by the graph's one Clock, which is added if there is none."""
-    for node in neurons.stateful_nodes(editor.graph):
-        if node.op == "Clock":
-            result: gs.Variable = node.outputs[0]
-            return result
-    t = gs.Variable(editor.name("t"), np.float32, [1])
-    node = gs.Node("Clock", editor.name("clock"), {}, [], [t], domain=neurons.DOMAIN)
-    editor.settle(node)
-    editor.graph.nodes.insert(0, node)
-    neurons.add_state(editor.graph, node, 1, np.dtype(np.float32))
-    return t
 
 
 def _reached(graph: gs.Graph) -> list[gs.Node]:

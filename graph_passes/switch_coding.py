@@ -19,8 +19,8 @@ from .graph.activations import activation_nodes
 from .graph.editing import is_floating, replace_uses
 from .graph.operators import MAX_POOLS
 from .graph.regions import nonlinear_nodes
+from .graph.states import StateEditor, add_counting
 from .graph.tidying import tidy
-from .spiking import StateEditor, add_counting
 
 _NO_MEAN = (
     "the maximum of switched inputs is not that of their means, and no neuron's spikes to count: "

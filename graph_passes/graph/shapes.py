@@ -1,15 +1,17 @@
 """The shapes and types of a graph's tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.errors import Refusal, UnsupportedModelError
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.limits import with_shapes
 
-from .editing import free_name
+from .editing import free_name, is_used
 from .neurons import inputs_besides_states
+from .regions import upstream
 
 
 def declared_shape(kind: onnx.TypeProto.Tensor) -> list[int | str]:
@@ -63,3 +65,53 @@ def _names_of_sizes(graph: gs.Graph, tensors: Iterable[gs.Tensor]) -> dict[int |
             names[size] = free_name(size, taken, numbers)
             taken.add(names[size])
     return names
+
+
+def is_fixed(shape: list[int | str] | None) -> bool:
+    """Whether the shape of a sample is known, and the same for each."""
+    return shape is not None and all(isinstance(size, int) for size in shape[1:])
+
+
+def require_ranks(graph: gs.Graph, nodes: list[gs.Node]) -> None:
+    """Raise ``UnsupportedModelError`` where the number of axes of an output is unknown."""
+    require_shapes(
+        graph,
+        nodes,
+        lambda shape: shape is not None,
+        "the number of axes of these tensors cannot be inferred:",
+        "declare the shape of the model's input; operators before it that ONNX has no shape "
+        "inference for, such as custom ones, also hide it",
+    )
+
+
+def require_shapes(
+    graph: gs.Graph,
+    nodes: list[gs.Node],
+    is_known: Callable[[list[int | str] | None], bool],
+    heading: str,
+    reason: str,
+) -> None:
+    """Raise ``UnsupportedModelError`` where the shape of an output cannot be inferred either."""
+
+    def all_known(node: gs.Node) -> bool:
+        return all(is_known(tensor.shape) for tensor in node.outputs if is_used(graph, tensor))
+
+    if not all(map(all_known, nodes)):
+        infer_shapes(graph)
+    refusals = [
+        Refusal(node.name, node.op, f"{reason}{_hidden_by(graph, node)}")
+        for node in nodes
+        if not all_known(node)
+    ]
+    if refusals:
+        raise UnsupportedModelError(heading, refusals)
+
+
+def _hidden_by(graph: gs.Graph, node: gs.Node) -> str:
+    """Which node before it makes a tensor of unknown shape of known ones, as a reason goes on."""
+    before = upstream(graph, [node])
+    for maker in graph.nodes:
+        hides = any(made.shape is None and made.name in before for made in maker.outputs)
+        if hides and all(read.shape is not None for read in maker.inputs if not read.is_empty()):
+            return f" (here {maker.op} '{maker.name}')"
+    return ""

@@ -20,12 +20,12 @@ from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
 from onnx2snn.graph_passes.errors import optional_whole, require_truths, require_whole
 from onnx2snn.graph_passes.graph.activations import bounds_by_result
+from onnx2snn.graph_passes.graph.obstacles import require_convertible
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
-from onnx2snn.graph_passes.spiking import require_convertible
 from onnx2snn.inspection import metadata_of, plain
 from onnx2snn.recipe import Recipe
 from onnx2snn.recipes import as_recipe

@@ -25,6 +25,7 @@ from onnx2snn.graph_passes.graph.editing import (
     subgraphs_of,
 )
 from onnx2snn.graph_passes.graph.neurons import is_stateful, mean_nodes, states_read
+from onnx2snn.graph_passes.graph.obstacles import obstacles
 from onnx2snn.graph_passes.graph.operators import ACTIVATIONS, MAX_POOLS, RECURRENT, MaxPool
 from onnx2snn.graph_passes.graph.regions import before_weights, downstream, nonlinear_behind_weights
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
@@ -32,7 +33,6 @@ from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.spellings.fold_constants import RANDOM_OPS
-from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.runtime.providers import CPU, ONCE, create_session
 
 

@@ -28,6 +28,7 @@ from onnx2snn.graph_passes.approximate import ClipFit, approximate_activations, 
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.errors import counted
+from onnx2snn.graph_passes.graph.finite import require_finite_weights
 from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS, MaxPool
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model, read_any
@@ -35,7 +36,6 @@ from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.scikit_learn import is_of_scikit_learn
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.spellings.integer_layers import quantises_anew
-from onnx2snn.graph_passes.spiking import require_finite_weights
 from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.inspection import inputs_of
 from onnx2snn.running import Running

@@ -18,11 +18,11 @@ from onnx2snn.graph_passes.graph.activations import (
     kept_activations,
 )
 from onnx2snn.graph_passes.graph.layouts import require_channels
+from onnx2snn.graph_passes.graph.obstacles import obstacles
 from onnx2snn.graph_passes.graph.operators import MAX_POOLS, MaxPool
 from onnx2snn.graph_passes.graph.regions import regions
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model
-from onnx2snn.graph_passes.spiking import obstacles
 from onnx2snn.graph_passes.spiking_pool import why_not_counting
 from onnx2snn.running import Running
 

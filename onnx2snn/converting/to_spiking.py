@@ -30,14 +30,11 @@ from onnx2snn.graph_passes.driver import Pass, unbound
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.graph.activations import bounded_activations
 from onnx2snn.graph_passes.graph.editing import type_of
+from onnx2snn.graph_passes.graph.finite import require_finite_results
 from onnx2snn.graph_passes.graph.layouts import require_channels, samples_axis
+from onnx2snn.graph_passes.graph.shapes import require_ranks
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.spiking import (
-    DATA_NEEDED,
-    NO_BOUND,
-    require_finite_results,
-    require_ranks,
-)
+from onnx2snn.graph_passes.spiking import DATA_NEEDED, NO_BOUND
 from onnx2snn.recipe import Neuron, Recipe, SpikingPass, reads_data
 from onnx2snn.runtime.plans.parts import parts_of, require_affine
 from onnx2snn.spiking_passes.searching import SCALING_SAMPLES, scale_thresholds

@@ -27,8 +27,8 @@ from onnx2snn.graph_passes.graph.neurons import (
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.graph.shapes import is_fixed, require_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-from onnx2snn.graph_passes.spiking import is_fixed, require_shapes
 from onnx2snn.graph_passes.switch_coding import code_inputs
 from onnx2snn.runtime.inputs import samples_in
 

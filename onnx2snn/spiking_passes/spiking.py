@@ -27,9 +27,9 @@ from onnx2snn.graph_passes.graph.neurons import (
     neuron_nodes,
 )
 from onnx2snn.graph_passes.graph.ranges import SHAPING
+from onnx2snn.graph_passes.graph.shapes import is_fixed
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.graph_passes.spiking import is_fixed
 from onnx2snn.running import Running, no_report
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 

@@ -21,6 +21,7 @@ from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
 from onnx2snn.graph_passes.graph.editing import operands, part_of, release_all
+from onnx2snn.graph_passes.graph.finite import require_finite_weights
 from onnx2snn.graph_passes.graph.neurons import (
     COUNTING,
     TENSOR_ATTRIBUTES,
@@ -44,7 +45,6 @@ from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.graph_passes.model_files.protos import unused_prefix
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
-from onnx2snn.graph_passes.spiking import require_finite_weights
 
 from .graphs import has_float16
 from .kernels import lower_if

@@ -14,8 +14,8 @@ from onnx2snn.graph_passes import (
     set_initial_potential,
     to_model,
 )
+from onnx2snn.graph_passes.graph.obstacles import obstacles
 from onnx2snn.graph_passes.on_means import nodes_on_means
-from onnx2snn.graph_passes.spiking import obstacles
 
 RNG = np.random.default_rng(0)
 TIMESTEPS = 9

@@ -27,7 +27,8 @@ from onnx2snn.graph_passes import (
     upgrade_opset,
 )
 from onnx2snn.graph_passes.graph.activations import bounded_activations, kept_activations
-from onnx2snn.graph_passes.spiking import require_convertible, require_ranks
+from onnx2snn.graph_passes.graph.obstacles import require_convertible
+from onnx2snn.graph_passes.graph.shapes import require_ranks
 
 SIGNATURE = "g (float[N, 2, 3] x) => (float[N, 2, 3] y)"
 X = np.linspace(-2, 6, 12, dtype=np.float32).reshape(2, 2, 3)
