@@ -28,7 +28,7 @@ rely on the result: an activation is ``Relu(x)``, ``Clip(x, 0, theta)`` with one
 
 import onnx_graphsurgeon as gs
 
-from .graph.editing import require_opset
+from .graph.editing import require_opset, until_done
 from .graph.shapes import infer_shapes
 from .spellings.activations import decompose_activations
 from .spellings.attention import split_attention
@@ -79,9 +79,10 @@ def canonicalise(graph: gs.Graph) -> bool:
     # What one of them infers without changing anything another may have missed.
     if any(tensor.shape is None for node in graph.nodes for tensor in node.outputs):
         infer_shapes(graph)
-    changed = False
-    while True:
-        found = [function(graph) for function in CANONICAL_FORM]
-        if not any(found):
-            return changed
-        changed = True
+    return until_done(_round, graph)
+
+
+def _round(graph: gs.Graph) -> bool:
+    """Run all of them once; whether any found something."""
+    found = [function(graph) for function in CANONICAL_FORM]
+    return any(found)

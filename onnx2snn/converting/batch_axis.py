@@ -30,10 +30,10 @@ Run = Callable[[Inputs], dict[str, np.ndarray]]
 
 def open_batch_axis(
     graph: gs.Graph, ann: ModelParts, data: Data | None, sample: Sample
-) -> tuple[gs.Graph, list[PassReport], str | None]:
-    """The graph with inputs of any number of samples, what the passes did, and a note.
+) -> tuple[gs.Graph, list[Pass], list[PassReport], str | None]:
+    """The graph with inputs of any number of samples, the passes, what they did, and a note.
 
-    No reports where the size was not fixed, or samples depend on each other: the note says why.
+    No passes where the size was not fixed, or samples depend on each other: the note says why.
     ``ann``: the network of the graph. ``data``, and ``sample``, random inputs that it runs on, are
     what that is tried on.
     """
@@ -48,7 +48,7 @@ def open_batch_axis(
     for passes in ways:
         reports = run_passes(graph, passes)
         if not reports[-1].changed:
-            return graph, [], None
+            return graph, [], [], None
         try:
             error, why = _tried(graph, ann, data, sizes[0], sample), "samples depend on each other"
         except (ModelError, DataError, ValueError) as failure:
@@ -57,13 +57,13 @@ def open_batch_axis(
             node = re.search(r"(\w+) node\. Name:'(.*?)'", str(failure))
             why = f"{node[1]} '{node[2]}' cannot take more samples" if node else str(failure)
         if error <= tolerance(graph):
-            return graph, reports, None
+            return graph, passes, reports, None
         graph = import_ann(start)
     note = (
         f"the batch size stays fixed, as in the ANN: {why}; if it need not, export it with an "
         "open first axis: more samples run at a time, and corrections see more of them"
     )
-    return graph, [], note
+    return graph, [], [], note
 
 
 def _tried(graph: gs.Graph, ann: ModelParts, data: Data | None, size: int, sample: Sample) -> float:

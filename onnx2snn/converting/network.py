@@ -28,6 +28,7 @@ from onnx2snn.graph_passes.approximate import ClipFit, approximate_activations, 
 from onnx2snn.graph_passes.canonicalise import CANONICAL_FORM
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.errors import counted
+from onnx2snn.graph_passes.graph.editing import until_done
 from onnx2snn.graph_passes.graph.finite import require_finite_weights
 from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS, MaxPool
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
@@ -80,6 +81,8 @@ class Network:
             self.calibration, self.measures = with_measures(read)
         self.running = running
         self.reports: list[PassReport] = []
+        # Since ``reference``, whose function they must keep.
+        self._ran: list[Pass] = []
         self.declined: list[Refusal] = []
         self.agreements: list[Agreement] = []
         self.notes: list[str] = []
@@ -96,18 +99,22 @@ class Network:
         require_finite_weights(self.graph)
         self.current = self.unclipped = self.reference = self.original
 
-    def _canonicalise(self) -> bool:
-        """Bring the graph into canonical form; a later round is reported where it found work."""
-        changed = self.run(CANONICAL_FORM)
-        while again := [r for r in run_passes(self.graph, CANONICAL_FORM) if r.changed]:
-            self.reports += again
-        return changed
-
     def run(self, passes: Sequence[Pass]) -> bool:
         """Run passes; whether any changed something."""
-        reports = run_passes(self.graph, passes)
+        return self._note(passes, run_passes(self.graph, passes))
+
+    def _note(self, passes: Sequence[Pass], reports: list[PassReport]) -> bool:
+        """Note what passes did that have run; whether any changed something."""
         self.reports += reports
+        self._ran += passes
         return any(report.changed for report in reports)
+
+    def _canonicalise(self) -> bool:
+        """Bring the graph into canonical form; a later round is reported where it found work."""
+        later = len(self.reports) + len(CANONICAL_FORM)
+        changed = until_done(lambda _: self.run(CANONICAL_FORM), self.graph)
+        self.reports[later:] = [report for report in self.reports[later:] if report.changed]
+        return changed
 
     def note_agreement(self, change: str, before: ModelParts) -> Agreement | None:
         """With data, note how the ANN as it is now agrees with that before a change."""
@@ -141,6 +148,7 @@ class Network:
             return
         agreement = self.note_agreement(UNQUANTISED, self.original)
         self.unclipped = self.reference = self.current
+        self._ran = []
         cost = ""
         if agreement is None and (sample := first_inputs_that_run(self.original, self.graph)):
             error = relative_error(sample[1], outputs_of(self.current, sample[0]))
@@ -157,20 +165,19 @@ class Network:
             partial(fold_forward, declined=[] if self.maxpool == "average" else self.declined),
         ]
         sample = first_inputs_that_run(self.reference, self.graph)
-        self.graph, reports, note = open_batch_axis(
+        self.graph, passes, reports, note = open_batch_axis(
             self.graph, self.reference, self.calibration, sample
         )
-        self.reports += reports
+        opened = self._note(passes, reports)
         self.notes += [note] if note else []
         if self.calibration is None and self.reference is self.original:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
             self.original = self.reference = ModelParts(self.original.structure, {})
             self.current = self.unclipped = self.original
-        rewritten = [self._canonicalise(), self.run(folds), bool(reports), self._translated]
+        rewritten = [self._canonicalise(), self.run(folds), opened, self._translated]
         if any(rewritten):
-            passes = [*CANONICAL_FORM, *CANONICAL_FORM, *folds]
-            self._require_same(EXACT, self.reference, passes, sample)
+            self._require_same(EXACT, self.reference, self._ran, sample)
         else:
             self.current = to_parts(self.graph)
 

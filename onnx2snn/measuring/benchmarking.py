@@ -108,7 +108,7 @@ def with_open_batch(ann: Path, folder: Path) -> Path:
         return ann
     infer_shapes(graph)
     sample = first_inputs_that_run(parts, graph)
-    graph, reports, _ = open_batch_axis(graph, parts, None, sample)
+    graph, _, reports, _ = open_batch_axis(graph, parts, None, sample)
     if not reports:
         return ann
     write_model(to_parts(graph), folder / "ann.onnx")

@@ -818,6 +818,18 @@ def test_a_pass_that_changes_the_function_is_named(monkeypatch, calibration):
         convert(model(TWO_OUTPUTS, WEIGHTS), calibration=calibration)
 
 
+def test_a_pass_that_changes_the_function_in_a_later_round_is_named(monkeypatch):
+    calls = dict[int, int]()
+
+    def wrong_at_last(graph):
+        calls[id(graph)] = calls.get(id(graph), 0) + 1
+        return calls[id(graph)] < 3 or (calls[id(graph)] == 3 and wrong(graph))
+
+    monkeypatch.setattr(network, "CANONICAL_FORM", (wrong_at_last, *network.CANONICAL_FORM))
+    with pytest.raises(PassError, match="pass wrong_at_last should leave"):
+        convert(model(TWO_OUTPUTS, WEIGHTS))
+
+
 @pytest.mark.parametrize("calibration", [None, from_arrays(X)])
 def test_a_pass_that_changes_which_numbers_are_finite_is_named(monkeypatch, calibration):
     def negates(graph):
