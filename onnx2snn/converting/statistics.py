@@ -24,10 +24,7 @@ KINDS = ("max", "percentile", "nonzero-percentile", "mmse", "robust-mmse", "bala
 MOST_CUT = 0.02
 """Of the squares of a layer or channel, that a 99.9 percentile may cut off.
 
-Of the shipped networks it cuts off 1.6 % at most, at T=4 to 64. Where most places are background
-one in a thousand is a good part of what is not: of 4 convolutions on digits of 8 x 8 in black
-images of 112 x 112 it cut off 13 % of a channel in the middle, 46 at most, and ``best`` lost 22
-points at T=8.
+Where most places are background one in a thousand is a good part of what is not.
 """
 
 COMMON = 95.0
@@ -42,8 +39,7 @@ Up to what so many percent of the samples stay within.
 FEW_SAMPLES, UNSEEN = 128, 16
 """Fewer samples than these leave much unseen of units that are active once in a sample.
 
-With 4 images the dense layers of the shipped VGG clipped much of others' activations: 81.3 %
-instead of 92.3 (T=8, 400 training images). From 64 on it was within chance.
+What other samples say above is then clipped.
 """
 
 FOR_TIMESTEPS = ("mmse", "robust-mmse")
@@ -93,9 +89,7 @@ class Statistic:
     def is_of_pooled(self) -> bool:
         """Whether, for a layer that only a max-pool reads, the pool's outputs are measured instead.
 
-        The largest of 28 x 28 places is beyond their 99.9 percentile: clipped there, a network
-        with a global max-pool lost 2.3 points at T=32 and, at T=4, agreed with its ANN on 76 % of
-        the classes instead of 91 (recipe ``best``).
+        The largest of many places is beyond their 99.9 percentile.
         """
         return self.kind == "robust-mmse"
 

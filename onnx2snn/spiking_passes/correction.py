@@ -79,8 +79,8 @@ def correct(
     On the first batch. On each after it what is corrected moves by a part of what the batch
     lacks, its share of the images so far: a stochastic approximation (Robbins and Monro 1951).
     Where weights are corrected, later batches move them alone: a bias that moves without those
-    behind it took up to 8 points of agreement from a network on images with much background, one
-    current at many places. Memory is that of one batch.
+    behind it moves a whole background, one current at many places, over a level. Memory is that of
+    one batch.
 
     Raises ``MissingThresholdError`` without calibration data, ``UnsupportedModelError`` where
     samples lie along the axis of the channels, and, of potentials, along any axis but the first,

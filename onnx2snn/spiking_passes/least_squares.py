@@ -24,11 +24,7 @@ FEWEST_SAMPLES = 8
 """That are looked at, whatever their size: one black image would stand for all."""
 
 PRUNED = 0.5
-"""A layer of whose weights so many are 0 was pruned: they stay 0, and no spike goes there.
-
-Without that a network of convolutions with 85 % zeros had none left, and 6.7 times the synaptic
-operations (a tester's, T=4).
-"""
+"""A layer of whose weights so many are 0 was pruned: they stay 0, and no spike goes there."""
 
 MOST_MULTIPLICATIONS, MOST_SQUARE = 2**34, 2**26
 """That solving for a pruned layer takes, output by output, and numbers of P'P; else it stays."""

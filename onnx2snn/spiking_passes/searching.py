@@ -29,9 +29,7 @@ BALANCING_STEPS = 64
 """Time-steps over which the largest input current of a layer is sought, and, at most, its p."""
 
 SCALING_SAMPLES = 32
-"""On which p is searched for. 100 take three times as long, and gave as much: the ANN's class for
-74.5, 92.0, 95.9 and 97.8 % of 2,000 images on the shipped VGG at T = 8, 16, 32 and 64, instead of
-75.0, 91.1, 96.3 and 97.7."""
+"""On which p is searched for: more take longer, and gave as much."""
 
 
 def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
