@@ -20,6 +20,9 @@ from .graph.tidying import tidy
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 
+_STANDS_FOR_INFINITY = -60000.0
+"""What pads a maximum with this, or with less, means -infinity: float16 ends at -65504."""
+
 
 def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
     """MaxPool -> AveragePool with the same window; GlobalMaxPool -> GlobalAveragePool.
@@ -84,4 +87,4 @@ def lowest_padding(node: gs.Node) -> str | None:
     value = known_value(given)
     if value is None:
         return "a number that is not known"
-    return "-infinity" if np.any(value <= -60000.0) else None
+    return "-infinity" if np.any(value <= _STANDS_FOR_INFINITY) else None

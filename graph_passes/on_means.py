@@ -12,8 +12,8 @@ from .graph.shapes import require_ranks
 from .graph.states import StateEditor, add_counting, clock
 from .graph.tidying import tidy
 
-_LOWEST = -1e30
-"""Of a mask, beside -infinity."""
+_LOWEST_SUMMED = -1e30
+"""Of a mask, beside -infinity: lower numbers would be infinite, summed over time."""
 
 
 def nonlinear_to_means(graph: gs.Graph) -> bool:
@@ -93,9 +93,9 @@ def _bound_masks(editor: StateEditor) -> None:
             value = constant_value(tensor)
             if value is None or value.dtype.kind != "f":
                 continue
-            low = np.isfinite(value) & (value < _LOWEST)
+            low = np.isfinite(value) & (value < _LOWEST_SUMMED)
             if np.any(low):
-                bounded = np.where(low, value.dtype.type(_LOWEST), value)
+                bounded = np.where(low, value.dtype.type(_LOWEST_SUMMED), value)
                 node.inputs[place] = editor.constant(f"{tensor.name}/bounded", bounded)
 
 

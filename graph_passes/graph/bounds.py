@@ -28,8 +28,11 @@ class Bounds:
 
 UNBOUNDED = Bounds(np.array(-np.inf), np.array(np.inf))
 
-FAR = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
-"""People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact."""
+NO_BOUND_FROM = {np.dtype(np.float32): 2.0**20, np.dtype(np.float64): 2.0**49}
+"""People write a bound like 1e9 for none: no sum of spikes with such a V_th is exact.
+
+From where on x is lost beside a number is asked in ``spellings/far_numbers.py``.
+"""
 
 
 def bounded_input(node: gs.Node) -> gs.Tensor:
@@ -38,12 +41,12 @@ def bounded_input(node: gs.Node) -> gs.Tensor:
 
 
 def bounds_of(node: gs.Node) -> Bounds | None:
-    """What a node clips to, ``FAR`` bounds being none; None if it is no clip by constants."""
+    """What a node clips to, none from ``NO_BOUND_FROM`` on; None if it is no clip by constants."""
     bounds = _written_bounds_of(node)
     if bounds is None or np.any(np.isnan(bounds.low)) or np.any(np.isnan(bounds.high)):
         return None
     types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
-    far = min((FAR.get(dtype, np.inf) for dtype in types), default=np.inf)
+    far = min((NO_BOUND_FROM.get(dtype, np.inf) for dtype in types), default=np.inf)
     return Bounds(
         UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
         UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.activations import is_non_negative
+from onnx2snn.graph_passes.graph.bounds import open_below
 from onnx2snn.graph_passes.graph.editing import (
     bypass,
     constant_input,
@@ -105,7 +106,7 @@ def _fits_pool(
     if len(pool.outputs) > 1:
         return False
     dtype = np.dtype(np.float32 if pad.inputs[0].dtype is None else pad.inputs[0].dtype)
-    if value <= -float(np.finfo(dtype).max):
+    if open_below(np.asarray(value), dtype) == -np.inf:
         return True
     before = producer(pad.inputs[0])
     return bool(value == 0 and before is not None and is_non_negative(graph, before))

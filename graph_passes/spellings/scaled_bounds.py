@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.affine import affine_of
-from onnx2snn.graph_passes.graph.bounds import FAR, bounded_input, bounds_of
+from onnx2snn.graph_passes.graph.bounds import NO_BOUND_FROM, bounded_input, bounds_of
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     only_consumer,
@@ -75,7 +75,7 @@ def _scaled_bounds(node: gs.Node, scale: np.ndarray) -> list[np.ndarray | None] 
         value = np.asarray(bound * scale.reshape(()))
         if not np.isfinite(bound):
             scaled.append(None)
-        elif abs(value) < min(FAR.get(dtype, np.inf), float(np.finfo(dtype).max)):
+        elif abs(value) < min(NO_BOUND_FROM.get(dtype, np.inf), float(np.finfo(dtype).max)):
             scaled.append(value.astype(dtype))
         else:
             return None
