@@ -23,7 +23,7 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     the passes that make neurons and pools. Raises ``ModelError`` for an opset older than 17, and
     ``UnsupportedModelError`` for a read-out that it cannot average.
     """
-    neurons.require_opset(graph)
+    neurons.require_neuron_opset(graph)
     read_out = {node.name for node in regions(graph).epilogue}
     starts = {refusal.node for refusal in nonlinear_nodes(graph)} & read_out
     ends = [t for n in graph.nodes if n.name in starts for t in n.outputs]
@@ -79,7 +79,7 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     delay that is no whole number from 0 on, and ``ModelError`` for an opset older than 17.
     """
     delay = require_whole("delay", delay, 0)
-    neurons.require_opset(graph)
+    neurons.require_neuron_opset(graph)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = neurons.mean_nodes(graph)
     begun = [n for n in means if "delay" not in n.attrs or n.attrs["delay"].values != delay]

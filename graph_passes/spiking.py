@@ -43,7 +43,7 @@ def activations_to_neurons(
     as ``on_means`` does of what ``nonlinear_to_means`` can compute. The graph is then as it was.
     """
     require_one_of("maxpool", maxpool, MaxPool)
-    neurons.require_opset(graph)
+    neurons.require_neuron_opset(graph)
     require_convertible(graph, maxpool, on_means=on_means)
     missing = [Refusal(node.name, node.op, NO_BOUND) for node in unbounded_activations(graph)]
     if missing:

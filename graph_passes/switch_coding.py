@@ -47,7 +47,7 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     for name, scale in scales.items():
         if not is_number(scale) or scale <= 0:
             raise DataError(f"the scale of the input '{name}' must be positive, not {scale}")
-    neurons.require_opset(graph)
+    neurons.require_neuron_opset(graph)
     require_named("tensor", scales, graph.tensors())
     inputs = [t for t in neurons.inputs_besides_states(graph) if t.name in scales]
     fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]

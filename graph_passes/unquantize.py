@@ -139,7 +139,7 @@ def _leave_out_steps(graph: gs.Graph, editor: Editor, node: gs.Node, varying: se
     if np.any(scale == 0):
         # Of a channel that is off: there is no x to which what rounding adds could go.
         return False
-    activation = _is_activation(graph, x)
+    activation = _stems_from_activation(graph, x)
     if not _belongs(stepped, activation, _copies(graph, x), varying):
         return False
     mean, step = _STEPS[node.op]
@@ -211,7 +211,7 @@ def _copies(graph: gs.Graph, x: gs.Tensor) -> set[str]:
     return found
 
 
-def _is_activation(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+def _stems_from_activation(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """Whether a tensor is an activation, of whatever shape or pooled, or a sum with one in it."""
     waiting, seen = [tensor], set[int]()
     while waiting:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS, WEIGHTED
-from onnx2snn.graph_passes.model_files.limits import WITH_SUBGRAPHS, operands
+from onnx2snn.graph_passes.model_files.limits import WITH_SUBGRAPHS, operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 
 from .inputs import largest_in
@@ -100,7 +100,7 @@ def _of_others(
     node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
 ) -> np.ndarray | None:
     """How large what another node makes may be; None where that is made of constants alone."""
-    names = operands(node) if node.op_type in WITH_SUBGRAPHS else node.input
+    names = operand_names(node) if node.op_type in WITH_SUBGRAPHS else node.input
     read = [sizes[name] for name in names if name in sizes]
     if not read or node.op_type in SHAPE_OPS:
         return None

@@ -138,13 +138,13 @@ def type_of(node: gs.Node) -> np.dtype | None:
     return known[0] if known else None
 
 
-def names_in(graph: gs.Graph) -> set[str]:
+def taken_names(graph: gs.Graph) -> set[str]:
     """The names of all tensors and nodes, those of subgraphs among them."""
     found = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
     for node in graph.nodes:
         found.add(node.name)
         found.update(tensor.name for tensor in (*node.inputs, *node.outputs))
-        found.update(name for subgraph in subgraphs_of(node) for name in names_in(subgraph))
+        found.update(name for subgraph in subgraphs_of(node) for name in taken_names(subgraph))
     return found
 
 
@@ -170,7 +170,7 @@ class Editor:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
-        self._taken = names_in(graph)
+        self._taken = taken_names(graph)
         self._numbers: dict[str, int] = {}
 
     def name(self, wanted: str) -> str:

@@ -137,7 +137,7 @@ def front_end(graph: gs.Graph) -> set[int]:
     if not ends:
         return set()
     curved, hidden = behind_curves(graph), before_weights(graph)
-    borders = [node for node in graph.nodes if is_layer(node) or _is_activation(node)]
+    borders = [node for node in graph.nodes if is_layer(node) or _may_activate(node)]
     late = downstream_of(graph, borders)
     while True:
         inside = _that_make_operands(graph, {id(node) for node in ends}, curved, late)
@@ -149,7 +149,7 @@ def front_end(graph: gs.Graph) -> set[int]:
         ends = first
     made = hidden & downstream(graph, [node.outputs[0] for node in ends])
     followed = any(
-        _is_activation(node) and node.op not in MAX_POOLS and node.outputs[0].name in made
+        _may_activate(node) and node.op not in MAX_POOLS and node.outputs[0].name in made
         for node in others
     )
     return inside if followed else set()
@@ -176,7 +176,7 @@ def _that_make_operands(
         if id(node) in ends or kept or not readers or not between.keys() >= set(readers):
             continue
         found = min(between[reader] for reader in readers)
-        if _is_activation(node):
+        if _may_activate(node):
             clips = found == _ALONE and any(t.name in curved for t in node.inputs)
             prepares = found != _MIXED and not any(t.name in late for t in node.inputs)
             if node.op not in _CLIPS or not (clips or prepares):
@@ -196,7 +196,7 @@ def behind_curves(graph: gs.Graph, others: Iterable[gs.Node] = ()) -> set[str]:
     known = {id(node) for node in others}
 
     def activates(node: gs.Node) -> bool:
-        return id(node) in known or _is_activation(node)
+        return id(node) in known or _may_activate(node)
 
     names = {refusal.node for refusal in nonlinear_nodes(graph, activates, (), graph.inputs)}
     made = made_by(node for node in graph.nodes if node.name in names)
@@ -211,5 +211,5 @@ def _adds_up(node: gs.Node) -> bool:
     return node.op in WEIGHTED and len(known) == 1 and bool(np.all(known[0] >= 0))
 
 
-def _is_activation(node: gs.Node) -> bool:
+def _may_activate(node: gs.Node) -> bool:
     return node.op in _ACTIVATIONS if not node.domain else is_stateful(node)

@@ -138,7 +138,7 @@ def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
     return [node for node in graph.nodes if is_neuron(node)]
 
 
-def require_opset(graph: gs.Graph) -> None:
+def require_neuron_opset(graph: gs.Graph) -> None:
     """Raise ``ModelError`` if a graph's opset is too old for stateful nodes."""
     editing.require_opset(graph, MIN_OPSET, "neurons")
 

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from onnx2snn.graph_passes.errors import ModelError
 
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, made_in, operands
+from .limits import MAX_AXES, MAX_TENSOR_BYTES, made_in, operand_names
 from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of
 from .weights import replace_all
 
@@ -247,7 +247,7 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
     """
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     needs = {
-        place: {makers[name] for name in operands(node) if name in makers}
+        place: {makers[name] for name in operand_names(node) if name in makers}
         for place, node in enumerate(graph.node)
     }
     if all(max(makes, default=-1) < place for place, makes in needs.items()):

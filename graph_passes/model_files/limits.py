@@ -64,14 +64,14 @@ def made_in(graph: onnx.GraphProto) -> set[str]:
     return names | {name for inner in graph.node for name in inner.output}
 
 
-def operands(node: onnx.NodeProto) -> list[str]:
+def operand_names(node: onnx.NodeProto) -> list[str]:
     """The names of all that a node reads: its inputs, and what its subgraphs capture."""
     names = dict.fromkeys(node.input)
     if not node.domain and node.op_type not in WITH_SUBGRAPHS:
         return list(names)
     for graph in graphs_in(node):
         local = made_in(graph)
-        read = [name for inner in graph.node for name in operands(inner)]
+        read = [name for inner in graph.node for name in operand_names(inner)]
         read += [info.name for info in graph.output]
         names |= dict.fromkeys(name for name in read if name not in local)
     return list(names)

@@ -9,10 +9,10 @@ from onnx2snn.graph_passes.graph.editing import (
     disconnect,
     free_name,
     mark_inner_nodes,
-    names_in,
     operands,
     part_of,
     subgraphs_of,
+    taken_names,
 )
 from onnx2snn.graph_passes.graph.tidying import name_nodes
 
@@ -26,7 +26,7 @@ def flatten_branches(graph: gs.Graph) -> None:
     if not known:
         return
     rest, tensors = [node for node in graph.nodes if id(node) not in known], graph.tensors()
-    taken = names_in(part_of(graph, rest, graph.inputs, graph.outputs)) | set(tensors)
+    taken = taken_names(part_of(graph, rest, graph.inputs, graph.outputs)) | set(tensors)
     # In a branch within one that is taken: what comes to the graph must not be called so.
     taken |= {name for node in graph.nodes if id(node) in known for name in _made_within(node)}
     outer = {id(tensor) for tensor in tensors.values()}
@@ -64,7 +64,7 @@ def _flattened(
     own tensors; what comes to the graph is added to both.
     """
     branch = _branch_taken(node)
-    nodes, results, inner = list(branch.nodes), list(node.outputs), names_in(branch)
+    nodes, results, inner = list(branch.nodes), list(node.outputs), taken_names(branch)
     # What is disconnected with the If is what is left in it.
     branch.nodes = []
     disconnect(node)

@@ -10,7 +10,7 @@ from onnx2snn.ann import with_outputs
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.graph.layouts import channel_axis
 from onnx2snn.graph_passes.graph.operators import MAX_POOLS
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model
 from onnx2snn.running import Running
@@ -38,7 +38,7 @@ def _pooled(
     structure = copy_model(model.structure)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.structure.graph.node:
-        for read in operands(node):
+        for read in operand_names(node):
             readers.setdefault(read, []).append(node)
     made, outputs = {}, {info.name for info in structure.graph.output}
     prefix = unused_prefix(names_in(structure), "pooled/")

@@ -62,7 +62,12 @@ from .examination import hidden_pools, require_ann
 
 
 class Network:
-    """A network on its way from ANN to SNN: its graph, and what was done and found so far."""
+    """A network on its way from ANN to SNN: its graph, and what was done and found so far.
+
+    ``original``: the ANN as it was given. ``reference``: what exact passes must keep, which is the
+    original unless its quantisation was left out. ``unclipped``: the ANN before thresholds from
+    data bound it. ``current``: as it is now. ``unquantised``: whether quantisation was left out.
+    """
 
     def __init__(
         self,
@@ -98,6 +103,7 @@ class Network:
         require_ann(self.graph)
         require_finite_weights(self.graph)
         self.current = self.unclipped = self.reference = self.original
+        self.unquantised = False
 
     def run(self, passes: Sequence[Pass]) -> bool:
         """Run passes; whether any changed something."""
@@ -125,11 +131,6 @@ class Network:
         self.agreements.append(agreement)
         return agreement
 
-    @property
-    def unquantised(self) -> bool:
-        """Whether quantisation was left out."""
-        return self.reference is not self.original
-
     def unquantize(self) -> None:
         """Let clips stand for quantised activations; the result is what later passes must keep.
 
@@ -148,7 +149,7 @@ class Network:
             return
         agreement = self.note_agreement(UNQUANTISED, self.original)
         self.unclipped = self.reference = self.current
-        self._ran = []
+        self.unquantised, self._ran = True, []
         cost = ""
         if agreement is None and (sample := first_inputs_that_run(self.original, self.graph)):
             error = relative_error(sample[1], outputs_of(self.current, sample[0]))
@@ -170,7 +171,7 @@ class Network:
         )
         opened = self._note(passes, reports)
         self.notes += [note] if note else []
-        if self.calibration is None and self.reference is self.original:
+        if self.calibration is None and not self.unquantised:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
             self.original = self.reference = ModelParts(self.original.structure, {})

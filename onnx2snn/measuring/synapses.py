@@ -24,7 +24,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.editing import Editor, free_name, names_in
+from onnx2snn.graph_passes.graph.editing import Editor, free_name, taken_names
 from onnx2snn.graph_passes.graph.layouts import samples_axis
 from onnx2snn.graph_passes.graph.neurons import (
     gives_mean,
@@ -93,7 +93,7 @@ def _events(model: ModelParts, shapes: Shapes) -> _Events:
     sums = [tensor for node in layers for tensor in node.outputs]
     numbers = downstream(graph, [*means, *sums]) - behind
     pools = [n for n in pooling if n.inputs[0].name in spiking and n.inputs[0].name not in numbers]
-    taken = names_in(graph)
+    taken = taken_names(graph)
     timesteps = gs.Variable(free_name("timesteps", taken, {}), np.float64, [])
     return _Events(graph, axes, spikes, spiking, numbers, timesteps, pools)
 

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, field
 import onnx
 
 from onnx2snn.graph_passes.graph.neurons import DOMAIN
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.runtime.layers.kernel_forms import block_of_channels, layer_by_layer, padded_channels
 from onnx2snn.runtime.plans.plan import Plan, State
@@ -154,7 +154,7 @@ def peak_of_activations(
     read may be in plain layout.
     """
     outside = {info.name for info in model.graph.output}
-    last = {name: place for place, node in enumerate(nodes) for name in operands(node)}
+    last = {name: place for place, node in enumerate(nodes) for name in operand_names(node)}
     alive: dict[str, int] = {}
     now = most = 0
     for place, node in enumerate(nodes):
@@ -167,7 +167,7 @@ def peak_of_activations(
             now += size
         pooled = _blocks_of_pool(node, sizes) if plain else 0
         most = max(most, now + pooled + _blocks_beside(node, sizes, outside))
-        for name in (*operands(node), *node.output):
+        for name in (*operand_names(node), *node.output):
             if last.get(name, place) == place:
                 now -= alive.pop(name, 0)
     return int(FRAGMENTED * most)
@@ -248,7 +248,7 @@ def _peak(model: onnx.ModelProto, sizes: Sizes) -> int:
 def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Nodes in the order in which ONNX Runtime runs them: depth first, from the last result."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
-    read = {name for node in nodes for name in operands(node)}
+    read = {name for node in nodes for name in operand_names(node)}
     ends = [place for place, node in enumerate(nodes) if not read.intersection(node.output)]
     stack, seen, order = [(place, False) for place in ends], set[int](), list[onnx.NodeProto]()
     while stack:
@@ -258,6 +258,6 @@ def as_executed(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         elif place not in seen:
             seen.add(place)
             stack.append((place, True))
-            before = {makers[name] for name in operands(nodes[place]) if name in makers}
+            before = {makers[name] for name in operand_names(nodes[place]) if name in makers}
             stack += [(source, False) for source in sorted(before - seen)]
     return order

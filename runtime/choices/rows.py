@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.graph.operators import SHAPE_OPS
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.runtime.plans.graphs import MANY
 from onnx2snn.runtime.plans.plan import State
@@ -133,7 +133,7 @@ def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
             if MANY in shape[attributes.get("start", 0) : attributes.get("end", len(shape))]:
                 sizes.update(node.output)
             continue
-        read = sizes.intersection(operands(node))
+        read = sizes.intersection(operand_names(node))
         if not read:
             continue
         of_shapes = node.op_type in _OF_SHAPES and attributes.get("to") in _WHOLE

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.graph_passes.model_files.weights import copy_model, replace_all, stub
 from onnx2snn.runtime.plans.plan import Plan
@@ -26,7 +26,7 @@ def with_rows_of_weights(plan: Plan) -> Plan:
     products. A weight that several nodes read, and one for tensors of other axes, stays.
     """
     readers = Counter(
-        name for model in plan.graphs for node in model.graph.node for name in operands(node)
+        name for model in plan.graphs for node in model.graph.node for name in operand_names(node)
     )
     large = {
         name

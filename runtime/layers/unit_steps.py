@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
 from onnx2snn.runtime.plans.graphs import Writer, with_names, with_nodes_in_order
 from onnx2snn.runtime.plans.plan import State
@@ -73,7 +73,7 @@ def rescaled(
     }
     inside, entered = before | after, set[str]()
     for node in chunk.graph.node:
-        for name in operands(node):
+        for name in operand_names(node):
             if name in before and name not in entered:
                 entered.add(name)
                 graph.node("Mul", [name, per_unit[name]], name)

@@ -30,7 +30,7 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS, WEIGHTED
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.runtime.plans.graphs import Writer, has_float16, renamed, values_of, with_nodes
 from onnx2snn.runtime.plans.kernels import STEEP
@@ -99,7 +99,9 @@ class _Units:
         self.written = {state.written for state in states}
         self.graph = Writer(unused_prefix(names_in(step), "thresholds/"))
         self.makers = {name: node for node in step.graph.node for name in node.output if name}
-        self.readers = Counter(name for node in step.graph.node for name in set(operands(node)))
+        self.readers = Counter(
+            name for node in step.graph.node for name in set(operand_names(node))
+        )
         self.given = {info.name for info in step.graph.input}
         self.constants = {
             name: values

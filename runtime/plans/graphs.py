@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
-from onnx2snn.graph_passes.model_files.limits import made_in, operands
+from onnx2snn.graph_passes.model_files.limits import made_in, operand_names
 from onnx2snn.graph_passes.model_files.protos import (
     all_nodes,
     attributes_of,
@@ -76,7 +76,7 @@ def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.N
 
 def with_names(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A node with other names for tensors: a copy, or itself where it has none of these."""
-    alike = names.keys().isdisjoint((*operands(node), *node.output))
+    alike = names.keys().isdisjoint((*operand_names(node), *node.output))
     return node if alike else renamed(node, names, node.name)
 
 
@@ -105,7 +105,7 @@ def values_of(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> dict
 
 def names_read(model: onnx.ModelProto) -> set[str]:
     """The names of what a model's nodes read, and of its inputs and outputs."""
-    read = {name for node in model.graph.node for name in operands(node)}
+    read = {name for node in model.graph.node for name in operand_names(node)}
     return read | {info.name for info in (*model.graph.input, *model.graph.output)}
 
 
@@ -129,7 +129,7 @@ def names_left(model: onnx.ModelProto) -> set[str]:
             left.add(node.input[0])
             others.add(node.input[1])
         else:
-            others.update(operands(node))
+            others.update(operand_names(node))
     return left - others
 
 
@@ -158,7 +158,9 @@ def with_nodes_in_order(
 ) -> onnx.ModelProto:
     """``with_nodes`` of all of these, in the order that they have."""
     outputs = list(outputs)
-    read = {name for node in nodes for name in operands(node)} | {info.name for info in outputs}
+    read = {name for node in nodes for name in operand_names(node)} | {
+        info.name for info in outputs
+    }
     made = onnx.ModelProto(ir_version=model.ir_version)
     made.opset_import.extend(model.opset_import)
     made.functions.extend(model.functions)
@@ -183,7 +185,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[on
                 done.setdefault(id(node), node)
             elif id(node) not in done:
                 stack.append((node, True))
-                stack += [(makers[name], False) for name in operands(node) if name in makers]
+                stack += [(makers[name], False) for name in operand_names(node) if name in makers]
     return list(done.values())
 
 

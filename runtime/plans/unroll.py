@@ -20,7 +20,7 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.model_files.io import opset_of
-from onnx2snn.graph_passes.model_files.limits import operands
+from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 
 from .graphs import renamed, with_nodes
@@ -56,7 +56,7 @@ def unrolled(
 
     nodes = list(begins)
     for node in step.graph.node:
-        if fixed.issuperset(operands(node)):
+        if fixed.issuperset(operand_names(node)):
             nodes.append(node)
             fixed.update(node.output)
         elif node.name in time_batched and fixed.issuperset(node.input[1:]):
@@ -65,7 +65,7 @@ def unrolled(
                                    time_batched[node.name], prefix, step)  # fmt: skip
         else:
             for t in range(timesteps):
-                names = {n: now(n, t) for n in (*operands(node), *node.output)}
+                names = {n: now(n, t) for n in (*operand_names(node), *node.output)}
                 nodes.append(renamed(node, names, f"{prefix}{t}/{node.name}"))
     return with_nodes(step, nodes, [o for o in step.graph.output if o.name in outputs])
 

@@ -337,7 +337,7 @@ class Counted(set):
 
 def test_a_thousand_that_want_one_name_take_few_looks(monkeypatch):
     taken = Counted({"a", "a_3"})
-    monkeypatch.setattr(editing, "names_in", lambda graph: taken)
+    monkeypatch.setattr(editing, "taken_names", lambda graph: taken)
     editor = editing.Editor(graph("g (float[N] x) => (float[N] y) { y = Neg(x) }"))
     assert [editor.name("a") for _ in range(1000)] == [
         "a_2", *(f"a_{number}" for number in range(4, 1003))
