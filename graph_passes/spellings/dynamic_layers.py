@@ -34,34 +34,16 @@ def product_of_numbers(editor: Editor, node: gs.Node) -> bool:
 
     Its scale, which only then is known, must be a factor of all that reads the product.
     """
-    operands = [o for place in (0, 1) if (o := _operand(editor, node, place)) is not None]
-    scales = [scale for _, scale in operands if scale is not None]
-    whole = node.outputs[0]
-    bias = None
-    if len(whole.outputs) == 1 and whole.outputs[0].op == "Add":
-        bias = _bias(whole.outputs[0], whole, scales)
-        if bias is None:
-            return False
-        whole = whole.outputs[0].outputs[0]
-    casts = whole.outputs
-    if any(cast.op != "Cast" for cast in casts):
+    found = _scaled_product(editor.graph, node)
+    if found is None:
         return False
-    results = [node.outputs[0], whole, *(cast.outputs[0] for cast in casts)]
-    readers = [reader for cast in casts for reader in cast.outputs[0].outputs]
-    if any(map(is_inner, (*node.outputs[0].outputs, *casts, *readers))):
-        return False
-    rests = [r for node in readers if (r := _besides(node, scales, results)) is not None]
-    seen = any(is_graph_output(editor.graph, tensor) for tensor in results)
-    if len(operands) < 2 or not scales or len(rests) < len(readers) or seen:
-        return False
-    if bias is not None and any(rest != bias.rest for rest in rests):
-        return False
-    name, numbers = f"{node.name}/numbers", [x for x, _ in operands]
-    product = editor.node(PRODUCTS[node.op], name, numbers, dict(node.attrs))
+    numbers = [_numbers(editor, node, place) for place in (0, 1)]
+    product = editor.node(PRODUCTS[node.op], f"{node.name}/numbers", numbers, dict(node.attrs))
+    bias = found.bias
     added = None if bias is None else bias.values
     if bias is not None and bias.shape is not None:
         added = editor.node("Reshape", f"{node.name}/bias", [bias.values, bias.shape])
-    for reader, rest in zip(readers, rests, strict=True):
+    for reader, rest in found.readers:
         if added is not None:
             scaled = editor.node("Mul", f"{reader.name}/scaled", [product, *rest])
             replace_node(reader, "Add", [scaled, added])
@@ -84,6 +66,71 @@ class _Bias:
     rest: list[gs.Tensor]
 
 
+@dataclass(frozen=True)
+class _ScaledProduct:
+    """What is made of a product of whole numbers: of it and a bias, if there is one.
+
+    ``readers``: the nodes that multiply it by its scales, each with what else it multiplies by.
+    """
+
+    bias: _Bias | None
+    readers: list[tuple[gs.Node, list[gs.Tensor]]]
+
+
+def _scaled_product(graph: gs.Graph, node: gs.Node) -> _ScaledProduct | None:
+    """What is made of a product of whole numbers; None if its scales are no factors of all."""
+    first, second = (_scales(node, place) for place in (0, 1))
+    if first is None or second is None or not (scales := [*first, *second]):
+        return None
+    whole, bias = node.outputs[0], None
+    if len(whole.outputs) == 1 and whole.outputs[0].op == "Add":
+        bias = _bias(whole.outputs[0], whole, scales)
+        if bias is None:
+            return None
+        whole = whole.outputs[0].outputs[0]
+    casts = whole.outputs
+    if any(cast.op != "Cast" for cast in casts):
+        return None
+    results = [node.outputs[0], whole, *(cast.outputs[0] for cast in casts)]
+    readers = [reader for cast in casts for reader in cast.outputs[0].outputs]
+    inner = any(map(is_inner, (*node.outputs[0].outputs, *casts, *readers)))
+    if inner or any(is_graph_output(graph, tensor) for tensor in results):
+        return None
+    scaled = []
+    for reader in readers:
+        rest = _besides(reader, scales, results)
+        if rest is None or (bias is not None and rest != bias.rest):
+            return None
+        scaled.append((reader, rest))
+    return _ScaledProduct(bias, scaled)
+
+
+def _scales(node: gs.Node, place: int) -> list[gs.Tensor] | None:
+    """The scale of what a product reads, if that is quantised anew; None if it is not known."""
+    quantiser = maker_of(node.inputs[place], "DynamicQuantizeLinear")
+    if quantiser is not None:
+        _, scale, zero = quantiser.outputs
+        return [scale] if optional_input(node, place + 2) is zero else None
+    zero = constant_input(node, place + 2, 0)
+    # One for each row, of the first, is not known here.
+    if zero is None or (place == 0 and zero.size > 1):
+        return None
+    return [] if isinstance(node.inputs[place], gs.Constant) else None
+
+
+def _numbers(editor: Editor, node: gs.Node, place: int) -> gs.Tensor:
+    """The numbers that a product reads as whole ones, but for their scale."""
+    quantiser = maker_of(node.inputs[place], "DynamicQuantizeLinear")
+    if quantiser is not None:
+        return quantiser.inputs[0]
+    whole, given = node.inputs[place].values, optional_input(node, place + 2)
+    zero = np.zeros(()) if given is None else given.values
+    if node.op == "ConvInteger":
+        zero = zero.reshape(-1, *[1] * (whole.ndim - 1))
+    values = _scaled(whole, zero, np.ones((), np.float32))
+    return editor.constant(f"{node.name}/{place}", values)
+
+
 def _bias(node: gs.Node, product: gs.Tensor, scales: Sequence[gs.Tensor]) -> _Bias | None:
     """What an Add adds to a product of whole numbers; None if that is no such bias."""
     others = [tensor for tensor in node.inputs if tensor is not product]
@@ -98,25 +145,6 @@ def _bias(node: gs.Node, product: gs.Tensor, scales: Sequence[gs.Tensor]) -> _Bi
     if tensor is None or not rest:
         return None
     return _Bias(tensor, None if reshape is None else reshape.inputs[1], rest)
-
-
-def _operand(
-    editor: Editor, node: gs.Node, place: int
-) -> tuple[gs.Tensor, gs.Tensor | None] | None:
-    """The numbers that a product reads, and their scale if it is not theirs; None if not known."""
-    quantiser = maker_of(node.inputs[place], "DynamicQuantizeLinear")
-    if quantiser is not None:
-        _, scale, zero = quantiser.outputs
-        same = optional_input(node, place + 2) is zero
-        return (quantiser.inputs[0], scale) if same else None
-    whole, zero = constant_value(node.inputs[place]), constant_input(node, place + 2, 0)
-    # One for each row, of the first, is not known here.
-    if whole is None or zero is None or (place == 0 and zero.size > 1):
-        return None
-    if node.op == "ConvInteger":
-        zero = zero.reshape(-1, *[1] * (whole.ndim - 1))
-    values = _scaled(whole, zero, np.ones((), np.float32))
-    return editor.constant(f"{node.name}/{place}", values), None
 
 
 def fused_product(editor: Editor, node: gs.Node, scaled: int, zeroed: int, added: int) -> bool:

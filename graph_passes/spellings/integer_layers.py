@@ -123,8 +123,13 @@ def dequantize_layers(graph: gs.Graph) -> bool:
     return changed
 
 
-_Unit = tuple[gs.Constant, gs.Constant]
-"""A scale and a zero point, [] each where they are one for all."""
+@dataclass(frozen=True)
+class _Unit:
+    """A scale and a zero point, [] each where they are one for all, and the node that has them."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+    of: str
 
 
 def _layer(editor: Editor, node: gs.Node, form: _Form) -> bool:
@@ -135,21 +140,21 @@ def _layer(editor: Editor, node: gs.Node, form: _Form) -> bool:
     over_last = node.attrs.get("opset", 13) >= 13 or attrs.get("axis", 1) in (-1, rank - 1)
     if node.attrs.get("channels_last", 0) or not over_last:
         return False
-    units = [unit for p in form.read if (unit := _unit_of(editor, node, p)) is not None]
+    units = [unit for p in form.read if (unit := _unit_of(node, p)) is not None]
     given = None if form.bias is None else optional_input(node, form.bias)
     bias = None if given is None else constant_value(given)
-    if len(units) < len(form.read) or units[0][0].shape or (given is not None and bias is None):
+    if len(units) < len(form.read) or units[0].scale.shape or (given is not None and bias is None):
         return False
-    made = _unit(editor, node, form.made, units[0][1].dtype)
-    if optional_input(node, form.made) is not None and (made is None or made[0].shape):
+    made = _unit(node, form.made, units[0].zero.dtype)
+    if optional_input(node, form.made) is not None and (made is None or made.scale.shape):
         return False
     columns = {"Conv": 0, "Gemm": 1 - attrs.get("transB", 0)}.get(form.op, -1)
     inputs: list[gs.Tensor] = [
-        _numbers(editor, node, place, unit, columns)
+        _numbers(editor, node, place, _constants(editor, unit), columns)
         for place, unit in zip(form.read, units, strict=True)
     ]
     if bias is not None:
-        scale = np.prod(np.broadcast_arrays(*(unit[0].values for unit in units)), axis=0)
+        scale = np.prod(np.broadcast_arrays(*(unit.scale for unit in units)), axis=0)
         values = bias * (attrs.get("alpha", 1.0) * scale.astype(np.float64))
         inputs.append(editor.constant(f"{node.name}/bias", values.astype(scale.dtype)))
     if made is None:
@@ -162,11 +167,13 @@ def _layer(editor: Editor, node: gs.Node, form: _Form) -> bool:
 def _concatenate(editor: Editor, node: gs.Node) -> bool:
     """QLinearConcat(s, z, q_1, s_1, z_1, ...) -> Concat of numbers, quantised."""
     places = range(2, len(node.inputs), 3)
-    units = {p: unit for p in places if (unit := _unit_of(editor, node, p)) is not None}
-    made = _unit(editor, node, 0, node.inputs[2].dtype)
-    if made is None or len(units) < len(places) or any(u[0].shape for u in (made, *units.values())):
+    units = {p: unit for p in places if (unit := _unit_of(node, p)) is not None}
+    made = _unit(node, 0, node.inputs[2].dtype)
+    if made is None or len(units) < len(places):
         return False
-    inputs = [_numbers(editor, node, place, unit) for place, unit in units.items()]
+    if any(unit.scale.shape for unit in (made, *units.values())):
+        return False
+    inputs = [_numbers(editor, node, p, _constants(editor, unit)) for p, unit in units.items()]
     _quantise(editor, node, "Concat", inputs, dict(node.attrs), made)
     return True
 
@@ -175,46 +182,43 @@ def _move(editor: Editor, node: gs.Node) -> bool:
     """Let what only moves whole numbers of one scale move numbers, quantised behind it."""
     places = range(len(node.inputs) if node.op in _TOGETHER else 1)
     makers = [maker_of(node.inputs[place], "QuantizeLinear") for place in places]
-    units = [
-        None if maker is None else _unit(editor, maker, 1, maker.outputs[0].dtype)
-        for maker in makers
-    ]
+    units = [None if maker is None else _unit(maker, 1, maker.outputs[0].dtype) for maker in makers]
     unit = units[0]
     # That of a pool of which largest numbers were where is read as whole numbers.
-    if unit is None or unit[0].shape or (node.op == "MaxPool" and len(node.outputs) > 1):
+    if unit is None or unit.scale.shape or (node.op == "MaxPool" and len(node.outputs) > 1):
         return False
     if any(other is None or not _are_one(unit, other) for other in units):
         return False
     border = constant_input(node, 2, 0) if node.op == "Pad" else None
     if node.op == "Pad" and border is None:
         return False
-    inputs: list[gs.Tensor] = [_numbers(editor, node, place, unit) for place in places]
+    constants = _constants(editor, unit)
+    inputs: list[gs.Tensor] = [_numbers(editor, node, place, constants) for place in places]
     inputs += node.inputs[len(inputs) :]
     if border is not None:
-        scale, zero = (tensor.values for tensor in unit)
-        number = (border.astype(np.float64) - zero) * scale
-        value = editor.constant(f"{node.name}/border", number.astype(scale.dtype).reshape(()))
+        number = (border.astype(np.float64) - unit.zero) * unit.scale
+        value = editor.constant(f"{node.name}/border", number.astype(unit.scale.dtype).reshape(()))
         inputs[2:3] = [value]
     whole = list(node.outputs)
     moved = [gs.Variable(editor.name(f"{tensor.name}/numbers")) for tensor in whole]
     node.inputs, node.outputs = inputs, moved
     for x, tensor in zip(moved, whole, strict=True):
-        tensor.dtype = unit[1].dtype
+        tensor.dtype = unit.zero.dtype
         name = editor.name(f"{tensor.name}/quantised")
-        editor.graph.nodes.append(gs.Node("QuantizeLinear", name, {}, [x, *unit], [tensor]))
+        editor.graph.nodes.append(gs.Node("QuantizeLinear", name, {}, [x, *constants], [tensor]))
     return True
 
 
 def _are_one(unit: _Unit, other: _Unit) -> bool:
-    return all(np.array_equal(a.values, b.values) for a, b in zip(unit, other, strict=True))
+    return np.array_equal(unit.scale, other.scale) and np.array_equal(unit.zero, other.zero)
 
 
-def _unit_of(editor: Editor, node: gs.Node, place: int) -> _Unit | None:
-    """Those of whole numbers that a node reads before them."""
-    return _unit(editor, node, place + 1, node.inputs[place].dtype)
+def _unit_of(node: gs.Node, place: int) -> _Unit | None:
+    """That of whole numbers which a node reads before it."""
+    return _unit(node, place + 1, node.inputs[place].dtype)
 
 
-def _unit(editor: Editor, node: gs.Node, place: int, kind: np.dtype | None) -> _Unit | None:
+def _unit(node: gs.Node, place: int, kind: np.dtype | None) -> _Unit | None:
     """The scale that a node reads and the zero point behind it; None where not constant.
 
     ``kind``: the type of whole numbers, if known, of which 0 is one that is left out.
@@ -233,11 +237,18 @@ def _unit(editor: Editor, node: gs.Node, place: int, kind: np.dtype | None) -> _
             return None
         # A QLinearMatMul may have those of its columns as [1, columns].
         scale, zero = scale.reshape(-1), zero.reshape(-1)
-    names = (f"{node.name}/scale", f"{node.name}/zero_point")
-    return editor.constant(names[0], scale), editor.constant(names[1], zero)
+    return _Unit(scale, zero, node.name)
 
 
-def _numbers(editor: Editor, node: gs.Node, place: int, unit: _Unit, axis: int = -1) -> gs.Variable:
+def _constants(editor: Editor, unit: _Unit) -> list[gs.Constant]:
+    """A scale and a zero point as tensors."""
+    named = (("scale", unit.scale), ("zero_point", unit.zero))
+    return [editor.constant(f"{unit.of}/{name}", value) for name, value in named]
+
+
+def _numbers(
+    editor: Editor, node: gs.Node, place: int, unit: list[gs.Constant], axis: int = -1
+) -> gs.Variable:
     """The numbers that whole numbers which a node reads stand for."""
     attrs = {"axis": axis} if unit[0].shape else {}
     name = f"{node.name}/{place}"
@@ -249,5 +260,5 @@ def _quantise(
 ) -> None:
     """Let a node quantise what an operator makes of numbers."""
     result = editor.node(op, f"{node.name}/numbers", inputs, attrs)
-    replace_node(node, "QuantizeLinear", [result, *made])
-    node.outputs[0].dtype = made[1].dtype
+    replace_node(node, "QuantizeLinear", [result, *_constants(editor, made)])
+    node.outputs[0].dtype = made.zero.dtype
