@@ -1,10 +1,10 @@
 """Names for all nodes of a graph, and their order, without those that nothing needs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import onnx_graphsurgeon as gs
 
-from .editing import disconnect, free_name, operands, subgraphs_of
+from .editing import Editor, disconnect, free_name, operands, subgraphs_of
 
 
 def name_nodes(graph: gs.Graph) -> None:
@@ -31,6 +31,18 @@ def _with_inner_nodes(graph: gs.Graph) -> list[gs.Node]:
         found += level
         level = [inner for node in level for part in subgraphs_of(node) for inner in part.nodes]
     return found
+
+
+def rewrite_nodes(graph: gs.Graph, step: Callable[[Editor, gs.Node], bool]) -> bool:
+    """Let a step look at each node in turn, and say whether it changed it; whether any was.
+
+    Nodes that a step adds are not looked at.
+    """
+    editor = Editor(graph)
+    changed = [step(editor, node) for node in list(graph.nodes)]
+    if any(changed):
+        tidy(graph)
+    return any(changed)
 
 
 def tidy(graph: gs.Graph) -> None:

@@ -1,5 +1,7 @@
 """Write every piecewise linear activation as a sum of ReLUs and clips from 0."""
 
+from functools import partial
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -17,7 +19,7 @@ from onnx2snn.graph_passes.graph.editing import (
     variables_of,
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
-from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
 from .far_numbers import far_tensors, is_near
 
@@ -45,13 +47,8 @@ def decompose_activations(graph: gs.Graph) -> bool:
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
         infer_shapes(graph)
     of_two = any(n.op in ("Max", "Min") and len(variables_of(n)) == 2 for n in graph.nodes)
-    editor, far = Editor(graph), far_tensors(graph) if of_two else set[str]()
-    changed = False
-    for node in list(graph.nodes):
-        changed |= _decompose(editor, node, far)
-    if changed:
-        tidy(graph)
-    return changed
+    far = far_tensors(graph) if of_two else set[str]()
+    return rewrite_nodes(graph, partial(_decompose, far=far))
 
 
 _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")

@@ -17,7 +17,7 @@ from onnx2snn.graph_passes.graph.editing import (
     require_opset,
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
-from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
 _SAYS_ABOVE = {
     "Greater": (True, True), "GreaterOrEqual": (True, False),
@@ -47,15 +47,14 @@ def conditions_to_activations(graph: gs.Graph) -> bool:
     require_opset(graph)
     if any(t.dtype is None for node in graph.nodes if node.op == "Where" for t in node.inputs):
         infer_shapes(graph)
-    editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
-        found = None if node.domain else _activation(editor, node)
-        if found is not None:
-            replace_node(node, *found)
-            changed = True
-    if changed:
-        tidy(graph)
-    return changed
+    return rewrite_nodes(graph, _rewrite)
+
+
+def _rewrite(editor: Editor, node: gs.Node) -> bool:
+    found = None if node.domain else _activation(editor, node)
+    if found is not None:
+        replace_node(node, *found)
+    return found is not None
 
 
 _Activation = tuple[str, list[gs.Tensor], dict[str, float]]

@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.graph.editing import (
     replace_node,
     require_opset,
 )
-from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
 
 def differences_to_clips(graph: gs.Graph) -> bool:
@@ -25,17 +25,13 @@ def differences_to_clips(graph: gs.Graph) -> bool:
     which writes |x| as a sum.
     """
     require_opset(graph)
-    editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
-        if node.op == "Sub" and not node.domain and node.inputs:
-            changed |= _rewrite(editor, node)
-    if changed:
-        tidy(graph)
-    return changed
+    return rewrite_nodes(graph, _rewrite)
 
 
 def _rewrite(editor: Editor, node: gs.Node) -> bool:
     """Write a node as a clip, if it is one."""
+    if node.op != "Sub" or node.domain or not node.inputs:
+        return False
     like = node.outputs[0]
     if like.dtype is None or not is_floating(like):
         return False

@@ -1,5 +1,7 @@
 """Bring bounds together that a scale keeps apart."""
 
+from functools import partial
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -12,7 +14,7 @@ from onnx2snn.graph_passes.graph.editing import (
     type_of,
     until_done,
 )
-from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
 
 def move_bounds_behind_scales(graph: gs.Graph) -> bool:
@@ -24,22 +26,17 @@ def move_bounds_behind_scales(graph: gs.Graph) -> bool:
     """
     require_opset(graph)
     # A bound that was moved may be before another scale.
-    return until_done(_move_once, graph)
+    return until_done(partial(rewrite_nodes, step=_move), graph)
 
 
-def _move_once(graph: gs.Graph) -> bool:
-    editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
-        if node.op not in ("Clip", "Relu") or node.domain or bounds_of(node) is None:
-            continue
-        scales, scale = _scales_before_a_bound(graph, node)
-        bounds = _scaled_bounds(node, scale) if scales else None
-        if bounds is not None:
-            _move(editor, node, scales, bounds)
-            changed = True
-    if changed:
-        tidy(graph)
-    return changed
+def _move(editor: Editor, node: gs.Node) -> bool:
+    if node.op not in ("Clip", "Relu") or node.domain or bounds_of(node) is None:
+        return False
+    scales, scale = _scales_before_a_bound(editor.graph, node)
+    bounds = _scaled_bounds(node, scale) if scales else None
+    if bounds is not None:
+        _rewrite(editor, node, scales, bounds)
+    return bounds is not None
 
 
 def _scales_before_a_bound(graph: gs.Graph, node: gs.Node) -> tuple[list[gs.Node], np.ndarray]:
@@ -82,7 +79,7 @@ def _scaled_bounds(node: gs.Node, scale: np.ndarray) -> list[np.ndarray | None] 
     return scaled
 
 
-def _move(
+def _rewrite(
     editor: Editor, node: gs.Node, scales: list[gs.Node], bounds: list[np.ndarray | None]
 ) -> None:
     x, bounded, last = bounded_input(node), node.outputs[0], scales[-1]

@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.graph.editing import (
     require_opset,
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
-from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
 from .conditions import compared_with, number_beside
 
@@ -31,16 +31,7 @@ def decompose_soft_thresholds(graph: gs.Graph) -> bool:
     require_opset(graph)
     if any(n.outputs[0].dtype is None for n in graph.nodes if n.op in ("Shrink", "Sign")):
         infer_shapes(graph)
-    editor, changed = Editor(graph), False
-    for node in list(graph.nodes):
-        found = None if node.domain else _soft_threshold(node)
-        known = node.outputs and node.outputs[0].dtype is not None and is_floating(node.outputs[0])
-        if found is not None and known:
-            _rewrite(editor, node, *found)
-            changed = True
-    if changed:
-        tidy(graph)
-    return changed
+    return rewrite_nodes(graph, _rewrite)
 
 
 def _soft_threshold(node: gs.Node) -> tuple[gs.Tensor, np.ndarray] | None:
@@ -90,8 +81,13 @@ def _moved_where_large(
     return None
 
 
-def _rewrite(editor: Editor, node: gs.Node, x: gs.Tensor, t: np.ndarray) -> None:
-    like = node.outputs[0]
+def _rewrite(editor: Editor, node: gs.Node) -> bool:
+    found = None if node.domain else _soft_threshold(node)
+    if found is None:
+        return False
+    (x, t), like = found, node.outputs[0]
+    if like.dtype is None or not is_floating(like):
+        return False
     threshold = editor.constant(f"{node.name}/t", t.astype(like.dtype))
     minus = editor.node("Neg", f"{node.name}/minus", [x], like=like)
     parts = []
@@ -99,3 +95,4 @@ def _rewrite(editor: Editor, node: gs.Node, x: gs.Tensor, t: np.ndarray) -> None
         excess = editor.node("Sub", f"{node.name}/{name}/excess", [side, threshold], like=like)
         parts.append(editor.node("Relu", f"{node.name}/{name}", [excess], like=like))
     replace_node(node, "Sub", parts)
+    return True
