@@ -16,6 +16,7 @@ from .graph.editing import (
 from .graph.kept import kept_by_read_out, nonlinear_before_layers
 from .graph.operators import CANONICAL_ACTIVATIONS, MAX_POOLS
 from .graph.regions import upstream
+from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
@@ -35,6 +36,8 @@ def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) 
     affine: no spikes come there.
     """
     require_opset(graph)
+    if any(node.inputs[0].dtype is None for node in graph.nodes if node.op in MAX_POOLS):
+        infer_shapes(graph)
 
     def emits(node: gs.Node) -> bool:
         return node.op in CANONICAL_ACTIVATIONS

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from .errors import DataError, Onnx2SnnError, PassError
 from .graph import neurons
-from .graph.editing import require_graph
+from .graph.editing import operands, require_graph
 from .graph.neuron_functions import FUNCTIONS
 
 Pass = Callable[[gs.Graph], bool]
@@ -42,10 +42,10 @@ def pass_name(function: Callable[..., bool]) -> str:
 def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
     """Run ``passes`` on ``graph`` in order and verify the graph after each.
 
-    Returns one report a pass. An ``Onnx2SnnError`` of a pass, or a ``MemoryError``, goes
-    through as it is. Any other exception, and a graph that breaks a rule of ``verify``, becomes
-    a ``PassError`` that names the pass and those that ran before it. Raises ``DataError`` for what
-    is no graph, or no list of passes.
+    Returns one report a pass. Any other ``Onnx2SnnError`` of a pass, a ``MemoryError`` and a
+    ``TimeoutError`` go through as they are. A ``PassError``, any other exception, and a graph that
+    breaks a rule of ``verify``, become a ``PassError`` that names the pass and those that ran
+    before it. Raises ``DataError`` for what is no graph, or no list of passes.
     """
     require_graph(graph)
     passes = list(passes) if isinstance(passes, Iterable) else [passes]
@@ -57,15 +57,18 @@ def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
         after_which = f" (after {', '.join(r.name for r in reports)})" if reports else ""
         try:
             changed = bool(function(graph))
-            verify(graph)
         except PassError as error:
-            raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
+            raise PassError(f"pass {name}{after_which} failed: {error}") from error
         except (Onnx2SnnError, MemoryError, TimeoutError):
             raise
         except Exception as error:
             raise PassError(
                 f"pass {name}{after_which} failed with {type(error).__name__}: {error}"
             ) from error
+        try:
+            verify(graph)
+        except PassError as error:
+            raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
         reports.append(PassReport(name, changed, before, len(graph.nodes)))
     return reports
 
@@ -80,16 +83,17 @@ def verify(graph: gs.Graph) -> None:
     """
     require_graph(graph)
     owners: dict[str, gs.Tensor] = {}
-    available = {tensor.name for tensor in graph.inputs}
-    names: set[str] = set()
+    available, names = {tensor.name for tensor in graph.inputs}, set[str]()
+    for tensor in (*graph.inputs, *graph.outputs):
+        _require_owner(owners, tensor)
     for node in graph.nodes:
         if not node.name or node.name in names:
             raise PassError(f"{node.op} has no name of its own: '{node.name}'")
         names.add(node.name)
         for tensor in (*node.inputs, *node.outputs):
-            if not tensor.is_empty() and owners.setdefault(tensor.name, tensor) is not tensor:
-                raise PassError(f"two tensors are named '{tensor.name}'")
-        for tensor in node.inputs:
+            _require_owner(owners, tensor)
+        # Also what its branches read from around them.
+        for tensor in operands(node):
             given = isinstance(tensor, gs.Constant) or tensor.is_empty()
             if not given and tensor.name not in available:
                 raise PassError(
@@ -103,6 +107,12 @@ def verify(graph: gs.Graph) -> None:
         if tensor.name not in available and not isinstance(tensor, gs.Constant):
             raise PassError(f"nothing makes the graph's output '{tensor.name}'")
     _verify_states(graph)
+
+
+def _require_owner(owners: dict[str, gs.Tensor], tensor: gs.Tensor) -> None:
+    """Raise ``PassError`` where another tensor has this one's name."""
+    if not tensor.is_empty() and owners.setdefault(tensor.name, tensor) is not tensor:
+        raise PassError(f"two tensors are named '{tensor.name}'")
 
 
 def _verify_states(graph: gs.Graph) -> None:

@@ -255,7 +255,10 @@ def _read(path: Path) -> dict[str, Any]:
         return content | {"config": asdict(Config(**content["config"])), "data": content["data"],
                           "history": list(content["history"])}  # fmt: skip
     except Exception as error:
-        raise CheckpointError(f"'{path}' is no checkpoint of a training run") from error
+        raise CheckpointError(
+            f"'{path}' is no checkpoint of a training run of this version: name another folder, or "
+            "move it away"
+        ) from error
 
 
 def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> list[Epoch]:
@@ -278,7 +281,13 @@ def _restore(path: Path, config: Config, data: str, parts: dict[str, Any]) -> li
             f"'{path}' is of a run on other training images: name another folder, or move it away"
         )
     for name, part in parts.items():
-        part.load_state_dict(content[name])
+        try:
+            part.load_state_dict(content[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"'{path}' holds another {name}, as another version may have it: name another "
+                "folder, or move it away"
+            ) from error
     return history
 
 

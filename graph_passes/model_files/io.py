@@ -311,11 +311,15 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
     model.domain, model.model_version = like.domain, like.model_version
     model.doc_string = like.doc_string
     model.graph.metadata_props.extend(like.graph.metadata_props)
-    infos = {info.name: info for info in (*like.graph.input, *like.graph.output)}
-    for info in (*model.graph.input, *model.graph.output):
+    infos = {info.name: info for info in _infos(like)}
+    for info in _infos(model):
         if info.name in infos:
-            info.doc_string = infos[info.name].doc_string
-            replace_all(info.metadata_props, infos[info.name].metadata_props)
+            _restore_info(info, infos[info.name])
+    made = {name for node in model.graph.node for name in node.output}
+    known = made | {tensor.name for tensor in (*model.graph.input, *model.graph.initializer)}
+    model.graph.quantization_annotation.extend(
+        note for note in like.graph.quantization_annotation if note.tensor_name in known
+    )
     # Of those that have one name the first keeps it.
     originals = {node.name: node for node in reversed(like.graph.node) if node.name}
     for node in model.graph.node:
@@ -323,3 +327,22 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
         if original is not None and original.op_type == node.op_type:
             node.doc_string = original.doc_string
             node.metadata_props.extend(original.metadata_props)
+
+
+def _infos(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What a model says of its tensors."""
+    return [*model.graph.value_info, *model.graph.input, *model.graph.output]
+
+
+def _restore_info(info: onnx.ValueInfoProto, original: onnx.ValueInfoProto) -> None:
+    """Say of a tensor what was said of it, besides its type and shape: what it stands for."""
+    if original.doc_string:
+        info.doc_string = original.doc_string
+    replace_all(info.metadata_props, original.metadata_props)
+    if original.type.denotation:
+        info.type.denotation = original.type.denotation
+    axes, before = info.type.tensor_type.shape.dim, original.type.tensor_type.shape.dim
+    if len(axes) == len(before):
+        for axis, old in zip(axes, before, strict=True):
+            if old.denotation:
+                axis.denotation = old.denotation

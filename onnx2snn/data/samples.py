@@ -125,8 +125,9 @@ def from_arrays(
 
 
 def _array_like(values: ArrayLike, name: str) -> np.ndarray:
-    """Values as an array, unless they are like one already, as those of an HDF5 file are."""
-    if isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "shape"):
+    """Values as an array, unless they can be one part by part, as those of an HDF5 file can."""
+    in_parts = isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "__array__")
+    if in_parts and not isinstance(values, np.ndarray):
         return values  # type: ignore[return-value]
     return as_array(values, f"'{name}'")
 

@@ -157,3 +157,15 @@ def test_maxima_in_double_precision_stay():
     declined = []
     assert not max_to_average_pool(graph(text), declined)
     assert "double precision" in declined[0].reason
+
+
+@pytest.mark.parametrize(("dtype", "reason"), [("uint8", "whole numbers"), ("double", "double")])
+def test_types_that_a_file_does_not_tell_are_inferred(dtype, reason):
+    g = graph(
+        f"g ({dtype}[N, 2, 6, 6] x) => ({dtype}[N, 2, 3, 3] y) "
+        "{ a = Identity(x) y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a) }"
+    )
+    g.tensors()["a"].dtype = None
+    declined = []
+    assert not max_to_average_pool(g, declined)
+    assert reason in declined[0].reason

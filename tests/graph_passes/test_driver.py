@@ -77,6 +77,36 @@ def test_a_pass_that_says_nothing_changed_nothing():
     assert report.changed is False
 
 
+def leaves_out(graph):
+    graph.nodes = [node for node in graph.nodes if node.op != "Neg"]
+    return True
+
+
+def last(graph):
+    graph.nodes.append(graph.nodes.pop(0))
+    return True
+
+
+@pytest.mark.parametrize("breaks", [leaves_out, last])
+def test_what_branches_read_is_there_before_them(breaks):
+    text = (
+        f"{SIGNATURE} {{ a = Neg(x) y = If(yes) <then_branch = t () => (float[N, 3] p) "
+        "{ p = Relu(a) }, else_branch = e () => (float[N, 3] q) { q = Abs(a) }> }"
+    )
+    g = graph(text, {"yes": np.array(True)})
+    verify(g)
+    with pytest.raises(PassError, match="reads 'a', which nothing before it makes"):
+        run_passes(g, [breaks])
+
+
+def test_an_error_of_a_passs_own_is_no_broken_graph():
+    def budget(graph):
+        raise PassError("accuracy fell by 3 %")
+
+    with pytest.raises(PassError, match="pass budget failed: accuracy fell by 3 %"):
+        run_passes(small(), [budget])
+
+
 def test_names_the_pass_that_raises_and_those_before():
     def breaks(graph):
         raise KeyError("oops")
@@ -122,9 +152,21 @@ def lost_state(graph):
     return True
 
 
+def same_input(graph):
+    graph.inputs.append(gs.Variable("x", np.float32))
+    return True
+
+
+def other_output(graph):
+    graph.outputs[0] = gs.Variable("y", np.float32, [7])
+    return True
+
+
 @pytest.mark.parametrize(
-    "breaks", [dangling, same_name, made_twice, no_output, unordered, unnamed, lost_state]
-)
+    "breaks",
+    [dangling, same_name, made_twice, no_output, unordered, unnamed, lost_state, same_input,
+     other_output],
+)  # fmt: skip
 def test_a_broken_graph_is_found_and_the_pass_named(breaks):
     g = small()
     verify(g)

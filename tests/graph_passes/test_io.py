@@ -85,6 +85,23 @@ def test_what_is_said_of_inputs_and_outputs_stays():
     assert again.output[0].metadata_props == proto.graph.output[0].metadata_props
 
 
+def test_what_tensors_stand_for_stays():
+    text = TEXT.replace("y = MatMul(x, w)", "a = MatMul(x, w) y = Relu(a)")
+    proto = onnx.shape_inference.infer_shapes(model(text, {"w": WEIGHT}))
+    info, inner = proto.graph.input[0], proto.graph.value_info[0]
+    info.type.denotation = "TENSOR"
+    info.type.tensor_type.shape.dim[0].denotation = "DATA_BATCH"
+    inner.metadata_props.add(key="unit", value="mV")
+    for name in (inner.name, "gone"):
+        proto.graph.quantization_annotation.add(tensor_name=name)
+    again = to_model(to_graph(proto), like=proto).graph
+    assert again.input[0] == info
+    assert not again.output[0].HasField("doc_string")
+    (found,) = (value for value in again.value_info if value.name == inner.name)
+    assert found.metadata_props == inner.metadata_props
+    assert [note.tensor_name for note in again.quantization_annotation] == [inner.name]
+
+
 def test_a_name_that_no_file_has():
     with pytest.raises(ModelError, match=r"cannot read 'a\\x00b\.onnx': embedded null byte"):
         read_model("a\0b.onnx")

@@ -197,6 +197,25 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, data):
 
 
 @needs_torch
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("network", "holds another network"), ("config", "no checkpoint of a training run of this")],
+)
+def test_a_checkpoint_of_another_version_is_told_as_such(tmp_path, data, part, said):
+    import torch
+
+    from onnx2snn.models.training import CheckpointError
+
+    train_tiny(tmp_path / "run", data)
+    path = tmp_path / "run" / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    content[part] = content[part] | {"another": 1}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=said):
+        train_tiny(tmp_path / "run", data)
+
+
+@needs_torch
 def test_a_run_without_a_whole_epoch_begins_anew_with_other_images(tmp_path, data):
     """As after the repair of those at which it stopped; from the weights that it starts from."""
     from onnx2snn.models import run

@@ -415,6 +415,27 @@ def test_arrays_in_a_file_are_read_as_they_are_needed():
     np.testing.assert_array_equal(y, Y)
 
 
+class Sparse:
+    """As those of SciPy: like an array, but that it is none, and has no length."""
+
+    dtype, shape = np.dtype(np.float32), (4, 3)
+
+    def __len__(self):
+        raise TypeError("sparse array length is ambiguous")
+
+
+def test_what_is_like_an_array_and_none():
+    with pytest.raises(DataError, match="is no array, but of the type Sparse"):
+        from_arrays(Sparse())
+
+
+def test_what_makes_an_array_another_kind_is_left_out():
+    """As a matrix of NumPy's, whose rows have two axes."""
+    data = from_arrays(np.ones((4, 3), np.float32).view(np.recarray))
+    ((batch, _),) = data.batches(4)
+    assert type(batch) is np.ndarray
+
+
 def test_paths_as_names_of_files(tmp_path):
     np.savez(tmp_path / "d.npz", x=X, y=Y)
     assert open_data(tmp_path / "d.npz").samples == len(X)
