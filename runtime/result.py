@@ -208,17 +208,20 @@ class SpikingResult:
 def class_output(outputs: Mapping[str, np.ndarray]) -> str | None:
     """The name of the first output [N, classes], or [N, classes, 1, ...]; None without.
 
-    Of floating-point numbers or, where none is, of whole ones, as a quantised network's scores;
-    not of 64 bits, which are places or labels.
+    Of floating-point numbers or, where no output is of such, of whole ones, as a quantised
+    network's scores are; not of 64 bits, which are places or labels.
     """
-    scores = [n for n, v in outputs.items() if isinstance(v, np.ndarray) and _has_classes(v)]
-    floats = [name for name in scores if outputs[name].dtype.kind == "f"]
-    return next(iter(floats or scores), None)
+    arrays = {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
+    floats = {name: value for name, value in arrays.items() if value.dtype.kind == "f"}
+    return next((name for name, value in (floats or arrays).items() if _has_classes(value)), None)
 
 
 def types_of(outputs: Mapping[str, np.ndarray]) -> str:
     """Outputs as messages show them: "float32[8, 3, 4], int64[8]"."""
-    return ", ".join(f"{value.dtype}{list(value.shape)}" for value in outputs.values())
+    return ", ".join(
+        f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else "a sequence"
+        for value in outputs.values()
+    )
 
 
 def _has_classes(values: np.ndarray) -> bool:

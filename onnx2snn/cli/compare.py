@@ -119,7 +119,7 @@ def compare(
         count = calibration_samples or CALIBRATION_SAMPLES
         thresholds = open_data(calibration, data_root, train=True, samples=count, model=ann)
     data = open_data(source, data_root, samples=samples, model=ann)
-    note_on_labels(source, data)
+    note_on_labels(source, data, ann)
     providers = chosen_providers(device)
     try:
         with terminal.overall_progress() as report:

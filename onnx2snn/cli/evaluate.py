@@ -110,7 +110,7 @@ def evaluate(
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
-    note_on_labels(source, data)
+    note_on_labels(source, data, parts)
     providers = chosen_providers(device)
     with terminal.overall_progress("loading") as report:
         found = (early_exits if early_exit else evaluation.evaluate)(

@@ -10,11 +10,13 @@ from typing import Any
 
 import click
 
-from onnx2snn.data.arrays import arrays_beside
+from onnx2snn.data.arrays import arrays_besides
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.errors import ModelError, OutputError, counted
 from onnx2snn.graph_passes.model_files.files import files_of
+from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.model_files.whole_file import check_writable
+from onnx2snn.inspection import inputs_of
 
 from . import terminal
 from .plot import check_format
@@ -101,11 +103,11 @@ def title_of(data: Data) -> str:
     return f"{Path(data.name).name or data.name}, {counted(data.samples, 'sample')}"
 
 
-def note_on_labels(source: str, data: Data) -> None:
+def note_on_labels(source: str, data: Data, model: ModelParts) -> None:
     """Say where an .npz holds no labels y, but arrays that may be meant as such."""
     if data.labels is not None or not source.lower().endswith(".npz"):
         return
-    others = arrays_beside(Path(source), data)
+    others = arrays_besides(Path(source), [info.name for info in inputs_of(model.structure)])
     if others:
         held = ", ".join(f"'{name}'" for name in others)
         terminal.note(

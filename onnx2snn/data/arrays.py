@@ -6,7 +6,7 @@ An .npy is mapped, an .npz read as a stream.
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,10 +88,10 @@ def classes_beside(path: Path, samples: int, wanted: set[str] | None) -> np.ndar
     return y if _are_classes(y) else None
 
 
-def arrays_beside(path: Path, data: Data) -> list[str]:
-    """The names of the arrays of an .npz that are no part of the data made of it."""
+def arrays_besides(path: Path, inputs: Collection[str]) -> list[str]:
+    """The names of the arrays of an .npz that are none of a network's inputs."""
     with _reading(path), zipfile.ZipFile(path) as archive:
-        return [name for name in _names_in(archive) if name not in (data.shapes or ("x",))]
+        return [name for name in _names_in(archive) if name not in ("x", *inputs)]
 
 
 def _names_in(archive: zipfile.ZipFile) -> list[str]:

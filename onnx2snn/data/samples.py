@@ -126,10 +126,18 @@ def from_arrays(
 
 def _array_like(values: ArrayLike, name: str) -> np.ndarray:
     """Values as an array, unless they can be one part by part, as those of an HDF5 file can."""
-    in_parts = isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "__array__")
-    if in_parts and not isinstance(values, np.ndarray):
+    alike = isinstance(getattr(values, "dtype", None), np.dtype) and hasattr(values, "shape")
+    if alike and not isinstance(values, np.ndarray) and _has_rows(values):
         return values  # type: ignore[return-value]
     return as_array(values, f"'{name}'")
+
+
+def _has_rows(values: Any) -> bool:
+    """Whether values have a length, which sparse matrices have not."""
+    try:
+        return len(values) >= 0
+    except TypeError:
+        return False
 
 
 def several_inputs(name: str, parts: dict[str, Data]) -> Data:

@@ -40,7 +40,7 @@ from onnx2snn.graph_passes.graph.neurons import (
     sum_type,
     threshold_of,
 )
-from onnx2snn.graph_passes.graph.regions import made_by
+from onnx2snn.graph_passes.graph.regions import downstream, made_by
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.graph_passes.model_files.protos import unused_prefix
@@ -177,6 +177,7 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     means = tuple(t.name for t in outputs if t.name in made_by(parts.read_out + parts.means))
     layers = tuple(_neuron(node, positive[node.name].name) for node in neurons)
     kept = tuple(state for node in stateful for state in states_of(node))
+    shared = _shared(graph, inputs, passed.to_step)
     clocks = [node for node in stateful_nodes(graph) if node.op == "Clock"]
     # Last, since it rewrites the neurons.
     step = _step_model(graph, parts.core, passed, summed, sums, prefix)
@@ -203,20 +204,23 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
         clock=states_of(clocks[0])[0] if clocks else None,
         latest=tuple(passed.late),
         delay=_delay(parts.means),
-        shared=_shared(inputs, passed.to_step.values()),
+        shared=shared,
         weights={name: values for part in held for name, values in part.weights.items()},
     )
 
 
-def _shared(inputs: Iterable[gs.Variable], read: Iterable[gs.Variable]) -> frozenset[str]:
-    """Of inputs, and what the step reads, those that hold for all samples."""
+def _shared(graph: gs.Graph, inputs: list[gs.Variable], read: Iterable[str]) -> frozenset[str]:
+    """Of inputs, and what the step reads, the names of those that hold for all samples."""
 
     def fixed(tensor: gs.Variable) -> bool:
         return tensor.shape is not None and all(isinstance(n, int) for n in tensor.shape[:1])
 
-    if all(map(fixed, inputs)):
+    of_samples = [tensor for tensor in inputs if not fixed(tensor)]
+    if not of_samples:
         return frozenset()
-    return frozenset(tensor.name for tensor in (*inputs, *read) if fixed(tensor))
+    # A sequence [L, N, C] has a fixed size first, and is of samples all the same.
+    names = frozenset(tensor.name for tensor in inputs) | frozenset(read)
+    return names - downstream(graph, of_samples, shapes=True)
 
 
 def with_weights(plan: Plan) -> Plan:

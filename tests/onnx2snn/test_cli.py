@@ -1379,6 +1379,13 @@ def test_labels_by_another_name_are_told(snn, command):
     assert "'labels' is not read" in " ".join(told[0].split())
 
 
+def test_an_input_by_its_own_name_is_no_label(snn):
+    """Also beside one that is called x."""
+    (name,) = SpikingSession(snn).inputs
+    np.savez("both.npz", **{"x": X[:6], name: X[:6]})
+    assert "is not read" not in invoke("evaluate", snn, "--data", "both.npz", "-T", "2").output
+
+
 def test_names_of_files_stay_whole_where_no_terminal_is(snn, tmp_path):
     name = f"{tmp_path}/{'a_long_name_' * 12}.onnx"
     assert f"Wrote {name}" in invoke("export", snn, "--to", "loop", "-T", "2", "-o", name).output

@@ -6,6 +6,8 @@ from one_neuron import WEIGHTS, X
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, convert, evaluate, from_arrays
+from onnx2snn.measuring.classes import require_class_output
+from onnx2snn.runtime.result import class_output
 
 BOUNDS = {"zero": np.float32(0), "one": np.float32(1)}
 
@@ -75,3 +77,12 @@ def test_an_ann_that_says_nan_is_told_by_its_own_output():
     ann = model(text % "logits" + "logits = Mul(r, none) }", weights)
     with pytest.raises(DataError, match="the ANN's output 'logits' holds NaN"):
         evaluate(snn, from_arrays(X), [4], ann=ann)
+
+
+def test_whole_numbers_beside_scores_of_places_are_no_classes():
+    """As the labels of a sequence beside its scores; and what is no array has no type."""
+    labels, scores = np.zeros((4, 7), np.int32), np.zeros((4, 7, 5), np.float32)
+    assert class_output({"labels": labels}) == "labels"
+    assert class_output({"scores": scores, "labels": labels}) is None
+    with pytest.raises(DataError, match=r"not a sequence, int32\[4, 7\], float32\[4, 7, 5\] of"):
+        require_class_output({"parts": [labels], "labels": labels, "scores": scores})

@@ -270,3 +270,19 @@ def test_a_plan_leaves_no_weights_behind():
     finally:
         gc.enable()
     assert not left
+
+
+def test_what_holds_for_all_samples_is_made_of_no_samples():
+    """A sequence [L, N, C] is of samples, though its first axis is of one size."""
+    ann = model(
+        "net (float[N, 3, 4] x, float[5] s) => (float[N, 3, 4] y) { d = Mul(s, two) "
+        "m = ReduceSum<keepdims = 0>(d) t = Transpose<perm = [1, 0, 2]>(x) a = Mul(t, m) "
+        "b = Clip(a, zero, one) e = ReduceMean<axes = [0], keepdims = 0>(b) u = Mul(x, two) "
+        "v = Transpose<perm = [1, 0, 2]>(u) c = Add(b, v) w = Clip(c, zero, one) "
+        "y = Transpose<perm = [1, 0, 2]>(w) }",
+        {"zero": np.float32(0), "one": np.float32(1), "two": np.float32(2)},
+    )
+    plan = build_plan(convert(ann).model)
+    assert plan.shared & {"x", "s"} == {"s"}
+    assert not plan.shared & {"a", "v"}
+    assert {"a", "v"} <= set(plan.step_inputs)
