@@ -67,8 +67,11 @@ def run_passes(graph: gs.Graph, passes: Iterable[Pass]) -> list[PassReport]:
             ) from error
         try:
             verify(graph)
-        except PassError as error:
-            raise PassError(f"pass {name}{after_which} left a broken graph: {error}") from error
+        except (MemoryError, TimeoutError):
+            raise
+        except Exception as error:
+            said = error if isinstance(error, PassError) else f"{type(error).__name__}: {error}"
+            raise PassError(f"pass {name}{after_which} left a broken graph: {said}") from error
         reports.append(PassReport(name, changed, before, len(graph.nodes)))
     return reports
 

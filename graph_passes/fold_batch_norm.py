@@ -4,7 +4,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import Refusal
-from .graph.affine import AFFINE_OPS, Affine, affine_of, is_in_training, per_channel, rounded
+from .graph.affine import (
+    AFFINE_OPS,
+    Affine,
+    affine_of,
+    is_in_training,
+    per_channel,
+    rounded,
+    rounded_weights,
+)
 from .graph.editing import (
     Editor,
     constant_input,
@@ -93,7 +101,8 @@ def _into_batch_norm(editor: Editor, node: gs.Node, norm: gs.Node, affine: Affin
     alone = only_consumer(editor.graph, affine.x) is not None and len(norm.outputs) == 1
     if scale is None or bias is None or a is None or c is None or not alone:
         return f"it cannot join BatchNormalization '{norm.name}'; it stays as a scale and shift"
-    new_scale, new_bias = rounded(a * scale, scale.dtype), rounded(a * bias + c, bias.dtype)
+    new_scale = rounded_weights(a * scale, scale.dtype)
+    new_bias = rounded(a * bias + c, bias.dtype)
     if new_scale is None or new_bias is None:
         return f"{scale.dtype} cannot hold its product with BatchNormalization '{norm.name}'"
     norm.inputs[1] = editor.constant(f"{norm.name}/scale", new_scale)
@@ -123,7 +132,7 @@ def _scale_and_shift(
     alpha, beta = linear.attrs.get("alpha", 1.0), linear.attrs.get("beta", 1.0)
     factors = (alpha * a).reshape([-1 if i == axis else 1 for i in range(rank)])
     dtype, old = weight.dtype, linear.inputs[1]
-    new_weight = rounded(weight * factors, dtype)
+    new_weight = rounded_weights(weight * factors, dtype)
     new_bias = rounded(a * (beta * bias.reshape(-1)) + c, dtype)
     if new_weight is None or new_bias is None:
         return f"{dtype} cannot hold the weights of {linear.op} '{linear.name}' with it in them"

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import Refusal
-from .graph.affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded
+from .graph.affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded, rounded_weights
 from .graph.computed import computed
 from .graph.editing import (
     Editor,
@@ -84,10 +84,10 @@ def _fold(editor: Editor, node: gs.Node, affine: Affine) -> str | None:
     found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
     if not found or len(found) < len(paths):
         return "what reads it is not one linear operator with constant weights"
-    for path, parts in found:
+    for path, (weight, shift) in found:
         end = path[-1]
         dtype = end.inputs[1].dtype
-        if any(rounded(part, dtype) is None for part in parts):
+        if rounded_weights(weight, dtype) is None or rounded(shift, dtype) is None:
             return f"{dtype} cannot hold the weights of {end.op} '{end.name}' with it in them"
     for path, (weight, shift) in found:
         _apply(editor, path, weight, shift)

@@ -92,18 +92,18 @@ def per_channel(value: np.ndarray, rank: int, axis: int = 1) -> np.ndarray | Non
 
 
 def rounded(exact: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
-    """Numbers in a type of less precision; None if finite ones are too large or small for it.
-
-    Too small where float16 has no digits left for them, beside the largest of them all.
-    """
+    """Numbers in a type of less precision; None if finite ones are too large for it."""
     with np.errstate(over="ignore", under="ignore"):
         values = np.asarray(exact).astype(dtype)
-    finite = np.isfinite(exact)
-    if np.any(finite & ~np.isfinite(values)):
-        return None
-    if dtype == np.float16:
-        known = np.asarray(exact, np.float64)[finite]
-        lost = np.abs(known - values[finite]).max(initial=0)
-        if lost > np.finfo(dtype).eps * np.abs(known).max(initial=0):
-            return None
-    return values
+    return None if np.any(np.isfinite(exact) & ~np.isfinite(values)) else values
+
+
+def rounded_weights(exact: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """The same of weights; None as well where float16 has too few digits for the largest."""
+    values = rounded(exact, dtype)
+    if values is None or dtype != np.float16:
+        return values
+    known = np.asarray(exact, np.float64)
+    lost = np.abs(known - values, where=np.isfinite(known), out=np.zeros(known.shape))
+    largest = np.abs(known, where=np.isfinite(known), out=np.zeros(known.shape)).max(initial=0)
+    return None if lost.max(initial=0) > np.finfo(dtype).eps * largest else values

@@ -318,7 +318,11 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
     made = {name for node in model.graph.node for name in node.output}
     known = made | {tensor.name for tensor in (*model.graph.input, *model.graph.initializer)}
     model.graph.quantization_annotation.extend(
-        note for note in like.graph.quantization_annotation if note.tensor_name in known
+        note
+        for note in like.graph.quantization_annotation
+        if known.issuperset(
+            [note.tensor_name, *(p.value for p in note.quant_parameter_tensor_names)]
+        )
     )
     # Of those that have one name the first keeps it.
     originals = {node.name: node for node in reversed(like.graph.node) if node.name}

@@ -5,6 +5,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import Editor, replace_node
+from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 
 from .weights import copy_model
@@ -48,6 +49,8 @@ def standardise_scikit_learn(graph: gs.Graph) -> bool:
     Normalizer(x) -> x / its norm, or its largest value, of each sample.
     """
     changed, editor = False, Editor(graph)
+    if any(n.domain == _DOMAIN and n.inputs[0].dtype is None for n in graph.nodes if n.inputs):
+        infer_shapes(graph)
     for node in list(graph.nodes):
         if node.domain != _DOMAIN or node.op not in _REWRITES:
             continue

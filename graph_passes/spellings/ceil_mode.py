@@ -17,12 +17,14 @@ def end_pools_in_the_image(graph: gs.Graph) -> bool:
 
     results by ``ceil_mode``; PyTorch and ONNX Runtime leave out the last one where it begins
     at H or later, which ONNX's shape inference does not know. Pads at the end that stop at the
-    window before say the same without ``ceil_mode``, and shapes follow. Exact.
+    window before say the same without ``ceil_mode``, and shapes follow. Nor does it know that pads
+    beside VALID, which ONNX Runtime lets pools have, count for nothing: they go. Exact.
     """
     require_opset(graph)
     changed = False
     for node in graph.nodes:
-        if node.op in ("AveragePool", "MaxPool") and not node.domain and _end(node):
+        is_pool = node.op in ("AveragePool", "MaxPool") and not node.domain
+        if is_pool and (_drop_idle_pads(node) or _end(node)):
             changed = True
             # What comes after has another size, and so may have other windows.
             after = downstream(graph, node.outputs)
@@ -37,6 +39,14 @@ def end_pools_in_the_image(graph: gs.Graph) -> bool:
                     open_sizes = [f"{tensor.name}.{axis}" for axis in range(1, len(others) + 1)]
                     tensor.shape = [samples, *open_sizes]
     return changed
+
+
+def _drop_idle_pads(pool: gs.Node) -> bool:
+    """Drop pads that VALID switches off; whether there were any."""
+    idle = pool.attrs.get("auto_pad") == "VALID" and any(pool.attrs.get("pads", []))
+    if idle:
+        del pool.attrs["pads"]
+    return idle
 
 
 def _end(pool: gs.Node) -> bool:

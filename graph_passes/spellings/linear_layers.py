@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx2snn.graph_passes.graph.affine import rounded
+from onnx2snn.graph_passes.graph.affine import rounded, rounded_weights
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
@@ -91,7 +91,8 @@ def _plain_gemm(editor: Editor, node: gs.Node) -> bool:
         if given is not None and value is None:
             continue
         if value is not None:
-            scaled = rounded(value.astype(np.float64) * factor, value.dtype)
+            as_type = rounded_weights if attribute == "alpha" else rounded
+            scaled = as_type(value.astype(np.float64) * factor, value.dtype)
             if scaled is None:
                 continue
             node.inputs[index] = editor.constant(f"{node.name}/{attribute}", scaled)

@@ -236,7 +236,11 @@ def require_rounding(passes: Sequence[Pass], before: ModelParts, x: Inputs, erro
     for function in (None, *passes):
         if function is not None:
             run_passes(graph, [function])
-        name = "upgrade_opset" if function is None else pass_name(function)
+        name = (
+            "upgrade_opset (or standardise_scikit_learn)"
+            if function is None
+            else pass_name(function)
+        )
         found = relative_error(wanted, outputs_of(to_parts(graph), x))
         if found > limit:
             raise PassError(

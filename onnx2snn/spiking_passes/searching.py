@@ -55,9 +55,13 @@ def search_potentials(snn: Spiking, fractions: Sequence[float]) -> bool:
 
 
 def _require_numbers(name: str, values: Sequence[float], least: int = 1) -> None:
-    """Raise ``DataError`` unless these are numbers, so many at least."""
-    if len(values) < least or not np.all(np.isfinite(values)):
-        raise DataError(f"{name} takes numbers, {least} at least, not {values!r}")
+    """Raise ``DataError`` unless these are finite numbers, so many at least."""
+    try:
+        known = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        known = np.array(np.nan)
+    if known.ndim != 1 or len(known) < least or not np.all(np.isfinite(known)):
+        raise DataError(f"{name} takes finite numbers, {least} at least, not {values!r}")
 
 
 def _require_factors(name: str, values: Sequence[float], least: int = 1) -> None:
@@ -230,8 +234,9 @@ def cap_thresholds(snn: Spiking) -> bool:
     before = _settings(nodes)
     for node in nodes:
         bound, threshold = bounds.get(node.name), threshold_of(node)
-        if bound is not None:
-            _set_threshold(node, np.minimum(threshold, bound / max_spikes_of(node)))
+        most = None if bound is None else (bound / max_spikes_of(node)).astype(threshold.dtype)
+        if most is not None and np.any(threshold > most):
+            _set_threshold(node, np.minimum(threshold, most))
     return _settings(nodes) != before
 
 

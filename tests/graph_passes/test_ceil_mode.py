@@ -126,3 +126,19 @@ def test_ranks_stay_behind_operators_without_shape_inference():
     assert end_pools_in_the_image(g)
     assert len(g.outputs[0].shape) == 4
     onnx.checker.check_model(to_model(g), full_check=True)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pads_beside_valid_go(op):
+    """ONNX's shape inference adds them, which ONNX Runtime does not."""
+    g = graph(
+        "g (float[N, 2, 6, 6] x) => (float[N, 2, a, b] y) "
+        f'{{ p = {op}<kernel_shape = [3, 3], auto_pad = "VALID", pads = [1, 1, 1, 1]>(x) '
+        "y = Relu(p) }"
+    )
+    infer_shapes(g)
+    x = np.random.default_rng(0).normal(size=(2, 2, 6, 6)).astype(np.float32)
+    before = run(g, x)
+    changes_once(end_pools_in_the_image, g)
+    assert g.tensors()["p"].shape[2:] == [4, 4]
+    np.testing.assert_array_equal(run(g, x), before)

@@ -152,6 +152,11 @@ def lost_state(graph):
     return True
 
 
+def no_tensor(graph):
+    graph.outputs = [None]
+    return True
+
+
 def same_input(graph):
     graph.inputs.append(gs.Variable("x", np.float32))
     return True
@@ -165,7 +170,7 @@ def other_output(graph):
 @pytest.mark.parametrize(
     "breaks",
     [dangling, same_name, made_twice, no_output, unordered, unnamed, lost_state, same_input,
-     other_output],
+     no_tensor, other_output],
 )  # fmt: skip
 def test_a_broken_graph_is_found_and_the_pass_named(breaks):
     g = small()

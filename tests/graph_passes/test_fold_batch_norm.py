@@ -251,6 +251,19 @@ def test_stays_where_weights_would_lose_their_digits(scale, stays):
     assert fold_batch_normalization(g) is not stays
 
 
+def test_a_small_shift_may_lose_its_digits():
+    """What counts is what it is added to."""
+    weights = {
+        "w": np.random.default_rng(0).normal(size=(3, 3)), "scale": 3 * [1],
+        "shift": 3 * [1e-5], "mean": 3 * [3e-5], "var": 3 * [1],
+    }  # fmt: skip
+    g = graph(
+        f"g (float16[N, 3] x) => (float16[N, 3] y) {{ r = MatMul(x, w) {BN} }}",
+        {name: np.array(value, np.float16) for name, value in weights.items()},
+    )
+    assert fold_batch_normalization(g)
+
+
 def test_says_what_would_overflow():
     """ONNX Runtime folds it all the same, and computes infinity."""
     weights = bn(3) | {"w": 200 * np.eye(3), "scale": 3 * np.ones(3), "var": 1e-6 * np.ones(3)}

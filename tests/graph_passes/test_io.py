@@ -92,8 +92,9 @@ def test_what_tensors_stand_for_stays():
     info.type.denotation = "TENSOR"
     info.type.tensor_type.shape.dim[0].denotation = "DATA_BATCH"
     inner.metadata_props.add(key="unit", value="mV")
-    for name in (inner.name, "gone"):
-        proto.graph.quantization_annotation.add(tensor_name=name)
+    for name, scale in ((inner.name, "w"), ("gone", "w"), (inner.name, "gone")):
+        note = proto.graph.quantization_annotation.add(tensor_name=name)
+        note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=scale)
     again = to_model(to_graph(proto), like=proto).graph
     assert again.input[0] == info
     assert not again.output[0].HasField("doc_string")

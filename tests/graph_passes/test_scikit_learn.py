@@ -172,3 +172,16 @@ def test_a_scaler_of_double_precision_keeps_its_digits():
     assert len(np.unique(before)) == 32
     changes_once(standardise_scikit_learn, g)
     np.testing.assert_array_equal(run(g, x), before)
+
+
+def test_a_scaler_of_what_has_no_type_in_the_file_keeps_its_digits():
+    g = to_graph(
+        model(
+            "g (double[N, 1] x) => (float[N, 1] y) "
+            "{ f = Flatten(x) y = ai.onnx.ml.Scaler<offset = [1.7e9], scale = [0.015625]>(f) }"
+        )
+    )
+    x = float(np.float32(1.7e9)) + np.arange(32.0)[:, None]
+    before = run(g, x)
+    changes_once(standardise_scikit_learn, g)
+    np.testing.assert_array_equal(run(g, x), before)

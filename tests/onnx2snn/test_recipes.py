@@ -1171,14 +1171,16 @@ def test_rounds_of_a_correction_are_whole():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (partial(searching.balance_thresholds, scales=()), "scales takes numbers, 1 at least"),
+        (partial(searching.balance_thresholds, scales=()), "scales takes finite numbers, 1"),
         (partial(searching.balance_thresholds, scales=(-1.0,)), "scales takes numbers above 0"),
         (partial(searching.scale_thresholds, scales=(0.0,), factors=(), rounds=0), "above 0"),
         (partial(searching.scale_thresholds, scales=(1.0,), factors=(np.nan,), rounds=1),
-         "factors takes numbers, 0 at least"),
+         "factors takes finite numbers, 0 at least"),
         (partial(searching.scale_thresholds, scales=(1.0,), factors=(), rounds=1.5), "rounds"),
-        (partial(searching.search_potentials, fractions=()), "fractions takes numbers"),
-        (partial(searching.search_potentials, fractions=(np.nan, 0.5)), "fractions takes numbers"),
+        (partial(searching.search_potentials, fractions=()), "fractions takes finite numbers"),
+        (partial(searching.search_potentials, fractions=0.5), "fractions takes finite numbers"),
+        (partial(searching.search_potentials, fractions=(None,)), "fractions takes finite"),
+        (partial(searching.search_potentials, fractions=(np.nan, 0.5)), "fractions takes finite"),
     ],
 )  # fmt: skip
 def test_settings_of_passes_that_are_none(change, said):
@@ -1198,5 +1200,5 @@ def test_passes_say_whether_they_changed_anything():
     of_recipe = [r.changed for r in made.passes[-7:-1]]
     assert of_recipe == [True, False, True, False, False, False]
     capped = replace(recipe_by_name("burst"), name="capped", passes=2 * (searching.cap_thresholds,))
-    made = convert(clipped(0.3), calibration=DATA, recipe=capped)
+    made = convert(clipped(0.3), calibration=DATA, recipe=capped, v_init="normal", per_channel=True)
     assert [r.changed for r in made.passes if r.name == "cap_thresholds"] == [True, False]
