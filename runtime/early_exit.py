@@ -78,7 +78,8 @@ def require_may_leave(
     if readout is not None:
         raise DataError("early_exit reads out where samples leave: leave readout away")
     fixed = [t for t in plan.inputs if isinstance(next(iter(t.shape), None), int)]
-    if len(fixed) == len(plan.inputs):
+    # Nothing is shared where no input has an open number of samples.
+    if fixed and not plan.shared:
         raise DataError("an early exit needs a network whose batch size is not fixed")
     if fixed:
         raise DataError(

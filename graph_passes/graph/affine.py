@@ -103,7 +103,7 @@ def rounded_weights(exact: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     values = rounded(exact, dtype)
     if values is None or dtype != np.float16:
         return values
-    known = np.asarray(exact, np.float64)
-    lost = np.abs(known - values, where=np.isfinite(known), out=np.zeros(known.shape))
-    largest = np.abs(known, where=np.isfinite(known), out=np.zeros(known.shape)).max(initial=0)
-    return None if lost.max(initial=0) > np.finfo(dtype).eps * largest else values
+    finite = np.isfinite(exact)
+    known = np.asarray(exact, np.float64)[finite]
+    lost, largest = (np.abs(x).max(initial=0) for x in (known - values[finite], known))
+    return None if lost > np.finfo(dtype).eps * largest else values

@@ -66,7 +66,7 @@ class Network:
 
     ``original``: the ANN as it was given. ``reference``: what exact passes must keep, which is the
     original unless its quantisation was left out. ``unclipped``: the ANN before thresholds from
-    data bound it. ``current``: as it is now. ``unquantised``: whether quantisation was left out.
+    data bound it. ``current``: as it is now.
     """
 
     def __init__(
@@ -103,7 +103,6 @@ class Network:
         require_ann(self.graph)
         require_finite_weights(self.graph)
         self.current = self.unclipped = self.reference = self.original
-        self.unquantised = False
 
     def run(self, passes: Sequence[Pass]) -> bool:
         """Run passes; whether any changed something."""
@@ -121,6 +120,11 @@ class Network:
         changed = until_done(lambda _: self.run(CANONICAL_FORM), self.graph)
         self.reports[later:] = [report for report in self.reports[later:] if report.changed]
         return changed
+
+    @property
+    def unquantised(self) -> bool:
+        """Whether quantisation was left out."""
+        return self.reference is not self.original
 
     def note_agreement(self, change: str, before: ModelParts) -> Agreement | None:
         """With data, note how the ANN as it is now agrees with that before a change."""
@@ -149,7 +153,7 @@ class Network:
             return
         agreement = self.note_agreement(UNQUANTISED, self.original)
         self.unclipped = self.reference = self.current
-        self.unquantised, self._ran = True, []
+        self._ran = []
         cost = ""
         if agreement is None and (sample := first_inputs_that_run(self.original, self.graph)):
             error = relative_error(sample[1], outputs_of(self.current, sample[0]))
