@@ -47,6 +47,10 @@ def test_batches_that_are_of_other_kinds():
     assert differ(np.repeat(x[:5], 10, axis=0)[:45])
     assert not differ(np.ones_like(x))
     assert not differ(np.full((45, 2), "a"))
+    # Classes that differ in where they are bright alone, and no labels.
+    places = np.roll(np.eye(6, dtype=np.float32)[np.arange(45) // 15], 1, axis=1)
+    assert differ(rng.permuted(np.tile(x[:1], (45, 1)), axis=1) / 4 + 4 * places)
+    assert not differ(rng.permutation(x / 4 + 4 * places))
     # Whole numbers, as pixels.
     pixels = rng.integers(0, 60, (45, 9)).astype(np.uint8)
     assert not differ(pixels)
