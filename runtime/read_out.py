@@ -1,6 +1,6 @@
 """What a network says after some time-steps: the averages over time, and what follows from them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,14 +78,16 @@ class Averages:
         By what takes the averages.
         """
         found = self._epilogue_sums_now(sums, timesteps)
-        return {name: self._with(summed, name, earlier) for name, (summed, _) in found.items()}
+        return {name: self._with(summed, name, earlier) for name, summed, _ in found}
 
     def _means(self, sums: Arrays, t: int, earlier: Earlier) -> Arrays:
         """The means over t steps and those before; the one rounding is that of the division."""
         means = {}
-        for name, (summed, dtype) in self._epilogue_sums_now(sums, t).items():
+        for name, summed, dtype in self._epilogue_sums_now(sums, t):
             steps = t + earlier.steps if name in earlier.epilogue_sums else t
-            means[name] = np.asarray(self._with(summed, name, earlier) / steps, dtype)
+            mean = self._with(summed, name, earlier)
+            mean /= steps
+            means[name] = mean.astype(dtype)
         return means
 
     def _with(self, summed: np.ndarray, name: str, earlier: Earlier) -> np.ndarray:
@@ -99,21 +101,25 @@ class Averages:
             )
         return np.asarray(summed + before)
 
-    def _epilogue_sums_now(self, sums: Arrays, t: int) -> dict[str, tuple[np.ndarray, np.dtype]]:
+    def _epilogue_sums_now(
+        self, sums: Arrays, t: int
+    ) -> Iterator[tuple[str, np.ndarray, np.dtype]]:
         """The sums of what the epilogue g computes over t steps: g(S) + (t - 1) g(0), in float64.
 
-        With the type of each, by what takes their averages. g is affine and S the sum of what it
-        reads; each enters once. float16 cannot hold such sums, wherever g computes in it, nor can
-        integers: there it is t g(S / t), the same to rounding.
+        One after the other, since they may be much larger than the states: what takes the average,
+        the sum, an array of its own, and the type of the average. g is affine and S the sum of what
+        it reads; each enters once. float16 cannot hold such sums, wherever g computes in it, nor
+        can integers: there it is t g(S / t), the same to rounding.
         """
         names, types = self._plan.averages, self._plan.readout_types.values()
         of_means: list[np.ndarray] = []
         half = self._plan.sums_in_float16
         if half or any(dtype.kind != "f" for dtype in types):
             of_means = self.of_one({name: value / t for name, value in sums.items()})
-        wholes = [(value.astype(np.float64) * t, value.dtype) for value in of_means]
         if half:
-            return dict(zip(names, wholes, strict=True))
+            for name, value in zip(names, of_means, strict=True):
+                yield name, np.asarray(value.astype(np.float64) * t), value.dtype
+            return
         with np.errstate(invalid="ignore"):
             # Of integers it is of_means that counts.
             made = self.of_one(sums)
@@ -122,13 +128,13 @@ class Averages:
             # Others of this size would take as much memory: they may be as large as the states.
             for value in sums.values():
                 value.fill(0)
-            silence = self.of_one(sums)
-            self._silence = {shapes: [value.astype(np.float64) for value in silence]}
-        affine = [
-            (np.asarray(summed.astype(np.float64) + (t - 1) * silent), summed.dtype)
-            for summed, silent in zip(made, self._silence[shapes], strict=True)
-        ]
-        return {
-            name: real if real[1].kind == "f" else whole
-            for name, real, whole in zip(names, affine, wholes or affine, strict=True)
-        }
+            self._silence = {shapes: self.of_one(sums)}
+        silence = self._silence[shapes]
+        for name, summed, silent, mean in zip(names, made, silence, of_means or made, strict=True):
+            if summed.dtype.kind != "f":
+                yield name, np.asarray(mean.astype(np.float64) * t), mean.dtype
+                continue
+            total = silent.astype(np.float64)
+            total *= t - 1
+            total += summed
+            yield name, total, summed.dtype

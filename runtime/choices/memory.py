@@ -85,7 +85,7 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """What a budget must have room for: not what graphs keep only where there is."""
+        """What it takes at least: not what graphs keep only where there is room."""
         return self.total - self.idle - self.planned
 
 
@@ -225,16 +225,20 @@ def prologue_memory(plan: Plan, shapes: Mapping[str, Sequence[int | str]]) -> in
 def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]) -> int:
     """Bytes that a read-out takes: the sums that it reads, and what it makes of them.
 
+    What the epilogue makes is there twice, of sums and of silence (``Averages``), one tensor at a
+    time in float64, and as averages, which are the caller's where nothing is read out of them.
     ``shapes``: those of what it reads; ``sizes`` has theirs in bytes.
     """
-    most, given = 0, shapes
-    for graph in (plan.epilogue, plan.read_out):
-        if graph is not None:
-            made = sizes_of(graph, given)
-            most = max(most, _peak(graph, made))
-            outputs = (info.name for info in graph.graph.output)
-            given = {name: made.shapes[name] for name in outputs if name in made.shapes}
-    return most + sum(sizes.bytes_of(name) for name in shapes)
+    made = sizes_of(plan.epilogue, shapes)
+    outputs = [info.name for info in plan.epilogue.graph.output]
+    averaged = [made.bytes_of(name) for name in outputs]
+    averages = 2 * sum(averaged) + 2 * max(averaged, default=0)
+    most = _peak(plan.epilogue, made)
+    if plan.read_out is not None:
+        averages += sum(averaged)
+        given = {name: made.shapes[name] for name in outputs if name in made.shapes}
+        most = max(most, _peak(plan.read_out, sizes_of(plan.read_out, given)))
+    return most + averages + sum(sizes.bytes_of(name) for name in shapes)
 
 
 def _peak(model: onnx.ModelProto, sizes: Sizes) -> int:

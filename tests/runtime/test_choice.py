@@ -582,6 +582,19 @@ def test_a_prologue_and_a_read_out_count():
     assert found[8].read_out >= memory.FRAGMENTED * 4 * 64 * (2 + 2)
 
 
+def test_averages_count():
+    """Of sums and of silence, and in float64: beside a large read-out states are small."""
+    text = (
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 64, 64] y) "
+        "{ a = Clip(x, zero, one) y = Resize(a, , scales) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values["scales"] = np.array([1, 1, 16, 16], np.float32)
+    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    found = session.chosen(np.zeros((3, 2, 4, 4), np.float32)).memory
+    assert found.read_out >= (4 + 4 + 8) * 3 * 2 * 64 * 64
+
+
 def test_pools_of_a_prologue_copy_what_they_read():
     """Into the layout of the CPU, where the convolution before them is not in it."""
     text = (
