@@ -11,6 +11,7 @@ import onnx
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 
 from .choices.costs import costs_of
+from .cuda_graphs import require_capturable
 from .derived_sums import DerivedSums
 from .plans.graphs import only
 from .precision import PlanInPrecision
@@ -65,12 +66,15 @@ class Beginning:
         carried = [*plan.states, *carried_sums(plan, derived).values()]
         now = [name for name in plan.readout_types if name not in plan.step_inputs]
         step = only(plan.step, [*now, *(state.written for state in carried)])
+        captures = captures_runs(self.providers)
+        if captures:
+            require_capturable(step)
         states = DeviceStates(
             carried,
             plan.step_inputs,
             "cuda" if on_gpu else "cpu",
             device_id_of(self.providers[0]) if on_gpu else 0,
-            captures_runs(self.providers),
+            captures,
         )
         create = partial(self._create, use=SELDOM_LEAN)
         sums = Sums(plan, derived, states, create, self.max_memory is not None)

@@ -7,7 +7,11 @@ from onnx2snn.graph_passes.errors import Onnx2SnnError, from_onnxruntime
 from onnx2snn.graph_passes.model_files.files import first_line
 
 OUT_OF_MEMORY = "out of memory: give it less at once (--batch-size), or a smaller network"
-_NO_MEMORY = ("std::bad_alloc", "bad allocation", "Failed to allocate memory")
+_NO_MEMORY = (
+    "std::bad_alloc", "bad allocation", "Failed to allocate memory",
+    # Of a GPU: the most that was allowed, and what CUDA, cuBLAS and cuDNN say.
+    "is smaller than requested bytes", "out of memory", "ALLOC_FAILED",
+)  # fmt: skip
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from onnx2snn.graph_passes.model_files.files import first_line
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, with_weights_as_inputs
 
 from .failures import OUT_OF_MEMORY, failing_as, lacks_memory, told
-from .plans.graphs import names_left, names_read
+from .plans.graphs import has_float16, names_left, names_read
 
 logger = logging.getLogger("onnx2snn")
 
@@ -332,7 +332,9 @@ def _share_weights(
 def _start_or_say_why(model: onnx.ModelProto, options: Any, providers: list[Any]) -> Any:
     """A session of a model; ``ProviderError`` or ``ModelError`` as ``create_session`` raises."""
     try:
-        return start(model.SerializeToString(), options, providers)
+        # In float16 ONNX Runtime 1.32 ends the process where a Transpose enters a product.
+        without = ["MatmulTransposeFusion"] if has_float16(model) else []
+        return start(model.SerializeToString(), options, providers, without)
     except Exception as error:
         if not from_onnxruntime(error):
             raise

@@ -1,4 +1,4 @@
-"""How large the currents of a step's layers may be, in thresholds."""
+"""How large the numbers of a step may be: its currents in thresholds, what its layers make."""
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -40,17 +40,31 @@ def currents_in_thresholds(
 ) -> dict[str, float]:
     """How large the currents of each layer of these ``kinds`` of neurons may be, by its name.
 
+    As ``sizes_in`` says. ``largest``: how large what the step reads is, by name; 1 where it is not
+    known.
+    """
+    sizes = sizes_in(plan, dict.fromkeys(plan.step_inputs, 1.0) | dict(largest))
+    reach = {}
+    for neuron in (neuron for neuron in plan.neurons if neuron.op in kinds):
+        current = sizes.get(neuron.current, np.ones(()))
+        shares = _combined(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
+        reach[neuron.name] = float(shares.max(initial=0))
+    return reach
+
+
+def sizes_in(plan: Plan, largest: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """How large the tensors of a step may be, by name: float64, what broadcasts to a sample.
+
     At most what a layer reads, V_th of the neurons before it, times the sum of a channel's weights
     without their signs, and the size of its bias; from layer to layer where no neurons are between
     them. Infinite where an operator may add up more than is known. ``largest``: how large what the
-    step reads is, by name; 1 where it is not known.
+    step reads is, by name. What is made of constants alone is left out.
     """
     nodes = plan.step.graph.node
     makers = {name: node for node in nodes for name in node.output if name}
     emitted = {n.spikes: float(n.threshold.max()) * n.max_spikes for n in plan.neurons}
     constants = values_of(plan.step, plan.weights)
-    # Of each tensor, what broadcasts to a sample of it.
-    sizes = {name: np.array(largest.get(name, 1.0)) for name in plan.step_inputs}
+    sizes = {name: np.array(largest[name]) for name in plan.step_inputs}
     for made, node in makers.items():
         if made in emitted:
             sizes[made] = np.array(emitted[made])
@@ -58,12 +72,7 @@ def currents_in_thresholds(
             sizes[made] = _of_layer(node, sizes, constants)
         elif (found := _of_others(node, sizes, constants)) is not None:
             sizes[made] = found
-    reach = {}
-    for neuron in (neuron for neuron in plan.neurons if neuron.op in kinds):
-        current = sizes.get(neuron.current, np.ones(()))
-        shares = _combined(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
-        reach[neuron.name] = float(shares.max(initial=0))
-    return reach
+    return sizes
 
 
 def _of_layer(

@@ -22,8 +22,8 @@ NOT_CAPTURED = -1
 
 
 def _made(make: Callable[..., Any], *arguments: Any) -> Any:
-    """A value on the device; ``DataError`` where that has no room for it."""
-    with failing_as(DataError, "the device has no room: {}; run fewer samples at once"):
+    """A value on the device; ``DataError`` where there can be none."""
+    with failing_as(DataError, "the device cannot hold the states: {}"):
         return make(*arguments)
 
 
@@ -56,7 +56,7 @@ class DeviceStates:
     ones read one of two sets of buffers and write the other, so that nothing is allocated or
     copied within a run; a buffer is never read and written in the same run.
     ``graphs``: the sessions capture runs as CUDA graphs. Those with the same buffers are one
-    graph; others, such as the first, are not captured.
+    graph; runs that make the buffers, or fetch anything, are not captured.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class DeviceStates:
     ) -> list[np.ndarray]:
         """Do what a session does; returns the outputs named in ``fetch``.
 
-        ``shrink``: on a CPU, the session gives back the memory of its activations.
+        ``shrink``: the session, on a CPU, gives back the memory of its activations.
         ``together``: how many samples are in one run, where all that is read and written has a
         row for each. ``shapes``: those of all states, where its first run is to be in
         groups or reads the starts ``in_full``.
@@ -250,7 +250,7 @@ class DeviceStates:
 
     def _options(self, shrink: bool, number: int) -> Any:
         entries = {}
-        if shrink and self._device == "cpu":
+        if shrink:
             entries["memory.enable_memory_arena_shrinkage"] = "cpu:0"
         if self._graphs:
             entries["gpu_graph_id"] = str(number)

@@ -19,8 +19,7 @@ SHORT, MIDDLE, LONG, LONGEST = 4, 8, 16, 32
 """Time-steps of a chunk. Long ones are for what a chunk does once: reading the weights of layers
 that are time-batched, and bringing states into the layout of the CPU and out of it. The longest
 take twice as long to make, and pay where a time-step does little with each weight (``FEW_USES``).
-No longer ones: beyond 32 tensors CUDA's Concat and Split read their addresses from a list on the
-host, which a captured run would find changed.
+No longer ones: a captured run cannot hold more tensors together (``cuda_graphs.py``).
 
 Where nothing has either to be done once, as in small dense networks, a graph costs more than its
 nodes (docs/measurements.md, section Constants)."""

@@ -3,17 +3,19 @@
     x, W, b -> Cast -> layer -> Cast -> y
 
 Membrane potentials, thresholds and all else stay in float32. Weights, and what a layer reads and
-makes, are rounded to 11 bits.
+makes, are rounded to 11 bits. A layer of which one of these may be beyond the largest float16,
+65504, stays in float32: an infinite current fires for ever.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import ModelError, ProviderError
+from onnx2snn.graph_passes.errors import ProviderError
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
+from onnx2snn.runtime.inputs import largest_in
 from onnx2snn.runtime.plans.graphs import Writer, renamed, values_of, with_layers
 from onnx2snn.runtime.plans.plan import Plan
 from onnx2snn.runtime.precision import (
@@ -23,6 +25,7 @@ from onnx2snn.runtime.precision import (
     require_float32,
 )
 from onnx2snn.runtime.providers import ON_GPU, name_of
+from onnx2snn.runtime.reach import sizes_in
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
@@ -31,7 +34,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     """The layers with constant weights of a plan's step, to be computed in float16.
 
     Raises ``ProviderError`` where the step would not run on a GPU, and ``ModelError`` for a
-    network in another type than float32, or with weights that float16 cannot hold.
+    network in another type than float32.
     """
     first = name_of(providers[0])
     if first not in ON_GPU:
@@ -40,6 +43,8 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         )
     require_float32(plan, "float16")
     constants = values_of(plan.step, plan.weights)
+    # How large an input is that comes at each time-step nobody knows.
+    sizes = sizes_in(plan, dict.fromkeys(plan.step_inputs, np.inf))
     names, precisions = set[str](), []
     for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):
         name, other = node.input[1], other_type(node, constants)
@@ -49,14 +54,22 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         if name not in constants:
             precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
             continue
-        if np.abs(constants[name]).max(initial=0) > LARGEST_FLOAT16:
-            raise ModelError(
-                f"precision 'float16' holds numbers up to {LARGEST_FLOAT16:g}, but {node.op_type} "
-                f"'{node.name}' has larger weights: leave it out"
-            )
+        if _largest_in(node, sizes, constants) > LARGEST_FLOAT16:
+            reason = f"its numbers may be beyond {LARGEST_FLOAT16:g}"
+            precisions.append(LayerPrecision(node.name, "float32", reason))
+            continue
         names.add(name)
         precisions.append(LayerPrecision(node.name, "float16", "on a GPU"))
     return PlanInPrecision(plan, precisions=tuple(precisions), half=frozenset(names))
+
+
+def _largest_in(
+    node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
+) -> float:
+    """The largest number that a layer may read or make."""
+    tensors = filter(None, (*node.input, *node.output))
+    known = (sizes[name] if name in sizes else constants[name] for name in tensors)
+    return max(largest_in(values) for values in known)
 
 
 def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:

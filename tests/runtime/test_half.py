@@ -86,12 +86,30 @@ def test_where_float16_is_no_option():
     already = build_plan(to_model(Network(3, "float16").graph(Kind("IF"))))
     with pytest.raises(ModelError, match="takes the place of float32"):
         halve(already, [CUDA])
-    for tensor in snn.graph.initializer:
-        if tuple(tensor.dims[2:]) == (3, 3):
-            large = 1e6 * onnx.numpy_helper.to_array(tensor)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(large, tensor.name))
-    with pytest.raises(ModelError, match=r"numbers up to 65504, but Conv .* has larger weights"):
-        halve(build_plan(snn), [CUDA])
+
+
+@pytest.mark.parametrize("what", ["weights", "bias", "sums", "threshold"])
+def test_layers_whose_numbers_float16_cannot_hold_stay_in_float32(anywhere, what):
+    builder = dyadic.Builder(0)
+    x = builder.clip(builder.conv("input", 2, 2), 2)
+    x = builder.clip(builder.conv(x, 2, 2), 2)
+    x = builder.clip(builder.conv(x, 2, 2), 2)
+    x = builder.add("flatten", [x])
+    builder.add("gemm", [x], w=builder.eighths(3, 32), b=builder.eighths(3))
+    network = dyadic.Network(builder.layers, (2, 4, 4))
+    large, second = 2.0**18, [layer.values for layer in network.layers if layer.op == "conv"][1]
+    for layer in network.clips:
+        layer.values["theta"] = np.array(large if what == "threshold" else 2.0)
+    if what == "bias":
+        second["b"] = np.array([large, -large], np.float32)
+    elif what in ("weights", "sums"):
+        second["w"] = second["w"] * (large if what == "weights" else 2.0**15)
+    snn = convert(dyadic.to_onnx(network)).model
+    halved = SpikingSession(snn, precision="float16")
+    first, last = halved.precisions
+    assert (first.precision, first.reason) == ("float32", "its numbers may be beyond 65504")
+    assert last.precision == ("float32" if what == "threshold" else "float16")
+    run_alike(halved, SpikingSession(snn, plan="step"), network, [(2, 9)])
 
 
 @pytest.mark.gpu

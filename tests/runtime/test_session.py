@@ -716,6 +716,32 @@ def test_a_captured_run_keeps_its_buffers(monkeypatch):
     assert numbers == [-1]
 
 
+def test_what_a_captured_run_would_find_changed_is_refused():
+    def between_neurons(sizes, node, made, **weights):
+        read = ",".join(map(str, sizes))
+        text = (
+            f"(float[N,{read}] x) => (float[N,{made}] y) {{ a = Relu(x) b = {node} y = Relu(b) }}"
+        )
+        data = from_arrays(np.ones((3, *sizes), np.float32))
+        return convert(model(f"g {text}", weights), calibration=data, recipe="opi").model
+
+    def mixing(node, size):
+        return between_neurons((4, 2), node, "4,2", w=np.eye(size, dtype=np.float32))
+
+    def joining(count):
+        node = f"Concat<axis=1>({', '.join(['a'] * count)})"
+        return between_neurons((2,), node, 2 * count)
+
+    right, left = mixing("MatMul(a, w)", 2), mixing("MatMul(w, a)", 4)
+    few, many = joining(32), joining(33)
+    for refused, op in ((left, "MatMul"), (many, "Concat")):
+        SpikingSession(refused)
+        with pytest.raises(ModelError, match=f"{op} .* leave out enable_cuda_graph"):
+            SpikingSession(refused, [("CPUExecutionProvider", CAPTURING[1])])
+    for captured in (right, few):
+        SpikingSession(captured, [("CPUExecutionProvider", CAPTURING[1])])
+
+
 @pytest.fixture
 def cuda_listed(monkeypatch):
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -798,11 +824,21 @@ def test_states_that_a_device_has_no_room_for(monkeypatch):
 
     session = SpikingSession(snn())
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", fails)
-    with pytest.raises(DataError, match="no room: out of memory"):
+    with pytest.raises(DataError, match="out of memory: give it less at once"):
         session.run(X, 8)
 
 
-@pytest.mark.parametrize("said", ["std::bad_alloc", "bad allocation", "Failed to allocate memory"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "std::bad_alloc",
+        "bad allocation",
+        "Failed to allocate memory",
+        "Available memory of 1048576 is smaller than requested bytes of 4194304",
+        "CUDA failure 2: out of memory",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
 @pytest.mark.parametrize(("where", "name"), stock.CALLS)
 def test_what_takes_more_memory_than_there_is(monkeypatch, where, name, said):
     def fails(*arguments, **options):
