@@ -87,7 +87,7 @@ class Progress:
         shapes = choice.shapes if choice.shapes_known and (steps > 1 or grouped) else None
         # What runs next may be another graph, which needs the memory; the next run is as this one.
         following = choice.chunk(most - steps if most > steps else self.time + steps)
-        shrink = following != steps and choice.memory.gives_back
+        shrink = following != steps and choice.memory.gives_back and self.time_steps.on_cpu
         session = self.time_steps.session(steps, choice)
         fetched = self.states.advance(session, fetch, shrink, together, shapes, steps > 1)
         if shrink:

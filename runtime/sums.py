@@ -52,7 +52,7 @@ class Sums:
         derived: DerivedSums | None,
         states: DeviceStates,
         create: Callable[[onnx.ModelProto], Any],
-        within_budget: bool = False,
+        within_budget: bool,
     ) -> None:
         self._plan, self._derived, self._states = plan, derived, states
         self._create, self._within_budget = create, within_budget

@@ -108,6 +108,6 @@ def groups_of(
             runs = -(-samples // together)
             return shared * runs / samples + MISS * beyond(-(-samples // runs))
 
-        return min(sorted(ends & {*range(1, samples + 1)}, reverse=True), key=takes)
+        return min(sorted((n for n in ends if 1 <= n <= samples), reverse=True), key=takes)
 
     return Groups(in_chunks(nodes), in_chunks(nodes + reading / MIDDLE), alone(nodes + reading))

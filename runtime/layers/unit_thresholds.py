@@ -50,7 +50,7 @@ of what they make."""
 
 
 def with_unit_thresholds(
-    step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], pools: bool = True
+    step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], pools: bool
 ) -> UnitStep:
     """The step with these neurons rescaled to V_th = 1, where it is one number or one a channel.
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.graph_passes.model_files.weights import stub
@@ -132,10 +133,15 @@ def _write(graph: Writer, node: onnx.NodeProto, tiles: Tiles) -> None:
     def sizes(*given: int) -> str:
         return graph.constant(np.array(given), f"sizes/{given}")
 
+    def halves(pairs: str, lengths: str, name: str) -> tuple[str, str]:
+        made = f"{graph.prefix}{name}/0", f"{graph.prefix}{name}/1"
+        graph.nodes.append(helper.make_node("Split", [pairs, lengths], made, made[0], axis=2))
+        return made
+
     def spread(x: str, along: int, row: int, name: str) -> list[str]:
         """The four of B^T d, each [..., along, row]."""
         pairs = graph.node("Reshape", [x, sizes(-1, along, 2 * row)], f"{name}/pairs")
-        even, odd = graph.halves(pairs, sizes(row, row), f"{name}/halves")
+        even, odd = halves(pairs, sizes(row, row), f"{name}/halves")
         later = graph.node("Pad", [odd, sizes(0, 1, 0, 0, -1, 0)], f"{name}/later")
         earlier = graph.node("Pad", [even, sizes(0, -1, 0, 0, 1, 0)], f"{name}/earlier")
         terms = ("Sub", later, odd), ("Add", even, odd), ("Sub", odd, even), ("Sub", even, earlier)

@@ -209,12 +209,6 @@ class Writer:
         self.nodes.append(helper.make_node(op, list(inputs), [output], own, **attributes))
         return output
 
-    def halves(self, tensor: str, sizes: str, name: str) -> tuple[str, str]:
-        """Add a Split along axis 2 in two of these sizes; returns the names of the halves."""
-        halves = f"{self.prefix}{name}/0", f"{self.prefix}{name}/1"
-        self.nodes.append(helper.make_node("Split", [tensor, sizes], halves, halves[0], axis=2))
-        return halves
-
     def constant(self, value: ArrayLike, name: str) -> str:
         """Add an initializer, once; returns its name."""
         name = self.prefix + name

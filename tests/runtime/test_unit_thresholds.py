@@ -43,7 +43,7 @@ def residual(first, second):
 def unit_step(snn):
     plan = build_plan(snn)
     states = [*plan.states, *plan.sums.values()]
-    return plan, with_unit_thresholds(plan.step, PlanInPrecision(plan), states), states
+    return plan, with_unit_thresholds(plan.step, PlanInPrecision(plan), states, pools=True), states
 
 
 def held(unit, name):
