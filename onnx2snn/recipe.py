@@ -17,14 +17,8 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 
 from .converting.statistics import FOR_TIMESTEPS, Statistic
 from .inspection import has_json
-from .spiking_passes.correction import shift_currents
-from .spiking_passes.searching import (
-    balance_thresholds,
-    cap_thresholds,
-    divide_thresholds,
-    search_potentials,
-)
 from .spiking_passes.spiking import Spiking
+from .spiking_passes.traits import traits_of
 
 DEFAULT_TIMESTEPS = 16
 """The T that a conversion is made for where none is given."""
@@ -116,7 +110,7 @@ class Recipe:
                 # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
                 # recalibrate never is, since the pass overwrites it.
                 same = name in ("threshold", "per_channel") and value == getattr(self, name)
-                if _overwrites(function, name) and not same:
+                if name in traits_of(function).overwrites and not same:
                     raise DataError(
                         f"the recipe '{self.name}' finds that by itself ({pass_name(function)}): "
                         f"leave out {option}, or take another recipe"
@@ -130,7 +124,7 @@ class Recipe:
 
     def decides(self, name: str) -> bool:
         """Whether a pass of this recipe overwrites a setting."""
-        return any(_overwrites(function, name) for function in self.passes)
+        return any(name in traits_of(function).overwrites for function in self.passes)
 
     def delay_for(self, timesteps: int) -> int:
         """How many time-steps the read-out leaves out, of T."""
@@ -141,7 +135,7 @@ class Recipe:
     @property
     def is_for_timesteps(self) -> bool:
         """Whether a conversion is made for a T, and another T needs another conversion."""
-        passes = any(unbound(function) not in _FOR_ANY_T for function in self.passes)
+        passes = not all(traits_of(function).for_any_t for function in self.passes)
         return passes or self.delay > 0 or self.statistic(1) != self.statistic(2)
 
     @property
@@ -163,29 +157,6 @@ class Recipe:
             "passes": [_pass_definition(f) for f in self.passes]
         }
         return {k: v for k, v in kept.items() if k not in ("name", "source", "what")}
-
-
-def reads_data(function: SpikingPass) -> bool:
-    """Whether a pass measures the network on data, as far as is known."""
-    return unbound(function) not in (cap_thresholds, divide_thresholds, shift_currents)
-
-
-_FOR_ANY_T = (balance_thresholds, cap_thresholds, divide_thresholds)
-"""The passes that do the same whatever T is."""
-
-
-_OVERWRITERS: dict[str, Callable[..., bool]] = {
-    "threshold": balance_thresholds,
-    "per_channel": balance_thresholds,
-    "recalibrate": balance_thresholds,
-    "v_init": search_potentials,
-}
-"""The pass that overwrites a setting."""
-
-
-def _overwrites(function: SpikingPass, setting: str) -> bool:
-    # Passes of one's own need not be hashable.
-    return setting in _OVERWRITERS and unbound(function) == _OVERWRITERS[setting]
 
 
 def _is_of_the_package(function: SpikingPass) -> bool:

@@ -7,8 +7,8 @@ import numpy as np
 
 from onnx2snn.graph_passes import neuron_nodes, threshold_of
 from onnx2snn.graph_passes.graph.neurons import gives_mean, max_spikes_of
-from onnx2snn.recipe import Recipe, reads_data
-from onnx2snn.spiking_passes.correction import shift_currents
+from onnx2snn.recipe import Recipe
+from onnx2snn.spiking_passes.traits import traits_of
 
 from .network import Network
 
@@ -54,8 +54,10 @@ def notes_on_settings(
             f"neurons begin with {settings.v_init:g} times V_th: outside of 0 to 1 they emit "
             "spikes, or hold back some, that their inputs do not account for"
         )
-    alone = not any(map(reads_data, settings.passes))
-    if shift_currents in settings.passes and alone and settings.v_init != 0:
+    traits = [traits_of(function) for function in settings.passes]
+    shifts = any(each.shifts_currents for each in traits)
+    alone = not any(each.reads_data for each in traits)
+    if shifts and alone and settings.v_init != 0:
         notes.append(
             f"the recipe '{settings.name}' adds V_th/2T to each current, which in T time-steps is "
             "what v(0) = V_th/2 is: with another v(0) than 0, both count"

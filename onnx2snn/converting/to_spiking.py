@@ -26,7 +26,7 @@ from onnx2snn.graph_passes import (
     thresholds_to_spiking,
     unbounded_activations,
 )
-from onnx2snn.graph_passes.driver import Pass, unbound
+from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.graph.activations import bounded_activations
 from onnx2snn.graph_passes.graph.editing import type_of
@@ -35,10 +35,10 @@ from onnx2snn.graph_passes.graph.layouts import require_channels, samples_axis
 from onnx2snn.graph_passes.graph.shapes import require_ranks
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.spiking import DATA_NEEDED, NO_BOUND
-from onnx2snn.recipe import Neuron, Recipe, SpikingPass, reads_data
+from onnx2snn.recipe import Neuron, Recipe, SpikingPass
 from onnx2snn.runtime.plans.parts import parts_of, require_affine
-from onnx2snn.spiking_passes.searching import SCALING_SAMPLES, scale_thresholds
 from onnx2snn.spiking_passes.spiking import Spiking, over_graph
+from onnx2snn.spiking_passes.traits import traits_of
 
 from .calibration import calibrate
 from .checking import CLIPPED, TOGETHER, compare
@@ -174,11 +174,11 @@ def apply_passes(network: Network, passes: Sequence[SpikingPass], timesteps: int
     if not passes:
         return
     snn = Spiking(network.graph, network.unclipped, network.calibration, network.running, timesteps)
-    data = network.calibration
-    reads = data is not None and any(map(reads_data, passes))
+    data, traits = network.calibration, [traits_of(function) for function in passes]
+    reads = any(each.reads_data for each in traits)
     if data is not None and reads and not may_be_of_a_graph(data):
-        few = any(unbound(function) == scale_thresholds for function in passes)
-        together = snn.samples_at_once(data, timesteps, SCALING_SAMPLES if few else None)
+        samples = min((each.samples for each in traits if each.samples), default=None)
+        together = snn.samples_at_once(data, timesteps, samples)
         data, notes = in_no_order(data, network.measures, together, network.running.batch_size)
         snn = replace(snn, data=data)
         network.notes += notes

@@ -35,7 +35,7 @@ from onnx2snn.measuring.early_exits import early_exits
 from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import RECIPES, recipe_by_name
 from onnx2snn.spiking_passes import searching
-from onnx2snn.spiking_passes.correction import correct
+from onnx2snn.spiking_passes.correction import correct, shift_currents
 
 DATA = from_arrays(X)
 MAX = Statistic("max")
@@ -673,7 +673,13 @@ def test_initial_potentials_outside_of_0_to_v_th_are_noted(v_init):
 
 @pytest.mark.parametrize(
     ("recipe", "v_init", "noted"),
-    [("opt", None, 0), ("opt", 0.5, 1), ("opt", "uniform", 1), ("calibration", 0.5, 0)],
+    [
+        ("opt", None, 0),
+        ("opt", 0.5, 1),
+        ("opt", "uniform", 1),
+        (replace(recipe_by_name("opt"), passes=(partial(shift_currents),)), 0.5, 1),
+        ("calibration", 0.5, 0),
+    ],
 )
 def test_half_a_threshold_that_counts_twice_is_noted(recipe, v_init, noted):
     conversion = convert(two(), calibration=DATA, recipe=recipe, v_init=v_init)
