@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -30,6 +30,7 @@ from onnx2snn import (
 from onnx2snn.cli import main
 from onnx2snn.converting.statistics import ActivationHistogram
 from onnx2snn.graph_passes import neuron_nodes
+from onnx2snn.inspection import recipe_in
 from onnx2snn.measuring.comparison import compare_recipes
 from onnx2snn.measuring.early_exits import early_exits
 from onnx2snn.recipe import Neuron, Recipe
@@ -653,6 +654,12 @@ def test_a_pass_takes_whatever_it_wants(extra, told):
     metadata = {entry.key: entry.value for entry in conversion.model.metadata_props}
     (entry,) = json.loads(metadata["onnx2snn.recipe"])["corrections"]
     assert entry == {"pass": "changes_nothing", "extra": told}
+
+
+def test_a_file_tells_all_settings_of_its_recipe():
+    told = recipe_in(convert(two(), calibration=DATA).model)
+    settings = {setting.name for setting in fields(Recipe)} - {"source", "what"}
+    assert {*settings, "corrections"} <= told.keys()
 
 
 @dataclass
