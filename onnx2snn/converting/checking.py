@@ -45,8 +45,8 @@ MOST_ACTIVATIONS = 2**28
 TOGETHER = "all together"
 """The name of all changes, as one, in a list of agreements."""
 
-EXACT = "exact rewriting"
-"""The name of the passes that leave the network's function as it is, in the same list."""
+EXACT, FOLDED = "exact rewriting", "exact folding"
+"""The names of the passes that leave the network's function as it is; FOLDED: behind pools."""
 
 UNQUANTISED, POOLED, CLIPPED, APPROXIMATED = (
     "quantised activations -> clips",

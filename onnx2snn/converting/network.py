@@ -47,6 +47,7 @@ from .calibration import sampled
 from .checking import (
     APPROXIMATED,
     EXACT,
+    FOLDED,
     NOT_CHECKED,
     POOLED,
     UNQUANTISED,
@@ -182,7 +183,7 @@ class Network:
             self.current = self.unclipped = self.original
         rewritten = [self._canonicalise(), self.run(folds), opened, self._translated]
         if any(rewritten):
-            self._require_same(EXACT, self.reference, self._ran, sample)
+            self.check = self._require_same(EXACT, self.reference, self._ran, sample)
         else:
             self.current = to_parts(self.graph)
 
@@ -192,8 +193,11 @@ class Network:
         before: ModelParts,
         passes: Sequence[Pass],
         sample: Sample,
-    ) -> None:
-        """Raise ``PassError``, naming the pass, if the network's function has changed."""
+    ) -> str:
+        """Raise ``PassError``, naming the pass, if the network's function has changed.
+
+        Returns how that was checked.
+        """
         agreement = self.note_agreement(change, before)
         first: Iterator[Inputs]
         if self.calibration is not None and agreement is not None:
@@ -206,12 +210,12 @@ class Network:
             count = samples_in(sample[0])
             on = f"{counted(count, 'random input')} (seed 0) of the declared shape"
         else:
-            self.check = NOT_CHECKED
-            return
-        self.check = f"on {on}; relative error {error:.1e}"
+            return NOT_CHECKED
+        check = f"on {on}; relative error {error:.1e}"
         if error > tolerance(self.graph):
             rounding = require_rounding(passes, self._again(before), next(first), error)
-            self.check += f" (that of rounding the inputs is {rounding:.1e})"
+            check += f" (that of rounding the inputs is {rounding:.1e})"
+        return check
 
     def _again(self, model: ModelParts) -> ModelParts:
         """The same, its weights read again if it is the original and they were let go."""
@@ -234,9 +238,7 @@ class Network:
                 sample = None
                 if self.calibration is None:
                     sample = first_inputs_that_run(before, self.graph)
-                known = self.check
-                self._require_same("exact folding", before, folding, sample)
-                self.check = known
+                self._require_same(FOLDED, before, folding, sample)
 
     def approximate(self, clips: int) -> None:
         """Let clips stand in for scalar activations between neurons."""
