@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.model_files.files import Model, files_of
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
 
 from .data.samples import Data, by_name
-from .inspection import plain
+from .json_values import plain
 
 
 def digest_of(model: Model) -> str:

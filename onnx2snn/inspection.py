@@ -1,13 +1,13 @@
 """What a file tells about itself."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.graph.shapes import declared_shape
+
+from .json_values import json_object
 
 
 def inputs_of(structure: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -70,79 +70,3 @@ def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
 
 def _described(info: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": info.name, "shape": declared_shape(info.type.tensor_type)}
-
-
-def lines_of(told: dict[str, Any]) -> list[str]:
-    """What ``export_of`` found, to read."""
-    lines = [
-        f"{side} {tensor['name']} [{', '.join(map(str, tensor['shape']))}]"
-        for side, tensors in (("input", told["inputs"]), ("output", told["outputs"]))
-        for tensor in tensors
-    ]
-    lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
-    lines += [f"recipe, {line}" for line in settings_in_words(told["recipe"])]
-    return lines + settings_in_words({**told["export"], **told["metadata"]})
-
-
-def settings_in_words(settings: dict[str, Any]) -> list[str]:
-    """Settings that a file holds, a line each, but for those that are None."""
-    return [
-        f"{name}: {_of_neurons(value) if name == 'neuron' else _in_words(value)}"
-        for name, value in settings.items()
-        if value is not None
-    ]
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(_in_words, value)) or "none"
-    if isinstance(value, dict):
-        return " ".join(f"{name} {_in_words(part)}" for name, part in value.items()) or "none"
-    return "none" if value is None else str(value)
-
-
-def _of_neurons(value: Any) -> str:
-    """The kind of neurons, with what it heeds of its settings."""
-    if not isinstance(value, dict) or not isinstance(value.get("op"), str):
-        return _in_words(value)
-    bursts = dict.fromkeys(("BurstIF", "SignedBurstIF"), "max_spikes")
-    heeded = {"SignedIF": "negative", **bursts}.get(value["op"])
-    more = f", {heeded} {value[heeded]}" if heeded in value else ""
-    return f"{value['op']}{more}"
-
-
-def plain(value: Any) -> Any:
-    """A NumPy number or array in JSON's types; ``json.dumps`` takes this as its ``default``."""
-    if isinstance(value, np.ndarray | np.generic):
-        # Of a longer float the list is itself.
-        return float(value) if isinstance(value, np.floating) else value.tolist()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-def has_json(value: Any) -> bool:
-    """Whether ``json.dumps`` writes a value, with ``plain`` as its default."""
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "biuf"
-    try:
-        json.dumps(value, default=plain)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """A JSON object from a file's metadata; empty if it is something else.
-
-    What is no finite number is text.
-    """
-    try:
-        value = json.loads(text, parse_constant=str, parse_float=_finite_or_text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _finite_or_text(text: str) -> float | str:
-    return float(text) if np.isfinite(float(text)) else text

@@ -16,7 +16,7 @@ from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 
 from .converting.statistics import FOR_TIMESTEPS, Statistic
-from .inspection import has_json
+from .json_values import has_json
 from .spiking_passes.spiking import Spiking
 from .spiking_passes.traits import traits_of
 

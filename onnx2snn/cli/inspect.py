@@ -11,7 +11,8 @@ from rich.table import Table
 from onnx2snn.exports.from_nir import header_of, is_nir
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import parse_structure, read_any
-from onnx2snn.inspection import export_of, json_object, lines_of, own_metadata_of, settings_in_words
+from onnx2snn.inspection import export_of, own_metadata_of
+from onnx2snn.json_values import json_object
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.choices.choice import Choice
 from onnx2snn.runtime.choices.chunks import MIDDLE, WeightedLayer
@@ -133,6 +134,47 @@ def _print_export(told: dict[str, Any], as_json: bool) -> None:
         return
     for line in lines_of(told):
         terminal.say(line)
+
+
+def lines_of(told: dict[str, Any]) -> list[str]:
+    """What ``export_of`` found, to read."""
+    lines = [
+        f"{side} {tensor['name']} [{', '.join(map(str, tensor['shape']))}]"
+        for side, tensors in (("input", told["inputs"]), ("output", told["outputs"]))
+        for tensor in tensors
+    ]
+    lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
+    lines += [f"recipe, {line}" for line in settings_in_words(told["recipe"])]
+    return lines + settings_in_words({**told["export"], **told["metadata"]})
+
+
+def settings_in_words(settings: dict[str, Any]) -> list[str]:
+    """Settings that a file holds, a line each, but for those that are None."""
+    return [
+        f"{name}: {_of_neurons(value) if name == 'neuron' else _in_words(value)}"
+        for name, value in settings.items()
+        if value is not None
+    ]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_in_words(part)}" for name, part in value.items()) or "none"
+    return "none" if value is None else str(value)
+
+
+def _of_neurons(value: Any) -> str:
+    """The kind of neurons, with what it heeds of its settings."""
+    if not isinstance(value, dict) or not isinstance(value.get("op"), str):
+        return _in_words(value)
+    bursts = dict.fromkeys(("BurstIF", "SignedBurstIF"), "max_spikes")
+    heeded = {"SignedIF": "negative", **bursts}.get(value["op"])
+    more = f", {heeded} {value[heeded]}" if heeded in value else ""
+    return f"{value['op']}{more}"
 
 
 def _zeros(plan: Plan, samples: int | None) -> dict[str, np.ndarray]:

@@ -26,7 +26,8 @@ from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
-from onnx2snn.inspection import metadata_of, plain
+from onnx2snn.inspection import metadata_of
+from onnx2snn.json_values import plain
 from onnx2snn.recipe import Recipe
 from onnx2snn.recipes import as_recipe
 from onnx2snn.running import Report, Running, no_report

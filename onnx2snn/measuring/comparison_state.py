@@ -16,7 +16,7 @@ from typing import Any
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.whole_file import check_writable, write_bytes
-from onnx2snn.inspection import plain
+from onnx2snn.json_values import plain
 
 if sys.platform != "win32":
     import fcntl

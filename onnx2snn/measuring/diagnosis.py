@@ -51,7 +51,8 @@ from onnx2snn.graph_passes.graph.regions import made_by
 from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
 from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.inspection import json_object, metadata_of, recipe_in
+from onnx2snn.inspection import metadata_of, recipe_in
+from onnx2snn.json_values import json_object
 from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers

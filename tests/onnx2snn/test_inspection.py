@@ -4,7 +4,8 @@ import json
 
 from onnx import TensorProto, helper
 
-from onnx2snn.inspection import export_of, lines_of, settings_in_words
+from onnx2snn.cli.inspect import lines_of, settings_in_words
+from onnx2snn.inspection import export_of
 
 
 def test_settings():
