@@ -60,13 +60,14 @@ def export_of(model: onnx.ModelProto) -> dict[str, Any] | None:
     entries.setdefault("preprocessing", "not stated")
     return {
         "export": json_object(entries.pop("export")),
-        "inputs": [_described(info) for info in model.graph.input],
-        "outputs": [_described(info) for info in model.graph.output],
+        "inputs": names_and_shapes(model.graph.input),
+        "outputs": names_and_shapes(model.graph.output),
         "recipe": json_object(entries.pop("recipe", "")),
         "thresholds": json_object(entries.pop("thresholds", "")),
         "metadata": entries,
     }
 
 
-def _described(info: onnx.ValueInfoProto) -> dict[str, Any]:
-    return {"name": info.name, "shape": declared_shape(info.type.tensor_type)}
+def names_and_shapes(tensors: Iterable[onnx.ValueInfoProto]) -> list[dict[str, Any]]:
+    """What a graph declares of its inputs, or outputs: ``name`` and ``shape``."""
+    return [{"name": t.name, "shape": declared_shape(t.type.tensor_type)} for t in tensors]

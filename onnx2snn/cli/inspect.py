@@ -11,7 +11,7 @@ from rich.table import Table
 from onnx2snn.exports.from_nir import header_of, is_nir
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import parse_structure, read_any
-from onnx2snn.inspection import export_of, own_metadata_of
+from onnx2snn.inspection import export_of, names_and_shapes, own_metadata_of
 from onnx2snn.json_values import json_object
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.choices.choice import Choice
@@ -83,7 +83,6 @@ def inspect(
     metadata = own_metadata_of(parts.structure)
     sources = json_object(metadata.pop("thresholds", ""))
     recipe = json_object(metadata.pop("recipe", ""))
-    inputs = {tensor.name: tuple(tensor.shape) for tensor in plan.inputs}
     choice, layers, rows = None, [], []
     if show_plan:
         x = _zeros(plan, batch_size)
@@ -95,7 +94,7 @@ def inspect(
             {
                 "input": {"name": plan.inputs[0].name, "shape": list(plan.inputs[0].shape)},
                 "output": plan.outputs[0],
-                "inputs": [{"name": n, "shape": list(s)} for n, s in inputs.items()],
+                "inputs": [{"name": t.name, "shape": list(t.shape)} for t in plan.inputs],
                 "outputs": list(plan.outputs),
                 "neurons": [
                     {
@@ -115,10 +114,12 @@ def inspect(
         return
     console = terminal.console()
     console.print(session_table(plan.neurons, sources))
-    lines = [f"input {name} {terminal.shape_text(shape)}" for name, shape in inputs.items()]
-    lines += [f"output {name}" for name in plan.outputs]
-    lines += settings_in_words({**recipe, **metadata})
-    for line in lines:
+    names = {*(tensor.name for tensor in plan.inputs), *plan.outputs}
+    inputs, outputs = (
+        [tensor for tensor in names_and_shapes(side) if tensor["name"] in names]
+        for side in (parts.structure.graph.input, parts.structure.graph.output)
+    )
+    for line in [*lines_of_tensors(inputs, outputs), *_lines_of_settings(recipe, metadata)]:
         terminal.say(line)
     if choice is not None:
         console.print()
@@ -132,20 +133,24 @@ def _print_export(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(told)
         return
-    for line in lines_of(told):
+    lines = lines_of_tensors(told["inputs"], told["outputs"])
+    lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
+    lines += _lines_of_settings(told["recipe"], {**told["export"], **told["metadata"]})
+    for line in lines:
         terminal.say(line)
 
 
-def lines_of(told: dict[str, Any]) -> list[str]:
-    """What ``export_of`` found, to read."""
-    lines = [
+def lines_of_tensors(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> list[str]:
+    """The ``names_and_shapes`` of what a file takes and gives, to read."""
+    return [
         f"{side} {tensor['name']} [{', '.join(map(str, tensor['shape']))}]"
-        for side, tensors in (("input", told["inputs"]), ("output", told["outputs"]))
+        for side, tensors in (("input", inputs), ("output", outputs))
         for tensor in tensors
     ]
-    lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
-    lines += [f"recipe, {line}" for line in settings_in_words(told["recipe"])]
-    return lines + settings_in_words({**told["export"], **told["metadata"]})
+
+
+def _lines_of_settings(recipe: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    return [f"recipe, {line}" for line in settings_in_words(recipe)] + settings_in_words(others)
 
 
 def settings_in_words(settings: dict[str, Any]) -> list[str]:

@@ -329,8 +329,9 @@ def test_evaluate_without_labels(snn):
 def test_inspect(snn):
     output = invoke("inspect", snn).output
     assert "bound of the clip" in output
-    assert "v_init: 0.5" in output
+    assert "recipe, v_init: 0.5" in output
     assert "4x4x4" in output
+    assert "input x [N, 1, 6, 6]\noutput y [N, 3]\nrecipe, name: opi" in output
 
 
 @pytest.mark.parametrize("source", ["5", "null", "[1]"])

@@ -4,7 +4,7 @@ import json
 
 from onnx import TensorProto, helper
 
-from onnx2snn.cli.inspect import lines_of, settings_in_words
+from onnx2snn.cli.inspect import lines_of_tensors, settings_in_words
 from onnx2snn.inspection import export_of
 
 
@@ -44,4 +44,5 @@ def test_sizes_without_a_name():
     helper.set_model_props(model, {"onnx2snn.export": json.dumps({"format": "loop"})})
     told = export_of(model)
     assert told["inputs"] == [{"name": "x", "shape": ["?", "T", 4]}]
-    assert lines_of(told)[:2] == ["input x [?, T, 4]", "output y [?, T, 4]"]
+    lines = lines_of_tensors(told["inputs"], told["outputs"])
+    assert lines == ["input x [?, T, 4]", "output y [?, T, 4]"]
