@@ -41,7 +41,7 @@ DATASETS = {
     "imagenet": DataSet(1000, 3, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-IN_MEMORY = ("fashion-mnist", "digits", "cifar10", "cifar100")
+IN_MEMORY = tuple(name for name in DATASETS if name != "imagenet")
 """Those that ``in_memory`` reads."""
 
 

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import click
 
-from onnx2snn.data.files import DATASETS
 from onnx2snn.graph_passes.approximate import MOST_CLIPS
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.operators import MaxPool
+from onnx2snn.models.datasets import DATASETS
 from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import MOST_THREADS, name_of, resolve_providers
 

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
-from onnx2snn.data.files import DATASETS, open_data
+from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.measuring.published import OURS, SAID, published
@@ -25,6 +25,7 @@ from onnx2snn.measuring.reproduction import (
 )
 from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
+from onnx2snn.models.datasets import DATASETS
 from onnx2snn.models.image_folder import has_both
 from onnx2snn.running import Report
 

@@ -12,8 +12,7 @@ import onnx
 from onnx2snn.graph_passes.errors import DataError, ModelError, optional_whole, require_truths
 from onnx2snn.graph_passes.model_files.files import Model, read_structure, require_path
 from onnx2snn.inspection import inputs_of, metadata_of
-from onnx2snn.models.datasets import DATASETS as IMAGE_SETS
-from onnx2snn.models.datasets import IN_MEMORY, in_memory
+from onnx2snn.models.datasets import DATASETS, IN_MEMORY, in_memory
 from onnx2snn.models.image_folder import (
     has_both,
     image_files,
@@ -27,9 +26,7 @@ from onnx2snn.runtime.inputs import called_x, fits, require_type, written
 from .arrays import classes_beside, open_npy, open_npz
 from .samples import Data, by_name, checked, rows_by_rounds, some_rows, with_rows
 
-DATASETS = (*IN_MEMORY, "imagenet")
-
-_IMAGENET = IMAGE_SETS["imagenet"]
+_IMAGENET = DATASETS["imagenet"]
 _EXAMPLE = Preprocessing(_IMAGENET.size, 3, 256, _IMAGENET.mean, _IMAGENET.std)
 
 
