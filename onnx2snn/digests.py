@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.model_files.files import Model, files_of
+from onnx2snn.graph_passes.model_files.files import Model, files_of, read_model
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
 
 from .data.samples import Data, by_name
+from .inspection import metadata_of
 from .json_values import plain
 
 
@@ -30,6 +32,28 @@ def digest_of(model: Model) -> str:
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+OTHER_FILE = (
+    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
+    "the ANN hold only if both compute the same"
+)
+"""What is said of an ANN that is not the source of an SNN."""
+
+
+def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
+    """Whether an SNN says that it was made from just this ANN, by the digest that it holds.
+
+    Of the SNN its metadata will do. An ANN that was saved anew has another digest, although it may
+    compute the same.
+    """
+    made_from = metadata_of(snn).get("onnx2snn.source_sha256")
+    if made_from is None:
+        return False
+    if made_from == digest_of(ann):
+        return True
+    # Python's convert may have had what the file holds, not the file.
+    return isinstance(ann, str | os.PathLike) and made_from == digest_of(read_model(ann))
 
 
 def digest_of_data(data: Data, batch_size: int) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from onnx2snn.digests import OTHER_FILE, is_source
 from onnx2snn.graph_passes.model_files.files import parse_structure
 from onnx2snn.measuring import benchmarking
-from onnx2snn.measuring.diagnosis import OTHER_FILE, is_source
 from onnx2snn.runtime.providers import MOST_THREADS
 
 from . import tables, terminal

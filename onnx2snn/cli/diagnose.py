@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from onnx2snn.data.files import open_data
+from onnx2snn.digests import OTHER_FILE, is_source
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.inspection import notes_on_timesteps
@@ -76,7 +77,7 @@ def diagnose(
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)
     snn = read_any(model)
-    same = diagnosis.is_source(snn.structure, ann)
+    same = is_source(snn.structure, ann)
     data = open_data(source, data_root, samples=samples, labels=False, model=snn)
     left_out: list[str] = []
     providers = chosen_providers(device)
@@ -94,7 +95,7 @@ def diagnose(
     for note in notes_on_timesteps(snn.structure, [timesteps]):
         terminal.note(note)
     if not same:
-        terminal.note(diagnosis.OTHER_FILE)
+        terminal.note(OTHER_FILE)
     if left_out:
         changes = " and ".join(left_out)
         terminal.note(f"in the ANN here {changes}: what that cost is not in these figures")

@@ -8,11 +8,11 @@ import onnx
 
 from onnx2snn.data.files import open_data
 from onnx2snn.data.samples import Data
+from onnx2snn.digests import OTHER_FILE, is_source
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring import evaluation
-from onnx2snn.measuring.diagnosis import OTHER_FILE, is_source
 from onnx2snn.measuring.early_exits import early_exits
 from onnx2snn.runtime.precision import Precision
 

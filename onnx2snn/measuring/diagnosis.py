@@ -22,20 +22,17 @@ bursts of B spikes a time-step, V_th is B V_th in the clips, and T is B T. What 
 loses, or a neuron that starts again after some time-steps, counts as unevenness.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.converting.calibration import watch
 from onnx2snn.converting.network import Network
 from onnx2snn.data.batches import WATCHED, samples_at_once
 from onnx2snn.data.samples import Data, number_of, require_data
-from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import counted, require_whole
@@ -48,7 +45,7 @@ from onnx2snn.graph_passes.graph.neurons import (
 )
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.graph.regions import made_by
-from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
+from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.inspection import metadata_of, recipe_in
@@ -146,27 +143,6 @@ def diagnose(
             layer.add(sums, values[layer.name], number_of(x))
     found = [layer.result(place) for place, layer in enumerate(layers, start=1)]
     return sorted(found, key=lambda layer: layer.own_error, reverse=True)
-
-
-OTHER_FILE = (
-    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
-    "the ANN hold only if both compute the same"
-)
-
-
-def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
-    """Whether an SNN says that it was made from just this ANN, by the digest that it holds.
-
-    Of the SNN its metadata will do. An ANN that was saved anew has another digest, although it may
-    compute the same.
-    """
-    made_from = metadata_of(snn).get("onnx2snn.source_sha256")
-    if made_from is None:
-        return False
-    if made_from == digest_of(ann):
-        return True
-    # Python's convert may have had what the file holds, not the file.
-    return isinstance(ann, str | os.PathLike) and made_from == digest_of(read_model(ann))
 
 
 def _recipe(parts: ModelParts) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from onnx2snn import (
 )
 from onnx2snn.cli import main
 from onnx2snn.cli.plot import diagnosis_plot
+from onnx2snn.digests import is_source
 from onnx2snn.graph_passes import infer_shapes, neuron_nodes, threshold_of, to_graph
 from onnx2snn.graph_passes.graph.neurons import initial_potential_of
-from onnx2snn.measuring.diagnosis import _Layer, is_source, split
+from onnx2snn.measuring.diagnosis import _Layer, split
 from onnx2snn.measuring.watched_run import LayerSums, WatchedRun
 from onnx2snn.recipe import Neuron
 from onnx2snn.recipes import recipe_by_name
