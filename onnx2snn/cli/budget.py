@@ -7,21 +7,11 @@ import click
 
 from onnx2snn.graph_passes.errors import Onnx2SnnError
 
+from .parameter_types import Percent
+
 
 class BudgetError(Onnx2SnnError):
     """A network is less accurate than it must be."""
-
-
-class Percent(click.FloatRange):
-    """A number from 0 to 100, which NaN is none of: by it no comparison would ever fail."""
-
-    def __init__(self) -> None:
-        super().__init__(0, 100)
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """The number; a usage error for anything else."""
-        number = super().convert(value, param, ctx)
-        return self.fail(f"'{value}' is no number", param, ctx) if number != number else number
 
 
 def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:

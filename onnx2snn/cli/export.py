@@ -1,7 +1,6 @@
 """The command ``onnx2snn export``: spiking networks for other people's systems."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,28 +9,11 @@ from onnx2snn.exports.nir import to_nir
 from onnx2snn.exports.triton import to_triton
 from onnx2snn.graph_passes.model_files.files import read_structure, write_model
 from onnx2snn.inspection import notes_on_timesteps
-from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
 from . import terminal
 from .options import examples, force_option, json_option, model_argument, refuse_options
 from .outputs import print_json, require_output
-from .parameter_types import NamedPath
-
-
-class LengthType(click.ParamType):
-    """The number of time-steps, or ``input`` to leave it to whoever runs the file."""
-
-    name = "time-steps"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
-        """T or "input"; a usage error for anything else."""
-        text = str(value)
-        if text == "input":
-            return text
-        if not text.isdecimal() or len(text) > 19 or not 1 <= int(text) <= MOST_TIMESTEPS:
-            wanted = f"number of time-steps, from 1 to {MOST_TIMESTEPS}, nor 'input'"
-            self.fail(f"'{text[:19]}' is no {wanted}", param, ctx)
-        return int(text)
+from .parameter_types import LengthType, NamedPath
 
 
 @examples(

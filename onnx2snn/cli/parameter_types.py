@@ -40,6 +40,34 @@ COUNT = click.IntRange(1, MOST_TIMESTEPS)
 TIMESTEPS = CountsType("time-steps", "T")
 
 
+class LengthType(click.ParamType):
+    """The number of time-steps, or ``input`` to leave it to whoever runs the file."""
+
+    name = "time-steps"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """T or "input"; a usage error for anything else."""
+        text = str(value)
+        if text == "input":
+            return text
+        if not text.isdecimal() or len(text) > 19 or not 1 <= int(text) <= MOST_TIMESTEPS:
+            wanted = f"number of time-steps, from 1 to {MOST_TIMESTEPS}, nor 'input'"
+            self.fail(f"'{text[:19]}' is no {wanted}", param, ctx)
+        return int(text)
+
+
+class Percent(click.FloatRange):
+    """A number from 0 to 100, which NaN is none of: by it no comparison would ever fail."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 100)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The number; a usage error for anything else."""
+        number = super().convert(value, param, ctx)
+        return self.fail(f"'{value}' is no number", param, ctx) if number != number else number
+
+
 class InitialPotentialType(click.ParamType):
     """v(0): half, zero, uniform, normal, or a fraction of the threshold."""
 
