@@ -165,7 +165,7 @@ def _fitting(
     return images, labels
 
 
-def digest_of(images: Dataset) -> str:
+def digest_of_images(images: Dataset) -> str:
     """SHA-256 of images in memory and their labels, of the names and sizes of files; else nothing.
 
     By which a run knows that it goes on with those that it began with.

@@ -24,7 +24,7 @@ from onnx2snn.graph_passes.model_files.whole_file import whole_file
 from .clips import QuantizedClip, TrainableClip
 from .configs import Config, unused
 from .datasets import DataSet
-from .images import batches, digest_of
+from .images import batches, digest_of_images
 from .networks import Normalize, mobilenet, resnet18, resnet20, vgg, vgg16
 
 Epoch = dict[str, float]
@@ -128,7 +128,7 @@ def train(
     )
     scaler = torch.amp.GradScaler(device, enabled=config.precision == "float16")
     parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
-    data = digest_of(images)
+    data = digest_of_images(images)
     history = _restore(checkpoint, config, data, parts) if checkpoint.exists() else []
     if rank == 0 and not history:
         _require_space(checkpoint, network)

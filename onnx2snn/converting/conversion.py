@@ -180,7 +180,7 @@ def convert(
     neurons = _reports(network, sources, measured, settings)
     network.notes += notes_on_samples(network.measures)
     network.notes += notes_on_settings(network, settings, given, bool(clips), bounds)
-    network.notes += _notes_on_timesteps(request)
+    network.notes += _note_on_vain_timesteps(request)
     result = to_parts(network.graph, like=network.original.structure)
     made = _definition(network, request)
     _write_metadata(result.structure, digest_of(model), made, neurons, network.clips)
@@ -262,7 +262,7 @@ def _reports(
     return found
 
 
-def _notes_on_timesteps(request: Request) -> list[str]:
+def _note_on_vain_timesteps(request: Request) -> list[str]:
     """That T was given, but decides nothing."""
     if "timesteps" not in request.given or request.is_for_timesteps:
         return []

@@ -1,22 +1,14 @@
-"""``to_loop``, and what all exports share: what they tell.
-
-Exports go to systems that know nothing of this package. Each carries the SNN file's metadata
-and, under the key ``EXPORT``, how it was exported.
-"""
-
-import json
-from typing import Any
+"""``to_loop``: a spiking network over T time-steps as one ordinary ONNX model."""
 
 import onnx
 
 from onnx2snn.digests import digest_of
-from onnx2snn.graph_passes.errors import DataError, ModelError, require_truths
-from onnx2snn.graph_passes.model_files.files import EXPORT, Model, read_any
+from onnx2snn.graph_passes.errors import ModelError, require_truths
+from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.weights import attach
-from onnx2snn.inspection import metadata_of
-from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.loop import loop_model
-from onnx2snn.version import __version__
+
+from .metadata import stamp
 
 
 def to_loop(
@@ -68,21 +60,3 @@ def _require_apart(graph: onnx.GraphProto) -> None:
             "read-out needs a name of its own: leave the output out of the ANN, or put an Identity "
             "before it, and convert it again"
         )
-
-
-def stamp(
-    snn: onnx.ModelProto, digest: str, made: dict[str, Any], preprocessing: str | None
-) -> dict[str, str]:
-    """The metadata of an export: the SNN's own, and how this was made."""
-    entries = metadata_of(snn)
-    if preprocessing is not None:
-        if not isinstance(preprocessing, str):
-            raise DataError(f"preprocessing is a text, not {preprocessing!r}")
-        try:
-            preprocessing.encode()
-        except UnicodeEncodeError as error:
-            raise DataError("the text of preprocessing is not UTF-8") from error
-        entries[KEY] = preprocessing
-    versions = {"onnx2snn": __version__, "onnx": onnx.__version__}
-    entries[EXPORT] = json.dumps({**made, "versions": versions, "snn_sha256": digest})
-    return entries

@@ -44,7 +44,7 @@ from onnx2snn.graph_passes.model_files.whole_file import check_writable, write_b
 from onnx2snn.models.preprocessing import KEY
 from onnx2snn.runtime.plans.plan import build_plan
 
-from .loop import stamp
+from .metadata import stamp
 from .nir_nodes import RESETS, NirWriter
 
 

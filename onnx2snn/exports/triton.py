@@ -22,7 +22,8 @@ from onnx2snn.graph_passes.model_files.files import Model, read_any, require_pat
 from onnx2snn.graph_passes.model_files.weights import attach
 from onnx2snn.graph_passes.model_files.whole_file import check_writable, whole_file
 
-from .loop import stamp, to_loop
+from .loop import to_loop
+from .metadata import stamp
 from .triton_config import EnumName, config, pbtxt, sequences, tensor
 from .triton_steps import START, stateful_model
 
