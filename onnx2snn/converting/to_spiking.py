@@ -8,7 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.data.batches import may_be_of_a_graph
-from onnx2snn.data.calibration_data import in_no_order, notes_on_equal_samples
+from onnx2snn.data.calibration_data import (
+    in_no_order,
+    notes_on_equal_samples,
+    notes_on_few_at_once,
+)
 from onnx2snn.graph_passes import (
     MissingThresholdError,
     Refusal,
@@ -182,6 +186,8 @@ def apply_passes(network: Network, passes: Sequence[SpikingPass], timesteps: int
         data, notes = in_no_order(data, network.measures, together, network.running.batch_size)
         snn = replace(snn, data=data)
         network.notes += notes
+        if not all(each.for_any_t for each in traits):
+            network.notes += notes_on_few_at_once(data, together)
     network.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
     require_finite_results(network.graph)
 

@@ -62,6 +62,21 @@ def test_batches_that_are_of_other_kinds():
     assert not differ((x * scales)[::5], batch_size=2)
 
 
+def test_batches_that_are_small():
+    ann, data = dense(2), from_arrays(X)
+
+    def told(recipe, batch_size):
+        found = convert(ann, calibration=data, recipe=recipe, batch_size=batch_size)
+        return [note for note in found.notes if "corrections look at batches of" in note]
+
+    assert "batches of 1 sample," in told("best", 1)[0]
+    assert told("best", 7)
+    assert not told("best", 8)
+    # They measure all data, whatever the batches.
+    assert not told("opi", 1)
+    assert not told("rmp", 1)
+
+
 def test_arrays_that_no_input_reads_change_nothing():
     """Neither a running number, which has an order, nor what is not finite or far off."""
     ann = model(
