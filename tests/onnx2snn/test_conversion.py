@@ -710,6 +710,24 @@ def test_a_dynamically_quantised_network(tmp_path, calibration):
     assert "the ANN's activations are quantised" in conversion.notes[0]
 
 
+@pytest.mark.parametrize("largest", [1 / 8, 64])
+def test_a_clip_of_both_signs_that_is_a_quantiser_alone(largest):
+    """Without it the network is another, which is told."""
+    text = (
+        "net (float[N, 4] x) => (float[N, 2] y) { c = MatMul(x, w) q = QuantizeLinear(c, s, z) "
+        "a = DequantizeLinear(q, s, z) b = MatMul(a, u) r = Relu(b) y = MatMul(r, v) }"
+    )
+    levels = {"s": np.float32(largest / 128), "z": np.int8(0)}
+    weights = {name: QUANTISED_WEIGHTS[name] for name in "wv"}
+    square = np.eye(len(weights["v"]), dtype=np.float32)
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    conversion = convert(
+        model(text, weights | levels | {"u": square}), calibration=from_arrays(x), recipe="opi"
+    )
+    told = [note for note in conversion.notes if "a HardTanh, or another clip of both" in note]
+    assert bool(told) == (largest < 1)
+
+
 def test_quantisers_as_pytorch_exports_them():
     """With a Cast to the type that whole numbers have between them."""
     text = (
