@@ -1,5 +1,7 @@
 """Fold a scale and shift that comes after an activation into the linear operator behind."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -28,6 +30,15 @@ _LINEAR = ("Conv", "Gemm", "MatMul")
 
 _ROUNDING = 1e-6
 """Difference, by the largest, of what is the same but for rounding in float32."""
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A linear operator's new weight, in its type, and K: in its bias, or to be added behind it."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    shift: np.ndarray | None = None
 
 
 def fold_forward(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
@@ -84,13 +95,16 @@ def _fold(editor: Editor, node: gs.Node, affine: Affine) -> str | None:
     found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
     if not found or len(found) < len(paths):
         return "what reads it is not one linear operator with constant weights"
+    new = []
     for path, (weight, shift) in found:
-        end = path[-1]
-        dtype = end.inputs[1].dtype
-        if rounded_weights(weight, dtype) is None or rounded(shift, dtype) is None:
-            return f"{dtype} cannot hold the weights of {end.op} '{end.name}' with it in them"
-    for path, (weight, shift) in found:
-        _apply(editor, path, weight, shift)
+        linear = path[-1]
+        fold = _in_type_of(linear, weight, shift)
+        if fold is None:
+            dtype = linear.inputs[1].dtype
+            return f"{dtype} cannot hold the weights of {linear.op} '{linear.name}' with it in them"
+        new.append((linear, fold))
+    for linear, fold in new:
+        _apply(editor, linear, fold)
     leave_out(editor.graph, node, affine.x)
     return None
 
@@ -265,26 +279,33 @@ def _single(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
 
 
-def _apply(editor: Editor, path: list[gs.Node], weight: np.ndarray, shift: np.ndarray) -> None:
-    linear = path[-1]
-    dtype = np.asarray(linear.inputs[1].values).dtype
-    old = linear.inputs[1]
-    linear.inputs[1] = editor.constant(f"{linear.name}/weight", weight.astype(dtype))
-    release(editor.graph, old)
-    if not np.any(shift):
-        return
-    bias = constant_input(linear, 2, 0.0)
-    uniform = shift.ndim == 1
+def _in_type_of(linear: gs.Node, weight: np.ndarray, shift: np.ndarray) -> _Fold | None:
+    """A new weight and K as a linear operator takes them; None if its type cannot hold them."""
+    dtype = linear.inputs[1].dtype
+    new_weight = rounded_weights(weight, dtype)
+    if new_weight is None or not np.any(shift):
+        return None if new_weight is None else _Fold(new_weight)
+    bias, uniform = constant_input(linear, 2, 0.0), shift.ndim == 1
     takes_bias = linear.op in ("Conv", "Gemm") and linear.attrs.get("beta", 1.0) == 1.0
     if uniform and takes_bias and bias is not None:
-        new = editor.constant(f"{linear.name}/bias", (bias + shift).astype(dtype))
-        linear.inputs = [*linear.inputs[:2], new]
-        return
-    result = linear.outputs[0]
+        new_bias = rounded(bias + shift.astype(np.float64), dtype)
+        return None if new_bias is None else _Fold(new_weight, bias=new_bias)
     if uniform and linear.op == "Conv":
         shift = shift.reshape(-1, *(1,) * (weight.ndim - 2))
-    constant = editor.constant(f"{linear.name}/shift", shift.astype(dtype))
-    before = gs.Variable(editor.name(f"{linear.name}/unshifted"), result.dtype, result.shape)
-    linear.outputs = [before]
-    name = editor.name(f"{linear.name}/shifted")
-    editor.graph.nodes.append(gs.Node("Add", name, {}, [before, constant], [result]))
+    new_shift = rounded(shift, dtype)
+    return None if new_shift is None else _Fold(new_weight, shift=new_shift)
+
+
+def _apply(editor: Editor, linear: gs.Node, fold: _Fold) -> None:
+    old = linear.inputs[1]
+    linear.inputs[1] = editor.constant(f"{linear.name}/weight", fold.weight)
+    release(editor.graph, old)
+    if fold.bias is not None:
+        linear.inputs = [*linear.inputs[:2], editor.constant(f"{linear.name}/bias", fold.bias)]
+    if fold.shift is not None:
+        result = linear.outputs[0]
+        constant = editor.constant(f"{linear.name}/shift", fold.shift)
+        before = gs.Variable(editor.name(f"{linear.name}/unshifted"), result.dtype, result.shape)
+        linear.outputs = [before]
+        name = editor.name(f"{linear.name}/shifted")
+        editor.graph.nodes.append(gs.Node("Add", name, {}, [before, constant], [result]))

@@ -383,6 +383,17 @@ def test_stays_where_weights_would_overflow(op):
     assert ops(g) == ["Relu", op, "MatMul"]
 
 
+def test_stays_where_a_bias_would_overflow():
+    """Of two numbers that the type can hold, each by itself."""
+    weights = {"c": [200, 0], "w": [[200], [-200]], "b": [40000]}
+    g = graph(
+        "g (float16[N, 2] x) => (float16[N, 1] y) { r = Relu(x) n = Add(r, c) y = Gemm(n, w, b) }",
+        {name: np.array(value, np.float16) for name, value in weights.items()},
+    )
+    assert not fold_forward(g)
+    assert ops(g) == ["Relu", "Add", "Gemm"]
+
+
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_a_bias_with_a_factor_of_its_own(beta):
     body = f"r = Relu(x) n = Add(r, shift) y = Gemm<beta = {beta}>(n, dense, c)"
