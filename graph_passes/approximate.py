@@ -31,6 +31,19 @@ class ClipFit:
     values: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Written:
+    """The same in the type of a region: the first value, knots, and the slopes between these."""
+
+    start: np.ndarray
+    knots: np.ndarray
+    slopes: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        steps = self.slopes.astype(np.float64) * np.diff(self.knots)
+        return np.asarray(np.interp(x, self.knots, self.start + np.cumsum(np.append(0, steps))))
+
+
 def fit_clips(
     graph: gs.Graph,
     samples: Mapping[str, np.ndarray],
@@ -42,22 +55,23 @@ def fit_clips(
     Knots and values minimise the squared error over ``samples``: values of x from data, by the
     name of the region, as ``regions_to_approximate`` names it. A line for each region that says
     its error is appended to ``found``. Raises ``UnsupportedModelError`` for a function that is not
-    finite all over that range, ``DataError`` for fewer clips than 1.
+    finite all over that range, or too steep for its type, ``DataError`` for fewer clips than 1.
     """
     clips = require_whole("clips", clips, 1)
     wanted = [r for r in regions_to_approximate(graph) if r.name in samples]
     places = [_places(samples[region.name]) for region in wanted]
     curves = [_evaluate(r, x, graph.opset) for r, x in zip(wanted, places, strict=True)]
     _require_finite(wanted, places, curves)
+    weights = [_weights(samples[region.name], x) for region, x in zip(wanted, places, strict=True)]
     fits = {}
-    for region, x, y in zip(wanted, places, curves, strict=True):
-        weights = _weights(samples[region.name], x)
-        knots = _fit_knots(x, y, weights, clips)
-        values = _fit_values(x, y, weights, knots)
-        fits[region.name] = ClipFit(knots, values)
-        error = np.interp(x, knots, values) - y
-        if found is not None:
-            rms = float(np.sqrt((weights * error**2).sum()))
+    for region, x, y, weight in zip(wanted, places, curves, weights, strict=True):
+        knots = _fit_knots(x, y, weight, clips)
+        fits[region.name] = ClipFit(knots, _fit_values(x, y, weight, knots))
+    written = _in_types_of(wanted, fits)
+    if found is not None:
+        for region, x, y, weight in zip(wanted, places, curves, weights, strict=True):
+            error = written[region.name](x) - y
+            rms = float(np.sqrt((weight * error**2).sum()))
             found.append(
                 f"{region.op} '{region.name}': {counted(clips, 'clip')} over "
                 f"[{x[0]:.4g}, {x[-1]:.4g}], RMS error {rms:.2g}, "
@@ -69,14 +83,16 @@ def fit_clips(
 def approximate_activations(graph: gs.Graph, fits: Mapping[str, ClipFit]) -> bool:
     """f(x) -> y_0 + sum of s_i clip(x - k_i; 0, k_(i+1) - k_i), i = 1 to the number of clips.
 
-    ``fits``: what ``fit_clips`` found, by the names of the regions.
+    ``fits``: what ``fit_clips`` found, by the names of the regions. Raises
+    ``UnsupportedModelError`` for slopes that are too much for the type of a region.
     """
     require_opset(graph)
     editor = Editor(graph)
     # All before any is replaced, since regions may overlap.
     wanted = [r for r in regions_to_approximate(graph) if r.name in fits]
+    written = _in_types_of(wanted, fits)
     for region in wanted:
-        _replace(editor, region, fits[region.name])
+        _replace(editor, region, written[region.name])
     tidy(graph)
     return bool(wanted)
 
@@ -89,6 +105,10 @@ def _require_finite(
         if not np.all(np.isfinite(y)):
             reason = f"it is not finite all over the data, [{x[0]:.4g}, {x[-1]:.4g}]"
             refusals.append(Refusal(region.name, region.op, reason))
+    _refuse(refusals)
+
+
+def _refuse(refusals: list[Refusal]) -> None:
     if refusals:
         raise UnsupportedModelError("clips cannot approximate these activations:", refusals)
 
@@ -179,21 +199,48 @@ def _moved(knots: np.ndarray, index: int, share: float, low: float, high: float)
     return moved
 
 
-def _replace(editor: Editor, region: ScalarRegion, fit: ClipFit) -> None:
-    node, x, result = region.last, region.source, region.last.outputs[0]
-    known = next((kind for kind in (result.dtype, x.dtype) if kind is not None), np.float32)
-    dtype = np.dtype(known)
-    like = gs.Variable("", dtype, result.shape)
-    if x.dtype is not None and x.dtype != dtype:
-        x = editor.node("Cast", f"{node.name}/x", [x], {"to": onnx_type(dtype)}, like)
+def _in_types_of(wanted: list[ScalarRegion], fits: Mapping[str, ClipFit]) -> dict[str, _Written]:
+    """Fits as they are written; raises ``UnsupportedModelError`` for what types cannot hold."""
+    written, refusals = {}, []
+    for region in wanted:
+        dtype = _type_of(region)
+        fit = _in_type(dtype, fits[region.name])
+        if fit is None:
+            reason = f"{dtype} cannot hold the slopes of its clips: export it in a wider type"
+            refusals.append(Refusal(region.name, region.op, reason))
+        else:
+            written[region.name] = fit
+    _refuse(refusals)
+    return written
+
+
+def _in_type(dtype: np.dtype, fit: ClipFit) -> _Written | None:
     # Far from 0, or in float16, some may be the same number.
     knots, places = np.unique(fit.knots.astype(dtype), return_index=True)
     values = fit.values[places]
     if len(knots) == 1:
         knots, values = np.append(knots, np.nextafter(knots, dtype.type(np.inf))), values.repeat(2)
-    terms: list[gs.Tensor] = [editor.constant(f"{node.name}/start", values[0].astype(dtype))]
-    for number, (left, right) in enumerate(itertools.pairwise(knots)):
-        slope = dtype.type((values[number + 1] - values[number]) / float(right - left))
+    with np.errstate(over="ignore"):
+        widths = np.diff(knots)
+        slopes = (np.diff(values) / widths.astype(np.float64)).astype(dtype)
+        start = values[0].astype(dtype)
+    held = all(np.all(np.isfinite(numbers)) for numbers in (start, widths, slopes))
+    return _Written(start, knots, slopes) if held else None
+
+
+def _type_of(region: ScalarRegion) -> np.dtype:
+    known = (region.last.outputs[0].dtype, region.source.dtype)
+    return np.dtype(next((kind for kind in known if kind is not None), np.float32))
+
+
+def _replace(editor: Editor, region: ScalarRegion, written: _Written) -> None:
+    node, x, dtype = region.last, region.source, written.knots.dtype
+    like = gs.Variable("", dtype, node.outputs[0].shape)
+    if x.dtype is not None and x.dtype != dtype:
+        x = editor.node("Cast", f"{node.name}/x", [x], {"to": onnx_type(dtype)}, like)
+    terms: list[gs.Tensor] = [editor.constant(f"{node.name}/start", written.start)]
+    between = zip(itertools.pairwise(written.knots), written.slopes, strict=True)
+    for number, ((left, right), slope) in enumerate(between):
         name = f"{node.name}/{number}"
         knot = editor.constant(f"{name}/knot", left)
         above = editor.node("Sub", f"{name}/above", [x, knot], like=like)

@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import DataError, Onnx2SnnError, approximate, canonicalise
+from onnx2snn.graph_passes import (
+    DataError,
+    Onnx2SnnError,
+    UnsupportedModelError,
+    approximate,
+    canonicalise,
+)
 from onnx2snn.graph_passes.approximate import (
+    ClipFit,
     approximate_activations,
     fit_clips,
 )
@@ -377,6 +384,34 @@ def test_knots_that_float16_cannot_tell_apart():
     shown = np.repeat(x[:, np.newaxis], 4, axis=1)
     ends = np.tanh(np.float32([[-2], [2]])) * np.ones(3)
     np.testing.assert_allclose(run(g, shown)[[0, -1]], ends, atol=0.1)
+
+
+def test_clips_too_steep_or_too_wide_for_float16():
+    text = "g (float16[N, 2] x) => (float16[N, 2] y) { s = Reciprocal(x) y = MatMul(s, w) }"
+    g = graph(text, {"w": np.eye(2, dtype=np.float16)})
+    (region,) = regions_to_approximate(g)
+    x = np.linspace(2e-3, 8e-3, 500).astype(np.float16)
+    refusal = "Reciprocal 's': float16 cannot hold the slopes"
+    with pytest.raises(UnsupportedModelError, match=refusal):
+        fit_clips(g, {region.name: x}, 4)
+    wide = ClipFit(np.array([-6e4, 6e4]), np.array([0.0, 1.0]))
+    with pytest.raises(UnsupportedModelError, match=refusal):
+        approximate_activations(g, {region.name: wide})
+
+
+def test_says_the_error_of_what_is_written():
+    """A fit of fewer clips where float16 cannot tell knots apart."""
+    text = (
+        "g (float16[N, 4] x) => (float16[N, 4] y) { d = Sub(x, far) s = Tanh(d) y = MatMul(s, w) }"
+    )
+    g = graph(text, {"w": np.eye(4, dtype=np.float16), "far": np.float16(1002)})
+    (region,) = regions_to_approximate(g)
+    x = np.arange(1000, 1004.5, 0.5).astype(np.float16)
+    shown = np.repeat(x[:, np.newaxis], 4, axis=1)
+    wanted, found = run(g, shown), []
+    approximated(g, {region.name: x}, 32, found)
+    largest = float(re.search("largest (.*?),", found[0])[1])
+    assert np.abs(run(g, shown) - wanted).max() <= 1.1 * largest
 
 
 FOUND = {
