@@ -32,7 +32,7 @@ def change_neurons(
     """
     if not isinstance(op, str) or op not in neurons.NEURONS:
         raise ModelError(f"there is no neuron {op!r}, only {', '.join(sorted(neurons.NEURONS))}")
-    delay = require_whole("delay", delay, 0)
+    delay = require_whole("delay", delay, 0, neurons.MOST_COUNTED)
     max_spikes = require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
     if not is_number(negative) or negative > 0:
         raise DataError(f"a spike is taken back below 0 or less of V_th, not {negative}")
@@ -40,32 +40,52 @@ def change_neurons(
     for node in nodes:
         if node.op not in ("IF", op):
             raise ModelError(f"{node.op} '{node.name}' is no IF that could become a {op}")
+    settings = {
+        node.name: _settings(node, op, negative=negative, max_spikes=max_spikes, delay=delay)
+        for node in nodes
+    }
     changed, editor = False, StateEditor(graph)
     for node in nodes:
-        threshold = neurons.threshold_of(node)
-        settings = {
-            "v_negative": np.asarray(negative * threshold, threshold.dtype),
-            "max_spikes": np.asarray(max_spikes, threshold.dtype),
-            "delay": np.asarray(delay, np.float32),
-        }
-        for name in neurons.attribute_names_of(op) & set(settings):
-            if name not in node.attrs or not np.array_equal(
-                node.attrs[name].values, settings[name]
-            ):
-                node.attrs[name] = neurons.attribute_tensor(settings[name])
+        for name, value in settings[node.name].items():
+            if name not in node.attrs or not np.array_equal(node.attrs[name].values, value):
+                node.attrs[name] = neurons.attribute_tensor(value)
                 changed = True
         if node.op == op:
             continue
-        rank = len(neurons.states_read(node)[0].shape)
+        rank, dtype = len(neurons.states_read(node)[0].shape), neurons.threshold_of(node).dtype
         _without_states(graph, node)
         node.op = op
         if neurons.inputs_of(op) > 1 + len(neurons.state_names(op, node.name)):
             node.inputs.append(clock(editor))
-        neurons.add_state(graph, node, rank, threshold.dtype)
+        neurons.add_state(graph, node, rank, dtype)
         changed = True
     if changed:
         tidy(graph)
     return changed
+
+
+def _settings(
+    node: gs.Node, op: str, *, negative: float, max_spikes: int, delay: int
+) -> dict[str, np.ndarray]:
+    """The attributes that a neuron is to have besides V_th and v(0), in its type.
+
+    Raises ``DataError`` for a threshold that is not finite in it.
+    """
+    threshold = neurons.threshold_of(node)
+    with np.errstate(over="ignore"):
+        v_negative = np.asarray(negative * threshold, threshold.dtype)
+    settings = {
+        "v_negative": v_negative,
+        "max_spikes": np.asarray(max_spikes, threshold.dtype),
+        "delay": np.asarray(delay, np.float32),
+    }
+    found = {name: settings[name] for name in settings if name in neurons.attribute_names_of(op)}
+    if "v_negative" in found and not np.all(np.isfinite(v_negative)):
+        raise DataError(
+            f"{node.op} '{node.name}': its V_th times {negative} is beyond what {threshold.dtype} "
+            "holds"
+        )
+    return found
 
 
 def _without_states(graph: gs.Graph, node: gs.Node) -> None:

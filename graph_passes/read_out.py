@@ -76,9 +76,9 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     The delayed evaluation of Hwang et al. (2021): the first spikes of a network come before
     those of deep layers have settled. Up to ``delay``, the mean is that of all time-steps so
     far. Run it after ``average_before_read_out``. Raises ``DataError`` for a
-    delay that is no whole number from 0 on, and ``ModelError`` for an opset older than 17.
+    delay that is no whole number from 0 to 2^24, and ``ModelError`` for an opset older than 17.
     """
-    delay = require_whole("delay", delay, 0)
+    delay = require_whole("delay", delay, 0, neurons.MOST_COUNTED)
     neurons.require_neuron_opset(graph)
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = neurons.mean_nodes(graph)

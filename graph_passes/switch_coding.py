@@ -41,9 +41,9 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     which no mean over time passes, ``ModelError`` for an input of no known rank or type and for
     an opset older than 17, and ``DataError`` for a scale that is not positive and finite, for one
     of a tensor that the graph does not have, and for ``timesteps`` that are no whole number from 1
-    on.
+    to 2^24.
     """
-    timesteps = require_whole("timesteps", timesteps, 1)
+    timesteps = require_whole("timesteps", timesteps, 1, neurons.MOST_COUNTED)
     for name, scale in scales.items():
         if not is_number(scale) or scale <= 0:
             raise DataError(f"the scale of the input '{name}' must be positive, not {scale}")
@@ -52,18 +52,31 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     inputs = [t for t in neurons.inputs_besides_states(graph) if t.name in scales]
     fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]
     _require_codable(graph, fresh)
+    rounded = {tensor.name: _in_type_of(tensor, scales[tensor.name]) for tensor in fresh}
     editor = StateEditor(graph)
     for tensor in fresh:
         coded = gs.Variable(editor.name(f"{tensor.name}/coded"), tensor.dtype, tensor.shape)
         replace_uses(tensor, coded)
-        dtype = neurons.sum_type(np.dtype(tensor.dtype))
+        full = rounded[tensor.name]
         attributes = {
-            "scale": neurons.attribute_tensor(np.asarray(scales[tensor.name], dtype)),
-            "timesteps": neurons.attribute_tensor(np.asarray(timesteps, dtype)),
+            "scale": neurons.attribute_tensor(full),
+            "timesteps": neurons.attribute_tensor(np.asarray(timesteps, full.dtype)),
         }
         add_counting(editor, "SwitchCoder", coded.name, [tensor], coded, attributes)
     tidy(graph)
     return bool(fresh)
+
+
+def _in_type_of(tensor: gs.Variable, scale: float) -> np.ndarray:
+    """The scale of an input in the type of its sums; raises ``DataError`` where that has none."""
+    with np.errstate(over="ignore"):
+        value = np.asarray(float(scale)).astype(neurons.sum_type(np.dtype(tensor.dtype)))
+    if not np.isfinite(value) or value <= 0:
+        raise DataError(
+            f"the scale of the input '{tensor.name}' must be positive and finite in {value.dtype}, "
+            f"not {scale}"
+        )
+    return value
 
 
 def _require_codable(graph: gs.Graph, inputs: list[gs.Variable]) -> None:

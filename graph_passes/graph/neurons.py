@@ -75,6 +75,9 @@ DOMAIN = "onnx2snn"
 MIN_OPSET = 17
 """Oldest opset in which ONNX Runtime was measured to inline ``FUNCTIONS``."""
 
+MOST_COUNTED = 2**24
+"""Time-steps of a delay or a code: beyond, float32, in which a Clock counts, stays as it is."""
+
 TENSOR_ATTRIBUTES = frozenset(
     {"v_threshold", "v_init", "v_negative", "max_spikes", "delay", "alpha", "scale", "timesteps"}
 )

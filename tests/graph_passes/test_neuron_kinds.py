@@ -115,8 +115,8 @@ def test_unknown_kinds_and_delays_are_refused():
     for op in ("RunningMean", "Clock", ""):
         with pytest.raises(ModelError, match="there is no neuron"):
             change_neurons(g, op)
-    for delay in (-1, 0.5, True):
-        with pytest.raises(DataError, match="delay must be a whole number, 0 or more"):
+    for delay in (-1, 0.5, True, 2**24 + 1, 10**400):
+        with pytest.raises(DataError, match="delay must be a whole number from 0 to 16777216"):
             change_neurons(g, "OffsetIF", delay=delay)
     for most in (0, -1, 1.5, True, 128):
         with pytest.raises(DataError, match="max_spikes must be a whole number from 1 to 127"):
@@ -218,6 +218,17 @@ def test_a_fraction_of_another_precision():
     whole(g)
     kinds = {node.attrs["v_negative"].values.dtype for node in neuron_nodes(g)}
     assert kinds == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "negative"), [("float", -1e300), ("float", -(10**39)), ("float16", -65505)]
+)
+def test_thresholds_beyond_the_type_are_refused(kind, negative):
+    g = spiking(signature=SIGNATURE.replace("float", kind), dtype={"float": "f4"}.get(kind, kind))
+    before = to_model(g)
+    with pytest.raises(DataError, match=r"IF 'a': its V_th times -.* beyond what float\d\d holds"):
+        change_neurons(g, "SignedIF", negative=negative)
+    assert to_model(g) == before
 
 
 def test_delays_that_float16_cannot_hold():

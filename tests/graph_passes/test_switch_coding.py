@@ -142,17 +142,18 @@ def test_inputs_of_whole_numbers_are_refused():
         code_inputs(g, {"x": 255.0}, T)
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, np.nan, np.inf, None])
+@pytest.mark.parametrize("scale", [0, -1.0, np.nan, np.inf, None, 1e300, 1e-46, 10**39])
 def test_scales_that_make_no_sense(scale):
+    """As numbers, or in the type of the sums that they are of."""
     g = spiking(f"{SIGNATURE} {{ {BODY} }}")
     with pytest.raises(DataError, match="scale of the input 'x' must be positive"):
         code_inputs(g, {"x": scale}, T)
 
 
-@pytest.mark.parametrize("timesteps", [0, -1, 2.5, None])
+@pytest.mark.parametrize("timesteps", [0, -1, 2.5, None, 2**24 + 1])
 def test_timesteps_that_make_no_sense(timesteps):
     g = spiking(f"{SIGNATURE} {{ {BODY} }}")
-    with pytest.raises(DataError, match="timesteps must be a whole number, 1 or more"):
+    with pytest.raises(DataError, match="timesteps must be a whole number from 1 to 16777216"):
         code_inputs(g, {"x": 1.0}, timesteps)
 
 
