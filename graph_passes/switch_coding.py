@@ -40,17 +40,19 @@ def code_inputs(graph: gs.Graph, scales: Mapping[str, float], timesteps: int) ->
     ``UnsupportedModelError`` for nodes before the first neuron that are not affine, through
     which no mean over time passes, ``ModelError`` for an input of no known rank or type and for
     an opset older than 17, and ``DataError`` for a scale that is not positive and finite, for one
-    of a tensor that the graph does not have, and for ``timesteps`` that are no whole number from 1
-    to 2^24.
+    of what is no input of the graph, and for ``timesteps`` that are no whole number from 1 to 2^24.
     """
     timesteps = require_whole("timesteps", timesteps, 1, neurons.MOST_COUNTED)
+    if not isinstance(scales, Mapping):
+        raise DataError(f"scales are a mapping of inputs to the largest |x|, not {scales!r}")
     for name, scale in scales.items():
         if not is_number(scale) or scale <= 0:
             raise DataError(f"the scale of the input '{name}' must be positive, not {scale}")
     neurons.require_neuron_opset(graph)
-    require_named("tensor", scales, graph.tensors())
-    inputs = [t for t in neurons.inputs_besides_states(graph) if t.name in scales]
-    fresh = [t for t in inputs if all(node.op != "SwitchCoder" for node in t.outputs)]
+    inputs = {tensor.name: tensor for tensor in neurons.inputs_besides_states(graph)}
+    require_named("input", scales, inputs)
+    wanted = [tensor for name, tensor in inputs.items() if name in scales]
+    fresh = [t for t in wanted if all(node.op != "SwitchCoder" for node in t.outputs)]
     _require_codable(graph, fresh)
     rounded = {tensor.name: _in_type_of(tensor, scales[tensor.name]) for tensor in fresh}
     editor = StateEditor(graph)

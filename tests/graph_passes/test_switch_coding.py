@@ -70,7 +70,6 @@ def test_only_inputs_that_have_a_scale():
     text = "g (float[N, 4] x, float[N, 4] u) => (float[N, 4] y)"
     g = spiking(f"{text} {{ a = Add(x, u) y = Clip(a, zero, one) }}")
     assert not code_inputs(g, {}, T)
-    assert not code_inputs(g, {"a": 1.0, "v/y": 1.0}, T)
     changes_once(lambda g: code_inputs(g, {"u": 1.0}, T), g)
     whole(g)
     assert [node.op for node in g.inputs[0].outputs] == ["Add"]
@@ -97,8 +96,11 @@ def test_a_node_of_the_coders_name():
 def test_scales_of_what_is_not_there():
     g = spiking(f"{SIGNATURE} {{ {BODY} }}")
     before = to_model(g)
-    with pytest.raises(DataError, match="no tensor named 'u' or 'w'"):
-        code_inputs(g, {"x": 1.0, "u": 1.0, "w": 1.0}, T)
+    with pytest.raises(DataError, match="no input named 'u' or 'a' or 'v/y'"):
+        code_inputs(g, {"x": 1.0, "u": 1.0, "a": 1.0, "v/y": 1.0}, T)
+    for scales in (None, ["x"], 1.0):
+        with pytest.raises(DataError, match="scales are a mapping of inputs to the largest"):
+            code_inputs(g, scales, T)
     assert to_model(g) == before
 
 
