@@ -69,12 +69,16 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
 def _in_parts(model: onnx.ModelProto | ModelParts) -> ModelParts:
     if isinstance(model, ModelParts):
         return model
+    _require_model(model)
+    return detach(model)
+
+
+def _require_model(model: onnx.ModelProto) -> None:
     if not isinstance(model, onnx.ModelProto):
         raise ModelError(
             f"a model in memory is an onnx.ModelProto, not {type(model).__name__}: read_model "
             "reads a file"
         )
-    return detach(model)
 
 
 def _with_constants_only(structure: onnx.ModelProto) -> onnx.ModelProto:
@@ -242,7 +246,7 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
 
     What onnx-graphsurgeon does not carry (metadata of the model, domain, version, documentation) is
     taken from ``like``, that of nodes, inputs and outputs by name. Raises ``DataError`` for what is
-    no graph.
+    no graph, and ``ModelError`` for a ``like`` that is no model.
     """
     return attach(to_parts(graph, like))
 
@@ -250,6 +254,8 @@ def to_model(graph: gs.Graph, like: onnx.ModelProto | None = None) -> onnx.Model
 def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts:
     """Like ``to_model``, with the weights beside the structure: they are not copied."""
     require_graph(graph)
+    if like is not None:
+        _require_model(like)
     tensors = graph.tensors().values()
     sequences = {t.name: t.sequence for t in tensors if hasattr(t, "sequence")}
     constants = [t for t in tensors if isinstance(t, gs.Constant)]

@@ -545,6 +545,12 @@ def test_what_is_no_model_in_memory(function):
         function("net.onnx")
 
 
+@pytest.mark.parametrize("like", ["net.onnx", ModelParts(onnx.ModelProto(), {})])
+def test_what_is_no_model_to_be_like(like):
+    with pytest.raises(ModelError, match=f"not {type(like).__name__}: read_model reads a file"):
+        to_model(graph(TEXT, {"w": WEIGHT}), like=like)
+
+
 def calling(function, body, opset=18, own=None):
     """A model that calls a function of its own."""
     text = (
