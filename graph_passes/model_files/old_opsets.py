@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.graph.editing import free_name
 from onnx2snn.graph_passes.graph.neurons import MIN_OPSET
 
 from .files import first_line
-from .protos import STANDARD, all_nodes, graphs_in
+from .protos import STANDARD, all_nodes, graphs_in, names_in
 from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {MIN_OPSET} or newer"
@@ -26,13 +26,10 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
-    nodes = list(all_nodes(structure.graph.node))
-    for node in nodes if opset < 11 else ():
+    for node in all_nodes(structure.graph.node) if opset < 11 else ():
         _drop_unused_value(node)
     if opset < 13:
-        taken = {name for node in nodes for name in (*node.input, *node.output)}
-        taken |= {held.name for held in (*structure.graph.input, *structure.graph.initializer)}
-        _flatten_before_hardmax(structure.graph, taken)
+        _flatten_before_hardmax(structure.graph, names_in(structure))
     try:
         converted = onnx.version_converter.convert_version(structure, MIN_OPSET)
     except Exception as error:  # The converter raises RuntimeError and types of its own.

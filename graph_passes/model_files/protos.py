@@ -39,10 +39,12 @@ def infos_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def names_in(model: onnx.ModelProto) -> set[str]:
-    """The names of a model's tensors and nodes."""
-    names = {t.name for t in (*model.graph.input, *model.graph.initializer)}
-    for node in model.graph.node:
-        names.update(node.output, [node.name])
+    """The names of a model's tensors and nodes, those of the graphs inside nodes among them."""
+    nodes = list(all_nodes(model.graph.node))
+    graphs = [model.graph, *(graph for node in nodes for graph in graphs_in(node))]
+    names = {held.name for graph in graphs for held in (*graph.input, *graph.initializer)}
+    for node in nodes:
+        names.update(node.input, node.output, [node.name])
     return names
 
 

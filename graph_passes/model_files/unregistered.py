@@ -7,7 +7,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.editing import free_name
 
 from .limits import with_shapes
-from .protos import STANDARD, all_nodes, infos_of
+from .protos import STANDARD, all_nodes, infos_of, names_in
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"
@@ -41,7 +41,7 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
         for attribute in node.attribute
         if node.op_type == "Constant" and attribute.name == "value"
     }
-    taken = {name for node in nodes for name in (*node.input, *node.output)}
+    taken = names_in(structure)
     numbers: dict[str, int] = {}
     kinds: dict[str, int] | None = None
     functions, from_front = {}, list[tuple[onnx.NodeProto, str, int]]()

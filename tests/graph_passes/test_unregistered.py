@@ -122,3 +122,12 @@ def test_scales_of_nodes_and_names_that_are_taken():
     for condition in (True, False):
         before = run(model, x, np.array(condition), optimised=False)
         np.testing.assert_allclose(run(graph, x, np.array(condition)), before, atol=1e-5)
+
+
+def test_a_name_of_what_nothing_reads_is_taken_too():
+    model = optimised("y = LayerNormalization(x, scale)", 16)
+    before = run(model, X, optimised=False)
+    unread = onnx.numpy_helper.from_array(np.float32(100), "y/epsilon")
+    model.graph.initializer.append(unread)
+    graph = to_graph(upgrade_opset(take_apart(model, "the model")))
+    np.testing.assert_allclose(run(graph, X), before, atol=1e-5)
