@@ -8,11 +8,11 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes import ModelError, infer_shapes, to_graph
 from onnx2snn.graph_passes.graph import neurons
-from onnx2snn.graph_passes.model_files.scikit_learn import (
+from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model, replace_all
+from onnx2snn.graph_passes.spellings.scikit_learn import (
     standardise_scikit_learn,
     zip_maps_to_tensors,
 )
-from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model, replace_all
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
 from onnx2snn.runtime.providers import (
     OFTEN,

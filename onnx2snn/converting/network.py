@@ -34,9 +34,9 @@ from onnx2snn.graph_passes.graph.operators import INTEGER_LAYERS, MaxPool
 from onnx2snn.graph_passes.graph.scalar_regions import regions_to_approximate
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.io import to_parts
-from onnx2snn.graph_passes.model_files.scikit_learn import is_of_scikit_learn
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.spellings.integer_layers import quantises_anew
+from onnx2snn.graph_passes.spellings.scikit_learn import is_of_scikit_learn
 from onnx2snn.graph_passes.unquantize import ROUNDING
 from onnx2snn.inspection import inputs_of
 from onnx2snn.running import Running

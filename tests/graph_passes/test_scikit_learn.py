@@ -5,7 +5,7 @@ import pytest
 from onnx_text import changes_once, ops, run
 
 from onnx2snn.graph_passes import infer_shapes, to_graph, to_model
-from onnx2snn.graph_passes.model_files.scikit_learn import (
+from onnx2snn.graph_passes.spellings.scikit_learn import (
     standardise_scikit_learn,
     zip_maps_to_tensors,
 )

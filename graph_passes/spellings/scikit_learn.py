@@ -7,8 +7,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.graph.editing import Editor, replace_node
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-
-from .weights import copy_model
+from onnx2snn.graph_passes.model_files.weights import copy_model
 
 _DOMAIN = "ai.onnx.ml"
 
