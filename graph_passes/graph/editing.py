@@ -18,6 +18,9 @@ from onnx2snn.graph_passes.quiet import muted
 MIN_OPSET = 13
 """Oldest opset whose operators the passes know: older ones have attributes for inputs."""
 
+AXES_ARE_AN_INPUT = 18
+"""The opset since which reductions but ReduceSum have them so."""
+
 
 def require_graph(graph: gs.Graph) -> None:
     """Raise ``DataError`` for what is no graph of onnx-graphsurgeon."""
@@ -203,6 +206,20 @@ class Editor:
         result = gs.Variable(name) if like is None else gs.Variable(name, like.dtype, like.shape)
         self.graph.nodes.append(gs.Node(op, name, attrs or {}, list(inputs), [result]))
         return result
+
+    def reduction(
+        self,
+        op: str,
+        wanted_name: str,
+        x: gs.Tensor,
+        axes: list[int],
+        like: gs.Tensor | None = None,
+    ) -> gs.Variable:
+        """Add a reduction, no ReduceSum, along axes, which stay with size 1."""
+        if self.graph.opset < AXES_ARE_AN_INPUT:
+            return self.node(op, wanted_name, [x], {"axes": axes}, like)
+        given = self.constant(f"{wanted_name}/axes", np.array(axes, np.int64))
+        return self.node(op, wanted_name, [x, given], like=like)
 
 
 def release(graph: gs.Graph, tensor: gs.Tensor) -> None:

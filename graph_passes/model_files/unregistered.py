@@ -4,7 +4,7 @@ import onnx
 import onnx.parser
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.editing import free_name
+from onnx2snn.graph_passes.graph.editing import AXES_ARE_AN_INPUT, free_name
 
 from .limits import with_shapes
 from .protos import STANDARD, all_nodes, infos_of, names_in
@@ -15,9 +15,6 @@ _DOMAIN = "onnxruntime"
 
 _LAYER_NORMALIZATION = 17
 """The opset in which ONNX has it."""
-
-_AXES_ARE_AN_INPUT = 18
-"""The opset since which ReduceMean has them so."""
 
 _EPSILON = 1e-5
 """Of a normalization that says none."""
@@ -109,7 +106,7 @@ def _require_last(
 
 def _function(name: str, opset: int, centred: bool, biased: bool) -> onnx.FunctionProto:
     """The function in operators of an opset."""
-    as_input = opset >= _AXES_ARE_AN_INPUT
+    as_input = opset >= AXES_ARE_AN_INPUT
     mean = "ReduceMean ({}, last)" if as_input else "ReduceMean <axes = [-1]> ({})"
     text = f"""
         <domain: "{_DOMAIN}", opset_import: ["": {opset}]>

@@ -196,12 +196,7 @@ def _simplified_normalization(editor: Editor, node: gs.Node) -> bool:
     epsilon = _number(editor, node, "epsilon", node.attrs.get("epsilon", _EPSILON))
     whole = _sum(editor, node, bias)
     square = editor.node("Mul", f"{node.name}/square", [whole, whole])
-    last, reduced, attrs = [-1], [square], {}
-    if editor.graph.opset < 18:
-        attrs["axes"] = last
-    else:
-        reduced.append(editor.constant(f"{node.name}/axes", np.array(last, np.int64)))
-    mean = editor.node("ReduceMean", f"{node.name}/mean", reduced, attrs)
+    mean = editor.reduction("ReduceMean", f"{node.name}/mean", square, [-1])
     above = editor.node("Add", f"{node.name}/not_zero", [mean, epsilon])
     root = editor.node("Sqrt", f"{node.name}/root", [above])
     normal = editor.node("Div", f"{node.name}/normal", [whole, root])

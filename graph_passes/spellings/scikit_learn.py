@@ -89,10 +89,8 @@ def _normalise(editor: Editor, node: gs.Node) -> None:
     if norm in ("L1", "L2"):
         replace_node(node, "LpNormalization", [x], {"axis": -1, "p": int(norm[1])})
         return
-    last, of = np.array([-1]), gs.Variable("", np.float32)
-    axes = {"axes": last.tolist()} if editor.graph.opset < 18 else {}
-    given = [] if axes else [editor.constant(f"{node.name}/axes", last)]
-    largest = editor.node("ReduceMax", f"{node.name}/largest", [x, *given], axes, of)
+    of = gs.Variable("", np.float32)
+    largest = editor.reduction("ReduceMax", f"{node.name}/largest", x, [-1], of)
     zero, one = (editor.constant(f"{node.name}/{n}", np.float32(n)) for n in (0, 1))
     none = editor.node(
         "Equal", f"{node.name}/none", [largest, zero], like=gs.Variable("", np.bool_)
