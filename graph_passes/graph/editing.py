@@ -188,10 +188,14 @@ class Editor:
 
     def bounds(
         self, of: str, low: ArrayLike, high: ArrayLike, dtype: np.dtype | None
-    ) -> list[gs.Constant]:
-        """The two bounds of a Clip, new constants ``of/min`` and ``of/max``."""
-        named = (("min", low), ("max", high))
-        return [self.constant(f"{of}/{name}", np.asarray(value, dtype)) for name, value in named]
+    ) -> list[gs.Tensor]:
+        """The two bounds of a Clip, new constants ``of/min`` and ``of/max``, none for infinity."""
+        return [
+            gs.Variable.empty()
+            if np.isinf(value)
+            else self.constant(f"{of}/{name}", np.asarray(value, dtype))
+            for name, value in (("min", low), ("max", high))
+        ]
 
     def node(
         self,

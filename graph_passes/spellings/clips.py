@@ -160,10 +160,5 @@ def _rewrite(editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:
         replace_node(last, "Min", [positive, bound])
         return
     op, low, high = wanted[0]
-    inputs: list[gs.Tensor] = [source]
-    for name, value in (("min", low), ("max", high)) if op == "Clip" else ():
-        if np.isfinite(value):
-            inputs.append(editor.constant(f"{last.name}/{name}", np.array(value, dtype)))
-        else:
-            inputs.append(gs.Variable.empty())
-    replace_node(last, op, inputs)
+    bounds = editor.bounds(last.name, low, high, dtype) if op == "Clip" else []
+    replace_node(last, op, [source, *bounds])

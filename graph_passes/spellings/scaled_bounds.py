@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.affine import affine_of
-from onnx2snn.graph_passes.graph.bounds import NO_BOUND_FROM, bounded_input, bounds_of
+from onnx2snn.graph_passes.graph.bounds import NO_BOUND_FROM, Bounds, bounded_input, bounds_of
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     only_consumer,
@@ -55,41 +55,35 @@ def _scales_before_a_bound(graph: gs.Graph, node: gs.Node) -> tuple[list[gs.Node
     return [], product
 
 
-def _scaled_bounds(node: gs.Node, scale: np.ndarray) -> list[np.ndarray | None] | None:
-    """The bounds of a Clip, scaled, None each where there is none; None where they cannot be.
+def _scaled_bounds(node: gs.Node, scale: np.ndarray) -> Bounds | None:
+    """The bounds of a Clip or Relu, scaled; None where they cannot be.
 
     A large one may say "none" in its type, or not fit it.
     """
-    if node.op == "Relu":
-        return []
     bounds, dtype = bounds_of(node), type_of(node)
+    if node.op == "Relu":
+        return bounds
     if scale.size != 1 or bounds is None or dtype is None:
         return None
     if bounds.low == np.inf or bounds.high == -np.inf:
         return None
-    scaled: list[np.ndarray | None] = []
-    for bound in (bounds.low, bounds.high):
-        value = np.asarray(bound * scale.reshape(()))
-        if not np.isfinite(bound):
-            scaled.append(None)
-        elif abs(value) < min(NO_BOUND_FROM.get(dtype, np.inf), float(np.finfo(dtype).max)):
-            scaled.append(value.astype(dtype))
-        else:
+    factor = scale.reshape(())
+    scaled = Bounds(np.asarray(bounds.low * factor), np.asarray(bounds.high * factor))
+    most = min(NO_BOUND_FROM.get(dtype, np.inf), float(np.finfo(dtype).max))
+    for bound, value in ((bounds.low, scaled.low), (bounds.high, scaled.high)):
+        if np.isfinite(bound) and abs(value) >= most:
             return None
     return scaled
 
 
-def _rewrite(
-    editor: Editor, node: gs.Node, scales: list[gs.Node], bounds: list[np.ndarray | None]
-) -> None:
+def _rewrite(editor: Editor, node: gs.Node, scales: list[gs.Node], bounds: Bounds) -> None:
     x, bounded, last = bounded_input(node), node.outputs[0], scales[-1]
     scales[0].inputs = [x if tensor is bounded else tensor for tensor in scales[0].inputs]
     result = last.outputs[0]
     scaled = gs.Variable(editor.name(f"{result.name}/scaled"), result.dtype, result.shape)
     # What makes a tensor has its name, elsewhere.
     last.name, last.outputs = scaled.name, [scaled]
-    constants = [
-        gs.Variable.empty() if value is None else editor.constant(f"{node.name}/{name}", value)
-        for name, value in zip(("min", "max"), bounds, strict=False)
-    ]
+    constants = list[gs.Tensor]()
+    if node.op == "Clip":
+        constants = editor.bounds(node.name, bounds.low, bounds.high, type_of(node))
     node.inputs, node.outputs = [scaled, *constants], [result]
