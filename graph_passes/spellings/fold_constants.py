@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph import neurons
-from onnx2snn.graph_passes.graph.editing import require_opset, until_done
+from onnx2snn.graph_passes.graph.editing import known_value, require_opset, until_done
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
@@ -62,8 +62,11 @@ def _fold_once(graph: gs.Graph) -> bool:
     if not any(_may_fold(node) for node in graph.nodes):
         return ended
     for node in graph.nodes:
-        if node.op == "Constant":
-            _type_constant(node)
+        if node.op == "Constant" and "value" not in node.attrs:
+            # onnx-graphsurgeon would make value_float float64.
+            value = known_value(node.outputs[0])
+            if value is not None:
+                node.attrs = {"value": gs.Constant(f"{node.name}/value", value)}
     if any(node.op in _GROWING_OPS and _elements(node) is None for node in graph.nodes):
         infer_shapes(graph)
     _require_sane_sizes(graph)
@@ -183,14 +186,3 @@ def _itemsize(node: gs.Node) -> int:
     types = [onnx_type(tensor.dtype) for tensor in node.outputs if tensor.dtype is not None]
     sizes = [onnx.helper.tensor_dtype_to_np_dtype(number).itemsize for number in types]
     return max(sizes, default=np.dtype(np.float32).itemsize)
-
-
-def _type_constant(node: gs.Node) -> None:
-    """Constant(value_float=...) -> Constant(value=float32): gs would make it float64."""
-    for name, dtype in (
-        ("value_float", np.float32), ("value_floats", np.float32),
-        ("value_int", np.int64), ("value_ints", np.int64),
-    ):  # fmt: skip
-        if name in node.attrs:
-            value = np.array(node.attrs.pop(name), dtype)
-            node.attrs["value"] = gs.Constant(f"{node.name}/value", value)
