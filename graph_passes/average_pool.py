@@ -18,6 +18,7 @@ from .graph.operators import CANONICAL_ACTIVATIONS, MAX_POOLS
 from .graph.regions import upstream
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
+from .graph.windows import is_dilated
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
 
@@ -71,12 +72,11 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
         return f"it is padded with {lowest} by a Pad of its own, which an average would count"
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; an average has no such thing"
-    dilations = node.attrs.get("dilations", [1])
-    if set(dilations) != {1} and graph.opset < 19:
+    if is_dilated(node) and graph.opset < 19:
         return "it is dilated, and AveragePool has dilations since opset 19 only"
     attributes = {name: node.attrs[name] for name in _CARRIED if name in node.attrs}
-    if set(dilations) != {1}:
-        attributes["dilations"] = dilations
+    if is_dilated(node):
+        attributes["dilations"] = node.attrs["dilations"]
     node.outputs = node.outputs[:1]
     replace_node(node, "AveragePool", node.inputs, attributes | {"count_include_pad": 0})
     return None

@@ -12,7 +12,7 @@ from .graph.regions import behind_nonlinear, downstream
 from .graph.shapes import require_ranks
 from .graph.states import StateEditor, clock
 from .graph.tidying import tidy
-from .graph.windows import pads_itself, pads_of_window
+from .graph.windows import is_dilated, pads_itself, pads_of_window
 
 
 def max_to_spiking_pool(graph: gs.Graph) -> bool:
@@ -88,7 +88,7 @@ def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
     """Why a max-pool cannot count spikes; None if it can."""
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; spikes have no such thing"
-    if pads_itself(node) and any(step != 1 for step in node.attrs.get("dilations", [])):
+    if pads_itself(node) and is_dilated(node):
         return "it is dilated and padded automatically, of which runtimes disagree"
     if node.op == "MaxPool" and _padding(node) is None:
         return (
@@ -128,8 +128,7 @@ def _padding(node: gs.Node) -> tuple[list[int], int] | None:
     place at the end of odd sizes, as ceil_mode has it.
     """
     kernel = node.attrs["kernel_shape"]
-    strides, dilations = (node.attrs.get(name, [1]) for name in ("strides", "dilations"))
-    twos = {*kernel, *strides} == {2} and set(dilations) == {1}
+    twos = {*kernel, *node.attrs.get("strides", [1])} == {2} and not is_dilated(node)
     if twos and node.attrs.get("auto_pad") == "SAME_UPPER":
         return [0] * 2 * len(kernel), 1
     pads, ceil_mode = pads_of_window(node, kernel), node.attrs.get("ceil_mode", 0)

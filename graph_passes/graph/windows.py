@@ -10,6 +10,11 @@ def pads_itself(node: gs.Node) -> bool:
     return bool(node.attrs.get("auto_pad", "NOTSET").startswith("SAME"))
 
 
+def is_dilated(node: gs.Node) -> bool:
+    """Whether a window leaves out places between those that it reads."""
+    return any(step != 1 for step in node.attrs.get("dilations", []))
+
+
 def written_pads(node: gs.Node, axes: int) -> list[int]:
     """The pads of a node that does not pad itself, begins then ends, of so many axes of an image.
 

@@ -16,7 +16,12 @@ from onnx2snn.graph_passes.graph.editing import (
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-from onnx2snn.graph_passes.graph.windows import pads_itself, pads_of_window, written_pads
+from onnx2snn.graph_passes.graph.windows import (
+    is_dilated,
+    pads_itself,
+    pads_of_window,
+    written_pads,
+)
 
 _POOLS = ("AveragePool", "MaxPool")
 
@@ -47,8 +52,7 @@ def fold_pads(graph: gs.Graph) -> bool:
 
 def _can_be_written_out(conv: gs.Node) -> bool:
     # ONNX Runtime takes none that are dilated.
-    dilated = any(step != 1 for step in conv.attrs.get("dilations", []))
-    return pads_itself(conv) and not dilated and not conv.domain
+    return pads_itself(conv) and not is_dilated(conv) and not conv.domain
 
 
 def _write_out(conv: gs.Node) -> bool:
@@ -93,9 +97,8 @@ def _fits_pool(
 ) -> bool:
     kernel = pool.attrs["kernel_shape"]
     # ONNX Runtime refuses a pool that could see padding alone.
-    dilated = any(step != 1 for step in pool.attrs.get("dilations", []))
     if (
-        dilated
+        is_dilated(pool)
         or pool.attrs.get("ceil_mode", 0)
         or any(size >= kernel[axis % len(kernel)] for axis, size in enumerate(total))
     ):
