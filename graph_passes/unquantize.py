@@ -111,16 +111,19 @@ def _unquantize_once(graph: gs.Graph, found: dict[str, float]) -> bool:
             continue
         inside = not between.isdisjoint(tensor.name for tensor in node.outputs)
         levels = _levels_of(node) if node.op == "DequantizeLinear" else None
-        extent = ANY if levels is None else (float(levels.low), float(levels.high))
         if levels is not None and inside:
             positive = ranges.get(levels.x.name, ANY)[0] >= 0
             _leave_out_levels(graph, editor, node, levels, positive, clips, found)
             changed = True
         elif inside and node.op in _STEPS:
             changed |= _leave_out_steps(graph, editor, node, varying)
-        if node.op != "DequantizeLinear" and node.outputs:
+        if not node.outputs:
+            # It was left out.
+            continue
+        if levels is not None and node.op == "DequantizeLinear":
+            extent = float(levels.low), float(levels.high)
+        else:
             extent = range_of(graph, node, ranges)
-        # None where it was left out.
         ranges |= dict.fromkeys((tensor.name for tensor in node.outputs), extent)
     if changed:
         tidy(graph)
