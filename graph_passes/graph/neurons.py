@@ -72,7 +72,7 @@ from .neuron_functions import FUNCTIONS
 
 DOMAIN = "onnx2snn"
 
-MIN_OPSET = 17
+NEURON_OPSET = 17
 """Oldest opset in which ONNX Runtime was measured to inline ``FUNCTIONS``."""
 
 MOST_COUNTED = 2**24
@@ -143,7 +143,7 @@ def neuron_nodes(graph: gs.Graph) -> list[gs.Node]:
 
 def require_neuron_opset(graph: gs.Graph) -> None:
     """Raise ``ModelError`` if a graph's opset is too old for stateful nodes."""
-    editing.require_opset(graph, MIN_OPSET, "neurons")
+    editing.require_opset(graph, NEURON_OPSET, "neurons")
 
 
 def require_neurons(graph: gs.Graph) -> None:

@@ -57,7 +57,7 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     """
     parts = _in_parts(model)
     opset = opset_of(parts.structure)
-    if opset < neurons.MIN_OPSET:
+    if opset < neurons.NEURON_OPSET:
         structure = _with_constants_only(inline_functions(copy_model(parts.structure)))
         import_once(structure)
         parts = ModelParts(convert_opset(structure, opset), parts.weights)

@@ -9,17 +9,17 @@ import onnx.version_converter
 
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.editing import free_name
-from onnx2snn.graph_passes.graph.neurons import MIN_OPSET
+from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
 from .files import first_line
 from .protos import STANDARD, all_nodes, graphs_in, names_in
 from .weights import replace_all
 
-_ADVICE = f"export the network again with opset {MIN_OPSET} or newer"
+_ADVICE = f"export the network again with opset {NEURON_OPSET} or newer"
 
 
 def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """A model of an old opset in ``neurons.MIN_OPSET``.
+    """A model of an old opset in ``neurons.NEURON_OPSET``.
 
     Raises ``ModelError`` if onnx's version converter cannot do it, or for a Resize to the nearest
     sample by constant scales of which some are above 1 and others below, no power of two.
@@ -31,10 +31,10 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset < 13:
         _flatten_before_hardmax(structure.graph, names_in(structure))
     try:
-        converted = onnx.version_converter.convert_version(structure, MIN_OPSET)
+        converted = onnx.version_converter.convert_version(structure, NEURON_OPSET)
     except Exception as error:  # The converter raises RuntimeError and types of its own.
         raise ModelError(
-            f"the model's opset {opset} cannot be brought to {MIN_OPSET}: "
+            f"the model's opset {opset} cannot be brought to {NEURON_OPSET}: "
             f"{first_line(error)}; {_ADVICE}"
         ) from error
     if opset < 11:
