@@ -142,12 +142,12 @@ def computable_on_means(graph: gs.Graph, refusals: Iterable[Refusal]) -> set[str
         node.name
         for node in graph.nodes
         if node.name in names and not node.domain and (node.op in ON_MEANS or node.name in norms)
-        if _guards(graph, node)
+        if _is_nan_guard(graph, node)
         or all(is_floating(tensor) for tensor in node.outputs if is_used(graph, tensor))
     }
 
 
-def _guards(graph: gs.Graph, node: gs.Node) -> bool:
+def _is_nan_guard(graph: gs.Graph, node: gs.Node) -> bool:
     """Whether a node only says which numbers a Where leaves out: Where(IsNaN(x), c, x)."""
     readers = node.outputs[0].outputs
     return (
