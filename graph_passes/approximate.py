@@ -12,7 +12,7 @@ from .graph.computed import computed
 from .graph.editing import Editor, one_number, replace_node, require_opset
 from .graph.scalar_regions import ScalarRegion, regions_to_approximate
 from .graph.tidying import tidy
-from .model_files.io import onnx_type
+from .model_files.protos import onnx_type
 
 _GRID = 1025
 

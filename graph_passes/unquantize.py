@@ -31,7 +31,7 @@ from .graph.regions import before_weights, downstream, downstream_of
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
 from .model_files.contents import FEW_BITS
-from .model_files.io import onnx_type
+from .model_files.protos import onnx_type
 from .unround import STEPS, leave_out_steps, straight_through
 
 ROUNDING = (*STEPS, "QuantizeLinear")

@@ -31,7 +31,7 @@ from .contents import (
 from .files import first_line, require_values
 from .limits import sizes_of_functions
 from .old_opsets import convert_opset
-from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of
+from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of, onnx_type
 from .stored_neurons import check_functions, check_stateful
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
@@ -305,11 +305,6 @@ def to_parts(graph: gs.Graph, like: onnx.ModelProto | None = None) -> ModelParts
     if like is not None:
         _restore_metadata(model, like)
     return ModelParts(model, weights)
-
-
-def onnx_type(dtype: np.dtype | int) -> int:
-    """ONNX's number of a tensor type."""
-    return dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(dtype)
 
 
 def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:

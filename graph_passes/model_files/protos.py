@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -12,6 +13,11 @@ STANDARD = ("", "ai.onnx")
 _MAY_BE_GRAPHS = {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH,
                   onnx.AttributeProto.GRAPHS}  # fmt: skip
 """Types of attributes; that of one in an old file may be undefined."""
+
+
+def onnx_type(dtype: np.dtype | int) -> int:
+    """ONNX's number of a tensor type."""
+    return dtype if isinstance(dtype, int) else helper.np_dtype_to_tensor_dtype(dtype)
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

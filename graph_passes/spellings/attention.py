@@ -19,6 +19,7 @@ from onnx2snn.graph_passes.graph.editing import (
 from onnx2snn.graph_passes.graph.neurons import attribute_tensor
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.model_files.protos import onnx_type
 
 _SWAPPED = [0, 2, 1, 3]
 """[N, L, heads, size] from [N, heads, L, size], or the other way."""
@@ -140,8 +141,7 @@ def _as_number(editor: Editor, node: gs.Node, mask: gs.Tensor) -> gs.Tensor:
         return _where(editor, node, mask, -np.inf)
     if mask.dtype is None or mask.dtype == _type(node):
         return mask
-    to = onnx.helper.np_dtype_to_tensor_dtype(_type(node))
-    return editor.node("Cast", f"{node.name}/mask", [mask], {"to": to})
+    return editor.node("Cast", f"{node.name}/mask", [mask], {"to": onnx_type(_type(node))})
 
 
 def _may_be_blind(added: Sequence[gs.Tensor]) -> bool:

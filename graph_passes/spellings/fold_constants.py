@@ -13,8 +13,8 @@ from onnx2snn.graph_passes.graph.editing import known_value, require_opset, unti
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
-from onnx2snn.graph_passes.model_files.io import onnx_type
 from onnx2snn.graph_passes.model_files.limits import MAX_COMPUTED_WEIGHT_BYTES, MAX_TENSOR_BYTES
+from onnx2snn.graph_passes.model_files.protos import onnx_type
 from onnx2snn.graph_passes.quiet import quietly
 
 from .branches import flatten_branches

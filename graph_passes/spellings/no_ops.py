@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.graph.editing import (
 )
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.graph.windows import pads_of_window
-from onnx2snn.graph_passes.model_files.io import onnx_type
+from onnx2snn.graph_passes.model_files.protos import onnx_type
 
 
 def remove_no_ops(graph: gs.Graph) -> bool:

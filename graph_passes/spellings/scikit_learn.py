@@ -73,7 +73,7 @@ def _scale(editor: Editor, node: gs.Node) -> None:
         replace_node(node, "Mul", [shifted, factor])
         return
     scaled = editor.node("Mul", f"{node.name}/scaled", [shifted, factor], like=x)
-    replace_node(node, "Cast", [scaled], {"to": 1})
+    replace_node(node, "Cast", [scaled], {"to": onnx.TensorProto.FLOAT})
 
 
 def _as_float(editor: Editor, node: gs.Node) -> gs.Tensor:
@@ -81,7 +81,7 @@ def _as_float(editor: Editor, node: gs.Node) -> gs.Tensor:
     if x.dtype == np.float32:
         return x
     like = gs.Variable("", np.float32, x.shape)
-    return editor.node("Cast", f"{node.name}/float", [x], {"to": 1}, like)
+    return editor.node("Cast", f"{node.name}/float", [x], {"to": onnx.TensorProto.FLOAT}, like)
 
 
 def _normalise(editor: Editor, node: gs.Node) -> None:

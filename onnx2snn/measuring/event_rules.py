@@ -18,7 +18,7 @@ from onnx2snn.graph_passes.graph.editing import (
 )
 from onnx2snn.graph_passes.graph.operators import RECURRENT, WEIGHTED
 from onnx2snn.graph_passes.graph.windows import pads_of_window
-from onnx2snn.graph_passes.model_files.io import onnx_type
+from onnx2snn.graph_passes.model_files.protos import onnx_type
 
 
 def _ones_for(editor: Editor, weights: gs.Tensor) -> gs.Tensor:
