@@ -1,5 +1,6 @@
 """Set the membrane potential at which every neuron starts."""
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
         raise DataError(f"v_init must be a fraction of V_th, 'uniform' or 'normal', not {v_init!r}")
     seed = require_whole("seed", seed, 0)
     nodes = neuron_nodes(graph)
+    generator, draw = np.random.default_rng(seed), None
     if isinstance(v_init, str):
         require_shapes(
             graph,
@@ -36,19 +38,15 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
             "a random v(0) needs the size of every layer, which these do not tell:",
             "export the model with fixed sizes of all axes but N",
         )
-    generator = np.random.default_rng(seed)
+        uniform, normal = (
+            partial(generator.uniform, 0.0, 1.0),
+            partial(generator.normal, 0.5, 1 / 6),
+        )
+        draw = uniform if v_init == "uniform" else normal
     changed = False
     for node in nodes:
         threshold = threshold_of(node)
-        fraction: float | np.ndarray
-        if isinstance(v_init, str):
-            shape = tuple(node.outputs[0].shape[1:])
-            if v_init == "uniform":
-                fraction = generator.uniform(0.0, 1.0, shape)
-            else:
-                fraction = generator.normal(0.5, 1 / 6, shape)
-        else:
-            fraction = v_init
+        fraction = v_init if draw is None else draw(tuple(node.outputs[0].shape[1:]))
         # An array even where both are scalars.
         with np.errstate(over="ignore"):
             value = np.asarray(threshold.astype(np.float64) * fraction).astype(threshold.dtype)
