@@ -7,9 +7,6 @@ from .errors import Refusal
 from .graph.editing import (
     is_floating,
     is_used,
-    known_value,
-    optional_input,
-    producer,
     replace_node,
     require_opset,
 )
@@ -18,12 +15,9 @@ from .graph.operators import CANONICAL_ACTIVATIONS, MAX_POOLS
 from .graph.regions import upstream
 from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
-from .graph.windows import is_dilated
+from .graph.windows import is_dilated, lowest_padding
 
 _CARRIED = ("kernel_shape", "strides", "pads", "auto_pad", "ceil_mode")
-
-_STANDS_FOR_INFINITY = -60000.0
-"""What pads a maximum with this, or with less, means -infinity: float16 ends at -65504."""
 
 
 def max_to_average_pool(graph: gs.Graph, declined: list[Refusal] | None = None) -> bool:
@@ -67,8 +61,7 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     if node.op == "GlobalMaxPool":
         node.op = "GlobalAveragePool"
         return None
-    before = producer(node.inputs[0])
-    if before is not None and (lowest := lowest_padding(before)):
+    if lowest := lowest_padding(node):
         return f"it is padded with {lowest} by a Pad of its own, which an average would count"
     if any(is_used(graph, tensor) for tensor in node.outputs[1:]):
         return "its second output, the indices, is used; an average has no such thing"
@@ -80,14 +73,3 @@ def _replace(graph: gs.Graph, node: gs.Node) -> str | None:
     node.outputs = node.outputs[:1]
     replace_node(node, "AveragePool", node.inputs, attributes | {"count_include_pad": 0})
     return None
-
-
-def lowest_padding(node: gs.Node) -> str | None:
-    """What a node pads with, in words, if that is or may be -infinity, or stands for it."""
-    given = optional_input(node, 2)
-    if node.op != "Pad" or node.domain or given is None:
-        return None
-    value = known_value(given)
-    if value is None:
-        return "a number that is not known"
-    return "-infinity" if np.any(value <= _STANDS_FOR_INFINITY) else None

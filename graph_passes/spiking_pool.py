@@ -3,16 +3,15 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .average_pool import lowest_padding
 from .errors import Refusal, UnsupportedModelError
 from .graph import neurons
-from .graph.editing import constant_value, is_used, producer, replace_node
+from .graph.editing import constant_value, is_used, replace_node
 from .graph.operators import MAX_POOLS
 from .graph.regions import behind_nonlinear, downstream
 from .graph.shapes import require_ranks
 from .graph.states import StateEditor, clock
 from .graph.tidying import tidy
-from .graph.windows import is_dilated, pads_itself, pads_of_window
+from .graph.windows import is_dilated, lowest_padding, pads_itself, pads_of_window
 
 
 def max_to_spiking_pool(graph: gs.Graph) -> bool:
@@ -95,9 +94,9 @@ def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:
             f"its padding, auto_pad {node.attrs['auto_pad']}, depends on the size of the image: "
             "export the network with a fixed image size, or take averages (--maxpool average)"
         )
-    before = producer(node.inputs[0])
-    if before is not None and (lowest := lowest_padding(before)):
-        if constant_value(before.inputs[1]) is None:
+    if lowest := lowest_padding(node):
+        (pad,) = node.inputs[0].inputs
+        if constant_value(pad.inputs[1]) is None:
             return (
                 f"it is padded with {lowest} by sizes that are computed: declare the sizes of the "
                 "model's inputs"

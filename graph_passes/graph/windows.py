@@ -1,8 +1,14 @@
-"""Where the windows of convolutions and pools lie: what ``auto_pad`` and ``pads`` say."""
+"""Where the windows of convolutions and pools lie: what ``auto_pad`` and ``pads`` say, and Pads."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
+
+from .editing import known_value, maker_of, optional_input
+
+_STANDS_FOR_INFINITY = -60000.0
+"""What pads a maximum with this, or with less, means -infinity: float16 ends at -65504."""
 
 
 def pads_itself(node: gs.Node) -> bool:
@@ -13,6 +19,18 @@ def pads_itself(node: gs.Node) -> bool:
 def is_dilated(node: gs.Node) -> bool:
     """Whether a window leaves out places between those that it reads."""
     return any(step != 1 for step in node.attrs.get("dilations", []))
+
+
+def lowest_padding(pool: gs.Node) -> str | None:
+    """What a Pad before a pool pads with, in words, where that may be, or stand for, -infinity."""
+    pad = maker_of(pool.inputs[0], "Pad")
+    given = None if pad is None else optional_input(pad, 2)
+    if given is None:
+        return None
+    value = known_value(given)
+    if value is None:
+        return "a number that is not known"
+    return "-infinity" if np.any(value <= _STANDS_FOR_INFINITY) else None
 
 
 def written_pads(node: gs.Node, axes: int) -> list[int]:
