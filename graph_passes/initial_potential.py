@@ -38,11 +38,11 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
             "a random v(0) needs the size of every layer, which these do not tell:",
             "export the model with fixed sizes of all axes but N",
         )
-        uniform, normal = (
-            partial(generator.uniform, 0.0, 1.0),
-            partial(generator.normal, 0.5, 1 / 6),
-        )
-        draw = uniform if v_init == "uniform" else normal
+        draws = {
+            "uniform": partial(generator.uniform, 0.0, 1.0),
+            "normal": partial(generator.normal, 0.5, 1 / 6),
+        }
+        draw = draws[v_init]
     changed = False
     for node in nodes:
         threshold = threshold_of(node)
