@@ -96,11 +96,10 @@ def _convolution(editor: Editor, node: gs.Node) -> bool:
 
 
 def _dense(editor: Editor, node: gs.Node) -> bool:
-    prefix = "activation_"
     attrs = {n: v for n, v in node.attrs.items() if not n.startswith("activation")}
     op = node.attrs.get("activation", "")
-    known = {f"{prefix}{name}": name for name in _PARAMETERS.get(op, ())}
-    values = {known[n]: v for n, v in node.attrs.items() if n in known}
+    given = {name: f"activation_{name}" for name in _PARAMETERS.get(op, ())}
+    values = {name: node.attrs[key] for name, key in given.items() if key in node.attrs}
     made = editor.node("Gemm", f"{node.name}/layer", list(node.inputs), attrs)
     replace_node(node, op or "Identity", [made], values)
     return True
