@@ -109,6 +109,7 @@ def require_ann(graph: gs.Graph) -> None:
                 "export the network with a tensor for each of what it holds, or without it"
             )
     _require_any_processor(graph)
+    _require_no_qonnx(graph)
     computed = downstream(graph, graph.inputs)
     trained = [(n, reason) for n in graph.nodes if (reason := _why_in_training(n, computed))]
     if trained:
@@ -133,6 +134,17 @@ def _require_any_processor(graph: gs.Graph) -> None:
             f"'{blocked[0].name}' is the first, for the processor that it ran on: convert the file "
             "that it read, or let it save its own with ORT_ENABLE_EXTENDED as the level of "
             "optimisation"
+        )
+
+
+def _require_no_qonnx(graph: gs.Graph) -> None:
+    """Refuse quantisers that ONNX Runtime does not know, which has others for the same."""
+    quantisers = [node for node in graph.nodes if (node.domain or "").startswith("qonnx.")]
+    if quantisers:
+        raise ModelError(
+            f"{quantisers[0].op} '{quantisers[0].name}' is QONNX, which ONNX Runtime does not run: "
+            "export the network with Brevitas's export_onnx_qcdq, or rewrite the file with the "
+            "package qonnx, by its QuantToQCDQ"
         )
 
 

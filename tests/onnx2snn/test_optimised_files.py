@@ -62,6 +62,15 @@ def test_layers_laid_out_for_a_processor_are_refused():
         convert(blocked, calibration=DATA)
 
 
+def test_quantisers_of_qonnx_are_refused():
+    other = onnx.ModelProto()
+    other.CopyFrom(NETWORK)
+    other.graph.node[0].op_type, other.graph.node[0].domain = "Quant", "qonnx.custom_op.general"
+    other.opset_import.append(onnx.helper.make_opsetid("qonnx.custom_op.general", 1))
+    with pytest.raises(ModelError, match=r"Quant 'c' is QONNX.*export_onnx_qcdq"):
+        convert(other, calibration=DATA)
+
+
 @pytest.mark.parametrize("op", ["QLinearConv", "NhwcMaxPool"])
 def test_quantised_layers_laid_out_for_a_processor_are_refused(op):
     """With their channels last."""
