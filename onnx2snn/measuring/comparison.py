@@ -176,7 +176,8 @@ def compare_recipes(
 
     A recipe that ``is_for_timesteps`` converts anew for each T and is evaluated at that T;
     any other converts once and is evaluated at all T in one run. One that cannot convert the
-    network says why in its row; nothing else stops for it.
+    network, or whose network cannot run on the data, says why in its row; nothing else stops for
+    it.
 
     ``calibration``: the data of those recipes that need it; ``data``: what is evaluated, in batches
     of ``batch_size``, of which calibration has as many samples. ``report`` is told of progress.
@@ -245,10 +246,10 @@ def _kept(file: Path | None, setting: _Setting) -> _Kept:
     if file is not None:
         check_writable(file)
         return _Kept(file, read_results(file), setting.made_from())
-    calibration = setting.options["calibration"]
-    if calibration is not None:
-        # That it is not finite, which a digest finds, is no recipe's failure.
-        digest_of_data(calibration, setting.together)
+    for data in (setting.options["calibration"], setting.data):
+        if data is not None:
+            # That it is not finite, which a digest finds, is no recipe's failure.
+            digest_of_data(data, setting.together)
     return _Kept(None, {}, {})
 
 
@@ -329,7 +330,8 @@ def _scores(
             providers=setting.options["providers"],
             report=report,
         )
-    except ModelError as error:
+    except (ModelError, DataError) as error:
+        # Not the data itself, which was read before: a read-out that is not finite, say.
         unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
         return {}
     ann_accuracy = found["ann"]["accuracy"]

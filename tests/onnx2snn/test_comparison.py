@@ -367,6 +367,20 @@ def test_a_network_that_cannot_run_stops_no_other(monkeypatch):
     assert comparison_reasons(found) == ["robust-norm, opi, best: IF 'r': what no session takes"]
 
 
+def test_a_read_out_that_is_not_finite_stops_no_other():
+    """With V_th = 2 for both, from V_th/2 on, a current of 1.5 is a spike at once, of 2."""
+    text = (
+        "net (float[N, 2] x) => (float[N, 2] y) { a = Relu(x) b = MatMul(a, w) c = Sub(k, b) "
+        "y = Log(c) }"
+    )
+    weights = {"w": np.float32([[1, 0.5], [0, 0]]), "k": np.float32(1.6)}
+    data = from_arrays(np.float32([[1.5, 2]] * 3), np.zeros(3, int))
+    ann, names = model(text, weights), ["pre-charged", "opi"]
+    broken, whole = compared(names, [1], model=ann, calibration=data, data=data).rows
+    assert "the network's output 'y' holds NaN" in broken.reasons[1]
+    assert list(whole.scores) == [1]
+
+
 def test_reasons_at_some_timesteps_are_told_apart(whole):
     rows = [comparison.RecipeRow(recipe, {}, {}) for recipe in SOME[:2]]
     rows[0].reasons.update({2: "too few", 4: "too few", 8: "too many"})
@@ -601,6 +615,14 @@ def test_calibration_data_that_is_not_finite_is_refused_without_a_file_too():
     broken[3, 0, 2, 2] = np.nan
     with pytest.raises(DataError, match="holds NaN"):
         compare_recipes(ANN, ["mmse"], from_arrays(broken), from_arrays(X, Y), [4])
+
+
+def test_data_that_is_not_finite_is_refused_before_any_recipe(monkeypatch):
+    monkeypatch.setattr(comparison, "convert", None)
+    broken = X.copy()
+    broken[-1, 0, 2, 2] = np.nan
+    with pytest.raises(DataError, match="holds NaN"):
+        compared(["opi"], data=from_arrays(broken, Y), batch_size=10)
 
 
 def test_settings_that_are_none_are_refused_before_any_recipe():
