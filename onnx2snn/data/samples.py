@@ -119,7 +119,7 @@ def from_arrays(
 
     def read(batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(array), batch_size):
-            yield array[start : start + batch_size]
+            yield as_array(array[start : start + batch_size], f"'{name}'")
 
     return checked(Data(name, array.shape, None, read), y)
 

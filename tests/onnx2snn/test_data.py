@@ -415,6 +415,19 @@ def test_arrays_in_a_file_are_read_as_they_are_needed():
     np.testing.assert_array_equal(y, Y)
 
 
+class Series(Stored):
+    """As those of pandas, of which a part is another one."""
+
+    def __getitem__(self, rows):
+        return Series(self._values[rows])
+
+
+def test_parts_of_what_is_no_array_become_arrays():
+    (x, _), *_ = from_arrays(Series(X)).batches(4)
+    assert type(x) is np.ndarray
+    np.testing.assert_array_equal(x, X[:4])
+
+
 class Sparse:
     """As those of SciPy: like an array, but that it is none, and has no length."""
 
