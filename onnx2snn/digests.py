@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.model_files.files import Model, files_of, read_model
+from onnx2snn.graph_passes.model_files.files import (
+    Model,
+    files_of,
+    read_any,
+    read_model,
+    unpiped,
+)
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
 
 from .data.samples import Data, by_name
@@ -27,6 +33,12 @@ def digest_of(model: Model) -> str:
         return digest.hexdigest()
     whole, *others = (_digest_of_file(path) for path in files_of(model))
     return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
+
+
+def read_with_digest(model: Model) -> tuple[ModelParts, str]:
+    """A model in parts, and its digest; raises ``ModelError`` as ``read_any``."""
+    model = unpiped(model)
+    return read_any(model), digest_of(model)
 
 
 def _digest_of_file(path: Path) -> str:

@@ -76,6 +76,13 @@ def read_any(model: Model) -> ModelParts:
     return read_parts(model)
 
 
+def unpiped(model: Model) -> Model:
+    """The model, or the parts of one in a pipe, which can be read once."""
+    if isinstance(model, str | os.PathLike) and not Path(model).is_file():
+        return read_parts(model)
+    return model
+
+
 def read_structure(model: Model) -> onnx.ModelProto:
     """A model without its large weights, and without reading what is in other files.
 

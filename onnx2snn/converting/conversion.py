@@ -1,11 +1,9 @@
 """``convert``: a trained ANN in, a spiking network out."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.obstacles import require_convertible
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.model_files.files import Model, read_any, read_model
+from onnx2snn.graph_passes.model_files.files import Model, read_any, unpiped
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.inspection import metadata_of
@@ -139,9 +137,7 @@ def convert(
     ``DataError`` (data that does not fit, invalid settings), ``ProviderError`` (a device that is
     not there) and ``PassError`` (a pass changed the function).
     """
-    if isinstance(model, str | os.PathLike) and not Path(model).is_file():
-        # A pipe can be read once, and its digest is wanted, too.
-        model = read_model(model)
+    model = unpiped(model)
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)

@@ -2,10 +2,10 @@
 
 import onnx
 
-from onnx2snn.digests import digest_of
+from onnx2snn.digests import read_with_digest
 from onnx2snn.graph_passes.errors import ModelError, require_truths
-from onnx2snn.graph_passes.model_files.files import Model, read_any
-from onnx2snn.graph_passes.model_files.weights import attach
+from onnx2snn.graph_passes.model_files.files import Model
+from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.runtime.loop import loop_model
 
 from .metadata import stamp
@@ -35,19 +35,30 @@ def to_loop(
     Raises ``ModelError`` for a file that is no SNN, or of which an output is an input too, and
     ``DataError`` for a T that is no whole number from 1 on or cannot be unrolled.
     """
-    require_truths(unroll=unroll, each_step=each_step, rates=rates, inline=inline)
-    parts = read_any(snn)
-    model = loop_model(
-        attach(parts), timesteps, unroll=unroll, each_step=each_step, rates=rates, inline=inline
-    )
+    options = {"unroll": unroll, "each_step": each_step, "rates": rates, "inline": inline}
+    require_truths(**options)
+    parts, digest = read_with_digest(snn)
+    return stamped_loop(parts, digest, timesteps, preprocessing, **options)
+
+
+def stamped_loop(
+    snn: ModelParts,
+    digest: str,
+    timesteps: int | None,
+    preprocessing: str | None,
+    *,
+    unroll: bool = False,
+    **options: bool,
+) -> onnx.ModelProto:
+    """What ``to_loop`` makes of a network whose file has this digest."""
+    model = loop_model(attach(snn), timesteps, unroll=unroll, **options)
     _require_apart(model.graph)
     made = {
         "format": "loop",
         "timesteps": "input" if timesteps is None else int(timesteps),
         "unrolled": unroll,
     }
-    entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
-    onnx.helper.set_model_props(model, entries)
+    onnx.helper.set_model_props(model, stamp(snn.structure, digest, made, preprocessing))
     return model
 
 

@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.digests import digest_of
+from onnx2snn.digests import read_with_digest
 from onnx2snn.graph_passes.errors import Onnx2SnnError, OutputError, UnsupportedModelError
 from onnx2snn.graph_passes.graph.neurons import states_in
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
-from onnx2snn.graph_passes.model_files.files import EXPORT, Model, read_any, require_path
+from onnx2snn.graph_passes.model_files.files import EXPORT, Model, require_path
 from onnx2snn.graph_passes.model_files.io import to_graph
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model, stub
 from onnx2snn.graph_passes.model_files.whole_file import check_writable, write_bytes
@@ -81,10 +81,10 @@ def to_nir(
     require_path(path, "a NIR file is written to a path", OutputError)
     nir, path = nir_package(), Path(path)
     check_writable(path)
-    parts = read_any(snn)
+    parts, digest = read_with_digest(snn)
     graph, notes = nir_graph(parts)
     made = {"format": "nir", "timesteps": "any", "nir": nir.version}
-    entries = stamp(parts.structure, digest_of(snn), made, preprocessing)
+    entries = stamp(parts.structure, digest, made, preprocessing)
     graph.metadata[EXPORT] = entries.pop(EXPORT)
     if KEY in entries:
         graph.metadata[KEY] = entries.pop(KEY)

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import onnx
 
-from onnx2snn.digests import digest_of
+from onnx2snn.digests import read_with_digest
 from onnx2snn.graph_passes.errors import OutputError, require_truths, require_whole
-from onnx2snn.graph_passes.model_files.files import Model, read_any, require_path
+from onnx2snn.graph_passes.model_files.files import Model, require_path
 from onnx2snn.graph_passes.model_files.weights import attach
 from onnx2snn.graph_passes.model_files.whole_file import check_writable, whole_file
 
-from .loop import to_loop
+from .loop import stamped_loop
 from .metadata import stamp
 from .triton_config import EnumName, config, pbtxt, sequences, tensor
 from .triton_steps import START, stateful_model
@@ -55,13 +55,11 @@ def to_triton(
     _require_folder_name(name)
     _require_room(folder, names, force)
     timesteps = require_whole("timesteps", timesteps, 1)
-    loop = to_loop(snn, timesteps, preprocessing=preprocessing)
-    parts = read_any(snn)
+    parts, digest = read_with_digest(snn)
+    loop = stamped_loop(parts, digest, timesteps, preprocessing)
     stateful = stateful_model(attach(parts))
     made = {"format": "triton-stateful", "timesteps": "one request each"}
-    onnx.helper.set_model_props(
-        stateful.model, stamp(parts.structure, digest_of(snn), made, preprocessing)
-    )
+    onnx.helper.set_model_props(stateful.model, stamp(parts.structure, digest, made, preprocessing))
     kept = {name for state in stateful.states for name in (state.read, state.written)} | {START}
     group = [{"kind": EnumName("KIND_GPU" if gpu else "KIND_CPU"), "count": 1}]
     configs = (

@@ -1,6 +1,8 @@
 """``onnx2snn export``: what it writes, and what it refuses."""
 
 import json
+import os
+import threading
 
 import dyadic
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import stock
 from click.testing import CliRunner
 
-from onnx2snn import SpikingSession, convert, to_loop, write_model
+from onnx2snn import SpikingSession, convert, to_loop, to_nir, to_triton, write_model
 from onnx2snn.cli import export as cli_export
 from onnx2snn.cli import main
 
@@ -56,6 +58,30 @@ def test_exports_tell_who_made_them(snn):
     assert len(made["snn_sha256"]) == 64
     assert "onnx2snn.preprocessing" not in metadata(to_loop(snn, 4))
     assert '"timesteps": 4,' in metadata(to_loop(snn, np.int64(4)))["onnx2snn.export"]
+
+
+@pytest.mark.parametrize(
+    ("export", "made"),
+    [
+        (lambda snn, to: write_model(to_loop(snn, 4), to), ""),
+        (to_nir, ""),
+        (lambda snn, to: to_triton(snn, to, 4), "snn-stateful/1/model.onnx"),
+    ],
+    ids=["loop", "nir", "triton"],
+)
+def test_a_network_from_a_pipe(snn, tmp_path, export, made):
+    """It can be read once, and its digest is wanted, too."""
+    if export is to_nir:
+        pytest.importorskip("nir")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(snn.read_bytes(),), daemon=True)
+    writer.start()
+    export(pipe, tmp_path / "piped")
+    writer.join()
+    export(snn, tmp_path / "read")
+    piped, read = ((tmp_path / name / made).read_bytes() for name in ("piped", "read"))
+    print(piped == read)
 
 
 def test_nothing_is_overwritten_without_force(snn, tmp_path):
