@@ -129,8 +129,8 @@ class NirWriter:
             raise Refused("NIR has no such operator" + (f": {advice}" if advice else ""))
         tensors = (*node.inputs[: 1 if is_neuron(node) else None], node.outputs[0])
         for tensor in tensors:
-            if isinstance(tensor, gs.Variable) and not tensor.is_empty() and not _sizes(tensor):
-                raise Refused(f"the sizes of '{tensor.name}' are not fixed: NIR files state them")
+            if isinstance(tensor, gs.Variable) and not tensor.is_empty():
+                _require_axes(tensor)
         return writers[node.op](node)
 
     def _neuron(self, node: gs.Node) -> Signal:
@@ -352,9 +352,21 @@ def _label(name: str, op: str | None = None, **told: Any) -> dict[str, Any]:
 
 
 def _sizes(tensor: gs.Tensor) -> tuple[int, ...] | None:
-    """The shape of a sample; None where a size is not fixed or nothing is left of it."""
-    shape = None if tensor.shape is None else tuple(tensor.shape[1:])
-    return shape if shape and all(isinstance(size, int) for size in shape) else None
+    """The shape of a sample; None where a size is not fixed."""
+    if tensor.shape is None or not all(isinstance(size, int) for size in tensor.shape[1:]):
+        return None
+    return tuple(tensor.shape[1:])
+
+
+def _require_axes(tensor: gs.Variable) -> None:
+    sizes = _sizes(tensor)
+    if sizes is None:
+        raise Refused(f"the sizes of '{tensor.name}' are not fixed: NIR files state them")
+    if not sizes:
+        raise Refused(
+            f"a sample of '{tensor.name}' is one number, and NIR's nodes want an axis: make it "
+            "[N, 1], as without a Squeeze"
+        )
 
 
 def _spread(scale: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:

@@ -279,6 +279,23 @@ def test_sizes_that_are_not_fixed_are_refused(tmp_path):
         to_nir(snn, tmp_path / "net.nir")
 
 
+@pytest.mark.parametrize(
+    ("text", "tensor"),
+    [
+        (
+            "net (float[N, 3] x) => (float[N] y) { r = Clip(x, zero, one) z = MatMul(r, w) "
+            "y = Squeeze(z, axis) }",
+            "y",
+        ),
+        ("net (float[N] x) => (float[N] y) { y = Clip(x, zero, one) }", "x"),
+    ],
+)
+def test_samples_of_one_number(tmp_path, text, tensor):
+    snn = of_text(text, zero=np.float32(0), one=np.float32(1), w=powers(3, 1), axis=np.array([1]))
+    with pytest.raises(UnsupportedModelError, match=f"a sample of '{tensor}' is one number"):
+        to_nir(snn, tmp_path / "net.nir")
+
+
 def test_bad_places_and_inputs(snn, tmp_path):
     write_model(dyadic.to_onnx(dyadic.finish(2)), tmp_path / "ann.onnx")
     target = tmp_path / "net.nir"
