@@ -74,6 +74,8 @@ class Config:
         for name in ("momentum", "dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be 2 or more, for batch normalization, not 1")
         if self.batch_size >= 2**31:
             raise ValueError(f"batch_size must be below 2**31, not {self.batch_size}")
         # Torch takes 64 bits of what is made of it for each epoch and process.

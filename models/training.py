@@ -105,8 +105,8 @@ def train(
 
     Under ``torchrun`` each process trains on its share. The test images choose nothing. ``tell``
     is called after each step with how many epochs are done, as a float, and those that are
-    whole. Raises ``ValueError`` for a batch that processes cannot share evenly,
-    ``CheckpointError`` for a checkpoint of another run, ``OSError`` if it cannot
+    whole. Raises ``ValueError`` for a batch that processes cannot share evenly, two images or more
+    for each, ``CheckpointError`` for a checkpoint of another run, ``OSError`` if it cannot
     be written, before the first epoch where that can be known, and ``FloatingPointError`` if
     the loss or a weight is no number any more, or a clip's bound not above 0; the checkpoint stays
     that of the last whole epoch.
@@ -202,6 +202,11 @@ def _share(batch_size: int, world: int) -> int:
     """How many images of a batch each of so many processes takes."""
     if batch_size % world:
         raise ValueError(f"batch_size {batch_size} cannot be divided among {world} processes")
+    if batch_size == world:
+        raise ValueError(
+            f"batch_size {batch_size} is one image for each of {world} processes, and batch "
+            f"normalization needs 2: take {2 * world} or more"
+        )
     return batch_size // world
 
 

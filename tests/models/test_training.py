@@ -69,6 +69,7 @@ def test_a_config_file(tmp_path):
         ('base = "vgg16-cifar10"\nepochs = true', "epochs must be of type int"),
         (f'base = "vgg16-cifar10"\nlearning_rate = 1{"0" * 400}', "learning_rate is too large"),
         ('base = "vgg16-cifar10"\nepochs = 0', "epochs must be above 0"),
+        ('base = "vgg16-cifar10"\nbatch_size = 1', "batch_size must be 2 or more"),
         ('base = "vgg16-cifar10"\nnetwork = "vgg19"', "network must be one of"),
         ('base = "vgg-fashion-mnist"\nlevels = 4', "no.* trainable clips|has none"),
         ('base = ["x"]', "base must be one of"),
@@ -270,9 +271,16 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path, data, batch_size):
 
 
 @needs_torch
-def test_a_batch_that_cannot_be_divided(tmp_path, data, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match="batch_size 20 cannot be divided among 3 processes"):
+@pytest.mark.parametrize(
+    ("processes", "reason"),
+    [
+        ("3", "batch_size 20 cannot be divided among 3 processes"),
+        ("20", "batch_size 20 is one image for each of 20 processes.* take 40 or more"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided(tmp_path, data, monkeypatch, processes, reason):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(ValueError, match=reason):
         train_tiny(tmp_path / "run", data)
     assert not list((tmp_path / "run").iterdir())
 
