@@ -11,7 +11,7 @@ import onnx
 
 from onnx2snn.data.batches import MOST_SAMPLES, samples_at_once
 from onnx2snn.data.calibration_data import notes_on_samples
-from onnx2snn.data.samples import Data, require_data
+from onnx2snn.data.samples import Data, require_data, require_samples
 from onnx2snn.digests import digest_of
 from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
@@ -206,6 +206,7 @@ def _network(
     source, together = model, batch_size
     if calibration is not None:
         source = read_any(model)
+        require_samples(calibration, source.structure)
         together = samples_at_once(source, calibration, batch_size)
     running = Running(together or MOST_SAMPLES, providers, report)
     on_means = "on_means" in request.given

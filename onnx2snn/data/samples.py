@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import ArrayLike
 
 from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.graph_passes.graph.shapes import declared_shape
+from onnx2snn.inspection import inputs_of
 from onnx2snn.runtime.inputs import as_array, called_x
 
 Inputs = np.ndarray | dict[str, np.ndarray]
@@ -89,6 +92,20 @@ def require_data(name: str, data: Any) -> None:
     """Raise ``DataError`` unless a value of this name is a ``Data``."""
     if not isinstance(data, Data):
         raise DataError(f"{name} must be a Data: from_arrays(x) and open_data make one")
+
+
+def require_samples(data: Data, structure: onnx.ModelProto) -> None:
+    """Raise ``DataError`` if the data has another number of axes than a network's input."""
+    declared = {info.name: declared_shape(info.type.tensor_type) for info in inputs_of(structure)}
+    shapes = data.shapes_of(declared) if declared else {}
+    for name, shape in shapes.items():
+        wanted = declared.get(name)
+        if wanted and len(shape) != len(wanted):
+            what = f"'{data.name}'" if data.shapes is None else f"'{name}' of '{data.name}'"
+            raise DataError(
+                f"{what} has the shape {list(shape)}, with {len(shape)} axes; "
+                f"the network's input has {len(wanted)}"
+            )
 
 
 def by_name(x: Inputs) -> dict[str, np.ndarray]:

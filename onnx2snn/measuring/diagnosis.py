@@ -32,7 +32,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.converting.calibration import watch
 from onnx2snn.converting.network import Network
 from onnx2snn.data.batches import WATCHED, samples_at_once
-from onnx2snn.data.samples import Data, number_of, require_data
+from onnx2snn.data.samples import Data, number_of, require_data, require_samples
 from onnx2snn.graph_passes import ModelError, infer_shapes, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.errors import counted, require_whole
@@ -126,6 +126,7 @@ def diagnose(
     graph = to_graph(parts)
     infer_shapes(graph)
     require_neurons(graph)
+    require_samples(data, parts.structure)
     recipe = _recipe(parts)
     network = _converted_form(ann, recipe, _clips(parts))
     if left_out is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx2snn.ann import Ann
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
-from onnx2snn.data.samples import Data, Inputs, require_data
+from onnx2snn.data.samples import Data, Inputs, require_data, require_samples
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
@@ -26,7 +26,6 @@ from .classes import (
     shares,
     truth_of,
 )
-from .evaluation import require_samples
 
 RULES = tuple(EarlyExit(confidence) for confidence in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
 """The default rule and others, by how sure a sample must be to leave."""
@@ -78,7 +77,7 @@ def early_exits(
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
     running = Running(together, providers, report)
     session = SpikingSession(parts, providers, threads, max_memory=max_memory, precision=precision)
-    require_samples(data, session)
+    require_samples(data, parts.structure)
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     found = _measured(session, reference, data, times, rules, running)
     snn = [{"timesteps": t, **shares(said, found.truth)} for t, said in found.said.items()]

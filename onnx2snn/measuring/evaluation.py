@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx2snn.ann import Ann, require_no_neurons
 from onnx2snn.data.batches import OVER_TIME, are_samples_elsewhere, samples_at_once
-from onnx2snn.data.samples import Data, Inputs, require_data
+from onnx2snn.data.samples import Data, Inputs, require_data, require_samples
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.weights import ModelParts
@@ -85,6 +85,7 @@ def evaluate(
     running = Running(together, providers, report)
     if ann_parts is not None:
         require_no_neurons(ann_parts.structure)
+    require_samples(data, parts.structure)
     session_of = partial(SpikingSession, parts, providers, threads, max_memory=max_memory)
     unrounded = None
     if precision != "float32":
@@ -132,7 +133,6 @@ def _require_room(
 ) -> None:
     """Raise ``DataError`` where a session cannot run the data in the memory that it may take."""
     if max_memory is not None:
-        require_samples(data, session)
         session.chosen(next(iter(data.batches(running.batch_size)))[0], readouts=len(times))
 
 
@@ -221,7 +221,6 @@ def _results(
     session: SpikingSession, data: Data, times: Sequence[int], running: Running, what: str
 ) -> Iterator[tuple[Inputs, SpikingResult, str]]:
     """Each batch's inputs, its result read at ``times``, and the name of its class output."""
-    require_samples(data, session)
     for x, y in running.batches(data, what):
         result = session.run(x, times[-1], times)
         scored = require_class_output(result.values)
@@ -236,15 +235,3 @@ def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, 
         return {next(iter(session.inputs)): data.shape[1:]}
     keys = keys_of(data.shapes, list(session.inputs), "the network")
     return {name: data.shapes[key][1:] for name, key in keys.items()}
-
-
-def require_samples(data: Data, session: SpikingSession) -> None:
-    """Raise ``DataError`` if the data has another number of axes than the network's input."""
-    declared = session.inputs
-    for name, shape in data.shapes_of(declared).items():
-        if name in declared and len(shape) != len(declared[name]):
-            what = f"'{data.name}'" if data.shapes is None else f"'{name}' of '{data.name}'"
-            raise DataError(
-                f"{what} has the shape {list(shape)}, with {len(shape)} axes; "
-                f"the network's input has {len(declared[name])}"
-            )

@@ -1300,8 +1300,15 @@ def test_run_over_time_with_several_inputs():
     wanted = SpikingSession("snn.onnx").run({"x": x, "z": z}, 5).output
     np.testing.assert_allclose(np.load("out.npz")["output"], wanted, rtol=1e-5)
     assert "first axis of this DATA is time" in invoke(*words, "--samples", "3", code=1).output
-    said = invoke("evaluate", "snn.onnx", "--data", "moving.npz", "-T", "5", code=1).output
-    assert "'x' of 'moving.npz' has the shape [5, 7, 1, 6, 6], with 5 axes" in said
+    data = ("--data", "moving.npz", "-T", "5")
+    for words in (
+        ("evaluate", "snn.onnx", *data),
+        ("evaluate", "snn.onnx", "--early-exit", *data),
+        ("diagnose", "snn.onnx", "--ann", "two.onnx", *data),
+        ("convert", "two.onnx", "-o", "other.onnx", "--calibration", "moving.npz"),
+    ):
+        said = invoke(*words, code=1).output
+        assert "'x' of 'moving.npz' has the shape [5, 7, 1, 6, 6], with 5 axes" in said
 
 
 @pytest.mark.parametrize(
