@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.version import __version__
 
 from .classes import check_labels, require_class_output
-from .comparison_state import Score, add_results, read_results
+from .comparison_state import Score, state_file
 from .evaluation import evaluate
+from .kept_results import KeptFile
 
 
 @dataclass
@@ -133,7 +134,7 @@ class _Kept:
     Results are those of a recipe by ``identity``: its definition, or its network's digest.
     """
 
-    file: Path | None
+    file: KeptFile | None
     results: Mapping[str, dict[str, Any]]
     common: dict[str, Any]
 
@@ -148,7 +149,13 @@ class _Kept:
         """Keep these results, by T, in the file."""
         made_from = self.common | identity
         if self.file is not None and scores:
-            add_results(self.file, made_from, {_key(made_from, t): s for t, s in scores.items()})
+            # ``made_from`` is for those who look into the file.
+            self.file.add(
+                {
+                    _key(made_from, t): {"score": asdict(score), "made_from": made_from}
+                    for t, score in scores.items()
+                }
+            )
 
 
 def _key(made_from: Mapping[str, Any], timesteps: int) -> str:
@@ -215,7 +222,7 @@ def compare_recipes(
         "on_means": on_means, "batch_size": batch_size, "providers": providers,
     }  # fmt: skip
     setting = _Setting(parts, data, together, options)
-    kept = _kept(None if state is None else Path(state), setting)
+    kept = _kept(None if state is None else state_file(Path(state)), setting)
     for row in rows:
         if row.recipe.is_told_by_definition:
             row.scores.update(kept.known({"recipe": row.recipe.definition()}, times))
@@ -242,10 +249,10 @@ def _rows(recipes: Sequence[Recipe | str]) -> list[RecipeRow]:
     return rows
 
 
-def _kept(file: Path | None, setting: _Setting) -> _Kept:
+def _kept(file: KeptFile | None, setting: _Setting) -> _Kept:
     if file is not None:
-        check_writable(file)
-        return _Kept(file, read_results(file), setting.made_from())
+        check_writable(file.path)
+        return _Kept(file, file.entries(), setting.made_from())
     for data in (setting.options["calibration"], setting.data):
         if data is not None:
             # That it is not finite, which a digest finds, is no recipe's failure.

@@ -22,10 +22,8 @@ from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.version import __version__
 
 from .classes import check_labels, classes_of, require_class_output
-from .comparison_state import add_kept, read_kept
+from .kept_results import KeptFile
 from .published import TIMESTEPS
-
-FORMAT = "onnx2snn reproduce 1"
 
 ANN = "ANN"
 
@@ -85,15 +83,15 @@ class CountsFile:
     """A file with what was counted over the batches so far, by what decides it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.cells = read_kept(path, FORMAT, "cells", _is_cell)
+        self._file = KeptFile(path, "onnx2snn reproduce 1", "cells", _is_cell)
+        self.cells = self._file.entries()
 
     def keep(self, key: str) -> None:
         """Write the cell of this key; others, which another process may have written, stay.
 
         Raises ``OutputError`` if the file cannot be written; it is then as it was.
         """
-        add_kept(self.path, FORMAT, "cells", _is_cell, {key: self.cells[key]})
+        self._file.add({key: self.cells[key]})
 
 
 def _is_cell(cell: Any) -> bool:

@@ -24,7 +24,8 @@ from onnx2snn.cli.tables import comparison_reasons, comparison_table
 from onnx2snn.digests import digest_of_data
 from onnx2snn.measuring import comparison
 from onnx2snn.measuring.comparison import compare_recipes
-from onnx2snn.measuring.comparison_state import read_results
+from onnx2snn.measuring.comparison_state import state_file
+from onnx2snn.measuring.kept_results import KeptFile
 from onnx2snn.recipes import RECIPES, recipe_by_name
 from onnx2snn.spiking_passes.searching import search_potentials
 
@@ -120,13 +121,13 @@ class StoppedError(Exception):
 
 
 def test_stopped_after_each_unit_it_goes_on_to_the_same_end(monkeypatch, whole):
-    state, add = Path("state.json"), comparison.add_results
+    state, add = Path("state.json"), KeptFile.add
 
     def add_and_stop(*words):
         add(*words)
         raise StoppedError
 
-    monkeypatch.setattr(comparison, "add_results", add_and_stop)
+    monkeypatch.setattr(KeptFile, "add", add_and_stop)
     for _ in range(UNIT_COUNT):
         with pytest.raises(StoppedError):
             compared(state=state)
@@ -190,14 +191,14 @@ def test_killed_it_goes_on_to_the_same_table(folder):
 def test_comparisons_at_once_lose_nothing(folder):
     """Each in a process of its own, with the same state file."""
     code = (
-        "import sys; from onnx2snn.measuring.comparison_state import Score, add_results\n"
+        "import sys; from onnx2snn.measuring.comparison_state import Score, state_file\n"
         "from pathlib import Path\n"
-        "for i in range(40): add_results(Path('s.json'), {}, "
-        "{f'{sys.argv[1]} {i}': Score(1, None, 1.0, 1.0, 1.0, None)})"
+        "for i in range(40): state_file(Path('s.json')).add("
+        "{f'{sys.argv[1]} {i}': {'score': vars(Score(1, None, 1.0, 1.0, 1.0, None))}})"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, n], cwd=folder) for n in "abc"]
     assert [process.wait() for process in started] == [0, 0, 0]
-    assert len(read_results(Path("s.json"))) == 120
+    assert len(state_file(Path("s.json")).entries()) == 120
 
 
 def test_only_what_was_made_from_the_same_is_reused():
@@ -607,7 +608,7 @@ def test_a_score_that_lacks_a_number_is_no_result(folder, change):
     content = {"format": "onnx2snn compare 1", "results": {"key": {"score": score | change}}}
     Path("state.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="holds no results"):
-        read_results(Path("state.json"))
+        state_file(Path("state.json")).entries()
 
 
 def test_calibration_data_that_is_not_finite_is_refused_without_a_file_too():
