@@ -27,7 +27,7 @@ from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS
 from onnx2snn.models.datasets import DATASETS
 from onnx2snn.models.image_folder import has_both
-from onnx2snn.running import Report
+from onnx2snn.running import Report, Running
 
 from . import terminal
 from .options import (
@@ -130,7 +130,7 @@ def reproduce(
         model = read_any(path)
         data = open_data(dataset, data_root, samples=samples, model=model)
         together = samples_at_once(model, data, batch_size, OVER_TIME)
-        running = ExperimentRun(data, kept, together, providers, report)
+        run = ExperimentRun(data, kept, Running(together, providers, report))
         calibration = None
         if what == "fig4":
             if dataset not in DATASETS and not has_both(Path(dataset)):
@@ -143,13 +143,13 @@ def reproduce(
             )
         found: dict[str, Any] = {
             "what": what, "network": network, "data": data.name, "samples": data.samples,
-            "ann": {"file": str(path), "accuracy": ann_accuracy(model, running)},
+            "ann": {"file": str(path), "accuracy": ann_accuracy(model, run)},
             "timesteps": times, "curves": {},
         }  # fmt: skip
         measure = fired_shares if what == "fig1" else snn_accuracies
         for curve in experiment.curves:
             snn = converted(model, curve, calibration, seed, batch_size, providers)
-            found["curves"][curve.name] = measure(snn, curve.name, times, running)
+            found["curves"][curve.name] = measure(snn, curve.name, times, run)
     found["paper"] = _of_the_paper(what, network, times)
     if as_json:
         print_json(found)

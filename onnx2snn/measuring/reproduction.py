@@ -16,7 +16,7 @@ from onnx2snn.digests import digest_of, digest_of_data, digest_of_settings
 from onnx2snn.graph_passes.errors import DataError, MissingThresholdError
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.running import Report
+from onnx2snn.running import Running
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.providers import Providers, resolve_providers
 from onnx2snn.version import __version__
@@ -109,14 +109,12 @@ class ExperimentRun:
 
     data: Data
     state: CountsFile
-    batch_size: int
-    providers: Providers
-    report: Report
+    running: Running
 
     @cached_property
     def digest(self) -> str:
         """That of the data, all of which is read once more for it."""
-        return digest_of_data(self.data, self.batch_size)
+        return digest_of_data(self.data, self.running.batch_size)
 
 
 Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
@@ -124,27 +122,27 @@ Count = Callable[[Inputs, np.ndarray], Mapping[str, int]]
 
 
 def _sum(
-    made_from: Mapping[str, Any], name: str, running: ExperimentRun, model: ModelParts, count: Count
+    made_from: Mapping[str, Any], name: str, run: ExperimentRun, model: ModelParts, count: Count
 ) -> dict[str, int]:
     """Sums over all batches of the data, on from those that the state has already."""
-    data = running.data
+    data = run.data
     # A spiking network may have kept a fixed batch that the ANN's runs are multiples of.
-    together = samples_at_once(model, data, running.batch_size)
+    together = samples_at_once(model, data, run.running.batch_size)
     settings = {
         **made_from,
         "version": __version__,
-        "data": running.digest,
+        "data": run.digest,
         "n": together,
-        "providers": str(resolve_providers(running.providers)),
+        "providers": str(resolve_providers(run.running.providers)),
     }
     key = digest_of_settings(settings)
-    cell = running.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
+    cell = run.state.cells.setdefault(key, {"name": name, "samples": 0, "sums": {}})
     sums: dict[str, int] = cell["sums"]
     if cell["samples"] >= data.samples:
         return sums
     # From 0 first, with which a part's clock starts, wherever it goes on from.
     for done in sorted({0, cell["samples"]}):
-        running.report(name, done, data.samples)
+        run.running.report(name, done, data.samples)
     start = 0
     for x, y in data.batches(together):
         if y is None:
@@ -154,52 +152,50 @@ def _sum(
             for what, number in count(x, y).items():
                 sums[what] = sums.get(what, 0) + number
             cell["samples"] = start
-            running.state.keep(key)
-            running.report(name, start, data.samples)
+            run.state.keep(key)
+            run.running.report(name, start, data.samples)
     return sums
 
 
-def ann_accuracy(model: ModelParts, running: ExperimentRun) -> float:
+def ann_accuracy(model: ModelParts, run: ExperimentRun) -> float:
     """Top-1 accuracy of the ANN in percent."""
-    network = Ann(model, running.providers)
+    network = Ann(model, run.running.providers)
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         values = network.run(x)
-        return {"right": _right(values, require_class_output(values), y, running)}
+        return {"right": _right(values, require_class_output(values), y, run)}
 
-    sums = _sum({"ann": digest_of(model)}, ANN, running, model, count)
-    return 100 * sums["right"] / running.data.samples
+    sums = _sum({"ann": digest_of(model)}, ANN, run, model, count)
+    return 100 * sums["right"] / run.data.samples
 
 
-def _right(
-    values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, running: ExperimentRun
-) -> int:
+def _right(values: Mapping[str, np.ndarray], scored: str, y: np.ndarray, run: ExperimentRun) -> int:
     """How many samples get their class from an output."""
-    check_labels(y, values[scored].shape, running.data.name)
+    check_labels(y, values[scored].shape, run.data.name)
     return int((classes_of(values[scored]) == y).sum())
 
 
 def snn_accuracies(
-    snn: ModelParts, name: str, timesteps: Sequence[int], running: ExperimentRun
+    snn: ModelParts, name: str, timesteps: Sequence[int], run: ExperimentRun
 ) -> list[float]:
     """Top-1 accuracies in percent after each T, from one run of the largest."""
-    session = SpikingSession(snn, running.providers)
+    session = SpikingSession(snn, run.running.providers)
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         result = session.run(x, max(timesteps), timesteps)
         scored = require_class_output(result.values)
-        return {str(t): _right(result.readouts[t].values, scored, y, running) for t in timesteps}
+        return {str(t): _right(result.readouts[t].values, scored, y, run) for t in timesteps}
 
     made_from = {"snn": digest_of(snn), "timesteps": sorted(timesteps)}
-    sums = _sum(made_from, name, running, snn, count)
-    return [100 * sums[str(t)] / running.data.samples for t in timesteps]
+    sums = _sum(made_from, name, run, snn, count)
+    return [100 * sums[str(t)] / run.data.samples for t in timesteps]
 
 
 def fired_shares(
-    snn: ModelParts, name: str, timesteps: Sequence[int], running: ExperimentRun
+    snn: ModelParts, name: str, timesteps: Sequence[int], run: ExperimentRun
 ) -> dict[str, list[float]]:
     """By layer, the share in percent of neurons that have fired by each T, over all samples."""
-    session = SpikingSession(snn, running.providers)
+    session = SpikingSession(snn, run.running.providers)
 
     def count(x: Inputs, y: np.ndarray) -> dict[str, int]:
         result = session.run(x, max(timesteps), timesteps)
@@ -212,7 +208,7 @@ def fired_shares(
         return found
 
     made_from = {"snn": digest_of(snn), "fired by": sorted(timesteps)}
-    sums = _sum(made_from, name, running, snn, count)
+    sums = _sum(made_from, name, run, snn, count)
     sizes = {neuron.name: sums[f"neurons {neuron.name}"] for neuron in session.neurons}
     return {
         layer: [100 * sums[f"{t} {layer}"] / size for t in timesteps]

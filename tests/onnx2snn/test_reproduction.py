@@ -16,6 +16,7 @@ from onnx2snn.cli import main
 from onnx2snn.graph_passes.model_files.weights import detach
 from onnx2snn.measuring.published import OURS, TABLES, published
 from onnx2snn.measuring.reproduction import EXPERIMENTS, CountsFile, ExperimentRun, ann_accuracy
+from onnx2snn.running import Running
 
 RNG = np.random.default_rng(0)
 TEXT = (
@@ -88,8 +89,8 @@ def test_counts_of_several_inputs_and_outputs(tmp_path):
     chosen = (x["a"] + x["b"]).clip(0, 1).argmax(1)
     state = CountsFile(tmp_path / "state.json")
     for y, accuracy in ((chosen, 100), (1 - chosen, 0)):
-        running = ExperimentRun(from_arrays(x, y), state, 4, None, lambda *_: None)
-        assert ann_accuracy(detach(ann), running) == accuracy
+        run = ExperimentRun(from_arrays(x, y), state, Running(4))
+        assert ann_accuracy(detach(ann), run) == accuracy
 
 
 def test_what_is_counted_is_not_read_again(tmp_path):
@@ -104,7 +105,7 @@ def test_what_is_counted_is_not_read_again(tmp_path):
     data = replace(from_arrays(X, Y), read=noting)
     for times in (2, 1):
         read.clear()
-        ann_accuracy(detach(ann), ExperimentRun(data, state, 4, None, lambda *_: None))
+        ann_accuracy(detach(ann), ExperimentRun(data, state, Running(4)))
         assert read == [4] * times
 
 
@@ -116,11 +117,11 @@ def test_how_far_a_part_is_told_from_0_to_its_end(tmp_path):
         told.append(done)
         assert (what, total) == ("ANN", 30)
 
-    running = ExperimentRun(from_arrays(X, Y), state, 10, None, report)
+    run = ExperimentRun(from_arrays(X, Y), state, Running(10, None, report))
     for kept, wanted in ((0, [0, 10, 20, 30]), (20, [0, 20, 30]), (30, [])):
         for cell in state.cells.values():
             cell["samples"] = kept
-        ann_accuracy(ann, running)
+        ann_accuracy(ann, run)
         assert told == wanted
         told.clear()
 
@@ -128,9 +129,7 @@ def test_how_far_a_part_is_told_from_0_to_its_end(tmp_path):
 def test_counts_of_another_device_are_its_own(tmp_path):
     ann, state = model(TEXT, WEIGHTS), CountsFile(tmp_path / "state.json")
     for providers in (None, [("CPUExecutionProvider", {"arena_extend_strategy": "0"})]):
-        ann_accuracy(
-            detach(ann), ExperimentRun(from_arrays(X, Y), state, 4, providers, lambda *_: None)
-        )
+        ann_accuracy(detach(ann), ExperimentRun(from_arrays(X, Y), state, Running(4, providers)))
     assert len(state.cells) == 2
 
 
