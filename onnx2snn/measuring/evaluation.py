@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime import SpikingSession
-from onnx2snn.runtime.inputs import keys_of, required_times
+from onnx2snn.runtime.inputs import required_times
 from onnx2snn.runtime.precision import Precision, precision_rows
 from onnx2snn.runtime.providers import Providers
 from onnx2snn.runtime.result import SpikingResult
@@ -93,7 +93,8 @@ def evaluate(
         _require_room(session_of(precision=precision), data, times, running, max_memory)
         unrounded = _classes_by(session_of(), data, times, running)
     session = session_of(precision=precision)
-    precisions, sizes = precision_rows(session.precisions), _sample_shapes(session, data)
+    precisions = precision_rows(session.precisions)
+    sizes = {name: shape[1:] for name, shape in data.shapes_of(session.inputs).items()}
     reference = None if ann_parts is None else Ann(ann_parts, providers, threads)
     found = _measured(session, reference, partial(MaxPools, parts, sizes), data, times, running)
     del session, reference, ann_parts
@@ -227,11 +228,3 @@ def _results(
         check_labels(y, result.values[scored].shape, data.name)
         yield x, result, scored
         del result
-
-
-def _sample_shapes(session: SpikingSession, data: Data) -> dict[str, tuple[int, ...]]:
-    """The shape of one sample of each input; raises ``DataError`` if data has one of them not."""
-    if data.shapes is None:
-        return {next(iter(session.inputs)): data.shape[1:]}
-    keys = keys_of(data.shapes, list(session.inputs), "the network")
-    return {name: data.shapes[key][1:] for name, key in keys.items()}
