@@ -255,8 +255,9 @@ def _kept(file: KeptFile | None, setting: _Setting) -> _Kept:
         return _Kept(file, file.entries(), setting.made_from())
     for data in (setting.options["calibration"], setting.data):
         if data is not None:
-            # That it is not finite, which a digest finds, is no recipe's failure.
-            digest_of_data(data, setting.together)
+            # That it is not finite, which reading finds, is no recipe's failure.
+            for _ in data.batches(setting.together):
+                pass
     return _Kept(None, {}, {})
 
 
