@@ -18,7 +18,8 @@ from onnx2snn.cli.terminal import console, new_table
 from onnx2snn.demo import demo_images, demo_network
 from onnx2snn.measuring.timing import interleaved, pin, ratio
 from onnx2snn.runtime.loop import loop_model
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import create_session
 
 
 def seconds_of(task):

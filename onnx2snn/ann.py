@@ -14,14 +14,8 @@ from onnx2snn.graph_passes.spellings.scikit_learn import (
     zip_maps_to_tensors,
 )
 from onnx2snn.runtime.inputs import as_input, by_input_name, fixed_batch
-from onnx2snn.runtime.providers import (
-    OFTEN,
-    ONCE,
-    Providers,
-    create_session,
-    resolve_providers,
-    run_session,
-)
+from onnx2snn.runtime.providers import Providers, resolve_providers
+from onnx2snn.runtime.sessions import OFTEN, ONCE, create_session, run_session
 
 
 class Ann:

@@ -17,18 +17,9 @@ from .plans.graphs import only
 from .precision import PlanInPrecision
 from .progress import Progress
 from .prologue import Prologue
-from .providers import (
-    CPU,
-    ON_GPU,
-    SELDOM,
-    SELDOM_LEAN,
-    Use,
-    captures_runs,
-    cores_of,
-    create_session,
-    device_id_of,
-)
+from .providers import CPU, ON_GPU, captures_runs, device_id_of
 from .read_out import Averages
+from .sessions import SELDOM, SELDOM_LEAN, Use, cores_of, create_session
 from .states import DeviceStates
 from .sums import Sums, carried_sums
 from .time_steps import TimeSteps

@@ -10,9 +10,9 @@ from .choices.choice import Choice
 from .plans.plan import Plan
 from .plans.sizes import sizes_of
 from .prologue import Prologue
-from .providers import give_back_memory
 from .read_out import Averages, Earlier
 from .result import Arrays, ReadOut
+from .sessions import give_back_memory
 from .states import DeviceStates
 from .sums import Sums, rows_of
 from .time_steps import TimeSteps

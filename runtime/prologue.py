@@ -5,8 +5,8 @@ from typing import Any
 
 from .choices.memory import prologue_memory
 from .plans.plan import Plan
-from .providers import run_session
 from .result import Arrays
+from .sessions import run_session
 
 
 class Prologue:

@@ -11,8 +11,8 @@ from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
 from .inputs import check_finite
 from .plans.plan import Plan
-from .providers import run_session
 from .result import Arrays
+from .sessions import run_session
 
 
 @dataclass(frozen=True)

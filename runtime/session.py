@@ -28,8 +28,9 @@ from .layers.int8 import quantise
 from .one_at_a_time import in_turn, one_at_a_time
 from .plans.plan import NeuronLayer, build_plan
 from .precision import LayerPrecision, PlanInPrecision, Precision
-from .providers import MOST_THREADS, Providers, resolve_providers, rounds_products
+from .providers import Providers, resolve_providers, rounds_products
 from .result import Arrays, ReadOut, SpikingResult
+from .sessions import MOST_THREADS
 
 _IN_FEWER_BITS = {"int8": quantise, "float16": halve}
 

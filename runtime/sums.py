@@ -9,8 +9,8 @@ import onnx
 
 from .derived_sums import CONSERVING, DerivedSums, steps_to_next
 from .plans.plan import Plan, State
-from .providers import give_back_memory, run_session
 from .result import Arrays, Later
+from .sessions import give_back_memory, run_session
 from .states import DeviceStates, even_groups
 
 MOST_STEPS_CARRIED = 4096

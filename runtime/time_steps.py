@@ -31,7 +31,7 @@ from .plans.plan import State
 from .plans.sizes import sizes_of
 from .plans.unroll import unrolled
 from .precision import PlanInPrecision
-from .providers import Use, give_back_memory
+from .sessions import Use, give_back_memory
 
 _MOST_CHOICES = 1000
 """For so many shapes of inputs it is kept how they run; it is worked out in milliseconds."""

@@ -9,7 +9,7 @@ import click
 from onnx2snn.digests import OTHER_FILE, is_source
 from onnx2snn.graph_passes.model_files.files import parse_structure
 from onnx2snn.measuring import benchmarking
-from onnx2snn.runtime.providers import MOST_THREADS
+from onnx2snn.runtime.sessions import MOST_THREADS
 
 from . import tables, terminal
 from .options import ann_option, examples, json_option

@@ -11,7 +11,8 @@ from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.models.datasets import DATASETS
 from onnx2snn.runtime.precision import Precision
-from onnx2snn.runtime.providers import MOST_THREADS, name_of, resolve_providers
+from onnx2snn.runtime.providers import name_of, resolve_providers
+from onnx2snn.runtime.sessions import MOST_THREADS
 
 from .parameter_types import COUNT, MODEL, TIMESTEPS, NamedPath, SizeType
 

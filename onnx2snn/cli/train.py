@@ -17,7 +17,7 @@ from onnx2snn.graph_passes.errors import (
 )
 from onnx2snn.models.configs import read_config
 from onnx2snn.running import Report
-from onnx2snn.runtime.providers import cores_of
+from onnx2snn.runtime.sessions import cores_of
 
 from . import terminal
 from .options import device_option, examples, json_option, root_option

@@ -33,7 +33,8 @@ from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.on_means import nodes_on_means
 from onnx2snn.graph_passes.spellings.fold_constants import RANDOM_OPS
-from onnx2snn.runtime.providers import CPU, ONCE, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import ONCE, create_session
 
 
 def require_loadable(ann: ModelParts, graph: gs.Graph) -> None:

@@ -23,8 +23,9 @@ from onnx2snn.running import Report, no_report
 from onnx2snn.runtime.inputs import fits
 from onnx2snn.runtime.plans.plan import Plan, build_plan
 from onnx2snn.runtime.precision import not_in_float32
-from onnx2snn.runtime.providers import CPU, create_session, onnxruntime
+from onnx2snn.runtime.providers import CPU, onnxruntime
 from onnx2snn.runtime.session import PlanKind, SpikingSession
+from onnx2snn.runtime.sessions import create_session
 
 from .timing import Contestant, interleaved, ratio
 

@@ -40,7 +40,8 @@ from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
-from onnx2snn.runtime.providers import CPU, Use, create_session, run_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import Use, create_session, run_session
 
 from .event_rules import (
     become,

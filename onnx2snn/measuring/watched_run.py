@@ -16,7 +16,8 @@ from onnx2snn.graph_passes.graph.neurons import (
 )
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.runtime.inputs import as_input, by_input_name
-from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.providers import Providers, resolve_providers
+from onnx2snn.runtime.sessions import create_session, run_session
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from onnx2snn.graph_passes.graph.neurons import (
 )
 from onnx2snn.runtime.derived_sums import CONSERVING
 from onnx2snn.runtime.inputs import largest_in
-from onnx2snn.runtime.providers import run_session
+from onnx2snn.runtime.sessions import run_session
 
 from .segments import Segment
 

@@ -32,7 +32,8 @@ from onnx2snn.runtime.choices.rows import samples_are_apart
 from onnx2snn.runtime.plans.graphs import with_nodes
 from onnx2snn.runtime.plans.plan import State, states_of
 from onnx2snn.runtime.plans.sizes import sizes_of
-from onnx2snn.runtime.providers import Providers, create_session, resolve_providers, run_session
+from onnx2snn.runtime.providers import Providers, resolve_providers
+from onnx2snn.runtime.sessions import create_session, run_session
 
 from .layers import IN_CACHE, Layer, as_term, few_samples, rates
 from .segments import Segment, segments_of

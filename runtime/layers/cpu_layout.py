@@ -13,7 +13,8 @@ from onnx2snn.graph_passes.errors import ModelError, from_onnxruntime
 from onnx2snn.graph_passes.model_files.files import first_line
 from onnx2snn.graph_passes.model_files.weights import STAYS_INLINE, ModelParts, stub
 from onnx2snn.runtime.failures import OUT_OF_MEMORY, lacks_memory
-from onnx2snn.runtime.providers import CPU, give_weights, quiet_options, start
+from onnx2snn.runtime.providers import CPU, quiet_options, start
+from onnx2snn.runtime.sessions import give_weights
 
 
 def in_layout_of_cpu(parts: ModelParts) -> ModelParts:

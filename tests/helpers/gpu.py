@@ -9,7 +9,7 @@ from onnx2snn.runtime import providers
 def _starts() -> bool:
     try:
         # That the library was built for CUDA does not say that there is a GPU.
-        providers._require_start(providers.resolve_providers("cuda"))
+        providers.require_start(providers.resolve_providers("cuda"))
     except ProviderError:
         return False
     return True

@@ -414,7 +414,7 @@ def test_quantised_clips_start_from_an_exported_network(tmp_path, data):
     from onnx2snn.models.images import describe, open_images, some_images
     from onnx2snn.models.run import run, start_from
     from onnx2snn.models.training import build
-    from onnx2snn.runtime.providers import create_session
+    from onnx2snn.runtime.sessions import create_session
 
     start, _ = run("tiny", TINY, tmp_path / "start", data)
     assert len((tmp_path / "start" / "log.csv").read_text().splitlines()) == 4

@@ -34,7 +34,7 @@ from onnx2snn.cli import demo as cli_demo
 from onnx2snn.cli import inspect as cli_inspect
 from onnx2snn.cli import main, plot, plot_paper
 from onnx2snn.converting import readiness
-from onnx2snn.runtime import providers, time_steps
+from onnx2snn.runtime import sessions, time_steps
 from onnx2snn.runtime.choices import chunks, groups
 from onnx2snn.runtime.layers import kernel_forms
 
@@ -419,7 +419,7 @@ def test_inspect_shows_groups_of_samples(snn, monkeypatch):
 
 def test_inspect_shows_the_plan_of_so_many_threads(snn, monkeypatch):
     monkeypatch.setattr(groups, "CACHE", 2**6)
-    monkeypatch.setattr(providers, "_cores", lambda: 8)
+    monkeypatch.setattr(sessions, "_cores", lambda: 8)
     few, more = (
         as_json("inspect", snn, "--plan", "-N", "64", "--threads", threads)["plan"]
         for threads in ("1", "8")

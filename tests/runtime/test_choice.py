@@ -18,7 +18,8 @@ from onnx2snn.runtime.choices.estimate import Estimate
 from onnx2snn.runtime.derived_sums import MOST_STEPS
 from onnx2snn.runtime.layers import int8, kernel_forms
 from onnx2snn.runtime.plans.sizes import sizes_of
-from onnx2snn.runtime.providers import CPU, OFTEN, Use, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import OFTEN, Use, create_session
 
 WIDE = (
     "net (float[N, 4] x) => (float[N, 2] y) { "

@@ -6,7 +6,8 @@ import pytest
 from onnx_text import model
 
 from onnx2snn.runtime.layers.columns import FEW_PLACES, columns_where_they_pay, with_columns
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import create_session
 
 CONV = "net (float[N, 3, {height}, {width}] x) => (float[N, C, H, W] y) {{ {node} }}"
 

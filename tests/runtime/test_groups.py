@@ -9,7 +9,7 @@ from alike import run_alike, same
 from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
-from onnx2snn.runtime import providers, time_steps
+from onnx2snn.runtime import sessions, time_steps
 from onnx2snn.runtime.choices import estimate, groups
 from onnx2snn.runtime.choices.groups import Groups
 from onnx2snn.runtime.choices.rows import samples_are_apart
@@ -138,7 +138,7 @@ def test_more_cores_hold_more(monkeypatch):
     in_groups(monkeypatch, snn, x, 2)
     # As many as the process may have, at most.
     for cores, threads, together in ((16, 1, 2), (16, 2, 4), (16, 16, 16), (2, 16, 4), (1, 2, 2)):
-        monkeypatch.setattr(providers, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(sessions, "_cores", lambda cores=cores: cores)
         assert SpikingSession(snn, threads=threads).chosen(x).groups.long == together
     assert SpikingSession(snn, threads=1, plan="step").chosen(x).groups.long == 16
 

@@ -14,7 +14,8 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.runtime.choices import chunks, estimate
 from onnx2snn.runtime.choices.estimate import Estimate
 from onnx2snn.runtime.layers import columns, winograd
-from onnx2snn.runtime.providers import CPU, Use, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import Use, create_session
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

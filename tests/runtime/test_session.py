@@ -28,7 +28,7 @@ from onnx2snn import (
 )
 from onnx2snn.ann import Ann
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, stub
-from onnx2snn.runtime import providers
+from onnx2snn.runtime import providers, sessions
 from onnx2snn.runtime.result import Later
 
 TEXT = (
@@ -277,15 +277,15 @@ def test_what_has_no_axes_keeps_none(plan):
         assert outputs["z"] == -0.25
 
 
-@pytest.mark.parametrize("use", [providers.OFTEN, providers.ONCE, providers.Use(lean=True)])
+@pytest.mark.parametrize("use", [sessions.OFTEN, sessions.ONCE, sessions.Use(lean=True)])
 def test_a_weight_without_axes(use):
     held = {"w": np.array(3, np.float32)}
     text = "net (float x) => (float y) { y = Mul(x, w) }"
     parts = ModelParts(model(text, held), held)
     (weight,) = parts.structure.graph.initializer
     weight.CopyFrom(stub("w", weight.data_type, ()))
-    session = providers.create_session(parts, [providers.CPU], 1, use)
-    (y,) = providers.run_session(session, None, {"x": np.array(2, np.float32)})
+    session = sessions.create_session(parts, [providers.CPU], 1, use)
+    (y,) = sessions.run_session(session, None, {"x": np.array(2, np.float32)})
     assert y.shape == ()
     assert y == 6
 
@@ -598,7 +598,7 @@ def test_damaged_neurons_are_refused(change):
 def test_what_onnxruntime_has_in_float32_alone():
     text = "net (double[N, 2, 6, 6] x) => (double[N, 3, 4, 4] y) { y = Conv(x, w) }"
     with pytest.raises(ModelError, match=r"Conv.*export the network in that"):
-        providers.create_session(model(text, {"w": np.ones((3, 2, 3, 3))}), [providers.CPU])
+        sessions.create_session(model(text, {"w": np.ones((3, 2, 3, 3))}), [providers.CPU])
 
 
 def test_cuda_must_be_there(monkeypatch, caplog):
@@ -801,7 +801,7 @@ def test_pads_of_zeros_before_a_max_pool_stay_zeros(version, disabled, monkeypat
         "g (float[N, 1, 2, 2] x) => (float[N, 1, 4, 4] y) "
         "{ p = Pad(x, pads) y = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(p) }"
     )
-    session = providers.create_session(
+    session = sessions.create_session(
         model(text, {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}), [providers.CPU]
     )
     x = np.full((1, 1, 2, 2), -1, np.float32)
@@ -815,7 +815,7 @@ def test_why_a_provider_does_not_start(cuda_listed, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
     with pytest.raises(ProviderError, match=r"could not start CUDA.*no CUDA-capable device"):
-        providers.create_session(model(TEXT, WEIGHTS), ["CUDAExecutionProvider"])
+        sessions.create_session(model(TEXT, WEIGHTS), ["CUDAExecutionProvider"])
 
 
 def test_states_that_a_device_has_no_room_for(monkeypatch):
@@ -931,7 +931,7 @@ def test_constants_that_onnxruntime_transposes(read, shape):
     network = model(text, {"c": rng.standard_normal(shape).astype(np.float32)})
     x = rng.standard_normal((2, 32, 5, 16)).astype(np.float32)
     plain = onnxruntime.InferenceSession(network.SerializeToString())
-    shared = providers.create_session(detach(network), [providers.CPU])
+    shared = sessions.create_session(detach(network), [providers.CPU])
     wanted, found = (session.run(None, {"x": x})[0] for session in (plain, shared))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
@@ -942,7 +942,7 @@ def test_weights_that_nothing_reads(listed):
     inputs = "float[N, 4] x, float[32, 32] unused" if listed else "float[N, 4] x"
     text = f"net ({inputs}) => (float[N, 4] y) {{ y = Relu(x) }}"
     parts = detach(model(text, {"unused": np.ones((32, 32), np.float32)}))
-    session = providers.create_session(parts, [providers.CPU])
+    session = sessions.create_session(parts, [providers.CPU])
     np.testing.assert_array_equal(session.run(None, {"x": -np.ones((1, 4), np.float32)})[0], 0)
 
 

@@ -9,7 +9,8 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.runtime.choices import chunks
 from onnx2snn.runtime.layers import weights_first
 from onnx2snn.runtime.layers.weights_first import first_pays, may_come_first, with_weights_first
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import create_session
 
 GEMM = "net (float[N, 7] x) => (float[N, 5] y) {{ y = Gemm<{attributes}>({reads}) }}"
 

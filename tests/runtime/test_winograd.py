@@ -16,7 +16,8 @@ from onnx2snn.runtime.choices import chunks, estimate
 from onnx2snn.runtime.layers import winograd
 from onnx2snn.runtime.layers.winograd import Tiles, matrices_of, tiles_where_they_pay, with_winograd
 from onnx2snn.runtime.plans.sizes import sizes_of
-from onnx2snn.runtime.providers import CPU, create_session
+from onnx2snn.runtime.providers import CPU
+from onnx2snn.runtime.sessions import create_session
 
 CONV = "net (float[N, {inputs}, {height}, {width}] x) => (float[N, C, H, W] y) {{ {node} }}"
 
