@@ -130,6 +130,12 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an exception of another library says, without its backtrace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 _BUILT_IN = (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError)
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from onnx2snn.graph_passes.errors import Onnx2SnnError, from_onnxruntime
-from onnx2snn.graph_passes.model_files.files import first_line
+from onnx2snn.graph_passes.errors import Onnx2SnnError, first_line, from_onnxruntime
 
 OUT_OF_MEMORY = "out of memory: give it less at once (--batch-size), or a smaller network"
 _NO_MEMORY = (

@@ -9,8 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnx2snn.graph_passes.errors import ProviderError
-from onnx2snn.graph_passes.model_files.files import first_line
+from onnx2snn.graph_passes.errors import ProviderError, first_line
 
 from .failures import failing_as
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import DataError, ModelError, from_onnxruntime
-from onnx2snn.graph_passes.model_files.files import first_line
+from onnx2snn.graph_passes.errors import DataError, ModelError, first_line, from_onnxruntime
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, with_weights_as_inputs
 
 from .failures import OUT_OF_MEMORY, lacks_memory, told

@@ -4,10 +4,8 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
 import contextlib
-import hashlib
-import math
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,19 +15,17 @@ import onnx
 import onnx.checker
 import onnx.external_data_helper
 
-from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError, OutputError
+from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError, OutputError, first_line
 
 from .contents import (
-    FEW_BITS,
-    UNSUPPORTED_TYPES,
     check_contents,
-    check_dimensions,
     check_values,
     has_sparse,
     make_dense,
     mend,
     stored_tensors,
 )
+from .data_files import data_file, external_data, with_data_beside
 from .limits import check_shapes, check_structure
 from .unregistered import define_unregistered
 from .weights import (
@@ -43,7 +39,7 @@ from .weights import (
     with_weights_as_inputs,
 )
 from .whole_file import check_writable, write_bytes
-from .wire import Content, buffer_of, encoded, without_large_weights
+from .wire import buffer_of, encoded, without_large_weights
 
 MAX_PROTO_BYTES = 2**31 - 2**20
 """Protobuf's limit is 2 GiB; the weights of a larger model are kept in a file beside it."""
@@ -112,7 +108,7 @@ def read_parts(path: str | os.PathLike[str]) -> ModelParts:
     model, weights = parsed.structure, dict(parsed.weights)
     _check_whole(model, f"'{path}'")
     for tensor, is_initializer in _external(model, weights):
-        values = _external_data(tensor, path)
+        values = external_data(tensor, path)
         if is_initializer and values.nbytes >= STAYS_INLINE:
             weights[tensor.name] = values
             tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
@@ -152,7 +148,7 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     with _reading(path), path.open("rb") as file:
         structure, places = _parsed(file, path)
     stored = _external(structure, places)
-    return [path, *sorted({_data_file(tensor, path)[0] for tensor, _ in stored})]
+    return [path, *sorted({data_file(tensor, path)[0] for tensor, _ in stored})]
 
 
 def parse_model(path: Path) -> ModelParts:
@@ -279,69 +275,6 @@ def check_model(model: ModelParts, what: str) -> None:
     check_shapes(model.structure, what)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line that an exception of another library says, without its backtrace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _data_file(tensor: onnx.TensorProto, path: Path) -> tuple[Path, str]:
-    """The file in which a tensor of the model at ``path`` keeps its data; and how to say that."""
-    folder, location = path.resolve().parent, _entries(tensor).get("location", "")
-    what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
-    try:
-        # Resolved, so that neither '..' nor a link leads out of the folder.
-        target = (folder / location).resolve()
-        if not target.is_relative_to(folder):
-            raise ModelError(
-                f"{what}, outside the model's folder: refused; put the data file beside the model"
-            )
-        if not target.is_file():
-            raise ModelError(f"{what}, which is not there")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
-    return target, what
-
-
-def _external_data(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
-    """What a tensor keeps in another file."""
-    entries = _entries(tensor)
-    check_dimensions(tensor, f"'{path}'")
-    packed = tensor.data_type in FEW_BITS
-    if tensor.data_type in UNSUPPORTED_TYPES and not packed:
-        return np.empty(0, np.uint8)  # Refused later, by its name.
-    target, what = _data_file(tensor, path)
-    try:
-        offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", target.stat().st_size - offset))
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        size = math.prod(tensor.dims)
-        expected = (
-            -(-size * FEW_BITS[tensor.data_type][0] // 8) if packed else size * dtype.itemsize
-        )
-        if length != expected:
-            raise ModelError(
-                f"{what}, {length} bytes at {offset}, but its shape {list(tensor.dims)} needs "
-                f"{expected}: the file or its data is damaged"
-            )
-        if not 0 <= offset <= target.stat().st_size - length:
-            raise ModelError(
-                f"{what}, {length} bytes at {offset}, but that file has {target.stat().st_size}: "
-                "it is damaged, or that of another model"
-            )
-        if not expected:
-            return np.empty(tensor.dims, dtype)
-        # Not mapped: who writes the file anew would change what a session holds, or end it.
-        content = np.fromfile(target, np.uint8, length, offset=offset)
-        return content if packed else content.view(dtype).reshape(tuple(tensor.dims))
-    except (OSError, ValueError, RuntimeError, OverflowError) as error:
-        raise ModelError(f"{what}, which cannot be read: {first_line(error)}") from error
-
-
 def write_model(
     model: onnx.ModelProto | ModelParts, path: str | os.PathLike[str], *, new: bool = False
 ) -> None:
@@ -369,35 +302,7 @@ def write_model(
     # Through a link: the data belongs beside the file that it names, where readers look for it.
     check_writable(path)
     path = path.resolve()
-    offset, digest = 0, hashlib.sha256()
-    structure = copy_model(parts.structure)
-    stubs = [tensor for tensor in structure.graph.initializer if tensor.name in parts.weights]
-    places = []
-    for tensor in stubs:
-        # ONNX recommends offsets at page boundaries, so that runtimes can map the file.
-        offset += -offset % _PAGE
-        places.append(offset)
-        digest.update(buffer_of(parts.weights[tensor.name]))
-        offset += parts.weights[tensor.name].nbytes
-    data_name = f"{path.name}.{digest.hexdigest()[:12]}.data"
-    for tensor, place in zip(stubs, places, strict=True):
-        size = parts.weights[tensor.name].nbytes
-        del tensor.external_data[:]
-        for key, value in (("location", data_name), ("offset", place), ("length", size)):
-            entry = tensor.external_data.add()
-            entry.key, entry.value = key, str(value)
+    structure, data, pages = with_data_beside(parts, path)
     # The data first, under a name that its content gives: an older model's file keeps its own.
-    write_bytes(path.with_name(data_name), _pages(parts.weights[tensor.name] for tensor in stubs))
+    write_bytes(data, pages)
     write_bytes(path, structure.SerializeToString(), new=new)
-
-
-_PAGE = 4096
-
-
-def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:
-    """The data of each array, from a page boundary on."""
-    offset = 0
-    for values in arrays:
-        yield b"\0" * (-offset % _PAGE)
-        offset += -offset % _PAGE + values.nbytes
-        yield buffer_of(values)

@@ -14,7 +14,7 @@ import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnx2snn.graph_passes.errors import ModelError, Refusal, UnsupportedModelError
+from onnx2snn.graph_passes.errors import ModelError, Refusal, UnsupportedModelError, first_line
 from onnx2snn.graph_passes.graph import neurons
 from onnx2snn.graph_passes.graph.editing import require_graph, subgraphs_of
 from onnx2snn.graph_passes.graph.tidying import name_nodes, tidy
@@ -28,7 +28,7 @@ from .contents import (
     stored_tensors,
     widen_weights,
 )
-from .files import first_line, require_values
+from .files import require_values
 from .limits import sizes_of_functions
 from .old_opsets import convert_opset
 from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of, onnx_type

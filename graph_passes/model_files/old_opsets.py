@@ -7,11 +7,10 @@ import onnx
 import onnx.numpy_helper
 import onnx.version_converter
 
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import ModelError, first_line
 from onnx2snn.graph_passes.graph.editing import free_name
 from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
-from .files import first_line
 from .protos import STANDARD, all_nodes, graphs_in, names_in
 from .weights import replace_all
 

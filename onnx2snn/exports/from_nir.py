@@ -15,10 +15,10 @@ import google.protobuf.message
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError
+from onnx2snn.graph_passes.errors import ModelError, Onnx2SnnError, first_line
 from onnx2snn.graph_passes.graph.neurons import state_names, states_in
 from onnx2snn.graph_passes.model_files.contents import check_dimensions
-from onnx2snn.graph_passes.model_files.files import first_line, require_path, take_apart
+from onnx2snn.graph_passes.model_files.files import require_path, take_apart
 from onnx2snn.graph_passes.model_files.weights import attach, fill, replace_all
 from onnx2snn.inspection import metadata_of
 

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.errors import ModelError, from_onnxruntime
-from onnx2snn.graph_passes.model_files.files import first_line
+from onnx2snn.graph_passes.errors import ModelError, first_line, from_onnxruntime
 from onnx2snn.graph_passes.model_files.weights import STAYS_INLINE, ModelParts, stub
 from onnx2snn.runtime.failures import OUT_OF_MEMORY, lacks_memory
 from onnx2snn.runtime.providers import CPU, quiet_options, start
