@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -100,6 +101,13 @@ def with_data_beside(
             entry = tensor.external_data.add()
             entry.key, entry.value = key, str(value)
     return structure, data, _pages(parts.weights[tensor.name] for tensor in stubs)
+
+
+def own_data(structure: onnx.ModelProto, path: Path) -> set[Path]:
+    """The data files of a model at ``path`` that are named as ``with_data_beside`` names them."""
+    own = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
+    named = (_entries(tensor).get("location", "") for tensor in structure.graph.initializer)
+    return {path.with_name(name) for name in named if own.fullmatch(name)}
 
 
 def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:

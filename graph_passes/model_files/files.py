@@ -25,7 +25,7 @@ from .contents import (
     mend,
     stored_tensors,
 )
-from .data_files import data_file, external_data, with_data_beside
+from .data_files import data_file, external_data, own_data, with_data_beside
 from .limits import check_shapes, check_structure
 from .unregistered import define_unregistered
 from .weights import (
@@ -299,10 +299,29 @@ def write_model(
     if size <= MAX_PROTO_BYTES:
         write_bytes(path, encoded(parts), new=new)
         return
+    check_writable(path, new=new)
     # Through a link: the data belongs beside the file that it names, where readers look for it.
-    check_writable(path)
-    path = path.resolve()
+    _write_in_two(parts, path.resolve(), new)
+
+
+def _write_in_two(parts: ModelParts, path: Path, new: bool) -> None:
+    """Write the large weights to a file beside ``path``, and the rest there."""
     structure, data, pages = with_data_beside(parts, path)
-    # The data first, under a name that its content gives: an older model's file keeps its own.
-    write_bytes(data, pages)
-    write_bytes(path, structure.SerializeToString(), new=new)
+    made = not data.exists()
+    try:
+        # The data first, under a name that its content gives: an older model's file keeps its own.
+        write_bytes(data, pages)
+        write_bytes(path, structure.SerializeToString(), new=new)
+    except BaseException:
+        # An interrupt may come when the structure is in its place, and is a model with its data.
+        if made and data not in _own_data(path):
+            data.unlink(missing_ok=True)
+        raise
+
+
+def _own_data(path: Path) -> set[Path]:
+    """The data files of the model at ``path`` that ``write_model`` made; none if none is there."""
+    try:
+        return own_data(read_structure(path), path)
+    except ModelError:
+        return set()

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -51,7 +52,7 @@ def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = F
 
     An older file's mode stays. new: refuse to replace a file.
     """
-    check_writable(path)
+    check_writable(path, new=new)
     try:
         with whole_file(path, new=new) as file:
             for chunk in (content,) if isinstance(content, bytes) else content:
@@ -69,8 +70,11 @@ def _is_printed_to(path: Path) -> bool:
     return False
 
 
-def check_writable(path: Path) -> None:
-    """Raise ``OutputError`` if a file cannot come to be, or be replaced, at ``path``."""
+def check_writable(path: Path, *, new: bool = False) -> None:
+    """Raise ``OutputError`` if a file cannot come to be, or be replaced, at ``path``.
+
+    new: where a file must not be replaced.
+    """
     try:
         folder = path.resolve().parent
         if not folder.is_dir():
@@ -79,6 +83,8 @@ def check_writable(path: Path) -> None:
             raise OutputError(f"cannot write '{path}': what this program prints goes there")
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write '{path}': something else than a file is there")
+        if new and path.exists():
+            raise OutputError(f"cannot write '{path}': {os.strerror(errno.EEXIST)}")
         if not os.access(folder, os.W_OK):
             raise OutputError(f"cannot write '{path}': no permission to write in its folder")
     except (OSError, RuntimeError) as error:  # Python 3.11 raises the latter for link loops.

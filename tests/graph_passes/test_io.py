@@ -269,6 +269,71 @@ def test_large_models_through_a_link(tmp_path, monkeypatch):
         )
 
 
+@pytest.fixture
+def small_limit(monkeypatch):
+    """As if protobuf's limit were 1000 bytes."""
+    monkeypatch.setattr(files, "MAX_PROTO_BYTES", 1000)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [OutputError, KeyboardInterrupt])
+@pytest.mark.parametrize("fails", ["data", "structure"])
+def test_a_failed_write_of_a_large_model_leaves_no_data(
+    tmp_path, monkeypatch, small_limit, fails, error
+):
+    path = tmp_path / "large.onnx"
+    real = files.write_bytes
+
+    def failing(target, *args, **options):
+        if (target == path) == (fails == "structure"):
+            raise error
+        real(target, *args, **options)
+
+    def write(weight):
+        write_model(model(TEXT, {"w": weight}), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", failing)
+        with pytest.raises(error):
+            write(WEIGHT)
+        assert names_in(tmp_path) == []
+    write(WEIGHT)
+    there = names_in(tmp_path)
+    monkeypatch.setattr(files, "write_bytes", failing)
+    for weight in (WEIGHT, 2 * WEIGHT):
+        with pytest.raises(error):
+            write(weight)
+        assert names_in(tmp_path) == there
+    assert read_model(path)
+
+
+def test_an_interrupt_after_a_large_model_has_its_name(tmp_path, monkeypatch, small_limit):
+    path = tmp_path / "large.onnx"
+    real = files.write_bytes
+
+    def interrupted(target, *args, **options):
+        real(target, *args, **options)
+        if target == path:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_model(model(TEXT, {"w": WEIGHT}), path)
+    assert read_model(path)
+
+
+def test_a_large_model_does_not_replace_what_must_stay(tmp_path, small_limit):
+    path = tmp_path / "large.onnx"
+    path.write_text("there")
+    with pytest.raises(OutputError, match="File exists"):
+        write_model(model(TEXT, {"w": WEIGHT}), path, new=True)
+    assert names_in(tmp_path) == ["large.onnx"]
+    assert path.read_text() == "there"
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
         write_model(model(TEXT, {"w": WEIGHT}), tmp_path / "no" / "model.onnx")
