@@ -282,9 +282,10 @@ def write_model(
 
     The bytes go to a temporary file in the same folder, which then takes the name. new: only if
     no file has that name by then. Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data``
-    beside it. Raises ``OutputError`` if ``path`` is none, the folder does not exist, cannot be
-    written or is full; a file that stood at ``path`` is then as it was. Raises ``ModelError`` for
-    what is no model, or does not hold its values.
+    beside it; such a file of a model that is replaced is removed. Raises ``OutputError`` if
+    ``path`` is none, the folder does not exist, cannot be written or is full; a file that stood at
+    ``path`` is then as it was. Raises ``ModelError`` for what is no model, or does not hold its
+    values.
     """
     require_path(path, "a model is written to a file's path", OutputError)
     if not isinstance(model, onnx.ModelProto | ModelParts):
@@ -295,17 +296,22 @@ def write_model(
     path = Path(path)
     parts = model if isinstance(model, ModelParts) else detach(model)
     require_values(parts, "what is written")
+    check_writable(path, new=new)
+    # Through a link: the data belongs beside the file that it names, where readers look for it.
+    place = path.resolve()
+    replaced = _own_data(place)
     size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
     if size <= MAX_PROTO_BYTES:
         write_bytes(path, encoded(parts), new=new)
-        return
-    check_writable(path, new=new)
-    # Through a link: the data belongs beside the file that it names, where readers look for it.
-    _write_in_two(parts, path.resolve(), new)
+    else:
+        replaced.discard(_write_in_two(parts, place, new))
+    for data in replaced:
+        with contextlib.suppress(OSError):
+            data.unlink()
 
 
-def _write_in_two(parts: ModelParts, path: Path, new: bool) -> None:
-    """Write the large weights to a file beside ``path``, and the rest there."""
+def _write_in_two(parts: ModelParts, path: Path, new: bool) -> Path:
+    """Write the large weights to a file beside ``path``, which is returned, and the rest there."""
     structure, data, pages = with_data_beside(parts, path)
     made = not data.exists()
     try:
@@ -317,6 +323,7 @@ def _write_in_two(parts: ModelParts, path: Path, new: bool) -> None:
         if made and data not in _own_data(path):
             data.unlink(missing_ok=True)
         raise
+    return data
 
 
 def _own_data(path: Path) -> set[Path]:

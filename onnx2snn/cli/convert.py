@@ -39,7 +39,7 @@ from .options import (
     refuse_root,
     root_option,
 )
-from .outputs import print_json, require_output
+from .outputs import print_json, require_output, with_data_file
 from .parameter_types import COUNT, InitialPotentialType, NamedPath
 
 
@@ -242,4 +242,5 @@ def _print(result: conversion.Conversion, output: Path, warnings: list[str], exp
         terminal.say("Declined:" if result.declined else "No pass declined anything.")
         for line in listed(result.declined):
             terminal.say(f"  {line}")
-    terminal.say(f"Wrote {output}: {counted(len(result.neurons), 'layer')} of neurons.")
+    layers = counted(len(result.neurons), "layer")
+    terminal.say(f"Wrote {with_data_file(output)}: {layers} of neurons.")

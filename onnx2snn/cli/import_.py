@@ -9,7 +9,7 @@ from onnx2snn.graph_passes.model_files.files import write_model
 
 from . import terminal
 from .options import examples, force_option, json_option
-from .outputs import print_json, require_output
+from .outputs import print_json, require_output, with_data_file
 from .parameter_types import MODEL, NamedPath
 
 
@@ -26,4 +26,4 @@ def import_(file: Path, output: Path, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({"output": str(output)})
         return
-    terminal.say(f"Wrote {output}.")
+    terminal.say(f"Wrote {with_data_file(output)}.")

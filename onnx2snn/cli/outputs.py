@@ -83,6 +83,12 @@ def _files_of(source: Path) -> list[Path]:
     return [source] if source.exists() else []
 
 
+def with_data_file(model: Path) -> str:
+    """A model's file that was written, for messages, with the one beside it that it reads."""
+    beside = [path.name for path in files_of(model)[1:]]
+    return " and, beside it, ".join([str(model), *beside]) + (", which it reads" if beside else "")
+
+
 def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
     """Raise as ``require_output`` for a file that keeps results, and a plot of them, another."""
     require_output(state, *inputs)

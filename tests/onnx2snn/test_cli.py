@@ -34,6 +34,7 @@ from onnx2snn.cli import demo as cli_demo
 from onnx2snn.cli import inspect as cli_inspect
 from onnx2snn.cli import main, plot, plot_paper
 from onnx2snn.converting import readiness
+from onnx2snn.graph_passes.model_files import files
 from onnx2snn.runtime import sessions, time_steps
 from onnx2snn.runtime.choices import chunks, groups
 from onnx2snn.runtime.layers import kernel_forms
@@ -704,6 +705,17 @@ def test_usage_errors(options):
 def test_a_folder_of_data_that_is_read_from_none(options):
     message = invoke(*options, "--data-root", ".", code=2).output
     assert "--data-root is for DATA by name: fashion-mnist, cifar10" in message
+
+
+def test_convert_names_the_file_that_a_large_network_reads(monkeypatch):
+    text = "g (float[N, 64] x) => (float[N, 64] y) { m = MatMul(x, w) y = Clip(m, zero, one) }"
+    onnx.save(model(text, {**WEIGHTS, "w": np.ones((64, 64), np.float32)}), "wide.onnx")
+    assert "Wrote snn.onnx: 1 layer" in invoke("convert", "wide.onnx", "-o", "snn.onnx").output
+    monkeypatch.setattr(files, "MAX_PROTO_BYTES", 1000)
+    output = invoke("convert", "wide.onnx", "-o", "snn.onnx").output
+    (data,) = Path().glob("snn.onnx.*.data")
+    told = f"Wrote snn.onnx and, beside it, {data}, which it reads: 1 layer of neurons."
+    assert told in " ".join(output.split())
 
 
 def test_outputs_that_are_inputs_or_no_files(snn):
