@@ -24,14 +24,18 @@ def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
 
 def data_file(tensor: onnx.TensorProto, path: Path) -> tuple[Path, str]:
     """The file in which a tensor of the model at ``path`` keeps its data; and how to say that."""
-    folder, location = path.resolve().parent, _entries(tensor).get("location", "")
+    model, location = path.resolve(), _entries(tensor).get("location", "")
     what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
     try:
+        target, beside_link = model.parent / location, path.parent / location
+        if not target.exists() and beside_link.exists():
+            # Caches of downloads keep a model and its data under other names, and links to both.
+            target = beside_link
         # Resolved, so that neither '..' nor a link leads out of the folder.
-        target = (folder / location).resolve()
-        if not target.is_relative_to(folder):
+        target = target.resolve()
+        if not target.is_relative_to(model.parent):
             raise ModelError(
-                f"{what}, outside the model's folder: refused; put the data file beside the model"
+                f"{what}, outside the model's folder: refused; put the data file beside '{model}'"
             )
         if not target.is_file():
             raise ModelError(f"{what}, which is not there")

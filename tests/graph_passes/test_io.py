@@ -1,4 +1,5 @@
 import os
+import re
 
 import numpy as np
 import onnx
@@ -235,6 +236,43 @@ def test_external_data_outside_the_folder_is_refused(tmp_path, how):
         (path.parent / "link.bin").symlink_to(outside)
     for read in (read_model, files.files_of):
         with pytest.raises(ModelError, match="outside the model's folder"):
+            read(path)
+
+
+def linked(tmp_path):
+    """A model in the layout of the Hugging Face hub's cache, as links to files of other names."""
+    path, content = external(tmp_path, "weights.bin")
+    (tmp_path / "blobs").mkdir()
+    path.rename(tmp_path / "blobs" / "0")
+    (tmp_path / "blobs" / "1").write_bytes(content)
+    path.symlink_to("../blobs/0")
+    return path, path.parent / "weights.bin"
+
+
+def test_external_data_that_is_linked_as_the_model_is(tmp_path):
+    path, data = linked(tmp_path)
+    data.symlink_to("../blobs/1")
+    np.testing.assert_array_equal(files.read_parts(path).weights["w"], WEIGHT)
+    assert files.files_of(path)[1:] == [tmp_path / "blobs" / "1"]
+
+
+@pytest.mark.parametrize("how", ["link", "link of the folder", "file"])
+def test_external_data_beside_a_link_from_outside_is_refused(tmp_path, how):
+    path, data = linked(tmp_path)
+    outside = tmp_path / "blobs-of-others"
+    outside.mkdir()
+    (outside / "1").write_bytes((tmp_path / "blobs" / "1").read_bytes())
+    if how == "link":
+        data.symlink_to(outside / "1")
+    elif how == "link of the folder":
+        (tmp_path / "blobs" / "1").unlink()
+        (tmp_path / "blobs" / "1").symlink_to(outside / "1")
+        data.symlink_to("../blobs/1")
+    else:
+        data.write_bytes((outside / "1").read_bytes())
+    said = f"outside the model's folder: refused; put the data file beside '{tmp_path}/blobs/0'"
+    for read in (read_model, files.files_of):
+        with pytest.raises(ModelError, match=re.escape(said)):
             read(path)
 
 
