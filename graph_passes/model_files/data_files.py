@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -85,7 +86,7 @@ def with_data_beside(
     """The structure of a model at ``path`` with its large weights in a file beside it, that file,
     and what is in it.
 
-    It is named after the model and after its content: ``<name>.<digest>.data``.
+    It is named after the model and after its content: ``<name>.<digest>.data``, a long name cut.
     """
     offset, digest = 0, hashlib.sha256()
     structure = copy_model(parts.structure)
@@ -97,7 +98,7 @@ def with_data_beside(
         places.append(offset)
         digest.update(buffer_of(parts.weights[tensor.name]))
         offset += parts.weights[tensor.name].nbytes
-    data = path.with_name(f"{path.name}.{digest.hexdigest()[:12]}.data")
+    data = path.with_name(f"{_begin(path)}.{digest.hexdigest()[:12]}.data")
     for tensor, place in zip(stubs, places, strict=True):
         size = parts.weights[tensor.name].nbytes
         del tensor.external_data[:]
@@ -107,9 +108,17 @@ def with_data_beside(
     return structure, data, _pages(parts.weights[tensor.name] for tensor in stubs)
 
 
+def _begin(path: Path) -> str:
+    """A file's name as text, so much of it that a data file's name is no longer than names may be.
+
+    It is 255 bytes on most file systems, of which digest and ending take 18.
+    """
+    return os.fsencode(path.name)[: 255 - 18].decode(errors="ignore")
+
+
 def own_data(structure: onnx.ModelProto, path: Path) -> set[Path]:
     """The data files of a model at ``path`` that are named as ``with_data_beside`` names them."""
-    own = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
+    own = re.compile(re.escape(_begin(path)) + r"\.[0-9a-f]{12}\.data")
     named = (_entries(tensor).get("location", "") for tensor in structure.graph.initializer)
     return {path.with_name(name) for name in named if own.fullmatch(name)}
 

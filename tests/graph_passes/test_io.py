@@ -291,6 +291,15 @@ def test_large_models_keep_their_weights_beside_them(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name", ["n" * 250 + ".onnx", "é" * 124 + ".onnx", "\udce9.onnx"])
+def test_large_models_of_long_and_odd_names(tmp_path, small_limit, name):
+    path = tmp_path / name
+    for weight in (WEIGHT, 2 * WEIGHT):
+        write_model(model(TEXT, {"w": weight}), path)
+        np.testing.assert_array_equal(files.read_parts(path).weights["w"], weight)
+        assert len(names_in(tmp_path)) == 2
+
+
 def test_large_models_through_a_link(tmp_path, monkeypatch):
     proto = read_model(saved(tmp_path))
     (tmp_path / "elsewhere").mkdir()
