@@ -9,7 +9,9 @@ from onnx2snn.graph_passes.graph.editing import (
     become_product,
     constant_value,
     disconnect,
+    is_graph_output,
     optional_input,
+    replace_uses,
     require_opset,
 )
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
@@ -27,10 +29,12 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     And QuantizeLinear(constants) -> q = round(x / scale) + zero_point, as weights are written that
     were rounded in training; MatMulNBits(x, constants), ONNX Runtime's product with weights of 2,
     4 or 8 bits -> MatMul(x, W). onnx-graphsurgeon folds none of them, and ONNX Runtime, where they
-    stay, may fuse them with a MatMul in a way that rounds activations too.
+    stay, may fuse them with a MatMul in a way that rounds activations too. What several
+    nodes make of one constant alike is one constant again.
     """
     require_opset(graph)
     changed, products = False, _unpack_products(graph)
+    made: dict[tuple, gs.Tensor] = {}
     for node in list(graph.nodes):
         if node.op not in ("DequantizeLinear", "QuantizeLinear") or node.domain:
             continue
@@ -38,21 +42,32 @@ def dequantize_weights(graph: gs.Graph) -> bool:
         values = [value for t in given if (value := constant_value(t)) is not None]
         if len(values) < len(given):
             continue
-        if node.op == "DequantizeLinear":
-            weights = _dequantized(node, *values)
+        result, key = node.outputs[0], _what_is_made(node, given[0], *values[1:])
+        if key in made and not is_graph_output(graph, result):
+            replace_uses(result, made[key])
         else:
-            weights = _quantized(node, graph.opset, *values)
-        if weights is not None:
+            if node.op == "DequantizeLinear":
+                weights = _dequantized(node, *values)
+            else:
+                weights = _quantized(node, graph.opset, *values)
+            if weights is None:
+                continue
             # In its place, as it may be an output of the graph.
-            node.outputs[0].to_constant(weights)
-            disconnect(node)
-            changed = True
+            made[key] = result.to_constant(weights)
+        disconnect(node)
+        changed = True
     if changed or products:
         tidy(graph)
     if products:
         # Of the operators of ONNX Runtime's own it is not known what they make.
         infer_shapes(graph)
     return changed or products
+
+
+def _what_is_made(node: gs.Node, x: gs.Tensor, *values: np.ndarray) -> tuple:
+    """Equal for nodes that make the same of the same constant, by scales and zero points."""
+    known = [(value.dtype, value.shape, value.tobytes()) for value in values]
+    return node.op, x.name, str(sorted(node.attrs.items())), *known
 
 
 def _dequantized(

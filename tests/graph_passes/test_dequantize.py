@@ -40,6 +40,39 @@ def test_weights_that_are_an_output():
     np.testing.assert_array_equal(before[1], [0, 0.5, -2])
 
 
+def test_weights_that_several_nodes_read_stay_one():
+    """Also where each has a scale of its own with the same numbers; an output keeps its name."""
+    q, scale = np.arange(9, dtype=np.int8).reshape(3, 3), np.float32([0.5, 0.25, 1])
+    text = (
+        "g (float[N, 3] x) => (float[N, 3] y, float[3, 3] e) { "
+        "a = DequantizeLinear<axis = 1>(q, s) b = DequantizeLinear<axis = 1>(q, t) "
+        "c = DequantizeLinear<axis = 0>(q, s) d = DequantizeLinear<axis = 1>(q, u) "
+        "e = DequantizeLinear<axis = 1>(q, s) "
+        "i = MatMul(x, a) j = MatMul(i, b) k = MatMul(j, c) l = MatMul(k, d) y = MatMul(l, e) }"
+    )
+    g = graph(text, {"q": q, "s": scale, "t": scale, "u": 2 * scale})
+    before = [run(g, X, output=place) for place in (0, 1)]
+    changes_once(dequantize_weights, g)
+    assert [node.inputs[1].name for node in g.nodes] == ["a", "a", "c", "d", "e"]
+    for place in (0, 1):
+        np.testing.assert_array_equal(run(g, X, output=place), before[place])
+
+
+def test_weights_that_were_rounded_for_each_use_stay_one():
+    text = (
+        "g (float[N, 3] x) => (float[N, 3] y) { "
+        "p = QuantizeLinear(w, scale, zero) a = DequantizeLinear(p, scale, zero) "
+        "r = QuantizeLinear(w, scale, zero) b = DequantizeLinear(r, scale, zero) "
+        "i = MatMul(x, a) y = MatMul(i, b) }"
+    )
+    w = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    g = graph(text, WEIGHTS | {"w": w})
+    before = run(g, X)
+    changes_once(dequantize_weights, g)
+    assert [node.inputs[1].name for node in g.nodes] == ["a", "a"]
+    np.testing.assert_array_equal(run(g, X), before)
+
+
 @pytest.mark.parametrize("dtype", [None, np.int8, np.uint8, np.int16])
 @pytest.mark.parametrize("axis", [None, 0, -1])
 def test_weights_that_were_rounded_in_training(dtype, axis):
