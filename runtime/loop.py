@@ -22,7 +22,7 @@ from onnx2snn.graph_passes.graph.neurons import DOMAIN
 from onnx2snn.graph_passes.graph.shapes import declared_shape
 from onnx2snn.graph_passes.model_files.files import MAX_PROTO_BYTES
 from onnx2snn.graph_passes.model_files.protos import unused_prefix
-from onnx2snn.graph_passes.model_files.weights import replace_all
+from onnx2snn.graph_passes.model_files.weights import ModelParts, replace_all
 
 from .inputs import MOST_TIMESTEPS
 from .loop_read_outs import Network, read_outs, sum_of
@@ -32,7 +32,7 @@ from .sums import most_steps_carried
 
 
 def loop_model(
-    snn: onnx.ModelProto,
+    snn: onnx.ModelProto | ModelParts,
     timesteps: int | None,
     *,
     unroll: bool = False,
@@ -88,7 +88,8 @@ def loop_model(
         )
     for name, tensor in made.items():
         main.node("Identity", [tensor], f"output/{name}", name)
-    model = _model_of(network, main, list(made), snn)
+    structure = snn.structure if isinstance(snn, ModelParts) else snn
+    model = _model_of(network, main, list(made), structure)
     return _without_functions(model) if inline else model
 
 

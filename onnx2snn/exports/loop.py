@@ -5,7 +5,7 @@ import onnx
 from onnx2snn.digests import read_with_digest
 from onnx2snn.graph_passes.errors import ModelError, require_truths
 from onnx2snn.graph_passes.model_files.files import Model
-from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
+from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.runtime.loop import loop_model
 
 from .metadata import stamp
@@ -51,7 +51,7 @@ def stamped_loop(
     **options: bool,
 ) -> onnx.ModelProto:
     """What ``to_loop`` makes of a network whose file has this digest."""
-    model = loop_model(attach(snn), timesteps, unroll=unroll, **options)
+    model = loop_model(snn, timesteps, unroll=unroll, **options)
     _require_apart(model.graph)
     made = {
         "format": "loop",

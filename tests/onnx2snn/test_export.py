@@ -140,6 +140,11 @@ def test_an_input_that_is_an_output_too_is_refused(tmp_path, arguments):
     assert not target.exists()
 
 
+def test_a_network_in_parts_is_exported_alike():
+    conversion = convert(dyadic.to_onnx(dyadic.finish(2)))
+    assert to_loop(conversion.parts, 4) == to_loop(conversion.model, 4)
+
+
 def test_a_folder_that_is_not_there(snn, tmp_path):
     found = invoke("export", snn, "--to", "loop", "-T", 4, "-o", tmp_path / "no" / "net.onnx")
     assert found.exit_code == 1

@@ -35,9 +35,10 @@ def test_weights_that_no_single_file_holds(monkeypatch):
     from onnx2snn.runtime import loop
 
     monkeypatch.setattr(loop, "MAX_PROTO_BYTES", 1000)
-    snn = convert(demo_network()).model
-    with pytest.raises(ModelError, match="bytes: a file that loops holds its weights"):
-        loop_model(snn, 4)
+    conversion = convert(demo_network())
+    for snn in (conversion.model, conversion.parts):
+        with pytest.raises(ModelError, match="bytes: a file that loops holds its weights"):
+            loop_model(snn, 4)
 
 
 def looped(snn, timesteps, form):
