@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -114,13 +113,6 @@ def _begin(path: Path) -> str:
     It is 255 bytes on most file systems, of which digest and ending take 18.
     """
     return os.fsencode(path.name)[: 255 - 18].decode(errors="ignore")
-
-
-def own_data(structure: onnx.ModelProto, path: Path) -> set[Path]:
-    """The data files of a model at ``path`` that are named as ``with_data_beside`` names them."""
-    own = re.compile(re.escape(_begin(path)) + r"\.[0-9a-f]{12}\.data")
-    named = (_entries(tensor).get("location", "") for tensor in structure.graph.initializer)
-    return {path.with_name(name) for name in named if own.fullmatch(name)}
 
 
 def _pages(arrays: Iterable[np.ndarray]) -> Iterator[Content]:

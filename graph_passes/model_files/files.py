@@ -25,7 +25,7 @@ from .contents import (
     mend,
     stored_tensors,
 )
-from .data_files import data_file, external_data, own_data, with_data_beside
+from .data_files import data_file, external_data, with_data_beside
 from .limits import check_shapes, check_structure
 from .unregistered import define_unregistered
 from .weights import (
@@ -282,10 +282,10 @@ def write_model(
 
     The bytes go to a temporary file in the same folder, which then takes the name. new: only if
     no file has that name by then. Weights beyond protobuf's 2 GiB go to ``<name>.<digest>.data``
-    beside it; such a file of a model that is replaced is removed. Raises ``OutputError`` if
-    ``path`` is none, the folder does not exist, cannot be written or is full; a file that stood at
-    ``path`` is then as it was. Raises ``ModelError`` for what is no model, or does not hold its
-    values.
+    beside it; that of a model that is replaced stays, since copies of it may read it. Raises
+    ``OutputError`` if ``path`` is none, the folder does not exist, cannot be written or is full; a
+    file that stood at ``path`` is then as it was. Raises ``ModelError`` for what is no model, or
+    does not hold its values.
     """
     require_path(path, "a model is written to a file's path", OutputError)
     if not isinstance(model, onnx.ModelProto | ModelParts):
@@ -297,21 +297,16 @@ def write_model(
     parts = model if isinstance(model, ModelParts) else detach(model)
     require_values(parts, "what is written")
     check_writable(path, new=new)
-    # Through a link: the data belongs beside the file that it names, where readers look for it.
-    place = path.resolve()
-    replaced = _own_data(place)
     size = parts.structure.ByteSize() + sum(values.nbytes for values in parts.weights.values())
     if size <= MAX_PROTO_BYTES:
         write_bytes(path, encoded(parts), new=new)
     else:
-        replaced.discard(_write_in_two(parts, place, new))
-    for data in replaced:
-        with contextlib.suppress(OSError):
-            data.unlink()
+        # Through a link: data belongs beside the file that it names, where readers look for it.
+        _write_in_two(parts, path.resolve(), new)
 
 
-def _write_in_two(parts: ModelParts, path: Path, new: bool) -> Path:
-    """Write the large weights to a file beside ``path``, which is returned, and the rest there."""
+def _write_in_two(parts: ModelParts, path: Path, new: bool) -> None:
+    """Write the large weights to a file beside ``path``, and the rest there."""
     structure, data, pages = with_data_beside(parts, path)
     made = not data.exists()
     try:
@@ -320,15 +315,14 @@ def _write_in_two(parts: ModelParts, path: Path, new: bool) -> Path:
         write_bytes(path, structure.SerializeToString(), new=new)
     except BaseException:
         # An interrupt may come when the structure is in its place, and is a model with its data.
-        if made and data not in _own_data(path):
+        if made and not _reads(path, data):
             data.unlink(missing_ok=True)
         raise
-    return data
 
 
-def _own_data(path: Path) -> set[Path]:
-    """The data files of the model at ``path`` that ``write_model`` made; none if none is there."""
+def _reads(path: Path, data: Path) -> bool:
+    """Whether there is a model at ``path`` that keeps weights in this file."""
     try:
-        return own_data(read_structure(path), path)
+        return data in files_of(path)
     except ModelError:
-        return set()
+        return False
