@@ -115,7 +115,8 @@ def require_ann(graph: gs.Graph) -> None:
     trained = [(n, reason) for n in graph.nodes if (reason := _why_in_training(n, computed))]
     if trained:
         raise UnsupportedModelError(
-            "these nodes compute what they do in training; export the network in evaluation mode:",
+            "these nodes compute what they do in training, or draw random numbers; export the "
+            "network in evaluation mode, without what it samples (of a VAE the path of the means):",
             [Refusal(node.name, node.op, reason) for node, reason in trained],
         )
 

@@ -36,6 +36,12 @@ FINE, NEARLY_ALL = 16, 99.0
 Up to what so many percent of the samples stay within.
 """
 
+LONG, ROOM = 32, 0.25
+"""With more than ``LONG`` time-steps thresholds are up to this part larger than data shows.
+
+Levels are then so fine that what other samples say above the largest of these costs more.
+"""
+
 FEW_SAMPLES, UNSEEN = 128, 16
 """Fewer samples than these leave much unseen of units that are active once in a sample.
 
@@ -55,16 +61,17 @@ _NO_STATISTIC = (
 class Statistic:
     """How a threshold follows from a layer's activations.
 
-    ``kind`` "max": the largest (Diehl et al. 2015). "percentile": ``q`` percent of all
-    activations lie at or below it, zeros counted (Rueckauer et al. 2017); the largest where that is
-    0, as for a channel that is rarely active. "nonzero-percentile": the same of the activations
-    above zero. "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps,
-    come nearest to the activations by squared error; "robust-mmse": the same, but at most the 99.9
-    percentile or, where that cuts off more than 2 % of their squares, the largest of 95 % of the
-    samples in which any is above 0 (of all but one of fewer than 20); with q above 16 at most q /
-    16 times that, as long as 99 % of them are not below; of fewer than 128 samples nearer to the
-    layer's largest, the less of a channel is seen; where a max-pool alone reads them, of what that
-    lets through. "balanced": local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
+    ``kind`` "max": the largest (Diehl et al. 2015). "percentile": ``q`` percent of all activations
+    lie at or below it, zeros counted (Rueckauer et al. 2017); the largest where that is 0, as for a
+    channel that is rarely active. "nonzero-percentile": the same of the activations above zero.
+    "mmse": the threshold whose ``q`` + 1 levels, those of a neuron in q time-steps, come nearest to
+    the activations by squared error; "robust-mmse": the same, but at most the 99.9 percentile or,
+    where that cuts off more than 2 % of their squares, the largest of 95 % of the samples in which
+    any is above 0 (of all but one of fewer than 20); with q above 16 at most q / 16 times that, as
+    long as 99 % of them are not below; of fewer than 128 samples nearer to the layer's largest, the
+    less of a channel is seen; with q above 32 1 + (1 - 32 / q) / 4 times all that; where a max-pool
+    alone reads them, of what that lets through. "balanced": local threshold balancing (Bu et al.,
+    CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0; in the end at most the largest
 
@@ -188,7 +195,8 @@ class ActivationHistogram:
         if statistic.kind == "robust-mmse":
             timesteps = int(statistic.q)
             most = self._without_outliers(timesteps)
-            return self._beside_the_largest(np.minimum(self._least_squares(timesteps), most))
+            shown = self._beside_the_largest(np.minimum(self._least_squares(timesteps), most))
+            return shown * (1 + ROOM * max(0, 1 - LONG / timesteps))
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)
