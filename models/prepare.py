@@ -9,6 +9,8 @@ from torch import fx, nn
 
 from .clips import THETA, TrainableClip
 
+__all__ = ["prepare"]
+
 _POOLS = {
     nn.MaxPool1d: nn.AvgPool1d,
     nn.MaxPool2d: nn.AvgPool2d,

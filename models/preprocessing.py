@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["KEY", "Preprocessing"]
+
 KEY = "onnx2snn.preprocessing"
 """Of an ONNX file's metadata: a ``Preprocessing`` as JSON."""
 
