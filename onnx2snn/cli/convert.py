@@ -144,7 +144,7 @@ def convert(
 ) -> None:
     """Convert the ANN in MODEL into a spiking network.
 
-    Clip(0, theta) gives a threshold without data; a ReLU needs --calibration.
+    Clip(0, theta) gives a threshold without data, but gains by --calibration; a ReLU needs it.
     """
     if timesteps is not None and recipe is None and calibration is None:
         raise click.UsageError(

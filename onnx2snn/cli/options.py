@@ -116,7 +116,9 @@ data_option = click.option(
     "--data", "source", metavar="DATA", required=True, help=f"Test data: {DATA}."
 )
 calibration_option = click.option(
-    "--calibration", metavar="DATA", help=f"Data for thresholds: {DATA} (training images)."
+    "--calibration",
+    metavar="DATA",
+    help=f"Data that sets thresholds and, by best, corrects weights: {DATA} (training images).",
 )
 approximate_option = click.option(
     "--approximate",
