@@ -67,7 +67,7 @@ from .train import default_workers, train_network
 @click.option(
     "--ann",
     **MODEL,
-    help="A trained network, with clips but for fig4.  [default: NETWORK-DATA.onnx that ships, "
+    help="A trained network; all but fig4 need clips.  [default: NETWORK-DATA.onnx that ships, "
     "else one that is trained by 'onnx2snn train NETWORK-DATA', or has been]",
 )
 @click.option(
