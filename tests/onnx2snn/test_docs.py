@@ -12,7 +12,7 @@ import pytest
 from onnx_text import model, run
 from proof import stock
 
-from onnx2snn import SpikingSession, convert
+from onnx2snn import SpikingSession, convert, evaluate, open_data
 from onnx2snn.graph_passes.graph import neurons
 from onnx2snn.graph_passes.graph.neuron_functions import FUNCTIONS
 from onnx2snn.recipes import RECIPES
@@ -90,14 +90,31 @@ def test_the_loop_for_other_runtimes(name):
     )
 
 
+def readme_examples():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_torch_example_runs(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    x, y = torch.zeros(9, 3), torch.zeros(9, dtype=torch.int64)
+    scope = {"torch": torch, "np": np, "x_train": x, "x_test": x, "y_test": y}
+    scope["network"] = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+    monkeypatch.chdir(tmp_path)
+    exec(readme_examples()[0], scope)
+    snn = convert("ann.onnx", calibration=open_data("images.npz")).model
+    assert evaluate(snn, open_data("test.npz"), [4])["samples"] == 9
+
+
 @pytest.mark.parametrize("weights", [None])
 def test_readme_python_example_runs(tmp_path, monkeypatch, weights):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    _, code = readme_examples()
     onnx.save(small_network(), tmp_path / "ann.onnx")
     images = RNG.normal(size=(5, 2, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "calibration.npz", x=images)
+    for name in ("images.npz", "test.npz"):
+        np.savez(tmp_path / name, x=images)
     monkeypatch.chdir(tmp_path)
-    scope = {"images": images}
+    scope = {}
     exec(code, scope)
     assert scope["result"].output.shape == (5, 4, 3, 3)
     assert run(small_network(), images).shape == (5, 4, 3, 3)
