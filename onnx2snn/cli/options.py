@@ -109,7 +109,7 @@ samples_option = click.option("--samples", type=COUNT, help=SO_MANY)
 ann_option = click.option("--ann", **MODEL, help="The ANN to compare with.")
 timesteps_option = click.option("-T", "--timesteps", type=COUNT, required=True, help="Time-steps.")
 several_timesteps_option = click.option(
-    "-T", "--timesteps", type=TIMESTEPS, required=True, help="As in 8,16,32."
+    "-T", "--timesteps", type=TIMESTEPS, required=True, help="Time-steps, as in 8,16,32."
 )
 force_option = click.option("--force", is_flag=True, help="Replace what stands at OUTPUT.")
 data_option = click.option(

@@ -74,8 +74,8 @@ from .train import default_workers, train_network
     "-T",
     "--timesteps",
     type=TIMESTEPS,
-    help="[default: of a table the paper's, up to 256; of a figure, whose T it does not print, "
-    "4 to 128, of fig1 1 to 64, of fig4 16 to 256]",
+    help="Time-steps, as in 8,16,32.  [default: of a table the paper's, up to 256; of a figure, "
+    "whose T it does not print, 4 to 128, of fig1 1 to 64, of fig4 16 to 256]",
 )
 @samples_option
 @click.option(
