@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from onnx2snn.graph_passes.errors import (
     ProviderError,
     counted,
 )
-from onnx2snn.models.configs import read_config
+from onnx2snn.models.configs import CONFIGS, read_config
 from onnx2snn.running import Report
 from onnx2snn.runtime.sessions import cores_of
 
@@ -34,7 +35,9 @@ def default_workers() -> int:
     "  onnx2snn train resnet20-fashion-mnist\n"
     "  onnx2snn train vgg16-cifar10 --data-root data --device cuda -o runs/vgg16-cifar10\n"
     '  onnx2snn train mine.toml            # base = "resnet20-cifar10"; epochs = 30; ...\n'
-    "  torchrun --nproc-per-node 4 --no-python onnx2snn train vgg16-imagenet --device cuda ..."
+    "  torchrun --nproc-per-node 4 --no-python onnx2snn train vgg16-imagenet --device cuda ...\n"
+    "\n\b\nRuns:\n"
+    + textwrap.indent(textwrap.fill(", ".join(CONFIGS), break_on_hyphens=False), "  ")
 )
 @click.command()
 @click.argument("config")
@@ -49,8 +52,7 @@ def default_workers() -> int:
     "--workers",
     type=click.IntRange(0),
     default=default_workers,
-    show_default="4, or one for each core",
-    help="Processes that read images.",
+    help="Processes that read images.  [default: one for each core, 4 at most]",
 )
 @root_option
 @device_option
@@ -65,9 +67,8 @@ def train(
 ) -> None:
     """Train a network with trainable clips, and export it.
 
-    CONFIG is the name of a run, or a .toml file with its settings. Interrupted, the same command
-    goes on after the last whole epoch, and on a CPU ends with the same weights. The names:
-    those of the paper, as vgg16-cifar10 (Tables 1 to 3), and smaller ones on Fashion-MNIST.
+    CONFIG is the name of a run, one of those below, or a .toml file with its settings. Interrupted,
+    the same command goes on after the last whole epoch, and on a CPU ends with the same weights.
     """
     with terminal.overall_progress() as report:
         path, history = train_network(config, output, data_root, device, workers, report)
