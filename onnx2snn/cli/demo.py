@@ -8,9 +8,9 @@ from onnx2snn.demo import TIMESTEPS, run_demo
 from onnx2snn.graph_passes.model_files.files import write_model
 
 from . import tables, terminal
-from .options import examples, json_option, samples_option
+from .options import examples, json_option
 from .outputs import folder_for, print_json
-from .parameter_types import NamedPath
+from .parameter_types import COUNT, NamedPath
 from .plot import accuracy_plot, pyplot
 
 
@@ -23,7 +23,7 @@ from .plot import accuracy_plot, pyplot
     show_default=True,
     help="Folder for the networks and the plot; made if it is not there.",
 )
-@samples_option
+@click.option("--samples", type=COUNT, help="How many of the 2,000 images.  [default: all]")
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """Convert the ResNet-20 that ships with the tool and classify real images with it.
