@@ -70,7 +70,7 @@ from .parameter_types import TIMESTEPS, NamedPath
     "--output",
     type=NamedPath(),
     help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T "
-    "(output_T/NAME) at further read-outs, and firing rates.",
+    "(output_T/NAME) at further read-outs, and firing_rate/LAYER.",
 )
 @root_option
 @samples_option
