@@ -52,7 +52,9 @@ from .parameter_types import COUNT, InitialPotentialType, NamedPath
 )
 @click.command()
 @model_argument
-@click.option("-o", "--output", type=NamedPath(), required=True, help="SNN file.")
+@click.option(
+    "-o", "--output", type=NamedPath(), required=True, help="SNN file; replaced if it exists."
+)
 @calibration_option
 @click.option(
     "--recipe",
