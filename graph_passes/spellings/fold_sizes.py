@@ -1,5 +1,7 @@
 """Sizes that a graph asks for at run time though they are known before."""
 
+import math
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -15,7 +17,8 @@ from onnx2snn.graph_passes.graph.editing import (
 def fold_sizes(graph: gs.Graph) -> None:
     """Shape(x), and a Gather or Slice of it, -> a constant, where all sizes it picks are known.
 
-    Others, such as the batch size, may be open. onnx-graphsurgeon's own folding of sizes knows
+    Others, such as the batch size, may be open. So Size(x), as of a shape, whose sizes are axes.
+    onnx-graphsurgeon's own folding of sizes knows
     no ``start`` and ``end`` of Shape, and takes Casts of data for those of sizes.
     """
     doubtful = _behind_pools_in_branches(graph)
@@ -51,6 +54,11 @@ def _sizes(node: gs.Node | None) -> np.ndarray | None:
                 return None
             known = [size if isinstance(size, int) else -1 for size in shape]
             return np.array(known, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
+        case "Size":
+            shape = node.inputs[0].shape
+            if shape is None or not all(isinstance(size, int) for size in shape):
+                return None
+            return np.array(math.prod(shape), np.int64)
         case "Gather" | "Slice":
             sizes = _sizes(producer(node.inputs[0]))
             if sizes is None or sizes.ndim != 1:

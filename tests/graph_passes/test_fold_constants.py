@@ -72,6 +72,7 @@ KNOWN = {
     "one of a slice": ("s = Shape(x) p = Slice(s, one, far) y = Gather(p, zero)", [3]),
     "by constants of nodes": ("i = Constant<value_ints = [1, 2]>() s = Shape(x) y = Gather(s, i)",
                               [3, 4]),
+    "how many there are": ("s = Shape(x) y = Size(s)", 4),
     "by a number of a node": ("i = Constant<value_int = -1>() s = Shape(x) y = Gather(s, i)", 5),
 }  # fmt: skip
 
@@ -104,6 +105,10 @@ def test_sizes_that_are_open_stay(body):
     fold_constants(g)
     assert ops(g)[0] == "Shape"
     np.testing.assert_array_equal(run(g, X), before)
+
+
+def test_a_number_of_elements_that_is_open_stays():
+    assert not fold_constants(graph("g (float[N, 3, 4, 5] x) => (int64 y) { y = Size(x) }"))
 
 
 def test_a_slice_by_steps_of_nothing_stays():
