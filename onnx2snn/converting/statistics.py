@@ -37,7 +37,7 @@ Up to what so many percent of the samples stay within.
 """
 
 LONG, ROOM = 32, 0.25
-"""With more than ``LONG`` time-steps thresholds are up to this part larger than data shows.
+"""With more than ``LONG`` time-steps thresholds have up to this part of room above what data shows.
 
 Levels are then so fine that what other samples say above the largest of these costs more.
 """
@@ -69,9 +69,8 @@ class Statistic:
     where that cuts off more than 2 % of their squares, the largest of 95 % of the samples in which
     any is above 0 (of all but one of fewer than 20); with q above 16 at most q / 16 times that, as
     long as 99 % of them are not below; of fewer than 128 samples nearer to the layer's largest, the
-    less of a channel is seen; with q above 32 1 + (1 - 32 / q) / 4 times all that; where a max-pool
-    alone reads them, of what that lets through. "balanced": local threshold balancing (Bu et al.,
-    CVPR 2025) in ``q`` steps,
+    less of a channel is seen; where a max-pool alone reads them, of what that lets through.
+    "balanced": local threshold balancing (Bu et al., CVPR 2025) in ``q`` steps,
 
         theta := theta + 2 mean(max(a - theta, 0)), from 0; in the end at most the largest
 
@@ -91,6 +90,13 @@ class Statistic:
         steps = self.q >= 1 and float(self.q).is_integer()
         if not (self.kind == "max" or (percent if "percentile" in self.kind else steps)):
             raise DataError(f"'{self}' {_NO_STATISTIC}")
+
+    @property
+    def headroom(self) -> float:
+        """What thresholds by it are multiplied by, at least: room for what no sample shows."""
+        if self.kind != "robust-mmse":
+            return 1.0
+        return 1 + ROOM * max(0.0, 1 - LONG / self.q)
 
     @property
     def is_of_pooled(self) -> bool:
@@ -195,8 +201,7 @@ class ActivationHistogram:
         if statistic.kind == "robust-mmse":
             timesteps = int(statistic.q)
             most = self._without_outliers(timesteps)
-            shown = self._beside_the_largest(np.minimum(self._least_squares(timesteps), most))
-            return shown * (1 + ROOM * max(0, 1 - LONG / timesteps))
+            return self._beside_the_largest(np.minimum(self._least_squares(timesteps), most))
         if statistic.kind == "balanced":
             return self._balanced(int(statistic.q))
         above = self._counts.sum(axis=1)

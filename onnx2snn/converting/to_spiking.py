@@ -79,9 +79,9 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
     thresholds came from, by the name of the activation's output, which is that of its neurons.
     """
     threshold, per_channel = settings.threshold, settings.per_channel
-    recalibrate, headroom = settings.recalibrate, float(settings.headroom)
     if threshold is None:
         return {}
+    recalibrate, headroom = settings.recalibrate, max(settings.headroom, threshold.headroom)
     network.unclipped = network.current
     bounds = bounded_activations(network.graph)
     wanted = unbounded_activations(network.graph)
@@ -187,7 +187,7 @@ def apply_passes(network: Network, passes: Sequence[SpikingPass], timesteps: int
         snn = replace(snn, data=data)
         network.notes += notes
         if not all(each.for_any_t for each in traits):
-            network.notes += notes_on_few_at_once(data, together)
+            network.notes += notes_on_few_at_once(data, network.running.batch_size)
     network.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
     require_finite_results(network.graph)
 

@@ -251,7 +251,7 @@ def test_mmse_and_robust_mmse_per_channel():
     x = (rng.exponential(size=(5000, 2)) ** 3 * [1, 10]).astype(np.float32)
     most = neuron_of("robust-norm-per-channel", x).neurons[0].threshold
     np.testing.assert_allclose(most, np.quantile(x, 0.999, axis=0), rtol=0.03)
-    for timesteps in (4, 32):
+    for timesteps, room in ((4, 1), (32, 1), (64, 1.125), (256, 1.21875)):
         free = neuron_of("mmse", x, timesteps=timesteps).neurons[0].threshold
         assert free.shape == (2,)
         for theta, values in zip(free, x.T, strict=True):
@@ -260,8 +260,13 @@ def test_mmse_and_robust_mmse_per_channel():
                 for p in np.arange(0.05, 1.0, 0.01)
             ]
             assert error_of_levels(values, theta, timesteps) < 1.02 * min(errors)
-        robust = neuron_of("best-binary", x, timesteps=timesteps).neurons[0].threshold
-        np.testing.assert_array_equal(robust, np.minimum(free, most))
+        robust, burst = (
+            neuron_of(recipe, x, timesteps=timesteps).neurons[0].threshold
+            for recipe in ("best-binary", "best-burst")
+        )
+        np.testing.assert_allclose(robust, room * np.minimum(free, most), rtol=1e-6)
+        # Bursts have more room as it is.
+        np.testing.assert_allclose(burst, 1.5 / 4 * np.minimum(free, most), rtol=1e-6)
     # The few largest would have raised it.
     assert np.all(free > 1.2 * most)
 
