@@ -112,8 +112,8 @@ def comes_in_an_order(
     which those that are read at once, ``batch_size``, are cut, and every second, third ... sample
     of a batch, as least squares look at. They differ where labels come class by class, or take
     turns, and where a measure's variance between parts is ``MOST_VARIANCE`` times what that within
-    them says (Fisher's F), and more than in any of ``ORDERS`` other orders. Batches of fewer than
-    ``FEWEST`` samples are looked at several together.
+    them says (Fisher's F), and more than any measure's in any of ``ORDERS`` other orders. Batches
+    of fewer than ``FEWEST`` samples are looked at several together.
     """
     several = data.samples > together
     strides = range(2, min(together // FEWEST, data.samples // FEWEST, MOST_STRIDE) + 1)
@@ -141,7 +141,8 @@ def comes_in_an_order(
             yield np.unique(batch * stride + place % together % stride, return_inverse=True)[1]
 
     scores = [_standard_scores(known) for known in measures.values()]
-    return any(_differ(columns, part) for part in parts() for columns in scores)
+    columns = [found for found in scores if found.size and np.all(np.isfinite(found))]
+    return bool(columns) and _differ(np.concatenate(columns, axis=1), [*parts()])
 
 
 def _standard_scores(values: np.ndarray) -> np.ndarray:
@@ -152,16 +153,24 @@ def _standard_scores(values: np.ndarray) -> np.ndarray:
         return np.asarray(((values - values.mean(axis=0)) / spread)[:, varies])
 
 
-def _differ(columns: np.ndarray, parts: np.ndarray) -> bool:
-    """Whether one of these columns differs between parts, by number [N], by more than chance."""
-    if not parts.any() or not columns.size or not np.all(np.isfinite(columns)):
-        return False
-    found = _variance_ratio(columns, parts)
-    if not np.any(found > MOST_VARIANCE):
+def _differ(columns: np.ndarray, ways: list[np.ndarray]) -> bool:
+    """Whether one of these columns differs between parts, in one of these ways to part the rows.
+
+    Each way has the parts' numbers, [N]. By more than chance: than any column does in any way in
+    other orders.
+    """
+    found = _largest_ratio(columns, ways)
+    if found <= MOST_VARIANCE:
         return False
     generator = np.random.default_rng(0)
-    others = [_variance_ratio(generator.permutation(columns), parts) for _ in range(ORDERS)]
-    return bool(np.any((found > MOST_VARIANCE) & (found > np.max(others, axis=0))))
+    others = (_largest_ratio(generator.permutation(columns), ways) for _ in range(ORDERS))
+    return all(other < found for other in others)
+
+
+def _largest_ratio(columns: np.ndarray, ways: list[np.ndarray]) -> float:
+    """Fisher's F between parts of the rows, the largest of all columns and ways; else 0."""
+    ratios = [_variance_ratio(columns, parts) for parts in ways if parts.any()]
+    return float(np.max(ratios, initial=0))
 
 
 def _variance_ratio(values: np.ndarray, parts: np.ndarray) -> np.ndarray:
@@ -192,16 +201,16 @@ def notes_on_samples(measures: Mapping[str, np.ndarray]) -> list[str]:
     return notes
 
 
-def notes_on_few_at_once(data: Data, together: int) -> list[str]:
-    """Whether what follows batch by batch sees fewer samples at once than it had better.
+def notes_on_few_at_once(data: Data, batch_size: int) -> list[str]:
+    """Whether what follows batch by batch is given fewer samples at once than it had better.
 
     Of a network of nine dense layers ``best``, at T=8, had 81.5 % with batches of 1 and 88.2 with
     batches of 7, 88.1 of 50.
     """
-    if together >= min(FEWEST, data.samples):
+    if batch_size >= min(FEWEST, data.samples):
         return []
     return [
-        f"corrections look at batches of {counted(together, 'sample')}, by which they are worse "
+        f"corrections look at batches of {counted(batch_size, 'sample')}, by which they are worse "
         f"than by those of {FEWEST} or more (--batch-size; a batch size that the network fixes is "
         "better left open where it is exported)"
     ]
