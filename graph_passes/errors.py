@@ -24,6 +24,10 @@ class DataError(Onnx2SnnError):
     """Data is missing, of a wrong shape or type, or not finite; or a setting makes no sense."""
 
 
+class NotFiniteError(DataError):
+    """What a network says is NaN or infinite."""
+
+
 class OutputError(Onnx2SnnError):
     """A result cannot be written; what stood there before is untouched."""
 

@@ -196,8 +196,8 @@ def require_type(given: np.dtype, wanted: np.dtype, who: str, name: str) -> None
         )
 
 
-def check_finite(x: np.ndarray, what: str) -> None:
-    """Raise ``DataError`` if x holds NaN or infinity."""
+def check_finite(x: np.ndarray, what: str, kind: type[DataError] = DataError) -> None:
+    """Raise an error of this ``kind`` if x holds NaN or infinity."""
     if x.dtype.kind in "fc" and not np.all(np.isfinite(x)):
         bad = np.argwhere(~np.isfinite(x))[0]
-        raise DataError(f"{what} holds NaN or infinity, first at {bad.tolist()}")
+        raise kind(f"{what} holds NaN or infinity, first at {bad.tolist()}")

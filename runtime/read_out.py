@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError
+from onnx2snn.graph_passes.errors import DataError, NotFiniteError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
 from .inputs import check_finite
@@ -63,7 +63,7 @@ class Averages:
             values |= zip(made, run_session(self._read_out, made, feed), strict=True)
         outputs = {name: values[name] for name in self._plan.outputs}
         for name, value in outputs.items():
-            check_finite(value, f"the network's output '{name}'")
+            check_finite(value, f"the network's output '{name}'", NotFiniteError)
         return outputs
 
     def of_one(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -144,8 +144,9 @@ def _share_weights(
 def _start_or_say_why(model: onnx.ModelProto, options: Any, providers: list[Any]) -> Any:
     """A session of a model; ``ProviderError`` or ``ModelError`` as ``create_session`` raises."""
     try:
-        # In float16 ONNX Runtime 1.32 ends the process where a Transpose enters a product.
-        without = ["MatmulTransposeFusion"] if has_float16(model) else []
+        # In float16 on a CPU ONNX Runtime 1.32 ends the process where it lets a product transpose.
+        ends = name_of(providers[0]) == CPU and has_float16(model)
+        without = ["MatmulTransposeFusion"] if ends else []
         return start(model.SerializeToString(), options, providers, without)
     except Exception as error:
         if not from_onnxruntime(error):

@@ -15,6 +15,7 @@ from onnx2snn.graph_passes.approximate import MOST_CLIPS
 from onnx2snn.graph_passes.errors import (
     DataError,
     ModelError,
+    NotFiniteError,
     Onnx2SnnError,
     OutputError,
     ProviderError,
@@ -253,11 +254,11 @@ def _kept(file: KeptFile | None, setting: _Setting) -> _Kept:
     if file is not None:
         check_writable(file.path)
         return _Kept(file, file.entries(), setting.made_from())
-    for data in (setting.options["calibration"], setting.data):
-        if data is not None:
-            # That it is not finite, which reading finds, is no recipe's failure.
-            for _ in data.batches(setting.together):
-                pass
+    calibration = setting.options["calibration"]
+    if calibration is not None:
+        # That it is not finite, which reading finds, is no recipe's failure.
+        for _ in calibration.batches(setting.together):
+            pass
     return _Kept(None, {}, {})
 
 
@@ -338,8 +339,7 @@ def _scores(
             providers=setting.options["providers"],
             report=report,
         )
-    except (ModelError, DataError) as error:
-        # Not the data itself, which was read before: a read-out that is not finite, say.
+    except (ModelError, NotFiniteError) as error:
         unit.row.reasons.update(dict.fromkeys(times, _one_line(error)))
         return {}
     ann_accuracy = found["ann"]["accuracy"]

@@ -231,11 +231,11 @@ def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int 
     """
     made = sizes_of(plan.epilogue, shapes)
     outputs = [info.name for info in plan.epilogue.graph.output]
-    averaged = [made.bytes_of(name) for name in outputs]
-    averages = 2 * sum(averaged) + 2 * max(averaged, default=0)
+    averaged = sum(made.bytes_of(name) for name in outputs)
+    averages = 2 * averaged + 8 * max((made.count(name) for name in outputs), default=0)
     most = _peak(plan.epilogue, made)
     if plan.read_out is not None:
-        averages += sum(averaged)
+        averages += averaged
         given = {name: made.shapes[name] for name in outputs if name in made.shapes}
         most = max(most, _peak(plan.read_out, sizes_of(plan.read_out, given)))
     return most + averages + sum(sizes.bytes_of(name) for name in shapes)

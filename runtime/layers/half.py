@@ -67,9 +67,9 @@ def _largest_in(
     node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
 ) -> float:
     """The largest number that a layer may read or make."""
-    tensors = filter(None, (*node.input, *node.output))
-    known = (sizes[name] if name in sizes else constants[name] for name in tensors)
-    return max(largest_in(values) for values in known)
+    # What is computed of constants and shapes alone is in neither.
+    known, tensors = {**constants, **sizes}, filter(None, (*node.input, *node.output))
+    return max(largest_in(known[name]) if name in known else np.inf for name in tensors)
 
 
 def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:

@@ -9,8 +9,9 @@ from gpu import needs_cuda
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kinds import Kind, Network
+from onnx_text import model
 
-from onnx2snn import SpikingSession, convert
+from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes import to_model
 from onnx2snn.graph_passes.errors import ModelError, ProviderError
 from onnx2snn.runtime.layers import half
@@ -110,6 +111,17 @@ def test_layers_whose_numbers_float16_cannot_hold_stay_in_float32(anywhere, what
     assert (first.precision, first.reason) == ("float32", "its numbers may be beyond 65504")
     assert last.precision == ("float32" if what == "threshold" else "float16")
     run_alike(halved, SpikingSession(snn, plan="step"), network, [(2, 9)])
+
+
+def test_a_bias_that_is_made_of_sizes_is_not_known():
+    ann = model(
+        "g (float[N, 4] x) => (float[N, 3] y) { a = Relu(x) s = Shape<end = 1>(x) "
+        "k = Expand(one, s) b = Unsqueeze(k, last) c = Gemm(a, w, b) y = Relu(c) }",
+        {"w": np.eye(4, 3, dtype=np.float32), "one": np.float32([1]), "last": np.int64([1])},
+    )
+    snn = convert(ann, calibration=from_arrays(np.ones((8, 4), np.float32)), recipe="opi").model
+    (row,) = halve(build_plan(snn), [CUDA]).precisions
+    assert row.precision == "float32"
 
 
 @pytest.mark.gpu
