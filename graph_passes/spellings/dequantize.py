@@ -29,8 +29,8 @@ def dequantize_weights(graph: gs.Graph) -> bool:
     And QuantizeLinear(constants) -> q = round(x / scale) + zero_point, as weights are written that
     were rounded in training; MatMulNBits(x, constants), ONNX Runtime's product with weights of 2,
     4 or 8 bits -> MatMul(x, W). onnx-graphsurgeon folds none of them, and ONNX Runtime, where they
-    stay, may fuse them with a MatMul in a way that rounds activations too. What several
-    nodes make of one constant alike is one constant again.
+    stay, may fuse them with a MatMul in a way that rounds activations too. What several nodes but
+    MatMulNBits make of one constant alike is one constant again.
     """
     require_opset(graph)
     changed, products = False, _unpack_products(graph)

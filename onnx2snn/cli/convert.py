@@ -11,12 +11,12 @@ from onnx2snn.converting.request import Reset
 from onnx2snn.converting.statistics import FOR_TIMESTEPS, Statistic, parse_statistic
 from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import counted, listed
+from onnx2snn.graph_passes.graph.neurons import MOST_COUNTED
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
 from onnx2snn.graph_passes.model_files.files import write_model
 from onnx2snn.recipe import Recipe
 from onnx2snn.recipes import recipe_by_name
-from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 
 from . import terminal
 from .conversion_tables import advice, agreement_table, neuron_table, pass_table
@@ -104,7 +104,7 @@ from .parameter_types import COUNT, InitialPotentialType, NamedPath
 )
 @click.option(
     "--delay",
-    type=click.IntRange(0, MOST_TIMESTEPS),
+    type=click.IntRange(0, MOST_COUNTED),
     metavar="N",
     help="Leave the first N time-steps out of the read-out.  [default: the recipe's; 0]",
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from onnx2snn.graph_passes import DataError
 from onnx2snn.graph_passes.approximate import MOST_CLIPS
 from onnx2snn.graph_passes.errors import require_one_of, require_whole
+from onnx2snn.graph_passes.graph.neurons import MOST_COUNTED
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.recipe import DEFAULT_TIMESTEPS, Neuron, Recipe
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
@@ -18,7 +19,7 @@ Reset = Literal["subtract", "zero"]
 
 _WHOLE = {
     "approximate": (1, MOST_CLIPS),
-    "delay": (0, MOST_TIMESTEPS),
+    "delay": (0, MOST_COUNTED),
     "timesteps": (1, MOST_TIMESTEPS),
 }
 """Options that are whole numbers: their least and their most."""

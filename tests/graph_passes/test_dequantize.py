@@ -210,3 +210,19 @@ def test_weights_in_floating_point_numbers_of_8_bits(kind):
     changes_once(dequantize_weights, g)
     assert ops(g) == ["MatMul"]
     np.testing.assert_array_equal(run(g, X), X @ (values / 2))
+
+
+def test_zero_points_of_other_types_make_others():
+    """Of one weight in the same bytes."""
+    w = np.float32([[1, -2, 3], [-1, 2, 0.5], [0, 4, -3]])
+    text = (
+        "g (float[N, 3] x) => (float[N, 3] y) { "
+        "p = QuantizeLinear(w, scale, signed) a = DequantizeLinear(p, scale, signed) "
+        "q = QuantizeLinear(w, scale, unsigned) b = DequantizeLinear(q, scale, unsigned) "
+        "c = MatMul(x, a) y = MatMul(c, b) }"
+    )
+    types = {"signed": np.int8(0), "unsigned": np.uint8(0)}
+    g = graph(text, {"w": w, "scale": np.float32(0.5), **types})
+    before = run(g, X)
+    changes_once(dequantize_weights, g)
+    np.testing.assert_array_equal(run(g, X), before)

@@ -390,6 +390,24 @@ def test_data_that_a_copy_may_read_stays(tmp_path, small_limit):
         np.testing.assert_array_equal(files.read_parts(file).weights["w"], weight)
 
 
+def test_data_of_a_copy_stays_where_the_same_cannot_be_written(tmp_path, small_limit, monkeypatch):
+    path, copy = tmp_path / "large.onnx", tmp_path / "copy.onnx"
+    write_model(model(TEXT, {"w": WEIGHT}), path)
+    copy.write_bytes(path.read_bytes())
+    write_model(model(TEXT, {"w": 2 * WEIGHT}), path)
+    real = files.write_bytes
+
+    def fails(target, *arguments, **options):
+        if target == path:
+            raise OutputError("no room")
+        real(target, *arguments, **options)
+
+    monkeypatch.setattr(files, "write_bytes", fails)
+    with pytest.raises(OutputError, match="no room"):
+        write_model(model(TEXT, {"w": WEIGHT}), path)
+    np.testing.assert_array_equal(files.read_parts(copy).weights["w"], WEIGHT)
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
         write_model(model(TEXT, {"w": WEIGHT}), tmp_path / "no" / "model.onnx")
