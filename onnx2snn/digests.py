@@ -13,8 +13,9 @@ from onnx2snn.graph_passes.model_files.files import (
     Model,
     files_of,
     read_any,
+    read_bytes,
     read_model,
-    unpiped,
+    read_parts,
 )
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
 
@@ -31,19 +32,36 @@ def digest_of(model: Model) -> str:
         for name in sorted(parts.weights):
             digest.update(np.ascontiguousarray(parts.weights[name]).data)
         return digest.hexdigest()
-    whole, *others = (_digest_of_file(path) for path in files_of(model))
-    return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
+    return _together(*map(_digest_of_file, files_of(model)))
+
+
+def unpiped(model: Model) -> tuple[Model, str | None]:
+    """The model, or the parts of one in a pipe, which can be read once, and its file's digest.
+
+    Raises ``ModelError`` for a pipe as ``read_any``.
+    """
+    if not isinstance(model, str | os.PathLike) or Path(model).is_file():
+        return model, None
+    content = read_bytes(Path(model))
+    whole = hashlib.sha256(content).hexdigest()
+    parts = read_parts(model, content)
+    return parts, _together(whole, *map(_digest_of_file, files_of(model, content)[1:]))
 
 
 def read_with_digest(model: Model) -> tuple[ModelParts, str]:
     """A model in parts, and its digest; raises ``ModelError`` as ``read_any``."""
-    model = unpiped(model)
-    return read_any(model), digest_of(model)
+    model, digest = unpiped(model)
+    return read_any(model), digest or digest_of(model)
 
 
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _together(whole: str, *others: str) -> str:
+    """The digest of a model's file with those of the files beside it."""
+    return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
 
 
 OTHER_FILE = (

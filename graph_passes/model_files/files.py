@@ -4,6 +4,7 @@ Model files are untrusted input: nothing outside a model's own folder is read.
 """
 
 import contextlib
+import io
 import os
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -72,13 +73,6 @@ def read_any(model: Model) -> ModelParts:
     return read_parts(model)
 
 
-def unpiped(model: Model) -> Model:
-    """The model, or the parts of one in a pipe, which can be read once."""
-    if isinstance(model, str | os.PathLike) and not Path(model).is_file():
-        return read_parts(model)
-    return model
-
-
 def read_structure(model: Model) -> onnx.ModelProto:
     """A model without its large weights, and without reading what is in other files.
 
@@ -100,11 +94,14 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return attach(read_parts(path))
 
 
-def read_parts(path: str | os.PathLike[str]) -> ModelParts:
-    """Like ``read_model``, with the weights beside the structure."""
+def read_parts(path: str | os.PathLike[str], content: bytes | None = None) -> ModelParts:
+    """Like ``read_model``, with the weights beside the structure.
+
+    ``content``: what was read from there, of a pipe, which can be read once.
+    """
     require_path(path, "a model is read from a file's path", ModelError)
     path = Path(path)
-    parsed = parse_model(path)
+    parsed = parse_model(path, content)
     model, weights = parsed.structure, dict(parsed.weights)
     _check_whole(model, f"'{path}'")
     for tensor, is_initializer in _external(model, weights):
@@ -139,26 +136,33 @@ def _external(
     ]
 
 
-def files_of(path: str | os.PathLike[str]) -> list[Path]:
+def files_of(path: str | os.PathLike[str], content: bytes | None = None) -> list[Path]:
     """An ONNX file, and after it the files beside it that hold weights of it.
 
-    Raises ``ModelError`` if the file cannot be read, or names another that is not beside it.
+    ``content``: as for ``read_parts``. Raises ``ModelError`` if the file cannot be read, or names
+    another that is not beside it.
     """
     path = Path(path)
-    with _reading(path), path.open("rb") as file:
+    with _opened(path, content) as file:
         structure, places = _parsed(file, path)
     stored = _external(structure, places)
     return [path, *sorted({data_file(tensor, path)[0] for tensor, _ in stored})]
 
 
-def parse_model(path: Path) -> ModelParts:
+def read_bytes(path: Path) -> bytes:
+    """What a file or a pipe gives; raises ``ModelError`` if it cannot be read."""
+    with _opened(path) as file:
+        return file.read()
+
+
+def parse_model(path: Path, content: bytes | None = None) -> ModelParts:
     """A file's content, without its external data and not checked any further.
 
     Large weights are read from the file straight into arrays: parsed, and copied out, they would
-    take up to three times the memory. Raises ``ModelError`` if the file cannot be read, or is no
-    ONNX model.
+    take up to three times the memory. ``content``: as for ``read_parts``. Raises ``ModelError`` if
+    the file cannot be read, or is no ONNX model.
     """
-    with _reading(path), path.open("rb") as file:
+    with _opened(path, content) as file:
         model, places = _parsed(file, path)
         weights = {
             tensor.name: _data_at(file, places[tensor.name], tensor)
@@ -170,7 +174,7 @@ def parse_model(path: Path) -> ModelParts:
 
 def parse_structure(path: Path) -> onnx.ModelProto:
     """Like ``parse_model``, without reading the large weights."""
-    with _reading(path), path.open("rb") as file:
+    with _opened(path) as file:
         return _parsed(file, path)[0]
 
 
@@ -187,10 +191,11 @@ def _parsed(file: BinaryIO, path: Path) -> tuple[onnx.ModelProto, dict[str, int]
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """``ModelError`` for what is wrong with a file."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[BinaryIO]:
+    """A file, or what was read from it, to read; ``ModelError`` for what is wrong with it."""
     try:
-        yield
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
+            yield file
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:

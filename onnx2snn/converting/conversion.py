@@ -12,7 +12,7 @@ import onnx
 from onnx2snn.data.batches import MOST_SAMPLES, samples_at_once
 from onnx2snn.data.calibration_data import notes_on_samples
 from onnx2snn.data.samples import Data, require_data, require_samples
-from onnx2snn.digests import digest_of
+from onnx2snn.digests import digest_of, unpiped
 from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
@@ -21,7 +21,7 @@ from onnx2snn.graph_passes.graph.activations import bounds_by_result
 from onnx2snn.graph_passes.graph.obstacles import require_convertible
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
-from onnx2snn.graph_passes.model_files.files import Model, read_any, unpiped
+from onnx2snn.graph_passes.model_files.files import Model, read_any
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.inspection import metadata_of
@@ -137,7 +137,7 @@ def convert(
     ``DataError`` (data that does not fit, invalid settings), ``ProviderError`` (a device that is
     not there) and ``PassError`` (a pass changed the function).
     """
-    model = unpiped(model)
+    model, digest = unpiped(model)
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)
@@ -179,7 +179,8 @@ def convert(
     network.notes += _note_on_vain_timesteps(request)
     result = to_parts(network.graph, like=network.original.structure)
     made = _definition(network, request)
-    _write_metadata(result.structure, digest_of(model), made, neurons, network.clips)
+    digest = digest or digest_of(model)
+    _write_metadata(result.structure, digest, made, neurons, network.clips)
     require_loadable(network.current, network.graph)
     return Conversion(
         parts=result,

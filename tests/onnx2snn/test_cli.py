@@ -616,6 +616,7 @@ def test_a_model_from_a_pipe():
     writer.start()
     piped = convert(Path("pipe.onnx")).model
     writer.join()
+    assert piped == convert("ann.onnx").model
     assert diagnose(piped, onnx.load("ann.onnx"), open_data("data.npz"), 4)
 
 
