@@ -539,6 +539,22 @@ def test_a_softmax_beside_the_scores_makes_no_probabilities_of_them():
     np.testing.assert_array_equal(*left)
 
 
+def test_a_read_out_of_a_mask_takes_that_of_the_samples_that_stay():
+    text = SCORES.replace("x)", "x, bool[N, 3] m)").format("", "")
+    session = SpikingSession(
+        dense(text.replace("y = MatMul(b, u)", "l = MatMul(b, u) y = Where(m, l, zero)"), 3),
+        threads=1,
+    )
+    rng = np.random.default_rng(8)
+    inputs = {"x": rng.normal(size=(30, 4)).astype(np.float32), "m": rng.random((30, 3)) < 0.8}
+    early = session.run(inputs, 24, early_exit=EarlyExit(0.5, 1, 2))
+    leaves = early.sample_timesteps.tolist()
+    assert len(set(leaves)) > 1
+    whole = session.run(inputs, 24, sorted(set(leaves)))
+    for n, t in enumerate(leaves):
+        np.testing.assert_array_equal(early.output[n], whole.readouts[t].output[n])
+
+
 @pytest.mark.parametrize(
     "tail",
     ["y = Cast<to = 1>(p)", "y = Flatten(p)", "y = Squeeze(p)", "y = Transpose<perm = [0, 1]>(p)",
