@@ -218,6 +218,7 @@ def test_only_what_was_made_from_the_same_is_reused():
         {"batch_size": 100},
         {"seed": 1},
         {"approximate": 4},
+        {"providers": [("CPUExecutionProvider", {})]},
         {"recipes": [renamed]},
     ):
         assert compared(**{"recipes": [opi]} | change, state=state).reused == 0
