@@ -331,7 +331,7 @@ def test_local_threshold_balancing_by_its_recursion():
         found = histogram.value(Statistic("balanced", steps))
         np.testing.assert_allclose(found, theta, atol=4 / 1000)
     conversion = neuron_of("ltb", values, timesteps=8)
-    np.testing.assert_allclose(conversion.neurons[0].threshold, 4, atol=4 / 1000)
+    np.testing.assert_allclose(conversion.neurons[0].threshold, 4, rtol=1e-5)
     # Behind a delay of T / 4: of current 1.7 and v(0) = 2, spikes at t = 2, 4, 6.
     spikes = spikes_of(conversion, [[1.7]], 8)[:, 0, 0]
     assert spikes.tolist() == [0, 1, 0, 1, 0, 1, 0, 0]
