@@ -23,7 +23,7 @@ _MMSE = Statistic("mmse", DEFAULT_TIMESTEPS)
 _ROBUST_MMSE = Statistic("robust-mmse", DEFAULT_TIMESTEPS)
 _RMP_SCALES = (0.8, 0.6, 0.4)
 _RNL_SCALES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
-_QUARTERS = tuple(i / 8 for i in range(9))
+_EIGHTHS = tuple(i / 8 for i in range(9))
 
 RECIPES = (
     Recipe(
@@ -118,7 +118,7 @@ RECIPES = (
         _ROBUST,
         recalibrate=True,
         delay=0.25,
-        passes=(partial(search_potentials, fractions=_QUARTERS),),
+        passes=(partial(search_potentials, fractions=_EIGHTHS),),
     ),
     Recipe(
         "calibration",

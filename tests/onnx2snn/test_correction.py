@@ -21,7 +21,7 @@ from onnx2snn.recipe import Neuron, Recipe
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.spiking_passes import correction, layers, least_squares, simulation
 from onnx2snn.spiking_passes.correction import correct, mean_by_channel
-from onnx2snn.spiking_passes.searching import BALANCING_STEPS, balance_thresholds
+from onnx2snn.spiking_passes.searching import balance_thresholds
 from onnx2snn.spiking_passes.simulation import Apart, Simulation
 
 SMALL = from_arrays(X)
@@ -128,9 +128,9 @@ def test_a_correction_is_folded_into_the_weights():
 # Thresholds and v(0) from spikes --------------------------------------------------------------
 
 
-def balanced(scale, to_zero, x=X):
+def balanced(scale, to_zero, x=X, timesteps=64):
     """V_th of both layers of ``TWO``: the largest current of one time-step, layer by layer."""
-    steps = held(x @ np.float64(DENSE["w"]), BALANCING_STEPS)
+    steps = held(x @ np.float64(DENSE["w"]), timesteps)
     first = scale * np.max(steps)
     emitted = fire(steps, first, to_zero=to_zero) * first
     return first, scale * (emitted @ np.float64(DENSE["u"])).max()
@@ -141,7 +141,7 @@ def best_scale():
     scales = {}
     for scale in (0.8, 0.6, 0.4):
         first, second = balanced(scale, to_zero=False)
-        emitted = fire(held(X @ np.float64(DENSE["w"]), BALANCING_STEPS), first) * first
+        emitted = fire(held(X @ np.float64(DENSE["w"]), 64), first) * first
         last = (fire(emitted @ np.float64(DENSE["u"]), second) * second).mean(axis=0)
         scales[scale] = np.square(last - activations()[1]).mean()
     return min(scales, key=scales.get)
@@ -168,6 +168,16 @@ def test_thresholds_are_the_largest_currents_of_spikes(recipe):
         # Whether a current that is V_th fires depends on its last bit.
         close = np.isclose(output, q.mean(0) @ DENSE["v"], rtol=1e-3, atol=1e-4)
         assert close.mean() > 0.9
+
+
+def test_largest_currents_are_those_of_64_time_steps():
+    """Here the largest of 32 are smaller, and those of 128 larger."""
+    x = np.random.default_rng(241).normal(size=(12, 3)).astype(np.float32)
+    fewer, wanted, more = (balanced(1.0, True, x, timesteps) for timesteps in (32, 64, 128))
+    assert fewer[1] < 0.99 * wanted[1] < 0.98 * more[1]
+    conversion = convert(two(), calibration=from_arrays(x), recipe="spike-norm")
+    found = [float(neuron.threshold) for neuron in conversion.neurons]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_the_scale_that_fits_best_is_taken_wherever_it_stands():
@@ -223,25 +233,28 @@ def test_inputs_are_switched_on_for_their_share_of_time():
 
 
 def test_v0_is_the_best_of_an_exhaustive_search():
+    """Of eighths: the second layer's is 3/8."""
     fractions, timesteps = np.arange(9) / 8, 8
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     conversion = convert(
         two(),
-        calibration=SMALL,
+        calibration=from_arrays(x),
         recipe="pre-charged",
         timesteps=timesteps,
         threshold=Statistic("max"),
     )
     thresholds = [float(neuron.threshold) for neuron in conversion.neurons]
-    currents, found = held(X @ np.float64(DENSE["w"]), timesteps), []
-    for theta, wanted in zip(thresholds, activations(), strict=True):
+    currents, found = held(x @ np.float64(DENSE["w"]), timesteps), []
+    for theta, wanted in zip(thresholds, activations(x), strict=True):
         tried = [fire(currents, theta, f * theta) * theta for f in fractions]
-        errors = [np.square(x.mean(0) - wanted).mean() for x in tried]
+        errors = [np.square(emitted.mean(0) - wanted).mean() for emitted in tried]
         best = int(np.argmin(errors))
         found.append(fractions[best] * theta)
         emitted, currents = tried[best], tried[best] @ np.float64(DENSE["u"])
+    assert fractions[best] == 3 / 8
     np.testing.assert_allclose([float(v) for v in starts(conversion).values()], found, rtol=1e-6)
     # The read-out leaves out the first two time-steps.
-    output = SpikingSession(conversion.model).run(X, timesteps).output
+    output = SpikingSession(conversion.model).run(x, timesteps).output
     late = emitted[2:].mean(0) @ DENSE["v"]
     np.testing.assert_allclose(output, late, rtol=1e-4, atol=1e-5)
 

@@ -15,7 +15,7 @@ from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.recipes import recipe_by_name
 from onnx2snn.spiking_passes import correction, least_squares, segments
 from onnx2snn.spiking_passes.correction import correct
-from onnx2snn.spiking_passes.least_squares import RIDGE, fit_weights
+from onnx2snn.spiking_passes.least_squares import fit_weights
 
 SMALL = from_arrays(X)
 
@@ -33,7 +33,7 @@ LAYERS = {
 
 def ridge(patches, residual, kept=None):
     """Least squares with a penalty, as least squares with further rows; 0 where it is not kept."""
-    penalty = np.sqrt(RIDGE * np.square(patches).sum() * sum(1 / n for n in patches.shape))
+    penalty = np.sqrt(0.1 * np.square(patches).sum() * sum(1 / n for n in patches.shape))
     rows = np.concatenate([patches, penalty * np.eye(patches.shape[1])])
     rest = np.concatenate([residual, np.zeros((patches.shape[1], residual.shape[1]))])
     if kept is None:
@@ -338,6 +338,20 @@ def test_weights_of_fewer_places_than_they_are(group):
     wanted = old + np.concatenate(changes).reshape(old.shape)
     (node,) = g.nodes
     np.testing.assert_allclose(node.inputs[1].values, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(20_000, 2, 1, 1), (16, 2, 128, 128)])
+def test_of_many_places_every_second_image_counts(shape):
+    """Down to 8,192 places, or 8 images."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    lacks = rng.normal(size=shape).astype(np.float32)
+    text = "g (float[N, 2, h, k] x) => (float[N, 2, h, k] y) { y = Conv(x, w) }"
+    g = graph(text, {"w": np.zeros((2, 2, 1, 1), np.float32)})
+    assert fit_weights(g, g.outputs[0], lacks, 1.0, lambda _: [x, np.zeros_like(lacks)])
+    wanted = ridge(*(np.moveaxis(each[::2], 1, -1).reshape(-1, 2) for each in (x, lacks)))
+    (node,) = g.nodes
+    np.testing.assert_allclose(node.inputs[1].values[..., 0, 0], wanted.T, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
