@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from one_neuron import WEIGHTS as DENSE
-from one_neuron import X
+from one_neuron import X, fire
 from onnx_text import graph, model, run
 
 from onnx2snn import SpikingSession, convert, from_arrays
@@ -44,15 +44,20 @@ def ridge(patches, residual, kept=None):
     return found
 
 
-def weights_of(conversion, before):
-    """The weights of the layer whose output leads to a neuron, as [K, C] if dense."""
+def layer_of(conversion, before):
+    """The node whose output leads to a neuron, and its constants."""
     graph = conversion.model.graph
     makers = {name: node for node in graph.node for name in node.output}
     node = makers[next(n for n in graph.node if n.name == before).input[0]]
     while node.op_type == "Add":
         node = makers[node.input[0]]
-    (found,) = [t for t in graph.initializer if t.name == node.input[1]]
-    value = onnx.numpy_helper.to_array(found)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    return node, [constants[name] for name in node.input[1:]]
+
+
+def weights_of(conversion, before):
+    """The weights of the layer whose output leads to a neuron, as [K, C] if dense."""
+    node, (value, *_) = layer_of(conversion, before)
     return value.T if any(a.name == "transB" and a.i for a in node.attribute) else value
 
 
@@ -87,20 +92,24 @@ def test_advanced_calibration_fits_convolutions(layer, pruned):
         ann, calibration=from_arrays(x), recipe="calibration-advanced", timesteps=timesteps
     )
     session = SpikingSession(conversion.model)
-    seen = session.run(x, timesteps).readouts[timesteps].potential_sums["r"] / timesteps
+    readouts = session.run(x, timesteps, range(1, timesteps + 1)).readouts
+    sums = np.float64([readouts[t].potential_sums["r"] for t in readouts])
+    seen = sums[-1] / timesteps
     inner = net.replace("y)", "y, float[N, 4, 6, 7] r, float[N, C, h, k] c)", 1)
     inner = model(inner.replace("C,", f"{shape[0]},"), weights)
     wanted = run(inner, x, output=2)
     how = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1} | settings
     group = how.pop("group")
 
+    def current(seen, u):
+        b = np.float64(weights["b"])
+        return eq.conv(seen, np.float64(u), b, **how, group=group)
+
     def lacks(u):
-        u, b = np.float64(u), np.float64(weights["b"])
-        current = eq.conv(np.float64(seen), u, b, **how, group=group)
-        return np.maximum(wanted, 0) - np.maximum(current, 0)
+        return np.maximum(wanted, 0) - np.maximum(current(seen, u), 0)
 
     residual = lacks(weights["u"])
-    windows = eq.windows(np.float64(seen), shape[2:], fill=0.0, **how)
+    windows = eq.windows(seen, shape[2:], fill=0.0, **how)
     changes = []
     groups = (
         np.split(windows, group, 1),
@@ -117,6 +126,14 @@ def test_advanced_calibration_fits_convolutions(layer, pruned):
     lowered = np.square(lacks(found)).mean()
     assert lowered < (0.99 if pruned else 0.97) * np.square(residual).mean()
     assert np.all(found[weights["u"] == 0] == 0)
+    # Then the biases, once, on the spikes of T time-steps.
+    theta = float(next(each.threshold for each in conversion.neurons if each.name == "q"))
+    shift = theta / (2 * timesteps)
+    emitted = [current(part, found) + shift for part in np.diff(sums, axis=0, prepend=0)]
+    mean = theta * fire(emitted, theta).mean(axis=0)
+    delta = (np.maximum(wanted, 0) - mean).mean(axis=(0, 2, 3))
+    _, (_, bias) = layer_of(conversion, "q")
+    np.testing.assert_allclose(bias, weights["b"] + shift + delta, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("limit", ["MOST_MULTIPLICATIONS", "MOST_SQUARE"])
