@@ -33,7 +33,7 @@ from onnx2snn import (
 from onnx2snn.cli import demo as cli_demo
 from onnx2snn.cli import inspect as cli_inspect
 from onnx2snn.cli import main, plot, plot_paper
-from onnx2snn.converting import readiness
+from onnx2snn.converting import conversion, readiness
 from onnx2snn.graph_passes.model_files import files
 from onnx2snn.runtime import sessions, time_steps
 from onnx2snn.runtime.choices import chunks, groups
@@ -888,6 +888,22 @@ def test_output_folders():
         message = invoke("convert", "ann.onnx", "-o", output, code=1).output
         assert "cannot write" in message
     assert list(Path("folder").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (("convert", "ann.onnx", "-o", "out.onnx"), (conversion, "convert")),
+        (("demo", "--output", "out"), (cli_demo, "run_demo")),
+    ],
+)
+def test_folders_without_permission_are_refused_before_the_work(words, work, folder, monkeypatch):
+    """For root, who has every permission, too."""
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: not Path(path).is_relative_to(folder))
+    monkeypatch.setattr(*work, lambda *_, **__: pytest.fail("it was begun"))
+    message = invoke(*words, code=1).stderr
+    assert re.search("no permission to write in its folder|cannot write into the folder", message)
+    assert not Path(words[-1]).exists()
 
 
 def test_a_failure_leaves_an_existing_output_untouched(snn):
