@@ -41,8 +41,8 @@ def test_within_and_outside(folder):
     assert outside.exit_code == 1
     assert json.loads(outside.stdout) == report
     assert "--min-accuracy" in outside.stderr
-    if drop > 0:
-        assert "--max-drop" in evaluate(folder, "--max-drop", drop / 2, *ann).output
+    assert drop > 0
+    assert "--max-drop" in evaluate(folder, "--max-drop", drop / 2, *ann).output
 
 
 def test_what_cannot_be_judged(folder):
