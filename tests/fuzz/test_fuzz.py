@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from processes import environment
+
 HERE = Path(__file__).parent
 COUNT = int(os.environ.get("ONNX2SNN_FUZZ", "120"))
 FIRST = int(os.environ.get("ONNX2SNN_FUZZ_FIRST", "0"))
@@ -22,14 +24,16 @@ FIRST = int(os.environ.get("ONNX2SNN_FUZZ_FIRST", "0"))
 
 def outcomes(first: int, last: int) -> Iterator[dict[str, Any]]:
     """What became of each mutant, as ``worker.outcome`` says it."""
-    # Nothing empty, which would stand for the working directory.
-    paths = [str(HERE), str(HERE.parent / "helpers"), *os.environ.get("PYTHONPATH", "").split()]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    folders = HERE, HERE.parent / "helpers"
     while first < last:
         command = [sys.executable, HERE / "worker.py", str(first), str(last)]
         with tempfile.TemporaryFile("w+") as errors:
             with subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment(*folders),
             ) as worker:
                 for line in worker.stdout:
                     if line.startswith('{"end"'):

@@ -1,12 +1,12 @@
 """The same input gives the same bytes, in any process, however it is written."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from onnx_text import model
+from processes import environment
 
 from onnx2snn import convert, from_arrays, write_model
 
@@ -42,13 +42,16 @@ print([hashlib.sha256(model.SerializeToString()).hexdigest() for model in made])
 def test_bytes_do_not_depend_on_the_process():
     found = set()
     for seed in ("1", "77"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(HELPERS)}
         found.add(
             subprocess.run(
                 [sys.executable, "-c", CODE],
-                env=environment, capture_output=True, text=True, check=True, cwd="/",
+                env=environment(HELPERS, PYTHONHASHSEED=seed),
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd="/",
             ).stdout
-        )  # fmt: skip
+        )
     assert len(found) == 1
 
 
