@@ -2,8 +2,8 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import stock
 from onnx_text import changes_once, graph, model, ops, run, whole
 
 from onnx2snn import SpikingSession, UnsupportedModelError, convert, from_arrays
@@ -55,16 +55,8 @@ def over_time(g, feed, names, timesteps=TIMESTEPS):
         for n in names
         if n not in {o.name for o in proto.graph.output}
     )
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    outputs = [output.name for output in session.get_outputs()]
-    feed, found = dict(feed), []
-    for _ in range(timesteps):
-        step = dict(zip(outputs, session.run(None, feed), strict=True))
-        feed |= {f"v/{n[7:]}": value for n, value in step.items() if n.startswith("v_next/")}
-        found.append([step[name] for name in names])
-    return [np.stack(values) for values in zip(*found, strict=True)]
+    steps = [outputs | states for outputs, states in stock.steps(proto, feed, timesteps)]
+    return [np.stack([step[n.replace("v_next/", "v/")] for step in steps]) for n in names]
 
 
 BETWEEN = {

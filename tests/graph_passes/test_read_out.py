@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import stock
 from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn.graph_passes import (
@@ -34,17 +34,9 @@ def spiking(text):
 
 def over_time(graph, *inputs):
     """The outputs of each time-step, [T, ...], of a plain loop on ONNX Runtime."""
-    session = onnxruntime.InferenceSession(
-        to_model(graph).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
     feed = {tensor.name: x for tensor, x in zip(graph.inputs, inputs, strict=False)}
-    outputs = []
-    for _ in range(TIMESTEPS):
-        step = dict(zip(names, session.run(None, feed), strict=True))
-        feed |= {f"v/{n[7:]}": value for n, value in step.items() if n.startswith("v_next/")}
-        outputs.append([v for n, v in step.items() if not n.startswith("v_next/")])
-    return [np.stack(values) for values in zip(*outputs, strict=True)]
+    steps = stock.steps(to_model(graph), feed, TIMESTEPS)
+    return [np.stack(v) for v in zip(*(outputs.values() for outputs, _ in steps), strict=True)]
 
 
 def means(x):

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import stock
 from onnx_text import changes_once, graph, model, ops, run, whole
 
 from onnx2snn import convert
@@ -24,16 +24,8 @@ X = RNG.integers(-2, 10, (2, 2, 7, 6)) / 8
 
 def over_time(graph, x, timesteps=TIMESTEPS):
     """The outputs of each time-step, [T, ...], of a plain loop on ONNX Runtime."""
-    session = onnxruntime.InferenceSession(
-        to_model(graph).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    feed, outputs = {"x": x}, []
-    for _ in range(timesteps):
-        step = dict(zip(names, session.run(None, feed), strict=True))
-        feed |= {f"v/{n[7:]}": value for n, value in step.items() if n.startswith("v_next/")}
-        outputs.append([v for n, v in step.items() if not n.startswith("v_next/")])
-    return [np.stack(values) for values in zip(*outputs, strict=True)]
+    steps = stock.steps(to_model(graph), {"x": x}, timesteps)
+    return [np.stack(v) for v in zip(*(outputs.values() for outputs, _ in steps), strict=True)]
 
 
 def spiking(text, dtype=np.float32, weights=None):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from kinds import plain_loop
+import stock
 from onnx_text import changes_once, graph, ops, whole
 
 from onnx2snn import SpikingSession
@@ -55,7 +55,7 @@ def test_on_at_first_and_then_off(scale, dtype):
     code_inputs(g, {"x": scale}, T)
     model = whole(g)
     x = X.astype(dtype)
-    outputs = [-step["y"] for step, _ in plain_loop(model, x, T + 2)]
+    outputs = [-step["y"] for step, _ in stock.steps(model, {"x": x}, T + 2)]
     assert outputs[0].dtype == dtype
     # Halves are rounded towards 0.
     on = np.ceil(np.abs(x) * T / scale - 0.5)

@@ -7,7 +7,6 @@ equal V_th, 0 or v_negative. The network is y = Gemm(neurons(Conv(max_pool(neuro
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 from onnx_text import graph
 
 from onnx2snn.graph_passes import (
@@ -194,27 +193,6 @@ class Network:
             current = np.einsum("oc,nchw->nohw", self.w[:, :, 0, 0], p) + self.b[:, None, None]
             q = layers["q"](current, t)
             yield t, q.reshape(len(q), -1) @ self.wy + self.by, q, layers
-
-
-# The file, run by stock ONNX Runtime -----------------------------------------------------
-
-
-def is_state(name):
-    return name.startswith(("v_next/", "m_next/"))
-
-
-def plain_loop(model, x, timesteps):
-    """The loop of docs/neurons.md: yields (outputs, states) of each time-step."""
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    state = {}
-    for t in range(timesteps):
-        now = x[t] if isinstance(x, list) else x
-        values = dict(zip(names, session.run(None, {"x": now, **state}), strict=True))
-        state = {n.replace("_next/", "/", 1): v for n, v in values.items() if is_state(n)}
-        yield {n: v for n, v in values.items() if not is_state(n)}, state
 
 
 def model_of(network, kind, **options):

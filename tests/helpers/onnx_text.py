@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import onnx.parser
-import onnxruntime
+import stock
 
 from onnx2snn.graph_passes import infer_shapes, to_graph, to_model, verify
 
@@ -39,12 +39,7 @@ def run(graph_or_model, *inputs, output=0, optimised=True):
     if not isinstance(proto, onnx.ModelProto):
         verify(proto)
         proto = to_model(proto)
-    options = onnxruntime.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = stock.session(proto, "full" if optimised else "off")
     names = [source.name for source in session.get_inputs()]
     return session.run(None, dict(zip(names, inputs, strict=False)))[output]
 

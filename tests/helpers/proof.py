@@ -4,7 +4,7 @@ import itertools
 
 import equations as eq
 import numpy as np
-import onnxruntime
+import stock
 
 from onnx2snn import SpikingSession, convert, from_arrays, parse_statistic
 from onnx2snn.graph_passes import (
@@ -19,20 +19,9 @@ from onnx2snn.graph_passes import (
 )
 
 
-def stock(model):
-    """A plain session of ONNX Runtime, without the fusions that round quantized weights anew."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
 def run_ann(model, feed, batch="N"):
     """All outputs of an ANN; sample by sample where its batch is fixed to 1."""
-    session = stock(model)
+    session = stock.session(model, "off")
     if batch == "N":
         return session.run(None, feed)
     count = len(next(iter(feed.values())))
@@ -50,14 +39,9 @@ def canonical(model):
 
 def plain_loop(model, feed, timesteps, behind_means):
     """The loop of docs/neurons.md: outputs averaged, or the last behind a RunningMean."""
-    session = stock(model)
-    names = [output.name for output in session.get_outputs()]
-    state, totals = {}, {}
-    for _ in range(timesteps):
-        values = dict(zip(names, session.run(None, {**feed, **state}), strict=True))
-        written = {n for n in values if n.startswith(("v_next/", "m_next/"))}
-        state = {n.replace("_next/", "/", 1): values[n] for n in written}
-        now = {name: value for name, value in values.items() if name not in written}
+    totals = {}
+    # Without the fusions that round quantized weights anew.
+    for now, _ in stock.steps(model, feed, timesteps, "off"):
         totals = {
             name: value if name in behind_means else totals.get(name, 0) + value.astype(np.float64)
             for name, value in now.items()

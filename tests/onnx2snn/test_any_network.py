@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import stock
 from onnx_text import model, run
 
 from onnx2snn import (
@@ -123,11 +123,7 @@ def test_each_output_is_a_read_out():
 def test_a_read_out_that_is_not_affine_in_a_plain_loop():
     snn = convert(model(TWO_OUTPUTS, WEIGHTS)).model
     onnx.checker.check_model(snn, full_check=True)
-    stock = onnxruntime.InferenceSession(snn.SerializeToString())
-    names, state = [output.name for output in stock.get_outputs()], {}
-    for _ in range(12):
-        values = dict(zip(names, stock.run(None, {"x": X, **state}), strict=True))
-        state = {n.replace("v_next/", "v/"): v for n, v in values.items() if "v_next/" in n}
+    *_, (values, _) = stock.steps(snn, {"x": X}, 12)
     result = SpikingSession(snn).run(X, 12)
     np.testing.assert_allclose(values["p"], result.values["p"], rtol=1e-5)
     np.testing.assert_array_equal(values["label"], result.values["label"])
@@ -1146,11 +1142,7 @@ def test_one_output_runs_on_any_onnx_runtime(recipe):
         "net (float[N, 6] x) => (float[N, 1] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"
     )
     snn = convert(model(text, weights), calibration=from_arrays(X), recipe=recipe).model
-    stock = onnxruntime.InferenceSession(snn.SerializeToString())
-    names, state = [output.name for output in stock.get_outputs()], {}
-    for _ in range(6):
-        values = dict(zip(names, stock.run(None, {"x": X, **state}), strict=True))
-        state = {n.replace("_next/", "/", 1): v for n, v in values.items() if "_next/" in n}
+    *_, (_, state) = stock.steps(snn, {"x": X}, 6)
     session = SpikingSession(snn)
     for _ in range(6):
         session.step(X)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import stock
 from onnx_text import model, run
-from proof import stock
 
 from onnx2snn import SpikingSession, convert, evaluate, open_data
 from onnx2snn.graph_passes.graph import neurons
@@ -80,7 +80,7 @@ def test_the_loop_for_other_runtimes(name):
     ann.graph.output[0].name = ann.graph.node[-1].output[0] = name
     snn = convert(ann).model
     image = RNG.normal(size=(5, 3)).astype(np.float32)
-    session = stock(snn)
+    session = stock.session(snn, "off")
     names = [info.name for info in session.get_outputs()]
     scope = {"session": session, "output_names": names, "output": name, "image": image}
     scope |= {"T": 7, "total": 0}

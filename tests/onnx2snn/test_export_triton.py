@@ -10,7 +10,6 @@ from unittest.mock import Mock
 import dyadic
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import stock
 from click.testing import CliRunner
@@ -47,9 +46,7 @@ class Server:
     """What Triton does with sequences: batches of their requests, states kept for each."""
 
     def __init__(self, stateful):
-        self.session = onnxruntime.InferenceSession(
-            stateful.model.SerializeToString(), stock.Options(), providers=["CPUExecutionProvider"]
-        )
+        self.session = stock.session(stateful.model, "off")
         self.names = [output.name for output in self.session.get_outputs()]
         self.types = {i.name: i.type for i in self.session.get_inputs()}
         self.states, self.kept = stateful.states, {}

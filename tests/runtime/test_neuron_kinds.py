@@ -5,10 +5,11 @@ import json
 import numpy as np
 import onnx
 import pytest
+import stock
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kinds import KINDS, Kind, Network, mean, model_of, plain_loop, softmax
+from kinds import KINDS, Kind, Network, mean, model_of, softmax
 from onnx_text import graph, model
 
 from onnx2snn import DataError, SpikingSession, convert, evaluate, from_arrays
@@ -56,7 +57,7 @@ def test_the_file_is_its_equations(kind, dtype):
     for seed in range(3):
         network = Network(seed, dtype)
         x = network.images(3)
-        loop = plain_loop(model_of(network, kind), x, T)
+        loop = stock.steps(model_of(network, kind), {"x": x}, T)
         for (_, y, _, layers), (outputs, states) in zip(
             network.steps(kind, x, T), loop, strict=True
         ):
@@ -202,7 +203,7 @@ def test_ties(kind, v_init, currents, spikes, last):
     change_neurons(g, kind.op, negative=kind.negative, max_spikes=kind.max_spikes, delay=kind.delay)
     x = [np.float32([[c]]) for c in currents]
     model = to_model(g)
-    loop = list(plain_loop(model, x, len(x)))
+    loop = list(stock.steps(model, {"x": x}, len(x)))
     assert [outputs["y"].item() for outputs, _ in loop] == [2 * s for s in spikes]
     assert loop[-1][1]["v/y"].item() == last
     session = SpikingSession(model)
@@ -225,7 +226,7 @@ def test_a_delay_of_several_outputs(op, delay):
     result = session.run(x, T, readout=list(range(1, T)))
     session.reset()
     ys, qs = [], []
-    loop = plain_loop(model, x, T)
+    loop = stock.steps(model, {"x": x}, T)
     for (t, y, q, _), (outputs, _) in zip(network.steps(kind, x, T), loop, strict=True):
         ys.append(y)
         qs.append(q)
@@ -246,7 +247,7 @@ def test_a_delay_in_other_types(dtype):
     model = model_of(network, kind, read_out="several")
     result = SpikingSession(model, threads=1).run(x, 10, readout=[1, 2, 3, 4, 6])
     ys = []
-    loop = plain_loop(model, x, 10)
+    loop = stock.steps(model, {"x": x}, 10)
     for (t, y, _, _), (outputs, _) in zip(network.steps(kind, x, 10), loop, strict=True):
         ys.append(y)
         if t in result.readouts:
@@ -306,7 +307,7 @@ def test_switched_inputs(op, dtype):
     result = session.run(x, T)
     session.reset()
     values, layers = [], {}
-    loop = plain_loop(model, x, T)
+    loop = stock.steps(model, {"x": x}, T)
     for (_, y, _, layers), (outputs, _) in zip(  # noqa: B007
         network.steps(kind, x, T, coding), loop, strict=True
     ):
@@ -348,7 +349,7 @@ def test_any_kind(kind, seed, dtype, per_channel, pool, v_init, timesteps, sampl
     model = model_of(network, kind, coding=coding)
     result = SpikingSession(model, threads=1).run(x, timesteps)
     ys = []
-    loop = plain_loop(model, x, timesteps)
+    loop = stock.steps(model, {"x": x}, timesteps)
     for (_, y, _, layers), (outputs, states) in zip(
         network.steps(kind, x, timesteps, coding), loop, strict=True
     ):

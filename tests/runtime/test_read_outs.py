@@ -79,14 +79,9 @@ def inputs_of(session, t):
 
 def stepped(snn, feeds):
     """The outputs of the file at each time-step, and the read-outs that docs/neurons.md takes."""
-    session = proof.stock(snn)
-    names = [output.name for output in session.get_outputs()]
-    known, state, now = {i.name for i in session.get_inputs()}, {}, []
-    for feed in feeds:
-        given = {name: value for name, value in feed.items() if name in known}
-        values = dict(zip(names, session.run(None, {**given, **state}), strict=True))
-        state = {n.replace("_next/", "/", 1): v for n, v in values.items() if "_next/" in n}
-        now.append({name: value for name, value in values.items() if "_next/" not in name})
+    known = [given.name for given in snn.graph.input if given.name in feeds[0]]
+    feed = {name: [each[name] for each in feeds] for name in known}
+    now = [outputs for outputs, _ in stock.steps(snn, feed, len(feeds), "off")]
     last = proof.behind_running_means(snn) | {n for n, v in now[0].items() if v.dtype.kind != "f"}
     read = [
         {n: v if n in last else np.mean([f[n] for f in now[:t]], 0) for n, v in now[t - 1].items()}

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from kinds import KINDS, Kind, Network, model_of, plain_loop
+import stock
+from kinds import KINDS, Kind, Network, model_of
 from one_neuron import computed_sizes
 
 from onnx2snn import DataError, SpikingSession, convert
@@ -12,7 +13,7 @@ STEPS = 9
 
 def after(model, x):
     """Outputs and states of stock ONNX Runtime after each time-step."""
-    return list(plain_loop(model, x, STEPS))
+    return list(stock.steps(model, {"x": x}, STEPS))
 
 
 @pytest.mark.parametrize("plan", ["auto", "step"])
@@ -90,7 +91,7 @@ def test_a_part_of_a_state_leaves_the_rest():
 
 
 def _summed(model, x, steps, name):
-    return list(plain_loop(model, x, steps))[-1][1][name]
+    return list(stock.steps(model, {"x": x}, steps))[-1][1][name]
 
 
 @pytest.mark.parametrize("time", [-1.0, 0.5, np.nan, 1e9, "3", None, 1j, True])

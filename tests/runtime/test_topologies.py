@@ -1,8 +1,8 @@
 """Graphs of unusual form, each against a plain loop of stock ONNX Runtime."""
 
 import numpy as np
-import onnxruntime
 import pytest
+import stock
 from alike import same
 from onnx_text import model
 
@@ -67,16 +67,8 @@ CASES = {
 
 
 def plain_loop(proto, x, timesteps):
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    state, total = {}, 0
-    for _ in range(timesteps):
-        values = dict(zip(names, session.run(None, {"x": x, **state}), strict=True))
-        total = total + values.pop("y")
-        state = {name.replace("v_next/", "v/"): value for name, value in values.items()}
-    return total / np.float32(timesteps), state
+    steps = list(stock.steps(proto, {"x": x}, timesteps))
+    return sum(outputs["y"] for outputs, _ in steps) / np.float32(timesteps), steps[-1][1]
 
 
 @pytest.mark.parametrize("name", CASES)
