@@ -11,9 +11,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx2snn import convert, write_model
-from onnx2snn.measuring.timing import peak_memory
+from onnx2snn.measuring.timing import in_a_process, peak_memory, seconds_of
 
 NODES = (1250, 2500, 5000, 10_000, 20_000)
 STAGES = ((3, 64, 256, 1), (4, 128, 512, 2), (6, 256, 1024, 2), (3, 512, 2048, 2))
@@ -106,9 +103,8 @@ def chain(nodes):
 
 def measured(path):
     """Convert a file in this process; seconds, and peak memory above that of the imports."""
-    before, start = peak_memory(), time.perf_counter()
-    write_model(convert(path).parts, f"{path}.snn")
-    seconds = time.perf_counter() - start
+    before = peak_memory()
+    seconds = seconds_of(lambda: write_model(convert(path).parts, f"{path}.snn"))
     return {"seconds": seconds, "memory": peak_memory() - before, "file": os.path.getsize(path)}
 
 
@@ -116,8 +112,7 @@ def cost(model):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ann.onnx"
         onnx.save(model, path)
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            return process.submit(measured, path).result()
+        return in_a_process(measured, path)
 
 
 def main():

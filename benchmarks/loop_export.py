@@ -8,7 +8,6 @@ ratio within a round, with the quartiles beside it. The step plan is a session o
 
 import argparse
 import json
-import time
 from functools import partial
 
 import numpy as np
@@ -16,16 +15,10 @@ import numpy as np
 from onnx2snn import SpikingSession, convert
 from onnx2snn.cli.terminal import console, new_table
 from onnx2snn.demo import demo_images, demo_network
-from onnx2snn.measuring.timing import interleaved, pin, ratio
+from onnx2snn.measuring.timing import interleaved, pin, ratio, seconds_of
 from onnx2snn.runtime.loop import loop_model
 from onnx2snn.runtime.providers import CPU
 from onnx2snn.runtime.sessions import create_session
-
-
-def seconds_of(task):
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
 
 
 def main():

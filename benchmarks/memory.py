@@ -13,19 +13,12 @@ import argparse
 import itertools
 import json
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from onnx2snn.cli.terminal import console, new_table
-
-
-def in_a_process(function, *arguments):
-    """Call a function in a fresh process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
+from onnx2snn.measuring.timing import in_a_process
 
 
 def memory(key):
