@@ -5,7 +5,7 @@ import onnx
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.model_files.protos import all_nodes
 
-from .plans.sizes import sizes_of
+from .plans.sizes import sizes_of, with_constants
 
 MOST_TENSORS = 32
 """Beyond so many, CUDA's Concat and Split read the addresses of tensors from a list."""
@@ -18,9 +18,7 @@ def require_capturable(step: onnx.ModelProto) -> None:
     over it. That are Concat and Split of many tensors, and products of matrices that are not one
     for each of the other's (ONNX Runtime's ``CanUseStridedBatchedGemm``).
     """
-    shapes = {t.name: tuple(t.dims) for t in step.graph.initializer} | dict(
-        sizes_of(step, {}).shapes
-    )
+    shapes = with_constants(step, sizes_of(step, {}))
     for node in all_nodes(step.graph.node):
         many = max(len(node.input), len(node.output)) > MOST_TENSORS
         listed = many and node.op_type in ("Concat", "Split")

@@ -18,8 +18,8 @@ def fold_sizes(graph: gs.Graph) -> None:
     """Shape(x), and a Gather or Slice of it, -> a constant, where all sizes it picks are known.
 
     Others, such as the batch size, may be open. So Size(x), as of a shape, whose sizes are axes.
-    onnx-graphsurgeon's own folding of sizes knows
-    no ``start`` and ``end`` of Shape, and takes Casts of data for those of sizes.
+    onnx-graphsurgeon's own folding of sizes knows no ``start`` and ``end`` of Shape, and takes
+    Casts of data for those of sizes.
     """
     doubtful = _behind_pools_in_branches(graph)
     for node in list(graph.nodes):

@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 from onnx2snn.runtime.plans.graphs import MANY
 from onnx2snn.runtime.plans.plan import State
-from onnx2snn.runtime.plans.sizes import Sizes, sizes_of
+from onnx2snn.runtime.plans.sizes import Sizes, sizes_of, with_constants
 
 Shape = tuple[int | str, ...]
 
@@ -124,7 +124,7 @@ def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:
 
     Or say which rows of something that has none for samples there are.
     """
-    shapes = {t.name: tuple(t.dims) for t in step.graph.initializer} | dict(known.shapes)
+    shapes = with_constants(step, known)
     sizes = set[str]()
     for node in step.graph.node:
         attributes = attributes_of(node)

@@ -37,6 +37,11 @@ class Sizes:
         return self.count(name) * self.itemsizes.get(name, 0)
 
 
+def with_constants(model: onnx.ModelProto, known: Sizes) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's tensors, as far as they are known, its constants among them."""
+    return {t.name: tuple(t.dims) for t in model.graph.initializer} | dict(known.shapes)
+
+
 def sizes_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> Sizes:
     """The sizes of a model's tensors where its inputs, or some of them, have these shapes."""
     given = copy_model(model)
