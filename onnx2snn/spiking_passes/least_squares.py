@@ -1,7 +1,7 @@
 """Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,6 +10,8 @@ from onnx2snn.graph_passes.graph.editing import Editor, only_consumer, producer
 from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
 
 from .layers import few_samples
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 RIDGE = 0.1
 """How much a change of weights is held back: a share of the inputs' mean square."""
@@ -79,8 +81,8 @@ def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
     if node.op == "Add":
         alone = [operand for operand in node.inputs if only_consumer(graph, operand) is not None]
         return [found for operand in alone for found in _summed(graph, operand)]
-    weighted = node.op in ("Conv", "Gemm", "MatMul") and isinstance(node.inputs[1], gs.Constant)
-    return [node] if weighted else []
+    weighted = node.op in (*CONVOLUTIONS, "Gemm", "MatMul")
+    return [node] if weighted and isinstance(node.inputs[1], gs.Constant) else []
 
 
 def _refit(
@@ -88,7 +90,7 @@ def _refit(
 ) -> list[np.ndarray]:
     """Change a node's weights towards a residual; returns what changes, [K, C] in each group."""
     weights = np.asarray(node.inputs[1].values)
-    columns = np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual
+    columns = np.moveaxis(residual, 1, -1) if node.op in CONVOLUTIONS else residual
     if columns.ndim < 2 or columns.shape != (*_places(node, source), _outputs(node)):
         # Its output is broadcast to a larger tensor, or has no axis for samples.
         return []
@@ -96,10 +98,7 @@ def _refit(
     if kept is not None and _takes_too_much(kept):
         return []
     changes = _solve(node, source, columns, kept)
-    flat = np.concatenate([change.T for change in changes])
-    if not _has_outputs_first(node):
-        flat = flat.T
-    new = (weights + flat.reshape(weights.shape)).astype(weights.dtype)
+    new = (weights + _as_weights(node, changes)).astype(weights.dtype)
     old = node.inputs[1]
     # Weights that several nodes share part here.
     name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
@@ -112,8 +111,7 @@ def _kept(node: gs.Node) -> list[np.ndarray] | None:
     weights = np.asarray(node.inputs[1].values)
     if not 0 < np.count_nonzero(weights) <= (1 - PRUNED) * weights.size:
         return None
-    rows = (weights if _has_outputs_first(node) else weights.T) != 0
-    return [part.T for part in np.split(rows.reshape(len(rows), -1), node.attrs.get("group", 1))]
+    return _as_matrices(node, weights != 0)
 
 
 def _takes_too_much(kept: list[np.ndarray]) -> bool:
@@ -123,6 +121,26 @@ def _takes_too_much(kept: list[np.ndarray]) -> bool:
     return multiplications > MOST_MULTIPLICATIONS or square > MOST_SQUARE
 
 
+def _as_matrices(node: gs.Node, weights: np.ndarray) -> list[np.ndarray]:
+    """What stands in the place of weights, [K, C] of each group."""
+    groups = node.attrs.get("group", 1)
+    if node.op == "ConvTranspose":
+        parts = np.split(np.moveaxis(weights, 1, -1), groups)
+        return [part.reshape(-1, part.shape[-1]) for part in parts]
+    rows = weights if _has_outputs_first(node) else weights.T
+    return [part.T for part in np.split(rows.reshape(len(rows), -1), groups)]
+
+
+def _as_weights(node: gs.Node, matrices: list[np.ndarray]) -> np.ndarray:
+    """The inverse of ``_as_matrices``."""
+    shape = node.inputs[1].values.shape
+    if node.op == "ConvTranspose":
+        channels_last = np.concatenate(matrices).reshape(shape[0], *shape[2:], shape[1])
+        return np.moveaxis(channels_last, -1, 1)
+    rows = np.concatenate([matrix.T for matrix in matrices])
+    return (rows if _has_outputs_first(node) else rows.T).reshape(shape)
+
+
 def _has_outputs_first(node: gs.Node) -> bool:
     """Whether a node's weights have its channels or features along their first axis."""
     return bool(node.attrs.get("transB", node.op == "Conv"))
@@ -130,17 +148,20 @@ def _has_outputs_first(node: gs.Node) -> bool:
 
 def _outputs(node: gs.Node) -> int:
     """How many channels or features a node makes."""
-    return int(node.inputs[1].values.shape[0 if _has_outputs_first(node) else -1])
+    shape = node.inputs[1].values.shape
+    if node.op == "ConvTranspose":
+        return int(shape[1] * node.attrs.get("group", 1))
+    return int(shape[0 if _has_outputs_first(node) else -1])
 
 
 def _left(
     node: gs.Node, source: np.ndarray, residual: np.ndarray, changes: list[np.ndarray]
 ) -> np.ndarray:
     """What changes of a node's weights leave of a residual."""
-    left = np.array(np.moveaxis(residual, 1, -1) if node.op == "Conv" else residual)
+    left = np.array(np.moveaxis(residual, 1, -1) if node.op in CONVOLUTIONS else residual)
     for part in _few_samples(node, source):
         left[part] -= _product(node, source[part], changes).reshape(left[part].shape)
-    return np.moveaxis(left, -1, 1) if node.op == "Conv" else left
+    return np.moveaxis(left, -1, 1) if node.op in CONVOLUTIONS else left
 
 
 # What is not finite then is refused by its name, once all passes have run.
@@ -212,7 +233,7 @@ def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
 
 def _places(node: gs.Node, source: np.ndarray) -> tuple[int, ...]:
     """The shape of a node's output without its channels, those put last."""
-    if node.op != "Conv":
+    if node.op not in CONVOLUTIONS:
         return source.shape[:-1]
     dimensions = source.ndim - 2
     return (len(source), *_windows(node, source[:1]).shape[2 : 2 + dimensions])
@@ -220,15 +241,15 @@ def _places(node: gs.Node, source: np.ndarray) -> tuple[int, ...]:
 
 def _is_known(node: gs.Node) -> bool:
     """Whether the patches of a node are known."""
-    if node.op == "Conv":
-        return not pads_itself(node)
+    if node.op in CONVOLUTIONS:
+        return not pads_itself(node) and "output_shape" not in node.attrs
     plain = node.attrs.get("alpha", 1.0) == 1.0 and not node.attrs.get("transA", 0)
     return plain and node.inputs[1].values.ndim == 2
 
 
 def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
     """What each place of the output sees: [K, places] for each group."""
-    if node.op != "Conv":
+    if node.op not in CONVOLUTIONS:
         return [source.reshape(-1, source.shape[-1]).T.astype(np.float32)]
     kernel = node.inputs[1].values.shape[2:]
     parts = np.split(_windows(node, source), node.attrs.get("group", 1), axis=1)
@@ -246,11 +267,35 @@ def _windows(node: gs.Node, source: np.ndarray) -> np.ndarray:
     """What a convolution sees, as a view: [N, C, *places, *kernel]."""
     kernel = node.inputs[1].values.shape[2:]
     dimensions, ones = len(kernel), [1] * len(kernel)
-    pads = written_pads(node, dimensions)
-    around = [(0, 0), (0, 0), *zip(pads[:dimensions], pads[dimensions:], strict=True)]
     dilations, strides = node.attrs.get("dilations", ones), node.attrs.get("strides", ones)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = written_pads(node, dimensions)
+    turn = 1
+    if node.op == "ConvTranspose":
+        # The convolution of an input with zeros between its numbers, its kernel turned round.
+        source, strides, turn = _spread(source, strides), ones, -1
+        more = node.attrs.get("output_padding", [0] * dimensions)
+        pads = [r - 1 - pad for r, pad in zip([*reach, *reach], pads, strict=True)]
+        pads[dimensions:] = [pad + m for pad, m in zip(pads[dimensions:], more, strict=True)]
+    around = [(0, 0), (0, 0), *zip(pads[:dimensions], pads[dimensions:], strict=True)]
     axes = tuple(range(2, 2 + dimensions))
-    seen = np.lib.stride_tricks.sliding_window_view(np.pad(source, around), reach, axes)
-    steps = (slice(None, None, step) for step in (*strides, *dilations))
+    seen = np.lib.stride_tricks.sliding_window_view(_padded(source, around), reach, axes)
+    steps = (slice(None, None, s) for s in (*strides, *(turn * d for d in dilations)))
     return seen[(slice(None), slice(None), *steps)]
+
+
+def _spread(source: np.ndarray, strides: Sequence[int]) -> np.ndarray:
+    """An image with ``strides`` - 1 zeros between its numbers."""
+    sizes = [(n - 1) * step + 1 for n, step in zip(source.shape[2:], strides, strict=True)]
+    spread = np.zeros((*source.shape[:2], *sizes), source.dtype)
+    spread[(slice(None), slice(None), *(slice(None, None, step) for step in strides))] = source
+    return spread
+
+
+def _padded(source: np.ndarray, around: list[tuple[int, int]]) -> np.ndarray:
+    """Zeros around an image, or, where less than 0, less of it."""
+    padded = np.pad(source, [(max(a, 0), max(b, 0)) for a, b in around])
+    inner = (
+        slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(around, padded.shape, strict=True)
+    )
+    return padded[tuple(inner)]

@@ -357,6 +357,78 @@ def test_weights_of_fewer_places_than_they_are(group):
     np.testing.assert_allclose(node.inputs[1].values, wanted, rtol=1e-3, atol=1e-5)
 
 
+TRANSPOSED = {
+    "plain": ("", (4, 3, 2, 3), (7, 8)),
+    "strided": ("<strides = [3, 2], pads = [1, 0, 0, 1], output_padding = [2, 1]>", (4, 3, 3, 2),
+                (19, 12)),
+    "dilated": ("<dilations = [2, 3]>", (4, 3, 2, 2), (8, 9)),
+    "grouped": ("<group = 2, strides = [2, 2]>", (4, 3, 3, 3), (13, 13)),
+    "cropped": ("<pads = [3, 2, 2, 0], strides = [2, 2]>", (4, 3, 1, 2), (6, 10)),
+    "pruned": ("<strides = [2, 2]>", (4, 3, 3, 3), (13, 13)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", TRANSPOSED)
+def test_transposed_convolutions_are_fitted(layer):
+    """What each weight adds to the output, alone, is its column of the system."""
+    options, shape, places = TRANSPOSED[layer]
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(9, 4, 6, 6)).astype(np.float32)
+    old = rng.normal(size=shape).astype(np.float32)
+    if layer == "pruned":
+        old *= rng.permutation(old.size).reshape(shape) % 5 < 2
+    group = 2 if layer == "grouped" else 1
+    channels = shape[1] * group
+    lacks = rng.normal(size=(9, channels, *places)).astype(np.float32)
+    text = (
+        f"g (float[N, 4, 6, 6] x) => (float[N, C, h, k] y) {{ y = ConvTranspose{options}(x, w) }}"
+    )
+    g = graph(text, {"w": old})
+    assert fit_weights(g, g.outputs[0], lacks, 1.0, lambda _: [x, np.zeros_like(lacks)])
+    (node,) = g.nodes
+    found = node.inputs[1].values - old
+    # Of the first output of each group: each of the others sees the same input.
+    units = np.zeros((shape[0] // group, *shape[2:], *shape), np.float32)
+    for own in np.ndindex(units.shape[: 1 + len(shape[2:])]):
+        for part in range(group):
+            units[own][(own[0] + part * shape[0] // group, 0, *own[1:])] = 1
+    units = units.reshape(-1, *shape)
+    columns = np.stack([run(graph(text, {"w": unit}), x) for unit in units], axis=-1)
+    for part in range(group):
+        ins, outs = (np.split(np.arange(n), group)[part] for n in (shape[0], channels))
+        patches = np.float64(columns[:, outs[0]]).reshape(-1, len(units))
+        residual = np.moveaxis(lacks[:, outs], 1, -1).reshape(len(patches), -1)
+        in_rows = np.moveaxis(old[ins], 1, -1).reshape(len(units), -1)
+        change = ridge(patches, residual, in_rows != 0 if layer == "pruned" else None)
+        wanted = np.moveaxis(change.reshape(len(ins), *shape[2:], shape[1]), -1, 1)
+        np.testing.assert_allclose(found[ins], wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_of_a_sum_of_transposed_convolutions_each_mends_what_those_before_it_left():
+    text = (
+        "g (float[N, 4, 3, 2] x) => (float[N, 6, 6, 4] y) { a = ConvTranspose<strides = [2, 2], "
+        "group = 2>(x, w) b = ConvTranspose<strides = [2, 2]>(x, u) y = Add(a, b) }"
+    )
+    g = graph(text, {"w": np.zeros((4, 3, 2, 2), np.float32), "u": np.zeros((4, 6, 2, 2), "f")})
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4, 3, 2)).astype(np.float32)
+    kernel = rng.normal(size=(4, 6, 2, 2)).astype(np.float32)
+    wanted = np.einsum("nchw,cdij->ndhiwj", x, kernel).reshape(200, 6, 6, 4)
+    assert fit_weights(g, g.outputs[0], wanted, 1.0, lambda _: [x, x, np.zeros_like(wanted)])
+    assert np.linalg.norm(run(g, x) - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("options", ['auto_pad = "SAME_UPPER"', "output_shape = [12, 12]"])
+def test_transposed_convolutions_that_pad_themselves_stay(options):
+    text = (
+        "g (float[N, 4, 6, 6] x) => (float[N, 3, 12, 12] y) "
+        f"{{ y = ConvTranspose<strides = [2, 2], {options}>(x, w) }}"
+    )
+    g = graph(text, {"w": np.ones((4, 3, 3, 3), np.float32)})
+    x, lacks = np.ones((2, 4, 6, 6), np.float32), np.ones((2, 3, 12, 12), np.float32)
+    assert not fit_weights(g, g.outputs[0], lacks, 1.0, lambda _: [x, np.zeros_like(lacks)])
+
+
 @pytest.mark.parametrize("shape", [(20_000, 2, 1, 1), (16, 2, 128, 128)])
 def test_of_many_places_every_second_image_counts(shape):
     """Down to 8,192 places, or 8 images."""
