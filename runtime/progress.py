@@ -166,10 +166,10 @@ class Progress:
         clock = self.plan.clock
         averages = clock is not None and values.keys() & {clock.read, *of_averages}
         now = self.state() | values if averages else {}
-        self.sums.bring_in()
+        # What neurons emitted does not follow from states that were set.
+        self.sums.forget_derived()
         core = {state.read for state in self.plan.states}
         self.states.put({name: value for name, value in values.items() if name in core})
-        self.sums.begin_here()
         if clock is None or not averages:
             return
         self.time = int(now[clock.read].flat[0])

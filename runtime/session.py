@@ -247,6 +247,8 @@ class SpikingSession:
         values = progress.prologue.step_inputs(inputs)
         # A run before, refused or not, may have been read out more often, on other inputs.
         progress.readouts, progress.varying = 1, False
+        # Nobody can ask what neurons emitted: working it out would take a pass now and then.
+        progress.sums.forget_derived()
         if not progress.can_go_on_with(values):
             raise DataError("x_t has another shape than the state; call reset() first")
         progress.states.set_inputs(values)

@@ -22,10 +22,11 @@ term up to there, so that spike counts are exact; longer runs bring them in, in 
 class _Stretch:
     """The time-steps since sums were brought in: what they ``read``, and in how many of them.
 
-    ``before``: the states that they began with; ``done``: what was brought in; ``together``: how
-    many samples were in one run, at most.
+    ``derived``: the sums that follow; ``before``: the states that they began with; ``done``: what
+    was brought in; ``together``: how many samples were in one run, at most.
     """
 
+    derived: DerivedSums | None
     read: list[tuple[Arrays, int]]
     steps: int
     before: Arrays
@@ -73,12 +74,17 @@ class Sums:
 
     def reset(self) -> None:
         """Begin at zero."""
+        self._deriving = self._derived
         # What was brought in: of what neurons emit int32, in thresholds; of others float64.
         self._done: Arrays = {}
         self._steps, self._together = 0, 1
         self._inputs: Arrays = {}
         self._last: tuple[Arrays, int] | None = None
         self._before, self._most = self._starts, self._most_at_start
+
+    def forget_derived(self) -> None:
+        """Until ``reset`` only the sums that the step carries are wanted."""
+        self._deriving = None
 
     def expect(self, growth: float) -> None:
         """Look sooner from now on, if potentials may grow by more thresholds in a time-step."""
@@ -94,9 +100,10 @@ class Sums:
 
     def make_room(self) -> int:
         """How many time-steps may pass before sums are brought in, as is done where none may."""
-        if self._steps == self._most:
-            self.bring_in()
-        return self._most - self._steps
+        most = self._most_carried if self._deriving is None else self._most
+        if self._steps == most:
+            self._bring_in()
+        return most - self._steps
 
     def count(self, steps: int, inputs: Arrays, together: int) -> None:
         """Note that time-steps have passed, in which the step read ``inputs``.
@@ -145,14 +152,15 @@ class Sums:
         if self._inputs:
             # Else the last varying input and the sum of those before would both be kept.
             self._add_inputs()
-        return _Stretch(self._read(), self._steps, self._before, self._done, self._together)
+        read, steps = self._read(), self._steps
+        return _Stretch(self._deriving, read, steps, self._before, self._done, self._together)
 
     def _sums(self, stretch: _Stretch, after: Arrays) -> Arrays:
         """All sums up to a moment, as they are brought in."""
         carried = {name: after[state.read] for name, state in self._carried.items()}
         sums = {name: self._counted(name, value) for name, value in carried.items()}
-        if self._derived is not None and stretch.steps:
-            sums |= self._worked_out(self._derived, stretch, carried, after)
+        if stretch.derived is not None:
+            sums |= self._worked_out(stretch.derived, stretch, carried, after)
         for name in sums.keys() & stretch.done.keys():
             sums[name] = np.asarray(stretch.done[name] + sums[name])
         return stretch.done | sums
@@ -167,30 +175,19 @@ class Sums:
             return summed.astype(np.float64)
         return np.asarray(np.rint(summed / unit), np.int32)
 
-    def bring_in(self) -> None:
+    def _bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
-        if self._steps == 0:
-            return
         after = {name: self._states.get(name) for name in self.kept}
         self._done = self._sums(self._stretch(), after)
         zeros = {s.read: np.zeros_like(after[s.read]) for s in self._carried.values()}
         if zeros:
             self._states.put(zeros)
         self._steps, self._inputs, self._last = 0, {}, None
-        self._begin_at(after)
-
-    def begin_here(self) -> None:
-        """What passes from now on begins at the states as they are."""
-        self._begin_at({name: self._states.get(name) for name in self._followed})
-
-    def _begin_at(self, states: Arrays) -> None:
-        self._before = {name: states[name] for name in self._followed}
+        self._before = {name: after[name] for name in self._followed}
         self._most = self._room_from(self._before)
 
     def _room_from(self, before: Arrays) -> int:
         """How many time-steps may pass until sums are brought in, from these states on."""
-        if self._derived is None:
-            return self._most_carried
         far = [_in_thresholds(before[f"v/{n.name}"], n.threshold) for n in self._conserving]
         room = steps_to_next(max(far, default=0.0), self._growth)
         return min(self._most_carried, room)
@@ -204,7 +201,7 @@ class Sums:
 
     def _read(self) -> list[tuple[Arrays, int]]:
         """What time-steps have read for what follows from it, and how many of them."""
-        if self._derived is None or self._last is None:
+        if self._deriving is None or self._last is None:
             return [(self._inputs, 1)]
         inputs, steps = self._last
         # The caller may write to what is an input of the network itself.

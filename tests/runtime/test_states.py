@@ -90,6 +90,21 @@ def test_a_part_of_a_state_leaves_the_rest():
     np.testing.assert_allclose(other.state[total], one.state[total] - _summed(model, x, 2, total))
 
 
+def test_more_steps_than_sums_hold(monkeypatch):
+    """The read-out's averages are of all of them."""
+    monkeypatch.setattr("onnx2snn.runtime.sums.MOST_STEPS_CARRIED", 4)
+    network = Network(3)
+    model = model_of(network, Kind("IF"), read_out="several")
+    x = network.images(2)
+    session = SpikingSession(model)
+    session.run(x, 3)
+    for wanted, states in after(model, x)[3:]:
+        for name, value in session.step(x).items():
+            np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
+        for name, value in session.state.items():
+            np.testing.assert_array_equal(value, states[name], err_msg=name)
+
+
 def _summed(model, x, steps, name):
     return list(stock.steps(model, {"x": x}, steps))[-1][1][name]
 
