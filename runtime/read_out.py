@@ -26,6 +26,17 @@ class Earlier:
     epilogue_sums: Arrays = field(default_factory=dict)
 
 
+def finite_outputs(plan: Plan, values: Arrays) -> Arrays:
+    """Every output of a plan by name, of these values.
+
+    Raises ``DataError`` where one is not finite.
+    """
+    outputs = {name: values[name] for name in plan.outputs}
+    for name, value in outputs.items():
+        check_finite(value, f"the network's output '{name}'", NotFiniteError)
+    return outputs
+
+
 class Averages:
     """The outputs of a plan, from sums over time of what its epilogue reads.
 
@@ -61,10 +72,7 @@ class Averages:
             read = {source.name for source in self._read_out.get_inputs()}
             feed = {name: v for name, v in {**values, **latest}.items() if name in read}
             values |= zip(made, run_session(self._read_out, made, feed), strict=True)
-        outputs = {name: values[name] for name in self._plan.outputs}
-        for name, value in outputs.items():
-            check_finite(value, f"the network's output '{name}'", NotFiniteError)
-        return outputs
+        return finite_outputs(self._plan, values)
 
     def of_one(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What the epilogue makes of what it reads, in one time-step."""

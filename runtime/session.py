@@ -29,6 +29,7 @@ from .one_at_a_time import in_turn, one_at_a_time
 from .plans.plan import NeuronLayer, build_plan
 from .precision import LayerPrecision, PlanInPrecision, Precision
 from .providers import Providers, resolve_providers, rounds_products
+from .read_out import finite_outputs
 from .result import Arrays, ReadOut, SpikingResult
 from .sessions import MOST_THREADS
 
@@ -238,7 +239,8 @@ class SpikingSession:
         that of all time-steps since ``reset()``. A network with several outputs returns them by
         name. Raises ``DataError`` like ``run``, and if N is not that of the state: call
         ``reset()`` first. Refused, it leaves the state as it was; where the time-step ran and
-        its output cannot be worked out, as for lack of memory, the session is at v(0) again.
+        its output is not finite, or cannot be worked out, as for lack of memory, the session is at
+        v(0) again.
         """
         inputs, varying = checked_inputs(self._plan, x_t, None)
         if varying:
@@ -259,11 +261,11 @@ class SpikingSession:
             if plan.means:
                 means = progress.outputs()
                 outputs |= {name: means[name] for name in plan.means}
+            by_name = finite_outputs(plan, outputs)
         except DataError:
             # Who tries again would count this time-step twice.
             progress.reset()
             raise
-        by_name = {name: outputs[name] for name in plan.outputs}
         return by_name if len(by_name) > 1 else by_name[plan.outputs[0]]
 
     @one_at_a_time

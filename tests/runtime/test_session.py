@@ -297,6 +297,17 @@ def test_inputs_beyond_the_type_of_the_network():
         SpikingSession(snn()).run(np.full(X.shape, np.inf), 4)
 
 
+def test_what_is_not_finite_is_no_output():
+    """Of a time-step neither, which is not counted."""
+    session = SpikingSession(
+        convert(model(TEXT, WEIGHTS | {"w": np.full((3, 2), 3e38, np.float32)})).model
+    )
+    for say in (lambda: session.run(X + 1, 1), lambda: session.step(X + 1)):
+        with pytest.raises(DataError, match="the network's output 'y' holds NaN or infinity"):
+            say()
+    np.testing.assert_array_equal(session.state["v/b"], [[0.5]])
+
+
 @pytest.mark.parametrize("given", [3, [None], [()], [("CPUExecutionProvider", "fast")]])
 def test_what_is_no_provider(given):
     with pytest.raises(ProviderError, match="a provider is a name, or a pair"):
