@@ -56,8 +56,8 @@ class NeuronLayer:
     """One layer of neurons, of the kind ``op``; ``current`` names what it reads.
 
     ``shape`` is that of one sample, with names for sizes that are not fixed; ``threshold``
-    and ``v_init`` broadcast against it. ``spikes`` names the sum of postsynaptic potentials
-    x = s V_th, ``positive`` that of those above 0, the same where no s is negative.
+    and ``v_init``, read-only, broadcast against it. ``spikes`` names the sum of postsynaptic
+    potentials x = s V_th, ``positive`` that of those above 0, the same where no s is negative.
     ``max_spikes``: so many are emitted in a time-step at most.
     """
 
@@ -274,13 +274,20 @@ def _neuron(node: gs.Node, positive: str) -> NeuronLayer:
         name=node.name,
         op=node.op,
         shape=shape,
-        threshold=threshold_of(node),
-        v_init=initial_potential_of(node),
+        threshold=_to_read(threshold_of(node)),
+        v_init=_to_read(initial_potential_of(node)),
         current=node.inputs[0].name,
         spikes=x.name,
         positive=positive,
         max_spikes=max_spikes_of(node),
     )
+
+
+def _to_read(values: np.ndarray) -> np.ndarray:
+    """A view that cannot be written to: who has it is no owner of what sessions compute with."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def states_of(node: gs.Node) -> list[State]:

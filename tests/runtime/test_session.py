@@ -460,6 +460,13 @@ def test_the_callers_arrays_are_left_alone():
     np.testing.assert_array_equal(state["v/y"], kept)
 
 
+def test_what_a_session_computes_with_cannot_be_written_to():
+    (neuron,) = SpikingSession(snn()).neurons
+    for values in (neuron.threshold, neuron.v_init):
+        with pytest.raises(ValueError, match="read-only"):
+            values *= 2
+
+
 @pytest.mark.parametrize("plan", ["auto", "step"])
 @pytest.mark.parametrize("first", ["Clip(x, zero, one)", "Clip(twice, zero, one)"])
 def test_results_stay_what_they_were(plan, first):
