@@ -15,7 +15,7 @@ from onnx2snn.runtime import derived_sums
 from onnx2snn.runtime.derived_sums import CONSERVING, coarse, derived_sums_of
 from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.reach import currents_in_thresholds
-from onnx2snn.runtime.sums import _in_thresholds
+from onnx2snn.runtime.sums import _groups, _in_thresholds
 
 TWO_LAYERS = """net (float[N, 20] x) => (float[N, 5] y) {
     g = Gemm(x, w, b) a = Relu(g) h = MatMul(a, v) c = Relu(h) y = MatMul(c, u) }"""
@@ -511,3 +511,12 @@ def test_how_far_potentials_are_in_thresholds(shape):
     threshold = rng.uniform(0.1, 2, shape).astype(np.float32)
     assert _in_thresholds(v, threshold) == pytest.approx(np.abs(v / threshold).max())
     assert _in_thresholds(np.full((1,) * v.ndim, -3.0), threshold) == 3 / threshold.min()
+
+
+def test_sums_are_worked_out_in_the_groups_that_ran():
+    states = {"a": np.zeros((5, 2)), "b": np.zeros(5)}
+    assert _groups(states, 2) == (5, [slice(0, 1), slice(1, 3), slice(3, 5)])
+    assert _groups(states, 5) == (0, [slice(None)])
+    for other in (np.zeros((10, 2)), np.zeros(())):
+        # Rows that are no samples: all ran together.
+        assert _groups(states | {"c": other}, 5) == (0, [slice(None)])
