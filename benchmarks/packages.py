@@ -20,7 +20,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from skimage import data, transform
+from crops import crops, resized
+from skimage import data
 
 from onnx2snn import Onnx2SnnError, SpikingSession, check, convert, from_arrays
 from onnx2snn.ann import Ann
@@ -72,19 +73,11 @@ def verdict(path: Path):
     return row | {"converts": False, "needs": ", ".join(f"{n} {op}" for op, n in stopped.items())}
 
 
-def crops(count: int, seed: int) -> np.ndarray:
-    """Random squares of photos, half of them mirrored, as the classifier wants them: NHWC, BGR."""
+def inputs(count: int, seed: int) -> np.ndarray:
+    """Crops of photos as the classifier wants them: NHWC, BGR."""
     photos = [data.astronaut(), data.chelsea(), data.coffee(), data.retina(), data.rocket()]
-    rng, found = np.random.default_rng(seed), []
-    for number in range(count):
-        photo = photos[number % len(photos)]
-        height, width = photo.shape[:2]
-        side = int(rng.uniform(0.5, 1) * min(height, width))
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        crop = photo[top : top + side, left : left + side, ::-1]
-        square = transform.resize(crop, (224, 224), preserve_range=True, anti_aliasing=True)
-        found.append(square[:, ::-1] if rng.random() < 0.5 else square)
-    return np.asarray(found, np.float32) - MEANS
+    squares = [resized(crop[..., ::-1]) for crop in crops(photos, count, seed)]
+    return np.asarray(squares, np.float32) - MEANS
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
@@ -93,7 +86,7 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
 
 def measure(path: Path, images: int):
     """Correlation of the log odds of SNN and ANN, and their error over the spread of the ANN's."""
-    x, calibration = crops(images, seed=0), from_arrays(crops(images, seed=1))
+    x, calibration = inputs(images, seed=0), from_arrays(inputs(images, seed=1))
     ann, rows = Ann(read_any(path)), []
     wanted = log_odds(np.concatenate([next(iter(ann.run(x[i : i + 8]).values()))
                                       for i in range(0, images, 8)]))  # fmt: skip
