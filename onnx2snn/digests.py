@@ -11,13 +11,13 @@ import onnx
 
 from onnx2snn.graph_passes.model_files.files import (
     Model,
-    files_of,
+    Opened,
+    files_beside,
+    opened,
+    parts_in,
     read_any,
-    read_bytes,
-    read_model,
-    read_parts,
 )
-from onnx2snn.graph_passes.model_files.weights import ModelParts, detach
+from onnx2snn.graph_passes.model_files.weights import ModelParts
 
 from .data.samples import Data, by_name
 from .inspection import metadata_of
@@ -25,43 +25,52 @@ from .json_values import plain
 
 
 def digest_of(model: Model) -> str:
-    """The digest of a model's file and of those with its weights, or of what it holds in memory."""
-    if isinstance(model, onnx.ModelProto | ModelParts):
-        parts = detach(model) if isinstance(model, onnx.ModelProto) else model
-        digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
-        for name in sorted(parts.weights):
-            digest.update(np.ascontiguousarray(parts.weights[name]).data)
-        return digest.hexdigest()
-    return _together(*map(_digest_of_file, files_of(model)))
+    """The digest of a model's file and of those with its weights, or of what it holds in memory.
+
+    Of one file it is what ``sha256sum`` says. Raises ``ModelError`` as ``read_any``.
+    """
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        with opened(path) as file:
+            return _digest_of_files(file, path)
+    parts = read_any(model)
+    digest = hashlib.sha256(parts.structure.SerializeToString(deterministic=True))
+    for name in sorted(parts.weights):
+        digest.update(np.ascontiguousarray(parts.weights[name]).data)
+    return digest.hexdigest()
 
 
-def unpiped(model: Model) -> tuple[Model, str | None]:
-    """The model, or the parts of one in a pipe, which can be read once, and its file's digest.
+def with_digest(model: Model) -> tuple[Model, str]:
+    """The model, or the parts of one in a pipe, which can be read once, and its digest.
 
-    Raises ``ModelError`` for a pipe as ``read_any``.
+    Raises ``ModelError`` as ``read_any``.
     """
     if not isinstance(model, str | os.PathLike) or Path(model).is_file():
-        return model, None
-    content = read_bytes(Path(model))
-    whole = hashlib.sha256(content).hexdigest()
-    parts = read_parts(model, content)
-    return parts, _together(whole, *map(_digest_of_file, files_of(model, content)[1:]))
+        return model, digest_of(model)
+    path = Path(model)
+    with opened(path) as file:
+        return parts_in(file, path), _digest_of_files(file, path)
 
 
 def read_with_digest(model: Model) -> tuple[ModelParts, str]:
     """A model in parts, and its digest; raises ``ModelError`` as ``read_any``."""
-    model, digest = unpiped(model)
-    return read_any(model), digest or digest_of(model)
+    model, digest = with_digest(model)
+    return read_any(model), digest
+
+
+def _digest_of_files(file: Opened, path: Path) -> str:
+    """The digest of a model's file, which is ``opened``, with those of the files beside it."""
+    beside = files_beside(file, path)
+    file.seek(0)
+    whole = hashlib.file_digest(file, "sha256").hexdigest()
+    if not beside:
+        return whole
+    return hashlib.sha256("".join([whole, *map(_digest_of_file, beside)]).encode()).hexdigest()
 
 
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _together(whole: str, *others: str) -> str:
-    """The digest of a model's file with those of the files beside it."""
-    return hashlib.sha256("".join([whole, *others]).encode()).hexdigest() if others else whole
 
 
 OTHER_FILE = (
@@ -78,12 +87,10 @@ def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
     compute the same.
     """
     made_from = metadata_of(snn).get("onnx2snn.source_sha256")
-    if made_from is None:
-        return False
-    if made_from == digest_of(ann):
-        return True
     # Python's convert may have had what the file holds, not the file.
-    return isinstance(ann, str | os.PathLike) and made_from == digest_of(read_model(ann))
+    return made_from is not None and (
+        made_from == digest_of(ann) or made_from == digest_of(read_any(ann))
+    )
 
 
 def digest_of_data(data: Data, batch_size: int) -> str:

@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google.protobuf.message
 import numpy as np
@@ -30,12 +30,12 @@ from .data_files import data_file, external_data, with_data_beside
 from .limits import check_shapes, check_structure
 from .unregistered import define_unregistered
 from .weights import (
-    STAYS_INLINE,
     ModelParts,
     attach,
     copy_model,
     detach,
     fill,
+    is_large,
     stub,
     with_weights_as_inputs,
 )
@@ -51,6 +51,9 @@ EXPORT = "onnx2snn.export"
 
 Model = str | os.PathLike[str] | onnx.ModelProto | ModelParts
 """A model file's path, or the model in memory, whole or in parts."""
+
+Opened = io.BufferedReader | io.BytesIO
+"""A file to read at any place, or what came from a pipe."""
 
 
 def require_path(path: Any, what: str, error: type[Onnx2SnnError]) -> None:
@@ -94,19 +97,23 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return attach(read_parts(path))
 
 
-def read_parts(path: str | os.PathLike[str], content: bytes | None = None) -> ModelParts:
-    """Like ``read_model``, with the weights beside the structure.
-
-    ``content``: what was read from there, of a pipe, which can be read once.
-    """
+def read_parts(path: str | os.PathLike[str]) -> ModelParts:
+    """Like ``read_model``, with the weights beside the structure."""
     require_path(path, "a model is read from a file's path", ModelError)
     path = Path(path)
-    parsed = parse_model(path, content)
+    with opened(path) as file:
+        return parts_in(file, path)
+
+
+def parts_in(file: Opened, path: Path) -> ModelParts:
+    """The model in a file that is ``opened``; raises ``ModelError`` as ``read_model``."""
+    parsed = parse_model(file, path)
     model, weights = parsed.structure, dict(parsed.weights)
     _check_whole(model, f"'{path}'")
     for tensor, is_initializer in _external(model, weights):
         values = external_data(tensor, path)
-        if is_initializer and values.nbytes >= STAYS_INLINE:
+        tensor.ClearField("data_location")
+        if is_initializer and is_large(tensor):
             weights[tensor.name] = values
             tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
         else:
@@ -136,49 +143,47 @@ def _external(
     ]
 
 
-def files_of(path: str | os.PathLike[str], content: bytes | None = None) -> list[Path]:
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """An ONNX file, and after it the files beside it that hold weights of it.
 
-    ``content``: as for ``read_parts``. Raises ``ModelError`` if the file cannot be read, or names
-    another that is not beside it.
+    Raises ``ModelError`` if the file cannot be read, or names another that is not beside it.
     """
     path = Path(path)
-    with _opened(path, content) as file:
-        structure, places = _parsed(file, path)
-    stored = _external(structure, places)
-    return [path, *sorted({data_file(tensor, path)[0] for tensor, _ in stored})]
+    with opened(path) as file:
+        return [path, *files_beside(file, path)]
 
 
-def read_bytes(path: Path) -> bytes:
-    """What a file or a pipe gives; raises ``ModelError`` if it cannot be read."""
-    with _opened(path) as file:
-        return file.read()
+def files_beside(file: Opened, path: Path) -> list[Path]:
+    """The files beside one that is ``opened`` that hold weights of it; raises as ``files_of``."""
+    stored = _external(*_parsed(file, path))
+    return sorted({data_file(tensor, path)[0] for tensor, _ in stored})
 
 
-def parse_model(path: Path, content: bytes | None = None) -> ModelParts:
-    """A file's content, without its external data and not checked any further.
+def parse_model(file: Opened, path: Path) -> ModelParts:
+    """What a file holds that is ``opened``, without its external data and not checked any further.
 
     Large weights are read from the file straight into arrays: parsed, and copied out, they would
-    take up to three times the memory. ``content``: as for ``read_parts``. Raises ``ModelError`` if
-    the file cannot be read, or is no ONNX model.
+    take up to three times the memory. Raises ``ModelError`` if it is no ONNX model.
     """
-    with _opened(path, content) as file:
-        model, places = _parsed(file, path)
-        weights = {
-            tensor.name: _data_at(file, places[tensor.name], tensor)
-            for tensor in model.graph.initializer
-            if tensor.name in places
-        }
+    model, places = _parsed(file, path)
+    weights = {
+        tensor.name: _data_at(file, places[tensor.name], tensor)
+        for tensor in model.graph.initializer
+        if tensor.name in places
+    }
     return ModelParts(model, weights)
 
 
 def parse_structure(path: Path) -> onnx.ModelProto:
-    """Like ``parse_model``, without reading the large weights."""
-    with _opened(path) as file:
+    """Like ``parse_model``, without reading the large weights.
+
+    Raises ``ModelError`` if the file cannot be read, too.
+    """
+    with opened(path) as file:
         return _parsed(file, path)[0]
 
 
-def _parsed(file: BinaryIO, path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
+def _parsed(file: Opened, path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The model in a file with stubs for its large initializers, and where their data begins."""
     content, places = _without_large_weights(file)
     model = onnx.ModelProto()
@@ -191,11 +196,11 @@ def _parsed(file: BinaryIO, path: Path) -> tuple[onnx.ModelProto, dict[str, int]
 
 
 @contextlib.contextmanager
-def _opened(path: Path, content: bytes | None = None) -> Iterator[BinaryIO]:
-    """A file, or what was read from it, to read; ``ModelError`` for what is wrong with it."""
+def opened(path: Path) -> Iterator[Opened]:
+    """A file to read, or what a pipe gives; ``ModelError`` for what is wrong with it."""
     try:
-        with path.open("rb") if content is None else io.BytesIO(content) as file:
-            yield file
+        with path.open("rb") as file:
+            yield file if file.seekable() else io.BytesIO(file.read())
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:
@@ -209,10 +214,8 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _without_large_weights(file: BinaryIO) -> tuple[bytes, dict[str, int]]:
+def _without_large_weights(file: Opened) -> tuple[bytes, dict[str, int]]:
     """The model in a file with stubs for its large initializers, and where their data begins."""
-    if not file.seekable():
-        return file.read(), {}
     try:
         return without_large_weights(file)
     except ValueError:
@@ -221,11 +224,11 @@ def _without_large_weights(file: BinaryIO) -> tuple[bytes, dict[str, int]]:
         return file.read(), {}
 
 
-def _data_at(file: BinaryIO, place: int, tensor: onnx.TensorProto) -> np.ndarray:
+def _data_at(file: Opened, place: int, tensor: onnx.TensorProto) -> np.ndarray:
     """The data of a tensor that begins at this place in a file."""
     values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     file.seek(place)
-    if file.readinto(buffer_of(values)) != values.nbytes:  # type: ignore[attr-defined]
+    if file.readinto(buffer_of(values)) != values.nbytes:
         raise OSError(None, "it became shorter while it was read")
     return values
 

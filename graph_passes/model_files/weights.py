@@ -62,7 +62,11 @@ def _detach_graph(
             weights[tensor.name] = onnx.numpy_helper.to_array(tensor).copy()
             structure.initializer.append(stub(tensor.name, tensor.data_type, tensor.dims))
         else:
-            structure.initializer.add().CopyFrom(tensor)
+            kept = structure.initializer.add()
+            kept.CopyFrom(tensor)
+            if kept.data_location == onnx.TensorProto.DEFAULT:
+                # onnx.load says so of what was in another file; left unsaid it means the same.
+                kept.ClearField("data_location")
 
 
 def _copy_field(name: str, value: object, target: object) -> None:

@@ -12,7 +12,7 @@ import onnx
 from onnx2snn.data.batches import MOST_SAMPLES, samples_at_once
 from onnx2snn.data.calibration_data import notes_on_samples
 from onnx2snn.data.samples import Data, require_data, require_samples
-from onnx2snn.digests import digest_of, unpiped
+from onnx2snn.digests import with_digest
 from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
 from onnx2snn.graph_passes.approximate import ClipFit
 from onnx2snn.graph_passes.driver import pass_name
@@ -137,7 +137,6 @@ def convert(
     ``DataError`` (data that does not fit, invalid settings), ``ProviderError`` (a device that is
     not there) and ``PassError`` (a pass changed the function).
     """
-    model, digest = unpiped(model)
     if recipe is None:
         recipe = "opi" if calibration is None else "best"
     chosen = as_recipe(recipe)
@@ -160,6 +159,7 @@ def convert(
     request = requested(chosen, options, reset, seed, calibration is not None)
     settings, given = request.settings, request.given
     resolve_providers(providers)
+    model, digest = with_digest(model)
     network = _network(model, calibration, request, batch_size, providers, report)
     _rewrite_ann(network, calibration, given.get("approximate"), batch_size)
     require_convertible(network.graph, settings.maxpool, network.declined, network.on_means)
@@ -179,7 +179,6 @@ def convert(
     network.notes += _note_on_vain_timesteps(request)
     result = to_parts(network.graph, like=network.original.structure)
     made = _definition(network, request)
-    digest = digest or digest_of(model)
     _write_metadata(result.structure, digest, made, neurons, network.clips)
     require_loadable(network.current, network.graph)
     return Conversion(

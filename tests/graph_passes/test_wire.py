@@ -13,7 +13,7 @@ from onnx_text import model
 
 from onnx2snn.graph_passes import ModelError, read_model
 from onnx2snn.graph_passes.model_files import files, wire
-from onnx2snn.graph_passes.model_files.files import files_of, parse_model
+from onnx2snn.graph_passes.model_files.files import files_of, opened, parse_model
 
 TEXT = """
     g (float[N, 32] x) => (float[N, 4, 4] y) {
@@ -41,7 +41,8 @@ def weight_of(proto):
 def read(folder, content):
     path = folder / "model.onnx"
     path.write_bytes(content)
-    return parse_model(path)
+    with opened(path) as file:
+        return parse_model(file, path)
 
 
 def assert_same(parts, proto):

@@ -287,10 +287,45 @@ def test_weights_beside_an_ann_are_a_part_of_it(tmp_path):
     snn = convert(path, calibration=from_arrays(X)).model
     assert is_source(snn, path)
     assert is_source(convert(read_model(path), calibration=from_arrays(X)).model, path)
+    assert is_source(convert(onnx.load(path), calibration=from_arrays(X)).model, path)
     content = bytearray(data.read_bytes())
     content[3] ^= 1
     data.write_bytes(content)
     assert not is_source(snn, path)
+
+
+def test_a_file_is_known_again_by_what_onnx_load_reads_of_it(tmp_path):
+    """Also where reading mends it, as nodes that are out of order."""
+    wide = {"w": np.ones((2, 200), np.float32), "u": np.ones((200, 1), np.float32)}
+    ann, path = model(TWO_LAYERS, TWO_LAYERS_WEIGHTS | wide), tmp_path / "ann.onnx"
+    nodes = list(ann.graph.node)
+    del ann.graph.node[:]
+    ann.graph.node.extend(reversed(nodes))
+    onnx.save(ann, path)
+    snn = convert(onnx.load(path), calibration=from_arrays(X)).model
+    assert is_source(snn, path)
+    # Of large truth values, too, which stay in the structure.
+    ann.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2048, bool), "mask"))
+    onnx.save(ann, path, save_as_external_data=True, location="ann.data", size_threshold=0)
+    assert is_source(convert(onnx.load(path), calibration=from_arrays(X)).model, path)
+
+
+@pytest.mark.parametrize("later", ["another", "none"])
+def test_a_network_is_made_from_the_file_as_it_was_at_first(tmp_path, later):
+    """A training loop may write it anew while it is converted."""
+    path = tmp_path / "ann.onnx"
+    ann = model(TWO_LAYERS, TWO_LAYERS_WEIGHTS)
+    other = model(TWO_LAYERS, {**TWO_LAYERS_WEIGHTS, "v": np.float32([[2]])})
+    onnx.save(ann, path)
+
+    def change(what, done, total):
+        path.unlink(missing_ok=True)
+        if later == "another":
+            onnx.save(other, path)
+
+    snn = convert(path, calibration=from_arrays(X), report=change).model
+    onnx.save(ann, path)
+    assert is_source(snn, path)
 
 
 def test_what_cannot_be_diagnosed():
