@@ -9,6 +9,8 @@ from onnx2snn.graph_passes.errors import DataError, is_number
 BINS = 2048
 """Bins of a histogram; a percentile is right to within 1/1024 of the largest activation."""
 
+_COUNTED_AT_ONCE = 2**16
+
 _CENTRES = np.arange(BINS + 1) + 0.5
 """The middles of bins, in bins; a last one for none."""
 
@@ -178,9 +180,11 @@ class ActivationHistogram:
         self._max = np.maximum(self._max, largest)
         self._total += rows.shape[1]
         scales = np.ldexp(float(BINS), -self._exponents)
-        # One channel at a time, since these numbers take several times the memory of the rows.
+        # A part at a time, since these numbers take several times the memory of the rows.
         for counts, row, scale in zip(self._counts, rows, scales, strict=True):
-            counts += np.bincount((row[row > 0] * scale).astype(np.int64), minlength=BINS)
+            for start in range(0, len(row), _COUNTED_AT_ONCE):
+                part = row[start : start + _COUNTED_AT_ONCE]
+                counts += np.bincount((part[part > 0] * scale).astype(np.int64), minlength=BINS)
 
     def _widen(self, exponents: np.ndarray) -> None:
         shifts = np.maximum(exponents - self._exponents, 0)

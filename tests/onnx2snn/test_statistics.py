@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -198,6 +200,16 @@ def test_batches_of_silent_channels_come_in_any_order():
             seen.update(batch)
         # Of eight values the sixth, four of them 0.
         np.testing.assert_allclose(seen.value(Statistic("percentile", 75)), 2e-6, rtol=0.01)
+
+
+def test_a_layer_takes_no_several_times_its_memory():
+    seen, values = ActivationHistogram(per_channel=False), np.ones((4, 2**18), np.float32)
+    tracemalloc.start()
+    seen.update(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes
+    np.testing.assert_allclose(seen.value(Statistic("percentile", 50)), 1, atol=1 / 1024)
 
 
 def test_as_many_as_a_percentile_lie_at_or_below_it():
