@@ -21,9 +21,13 @@ twelfth alone.
 """
 
 ORDERS = 200
-"""Random ones, beside which the data's own is seen: of few samples, or where few of them have most
-of the variance, F is above 10 by chance.
+"""Random ones at most, beside which the data's own is seen: of few samples, or where few of them
+have most of the variance, F is above 10 by chance. Of many, whose measures take long to order, it
+is not: ``ORDERED`` rows in all will do, of 10 orders at least.
 """
+
+ORDERED = 2**20
+"""Rows of measures that random orders come to."""
 
 SEGMENTS = 16
 """Of a sample, one after the other, whose means are compared: in an image bands of rows, which tell
@@ -163,7 +167,8 @@ def _differ(columns: np.ndarray, ways: list[np.ndarray]) -> bool:
     if found <= MOST_VARIANCE:
         return False
     generator = np.random.default_rng(0)
-    others = (_largest_ratio(generator.permutation(columns), ways) for _ in range(ORDERS))
+    orders = min(ORDERS, max(10, ORDERED // len(columns)))
+    others = (_largest_ratio(generator.permutation(columns), ways) for _ in range(orders))
     return all(other < found for other in others)
 
 

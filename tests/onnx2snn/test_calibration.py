@@ -7,6 +7,7 @@ from onnx_text import model, run
 from onnx2snn import SpikingSession, convert, from_arrays, parse_statistic
 from onnx2snn.converting import calibration
 from onnx2snn.converting.calibration import sampled
+from onnx2snn.data import calibration_data
 from onnx2snn.data.calibration_data import comes_in_an_order, with_measures
 from onnx2snn.graph_passes.model_files.weights import detach
 from onnx2snn.running import Running
@@ -119,6 +120,19 @@ def test_turns_that_do_not_end_with_a_batch(kinds, batch_size):
     assert differ(x, batch_size=batch_size)
     assert differ(x, batch_size=200, together=batch_size)
     assert not differ(rng.permutation(x), batch_size=batch_size)
+
+
+def test_many_samples_are_compared_with_few_other_orders(monkeypatch):
+    """An order takes as long as they are many, and chance makes less of them."""
+    tried, ratio = [], calibration_data._largest_ratio
+    monkeypatch.setattr(
+        calibration_data, "_largest_ratio", lambda *given: tried.append(1) or ratio(*given)
+    )
+    for samples, most in ((2_000, calibration_data.ORDERS), (50_000, 20)):
+        tried.clear()
+        x = np.linspace(0, 1, samples, dtype=np.float32)[:, None]
+        assert differ(x, batch_size=samples // 4)
+        assert 10 < len(tried) <= 1 + most
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 10, 100])
