@@ -25,8 +25,12 @@ def has_json(value: Any) -> bool:
     return True
 
 
+DEEPEST = 100
+"""Levels of objects and lists in each other; what walks through them calls itself at each."""
+
+
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object from a file's metadata; empty if it is something else.
+    """A JSON object from a file's metadata; empty if it is something else, or beyond ``DEEPEST``.
 
     What is no finite number is text.
     """
@@ -34,7 +38,16 @@ def json_object(text: str) -> dict[str, Any]:
         value = json.loads(text, parse_constant=str, parse_float=_finite_or_text)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and not _is_deep(value) else {}
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        holding = (held for held in level if isinstance(held, dict | list))
+        within = (held.values() if isinstance(held, dict) else held for held in holding)
+        level = [inner for held in within for inner in held]
+    return bool(level)
 
 
 def _finite_or_text(text: str) -> float | str:

@@ -861,6 +861,7 @@ def test_inspect_stands_odd_metadata(snn):
         ("recipe", '{"a": 1e999}'),
         ("recipe", '{"timesteps": [4]}'),
         ("recipe", "[" * 100_000),
+        ("recipe", '{"a": ' + "[" * 900 + "]" * 900 + "}"),
     ):
         proto = onnx.load(snn)
         onnx.helper.set_model_props(proto, {f"onnx2snn.{key}": value})
