@@ -52,8 +52,9 @@ class Recipe:
     the start, in time-steps or, below 1, as a share of T; at most half of T. ``passes``: what
     is then done to the spiking network, in order. ``headroom``: what thresholds from data are
     multiplied by, at most to a clip's bound, for neurons that share it out among several spikes.
-    Raises ``DataError`` for a ``threshold``, ``per_channel``, ``recalibrate``, ``neuron``,
-    ``delay``, ``passes`` or ``headroom`` that are none.
+    Raises ``DataError`` for a ``name``, ``source`` or ``what`` that is no text, and a
+    ``threshold``, ``per_channel``, ``recalibrate``, ``neuron``, ``delay``, ``passes`` or
+    ``headroom`` that is none.
     """
 
     name: str
@@ -72,7 +73,8 @@ class Recipe:
     def __post_init__(self) -> None:
         room = is_number(self.headroom) and self.headroom > 0
         delays = is_number(self.delay) and self.delay >= 0
-        checks = {
+        texts = ("name", "source", "what")
+        checks = {name: (isinstance(getattr(self, name), str), "text") for name in texts} | {
             "threshold": (isinstance(self.threshold, Statistic | None), "a Statistic or None"),
             "headroom": (room, "a positive number"),
             "per_channel": (isinstance(self.per_channel, bool), "True or False"),

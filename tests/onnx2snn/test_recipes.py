@@ -629,11 +629,16 @@ def test_a_delay_that_leaves_no_time_is_said(recipe, kind, delay):
      ("headroom", 0), ("headroom", "1.5"), ("headroom", float("inf")),
      ("delay", 10**400),
      ("delay", True), ("passes", 3), ("passes", ("correct",)), ("per_channel", "yes"),
-     ("recalibrate", 1)],
+     ("recalibrate", 1), ("source", None), ("what", 3)],
 )  # fmt: skip
 def test_a_recipe_refuses_fields_that_are_none(name, value):
     with pytest.raises(DataError, match=f"{name} of the recipe 'mine' must be"):
         replace(recipe_by_name("mmse"), name="mine", **{name: value})
+
+
+def test_a_recipes_name_is_text():
+    with pytest.raises(DataError, match="name of the recipe '3' must be text, not 3"):
+        replace(recipe_by_name("mmse"), name=3)
 
 
 @pytest.mark.parametrize("negative", [float("nan"), float("-inf"), "a", True, 0.5])
