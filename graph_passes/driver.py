@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import DataError, Onnx2SnnError, PassError
@@ -81,8 +82,9 @@ def verify(graph: gs.Graph) -> None:
 
     Tensor names and node names are unique; each tensor that is read has a producer, is a
     constant or is an input of the graph; nodes are in topological order; every output is
-    produced; stateful nodes are known ones, and their states are paired as graph input
-    ``v/<name>`` and output ``v_next/<name>``. Raises ``DataError`` for what is no graph.
+    produced; stateful nodes are known ones, no V_th is 0 or below, and their states are paired as
+    graph input ``v/<name>`` and output ``v_next/<name>``. Raises ``DataError`` for what is no
+    graph.
     """
     require_graph(graph)
     owners: dict[str, gs.Tensor] = {}
@@ -130,6 +132,8 @@ def _verify_states(graph: gs.Graph) -> None:
         kept = zip(neurons.states_read(node), neurons.states_written(node), strict=False)
         if [(read.name, written.name) for read, written in kept] != names:
             raise PassError(f"{node.op} '{node.name}' does not keep its state in '{names[0][0]}'")
+        if "v_threshold" in expected and np.any(neurons.threshold_of(node) <= 0):
+            raise PassError(f"{node.op} '{node.name}': V_th must be positive")
         reads |= {read for read, _ in names}
         writes |= {written for _, written in names}
     missing = reads - {t.name for t in graph.inputs} | writes - {t.name for t in graph.outputs}

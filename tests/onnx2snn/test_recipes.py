@@ -29,7 +29,8 @@ from onnx2snn import (
 )
 from onnx2snn.cli import main
 from onnx2snn.converting.statistics import ActivationHistogram
-from onnx2snn.graph_passes import neuron_nodes
+from onnx2snn.graph_passes import PassError, neuron_nodes, threshold_of
+from onnx2snn.graph_passes.graph.neurons import attribute_tensor
 from onnx2snn.inspection import recipe_in
 from onnx2snn.measuring.comparison import compare_recipes
 from onnx2snn.measuring.early_exits import early_exits
@@ -639,6 +640,18 @@ def test_a_recipe_refuses_fields_that_are_none(name, value):
 def test_a_recipes_name_is_text():
     with pytest.raises(DataError, match="name of the recipe '3' must be text, not 3"):
         replace(recipe_by_name("mmse"), name=3)
+
+
+@pytest.mark.parametrize("factor", [0, -1])
+def test_a_pass_that_leaves_no_threshold_is_named(factor):
+    def scale(snn):
+        for node in neuron_nodes(snn.graph):
+            node.attrs["v_threshold"] = attribute_tensor(factor * threshold_of(node))
+        return True
+
+    recipe = replace(recipe_by_name("opi"), passes=(scale,))
+    with pytest.raises(PassError, match=r"pass .*scale.* IF '\w+': V_th must be positive"):
+        convert(two(), calibration=DATA, recipe=recipe)
 
 
 @pytest.mark.parametrize("negative", [float("nan"), float("-inf"), "a", True, 0.5])
