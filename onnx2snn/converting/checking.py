@@ -214,11 +214,11 @@ def error_of_rounding(model: ModelParts, inputs: Inputs, wanted: dict[str, np.nd
         near: np.ndarray = np.nextafter(x, ends.astype(x.dtype))
         return near
 
-    named, errors = by_name(inputs), []
+    ann, named, errors = Ann(model, once=True), by_name(inputs), []
     for generator in map(np.random.default_rng, range(4)):
         near = {name: moved(x, generator) for name, x in named.items()}
         given = near if isinstance(inputs, dict) else near["x"]
-        errors.append(relative_error(wanted, outputs_of(model, given)))
+        errors.append(relative_error(wanted, ann.run(given)))
     return max(errors)
 
 
