@@ -70,6 +70,10 @@ def require_output(path: Path | None, *inputs: Path | str | None, new: bool = Fa
     check_writable(path)
     if new and path.exists():
         raise OutputError(f"'{path}' exists: give another name, or --force to replace it")
+    _require_no_input(path, *inputs)
+
+
+def _require_no_input(path: Path, *inputs: Path | str | None) -> None:
     for source in inputs if path.exists() else ():
         if source is not None and any(path.samefile(each) for each in _files_of(Path(source))):
             raise OutputError(f"'{path}' is an input too: write the result to another file")
@@ -90,8 +94,13 @@ def with_data_file(model: Path) -> str:
 
 
 def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) -> None:
-    """Raise as ``require_output`` for a file that keeps results, and a plot of them, another."""
-    require_output(state, *inputs)
+    """Raise as ``require_output`` for a file that keeps results, and a plot of them, another.
+
+    One that is there may hold all that is asked for, so that it need not be written.
+    """
+    if not os.path.isfile(state):
+        check_writable(state)
+    _require_no_input(state, *inputs)
     require_plot(plot, *inputs)
     if plot is not None and plot.resolve() == state.resolve():
         raise OutputError(f"'{plot}' is the state file too: draw to another file")

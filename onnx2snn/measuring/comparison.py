@@ -230,6 +230,8 @@ def compare_recipes(
     reused = sum(len(row.scores) for row in rows)
     units = _units(rows, times)
     if units:
+        if kept.file is not None:
+            check_writable(kept.file.path)
         _require_classes(setting)
     pace = _Pace(report, len(units), setting.batches * sum(unit.timesteps[-1] for unit in units))
     for unit in units:
@@ -252,7 +254,6 @@ def _rows(recipes: Sequence[Recipe | str]) -> list[RecipeRow]:
 
 def _kept(file: KeptFile | None, setting: _Setting) -> _Kept:
     if file is not None:
-        check_writable(file.path)
         return _Kept(file, file.entries(), setting.made_from())
     calibration = setting.options["calibration"]
     if calibration is not None:

@@ -499,6 +499,15 @@ def invoke(*words, code=0):
     return result
 
 
+def test_what_is_known_is_told_where_nothing_can_be_written(monkeypatch):
+    words = (*OPTIONS[:-2], "--recipes", "opi", "-T")
+    before = invoke(*words, 2).stdout
+    monkeypatch.setattr(os, "access", lambda path, mode, **__: not mode & os.W_OK)
+    assert invoke(*words, 2).stdout == before.replace("0 of them", "1 of them")
+    monkeypatch.setattr(comparison, "convert", lambda *_, **__: pytest.fail("it was begun"))
+    assert "no permission to write in its folder" in invoke(*words, 4, code=1).stderr
+
+
 def test_command():
     result = invoke(*OPTIONS, "--plot", "plot.png")
     for recipe in RECIPES:
