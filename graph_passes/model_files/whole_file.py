@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders for them."""
 
 import contextlib
 import errno
@@ -94,3 +94,27 @@ def check_writable(path: Path, *, new: bool = False) -> None:
     except ValueError as error:
         # Its name has a null character.
         raise OutputError(f"cannot write {str(path)!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def folder_for(folder: Path) -> Iterator[None]:
+    """Make the folder, or the one that a link leads to, unless it is there.
+
+    A failure that leaves it empty leaves none. Raises ``OutputError`` unless it can be made and
+    takes files.
+    """
+    whole = Path(os.path.realpath(folder))
+    made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
+    try:
+        try:
+            whole.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
+        if not os.access(whole, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write into the folder '{folder}'")
+        yield
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise

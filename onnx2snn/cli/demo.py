@@ -6,10 +6,11 @@ import click
 
 from onnx2snn.demo import TIMESTEPS, run_demo
 from onnx2snn.graph_passes.model_files.files import write_model
+from onnx2snn.graph_passes.model_files.whole_file import folder_for
 
 from . import tables, terminal
 from .options import examples, json_option
-from .outputs import folder_for, print_json
+from .outputs import print_json
 from .parameter_types import COUNT, NamedPath
 from .plot import accuracy_plot, pyplot
 

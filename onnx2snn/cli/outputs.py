@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +33,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(held) for held in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def folder_for(folder: Path) -> Iterator[None]:
-    """Make the folder, or the one that a link leads to, unless it is there.
-
-    A failure that leaves it empty leaves none. Raises ``OutputError`` unless it can be made and
-    takes files.
-    """
-    whole = Path(os.path.realpath(folder))
-    made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
-    try:
-        try:
-            whole.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder '{folder}': {error.strerror}") from error
-        if not os.access(whole, os.W_OK | os.X_OK):
-            raise OutputError(f"cannot write into the folder '{folder}'")
-        yield
-    except BaseException:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
 
 
 def require_output(path: Path | None, *inputs: Path | str | None, new: bool = False) -> None:

@@ -16,13 +16,14 @@ from onnx2snn.graph_passes.errors import (
     ProviderError,
     counted,
 )
+from onnx2snn.graph_passes.model_files.whole_file import folder_for
 from onnx2snn.models.configs import CONFIGS, read_config
 from onnx2snn.running import Report
 from onnx2snn.runtime.sessions import cores_of
 
 from . import terminal
 from .options import device_option, examples, json_option, root_option
-from .outputs import folder_for, print_json
+from .outputs import print_json
 from .parameter_types import NamedPath
 
 

@@ -7,11 +7,10 @@
 What makes the second one is in ``triton_steps``.
 """
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -20,7 +19,7 @@ from onnx2snn.digests import read_with_digest
 from onnx2snn.graph_passes.errors import OutputError, require_truths, require_whole
 from onnx2snn.graph_passes.model_files.files import Model, require_path
 from onnx2snn.graph_passes.model_files.weights import attach
-from onnx2snn.graph_passes.model_files.whole_file import check_writable, whole_file
+from onnx2snn.graph_passes.model_files.whole_file import folder_for, whole_file
 
 from .loop import stamped_loop
 from .metadata import stamp
@@ -40,21 +39,29 @@ def to_triton(
 ) -> list[Path]:
     """Write both models into a repository; returns the folders of the two.
 
-    folder: the repository, made if it is not there; its other models stay. timesteps: T of the
-    stateless model. gpu: instance groups of kind GPU, else CPU. force: replace files of models
-    of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file that is no
-    SNN, of a fixed batch size, of which an output or the states of a layer have other rows than
-    one for each sample, or one that shows that it depends on others, or of which an output is an
-    input too, and ``OutputError`` where a model of the name exists, the name is not UTF-8 or
-    nothing can be written.
+    folder: the repository, made if it is not there, with those around it; its other models stay.
+    timesteps: T of the stateless model. gpu: instance groups of kind GPU, else CPU. force: replace
+    files of models of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file
+    that is no SNN, of a fixed batch size, of which an output or the states of a layer have other
+    rows than one for each sample, or one that shows that it depends on others, or of which an
+    output is an input too, and ``OutputError`` where a model of the name exists, the name is not
+    UTF-8 or nothing can be written.
     """
     require_truths(gpu=gpu, force=force)
     require_path(folder, "a model repository is a folder's path", OutputError)
-    folder = Path(folder)
+    timesteps, folder = require_whole("timesteps", timesteps, 1), Path(folder)
     names = name, f"{name}-stateful"
     _require_folder_name(name)
-    _require_room(folder, names, force)
-    timesteps = require_whole("timesteps", timesteps, 1)
+    with folder_for(folder):
+        _require_room(folder, names, force)
+        _write_all(folder, _files(snn, names, timesteps, gpu, preprocessing), names, force)
+    return [folder / name for name in names]
+
+
+def _files(
+    snn: Model, names: tuple[str, str], timesteps: int, gpu: bool, preprocessing: str | None
+) -> dict[Path, bytes]:
+    """What both models consist of, by where that is in the repository."""
     parts, digest = read_with_digest(snn)
     loop = stamped_loop(parts, digest, timesteps, preprocessing)
     stateful = stateful_model(attach(parts))
@@ -79,8 +86,7 @@ def to_triton(
         files[place / "1" / "model.onnx"] = model.SerializeToString()
         files[place / "README.md"] = page.encode()
         files[place / "config.pbtxt"] = pbtxt(configuration).encode()
-    _write_all(folder, files, names, force)
-    return [folder / name for name in names]
+    return files
 
 
 def _require_folder_name(name: str) -> None:
@@ -95,12 +101,6 @@ def _require_folder_name(name: str) -> None:
 
 
 def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"'{folder}' is a file, and a repository of Triton is a folder")
-    if not folder.is_dir():
-        check_writable(folder)
-    elif not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write in '{folder}': no permission")
     for name in names:
         if os.path.lexists(folder / name) and not force:
             raise OutputError(f"'{folder / name}' exists: give --force to replace its files")
@@ -110,40 +110,24 @@ def _require_room(folder: Path, names: tuple[str, ...], force: bool) -> None:
 
 def _write_all(folder: Path, files: dict[Path, bytes], names: tuple[str, ...], force: bool) -> None:
     """New model folders appear whole; of those that exist, file after file is replaced."""
-    with _repository(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".onnx2snn-") as made:
-        for path, content in files.items():
-            target = Path(made) / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(target) as file:
-                file.write(content)
-        for name in names:
-            if not (force and (folder / name).exists()):
-                # Fails where another process was faster, whose folder is not empty.
-                (Path(made) / name).rename(folder / name)
-                continue
-            for path in (path for path in files if path.parts[0] == name):
-                (folder / path).parent.mkdir(exist_ok=True)
-                if (folder / path).exists():
-                    shutil.copymode(folder / path, Path(made) / path)
-                (Path(made) / path).replace(folder / path)
-
-
-@contextlib.contextmanager
-def _repository(folder: Path) -> Iterator[None]:
-    """Make the folder, unless it is there; a failure leaves no new and empty one.
-
-    What the system refuses within is an ``OutputError``.
-    """
-    there = folder.exists()
     try:
-        folder.mkdir(exist_ok=True)
-        yield
-    except BaseException as error:
-        if not there:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if not isinstance(error, OSError):
-            raise
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx2snn-") as made:
+            for path, content in files.items():
+                target = Path(made) / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(target) as file:
+                    file.write(content)
+            for name in names:
+                if not (force and (folder / name).exists()):
+                    # Fails where another process was faster, whose folder is not empty.
+                    (Path(made) / name).rename(folder / name)
+                    continue
+                for path in (path for path in files if path.parts[0] == name):
+                    (folder / path).parent.mkdir(exist_ok=True)
+                    if (folder / path).exists():
+                        shutil.copymode(folder / path, Path(made) / path)
+                    (Path(made) / path).replace(folder / path)
+    except OSError as error:
         raise OutputError(f"cannot write '{folder}': {error.strerror or error}") from error
 
 
