@@ -63,7 +63,9 @@ def inspect(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Show the neurons of the spiking network in MODEL, or of an export, and how it was made.
+    """Show the neurons of the spiking network in MODEL, and how it was made.
+
+    Of an export: its inputs and outputs, what thresholds are from, and how it was made.
 
     With --plan also how time-steps run: how many at once, which layers run once for all of
     these, how spikes are counted, and an estimate of the memory that takes; and with --precision
@@ -134,10 +136,20 @@ def _print_export(told: dict[str, Any], as_json: bool) -> None:
         print_json(told)
         return
     lines = lines_of_tensors(told["inputs"], told["outputs"])
-    lines += [f"threshold of {name}: {source}" for name, source in told["thresholds"].items()]
+    lines += _lines_of_thresholds(told["thresholds"])
     lines += _lines_of_settings(told["recipe"], {**told["export"], **told["metadata"]})
     for line in lines:
         terminal.say(line)
+
+
+def _lines_of_thresholds(sources: dict[str, str]) -> list[str]:
+    """What the thresholds of layers are from, by layer: once, if that is the same for all."""
+    layers: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        layers.setdefault(str(source), []).append(name)
+    if len(layers) == 1:
+        return [f"threshold from: {source}" for source in layers]
+    return [f"threshold of {', '.join(names)}: {source}" for source, names in layers.items()]
 
 
 def lines_of_tensors(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> list[str]:

@@ -183,6 +183,7 @@ def test_inspect_reads_exports(snn, tmp_path):
         shown = invoke("inspect", tmp_path / path).output
         assert "preprocessing: pixels / 255" in shown
         assert "snn_sha256: " in shown
+        assert shown.count("threshold from: bound of the clip") == 1
     found = invoke("inspect", tmp_path / "net.onnx", "--plan")
     assert found.exit_code == 2
     assert "--plan is for a spiking network, not for an export of one" in found.output
