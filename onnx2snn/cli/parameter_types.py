@@ -112,7 +112,8 @@ class NamedPath(click.Path):
     """A file or a folder; "" is refused, which ``Path`` would take for the current folder."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
-        super().__init__(path_type=Path, file_okay=file_okay)
+        # What cannot be read, whoever reads it says, as of all other files.
+        super().__init__(path_type=Path, file_okay=file_okay, readable=False)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """The path; a usage error for an empty one."""

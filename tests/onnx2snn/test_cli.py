@@ -563,6 +563,18 @@ def test_convert_refuses_what_is_not_heeded_without_data(option):
     assert not Path("new.onnx").exists()
 
 
+def test_a_model_that_cannot_be_read_is_no_wrong_usage(monkeypatch):
+    """Like any other file; to root, who may read all, nothing is refused."""
+
+    def refused(path, *mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "access", lambda *asked: False)
+    monkeypatch.setattr(Path, "open", refused)
+    said = invoke("check", "ann.onnx", code=1).stderr
+    assert said == "Error: cannot read 'ann.onnx': Permission denied\n"
+
+
 def test_data_that_does_not_fit_the_network_is_named(snn):
     """With the shape that the file has, not that of a batch."""
     wrong = np.ones((200, 1, 6, 7), np.float32)
