@@ -101,7 +101,8 @@ def note_on_labels(source: str, data: Data, model: ModelParts) -> None:
     if others:
         held = ", ".join(f"'{name}'" for name in others)
         terminal.note(
-            f"'{source}' holds no labels y, which accuracy is told by; {held} is not read"
+            f"'{source}' holds no labels y, which accuracy is told by; {held} "
+            f"{'is' if len(others) == 1 else 'are'} not read: call the labels y"
         )
 
 

@@ -1420,7 +1420,8 @@ def test_a_text_that_is_no_utf_8_is_refused(snn, target, name):
 def test_labels_by_another_name_are_told(snn, command):
     """Not where there are labels, or nothing else that could be them."""
     x, labels = X[:6], np.zeros(6, np.int64)
-    for name, arrays in (("named", {"labels": labels}), ("y", {"y": labels}), ("alone", {})):
+    named = {"labels": labels, "names": labels}
+    for name, arrays in (("named", named), ("y", {"y": labels}), ("alone", {})):
         np.savez(f"{name}.npz", x=x, **arrays)
     model = "ann.onnx" if command == "compare" else snn
     rest = ("-T", "2", *(("--recipes", "opi") if command == "compare" else ()))
@@ -1429,7 +1430,7 @@ def test_labels_by_another_name_are_told(snn, command):
         for name in ("named", "y", "alone")
     ]
     assert ["holds no labels y" in text for text in told] == [True, False, False]
-    assert "'labels' is not read" in " ".join(told[0].split())
+    assert "'labels', 'names' are not read: call the labels y" in " ".join(told[0].split())
 
 
 def test_an_input_by_its_own_name_is_no_label(snn):
