@@ -111,6 +111,8 @@ def evaluate(
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
     note_on_labels(source, data, parts)
+    if data.labels is None and ann is None:
+        terminal.note("without labels (y in DATA) and --ann neither accuracy nor agreement is told")
     providers = chosen_providers(device)
     with terminal.overall_progress("loading") as report:
         found = (early_exits if early_exit else evaluation.evaluate)(

@@ -322,7 +322,8 @@ def test_evaluate_without_labels(snn):
     assert report["ann"] == {"accuracy": None}
     assert report["snn"][0]["accuracy"] is None
     assert report["snn"][0]["agreement"] >= 0
-    invoke("evaluate", snn, "--data", "data.npy", "-T", "4")
+    shown = invoke("evaluate", snn, "--data", "data.npy", "-T", "4").output
+    assert "neither accuracy nor agreement is told" in shown
     message = invoke("evaluate", snn, "--data", "data.npy", "-T", "4", "--plot", "c.png", code=1)
     assert "nothing to plot" in message.output
 
