@@ -17,18 +17,17 @@ from .terminal import name_text, new_table, percent_text
 
 def evaluation_table(report: dict[str, Any]) -> Table:
     """Accuracy, agreement and activity by time-steps, the ANN in the last row."""
+    kinds = _kinds_of(report)
     table = new_table(
         counted(report["samples"], "sample"),
-        "network", ">T", ">accuracy %", ">same class as ANN %",
-        ">firing rate", ">SOPs", ">SOPs/MACs",
+        "network", ">T", *kinds.values(), ">firing rate", ">SOPs", ">SOPs/MACs",
         *([">float32: accuracy %", ">same class as float32 %"] if "float32" in report else []),
     )  # fmt: skip
     for row in report["snn"]:
         table.add_row(
             "SNN",
             str(row["timesteps"]),
-            percent_text(row["accuracy"]),
-            percent_text(row["agreement"]),
+            *(percent_text(row[kind]) for kind in kinds),
             f"{row['firing_rate']:.4f}",
             f"{row['sops']:.3g}",
             f"{row['sops'] / report['macs']:.2f}" if report["macs"] else "-",
@@ -40,7 +39,7 @@ def evaluation_table(report: dict[str, Any]) -> Table:
             ),
         )
     if report["ann"] is not None:
-        table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "", "", "")
+        table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]))
     table.caption = (
         f"The ANN that it was made from: {report['macs']:.3g} MACs per sample, "
         f"{report['macs_before_neurons']:.3g} of them before the first spikes, in no SOPs"
@@ -50,16 +49,22 @@ def evaluation_table(report: dict[str, Any]) -> Table:
     return table
 
 
+def _kinds_of(report: dict[str, Any]) -> dict[str, str]:
+    """The heads of the shares in a report, by what it calls them: without an ANN no agreement."""
+    agreement = {} if report["ann"] is None else {"agreement": ">same class as ANN %"}
+    return {"accuracy": ">accuracy %", **agreement}
+
+
 def early_exit_table(report: dict[str, Any]) -> Table:
     """Accuracy at fixed T, and where samples leave early, the default rule in bold."""
-    most = report["snn"][-1]["timesteps"]
+    most, kinds = report["snn"][-1]["timesteps"], _kinds_of(report)
     table = new_table(
         f"{counted(report['samples'], 'sample')}, T up to {most}",
-        "samples leave", ">mean T", ">accuracy %", ">same class as ANN %", ">as accurate as T",
+        "samples leave", ">mean T", *kinds.values(), ">as accurate as T",
     )  # fmt: skip
 
     def add(what: str, time: str, row: dict[str, Any], equal: str, style: str = "") -> None:
-        shares = (percent_text(row[name]) for name in ("accuracy", "agreement"))
+        shares = (percent_text(row[kind]) for kind in kinds)
         table.add_row(what, time, *shares, equal, style=style)
 
     for row in report["snn"]:
@@ -75,7 +80,7 @@ def early_exit_table(report: dict[str, Any]) -> Table:
         add(what, f"{row['mean_timesteps']:.1f}", row, equal, style)
     if report["ann"] is not None:
         table.add_section()
-        table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]), "", "")
+        table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]))
     table.caption = early_exit_caption(report)
     if "precisions" in report:
         table.caption += f"\n{precision_text(report['precision'], report['precisions'])}"

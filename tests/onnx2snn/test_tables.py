@@ -89,6 +89,23 @@ def test_heads_take_the_room_there_is():
     assert sum(bool(re.search("same|class", line)) for line in lines) == 1
 
 
+def test_agreement_is_shown_beside_an_ann_alone():
+    shares = {"accuracy": 91.0, "agreement": None}
+    rule = {"confidence": 0.85, "stable": 3, "every": 4, "mean_timesteps": 9.0}
+    report = {
+        "samples": 200, "macs": 4e5, "macs_before_neurons": 1e5, "ann": None, "earliest": 4,
+        "snn": [{"timesteps": 16, **shares, "firing_rate": 0.1, "sops": 1.2e6}],
+        "early_exit": [{**rule, **shares, "as_accurate_as": 16}],
+    }  # fmt: skip
+    for table in (tables.evaluation_table, tables.early_exit_table):
+        assert "same class" not in printed(table(report), 120)
+        for row in (*report["snn"], *report["early_exit"]):
+            row["agreement"] = 98.25
+        shown = printed(table(report | {"ann": {"accuracy": 90.5}}), 120)
+        assert "same class as ANN %" in shown
+        assert "98.25" in shown
+
+
 @pytest.mark.parametrize(("mean", "said"), [(14.2, True), (7.9, False), (8.0, True)])
 def test_early_exits_that_do_not_pay_are_told(mean, said):
     row = {"accuracy": 88.2, "agreement": 90.0}
