@@ -101,9 +101,10 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
-FOLDED, LEAST_FOLDED, LEAST_HEAD = 12, 5, 5
-"""Letters in which a name, or a text, can be read in several lines, those that it keeps at least,
-and those that the head of a column of numbers keeps.
+FOLDED, STILL_READ, LEAST_FOLDED, LEAST_HEAD = 12, 8, 5, 5
+"""Letters in which a name, or a text, can be read in several lines, those that it keeps before a
+head breaks within words, those that it keeps at least, and those that the head of a column of
+numbers keeps.
 """
 
 
@@ -122,8 +123,9 @@ class _Table(Table):
             heads = [str(column.header) for column in numbers]
             # As wide as there is room for, the last of them within words.
             widths = [*range(max(map(len, heads), default=LEAST_HEAD), LEAST_HEAD, -1)]
-            ways = [(least, FOLDED) for least in (*widths, LEAST_HEAD, 0)]
-            ways += [(0, folded) for folded in range(FOLDED - 1, LEAST_FOLDED - 1, -1)]
+            ways = [(least, FOLDED) for least in widths]
+            ways += [(LEAST_HEAD, folded) for folded in range(FOLDED, STILL_READ - 1, -1)]
+            ways += [(0, folded) for folded in range(FOLDED, LEAST_FOLDED - 1, -1)]
             for least, folded in ways:
                 for column, head in zip(numbers, heads, strict=True):
                     cells = (Measurement.get(console, wide, cell) for cell in column.cells)

@@ -74,6 +74,16 @@ def test_heads_break_between_words_first():
     assert "accuracy" not in shown(20)
 
 
+def test_names_fold_before_heads_break_within_words():
+    layer = LayerDiagnosis(
+        12, "/layer1/layer1.0/relu_12", 50176, *[12.1] * 5, 0.1234, 33.1, 1.2, 0.9
+    )
+    lines = printed(tables.diagnosis_table([layer], "8 samples"), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    for head in ("neurons", "quant.", "uneven", "silent"):
+        assert any(head in line for line in lines[:5])
+
+
 def test_heads_take_the_room_there_is():
     report = {
         "samples": 200, "macs": 4e5, "macs_before_neurons": 1e5, "ann": {"accuracy": 90.5},
