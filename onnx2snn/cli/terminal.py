@@ -85,7 +85,9 @@ def overall_progress(first: str = "reading data") -> Iterator[Report]:
                 progress.reset(task.id)
             # What comes before the next work is told of is no part of what is done.
             left = done < total
-            progress.update(task.id, description=what, completed=done, total=total, visible=left)
+            # One part tells nothing before its end: a bar that moves, and says no share.
+            task.total = total if total > 1 else None
+            progress.update(task.id, description=what, completed=done, visible=left)
 
         yield report
 

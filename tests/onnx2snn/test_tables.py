@@ -15,6 +15,7 @@ from onnx2snn.cli.terminal import new_table
 from onnx2snn.converting.conversion import NeuronReport
 from onnx2snn.converting.readiness import NodeReport
 from onnx2snn.graph_passes import PassReport
+from onnx2snn.measuring.diagnosis import LayerDiagnosis
 
 
 def printed(table, width=60):
@@ -229,6 +230,11 @@ def test_one_work_after_another_has_a_bar_of_its_own(monkeypatch):
         report("second", 1, 3)
         report("second", 2, 3)
         assert task.time_remaining is not None
+        # Of one part no share is known.
+        report("third", 0, 1)
+        assert (task.total, task.visible) == (None, True)
+        report("third", 1, 1)
+        assert not task.visible
 
 
 def test_texts_share_the_room_there_is():
