@@ -191,7 +191,8 @@ def _parsed(file: Opened, path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
     # Some files of other kinds, the empty one among them, parse as a protobuf message.
     if not model.graph.node or not model.opset_import:
         lacks = "names no opset" if model.graph.node else "holds no graph"
-        raise ModelError(f"'{path}' is not an ONNX model, or is damaged: it {lacks}")
+        what = f"'{path}' is not an ONNX model, or is damaged"
+        raise ModelError(f"{what}: it {lacks}{_cure_of(path)}")
     return model, places
 
 
@@ -202,16 +203,32 @@ def opened(path: Path) -> Iterator[Opened]:
         with path.open("rb") as file:
             yield file if file.seekable() else io.BytesIO(file.read())
     except OSError as error:
-        raise ModelError(f"cannot read '{path}': {error.strerror}") from error
+        # What TensorFlow saves is a folder.
+        saved = path / "saved_model.pb"
+        cure = _cure_of(saved) if os.path.exists(saved) else ""
+        raise ModelError(f"cannot read '{path}': {error.strerror}{cure}") from error
     except ValueError as error:
         # Its name has a null character.
         raise ModelError(f"cannot read {str(path)!r}: {error}") from error
     except MemoryError as error:
         raise ModelError(f"cannot read '{path}': it is larger than the memory") from error
     except google.protobuf.message.DecodeError as error:
-        raise ModelError(
-            f"'{path}' is not an ONNX model, or is damaged: export it again"
-        ) from error
+        what = f"'{path}' is not an ONNX model, or is damaged"
+        raise ModelError(what + (_cure_of(path) or ": export it again")) from error
+
+
+_EXPORTS = {
+    (".pt", ".pth", ".ckpt"): "torch.onnx.export makes an ONNX file of a network of PyTorch",
+    (".h5", ".keras"): "Keras makes an ONNX file by model.export(FILE, format='onnx')",
+    (".pb", ".tflite"): "tf2onnx makes an ONNX file of a network of TensorFlow",
+    (".npz", ".npy"): "it holds arrays, which are data",
+}
+"""What to do about files of other kinds, by their suffixes."""
+
+
+def _cure_of(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return "".join(f"; {cure}" for suffixes, cure in _EXPORTS.items() if suffix in suffixes)
 
 
 def _without_large_weights(file: Opened) -> tuple[bytes, dict[str, int]]:

@@ -59,6 +59,25 @@ def test_no_onnx(tmp_path, content):
         read_model(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [("net.pt", "torch.onnx.export"), ("net.keras", "Keras"), ("net.tflite", "tf2onnx"),
+     ("net.npz", "arrays"), ("net.onnx", "export it again")],
+)  # fmt: skip
+def test_what_makes_onnx_of_other_files_is_told(tmp_path, name, cure):
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(range(99)))
+    with pytest.raises(ModelError, match=f"{name}' is not an ONNX model, .*{cure}"):
+        read_model(tmp_path / name)
+
+
+def test_a_folder_that_tensorflow_saved(tmp_path):
+    with pytest.raises(ModelError, match=r"Is a directory$"):
+        read_model(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ModelError, match="Is a directory; tf2onnx"):
+        read_model(tmp_path)
+
+
 def test_nodes_keep_their_own_names():
     """Also where a node before has none and its result is named so."""
     proto = model(
