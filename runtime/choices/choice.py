@@ -293,15 +293,20 @@ def _of_one_time_step(step: onnx.ModelProto) -> onnx.ModelProto:
 
 def _too_much(memory: Memory, run: Run, max_memory: int) -> str:
     samples, together, readouts = run.samples, run.groups.long, run.readouts
-    left = max_memory - memory.weights - memory.graphs
-    each = (memory.total - memory.weights - memory.graphs - memory.activations) / samples
+    shared = memory.weights + memory.graphs
+    left = max_memory - shared
+    each = (memory.total - shared - memory.activations) / samples
     fit = int((left - memory.activations) // max(each, 1))
     if fit < together:
         # Activations are then those of fewer samples.
-        fit = int(left // max(each + memory.activations / together, 1))
+        each += memory.activations / together
+        fit = int(left // max(each, 1))
     times = f", read out {readouts} times," if readouts > 1 else ""
     text = (
         f"one time-step of {counted(samples, 'sample')}{times} needs about {memory.total:,} bytes, "
         f"of which {memory.weights:,} are for weights, but max_memory is {max_memory:,}: "
     )
-    return text + (f"run fewer at a time, up to {fit} (--batch-size)" if fit > 0 else "raise it")
+    if fit > 0:
+        return text + f"run fewer at a time, up to {fit} (--batch-size)"
+    alone = f"; one sample needs about {round(shared + each):,}" if samples > 1 else ""
+    return f"{text}raise it{alone}"

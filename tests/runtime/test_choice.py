@@ -386,7 +386,10 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(DataError, match=r"of 8 samples needs about .* at a time, up to 7"):
             run()
     session.run(zeros(7), 4)
-    with pytest.raises(DataError, match="max_memory is 1,000: raise it"):
+    alone = min(budgets(with_budget(snn), zeros(1)).values())
+    with pytest.raises(DataError, match=f"raise it; one sample needs about {alone:,}$"):
+        with_budget(snn, alone - 1).run(zeros(8), 4)
+    with pytest.raises(DataError, match=r"max_memory is 1,000: raise it$"):
         SpikingSession(snn, max_memory=1000).run(zeros(1), 1)
     with pytest.raises(DataError, match="a number of bytes"):
         SpikingSession(snn, max_memory=0)
