@@ -119,7 +119,7 @@ def _require_available(names: list[str], available: list[str]) -> None:
         advice = (
             "; for CUDA, pip uninstall onnxruntime, then pip install 'onnx2snn[gpu]'"
             if CUDA in missing
-            else ""
+            else ", or say cpu, cuda or auto"
         )
         raise ProviderError(
             f"{', '.join(missing)} is not in the installed ONNX Runtime, "

@@ -623,6 +623,8 @@ def test_cuda_must_be_there(monkeypatch, caplog):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match="CUDAExecutionProvider is not in the installed"):
         SpikingSession(snn(), "cuda")
+    with pytest.raises(ProviderError, match=r"gpu is not in .*, or say cpu, cuda or auto"):
+        SpikingSession(snn(), "gpu")
     with pytest.raises(ProviderError, match="NoneExecutionProvider"):
         SpikingSession(snn(), ["NoneExecutionProvider"])
     with caplog.at_level(logging.INFO, "onnx2snn"):
