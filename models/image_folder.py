@@ -26,22 +26,22 @@ def image_files(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     parts of data sets are, as train or test, and holds folders.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise FileNotFoundError(f"there is no folder '{folder}'")
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     classes = sorted(name for name in names if not name.startswith("."))
     parts = [n for n in classes if n.lower() in _PARTS and _has_folders(folder / n)]
     if parts:
         raise FileNotFoundError(
-            f"{folder} holds {' and '.join(parts)}, with folders in it, and no classes: "
-            f"name {folder / parts[0]}"
+            f"'{folder}' holds {' and '.join(parts)}, with folders in it, and no classes: "
+            f"name '{folder / parts[0]}'"
         )
     found = [sorted(_images_in(folder / name)) for name in classes]
     if not any(found):
-        raise FileNotFoundError(f"{folder} has no folders with images, one for each class")
+        raise FileNotFoundError(f"'{folder}' has no folders with images, one for each class")
     empty = [name for name, files in zip(classes, found, strict=True) if not files]
     if empty:
         raise FileNotFoundError(
-            f"{folder / empty[0]} holds no images, and would be a class: remove the folder"
+            f"'{folder / empty[0]}' holds no images, and would be a class: remove the folder"
         )
     labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
     return [file for files in found for file in files], labels, classes
@@ -120,7 +120,7 @@ def require_imagenet(folder: Path, classes: Sequence[str]) -> None:
     wanted = DATASETS["imagenet"].classes
     if len(classes) != wanted:
         raise ValueError(
-            f"{folder} holds {len(classes)} classes, and ImageNet has {wanted}, by whose order "
+            f"'{folder}' holds {len(classes)} classes, and ImageNet has {wanted}, by whose order "
             "labels are counted: name the folder itself where these are classes of their own"
         )
 

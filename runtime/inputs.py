@@ -1,5 +1,6 @@
 """What a network is given: held against what it declares."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -147,6 +148,17 @@ def fits(sizes: Sequence[int | str], shape: Sequence[int | str | None]) -> bool:
     )
 
 
+def remedy(sizes: Sequence[int], wanted: Sequence[int | str | None]) -> str:
+    """What fits a sample of these sizes to those that are wanted, names and None being any."""
+    known = [size for size in wanted if isinstance(size, int)]
+    if len(known) < len(wanted):
+        return ""
+    if sorted(sizes) == sorted(known):
+        return ": transpose it"
+    others = len(sizes) != len(wanted) and math.prod(sizes) == math.prod(known)
+    return ": reshape it" if others else ""
+
+
 def as_input(
     x: np.ndarray,
     shape: Sequence[int | str | None],
@@ -161,7 +173,7 @@ def as_input(
     intensities of another. ``who`` needs the input, for the message.
     """
     if not fits(x.shape, shape):
-        hint = ""
+        hint = remedy(x.shape[1:], shape[1:])
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
             hint = (
                 f"; its batch size is fixed: give it {shape[0]} samples at a time, in all a "

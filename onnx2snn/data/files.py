@@ -1,9 +1,8 @@
 """Data as the command line names it: an .npz or .npy file, a data set by name, or a folder."""
 
 import dataclasses
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from onnx2snn.models.image_folder import (
     require_imagenet,
 )
 from onnx2snn.models.preprocessing import KEY, Preprocessing
-from onnx2snn.runtime.inputs import called_x, fits, require_type, written
+from onnx2snn.runtime.inputs import called_x, fits, remedy, require_type, written
 
 from .arrays import classes_beside, open_npy, open_npz
 from .samples import Data, by_name, checked, rows_by_rounds, some_rows, with_rows
@@ -108,23 +107,12 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
         sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
         if not fits(sizes, [None, *wanted[1:]]):
             needs = written([None, *wanted[1:]])
-            remedy = _remedy(sizes[1:], wanted[1:])
-            raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}{remedy}")
+            hint = remedy(sizes[1:], wanted[1:])
+            raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}{hint}")
         kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
         # Of others, such as bfloat16, the network itself is refused.
         if kind.kind in "fiub":
             require_type(first[key].dtype, kind, "the network", what)
-
-
-def _remedy(sizes: Sequence[int], wanted: Sequence[int | None]) -> str:
-    """What fits a sample of these sizes to those that are wanted, None being any."""
-    known = [size for size in wanted if size is not None]
-    if len(known) < len(wanted):
-        return ""
-    if sorted(sizes) == sorted(known):
-        return ": transpose it"
-    others = len(sizes) != len(wanted) and math.prod(sizes) == math.prod(known)
-    return ": reshape it" if others else ""
 
 
 def _arranged_for(structure: onnx.ModelProto, data: Data) -> Data:

@@ -263,6 +263,15 @@ def joined(parts: list[Inputs]) -> Inputs:
     return np.concatenate([part for part in parts if not isinstance(part, dict)])
 
 
+def _cure_of(y: np.ndarray, samples: int) -> str:
+    """What makes labels of y, one for each of so many samples, if it may be meant as such."""
+    if y.ndim == 2 and len(y) == samples and y.shape[1] > 1:
+        return ", of which y.argmax(1) makes labels if it is one-hot"
+    if y.size == samples and y.dtype.kind in "iufb":
+        return ", of which y.ravel().astype(int) makes labels"
+    return ""
+
+
 def checked(data: Data, y: np.ndarray | None) -> Data:
     """The data with labels y; raises ``DataError`` if it is empty or y does not fit it."""
     if not data.shape or 0 in data.shape:
@@ -272,8 +281,8 @@ def checked(data: Data, y: np.ndarray | None) -> Data:
     if y.shape != (data.samples,) or y.dtype.kind not in "iu":
         raise DataError(
             f"'{data.name}': y must hold one integer label for each of {data.samples} samples, "
-            f"not {y.dtype} of shape {list(y.shape)}; leave y out where there are none (networks "
-            "without classes are for diagnose and run)"
+            f"not {y.dtype} of shape {list(y.shape)}{_cure_of(y, data.samples)}; leave y out where "
+            "there are none (networks without classes are for diagnose and run)"
         )
     if y.max() > np.iinfo(np.int64).max:
         raise DataError(f"'{data.name}' holds the label {y.max()}, which is no class")

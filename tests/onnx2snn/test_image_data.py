@@ -197,7 +197,7 @@ def test_a_folder_without_images_is_no_class(folder):
     ):
         np.testing.assert_array_equal(was, now)
     (folder / "val" / "a").mkdir()
-    with pytest.raises(DataError, match="a holds no images, and would be a class: remove"):
+    with pytest.raises(DataError, match="a' holds no images, and would be a class: remove"):
         open_data(str(folder / "val"), model=model)
 
 
@@ -238,7 +238,7 @@ def test_parts_of_a_data_set_are_no_classes(folder, names):
         shutil.copytree(folder / "val", parts / name)
     model = with_preprocessing(Preprocessing(4, 3, 8))
     first = parts / min(set(names) - {"meta"})
-    with pytest.raises(DataError, match=f"and no classes: name {first}"):
+    with pytest.raises(DataError, match=f"and no classes: name '{first}'"):
         open_data(str(parts), model=model)
     assert open_data(str(first), model=model).samples == 6
 
@@ -388,7 +388,7 @@ def test_channels_are_where_the_input_has_them(folder, shape, arranged):
 def test_an_imagenet_that_lacks_classes_has_no_labels(folder, monkeypatch):
     monkeypatch.undo()
     model = with_preprocessing(Preprocessing(4, 3))
-    with pytest.raises(DataError, match="holds 2 classes, and ImageNet has 1000"):
+    with pytest.raises(DataError, match="' holds 2 classes, and ImageNet has 1000"):
         open_data("imagenet", folder, model=model)
     # To calibrate and to run no labels are needed.
     assert open_data("imagenet", folder, model=model, train=True).samples == 6

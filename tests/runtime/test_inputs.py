@@ -50,6 +50,16 @@ def test_the_first_number_that_is_not_finite_is_named():
         as_input(x, ("N", 3), np.dtype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [([1, 6, 8], ": reshape it"), ([2, 8, 6, 1], ": transpose it"), ([2, 1, 6, 7], "")],
+)
+def test_what_makes_an_array_fit_is_told(shape, hint):
+    said = rf"needs \[\*, 1, 6, 8\]{hint}$"
+    with pytest.raises(DataError, match=said):
+        as_input(np.ones(shape, np.float32), ("N", 1, 6, 8), np.dtype(np.float32))
+
+
 def test_one_of_several_read_outs_beyond_the_run_is_refused():
     with pytest.raises(DataError, match="cannot read out at time-step 9 of 8"):
         readout_times(8, [4, 9])
