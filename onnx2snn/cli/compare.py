@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from onnx2snn.data.files import open_data
-from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.model_files.files import read_any
@@ -148,7 +147,7 @@ def compare(
     else:
         _print(comparison, state)
     if plot is not None and converted:
-        _plot(plot, comparison, data)
+        _plot(plot, comparison, f"{model.name}, {title_of(data)}")
         tell_drawn(plot, as_json)
     if not converted:
         first = comparison.rows[0]
@@ -158,14 +157,14 @@ def compare(
         )
 
 
-def _plot(path: Path, comparison: Comparison, data: Data) -> None:
+def _plot(path: Path, comparison: Comparison, title: str) -> None:
     comparison_plot(
         path,
         comparison.timesteps,
         {row.recipe.name: comparison.values(row) for row in comparison.rows if row.scores},
         100.0 if comparison.ann is None else comparison.ann,
         comparison.samples,
-        title_of(data),
+        title,
         SHARES[comparison.kind],
     )
 

@@ -97,7 +97,8 @@ def early_exit_plot(
             ticks.append(t)
     time_axis(axes, ticks)
     drawn = [value for _, value in (*fixed, *early)] + ([] if ann is None else [ann])
-    _stretch(axes, min(drawn), max(drawn))
+    # The same network on the same samples: even small differences say something.
+    _stretch(axes, min(drawn), max(drawn), 0.2)
     axes.set(xlabel="mean time-steps T", ylabel=f"{what}, stretched")
     set_title(axes, title)
     axes.grid(alpha=0.3)
@@ -114,13 +115,14 @@ def comparison_plot(
     title: str,
     what: str,
 ) -> None:
-    """Draw up to 77 curves over the time-steps, each with a colour and marker of its own.
+    """Draw up to 28 curves over the time-steps, each with a colour and dashes of its own.
 
-    The y axis is stretched towards the top, where the ANN is, so that of curves at 10 % and others
-    within a point of the ANN both can be read; None leaves a gap. A band around the ANN is two
-    standard errors of its figure, on so many ``samples``, to either side. Its lower half is always
-    in view, so that noise looks like noise. The file is written whole or not at all; raises
-    ``OutputError`` if it cannot be.
+    The legend has them in the order in which they end. The y axis is stretched towards the top,
+    where the ANN is, so that of curves at 10 % and others within a point of the ANN both can be
+    read; None leaves a gap. A band around the ANN is two standard errors of its figure, on so many
+    ``samples``, to either side. Its lower half is always in view, and nothing within as much of the
+    top is stretched, so that noise looks like noise. The file is written whole or not at all;
+    raises ``OutputError`` if it cannot be.
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9.0, 5.4), dpi=150, layout="constrained")
@@ -128,51 +130,72 @@ def comparison_plot(
     error = np.sqrt(ann * (100 - ann) / samples)
     if error:
         axes.axhspan(ann - 2 * error, ann + 2 * error, color="0.92", label="± 2 standard errors")
-    # 7 colours and 11 markers: no pair comes twice within 77 curves.
+    # 7 colours and 4 dashes: no pair comes twice within 28 curves, and of two that are one the
+    # first is seen between the dashes of the second.
     for number, (name, values) in enumerate(curves.items()):
         axes.plot(
             times,
             [np.nan if value is None else value for value in values],
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
-            linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
+            linestyle=_LINES[number % len(_LINES)],
             markersize=5,
-            linewidth=1.3,
+            linewidth=1.5,
             label=name,
         )
     time_axis(axes, times)
     drawn = [value for values in curves.values() for value in values if value is not None]
-    _stretch(axes, min([*drawn, ann - 2 * error]), max([*drawn, ann]))
+    _stretch(axes, min([*drawn, ann - 2 * error]), max([*drawn, ann]), max(_NEAR, 2 * error))
     axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the top")
     set_title(axes, title)
+    # Names of a model and of data, beside the legend.
+    axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
+    handles, names = axes.get_legend_handles_labels()
+    first = len(handles) - len(curves)
+    ends = [next((v for v in reversed(values) if v is not None), 0) for values in curves.values()]
+    order = [*range(first), *(first + number for number in np.argsort(ends, kind="stable")[::-1])]
+    figure.legend(
+        [handles[number] for number in order], [names[number] for number in order],
+        loc="outside right upper", fontsize="small", handlelength=4,
+    )  # fmt: skip
     save(figure, path)
 
 
 # The colours of Okabe and Ito, which the colour-blind can tell apart, without the yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 MARKERS = "os^DvP*X<>p"
-_LINES = ("-", "--", "-.", (0, (1, 1)))
+_LINES = ("-", (0, (4, 3)), (0, (5, 2.5, 1, 2.5)), (0, (1, 1.5)))
 
 _NEAR = 0.5
 """Gaps to the top, in points, that are less than this are drawn in proportion."""
 
+_APART, _STEPS = 0.05, 10
+"""The least part of an axis between two ticks, and so many steps to the top no tick is below."""
 
-def _stretch(axes: Any, low: float, high: float) -> None:
-    """A y axis from low to high on which each doubling of the gap to the top is as long."""
-    top = high + _NEAR
-    axes.set_yscale(
-        "function",
-        functions=(lambda y: -np.log(np.maximum(top - y, 1e-3)), lambda f: top - np.exp(-f)),
-    )
-    span = high - low
-    axes.set_ylim(low - 0.1 * (span + _NEAR), high + _NEAR / 4)
-    gaps = [gap for gap in (0.5, 1, 2, 4, 8, 16, 32, 64) if gap <= 1.1 * span + _NEAR]
-    wanted = [round((high - gap) * (2 if gap < 2 else 1)) / (2 if gap < 2 else 1) for gap in gaps]
-    # The first at the top, where most of what is compared is.
-    ticks = [np.floor(10 * high) / 10]
-    ticks += [tick for tick in wanted if top - tick > 1.5 * (top - ticks[0])]
+
+def _stretch(axes: Any, low: float, high: float, near: float) -> None:
+    """A y axis from low to high on which each doubling of the gap to the top is as long.
+
+    Gaps that are less than ``near`` are drawn in proportion.
+    """
+    top = high + near
+
+    def place(y: Any) -> Any:
+        return -np.log(np.maximum(top - y, 1e-3))
+
+    axes.set_yscale("function", functions=(place, lambda f: top - np.exp(-f)))
+    bottom, end = low - 0.1 * (high - low + near), high + near / 4
+    axes.set_ylim(bottom, end)
+    apart = _APART * (place(end) - place(bottom))
+    ticks = list[float]()
+    # The roundest first, and of these the ones at the top, where most of what is compared is.
+    for step in (20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05):
+        for number in range(int(min(end, 100) / step), int(np.ceil(max(bottom, 0) / step)) - 1, -1):
+            tick = number * step
+            far = all(abs(place(tick) - place(other)) >= apart for other in ticks)
+            if far and top - tick <= _STEPS * step:
+                ticks.append(tick)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 

@@ -476,11 +476,21 @@ def test_curves_of_many_recipes_look_different(monkeypatch):
 
     drawn = []
     monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
-    curves = {f"recipe {n}": [10.0 + n, None, 93.0 + n / 30] for n in range(22)}
+    curves = {f"recipe {n}": [10.0 + n, None, 93.0 + n / 30] for n in range(28)}
     comparison_plot(Path("plot.png"), [4, 8, 16], curves, 94.0, 1000, "title", "accuracy (%)")
     (axes,) = drawn[0].axes
     lines = axes.get_lines()[1:]
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 22
+    assert (
+        len({(line.get_color(), line._linestyle + str(line._dash_pattern)) for line in lines}) == 28
+    )
+    assert axes.get_title() == "title"
+    # In the order in which they end.
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names[2:] == list(curves)[::-1]
+    # Round, and none over another.
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert {"20", "40", "80", "90", "93"} <= set(ticks)
+    assert max(map(len, ticks)) <= 4
     # The last points are inside, and a curve a point below the ANN is not pressed against it.
     low, high = axes.get_ylim()
     assert low < 10 < 93.7 < high
