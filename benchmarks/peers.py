@@ -95,7 +95,10 @@ def show(pieces):
         for piece in pieces
         for row in piece["rows"]
     }
-    groups = sorted({key for key, _ in latest}, key=lambda key: ([*NETWORKS].index(key[0]), key))
+    order = [*NETWORKS]
+    groups = sorted(
+        {key for key, _ in latest}, key=lambda key: (order.index(key[0]), -key[1], key[2])
+    )
     points = {name: {} for name in (*OURS, *SIMULATORS)}
     for key in groups:
         group, first = "{}, T={}, N={}".format(*key), True
@@ -167,7 +170,8 @@ def main():
     if options.plot is not None:
         groups = list(dict.fromkeys(group for by_group in points.values() for group in by_group))
         points = {name: by_group for name, by_group in points.items() if by_group}
-        ratio_plot(options.plot, groups, points, "T time-steps", "T forward passes of the ANN")
+        title = f"T time-steps by onnx2snn ({', '.join(OURS)}) and by other simulators, one thread"
+        ratio_plot(options.plot, groups, points, title, "T forward passes of the ANN")
 
 
 if __name__ == "__main__":

@@ -205,5 +205,5 @@ SIMULATORS = {
     "sinabs": Sinabs,
     "snntorch": SnnTorch,
     "torch by hand": HandWritten,
-    "the same, NHWC": HandWrittenChannelsLast,
+    "torch by hand, NHWC": HandWrittenChannelsLast,
 }
