@@ -33,15 +33,19 @@ def decompose_activations(graph: gs.Graph) -> bool:
         clip(x; a, b), a < 0 < b     ->  clip(x; 0, b) - clip(-x; 0, -a)
         clip(x; a, b), 0 <= a        ->  a + clip(x - a; 0, b - a)
         clip(x; a, b), b <= 0        ->  b - clip(b - x; 0, b - a)
-        Max(x, a), Min(x, b)         ->  a + ReLU(x - a),  b - ReLU(b - x)
+        Max(x, a), a < 0             ->  ReLU(x) - clip(-x; 0, -a)
+        Min(x, b), b > 0             ->  clip(x; 0, b) - ReLU(-x)
+        Max(x, a), Min(x, b), else   ->  a + ReLU(x - a),  b - ReLU(b - x)
         Max(x, y), Min(x, y)         ->  y + ReLU(x - y),  y - ReLU(y - x)
         ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x)); ReLU(x) where alpha is 0
 
-    An infinite bound gives a ReLU for the clip. Each ReLU and clip becomes a population of
-    neurons; the last form lets spikes reach the ThresholdedRelu, which can count them. y is the one
-    of two that no mask fills with numbers far from 0, beside which others would be lost in the
-    sum, and that is no logarithm of what may be 0, which is minus infinity; where such are in both,
-    and where the type is not known, all stays.
+    An infinite bound gives a ReLU for the clip, and one for each channel Min(ReLU(x), b). Each
+    ReLU and clip becomes a population of neurons, those of either sign with thresholds that no
+    bound enlarges; the last form lets spikes reach the ThresholdedRelu, which can count them. y is
+    the one of two that no mask fills with numbers far from 0, beside which others would be lost in
+    the sum, and that is no logarithm of what may be 0, which is minus infinity; where such are in
+    both, or among constants of which some are below 0 and others above, and where the type is not
+    known, all stays.
     """
     require_opset(graph)
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
@@ -74,7 +78,7 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
                 _leaky(editor, node, slope)
                 return True
         case "Abs":
-            replace_node(node, "Add", _parts(editor, node))
+            replace_node(node, "Add", _parts(editor, node, node.inputs[0]))
             return True
         case "HardSigmoid":
             _hard_sigmoid(editor, node)
@@ -85,15 +89,11 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
                 _clip(editor, node, float(low), float(high))
                 return True
         case "Max" | "Min" if len(node.inputs) == 2:
-            # Far bounds, as of channels that have none, swallow x.
             constants = [v for t in node.inputs if (v := constant_value(t)) is not None]
-            near = all(is_near(value) for value in constants)
             fits = all(constant_fits(v, t) for v in constants for t in variables_of(node))
             two = _base_last(node, far)
-            if two and near and fits and relu_of_min(editor.graph, node) is None:
-                write = _above if node.op == "Max" else _below
-                write(editor, node, *two)
-                return True
+            if two and fits and relu_of_min(editor.graph, node) is None:
+                return _larger_or_smaller(editor, node, *two)
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
             replace_node(node, "Relu", node.inputs)
             return True
@@ -115,26 +115,33 @@ def _constant(editor: Editor, node: gs.Node, name: str, value: object) -> gs.Con
 
 
 def _relu_or_clip(
-    editor: Editor, node: gs.Node, name: str, x: gs.Tensor, theta: float = np.inf
+    editor: Editor, node: gs.Node, name: str, x: gs.Tensor, theta: float | np.ndarray = np.inf
 ) -> gs.Tensor:
-    if np.isinf(theta):
+    if np.all(np.isinf(theta)):
         return editor.node("Relu", f"{node.name}/{name}", [x], like=_like(node))
+    if np.ndim(theta):
+        relu = editor.node("Relu", f"{node.name}/{name}/relu", [x], like=_like(node))
+        bound = _constant(editor, node, f"{name}/max", theta)
+        return editor.node("Min", f"{node.name}/{name}", [relu, bound], like=_like(node))
     bounds = editor.bounds(f"{node.name}/{name}", 0, theta, type_of(node))
     return editor.node("Clip", f"{node.name}/{name}", [x, *bounds], like=_like(node))
 
 
 def _parts(
-    editor: Editor, node: gs.Node, high: float = np.inf, low: float = -np.inf
+    editor: Editor,
+    node: gs.Node,
+    x: gs.Tensor,
+    high: float | np.ndarray = np.inf,
+    low: float | np.ndarray = -np.inf,
 ) -> list[gs.Tensor]:
     """clip(x; 0, high) and clip(-x; 0, -low)."""
-    x = node.inputs[0]
     positive = _relu_or_clip(editor, node, "positive", x, high)
     minus = editor.node("Neg", f"{node.name}/minus", [x], like=_like(node))
     return [positive, _relu_or_clip(editor, node, "negative", minus, -low)]
 
 
 def _leaky(editor: Editor, node: gs.Node, slope: float | np.ndarray) -> None:
-    positive, negative = _parts(editor, node)
+    positive, negative = _parts(editor, node, node.inputs[0])
     scale = _constant(editor, node, "slope", slope)
     leak = editor.node("Mul", f"{node.name}/leak", [negative, scale], like=_like(node))
     replace_node(node, "Sub", [positive, leak])
@@ -151,11 +158,26 @@ def _hard_sigmoid(editor: Editor, node: gs.Node) -> None:
 def _clip(editor: Editor, node: gs.Node, low: float, high: float) -> None:
     x = node.inputs[0]
     if low < 0 < high:
-        replace_node(node, "Sub", _parts(editor, node, high, low))
+        replace_node(node, "Sub", _parts(editor, node, x, high, low))
     elif low >= 0:
         _above(editor, node, x, _constant(editor, node, "low", low), high - low)
     else:
         _below(editor, node, x, _constant(editor, node, "high", high), high - low)
+
+
+def _larger_or_smaller(editor: Editor, node: gs.Node, x: gs.Tensor, base: gs.Tensor) -> bool:
+    """Rewrite the Max or Min of x and a base; False where a far base would swallow x."""
+    bound = constant_value(base)
+    if bound is not None and np.all(bound < 0 if node.op == "Max" else bound > 0):
+        low, high = (bound, np.inf) if node.op == "Max" else (-np.inf, bound)
+        replace_node(node, "Sub", _parts(editor, node, x, high, low))
+        return True
+    # As where some channels have no bound.
+    if bound is not None and not is_near(bound):
+        return False
+    write = _above if node.op == "Max" else _below
+    write(editor, node, x, base)
+    return True
 
 
 def _above(

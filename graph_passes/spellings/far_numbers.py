@@ -63,7 +63,7 @@ def far_tensors(graph: gs.Graph) -> set[str]:
 
 def is_near(values: np.ndarray) -> bool:
     """Whether x survives a sum with any of these numbers."""
-    return bool(np.all(np.abs(values) <= _most_beside(values.dtype)))
+    return bool(np.all(np.abs(values) <= min(_most_beside(values.dtype), _LEAST_MADE)))
 
 
 def _makes_near(node: gs.Node, own: Range) -> bool:

@@ -5,14 +5,17 @@ import pytest
 from onnx_text import changes_once, graph, model, ops, run
 
 from onnx2snn.graph_passes import decompose_activations, to_graph
+from onnx2snn.graph_passes.graph.activations import relu_of_min
 
 DTYPES = {"float16": np.float16, "float": np.float32, "double": np.float64}
 # Multiples of 1/8, and slopes and bounds that are too: all sums and products are exact.
 X = np.arange(-24, 24).reshape(2, 3, 8) / 8
 SLOPES = np.array([[0.25], [0], [-2]])
+HEIGHTS = np.array([[0.25], [1], [2]])
 WEIGHTS = {
     "zero": 0, "one": 1, "two": 2, "half": 0.5, "minus": -0.5, "under": -2,
-    "slopes": SLOPES, "slope": 0.25, "levels": SLOPES,
+    "slopes": SLOPES, "slope": 0.25, "levels": SLOPES, "heights": HEIGHTS, "depths": -HEIGHTS,
+    "lowest": [[-2]], "deep": np.array([[-1e4], [-2e4], [1]]),
 }  # fmt: skip
 
 
@@ -47,6 +50,18 @@ FORMS = {
         "Max(half, x)", lambda x: np.maximum(x, 0.5), ["Sub", "Relu", "Add"],
     ),
     "Max per channel": ("Max(x, levels)", lambda x: np.maximum(x, SLOPES), ["Sub", "Relu", "Add"]),
+    "Max from below 0": (
+        "Max(x, under)", lambda x: np.maximum(x, -2), ["Relu", "Neg", "Clip", "Sub"],
+    ),
+    "Max from below 0, with axes": (
+        "Max(x, lowest)", lambda x: np.maximum(x, -2), ["Relu", "Neg", "Relu", "Min", "Sub"],
+    ),
+    "Max per channel, all below 0": (
+        "Max(depths, x)", lambda x: np.maximum(x, -HEIGHTS), ["Relu", "Neg", "Relu", "Min", "Sub"],
+    ),
+    "Min per channel, all above 0": (
+        "Min(x, heights)", lambda x: np.minimum(x, HEIGHTS), ["Relu", "Min", "Neg", "Relu", "Sub"],
+    ),
     "Min": ("Min(x, minus)", lambda x: np.minimum(x, -0.5), ["Sub", "Relu", "Sub"]),
     "Min per channel": ("Min(levels, x)", lambda x: np.minimum(x, SLOPES), ["Sub", "Relu", "Sub"]),
     "ThresholdedRelu": (
@@ -115,7 +130,7 @@ def test_attributes_have_defaults():
 
 @pytest.mark.parametrize("theta", [3, [[1], [2], [3]]])
 def test_a_smaller_bound_of_a_relu_that_is_read_twice(theta):
-    """No ReLU bounded by a constant, since another reads it without the bound."""
+    """A ReLU of its own, since another reads the first without the bound."""
     text = "g (float[N, 3, 8] x) => (float[N, 3, 8] y, float[N, 3, 8] z)"
     g = graph(
         f"{text} {{ r = Relu(x) y = Min(r, theta) z = Neg(r) }}", {"theta": np.float32(theta)}
@@ -123,7 +138,7 @@ def test_a_smaller_bound_of_a_relu_that_is_read_twice(theta):
     x = 2 * X.astype(np.float32)
     before = run(g, x)
     changes_once(decompose_activations, g)
-    assert "Min" not in ops(g)
+    assert all(relu_of_min(g, node) is not None for node in g.nodes if node.op == "Min")
     np.testing.assert_array_equal(run(g, x), before)
 
 
@@ -134,7 +149,7 @@ def test_a_smaller_bound_of_a_relu_that_is_read_twice(theta):
         "r = Relu(x) y = Min(two, r)", "r = Relu(x) y = ThresholdedRelu(r)",
         "y = ThresholdedRelu<alpha = -1.0>(x)", "y = Elu(x)", "y = Clip(x, two, half)",
         "y = Max(x, zero, half)", "m = ReduceMax<axes = [1, 2]>(x) h = Squeeze(m) y = PRelu(x, h)",
-        "h = ReduceMax<keepdims = 0>(x) y = Clip(x, zero, h)",
+        "h = ReduceMax<keepdims = 0>(x) y = Clip(x, zero, h)", "y = Max(x, deep)",
     ],
 )  # fmt: skip
 def test_canonical_activations_and_what_is_none_stay(body):
@@ -168,6 +183,15 @@ def test_bounds_of_some_channels_that_are_none(op, lowest, dtype):
     before = run(g, x)
     decompose_activations(g)
     np.testing.assert_array_equal(run(g, x), before)
+
+
+@pytest.mark.parametrize(("op", "sign"), [("Max", -1), ("Min", 1)])
+def test_beside_far_bounds_of_all_channels_no_digit_is_lost(op, sign):
+    levels = np.float32([[1e3], [1e5], [1e9]]) * sign
+    g = graph(f"g (float[N, 3, 8] x) => (float[N, 3, 8] y) {{ y = {op}(x, b) }}", {"b": levels})
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    changes_once(decompose_activations, g)
+    np.testing.assert_array_equal(run(g, x), x)
 
 
 # Of numbers of which nothing says the type before shapes are inferred, if ever.

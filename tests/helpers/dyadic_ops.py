@@ -635,6 +635,10 @@ class Builder:
 
         def equation(run, x, *other):
             b = y if constant else other[0]
+            if constant and np.all(y < 0 if op == "Max" else y > 0):
+                top, bottom = (None, -b) if op == "Max" else (b, None)
+                positive = run.fire(f"{name}/positive", x, top)
+                return positive - run.fire(f"{name}/negative", -x, bottom)
             if op == "Max":
                 return b + run.fire(f"{name}/above", x - b, None)
             return b - run.fire(f"{name}/below", b - x, None)

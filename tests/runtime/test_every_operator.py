@@ -131,6 +131,8 @@ ACTIVATIONS = {
     "Max with a constant": lambda b, x: b.clip(x, 0.5, None, "Max"),
     "Min with a constant": lambda b, x: b.clip(x, None, 0.5, "Min"),
     "Max per channel": lambda b, x: b.larger(x, np.array([[[0.5]], [[-1.0]]])),
+    "Max per channel, below 0": lambda b, x: b.larger(x, np.array([[[-0.5]], [[-1.0]]])),
+    "Min per channel, above 0": lambda b, x: b.larger(x, np.array([[[0.5]], [[1.0]]]), "Min"),
     "Max of two": lambda b, x: b.larger(x, b.scale(x, "Add")),
     "Min of two": lambda b, x: b.larger(x, b.conv(x, kernel=(1, 1)), "Min"),
 }
@@ -567,7 +569,7 @@ def activation(b, x):
         lambda: b.larger(x, b.scale(x), b.pick("Max", "Min")),
     ]
     if not old and np.ptp(each):  # Equal bounds are a Clip.
-        bounds.append(lambda: b.larger(x, each, b.pick("Max", "Min")))
+        bounds.append(lambda: b.larger(x, b.pick(each, -each), b.pick("Max", "Min")))
     if not old:
         bounds.append(lambda: b.clip0(x, each, b.pick("Relu, Min", "Min, Relu", "Max, Min")))
     if b.opset >= 10 and b.bounded.get(x) in (None, 0):
