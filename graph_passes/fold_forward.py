@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import Refusal
-from .graph.affine import AFFINE_OPS, Affine, affine_of, per_channel, rounded, rounded_weights
+from .graph.affine import Affine, affine_of, per_channel, rounded, rounded_weights
 from .graph.computed import computed
 from .graph.editing import (
     Editor,
@@ -70,8 +70,6 @@ def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
     # From the last to the first, so that of several in a row each is next to the layer when its
     # turn comes.
     for node in reversed(list(graph.nodes)):
-        if node.op not in AFFINE_OPS or node.domain:
-            continue
         affine = affine_of(graph, node)
         if affine is None or affine.x.name not in after:
             continue
