@@ -4,7 +4,6 @@ The passes, in order:
 
     split_fused_layers         what ONNX Runtime's optimiser fused: FusedConv -> Conv, Relu, ...
     split_attention            Attention -> MatMul, Softmax, MatMul
-    end_pools_in_the_image     windows of ceil_mode in the padding alone -> pads that fit
     fold_constants             Add(2, 3) -> 5; Constant nodes, shape arithmetic -> constants
     fix_reshapes               Reshape to sizes from Shape(x) -> to constants, -1 for an open one;
                                Squeeze of all axes of size 1 -> of these
@@ -32,7 +31,6 @@ from .graph.editing import require_opset, until_done
 from .graph.shapes import infer_shapes
 from .spellings.activations import decompose_activations
 from .spellings.attention import split_attention
-from .spellings.ceil_mode import end_pools_in_the_image
 from .spellings.clips import unify_clips
 from .spellings.conditions import conditions_to_activations
 from .spellings.dequantize import dequantize_weights
@@ -51,7 +49,6 @@ from .spellings.transposes import sink_transposes
 CANONICAL_FORM = (
     split_fused_layers,
     split_attention,
-    end_pools_in_the_image,
     fold_constants,
     fix_reshapes,
     dequantize_weights,
