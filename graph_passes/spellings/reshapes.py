@@ -39,7 +39,7 @@ def fix_reshapes(graph: gs.Graph) -> bool:
 
 def _fix_once(graph: gs.Graph) -> bool:
     changed = end_pools_in_the_image(graph)
-    while _name_squeezed_axes(graph):
+    if until_done(_name_squeezed_axes, graph):
         infer_shapes(graph)
         changed = True
     while computed := [place for place, node in enumerate(graph.nodes) if _is_computed(node)]:
