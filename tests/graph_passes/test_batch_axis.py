@@ -349,19 +349,22 @@ def test_a_reshape_of_the_first_opsets():
     assert not free_batch_axis(g)
 
 
-@pytest.mark.parametrize("zeros", ["constant", "made", "ones"])
-def test_initial_states_of_recurrent_layers(zeros):
+@pytest.mark.parametrize(
+    ("zeros", "opset"), [("constant", 17), ("made", 17), ("ones", 17), ("ones", 8)]
+)
+def test_initial_states_of_recurrent_layers(zeros, opset):
     """As PyTorch's newer exporter writes them for the one batch size."""
     made = "h = Identity(z)" if zeros != "made" else "h = Constant<value = float[1, 1, 2] {0, 0}>()"
     text = "g (float[1, 3, 4] x) => (float[a, b, c] y) { t = Transpose<perm = [1, 0, 2]>(x) "
     text += f"{made} r = GRU<hidden_size = 2>(t, w, v, , , {'z' if zeros != 'made' else 'h'}) "
-    text += "s = Squeeze(r, one) y = Transpose<perm = [1, 0, 2]>(s) }"
+    squeeze = "Squeeze(r, one)" if opset == 17 else "Squeeze<axes = [1]>(r)"
+    text += f"s = {squeeze} y = Transpose<perm = [1, 0, 2]>(s) }}"
     start = np.ones if zeros == "ones" else np.zeros
     weights = {
         "w": normal(1, 6, 4), "v": normal(1, 6, 2), "z": start((1, 1, 2), np.float32),
         "one": np.array([1]),
     }  # fmt: skip
-    g = graph(text, weights)
+    g = graph(text, weights, opset)
     x = normal(5, 3, 4)
     wanted = np.concatenate([run(g, x[i : i + 1]) for i in range(5)])
     assert free_batch_axis(g)

@@ -81,6 +81,7 @@ CASES = {
     S + "t = Transpose(s) y = Flatten(t)": (0, 1),
     S + "y = MaxPool<kernel_shape = [2, 2]>(s)": (0, 1),
     S + "a = Add(s, one) y = AveragePool<kernel_shape = [2, 2]>(a)": (0, 2),
+    S + "n = Neg(s) a = Sub(n, one) y = AveragePool<kernel_shape = [2, 2]>(a)": (-2, 0),
     S + "y = GlobalAveragePool(s)": (0, 1),
     S + "y = SpaceToDepth<blocksize = 2>(s)": (0, 1),
     S + "y = DepthToSpace<blocksize = 1>(s)": (0, 1),
@@ -102,6 +103,8 @@ CASES = {
     S + 'y = Resize<mode = "cubic">(s, , twice)': ANY,
     S + 'y = Resize<mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize", '
         "extrapolation_value = -3.0>(s, roi, twice)": (-3, 1),
+    'c = Clip(x, one, two) y = Resize<mode = "linear", '
+        'coordinate_transformation_mode = "tf_crop_and_resize">(c, roi, twice)': (0, 2),
     "y = Min(x, infinite)": ANY,
     "b = ReduceMax<keepdims = 0>(x) y = Clip(x, minus, b)": ANY,
     "y = Exp(x)": (0, INFINITY),

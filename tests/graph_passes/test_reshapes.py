@@ -212,3 +212,19 @@ def test_sizes_behind_a_squeeze_are_folded_at_once():
     assert ops(g) == ["Relu", "Squeeze", "Reshape"]
     x = np.random.default_rng(0).normal(size=(4, 1, 6)).astype(np.float32)
     np.testing.assert_array_equal(run(g, x), x.clip(0).reshape(4, 2, 3))
+
+
+def test_rows_of_what_has_no_known_rank():
+    text = (
+        "g (float[N, 4, 5, 5] x, bool c) => (float[A, B] y) { w = If(c) "
+        "<then_branch = one () => (float[a, b] k) { k = Reshape(x, rows) }, "
+        "else_branch = two () => (float[a, b, d, e] l) { l = Neg(x) }> "
+        "s = Shape(x) n0 = Gather(s, zero) n = Unsqueeze(n0, first) "
+        "t = Concat<axis = 0>(n, hundred) y = Reshape(w, t) }"
+    )
+    g = graph(text, NUMBERS | {"hundred": np.array([100]), "rows": np.array([-1, 100])})
+    conditions = np.array(True), np.array(False)
+    before = [run(g, X, condition) for condition in conditions]
+    changes_once(fix_reshapes, g)
+    assert g.nodes[-1].inputs[1].values.tolist() == [-1, 100]
+    np.testing.assert_array_equal([run(g, X, condition) for condition in conditions], before)

@@ -1,6 +1,8 @@
+import pytest
 from onnx_text import graph
 
 from onnx2snn.graph_passes import infer_shapes
+from onnx2snn.graph_passes.graph.broadcasting import may_fit
 from onnx2snn.graph_passes.graph.editing import Editor
 
 
@@ -65,3 +67,11 @@ def test_a_size_that_follows_from_an_open_one_is_open():
     g.tensors()["r"].shape = [1, 3]
     infer_shapes(g)
     assert g.tensors()["r"].shape == ["N", 3]
+
+
+@pytest.mark.parametrize(
+    ("small", "shape", "fits"),
+    [((3,), [4], False), ((3,), ["N"], True), ((3,), [2, 3], True), ((1, 1), [3], False)],
+)
+def test_what_may_fit_beside_known_and_open_sizes(small, shape, fits):
+    assert may_fit(small, shape) is fits
