@@ -314,13 +314,14 @@ def test_best_takes_thresholds_of_what_max_pools_let_through(recipe, text, size)
 
 
 def test_pools_for_thresholds_have_names_of_their_own():
-    text = "p = GlobalMaxPool(a) y = Flatten(p) z = Concat<axis = 1>(b, b)"
-    ann = model(POOLED % text)
+    ann = model(POOLED % "p = GlobalMaxPool(a) y = Flatten(p) z = Concat<axis = 1>(b, b)")
+    data = from_arrays(np.random.default_rng(0).normal(size=(20, 2, 6, 6)).astype(np.float32))
+    wanted = thresholds(convert(ann, calibration=data, recipe="best", timesteps=8))
     (pool,) = [node for node in ann.graph.node if node.op_type == "GlobalMaxPool"]
     pool.name = pool.output[0] = "pooled/a"
     next(node for node in ann.graph.node if node.op_type == "Flatten").input[0] = "pooled/a"
-    x = np.random.default_rng(0).normal(size=(20, 2, 6, 6)).astype(np.float32)
-    convert(ann, calibration=from_arrays(x), recipe="best", timesteps=8)
+    found = thresholds(convert(ann, calibration=data, recipe="best", timesteps=8))
+    np.testing.assert_equal(found, wanted)
 
 
 def test_local_threshold_balancing_by_its_recursion():
