@@ -128,6 +128,16 @@ def test_half_a_step_and_its_addition_go_together():
         LAYERS % "r = Clip(c, zero, theta) f = Round(r) d = Sub(f, r) a = Add(d, c)",
         LAYERS % "k = ReduceMean<axes = [1]>(c) r = Round(k) d = Sub(r, c) a = Add(d, c)",
         LAYERS % "r = Relu(c) k = Clip(c, zero, one) s = Add(r, k) d = Floor(s) a = Mul(d, half)",
+        "g (float[N, 6] x) => (float[N, 8] y) { c = Clip(x, zero, theta) d = Div(c, step) "
+        "e = Round(d) f = Mul(e, step) y = MatMul(f, w) }",
+        "g (float[N, 6] x) => (float[N, 8] y) { r = Round(x) d = Sub(r, x) e = Add(d, x) "
+        "y = MatMul(e, w) }",
+        "g (float[N, 6] x) => (float[N, 8] y) { c = MatMul(x, w) d = Clip(c, zero, theta) "
+        "y = Round(d) }",
+        LAYERS % "k = ReduceMean<axes = [1]>(c) d = Sub(k, c) a = Add(d, c)",
+        LAYERS % "r = Clip(c, zero, theta) f = Round(r) t = ReduceMax<keepdims = 0>(x) "
+        "b = Greater(t, zero) a = If (b) <then_branch = one () => (float[N, 8] k) "
+        "{ k = Identity(f) }, else_branch = two () => (float[N, 8] l) { l = Neg(f) }>",
     ],
     ids=[
         "input",
@@ -153,9 +163,14 @@ def test_half_a_step_and_its_addition_go_together():
         "something else added",
         "broadcast",
         "no place for half a level of a sum",
+        "before all layers",
+        "led past, before all layers",
+        "read-out",
+        "broadcast",
+        "branches",
     ],
 )
-def test_rounding_that_is_no_activation_stays(text):
+def test_rounding_that_is_no_activation_or_lies_elsewhere_stays(text):
     g = graph(text, NUMBERS)
     before = ops(g)
     assert unquantize_activations(g) is False
@@ -456,29 +471,6 @@ def test_many_sums_of_what_is_rounded():
     sums = " ".join(f"a{n + 1} = Add(a{n}, a{n})" for n in range(60))
     levels = f"h = Clip(c, zero, theta) d = Div(h, step) e = Round(d) a0 = Mul(e, step) {sums} "
     changes_once(unquantize_activations, graph(LAYERS % f"{levels} a = Neg(a60)", NUMBERS))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "g (float[N, 6] x) => (float[N, 8] y) { c = Clip(x, zero, theta) d = Div(c, step) "
-        "e = Round(d) f = Mul(e, step) y = MatMul(f, w) }",
-        "g (float[N, 6] x) => (float[N, 8] y) { r = Round(x) d = Sub(r, x) e = Add(d, x) "
-        "y = MatMul(e, w) }",
-        "g (float[N, 6] x) => (float[N, 8] y) { c = MatMul(x, w) d = Clip(c, zero, theta) "
-        "y = Round(d) }",
-        LAYERS % "k = ReduceMean<axes = [1]>(c) d = Sub(k, c) a = Add(d, c)",
-        LAYERS % "r = Clip(c, zero, theta) f = Round(r) t = ReduceMax<keepdims = 0>(x) "
-        "b = Greater(t, zero) a = If (b) <then_branch = one () => (float[N, 8] k) "
-        "{ k = Identity(f) }, else_branch = two () => (float[N, 8] l) { l = Neg(f) }>",
-    ],
-    ids=["before all layers", "led past, before all layers", "read-out", "broadcast", "branches"],
-)
-def test_what_lies_elsewhere_stays(text):
-    g = graph(text, NUMBERS)
-    before = ops(g)
-    assert unquantize_activations(g) is False
-    assert ops(g) == before
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,8 @@ def test_in_float16_there_are_none():
     assert not segments_of(graph, [node.inputs[0] for node in neuron_nodes(graph)])[1]
 
 
-def test_batches_count_streams(monkeypatch):
-    """Two of them over all time-steps, of 2 x 6 x 6 numbers a sample."""
-    monkeypatch.setattr(spiking, "MOST_BYTES", 4 * T * 2 * 72 * 7)
+def batches_of_20(ann):
+    """The sizes of the batches in which a pass sees 20 samples."""
     seen = []
 
     def look(snn):
@@ -168,18 +167,18 @@ def test_batches_count_streams(monkeypatch):
         return False
 
     recipe = replace(recipe_by_name("best"), name="mine", passes=(look,))
-    convert(scaled(3), calibration=from_arrays(images(20)), recipe=recipe, timesteps=T)
-    assert seen == [7, 7, 6]
+    convert(ann, calibration=from_arrays(images(20)), recipe=recipe, timesteps=T)
+    return seen
+
+
+def test_batches_count_streams(monkeypatch):
+    """Two of them over all time-steps, of 2 x 6 x 6 numbers a sample."""
+    monkeypatch.setattr(spiking, "MOST_BYTES", 4 * T * 2 * 72 * 7)
+    assert batches_of_20(scaled(3)) == [7, 7, 6]
 
 
 def test_batches_count_sizes_that_only_the_data_says(monkeypatch):
     monkeypatch.setattr(spiking, "MOST_BYTES", 4 * T * 72 * 7)
-    seen = []
-
-    def look(snn):
-        seen.extend(len(inputs["x"]) for inputs in snn.batches("looking", T))
-        return False
-
     text = (
         "net (float[N, 2, H, W] x) => (float[N, 2, H, W] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w) "
     )
@@ -189,10 +188,7 @@ def test_batches_count_sizes_that_only_the_data_says(monkeypatch):
         "lo": np.float32(0),
         "hi": np.float32(1),
     }
-    recipe = replace(recipe_by_name("best"), name="mine", passes=(look,))
-    data = from_arrays(images(20))
-    convert(model(text, values), calibration=data, recipe=recipe, timesteps=T)
-    assert seen == [7, 7, 6]
+    assert batches_of_20(model(text, values)) == [7, 7, 6]
 
 
 def test_what_is_known_of_a_layer_depends_on_what_it_reads():

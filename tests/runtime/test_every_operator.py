@@ -628,16 +628,21 @@ def random_network(blocks, seed, opset, channels_last, maxpool):
     return b
 
 
+NETWORKS = {
+    "blocks": st.lists(st.sampled_from(list(BLOCKS)), max_size=5),
+    "seed": st.integers(0, 10**6),
+    "channels_last": st.booleans(),
+    "maxpool": st.sampled_from(["average", "exact", "keep"]),
+}
+
+
 @settings(
     max_examples=CASES, deadline=None, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 @given(
-    blocks=st.lists(st.sampled_from(list(BLOCKS)), max_size=5),
-    seed=st.integers(0, 10**6),
+    **NETWORKS,
     opset=st.sampled_from([17, 7, 8, 9, 10, 11, 12, 13, 16, 18, 19, 20, 21, 23]),
-    channels_last=st.booleans(),
-    maxpool=st.sampled_from(["average", "exact", "keep"]),
     timesteps=st.sampled_from([8, 4, 1, 2, 3, 7, 12]),
     v_init=st.sampled_from([0.5, 0.0, 0.25, 1.0]),
 )
@@ -654,11 +659,8 @@ def test_any_network(blocks, seed, opset, channels_last, maxpool, timesteps, v_i
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 @given(
-    blocks=st.lists(st.sampled_from(list(BLOCKS)), max_size=5),
-    seed=st.integers(0, 10**6),
+    **NETWORKS,
     opset=st.sampled_from([17, 7, 13, 23]),
-    channels_last=st.booleans(),
-    maxpool=st.sampled_from(["average", "exact", "keep"]),
     recipe=st.sampled_from([r.name for r in RECIPES if r.threshold is not None]),
     delay=st.sampled_from([None, 2]),
 )
