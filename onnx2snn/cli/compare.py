@@ -161,7 +161,8 @@ def _plot(path: Path, comparison: Comparison, title: str) -> None:
     comparison_plot(
         path,
         comparison.timesteps,
-        {row.recipe.name: comparison.values(row) for row in comparison.rows if row.scores},
+        # Those that refused, too: others look the same whatever the network.
+        {row.recipe.name: comparison.values(row) for row in comparison.rows},
         100.0 if comparison.ann is None else comparison.ann,
         comparison.samples,
         title,

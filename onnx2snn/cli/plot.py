@@ -117,7 +117,8 @@ def comparison_plot(
 ) -> None:
     """Draw up to 28 curves over the time-steps, each with a colour and dashes of its own.
 
-    The legend has them in the order in which they end. The y axis is stretched towards the top,
+    By its place among them: one without any value is left out. The legend has them in the order in
+    which they end. The y axis is stretched towards the top,
     where the ANN is, so that of curves at 10 % and others within a point of the ANN both can be
     read; None leaves a gap. A band around the ANN is two standard errors of its figure, on so many
     ``samples``, to either side. Its lower half is always in view, and nothing within as much of the
@@ -132,10 +133,13 @@ def comparison_plot(
         axes.axhspan(ann - 2 * error, ann + 2 * error, color="0.92", label="± 2 standard errors")
     # 7 colours and 4 dashes: no pair comes twice within 28 curves, and of two that are one the
     # first is seen between the dashes of the second.
-    for number, (name, values) in enumerate(curves.items()):
+    shown = {name: values for name, values in curves.items() if any(v is not None for v in values)}
+    for number, name in enumerate(curves):
+        if name not in shown:
+            continue
         axes.plot(
             times,
-            [np.nan if value is None else value for value in values],
+            [np.nan if value is None else value for value in shown[name]],
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle=_LINES[number % len(_LINES)],
@@ -144,7 +148,7 @@ def comparison_plot(
             label=name,
         )
     time_axis(axes, times)
-    drawn = [value for values in curves.values() for value in values if value is not None]
+    drawn = [value for values in shown.values() for value in values if value is not None]
     _stretch(axes, min([*drawn, ann - 2 * error]), max([*drawn, ann]), max(_NEAR, 2 * error))
     axes.set(xlabel="time-steps T", ylabel=f"{what}, stretched towards the top")
     set_title(axes, title)
@@ -152,8 +156,8 @@ def comparison_plot(
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
     handles, names = axes.get_legend_handles_labels()
-    first = len(handles) - len(curves)
-    ends = [next((v for v in reversed(values) if v is not None), 0) for values in curves.values()]
+    first = len(handles) - len(shown)
+    ends = [next(v for v in reversed(values) if v is not None) for values in shown.values()]
     order = [*range(first), *(first + number for number in np.argsort(ends, kind="stable")[::-1])]
     figure.legend(
         [handles[number] for number in order], [names[number] for number in order],

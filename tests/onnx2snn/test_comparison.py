@@ -650,3 +650,17 @@ def test_settings_that_are_none_are_refused_before_any_recipe():
         compare_recipes(ANN, ["mmse"], from_arrays(X), from_arrays(X, Y), [4], maxpool="foo")
     with pytest.raises(DataError, match="on_means must be"):
         compare_recipes(ANN, ["mmse"], from_arrays(X), from_arrays(X, Y), [4], on_means="yes")
+
+
+def test_curves_look_the_same_beside_recipes_that_refused(monkeypatch):
+    from onnx2snn.cli import plot
+
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    curves = {"first": [50.0, 60.0], "refused": [None, None], "last": [70.0, 80.0]}
+    comparison_plot(Path("plot.png"), [4, 8], curves, 94.0, 1000, "title", "accuracy (%)")
+    (axes,) = drawn[0].axes
+    assert [line.get_label() for line in axes.get_lines()[1:]] == ["first", "last"]
+    assert axes.get_lines()[2].get_color() == plot.COLOURS[2]
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names[2:] == ["last", "first"]
