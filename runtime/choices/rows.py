@@ -32,7 +32,7 @@ _IN_ATTRIBUTES: dict[str, tuple[str, int | list[int]]] = {
 _ALONG_AXES = {"CumSum", "DFT", "Pad", "Slice", *_IN_ATTRIBUTES}
 """Operators that may move or add up rows, if axis 0 is among their axes, and keep their number."""
 
-_ALONG_ANY = {"Einsum", "GatherElements", "GatherND", "GRU", "LSTM", "ReverseSequence", "RNN",
+_ALONG_ANY = {"GatherElements", "GatherND", "GRU", "LSTM", "ReverseSequence", "RNN",
               "RotaryEmbedding", "ScatterElements", "ScatterND", "Trilu"}  # fmt: skip
 """Others that may, or may hold something for each row."""
 
@@ -111,7 +111,22 @@ def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.Tens
     if node.op_type in _ALONG_AXES:
         axes = _axes(node, constants, len(read[0]))
         return axes is None or any(axis % len(read[0]) == 0 for axis in axes)
+    if node.op_type == "Einsum":
+        with_rows = [MANY in sizes.shapes.get(name, ()) for name in node.input]
+        return _sums_mix(attributes_of(node)["equation"].decode(), with_rows)
     return node.op_type in _ALONG_ANY
+
+
+def _sums_mix(equation: str, with_rows: Sequence[bool]) -> bool:
+    """Whether an Einsum has another letter than the result's first for rows, or elsewhere, too."""
+    operands, _, result = equation.replace(" ", "").partition("->")
+    letter = result[:1]
+    if not letter.isalpha():
+        return True
+    return any(
+        operand.count(letter) != rows or (rows and not operand.startswith(letter))
+        for operand, rows in zip(operands.split(","), with_rows, strict=True)
+    )
 
 
 def _compute_with_sizes(step: onnx.ModelProto, known: Sizes) -> bool:

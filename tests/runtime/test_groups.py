@@ -460,6 +460,27 @@ def test_more_by_which_samples_depend_on_others(between, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("sums", "apart"),
+    [
+        ('Einsum<equation = "nvc, uv -> nuc">(b, w)', True),
+        ('Einsum<equation = "uv,nvc->nuc">(w, b)', True),
+        ('Einsum<equation = "nvc,nuc->nvu">(b, b)', True),
+        ('Einsum<equation = "nvc,mvc->nvm">(b, b)', False),
+        ('Einsum<equation = "nvc,mvc->nvc">(b, b)', False),
+        ('Einsum<equation = "nvc,nv->nvc">(b, five)', False),
+        ('Einsum<equation = "nvc,uv">(b, w)', False),
+        ('Einsum<equation = "...c,cd->...d">(b, w)', False),
+    ],
+)
+def test_einsums_are_along_samples_or_not(sums, apart):
+    text = f"net (float[N, 4, 4] x) => (float[N, p, q] y) {{ b = Clip(x, lo, hi) y = {sums} }}"
+    values = {"lo": np.float32(0), "hi": np.float32(1), "w": np.ones((4, 4), np.float32),
+              "five": np.ones((5, 4), np.float32)}  # fmt: skip
+    used = {name: value for name, value in values.items() if re.search(rf"\b{name}\b", text)}
+    assert samples_are_apart(model(text, used), [], {"x": (5, 4, 4)}, 5) == apart
+
+
+@pytest.mark.parametrize(
     ("opset", "transform", "apart"),
     [
         (17, "DFT<axis = 0>(b)", False),
