@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError, require_whole
+from onnx2snn.graph_passes.errors import DataError, counted, require_whole
 
 MOST_TIMESTEPS = 2**31 - 1
 """More than any run takes: what is beyond is a mistake."""
@@ -176,8 +176,8 @@ def as_input(
         hint = remedy(x.shape[1:], shape[1:])
         if shape and isinstance(shape[0], int) and list(x.shape[1:]) == list(shape[1:]):
             hint = (
-                f"; its batch size is fixed: give it {shape[0]} samples at a time, in all a "
-                "multiple of that (--samples), or export it without"
+                f"; its batch size is fixed: give it {counted(shape[0], 'sample')} at a time, in "
+                "all a multiple of that (--samples), or export it without"
             )
             if name != "x":
                 hint += "; what holds no samples, such as an initial state, make a constant instead"

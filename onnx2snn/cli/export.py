@@ -32,7 +32,7 @@ from .parameter_types import LengthType, NamedPath
     help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
     "Triton Inference Server, with that file and a stateful model of one time-step. nir: the "
     "Neuromorphic Intermediate Representation, for other spiking simulators, of IF neurons "
-    "(convert --recipe opi).",
+    "(convert --recipe best-binary --maxpool average, or opi).",
 )
 @click.option("-o", "--output", type=NamedPath(), required=True, help="The result.")
 @click.option(

@@ -122,7 +122,7 @@ class NirWriter:
             "Identity": lambda node: self._signal(node.inputs[0]),
         }  # fmt: skip
         if is_neuron(node) and node.op not in RESETS:
-            raise Refused("NIR has no such neuron: convert with --recipe opi")
+            raise Refused("NIR has no such neuron: convert with --recipe best-binary, or opi")
         if node.op not in writers:
             of_numbers = node.op != "Cast" or is_floating(node.inputs[0])
             advice = _ADVICE.get(node.op) if of_numbers else None
