@@ -4,19 +4,19 @@
 
 ResNet-20 with ReLU, 512 images, T=16, the corrections of recipes ``best`` and ``best-binary``, in
 ratios to the time in which the network that they make runs the same images; each round measures
-both, one after the other. Also the peak memory of a pass, by batch size.
+both, one after the other. Also by how much a process grows by a whole conversion.
 """
 
 import argparse
 import statistics
 import time
-import tracemalloc
 
 import numpy as np
 
 from onnx2snn import SpikingSession, convert, from_arrays
 from onnx2snn.converting import conversion
 from onnx2snn.demo import demo_images
+from onnx2snn.measuring.timing import in_a_process, peak_memory
 from onnx2snn.models import shipped
 
 NETWORK = "resnet20-relu-fashion-mnist.onnx"
@@ -55,6 +55,14 @@ def evaluation_time(model, batch_size: int, x: np.ndarray, timesteps: int) -> fl
     return time.perf_counter() - start
 
 
+def growth(images: int, batch_size: int, timesteps: int) -> int:
+    """Bytes by which a process grows at most while ``best`` converts the network."""
+    x, _ = next(demo_images(images).batches(images))
+    before = peak_memory()
+    correction_time(batch_size, x, "best", timesteps)
+    return peak_memory() - before
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,13 +80,10 @@ def main() -> None:
         print(
             f"{recipe}: {statistics.median(ratios):.2f} evaluations (rounds: {shown})", flush=True
         )
-    for images in (options.images // 4, options.images // 2, options.images):
-        tracemalloc.start()
-        correction_time(50, x[:images], "best", options.timesteps)
-        print(
-            f"{images} images in batches of 50: {tracemalloc.get_traced_memory()[1] / 1e6:.0f} MB"
-        )
-        tracemalloc.stop()
+    for batch_size in (50, 100):
+        for images in (options.images // 4, options.images, 2 * options.images):
+            grown = in_a_process(growth, images, batch_size, options.timesteps)
+            print(f"{images} images in batches of {batch_size}: {grown / 1e6:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
