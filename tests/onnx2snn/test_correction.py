@@ -533,6 +533,17 @@ def test_a_shift_is_at_most_one_threshold():
     np.testing.assert_array_equal(layer.shift, [2, 1, -2])
 
 
+def test_a_shift_is_at_most_a_burst_at_the_largest_threshold():
+    text = "net (float[N, 3] x) => (float[N, 3] y) { c = Clip(x, lo, hi) y = Neg(c) }"
+    recipe = replace(recipe_by_name("opi"), name="other", neuron=Neuron("BurstIF"))
+    ann = model(text, {"lo": np.float32(0), "hi": np.float32(2)})
+    (node,) = neuron_nodes(to_graph(convert(ann, recipe=recipe).model))
+    node.attrs["v_threshold"] = attribute_tensor(np.float32([0.5, 1, 2]))
+    layer = SimpleNamespace(node=node, shift=np.zeros(()))
+    correction._move_shift(layer, np.float32([[50, 5, -50]]), 1.0)
+    np.testing.assert_array_equal(layer.shift, [10, 5, -10])
+
+
 def test_potentials_take_what_shifts_leave_of_later_batches(monkeypatch):
     gaps, move = [], correction._move_potential
 
@@ -550,6 +561,15 @@ def test_potentials_take_what_shifts_leave_of_later_batches(monkeypatch):
     assert len(later) == 2
     for gap in later:
         np.testing.assert_allclose(gap.mean(axis=0), 0, atol=1e-6)
+
+
+def test_where_no_biases_are_corrected_nothing_is_added():
+    recipe = Recipe(
+        "mine", "nobody", "weights alone", Statistic("max"),
+        passes=(partial(correct, weights=True, biases=False),),
+    )  # fmt: skip
+    conversion = convert(one(3), calibration=SMALL, recipe=recipe, timesteps=4)
+    assert [node.op_type for node in conversion.model.graph.node] == ["IF"]
 
 
 def test_potentials_move_by_the_share_of_each_batch():

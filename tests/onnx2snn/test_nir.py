@@ -140,6 +140,20 @@ def one_channel(text):
     return convert(ann, calibration=data, recipe="opi").model, (1, 6, 6)
 
 
+def alike():
+    """Two layers with the same V_th in one sum; one whose V_th is another at each place, pooled."""
+    return of_text(
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y, float[N, 2, 4, 4] d, "
+        "float[N, 3, 2, 2] z) { "
+        "a = Conv(x, w1) r1 = Relu(a) n1 = Min(r1, t1) b = Conv(x, w2) r2 = Relu(b) "
+        "n2 = Min(r2, t1) y = Add(n1, n2) d = Sub(n2, n1) "
+        "c = Conv(x, w3) r3 = Relu(c) n3 = Min(r3, t2) "
+        "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(n3) z = Conv(p, w4) }",
+        w1=eighths(2, 2, 1, 1), w2=eighths(2, 2, 1, 1), w3=eighths(2, 2, 1, 1),
+        w4=eighths(3, 2, 1, 1), t1=powers(2, 1, 1), t2=powers(2, 4, 4),
+    ), (2, 4, 4)  # fmt: skip
+
+
 def random_v_init():
     network = dyadic.finish(4)
     return convert(dyadic.to_onnx(network), v_init="uniform", seed=2).model, network.input_shape
@@ -152,7 +166,7 @@ def dyadic_network(seed):
 
 EXACT = {
     "perceptron": perceptron, "sequence": sequence, "image": image, "hard reset": hard_reset,
-    "differences": differences, "turned round": turned_round,
+    "differences": differences, "turned round": turned_round, "alike": alike,
     "one channel, Gemm": lambda: one_channel("f = Flatten(r) y = Gemm(f, u)"),
     "one channel, MatMul": lambda: one_channel(
         "g = GlobalAveragePool(r) f = Flatten(g) y = MatMul(f, v)"
@@ -293,6 +307,17 @@ def test_sizes_that_are_not_fixed_are_refused(tmp_path):
 def test_samples_of_one_number(tmp_path, text, tensor):
     snn = of_text(text, zero=np.float32(0), one=np.float32(1), w=powers(3, 1), axis=np.array([1]))
     with pytest.raises(UnsupportedModelError, match=f"a sample of '{tensor}' is one number"):
+        to_nir(snn, tmp_path / "net.nir")
+
+
+@pytest.mark.parametrize("last", ["Mul(p, t)", "Add(c, p)", "Add(p, c)"])
+def test_what_is_repeated_along_an_axis_is_refused(last, tmp_path):
+    snn = of_text(
+        "net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) { c = Clip(x, zero, one) "
+        f"p = GlobalAveragePool(c) y = {last} }}",
+        zero=np.float32(0), one=np.float32(1), t=powers(2, 4, 4),
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="cannot repeat a tensor along an axis"):
         to_nir(snn, tmp_path / "net.nir")
 
 

@@ -202,6 +202,18 @@ def test_batches_of_silent_channels_come_in_any_order():
         np.testing.assert_allclose(seen.value(Statistic("percentile", 75)), 2e-6, rtol=0.01)
 
 
+def test_batches_of_far_smaller_activations_come_in_any_order():
+    """More than 2,048 times smaller: all in the first bin."""
+    small, large = np.full((4, 1), 1.9 * 2.0**-20, np.float32), np.ones((3, 1), np.float32)
+    found = []
+    for batches in ((small, large), (large, small)):
+        seen = ActivationHistogram(per_channel=False)
+        for batch in batches:
+            seen.update(batch)
+        found.append(seen.value(Statistic("percentile", 25)))
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_layer_takes_no_several_times_its_memory():
     seen, values = ActivationHistogram(per_channel=False), np.ones((4, 2**18), np.float32)
     tracemalloc.start()
@@ -288,6 +300,16 @@ def test_a_robust_threshold_of_a_channel_that_few_samples_need(samples):
     seen.update(values)
     assert seen.value(Statistic("percentile", 99.9)) < seen.value(Statistic("mmse", 16)) + 1e-9
     assert seen.value(Statistic("robust-mmse", 16)) > 4.9
+
+
+def test_of_two_samples_that_are_active_the_smaller_is_common():
+    values = np.zeros((200, 1, 128), np.float32)
+    values[:2, 0, :10] = 0.1
+    values[0, 0, 20:30], values[1, 0, 20:30] = 5, 8
+    seen = ActivationHistogram(per_channel=True, peaks=True)
+    seen.update(values)
+    assert seen.value(Statistic("percentile", 99.9)) < 0.2
+    np.testing.assert_allclose(seen.value(Statistic("robust-mmse", 16)), 5, rtol=0.01)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

@@ -45,9 +45,11 @@ def conv_connections(size_in, size_out, kernel, stride, pad):
 
 def test_convolution_counts_no_padding():
     weights = {"w": normal(3, 2, 3, 3), "v": normal(5, 3, 3, 3), "zero": ZERO, "one": ONE}
+    weights |= {"a": normal(3), "b": normal(5)}
     proto = model(
-        "g (float[N, 2, 8, 8] x) => (float[N, 5, 4, 4] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w) "
-        "s = Clip(c, zero, one) y = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(s, v) }",
+        "g (float[N, 2, 8, 8] x) => (float[N, 5, 4, 4] y) "
+        "{ c = Conv<pads = [1, 1, 1, 1]>(x, w, a) s = Clip(c, zero, one) "
+        "y = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(s, v, b) }",
         weights,
     )
     snn = convert(proto).model
@@ -102,6 +104,28 @@ def test_dense_layers_of_every_form(layer):
     wanted = (counts * fan_outs(w)).sum()
     assert synaptic_operations(snn, {"s": counts}, sizes) == wanted
     assert macs(snn, sizes) == np.broadcast_to(fan_outs(w), sizes).sum()
+
+
+def test_of_a_fixed_batch_one_sample_counts():
+    w, v = sparse(3, 5), sparse(5, 6)
+    proto = model(
+        "g (float[N, 3] x) => (float[N, 6] y) { h = MatMul(x, w) s = Clip(h, zero, one) "
+        "y = MatMul(s, v) }",
+        {"w": w, "v": v, "zero": ZERO, "one": ONE},
+    )
+    snn, counts = convert(proto).model, RNG.integers(0, 9, 5)
+    # As of a network that holds the size in its reshapes.
+    snn.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    assert synaptic_operations(snn, {"s": counts}, (3,)) == (counts @ (v != 0)).sum()
+    wanted = np.count_nonzero(w), np.count_nonzero(v)
+    assert macs_by_place(detach(snn), {"x": (3,)}) == wanted
+
+
+def test_spikes_are_summed_over_samples_of_several_rows():
+    counts = RNG.integers(0, 9, (6, 5))
+    wanted = counts[:2] + counts[2:4] + counts[4:]
+    np.testing.assert_array_equal(synapses.summed_over_samples(counts, 0, 3, "s"), wanted)
+    np.testing.assert_array_equal(synapses.summed_over_samples(counts.T, 1, 3, "s"), wanted.T)
 
 
 def test_a_layer_that_no_neuron_is_before_reads_numbers():
@@ -181,7 +205,9 @@ def pooled_sops(body, weights, counts, output="[N, 3, a, b]"):
     return synaptic_operations(convert(proto).model, {"a": counts}, (2, 6, 6))
 
 
-@pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 2, 0), (3, 2, 1), (4, 3, 0), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad"), [(3, 2, 0), (3, 2, 1), (4, 3, 0), (2, 2, 0), (5, 2, 0)]
+)
 @pytest.mark.parametrize("ceil_mode", [0, 1])
 def test_every_window_of_a_pool_counts_its_spikes(kernel, stride, pad, ceil_mode):
     counts = RNG.integers(0, 9, (2, 6, 6))
@@ -280,6 +306,43 @@ def test_connections_to_a_pad_that_stays_are_none():
     )  # fmt: skip
     corner = conv_connections(6, 4, 3, 1, 0)[:2].sum()
     assert macs(convert(proto).model, (1, 6, 6)) == 12 * 12 + corner * corner
+
+
+def test_connections_to_a_pad_that_is_scaled_are_none():
+    proto = model(
+        "g (float[N, 1, 6, 6] x) => (float[N, 1, 4, 4] y) { s = Clip(x, zero, one) "
+        "p = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(s) q = Pad(p, pads) "
+        "m = Mul(q, scales) c = Concat<axis = 1>(s, m) y = Conv(c, v) }",
+        {
+            "v": normal(1, 2, 3, 3), "zero": ZERO, "one": ONE, "scales": normal(1, 6, 6),
+            "pads": np.array([0, 0, 0, 0, 0, 0, 4, 4]),
+        },
+    )  # fmt: skip
+    corner = conv_connections(6, 4, 3, 1, 0)[:2].sum()
+    assert macs(convert(proto).model, (1, 6, 6)) == 12 * 12 + corner * corner
+
+
+def test_numbers_that_a_pad_makes_meet_nothing():
+    """Of a layer that no neuron is before."""
+    proto = model(
+        "g (float[N, 1, 6, 6] x) => (float[N, 1, 4, 4] y) { s = Clip(x, zero, one) "
+        "h = Conv<strides = [3, 3]>(s, w) q = Pad(h, pads) c = Concat<axis = 1>(s, q) "
+        "y = Conv(c, v) }",
+        {
+            "w": normal(1, 1, 3, 3), "v": normal(1, 2, 3, 3), "zero": ZERO, "one": ONE,
+            "pads": np.array([0, 0, 0, 0, 0, 0, 4, 4]),
+        },
+    )  # fmt: skip
+    counts = RNG.integers(0, 9, (1, 6, 6))
+    corner = conv_connections(6, 4, 3, 1, 0)[:2].sum()
+    wanted = counts.sum() + 7 * (12 * 12 + corner * corner)
+    assert synaptic_operations(convert(proto).model, {"s": counts}, (1, 6, 6), 7) == wanted
+
+
+@pytest.mark.parametrize("kept", ["p = Div(a, sizes)", "p = ReduceMean<axes = [2, 3]>(a)"])
+def test_quotients_and_means_hand_on_all_spikes(kept):
+    counts, sizes = RNG.integers(0, 9, (2, 6, 6)), np.exp(normal(2, 6, 6))
+    assert pooled_sops(f"{kept} y = Conv(p, v)", {"sizes": sizes}, counts) == 3 * counts.sum()
 
 
 def test_constants_in_the_places_of_spikes_are_no_spikes():

@@ -14,7 +14,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.runtime import derived_sums, sums
-from onnx2snn.runtime.early_exit import last_op
+from onnx2snn.runtime.early_exit import last_op, logits
 
 SETTINGS = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -592,3 +592,15 @@ def test_no_look_is_planned_before_it_is_due():
     assert list(itertools.islice(looks, 3)) == [4, 8, 12]
     assert list(EarlyExit(every=4).looks_at(8)) == [4, 8]
     assert list(EarlyExit(every=4).looks_at(3)) == [3]
+
+
+def test_logits_of_the_least_probabilities():
+    least = np.float32([[1e-30, 1e-20, 1]])
+    np.testing.assert_allclose(logits(least, "Softmax"), np.log(least.astype(np.float64)))
+
+
+def test_looks_before_the_last_stable_ones_do_not_count():
+    first, second = np.float32([[9, 0]]), np.float32([[0, 9]])
+    rule = EarlyExit(0.5, stable=2, every=1)
+    assert rule.settled([first, second, second])
+    assert not rule.settled([second, first, second])

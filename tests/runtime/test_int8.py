@@ -20,7 +20,7 @@ from onnx2snn.graph_passes.graph.neurons import DOMAIN
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.models import shipped
 from onnx2snn.runtime.choices import chunks
-from onnx2snn.runtime.layers import int8
+from onnx2snn.runtime.layers import int8, whole_numbers
 from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.providers import CPU, CUDA
 
@@ -398,3 +398,43 @@ def test_where_int8_is_no_option():
         int8.quantise(plan, [(CUDA, {})])
     with pytest.raises(DataError, match="precision must be one of"):
         SpikingSession(convert(dyadic.to_onnx(dyadic.finish(0))).model, precision="int4")
+
+
+@pytest.mark.parametrize("factor", ["alpha", "beta"])
+def test_a_product_with_a_factor_is_what_it_is_in_float32(factor):
+    """In a file that ``convert``, which takes it into the weights, did not write."""
+    rng = np.random.default_rng(0)
+    text = (
+        "net (float[N, 256] x) => (float[N, 256] y) { s = Clip(x, zero, one) "
+        "g = Gemm(s, w, b) t = Clip(g, zero, one) y = Neg(t) }"
+    )
+    weights = {"w": rng.integers(-8, 9, (256, 256)) / 256, "b": rng.integers(-8, 9, 256) / 8}
+    weights |= {"zero": 0, "one": 1}
+    snn = convert(model(text, {name: np.float32(value) for name, value in weights.items()})).model
+    (gemm,) = (node for node in snn.graph.node if node.op_type == "Gemm")
+    gemm.attribute.append(onnx.helper.make_attribute(factor, 2.0))
+    x = rng.random((3, 256)).astype(np.float32)
+    found, wanted = (
+        SpikingSession(snn, precision=precision).run(x, 8).output
+        for precision in ("int8", "float32")
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, 6),
+        ({"pads": [1, 0, 0, 0]}, 12),
+        ({"pads": [0, 0, 1, 0]}, 12),
+        ({"pads": [1, 0, 0, 0], "count_include_pad": 1}, 6),
+        ({"ceil_mode": 1}, None),
+        ({"dilations": [1, 2]}, None),
+        ({"auto_pad": "SAME_UPPER"}, None),
+    ],
+)
+def test_of_how_many_pixels_the_means_of_a_pool_are(given, wanted):
+    """Windows of 3 x 2 in steps of 2 and 1; at a pad that does not count they have 2 x 2."""
+    given = {"kernel_shape": [3, 2], "strides": [2, 1], **given}
+    node = onnx.helper.make_node("AveragePool", ["x"], ["y"], **given)
+    assert whole_numbers._common_multiple(node, (4, 4)) == wanted

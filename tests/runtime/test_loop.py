@@ -182,14 +182,19 @@ def test_rates_of_long_runs_and_of_bursts_are_whole_spikes():
     weights = {"lo": np.float32(0), "hi": np.float32(0.11)}
     text = "g (float[N, 3] a) => (float[N, 3] b) { r = Clip(a, lo, hi) b = Neg(r) }"
     x = np.full((1, 3), 0.11, np.float32)
-    file = loop_model(convert(model(text, weights)).model, 40_960, rates=True)
-    assert stock.run(file, {"a": x})["firing_rate/r"] == [1]
+    signed = replace(recipe_by_name("opi"), name="signed", neuron=Neuron("SignedIF"))
+    for recipe, timesteps in (("opi", 40_960), (signed, 40_960), ("opi", None)):
+        snn = convert(model(text, weights), recipe=recipe).model
+        file = loop_model(snn, timesteps, rates=True)
+        assert stock.run(file, {"a": x, "timesteps": 40_960})["firing_rate/r"] == [1]
     recipe = replace(recipe_by_name("opi"), name="bursts", neuron=Neuron("BurstIF", max_spikes=5))
     bursts = convert(model(text, weights), recipe=recipe).model
     file = loop_model(bursts, 4096, rates=True)
     assert stock.run(file, {"a": 7 * x})["firing_rate/r"] == [5]
     with pytest.raises(DataError, match="up to 819, can be unrolled"):
         loop_model(bursts, 820, unroll=True)
+    file = loop_model(bursts, 819, unroll=True, rates=True)
+    assert stock.run(file, {"a": 7 * x})["firing_rate/r"] == [5]
 
 
 def test_constant_input_is_computed_once(demo_snn):
@@ -267,6 +272,16 @@ def test_rates_of_layers_whose_rows_are_no_samples():
     found = stock.run(file, {"a": np.full((5, 2, 4), 0.5, np.float32)})
     assert [d.dim_value for d in file.graph.output[1].type.tensor_type.shape.dim] == [2]
     assert found["firing_rate/r"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("timesteps", "declared"), [(4, 4), (None, "T")])
+def test_the_outputs_of_each_time_step_say_how_many_there_are(timesteps, declared):
+    weights = {"lo": np.float32(0), "hi": np.float32(1)}
+    text = "g (float[N, 3] a) => (float[N, 3] b) { r = Clip(a, lo, hi) b = Neg(r) }"
+    file = loop_model(convert(model(text, weights)).model, timesteps, each_step=True)
+    (info,) = (info for info in file.graph.output if info.name == "steps/b")
+    sizes = [d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim]
+    assert sizes == [declared, "N", 3]
 
 
 def test_what_cannot_be_unrolled_or_is_no_time_is_refused(demo_snn):

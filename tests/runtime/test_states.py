@@ -109,7 +109,7 @@ def _summed(model, x, steps, name):
     return list(stock.steps(model, {"x": x}, steps))[-1][1][name]
 
 
-@pytest.mark.parametrize("time", [-1.0, 0.5, np.nan, 1e9, "3", None, 1j, True])
+@pytest.mark.parametrize("time", [-1.0, 0.5, np.nan, 2.0**24, 1e9, "3", None, 1j, True])
 @pytest.mark.parametrize("op", ["IF", "OffsetIF"])
 def test_times_that_are_none(time, op):
     """Also where neurons count them."""
@@ -124,6 +124,22 @@ def test_times_that_are_none(time, op):
     for three in (3, np.array([3]), np.array([[3.0]])):
         session.state = {"v/clock": three}
         assert session.state["v/clock"].tolist() == [3.0]
+    for ends in (0, 2**24 - 1):
+        session.state = {"v/clock": ends}
+        assert session.state["v/clock"].tolist() == [ends]
+
+
+def test_a_sum_may_be_infinite_and_a_potential_may_not():
+    """As that of a mask is."""
+    network = Network(5)
+    session = SpikingSession(model_of(network, Kind("IF"), read_out="several"))
+    session.step(network.images(2))
+    state = session.state
+    (total,) = (name for name in state if name.endswith("mean"))
+    session.state = {total: np.full_like(state[total], -np.inf)}
+    assert np.all(session.state[total] == -np.inf)
+    with pytest.raises(DataError, match="'v/s' must hold finite numbers"):
+        session.state = {"v/s": np.full_like(state["v/s"], np.inf)}
 
 
 @pytest.mark.parametrize("value", [np.nan, "text", 1j])
