@@ -242,7 +242,7 @@ class ActivationHistogram:
         """What a threshold for T time-steps is at most, as ``Statistic`` says: float64 [C]."""
         most, common = self.value(Statistic("percentile", 99.9)), self._common(COMMON)
         sparse = self._cut_off(most, common) > MOST_CUT
-        most = np.where(sparse, np.maximum(most, common), most)
+        most = np.where(sparse, common, most)
         finer = most * max(1, timesteps / FINE)
         return np.asarray(np.minimum(finer, np.maximum(most, self._common(NEARLY_ALL))))
 
