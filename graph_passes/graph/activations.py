@@ -24,7 +24,8 @@ from .regions import before_weights, divisors, upstream
 def bounded_activations(graph: gs.Graph) -> dict[str, np.ndarray]:
     """The bound theta of each canonical activation that has one, by its last node's name.
 
-    None of ``kept_activations`` is. Raises ``DataError`` for what is no graph.
+    It is infinite in channels that have none, if others have. None of ``kept_activations`` is.
+    Raises ``DataError`` for what is no graph.
     """
     require_graph(graph)
     return find_activations(graph)[1]
@@ -49,9 +50,15 @@ def find_activations(
     """
     kept = {id(node) for node in kept_activations(graph, others).nodes}
     relus = kept | {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
-    unbounded = [node for node in graph.nodes if _is_relu(node) and id(node) not in relus]
-    bounds = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
-    return unbounded, {name: bound for name, bound in bounds.items() if bound is not None}
+    found = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
+    bounds = {name: bound for name, bound in found.items() if bound is not None}
+    unbounded = [
+        node
+        for node in graph.nodes
+        if (_is_relu(node) and id(node) not in relus)
+        or np.any(np.isposinf(bounds.get(node.name, 0.0)))
+    ]
+    return unbounded, bounds
 
 
 def _upper_bound(graph: gs.Graph, node: gs.Node) -> np.ndarray | None:
@@ -99,10 +106,11 @@ def is_non_negative(graph: gs.Graph, node: gs.Node) -> bool:
 
 
 def unbounded_activations(graph: gs.Graph) -> list[gs.Node]:
-    """The Relu nodes that no Min bounds: those whose threshold only data can tell.
+    """The Relu nodes that no Min bounds, or not in all channels: only data can tell a threshold.
 
-    Without those that stay what they are: what prepares the input, what is behind the last layer of
-    weights, and what guards a divisor. Raises ``DataError`` for what is no graph.
+    Of the latter it is the Min. Without those that stay what they are: what prepares the input,
+    what is behind the last layer of weights, and what guards a divisor. Raises ``DataError`` for
+    what is no graph.
     """
     require_graph(graph)
     return find_activations(graph)[0]

@@ -42,18 +42,18 @@ def bounded_input(node: gs.Node) -> gs.Tensor:
 
 def bounds_of(node: gs.Node) -> Bounds | None:
     """What a node clips to, none from ``NO_BOUND_FROM`` on; None if it is no clip by constants."""
-    bounds = _written_bounds_of(node)
+    bounds = written_bounds_of(node)
     if bounds is None or np.any(np.isnan(bounds.low)) or np.any(np.isnan(bounds.high)):
         return None
     types = [np.dtype(t.dtype) for t in node.inputs if isinstance(t, gs.Constant)]
     far = min((NO_BOUND_FROM.get(dtype, np.inf) for dtype in types), default=np.inf)
     return Bounds(
-        UNBOUNDED.low if np.all(bounds.low <= -far) else bounds.low,
-        UNBOUNDED.high if np.all(bounds.high >= far) else bounds.high,
+        np.where(bounds.low <= -far, -np.inf, bounds.low),
+        np.where(bounds.high >= far, np.inf, bounds.high),
     )
 
 
-def _written_bounds_of(node: gs.Node) -> Bounds | None:
+def written_bounds_of(node: gs.Node) -> Bounds | None:
     """The same, but that only the largest number of a type means none; some may be NaN."""
     variables = variables_of(node)
     if node.domain or len(variables) != 1 or not is_floating(variables[0]):

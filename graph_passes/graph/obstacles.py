@@ -40,8 +40,9 @@ def obstacles(
     """Every node in the way of a spiking network, with the reason.
 
     Such are nodes between activations that are not affine, and activations whose upper
-    bound is not positive. A Relu without a bound is none: data can tell its threshold.
-    What comes after the last activation is the read-out and may be anything but a constant.
+    bound is not positive. A Relu without a bound is none: data can tell its threshold, as that of
+    channels without one. What comes after the last activation is the read-out and may be anything
+    but a constant.
     ``declined``: the reasons of ``max_to_average_pool`` for pools that it left.
     ``approximated``: as if clips stood in already for all scalar functions that they can stand
     in for. ``on_means``: as if what can be computed on means were. That is no scalar function
@@ -74,10 +75,8 @@ def obstacles(
     bounds = bounded_activations(graph)
     for node in graph.nodes:
         bound = bounds.get(node.name)
-        if bound is not None and not np.all((bound > 0) & np.isfinite(bound)):
-            text = (
-                f"its upper bound, {np.min(bound)} to {np.max(bound)}, is not positive and finite"
-            )
+        if bound is not None and not np.all(bound > 0):
+            text = f"its upper bound, {np.min(bound)} to {np.max(bound)}, is not positive"
             refusals.append(Refusal(node.name, node.op, text))
     sources = {node.name: curve.source.name for curve in curves for node in curve.nodes}
     if approximated:

@@ -10,6 +10,7 @@ from onnx2snn.graph_passes.graph.bounds import (
     bounds_of,
     open_above,
     open_below,
+    written_bounds_of,
 )
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
@@ -34,7 +35,7 @@ def unify_clips(graph: gs.Graph) -> bool:
 
     Chains are merged where nothing else reads what lies between; a Cast within one, as tools that
     make float16 of a network leave them, comes before it. A bound of 2^20 or more (2^49 in double
-    precision) is none.
+    precision) is none, and infinite in a channel beside others that have one.
     """
     require_opset(graph)
     editor = Editor(graph)
@@ -141,7 +142,7 @@ def _scalar(bound: np.ndarray) -> float | None:
 
 
 def _spelling(node: gs.Node) -> tuple:
-    bounds = bounds_of(node) or UNBOUNDED
+    bounds = written_bounds_of(node) or UNBOUNDED
     return node.op, bounds.low.tolist(), bounds.high.tolist()
 
 

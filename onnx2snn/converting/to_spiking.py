@@ -85,7 +85,8 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
     network.unclipped = network.current
     bounds = bounded_activations(network.graph)
     wanted = unbounded_activations(network.graph)
-    clips = [node for node in network.graph.nodes if node.name in bounds]
+    clipped = bounds.keys() - {node.name for node in wanted}
+    clips = [node for node in network.graph.nodes if node.name in clipped]
     ranges = [node for node in clips if _is_range(network, node, bounds[node.name])]
     if recalibrate:
         wanted += clips

@@ -134,6 +134,25 @@ def test_a_bound_that_means_none_is_no_threshold(low, high):
         convert(proto)
 
 
+@pytest.mark.parametrize("far", [1e30, np.inf, np.finfo(np.float32).max])
+@pytest.mark.parametrize(("op", "first"), [("Min", "Neg"), ("Max", "Neg"), ("Min", "Relu")])
+def test_data_tell_thresholds_of_channels_whose_bound_means_none(op, first, far):
+    text = "net (float[N, 3, 2] x) => (float[N, 3, 2] y) "
+    text += f"{{ c = {first}(x) r = {op}(c, b) y = Neg(r) }}"
+    sign = 1 if op == "Min" else -1
+    proto = model(text, {"b": np.array([[far], [0.5], [1]], np.float32) * sign})
+    with pytest.raises(MissingThresholdError, match="no upper bound"):
+        convert(proto)
+    samples = np.random.default_rng(0).normal(0, 2, (32, 3, 2)).astype(np.float32)
+    session = SpikingSession(convert(proto, calibration=from_arrays(samples), recipe="opi").model)
+    thresholds = [neuron.threshold.ravel() for neuron in session.neurons]
+    (bounded,) = [v_th for v_th in thresholds if v_th.size > 1 and v_th[1] == 0.5]
+    assert bounded[0] < 8
+    assert bounded[2] == 1
+    wanted = Ann(detach(proto)).run(samples)["y"]
+    np.testing.assert_allclose(session.run(samples, 256).output, wanted, atol=0.1)
+
+
 def test_layers_of_no_neurons_are_named():
     text = "net (float[N, 4] x) => (float[N, 4] y) { a, b = Split<axis = 1>(x, sizes) r = Relu(a) "
     text += "s = Relu(b) y = Concat<axis = 1>(r, s) }"
