@@ -38,6 +38,15 @@ OF_FIRST = {
 """What makes no numbers of another sign than those of its first input, apart from its border."""
 
 
+def ranges_of(graph: gs.Graph) -> dict[str, Range]:
+    """What numbers the first output of each node can hold, by its name."""
+    ranges = dict[str, Range]()
+    for node in graph.nodes:
+        if node.outputs:
+            ranges[node.outputs[0].name] = range_of(graph, node, ranges)
+    return ranges
+
+
 def range_of(graph: gs.Graph, node: gs.Node, known: Mapping[str, Range]) -> Range:
     """What numbers a node makes. ``known``: the ranges of tensors by name; others are ``ANY``."""
     if node.domain:

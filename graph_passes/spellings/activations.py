@@ -18,6 +18,7 @@ from onnx2snn.graph_passes.graph.editing import (
     type_of,
     variables_of,
 )
+from onnx2snn.graph_passes.graph.ranges import Range, ranges_of
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
@@ -34,7 +35,7 @@ def decompose_activations(graph: gs.Graph) -> bool:
         clip(x; a, b), 0 <= a        ->  a + clip(x - a; 0, b - a)
         clip(x; a, b), b <= 0        ->  b - clip(b - x; 0, b - a)
         Max(x, a), a < 0             ->  ReLU(x) - clip(-x; 0, -a)
-        Min(x, b), b > 0             ->  clip(x; 0, b) - ReLU(-x)
+        Min(x, b), b > 0             ->  clip(x; 0, b) - ReLU(-x); no ReLU(-x) where x >= 0
         Max(x, a), Min(x, b), else   ->  a + ReLU(x - a),  b - ReLU(b - x)
         Max(x, y), Min(x, y)         ->  y + ReLU(x - y),  y - ReLU(y - x)
         ThresholdedRelu (alpha > 0)  ->  ThresholdedRelu(ReLU(x)); ReLU(x) where alpha is 0
@@ -51,14 +52,17 @@ def decompose_activations(graph: gs.Graph) -> bool:
     if any(type_of(node) is None for node in graph.nodes if node.op in _OPS):
         infer_shapes(graph)
     of_two = any(n.op in ("Max", "Min") and len(variables_of(n)) == 2 for n in graph.nodes)
-    far = far_tensors(graph) if of_two else set[str]()
-    return rewrite_nodes(graph, partial(_decompose, far=far))
+    bounding = any(n.op in ("Clip", "Max", "Min") for n in graph.nodes)
+    ranges = ranges_of(graph) if bounding else dict[str, Range]()
+    far = far_tensors(graph, ranges) if of_two else set[str]()
+    positive = {name for name, (low, _) in ranges.items() if low >= 0}
+    return rewrite_nodes(graph, partial(_decompose, far=far, positive=positive))
 
 
 _OPS = ("Abs", "Clip", "HardSigmoid", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu")
 
 
-def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
+def _decompose(editor: Editor, node: gs.Node, far: set[str], positive: set[str]) -> bool:
     """Rewrite a node; False if it is no activation, or canonical already."""
     # What is of whole numbers is no activation; an unknown type does not tell that of constants.
     floating = all(is_floating(tensor) for tensor in (*node.inputs, *node.outputs))
@@ -85,6 +89,10 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
             return True
         case "Clip":
             low, high = clip_bounds(node)
+            if low < 0 < high < np.inf and node.inputs[0].name in positive:
+                bounds = editor.bounds(node.name, 0, high, type_of(node))
+                replace_node(node, "Clip", [node.inputs[0], *bounds])
+                return True
             if low < high and not (low == 0 and np.isfinite(high)):
                 _clip(editor, node, float(low), float(high))
                 return True
@@ -93,7 +101,7 @@ def _decompose(editor: Editor, node: gs.Node, far: set[str]) -> bool:
             fits = all(constant_fits(v, t) for v in constants for t in variables_of(node))
             two = _base_last(node, far)
             if two and fits and relu_of_min(editor.graph, node) is None:
-                return _larger_or_smaller(editor, node, *two)
+                return _larger_or_smaller(editor, node, *two, two[0].name in positive)
         case "ThresholdedRelu" if node.attrs.get("alpha", 1.0) == 0:
             replace_node(node, "Relu", node.inputs)
             return True
@@ -165,9 +173,15 @@ def _clip(editor: Editor, node: gs.Node, low: float, high: float) -> None:
         _below(editor, node, x, _constant(editor, node, "high", high), high - low)
 
 
-def _larger_or_smaller(editor: Editor, node: gs.Node, x: gs.Tensor, base: gs.Tensor) -> bool:
+def _larger_or_smaller(
+    editor: Editor, node: gs.Node, x: gs.Tensor, base: gs.Tensor, positive: bool
+) -> bool:
     """Rewrite the Max or Min of x and a base; False where a far base would swallow x."""
     bound = constant_value(base)
+    if bound is not None and positive and node.op == "Min" and np.all(bound > 0):
+        relu = editor.node("Relu", f"{node.name}/relu", [x], like=_like(node))
+        replace_node(node, "Min", [relu, base])
+        return True
     if bound is not None and np.all(bound < 0 if node.op == "Max" else bound > 0):
         low, high = (bound, np.inf) if node.op == "Max" else (-np.inf, bound)
         replace_node(node, "Sub", _parts(editor, node, x, high, low))

@@ -15,11 +15,13 @@ Not far is what has a range that is near 0, as a Softmax, or makes such of far n
 normalizations. The far bounds of a Clip count as none, and what layers read makes nothing far.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import is_floating, known_value, one_number
-from onnx2snn.graph_passes.graph.ranges import ANY, Range, range_of
+from onnx2snn.graph_passes.graph.ranges import ANY, Range
 
 _NEAR = {
     "Celu", "Elu", "Exp", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
@@ -45,14 +47,14 @@ Beside less, as -1e4, float32 still tells numbers apart.
 """
 
 
-def far_tensors(graph: gs.Graph) -> set[str]:
-    """The names of tensors in which there may be numbers far from 0."""
-    found, ranges = set[str](), dict[str, Range]()
+def far_tensors(graph: gs.Graph, ranges: Mapping[str, Range]) -> set[str]:
+    """The names of tensors in which there may be numbers far from 0; ``ranges``: all that hold."""
+    found = set[str]()
     for node in graph.nodes:
         if not node.outputs:
             continue
         result = node.outputs[0]
-        own = ranges[result.name] = range_of(graph, node, ranges)
+        own = ranges[result.name]
         if not is_floating(result) or _makes_near(node, own):
             continue
         passes = node.op not in _LAYERS and any(tensor.name in found for tensor in node.inputs)
@@ -73,7 +75,7 @@ def _makes_near(node: gs.Node, own: Range) -> bool:
     return node.op in _NEAR or max(map(abs, own)) < _limit(node.outputs[0].dtype)
 
 
-def _makes_far(node: gs.Node, own: Range, ranges: dict[str, Range]) -> bool:
+def _makes_far(node: gs.Node, own: Range, ranges: Mapping[str, Range]) -> bool:
     """Whether a node makes numbers far from 0 of others."""
     if node.domain:
         # What others do with a constant is not known.

@@ -91,6 +91,20 @@ def test_sums_of_relus_and_clips(name, dtype):
     np.testing.assert_array_equal(result, formula(X))
 
 
+@pytest.mark.parametrize("first", ["Sigmoid", "Relu", "Softplus"])
+@pytest.mark.parametrize(
+    ("bound", "wanted"), [("Clip(q, , half)", ["Clip"]), ("Min(q, heights)", ["Relu", "Min"])]
+)
+def test_what_is_never_below_0_is_of_one_population(first, bound, wanted):
+    weights = {"half": np.float32(0.5), "heights": HEIGHTS.astype(np.float32)}
+    body = f"p = {first}(x) q = GlobalMaxPool(p) y = {bound}"
+    g = graph(f"g (float[N, 3, 8] x) => (float[N, 3, 1] y) {{ {body} }}", weights)
+    before = run(g, X.astype(np.float32))
+    changes_once(decompose_activations, g)
+    assert ops(g) == [first, "GlobalMaxPool", *wanted]
+    np.testing.assert_array_equal(run(g, X.astype(np.float32)), before)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("op", "function", "last"), [("Max", np.maximum, "Add"), ("Min", np.minimum, "Sub")]
