@@ -267,7 +267,7 @@ def _cure_of(y: np.ndarray, samples: int) -> str:
     """What makes labels of y, one for each of so many samples, if it may be meant as such."""
     if y.ndim == 2 and len(y) == samples and y.shape[1] > 1:
         return ", of which y.argmax(1) makes labels if it is one-hot"
-    if y.size == samples and y.dtype.kind in "iufb":
+    if y.size == samples and y.dtype.kind in "iufb" and np.array_equal(y, np.rint(y)):
         return ", of which y.ravel().astype(int) makes labels"
     return ""
 

@@ -381,7 +381,7 @@ def test_no_data(source):
 @pytest.mark.parametrize(
     ("y", "cure"),
     [(np.eye(3)[[0, 1, 2]], r"y\.argmax\(1\)"), (np.ones((3, 1), int), r"y\.ravel\(\)"),
-     (np.ones(3), r"astype\(int\)"), (np.ones(4), r"\[4\];")],
+     (np.ones(3), r"astype\(int\)"), (np.ones(4), r"\[4\];"), (np.full(3, 0.5), r"\[3\];")],
 )  # fmt: skip
 def test_what_makes_labels_is_told(y, cure):
     with pytest.raises(DataError, match=f"y must hold one integer label .*{cure}"):
