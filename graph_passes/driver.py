@@ -82,9 +82,9 @@ def verify(graph: gs.Graph) -> None:
 
     Tensor names and node names are unique; each tensor that is read has a producer, is a
     constant or is an input of the graph; nodes are in topological order; every output is
-    produced; stateful nodes are known ones, no V_th is 0 or below, and their states are paired as
-    graph input ``v/<name>`` and output ``v_next/<name>``. Raises ``DataError`` for what is no
-    graph.
+    produced; stateful nodes are known ones, their parameters are constants, each V_th is positive
+    and finite, and their states are paired as graph input ``v/<name>`` and output
+    ``v_next/<name>``. Raises ``DataError`` for what is no graph.
     """
     require_graph(graph)
     owners: dict[str, gs.Tensor] = {}
@@ -132,8 +132,13 @@ def _verify_states(graph: gs.Graph) -> None:
         kept = zip(neurons.states_read(node), neurons.states_written(node), strict=False)
         if [(read.name, written.name) for read, written in kept] != names:
             raise PassError(f"{node.op} '{node.name}' does not keep its state in '{names[0][0]}'")
-        if "v_threshold" in expected and np.any(neurons.threshold_of(node) <= 0):
-            raise PassError(f"{node.op} '{node.name}': V_th must be positive")
+        for name in sorted(expected & neurons.TENSOR_ATTRIBUTES):
+            if not isinstance(node.attrs[name], gs.Constant):
+                raise PassError(f"{node.op} '{node.name}': {name} must be a gs.Constant")
+        if "v_threshold" in expected:
+            threshold = neurons.threshold_of(node)
+            if not threshold.size or not np.all((threshold > 0) & np.isfinite(threshold)):
+                raise PassError(f"{node.op} '{node.name}': V_th must be positive and finite")
         reads |= {read for read, _ in names}
         writes |= {written for _, written in names}
     missing = reads - {t.name for t in graph.inputs} | writes - {t.name for t in graph.outputs}

@@ -9,8 +9,10 @@ from onnx2snn import graph_passes
 from onnx2snn.graph_passes import (
     DataError,
     PassError,
+    activations_to_neurons,
     canonicalise,
     infer_shapes,
+    neuron_nodes,
     run_passes,
     to_graph,
     to_model,
@@ -165,6 +167,24 @@ def same_input(graph):
 def other_output(graph):
     graph.outputs[0] = gs.Variable("y", np.float32, [7])
     return True
+
+
+@pytest.mark.parametrize(
+    ("v_th", "said"),
+    [(1.0, "v_threshold must be a gs.Constant")]
+    + [
+        (gs.Constant("", np.array(values)), "V_th must be positive and finite")
+        for values in (0.0, np.nan, np.inf, [])
+    ],
+)
+def test_what_is_no_threshold_is_named(v_th, said):
+    body = "{ c = Clip(x, zero, one) y = Neg(c) }"
+    g = graph(f"{SIGNATURE} {body}", {"zero": np.float32(0), "one": np.float32(1)})
+    activations_to_neurons(g)
+    (neuron,) = neuron_nodes(g)
+    neuron.attrs["v_threshold"] = v_th
+    with pytest.raises(PassError, match=f"IF '{neuron.name}': {said}"):
+        verify(g)
 
 
 @pytest.mark.parametrize(
