@@ -69,7 +69,7 @@ def _digest_of_files(file: Opened, path: Path) -> str:
 
 
 def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -576,6 +576,21 @@ def test_a_model_that_cannot_be_read_is_no_wrong_usage(monkeypatch):
     assert said == "Error: cannot read 'ann.onnx': Permission denied\n"
 
 
+def test_a_data_file_beside_a_model_that_cannot_be_read_is_named(monkeypatch):
+    beside = {"save_as_external_data": True, "location": "own.data", "size_threshold": 0}
+    onnx.save(onnx.load("ann.onnx"), "with_data.onnx", **beside)
+    opens = Path.open
+
+    def refused(path, *mode):
+        if path.name == "own.data":
+            raise PermissionError(13, "Permission denied")
+        return opens(path, *mode)
+
+    monkeypatch.setattr(Path, "open", refused)
+    said = invoke("convert", "with_data.onnx", "-o", "new.onnx", code=1).stderr
+    assert "own.data': Permission denied" in said
+
+
 def test_data_that_does_not_fit_the_network_is_named(snn):
     """With the shape that the file has, not that of a batch."""
     wrong = np.ones((200, 1, 6, 7), np.float32)
